@@ -1,0 +1,1 @@
+"""Adapters from architectures to masked models."""

@@ -1,0 +1,25 @@
+"""Sends `pytest adapters/...` and `pytest spectral/...` through the package.
+
+The two folders are `graphprune.adapters` and `graphprune.spectral`. Collected by their own path
+they would be imported a second time, under a bare name, and every class would exist twice.
+"""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.args = [_through_package(arg, config.invocation_params.dir) for arg in config.args]
+
+
+def _through_package(arg: str, cwd: Path) -> str:
+    path, *selection = arg.split("::", 1)
+    absolute = cwd / path
+    for folder in ("adapters", "spectral"):
+        if absolute.is_relative_to(ROOT / folder):
+            inside = ROOT / "graphprune" / folder / absolute.relative_to(ROOT / folder)
+            return "::".join([str(inside), *selection])
+    return arg

@@ -1,0 +1,1 @@
+"""Laplacians, spectra, sensitivities and the spectral pruners."""

@@ -1,0 +1,91 @@
+"""The three source folders are one import package, in a checkout and in a wheel."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"graphprune.adapters": "adapters", "graphprune.spectral": "spectral"}
+
+
+@pytest.fixture(scope="module")
+def pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def packages_on_disk() -> set[str]:
+    """Every folder with Python sources, under the name it is imported by."""
+    found = set()
+    for top in ("graphprune", "adapters", "spectral"):
+        prefix = top if top == "graphprune" else f"graphprune.{top}"
+        for source in (ROOT / top).rglob("*.py"):  # does not follow the two links
+            parts = source.parent.relative_to(ROOT / top).parts
+            if parts[:1] not in (("adapters",), ("spectral",)):
+                found.add(".".join([prefix, *parts]))
+    return found
+
+
+def test_every_sub_package_is_listed(pyproject):
+    listed = pyproject["tool"]["setuptools"]["packages"]
+    assert listed == sorted(set(listed))
+    assert set(listed) == packages_on_disk()
+
+
+def test_every_package_has_an_init(pyproject):
+    for name in pyproject["tool"]["setuptools"]["packages"]:
+        assert (ROOT / name.replace(".", "/") / "__init__.py").is_file(), name
+
+
+@pytest.mark.parametrize(("name", "folder"), sorted(FOLDERS.items()))
+def test_links_are_relative_and_lead_to_the_sources(name, folder):
+    link = ROOT / name.replace(".", "/")
+    assert link.is_symlink()
+    assert link.readlink() == Path("..", folder)
+
+
+def test_nothing_was_imported_under_a_bare_name():
+    """Collection has imported all modules by now, doctests included."""
+    assert "adapters" not in sys.modules
+    assert "spectral" not in sys.modules
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str):
+            continue
+        path = Path(file).resolve()
+        if any(path.is_relative_to(ROOT / folder) for folder in FOLDERS.values()):
+            assert name.startswith(tuple(FOLDERS)), f"{path} was imported as {name}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", sorted(FOLDERS.values()))
+def test_pytest_on_a_bare_folder_collects_through_the_package(folder):
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", folder]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode in (0, 5), result.stdout + result.stderr
+    ids = [line for line in result.stdout.splitlines() if "::" in line]
+    assert all(line.startswith(f"graphprune/{folder}/") for line in ids)
+
+
+def test_import_is_light():
+    program = (
+        "import sys, graphprune;"
+        "print(sorted({n.split('.')[0] for n in sys.modules} & {'transformers', 'torch_geometric'}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+def test_entry_points_name_modules_on_disk(pyproject):
+    """A target that does not exist fails only on first use otherwise."""
+    groups = pyproject["project"].get("entry-points", {})
+    targets = [t for group in groups.values() for t in group.values()]
+    targets += pyproject["project"].get("scripts", {}).values()
+    for target in targets:
+        path = ROOT / target.partition(":")[0].replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), target
