@@ -1,0 +1,106 @@
+"""Families of decoder-only models, described as data: where the parts of a layer are.
+
+Nothing here computes. A family names submodules by their dotted path; attention itself (rotary
+embeddings, masks, windows, soft caps, q/k norms) is run by the user's own module, with its
+projections replaced (see ``surgery``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["FAMILIES", "Family"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the parts of a model are.
+
+    ``base`` is the path from the causal model to its decoder; paths under it: ``layers``,
+    ``embedding``, ``position`` (an added position table), ``final_norm``. Paths under a layer:
+    ``attention`` (the module that owns the projections), ``mlp`` and up to four norms. Paths under
+    ``attention``: ``query``, ``key``, ``value``, or one of them for a fused projection, whose rows
+    are ordered as ``fused`` says: ``"blocks"`` (all q, all k, all v) or ``"interleaved"``
+    (head by head); and ``output``. ``parallel`` is true, false, or the config's flag for it.
+    ``full_width_qk_norm`` couples the heads of a layer (so do post-norms).
+    """
+
+    model_types: tuple[str, ...]
+    base: str = "model"
+    layers: str = "layers"
+    embedding: str = "embed_tokens"
+    position: str | None = None
+    final_norm: str = "norm"
+    attention: str = "self_attn"
+    query: str = "q_proj"
+    key: str = "k_proj"
+    value: str = "v_proj"
+    fused: Literal["blocks", "interleaved"] | None = None
+    output: str = "o_proj"
+    mlp: str = "mlp"
+    attention_norm: str | None = "input_layernorm"
+    attention_post_norm: str | None = None
+    mlp_norm: str | None = "post_attention_layernorm"
+    mlp_post_norm: str | None = None
+    parallel: bool | str = False
+    full_width_qk_norm: bool = False
+
+
+_LLAMA_LIKE = Family(("llama", "mistral", "qwen2", "qwen3"))
+
+FAMILIES: tuple[Family, ...] = (
+    _LLAMA_LIKE,
+    Family(
+        ("gpt2",),
+        base="transformer",
+        layers="h",
+        embedding="wte",
+        position="wpe",
+        final_norm="ln_f",
+        attention="attn",
+        query="c_attn",
+        fused="blocks",
+        output="c_proj",
+        attention_norm="ln_1",
+        mlp_norm="ln_2",
+    ),
+    Family(
+        ("gpt_neo",),
+        base="transformer",
+        layers="h",
+        embedding="wte",
+        position="wpe",
+        final_norm="ln_f",
+        attention="attn.attention",
+        output="out_proj",
+        attention_norm="ln_1",
+        mlp_norm="ln_2",
+    ),
+    Family(
+        ("gpt_neox",),
+        base="gpt_neox",
+        embedding="embed_in",
+        final_norm="final_layer_norm",
+        attention="attention",
+        query="query_key_value",
+        fused="interleaved",
+        output="dense",
+        parallel="use_parallel_residual",
+    ),
+    Family(("phi3",), query="qkv_proj", fused="blocks"),
+    Family(
+        ("olmo2",),
+        attention_norm=None,
+        attention_post_norm="post_attention_layernorm",
+        mlp_norm=None,
+        mlp_post_norm="post_feedforward_layernorm",
+        full_width_qk_norm=True,
+    ),
+    Family(
+        ("gemma2", "gemma3_text"),
+        attention_post_norm="post_attention_layernorm",
+        mlp_norm="pre_feedforward_layernorm",
+        mlp_post_norm="post_feedforward_layernorm",
+    ),
+)

@@ -1,0 +1,133 @@
+"""The graph of a decoder-only model, and where its edges stand in a flat vector.
+
+Writers go ``embeddings, layer 0's heads, m0, layer 1's heads, ...``. Readers that read the same
+point of the residual stream form a *place*: a layer's q/k/v readers, a layer's MLP, the final
+residual. A place's edges are one contiguous row-major block ``[rows, prefix]`` of the edge vector,
+so a place's mask is a view of the mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from graphprune.graph import ComputationalGraph, Node
+
+__all__ = ["KINDS", "Layout", "Place"]
+
+KINDS = ("q", "k", "v", "mlp", "resid")
+
+
+@dataclass(frozen=True)
+class Place:
+    """``rows`` readers that read the first ``prefix`` writers; their edges start at ``offset``."""
+
+    offset: int
+    rows: int
+    prefix: int
+
+    @property
+    def edges(self) -> slice:
+        return slice(self.offset, self.offset + self.rows * self.prefix)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape of a decoder-only model: layers L, query heads H, key/value heads, embeddings."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    parallel: bool = False
+    coupled: bool = False
+    embeddings: int = 1
+
+    @property
+    def grouped(self) -> bool:
+        return self.kv_heads != self.heads
+
+    @property
+    def writers(self) -> int:
+        return self.embeddings + self.layers * (self.heads + 1)
+
+    def head(self, layer: int) -> int:
+        """Number of the layer's first head among the writers; its MLP is ``head(layer) + H``."""
+        return self.embeddings + layer * (self.heads + 1)
+
+    def places(self) -> tuple[list[Place], list[Place], Place]:
+        """Attention places and MLP places of each layer, and the final one."""
+        rows = self.heads + 2 * self.kv_heads
+        attention, mlp, offset = [], [], 0
+        for layer in range(self.layers):
+            prefix = self.head(layer)
+            attention.append(Place(offset, rows, prefix))
+            offset += rows * prefix
+            prefix += 0 if self.parallel else self.heads
+            mlp.append(Place(offset, 1, prefix))
+            offset += prefix
+        return attention, mlp, Place(offset, 1, self.writers)
+
+    def graph(self) -> ComputationalGraph:
+        """The computational graph, edges ordered place by place, reader by reader."""
+        nodes = [Node("input", "embed")]
+        if self.embeddings == 2:
+            nodes.append(Node("position", "embed"))
+        writer = list(range(self.embeddings))
+        readers: list[list[int]] = []
+        mlps, wires, groups = [], [], []
+        for layer in range(self.layers):
+            first = len(nodes)
+            heads = [first + h for h in range(self.heads)]
+            nodes += [Node(f"a{layer}.h{h}", "head", layer, h) for h in range(self.heads)]
+            kvs = heads
+            if self.grouped:
+                kvs = [len(nodes) + j for j in range(self.kv_heads)]
+                nodes += [Node(f"a{layer}.kv{j}", "kv", layer, j) for j in range(self.kv_heads)]
+                share = self.heads // self.kv_heads
+                wires += [(kvs[h // share], heads[h]) for h in range(self.heads)]
+            if self.coupled:
+                groups.append(tuple(sorted({*heads, *kvs})))
+            readers.append(heads + kvs + kvs)
+            mlps.append(len(nodes))
+            writer += [*heads, len(nodes)]
+            nodes.append(Node(f"m{layer}", "mlp", layer))
+        nodes.append(Node("logits", "output"))
+        order = np.array(writer)
+        row_kinds = np.repeat([0, 1, 2], [self.heads, self.kv_heads, self.kv_heads])
+        sources, targets, kinds = [], [], []
+        attention, mlp, final = self.places()
+
+        def add(rows: list[int], kind: np.ndarray[tuple[int], np.dtype[np.int64]], prefix: int
+                ) -> None:
+            sources.append(np.tile(order[:prefix], len(rows)))
+            targets.append(np.repeat(rows, prefix))
+            kinds.append(np.repeat(kind, prefix))
+
+        for layer in range(self.layers):
+            add(readers[layer], row_kinds, attention[layer].prefix)
+            add([mlps[layer]], np.array([3]), mlp[layer].prefix)
+        add([len(nodes) - 1], np.array([4]), final.prefix)
+        index = np.stack([np.concatenate(sources), np.concatenate(targets)]).astype(np.int64)
+        return ComputationalGraph(
+            nodes=tuple(nodes),
+            edge_index=torch.from_numpy(index),
+            edge_kind=torch.from_numpy(np.concatenate(kinds).astype(np.uint8)),
+            edge_kinds=KINDS,
+            ports=("q", "k", "v"),
+            fixed_edge_index=torch.tensor(wires, dtype=torch.int64).reshape(-1, 2).T.contiguous(),
+            groups=tuple(groups),
+            inputs=tuple(range(self.embeddings)),
+            outputs=(len(nodes) - 1,),
+        )
+
+    def writer_nodes(self) -> list[int]:
+        """Node numbers of the writers, in writer order."""
+        kv = self.kv_heads if self.grouped else 0
+        per_layer = self.heads + kv + 1
+        found = list(range(self.embeddings))
+        for layer in range(self.layers):
+            first = self.embeddings + layer * per_layer
+            found += [*range(first, first + self.heads), first + self.heads + kv]
+        return found

@@ -1,0 +1,74 @@
+"""Ablation values that do not come from a corrupted prompt: zero, and means over a reference set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError
+
+from .layout import Layout
+from .values import LMReference, Values
+
+__all__ = ["ablation_values", "mean_values"]
+
+
+def mean_values(sides: Iterator[tuple[Values, Tensor]], *, per_position: bool) -> Values:
+    """Means of every writer's message over examples and real positions (or for each position).
+
+    ``sides`` gives values and their weight ``[B, T]``, 0 at padding. Sums run in float64.
+    """
+    total: list[Tensor] | None = None
+    count: Tensor | None = None
+    length, layers = 0, 0
+    for values, weight in sides:
+        layers = len(values.codes)
+        parts = [*values.embed, *values.codes, *values.mlps]
+        wide = weight.double()
+        if per_position:
+            if total is not None and weight.shape[1] != length or not bool((weight == 1).all()):
+                raise InputError(
+                    "means for each position need prompts of one length; pool over positions "
+                    "(ablation='mean') instead"
+                )
+            length = weight.shape[1]
+            sums = [torch.einsum("btd,bt->td", p.double(), wide)[None] for p in parts]
+            n = wide.sum(0)[None, :, None]
+        else:
+            sums = [torch.einsum("btd,bt->d", p.double(), wide)[None, None] for p in parts]
+            n = wide.sum().reshape(1, 1, 1)
+        total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
+        count = n if count is None else count + n
+    if total is None or count is None:
+        raise InputError("the mean over an empty reference set is not defined")
+    means = [t / count for t in total]
+    embeddings = len(means) - 2 * layers
+    return Values(
+        torch.stack(means[:embeddings]),
+        means[embeddings : embeddings + layers],
+        means[embeddings + layers :],
+    )
+
+
+def ablation_values(reference: LMReference, layout: Layout) -> Values:
+    """Zero or mean values in the shape of the reference's batch."""
+    entry, ablation = reference.glue.entry, reference.ablation
+    batch, tokens, width = entry.shape
+    if ablation.kind == "mean":
+        means = ablation.values
+        if not isinstance(means, Values):
+            raise InputError("mean ablation needs the values that model.mean_ablation(...) gives")
+        if means.mlps[0].shape[1] not in (1, tokens):
+            raise InputError(
+                f"means were kept for {means.mlps[0].shape[1]} positions; this batch has {tokens}"
+            )
+        return means.map(lambda x: x.to(entry).expand(batch, tokens, x.shape[-1]))
+    code = layout.heads * reference.arch.blocks[0].head_dim
+    zeros = entry.new_zeros(1, 1, 1)
+    return Values(
+        zeros.expand(layout.embeddings, batch, tokens, width),
+        [zeros.expand(batch, tokens, code)] * layout.layers,
+        [zeros.expand(batch, tokens, width)] * layout.layers,
+    )

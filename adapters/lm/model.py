@@ -1,0 +1,318 @@
+"""A causal language model from Hugging Face as a :class:`~graphprune.MaskedModel`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.batch import Batch
+from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.graph import ComputationalGraph
+from graphprune.mask import EdgeMask
+from graphprune.model import (
+    Ablation,
+    Gradients,
+    MaskedModel,
+    Messages,
+    Objective,
+    Reference,
+    Rule,
+    mask_values,
+)
+
+from .architecture import Architecture
+from .family import Family
+from .layout import Layout
+from .masked import masked_run
+from .means import ablation_values, mean_values
+from .messages import clean_messages
+from .shared import contract, run_shared
+from .surgery import quiet
+from .values import Inputs, LMReference, Values, entry_embeddings
+
+__all__ = ["LanguageModel"]
+
+
+class LanguageModel(MaskedModel):
+    """Edges of a decoder-only language model: heads, MLPs and embeddings over the residual stream.
+
+    Args:
+        model: the user's own causal language model; it is never changed.
+        family: where its parts are.
+        embedding_nodes: 1 (token embedding; a position table stays unmaskable) or 2 (the position
+            table is a node too, as in Edge Pruning's scripts).
+    """
+
+    def __init__(self, model: nn.Module, family: Family, *, embedding_nodes: int = 1) -> None:
+        if embedding_nodes not in (1, 2):
+            raise InputError(f"embedding_nodes must be 1 or 2, got {embedding_nodes}")
+        if embedding_nodes == 2 and family.position is None:
+            raise UnsupportedModelError(
+                "embedding_nodes=2 needs a position table; this architecture's positions are rotary"
+            )
+        self._model = model
+        self.arch = Architecture(model, family)
+        block = self.arch.blocks[0]
+        self.layout = Layout(
+            layers=len(self.arch.blocks),
+            heads=block.heads,
+            kv_heads=block.kv_heads,
+            parallel=block.parallel,
+            coupled=block.coupled,
+            embeddings=embedding_nodes,
+        )
+
+    # ---------------------------------------------------------------- what it is
+
+    @cached_property
+    def _graph(self) -> ComputationalGraph:
+        return self.layout.graph()
+
+    @property
+    def graph(self) -> ComputationalGraph:
+        return self._graph
+
+    @property
+    def module(self) -> nn.Module:
+        return self._model
+
+    def provenance(self) -> dict[str, Any]:
+        """Model id, architecture, sizes, dtype and a hash of all weights."""
+        config = self.arch.config
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return {
+            "model": str(getattr(config, "_name_or_path", "") or type(self._model).__name__),
+            "architecture": type(self._model).__name__,
+            "n_layers": self.layout.layers,
+            "n_heads": self.layout.heads,
+            "n_kv_heads": self.layout.kv_heads,
+            "d_model": self.arch.width,
+            "parallel_attn_mlp": self.layout.parallel,
+            "dtype": str(self.arch.dtype).removeprefix("torch."),
+            "weights": digest.hexdigest(),
+        }
+
+    # ---------------------------------------------------------------- inputs and values
+
+    def _inputs(self, batch: Batch) -> Inputs:
+        device = self.arch.device
+        if not isinstance(batch.clean, Mapping) or "input_ids" not in batch.clean:
+            raise InputError(
+                "a language model's batch needs a mapping with input_ids, got "
+                f"{type(batch.clean).__name__}"
+            )
+        ids = batch.clean["input_ids"].to(device)
+        mask = batch.clean.get("attention_mask")
+        weight = torch.ones_like(ids) if mask is None else mask.to(device)
+        if bool((weight[:, 1:] > weight[:, :-1]).any()):
+            raise InputError("batches must be padded on the right (Task.from_tensors moves padding)")
+        corrupt = None if batch.corrupt is None else batch.corrupt["input_ids"].to(device)
+        if corrupt is not None and corrupt.shape != ids.shape and batch.alignment is None:
+            raise InputError(
+                f"clean prompts have the shape {list(ids.shape)} and corrupted ones "
+                f"{list(corrupt.shape)}; pairs of different length need spans to align them"
+            )
+        top = int(ids.max())
+        vocabulary = int(self.arch.embedding.weight.shape[0])  # type: ignore[union-attr,arg-type]
+        if top >= vocabulary or int(ids.min()) < 0:
+            raise InputError(f"token id {top} is outside the model's vocabulary of {vocabulary}")
+        positions = batch.positions
+        if positions is None:
+            positions = weight.sum(1) - 1
+        positions = positions.to(device).clamp(min=0)
+        rows = torch.arange(len(ids), device=device)
+        flat = positions + rows.view(-1, *[1] * (positions.ndim - 1)) * ids.shape[1]
+        alignment = None if batch.alignment is None else batch.alignment.to(device, self.arch.dtype)
+        return Inputs(ids, corrupt, weight.to(self.arch.dtype), flat.reshape(-1),
+                      tuple(positions.shape), alignment)
+
+    def reference(self, batch: Batch, ablation: Ablation | None = None) -> LMReference:
+        """Clean and ablated values of a batch, each computed when first needed, once."""
+        ablation = ablation or Ablation()
+        inputs = self._inputs(batch)
+        if ablation.kind == "counterfactual" and inputs.corrupt is None:
+            raise InputError(
+                "counterfactual ablation needs corrupted prompts and this task has none; give "
+                "them, or use ablation='zero' or 'mean'"
+            )
+        with quiet(self._model), torch.no_grad():
+            glue = self.arch.glue(inputs.clean)
+        return LMReference(batch, ablation, inputs, self.arch, glue, self.layout.embeddings,
+                           self._compute)
+
+    def _compute(self, reference: LMReference, clean: bool) -> Values:
+        with quiet(self._model), torch.no_grad():
+            if clean or reference.ablation.kind == "counterfactual":
+                return self._plain_values(reference, clean)
+            return ablation_values(reference, self.layout)
+
+    def _plain_values(self, reference: LMReference, clean: bool) -> Values:
+        inputs = reference.inputs
+        glue = reference.glue
+        if not clean:
+            assert inputs.corrupt is not None
+            glue = self.arch.glue(inputs.corrupt)
+        embed = entry_embeddings(glue, self.layout.embeddings)
+        unmaskable = glue.position if self.layout.embeddings == 1 else embed.new_zeros(())
+        values = run_shared(
+            self.arch, self.layout, embed, unmaskable, glue.calls, inputs.answers, inputs.shape,
+            outputs=False,
+        ).values
+        alignment = inputs.alignment
+        if clean or alignment is None:
+            return values
+        return values.map(lambda x: torch.bmm(alignment, x))
+
+    def _reference(self, batch: Batch, reference: Reference | None) -> LMReference:
+        if reference is None:
+            return self.reference(batch)
+        if not isinstance(reference, LMReference) or reference.arch is not self.arch:
+            raise InputError("the reference was made by another model")
+        return reference
+
+    # ---------------------------------------------------------------- running
+
+    def run(
+        self, batch: Batch, mask: EdgeMask | Tensor, reference: Reference | None = None
+    ) -> Tensor:
+        """Outputs under a mask; see :meth:`graphprune.MaskedModel.run`."""
+        values = mask_values(self.graph, mask).to(self.arch.device)
+        if values.dtype in (torch.float16, torch.bfloat16, torch.int64, torch.bool):
+            values = values.float()
+        ours = self._reference(batch, reference)
+        with quiet(self._model):
+            out = masked_run(self.layout, ours, values if values.ndim == 2 else values[None])
+        return out if values.ndim == 2 else out[0]
+
+    def edge_gradients(
+        self,
+        batch: Batch,
+        objective: Objective,
+        reference: Reference | None = None,
+        *,
+        gates: Tensor | None = None,
+        by_position: bool = False,
+        neurons: bool = False,
+        rule: Rule = "gradient",
+    ) -> Gradients:
+        """Attribution at the clean model or at gated nodes; see the base class."""
+        ours = self._reference(batch, reference)
+        inputs, layout = ours.inputs, self.layout
+        points = self._gates(gates)
+        acc = torch.float64 if self.arch.dtype == torch.float64 else torch.float32
+        tokens = inputs.clean.shape[1]
+        shape = (self.graph.num_edges, tokens) if by_position else (self.graph.num_edges,)
+        edges = torch.zeros(shape, dtype=acc, device=self.arch.device)
+        nodes = torch.zeros(layout.writers, dtype=acc, device=self.arch.device)
+        single = nodes.new_zeros(layout.writers, self.arch.width) if neurons else None
+        embed = entry_embeddings(ours.glue, layout.embeddings)
+        delta: Tensor | None = None
+        with quiet(self._model):
+            for gate in points:
+                clean = bool((gate == 1).all())
+                done = run_shared(
+                    self.arch, layout, embed, ours.unmaskable, ours.calls(1), inputs.answers,
+                    inputs.shape, gates=None if clean else gate,
+                    ablated=None if clean else ours.ablated_values, rule=rule, grad=True,
+                )
+                if clean:
+                    ours.offer(True, done.values)
+                if delta is None:
+                    delta = ours.clean.deltas(ours.ablated_values, self.arch)
+                contract(
+                    self.arch, layout, done, delta, objective, inputs.answers, edges, nodes,
+                    neurons=single, scale=1.0 / len(points), rule=rule,
+                )
+        every = torch.zeros(self.graph.num_nodes, dtype=acc)
+        numbers = layout.writer_nodes()
+        every[numbers] = nodes.cpu()
+        named = {}
+        if single is not None:
+            named = {self.graph.nodes[n].name: single[w].cpu() for w, n in enumerate(numbers)}
+        return Gradients(edges.cpu(), every, named)
+
+    def _gates(self, gates: Tensor | None) -> Tensor:
+        """Points ``[K, W]`` over writers from points ``[K, N]`` over nodes."""
+        if gates is None:
+            return torch.ones(1, self.layout.writers)
+        if gates.ndim != 2 or gates.shape[1] != self.graph.num_nodes:
+            raise InputError(
+                f"gates need the shape [K, {self.graph.num_nodes}], got {list(gates.shape)}"
+            )
+        return gates[:, self.layout.writer_nodes()]
+
+    def messages(self, batch: Batch) -> Iterator[Messages]:
+        """Clean messages place by place; see the base class."""
+        reference = self.reference(batch, Ablation("zero"))
+        with quiet(self._model), torch.no_grad():
+            yield from clean_messages(self.layout, reference)
+
+    def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:
+        """Mean messages of every node; see the base class."""
+
+        def sides() -> Iterator[tuple[Values, Tensor]]:
+            for batch in batches:
+                plain = batch if batch.corrupt is None else Batch(batch.corrupt, None, batch.size)
+                reference = self.reference(plain, Ablation("zero"))
+                yield reference.clean, reference.inputs.weight
+
+        with torch.no_grad():
+            values = mean_values(sides(), per_position=per_position)
+        return Ablation("mean", values, per_position)
+
+    def source_groups(self) -> list[list[int]]:
+        """Embeddings together, then each layer's heads together and its MLP."""
+        numbers, layout = self.layout.writer_nodes(), self.layout
+        groups = [numbers[: layout.embeddings]]
+        for layer in range(layout.layers):
+            first = layout.head(layer)
+            groups += [numbers[first : first + layout.heads], [numbers[first + layout.heads]]]
+        return groups
+
+    # ---------------------------------------------------------------- text
+
+    def generate_with(
+        self,
+        mask: EdgeMask,
+        input_ids: Tensor,
+        *,
+        ablation: Ablation | None = None,
+        max_new_tokens: int = 20,
+        temperature: float = 0.0,
+        eos_token_id: int | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Text generated by the circuit alone, under zero (default) or mean ablation.
+
+        ``input_ids [T]`` or ``[1, T]``; ``temperature=0`` takes the best token. Gives ``[T + new]``.
+        There is no corrupted text to compare a growing prompt with, so counterfactual ablation is
+        refused, as are means kept for each position.
+        """
+        ablation = ablation or Ablation("zero")
+        if ablation.kind == "counterfactual" or ablation.per_position:
+            raise InputError(
+                f"generation needs zero ablation or means pooled over positions, got "
+                f"{ablation.name}"
+            )
+        ids = input_ids.reshape(1, -1).to(self.arch.device)
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(max_new_tokens):
+            batch = Batch({"input_ids": ids}, None, 1)
+            logits = self.run(batch, mask, self.reference(batch, ablation))[0].float().cpu()
+            if temperature > 0:
+                chances = (logits / temperature).softmax(-1)
+                chosen = torch.multinomial(chances, 1, generator=generator)
+            else:
+                chosen = logits.argmax(-1, keepdim=True)
+            ids = torch.cat([ids, chosen[None].to(ids)], 1)
+            if eos_token_id is not None and int(chosen) == eos_token_id:
+                break
+        return ids[0]

@@ -1,0 +1,87 @@
+"""What a norm does, as numbers: ``y = x_hat * gain + bias``, ``x_hat = (x - mean?) * scale``.
+
+``scale = 1 / sqrt(mean(square) + eps)`` for each token. The user's own module always computes the
+forward pass; the description serves its Jacobian in closed form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.errors import UnsupportedModelError
+
+__all__ = ["Norm", "describe_norm"]
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A LayerNorm (``centred``) or an RMSNorm of width D; ``gain`` is ``weight`` or ``1 + weight``."""
+
+    module: nn.Module
+    centred: bool
+    offset: float
+    eps: float
+
+    @property
+    def gain(self) -> Tensor:
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        return weight + self.offset if self.offset else weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias = getattr(self.module, "bias", None)
+        return bias if isinstance(bias, Tensor) else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out = self.module(x)
+        assert isinstance(out, Tensor)
+        return out
+
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``x_hat [..., D]`` and ``scale [..., 1]``."""
+        centre = x - x.mean(-1, keepdim=True) if self.centred else x
+        wide = centre.float() if centre.dtype in (torch.float16, torch.bfloat16) else centre
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * scale).to(x.dtype), scale.to(x.dtype)
+
+    def frozen(self, x: Tensor) -> Tensor:
+        """The same output, with the scale taken as a constant by gradients."""
+        with torch.no_grad():
+            _, scale = self.statistics(x)
+        centre = x - x.mean(-1, keepdim=True) if self.centred else x
+        out = centre * scale * self.gain
+        return out if self.bias is None else out + self.bias
+
+
+def describe_norm(module: nn.Module, where: str) -> Norm:
+    """Finds the description that reproduces the module on a probe; refuses if there is none."""
+    weight = getattr(module, "weight", None)
+    eps = next(
+        (float(getattr(module, n)) for n in ("eps", "variance_epsilon") if hasattr(module, n)), None
+    )
+    if isinstance(weight, Tensor) and eps is not None:
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn(2, weight.shape[0], generator=generator) + 0.5
+        probe = probe.to(weight)
+        wide = torch.float64
+        with torch.no_grad():
+            want = module(probe).to(wide)
+            for centred in (False, True):
+                for offset in (0.0, 1.0):
+                    norm = Norm(module, centred, offset, eps)
+                    x_hat, _ = norm.statistics(probe.to(wide))
+                    got = x_hat * (weight.to(wide) + offset)
+                    if norm.bias is not None:
+                        got = got + norm.bias.to(wide)
+                    loose = weight.dtype in (torch.float16, torch.bfloat16)
+                    if torch.allclose(got, want, rtol=3e-2 if loose else 1e-4, atol=1e-2 if loose
+                                      else 1e-4):
+                        return norm
+    raise UnsupportedModelError(
+        f"{where} is a {type(module).__name__}, which behaves neither as a LayerNorm nor as an "
+        "RMSNorm with a weight; its Jacobian is not known"
+    )

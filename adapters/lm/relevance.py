@@ -1,0 +1,64 @@
+"""Layer-wise relevance propagation inside the user's own MLP (RelP, arXiv 2508.21258).
+
+Backward rules that replace gradients while forward values stay: the *identity rule* lets an
+activation pass ``act(x) / x``; the *half rule* halves the gradient of a product of two activations
+(a gate). Norm scales and attention patterns are constants (the pass sees to that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .surgery import replaced
+
+__all__ = ["relevant"]
+
+_PRODUCTS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
+_ACTIVATION_MODULES = ("transformers.activations", "torch.nn.modules.activation")
+
+
+class _Ratio(nn.Module):
+    """The identity rule around an activation."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y: Tensor = self.inner(x)
+            ratio = torch.where(x == 0, 0.0, y / torch.where(x == 0, 1.0, x)).to(x)
+        return x * ratio + (y - x * ratio).detach()
+
+
+class _HalfRule(TorchFunctionMode):
+    """The half rule for every product of two activations while it is active."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in _PRODUCTS and all(isinstance(a, Tensor) and a.requires_grad for a in args[:2]):
+            return 0.5 * out + 0.5 * out.detach()
+        return out
+
+
+def relevant(mlp: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The same forward function, differentiated by the rules above."""
+    found = {
+        name: _Ratio(m) for name, m in mlp.named_modules() if type(m).__module__ in
+        _ACTIVATION_MODULES
+    }
+    twin = replaced(mlp, found)
+
+    def run(x: Tensor) -> Tensor:
+        with _HalfRule():
+            out: Tensor = twin(x)
+        return out
+
+    return run

@@ -1,0 +1,72 @@
+"""The check at wrap time: a model is only accepted if masked runs reproduce it exactly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from graphprune.batch import Batch
+from graphprune.errors import UnsupportedModelError
+
+from .surgery import quiet
+
+if TYPE_CHECKING:
+    from .model import LanguageModel
+
+__all__ = ["self_check"]
+
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.12, torch.float16: 0.03}
+
+
+def self_check(model: LanguageModel, length: int = 5) -> None:
+    """Compares with the plain model on random prompts of ``length`` and one shorter, padded.
+
+    Mask 1 must give the model's logits, mask 0 those on the corrupted prompts, both within a
+    relative tolerance for the dtype. Raises :class:`UnsupportedModelError` naming what failed.
+    """
+    arch = model.arch
+    vocabulary = int(arch.embedding.weight.shape[0])  # type: ignore[union-attr,arg-type]
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (2, 2, length), generator=generator).to(arch.device)
+    mask = torch.ones(2, length, dtype=torch.int64, device=arch.device)
+    mask[1, -2:] = 0
+    batch = Batch(
+        clean={"input_ids": ids[0], "attention_mask": mask},
+        corrupt={"input_ids": ids[1], "attention_mask": mask},
+        size=2,
+    )
+    name = type(model.module).__name__
+    plain: list[Tensor] = []
+    with quiet(model.module), torch.no_grad():
+        for side in ids:
+            causal: Any = model.module
+            logits = causal(input_ids=side, attention_mask=mask, use_cache=False).logits
+            plain.append(logits[torch.arange(2), mask.sum(1) - 1])
+    try:
+        reference = model.reference(batch)
+        edges = torch.ones(model.graph.num_edges)
+        found = {
+            "the clean pass": (reference.full, plain[0]),
+            "the corrupted pass": (reference.ablated, plain[1]),
+            "mask 1 against the plain model": (model.run(batch, edges, reference), plain[0]),
+            "mask 0 against the plain model": (model.run(batch, 0 * edges, reference), plain[1]),
+        }
+    except UnsupportedModelError:
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{name} could not be run part by part as its family describes it: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    tolerance = _TOLERANCE.get(arch.dtype, 1e-3)
+    for what, (ours, theirs) in found.items():
+        gap = float((ours.double() - theirs.double()).abs().max())
+        size = float(theirs.double().abs().max()) + 1.0
+        if not gap <= tolerance * size:
+            raise UnsupportedModelError(
+                f"{name} failed the exactness check: {what} differs by {gap:.3g} (logits up to "
+                f"{size:.3g}, tolerance {tolerance * size:.3g}); its architecture is not what its "
+                "family describes"
+            )

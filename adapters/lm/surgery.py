@@ -1,0 +1,131 @@
+"""Running parts of the user's model without touching it.
+
+:func:`replaced` makes a shallow copy of a module in which some submodules are others. Parameters
+and buffers are shared, the original keeps its own submodules: whatever the copy does, the user's
+module is the same before and after. :func:`quiet` is the only change ever made to it (evaluation
+mode, frozen weights), and undoes itself in ``finally``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["Given", "Recorder", "Slice", "Zero", "part", "quiet", "replaced"]
+
+
+def part(module: nn.Module, path: str) -> nn.Module:
+    """The submodule at a dotted ``path`` (``""``: the module itself)."""
+    return module.get_submodule(path) if path else module
+
+
+def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
+    """A shallow copy of ``module`` with the submodules at the dotted paths replaced."""
+    twin = copy.copy(module)
+    twin.__dict__.pop("forward", None)  # an instance-level forward would call the original
+    twin._modules = dict(module._modules)
+    nested: dict[str, dict[str, nn.Module]] = {}
+    for path, new in parts.items():
+        head, _, rest = path.partition(".")
+        if rest:
+            nested.setdefault(head, {})[rest] = new
+        else:
+            twin._modules[head] = new
+    for head, inner in nested.items():
+        twin._modules[head] = replaced(part(module, head), inner)
+    return twin
+
+
+@contextmanager
+def quiet(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode and frozen weights, both restored afterwards whatever happens."""
+    modes = [(m, m.training) for m in module.modules() if m.training]
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    try:
+        for m, _ in modes:
+            m.training = False
+        for p in trainable:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        for p in trainable:
+            p.requires_grad_(True)
+
+
+class Slice(nn.Module):
+    """Stands where a projection stood: gives a range of the features it is handed."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__()
+        self.start, self.stop = start, stop
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., self.start : self.stop]
+
+
+class Interleave(nn.Module):
+    """Stands where a fused projection stood whose rows go head by head: q, k, v, q, k, v, ..."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (3, self.heads, -1)).transpose(-2, -3).flatten(-3)
+
+
+class Zero(nn.Module):
+    """Adds nothing to a residual stream, whatever it reads."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return x.new_zeros((1,) * x.ndim)
+
+
+class Given(nn.Module):
+    """Stands where a base model stood: returns the hidden states it was built with."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
+
+
+class Recorder(nn.Module):
+    """Stands where a module stood and keeps the call: its input and all other arguments.
+
+    With ``inner`` it passes the call on and keeps the ``output`` too; without, it gives what an
+    attention module gives, a pair, that adds nothing.
+    """
+
+    def __init__(self, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.clear()
+
+    def clear(self) -> None:
+        self.hidden: Tensor | None = None
+        self.output: Tensor | None = None
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.inner is not None:
+            self.output = self.inner(*args, **kwargs)
+            return self.output
+        if "hidden_states" in kwargs:
+            self.hidden = kwargs.pop("hidden_states")
+        else:
+            self.hidden, *rest = args
+            args = tuple(rest)
+        self.arguments = (args, kwargs)
+        assert self.hidden is not None
+        return self.hidden.new_zeros((1,) * self.hidden.ndim), None

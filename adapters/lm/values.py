@@ -1,0 +1,202 @@
+"""The values every writer sends, in compact form, and the ablated residual stream they add up to.
+
+A head's message is kept as its *code* (d_head numbers, see ``Block.share``), so one run costs
+``(2 L + 1) D`` numbers for each token instead of ``L H D``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from graphprune.batch import Batch
+from graphprune.model import Ablation, Reference
+
+from .architecture import Architecture, Call, Glue
+
+__all__ = ["Inputs", "LMReference", "Values", "residuals"]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """One batch on the model's device. ``answers [n]`` are flat token numbers, ``shape`` theirs."""
+
+    clean: Tensor
+    corrupt: Tensor | None
+    weight: Tensor
+    answers: Tensor
+    shape: tuple[int, ...]
+    alignment: Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        return self.clean.numel()
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """What each writer sends: ``embed [E, B, T, D]``, ``codes`` and ``mlps`` for each layer.
+
+    Position axes may have length 1 (means pooled over positions), batch axes too.
+    ``stream`` is the residual stream at the attention, MLP and final places, where known.
+    """
+
+    embed: Tensor
+    codes: list[Tensor]
+    mlps: list[Tensor]
+    stream: list[Tensor] | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Values:
+        embed = torch.stack([function(e) for e in self.embed])
+        return Values(embed, [function(c) for c in self.codes], [function(m) for m in self.mlps])
+
+    def deltas(self, other: Values, arch: Architecture) -> Tensor:
+        """``[W, B, T, D]``: each writer's message minus the ``other``'s, in one buffer."""
+        batch, tokens, width = self.mlps[0].shape
+        heads = arch.blocks[0].heads
+        writers = len(self.embed) + len(arch.blocks) * (heads + 1)
+        out = self.mlps[0].new_empty(writers, batch, tokens, width)
+        start = len(self.embed)
+        out[:start] = self.embed - other.embed
+        for block, c, c2, m, m2 in zip(
+            arch.blocks, self.codes, other.codes, self.mlps, other.mlps, strict=True
+        ):
+            expand_codes(block.output_weight, c - c2, out[start : start + heads], block.gain)
+            start += heads
+            torch.sub(m, m2, out=out[start])
+            start += 1
+        return out
+
+
+def expand_codes(weight: Tensor, code: Tensor, out: Tensor, gain: Tensor | None) -> None:
+    """Writes each head's message into ``out [H, B, T, D]`` from codes ``[B, T, H * dh]``."""
+    heads, width, _ = weight.shape
+    split = code.reshape(-1, heads, width).transpose(0, 1)
+    flat = out.view(heads, -1, out.shape[-1])
+    torch.bmm(split, weight, out=flat)
+    if gain is not None:
+        flat.mul_(gain)
+
+
+def residuals(arch: Architecture, values: Values, position: Tensor, like: Tensor) -> list[Tensor]:
+    """The residual stream when every writer sends ``values``: two places a layer, then the final.
+
+    ``position`` is the unmaskable part of the embedding; ``like [B, T, D]`` gives the shape.
+    """
+    x = (position + values.embed.sum(0)).expand_as(like)
+    places = []
+    for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
+        places.append(x)
+        middle = x + block.message(code)
+        places.append(x if block.parallel else middle)
+        x = middle + mlp
+    places.append(x)
+    return places
+
+
+@dataclass(eq=False)
+class LMReference(Reference):
+    """Clean and ablated values of one batch; each is computed when first asked for, once."""
+
+    batch: Batch
+    ablation: Ablation
+    inputs: Inputs
+    arch: Architecture
+    glue: Glue
+    embeddings: int
+    compute: Callable[[LMReference, bool], Values]
+    _clean: Values | None = None
+    _ablated: Values | None = None
+    _stream: list[Tensor] | None = None
+    _outputs: dict[bool, Tensor] = field(default_factory=dict)
+    _calls: dict[int, tuple[Call, ...]] = field(default_factory=dict)
+
+    def offer(self, clean: bool, values: Values) -> None:
+        """Takes values another computation happened to make."""
+        if clean and self._clean is None:
+            self._clean = values
+        if not clean and self._ablated is None and self.exact_counterfactual:
+            self._ablated = values
+
+    @property
+    def exact_counterfactual(self) -> bool:
+        """Whether a node whose inputs are all ablated sends exactly its ablation value."""
+        return self.ablation.kind == "counterfactual" and self.inputs.alignment is None
+
+    @property
+    def clean(self) -> Values:
+        if self._clean is None:
+            self._clean = self.compute(self, True)
+        return self._clean
+
+    @property
+    def ablated_values(self) -> Values:
+        if self._ablated is None:
+            self._ablated = self.compute(self, False)
+        return self._ablated
+
+    @property
+    def unmaskable(self) -> Tensor:
+        """The part of the embedding that belongs to no node: positions, or nothing."""
+        position = self.glue.position
+        return position.new_zeros(()) if self.embeddings == 2 else position
+
+    @property
+    def stream(self) -> list[Tensor]:
+        """The ablated residual stream at every place."""
+        if self._stream is None:
+            values = self.ablated_values
+            self._stream = values.stream or residuals(
+                self.arch, values, self.unmaskable, self.glue.entry
+            )
+        return self._stream
+
+    def calls(self, copies: int) -> tuple[Call, ...]:
+        """Attention arguments for the batch repeated ``copies`` times."""
+        if copies not in self._calls:
+            self._calls[copies] = (
+                self.glue.calls
+                if copies == 1
+                else self.arch.glue(self.inputs.clean.repeat(copies, 1)).calls
+            )
+        return self._calls[copies]
+
+    def read_out(self, final: Tensor) -> Tensor:
+        """Outputs ``[B, V]`` or ``[B, P, V]`` from the final residual ``[B, T, D]``."""
+        rows = final.reshape(-1, final.shape[-1])[self.inputs.answers]
+        logits = self.arch.unembed(self.arch.final_norm(rows))
+        return logits.view(*self.inputs.shape, -1)
+
+    def _output(self, clean: bool) -> Tensor:
+        if clean not in self._outputs:
+            if clean:
+                values = self.clean
+                stream = values.stream or residuals(
+                    self.arch, values, self.unmaskable, self.glue.entry
+                )
+            else:
+                stream = self.stream
+            with torch.no_grad():
+                self._outputs[clean] = self.read_out(stream[-1])
+        return self._outputs[clean]
+
+    @property
+    def full(self) -> Tensor:
+        return self._output(True)
+
+    @property
+    def ablated(self) -> Tensor:
+        return self._output(False)
+
+
+def entry_embeddings(glue: Glue, embeddings: int) -> Tensor:
+    """``[E, B, T, D]``: what the embedding nodes send."""
+    if embeddings == 1:
+        return (glue.entry - glue.position)[None]
+    position = glue.position.expand_as(glue.entry)
+    return torch.stack([glue.entry - position, position])
+
+

@@ -1,0 +1,57 @@
+"""A batch of examples, and where batches come from.
+
+Prompts are right-padded. ``positions`` are the places an answer is read at; ``-1`` pads a ragged
+list of positions or answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+__all__ = ["Batch", "Examples"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Clean and corrupted inputs of the same ``size`` examples, and what is asked of them.
+
+    Args:
+        clean: the adapter's inputs; for language models a mapping with ``input_ids [B, T]`` and
+            ``attention_mask [B, T]`` (right-padded).
+        corrupt: the same for the corrupted prompts, or ``None``.
+        size: number of examples ``B``.
+        indices: numbers of the examples in their task.
+        positions: ``[B]`` or ``[B, P]`` int64, where answers are read; ``-1`` is padding.
+        answer: ``[B, A]`` (or ``[B, P, A]``) int64 ids of right answers; ``-1`` is padding.
+        distractor: the same for wrong answers.
+        alignment: ``[B, T, T']`` float, rows sum to 1: how a clean position reads corrupted
+            positions where the two prompts differ in length. ``None``: position by position.
+    """
+
+    clean: Any
+    corrupt: Any | None
+    size: int
+    indices: tuple[int, ...] = ()
+    positions: Tensor | None = None
+    answer: Tensor | None = None
+    distractor: Tensor | None = None
+    alignment: Tensor | None = None
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """A finite, indexable source of examples; a task draws its batches from it."""
+
+    def __len__(self) -> int: ...
+
+    def lengths(self) -> Sequence[int]:
+        """A size for each example; batches group examples of similar size."""
+        ...
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The examples ``indices`` as one batch, padded to the longest of them."""
+        ...

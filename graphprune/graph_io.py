@@ -1,0 +1,132 @@
+"""The graph to and from networkx and PyG. Attributes are plain Python values throughout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from graphprune.errors import InputError
+from graphprune.graph import ComputationalGraph, Node
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+__all__ = ["graph_from_networkx", "graph_from_pyg", "graph_to_networkx", "graph_to_pyg"]
+
+
+def graph_to_networkx(graph: ComputationalGraph) -> nx.MultiDiGraph[Any]:
+    """Nodes with ``kind``, ``layer``, ``index``; edges with ``name``, ``kind``, ``number``.
+
+    Wires carry ``fixed=True`` and no number; groups, inputs and outputs are graph attributes.
+    """
+    import networkx as nx
+
+    pairs = graph.edge_index.T.tolist() + graph.fixed_edge_index.T.tolist()
+    multi = len({tuple(p) for p in pairs}) < len(pairs)
+    out: Any = nx.MultiDiGraph() if multi else nx.DiGraph()
+    out.graph.update(
+        ports=",".join(graph.ports),
+        edge_kinds=",".join(graph.edge_kinds),
+        groups=";".join(",".join(map(str, g)) for g in graph.groups),
+        inputs=",".join(map(str, graph.input_nodes)),
+        outputs=",".join(map(str, graph.output_nodes)),
+    )
+    for node in graph.nodes:
+        attributes: dict[str, Any] = {"kind": node.kind, **node.attributes}
+        if node.layer is not None:
+            attributes["layer"] = node.layer
+        if node.index is not None:
+            attributes["index"] = node.index
+        out.add_node(node.name, **attributes)
+    kinds = graph.edge_kind.tolist()
+    for i, ((u, v), name) in enumerate(
+        zip(graph.edge_index.T.tolist(), graph.edge_names, strict=True)
+    ):
+        out.add_edge(
+            graph.nodes[u].name,
+            graph.nodes[v].name,
+            name=name,
+            kind=graph.edge_kinds[kinds[i]],
+            number=i,
+        )
+    for i, (u, v) in enumerate(graph.fixed_edge_index.T.tolist()):
+        out.add_edge(graph.nodes[u].name, graph.nodes[v].name, kind="wire", fixed=True, wire=i)
+    return out
+
+
+def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
+    """The reverse of :func:`graph_to_networkx`; any directed networkx graph is taken."""
+    if not source.is_directed():
+        raise InputError(
+            "expected a directed networkx graph, got an undirected one; use G.to_directed() if "
+            "every edge really carries messages both ways"
+        )
+    number = {name: i for i, name in enumerate(source.nodes)}
+    texts = [str(name) for name in source.nodes]
+    if len(set(texts)) != len(texts):
+        raise InputError("two nodes have the same name once written as text")
+    nodes = tuple(
+        Node(
+            str(name),
+            kind=str(data.get("kind", "node")),
+            layer=None if data.get("layer") is None else int(data["layer"]),
+            index=None if data.get("index") is None else int(data["index"]),
+            attributes={
+                k: v for k, v in data.items() if k not in ("kind", "layer", "index")
+            },
+        )
+        for name, data in source.nodes(data=True)
+    )
+    edges, wires = [], []
+    for place, (u, v, data) in enumerate(source.edges(data=True)):
+        pair = (number[u], number[v], str(data.get("kind", "message")))
+        if data.get("fixed"):
+            wires.append((int(data.get("wire", place)), pair))
+        else:
+            edges.append((int(data.get("number", place)), pair))
+    edges.sort(key=lambda item: item[0])
+    wires.sort(key=lambda item: item[0])
+    about = source.graph
+    named = [k for k in str(about.get("edge_kinds", "")).split(",") if k]
+    kinds = tuple(named or dict.fromkeys(kind for _, (_, _, kind) in edges) or ("message",))
+
+    def numbers(text: Any) -> tuple[int, ...]:
+        return tuple(int(x) for x in str(text).split(",") if x)
+
+    def index(rows: list[tuple[int, tuple[int, int, str]]]) -> torch.Tensor:
+        pairs = [(u, v) for _, (u, v, _) in rows]
+        return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T.contiguous()
+
+    return ComputationalGraph(
+        nodes=nodes,
+        edge_index=index(edges),
+        edge_kind=torch.tensor([kinds.index(k) for _, (_, _, k) in edges], dtype=torch.uint8),
+        edge_kinds=kinds,
+        ports=tuple(p for p in str(about.get("ports", "")).split(",") if p),
+        fixed_edge_index=index(wires),
+        groups=tuple(numbers(g) for g in str(about.get("groups", "")).split(";") if g),
+        inputs=numbers(about["inputs"]) if "inputs" in about else None,
+        outputs=numbers(about["outputs"]) if "outputs" in about else None,
+    )
+
+
+def graph_to_pyg(graph: ComputationalGraph) -> Any:
+    """``torch_geometric.data.Data`` with ``edge_index``, ``edge_kind`` and ``num_nodes``."""
+    from torch_geometric.data import Data
+
+    return Data(
+        edge_index=graph.edge_index.clone(),
+        edge_kind=graph.edge_kind.clone(),
+        num_nodes=graph.num_nodes,
+    )
+
+
+def graph_from_pyg(data: Any) -> ComputationalGraph:
+    """Nodes are named by their number; every ``edge_index`` column is an edge, in order."""
+    index = data.edge_index.detach().to("cpu", torch.int64)
+    return ComputationalGraph(
+        nodes=tuple(Node(str(i)) for i in range(int(data.num_nodes))),
+        edge_index=index,
+        edge_kind=torch.zeros(index.shape[1], dtype=torch.uint8),
+    )

@@ -1,0 +1,222 @@
+"""The mask: one value in [0, 1] for each edge of one graph.
+
+1 means that the clean message passes, 0 that it is replaced by its ablation value. A mask is a
+frozen value tied to its graph's fingerprint; the operators ``&``, ``|``, ``-``, ``^`` treat it as
+a (fuzzy) set of edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from graphprune.errors import GraphMismatchError, InputError, NumericalError
+from graphprune.graph import ComputationalGraph
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["EdgeMask", "budget", "require_same_graph"]
+
+
+def require_same_graph(ours: ComputationalGraph, theirs: ComputationalGraph, what: str) -> None:
+    """Raises :class:`GraphMismatchError` unless the two graphs are the same."""
+    if ours is not theirs and ours.fingerprint != theirs.fingerprint:
+        raise GraphMismatchError(
+            f"{what} belong to different graphs: {ours!r} ({ours.fingerprint[:12]}) and "
+            f"{theirs!r} ({theirs.fingerprint[:12]})"
+        )
+
+
+def budget(size: float, total: int) -> int:
+    """How many edges ``size`` means: an int is a count, a float a fraction, ``int(f * total)``.
+
+    Raises :class:`InputError` for a count outside 0..total or a fraction outside (0, 1].
+
+    Example:
+        >>> budget(0.01, 32491), budget(7, 32491)
+        (324, 7)
+    """
+    if isinstance(size, bool) or not isinstance(size, (int, float, np.integer, np.floating)):
+        raise InputError(f"expected a number of edges (int) or a fraction (float), got {size!r}")
+    if isinstance(size, (int, np.integer)):
+        if not 0 <= size <= total:
+            raise InputError(f"expected a number of edges from 0 to {total}, got {size}")
+        return int(size)
+    if not 0.0 < size <= 1.0:
+        raise InputError(
+            f"expected a density in (0, 1] (or an int for a number of edges), got {size}"
+        )
+    return int(size * total)
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeMask:
+    """One value in [0, 1] for each edge of ``graph``: 1 keeps the clean message, 0 ablates it.
+
+    Args:
+        graph: the graph whose edges are masked.
+        values: ``[E]``; anything a float tensor can be made of. Copied, stored as float32.
+
+    Raises:
+        InputError: wrong length, or a value outside [0, 1].
+        NumericalError: a NaN or an infinity.
+
+    Example:
+        >>> graph = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("a", "c")])
+        >>> first, second = EdgeMask(graph, [1, 1, 0]), EdgeMask(graph, [0, 1, 1])
+        >>> (first & second).edges(), first.jaccard(second), first.density
+        (['b->c'], 0.3333333333333333, 0.6666666666666666)
+    """
+
+    graph: ComputationalGraph
+    values: Float32[Tensor, " edge"]
+
+    def __post_init__(self) -> None:
+        values = torch.as_tensor(self.values).detach().to("cpu", torch.float32).clone()
+        if values.shape != (self.graph.num_edges,):
+            raise InputError(
+                f"a mask of this graph needs {self.graph.num_edges} values, got "
+                f"{list(values.shape)}"
+            )
+        if not bool(torch.isfinite(values).all()):
+            raise NumericalError(
+                f"{int((~torch.isfinite(values)).sum())} of {values.numel()} mask values are NaN "
+                "or infinite"
+            )
+        if values.numel() and not 0.0 <= float(values.min()) <= float(values.max()) <= 1.0:
+            raise InputError(
+                f"mask values must lie in [0, 1], got {float(values.min())} to "
+                f"{float(values.max())}"
+            )
+        object.__setattr__(self, "values", values)
+
+    # ---------------------------------------------------------------- building
+
+    @classmethod
+    def full(cls, graph: ComputationalGraph) -> EdgeMask:
+        """Every edge kept."""
+        return cls(graph, torch.ones(graph.num_edges))
+
+    @classmethod
+    def empty(cls, graph: ComputationalGraph) -> EdgeMask:
+        """Every edge ablated."""
+        return cls(graph, torch.zeros(graph.num_edges))
+
+    @classmethod
+    def from_edges(cls, graph: ComputationalGraph, names: Iterable[str]) -> EdgeMask:
+        """Keeps exactly the named edges, such as ``"input->a0.h1<q>"``."""
+        values = torch.zeros(graph.num_edges)
+        for name in names:
+            if name not in graph.edge_number:
+                raise InputError(f"the graph has no edge {name!r}; its edges: {graph.edge_names!r}")
+            values[graph.edge_number[name]] = 1.0
+        return cls(graph, values)
+
+    # ---------------------------------------------------------------- reading
+
+    @property
+    def kept(self) -> Tensor:
+        """``[E]`` bool: edges whose value is not 0."""
+        return self.values > 0
+
+    @property
+    def num_kept(self) -> int:
+        return int(self.kept.sum())
+
+    @property
+    def density(self) -> float:
+        """Kept edges over all edges."""
+        return self.num_kept / max(self.graph.num_edges, 1)
+
+    @property
+    def sparsity(self) -> float:
+        return 1.0 - self.density
+
+    @property
+    def is_binary(self) -> bool:
+        return bool(((self.values == 0) | (self.values == 1)).all())
+
+    def edges(self) -> list[str]:
+        """Names of the kept edges, in graph order."""
+        return [self.graph.edge_names[i] for i in torch.nonzero(self.kept)[:, 0].tolist()]
+
+    def nodes(self) -> list[str]:
+        """Names of the nodes that a kept edge touches, in graph order."""
+        touched = torch.unique(self.graph.edge_index[:, self.kept])
+        return [self.graph.nodes[i].name for i in touched.tolist()]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each edge: columns edge, source, target, kind, kept."""
+        from graphprune.frames import edge_frame
+
+        return edge_frame(self.graph, kept=self.values.numpy())
+
+    # ---------------------------------------------------------------- set algebra
+
+    def _pair(self, other: EdgeMask) -> tuple[Tensor, Tensor]:
+        require_same_graph(self.graph, other.graph, "masks")
+        return self.values, other.values
+
+    def __and__(self, other: EdgeMask) -> EdgeMask:
+        return EdgeMask(self.graph, torch.minimum(*self._pair(other)))
+
+    def __or__(self, other: EdgeMask) -> EdgeMask:
+        return EdgeMask(self.graph, torch.maximum(*self._pair(other)))
+
+    def __sub__(self, other: EdgeMask) -> EdgeMask:
+        ours, theirs = self._pair(other)
+        return EdgeMask(self.graph, torch.minimum(ours, 1 - theirs))
+
+    def __xor__(self, other: EdgeMask) -> EdgeMask:
+        return (self - other) | (other - self)
+
+    def __invert__(self) -> EdgeMask:
+        return EdgeMask(self.graph, 1 - self.values)
+
+    def jaccard(self, other: EdgeMask) -> float:
+        """Size of the intersection over size of the union; 1 for two empty masks."""
+        ours, theirs = self._pair(other)
+        union = float(torch.maximum(ours, theirs).sum())
+        return float(torch.minimum(ours, theirs).sum()) / union if union else 1.0
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, EdgeMask)
+            and self.graph == other.graph
+            and bool(torch.equal(self.values, other.values))
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.graph.fingerprint, self.values.numpy().tobytes()))
+
+    # ---------------------------------------------------------------- structure
+
+    def prune_dead_ends(self) -> EdgeMask:
+        """Drops every edge that lies on no kept path from an input to an output.
+
+        Coupled groups count as one node, and wires are always there.
+
+        Example:
+            >>> graph = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("b", "d")],
+            ...                                       outputs=(2,))
+            >>> EdgeMask.full(graph).prune_dead_ends().edges()
+            ['a->b', 'b->c']
+        """
+        alive = torch.from_numpy(self.graph.alive(self.kept.numpy()))
+        return EdgeMask(self.graph, torch.where(alive, self.values, torch.zeros(())))
+
+    def connected(self) -> bool:
+        """Whether at least one kept path leads from an input node to an output node."""
+        graph = self.graph
+        reached = graph.reachable(graph.input_nodes, self.kept.numpy())
+        return bool(reached[list(graph.output_nodes)].any())
+
+    def __repr__(self) -> str:
+        return f"EdgeMask({self.num_kept} of {self.graph.num_edges} edges, {self.density:.4%})"

@@ -1,0 +1,204 @@
+"""Metrics: one number for each example from a model's outputs at the answer positions.
+
+Outputs are ``[B, V]`` or ``[B, P, V]`` (several answer positions, averaged). ``full`` are the
+outputs of the unmasked model, which the KL divergence compares with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.batch import Batch
+from graphprune.errors import InputError, NumericalError
+
+__all__ = ["METRICS", "Metric", "as_metric", "kendall_tau"]
+
+MetricFunction = Callable[[Tensor, Batch, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named metric.
+
+    Args:
+        name: shown in tables.
+        function: ``(outputs, batch, full) -> [B]``.
+        higher_is_better: the direction of a better model.
+        needs: what the batch must bring: ``"answer"``, ``"distractor"``, ``"full"``.
+        flat_at_full: whether its gradient vanishes at the full model, as the KL divergence's does.
+        differentiable: whether gradients mean anything.
+    """
+
+    name: str
+    function: MetricFunction
+    higher_is_better: bool = True
+    needs: tuple[str, ...] = ()
+    flat_at_full: bool = False
+    differentiable: bool = True
+
+    def missing(self, batch: Batch, full: Tensor | None) -> str | None:
+        """Why this batch cannot have the metric, or ``None`` if it can."""
+        have = {
+            "answer": batch.answer is not None,
+            "distractor": batch.distractor is not None,
+            "full": full is not None,
+        }
+        lacking = [need for need in self.needs if not have[need]]
+        return f"the task has no {' and no '.join(lacking)}" if lacking else None
+
+    def __call__(self, outputs: Tensor, batch: Batch, full: Tensor | None = None) -> Tensor:
+        """``[B]`` values; raises :class:`NumericalError` naming the examples that are not finite."""
+        reason = self.missing(batch, full)
+        if reason:
+            raise InputError(f"metric {self.name!r} cannot be computed: {reason}")
+        values = self.function(outputs, batch, full)
+        if values.shape != (batch.size,):
+            raise InputError(
+                f"metric {self.name!r} must give one value for each of the {batch.size} examples, "
+                f"got the shape {list(values.shape)}"
+            )
+        finite = torch.isfinite(values.detach())
+        if not bool(finite.all()):
+            bad = torch.nonzero(~finite)[:, 0].tolist()
+            numbers = [batch.indices[i] if batch.indices else i for i in bad]
+            raise NumericalError(
+                f"metric {self.name!r} is NaN or infinite on {len(bad)} of {batch.size} examples; "
+                f"example numbers {numbers[:10]}"
+            )
+        return values
+
+    @property
+    def sign(self) -> float:
+        return 1.0 if self.higher_is_better else -1.0
+
+
+def _valid(outputs: Tensor, batch: Batch) -> Tensor | None:
+    """``[B, P]`` weights that average the answer positions, or ``None`` for a single position."""
+    if outputs.ndim == 2:
+        return None
+    if batch.positions is None or batch.positions.ndim == 1:
+        shape = outputs.shape[:2]
+        return torch.full(shape, 1.0 / shape[1], dtype=outputs.dtype, device=outputs.device)
+    valid = (batch.positions >= 0).to(outputs)
+    return valid / valid.sum(1, keepdim=True).clamp(min=1)
+
+
+def _average(values: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
+    weights = _valid(outputs, batch)
+    return values if weights is None else (values * weights).sum(1)
+
+
+def _gather(values: Tensor, ids: Tensor, fill: float) -> tuple[Tensor, Tensor]:
+    """Values at ``ids`` and which of them are real; ids are ``[B, A]`` or ``[B, P, A]``."""
+    ids = ids.to(values.device)
+    if values.ndim == 3 and ids.ndim == 2:
+        ids = ids[:, None].expand(-1, values.shape[1], -1)
+    real = ids >= 0
+    return values.gather(-1, ids.clamp(min=0)).masked_fill(~real, fill), real
+
+
+def _mean_at(values: Tensor, ids: Tensor) -> Tensor:
+    picked, real = _gather(values, ids, 0.0)
+    return picked.sum(-1) / real.sum(-1).clamp(min=1)
+
+
+def _logit_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+    assert batch.answer is not None and batch.distractor is not None
+    gap = _mean_at(outputs, batch.answer) - _mean_at(outputs, batch.distractor)
+    return _average(gap, outputs, batch)
+
+
+def _prob_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+    assert batch.answer is not None and batch.distractor is not None
+    chances = outputs.softmax(-1)
+    gap = (
+        _gather(chances, batch.answer, 0.0)[0].sum(-1)
+        - _gather(chances, batch.distractor, 0.0)[0].sum(-1)
+    )
+    return _average(gap, outputs, batch)
+
+
+def _kl(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+    assert full is not None
+    target, log_p = full.detach().log_softmax(-1), outputs.log_softmax(-1)
+    return _average((target.exp() * (target - log_p)).sum(-1), outputs, batch)
+
+
+def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+    assert batch.answer is not None
+    best = _gather(outputs, batch.answer, float("-inf"))[0].amax(-1)
+    if batch.distractor is None:
+        hit = best >= outputs.amax(-1)
+    else:
+        hit = best > _gather(outputs, batch.distractor, float("-inf"))[0].amax(-1)
+    return _average(hit.to(outputs.dtype), outputs, batch)
+
+
+def _exact_match(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+    """Whether the choice is the full model's: among answers and distractors, or over all outputs."""
+    assert full is not None
+    if batch.answer is not None and batch.distractor is not None:
+        ids = torch.cat([batch.answer, batch.distractor], -1)
+        mine = _gather(outputs, ids, float("-inf"))[0].argmax(-1)
+        theirs = _gather(full, ids, float("-inf"))[0].argmax(-1)
+    else:
+        mine, theirs = outputs.argmax(-1), full.argmax(-1)
+    return _average((mine == theirs).to(outputs.dtype), outputs, batch)
+
+
+def kendall_tau(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Kendall's tau-b between the last axes of two tensors (scipy's; NaN where undefined)."""
+    from scipy.stats import kendalltau
+
+    flat = zip(
+        ours.reshape(-1, ours.shape[-1]).float().cpu().numpy(),
+        theirs.reshape(-1, theirs.shape[-1]).float().cpu().numpy(),
+        strict=True,
+    )
+    taus = [float(kendalltau(a, b).statistic) for a, b in flat]
+    return torch.tensor(taus).reshape(ours.shape[:-1])
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("logit_diff", _logit_diff, needs=("answer", "distractor")),
+        Metric("prob_diff", _prob_diff, needs=("answer", "distractor")),
+        Metric("kl", _kl, higher_is_better=False, needs=("full",), flat_at_full=True),
+        Metric("accuracy", _accuracy, needs=("answer",), differentiable=False),
+        Metric("exact_match", _exact_match, needs=("full",), differentiable=False),
+    )
+}
+
+
+def as_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
+    """A :class:`Metric` from a name, a metric, or a callable ``(outputs, batch) -> [B]``.
+
+    A callable must carry ``higher_is_better`` (an attribute, or wrap it in :class:`Metric`).
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if isinstance(metric, str):
+        if metric not in METRICS:
+            raise InputError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
+        return METRICS[metric]
+    direction = getattr(metric, "higher_is_better", None)
+    if not callable(metric) or not isinstance(direction, bool):
+        raise InputError(
+            "a metric is one of "
+            f"{', '.join(METRICS)}, a gp.Metric, or a callable with an attribute "
+            f"higher_is_better = True or False; got {metric!r}"
+        )
+    function = metric
+
+    def wrapped(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+        return torch.as_tensor(function(outputs, batch))
+
+    name = getattr(metric, "__name__", type(metric).__name__)
+    return replace(METRICS["kl"], name=name, function=wrapped, higher_is_better=direction,
+                   needs=(), flat_at_full=False)

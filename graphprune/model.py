@@ -1,0 +1,185 @@
+"""What an adapter gives: a model whose edges can be masked.
+
+What a reader v reads is ``sum_e m_e * y_e + (1 - m_e) * y~_e`` over its incoming edges plus what
+cannot be masked. ``y_e`` is the message in the masked run, ``y~_e`` its ablation value.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from graphprune.batch import Batch
+from graphprune.errors import InputError
+from graphprune.graph import ComputationalGraph
+from graphprune.mask import EdgeMask, require_same_graph
+
+__all__ = [
+    "Ablation",
+    "Gradients",
+    "MaskedModel",
+    "Messages",
+    "Objective",
+    "Reference",
+    "Rule",
+    "mask_values",
+]
+
+AblationKind = Literal["counterfactual", "zero", "mean"]
+Objective = Callable[[Tensor], Tensor]
+Rule = Literal["gradient", "relp"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """What replaces an ablated message.
+
+    ``counterfactual``: the same message on the corrupted input; ``zero``; ``mean``: over a
+    reference set, pooled over positions or for each position. ``values`` is the adapter's own.
+    """
+
+    kind: AblationKind = "counterfactual"
+    values: Any = None
+    per_position: bool = False
+
+    @property
+    def name(self) -> str:
+        return "mean_positional" if self.kind == "mean" and self.per_position else self.kind
+
+
+class Reference(ABC):
+    """The clean and the ablated values of one batch, computed once and shared by many runs."""
+
+    batch: Batch
+    ablation: Ablation
+
+    @property
+    @abstractmethod
+    def full(self) -> Tensor:
+        """Outputs of the unmasked model, ``[B, V]`` or ``[B, P, V]``."""
+
+    @property
+    @abstractmethod
+    def ablated(self) -> Tensor:
+        """Outputs with every edge ablated, shaped as ``full``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Sums over the batch's examples, float32 on the CPU.
+
+    ``edge``: ``[E]`` (``[E, pos]`` where asked for by position). ``node``: ``[N]``.
+    ``neurons``: ``{node name: [d]}``, filled where asked for.
+    """
+
+    edge: Tensor
+    node: Tensor
+    neurons: dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Messages:
+    """The clean messages that arrive at some readers which share one input.
+
+    ``edges [R, W]`` are edge numbers (reader by writer); ``values [W, B, T, D]`` the messages;
+    ``total [B, T, D]`` all that is read, unmaskable terms included; ``weight [B, T]`` is 1 at real
+    positions, 0 at padding.
+    """
+
+    edges: Tensor
+    values: Tensor
+    total: Tensor
+    weight: Tensor
+
+
+class MaskedModel(ABC):
+    """A model on whose computational graph edges can be masked.
+
+    An adapter wraps the user's own module and leaves it unchanged after every call.
+    """
+
+    @property
+    @abstractmethod
+    def graph(self) -> ComputationalGraph: ...
+
+    @property
+    @abstractmethod
+    def module(self) -> torch.nn.Module:
+        """The user's own module."""
+
+    @abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """Plain values that identify the model: ``model``, ``architecture``, ``weights`` (a hash)."""
+
+    @abstractmethod
+    def reference(self, batch: Batch, ablation: Ablation | None = None) -> Reference:
+        """Clean and ablated values of a batch; the default ablation is counterfactual."""
+
+    @abstractmethod
+    def run(
+        self, batch: Batch, mask: EdgeMask | Tensor, reference: Reference | None = None
+    ) -> Tensor:
+        """Outputs at the answer positions under a mask, differentiable in the mask.
+
+        ``mask`` is an :class:`EdgeMask`, ``[E]``, or a stack ``[K, E]`` of candidates; a stack gives
+        outputs with a leading axis of ``K``.
+        """
+
+    @abstractmethod
+    def edge_gradients(
+        self,
+        batch: Batch,
+        objective: Objective,
+        reference: Reference | None = None,
+        *,
+        gates: Tensor | None = None,
+        by_position: bool = False,
+        neurons: bool = False,
+        rule: Rule = "gradient",
+    ) -> Gradients:
+        """``Delta_e * d objective / d (what the reader reads)``, summed over examples.
+
+        ``Delta_e`` is the clean minus the ablated message. Each row of ``gates [K, N]`` is a point
+        at which the gradient is taken, averaged over rows: node n sends
+        ``gate * y_n + (1 - gate) * y~_n`` to all its readers. ``None`` is the clean model. At the
+        clean model the result is the derivative with respect to the mask.
+        ``objective`` maps outputs to ``[B]``. ``rule="relp"`` replaces the gradient by
+        layer-wise relevance propagation.
+        """
+
+    @abstractmethod
+    def messages(self, batch: Batch) -> Iterator[Messages]:
+        """The clean messages, group by group of readers that share one input."""
+
+    @abstractmethod
+    def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:
+        """Mean messages of every node over the batches' corrupted inputs (clean if there are none).
+
+        Padding does not count. ``per_position`` keeps one mean for each position, and needs all
+        inputs to have one length.
+        """
+
+    @abstractmethod
+    def source_groups(self) -> list[list[int]]:
+        """Nodes that compute side by side from the same input, in order of depth."""
+
+
+def mask_values(model_graph: ComputationalGraph, mask: EdgeMask | Tensor) -> Tensor:
+    """The mask as a float tensor ``[E]`` or ``[K, E]``, checked against the model's graph."""
+    if isinstance(mask, EdgeMask):
+        require_same_graph(model_graph, mask.graph, "the model and the mask")
+        return mask.values
+    if not isinstance(mask, Tensor) or mask.ndim not in (1, 2) or (
+        mask.shape[-1] != model_graph.num_edges
+    ):
+        got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise InputError(
+            f"expected an EdgeMask, or a tensor [{model_graph.num_edges}] or "
+            f"[K, {model_graph.num_edges}], got {got}"
+        )
+    return mask

@@ -1,0 +1,183 @@
+"""Scores: how useful each edge is, and how scores become masks.
+
+Sign: positive means that ablating the edge makes the metric worse. Scores are means over examples,
+in float32 whatever the model's dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from graphprune.errors import InputError, NumericalError
+from graphprune.graph import ComputationalGraph
+from graphprune.mask import EdgeMask, budget
+from graphprune.selection import grow_from_output, ranking
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["EdgeScores", "NodeScores", "PositionalEdgeScores", "Ranking"]
+
+Ranking = Literal["abs", "signed"]
+
+
+def _checked(values: Tensor, shape: tuple[int | None, ...], what: str) -> Tensor:
+    out = torch.as_tensor(values).detach().to("cpu", torch.float32).clone()
+    if out.ndim != len(shape) or any(
+        want is not None and want != got for want, got in zip(shape, out.shape, strict=True)
+    ):
+        raise InputError(f"{what} need the shape {list(shape)}, got {list(out.shape)}")
+    bad = int((~torch.isfinite(out)).sum())
+    if bad:
+        first = int(torch.nonzero(~torch.isfinite(out))[0, 0])
+        raise NumericalError(f"{bad} of {out.numel()} {what} are NaN or infinite, first at {first}")
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeScores:
+    """One float32 score for each edge of ``graph``; positive = useful.
+
+    ``method`` says how they came about. Raises :class:`NumericalError` for NaN or infinite scores.
+
+    Example:
+        >>> graph = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("a", "c")])
+        >>> scores = EdgeScores(graph, torch.tensor([0.5, -2.0, 1.0]))
+        >>> scores.top(2).edges(), scores.top(2, by="signed").edges(), scores.threshold(0.7).edges()
+        (['b->c', 'a->c'], ['a->b', 'a->c'], ['b->c', 'a->c'])
+    """
+
+    graph: ComputationalGraph
+    values: Float32[Tensor, " edge"]
+    method: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        checked = _checked(self.values, (self.graph.num_edges,), "edge scores")
+        object.__setattr__(self, "values", checked)
+
+    def _magnitude(self, by: Ranking) -> Tensor:
+        if by not in ("abs", "signed"):
+            raise InputError(f"by must be 'abs' or 'signed', got {by!r}")
+        return self.values.abs() if by == "abs" else self.values
+
+    def top(self, size: float, by: Ranking = "abs") -> EdgeMask:
+        """Keeps the ``size`` highest edges: an int counts edges, a float is a fraction of them.
+
+        Exactly that many are kept; equal scores are taken in graph order.
+        """
+        count = budget(size, self.graph.num_edges)
+        values = torch.zeros(self.graph.num_edges)
+        values[ranking(self._magnitude(by))[:count]] = 1.0
+        return EdgeMask(self.graph, values)
+
+    def threshold(self, t: float, by: Ranking = "abs") -> EdgeMask:
+        """Keeps every edge whose score is at least ``t``."""
+        return EdgeMask(self.graph, (self._magnitude(by) >= t).float())
+
+    def greedy(self, size: float, by: Ranking = "abs") -> EdgeMask:
+        """Grows a circuit from the output: always the best edge into a node already in it.
+
+        The best-first construction of EAP-IG's ``apply_greedy``; every kept edge leads to the
+        output. Fewer edges are kept only if no more can be reached.
+        """
+        count = budget(size, self.graph.num_edges)
+        return EdgeMask(self.graph, grow_from_output(self.graph, self._magnitude(by), count))
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each edge: columns edge, source, target, kind, score."""
+        from graphprune.frames import edge_frame
+
+        return edge_frame(self.graph, score=self.values.numpy())
+
+    def __repr__(self) -> str:
+        return f"EdgeScores({self.graph.num_edges} edges, method={self.method!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class PositionalEdgeScores:
+    """One score for each edge and token position: ``values`` is ``[E, pos]``."""
+
+    graph: ComputationalGraph
+    values: Float32[Tensor, "edge pos"]
+    method: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        checked = _checked(self.values, (self.graph.num_edges, None), "positional edge scores")
+        object.__setattr__(self, "values", checked)
+
+    def total(self) -> EdgeScores:
+        """The sum over positions: the ordinary edge scores."""
+        return EdgeScores(self.graph, self.values.sum(1), method=self.method)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each edge and position: edge, source, target, kind, pos, score."""
+        from graphprune.frames import edge_frame
+
+        frame = edge_frame(self.graph)
+        n_pos = self.values.shape[1]
+        long = frame.loc[frame.index.repeat(n_pos)].reset_index(drop=True)
+        long["pos"] = np.tile(np.arange(n_pos), len(frame))
+        long["score"] = self.values.reshape(-1).numpy()
+        return long
+
+
+@dataclass(frozen=True, eq=False)
+class NodeScores:
+    """One score for each node that sends messages (NaN-free; other nodes score 0).
+
+    Args:
+        values: ``[N]``, positive = useful.
+        neurons: ``{node name: [d]}`` where single neurons of a node's output were scored.
+    """
+
+    graph: ComputationalGraph
+    values: Float32[Tensor, " node"]
+    neurons: dict[str, Tensor] = field(default_factory=dict)
+    method: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        checked = _checked(self.values, (self.graph.num_nodes,), "node scores")
+        object.__setattr__(self, "values", checked)
+
+    @property
+    def senders(self) -> Tensor:
+        """Numbers of the nodes that send messages, the ones a node circuit chooses among."""
+        return torch.unique(self.graph.edge_index[0])
+
+    def top(self, size: float, by: Ranking = "abs") -> EdgeMask:
+        """The node circuit of the ``size`` best senders: every edge between two of them.
+
+        Outputs and the readers wired to a kept node belong to it too.
+        """
+        senders = self.senders
+        count = budget(size, len(senders))
+        magnitude = self.values.abs() if by == "abs" else self.values
+        kept = torch.zeros(self.graph.num_nodes, dtype=torch.bool)
+        kept[senders[ranking(magnitude[senders])[:count]]] = True
+        kept[list(self.graph.output_nodes)] = True
+        wires = self.graph.fixed_edge_index
+        targets_kept = kept.clone()
+        targets_kept[wires[0][kept[wires[1]]]] = True
+        source, target = self.graph.edge_index
+        return EdgeMask(self.graph, (kept[source] & targets_kept[target]).float())
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each sending node: columns node, kind, layer, score."""
+        import pandas as pd
+
+        chosen = self.senders.tolist()
+        nodes = [self.graph.nodes[i] for i in chosen]
+        return pd.DataFrame(
+            {
+                "node": [n.name for n in nodes],
+                "kind": [n.kind for n in nodes],
+                "layer": [n.layer for n in nodes],
+                "score": self.values[chosen].numpy(),
+            }
+        )

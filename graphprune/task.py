@@ -1,0 +1,163 @@
+"""A task: clean and ablated inputs, where the answer is read, and a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from graphprune.batch import Batch, Examples
+from graphprune.errors import InputError
+from graphprune.metrics import Metric, as_metric
+
+if TYPE_CHECKING:
+    from graphprune.tasks.pairs import OnMismatch
+
+__all__ = ["Task"]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Examples with a metric; batches are deterministic by seed.
+
+    Args:
+        examples: where batches come from.
+        metric: a name, a :class:`~graphprune.Metric` or a callable; see ``as_metric``.
+        name: shown in tables and provenance.
+        order: which of the examples, in which order; ``None`` takes all.
+        batch_size: used where a method names none.
+        notes: provenance worth keeping (template pool, dropped pairs, ...), plain values.
+    """
+
+    examples: Examples
+    metric: Metric
+    name: str = "task"
+    order: tuple[int, ...] | None = None
+    batch_size: int = 32
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", as_metric(self.metric))
+        if len(self) == 0:
+            raise InputError(f"task {self.name!r} has no examples")
+
+    # ---------------------------------------------------------------- building
+
+    @classmethod
+    def from_tensors(
+        cls,
+        clean: Tensor,
+        corrupt: Tensor | None = None,
+        *,
+        answer: Any = None,
+        distractor: Any = None,
+        positions: Any = None,
+        attention_mask: Tensor | None = None,
+        metric: str | Metric | Callable[..., Any] = "logit_diff",
+        name: str = "tensors",
+        batch_size: int = 32,
+    ) -> Task:
+        """A task from token ids ``[N, T]``.
+
+        ``answer`` and ``distractor`` are ids, one or a list for each example. ``positions=None``
+        reads the answer at the last position that is no padding. ``attention_mask`` marks padding
+        (left or right; it is moved to the right).
+        """
+        from graphprune.tasks.pairs import TokenPairs
+
+        examples = TokenPairs.from_tensors(
+            clean, corrupt, answer, distractor, positions, attention_mask
+        )
+        return cls(examples, as_metric(metric), name=name, batch_size=batch_size)
+
+    @classmethod
+    def from_pairs(
+        cls,
+        records: Sequence[dict[str, Any]],
+        tokenizer: Any,
+        *,
+        metric: str | Metric | Callable[..., Any] = "logit_diff",
+        name: str = "pairs",
+        on_mismatch: OnMismatch = "error",
+        batch_size: int = 32,
+    ) -> Task:
+        """A task from records with ``clean``, ``corrupt``, ``answer``, ``distractor`` texts.
+
+        Any of the four but ``clean`` may be missing. ``on_mismatch`` says what happens to pairs
+        whose token lengths differ: ``"error"`` lists them, ``"drop"`` drops and counts them. A
+        record with ``spans`` (``{name: [[start, end], [start, end]]}``, token ranges in the clean
+        and the corrupted prompt) is aligned span by span instead.
+        """
+        from graphprune.tasks.pairs import TokenPairs
+
+        examples, notes = TokenPairs.from_records(records, tokenizer, on_mismatch=on_mismatch)
+        return cls(examples, as_metric(metric), name=name, batch_size=batch_size, notes=notes)
+
+    @classmethod
+    def from_jsonl(cls, path: str | Path, tokenizer: Any, **options: Any) -> Task:
+        """A task from a JSON-lines file, one record a line; options as :meth:`from_pairs`."""
+        from graphprune.tasks.files import read_jsonl
+
+        options.setdefault("name", Path(path).stem)
+        return cls.from_pairs(read_jsonl(path), tokenizer, **options)
+
+    @classmethod
+    def from_csv(cls, path: str | Path, tokenizer: Any, **options: Any) -> Task:
+        """A task from a CSV file with a header; options as :meth:`from_pairs`."""
+        from graphprune.tasks.files import read_csv
+
+        options.setdefault("name", Path(path).stem)
+        return cls.from_pairs(read_csv(path), tokenizer, **options)
+
+    # ---------------------------------------------------------------- reading
+
+    def __len__(self) -> int:
+        return len(self.examples) if self.order is None else len(self.order)
+
+    def batches(
+        self, batch_size: int | None = None, *, shuffle: int | None = None
+    ) -> Iterator[Batch]:
+        """Every example once, in batches of similar length (``shuffle``: a seed, random order)."""
+        size = self.batch_size if batch_size is None else batch_size
+        if size < 1:
+            raise InputError(f"batch_size must be at least 1, got {size}")
+        chosen = np.arange(len(self.examples)) if self.order is None else np.array(self.order)
+        if shuffle is not None:
+            chosen = np.random.default_rng(shuffle).permutation(chosen)
+        else:
+            lengths = np.asarray(self.examples.lengths())[chosen]
+            chosen = chosen[np.argsort(lengths, kind="stable")]
+        for start in range(0, len(chosen), size):
+            yield self.examples.batch(chosen[start : start + size].tolist())
+
+    def subset(self, indices: Sequence[int]) -> Task:
+        """The task on some of its examples, numbered as in this task."""
+        base = range(len(self.examples)) if self.order is None else self.order
+        if not all(0 <= i < len(base) for i in indices):
+            raise InputError(f"a subset of {len(base)} examples names one outside them")
+        return replace(self, order=tuple(base[i] for i in indices))
+
+    def take(self, n: int) -> Task:
+        """The first ``n`` examples (all, if there are fewer)."""
+        return self.subset(range(min(n, len(self))))
+
+    def split(self, train: float = 0.5, seed: int = 0) -> tuple[Task, Task]:
+        """Two disjoint random parts; ``train`` is a count (int) or a fraction (float)."""
+        count = train if isinstance(train, int) else round(train * len(self))
+        if not 0 < count < len(self):
+            raise InputError(
+                f"cannot split {len(self)} examples into {count} and {len(self) - count}; both "
+                "parts need at least one"
+            )
+        order = np.random.default_rng(seed).permutation(len(self)).tolist()
+        return self.subset(sorted(order[:count])), self.subset(sorted(order[count:]))
+
+    def with_metric(self, metric: str | Metric | Callable[..., Any]) -> Task:
+        return replace(self, metric=as_metric(metric))
+
+    def __repr__(self) -> str:
+        return f"Task({self.name!r}, {len(self)} examples, metric={self.metric.name!r})"
