@@ -1,0 +1,285 @@
+"""The circuit: a graph, the edges kept of it, their scores, and where it all came from.
+
+A circuit is a frozen value. Exports, figures and pages read only what stands here, whichever
+method made the mask; :meth:`Circuit.save` and :meth:`Circuit.load` keep it (see
+``graphprune/export/FORMAT.md``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphprune.errors import InputError
+from graphprune.export.plain import plain
+from graphprune.graph import ComputationalGraph
+from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.scores import EdgeScores
+
+if TYPE_CHECKING:
+    import networkx as nx
+    import pandas as pd
+
+    from graphprune.model import MaskedModel
+    from graphprune.task import Task
+
+__all__ = ["Circuit"]
+
+_PACKAGES = ("graphprune", "numpy", "torch", "transformers", "torch_geometric")
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """Part of a model's computational graph, with its provenance.
+
+    Args:
+        graph: the whole graph; ``mask`` and ``scores`` belong to it.
+        mask: which edges are kept.
+        scores: how useful each edge is, where a method said so.
+        report: how well the circuit does; an object with ``to_dict()``, or a dict.
+        provenance: plain values: ``model``, ``task``, ``method``, ``seed``, ``versions``,
+            ``created``, ``notes``, each present where known.
+
+    Raises :class:`~graphprune.errors.GraphMismatchError` where mask or scores belong to another
+    graph.
+
+    Example:
+        >>> import torch
+        >>> graph = ComputationalGraph.from_edges([("input", "h"), ("h", "out"), ("input", "out")])
+        >>> scores = EdgeScores(graph, torch.tensor([0.5, -2.0, 1.0]))
+        >>> circuit = Circuit.from_mask(scores.top(2), scores=scores)
+        >>> circuit.edges(), circuit.nodes()
+        (['h->out', 'input->out'], ['input', 'h', 'out'])
+        >>> (circuit & Circuit.from_mask(scores.top(1))).edges()
+        ['h->out']
+    """
+
+    graph: ComputationalGraph
+    mask: EdgeMask
+    scores: EdgeScores | None = None
+    report: Any = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_same_graph(self.graph, self.mask.graph, "the circuit and its mask")
+        if self.scores is not None:
+            require_same_graph(self.graph, self.scores.graph, "the circuit and its scores")
+        if not isinstance(self.provenance, Mapping):
+            raise InputError(
+                f"provenance must be a dict of plain values, got {type(self.provenance).__name__}"
+            )
+        if not (
+            self.report is None
+            or isinstance(self.report, Mapping)
+            or callable(getattr(self.report, "to_dict", None))
+        ):
+            raise InputError(
+                "report must be a dict or have to_dict(), as an EvaluationReport has; got "
+                f"{type(self.report).__name__}"
+            )
+        object.__setattr__(self, "provenance", plain(self.provenance))
+
+    # ---------------------------------------------------------------- building
+
+    @classmethod
+    def from_mask(
+        cls,
+        mask: EdgeMask,
+        scores: EdgeScores | None = None,
+        model: MaskedModel | None = None,
+        task: Task | None = None,
+        report: Any = None,
+        method: Any = None,
+        seed: int | None = None,
+        notes: Mapping[str, Any] | None = None,
+    ) -> Circuit:
+        """A circuit with everything that is known of how it came about.
+
+        Args:
+            mask: the kept edges.
+            scores: the scores they were chosen by.
+            model: whose graph it is; its ``provenance()`` (name, hash of the weights) is kept.
+            task: what the circuit is for; its name, size, metric and notes are kept.
+            report: what :func:`graphprune.evaluate` gave.
+            method: the scorer or pruner (its settings are kept), or a name; ``None`` takes
+                ``scores.method``.
+            seed: ``None`` takes the method's own ``seed`` setting.
+            notes: any further plain values.
+        """
+        provenance: dict[str, Any] = {}
+        if model is not None:
+            require_same_graph(model.graph, mask.graph, "the model and the circuit's mask")
+            provenance["model"] = model.provenance()
+        if task is not None:
+            provenance["task"] = {
+                "name": task.name,
+                "examples": len(task),
+                "metric": task.metric.name,
+                "notes": task.notes,
+            }
+        described = _method(method, scores)
+        if described is not None:
+            provenance["method"] = described
+        seed = described.get("settings", {}).get("seed") if seed is None and described else seed
+        if seed is not None:
+            provenance["seed"] = seed
+        provenance["versions"] = _versions()
+        provenance["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        if notes:
+            provenance["notes"] = dict(notes)
+        return cls(mask.graph, mask, scores, report, provenance)
+
+    # ---------------------------------------------------------------- reading
+
+    def edges(self) -> list[str]:
+        """Names of the kept edges, in graph order."""
+        return self.mask.edges()
+
+    def nodes(self) -> list[str]:
+        """Names of the nodes that a kept edge touches, in graph order."""
+        return self.mask.nodes()
+
+    @property
+    def title(self) -> str:
+        """The model and the task, where they are known."""
+        model, task = self.provenance.get("model"), self.provenance.get("task")
+        names = [
+            str(part.get(key) or "") if isinstance(part, Mapping) else str(part or "")
+            for part, key in ((model, "model"), (task, "name"))
+        ]
+        return " · ".join(name for name in names if name) or "circuit"
+
+    def report_dict(self) -> dict[str, Any]:
+        """The report as plain values; empty where there is none."""
+        if self.report is None:
+            return {}
+        values = self.report if isinstance(self.report, Mapping) else self.report.to_dict()
+        return dict(plain(values))
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each edge of the graph: edge, source, target, kind, kept, and score if any."""
+        from graphprune.frames import edge_frame
+
+        columns = {"kept": self.mask.values.numpy()}
+        if self.scores is not None:
+            columns["score"] = self.scores.values.numpy()
+        return edge_frame(self.graph, **columns)
+
+    def to_networkx(self) -> nx.DiGraph[Any]:
+        """The kept edges and the nodes they touch, with plain Python attributes.
+
+        A ``MultiDiGraph`` (keys: the edges' kinds) where the graph has parallel edges, as a
+        transformer's q, k and v; else a ``DiGraph``. Nodes carry ``kind``, ``layer`` and
+        ``index`` where known; edges ``name``, ``kind``, ``kept`` (the mask's value), ``number``
+        and, where there are scores, ``score``. Wires between touched nodes carry ``fixed=True``.
+
+        Example:
+            >>> graph = ComputationalGraph.from_edges([("input", "h"), ("h", "out")])
+            >>> dict(Circuit.from_mask(EdgeMask.full(graph)).to_networkx()["input"]["h"])
+            {'name': 'input->h', 'kind': 'message', 'kept': 1.0, 'number': 0}
+        """
+        from graphprune.export.network import circuit_to_networkx
+
+        return circuit_to_networkx(self)
+
+    # ---------------------------------------------------------------- files
+
+    def save(self, directory: str | os.PathLike[str], overwrite: bool = False) -> Path:
+        """Writes ``circuit.json`` and ``tensors.safetensors``, whole or not at all.
+
+        A folder that exists and holds anything is an :class:`InputError`, unless ``overwrite``
+        and it is itself a circuit folder; then only these two files are replaced.
+        """
+        from graphprune.export.folder import save_circuit
+
+        return save_circuit(self, directory, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> Circuit:
+        """Reads what :meth:`save` wrote; :class:`FormatError` says what is wrong and where."""
+        from graphprune.export.folder import load_circuit
+
+        return load_circuit(directory)
+
+    # ---------------------------------------------------------------- set algebra
+
+    def _combined(self, other: Circuit, mask: EdgeMask, operation: str) -> Circuit:
+        provenance = {
+            "operation": operation,
+            "operands": [self.provenance, other.provenance],
+            "versions": _versions(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        model = self.provenance.get("model")
+        if model is not None and model == other.provenance.get("model"):
+            provenance["model"] = model
+        scores = self.scores if self.scores is not None else other.scores
+        return Circuit(self.graph, mask, scores, None, provenance)
+
+    def __and__(self, other: Circuit) -> Circuit:
+        """Edges of both. The scores are the left circuit's, or the right's if it has none."""
+        return self._combined(other, self.mask & other.mask, "and")
+
+    def __or__(self, other: Circuit) -> Circuit:
+        return self._combined(other, self.mask | other.mask, "or")
+
+    def __sub__(self, other: Circuit) -> Circuit:
+        return self._combined(other, self.mask - other.mask, "minus")
+
+    def __xor__(self, other: Circuit) -> Circuit:
+        return self._combined(other, self.mask ^ other.mask, "xor")
+
+    def jaccard(self, other: Circuit) -> float:
+        """Size of the intersection over size of the union of the two sets of edges."""
+        return self.mask.jaccard(other.mask)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Circuit) or self.mask != other.mask:
+            return False
+        if (self.scores is None) != (other.scores is None):
+            return False
+        if self.scores is not None and other.scores is not None:
+            same = self.scores.values.equal(other.scores.values)
+            if not same or self.scores.method != other.scores.method:
+                return False
+        return self.provenance == other.provenance and self.report_dict() == other.report_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.mask)
+
+    def __repr__(self) -> str:
+        return (
+            f"Circuit({self.mask.num_kept} of {self.graph.num_edges} edges, "
+            f"{len(self.nodes())} nodes)"
+        )
+
+
+def _method(method: Any, scores: EdgeScores | None) -> dict[str, Any] | None:
+    if method is None:
+        return {"name": scores.method} if scores is not None and scores.method else None
+    if isinstance(method, str):
+        return {"name": method}
+    if isinstance(method, Mapping):
+        return dict(plain(method))
+    settings = plain(method) if dataclasses.is_dataclass(method) else {}
+    settings = {k: v for k, v in settings.items() if k != "type"}
+    return {"name": type(method).__name__, "settings": settings}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in _PACKAGES:
+        # What is not imported had no part in the result.
+        if package in sys.modules:
+            try:
+                found[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                found[package] = "uninstalled checkout"
+    return found

@@ -1,0 +1,270 @@
+"""The circuit's own format: a folder with ``circuit.json`` and ``tensors.safetensors``.
+
+``FORMAT.md`` beside this file describes it. Nothing in it is executed on reading, no name in it is
+used as a path, and whatever does not fit is a :class:`FormatError` that says what and where.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import Tensor
+
+from graphprune.errors import FormatError, GraphPruneError, InputError
+from graphprune.export.files import beside
+from graphprune.export.schema import FORMAT, VERSION, CircuitFile, parse
+from graphprune.graph import ComputationalGraph, Node
+from graphprune.mask import EdgeMask
+from graphprune.scores import EdgeScores
+
+if TYPE_CHECKING:
+    from graphprune.circuit import Circuit
+
+__all__ = ["JSON_NAME", "TENSORS_NAME", "load_circuit", "save_circuit"]
+
+JSON_NAME = "circuit.json"
+TENSORS_NAME = "tensors.safetensors"
+_DTYPES = {
+    "edge_index": torch.int64,
+    "edge_kind": torch.uint8,
+    "fixed_edge_index": torch.int64,
+    "mask": torch.float32,
+    "scores": torch.float32,
+}
+
+
+# -------------------------------------------------------------------- writing
+
+
+def save_circuit(
+    circuit: Circuit, directory: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
+    """See :meth:`graphprune.Circuit.save`."""
+    from graphprune.export.plain import plain
+
+    target = Path(directory).resolve()
+    _require_free(target, overwrite)
+    tensors = _tensors(circuit)
+    graph = circuit.graph
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "graph": {
+            "fingerprint": graph.fingerprint,
+            "num_nodes": graph.num_nodes,
+            "num_edges": graph.num_edges,
+            "num_wires": int(graph.fixed_edge_index.shape[1]),
+            "edge_kinds": list(graph.edge_kinds),
+            "ports": list(graph.ports),
+            "groups": [list(group) for group in graph.groups],
+            "inputs": list(graph.input_nodes),
+            "outputs": list(graph.output_nodes),
+        },
+        "num_kept": circuit.mask.num_kept,
+        "score_method": None if circuit.scores is None else circuit.scores.method,
+        "digest": _digest(tensors),
+        "provenance": circuit.provenance,
+        "report": None if circuit.report is None else circuit.report_dict(),
+        "nodes": [
+            {
+                "name": node.name,
+                "kind": node.kind,
+                "layer": node.layer,
+                "index": node.index,
+                "attributes": plain(node.attributes),
+            }
+            for node in graph.nodes
+        ],
+    }
+    text = document_text(document)
+    staging = beside(target)
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot write a circuit to {target}: {error}") from error
+    try:
+        (staging / TENSORS_NAME).write_bytes(dump_tensors(tensors))
+        (staging / JSON_NAME).write_text(text, encoding="utf-8", newline="\n")
+        if target.is_dir():
+            _swap(staging, target)
+        else:
+            staging.replace(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _require_free(target: Path, overwrite: bool) -> None:
+    """Raises unless the folder is new, or empty, or a circuit's that may be overwritten."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"expected a folder to save a circuit in, but {target} is a file")
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise InputError(
+            f"the folder {target} exists and is not empty; name another, or say overwrite=True to "
+            "replace the circuit in it"
+        )
+    try:
+        found = json.loads((target / JSON_NAME).read_bytes())
+        ours = isinstance(found, dict) and found.get("format") == FORMAT
+    except (OSError, ValueError, RecursionError):
+        ours = False
+    if not ours:
+        raise InputError(
+            f"the folder {target} exists and holds no graphprune circuit; overwrite=True replaces "
+            "circuits only, so nothing was touched"
+        )
+
+
+def _swap(staging: Path, target: Path) -> None:
+    """Puts the two files in place and touches no other; an interruption puts back what was."""
+    tensors, backup = target / TENSORS_NAME, staging / "previous"
+    if tensors.exists():
+        tensors.replace(backup)
+    try:
+        (staging / TENSORS_NAME).replace(tensors)
+        (staging / JSON_NAME).replace(target / JSON_NAME)
+    except BaseException:
+        tensors.unlink(missing_ok=True)
+        if backup.exists():
+            backup.replace(tensors)
+        raise
+
+
+def document_text(document: dict[str, Any]) -> str:
+    """JSON in ASCII, a node to a line, so that files can be read and compared line by line."""
+    parts = []
+    for key, value in document.items():
+        if key == "nodes":
+            rows = ",\n".join("  " + json.dumps(node, allow_nan=False) for node in value)
+            shown = f"[\n{rows}\n ]" if value else "[]"
+        else:
+            nested = json.dumps(value, allow_nan=False, indent=1)
+            shown = nested.replace("\n", "\n ")
+        parts.append(f" {json.dumps(key)}: {shown}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _tensors(circuit: Circuit) -> dict[str, Tensor]:
+    tensors = {
+        "edge_index": circuit.graph.edge_index,
+        "edge_kind": circuit.graph.edge_kind,
+        "fixed_edge_index": circuit.graph.fixed_edge_index,
+        "mask": circuit.mask.values,
+    }
+    if circuit.scores is not None:
+        tensors["scores"] = circuit.scores.values
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {list(value.shape)}\n".encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# -------------------------------------------------------------------- reading
+
+
+def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
+    """See :meth:`graphprune.Circuit.load`. The path of the ``circuit.json`` itself is taken too."""
+    from graphprune.circuit import Circuit
+
+    folder = Path(directory)
+    if folder.name == JSON_NAME and folder.is_file():
+        folder = folder.parent
+    about, place = folder / JSON_NAME, folder / TENSORS_NAME
+    for path in (about, place):
+        if not path.is_file():
+            raise FormatError(
+                f"expected a circuit folder with {JSON_NAME} and {TENSORS_NAME}, but {path} is "
+                "not there"
+            )
+    file = parse(about)
+    tensors = _read_tensors(place, file)
+    graph = _graph(file, tensors, about)
+    if graph.fingerprint != file.graph.fingerprint:
+        raise FormatError(
+            f"{about} names the graph {file.graph.fingerprint[:12]}, but its nodes and the edges "
+            f"in {TENSORS_NAME} make the graph {graph.fingerprint[:12]}; one of the two files was "
+            "changed or belongs to another circuit"
+        )
+    try:
+        scores = None
+        if "scores" in tensors:
+            scores = EdgeScores(graph, tensors["scores"], method=file.score_method or "")
+        mask = EdgeMask(graph, tensors["mask"])
+    except GraphPruneError as error:
+        raise FormatError(f"{place}: {error}") from error
+    if _digest(tensors) != file.digest:
+        raise FormatError(
+            f"the mask or scores in {place} are not those that {JSON_NAME} was written with "
+            "(digests differ)"
+        )
+    if mask.num_kept != file.num_kept:
+        raise FormatError(
+            f"{about}: num_kept says {file.num_kept} edges, the mask keeps {mask.num_kept}"
+        )
+    return Circuit(graph, mask, scores, file.report, file.provenance)
+
+
+def _read_tensors(path: Path, file: CircuitFile) -> dict[str, Tensor]:
+    try:
+        tensors = load_tensors(path.read_bytes())
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise FormatError(f"{path} is no readable safetensors file: {error}") from error
+    expected = set(_DTYPES) - ({"scores"} if file.score_method is None else set())
+    if set(tensors) != expected:
+        raise FormatError(
+            f"{path}: expected the tensors {sorted(expected)}; missing "
+            f"{sorted(expected - set(tensors))}, unexpected {sorted(set(tensors) - expected)}"
+        )
+    shapes = {
+        "edge_index": [2, file.graph.num_edges],
+        "edge_kind": [file.graph.num_edges],
+        "fixed_edge_index": [2, file.graph.num_wires],
+        "mask": [file.graph.num_edges],
+        "scores": [file.graph.num_edges],
+    }
+    for name, value in tensors.items():
+        if value.dtype != _DTYPES[name] or list(value.shape) != shapes[name]:
+            raise FormatError(
+                f"{path}: {name} should be {_DTYPES[name]} {shapes[name]}, got {value.dtype} "
+                f"{list(value.shape)}"
+            )
+    return tensors
+
+
+def _graph(file: CircuitFile, tensors: dict[str, Tensor], about: Path) -> ComputationalGraph:
+    try:
+        return ComputationalGraph(
+            nodes=tuple(
+                Node(node.name, node.kind, node.layer, node.index, node.attributes)
+                for node in file.nodes
+            ),
+            edge_index=tensors["edge_index"],
+            edge_kind=tensors["edge_kind"],
+            edge_kinds=tuple(file.graph.edge_kinds),
+            ports=tuple(file.graph.ports),
+            fixed_edge_index=tensors["fixed_edge_index"],
+            groups=tuple(tuple(group) for group in file.graph.groups),
+            inputs=tuple(file.graph.inputs),
+            outputs=tuple(file.graph.outputs),
+        )
+    except GraphPruneError as error:
+        raise FormatError(f"{about} and {TENSORS_NAME} make no graph: {error}") from error

@@ -1,0 +1,83 @@
+"""Any setting or figure as plain JSON values, so that provenance can be kept and compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+__all__ = ["flatten", "plain"]
+
+
+def plain(value: Any) -> Any:
+    """``value`` as dicts, lists, strings, finite numbers, booleans and ``None``.
+
+    JSON has no NaN and no infinities: they become the strings ``"NaN"``, ``"Infinity"`` and
+    ``"-Infinity"``. A dataclass becomes a dict with its class name under ``type``; a function its
+    name; anything else the name of its class, never a ``repr`` that may hold an address.
+
+    Example:
+        >>> plain({"a": (1, np.float32(0.5)), 2: float("nan"), "f": plain})
+        {'a': [1, 0.5], '2': 'NaN', 'f': 'plain'}
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return plain(value.tolist())
+    if isinstance(value, Tensor):
+        return plain(value.detach().to("cpu").tolist())
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((plain(item) for item in value), key=repr)
+    if isinstance(value, PurePath):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
+def _number(value: float) -> float | str:
+    if math.isfinite(value):
+        return float(value)
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested plain values as rows ``(dotted name, text)``, for tables.
+
+    Example:
+        >>> flatten({"task": {"name": "ioi", "n": 3}, "kl": 0.123456789})
+        [('task.name', 'ioi'), ('task.n', '3'), ('kl', '0.123457')]
+    """
+    if isinstance(value, Mapping):
+        rows = []
+        for key, item in value.items():
+            rows += flatten(item, f"{prefix}.{key}" if prefix else str(key))
+        return rows
+    if isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
+        return flatten({str(i): item for i, item in enumerate(value)}, prefix)
+    if isinstance(value, list):
+        return [(prefix, ", ".join(_text(item) for item in value))]
+    return [(prefix, _text(value))]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,240 @@
+"""The own format: round trips, exact bytes, and files that must be refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformer_graph import random_scores, transformer_graph
+
+from graphprune.circuit import Circuit
+from graphprune.errors import FormatError, InputError
+from graphprune.export import folder as folder_module
+from graphprune.graph import ComputationalGraph, Node
+from graphprune.mask import EdgeMask
+from graphprune.scores import EdgeScores
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def listed(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def tiny() -> Circuit:
+    graph = transformer_graph(1, 2, 1)
+    scores = EdgeScores(graph, torch.arange(graph.num_edges) / 4 - 1, method="EAP")
+    return Circuit(
+        graph,
+        scores.top(4),
+        scores,
+        {"kl": 0.5, "n_edges": 4, "accuracy": float("nan"), "why": {"accuracy": "no labels"}},
+        {"model": {"model": "tiny", "d_model": 8}, "seed": 0, "notes": "naïve </script>"},
+    )
+
+
+def test_circuit_json_is_byte_for_byte_the_golden_file(tmp_path):
+    tiny().save(tmp_path / "c")
+    written = (tmp_path / "c" / "circuit.json").read_bytes()
+    assert written == (GOLDEN / "circuit_v1" / "circuit.json").read_bytes()
+    stored = load_file(GOLDEN / "circuit_v1" / "tensors.safetensors")
+    fresh = load_file(tmp_path / "c" / "tensors.safetensors")
+    assert {k: v.tolist() for k, v in stored.items()} == {k: v.tolist() for k, v in fresh.items()}
+
+
+def test_the_golden_folder_is_still_read():
+    assert Circuit.load(GOLDEN / "circuit_v1") == tiny()
+
+
+@pytest.mark.parametrize("scored", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3, None), (2, 4, 2)])
+def test_round_trip(tmp_path, shape, scored):
+    graph = transformer_graph(*shape)
+    mask = EdgeMask(graph, torch.rand(graph.num_edges, generator=torch.Generator().manual_seed(0)))
+    circuit = Circuit.from_mask(mask, random_scores(graph) if scored else None, notes={"a": [1]})
+    circuit.save(tmp_path / "new" / "c")
+    again = Circuit.load(tmp_path / "new" / "c")
+    assert again == circuit
+    assert again.graph.fingerprint == graph.fingerprint
+    assert Circuit.load(tmp_path / "new" / "c" / "circuit.json") == circuit
+    assert listed(tmp_path / "new") == ["c"]
+    assert listed(tmp_path / "new" / "c") == ["circuit.json", "tensors.safetensors"]
+
+
+def test_groups_attributes_and_odd_names_survive(tmp_path):
+    graph = ComputationalGraph(
+        nodes=(Node("../a\n", attributes={"w": (1.5, None)}), Node("β \ud800"), Node('"c"')),
+        edge_index=torch.tensor([[0, 1, 2], [1, 2, 0]]),
+        edge_kind=torch.zeros(3, dtype=torch.uint8),
+        groups=((0, 1),),
+    )
+    Circuit.from_mask(EdgeMask.full(graph)).save(tmp_path / "c")
+    again = Circuit.load(tmp_path / "c").graph
+    assert again == graph
+    assert again.nodes[0].attributes == {"w": [1.5, None]}
+    assert again.groups == ((0, 1),)
+
+
+# -------------------------------------------------------------------- folders that exist
+
+
+def test_a_folder_that_exists_is_kept(tmp_path):
+    circuit = tiny()
+    circuit.save(tmp_path / "c")
+    with pytest.raises(InputError, match="exists and is not empty"):
+        circuit.save(tmp_path / "c")
+    (tmp_path / "c" / "mine.txt").write_text("mine")
+    other = Circuit(circuit.graph, EdgeMask.full(circuit.graph))
+    other.save(tmp_path / "c", overwrite=True)
+    assert Circuit.load(tmp_path / "c") == other
+    assert (tmp_path / "c" / "mine.txt").read_text() == "mine"
+
+
+def test_overwrite_never_touches_a_foreign_folder(tmp_path):
+    (tmp_path / "circuit.json").write_text('{"format": "other"}')
+    with pytest.raises(InputError, match="holds no graphprune circuit"):
+        tiny().save(tmp_path, overwrite=True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="is a file"):
+        tiny().save(tmp_path / "file", overwrite=True)
+    assert listed(tmp_path) == ["circuit.json", "file"]
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    tiny().save(tmp_path)
+    assert Circuit.load(tmp_path) == tiny()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_interrupted_save_leaves_what_was(tmp_path, monkeypatch, error, exists):
+    target = tmp_path / "c"
+    if exists:
+        tiny().save(target)
+    replace = Path.replace
+
+    def interrupted(self, to):
+        if Path(to).name in ("circuit.json", "c"):
+            raise error("stop")
+        return replace(self, to)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    graph = tiny().graph
+    with pytest.raises(error):
+        Circuit(graph, EdgeMask.full(graph)).save(target, overwrite=True)
+    monkeypatch.undo()
+    assert listed(tmp_path) == (["c"] if exists else [])
+    if exists:
+        assert Circuit.load(target) == tiny()
+
+
+# -------------------------------------------------------------------- attacks
+
+
+def edit(change):
+    def attack(folder):
+        path = folder / "circuit.json"
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+
+    return attack
+
+
+def tensors(change):
+    def attack(folder):
+        path = folder / "tensors.safetensors"
+        found = load_file(path)
+        change(found)
+        path.unlink()
+        save_file(found, path)
+
+    return attack
+
+
+def raw(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def truncate(folder):
+    path = folder / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def set_first(name, value):
+    def change(found):
+        found[name].view(-1)[0] = value
+
+    return tensors(change)
+
+
+ATTACKS = {
+    "truncated tensors": (truncate, "no readable safetensors"),
+    "tensors are a pickle": (raw("tensors.safetensors", b"\x80\x04N."), "no readable safetensors"),
+    "no tensors": (lambda f: (f / "tensors.safetensors").unlink(), "is not there"),
+    "no json": (lambda f: (f / "circuit.json").unlink(), "is not there"),
+    "not json": (raw("circuit.json", b"{"), "no readable JSON"),
+    "not utf-8": (raw("circuit.json", b'{"a": "\xff"}'), "no readable JSON"),
+    "deep json": (raw("circuit.json", b"[" * 200_000), "no readable JSON"),
+    "a list": (raw("circuit.json", b"[]"), "got list"),
+    "NaN in json": (edit(lambda d: d.update(report={"kl": float("nan")})), "NaN is no JSON"),
+    "repeated key": (raw("circuit.json", b'{"a": 1, "a": 2}'), "'a' stands there twice"),
+    "foreign": (edit(lambda d: d.update(format="onnx")), "got 'onnx'"),
+    "newer": (edit(lambda d: d.update(version=2)), "version 2 of the format"),
+    "version a text": (edit(lambda d: d.update(version="1")), "a whole number as version"),
+    "version a boolean": (edit(lambda d: d.update(version=True)), "a whole number as version"),
+    "extra key": (edit(lambda d: d.update(tensors="../../etc/passwd")), "tensors: Extra inputs"),
+    "missing key": (edit(lambda d: d.pop("digest")), "digest: Field required"),
+    "wrong type": (edit(lambda d: d.update(num_kept="4")), "num_kept"),
+    "wrong fingerprint": (
+        edit(lambda d: d["graph"].update(fingerprint="0" * 64)),
+        "names the graph 000000000000",
+    ),
+    "renamed node": (edit(lambda d: d["nodes"][1].update(name="x")), "names the graph"),
+    "doubled node": (edit(lambda d: d["nodes"][1].update(name="input")), "must be unique"),
+    "node count": (edit(lambda d: d["nodes"].pop()), "num_nodes is 6"),
+    "output out of range": (edit(lambda d: d["graph"].update(outputs=[99])), "node 99 is named"),
+    "negative node": (edit(lambda d: d["graph"].update(inputs=[-1])), "graph.inputs.0"),
+    "num_kept": (edit(lambda d: d.update(num_kept=5)), "num_kept says 5"),
+    "edge out of range": (set_first("edge_index", 99), "edge_index names a node outside"),
+    "wire out of range": (set_first("fixed_edge_index", -3), "fixed names a node outside"),
+    "kind out of range": (set_first("edge_kind", 9), "edge_kind names a kind outside"),
+    "moved edge": (set_first("edge_index", 1), "one of the two files was changed"),
+    "NaN score": (set_first("scores", float("nan")), "1 of 11 edge scores are NaN"),
+    "infinite score": (set_first("scores", float("inf")), "NaN or infinite"),
+    "mask of 2": (set_first("mask", 2.0), r"must lie in \[0, 1\]"),
+    "other score": (set_first("scores", 3.0), "digests differ"),
+    "other mask": (set_first("mask", 0.25), "digests differ"),
+    "extra tensor": (tensors(lambda t: t.update(more=torch.zeros(1))), r"unexpected \['more'\]"),
+    "missing tensor": (tensors(lambda t: t.pop("scores")), r"missing \['scores'\]"),
+    "wrong dtype": (
+        tensors(lambda t: t.update(mask=t["mask"].double())),
+        "mask should be torch.float32",
+    ),
+    "wrong shape": (tensors(lambda t: t.update(mask=t["mask"][:3])), r"got torch.float32 \[3\]"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_bad_file_is_refused_with_its_place(tmp_path, name):
+    attack, message = ATTACKS[name]
+    tiny().save(tmp_path / "c")
+    attack(tmp_path / "c")
+    with pytest.raises(FormatError, match=message) as caught:
+        Circuit.load(tmp_path / "c")
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_no_folder_at_all(tmp_path):
+    with pytest.raises(FormatError, match="expected a circuit folder"):
+        Circuit.load(tmp_path / "nowhere")
+
+
+def test_the_format_page_names_every_key_and_tensor():
+    page = (Path(folder_module.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+    document = json.loads((GOLDEN / "circuit_v1" / "circuit.json").read_text())
+    for name in (*document, *document["graph"], *document["nodes"][0], *folder_module._DTYPES):
+        assert f"`{name}`" in page or f'"{name}"' in page, name
