@@ -1,0 +1,277 @@
+"""A circuit in the formats other programs read.
+
+Everything goes through :meth:`graphprune.Circuit.to_networkx`, so a file holds the kept edges and
+the nodes they touch. :func:`export` chooses by the file's suffix.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphprune.errors import InputError
+from graphprune.export.files import write_text
+from graphprune.export.plain import plain
+
+if TYPE_CHECKING:
+    from graphprune.circuit import Circuit
+
+__all__ = ["FORMATS", "export", "to_explanation"]
+
+
+def export(circuit: Circuit, path: str | os.PathLike[str], format: str | None = None) -> Path:
+    """Writes ``circuit`` to ``path``, whole or not at all.
+
+    Args:
+        circuit: what to write.
+        path: the file (for ``circuit`` the folder); one that stands there is replaced, a circuit
+            folder is not.
+        format: one of :data:`FORMATS`; ``None`` goes by the suffix. ``.json`` is networkx's
+            node-link JSON, ``.mib.json`` the field's score file.
+
+    Raises :class:`InputError` that lists the formats where none fits.
+    """
+    chosen = _by_suffix(Path(path)) if format is None else format
+    if chosen not in _WRITERS:
+        raise InputError(f"no export format {chosen!r}; {_known()}")
+    _WRITERS[chosen](circuit, Path(path))
+    return Path(path)
+
+
+def _by_suffix(path: Path) -> str:
+    name = path.name.lower()
+    fitting = [s for suffixes in FORMATS.values() for s in suffixes if s and name.endswith(s)]
+    if fitting:
+        suffix = max(fitting, key=len)
+        return next(key for key, suffixes in FORMATS.items() if suffix in suffixes)
+    if not path.suffix:
+        return "circuit"
+    raise InputError(f"the suffix of {path} names no export format; {_known()}")
+
+
+def _known() -> str:
+    shown = (f"{name} ({', '.join(s or 'a folder' for s in FORMATS[name])})" for name in FORMATS)
+    return f"known are {', '.join(shown)}"
+
+
+# -------------------------------------------------------------------- networkx
+
+
+def _for_files(circuit: Circuit) -> Any:
+    """The networkx graph with no value but text, numbers and booleans, as XML formats need."""
+    graph = _identified(circuit.to_networkx())
+    for _, data in graph.nodes(data=True):
+        for key, value in data.items():
+            if not isinstance(value, (str, bool, int, float)):
+                data[key] = json.dumps(plain(value))
+    return graph
+
+
+def _identified(graph: Any) -> Any:
+    """Gives every edge an ``id``: its name, made unique; networkx would repeat q, k and v."""
+    seen: set[str] = set()
+    for _, _, data in graph.edges(data=True):
+        name = data["name"]
+        data["id"] = name if name not in seen else f"{name}#{data.get('number', data.get('wire'))}"
+        seen.add(data["id"])
+    return graph
+
+
+def _graphml(circuit: Circuit, path: Path) -> None:
+    import networkx as nx
+
+    buffer = io.BytesIO()
+    nx.write_graphml_xml(
+        _legible(_for_files(circuit)), buffer, edge_id_from_attribute="id", encoding="utf-8"
+    )
+    write_text(path, buffer.getvalue().decode("utf-8"))
+
+
+def _gexf(circuit: Circuit, path: Path) -> None:
+    import networkx as nx
+
+    graph = _legible(_for_files(circuit))
+    text = "\n".join(nx.generate_gexf(graph, prettyprint=True))
+    write_text(path, f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n')
+
+
+def _legible(graph: Any) -> Any:
+    """XML 1.0 has no place for control characters and lone surrogates, not even escaped."""
+    import networkx as nx
+
+    def clean(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
+        return "".join(c if _in_xml(ord(c)) else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+    renamed = {name: clean(name) for name in graph}
+    if len(set(renamed.values())) < len(renamed):
+        raise InputError("two node names are the same without the characters XML cannot hold")
+    out = nx.relabel_nodes(graph, renamed, copy=True)
+    for data in (*(d for _, d in out.nodes(data=True)), *(d for _, _, d in out.edges(data=True))):
+        data.update({key: clean(value) for key, value in data.items()})
+    return out
+
+
+def _in_xml(code: int) -> bool:
+    return (
+        code in (9, 10, 13) or 32 <= code < 0xD800 or (code >= 0xE000 and code & 0xFFFE != 0xFFFE)
+    )
+
+
+def _node_link(circuit: Circuit, path: Path) -> None:
+    import networkx as nx
+
+    data = nx.node_link_data(circuit.to_networkx(), edges="edges")
+    write_text(path, json.dumps(plain(data), allow_nan=False, indent=1) + "\n")
+
+
+def _cytoscape(circuit: Circuit, path: Path) -> None:
+    import networkx as nx
+
+    graph = _identified(circuit.to_networkx())
+    # networkx takes a node's `name` and `id` for its own; what an adapter kept there moves aside.
+    for _, data in graph.nodes(data=True):
+        for key in ("name", "id", "value"):
+            if key in data:
+                data[f"attribute_{key}"] = data.pop(key)
+    data = nx.cytoscape_data(graph)
+    write_text(path, json.dumps(plain(data), allow_nan=False, indent=1) + "\n")
+
+
+# -------------------------------------------------------------------- DOT
+
+
+def _dot(circuit: Circuit, path: Path) -> None:
+    """Written here: networkx's DOT goes through pydot, which stumbles over colons in names."""
+    graph = circuit.to_networkx()
+    scores = [abs(d["score"]) for _, _, d in graph.edges(data=True) if "score" in d]
+    largest = max(scores, default=0.0) or 1.0
+    lines = ["digraph circuit {", '  rankdir="BT";', '  node [shape="box", style="rounded"];']
+    for name, data in graph.nodes(data=True):
+        lines.append(f"  {_quoted(name)} [{_pairs(data)}];")
+    for source, target, data in graph.edges(data=True):
+        shown = dict(data)
+        if "score" in data:
+            shown["penwidth"] = round(0.5 + 3.5 * abs(data["score"]) / largest, 3)
+            shown["color"] = "#0072B2" if data["score"] >= 0 else "#D55E00"
+        if data.get("fixed"):
+            shown["style"] = "dotted"
+        if data["kind"] in circuit.graph.ports:
+            shown["headlabel"] = data["kind"]
+        lines.append(f"  {_quoted(source)} -> {_quoted(target)} [{_pairs(shown)}];")
+    by_layer: dict[tuple[Any, Any], list[str]] = {}
+    for name, data in graph.nodes(data=True):
+        if "layer" in data:
+            by_layer.setdefault((data["layer"], data["kind"]), []).append(name)
+    for names in by_layer.values():
+        lines.append(f'  {{ rank="same"; {" ".join(_quoted(n) + ";" for n in names)} }}')
+    write_text(path, "\n".join([*lines, "}"]) + "\n")
+
+
+def _pairs(data: dict[str, Any]) -> str:
+    # graphviz gives `name`, `index` and `layer` no meaning of its own but `layer`, which would hide
+    # a node in some outputs.
+    own = {"layer": "in_layer"}
+    return ", ".join(
+        f"{_quoted(own.get(key, key))}={_quoted(value)}" for key, value in data.items()
+    )
+
+
+def _quoted(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(plain(value))
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+# -------------------------------------------------------------------- the others
+
+
+def to_explanation(circuit: Circuit) -> Any:
+    """The circuit as ``torch_geometric.explain.Explanation``.
+
+    ``edge_index`` holds every edge of the graph in order, ``edge_mask [E]`` the mask's values and
+    ``node_mask [N, 1]`` which nodes a kept edge touches; ``edge_score`` is there where there are
+    scores. PyG's fidelity metrics and plots read it.
+    """
+    import torch
+    from torch_geometric.explain import Explanation
+
+    graph = circuit.graph
+    touched = torch.zeros(graph.num_nodes, 1)
+    touched[torch.unique(graph.edge_index[:, circuit.mask.kept])] = 1.0
+    extra = {} if circuit.scores is None else {"edge_score": circuit.scores.values.clone()}
+    explanation = Explanation(
+        edge_index=graph.edge_index.clone(),
+        edge_mask=circuit.mask.values.clone(),
+        node_mask=touched,
+        num_nodes=graph.num_nodes,
+        **extra,
+    )
+    explanation.validate(raise_on_error=True)
+    return explanation
+
+
+def _mib(circuit: Circuit, path: Path) -> None:
+    from graphprune.export.mib import to_mib_json
+
+    to_mib_json(circuit, path)
+
+
+def _mib_pt(circuit: Circuit, path: Path) -> None:
+    from graphprune.export.mib import to_mib_pt
+
+    to_mib_pt(circuit, path)
+
+
+def _html(circuit: Circuit, path: Path) -> None:
+    from graphprune.export.html import to_html
+
+    to_html(circuit, path)
+
+
+def _figure(circuit: Circuit, path: Path) -> None:
+    from graphprune.export.figure import draw
+
+    draw(circuit, path)
+
+
+def _csv(circuit: Circuit, path: Path) -> None:
+    write_text(path, circuit.to_frame().to_csv(index=False, lineterminator="\n"))
+
+
+def _folder(circuit: Circuit, path: Path) -> None:
+    circuit.save(path)
+
+
+FORMATS: dict[str, tuple[str, ...]] = {
+    "circuit": ("",),
+    "graphml": (".graphml",),
+    "gexf": (".gexf",),
+    "node-link": (".json", ".node-link.json"),
+    "cytoscape": (".cyjs", ".cytoscape.json"),
+    "dot": (".dot", ".gv"),
+    "mib": (".mib.json",),
+    "mib-pt": (".pt",),
+    "csv": (".csv",),
+    "html": (".html", ".htm"),
+    "figure": (".svg", ".png", ".pdf"),
+}
+"""The names :func:`export` takes, each with the suffixes that mean it."""
+
+_WRITERS: dict[str, Callable[[Circuit, Path], None]] = {
+    "circuit": _folder,
+    "graphml": _graphml,
+    "gexf": _gexf,
+    "node-link": _node_link,
+    "cytoscape": _cytoscape,
+    "dot": _dot,
+    "mib": _mib,
+    "mib-pt": _mib_pt,
+    "csv": _csv,
+    "html": _html,
+    "figure": _figure,
+}
