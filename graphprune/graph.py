@@ -139,7 +139,9 @@ class ComputationalGraph:
         cls, edges: Sequence[tuple[str, str]], nodes: Sequence[str] | None = None, **options: Any
     ) -> ComputationalGraph:
         """Builds a graph from named pairs; nodes stand in order of appearance unless given."""
-        names = list(nodes) if nodes is not None else list(dict.fromkeys(n for e in edges for n in e))
+        names = (
+            list(nodes) if nodes is not None else list(dict.fromkeys(n for e in edges for n in e))
+        )
         number = {name: i for i, name in enumerate(names)}
         try:
             pairs = [[number[u] for u, _ in edges], [number[v] for _, v in edges]]
@@ -289,8 +291,9 @@ class ComputationalGraph:
         matrix.sum_duplicates()
         return matrix
 
-    def reachable(self, start: Sequence[int], kept: NDArray[np.bool_], *, backward: bool = False
-                  ) -> NDArray[np.bool_]:
+    def reachable(
+        self, start: Sequence[int], kept: NDArray[np.bool_], *, backward: bool = False
+    ) -> NDArray[np.bool_]:
         """``[N]``: nodes with a path over kept edges from (``backward``: to) a node in ``start``."""
         from scipy.sparse import csr_array, vstack
         from scipy.sparse.csgraph import breadth_first_order

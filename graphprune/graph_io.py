@@ -72,9 +72,7 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
             kind=str(data.get("kind", "node")),
             layer=None if data.get("layer") is None else int(data["layer"]),
             index=None if data.get("index") is None else int(data["index"]),
-            attributes={
-                k: v for k, v in data.items() if k not in ("kind", "layer", "index")
-            },
+            attributes={k: v for k, v in data.items() if k not in ("kind", "layer", "index")},
         )
         for name, data in source.nodes(data=True)
     )

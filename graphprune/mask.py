@@ -22,7 +22,7 @@ from graphprune.graph import ComputationalGraph
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EdgeMask", "budget", "require_same_graph"]
+__all__ = ["EdgeMask", "budget", "mask_density", "require_same_graph"]
 
 
 def require_same_graph(ours: ComputationalGraph, theirs: ComputationalGraph, what: str) -> None:
@@ -220,3 +220,8 @@ class EdgeMask:
 
     def __repr__(self) -> str:
         return f"EdgeMask({self.num_kept} of {self.graph.num_edges} edges, {self.density:.4%})"
+
+
+def mask_density(mask: EdgeMask) -> dict[str, float]:
+    """``{"density": ..., "sparsity": ...}`` of a mask, for tables."""
+    return {"density": mask.density, "sparsity": mask.sparsity}

@@ -116,10 +116,9 @@ def _logit_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
 def _prob_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
     assert batch.answer is not None and batch.distractor is not None
     chances = outputs.softmax(-1)
-    gap = (
-        _gather(chances, batch.answer, 0.0)[0].sum(-1)
-        - _gather(chances, batch.distractor, 0.0)[0].sum(-1)
-    )
+    gap = _gather(chances, batch.answer, 0.0)[0].sum(-1) - _gather(chances, batch.distractor, 0.0)[
+        0
+    ].sum(-1)
     return _average(gap, outputs, batch)
 
 
@@ -200,5 +199,11 @@ def as_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
         return torch.as_tensor(function(outputs, batch))
 
     name = getattr(metric, "__name__", type(metric).__name__)
-    return replace(METRICS["kl"], name=name, function=wrapped, higher_is_better=direction,
-                   needs=(), flat_at_full=False)
+    return replace(
+        METRICS["kl"],
+        name=name,
+        function=wrapped,
+        higher_is_better=direction,
+        needs=(),
+        flat_at_full=False,
+    )

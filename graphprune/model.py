@@ -138,6 +138,7 @@ class MaskedModel(ABC):
         reference: Reference | None = None,
         *,
         gates: Tensor | None = None,
+        weights: Tensor | None = None,
         by_position: bool = False,
         neurons: bool = False,
         rule: Rule = "gradient",
@@ -145,8 +146,9 @@ class MaskedModel(ABC):
         """``Delta_e * d objective / d (what the reader reads)``, summed over examples.
 
         ``Delta_e`` is the clean minus the ablated message. Each row of ``gates [K, N]`` is a point
-        at which the gradient is taken, averaged over rows: node n sends
-        ``gate * y_n + (1 - gate) * y~_n`` to all its readers. ``None`` is the clean model. At the
+        at which the gradient is taken: node n sends ``gate * y_n + (1 - gate) * y~_n`` to all its
+        readers. ``None`` is the clean model. Points are weighted by ``weights [K]`` (``None``:
+        equally, summing to 1). At the
         clean model the result is the derivative with respect to the mask.
         ``objective`` maps outputs to ``[B]``. ``rule="relp"`` replaces the gradient by
         layer-wise relevance propagation.
@@ -174,8 +176,10 @@ def mask_values(model_graph: ComputationalGraph, mask: EdgeMask | Tensor) -> Ten
     if isinstance(mask, EdgeMask):
         require_same_graph(model_graph, mask.graph, "the model and the mask")
         return mask.values
-    if not isinstance(mask, Tensor) or mask.ndim not in (1, 2) or (
-        mask.shape[-1] != model_graph.num_edges
+    if (
+        not isinstance(mask, Tensor)
+        or mask.ndim not in (1, 2)
+        or (mask.shape[-1] != model_graph.num_edges)
     ):
         got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise InputError(

@@ -167,6 +167,24 @@ class NodeScores:
         source, target = self.graph.edge_index
         return EdgeMask(self.graph, (kept[source] & targets_kept[target]).float())
 
+    def edge_values(self) -> Tensor:
+        """``[E]``: for each edge the score, sign included, of the end whose score is smaller by size.
+
+        Outputs are no senders and never the smaller end; a reader wired to several nodes (a
+        key/value head) counts as the strongest of them.
+        """
+        value, graph = self.values.clone(), self.graph
+        sends = torch.zeros(graph.num_nodes, dtype=torch.bool)
+        sends[self.senders] = True
+        for source, target in graph.fixed_edge_index.T.tolist():
+            if not sends[source] and self.values[target].abs() > value[source].abs():
+                value[source] = self.values[target]
+        size = value.abs()
+        wired = graph.fixed_edge_index[0]
+        size[~sends & ~torch.isin(torch.arange(graph.num_nodes), wired)] = float("inf")
+        source, target = graph.edge_index
+        return torch.where(size[source] <= size[target], value[source], value[target])
+
     def to_frame(self) -> pd.DataFrame:
         """A row for each sending node: columns node, kind, layer, score."""
         import pandas as pd

@@ -89,8 +89,12 @@ class Block:
             parts = {family.query: Interleave(self.heads) if interleaved else nn.Identity()}
         self.core = replaced(self.attention, {**parts, family.output: nn.Identity()})
         recorder = Recorder()
-        quiet_norms = [family.attention_norm, family.attention_post_norm, family.mlp_norm,
-                       family.mlp_post_norm]
+        quiet_norms = [
+            family.attention_norm,
+            family.attention_post_norm,
+            family.mlp_norm,
+            family.mlp_post_norm,
+        ]
         self.hollow = replaced(
             layer,
             {
@@ -134,7 +138,9 @@ class Block:
                 weight = weight.unflatten(0, (-1, 3))
                 bias = None if bias is None else bias.unflatten(0, (-1, 3))
                 for kind in range(3):
-                    found.append(Projection(weight[:, kind], None if bias is None else bias[:, kind]))
+                    found.append(
+                        Projection(weight[:, kind], None if bias is None else bias[:, kind])
+                    )
             else:
                 found.append(Projection(weight, bias))
         if sum(p.weight.shape[0] for p in found) != self.rows:

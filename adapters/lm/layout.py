@@ -99,8 +99,9 @@ class Layout:
         sources, targets, kinds = [], [], []
         attention, mlp, final = self.places()
 
-        def add(rows: list[int], kind: np.ndarray[tuple[int], np.dtype[np.int64]], prefix: int
-                ) -> None:
+        def add(
+            rows: list[int], kind: np.ndarray[tuple[int], np.dtype[np.int64]], prefix: int
+        ) -> None:
             sources.append(np.tile(order[:prefix], len(rows)))
             targets.append(np.repeat(rows, prefix))
             kinds.append(np.repeat(kind, prefix))

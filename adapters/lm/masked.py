@@ -155,8 +155,9 @@ class _Run:
             if bool(heads.any()):
                 self._attend(block, heads)
             if bool(self.plan.computed[first + block.heads]):
-                read = self.read(self.weights(self.mlp[block.index]), self.stream[
-                    2 * block.index + 1])
+                read = self.read(
+                    self.weights(self.mlp[block.index]), self.stream[2 * block.index + 1]
+                )
                 message = self.feed(block, read[:, 0])
                 old = self._flat(self.ablated.mlps[block.index])
                 slot = self.slots(first + block.heads)

@@ -28,7 +28,7 @@ def mean_values(sides: Iterator[tuple[Values, Tensor]], *, per_position: bool) -
         parts = [*values.embed, *values.codes, *values.mlps]
         wide = weight.double()
         if per_position:
-            if total is not None and weight.shape[1] != length or not bool((weight == 1).all()):
+            if (total is not None and weight.shape[1] != length) or not bool((weight == 1).all()):
                 raise InputError(
                     "means for each position need prompts of one length; pool over positions "
                     "(ablation='mean') instead"

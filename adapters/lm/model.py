@@ -31,7 +31,7 @@ from .layout import Layout
 from .masked import masked_run
 from .means import ablation_values, mean_values
 from .messages import clean_messages
-from .shared import contract, run_shared
+from .shared import Attribution, run_shared
 from .surgery import quiet
 from .values import Inputs, LMReference, Values, entry_embeddings
 
@@ -113,7 +113,9 @@ class LanguageModel(MaskedModel):
         mask = batch.clean.get("attention_mask")
         weight = torch.ones_like(ids) if mask is None else mask.to(device)
         if bool((weight[:, 1:] > weight[:, :-1]).any()):
-            raise InputError("batches must be padded on the right (Task.from_tensors moves padding)")
+            raise InputError(
+                "batches must be padded on the right (Task.from_tensors moves padding)"
+            )
         corrupt = None if batch.corrupt is None else batch.corrupt["input_ids"].to(device)
         if corrupt is not None and corrupt.shape != ids.shape and batch.alignment is None:
             raise InputError(
@@ -131,8 +133,14 @@ class LanguageModel(MaskedModel):
         rows = torch.arange(len(ids), device=device)
         flat = positions + rows.view(-1, *[1] * (positions.ndim - 1)) * ids.shape[1]
         alignment = None if batch.alignment is None else batch.alignment.to(device, self.arch.dtype)
-        return Inputs(ids, corrupt, weight.to(self.arch.dtype), flat.reshape(-1),
-                      tuple(positions.shape), alignment)
+        return Inputs(
+            ids,
+            corrupt,
+            weight.to(self.arch.dtype),
+            flat.reshape(-1),
+            tuple(positions.shape),
+            alignment,
+        )
 
     def reference(self, batch: Batch, ablation: Ablation | None = None) -> LMReference:
         """Clean and ablated values of a batch, each computed when first needed, once."""
@@ -145,8 +153,9 @@ class LanguageModel(MaskedModel):
             )
         with quiet(self._model), torch.no_grad():
             glue = self.arch.glue(inputs.clean)
-        return LMReference(batch, ablation, inputs, self.arch, glue, self.layout.embeddings,
-                           self._compute)
+        return LMReference(
+            batch, ablation, inputs, self.arch, glue, self.layout.embeddings, self._compute
+        )
 
     def _compute(self, reference: LMReference, clean: bool) -> Values:
         with quiet(self._model), torch.no_grad():
@@ -163,7 +172,13 @@ class LanguageModel(MaskedModel):
         embed = entry_embeddings(glue, self.layout.embeddings)
         unmaskable = glue.position if self.layout.embeddings == 1 else embed.new_zeros(())
         values = run_shared(
-            self.arch, self.layout, embed, unmaskable, glue.calls, inputs.answers, inputs.shape,
+            self.arch,
+            self.layout,
+            embed,
+            unmaskable,
+            glue.calls,
+            inputs.answers,
+            inputs.shape,
             outputs=False,
         ).values
         alignment = inputs.alignment
@@ -199,6 +214,7 @@ class LanguageModel(MaskedModel):
         reference: Reference | None = None,
         *,
         gates: Tensor | None = None,
+        weights: Tensor | None = None,
         by_position: bool = False,
         neurons: bool = False,
         rule: Rule = "gradient",
@@ -207,37 +223,50 @@ class LanguageModel(MaskedModel):
         ours = self._reference(batch, reference)
         inputs, layout = ours.inputs, self.layout
         points = self._gates(gates)
-        acc = torch.float64 if self.arch.dtype == torch.float64 else torch.float32
-        tokens = inputs.clean.shape[1]
-        shape = (self.graph.num_edges, tokens) if by_position else (self.graph.num_edges,)
-        edges = torch.zeros(shape, dtype=acc, device=self.arch.device)
-        nodes = torch.zeros(layout.writers, dtype=acc, device=self.arch.device)
-        single = nodes.new_zeros(layout.writers, self.arch.width) if neurons else None
+        shares = [1.0 / len(points)] * len(points) if weights is None else weights.tolist()
+        sums = Attribution(
+            self.arch,
+            layout,
+            inputs.answers,
+            tokens=inputs.clean.shape[1] if by_position else None,
+            rule=rule,
+        )
         embed = entry_embeddings(ours.glue, layout.embeddings)
-        delta: Tensor | None = None
         with quiet(self._model):
-            for gate in points:
-                clean = bool((gate == 1).all())
+            for k, gate in enumerate(points):
+                outer, inner = gate[: layout.embeddings], gate[layout.embeddings :]
+                mixed = embed
+                if not bool((outer == 1).all()):
+                    share = outer.to(embed).view(-1, 1, 1, 1)
+                    mixed = ours.ablated_embed + share * (embed - ours.ablated_embed)
+                plain = bool((inner == 1).all())
                 done = run_shared(
-                    self.arch, layout, embed, ours.unmaskable, ours.calls(1), inputs.answers,
-                    inputs.shape, gates=None if clean else gate,
-                    ablated=None if clean else ours.ablated_values, rule=rule, grad=True,
+                    self.arch,
+                    layout,
+                    mixed,
+                    ours.unmaskable,
+                    ours.calls(1),
+                    inputs.answers,
+                    inputs.shape,
+                    gates=None if plain else gate,
+                    ablated=None if plain else ours.ablated_values,
+                    rule=rule,
+                    grad=True,
                 )
-                if clean:
-                    ours.offer(True, done.values)
-                if delta is None:
-                    delta = ours.clean.deltas(ours.ablated_values, self.arch)
-                contract(
-                    self.arch, layout, done, delta, objective, inputs.answers, edges, nodes,
-                    neurons=single, scale=1.0 / len(points), rule=rule,
-                )
-        every = torch.zeros(self.graph.num_nodes, dtype=acc)
+                if plain and (bool((outer == 1).all()) or bool((outer == 0).all())):
+                    ours.offer(bool((outer == 1).all()), done.values)
+                last = k == len(points) - 1
+                delta = ours.clean.deltas(ours.ablated_values, self.arch) if last else None
+                sums.add(done, objective, shares[k], delta)
         numbers = layout.writer_nodes()
-        every[numbers] = nodes.cpu()
-        named = {}
-        if single is not None:
-            named = {self.graph.nodes[n].name: single[w].cpu() for w, n in enumerate(numbers)}
-        return Gradients(edges.cpu(), every, named)
+        nodes = torch.zeros(self.graph.num_nodes, dtype=sums.neurons.dtype)
+        nodes[numbers] = sums.neurons.sum(1).cpu()
+        named = {
+            self.graph.nodes[n].name: sums.neurons[w].cpu()
+            for w, n in enumerate(numbers)
+            if neurons
+        }
+        return Gradients(sums.edges.cpu(), nodes, named)
 
     def _gates(self, gates: Tensor | None) -> Tensor:
         """Points ``[K, W]`` over writers from points ``[K, N]`` over nodes."""

@@ -78,8 +78,9 @@ def describe_norm(module: nn.Module, where: str) -> Norm:
                     if norm.bias is not None:
                         got = got + norm.bias.to(wide)
                     loose = weight.dtype in (torch.float16, torch.bfloat16)
-                    if torch.allclose(got, want, rtol=3e-2 if loose else 1e-4, atol=1e-2 if loose
-                                      else 1e-4):
+                    if torch.allclose(
+                        got, want, rtol=3e-2 if loose else 1e-4, atol=1e-2 if loose else 1e-4
+                    ):
                         return norm
     raise UnsupportedModelError(
         f"{where} is a {type(module).__name__}, which behaves neither as a LayerNorm nor as an "

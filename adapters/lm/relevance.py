@@ -51,8 +51,9 @@ class _HalfRule(TorchFunctionMode):
 def relevant(mlp: nn.Module) -> Callable[[Tensor], Tensor]:
     """The same forward function, differentiated by the rules above."""
     found = {
-        name: _Ratio(m) for name, m in mlp.named_modules() if type(m).__module__ in
-        _ACTIVATION_MODULES
+        name: _Ratio(m)
+        for name, m in mlp.named_modules()
+        if type(m).__module__ in _ACTIVATION_MODULES
     }
     twin = replaced(mlp, found)
 

@@ -21,7 +21,7 @@ from .norms import Norm
 from .relevance import relevant
 from .values import Values
 
-__all__ = ["SharedPass", "contract", "run_shared"]
+__all__ = ["Attribution", "SharedPass", "run_shared"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,8 @@ def run_shared(
 ) -> SharedPass:
     """One pass over all layers with embeddings ``embed [E, B, T, D]``.
 
-    ``gates [W]`` mixes each writer's message with its ``ablated`` one. ``answers`` are flat token
-    numbers whose logits are wanted.
+    ``gates [W]`` mixes each head's and MLP's message with its ``ablated`` one (the caller has mixed
+    the embeddings). ``answers`` are flat token numbers whose logits are wanted.
     """
     relp = rule == "relp"
     codes, mlps, stream = [], [], []
@@ -74,12 +74,7 @@ def run_shared(
         return norm.frozen(x) if relp else norm(x)
 
     with torch.enable_grad() if grad else torch.no_grad():
-        entering = embed
-        if gates is not None and ablated is not None:
-            entering = torch.stack(
-                [gated(e, a, g) for e, a, g in zip(embed, ablated.embed, gates, strict=False)]
-            )
-        first = entering.sum(0)
+        first = embed.sum(0)
         if grad:
             first = first.detach().requires_grad_(True)
         sent.append(first)
@@ -127,118 +122,143 @@ def run_shared(
     return SharedPass(values, stream, projected, mlp_in, final_in, sent, out)
 
 
-def contract(
-    arch: Architecture,
-    layout: Layout,
-    done: SharedPass,
-    delta: Tensor,
-    objective: Objective,
-    answers: Tensor,
-    edge_scores: Tensor,
-    node_scores: Tensor,
-    *,
-    neurons: Tensor | None = None,
-    scale: float = 1.0,
-    rule: Rule = "gradient",
-) -> None:
-    """Adds ``scale * Delta . gradient`` to ``edge_scores [E]`` or ``[E, T]`` and ``node_scores [W]``.
+class Attribution:
+    """Sums ``Delta . gradient`` over points, for every edge and every writer.
 
-    ``delta [W, B, T, D]`` is clean minus ablated. Sums over examples, in float32 (float64 for a
-    float64 model). ``neurons [W, D]`` collects the node scores before the sum over D.
+    Being linear in the gradient, the contraction with ``delta [W, B, T, D]`` (clean minus ablated)
+    happens once, at the last point; a single point never holds more than one place's gradients.
+    Sums over examples, in float32 (float64 for a float64 model).
+
+    ``edges`` is ``[E]`` or, by position, ``[E, T]``; ``nodes [W]``; ``neurons [W, D]``.
     """
-    with torch.enable_grad():
-        total = objective(done.outputs).sum()
-    targets = [*done.projected, *done.mlp_in, done.final_in, *done.sent]
-    grads = torch.autograd.grad(total, targets, allow_unused=True)
-    grads = tuple(torch.zeros_like(t) if g is None else g for g, t in zip(grads, targets,
-                                                                       strict=True))
-    layers = layout.layers
-    d_projected, d_mlp, d_final = grads[:layers], grads[layers : 2 * layers], grads[2 * layers]
-    d_sent = grads[2 * layers + 1 :]
-    attention, mlp, final = layout.places()
-    relp = rule == "relp"
-    writers, batch, tokens, width = delta.shape
-    by_position = edge_scores.ndim == 2
 
-    def add(place: Place, grad: Tensor, delta: Tensor, at: Tensor | None = None) -> None:
-        """``grad [R, n, D]`` at a place's readers, ``delta [W, n, D]``; ``at``: token numbers."""
-        g, d = _wide(grad) * scale, _wide(delta[: place.prefix])
-        if not by_position:
-            block = g.reshape(place.rows, -1) @ d.reshape(place.prefix, -1).T
-            edge_scores[place.edges] += block.reshape(-1)
+    def __init__(
+        self,
+        arch: Architecture,
+        layout: Layout,
+        answers: Tensor,
+        *,
+        tokens: int | None,
+        rule: Rule,
+    ) -> None:
+        self.arch, self.layout, self.answers = arch, layout, answers
+        self.frozen = rule == "relp"
+        like = {
+            "dtype": torch.float64 if arch.dtype == torch.float64 else torch.float32,
+            "device": arch.device,
+        }
+        count = layout.places()[2].edges.stop
+        self.edges = torch.zeros((count,) if tokens is None else (count, tokens), **like)  # type: ignore[call-overload]
+        self.neurons = torch.zeros(layout.writers, arch.width, **like)  # type: ignore[call-overload]
+        self._held: dict[int, Tensor] = {}
+
+    def add(
+        self, done: SharedPass, objective: Objective, scale: float, delta: Tensor | None
+    ) -> None:
+        """One more point, weighted by ``scale``; ``delta`` is given with the last one."""
+        layers, width = self.layout.layers, self.arch.width
+        with torch.enable_grad():
+            total = objective(done.outputs).sum() * scale
+        targets = [*done.projected, *done.mlp_in, done.final_in, *done.sent]
+        found = torch.autograd.grad(total, targets, allow_unused=True)
+        grads = [
+            torch.zeros_like(t) if g is None else g for g, t in zip(found, targets, strict=True)
+        ]
+        d_projected, d_mlp, d_final = grads[:layers], grads[layers : 2 * layers], grads[2 * layers]
+        attention, mlp, final = self.layout.places()
+        rows = done.stream[-1].reshape(-1, width)[self.answers]
+        back = pull_back(self.arch.final_norm, rows, d_final[None], self.frozen)
+        self._place(final, back, delta, self.answers)
+        for block in reversed(self.arch.blocks):
+            i = block.index
+            at = done.stream[2 * i + 1].reshape(-1, width)
+            back = pull_back(block.mlp_norm, at, d_mlp[i].reshape(1, -1, width), self.frozen)
+            self._place(mlp[i], back, delta)
+            at = done.stream[2 * i].reshape(-1, width)
+            split = d_projected[i].reshape(-1, block.rows, block.head_dim).transpose(0, 1)
+            back = pull_projections(block.readers, block.attention_norm, at, split, self.frozen)
+            self._place(attention[i], back, delta)
+        self._senders(grads[2 * layers + 1 :], delta)
+
+    def _sum(self, key: int, grad: Tensor, last: bool) -> Tensor:
+        held = self._held.pop(key, None)
+        grad = grad if held is None else held.add_(grad)
+        if not last:
+            self._held[key] = grad
+        return grad
+
+    def _place(
+        self, place: Place, grad: Tensor, delta: Tensor | None, at: Tensor | None = None
+    ) -> None:
+        """``grad [R, n, D]`` at a place's readers; ``at``: flat token numbers, all if ``None``."""
+        grad = self._sum(place.offset, grad, delta is not None)
+        if delta is None:
             return
-        where = torch.arange(batch * tokens, device=g.device) if at is None else at
+        flat = delta.flatten(1, 2)[: place.prefix]
+        g, d = _wide(grad), _wide(flat if at is None else flat[:, at])
+        if self.edges.ndim == 1:
+            block = g.reshape(place.rows, -1) @ d.reshape(place.prefix, -1).T
+            self.edges[place.edges] += block.reshape(-1)
+            return
+        where = torch.arange(flat.shape[1], device=g.device) if at is None else at
         each = torch.einsum("rnd,wnd->rwn", g, d).reshape(-1, g.shape[1])
-        edge_scores[place.edges].index_add_(1, where % tokens, each)
+        self.edges[place.edges].index_add_(1, where % self.edges.shape[1], each)
 
-    flat = delta.view(writers, batch * tokens, width)
-    rows = done.stream[-1].reshape(-1, width)[answers]
-    add(
-        final,
-        pull_back(arch.final_norm, rows, d_final[None], frozen=relp),
-        flat[:, answers],
-        answers,
-    )
-    for block in reversed(arch.blocks):
-        i = block.index
-        at_mlp = done.stream[2 * i + 1].reshape(-1, width)
-        grad = d_mlp[i].reshape(1, -1, width)
-        add(mlp[i], pull_back(block.mlp_norm, at_mlp, grad, frozen=relp), flat)
-        at_attention = done.stream[2 * i].reshape(-1, width)
-        split = d_projected[i].reshape(-1, block.rows, block.head_dim).transpose(0, 1)
-        grad = _pull_projections(block.readers, block.attention_norm, at_attention, split, relp)
-        add(attention[i], grad, flat)
-    start = 0
-    for i, grad in enumerate(d_sent):
-        count = layout.embeddings if i == 0 else layout.heads if i % 2 else 1
-        part = _wide(delta[start : start + count]) * _wide(grad) * scale
-        node_scores[start : start + count] += part.sum((1, 2, 3))
-        if neurons is not None:
-            neurons[start : start + count] += part.sum((1, 2))
-        start += count
+    def _senders(self, grads: list[Tensor], delta: Tensor | None) -> None:
+        start, layout = 0, self.layout
+        for i, grad in enumerate(grads):
+            grad = self._sum(-1 - i, grad, delta is not None)
+            count = layout.embeddings if i == 0 else layout.heads if i % 2 else 1
+            if delta is not None:
+                d, g = _wide(delta[start : start + count]), _wide(grad)
+                self.neurons[start : start + count] += torch.einsum("wbtd,btd->wd", d, g)
+            start += count
 
 
 def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def pull_back(norm: Norm | None, x: Tensor, grad: Tensor, *, frozen: bool) -> Tensor:
-    """Gradients ``[R, n, D]`` at a norm's output, taken to its input ``x [n, D]``."""
+def pull_back(norm: Norm | None, x: Tensor, grad: Tensor, frozen: bool) -> Tensor:
+    """Gradients ``[R, n, D]`` at a norm's output, taken to its input ``x [n, D]``.
+
+    With ``out = scale * gain * grad``, a norm's Jacobian takes away from it its mean (LayerNorm) and
+    its share along ``x_hat`` (unless the scale is ``frozen``).
+    """
     if norm is None:
-        return grad
+        return grad.clone()
     x_hat, scale = norm.statistics(x.detach())
     out = grad * (norm.gain * scale)
-    return _centre(norm, x_hat, out, frozen)
+    if norm.centred:
+        out -= out.mean(-1, keepdim=True)
+    return out if frozen else _off_direction(x_hat, out)
 
 
-def _pull_projections(
+def pull_projections(
     readers: tuple[Projection, ...], norm: Norm | None, x: Tensor, grad: Tensor, frozen: bool
 ) -> Tensor:
-    """Gradients ``[R, n, dh]`` at the projections, taken to each reader's own input ``[R, n, D]``."""
+    """Gradients ``[R, n, dh]`` at the projections, taken to each reader's own input ``[R, n, D]``.
+
+    Scale, gain and centring are applied to the smaller factors of the product.
+    """
     rows, n, _ = grad.shape
     out = grad.new_empty(rows, n, x.shape[-1])
-    x_hat = gain = None
     if norm is not None:
         x_hat, scale = norm.statistics(x.detach())
-        gain = norm.gain
         grad = grad * scale
     start = 0
     for reader in readers:
-        weight = reader.weight if gain is None else reader.weight * gain
+        weight = reader.weight
+        if norm is not None:
+            weight = weight * norm.gain
+            if norm.centred:
+                weight -= weight.mean(-1, keepdim=True)
         stop = start + weight.shape[0]
         torch.bmm(grad[start:stop], weight, out=out[start:stop])
         start = stop
-    if norm is None or x_hat is None:
-        return out
-    return _centre(norm, x_hat, out, frozen)
+    return out if norm is None or frozen else _off_direction(x_hat, out)
 
 
-def _centre(norm: Norm, x_hat: Tensor, out: Tensor, frozen: bool) -> Tensor:
-    """The rest of a norm's Jacobian, in place: minus the mean (LayerNorm), minus along ``x_hat``."""
-    width = out.shape[-1]
-    if norm.centred:
-        out -= out.mean(-1, keepdim=True)
-    if not frozen:
-        along = torch.matmul(out.transpose(0, 1), x_hat[..., None]).transpose(0, 1)
-        out.addcmul_(x_hat, along, value=-1.0 / width)
-    return out
+def _off_direction(x_hat: Tensor, out: Tensor) -> Tensor:
+    along = torch.matmul(out.transpose(0, 1), x_hat[..., None]).transpose(0, 1)
+    return out.addcmul_(x_hat, along, value=-1.0 / out.shape[-1])

@@ -111,6 +111,7 @@ class LMReference(Reference):
     _clean: Values | None = None
     _ablated: Values | None = None
     _stream: list[Tensor] | None = None
+    _corrupt_embed: Tensor | None = None
     _outputs: dict[bool, Tensor] = field(default_factory=dict)
     _calls: dict[int, tuple[Call, ...]] = field(default_factory=dict)
 
@@ -131,6 +132,18 @@ class LMReference(Reference):
         if self._clean is None:
             self._clean = self.compute(self, True)
         return self._clean
+
+    @property
+    def ablated_embed(self) -> Tensor:
+        """``[E, B, T, D]``: ablated embeddings, which need no pass over the layers."""
+        if self._ablated is not None or not self.exact_counterfactual:
+            return self.ablated_values.embed
+        if self._corrupt_embed is None:
+            assert self.inputs.corrupt is not None
+            with torch.no_grad():
+                glue = self.arch.glue(self.inputs.corrupt)
+            self._corrupt_embed = entry_embeddings(glue, self.embeddings)
+        return self._corrupt_embed
 
     @property
     def ablated_values(self) -> Values:
@@ -198,5 +211,3 @@ def entry_embeddings(glue: Glue, embeddings: int) -> Tensor:
         return (glue.entry - glue.position)[None]
     position = glue.position.expand_as(glue.entry)
     return torch.stack([glue.entry - position, position])
-
-

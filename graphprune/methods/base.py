@@ -1,0 +1,109 @@
+"""What a method is: a frozen dataclass of settings that scores or prunes any masked model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from graphprune.batch import Batch
+from graphprune.errors import InputError
+from graphprune.mask import EdgeMask
+from graphprune.model import Ablation, MaskedModel, Reference
+from graphprune.progress import track
+from graphprune.scores import EdgeScores
+from graphprune.task import Task
+
+__all__ = ["AblationLike", "Method", "Pruner", "Scorer", "resolve_ablation"]
+
+AblationLike = str | Ablation
+_NAMES = ("counterfactual", "zero", "mean", "mean_positional")
+
+
+def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike) -> Ablation:
+    """An :class:`Ablation` from its name.
+
+    ``mean`` and ``mean_positional`` are taken over the task's corrupted prompts (over its clean
+    ones where it has none). For another reference set give ``model.mean_ablation(batches)``.
+    """
+    if isinstance(ablation, Ablation):
+        return ablation
+    if ablation not in _NAMES:
+        raise InputError(f"unknown ablation {ablation!r}; known: {', '.join(_NAMES)}")
+    if ablation.startswith("mean"):
+        return model.mean_ablation(task.batches(), per_position=ablation == "mean_positional")
+    return Ablation("zero" if ablation == "zero" else "counterfactual")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """Settings every method has.
+
+    Args:
+        ablation: what an ablated message is replaced by: ``"counterfactual"``, ``"zero"``,
+            ``"mean"``, ``"mean_positional"`` or an :class:`~graphprune.Ablation`.
+        batch_size: examples at a time; ``None`` takes the task's.
+    """
+
+    ablation: AblationLike = "counterfactual"
+    batch_size: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The method and the settings that differ from their defaults."""
+        shown = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _each(
+        self, model: MaskedModel, task: Task, *, reference: bool = True
+    ) -> Iterator[tuple[Batch, Reference | None]]:
+        ablation = resolve_ablation(model, task, self.ablation)
+        size = self.batch_size or task.batch_size
+        total = -(-len(task) // size)
+        for batch in track(task.batches(size), type(self).__name__, total):
+            yield batch, model.reference(batch, ablation) if reference else None
+
+
+class Scorer(Method):
+    """A method that gives every edge a score: positive = useful."""
+
+    @abstractmethod
+    def score(self, model: MaskedModel, task: Task) -> EdgeScores:
+        """Mean scores over the task's examples, float32."""
+
+
+class Pruner(Method):
+    """A method that gives a mask."""
+
+    @abstractmethod
+    def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
+        """The mask it found."""
+
+
+def objective(task: Task, batch: Batch, reference: Reference) -> Callable[[Tensor], Tensor]:
+    """The task's metric, turned so that higher is better, as a function of outputs."""
+    metric = task.metric
+    if not metric.differentiable:
+        raise InputError(
+            f"metric {metric.name!r} has no gradient; use a gradient-free scorer "
+            "(ExactPatching), or a metric such as logit_diff, prob_diff or kl"
+        )
+    full = reference.full if "full" in metric.needs else None
+
+    def value(outputs: Tensor) -> Tensor:
+        return metric.sign * metric(outputs, batch, full)
+
+    return value
+
+
+def mean(total: Tensor | None, count: int, what: str) -> Tensor:
+    if total is None:
+        raise InputError(f"{what} saw no examples")
+    return (total / count).to(torch.float32)

@@ -1,0 +1,54 @@
+"""Scores that need no metric: information flow routes, and chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from graphprune.model import MaskedModel
+from graphprune.scores import EdgeScores
+from graphprune.task import Task
+
+from .base import Scorer, mean
+
+__all__ = ["InformationFlow", "Random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformationFlow(Scorer):
+    """Information flow routes (Ferrando & Voita 2024): how much of its reader a message makes up.
+
+    Proximity ``max(0, |x|_1 - |x - y_u|_1)`` of message y_u to all that is read, x, normalised over
+    u at each position; then the mean over real positions and over examples. Forward passes only.
+    """
+
+    def score(self, model: MaskedModel, task: Task) -> EdgeScores:
+        """Mean shares over the task's examples, each in [0, 1]."""
+        total = torch.zeros(model.graph.num_edges, dtype=torch.float64)
+        for batch, _ in self._each(model, task, reference=False):
+            for place in model.messages(batch):
+                x = place.total.double()
+                whole = x.abs().sum(-1)
+                share = torch.stack(
+                    [(whole - (x - y.double()).abs().sum(-1)).clamp(min=0) for y in place.values]
+                )
+                share = share / share.sum(0, keepdim=True).clamp(min=torch.finfo(share.dtype).tiny)
+                weight = place.weight.double()
+                for_example = (share * weight).sum(-1) / weight.sum(-1).clamp(min=1)
+                values = for_example.sum(-1).cpu()
+                total[place.edges.reshape(-1)] += values.repeat(place.edges.shape[0])
+        return EdgeScores(model.graph, mean(total, len(task), self.label), method=self.label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(Scorer):
+    """Scores drawn from N(0, 1) by ``seed``: the baseline every method must beat."""
+
+    seed: int = 0
+
+    def score(self, model: MaskedModel, task: Task) -> EdgeScores:
+        """Random scores; the task is not looked at."""
+        generator = torch.Generator().manual_seed(self.seed)
+        values = torch.randn(model.graph.num_edges, generator=generator)
+        return EdgeScores(model.graph, values, method=self.label)

@@ -1,0 +1,88 @@
+"""Open registries: adapters and methods are found through entry points.
+
+A package adds an adapter by an entry point in the group ``graphprune.adapters`` (an object with
+``name``, ``matches``, ``supported`` and ``wrap``) and a method by one in ``graphprune.methods`` (a
+:class:`~graphprune.Scorer` or :class:`~graphprune.Pruner` class).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol
+
+from torch import nn
+
+from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.model import MaskedModel
+
+__all__ = ["Adapter", "make_method", "method_names", "supported", "wrap"]
+
+
+class Adapter(Protocol):
+    """What an entry point in ``graphprune.adapters`` must give."""
+
+    name: str
+
+    def matches(self, module: object) -> bool: ...
+    def supported(self) -> list[str]: ...
+    def wrap(self, module: nn.Module, **options: Any) -> MaskedModel: ...
+
+
+@lru_cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        if entry.name in found and found[entry.name].value != entry.value:
+            raise InputError(
+                f"two packages register {entry.name!r} in {group}: {found[entry.name].value} and "
+                f"{entry.value}; uninstall one"
+            )
+        found[entry.name] = entry
+    return found
+
+
+def _adapters() -> dict[str, Adapter]:
+    return {name: entry.load() for name, entry in _entries("graphprune.adapters").items()}
+
+
+def wrap(module: Any, **options: Any) -> MaskedModel:
+    """A Hugging Face or PyG module as a :class:`MaskedModel`; picks the adapter.
+
+    The module is used as it is and never changed. ``options`` go to the adapter. Raises
+    :class:`UnsupportedModelError` where no adapter knows the module, or its exactness check fails.
+    """
+    if isinstance(module, MaskedModel):
+        return module
+    if not isinstance(module, nn.Module):
+        raise InputError(f"expected a torch module to wrap, got {type(module).__name__}")
+    adapters = _adapters()
+    for adapter in adapters.values():
+        if adapter.matches(module):
+            return adapter.wrap(module, **options)
+    raise UnsupportedModelError(
+        f"no adapter knows {type(module).__module__}.{type(module).__qualname__}; adapters: "
+        f"{', '.join(adapters) or 'none (is graphprune installed?)'}"
+    )
+
+
+def supported() -> dict[str, list[str]]:
+    """What each installed adapter knows, such as ``{"transformers": ["gpt2", ...]}``."""
+    return {name: adapter.supported() for name, adapter in _adapters().items()}
+
+
+def method_names() -> list[str]:
+    """Names that :func:`make_method` knows."""
+    return sorted(_entries("graphprune.methods"))
+
+
+def make_method(name: str, **settings: Any) -> Any:
+    """A scorer or pruner by its registered name, such as ``make_method("eap-ig", steps=5)``."""
+    entries = _entries("graphprune.methods")
+    if name not in entries:
+        raise InputError(f"unknown method {name!r}; known: {', '.join(sorted(entries))}")
+    kind = entries[name].load()
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise InputError(f"method {name!r} does not take these settings: {error}") from None
