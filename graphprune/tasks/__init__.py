@@ -1,0 +1,32 @@
+"""Tasks: generators of clean and corrupted prompts for any tokenizer, and the user's own files."""
+
+from graphprune.tasks.agreement import subject_verb_agreement
+from graphprune.tasks.booleans import boolean_expressions
+from graphprune.tasks.docstrings import docstring
+from graphprune.tasks.files import read_csv, read_jsonl
+from graphprune.tasks.indirect_object import ioi
+from graphprune.tasks.lookups import antonyms, capitals, successor
+from graphprune.tasks.pairs import TokenPairs
+from graphprune.tasks.pronouns import gender_because, gendered_pronoun
+from graphprune.tasks.registry import TASKS, make
+from graphprune.tasks.repeats import induction
+from graphprune.tasks.years import greater_than
+
+__all__ = [
+    "TASKS",
+    "TokenPairs",
+    "antonyms",
+    "boolean_expressions",
+    "capitals",
+    "docstring",
+    "gender_because",
+    "gendered_pronoun",
+    "greater_than",
+    "induction",
+    "ioi",
+    "make",
+    "read_csv",
+    "read_jsonl",
+    "subject_verb_agreement",
+    "successor",
+]

@@ -1,0 +1,90 @@
+"""Docstring completion (Heimersheim and Janiak 2023): the next ``:param`` follows the signature.
+
+``def port(self, load, size, file, last):`` and two documented parameters; the answer is the third.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from graphprune.errors import InputError
+from graphprune.task import Task
+from graphprune.tasks.building import Candidate, MetricLike, build
+from graphprune.tasks.encoding import Encoder
+from graphprune.tasks.words import PLAIN_WORDS, listed
+
+__all__ = ["docstring"]
+
+PARAMETERS = listed(
+    """
+    state index load size file last path name key value count mode user data text line width
+    height color order result source target input output level limit model node parent label group
+    field table row column image video sound page title message content option error status time
+    date year point weight score rate cost price speed force angle
+    """
+)
+TEXT = (
+    "def {}(self, {}, {}, {}, {}):\n"
+    '    """{} {} {}\n'
+    "\n"
+    "    :param {}: {} {}\n"
+    "    :param {}: {} {}\n"
+    "    :param"
+)
+ENOUGH = 20
+
+
+def docstring(
+    tokenizer: Any,
+    n: int = 200,
+    seed: int = 0,
+    *,
+    metric: MetricLike = "logit_diff",
+    batch_size: int = 32,
+) -> Task:
+    """``n`` signatures with two of four parameters documented; the answer is the third parameter.
+
+    The corrupted prompt has another third parameter, which is the distractor. Arguments, notes and
+    errors are those of :func:`~graphprune.tasks.ioi`.
+    """
+    encoder = Encoder(tokenizer)
+    names = encoder.same_length(PARAMETERS, ENOUGH)
+    if len(names) < 6:
+        raise InputError(
+            f"docstring needs at least 6 parameter names of the same number of tokens, and this "
+            f"tokenizer has {len(names)}"
+        )
+    return build(
+        "docstring",
+        encoder,
+        _draw(names, seed),
+        n,
+        metric=metric,
+        batch_size=batch_size,
+        notes={"seed": seed, "corruption": "other third parameter"},
+    )
+
+
+def _draw(names: list[str], seed: int) -> Iterator[Candidate]:
+    source = random.Random(seed)
+    while True:
+        function, first, second, third, fourth, other = source.sample(names, 6)
+        words = source.sample(PLAIN_WORDS, 7)
+        clean, corrupt = (
+            TEXT.format(
+                function,
+                first,
+                second,
+                name,
+                fourth,
+                *words[:3],
+                first,
+                *words[3:5],
+                second,
+                *words[5:],
+            )
+            for name in (third, other)
+        )
+        yield Candidate(clean, corrupt, (f" {third}",), (f" {other}",))

@@ -1,0 +1,196 @@
+"""Texts to token ids, for any Hugging Face tokenizer.
+
+A prompt is what ``tokenizer(text)`` gives: special tokens that the tokenizer adds by itself (a
+BOS in front, an EOS behind) are kept as they are and never added a second time. An answer is what
+the tokenizer adds to the prompt's tokens when the answer follows the prompt as the user wrote it:
+
+* byte-level BPE (GPT-2, Llama-3): ``"... gave it to" + " Mary"`` adds ``Ġ Mary``, one token;
+* SentencePiece (Llama-2): the same text adds ``▁Mary``. On its own ``" Mary"`` would get a second
+  ``▁`` in front, which is why answers are not tokenised alone;
+* word-level vocabularies: the space goes, and the word is left.
+
+Where prompt and answer run together into other tokens (``"... the year 18" + "45"`` where 1845 is
+one token), the prompt stays as it is and the answer is tokenised alone, behind a line break, so
+that no space is put in front of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+from graphprune.errors import InputError
+
+__all__ = ["Encoder"]
+
+CHUNK = 8192
+PROBES = ("a", "the", "A", "1")
+
+
+class Encoder:
+    """Prompts and answers as token ids, and what a tokenizer puts around a text.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer (anything called with a list of texts that gives
+            ``input_ids``). Raises :class:`~graphprune.errors.InputError` for anything else.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not callable(tokenizer):
+            raise InputError(
+                "tokenizer must be a Hugging Face tokenizer such as "
+                f"AutoTokenizer.from_pretrained(...), got {type(tokenizer).__name__} "
+                f"{str(tokenizer)[:40]!r}"
+            )
+        self._tokenizer = tokenizer
+        self._added: dict[tuple[str, str], list[int]] = {}
+        self._in_context: dict[str, tuple[int, ...]] = {}
+        self._endings: dict[str, list[int]] = {}
+        self._blank: dict[int, bool] = {}
+        self.prefix, self.suffix = self._special_tokens()
+
+    def _special_tokens(self) -> tuple[list[int], list[int]]:
+        """The special tokens in front of and behind every prompt."""
+        for probe in PROBES:
+            bare = self._encode([probe], special=False)[0]
+            full = self._encode([probe], special=True)[0]
+            for start in range(len(full) - len(bare) + 1):
+                if bare and full[start : start + len(bare)] == bare:
+                    return full[:start], full[start + len(bare) :]
+        raise InputError(f"the tokenizer turns none of the texts {PROBES} into tokens")
+
+    def _encode(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        out: list[list[int]] = []
+        for start in range(0, len(texts), CHUNK):
+            coded = self._tokenizer(
+                list(texts[start : start + CHUNK]),
+                add_special_tokens=special,
+                return_attention_mask=False,
+            )
+            out.extend(coded["input_ids"])
+        return out
+
+    # ---------------------------------------------------------------- the tokenizer
+
+    @cached_property
+    def vocabulary_size(self) -> int:
+        """Number of token ids, added tokens included."""
+        return len(self._tokenizer)
+
+    @cached_property
+    def pad_id(self) -> int:
+        """The id that fills padding: the pad token, else EOS, else 0. It is always masked."""
+        for name in ("pad_token_id", "eos_token_id"):
+            value = getattr(self._tokenizer, name, None)
+            if value is not None:
+                return int(value)
+        return 0
+
+    @cached_property
+    def unknown_id(self) -> int | None:
+        """The id of words that the vocabulary does not have, where there is one."""
+        value = getattr(self._tokenizer, "unk_token_id", None)
+        return None if value is None else int(value)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of special tokens."""
+        return frozenset(int(i) for i in getattr(self._tokenizer, "all_special_ids", ()))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some token ids."""
+        return str(self._tokenizer.decode(list(ids)))
+
+    # ---------------------------------------------------------------- texts
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of whole prompts, special tokens as the tokenizer adds them."""
+        return self._encode(texts, special=True)
+
+    def extended(self, prompt: list[int], end: Sequence[int]) -> list[int]:
+        """A prompt's ids with more tokens at its end, in front of what the tokenizer appends."""
+        if not end:
+            return prompt
+        return [*prompt[: len(prompt) - len(self.suffix)], *end, *self.suffix]
+
+    def body(self, text: str) -> list[int]:
+        """Token ids of a text without any special token."""
+        return self._encode([text], special=False)[0]
+
+    def continuation(self, prompt: str, text: str) -> list[int]:
+        """The ids that ``text`` adds when it follows ``prompt``; see the head of this module.
+
+        Only the prompt's last two words are looked at, so that many prompts with one ending cost
+        one call of the tokenizer.
+        """
+        key = (" ".join(prompt.rsplit(" ", 2)[-2:]), text)
+        if key not in self._added:
+            if key[0] not in self._endings:
+                self._endings[key[0]] = self.body(key[0])
+            before, joint = self._endings[key[0]], self.body(key[0] + text)
+            follows = len(joint) > len(before) and joint[: len(before)] == before
+            self._added[key] = joint[len(before) :] if follows else self.alone(text)
+        return self._added[key]
+
+    def alone(self, text: str) -> list[int]:
+        """The ids of ``text`` as it stands, without a space that a tokenizer puts before it."""
+        anchor = self.body("\n")
+        behind = self.body("\n" + text)
+        return behind[len(anchor) :] if behind[: len(anchor)] == anchor else self.body(text)
+
+    def in_context(self, word: str) -> tuple[int, ...]:
+        """The ids that ``" " + word`` adds in the middle of a sentence.
+
+        Empty where the vocabulary does not have the word.
+        """
+        if word not in self._in_context:
+            ids = tuple(self.continuation("so the", f" {word}"))
+            self._in_context[word] = () if self.unknown_id in ids else ids
+        return self._in_context[word]
+
+    def blanks(self, ids: Sequence[int]) -> int:
+        """How many tokens stand in front of the first that is more than white space.
+
+        Letter by letter, and with digits kept apart, a space before a word is its own token.
+        """
+        count = 0
+        while count < len(ids) - 1:
+            token = ids[count]
+            if token not in self._blank:
+                self._blank[token] = not self.decode([token]).strip()
+            if not self._blank[token]:
+                break
+            count += 1
+        return count
+
+    def same_length(self, words: Iterable[str], enough: int) -> list[str]:
+        """The words of one token each, or the largest set of words of one other length.
+
+        Words that share their first token (spaces aside) with an earlier one are left out, so that
+        answers can be told apart. One-token words are taken if there are at least ``enough``.
+        """
+        by_length: dict[int, dict[int, str]] = {}
+        for word in words:
+            ids = self.in_context(word)
+            if ids:
+                by_length.setdefault(len(ids), {}).setdefault(ids[self.blanks(ids)], word)
+        if not by_length:
+            return []
+        single = by_length.get(1, {})
+        best = single if len(single) >= enough else max(by_length.values(), key=len)
+        return list(best.values())
+
+    def partners(self, words: Iterable[str]) -> dict[str, list[str]]:
+        """For each known word the others of its token length, leaving out words without any."""
+        by_length: dict[int, list[str]] = {}
+        for word in dict.fromkeys(words):
+            ids = self.in_context(word)
+            if ids:
+                by_length.setdefault(len(ids), []).append(word)
+        return {
+            word: [other for other in group if other != word]
+            for group in by_length.values()
+            if len(group) > 1
+            for word in group
+        }

@@ -1,0 +1,225 @@
+"""Tasks of plain knowledge: capitals, antonyms and what comes next in a well-known order.
+
+The corrupted prompt asks the same of another word of equal token length; its answer is the
+distractor.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from graphprune.task import Task
+from graphprune.tasks.building import Candidate, MetricLike, build, choose_templates, combinations
+from graphprune.tasks.encoding import Encoder
+from graphprune.tasks.words import listed
+
+__all__ = ["antonyms", "capitals", "successor"]
+
+CAPITALS = {
+    "France": "Paris",
+    "Germany": "Berlin",
+    "Italy": "Rome",
+    "Spain": "Madrid",
+    "Portugal": "Lisbon",
+    "England": "London",
+    "Ireland": "Dublin",
+    "Austria": "Vienna",
+    "Greece": "Athens",
+    "Turkey": "Ankara",
+    "Russia": "Moscow",
+    "Poland": "Warsaw",
+    "Hungary": "Budapest",
+    "Sweden": "Stockholm",
+    "Norway": "Oslo",
+    "Denmark": "Copenhagen",
+    "Finland": "Helsinki",
+    "Belgium": "Brussels",
+    "Japan": "Tokyo",
+    "China": "Beijing",
+    "Egypt": "Cairo",
+    "Iraq": "Baghdad",
+    "Iran": "Tehran",
+    "Cuba": "Havana",
+    "Peru": "Lima",
+    "Chile": "Santiago",
+    "Kenya": "Nairobi",
+    "Canada": "Ottawa",
+    "Thailand": "Bangkok",
+    "Vietnam": "Hanoi",
+    "Indonesia": "Jakarta",
+    "Colombia": "Bogota",
+    "Ukraine": "Kiev",
+    "Romania": "Bucharest",
+    "Bulgaria": "Sofia",
+    "Serbia": "Belgrade",
+    "Syria": "Damascus",
+    "Lebanon": "Beirut",
+    "Jordan": "Amman",
+    "Afghanistan": "Kabul",
+    "Nepal": "Kathmandu",
+    "Taiwan": "Taipei",
+    "Scotland": "Edinburgh",
+}
+CAPITAL_TEXTS = (
+    "The capital of {} is the city of",
+    "The capital city of {} is called",
+    "The government of {} sits in the capital,",
+)
+OPPOSITES = tuple(
+    tuple(pair.split("/"))
+    for pair in listed(
+        """
+        good/bad hot/cold big/small high/low up/down left/right open/closed light/dark fast/slow
+        happy/sad rich/poor young/old strong/weak early/late hard/soft long/short new/old full/empty
+        clean/dirty wet/dry thick/thin love/hate war/peace true/false day/night black/white
+        positive/negative internal/external public/private male/female win/lose buy/sell push/pull
+        above/below inside/outside before/after more/less begin/end front/back north/south east/west
+        near/far success/failure major/minor maximum/minimum increase/decrease
+        """
+    )
+)
+OPPOSITE_TEXTS = (
+    "The opposite of {} is",
+    "The antonym of the word {} is the word",
+    "Words and their opposites: {} and",
+)
+CYCLES = (
+    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
+    "January February March April May June July August September October November December",
+)
+ROWS = (
+    "one two three four five six seven eight nine ten eleven twelve",
+    "first second third fourth fifth sixth seventh eighth ninth tenth",
+    "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
+)
+SUCCESSOR_TEXTS = (
+    "{}, {}, {},",
+    "They come in this order: {}, {}, {},",
+    "First comes {}, then {}, then {}, then",
+)
+TRIES = 4
+
+
+def capitals(
+    tokenizer: Any,
+    n: int = 50,
+    seed: int = 0,
+    *,
+    templates: Sequence[int] | None = None,
+    metric: MetricLike = "logit_diff",
+    batch_size: int = 32,
+) -> Task:
+    """``n`` prompts such as "The capital of Japan is the city of" (" Tokyo").
+
+    The corrupted prompt names another country, whose capital is the distractor. ``templates``
+    chooses among three; the other arguments, notes and errors are those of
+    :func:`~graphprune.tasks.ioi`. At most 129 prompts exist.
+    """
+    encoder = Encoder(tokenizer)
+    chosen = choose_templates(templates, len(CAPITAL_TEXTS), "capitals")
+    drawn = _lookup(encoder, CAPITALS, CAPITAL_TEXTS, chosen, seed)
+    notes = {"seed": seed, "corruption": "other country", "templates": list(chosen)}
+    return build("capitals", encoder, drawn, n, metric=metric, batch_size=batch_size, notes=notes)
+
+
+def antonyms(
+    tokenizer: Any,
+    n: int = 50,
+    seed: int = 0,
+    *,
+    templates: Sequence[int] | None = None,
+    metric: MetricLike = "logit_diff",
+    batch_size: int = 32,
+) -> Task:
+    """``n`` prompts such as "The opposite of good is" (" bad").
+
+    The corrupted prompt asks for another word's opposite, which is the distractor. Arguments as
+    :func:`capitals`.
+    """
+    encoder = Encoder(tokenizer)
+    chosen = choose_templates(templates, len(OPPOSITE_TEXTS), "antonyms")
+    known: dict[str, str] = {}
+    for one, other in OPPOSITES:
+        known.setdefault(one, other)
+        known.setdefault(other, one)
+    drawn = _lookup(encoder, known, OPPOSITE_TEXTS, chosen, seed)
+    notes = {"seed": seed, "corruption": "other word", "templates": list(chosen)}
+    return build("antonyms", encoder, drawn, n, metric=metric, batch_size=batch_size, notes=notes)
+
+
+def successor(
+    tokenizer: Any,
+    n: int = 50,
+    seed: int = 0,
+    *,
+    templates: Sequence[int] | None = None,
+    metric: MetricLike = "logit_diff",
+    batch_size: int = 32,
+) -> Task:
+    """``n`` prompts such as "Monday, Tuesday, Wednesday," (" Thursday").
+
+    Weekdays, months, numbers, ordinals and letters; the corrupted prompt is another run of the same
+    series, whose next word is the distractor. Arguments as :func:`capitals`.
+    """
+    encoder = Encoder(tokenizer)
+    chosen = choose_templates(templates, len(SUCCESSOR_TEXTS), "successor")
+    notes = {"seed": seed, "corruption": "other run", "templates": list(chosen)}
+    return build(
+        "successor",
+        encoder,
+        _runs(chosen, seed),
+        n,
+        metric=metric,
+        batch_size=batch_size,
+        notes=notes,
+    )
+
+
+def _lookup(
+    encoder: Encoder,
+    known: Mapping[str, str],
+    texts: Sequence[str],
+    templates: tuple[int, ...],
+    seed: int,
+) -> Iterator[Candidate]:
+    source = random.Random(seed)
+    partners = encoder.partners(known)
+    words = list(partners)
+    for template, which in combinations(seed, len(templates), len(words)):
+        word = words[which]
+        text = texts[templates[template]]
+        others = [o for o in partners[word] if known[o] != word and known[o] != known[word]]
+        for other in source.sample(others, min(TRIES, len(others))):
+            yield Candidate(
+                text.format(word),
+                text.format(other),
+                (f" {known[word]}",),
+                (f" {known[other]}",),
+                templates[template],
+            )
+
+
+def _runs(templates: tuple[int, ...], seed: int) -> Iterator[Candidate]:
+    """Runs of three with what comes next; each prompt with a few corrupted runs in turn."""
+    source = random.Random(seed)
+    series = []
+    for words in (text.split() for text in CYCLES):
+        turned = words + words
+        series.append([turned[i : i + 4] for i in range(len(words))])
+    for words in (text.split() for text in ROWS):
+        series.append([words[i : i + 4] for i in range(len(words) - 3)])
+    runs = [(row, i) for row in series for i in range(len(row))]
+    for template, which in combinations(seed, len(templates), len(runs)):
+        row, place = runs[which]
+        text = SUCCESSOR_TEXTS[templates[template]]
+        others = [other for other in row if other[3] != row[place][3]]
+        for other in source.sample(others, len(others)):
+            yield Candidate(
+                text.format(*row[place][:3]),
+                text.format(*other[:3]),
+                (f" {row[place][3]}",),
+                (f" {other[3]}",),
+                templates[template],
+            )

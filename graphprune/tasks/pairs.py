@@ -1,0 +1,252 @@
+"""Clean and corrupted prompts as token ids: the examples of every language task.
+
+Prompts are kept unpadded in int32. A batch is padded on the right to its longest prompt; padding
+holds ``pad_id`` and is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphprune.batch import Batch
+from graphprune.errors import InputError
+from graphprune.tasks.alignment import alignment_matrix
+from graphprune.tasks.ragged import Ragged
+from graphprune.tasks.tables import id_table, integer_tensor, overlap, place_table
+
+__all__ = ["OnMismatch", "TokenPairs"]
+
+OnMismatch = Literal["error", "drop"]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPairs:
+    """``N`` prompts with their corrupted twins, answers and distractors, as token ids.
+
+    Build one with :meth:`from_tensors` or :meth:`from_records`. 100,000 prompts of 15 tokens with
+    one answer and one distractor take about 15 MB.
+
+    Args:
+        clean: the prompts, token ids row by row.
+        corrupt: the corrupted prompts, or ``None``.
+        positions: ``[N]`` or ``[N, P]`` (``-1`` pads): the tokens whose next token is the answer.
+        answer: ``[N, A]`` or ``[N, P, A]`` ids of right answers (``-1`` pads), or ``None``.
+        distractor: the same for wrong answers.
+        ranges: for each clean token the first and the last-but-one corrupted token that it reads
+            (see :mod:`graphprune.tasks.alignment`); ``None`` if all pairs have equal lengths.
+        pad_id: fills padding.
+    """
+
+    clean: Ragged
+    corrupt: Ragged | None
+    positions: NDArray[np.int32]
+    answer: NDArray[np.int32] | None = None
+    distractor: NDArray[np.int32] | None = None
+    ranges: tuple[Ragged, Ragged] | None = None
+    pad_id: int = 0
+
+    # ---------------------------------------------------------------- building
+
+    @classmethod
+    def from_tensors(
+        cls,
+        clean: Any,
+        corrupt: Any = None,
+        answer: Any = None,
+        distractor: Any = None,
+        positions: Any = None,
+        attention_mask: Any = None,
+    ) -> TokenPairs:
+        """Examples from token ids ``[N, T]``.
+
+        Args:
+            clean: ``[N, T]`` integer ids.
+            corrupt: ``[N, T]`` ids of the corrupted prompts, under the same ``attention_mask``.
+            answer: one id for each example, a list of ids for each (lists may differ in length,
+                ``-1`` pads a tensor), or ``[N, P, A]`` for several positions.
+            distractor: the same for wrong answers.
+            positions: one column number (the same or one for each example), or ``[N, P]`` with
+                ``-1`` as padding; columns of the tensors as given. ``None``: the last token that
+                is no padding.
+            attention_mask: ``[N, T]`` of 1 (token) and 0 (padding, left or right, moved to the
+                right). ``None``: no padding.
+
+        Raises:
+            InputError: for wrong shapes, kinds or ranges, saying what was expected and what came.
+
+        Example:
+            >>> pairs = TokenPairs.from_tensors(
+            ...     torch.tensor([[0, 7, 8], [4, 5, 6]]), answer=[1, 2],
+            ...     attention_mask=torch.tensor([[0, 1, 1], [1, 1, 1]]))
+            >>> batch = pairs.batch([0, 1])
+            >>> batch.clean["input_ids"].tolist(), batch.positions.tolist()
+            ([[7, 8, 0], [4, 5, 6]], [1, 2])
+        """
+        ids = integer_tensor(clean, "clean")
+        if ids.ndim != 2 or 0 in ids.shape:
+            raise InputError(f"clean must be token ids [N, T], got the shape {list(ids.shape)}")
+        n, width = ids.shape
+        real = _mask_array(attention_mask, (n, width))
+        left = np.argmax(real, axis=1)
+        packed = {}
+        for name, given in (("clean", ids), ("corrupt", corrupt)):
+            if given is None:
+                continue
+            table = integer_tensor(given, name).numpy()
+            if table.shape != (n, width):
+                raise InputError(
+                    f"{name} must have clean's shape {[n, width]}, got {list(table.shape)}"
+                )
+            if table[real].min() < 0 or table[real].max() > np.iinfo(np.int32).max:
+                bad = np.argwhere(real & ((table < 0) | (table > np.iinfo(np.int32).max)))[0]
+                raise InputError(
+                    f"{name} must hold token ids from 0 on, got {table[tuple(bad)]} at example "
+                    f"{bad[0]}, column {bad[1]}"
+                )
+            packed[name] = Ragged.from_padded(table, real)
+        places = place_table(positions, real, left)
+        right, wrong = (
+            id_table(answer, places, "answer"),
+            id_table(distractor, places, "distractor"),
+        )
+        both = overlap(right, wrong)
+        if both is not None:
+            raise InputError(
+                f"example {both[0]} has the id {both[1]} both as an answer and as a distractor"
+            )
+        return cls(packed["clean"], packed.get("corrupt"), places, right, wrong)
+
+    @classmethod
+    def from_records(
+        cls, records: Sequence[Any], tokenizer: Any, on_mismatch: OnMismatch = "error"
+    ) -> tuple[TokenPairs, dict[str, Any]]:
+        """Examples from records of texts, and notes on what was dropped or shortened.
+
+        A record is a mapping with ``clean`` and any of ``corrupt``, ``answer``, ``distractor`` and
+        ``spans``; all records have the same of the first four. Prompts are tokenised as
+        ``tokenizer(text)`` does it, with the special tokens it adds by itself. Answers are texts
+        that follow the prompt exactly as written (``" Mary"`` with its space), token ids, or lists
+        of these; see :mod:`graphprune.tasks.encoding` for how their tokens are found. The answer
+        is read at the prompt's last token (in front of an EOS that the tokenizer appends).
+
+        A text that is more than one token stands for its first token, with a logged warning.
+
+        Args:
+            records: the records, in order.
+            tokenizer: a Hugging Face tokenizer.
+            on_mismatch: what happens to pairs without ``spans`` whose token lengths differ:
+                ``"error"`` lists them, ``"drop"`` leaves them out.
+
+        Returns:
+            The examples, and notes: ``dropped`` (pairs left out, with ``"drop"``) and
+            ``first_token_answers`` (answers and distractors cut to one token).
+
+        Raises:
+            InputError: naming the record, for records that are no such mappings, answers the
+                vocabulary does not have, an answer and a distractor with one first token, spans
+                that do not fit, and pairs whose lengths differ.
+        """
+        from graphprune.tasks.records import encode_records
+
+        return encode_records(records, tokenizer, on_mismatch)
+
+    # ---------------------------------------------------------------- reading
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        mine = self.clean.lengths
+        longest = mine if self.corrupt is None else np.maximum(mine, self.corrupt.lengths)
+        return [int(v) for v in longest]
+
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each example, the longer of its two prompts."""
+        return self._lengths
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The examples ``indices``, padded on the right to the longest of them.
+
+        ``clean`` and ``corrupt`` hold ``input_ids`` and ``attention_mask``, both ``[B, T]`` int64
+        (``[B, T']`` for ``corrupt`` where spans align prompts of different length; ``alignment``
+        is ``[B, T, T']`` then). Raises :class:`~graphprune.errors.InputError` for no or foreign
+        numbers.
+        """
+        rows = np.asarray(indices, dtype=np.int64)
+        if rows.ndim != 1 or rows.size == 0:
+            raise InputError("a batch needs at least one example number")
+        if rows.min() < 0 or rows.max() >= len(self):
+            raise InputError(
+                f"example numbers must lie in 0..{len(self) - 1}, got {rows.min()}..{rows.max()}"
+            )
+        return Batch(
+            clean=self._inputs(self.clean, rows),
+            corrupt=None if self.corrupt is None else self._inputs(self.corrupt, rows),
+            size=len(rows),
+            indices=tuple(rows.tolist()),
+            positions=_rows(self.positions, rows),
+            answer=_rows(self.answer, rows),
+            distractor=_rows(self.distractor, rows),
+            alignment=self._alignment(rows),
+        )
+
+    def _inputs(self, prompts: Ragged, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        lengths = prompts.lengths[rows]
+        width = int(lengths.max())
+        mask = np.arange(width) < lengths[:, None]
+        return {
+            "input_ids": torch.from_numpy(prompts.padded(rows, width, self.pad_id)),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+        }
+
+    def _alignment(self, rows: NDArray[np.int64]) -> Tensor | None:
+        if self.ranges is None or self.corrupt is None:
+            return None
+        width = int(self.clean.lengths[rows].max())
+        first, last = (part.padded(rows, width, fill=0) for part in self.ranges)
+        real = first < last
+        own = np.arange(width)
+        if bool(np.where(real, (first == own) & (last == own + 1), True).all()):
+            return None
+        return alignment_matrix(first, last, int(self.corrupt.lengths[rows].max()))
+
+    def __repr__(self) -> str:
+        return f"TokenPairs({len(self)} examples, up to {max(self.lengths())} tokens)"
+
+
+def _rows(table: NDArray[np.int32] | None, rows: NDArray[np.int64]) -> Any:
+    return None if table is None else torch.from_numpy(table[rows].astype(np.int64))
+
+
+def _mask_array(mask: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """``[N, T]`` bool: real tokens; one unbroken stretch in each row."""
+    if mask is None:
+        return np.ones(shape, dtype=bool)
+    values = torch.as_tensor(mask).detach().cpu().numpy()
+    if values.shape != shape:
+        raise InputError(
+            f"attention_mask must have clean's shape {list(shape)}, got {list(values.shape)}"
+        )
+    if not np.isin(values, (0, 1)).all():
+        raise InputError(
+            f"attention_mask must hold 0 and 1 only, got {values.min()} to {values.max()}"
+        )
+    real: NDArray[np.bool_] = values.astype(bool)
+    if not real.any(1).all():
+        raise InputError(f"attention_mask leaves example {int(np.argmin(real.any(1)))} no token")
+    stretches = (np.diff(real.astype(np.int8), axis=1, prepend=0) == 1).sum(1)
+    if (stretches > 1).any():
+        raise InputError(
+            f"attention_mask of example {int(np.argmax(stretches > 1))} has padding between "
+            "tokens; only padding on the left or on the right can be moved"
+        )
+    return real

@@ -1,0 +1,52 @@
+"""The built-in tasks by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from graphprune.errors import InputError
+from graphprune.task import Task
+from graphprune.tasks.agreement import subject_verb_agreement
+from graphprune.tasks.booleans import boolean_expressions
+from graphprune.tasks.docstrings import docstring
+from graphprune.tasks.indirect_object import ioi
+from graphprune.tasks.lookups import antonyms, capitals, successor
+from graphprune.tasks.pronouns import gender_because, gendered_pronoun
+from graphprune.tasks.repeats import induction
+from graphprune.tasks.years import greater_than
+
+__all__ = ["TASKS", "make"]
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "ioi": ioi,
+    "greater_than": greater_than,
+    "gendered_pronoun": gendered_pronoun,
+    "gender_because": gender_because,
+    "boolean_expressions": boolean_expressions,
+    "induction": induction,
+    "subject_verb_agreement": subject_verb_agreement,
+    "docstring": docstring,
+    "capitals": capitals,
+    "antonyms": antonyms,
+    "successor": successor,
+}
+
+
+def make(name: str, tokenizer: Any, **options: Any) -> Task:
+    """The built-in task ``name``; options are those of its function in :mod:`graphprune.tasks`.
+
+    Raises:
+        InputError: for an unknown name (listing the known ones) or unknown options.
+    """
+    if name not in TASKS:
+        raise InputError(f"unknown task {name!r}; known: {', '.join(TASKS)}")
+    known = list(inspect.signature(TASKS[name]).parameters)[1:]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise InputError(
+            f"task {name!r} has no option {', '.join(map(repr, unknown))}; its options: "
+            f"{', '.join(known)}"
+        )
+    return TASKS[name](tokenizer, **options)

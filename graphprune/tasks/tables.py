@@ -1,0 +1,132 @@
+"""Answers and positions as users give them, made into checked integer tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphprune.errors import InputError
+
+__all__ = ["id_table", "integer_tensor", "overlap", "pad_rows", "place_table"]
+
+
+def integer_tensor(value: Any, what: str) -> Tensor:
+    """``value`` as an int64 tensor on the CPU; raises for other kinds of number."""
+    try:
+        tensor = torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} must be a tensor of integers: {error}") from None
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InputError(f"{what} must hold integers, got {tensor.dtype}")
+    return tensor.to(torch.int64)
+
+
+def pad_rows(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+    """``[N, A]`` from rows of different lengths, ``-1`` behind their ends.
+
+    Example:
+        >>> pad_rows([[3], [4, 5]]).tolist()
+        [[3, -1], [4, 5]]
+    """
+    lengths = np.array([len(row) for row in rows])
+    table = np.full((len(rows), int(lengths.max(initial=0))), -1, dtype=np.int32)
+    real = np.arange(table.shape[1]) < lengths[:, None]
+    table[real] = np.fromiter((v for row in rows for v in row), np.int32, count=lengths.sum())
+    return table
+
+
+def id_table(value: Any, places: NDArray[np.int32], name: str) -> NDArray[np.int32] | None:
+    """Answer ids as ``[N, A]``, or ``[N, P, A]`` for ``places [N, P]``; ``-1`` pads.
+
+    ``value`` is ``None``, a tensor of one to three axes, or a list with one id or one list of ids
+    for each of the ``N`` examples.
+    """
+    if value is None:
+        return None
+    if isinstance(value, list | tuple) and any(isinstance(v, list | tuple) for v in value):
+        rows = [list(v) if isinstance(v, list | tuple) else [v] for v in value]
+        flat = [v for row in rows for v in row]
+        if len({len(row) for row in rows}) > 1 and all(type(v) is int for v in flat):
+            value = pad_rows(rows)
+    table = integer_tensor(value, name).numpy()
+    if table.ndim == 1:
+        table = table[:, None]
+    n = len(places)
+    several = table.ndim == 3 and places.ndim == 2 and table.shape[1] == places.shape[1]
+    if (
+        len(table) != n
+        or table.ndim not in (2, 3)
+        or table.shape[-1] == 0
+        or (table.ndim == 3 and not several)
+    ):
+        raise InputError(
+            f"{name} must hold one id or a list of ids for each of the {n} examples, as [{n}] or "
+            f"[{n}, A] (or [{n}, P, A] beside positions [{n}, P]), got the shape "
+            f"{list(table.shape)}"
+        )
+    if table.min() < -1 or table.max() > np.iinfo(np.int32).max:
+        raise InputError(
+            f"{name} must hold token ids from 0 on, and -1 as padding; got {table.min()} to "
+            f"{table.max()}"
+        )
+    empty = ~(table >= 0).reshape(n, -1).any(1)
+    if empty.any():
+        raise InputError(f"{name} of example {int(np.argmax(empty))} is empty")
+    return table.astype(np.int32)
+
+
+def place_table(value: Any, real: NDArray[np.bool_], left: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Positions ``[N]`` or ``[N, P]`` counted from each prompt's first token.
+
+    ``real [N, T]`` marks tokens, ``left [N]`` counts the padding in front of them.
+    """
+    n, width = real.shape
+    if value is None:
+        return np.asarray(real.sum(1) - 1, dtype=np.int32)
+    table = integer_tensor(value, "positions").numpy()
+    if table.ndim == 0:
+        table = np.full(n, table)
+    if table.ndim not in (1, 2) or len(table) != n or 0 in table.shape:
+        raise InputError(
+            f"positions must be one column number, [{n}] or [{n}, P], got the shape "
+            f"{list(table.shape)}"
+        )
+    wide = table.reshape(n, -1)
+    padding = (wide == -1) if table.ndim == 2 else np.zeros_like(wide, dtype=bool)
+    inside = (wide >= 0) & (wide < width)
+    good = inside & real[np.arange(n)[:, None], np.where(inside, wide, 0)]
+    if not (good | padding).all():
+        row, column = np.argwhere(~(good | padding))[0]
+        raise InputError(
+            f"positions must name tokens of the prompts (columns 0..{width - 1}, no padding; "
+            f"None takes the last token), got {wide[row, column]} for example {row}"
+        )
+    if padding.all(1).any():
+        raise InputError(f"positions of example {int(np.argmax(padding.all(1)))} are all -1")
+    moved = np.where(padding, -1, wide - left[:, None]).astype(np.int32)
+    return np.asarray(moved.reshape(table.shape))
+
+
+def overlap(
+    answer: NDArray[np.int32] | None, distractor: NDArray[np.int32] | None
+) -> tuple[int, int] | None:
+    """The first example and id that is answer and distractor at once, or ``None``."""
+    if answer is None or distractor is None:
+        return None
+    if answer.ndim != distractor.ndim:
+        raise InputError(
+            "answer and distractor must both be given for each example or both for each position, "
+            f"got the shapes {list(answer.shape)} and {list(distractor.shape)}"
+        )
+    for row in range(0, len(answer), 4096):
+        mine, theirs = answer[row : row + 4096], distractor[row : row + 4096]
+        same = (mine[..., :, None] == theirs[..., None, :]) & (mine[..., :, None] >= 0)
+        if same.any():
+            place = np.argwhere(same)[0]
+            return row + int(place[0]), int(mine[tuple(place[:-1])])
+    return None
