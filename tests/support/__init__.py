@@ -1,0 +1,1 @@
+"""What several tests share: tiny random models and the slow oracle they are compared with."""
