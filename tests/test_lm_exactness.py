@@ -7,12 +7,12 @@ insist on float32 compute in float64, so that exact means 1e-9.
 
 import pytest
 import torch
+from support.oracle import oracle_edges, oracle_logits, oracle_writer_values
+from support.tiny import EAGER_ONLY, FAMILIES, Float64, random_pair, tiny
 
 from graphprune.adapters.hf import adapter
 from graphprune.batch import Batch
 from graphprune.model import Ablation
-from support.oracle import oracle_edges, oracle_logits, oracle_writer_values
-from support.tiny import EAGER_ONLY, FAMILIES, Float64, random_pair, tiny
 
 
 @pytest.fixture
@@ -34,8 +34,12 @@ def setup(family, **options):
 def ask(module, batch, edges, order, values, ablation="counterfactual", **options):
     mask = {edge: values[order[i]] for i, edge in enumerate(edges)}
     return oracle_logits(
-        module, batch.clean["input_ids"], mask, ablation,
-        corrupt_ids=batch.corrupt["input_ids"], **options,
+        module,
+        batch.clean["input_ids"],
+        mask,
+        ablation,
+        corrupt_ids=batch.corrupt["input_ids"],
+        **options,
     )[:, -1]
 
 
@@ -175,7 +179,8 @@ def test_padding_changes_nothing(float64, family):
     real[:, 6:] = 0
     padded = Batch(
         {"input_ids": torch.cat([clean, pad], 1), "attention_mask": real},
-        {"input_ids": torch.cat([corrupt, pad.flip(0)], 1), "attention_mask": real}, 2,
+        {"input_ids": torch.cat([corrupt, pad.flip(0)], 1), "attention_mask": real},
+        2,
     )
     torch.testing.assert_close(model.run(padded, mask), alone, rtol=0, atol=1e-9)
     objective = lambda out: out[:, 0] - out[:, 1]  # noqa: E731
@@ -194,7 +199,7 @@ def test_low_precision_stays_close(family, dtype):
     clean, corrupt = random_pair(module)
     batch = Batch({"input_ids": clean}, {"input_ids": corrupt}, len(clean))
     exact = adapter.wrap(tiny(family, dtype=torch.float64))
-    mask = (torch.rand(model.graph.num_edges, generator=torch.Generator().manual_seed(5)) < 0.5)
+    mask = torch.rand(model.graph.num_edges, generator=torch.Generator().manual_seed(5)) < 0.5
     gap = (model.run(batch, mask.float()).double() - exact.run(batch, mask.double())).abs().max()
     assert gap < {torch.float32: 1e-4, torch.bfloat16: 0.3, torch.float16: 0.05}[dtype]
     scores = model.edge_gradients(batch, lambda out: out[:, 0] - out[:, 1]).edge
