@@ -79,7 +79,7 @@ class Block:
             )
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         if family.fused is None:
-            parts = {
+            parts: dict[str, nn.Module] = {
                 family.query: Slice(0, q),
                 family.key: Slice(q, q + kv),
                 family.value: Slice(q + kv, q + 2 * kv),
@@ -104,7 +104,7 @@ class Block:
             },
         )
         self.recorder = recorder
-        self.readers  # checks the projections' shapes now
+        _ = self.readers  # checks the projections' shapes now
 
     def _norm(self, path: str | None, at: str) -> Norm | None:
         return None if path is None else describe_norm(part(self.layer, path), f"{at} {path}")
@@ -154,10 +154,14 @@ class Block:
     def output_weight(self) -> Tensor:
         """``[H, dh, D]``: each head's output map, a view."""
         weight, _ = _matrix(self.output, "output")
-        return weight.unflatten(1, (self.heads, self.head_dim)).permute(1, 2, 0)
+        split: Tensor = weight.unflatten(1, (self.heads, self.head_dim))
+        return split.permute(1, 2, 0)
 
     def project(self, x: Tensor) -> Tensor:
-        """All readers at one shared input: ``[..., D] -> [..., rows * dh]``, by the user's modules."""
+        """All readers at one shared input, by the user's modules.
+
+        ``[..., D] -> [..., rows * dh]``.
+        """
         family = self.family
         if family.fused is None:
             names = (family.query, family.key, family.value)
@@ -251,14 +255,17 @@ class Architecture:
 
     @cached_property
     def width(self) -> int:
+        """Size D of the residual stream."""
         return int(self.final_norm.gain.shape[0])
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the model's weights, told by its final norm."""
         return self.final_norm.gain.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the model's final norm is, and every input goes."""
         return self.final_norm.gain.device
 
     def glue(self, ids: Tensor) -> Glue:

@@ -30,6 +30,7 @@ class Place:
 
     @property
     def edges(self) -> slice:
+        """Where the place's edges stand in the edge vector."""
         return slice(self.offset, self.offset + self.rows * self.prefix)
 
 
@@ -46,10 +47,12 @@ class Layout:
 
     @property
     def grouped(self) -> bool:
+        """Whether several query heads share a key/value head."""
         return self.kv_heads != self.heads
 
     @property
     def writers(self) -> int:
+        """How many nodes write to the residual stream: embeddings, heads and MLPs."""
         return self.embeddings + self.layers * (self.heads + 1)
 
     def head(self, layer: int) -> int:

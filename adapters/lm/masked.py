@@ -1,10 +1,10 @@
 """Masked passes in delta form: exact, differentiable in the mask, and only as much as is needed.
 
 A reader's input is the ablated run's residual stream at its place plus ``mask @ Delta``, where
-``Delta`` holds each writer's message minus its ablation value: one matrix product a place over the
-prefix of writers, q/k/v together. ``Delta`` is one buffer written in layer order; backward walks the
-layers in reverse with one buffer of the same shape, and recomputes each place's inputs, so memory
-grows as layers x heads x width for each token.
+``Delta`` holds each writer's message minus its ablation value: one matrix product a place over
+the prefix of writers, q/k/v together. ``Delta`` is one buffer written in layer order; backward
+walks the layers in reverse with one buffer of the same shape, and recomputes each place's inputs,
+so memory grows as layers x heads x width for each token.
 
 A :class:`Plan` (pure data) names the writers worth computing: those that reach the output over kept
 edges and, where an untouched node sends exactly its ablation value, those that differ from it.
@@ -320,7 +320,8 @@ class _MaskedPass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mask: Tensor, layout: Layout, reference: LMReference) -> Tensor:
         ctx.run = _Run(layout, reference, mask.detach(), dense_plan(layout))
-        return ctx.run.forward()
+        out: Tensor = ctx.run.forward()
+        return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -331,7 +332,7 @@ class _MaskedPass(torch.autograd.Function):
 def masked_run(layout: Layout, reference: LMReference, mask: Tensor) -> Tensor:
     """Outputs ``[K, B, ..., V]`` under ``mask [K, E]``; differentiable if the mask asks for it."""
     if mask.requires_grad and torch.is_grad_enabled():
-        out = _MaskedPass.apply(mask, layout, reference)
+        out = _MaskedPass.apply(mask, layout, reference)  # type: ignore[no-untyped-call]
         assert isinstance(out, Tensor)
         return out
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Ablation values that do not come from a corrupted prompt: zero, and means over a reference set."""
+"""Ablation values that come from no corrupted prompt: zero, and means over a reference set."""
 
 from __future__ import annotations
 

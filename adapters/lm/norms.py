@@ -18,7 +18,10 @@ __all__ = ["Norm", "describe_norm"]
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """A LayerNorm (``centred``) or an RMSNorm of width D; ``gain`` is ``weight`` or ``1 + weight``."""
+    """A LayerNorm (``centred``) or an RMSNorm of width D.
+
+    ``gain`` is ``weight + offset``, with the offset 0 or 1.
+    """
 
     module: nn.Module
     centred: bool
@@ -27,16 +30,19 @@ class Norm:
 
     @property
     def gain(self) -> Tensor:
+        """``[D]``: what the normalised input is multiplied with."""
         weight = self.module.weight
         assert isinstance(weight, Tensor)
         return weight + self.offset if self.offset else weight
 
     @property
     def bias(self) -> Tensor | None:
+        """``[D]``: what is added last, if the module has a bias."""
         bias = getattr(self.module, "bias", None)
         return bias if isinstance(bias, Tensor) else None
 
     def __call__(self, x: Tensor) -> Tensor:
+        """The user's own module on ``x [..., D]``."""
         out = self.module(x)
         assert isinstance(out, Tensor)
         return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def self_check(model: LanguageModel, length: int = 5) -> None:
     relative tolerance for the dtype. Raises :class:`UnsupportedModelError` naming what failed.
     """
     arch = model.arch
-    vocabulary = int(arch.embedding.weight.shape[0])  # type: ignore[union-attr,arg-type]
+    vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (2, 2, length), generator=generator).to(arch.device)
     mask = torch.ones(2, length, dtype=torch.int64, device=arch.device)

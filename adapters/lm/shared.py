@@ -222,8 +222,8 @@ def _wide(x: Tensor) -> Tensor:
 def pull_back(norm: Norm | None, x: Tensor, grad: Tensor, frozen: bool) -> Tensor:
     """Gradients ``[R, n, D]`` at a norm's output, taken to its input ``x [n, D]``.
 
-    With ``out = scale * gain * grad``, a norm's Jacobian takes away from it its mean (LayerNorm) and
-    its share along ``x_hat`` (unless the scale is ``frozen``).
+    With ``out = scale * gain * grad``, a norm's Jacobian takes away from it its mean (LayerNorm)
+    and its share along ``x_hat`` (unless the scale is ``frozen``).
     """
     if norm is None:
         return grad.clone()

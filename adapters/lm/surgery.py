@@ -66,6 +66,7 @@ class Slice(nn.Module):
         self.start, self.stop = start, stop
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features ``start`` to ``stop`` of ``x [..., F]``."""
         return x[..., self.start : self.stop]
 
 
@@ -77,13 +78,16 @@ class Interleave(nn.Module):
         self.heads = heads
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (3, self.heads, -1)).transpose(-2, -3).flatten(-3)
+        """``[..., 3 * H * dh]`` from all q, all k, all v to head by head."""
+        split: Tensor = x.unflatten(-1, (3, self.heads, -1))
+        return split.transpose(-2, -3).flatten(-3)
 
 
 class Zero(nn.Module):
     """Adds nothing to a residual stream, whatever it reads."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """A zero that broadcasts to the shape of ``x``."""
         return x.new_zeros((1,) * x.ndim)
 
 
@@ -95,6 +99,7 @@ class Given(nn.Module):
         self.hidden = hidden
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base model's output type around the hidden states, whatever is asked."""
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
@@ -113,11 +118,13 @@ class Recorder(nn.Module):
         self.clear()
 
     def clear(self) -> None:
+        """Forgets the call."""
         self.hidden: Tensor | None = None
         self.output: Tensor | None = None
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Keeps the call; gives the inner module's output, or ``(0, None)`` without one."""
         if self.inner is not None:
             self.output = self.inner(*args, **kwargs)
             return self.output

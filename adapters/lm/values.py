@@ -33,6 +33,7 @@ class Inputs:
 
     @property
     def tokens(self) -> int:
+        """How many tokens the batch has, padding included."""
         return self.clean.numel()
 
 
@@ -50,6 +51,7 @@ class Values:
     stream: list[Tensor] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Values:
+        """Every writer's value through ``function``, one embedding or layer at a time."""
         embed = torch.stack([function(e) for e in self.embed])
         return Values(embed, [function(c) for c in self.codes], [function(m) for m in self.mlps])
 
@@ -129,6 +131,7 @@ class LMReference(Reference):
 
     @property
     def clean(self) -> Values:
+        """What each writer sends on the clean input."""
         if self._clean is None:
             self._clean = self.compute(self, True)
         return self._clean
@@ -147,6 +150,7 @@ class LMReference(Reference):
 
     @property
     def ablated_values(self) -> Values:
+        """What stands in for each writer's message where an edge is ablated."""
         if self._ablated is None:
             self._ablated = self.compute(self, False)
         return self._ablated
@@ -198,10 +202,12 @@ class LMReference(Reference):
 
     @property
     def full(self) -> Tensor:
+        """Outputs of the unmasked model, ``[B, V]`` or ``[B, P, V]``."""
         return self._output(True)
 
     @property
     def ablated(self) -> Tensor:
+        """Outputs with every edge ablated, shaped as ``full``."""
         return self._output(False)
 
 
