@@ -34,8 +34,9 @@ __all__ = ["ComputationalGraph", "EdgeNames", "Node"]
 class Node:
     """A component of a model.
 
-    ``name`` is unique in its graph; ``kind`` says what it is (``"head"``, ``"mlp"``, ...); ``layer``
-    and ``index`` place it where that makes sense; ``attributes`` holds plain Python values.
+    ``name`` is unique in its graph; ``kind`` says what it is (``"head"``, ``"mlp"``, ...);
+    ``layer`` and ``index`` place it where that makes sense; ``attributes`` holds plain Python
+    values.
     """
 
     name: str
@@ -167,7 +168,7 @@ class ComputationalGraph:
         return graph_from_networkx(graph)
 
     def to_networkx(self) -> nx.MultiDiGraph[Any]:
-        """The graph as a networkx DiGraph, or MultiDiGraph where an edge's kind tells inputs apart."""
+        """The graph as a networkx DiGraph, or MultiDiGraph where two edges join the same pair."""
         from graphprune.graph_io import graph_to_networkx
 
         return graph_to_networkx(self)
@@ -189,6 +190,7 @@ class ComputationalGraph:
 
     @property
     def num_nodes(self) -> int:
+        """How many nodes there are."""
         return len(self.nodes)
 
     @property
@@ -203,6 +205,7 @@ class ComputationalGraph:
 
     @cached_property
     def node_number(self) -> Mapping[str, int]:
+        """From a node's name to its position in ``nodes``."""
         return {node.name: i for i, node in enumerate(self.nodes)}
 
     @cached_property
@@ -212,10 +215,12 @@ class ComputationalGraph:
 
     @cached_property
     def input_nodes(self) -> tuple[int, ...]:
+        """Numbers of the nodes where information enters."""
         return self._ends(self.inputs, row=1)
 
     @cached_property
     def output_nodes(self) -> tuple[int, ...]:
+        """Numbers of the nodes where information leaves."""
         return self._ends(self.outputs, row=0)
 
     def _ends(self, given: tuple[int, ...] | None, row: int) -> tuple[int, ...]:
@@ -294,7 +299,7 @@ class ComputationalGraph:
     def reachable(
         self, start: Sequence[int], kept: NDArray[np.bool_], *, backward: bool = False
     ) -> NDArray[np.bool_]:
-        """``[N]``: nodes with a path over kept edges from (``backward``: to) a node in ``start``."""
+        """``[N]``: the nodes in ``start`` and all with a kept path from (``backward``: to) one."""
         from scipy.sparse import csr_array, vstack
         from scipy.sparse.csgraph import breadth_first_order
 

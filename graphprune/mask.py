@@ -128,6 +128,7 @@ class EdgeMask:
 
     @property
     def num_kept(self) -> int:
+        """How many edges have a value above 0."""
         return int(self.kept.sum())
 
     @property
@@ -137,10 +138,12 @@ class EdgeMask:
 
     @property
     def sparsity(self) -> float:
+        """One minus the density."""
         return 1.0 - self.density
 
     @property
     def is_binary(self) -> bool:
+        """Whether every value is 0 or 1."""
         return bool(((self.values == 0) | (self.values == 1)).all())
 
     def edges(self) -> list[str]:

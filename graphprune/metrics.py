@@ -52,7 +52,11 @@ class Metric:
         return f"the task has no {' and no '.join(lacking)}" if lacking else None
 
     def __call__(self, outputs: Tensor, batch: Batch, full: Tensor | None = None) -> Tensor:
-        """``[B]`` values; raises :class:`NumericalError` naming the examples that are not finite."""
+        """``[B]`` values.
+
+        Raises :class:`NumericalError` naming the examples that are not finite, and
+        :class:`InputError` where the batch lacks something or the shape is wrong.
+        """
         reason = self.missing(batch, full)
         if reason:
             raise InputError(f"metric {self.name!r} cannot be computed: {reason}")
@@ -74,6 +78,7 @@ class Metric:
 
     @property
     def sign(self) -> float:
+        """1 if higher is better, -1 if lower is."""
         return 1.0 if self.higher_is_better else -1.0
 
 
@@ -108,13 +113,15 @@ def _mean_at(values: Tensor, ids: Tensor) -> Tensor:
 
 
 def _logit_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-    assert batch.answer is not None and batch.distractor is not None
+    assert batch.answer is not None
+    assert batch.distractor is not None
     gap = _mean_at(outputs, batch.answer) - _mean_at(outputs, batch.distractor)
     return _average(gap, outputs, batch)
 
 
 def _prob_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-    assert batch.answer is not None and batch.distractor is not None
+    assert batch.answer is not None
+    assert batch.distractor is not None
     chances = outputs.softmax(-1)
     gap = _gather(chances, batch.answer, 0.0)[0].sum(-1) - _gather(chances, batch.distractor, 0.0)[
         0
@@ -139,7 +146,7 @@ def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
 
 
 def _exact_match(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-    """Whether the choice is the full model's: among answers and distractors, or over all outputs."""
+    """Whether the choice is the full model's: among answers and distractors, or all outputs."""
     assert full is not None
     if batch.answer is not None and batch.distractor is not None:
         ids = torch.cat([batch.answer, batch.distractor], -1)

@@ -49,6 +49,7 @@ class Ablation:
 
     @property
     def name(self) -> str:
+        """The name methods know it by; ``"mean_positional"`` for a mean at each position."""
         return "mean_positional" if self.kind == "mean" and self.per_position else self.kind
 
 
@@ -105,7 +106,8 @@ class MaskedModel(ABC):
 
     @property
     @abstractmethod
-    def graph(self) -> ComputationalGraph: ...
+    def graph(self) -> ComputationalGraph:
+        """The graph whose edges can be masked."""
 
     @property
     @abstractmethod
@@ -114,7 +116,7 @@ class MaskedModel(ABC):
 
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
-        """Plain values that identify the model: ``model``, ``architecture``, ``weights`` (a hash)."""
+        """Plain values that identify the model: ``model``, ``architecture``, ``weights`` (hash)."""
 
     @abstractmethod
     def reference(self, batch: Batch, ablation: Ablation | None = None) -> Reference:
@@ -126,8 +128,8 @@ class MaskedModel(ABC):
     ) -> Tensor:
         """Outputs at the answer positions under a mask, differentiable in the mask.
 
-        ``mask`` is an :class:`EdgeMask`, ``[E]``, or a stack ``[K, E]`` of candidates; a stack gives
-        outputs with a leading axis of ``K``.
+        ``mask`` is an :class:`EdgeMask`, ``[E]``, or a stack ``[K, E]`` of candidates; a stack
+        gives outputs with a leading axis of ``K``.
         """
 
     @abstractmethod

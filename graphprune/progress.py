@@ -16,7 +16,10 @@ _quiet: ContextVar[bool] = ContextVar("graphprune_quiet", default=False)
 
 @contextmanager
 def quiet(on: bool = True) -> Iterator[None]:
-    """No progress bars inside: ``with gp.quiet(): ...``. ``GRAPHPRUNE_QUIET=1`` does it for good."""
+    """No progress bars inside: ``with gp.quiet(): ...``.
+
+    The environment variable ``GRAPHPRUNE_QUIET=1`` silences them for good.
+    """
     token = _quiet.set(on)
     try:
         yield

@@ -24,9 +24,17 @@ class Adapter(Protocol):
 
     name: str
 
-    def matches(self, module: object) -> bool: ...
-    def supported(self) -> list[str]: ...
-    def wrap(self, module: nn.Module, **options: Any) -> MaskedModel: ...
+    def matches(self, module: object) -> bool:
+        """Whether the adapter answers for this object."""
+        ...
+
+    def supported(self) -> list[str]:
+        """Names of the architectures that are known."""
+        ...
+
+    def wrap(self, module: nn.Module, **options: Any) -> MaskedModel:
+        """The module as a masked model; raises :class:`UnsupportedModelError` if it cannot be."""
+        ...
 
 
 @lru_cache

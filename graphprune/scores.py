@@ -148,7 +148,8 @@ class NodeScores:
     @property
     def senders(self) -> Tensor:
         """Numbers of the nodes that send messages, the ones a node circuit chooses among."""
-        return torch.unique(self.graph.edge_index[0])
+        numbers: Tensor = torch.unique(self.graph.edge_index[0])
+        return numbers
 
     def top(self, size: float, by: Ranking = "abs") -> EdgeMask:
         """The node circuit of the ``size`` best senders: every edge between two of them.
@@ -168,7 +169,7 @@ class NodeScores:
         return EdgeMask(self.graph, (kept[source] & targets_kept[target]).float())
 
     def edge_values(self) -> Tensor:
-        """``[E]``: for each edge the score, sign included, of the end whose score is smaller by size.
+        """``[E]``: for each edge the score, sign included, of its end with the smaller size.
 
         Outputs are no senders and never the smaller end; a reader wired to several nodes (a
         key/value head) counts as the strongest of them.

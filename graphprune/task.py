@@ -157,6 +157,7 @@ class Task:
         return self.subset(sorted(order[:count])), self.subset(sorted(order[count:]))
 
     def with_metric(self, metric: str | Metric | Callable[..., Any]) -> Task:
+        """The same examples under another metric."""
         return replace(self, metric=as_metric(metric))
 
     def __repr__(self) -> str:

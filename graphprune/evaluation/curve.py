@@ -1,10 +1,10 @@
 """Faithfulness over circuit sizes, integrated as the MIB benchmark does.
 
 CPR is the integral of f over the kept fraction (edges ranked by signed score), CMD that of |1 - f|
-(ranked by absolute score), both by the trapezoid rule over the *requested* fractions. Over MIB's ten
-sizes, 0.001 to 1, a perfect ranking has CPR 0.999 and CMD 0. Most of that weight lies above a half,
-so the area over the logarithm of the size stands beside them, and CPR with f cut at 1, since plain
-CPR rewards overshooting the model.
+(ranked by absolute score), both by the trapezoid rule over the *requested* fractions. Over MIB's
+ten sizes, 0.001 to 1, a perfect ranking has CPR 0.999 and CMD 0. Most of that weight lies above a
+half, so the area over the logarithm of the size stands beside them, and CPR with f cut at 1, since
+plain CPR rewards overshooting the model.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class FaithfulnessCurve:
 
     @property
     def log_area(self) -> float:
-        """Mean of f (cut at 1) over the logarithm of the size, signed ranking: small circuits count."""
+        """Mean of f (cut at 1) over the log of the size, signed ranking: small circuits count."""
         logs = np.log(self.sizes)
         clipped = [min(f, 1.0) for f in self._of("signed")]
         return area(list(logs), clipped) / float(logs[-1] - logs[0])
@@ -111,7 +111,7 @@ class FaithfulnessCurve:
 
     def summary(self) -> dict[str, float]:
         """CPR, clipped CPR, CMD and the log area, those that were computed."""
-        out = {}
+        out: dict[str, float] = {}
         if "signed" in self.f:
             out |= {"cpr": self.cpr, "cpr_clipped": self.cpr_clipped, "log_area": self.log_area}
         if "abs" in self.f:
@@ -138,8 +138,8 @@ def faithfulness_curve(
     """F of the circuits that ``scores`` give at every size.
 
     At each size the top edges are taken and dead ends pruned, as MIB does. The clean and ablated
-    passes run once a batch and give both ends of the curve; every other circuit is one sparse masked
-    pass.
+    passes run once a batch and give both ends of the curve; every other circuit is one sparse
+    masked pass.
 
     Args:
         sizes: increasing fractions in (0, 1]; ``None`` takes MIB's ten.
@@ -188,13 +188,13 @@ def faithfulness_curve(
     full_mean, ablated_mean = (ends / count).tolist()
     values = {by: (total / count).tolist() for by, total in totals.items()}
     f: dict[str, list[float]] = {}
-    for by, at in values.items():
-        f[by] = []
+    for ranking, at in values.items():
+        f[ranking] = []
         for v in at:
             ratio = faithfulness(v, full_mean, ablated_mean)
             if isinstance(ratio, str):
                 raise InputError(f"faithfulness is not defined on task {task.name!r}: {ratio}")
-            f[by].append(ratio)
+            f[ranking].append(ratio)
     return FaithfulnessCurve(
         fractions,
         f,

@@ -7,7 +7,7 @@ metric: 1 is the full model, 0 the model with every edge ablated, and a circuit 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +60,9 @@ def check_outputs(outputs: Tensor, batch: Batch, what: str) -> None:
 class EvaluationReport:
     """What :func:`evaluate` found.
 
-    ``values`` maps a measure to its mean, ``examples`` to its value for every example, ``absent`` to
-    the reason why a measure is missing. ``full`` and ``ablated`` hold the same metrics of the full
-    and of the wholly ablated model.
+    ``values`` maps a measure to its mean, ``examples`` to its value for every example, ``absent``
+    to the reason why a measure is missing. ``full`` and ``ablated`` hold the same metrics of the
+    full and of the wholly ablated model.
     """
 
     values: dict[str, float]
@@ -239,7 +239,7 @@ def _measure(
 ) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    jobs = {
+    jobs: dict[str, Callable[[], Tensor]] = {
         "circuit": lambda: model.run(batch, mask, reference),
         "full": lambda: model.reference(batch).full,
     }

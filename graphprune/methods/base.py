@@ -39,7 +39,7 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(ABC):
+class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
     """Settings every method has.
 
     Args:

@@ -1,8 +1,8 @@
 """Attribution: the gradient of the metric with respect to the mask, at one or several points.
 
-``s(u -> v) = mean over examples of (y_u - y~_u) . d metric / d (what v reads)``: clean minus ablated,
-the metric turned so that higher is better, so a positive score is a useful edge. The originals write
-corrupted minus clean times the gradient of a loss, which is the same number.
+``s(u -> v) = mean over examples of (y_u - y~_u) . d metric / d (what v reads)``: clean minus
+ablated, the metric turned so that higher is better, so a positive score is a useful edge. The
+originals write corrupted minus clean times the gradient of a loss, which is the same number.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def _input_gates(model: MaskedModel, places: Tensor) -> Tensor:
 class _GradientScorer(Scorer):
     @property
     def rule(self) -> Rule:
+        """How derivatives are taken; see ``MaskedModel.edge_gradients``."""
         return "gradient"
 
     @abstractmethod
@@ -160,6 +161,7 @@ class RelP(_GradientScorer):
 
     @property
     def rule(self) -> Rule:
+        """Layer-wise relevance propagation."""
         return "relp"
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
@@ -218,7 +220,8 @@ class EAPIG(_GradientScorer):
             return super().score(model, task)
         self._check(model, task)
         gates, weights = self.points(model)
-        assert gates is not None and weights is not None
+        assert gates is not None
+        assert weights is not None
         groups = model.source_groups()
         source = model.graph.edge_index[0]
         total = torch.zeros(model.graph.num_edges, dtype=torch.float64)

@@ -50,7 +50,7 @@ class ExactPatching(Scorer):
 
 @dataclass(frozen=True, kw_only=True)
 class IntegratedMaskGradient(Scorer):
-    """The mask gradient integrated along the straight line from every edge ablated to every edge kept.
+    """The mask gradient integrated along the straight line from all edges ablated to all kept.
 
     By the fundamental theorem the scores sum to metric(full) - metric(ablated), up to the error of
     the rule.
