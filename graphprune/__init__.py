@@ -1,60 +1,58 @@
 """graphprune: prune the edges of a model's computational graph, and find the circuit that works.
 
 Methods give scores, scores make masks, evaluation and export read masks. Importing graphprune loads
-neither transformers nor torch_geometric: adapters load when a model is wrapped.
+nothing heavy: each name loads when first used, adapters when a model is wrapped.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from graphprune import tasks
-from graphprune.batch import Batch, Examples
-from graphprune.circuit import Circuit
-from graphprune.errors import (
-    FetchError,
-    FormatError,
-    GraphMismatchError,
-    GraphPruneError,
-    InputError,
-    MissingExtraError,
-    NumericalError,
-    UnsupportedModelError,
-)
-from graphprune.evaluation import (
-    MIB_SIZES,
-    EvaluationReport,
-    FaithfulnessCurve,
-    auroc,
-    evaluate,
-    faithfulness_curve,
-    recovery,
-    stability,
-)
-from graphprune.graph import ComputationalGraph, Node
-from graphprune.mask import EdgeMask
-from graphprune.methods import (
-    EAP,
-    EAPIG,
-    NAP,
-    NAPIG,
-    CleanCorrupted,
-    ExactPatching,
-    InformationFlow,
-    IntegratedMaskGradient,
-    Pruner,
-    Random,
-    RelP,
-    Scorer,
-)
-from graphprune.metrics import Metric
-from graphprune.model import Ablation, Gradients, MaskedModel, Messages, Reference
-from graphprune.progress import quiet
-from graphprune.registry import make_method, method_names, supported, wrap
-from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
-from graphprune.task import Task
-
 if TYPE_CHECKING:
-    from graphprune import adapters, spectral
+    from graphprune import tasks
+    from graphprune.batch import Batch, Examples
+    from graphprune.circuit import Circuit
+    from graphprune.errors import (
+        FetchError,
+        FormatError,
+        GraphMismatchError,
+        GraphPruneError,
+        InputError,
+        MissingExtraError,
+        NumericalError,
+        UnsupportedModelError,
+    )
+    from graphprune.evaluation import (
+        MIB_SIZES,
+        EvaluationReport,
+        FaithfulnessCurve,
+        auroc,
+        evaluate,
+        faithfulness_curve,
+        recovery,
+        stability,
+    )
+    from graphprune.graph import ComputationalGraph, Node
+    from graphprune.mask import EdgeMask
+    from graphprune.methods import (
+        EAP,
+        EAPIG,
+        NAP,
+        NAPIG,
+        CleanCorrupted,
+        ExactPatching,
+        InformationFlow,
+        IntegratedMaskGradient,
+        Pruner,
+        Random,
+        RelP,
+        Scorer,
+    )
+    from graphprune.metrics import Metric
+    from graphprune.model import Ablation, Gradients, MaskedModel, Messages, Reference
+    from graphprune.progress import quiet
+    from graphprune.registry import make_method, method_names, supported, wrap
+    from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
+    from graphprune.task import Task
 
 __version__ = "0.1.0"
 
@@ -98,7 +96,6 @@ __all__ = [
     "Scorer",
     "Task",
     "UnsupportedModelError",
-    "adapters",
     "auroc",
     "evaluate",
     "faithfulness_curve",
@@ -106,7 +103,6 @@ __all__ = [
     "method_names",
     "quiet",
     "recovery",
-    "spectral",
     "stability",
     "supported",
     "tasks",
@@ -114,7 +110,88 @@ __all__ = [
 ]
 
 
+# Where each public name lives. They load when first used, so that the command line answers --help
+# without waiting for torch.
+_HOMES = {
+    "graphprune.batch": (
+        "Batch",
+        "Examples",
+    ),
+    "graphprune.circuit": ("Circuit",),
+    "graphprune.errors": (
+        "FetchError",
+        "FormatError",
+        "GraphMismatchError",
+        "GraphPruneError",
+        "InputError",
+        "MissingExtraError",
+        "NumericalError",
+        "UnsupportedModelError",
+    ),
+    "graphprune.evaluation": (
+        "MIB_SIZES",
+        "EvaluationReport",
+        "FaithfulnessCurve",
+        "auroc",
+        "evaluate",
+        "faithfulness_curve",
+        "recovery",
+        "stability",
+    ),
+    "graphprune.graph": (
+        "ComputationalGraph",
+        "Node",
+    ),
+    "graphprune.mask": ("EdgeMask",),
+    "graphprune.methods": (
+        "EAP",
+        "EAPIG",
+        "NAP",
+        "NAPIG",
+        "CleanCorrupted",
+        "ExactPatching",
+        "InformationFlow",
+        "IntegratedMaskGradient",
+        "Pruner",
+        "Random",
+        "RelP",
+        "Scorer",
+    ),
+    "graphprune.metrics": ("Metric",),
+    "graphprune.model": (
+        "Ablation",
+        "Gradients",
+        "MaskedModel",
+        "Messages",
+        "Reference",
+    ),
+    "graphprune.progress": ("quiet",),
+    "graphprune.registry": (
+        "make_method",
+        "method_names",
+        "supported",
+        "wrap",
+    ),
+    "graphprune.scores": (
+        "EdgeScores",
+        "NodeScores",
+        "PositionalEdgeScores",
+    ),
+    "graphprune.task": ("Task",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_PACKAGES = ("adapters", "spectral", "tasks", "methods", "evaluation", "export")
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("adapters", "spectral"):
+    if name in _PACKAGES:
         return import_module(f"graphprune.{name}")
-    raise AttributeError(f"module 'graphprune' has no attribute {name!r}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'graphprune' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
