@@ -94,7 +94,8 @@ def boolean_expressions(
 
     The corrupted prompt changes one truth value or one ``and``/``or`` so that the value turns
     round. ``shots`` (0 to 6) solved expressions stand in front, the same in every prompt. Both
-    values are drawn equally often. Notes and errors as :func:`~graphprune.tasks.ioi`.
+    values are drawn equally often, before prompts that repeat are left out. Notes and errors as
+    :func:`~graphprune.tasks.ioi`.
     """
     if type(shots) is not int or not 0 <= shots <= len(SHOTS):
         raise InputError(f"shots must lie in 0..{len(SHOTS)}, got {shots!r}")

@@ -24,7 +24,8 @@ __all__ = ["Candidate", "MetricLike", "build", "choose_templates", "combinations
 
 MetricLike = str | Metric | Callable[..., Any]
 
-PATIENCE = 10_000
+PATIENCE = 10_000  # draws without a new prompt before giving up
+FIRST_PATIENCE = 1_000  # the same before there is any prompt
 PERMUTED = 5_000_000
 
 
@@ -111,7 +112,7 @@ def build(
     while len(kept) < n:
         chunk = list(islice(candidates, min(max(n - len(kept), 32), 8192)))
         drawn += len(chunk)
-        if not chunk or wasted > PATIENCE:
+        if not chunk or wasted > (PATIENCE if kept else FIRST_PATIENCE):
             raise InputError(_too_few(name, n, len(kept), drawn))
         fresh = [c for c in chunk if _key(c) not in kept]
         for candidate, fitted in zip(fresh, _fit(fresh, encoder), strict=True):
