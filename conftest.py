@@ -4,6 +4,13 @@ The two folders are `graphprune.adapters` and `graphprune.spectral`. Collected b
 they would be imported a second time, under a bare name, and every class would exist twice.
 """
 
+import os
+
+# Tests run tiny models: one thread is faster than two that wait for each other. Set before torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 from pathlib import Path
 
 import pytest

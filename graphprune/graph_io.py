@@ -76,13 +76,14 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
         )
         for name, data in source.nodes(data=True)
     )
+    ours = "edge_kinds" in source.graph  # written by graph_to_networkx: edges carry their number
     edges, wires = [], []
     for place, (u, v, data) in enumerate(source.edges(data=True)):
         pair = (number[u], number[v], str(data.get("kind", "message")))
-        if data.get("fixed"):
-            wires.append((int(data.get("wire", place)), pair))
+        if ours and data.get("fixed"):
+            wires.append((int(data["wire"]) if ours else place, pair))
         else:
-            edges.append((int(data.get("number", place)), pair))
+            edges.append((int(data["number"]) if ours else place, pair))
     edges.sort(key=lambda item: item[0])
     wires.sort(key=lambda item: item[0])
     about = source.graph

@@ -5,18 +5,30 @@ adapter. Models are tiny, every weight is perturbed. ``Float64`` lets the norms 
 insist on float32 compute in float64, so that exact means 1e-9.
 """
 
+import dataclasses
+
 import pytest
 import torch
 from support.oracle import oracle_edges, oracle_logits, oracle_writer_values
 from support.tiny import EAGER_ONLY, FAMILIES, Float64, random_pair, tiny
 
 from graphprune.adapters.hf import adapter
+from graphprune.adapters.lm import masked
 from graphprune.batch import Batch
+from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.model import Ablation
 
 
 @pytest.fixture
-def float64():
+def float64(monkeypatch):
+    """Also inside backward, which autograd runs outside of any such mode."""
+    backward = masked._Run.backward
+
+    def exact(self, grad):
+        with Float64():
+            return backward(self, grad)
+
+    monkeypatch.setattr(masked._Run, "backward", exact)
     with Float64():
         yield
 
@@ -242,3 +254,57 @@ def test_the_users_model_is_unchanged_even_when_a_run_fails():
     assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
     assert all(p.grad is None for p in module.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+
+
+def test_a_model_in_training_mode_is_run_without_dropout_and_left_training():
+    """Dropout would make two runs differ, in forward and in a backward that comes later."""
+    module = tiny("gpt2", resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5).train()
+    model = adapter.wrap(module)
+    clean, corrupt = random_pair(module)
+    batch = Batch({"input_ids": clean}, {"input_ids": corrupt}, len(clean))
+    gradients = []
+    for _ in range(2):
+        mask = torch.full((model.graph.num_edges,), 0.5, requires_grad=True)
+        out = model.run(batch, mask)
+        assert module.training
+        out.sum().backward()
+        gradients.append(mask.grad)
+    assert torch.equal(*gradients)
+    assert all(m.training for m in module.modules())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clean": {"input_ids": torch.full((2, 4), 10_000)}}, "clean prompts hold token ids"),
+        ({"corrupt": {"input_ids": torch.full((2, 4), -1)}}, "corrupted prompts hold token ids"),
+        ({"corrupt": {"input_ids": torch.ones(2, 5, dtype=torch.int64)}}, "need spans"),
+        ({"positions": torch.tensor([3, 4])}, "position 4.*4 tokens"),
+        ({"corrupt": None}, "needs corrupted prompts"),
+        ({"clean": torch.ones(2, 4)}, "mapping with input_ids"),
+    ],
+)
+def test_bad_batches_say_what_is_wrong(change, message):
+    model = adapter.wrap(tiny("llama"))
+    ids = torch.ones(2, 4, dtype=torch.int64)
+    batch = dataclasses.replace(Batch({"input_ids": ids}, {"input_ids": ids}, 2), **change)
+    with pytest.raises(InputError, match=message):
+        model.reference(batch)
+
+
+def test_an_architecture_that_is_not_what_it_says_is_refused():
+    """A hook that changes a layer, an unknown type, and a low-rank adapter in a projection."""
+    module = tiny("llama")
+    hook = module.model.layers[0].register_forward_hook(lambda _, args, out: out + 0.1)
+    with pytest.raises(UnsupportedModelError, match="exactness check"):
+        adapter.wrap(module)
+    hook.remove()
+    adapter.wrap(module)
+    module.model.layers[0].self_attn.q_proj = torch.nn.Sequential(
+        module.model.layers[0].self_attn.q_proj
+    )
+    with pytest.raises(UnsupportedModelError, match=r"q_proj is a Sequential.*merge"):
+        adapter.wrap(module)
+    module.config.model_type = "mamba"
+    with pytest.raises(UnsupportedModelError, match=r"'mamba'.*known:.*gpt2"):
+        adapter.wrap(module)

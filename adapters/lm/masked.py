@@ -21,6 +21,7 @@ from torch import Tensor
 from .architecture import Block
 from .layout import Layout, Place
 from .norms import Norm
+from .surgery import quiet
 from .values import LMReference, entry_embeddings
 
 __all__ = ["Plan", "dense_plan", "masked_run", "sparse_plan"]
@@ -326,7 +327,8 @@ class _MaskedPass(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.run.backward(grad), None, None
+        with quiet(ctx.run.arch.model):  # backward runs later, when the user may be training
+            return ctx.run.backward(grad), None, None
 
 
 def masked_run(layout: Layout, reference: LMReference, mask: Tensor) -> Tensor:

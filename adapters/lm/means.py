@@ -60,6 +60,11 @@ def ablation_values(reference: LMReference, layout: Layout) -> Values:
         means = ablation.values
         if not isinstance(means, Values):
             raise InputError("mean ablation needs the values that model.mean_ablation(...) gives")
+        if len(means.mlps) != layout.layers or means.mlps[0].shape[-1] != width:
+            raise InputError(
+                f"these means come from a model of {len(means.mlps)} layers and width "
+                f"{means.mlps[0].shape[-1]}; this one has {layout.layers} and {width}"
+            )
         if means.mlps[0].shape[1] not in (1, tokens):
             raise InputError(
                 f"means were kept for {means.mlps[0].shape[1]} positions; this batch has {tokens}"

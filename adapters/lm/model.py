@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +27,14 @@ from graphprune.model import (
 
 from .architecture import Architecture
 from .family import Family
+from .inputs import read_inputs
 from .layout import Layout
 from .masked import masked_run
 from .means import ablation_values, mean_values
 from .messages import clean_messages
 from .shared import Attribution, run_shared
 from .surgery import quiet
-from .values import Inputs, LMReference, Values, entry_embeddings
+from .values import LMReference, Values, entry_embeddings
 
 __all__ = ["LanguageModel"]
 
@@ -104,50 +105,10 @@ class LanguageModel(MaskedModel):
 
     # ---------------------------------------------------------------- inputs and values
 
-    def _inputs(self, batch: Batch) -> Inputs:
-        device = self.arch.device
-        if not isinstance(batch.clean, Mapping) or "input_ids" not in batch.clean:
-            raise InputError(
-                "a language model's batch needs a mapping with input_ids, got "
-                f"{type(batch.clean).__name__}"
-            )
-        ids = batch.clean["input_ids"].to(device)
-        mask = batch.clean.get("attention_mask")
-        weight = torch.ones_like(ids) if mask is None else mask.to(device)
-        if bool((weight[:, 1:] > weight[:, :-1]).any()):
-            raise InputError(
-                "batches must be padded on the right (Task.from_tensors moves padding)"
-            )
-        corrupt = None if batch.corrupt is None else batch.corrupt["input_ids"].to(device)
-        if corrupt is not None and corrupt.shape != ids.shape and batch.alignment is None:
-            raise InputError(
-                f"clean prompts have the shape {list(ids.shape)} and corrupted ones "
-                f"{list(corrupt.shape)}; pairs of different length need spans to align them"
-            )
-        top = int(ids.max())
-        vocabulary = cast(Tensor, self.arch.embedding.weight).shape[0]
-        if top >= vocabulary or int(ids.min()) < 0:
-            raise InputError(f"token id {top} is outside the model's vocabulary of {vocabulary}")
-        positions = batch.positions
-        if positions is None:
-            positions = weight.sum(1) - 1
-        positions = positions.to(device).clamp(min=0)
-        rows = torch.arange(len(ids), device=device)
-        flat = positions + rows.view(-1, *[1] * (positions.ndim - 1)) * ids.shape[1]
-        alignment = None if batch.alignment is None else batch.alignment.to(device, self.arch.dtype)
-        return Inputs(
-            ids,
-            corrupt,
-            weight.to(self.arch.dtype),
-            flat.reshape(-1),
-            tuple(positions.shape),
-            alignment,
-        )
-
     def reference(self, batch: Batch, ablation: Ablation | None = None) -> LMReference:
         """Clean and ablated values of a batch, each computed when first needed, once."""
         ablation = ablation or Ablation()
-        inputs = self._inputs(batch)
+        inputs = read_inputs(self.arch, batch)
         if ablation.kind == "counterfactual" and inputs.corrupt is None:
             raise InputError(
                 "counterfactual ablation needs corrupted prompts and this task has none; give "

@@ -26,6 +26,7 @@ def part(module: nn.Module, path: str) -> nn.Module:
 def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
     """A shallow copy of ``module`` with the submodules at the dotted paths replaced."""
     twin = copy.copy(module)
+    twin.training = False  # whatever mode the original is in, the copy evaluates
     twin.__dict__.pop("forward", None)  # an instance-level forward would call the original
     twin._modules = dict(module._modules)
     nested: dict[str, dict[str, nn.Module]] = {}

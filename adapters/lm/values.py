@@ -16,25 +16,9 @@ from graphprune.batch import Batch
 from graphprune.model import Ablation, Reference
 
 from .architecture import Architecture, Call, Glue
+from .inputs import Inputs
 
-__all__ = ["Inputs", "LMReference", "Values", "residuals"]
-
-
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """One batch on the model's device. ``answers [n]`` are flat token numbers, ``shape`` theirs."""
-
-    clean: Tensor
-    corrupt: Tensor | None
-    weight: Tensor
-    answers: Tensor
-    shape: tuple[int, ...]
-    alignment: Tensor | None
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens the batch has, padding included."""
-        return self.clean.numel()
+__all__ = ["LMReference", "Values", "residuals"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,7 +160,7 @@ def faithfulness_curve(
     }
     ends = torch.zeros(2, dtype=torch.float64)
     count = 0
-    size_b = batch_size or task.batch_size
+    size_b = task.batch_size if batch_size is None else batch_size
     for batch in track(task.batches(size_b), "faithfulness curve", -(-len(task) // size_b)):
         reference = model.reference(batch, chosen)
         with torch.no_grad():

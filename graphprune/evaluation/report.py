@@ -160,7 +160,7 @@ def evaluate(
     rows: dict[str, dict[str, list[Tensor]]] = {k: {} for k in ("circuit", "full", "ablated")}
     absent: dict[str, str] = {}
     taus: list[Tensor] = []
-    size = batch_size or task.batch_size
+    size = task.batch_size if batch_size is None else batch_size
     seconds = {"circuit": 0.0, "full": 0.0}
     flops = {"circuit": 0, "full": 0}
     for batch in track(task.batches(size), "evaluate", -(-len(task) // size)):
@@ -186,7 +186,7 @@ def evaluate(
         for side, named in rows.items()
     }
     examples = dict(found["circuit"])
-    if taus:
+    if taus and "kendall_tau" not in absent:
         examples["kendall_tau"] = torch.cat(taus).double()
     values: dict[str, float] = {"n_edges": mask.num_kept, **mask_density(mask)}
     values |= {name: float(v.mean()) for name, v in examples.items()}
@@ -221,7 +221,10 @@ def _kendall(
         absent["kendall_tau"] = "the task has no answer and no distractor to rank"
         return
     ids = torch.cat([batch.answer, batch.distractor], -1)
-    if ids.ndim != outputs.ndim or int((ids >= 0).sum(-1).min()) < 3:
+    if outputs.ndim != 2 or ids.ndim != 2:
+        absent["kendall_tau"] = "a ranking is made at one answer position an example"
+        return
+    if int((ids >= 0).sum(-1).min()) < 3:
         absent["kendall_tau"] = "a ranking needs at least three candidate answers an example"
         return
     for row, mine, theirs in zip(ids, outputs, full, strict=True):

@@ -65,7 +65,7 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
         self, model: MaskedModel, task: Task, *, reference: bool = True
     ) -> Iterator[tuple[Batch, Reference | None]]:
         ablation = resolve_ablation(model, task, self.ablation)
-        size = self.batch_size or task.batch_size
+        size = task.batch_size if self.batch_size is None else self.batch_size
         total = -(-len(task) // size)
         for batch in track(task.batches(size), type(self).__name__, total):
             yield batch, model.reference(batch, ablation) if reference else None

@@ -1,0 +1,74 @@
+"""A batch as the engine reads it: on the model's device, checked, answers as flat token numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from graphprune.batch import Batch
+from graphprune.errors import InputError
+
+from .architecture import Architecture
+
+__all__ = ["Inputs", "read_inputs"]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """One batch on the model's device. ``answers [n]`` are flat token numbers, ``shape`` theirs."""
+
+    clean: Tensor
+    corrupt: Tensor | None
+    weight: Tensor
+    answers: Tensor
+    shape: tuple[int, ...]
+    alignment: Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the batch has, padding included."""
+        return self.clean.numel()
+
+
+def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
+    """Checks a batch against the model; raises :class:`InputError` with what came and where."""
+    device = arch.device
+    if not isinstance(batch.clean, Mapping) or "input_ids" not in batch.clean:
+        raise InputError(
+            "a language model's batch needs a mapping with input_ids, got "
+            f"{type(batch.clean).__name__}"
+        )
+    ids = batch.clean["input_ids"].to(device)
+    mask = batch.clean.get("attention_mask")
+    weight = torch.ones_like(ids) if mask is None else mask.to(device)
+    if bool((weight[:, 1:] > weight[:, :-1]).any()):
+        raise InputError("batches must be padded on the right (Task.from_tensors moves padding)")
+    corrupt = None if batch.corrupt is None else batch.corrupt["input_ids"].to(device)
+    if corrupt is not None and corrupt.shape != ids.shape and batch.alignment is None:
+        raise InputError(
+            f"clean prompts have the shape {list(ids.shape)} and corrupted ones "
+            f"{list(corrupt.shape)}; pairs of different length need spans to align them"
+        )
+    vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
+    for side, tokens in (("clean", ids), ("corrupted", corrupt)):
+        if tokens is not None and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+            raise InputError(
+                f"the {side} prompts hold token ids from {int(tokens.min())} to "
+                f"{int(tokens.max())}; the model's vocabulary is 0 to {vocabulary - 1}"
+            )
+    positions = (weight.sum(1) - 1) if batch.positions is None else batch.positions.to(device)
+    if int(positions.max()) >= ids.shape[1]:
+        raise InputError(
+            f"an answer is read at position {int(positions.max())}; the prompts of this batch have "
+            f"{ids.shape[1]} tokens, positions count from 0"
+        )
+    rows = torch.arange(len(ids), device=device).view(-1, *[1] * (positions.ndim - 1))
+    flat = positions.clamp(min=0) + rows * ids.shape[1]
+    alignment = None if batch.alignment is None else batch.alignment.to(device, arch.dtype)
+    return Inputs(
+        ids, corrupt, weight.to(arch.dtype), flat.reshape(-1), tuple(positions.shape), alignment
+    )

@@ -1,0 +1,207 @@
+"""Evaluation against numbers worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kendalltau
+from support.tiny import random_pair, tiny
+
+import graphprune as gp
+from graphprune.evaluation.curve import area
+
+
+@pytest.fixture(scope="module")
+def case():
+    module = tiny("llama")
+    clean, corrupt = random_pair(module, batch=6)
+    task = gp.Task.from_tensors(
+        clean, corrupt, answer=[[1, 3]] * 6, distractor=[[2, 4]] * 6, batch_size=4
+    )
+    model = gp.wrap(module)
+    return module, model, task
+
+
+def test_report_equals_hand_computation(case):
+    module, model, task = case
+    mask = gp.EAP().score(model, task).top(0.3)
+    report = gp.evaluate(model, task, mask)
+    batch = next(iter(task.batches(6)))
+    with torch.no_grad():
+        full = module(batch.clean["input_ids"]).logits[:, -1]
+        ablated = module(batch.corrupt["input_ids"]).logits[:, -1]
+    out = model.run(batch, mask)
+    p, q = full.softmax(-1), out.softmax(-1)
+    assert report["kl"] == pytest.approx(float((p * (p.log() - q.log())).sum(-1).mean()), abs=1e-5)
+
+    def diff(x):
+        return float((x[:, [1, 3]].mean(1) - x[:, [2, 4]].mean(1)).mean())
+
+    assert report["logit_diff"] == pytest.approx(diff(out), abs=1e-5)
+    want = (diff(out) - diff(ablated)) / (diff(full) - diff(ablated))
+    assert report["faithfulness"] == pytest.approx(want, abs=1e-3)
+    hits = (out[:, [1, 3]].amax(1) > out[:, [2, 4]].amax(1)).float().mean()
+    assert report["accuracy"] == pytest.approx(float(hits))
+    ids = [1, 3, 2, 4]
+    same = (out[:, ids].argmax(1) == full[:, ids].argmax(1)).float().mean()
+    assert report["exact_match"] == pytest.approx(float(same))
+    taus = [kendalltau(a, b).statistic for a, b in zip(out[:, ids].numpy(), full[:, ids].numpy())]
+    assert report["kendall_tau"] == pytest.approx(np.mean(taus), abs=1e-6)
+    pd = (q[:, [1, 3]].sum(1) - q[:, [2, 4]].sum(1)).mean()
+    assert report["prob_diff"] == pytest.approx(float(pd), abs=1e-6)
+    named = report.to_dict()
+    for key in (
+        "n_edges",
+        "density",
+        "sparsity",
+        "kl",
+        "faithfulness",
+        "accuracy",
+        "exact_match",
+        "kendall_tau",
+        "logit_diff",
+    ):
+        assert key in named, key
+    low, high = report.interval("kl")
+    assert low <= report["kl"] <= high
+    assert set(report.to_frame().columns) >= {"measure", "circuit", "low", "high", "full"}
+
+
+def test_the_ends(case):
+    _, model, task = case
+    full = gp.evaluate(model, task, gp.EdgeMask.full(model.graph))
+    assert full["kl"] == pytest.approx(0, abs=1e-6)
+    assert full["faithfulness"] == pytest.approx(1, abs=1e-4)
+    assert full["exact_match"] == 1
+    empty = gp.evaluate(model, task, gp.EdgeMask.empty(model.graph))
+    assert empty["faithfulness"] == pytest.approx(0, abs=1e-4)
+    assert empty["n_edges"] == 0
+
+
+def test_what_a_task_cannot_have_is_absent_with_a_reason(case):
+    _, model, task = case
+    batch = next(iter(task.batches(6)))
+    bare = gp.Task.from_tensors(batch.clean["input_ids"], batch.corrupt["input_ids"], metric="kl")
+    report = gp.evaluate(model, bare, gp.EdgeMask.full(model.graph))
+    assert "no answer" in report.absent["logit_diff"]
+    assert "kendall_tau" in report.absent
+    assert "logit_diff" not in report.values
+    with pytest.raises(KeyError, match="no answer"):
+        report["logit_diff"]
+    only = gp.evaluate(model, bare, gp.EdgeMask.full(model.graph), metrics=["kl"]).to_dict()
+    assert only["kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_cost_counts_the_circuit_that_was_run(case):
+    _, model, task = case
+    mask = gp.EdgeMask.from_edges(model.graph, ["input->m1", "m1->logits"])
+    report = gp.evaluate(model, task, mask, cost=True)
+    assert 0 < report["flops_circuit"] < 0.8 * report["flops_full"]
+
+
+def test_curve_by_brute_force(case):
+    """Every point again through evaluate(); integrals again by their definition."""
+    _, model, task = case
+    scores = gp.EAP().score(model, task)
+    sizes = (0.01, 0.1, 0.4, 1.0)
+    curve = gp.faithfulness_curve(model, task, scores, sizes)
+    for by in ("signed", "abs"):
+        for i, size in enumerate(sizes):
+            mask = scores.top(size, by=by).prune_dead_ends()
+            report = gp.evaluate(model, task, mask)
+            assert curve.kept[by][i] == mask.num_kept
+            assert curve.f[by][i] == pytest.approx(report["faithfulness"], abs=1e-3)
+
+    def trapezoid(y):
+        return sum((b - a) * (u + v) / 2 for a, b, u, v in zip(sizes, sizes[1:], y, y[1:]))
+
+    assert curve.cpr == pytest.approx(trapezoid(curve.f["signed"]))
+    assert curve.cmd == pytest.approx(trapezoid([abs(1 - f) for f in curve.f["abs"]]))
+    clipped = [min(1, f) for f in curve.f["signed"]]
+    assert curve.cpr_clipped == pytest.approx(trapezoid(clipped))
+    logs = [math.log(s) for s in sizes]
+    mean = sum(
+        (b - a) * (u + v) / 2 for a, b, u, v in zip(logs, logs[1:], clipped, clipped[1:])
+    ) / (logs[-1] - logs[0])
+    assert curve.log_area == pytest.approx(mean)
+    assert len(curve.to_frame()) == 8
+
+
+def test_mibs_integrals_at_their_known_values():
+    """A perfect circuit has CPR .999 and CMD 0; f = 0 until a half gives CPR 0.25 (random's)."""
+    sizes = gp.MIB_SIZES
+    assert sizes == (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    assert area(sizes, [1] * 10) == pytest.approx(0.999)
+    assert area(sizes, [0] * 10) == 0
+    assert area(sizes, [0] * 9 + [1]) == pytest.approx(0.25)
+
+
+def test_curve_needs_increasing_sizes_and_a_task_with_an_effect(case):
+    _, model, task = case
+    scores = gp.Random().score(model, task)
+    with pytest.raises(gp.InputError, match="increasing"):
+        gp.faithfulness_curve(model, task, scores, (0.5, 0.1))
+    batch = next(iter(task.batches(6)))
+    ids = batch.clean["input_ids"]
+    same = gp.Task.from_tensors(ids, ids, answer=[1] * 6, distractor=[2] * 6)
+    with pytest.raises(gp.InputError, match="nothing to be faithful to"):
+        gp.faithfulness_curve(model, same, scores)
+    assert "nothing" in gp.evaluate(model, same, scores.top(5)).absent["faithfulness"]
+
+
+def test_foreign_masks_and_scores_are_refused(case):
+    _, model, task = case
+    other = gp.ComputationalGraph.from_edges([("a", "b")])
+    with pytest.raises(gp.GraphMismatchError, match="different graphs"):
+        gp.evaluate(model, task, gp.EdgeMask.full(other))
+    with pytest.raises(gp.GraphMismatchError):
+        gp.faithfulness_curve(model, task, gp.EdgeScores(other, torch.ones(1)))
+    with pytest.raises(gp.GraphMismatchError):
+        gp.EdgeMask.full(other) & gp.EdgeMask.full(model.graph)
+    with pytest.raises(gp.InputError, match="expected an EdgeMask"):
+        model.run(next(iter(task.batches())), torch.ones(3))
+
+
+def test_nan_weights_name_the_examples(case):
+    module = tiny("gpt2")
+    model = gp.wrap(module)
+    clean, corrupt = random_pair(module)
+    task = gp.Task.from_tensors(clean, corrupt, answer=[1] * 3, distractor=[2] * 3)
+    with torch.no_grad():
+        module.transformer.h[1].mlp.c_proj.bias[0] = float("nan")
+    with pytest.raises(gp.NumericalError, match=r"example numbers \[0, 1, 2\]"):
+        gp.evaluate(model, task, gp.EdgeMask.full(model.graph))
+    with pytest.raises(gp.NumericalError):
+        gp.EAP().score(model, task)
+
+
+def test_auroc_and_recovery():
+    graph = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("a", "c"), ("c", "d")])
+    scores = gp.EdgeScores(graph, torch.tensor([4.0, -3.0, 2.0, 1.0]))
+    assert gp.auroc(scores, gp.EdgeMask(graph, [1, 1, 0, 0])) == 1.0
+    assert gp.auroc(scores, gp.EdgeMask(graph, [0, 1, 0, 1])) == 0.25
+    ties = gp.EdgeScores(graph, torch.ones(4))
+    assert gp.auroc(ties, gp.EdgeMask(graph, [1, 0, 0, 0])) == 0.5
+    masks = [gp.EdgeMask(graph, [1, 1, 0, 0]), gp.EdgeMask(graph, [1, 0, 0, 0])]
+    assert gp.stability(masks) == 0.5
+
+
+def test_text_generated_by_the_full_mask_is_plain_greedy_text():
+    module = tiny("llama")
+    model = gp.wrap(module)
+    ids, _ = random_pair(module, batch=1)
+    prompt = ids[0, :5]
+    plain = prompt[None]
+    for _ in range(6):
+        chosen = module(plain).logits[:, -1].argmax(-1, keepdim=True)
+        plain = torch.cat([plain, chosen], 1)
+    full = gp.EdgeMask.full(model.graph)
+    assert torch.equal(model.generate_with(full, prompt, max_new_tokens=6), plain[0])
+    mean = model.mean_ablation([gp.Batch({"input_ids": ids}, None, 1)])
+    some = gp.Random().score(model, None).top(0.5)
+    for ablation in (None, mean):
+        text = model.generate_with(some, prompt, ablation=ablation, max_new_tokens=6)
+        assert len(text) == 11
+    with pytest.raises(gp.InputError, match="zero ablation"):
+        model.generate_with(full, prompt, ablation=gp.Ablation())

@@ -1,0 +1,264 @@
+"""Scorers against what they mean: masked runs, closed sums, and each other."""
+
+import dataclasses
+
+import pytest
+import torch
+from support.tiny import random_pair, tiny
+
+import graphprune as gp
+from graphprune.methods import integration_points
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama", "gemma2"])
+def case(request):
+    module = tiny(request.param, dtype=torch.float64)
+    clean, corrupt = random_pair(module, batch=5)
+    task = gp.Task.from_tensors(
+        clean, corrupt, answer=[1] * 5, distractor=[2] * 5, batch_size=2, metric="logit_diff"
+    )
+    return gp.wrap(module), task
+
+
+def value(model, task, mask):
+    batch = next(iter(task.batches(len(task))))
+    return float(task.metric(model.run(batch, mask), batch).mean())
+
+
+def test_exact_patching_is_one_run_an_edge(case):
+    model, task = case
+    found = gp.ExactPatching(candidates=7).score(model, task)
+    full = value(model, task, torch.ones(model.graph.num_edges, dtype=torch.float64))
+    for e in range(0, model.graph.num_edges, 37):
+        mask = torch.ones(model.graph.num_edges, dtype=torch.float64)
+        mask[e] = 0
+        assert found.values[e] == pytest.approx(full - value(model, task, mask), abs=2e-6)
+
+
+def test_eap_is_the_slope_of_ablating_one_edge(case):
+    """A finite difference of the masked run; batching changes nothing."""
+    model, task = case
+    eap = gp.EAP().score(model, task)
+    whole = gp.EAP(batch_size=5).score(model, task)
+    torch.testing.assert_close(eap.values, whole.values, rtol=1e-4, atol=1e-6)
+    full = torch.ones(model.graph.num_edges, dtype=torch.float64)
+    top = eap.values.abs().argsort(descending=True)[:6].tolist()
+    for e in top:
+        less = full.clone()
+        less[e] = 1 - 1e-4
+        slope = (value(model, task, full) - value(model, task, less)) / 1e-4
+        assert eap.values[e] == pytest.approx(slope, rel=2e-2, abs=2e-3)
+
+
+def test_scores_are_means_over_examples(case):
+    """The reference's sums over a batch are these means times the batch size."""
+    model, task = case
+    each = [gp.EAPIG(steps=3).score(model, task.subset([i])).values for i in range(len(task))]
+    together = gp.EAPIG(steps=3).score(model, task).values
+    torch.testing.assert_close(torch.stack(each).mean(0), together, rtol=1e-4, atol=1e-6)
+
+
+def test_integrated_mask_gradient_is_complete(case):
+    """Fundamental theorem: the scores sum to metric(full) - metric(ablated)."""
+    model, task = case
+    edges = torch.ones(model.graph.num_edges, dtype=torch.float64)
+    gap = value(model, task, edges) - value(model, task, 0 * edges)
+    scorer = gp.IntegratedMaskGradient(steps=96, points_at="gauss-legendre")
+    assert float(scorer.score(model, task).values.sum()) == pytest.approx(gap, rel=2e-3, abs=2e-3)
+
+
+def test_integrated_inputs_are_complete_over_the_input_node(case):
+    """EAP-IG's scores of the edges that leave the input sum to the change of the metric."""
+    model, task = case
+    scorer = gp.EAPIG(steps=192, points_at="gauss-legendre")
+    scores = scorer.score(model, task)
+    edges = torch.ones(model.graph.num_edges, dtype=torch.float64)
+    gap = value(model, task, edges) - value(model, task, 0 * edges)
+    leaving = model.graph.edge_index[0] == 0
+    assert float(scores.values[leaving].sum()) == pytest.approx(gap, rel=1e-2, abs=1e-2)
+
+
+def test_left_points_are_the_references_and_exclude_the_clean_end(case):
+    """steps=1 is the gradient at the corrupted input; clean-corrupted averages both ends."""
+    model, task = case
+    corrupted = gp.EAPIG(steps=1).score(model, task)
+    clean = gp.EAP().score(model, task)
+    both = gp.CleanCorrupted().score(model, task)
+    torch.testing.assert_close(
+        both.values, (corrupted.values + clean.values) / 2, rtol=1e-4, atol=1e-6
+    )
+    assert not torch.allclose(corrupted.values, clean.values)
+
+
+def test_activations_score_only_edges_that_leave_the_group(case):
+    """Paper version = mask gradients with one group's edges at k/m; reference adds every pass."""
+    model, task = case
+    small = task.take(2)
+    steps = 2
+    scorer = gp.EAPIG(steps=steps, points_at="right", integrate="activations")
+    paper = scorer.score(model, small)
+    as_coded = dataclasses.replace(scorer, integrate="activations-reference").score(model, small)
+    batch = next(iter(small.batches(2)))
+    reference = model.reference(batch)
+    groups = model.source_groups()
+    source = model.graph.edge_index[0]
+    want = torch.zeros(model.graph.num_edges, dtype=torch.float64)
+    summed = torch.zeros_like(want)
+    for group in groups:
+        leaving = torch.isin(source, torch.tensor(group))
+        for k in (1, 2):
+            mask = torch.ones_like(want)
+            mask[leaving] = k / steps
+            mask.requires_grad_(True)
+            out = task.metric(model.run(batch, mask, reference), batch).sum()
+            (gradient,) = torch.autograd.grad(out, mask)
+            want[leaving] += gradient[leaving] / steps / 2
+            gates = torch.ones(1, model.graph.num_nodes)
+            gates[:, group] = k / steps
+            objective = lambda o: task.metric(o, batch)  # noqa: E731
+            summed += model.edge_gradients(batch, objective, reference, gates=gates).edge / 2
+    torch.testing.assert_close(paper.values, want.float(), rtol=1e-3, atol=2e-5)
+    summed /= steps * len(groups)
+    torch.testing.assert_close(as_coded.values, summed.float(), rtol=1e-4, atol=1e-6)
+
+
+def test_information_flow_is_the_formula(case):
+    """Proximity worked out directly for one reader from hooks on the plain model."""
+    model, task = case
+    small = task.take(2)
+    scores = gp.InformationFlow().score(model, small)
+    batch = next(iter(small.batches(2)))
+    place = list(model.messages(batch))[-1]
+    x, y = place.total, place.values
+    norm = x.abs().sum(-1)
+    near = torch.stack([(norm - (x - v).abs().sum(-1)).clamp(min=0) for v in y])
+    want = (near / near.sum(0)).mean(-1).mean(-1)
+    got = scores.values[place.edges[0]]
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-7)
+    graph = model.graph
+    for edges in (p.edges for p in model.messages(batch)):
+        assert (scores.values[edges].sum(1) < 1 + 1e-5).all()  # unmaskable terms may take a share
+    assert graph.num_edges == len(scores.values)
+
+
+def test_messages_add_up_to_what_plain_hugging_face_feeds_its_last_norm():
+    module = tiny("gpt2", dtype=torch.float64)
+    model = gp.wrap(module)
+    ids, _ = random_pair(module)
+    seen = {}
+    hook = module.transformer.ln_f.register_forward_pre_hook(
+        lambda _, args: seen.setdefault("x", args[0])
+    )
+    module(ids)
+    hook.remove()
+    batch = gp.Batch({"input_ids": ids}, None, len(ids))
+    last = list(model.messages(batch))[-1]
+    position = module.transformer.wpe.weight[: ids.shape[1]]
+    biases = sum(b.attn.c_proj.bias for b in module.transformer.h)
+    total = last.values.sum(0) + position + biases
+    torch.testing.assert_close(total, seen["x"], rtol=0, atol=1e-9)
+    torch.testing.assert_close(last.total, seen["x"], rtol=0, atol=1e-9)
+
+
+def test_node_scores_are_sums_over_the_nodes_edges(case):
+    model, task = case
+    nodes = gp.NAP(neurons=True).score_nodes(model, task)
+    edges = gp.EAP().score(model, task)
+    for name in ("input", "a0.h0", "m1"):
+        number = model.graph.node_number[name]
+        mine = edges.values[model.graph.edge_index[0] == number].sum()
+        assert float(nodes.values[number]) == pytest.approx(float(mine), rel=1e-4, abs=1e-5)
+        assert float(nodes.neurons[name].sum()) == pytest.approx(float(mine), rel=1e-4, abs=1e-5)
+    circuit = nodes.top(3)
+    assert {n for n in circuit.nodes() if n != "logits" and ".kv" not in n} <= set(
+        nodes.to_frame().assign(size=lambda f: f.score.abs()).nlargest(3, "size").node
+    )
+
+
+def test_relp_is_exact_where_the_model_is_piecewise_linear():
+    """A one-layer network's edge into the output carries the same score under both rules."""
+    module = tiny("gpt2", dtype=torch.float64, n_layer=1)
+    model = gp.wrap(module)
+    clean, corrupt = random_pair(module)
+    task = gp.Task.from_tensors(clean, corrupt, answer=[1] * 3, distractor=[2] * 3)
+    relp = gp.RelP().score(model, task).to_frame().set_index("edge").score
+    assert relp[[e for e in relp.index if e.endswith(("<q>", "<k>"))]].abs().max() == 0
+    assert relp["m0->logits"] != 0
+    assert relp["input->m0"] != 0
+
+
+def test_relp_half_rule_and_identity_rule_by_hand():
+    """silu(x W1) * (x W3): relevance = half of ratio * up and half of gate, by the rules."""
+    from graphprune.adapters.lm.relevance import relevant
+
+    class Gated(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = torch.nn.SiLU()
+
+        def forward(self, x):
+            return self.act(x[..., 0]) * x[..., 1]
+
+    x = torch.tensor([[1.5, -2.0]], dtype=torch.float64, requires_grad=True)
+    out = relevant(Gated())(x)
+    assert out.item() == pytest.approx(Gated()(x.detach()).item())
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    gate = 1 / (1 + torch.exp(torch.tensor(-1.5, dtype=torch.float64)))
+    assert gradient[0, 0].item() == pytest.approx(0.5 * gate.item() * -2.0)
+    assert gradient[0, 1].item() == pytest.approx(0.5 * gate.item() * 1.5)
+    # conservation: relevance x * gradient sums to the output
+    assert (x * gradient).sum().item() == pytest.approx(out.item())
+
+
+def test_positional_scores_sum_to_the_edge_scores(case):
+    model, task = case
+    positional = gp.EAPIG(steps=2).score_positions(model, task)
+    torch.testing.assert_close(
+        positional.total().values, gp.EAPIG(steps=2).score(model, task).values, rtol=1e-4, atol=1e-6
+    )
+    assert set(positional.to_frame().columns) >= {"edge", "pos", "score"}
+
+
+def test_kl_is_refused_where_its_gradient_vanishes(case):
+    model, task = case
+    with pytest.raises(gp.InputError, match="zero gradient at the full model.*EAPIG"):
+        gp.EAP().score(model, task.with_metric("kl"))
+    assert gp.EAPIG(steps=2).score(model, task.with_metric("kl")).values.abs().max() > 0
+    with pytest.raises(gp.InputError, match="no gradient"):
+        gp.EAP().score(model, task.with_metric("accuracy"))
+
+
+def test_a_metric_where_lower_is_better_turns_the_sign(case):
+    model, task = case
+
+    def loss(outputs, batch):
+        return -(outputs[:, 1] - outputs[:, 2])
+
+    with pytest.raises(gp.InputError, match="higher_is_better"):
+        task.with_metric(loss)
+    loss.higher_is_better = False
+    mine = gp.EAP().score(model, task.with_metric(loss))
+    torch.testing.assert_close(mine.values, gp.EAP().score(model, task).values)
+
+
+def test_nan_names_the_examples(case):
+    model, task = case
+
+    def broken(outputs, batch):
+        return torch.where(torch.tensor(batch.indices) == 3, float("nan"), outputs[:, 0])
+
+    broken.higher_is_better = True
+    with pytest.raises(gp.NumericalError, match=r"\[3\]"):
+        gp.EAP().score(model, task.with_metric(broken))
+
+
+def test_integration_rules_are_exact_for_their_degree():
+    for rule, degree in (("midpoint", 1), ("trapezoid", 1), ("gauss-legendre", 5)):
+        places, weights = integration_points(3, rule)
+        assert float(weights.sum()) == pytest.approx(1)
+        got = float((weights * places**degree).sum())
+        assert got == pytest.approx(1 / (degree + 1)), rule
+    with pytest.raises(gp.InputError, match="steps"):
+        integration_points(0, "left")
+    with pytest.raises(gp.InputError, match="unknown points"):
+        integration_points(3, "simpson")
