@@ -44,6 +44,18 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def _ratio_interval(
+    circuit: Tensor, full: Tensor, ablated: Tensor, *, level: float, seed: int, draws: int = 1000
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of ``(circuit - ablated) / (full - ablated)`` of the means."""
+    sample = torch.stack([circuit - ablated, full - ablated]).double().numpy()
+    pick = np.random.default_rng(seed).integers(sample.shape[1], size=(draws, sample.shape[1]))
+    above, below = sample[:, pick].mean(-1)
+    tail = (1 - level) / 2
+    low, high = np.quantile(above[below != 0] / below[below != 0], [tail, 1 - tail])
+    return float(low), float(high)
+
+
 def check_outputs(outputs: Tensor, batch: Batch, what: str) -> None:
     """Raises :class:`NumericalError` naming the examples whose outputs are NaN or infinite."""
     finite = torch.isfinite(outputs).flatten(1).all(1)
@@ -62,7 +74,8 @@ class EvaluationReport:
 
     ``values`` maps a measure to its mean, ``examples`` to its value for every example, ``absent``
     to the reason why a measure is missing. ``full`` and ``ablated`` hold the same metrics of the
-    full and of the wholly ablated model.
+    full and of the wholly ablated model, ``full_examples`` and ``ablated_examples`` for every
+    example.
     """
 
     values: dict[str, float]
@@ -71,6 +84,8 @@ class EvaluationReport:
     ablated: dict[str, float]
     absent: dict[str, str]
     settings: dict[str, Any] = field(default_factory=dict)
+    full_examples: dict[str, Tensor] = field(default_factory=dict)
+    ablated_examples: dict[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> float:
         if name not in self.values:
@@ -78,7 +93,14 @@ class EvaluationReport:
         return self.values[name]
 
     def interval(self, name: str, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-        """Bootstrap interval over examples of a measure's mean."""
+        """Bootstrap interval over examples of a measure's mean.
+
+        For ``"faithfulness"`` the circuit, the full and the ablated model are drawn together.
+        """
+        if name == "faithfulness" and name in self.values:
+            metric = self.settings["metric"]
+            sides = (self.examples, self.full_examples, self.ablated_examples)
+            return _ratio_interval(*(side[metric] for side in sides), level=level, seed=seed)
         return bootstrap_interval(self.examples[name], level=level, seed=seed)
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,7 +119,8 @@ class EvaluationReport:
 
         rows = []
         for name, value in self.values.items():
-            low, high = self.interval(name) if name in self.examples else (np.nan, np.nan)
+            known = name in self.examples or name == "faithfulness"
+            low, high = self.interval(name) if known else (np.nan, np.nan)
             rows.append(
                 {
                     "measure": name,
@@ -211,7 +234,16 @@ def evaluate(
         "ablation": chosen.name,
         "graph": model.graph.fingerprint,
     }
-    return EvaluationReport(values, examples, full_means, ablated_means, absent, settings)
+    return EvaluationReport(
+        values,
+        examples,
+        full_means,
+        ablated_means,
+        absent,
+        settings,
+        found["full"],
+        found["ablated"],
+    )
 
 
 def _kendall(
