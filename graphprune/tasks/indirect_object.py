@@ -28,20 +28,20 @@ __all__ = ["FRAMES", "ioi"]
 
 FRAMES = (
     "When {} and {} went to the {place}, {} gave a {object} to",
-    "Then {} and {} walked over to the {place}, and {} handed a {object} to",
-    "While {} and {} were waiting at the {place}, {} passed a {object} to",
+    "Then {} and {} went into the {place}, and {} gave a {object} to",
+    "While {} and {} were waiting at the {place}, {} gave a {object} to",
     "After {} and {} came back from the {place}, {} offered a {object} to",
     "Yesterday {} and {} spent the day at the {place}. {} brought a {object} to",
     "Last week {} and {} met outside the {place}. {} showed a {object} to",
     "Because {} and {} both worked at the {place}, {} lent a {object} to",
-    "Once {} and {} had arrived at the {place}, {} decided to give a {object} to",
+    "Once {} and {} were both at the {place}, {} wanted to give a {object} to",
     "The friends {} and {} found a {object} near the {place}. {} gave it to",
     "At the {place}, {} and {} were looking for a {object}. Then {} gave one to",
     "The {place} that {} and {} visited sold a nice {object}. {} bought it and gave it to",
-    "Before {} and {} left the {place}, {} returned a {object} to",
+    "Before {} and {} left the {place}, {} bought a {object} and gave it to",
     "Inside the {place}, {} and {} had a long talk. Afterwards {} gave a {object} to",
     "As {} and {} were driving to the {place}, {} promised a {object} to",
-    "In the morning {} and {} opened the {place}, and later {} sold a {object} to",
+    "In the morning {} and {} opened the {place}, and later {} brought a {object} to",
 )
 ENOUGH = 20
 

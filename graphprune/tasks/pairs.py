@@ -40,7 +40,7 @@ class TokenPairs:
         positions: ``[N]`` or ``[N, P]`` (``-1`` pads): the tokens whose next token is the answer.
         answer: ``[N, A]`` or ``[N, P, A]`` ids of right answers (``-1`` pads), or ``None``.
         distractor: the same for wrong answers.
-        ranges: for each clean token the first and the last-but-one corrupted token that it reads
+        ranges: for each clean token the half-open range of corrupted tokens that it reads
             (see :mod:`graphprune.tasks.alignment`); ``None`` if all pairs have equal lengths.
         pad_id: fills padding.
     """

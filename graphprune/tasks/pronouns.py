@@ -27,7 +27,7 @@ TAGS = (
     "So {} was a great dancer in those days, wasn't",
     "So {} was at the meeting yesterday, wasn't",
     "So {} was the first one to arrive, wasn't",
-    "So {} was born in this village, wasn't",
+    "So {} was very kind to the children, wasn't",
     "So {} can really play the piano, can't",
     "So {} can speak four languages, can't",
     "So {} can swim across the lake, can't",
