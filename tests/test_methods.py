@@ -221,7 +221,7 @@ def test_positional_scores_sum_to_the_edge_scores(case):
 
 def test_kl_is_refused_where_its_gradient_vanishes(case):
     model, task = case
-    with pytest.raises(gp.InputError, match="zero gradient at the full model.*EAPIG"):
+    with pytest.raises(gp.InputError, match=r"zero gradient at the full model.*EAPIG"):
         gp.EAP().score(model, task.with_metric("kl"))
     assert gp.EAPIG(steps=2).score(model, task.with_metric("kl")).values.abs().max() > 0
     with pytest.raises(gp.InputError, match="no gradient"):
