@@ -53,9 +53,10 @@ def test_two_embedding_nodes_conform(family):
     module = tiny(family, dtype=torch.float64)
     model = gp.wrap(module, embedding_nodes=2)
     _, task = language(family)
-    assert model.graph.num_edges == gp.wrap(module).graph.num_edges + sum(
-        3 * 4 + 1 for _ in range(model.layout.layers)
-    ) + 1
+    assert (
+        model.graph.num_edges
+        == gp.wrap(module).graph.num_edges + sum(3 * 4 + 1 for _ in range(model.layout.layers)) + 1
+    )
     check_adapter(model, task)
     with pytest.raises(gp.UnsupportedModelError, match="rotary"):
         gp.wrap(tiny("llama"), embedding_nodes=2)

@@ -46,7 +46,10 @@ def test_report_equals_hand_computation(case):
     ids = [1, 3, 2, 4]
     same = (out[:, ids].argmax(1) == full[:, ids].argmax(1)).float().mean()
     assert report["exact_match"] == pytest.approx(float(same))
-    taus = [kendalltau(a, b).statistic for a, b in zip(out[:, ids].numpy(), full[:, ids].numpy(), strict=True)]
+    taus = [
+        kendalltau(a, b).statistic
+        for a, b in zip(out[:, ids].numpy(), full[:, ids].numpy(), strict=True)
+    ]
     assert report["kendall_tau"] == pytest.approx(np.mean(taus), abs=1e-6)
     pd = (q[:, [1, 3]].sum(1) - q[:, [2, 4]].sum(1)).mean()
     assert report["prob_diff"] == pytest.approx(float(pd), abs=1e-6)
@@ -114,7 +117,9 @@ def test_curve_by_brute_force(case):
             assert curve.f[by][i] == pytest.approx(report["faithfulness"], abs=1e-3)
 
     def trapezoid(y):
-        return sum((b - a) * (u + v) / 2 for a, b, u, v in zip(sizes, sizes[1:], y, y[1:], strict=False))
+        return sum(
+            (b - a) * (u + v) / 2 for a, b, u, v in zip(sizes, sizes[1:], y, y[1:], strict=False)
+        )
 
     assert curve.cpr == pytest.approx(trapezoid(curve.f["signed"]))
     assert curve.cmd == pytest.approx(trapezoid([abs(1 - f) for f in curve.f["abs"]]))
@@ -122,7 +127,8 @@ def test_curve_by_brute_force(case):
     assert curve.cpr_clipped == pytest.approx(trapezoid(clipped))
     logs = [math.log(s) for s in sizes]
     mean = sum(
-        (b - a) * (u + v) / 2 for a, b, u, v in zip(logs, logs[1:], clipped, clipped[1:], strict=False)
+        (b - a) * (u + v) / 2
+        for a, b, u, v in zip(logs, logs[1:], clipped, clipped[1:], strict=False)
     ) / (logs[-1] - logs[0])
     assert curve.log_area == pytest.approx(mean)
     assert len(curve.to_frame()) == 8

@@ -26,13 +26,14 @@ from graphprune.model import (
 )
 
 from .architecture import Architecture
+from .attribution import Attribution
 from .family import Family
 from .inputs import read_inputs
 from .layout import Layout
 from .masked import masked_run
 from .means import ablation_values, mean_values
 from .messages import clean_messages
-from .shared import Attribution, run_shared
+from .shared import run_shared
 from .surgery import quiet
 from .values import LMReference, Values, entry_embeddings
 
@@ -192,6 +193,7 @@ class LanguageModel(MaskedModel):
             layout,
             inputs.answers,
             tokens=inputs.clean.shape[1] if by_position else None,
+            neurons=neurons,
             rule=rule,
         )
         embed = entry_embeddings(ours.glue, layout.embeddings)
@@ -221,15 +223,17 @@ class LanguageModel(MaskedModel):
                 last = k == len(points) - 1
                 delta = ours.clean.deltas(ours.ablated_values, self.arch) if last else None
                 sums.add(done, objective, shares[k], delta)
+                del done, delta  # a pass's graph must not live beside the next one's
         numbers = layout.writer_nodes()
-        nodes = torch.zeros(self.graph.num_nodes, dtype=sums.neurons.dtype)
-        nodes[numbers] = sums.neurons.sum(1).cpu()
-        named = {
-            self.graph.nodes[n].name: sums.neurons[w].cpu()
-            for w, n in enumerate(numbers)
-            if neurons
-        }
-        return Gradients(sums.edges.cpu(), nodes, named)
+        edges = sums.edges.cpu()
+        total = edges if edges.ndim == 1 else edges.sum(1)
+        nodes = torch.zeros(self.graph.num_nodes, dtype=edges.dtype)
+        nodes.index_add_(0, self.graph.edge_index[0], total)  # a message goes to all its readers
+        named = {}
+        if sums.neurons is not None:
+            single = sums.neurons.cpu()
+            named = {self.graph.nodes[n].name: single[w] for w, n in enumerate(numbers)}
+        return Gradients(edges, nodes, named)
 
     def _gates(self, gates: Tensor | None) -> Tensor:
         """Points ``[K, W]`` over writers from points ``[K, N]`` over nodes."""

@@ -1,7 +1,7 @@
 """A second adapter, written as a third party would: a small network of tanh units on any graph.
 
-Every unit v computes ``tanh(W_v x_v + b_v)`` from the sum x_v of the messages that reach it. Masked
-runs go unit by unit with plain autograd; nothing is fast, everything can be read off the definition.
+Every unit v computes ``tanh(W_v x_v + b_v)`` from the sum x_v of the messages that reach it.
+Masked runs go unit by unit with plain autograd: nothing is fast, everything follows the definition.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,8 +16,17 @@ from graphprune.graph import ComputationalGraph
 from graphprune.model import Ablation, Gradients, MaskedModel, Messages, Reference, mask_values
 
 WIDTH = 3
-EDGES = [("in", "a"), ("in", "b"), ("a", "b"), ("a", "c"), ("b", "c"), ("in", "out"), ("b", "out"),
-         ("c", "out"), ("a", "out")]
+EDGES = [
+    ("in", "a"),
+    ("in", "b"),
+    ("a", "b"),
+    ("a", "c"),
+    ("b", "c"),
+    ("in", "out"),
+    ("b", "out"),
+    ("c", "out"),
+    ("a", "out"),
+]
 
 
 class Units(nn.Module):
@@ -116,8 +125,16 @@ class Toy(MaskedModel):
         return torch.stack(outs) if values.ndim == 2 else outs[0]
 
     def edge_gradients(
-        self, batch, objective, reference=None, *, gates=None, weights=None, by_position=False,
-        neurons=False, rule="gradient",
+        self,
+        batch,
+        objective,
+        reference=None,
+        *,
+        gates=None,
+        weights=None,
+        by_position=False,
+        neurons=False,
+        rule="gradient",
     ) -> Gradients:
         reference = reference or self.reference(batch)
         delta = reference.clean - reference.corrupt
@@ -130,8 +147,9 @@ class Toy(MaskedModel):
             with torch.enable_grad():
                 total = objective(sent[self.order[-1]]).sum()
             nodes = list(reads)
-            grads = dict(zip(nodes, torch.autograd.grad(total, [reads[n] for n in nodes]),
-                             strict=True))
+            grads = dict(
+                zip(nodes, torch.autograd.grad(total, [reads[n] for n in nodes]), strict=True)
+            )
             for e, (u, v) in enumerate(self._graph.edge_index.T.tolist()):
                 edge[e] += weight * (delta[u] * grads[v]).sum()
         node = torch.zeros(self._graph.num_nodes).index_add_(0, self._graph.edge_index[0], edge)
@@ -166,6 +184,11 @@ class ToyExamples:
 
     def batch(self, indices) -> Batch:
         i = list(indices)
-        return Batch(self.clean[i], self.corrupt[i], len(i), tuple(i),
-                     answer=torch.zeros(len(i), 1, dtype=torch.int64),
-                     distractor=torch.ones(len(i), 1, dtype=torch.int64))
+        return Batch(
+            self.clean[i],
+            self.corrupt[i],
+            len(i),
+            tuple(i),
+            answer=torch.zeros(len(i), 1, dtype=torch.int64),
+            distractor=torch.ones(len(i), 1, dtype=torch.int64),
+        )

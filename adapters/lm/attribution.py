@@ -1,0 +1,200 @@
+"""Attribution from shared passes: gradients at every reader, contracted with the writers' Deltas.
+
+What a projection reads goes through a norm, ``x_hat * gain``; with ``g = dq * scale`` (gradients at
+the projections, times the norm's scale) and ``W`` the projection's rows times the gain, centred for
+a LayerNorm, the gradient at a reader's own input is
+
+    g W  -  x_hat (x_hat . g W) / D .
+
+The first term is linear in g with one W for all points, so points are summed before the product;
+``x_hat . g W`` is g against the projection's output without its constant part. A point therefore
+costs one number for each projected feature and token, and every large product is made once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from graphprune.model import Objective, Rule
+
+from .architecture import Architecture, Block
+from .layout import Layout, Place
+from .norms import Norm
+from .shared import SharedPass
+
+__all__ = ["Attribution"]
+
+
+@dataclass(eq=False)
+class _Projected:
+    """What is kept of the points so far at one attention place.
+
+    ``grad [R, n, dh]`` sums ``g``; ``along`` holds ``(x_hat [n, D], x_hat . g W [R, n, 1])``.
+    """
+
+    grad: Tensor | None = None
+    along: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def add(self, block: Block, done: SharedPass, grad: Tensor, frozen: bool) -> None:
+        """One more point: ``grad [B, T, rows * dh]`` at the projections' output."""
+        split = grad.reshape(-1, block.rows, block.head_dim).transpose(0, 1)
+        norm = block.attention_norm
+        if norm is not None:
+            x = done.stream[2 * block.index].detach().flatten(0, 1)
+            x_hat, scale = norm.statistics(x)
+            split = split * scale
+            if not frozen:
+                out = done.projected[block.index].detach().reshape(-1, block.rows, block.head_dim)
+                linear = out.transpose(0, 1) - _constant(block, norm)
+                self.along.append((x_hat, (split * linear).sum(-1, keepdim=True)))
+        self.grad = split if self.grad is None else self.grad + split
+
+    def finish(self, block: Block) -> Tensor:
+        """``[R, n, D]``: gradients at each reader's own input, summed over points."""
+        assert self.grad is not None
+        norm = block.attention_norm
+        start, (rows, n, _) = 0, self.grad.shape
+        width = block.readers[0].weight.shape[-1]
+        out = self.grad.new_empty(rows, n, width)
+        for reader in block.readers:
+            weight = reader.weight
+            if norm is not None:
+                weight = weight * norm.gain
+                if norm.centred:
+                    weight -= weight.mean(-1, keepdim=True)
+            stop = start + weight.shape[0]
+            torch.bmm(self.grad[start:stop], weight, out=out[start:stop])
+            start = stop
+        for x_hat, along in self.along:
+            out.addcmul_(x_hat, along, value=-1.0 / width)
+        return out
+
+
+def _constant(block: Block, norm: Norm) -> Tensor:
+    """``[R, 1, dh]``: what the projections give at ``x_hat = 0``."""
+    parts = []
+    for reader in block.readers:
+        constant = reader.weight.new_zeros(reader.weight.shape[:2])
+        if norm.bias is not None:
+            constant = reader.weight @ norm.bias
+        parts.append(constant if reader.bias is None else constant + reader.bias)
+    return torch.cat(parts)[:, None]
+
+
+class Attribution:
+    """Sums ``Delta . gradient`` over points, for every edge (and every neuron, if asked).
+
+    The contraction with ``delta [W, B, T, D]`` (clean minus ablated) happens once, at the last
+    point. Sums over examples, in float32 (float64 for a float64 model).
+
+    ``edges`` is ``[E]`` or, by position, ``[E, T]``; ``neurons`` is ``[W, D]`` or ``None``.
+    """
+
+    def __init__(
+        self,
+        arch: Architecture,
+        layout: Layout,
+        answers: Tensor,
+        *,
+        tokens: int | None,
+        neurons: bool,
+        rule: Rule,
+    ) -> None:
+        self.arch, self.layout, self.answers = arch, layout, answers
+        self.frozen = rule == "relp"
+        dtype = torch.float64 if arch.dtype == torch.float64 else torch.float32
+        count = layout.places()[2].edges.stop
+        shape = (count,) if tokens is None else (count, tokens)
+        self.edges = torch.zeros(shape, dtype=dtype, device=arch.device)
+        self.neurons = self.edges.new_zeros(layout.writers, arch.width) if neurons else None
+        self._projected = [_Projected() for _ in arch.blocks]
+        self._held: dict[int, Tensor] = {}
+
+    def add(
+        self, done: SharedPass, objective: Objective, scale: float, delta: Tensor | None
+    ) -> None:
+        """One more point, weighted by ``scale``; ``delta`` is given with the last one."""
+        layers, width = self.layout.layers, self.arch.width
+        with torch.enable_grad():
+            total = objective(done.outputs).sum() * scale
+        targets = [*done.projected, *done.mlp_in, done.final_in]
+        if self.neurons is not None:
+            targets += done.sent
+        found = torch.autograd.grad(total, targets, allow_unused=True)
+        grads = [
+            torch.zeros_like(t) if g is None else g for g, t in zip(found, targets, strict=True)
+        ]
+        d_projected, d_mlp, d_final = grads[:layers], grads[layers : 2 * layers], grads[2 * layers]
+        attention, mlp, final = self.layout.places()
+        rows = done.stream[-1].reshape(-1, width)[self.answers]
+        back = _pull_back(self.arch.final_norm, rows, d_final, self.frozen)
+        self._whole(final, back, delta, self.answers)
+        for block in reversed(self.arch.blocks):
+            i = block.index
+            at = done.stream[2 * i + 1].reshape(-1, width)
+            back = _pull_back(block.mlp_norm, at, d_mlp[i].reshape(-1, width), self.frozen)
+            self._whole(mlp[i], back, delta)
+            held = self._projected[i]
+            held.add(block, done, d_projected[i], self.frozen)
+            if delta is not None:
+                self._contract(attention[i], held.finish(block), delta)
+                self._projected[i] = _Projected()
+        if self.neurons is not None:
+            self._senders(grads[2 * layers + 1 :], delta, self.neurons)
+
+    def _sum(self, key: int, grad: Tensor, last: bool) -> Tensor:
+        held = self._held.pop(key, None)
+        grad = grad if held is None else held + grad
+        if not last:
+            self._held[key] = grad
+        return grad
+
+    def _whole(
+        self, place: Place, grad: Tensor, delta: Tensor | None, at: Tensor | None = None
+    ) -> None:
+        """A place of one reader: gradient ``[n, D]``; ``at``: token numbers, all if ``None``."""
+        grad = self._sum(place.offset, grad, delta is not None)
+        if delta is not None:
+            self._contract(place, grad[None], delta, at)
+
+    def _contract(
+        self, place: Place, grad: Tensor, delta: Tensor, at: Tensor | None = None
+    ) -> None:
+        flat = delta.flatten(1, 2)[: place.prefix]
+        g, d = _wide(grad), _wide(flat if at is None else flat[:, at])
+        if self.edges.ndim == 1:
+            block = g.reshape(place.rows, -1) @ d.reshape(place.prefix, -1).T
+            self.edges[place.edges] += block.reshape(-1)
+            return
+        where = torch.arange(flat.shape[1], device=g.device) if at is None else at
+        each = torch.einsum("rnd,wnd->rwn", g, d).reshape(-1, g.shape[1])
+        self.edges[place.edges].index_add_(1, where % self.edges.shape[1], each)
+
+    def _senders(self, grads: list[Tensor], delta: Tensor | None, neurons: Tensor) -> None:
+        """Gradients at what each writer group sends, against Delta, neuron by neuron."""
+        start, layout = 0, self.layout
+        for i, grad in enumerate(grads):
+            grad = self._sum(-1 - i, grad, delta is not None)
+            count = layout.embeddings if i == 0 else layout.heads if i % 2 else 1
+            if delta is not None:
+                d, g = _wide(delta[start : start + count]), _wide(grad)
+                neurons[start : start + count] += (d * g).sum((1, 2))
+            start += count
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _pull_back(norm: Norm | None, x: Tensor, grad: Tensor, frozen: bool) -> Tensor:
+    """The gradient ``[n, D]`` at a norm's output, taken to its input ``x [n, D]``."""
+    if norm is None:
+        return grad
+    x_hat, scale = norm.statistics(x.detach())
+    out = grad * (norm.gain * scale)
+    if norm.centred:
+        out = out - out.mean(-1, keepdim=True)
+    return out if frozen else out - x_hat * (out * x_hat).mean(-1, keepdim=True)
