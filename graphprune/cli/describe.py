@@ -1,0 +1,215 @@
+"""What ``graphprune info`` knows of models, tasks and circuits, as plain values."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphprune.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from graphprune.batch import Batch
+    from graphprune.cli.loading import Loaded
+    from graphprune.model import MaskedModel
+    from graphprune.task import Task
+
+__all__ = [
+    "SOLVED",
+    "circuit_facts",
+    "everything",
+    "model_facts",
+    "not_solved",
+    "performance",
+    "task_facts",
+    "untokenized",
+]
+
+SOLVED = 0.7
+
+
+def everything() -> dict[str, Any]:
+    """Architectures, methods, tasks and formats."""
+    from graphprune.cli.output import FILE_OF
+    from graphprune.fetch import ARTIFACTS
+    from graphprune.methods.base import _NAMES
+    from graphprune.metrics import METRICS
+    from graphprune.registry import _entries, method_names, supported
+    from graphprune.tasks import TASKS
+
+    entries = _entries("graphprune.methods")
+    return {
+        "architectures": supported(),
+        "methods": {name: _summary(entries[name].load()) for name in method_names()},
+        "tasks": {name: _summary(make) for name, make in TASKS.items()},
+        "metrics": list(METRICS),
+        "ablations": list(_NAMES),
+        "formats": list(FILE_OF),
+        "fetch": list(ARTIFACTS),
+    }
+
+
+def _summary(thing: Callable[..., Any]) -> str:
+    """The docstring's first paragraph without its markup."""
+    text = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+    return re.sub(r":\w+:`([^`]*)`", r"\1", text).replace("``", "")
+
+
+def model_facts(loaded: Loaded) -> dict[str, Any]:
+    """Sizes of the model and of its graph."""
+    from graphprune.export.field import FieldLayout
+
+    model = loaded.model
+    facts = {k: v for k, v in model.provenance().items() if k != "model"}
+    seen = {p.data_ptr(): p.numel() for p in model.module.parameters()}
+    facts |= {
+        "name": loaded.name,
+        "parameters": sum(seen.values()),
+        "device": str(next(model.module.parameters()).device),
+        "nodes": model.graph.num_nodes,
+        "edges": model.graph.num_edges,
+    }
+    with suppress(InputError):  # no transformer of the field's shape
+        facts["edges_ungrouped"] = int(FieldLayout.of(model.graph).real.sum())
+    return {"name": facts.pop("name"), **facts}
+
+
+def circuit_facts(folder: Path) -> dict[str, Any]:
+    """Edges, nodes, provenance and report of a saved circuit."""
+    from graphprune.circuit import Circuit
+
+    circuit = Circuit.load(folder)
+    provenance = {k: v for k, v in circuit.provenance.items() if k != "task"}
+    task = circuit.provenance.get("task")
+    if isinstance(task, dict):
+        notes = task.get("notes") if isinstance(task.get("notes"), dict) else {}
+        short = {k: v for k, v in (notes or {}).items() if not isinstance(v, list)}
+        provenance["task"] = {**task, "notes": short}
+    return {
+        "folder": str(folder),
+        "edges": circuit.mask.num_kept,
+        "graph_edges": circuit.graph.num_edges,
+        "nodes": len(circuit.nodes()),
+        "scored": circuit.scores is not None,
+        "graph": circuit.graph.fingerprint,
+        **provenance,
+        "report": circuit.report_dict(),
+    }
+
+
+def untokenized(name: str) -> dict[str, Any]:
+    """What is known of a task without a tokenizer."""
+    from graphprune.tasks import TASKS, read_csv, read_jsonl
+
+    path = Path(name).expanduser()
+    readers = {".jsonl": read_jsonl, ".csv": read_csv}
+    if path.suffix.lower() in readers:
+        records = readers[path.suffix.lower()](path)
+        keys = ("corrupt", "answer", "distractor", "spans")
+        return {
+            "name": path.stem,
+            "prompts": len(records),
+            "characters": _spread([len(str(r["clean"])) for r in records]),
+            "with": {key: sum(key in r for r in records) for key in keys},
+        }
+    plain = name.replace("-", "_")
+    if plain not in TASKS:
+        raise InputError(
+            f"unknown task {name!r}; known: {', '.join(TASKS)}; or a .jsonl or .csv file"
+        )
+    parameters = list(inspect.signature(TASKS[plain]).parameters.values())[1:]
+    defaults = {p.name: p.default for p in parameters if not isinstance(p.default, tuple)}
+    return {"name": plain, "about": _summary(TASKS[plain]), "settings": defaults}
+
+
+def _spread(numbers: list[int]) -> dict[str, float]:
+    ordered = sorted(numbers)
+    return {"least": ordered[0], "median": ordered[len(ordered) // 2], "most": ordered[-1]}
+
+
+def task_facts(task: Task, tokenizer: Any) -> dict[str, Any]:
+    """Counts, token lengths, and one example as text."""
+    every = task.examples.lengths()
+    lengths = [int(every[i]) for i in (range(len(every)) if task.order is None else task.order)]
+    batch = next(task.take(1).batches(1))
+    notes = {k: v for k, v in task.notes.items() if not isinstance(v, (list, dict))}
+    return {
+        "name": task.name,
+        "prompts": len(task),
+        "tokens": _spread(lengths),
+        "metric": task.metric.name,
+        "notes": notes,
+        "example": _example(batch, tokenizer),
+    }
+
+
+def _example(batch: Batch, tokenizer: Any) -> dict[str, Any]:
+    def prompt(side: Any) -> str:
+        ids = side["input_ids"][0]
+        mask = side.get("attention_mask")
+        return str(tokenizer.decode(ids if mask is None else ids[mask[0].bool()]))
+
+    def words(ids: Tensor | None) -> list[str] | None:
+        if ids is None:
+            return None
+        return [str(tokenizer.decode([i])) for i in ids[0].reshape(-1).tolist() if i >= 0]
+
+    found = {
+        "clean": prompt(batch.clean),
+        "corrupt": None if batch.corrupt is None else prompt(batch.corrupt),
+        "answer": words(batch.answer),
+        "distractor": words(batch.distractor),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def performance(model: MaskedModel, task: Task) -> dict[str, dict[str, float]]:
+    """Mean metrics of the unmasked model on the clean and on the corrupted prompts."""
+    import torch
+
+    from graphprune.evaluation.report import check_outputs
+    from graphprune.metrics import METRICS, as_metric
+    from graphprune.model import Ablation
+    from graphprune.progress import track
+
+    metrics = {name: METRICS[name] for name in ("accuracy", "logit_diff", "prob_diff")}
+    metrics.setdefault(task.metric.name, as_metric(task.metric))
+    totals: dict[str, dict[str, float]] = {"clean": {}, "corrupted": {}}
+    size = task.batch_size
+    for batch in track(task.batches(), "prompts", -(-len(task) // size)):
+        paired = batch.corrupt is not None
+        reference = model.reference(batch, Ablation("counterfactual" if paired else "zero"))
+        with torch.no_grad():
+            full = reference.full
+            check_outputs(full, batch, "the model")
+            sides = {"clean": full, **({"corrupted": reference.ablated} if paired else {})}
+            for side, outputs in sides.items():
+                for name, metric in metrics.items():
+                    if metric.missing(batch, full) is None and metric.name != "kl":
+                        value = float(metric(outputs, batch, full).double().sum())
+                        totals[side][name] = totals[side].get(name, 0.0) + value
+                if batch.answer is not None:
+                    alone = replace(batch, distractor=None)
+                    value = float(METRICS["accuracy"](outputs, alone).double().sum())
+                    totals[side]["top_1"] = totals[side].get("top_1", 0.0) + value
+    means = {s: {n: v / len(task) for n, v in named.items()} for s, named in totals.items()}
+    return {side: named for side, named in means.items() if named}
+
+
+def not_solved(found: dict[str, dict[str, float]], model: str, task: str) -> str | None:
+    """A sentence where the model does not do the task."""
+    accuracy = found.get("clean", {}).get("accuracy")
+    if accuracy is None:
+        return f"task {task!r} names no answers, so whether {model} does it cannot be told"
+    if accuracy >= SOLVED:
+        return None
+    return (
+        f"{model} does not do {task!r}: accuracy {accuracy:.2f} is below {SOLVED}; a circuit found "
+        "on it explains little"
+    )

@@ -1,0 +1,180 @@
+"""``graphprune discover``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphprune.cli.job import AsJson, Debug, Quiet, job
+from graphprune.cli.loading import (
+    Ablations,
+    BatchSize,
+    Device,
+    Dtype,
+    Examples,
+    MetricName,
+    ModelName,
+    Seed,
+    TaskName,
+    TaskSettings,
+)
+from graphprune.cli.selecting import By, Selection, Ways
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from graphprune.task import Task
+
+HELD_OUT = 0.25
+
+
+def discover(
+    model: ModelName,
+    task: TaskName,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    method: Annotated[
+        str, typer.Option(help="How edges are scored; `graphprune info` lists the methods.")
+    ] = "eap-ig",
+    settings: Annotated[
+        list[str],
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method; repeatable."),
+    ] = [],  # noqa: B006 - typer copies it
+    size: Annotated[
+        str | None,
+        typer.Option(help="Edges to keep: a number such as 200, or a fraction (default 0.01)."),
+    ] = None,
+    select: Annotated[
+        Ways | None,
+        typer.Option(help="top (default): the best; greedy: grown from the output; nodes: nap's."),
+    ] = None,
+    by: Annotated[By | None, typer.Option(help="Rank by size (default) or with the sign.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="For --select threshold: the lowest score kept.")
+    ] = None,
+    prune_dead_ends: Annotated[
+        bool,
+        typer.Option(
+            "--prune-dead-ends/--keep-dead-ends", help="Drop edges on no path to the output."
+        ),
+    ] = True,
+    metric: MetricName = None,
+    ablation: Ablations = None,
+    task_set: TaskSettings = [],  # noqa: B006
+    examples: Examples = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=0.9,
+            help="Share of the prompts kept apart for the report; 0: report on the same prompts. "
+            "Default 0.25 from 8 prompts on.",
+        ),
+    ] = None,
+    batch_size: BatchSize = None,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    tokenizer: Annotated[str | None, typer.Option(help="If not the model's own.")] = None,
+    exports: Annotated[
+        str,
+        typer.Option("--export", help="Further formats, such as graphml,mib,html,svg (in --out)."),
+    ] = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the circuit in --out.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Find a circuit: score the edges, keep the best, report how faithful they are."""
+    with job(quiet=quiet, as_json=as_json, debug=debug) as jobs:
+        from graphprune.cli.output import formats, require_free
+
+        # All that can be refused is refused before the model is loaded.
+        wishes = formats(exports)
+        require_free(out, overwrite=overwrite)
+        chosen_size = None if size is None else _parse_size(size)
+
+        from graphprune.circuit import Circuit
+        from graphprune.cli.loading import load_model, load_task
+        from graphprune.cli.measure import report_document, show_report
+        from graphprune.cli.output import new_folder, write_export
+        from graphprune.cli.selecting import find
+        from graphprune.cli.settings import method_from
+        from graphprune.evaluation import evaluate
+        from graphprune.methods import resolve_ablation
+
+        found_by = method_from(
+            method, settings, seed=seed, ablation=ablation, batch_size=batch_size
+        )
+        selection = Selection(select, by, chosen_size, threshold, prune_dead_ends)
+        selection.check(found_by, method)
+        loaded = load_model(jobs, model, dtype=dtype, device=device, tokenizer=tokenizer)
+        masked = loaded.model
+        made = load_task(
+            task, loaded.tokenizer, examples=examples, seed=seed, metric=metric,
+            batch_size=batch_size, settings=task_set,
+        )  # fmt: skip
+        train, test = _split(made, held_out, seed)
+        jobs.note(
+            f"{masked.graph.num_edges} edges; {found_by.label} on {len(train)} prompts of "
+            f"{made.name}"
+        )
+        mask, scores, chosen = find(found_by, selection, masked, train)
+        same = test is train
+        where = "prompts, those it was found on" if same else "held-out prompts"
+        jobs.note(f"{mask.num_kept} edges kept; evaluating on {len(test)} {where}")
+        kind = resolve_ablation(masked, train, getattr(found_by, "ablation", "counterfactual"))
+        report = evaluate(masked, test, mask, ablation=kind)
+        document = report_document(report, seed)
+        notes = {
+            "selection": {**selection.to_dict(), "selected": chosen, "kept": mask.num_kept},
+            "report_on": "the prompts it was found on" if same else "held-out prompts",
+        }
+        circuit = Circuit.from_mask(
+            mask, scores, masked, train, document, method=found_by, seed=seed, notes=notes
+        )
+        with new_folder(out) as scratch:
+            circuit.save(scratch / "circuit")
+            for path in (scratch / "circuit").iterdir():
+                path.replace(scratch / path.name)
+            (scratch / "circuit").rmdir()
+            for wish in wishes:
+                write_export(circuit, scratch / wish)
+        files = ["circuit.json", "tensors.safetensors", *wishes]
+        summary: dict[str, Any] = {
+            "out": str(out),
+            "files": files,
+            "model": model,
+            "method": found_by.label,
+            "graph_edges": masked.graph.num_edges,
+            "selected": chosen,
+            "kept": mask.num_kept,
+            "train_prompts": len(train),
+            "report_on": notes["report_on"],
+            "report": document,
+        }
+
+        def show(console: Console) -> None:
+            edges = f"{mask.num_kept} of {masked.graph.num_edges} edges"
+            title = f"{edges} on {len(test)} {where} ({made.name})"
+            show_report(console, document, title)
+            console.print(f"written to {out}: {', '.join(files)}", markup=False)
+
+        jobs.result(summary, show)
+
+
+def _parse_size(text: str) -> int | float:
+    from graphprune.cli.settings import parse_size
+
+    return parse_size(text)
+
+
+def _split(task: Task, held_out: float | None, seed: int) -> tuple[Task, Task]:
+    """Prompts to find the circuit on and prompts to report on."""
+    share = (HELD_OUT if len(task) >= 8 else 0.0) if held_out is None else held_out
+    if share == 0.0:
+        return task, task
+    return task.split(1.0 - share, seed=seed)

@@ -1,0 +1,125 @@
+"""``graphprune evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphprune.cli.job import AsJson, Debug, Job, Quiet, job
+from graphprune.cli.loading import (
+    Ablations,
+    BatchSize,
+    Device,
+    Dtype,
+    Examples,
+    MetricName,
+    ModelName,
+    Seed,
+    TaskName,
+    TaskSettings,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from graphprune.circuit import Circuit
+    from graphprune.model import MaskedModel
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="CIRCUIT_DIR", help="A circuit's folder.")],
+    model: ModelName,
+    task: TaskName,
+    task_set: TaskSettings = [],  # noqa: B006 - typer copies it
+    examples: Examples = None,
+    metric: MetricName = None,
+    ablation: Ablations = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Also faithfulness over all sizes, with CPR and CMD.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the curve into this file (.png, .svg or .pdf).")
+    ] = None,
+    batch_size: BatchSize = None,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    tokenizer: Annotated[str | None, typer.Option(help="If not the model's own.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Compare a circuit with the full model and the wholly ablated one on a task."""
+    with job(quiet=quiet, as_json=as_json, debug=debug) as out:
+        from graphprune.circuit import Circuit
+        from graphprune.cli.loading import load_model, load_task
+        from graphprune.cli.measure import (
+            curve_document,
+            report_document,
+            show_curve,
+            show_report,
+        )
+        from graphprune.cli.output import require_curve_file
+        from graphprune.errors import InputError
+        from graphprune.evaluation import evaluate as run_evaluation
+        from graphprune.evaluation import faithfulness_curve
+        from graphprune.mask import require_same_graph
+        from graphprune.methods import resolve_ablation
+
+        if plot is not None:
+            require_curve_file(plot)
+        circuit = Circuit.load(folder)
+        if (curve or plot) and circuit.scores is None:
+            raise InputError(
+                f"a curve needs scores, and the circuit in {folder} was found without them"
+            )
+        loaded = load_model(out, model, dtype=dtype, device=device, tokenizer=tokenizer)
+        masked = loaded.model
+        require_same_graph(masked.graph, circuit.graph, f"the model {model!r} and {folder}")
+        _compare_weights(out, circuit, masked)
+        made = load_task(
+            task, loaded.tokenizer, examples=examples, seed=seed, metric=metric,
+            batch_size=batch_size, settings=task_set,
+        )  # fmt: skip
+        kind = ablation or _found_under(circuit)
+        chosen = resolve_ablation(masked, made, kind)
+        report = run_evaluation(masked, made, circuit.mask, ablation=chosen)
+        measured = report_document(report, seed)
+        document: dict[str, Any] = {"circuit": str(folder), "model": model, **measured}
+        drawn = None
+        if (curve or plot) and circuit.scores is not None:
+            drawn = faithfulness_curve(masked, made, circuit.scores, ablation=chosen)
+            document["curve"] = curve_document(drawn)
+            if plot is not None:
+                drawn.plot(plot)
+                document["plot"] = str(plot)
+
+        def show(console: Console) -> None:
+            edges = f"{circuit.mask.num_kept} of {circuit.graph.num_edges} edges"
+            title = f"{edges} on {len(made)} prompts of {made.name} ({kind} ablation)"
+            show_report(console, measured, title)
+            if drawn is not None:
+                show_curve(console, drawn, f"faithfulness by size ({drawn.method or 'scores'})")
+
+        out.result(document, show)
+
+
+def _found_under(circuit: Circuit) -> str:
+    """The ablation that the circuit's method used, where it is recorded by name."""
+    method = circuit.provenance.get("method")
+    settings = method.get("settings") if isinstance(method, dict) else None
+    recorded = settings.get("ablation") if isinstance(settings, dict) else None
+    return recorded if isinstance(recorded, str) else "counterfactual"
+
+
+def _compare_weights(out: Job, circuit: Circuit, model: MaskedModel) -> None:
+    recorded = circuit.provenance.get("model")
+    if not isinstance(recorded, dict) or "weights" not in recorded:
+        return
+    if recorded["weights"] != model.provenance().get("weights"):
+        out.warn(
+            "the circuit was found in a model with other weights (or another dtype) of the same "
+            "shape"
+        )

@@ -1,0 +1,251 @@
+"""Models, tokenizers and tasks by what the command line calls them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from graphprune.errors import GraphPruneError, InputError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from graphprune.cli.job import Job
+    from graphprune.model import MaskedModel
+    from graphprune.task import Task
+
+__all__ = [
+    "Ablations",
+    "BatchSize",
+    "Device",
+    "Dtype",
+    "Examples",
+    "Loaded",
+    "MetricName",
+    "ModelName",
+    "Seed",
+    "TaskName",
+    "TaskSettings",
+    "load_model",
+    "load_task",
+    "load_tokenizer",
+]
+
+Dtypes = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", metavar="PATH_OR_ID",
+        help="A folder that save_pretrained wrote, a Hugging Face id, or smollm2 (the demo's).",
+    ),
+]  # fmt: skip
+TaskName = Annotated[
+    str,
+    typer.Option(
+        "--task", "-t", metavar="NAME_OR_FILE",
+        help="A built-in task such as ioi (`graphprune info` lists them), or a .jsonl or .csv "
+        "file with the columns clean, corrupt, answer, distractor.",
+    ),
+]  # fmt: skip
+TaskSettings = Annotated[
+    list[str],
+    typer.Option("--task-set", metavar="NAME=VALUE", help="A setting of the task; repeatable."),
+]
+Examples = Annotated[
+    int | None,
+    typer.Option("--examples", "-n", min=1, help="Prompts to use; by default the task's own."),
+]
+MetricName = Annotated[
+    str | None,
+    typer.Option(help="logit_diff (default), prob_diff, kl, accuracy or exact_match."),
+]
+Ablations = Annotated[
+    str | None,
+    typer.Option(
+        help="What replaces an ablated message: counterfactual (default), zero, mean or "
+        "mean_positional."
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts at a time.")]
+Seed = Annotated[int, typer.Option(help="Draws the same prompts, splits and intervals again.")]
+Dtype = Annotated[Dtypes, typer.Option(help="Of the weights; auto: as they are stored.")]
+Device = Annotated[str, typer.Option(help="Such as cpu or cuda:1; auto: a GPU if there is one.")]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A wrapped model and its tokenizer."""
+
+    model: MaskedModel
+    tokenizer: Any
+    name: str
+
+
+def load_model(
+    job: Job, name: str, *, dtype: str = "auto", device: str = "auto", tokenizer: str | None = None
+) -> Loaded:
+    """The model ``name`` on ``device``, wrapped, with its tokenizer."""
+    import torch
+
+    from graphprune.registry import wrap
+
+    place = _device(torch, device)
+    source = _source(job, name)
+    job.note(f"loading {name}")
+    with _hugging_face_bars(not job.quiet and source is None):
+        module = _weights(name, source, dtype if dtype == "auto" else getattr(torch, dtype))
+        words = load_tokenizer(tokenizer) if tokenizer else _tokenizer(name, source)
+    # Where the folder lies is nobody's business but the user's; this name goes into files.
+    module.config._name_or_path = name if source is None else Path(name).resolve().name
+    model = wrap(module.to(place).eval())
+    return Loaded(model, words, name)
+
+
+def _device(torch: Any, device: str) -> Any:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {device} cannot be used: {_first_line(error)}") from None
+    return chosen
+
+
+def _source(job: Job, name: str) -> Path | None:
+    """The folder of a model that lies on this machine, or ``None`` for a Hugging Face id."""
+    from graphprune.fetch import ARTIFACTS, fetch
+
+    if name in ARTIFACTS and not Path(name).is_dir():
+        return fetch(name, quiet=job.quiet)
+    return _folder(name)
+
+
+def _folder(name: str) -> Path | None:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    looks_like_a_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    if looks_like_a_path or path.exists():
+        raise InputError(
+            f"expected the folder of a model that save_pretrained wrote, but {path} is "
+            f"{'a file' if path.exists() else 'not there'}"
+        )
+    return None
+
+
+def _weights(name: str, source: Path | None, dtype: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with _loading(f"the model {name!r}", source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source or name, dtype=dtype, local_files_only=source is not None,
+            output_loading_info=True,
+        )  # fmt: skip
+    module, info = loaded
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        raise InputError(
+            f"the checkpoint of {name!r} lacks {len(missing)} of the model's weights, which would "
+            f"be random: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
+        )
+    return module
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer from a folder or a Hugging Face id."""
+    return _tokenizer(name, _folder(name))
+
+
+def _tokenizer(name: str, source: Path | None) -> Any:
+    from transformers import AutoTokenizer
+
+    with _loading(f"the tokenizer of {name!r}", source):
+        return AutoTokenizer.from_pretrained(source or name, local_files_only=source is not None)
+
+
+@contextmanager
+def _loading(what: str, source: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except GraphPruneError:
+        raise
+    except Exception as error:
+        # transformers, its hub client, tokenizers and safetensors each have errors of their own.
+        reason = _first_line(error)
+        if source is None:
+            hint = (
+                "\nNo folder of this name is here, so it was taken for a Hugging Face id. Without "
+                "a network give the folder of a downloaded model, or --model smollm2 after "
+                "'graphprune fetch smollm2'."
+            )
+            raise InputError(f"cannot load {what}: {reason}{hint}") from error
+        if "nrecognized" in reason or "does not recognize" in reason:
+            raise UnsupportedModelError(f"cannot load {what} from {source}: {reason}") from error
+        raise InputError(
+            f"cannot load {what} from {source}: {reason}\nExpected a folder that save_pretrained "
+            "wrote, with the tokenizer's files beside the model's."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+@contextmanager
+def _hugging_face_bars(shown: bool) -> Iterator[None]:
+    from transformers.utils import logging as hf_logging
+
+    logging: Any = hf_logging
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        yield
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+
+
+def load_task(
+    name: str,
+    tokenizer: Any,
+    *,
+    examples: int | None,
+    seed: int,
+    metric: str | None,
+    batch_size: int | None,
+    settings: Sequence[str] = (),
+) -> Task:
+    """The built-in task or the file of prompts ``name``."""
+    from graphprune.cli.settings import task_options
+    from graphprune.metrics import as_metric
+    from graphprune.task import Task
+    from graphprune.tasks import TASKS, make
+
+    common: dict[str, Any] = {}
+    if metric is not None:
+        common["metric"] = as_metric(metric)
+    if batch_size is not None:
+        common["batch_size"] = batch_size
+    path = Path(name).expanduser()
+    readers = {".jsonl": Task.from_jsonl, ".csv": Task.from_csv}
+    if path.suffix.lower() in readers:
+        options = task_options(Task.from_pairs, settings, f"a task from {path.name}")
+        task = readers[path.suffix.lower()](path, tokenizer, **options, **common)
+        return task if examples is None else task.take(examples)
+    if path.suffix and path.exists():
+        raise InputError(f"files of prompts end in .jsonl or .csv, got {path}")
+    plain = name.replace("-", "_")
+    if plain not in TASKS:
+        raise InputError(
+            f"unknown task {name!r}; known: {', '.join(TASKS)}; or a .jsonl or .csv file"
+        )
+    options = task_options(TASKS[plain], settings, f"task {plain!r}")
+    count = {} if examples is None else {"n": examples}
+    return make(plain, tokenizer, seed=seed, **count, **options, **common)

@@ -1,0 +1,92 @@
+"""Evaluation reports as documents and as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from graphprune.evaluation import EvaluationReport, FaithfulnessCurve
+
+__all__ = ["curve_document", "report_document", "show_curve", "show_report"]
+
+NAMES = {
+    "faithfulness": "faithfulness",
+    "kl": "KL to the full model",
+    "logit_diff": "logit difference",
+    "prob_diff": "probability difference",
+    "accuracy": "accuracy",
+    "exact_match": "same answer as the full model",
+    "kendall_tau": "Kendall's tau",
+}
+COUNTS = ("n_edges", "density", "sparsity")
+
+
+def report_document(report: EvaluationReport, seed: int = 0) -> dict[str, Any]:
+    """The report's plain values and ``intervals`` (bootstrap over prompts, 95 %)."""
+    measured = [*report.examples, *(["faithfulness"] if "faithfulness" in report.values else [])]
+    intervals = {name: list(report.interval(name, seed=seed)) for name in measured}
+    return {**report.to_dict(), "intervals": intervals}
+
+
+def show_report(console: Console, document: dict[str, Any], title: str) -> None:
+    """A row for each measure: the circuit with its interval, the full and the ablated model."""
+    from graphprune.cli.job import cells
+
+    full, ablated = document.get("full", {}), document.get("ablated", {})
+    intervals = document.get("intervals", {})
+    skipped = {*COUNTS, "full", "ablated", "absent", "settings", "intervals"}
+    names = [n for n in NAMES if n in document]
+    names += [n for n in document if n not in NAMES and n not in skipped]
+    rows = []
+    for name in names:
+        low, high = intervals.get(name, (None, None))
+        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
+        ends = ("1", "0") if name == "faithfulness" else (full.get(name), ablated.get(name))
+        rows.append((NAMES.get(name, name), _number(document[name]), interval, *map(_number, ends)))
+    cells(
+        console,
+        title,
+        ["", "circuit", "95 % interval", "full model", "all ablated"],
+        rows,
+        numbers=True,
+    )
+
+
+def _number(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:.3f}" if abs(value) < 1e5 else f"{value:.4g}"
+
+
+def curve_document(curve: FaithfulnessCurve) -> dict[str, Any]:
+    """Sizes, kept edges and f for each ranking, with the areas."""
+    return {
+        "sizes": list(curve.sizes),
+        "faithfulness": curve.f,
+        "kept": curve.kept,
+        "metric": curve.metric,
+        "full": curve.full,
+        "ablated": curve.ablated,
+        **curve.summary(),
+    }
+
+
+def show_curve(console: Console, curve: FaithfulnessCurve, title: str) -> None:
+    """A row for each size, two columns for each ranking, and the areas below."""
+    from graphprune.cli.job import cells
+
+    columns = ["size"]
+    for ranking in curve.f:
+        columns += [f"edges ({ranking})", f"f ({ranking})"]
+    rows: list[Sequence[str]] = []
+    for i, size in enumerate(curve.sizes):
+        row = [f"{size:g}"]
+        for ranking in curve.f:
+            row += [f"{curve.kept[ranking][i]}", f"{curve.f[ranking][i]:.3f}"]
+        rows.append(row)
+    cells(console, title, columns, rows, numbers=True)
+    areas = "  ".join(f"{name} {value:.3f}" for name, value in curve.summary().items())
+    console.print(areas, markup=False)
