@@ -1,0 +1,318 @@
+"""The command line: every command on a tiny saved model, its JSON, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import pytest
+from support.cli import call, out_of, save_circuit, save_model
+
+import graphprune as gp
+from graphprune.fetch import fetch
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def circuit_dir(model_dir, tmp_path, capsys):
+    folder = save_circuit(tmp_path / "circuit", model_dir)
+    capsys.readouterr()
+    return folder
+
+
+def test_discover_writes_a_circuit_and_exports(model_dir, tmp_path, capsys):
+    out = tmp_path / "found"
+    code = call(
+        "discover", "--model", model_dir, "--task", "ioi", "--method", "eap-ig", "--set", "steps=2",
+        "--size", "0.3", "--examples", 12, "--export", "graphml,mib-json,html,csv", "--out", out,
+        "--json",
+    )  # fmt: skip
+    assert code == 0
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    circuit = gp.Circuit.load(out)
+    assert document["kept"] == circuit.mask.num_kept > 0
+    assert document["method"] == "EAPIG(steps=2)"
+    assert document["train_prompts"] == 9
+    assert document["report"]["settings"]["examples"] == 3
+    low, high = document["report"]["intervals"]["faithfulness"]
+    assert low <= document["report"]["faithfulness"] <= high
+    assert sorted(path.name for path in out.iterdir()) == sorted(document["files"])
+    assert nx.read_graphml(out / "circuit.graphml").number_of_edges() >= circuit.mask.num_kept
+    assert circuit.provenance["method"]["settings"]["steps"] == 2
+    assert circuit.provenance["notes"]["selection"]["size"] == 0.3
+    assert circuit.report_dict()["n_edges"] == circuit.mask.num_kept
+    assert "scoring" not in said.out
+    assert "edges kept" in said.err
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_discover_prints_a_table_and_quiet_only_that(model_dir, tmp_path, capsys):
+    base = ("discover", "-m", model_dir, "-t", "ioi", "--method", "eap", "-n", 4, "--size", 30)
+    assert call(*base, "--out", tmp_path / "a", "--quiet") == 0
+    said = capsys.readouterr()
+    assert "faithfulness" in said.out
+    assert "those it was found on" in said.out
+    assert said.err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "selection"),
+    [
+        (("--select", "greedy", "--size", "20"), {"select": "greedy", "by": "abs", "size": 20}),
+        (("--by", "signed", "--size", "0.5"), {"select": "top", "by": "signed", "size": 0.5}),
+        (("--select", "threshold", "--threshold", "1e-9"),
+         {"select": "threshold", "by": "abs", "threshold": 1e-9}),
+        (("--method", "nap", "--select", "nodes", "--size", "6"),
+         {"select": "nodes", "by": "abs", "size": 6}),
+    ],
+)  # fmt: skip
+def test_every_selection(model_dir, tmp_path, capsys, options, selection):
+    out = tmp_path / "c"
+    arguments = ("--model", model_dir, "--task", "ioi", "-n", 4, "--out", out, "--keep-dead-ends")
+    assert call("discover", *arguments, "--json", *options) == 0, capsys.readouterr().err
+    circuit = gp.Circuit.load(out)
+    done = circuit.provenance["notes"]["selection"]
+    assert selection.items() <= done.items()
+    assert done["kept"] == done["selected"] == circuit.mask.num_kept
+    if isinstance(selection.get("size"), int) and selection["select"] != "nodes":
+        assert circuit.mask.num_kept == selection["size"]
+
+
+@pytest.mark.parametrize("name", sorted(gp.method_names()))
+def test_every_registered_method_runs(model_dir, tmp_path, capsys, name):
+    arguments = ("--method", name, "--size", "0.5", "-n", 2, "--out", tmp_path / "c", "-q")
+    code = call("discover", "--model", model_dir, "--task", "ioi", "--json", *arguments)
+    assert code == 0, capsys.readouterr().err
+
+
+def test_the_same_seed_gives_the_same_circuit(model_dir, tmp_path, capsys):
+    for name in ("a", "b"):
+        arguments = ("-n", 8, "--size", "0.2", "--seed", 3, "--out", tmp_path / name, "-q")
+        assert call("discover", "--model", model_dir, "--task", "ioi", *arguments) == 0
+    a, b = (gp.Circuit.load(tmp_path / name) for name in ("a", "b"))
+    assert a.mask == b.mask
+    assert a.report_dict() == b.report_dict()
+    assert a.provenance["seed"] == 3
+
+
+def test_tasks_from_files(model_dir, tmp_path, capsys):
+    pair = {"clean": "the park and the park", "corrupt": "the store and the park",
+            "answer": " park", "distractor": " store"}  # fmt: skip
+    other = {**pair, "clean": "the store and the store", "corrupt": "the park and the store"}
+    prompts = tmp_path / "pairs.jsonl"
+    prompts.write_text(f"{json.dumps(pair)}\n{json.dumps(other)}\n", encoding="utf-8")
+    table = tmp_path / "pairs.csv"
+    lines = [",".join(pair), *(",".join(p.values()) for p in (pair, other))]
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for file in (prompts, table):
+        out = tmp_path / file.suffix[1:]
+        arguments = ("--model", model_dir, "--task", file, "--size", "0.5", "--out", out)
+        assert call("discover", *arguments, "--json", "--method", "eap") == 0
+        assert out_of(capsys)["train_prompts"] == 2
+    assert call("info", "--task", prompts, "--json") == 0
+    assert out_of(capsys)["task"]["prompts"] == 2
+
+
+def test_overwrite_replaces_a_circuit_and_nothing_else(model_dir, circuit_dir, tmp_path, capsys):
+    keep = circuit_dir / "notes.txt"
+    keep.write_text("mine", encoding="utf-8")
+    base = ("discover", "--model", model_dir, "--task", "ioi", "-n", 2, "--out", circuit_dir)
+    before = (circuit_dir / "circuit.json").read_bytes()
+    assert call(*base, "--size", "0.9") == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert (circuit_dir / "circuit.json").read_bytes() == before
+    assert call(*base, "--size", "0.9", "--overwrite", "--quiet") == 0
+    assert gp.Circuit.load(circuit_dir).provenance["notes"]["selection"]["size"] == 0.9
+    assert keep.read_text(encoding="utf-8") == "mine"
+
+
+# -------------------------------------------------------------------- evaluate
+
+
+def test_evaluate_repeats_the_report(model_dir, circuit_dir, capsys):
+    base = ("evaluate", circuit_dir, "--model", model_dir, "--task", "ioi", "-n", 4)
+    assert call(*base, "--json") == 0
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert document["n_edges"] == gp.Circuit.load(circuit_dir).mask.num_kept
+    assert set(document["intervals"]) >= {"kl", "faithfulness", "accuracy", "exact_match"}
+    assert "warning" not in said.err
+    assert call(*base, "--quiet") == 0
+    assert "KL to the full model" in capsys.readouterr().out
+
+
+def test_evaluate_curve(model_dir, circuit_dir, tmp_path, capsys):
+    base = ("evaluate", circuit_dir, "--model", model_dir, "--task", "ioi", "-n", 4)
+    figure = tmp_path / "curve.png"
+    assert call(*base, "--curve", "--plot", figure, "--json") == 0
+    curve = out_of(capsys)["curve"]
+    assert len(curve["sizes"]) == 10
+    assert curve["faithfulness"]["abs"][-1] == pytest.approx(1)
+    assert {"cpr", "cmd", "log_area"} <= set(curve)
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    assert call(*base, "--curve") == 0
+    assert "cpr_clipped" in capsys.readouterr().out
+
+
+def test_evaluate_uses_the_ablation_of_the_circuit(model_dir, tmp_path, capsys):
+    out = tmp_path / "zero"
+    base = ("--model", model_dir, "--task", "ioi", "-n", 4)
+    assert call("discover", *base, "--size", "0.5", "--ablation", "zero", "--out", out) == 0
+    capsys.readouterr()
+    assert call("evaluate", out, *base, "--json") == 0
+    assert out_of(capsys)["settings"]["ablation"] == "zero"
+    assert call("evaluate", out, *base, "--json", "--ablation", "mean") == 0
+    assert out_of(capsys)["settings"]["ablation"] == "mean"
+
+
+def test_evaluate_refuses_another_graph_and_warns_of_other_weights(circuit_dir, tmp_path, capsys):
+    deeper = save_model(tmp_path / "deeper", num_hidden_layers=3)
+    reweighted_dir = save_model(tmp_path / "reweighted", seed=1)
+    assert call("evaluate", circuit_dir, "--model", deeper, "--task", "ioi") == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "different graphs" in said.err
+    base = ("--model", reweighted_dir, "--task", "ioi", "-n", 2, "--json")
+    assert call("evaluate", circuit_dir, *base) == 0
+    assert "other weights" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------- export, info, fetch
+
+
+def test_export_by_format_and_by_file(circuit_dir, tmp_path, capsys):
+    wanted = [tmp_path / "x.dot", tmp_path / "deep" / "x.gexf"]
+    names = ("graphml", "mib-json", "html", "svg", "node-link")
+    options = [part for wish in (*names, *wanted) for part in ("--to", wish)]
+    assert call("export", circuit_dir, *options, "--json") == 0
+    files = out_of(capsys)["files"]
+    assert [Path(f).exists() for f in files] == [True] * 7
+    assert (circuit_dir / "circuit.mib.json").exists()
+    assert (circuit_dir / "circuit.node-link.json").exists()
+    assert gp.Circuit.load(circuit_dir).mask.num_kept > 0  # its own files are untouched
+
+
+def test_export_refuses(circuit_dir, tmp_path, capsys):
+    taken = tmp_path / "x.dot"
+    taken.write_text("mine", encoding="utf-8")
+    for wish, words in (
+        (taken, "exists"),
+        ("nonsense", "formats: graphml"),
+        (tmp_path / "x.xyz", "names no export format"),
+        (circuit_dir / "circuit.json", "exists"),
+    ):
+        assert call("export", circuit_dir, "--to", wish) == 1
+        assert words in capsys.readouterr().err
+    assert call("export", circuit_dir, "--to", circuit_dir / "circuit.json", "--overwrite") == 1
+    assert "belongs to the circuit" in capsys.readouterr().err
+    assert taken.read_text(encoding="utf-8") == "mine"
+    assert call("export", circuit_dir, "--to", taken, "--overwrite") == 0
+
+
+def test_info_lists_everything(capsys):
+    assert call("info", "--json") == 0
+    known = out_of(capsys)
+    assert "llama" in known["architectures"]["transformers"]
+    assert set(known["methods"]) == set(gp.method_names())
+    assert set(known["tasks"]) == set(gp.tasks.TASKS)
+    assert call("info") == 0
+    assert "eap-ig" in capsys.readouterr().out
+
+
+def test_info_on_a_model_and_a_task_it_does_not_do(model_dir, capsys):
+    assert call("info", "--model", model_dir, "--task", "ioi", "-n", 8, "--json") == 0
+    said = capsys.readouterr()
+    facts = json.loads(said.out)
+    assert facts["model"]["edges"] < facts["model"]["edges_ungrouped"]
+    assert facts["model"]["n_kv_heads"] == 2
+    assert facts["task"]["prompts"] == 8
+    measured = facts["task"]["performance"]
+    assert set(measured["clean"]) == {"accuracy", "logit_diff", "prob_diff", "top_1"}
+    assert measured["corrupted"]["logit_diff"] != measured["clean"]["logit_diff"]
+    assert "does not do" in facts["task"]["warning"]
+    assert "does not do" in said.err
+    assert call("info", "--model", model_dir, "--task", "ioi", "-n", 2) == 0
+    assert "edges_ungrouped" in capsys.readouterr().out
+
+
+def test_info_on_a_task_without_a_model_and_on_a_circuit(model_dir, circuit_dir, capsys):
+    assert call("info", "--task", "ioi", "--json") == 0
+    assert out_of(capsys)["task"]["settings"]["corruption"] == "abc"
+    assert call("info", "--task", "ioi", "--tokenizer", model_dir, "-n", 5, "--json") == 0
+    assert out_of(capsys)["task"]["tokens"]["most"] > 5
+    assert call("info", "--circuit", circuit_dir, "--json") == 0
+    facts = out_of(capsys)["circuit"]
+    assert facts["edges"] == gp.Circuit.load(circuit_dir).mask.num_kept
+    assert call("info", "--circuit", circuit_dir) == 0
+    assert "fingerprint" not in capsys.readouterr().out
+
+
+def test_fetch_lists_and_names_the_known(capsys):
+    assert call("fetch", "--json") == 0
+    assert [a["name"] for a in out_of(capsys)["artifacts"]] == ["smollm2"]
+    assert call("fetch", "nonsense") == 1
+    assert "smollm2" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------- the demo
+
+
+DEMO_FILES = {
+    "circuit.json", "tensors.safetensors", "circuit.graphml", "circuit.mib.json", "circuit.svg",
+    "circuit.png", "circuit.html", "curve.png", "report.json",
+}  # fmt: skip
+
+
+def check_demo(out: Path, document: dict[str, Any]) -> None:
+    assert {path.name for path in out.iterdir()} == DEMO_FILES
+    circuit = gp.Circuit.load(out)
+    assert circuit.mask.num_kept == document["kept"]
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert report["report"] == document["report"]
+    assert nx.read_graphml(out / "circuit.graphml").number_of_nodes() == len(circuit.nodes())
+
+
+def test_demo_on_a_tiny_model(model_dir, tmp_path, capsys):
+    out = tmp_path / "demo"
+    arguments = ("demo", "--model", model_dir, "--examples", 8, "--out", out)
+    assert call(*arguments, "--json") == 0
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    check_demo(out, document)
+    assert document["task"]["train"] == document["task"]["held_out"] == 4
+    assert "does not do" in said.err
+    # A demo's own folder is written again; with another's file in it, it is not.
+    assert call(*arguments, "--quiet") == 0
+    assert "held-out prompts" in capsys.readouterr().out
+    (out / "mine.txt").write_text("mine", encoding="utf-8")
+    assert call(*arguments) == 1
+    assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_demo_on_smollm2(tmp_path):
+    try:
+        fetch("smollm2")
+    except gp.FetchError as error:
+        pytest.skip(str(error))
+    out = tmp_path / "demo"
+    program = "from graphprune.cli import main; main()"
+    command = [sys.executable, "-c", program, "demo", "--out", str(out), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    check_demo(out, document)
+    report = document["report"]
+    assert report["full"]["accuracy"] > 0.9
+    assert report["density"] < 0.05
+    assert 0.7 < report["faithfulness"] < 1.2
+    assert report["accuracy"] > 0.8

@@ -1,0 +1,215 @@
+"""How the command line ends: bad input, Ctrl-C, usage, and the speed of --help."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from support.cli import call, save_circuit, save_model
+
+from graphprune.cli.settings import parse_size, typed
+from graphprune.errors import InputError
+
+COMMANDS = ("demo", "fetch", "discover", "evaluate", "export", "info")
+PROGRAM = [sys.executable, "-c", "from graphprune.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def refused(capsys, *arguments: object) -> str:
+    """The sentence on stderr of a command that ends with 1, prints nothing else."""
+    assert call(*arguments) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    assert "unexpected" not in said.err
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--task", "ioy"), "unknown task 'ioy'; known: ioi, greater_than"),
+        (("--task", "missing.jsonl"), "missing.jsonl"),
+        (("--task", "."), "unknown task"),
+        (("--method", "eapig"), "unknown method 'eapig'; known: clean-corrupted, eap"),
+        (("--metric", "logits"), "unknown metric 'logits'; known: logit_diff"),
+        (("--ablation", "none"), "unknown ablation 'none'; known: counterfactual"),
+        (("--set", "step=5"), "no setting 'step'; it has: ablation"),
+        (("--set", "steps"), "--set expects NAME=VALUE"),
+        (("--set", "steps=many"), "steps='many' does not fit"),
+        (("--set", "points_at=middle"), "points_at='middle' does not fit"),
+        (("--set", "steps=0"), "steps must be at least 1"),
+        (("--set", "steps=1", "--set", "steps=2"), "'steps' twice"),
+        (("--set", "ablation=zero", "--ablation", "zero"), "say the same"),
+        (("--task-set", "colour=red"), "no setting 'colour'"),
+        (("--task-set", "corruption=abd"), "does not fit"),
+        (("--size", "0"), "at least one edge"),
+        (("--size", "0.0"), "density in (0, 1]"),
+        (("--size", "1.5"), "density in (0, 1]"),
+        (("--size", "nan"), "density in (0, 1]"),
+        (("--size", "many"), "--size expects"),
+        (("--size", "100000"), "from 0 to"),
+        (("--size", "1"), "no edge is left"),
+        (("--select", "threshold"), "needs --threshold"),
+        (("--threshold", "0.1"), "is for --select threshold"),
+        (("--select", "nodes"), "scores no nodes"),
+        (("--device", "cuda:9"), "--device cuda:9 cannot be used"),
+        (("--device", "nonsense"), "--device nonsense cannot be used"),
+        (("--export", "graphml,docx"), "unknown export 'docx'; known: graphml"),
+        (("--metric", "kl", "--method", "eap"), "zero gradient at the full model"),
+        (("--held-out", "0.01", "-n", "4"), "both parts need at least one"),
+        (("--task", "capitals", "-n", "9999"), "ask for n="),
+    ],
+)
+def test_discover_refuses(model_dir, tmp_path, capsys, options, words):
+    out = tmp_path / "c"
+    arguments = {"--model": model_dir, "--task": "ioi", "-n": 4, "--out": out}
+    base = [part for key, value in arguments.items() if key not in options
+            for part in (key, value)]  # fmt: skip
+    assert words in refused(capsys, "discover", *base, *options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_that_cannot_be_had(model_dir, tmp_path, capsys):
+    base = ("discover", "--task", "ioi", "--out", tmp_path / "c", "--model")
+    assert "is not there" in refused(capsys, *base, tmp_path / "none")
+    assert "taken for a Hugging Face id" in refused(capsys, *base, "some/model")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert f"cannot load the model '{empty}'" in refused(capsys, *base, empty)
+    bare = save_model(tmp_path / "bare")
+    for file in bare.glob("tokenizer*"):
+        file.unlink()
+    assert "cannot load the tokenizer" in refused(capsys, *base, bare)
+    broken = save_model(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    assert "cannot load the model" in refused(capsys, *base, broken)
+    assert not (tmp_path / "c").exists()
+
+
+def test_folders_that_exist_are_left_alone(model_dir, tmp_path, capsys):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine", encoding="utf-8")
+    base = ("--model", model_dir, "--out", mine)
+    for command in (("discover", "--task", "ioi"), ("demo",)):
+        for more in ((), ("--overwrite",)):
+            words = refused(capsys, *command, *base, *more)
+            assert "holds no graphprune circuit" in words
+    file = tmp_path / "file"
+    file.write_text("mine", encoding="utf-8")
+    words = refused(capsys, "discover", "--task", "ioi", "--model", model_dir, "--out", file)
+    assert "is a file" in words
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mine"]
+    assert [path.name for path in mine.iterdir()] == ["notes.txt"]
+
+
+def test_foreign_and_broken_circuits(model_dir, tmp_path, capsys):
+    folder = save_circuit(tmp_path / "c", model_dir)
+    capsys.readouterr()
+    none = tmp_path / "none"
+    for command in (
+        ("evaluate", none, "--model", model_dir, "--task", "ioi"),
+        ("export", none, "--to", "dot"),
+        ("info", "--circuit", none),
+    ):
+        assert str(none) in refused(capsys, *command)
+    (folder / "tensors.safetensors").write_bytes(b"broken")
+    assert "tensors.safetensors" in refused(capsys, "export", folder, "--to", "dot")
+    (folder / "circuit.json").write_text("{}", encoding="utf-8")
+    assert "circuit.json" in refused(capsys, "info", "--circuit", folder)
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert call("info", "--task", "nonsense", "--debug") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("nonsense",), ("discover",), ("discover", "--task"), ("info", "--colour"),
+     ("demo", "--examples", "many"), ("demo", "--examples", "1"),
+     ("discover", "--model", "m", "--task", "t", "--out", "o", "--select", "best")],
+)  # fmt: skip
+def test_wrong_usage_ends_with_2(capsys, arguments):
+    assert call(*arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+
+
+def test_help_and_version(capsys):
+    for command in ((), *((name,) for name in COMMANDS)):
+        assert call(*command, "--help") == 0
+        assert "Usage" in capsys.readouterr().out
+    assert call("--version") == 0
+    assert capsys.readouterr().out.startswith("graphprune 0.")
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_loads_nothing_heavy(command):
+    check = (
+        "import sys\nfrom graphprune.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'scipy', 'networkx'}\n"
+        "sys.stderr.write(','.join(sorted(heavy & set(sys.modules))))\n"
+    )
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", check, *command, "--help"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    assert done.stderr == ""
+    assert "Usage" in done.stdout
+    assert seconds < 10, "idle it takes 0.3 s"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child process")
+@pytest.mark.parametrize("moment", ["loading", "exact"])
+def test_ctrl_c_leaves_nothing(model_dir, tmp_path, moment):
+    """Once while torch and the model load, once while edges are patched one by one."""
+    work = tmp_path / "work"
+    work.mkdir()
+    arguments = ["discover", "--model", model_dir, "--task", "ioi", "-n", 2000]
+    arguments += ["--method", "exact-patching", "--set", "candidates=1"]
+    arguments += ["--out", work / "deep" / "c"]
+    process = subprocess.Popen(
+        [*PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stderr is not None
+    words = "loading" if moment == "loading" else "ExactPatching"
+    seen = ""
+    while words not in seen:
+        line = process.stderr.readline()
+        assert line, f"ended before: {seen}"
+        seen += line
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, seen + err
+    assert out == ""
+    assert "Traceback" not in seen + err
+    assert "stopped" in err
+    assert list(work.iterdir()) == []
+
+
+def test_settings_are_typed():
+    assert typed("steps", "5", int, "x") == 5
+    assert typed("steps", "none", int | None, "x") is None
+    assert typed("on", "true", bool, "x") is True
+    assert typed("templates", "0,3", list[int] | None, "x") == [0, 3]
+    assert typed("name", "5", str, "x") == "5"
+    assert typed("share", "1e-3", float, "x") == 0.001
+    with pytest.raises(InputError, match="does not fit"):
+        typed("steps", "1.5", int, "x")
+    assert isinstance(parse_size("1"), int)
+    assert isinstance(parse_size("1.0"), float)
