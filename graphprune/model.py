@@ -61,6 +61,11 @@ class Reference(ABC):
 
     @property
     @abstractmethod
+    def nbytes(self) -> int:
+        """Memory the reference holds, or will hold once everything in it was asked for."""
+
+    @property
+    @abstractmethod
     def full(self) -> Tensor:
         """Outputs of the unmasked model, ``[B, V]`` or ``[B, P, V]``."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -183,6 +184,15 @@ class LMReference(Reference):
             with torch.no_grad():
                 self._outputs[clean] = self.read_out(stream[-1])
         return self._outputs[clean]
+
+    @property
+    def nbytes(self) -> int:
+        """Clean and ablated codes, MLP messages and streams, and the outputs of both ends."""
+        entry, layers = self.glue.entry, len(self.arch.blocks)
+        code = self.arch.blocks[0].heads * self.arch.blocks[0].head_dim
+        each = (3 * layers + 2) * entry.shape[-1] + layers * code
+        logits = cast(Tensor, self.arch.embedding.weight).shape[0] * len(self.inputs.answers)
+        return 2 * entry.element_size() * (each * entry.shape[0] * entry.shape[1] + logits)
 
     @property
     def full(self) -> Tensor:

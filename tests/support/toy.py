@@ -46,6 +46,10 @@ class ToyReference(Reference):
     outputs: list[Tensor]
 
     @property
+    def nbytes(self) -> int:
+        return 8 * self.clean.numel()
+
+    @property
     def full(self) -> Tensor:
         return self.outputs[0]
 
