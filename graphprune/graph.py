@@ -316,12 +316,17 @@ class ComputationalGraph:
         seen[order] = True
         return np.asarray(seen[self.representative])
 
-    def alive(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """``[E]``: kept edges that lie on a path from an input node to an output node."""
-        forward = self.reachable(self.input_nodes, kept)
+    def alive(self, kept: NDArray[np.bool_], *, from_inputs: bool = True) -> NDArray[np.bool_]:
+        """``[E]``: kept edges that lie on a path from an input node to an output node.
+
+        ``from_inputs=False`` asks only that the path ends at an output, wherever it starts.
+        """
         back = self.reachable(self.output_nodes, kept, backward=True)
         sources, targets = self.edge_index.numpy()
-        return np.asarray(kept & forward[sources] & back[targets])
+        leading = np.asarray(kept & back[targets])
+        if not from_inputs:
+            return leading
+        return np.asarray(leading & self.reachable(self.input_nodes, kept)[sources])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ComputationalGraph) and self.fingerprint == other.fingerprint

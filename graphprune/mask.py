@@ -201,18 +201,27 @@ class EdgeMask:
 
     # ---------------------------------------------------------------- structure
 
-    def prune_dead_ends(self) -> EdgeMask:
+    def prune_dead_ends(self, *, from_inputs: bool = True) -> EdgeMask:
         """Drops every edge that lies on no kept path from an input to an output.
 
         Coupled groups count as one node, and wires are always there.
+
+        ``from_inputs=False`` drops only the edges whose target cannot reach an output. Use it
+        where a node that no kept path reaches does not send exactly its ablation value: under
+        zero and mean ablation, and where examples are aligned span by span, such a node still
+        sends what it makes of ablated inputs, so that the edges after it matter. Under
+        counterfactual ablation it sends its value on the corrupted input, as if it were cut.
 
         Example:
             >>> graph = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("b", "d")],
             ...                                       outputs=(2,))
             >>> EdgeMask.full(graph).prune_dead_ends().edges()
             ['a->b', 'b->c']
+            >>> second = EdgeMask.from_edges(graph, ["b->c", "b->d"])
+            >>> second.prune_dead_ends().edges(), second.prune_dead_ends(from_inputs=False).edges()
+            ([], ['b->c'])
         """
-        alive = torch.from_numpy(self.graph.alive(self.kept.numpy()))
+        alive = torch.from_numpy(self.graph.alive(self.kept.numpy(), from_inputs=from_inputs))
         return EdgeMask(self.graph, torch.where(alive, self.values, torch.zeros(())))
 
     def connected(self) -> bool:

@@ -30,7 +30,7 @@ def random_mask(graph, density, seed):
     return gp.EdgeMask(graph, (torch.rand(graph.num_edges, generator=generator) < density).float())
 
 
-def alive_by_paths(graph, mask):
+def alive_by_paths(graph, mask, *, from_inputs=True):
     """Edges on an input-output path, by networkx reachability over a contracted graph."""
     group = graph.representative
     walk = nx.DiGraph()
@@ -49,7 +49,7 @@ def alive_by_paths(graph, mask):
     return {
         e
         for e in kept
-        if int(group[graph.edge_index[0, e]]) in forward
+        if (not from_inputs or int(group[graph.edge_index[0, e]]) in forward)
         and int(group[graph.edge_index[1, e]]) in back
     }
 
@@ -63,6 +63,9 @@ def test_dead_ends_are_what_lies_on_no_path(graph, density):
         assert set(torch.nonzero(pruned.kept)[:, 0].tolist()) == want
         assert pruned.prune_dead_ends() == pruned
         assert mask.connected() == bool(want)
+        leading = mask.prune_dead_ends(from_inputs=False)
+        want = alive_by_paths(graph, mask, from_inputs=False)
+        assert set(torch.nonzero(leading.kept)[:, 0].tolist()) == want
 
 
 def test_a_grouped_reader_lives_through_its_heads():
@@ -100,7 +103,8 @@ def greedy_by_hand(graph, values, count):
     close()
     for _ in range(count):
         options = [
-            e for e in range(graph.num_edges)
+            e
+            for e in range(graph.num_edges)
             if e not in chosen and int(group[graph.edge_index[1, e]]) in inside
         ]
         if not options:
@@ -244,8 +248,16 @@ def test_node_circuits_keep_edges_between_kept_nodes():
         values[graph.node_number[name]] = value
     mask = gp.NodeScores(graph, values).top(3)
     want = {
-        "input->a1.h3<q>", "input->a1.kv1<k>", "input->a1.kv1<v>", "input->m0", "input->logits",
-        "m0->a1.h3<q>", "m0->a1.kv1<k>", "m0->a1.kv1<v>", "m0->logits", "a1.h3->logits",
+        "input->a1.h3<q>",
+        "input->a1.kv1<k>",
+        "input->a1.kv1<v>",
+        "input->m0",
+        "input->logits",
+        "m0->a1.h3<q>",
+        "m0->a1.kv1<k>",
+        "m0->a1.kv1<v>",
+        "m0->logits",
+        "a1.h3->logits",
     }
     assert set(mask.edges()) == want
     signed = gp.NodeScores(graph, values).top(2, by="signed")
