@@ -299,6 +299,7 @@ def test_demo_on_a_tiny_model(model_dir, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_demo_on_smollm2(tmp_path):
     try:
         fetch("smollm2")
@@ -307,7 +308,7 @@ def test_demo_on_smollm2(tmp_path):
     out = tmp_path / "demo"
     program = "from graphprune.cli import main; main()"
     command = [sys.executable, "-c", program, "demo", "--out", str(out), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     check_demo(out, document)

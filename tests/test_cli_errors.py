@@ -15,7 +15,9 @@ from graphprune.cli.settings import parse_size, typed
 from graphprune.errors import InputError
 
 COMMANDS = ("demo", "fetch", "discover", "evaluate", "export", "info")
-PROGRAM = [sys.executable, "-c", "from graphprune.cli import main; main()"]
+# A shell's background jobs ignore Ctrl-C, and so would their children.
+HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+PROGRAM = [sys.executable, "-c", f"{HEARS}; from graphprune.cli import main; main()"]
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def demo(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Find, check and draw a circuit of SmolLM2-135M (fetched once), in about a minute."""
+    """Find, check and draw a circuit of SmolLM2-135M (fetched once), in a minute or two."""
     with job(quiet=quiet, as_json=as_json, debug=debug) as jobs:
         from graphprune.demo import require_demo_folder, run_demo
 

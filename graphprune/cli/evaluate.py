@@ -65,6 +65,7 @@ def evaluate(
         from graphprune.errors import InputError
         from graphprune.evaluation import evaluate as run_evaluation
         from graphprune.evaluation import faithfulness_curve
+        from graphprune.export.files import atomic_path
         from graphprune.mask import require_same_graph
         from graphprune.methods import resolve_ablation
 
@@ -93,7 +94,8 @@ def evaluate(
             drawn = faithfulness_curve(masked, made, circuit.scores, ablation=chosen)
             document["curve"] = curve_document(drawn)
             if plot is not None:
-                drawn.plot(plot)
+                with atomic_path(plot) as temporary:
+                    drawn.plot(temporary)
                 document["plot"] = str(plot)
 
         def show(console: Console) -> None:
