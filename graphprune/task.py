@@ -20,6 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["Task"]
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _checked_size(size: Any) -> int:
+    if not _is_integer(size) or size < 1:
+        raise InputError(f"batch_size must be an integer of at least 1, got {size!r}")
+    return int(size)
+
+
+def _checked_seed(seed: Any, what: str = "seed") -> int:
+    """``seed`` as an int; raises :class:`InputError` unless it is an integer from 0 on."""
+    if not _is_integer(seed) or seed < 0:
+        raise InputError(f"{what} must be an integer from 0 on, got {seed!r}")
+    return int(seed)
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """Examples with a metric; batches are deterministic by seed.
@@ -42,6 +59,7 @@ class Task:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", as_metric(self.metric))
+        object.__setattr__(self, "batch_size", _checked_size(self.batch_size))
         if len(self) == 0:
             raise InputError(f"task {self.name!r} has no examples")
 
@@ -118,28 +136,47 @@ class Task:
     def __len__(self) -> int:
         return len(self.examples) if self.order is None else len(self.order)
 
+    def num_batches(self, size: int | None = None) -> int:
+        """How many batches :meth:`batches` makes of ``size`` examples (``None``: the task's own).
+
+        Raises :class:`InputError` unless ``size`` is an integer of at least 1.
+        """
+        return -(-len(self) // self._size(size))
+
+    def _size(self, size: int | None) -> int:
+        return self.batch_size if size is None else _checked_size(size)
+
     def batches(
         self, batch_size: int | None = None, *, shuffle: int | None = None
     ) -> Iterator[Batch]:
         """Every example once, in batches of similar length (``shuffle``: a seed, random order)."""
-        size = self.batch_size if batch_size is None else batch_size
-        if size < 1:
-            raise InputError(f"batch_size must be at least 1, got {size}")
+        size = self._size(batch_size)
         chosen = np.arange(len(self.examples)) if self.order is None else np.array(self.order)
         if shuffle is not None:
-            chosen = np.random.default_rng(shuffle).permutation(chosen)
+            chosen = np.random.default_rng(_checked_seed(shuffle, "shuffle")).permutation(chosen)
         else:
             lengths = np.asarray(self.examples.lengths())[chosen]
             chosen = chosen[np.argsort(lengths, kind="stable")]
-        for start in range(0, len(chosen), size):
-            yield self.examples.batch(chosen[start : start + size].tolist())
+        for number in range(self.num_batches(size)):
+            yield self.examples.batch(chosen[number * size : (number + 1) * size].tolist())
 
     def subset(self, indices: Sequence[int]) -> Task:
-        """The task on some of its examples, numbered as in this task."""
+        """The task on some of its examples, numbered as in this task.
+
+        Raises :class:`InputError` for booleans: a mask would be read as the numbers 0 and 1.
+        """
         base = range(len(self.examples)) if self.order is None else self.order
-        if not all(0 <= i < len(base) for i in indices):
+        given: Any = indices
+        chosen = list(given.tolist() if isinstance(given, np.ndarray | Tensor) else given)
+        wrong = next((i for i in chosen if not _is_integer(i)), None)
+        if wrong is not None:
+            raise InputError(
+                f"a subset is a list of example numbers, got {wrong!r}; for a mask of booleans "
+                "give np.flatnonzero(mask)"
+            )
+        if not all(0 <= i < len(base) for i in chosen):
             raise InputError(f"a subset of {len(base)} examples names one outside them")
-        return replace(self, order=tuple(base[i] for i in indices))
+        return replace(self, order=tuple(base[i] for i in chosen))
 
     def take(self, n: int) -> Task:
         """The first ``n`` examples (all, if there are fewer)."""
@@ -147,13 +184,19 @@ class Task:
 
     def split(self, train: float = 0.5, seed: int = 0) -> tuple[Task, Task]:
         """Two disjoint random parts; ``train`` is a count (int) or a fraction (float)."""
-        count = train if isinstance(train, int) else round(train * len(self))
+        if (
+            isinstance(train, bool)
+            or not isinstance(train, int | float | np.integer | np.floating)
+            or not np.isfinite(train)
+        ):
+            raise InputError(f"train must be a count (int) or a fraction (float), got {train!r}")
+        count = int(train) if _is_integer(train) else round(float(train) * len(self))
         if not 0 < count < len(self):
             raise InputError(
                 f"cannot split {len(self)} examples into {count} and {len(self) - count}; both "
                 "parts need at least one"
             )
-        order = np.random.default_rng(seed).permutation(len(self)).tolist()
+        order = np.random.default_rng(_checked_seed(seed)).permutation(len(self)).tolist()
         return self.subset(sorted(order[:count])), self.subset(sorted(order[count:]))
 
     def with_metric(self, metric: str | Metric | Callable[..., Any]) -> Task:

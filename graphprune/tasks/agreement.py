@@ -71,7 +71,8 @@ def subject_verb_agreement(
         n,
         metric=metric,
         batch_size=batch_size,
-        notes={"seed": seed, "corruption": "other number", "structure": structure},
+        seed=seed,
+        notes={"corruption": "other number", "structure": structure},
     )
 
 

@@ -106,7 +106,8 @@ def boolean_expressions(
         n,
         metric=metric,
         batch_size=batch_size,
-        notes={"seed": seed, "corruption": "one truth value or operator", "shots": shots},
+        seed=seed,
+        notes={"corruption": "one truth value or operator", "shots": shots},
     )
 
 

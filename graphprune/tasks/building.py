@@ -94,18 +94,22 @@ def build(
     candidates: Iterator[Candidate],
     n: int,
     *,
+    seed: int,
     metric: MetricLike,
     batch_size: int,
     notes: dict[str, Any],
 ) -> Task:
     """A task of the first ``n`` distinct candidates that fit.
 
-    Notes gain ``n``, ``template`` (a template number for each example) and ``unfit`` (pairs
+    ``seed`` is what the candidates are drawn by; it is checked before the first is. Notes gain
+    ``n``, ``seed``, ``template`` (a template number for each example) and ``unfit`` (pairs
     passed over because they did not fit). Raises :class:`~graphprune.errors.InputError` if there
     are fewer than ``n``, saying how many there are.
     """
     if type(n) is not int or n < 1:
         raise InputError(f"n must be an integer of at least 1, got {n!r}")
+    if type(seed) is not int or seed < 0:
+        raise InputError(f"seed must be an integer from 0 on, got {seed!r}")
     metric = as_metric(metric)
     kept: dict[Any, Fitted] = {}
     drawn = unfit = wasted = 0
@@ -128,7 +132,7 @@ def build(
         list(column) for column in zip(*kept.values(), strict=True)
     )
     examples = pack(clean, corrupt, answer, distractor, encoder)
-    notes = {"generator": name, "n": n, **notes, "template": template, "unfit": unfit}
+    notes = {"generator": name, "n": n, "seed": seed, **notes, "template": template, "unfit": unfit}
     return Task(examples, metric, name=name, batch_size=batch_size, notes=notes)
 
 

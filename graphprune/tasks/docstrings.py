@@ -63,7 +63,8 @@ def docstring(
         n,
         metric=metric,
         batch_size=batch_size,
-        notes={"seed": seed, "corruption": "other third parameter"},
+        seed=seed,
+        notes={"corruption": "other third parameter"},
     )
 
 

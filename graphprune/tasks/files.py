@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.errors import InputError
-from graphprune.tasks.records import FIELDS, check_record
+from graphprune.tasks.records import FIELDS, FileRecord, check_record
 
 __all__ = ["read_csv", "read_jsonl"]
 
@@ -35,13 +35,13 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Records from a JSON-lines file: one object a line, blank lines skipped.
 
     Keys: ``clean``, and any of ``corrupt``, ``answer``, ``distractor`` (a text, a token id or a
-    list of these) and ``spans``.
+    list of these) and ``spans``. A record remembers its file and line, which later errors name.
 
     Raises:
         InputError: with file and line, for a file that cannot be read or is empty, bad JSON, a
             missing ``clean``, unknown keys and values of another kind.
     """
-    records = []
+    records: list[dict[str, Any]] = []
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -50,8 +50,10 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{where}: no JSON: {error.msg} (column {error.colno})") from None
+        except RecursionError:
+            raise InputError(f"{where}: the JSON is nested too deeply") from None
         check_record(record, where)
-        records.append(record)
+        records.append(FileRecord(record, where))
     if not records:
         raise InputError(f"{path}: the file has no records")
     return records
@@ -86,7 +88,7 @@ def read_csv(path: str | Path) -> list[dict[str, Any]]:
             cells = zip(header, row, strict=True)
             record = {name: _cell(name, text, where) for name, text in cells if text}
             check_record(record, where)
-            records.append(record)
+            records.append(FileRecord(record, where))
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: no CSV: {error}") from None
     if not records:
@@ -109,9 +111,11 @@ def _cell(name: str, text: str, where: str) -> Any:
             return json.loads(text)
         except json.JSONDecodeError as error:
             raise InputError(f"{where}: spans are no JSON: {error.msg}") from None
+        except RecursionError:
+            raise InputError(f"{where}: the JSON of spans is nested too deeply") from None
     if name in ("answer", "distractor") and text.startswith("[") and text.endswith("]"):
         try:
             return json.loads(text)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             return text
     return text

@@ -97,8 +97,8 @@ def ioi(
         n,
         metric=metric,
         batch_size=batch_size,
+        seed=seed,
         notes={
-            "seed": seed,
             "corruption": corruption,
             "templates": list(chosen),
             "names": len(usable),

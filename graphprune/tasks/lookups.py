@@ -120,8 +120,10 @@ def capitals(
     encoder = Encoder(tokenizer)
     chosen = choose_templates(templates, len(CAPITAL_TEXTS), "capitals")
     drawn = _lookup(encoder, CAPITALS, CAPITAL_TEXTS, chosen, seed)
-    notes = {"seed": seed, "corruption": "other country", "templates": list(chosen)}
-    return build("capitals", encoder, drawn, n, metric=metric, batch_size=batch_size, notes=notes)
+    notes = {"corruption": "other country", "templates": list(chosen)}
+    return build(
+        "capitals", encoder, drawn, n, seed=seed, metric=metric, batch_size=batch_size, notes=notes
+    )
 
 
 def antonyms(
@@ -145,8 +147,10 @@ def antonyms(
         known.setdefault(one, other)
         known.setdefault(other, one)
     drawn = _lookup(encoder, known, OPPOSITE_TEXTS, chosen, seed)
-    notes = {"seed": seed, "corruption": "other word", "templates": list(chosen)}
-    return build("antonyms", encoder, drawn, n, metric=metric, batch_size=batch_size, notes=notes)
+    notes = {"corruption": "other word", "templates": list(chosen)}
+    return build(
+        "antonyms", encoder, drawn, n, seed=seed, metric=metric, batch_size=batch_size, notes=notes
+    )
 
 
 def successor(
@@ -165,7 +169,7 @@ def successor(
     """
     encoder = Encoder(tokenizer)
     chosen = choose_templates(templates, len(SUCCESSOR_TEXTS), "successor")
-    notes = {"seed": seed, "corruption": "other run", "templates": list(chosen)}
+    notes = {"corruption": "other run", "templates": list(chosen)}
     return build(
         "successor",
         encoder,
@@ -173,6 +177,7 @@ def successor(
         n,
         metric=metric,
         batch_size=batch_size,
+        seed=seed,
         notes=notes,
     )
 

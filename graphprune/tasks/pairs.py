@@ -71,7 +71,8 @@ class TokenPairs:
             clean: ``[N, T]`` integer ids.
             corrupt: ``[N, T]`` ids of the corrupted prompts, under the same ``attention_mask``.
             answer: one id for each example, a list of ids for each (lists may differ in length,
-                ``-1`` pads a tensor), or ``[N, P, A]`` for several positions.
+                ``-1`` pads a tensor), or ``[N, P, A]`` for several positions (``[N, P, 1]`` for
+                one id at each).
             distractor: the same for wrong answers.
             positions: one column number (the same or one for each example), or ``[N, P]`` with
                 ``-1`` as padding; columns of the tensors as given. ``None``: the last token that

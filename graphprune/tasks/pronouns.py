@@ -112,7 +112,8 @@ def _pronouns(
         n,
         metric=metric,
         batch_size=batch_size,
-        notes={"seed": seed, "corruption": "other gender", "templates": list(chosen)},
+        seed=seed,
+        notes={"corruption": "other gender", "templates": list(chosen)},
     )
 
 

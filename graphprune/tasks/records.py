@@ -15,12 +15,26 @@ from graphprune.tasks.pairs import OnMismatch, TokenPairs
 from graphprune.tasks.ragged import Ragged
 from graphprune.tasks.tables import pad_rows
 
-__all__ = ["FIELDS", "check_record", "encode_records", "pack"]
+__all__ = ["FIELDS", "FileRecord", "check_record", "encode_records", "pack"]
 
 FIELDS = ("clean", "corrupt", "answer", "distractor", "spans")
 LISTED = 5
 
 log = logging.getLogger("graphprune.tasks")
+
+
+class FileRecord(dict[str, Any]):
+    """A record that knows where it stands, ``"pairs.jsonl:3"``, for errors that come later."""
+
+    def __init__(self, record: Mapping[str, Any], where: str) -> None:
+        super().__init__(record)
+        self.where = where
+
+
+def _name(records: Sequence[Any], number: int) -> str:
+    """What errors call a record: its file and line where it came from a file."""
+    record = records[number]
+    return record.where if isinstance(record, FileRecord) else f"record {number}"
 
 
 def check_record(record: Any, where: str) -> None:
@@ -64,7 +78,7 @@ def encode_records(
         raise InputError("there are no records; a task needs at least one")
     encoder = Encoder(tokenizer)
     for number, record in enumerate(records):
-        check_record(record, f"record {number}")
+        check_record(record, _name(records, number))
     given = {name: _all_or_none(records, name) for name in FIELDS[1:4]}
     if any(record.get("spans") for record in records) and not given["corrupt"]:
         raise InputError("spans align a prompt with a corrupted one, but no record has 'corrupt'")
@@ -74,7 +88,9 @@ def encode_records(
     for name, rows in (("clean", clean), ("corrupt", corrupt)):
         for number, row in enumerate(rows or ()):
             if len(row) <= len(encoder.suffix):
-                raise InputError(f"record {number}: {name} {records[number][name]!r} has no tokens")
+                raise InputError(
+                    f"{_name(records, number)}: {name} {records[number][name]!r} has no tokens"
+                )
     kept = _fitting(records, clean, corrupt, on_mismatch)
     choices, cut = _choices(records, kept, encoder, given)
     notes: dict[str, Any] = {"first_token_answers": cut}
@@ -88,7 +104,7 @@ def encode_records(
             choices["distractor"],
             encoder,
             spans=[records[i].get("spans") for i in kept],
-            numbers=kept,
+            labels=[_name(records, i) for i in kept],
         ),
         notes,
     )
@@ -101,15 +117,14 @@ def pack(
     distractor: list[list[int]] | None,
     encoder: Encoder,
     spans: Sequence[Any] = (),
-    numbers: Sequence[int] = (),
+    labels: Sequence[str] = (),
 ) -> TokenPairs:
-    """Checked rows of token ids as :class:`TokenPairs`; ``numbers`` name records in errors."""
+    """Checked rows of token ids as :class:`TokenPairs`; ``labels`` name records in errors."""
     ranges = None
     if corrupt is not None and any(spans):
         parts: list[tuple[list[int], list[int]]] = []
-        for number, mine, theirs, named in zip(numbers, clean, corrupt, spans, strict=True):
+        for where, mine, theirs, named in zip(labels, clean, corrupt, spans, strict=True):
             own = list(range(len(mine))), list(range(1, len(mine) + 1))
-            where = f"record {number}"
             parts.append(span_ranges(named, len(mine), len(theirs), where) if named else own)
         ranges = (Ragged.from_rows([a for a, _ in parts]), Ragged.from_rows([b for _, b in parts]))
     rows = Ragged.from_rows(clean)
@@ -129,8 +144,8 @@ def _all_or_none(records: Sequence[Any], name: str) -> bool:
     have = [record.get(name) is not None for record in records]
     if any(have) and not all(have):
         raise InputError(
-            f"record {have.index(False)} has no {name!r}, though record {have.index(True)} has; "
-            "all records need it, or none"
+            f"{_name(records, have.index(False))} has no {name!r}, though "
+            f"{_name(records, have.index(True))} has; all records need it, or none"
         )
     return have[0]
 
@@ -155,7 +170,7 @@ def _fitting(
         apart = set(bad)
         return [i for i in everything if i not in apart]
     lines = [
-        f"  record {i}: {len(clean[i])} and {len(corrupt[i])} tokens: "
+        f"  {_name(records, i)}: {len(clean[i])} and {len(corrupt[i])} tokens: "
         f"{records[i]['clean']!r} / {records[i]['corrupt']!r}"
         for i in bad[:LISTED]
     ]
@@ -179,14 +194,15 @@ def _choices(
     for name in out:
         if given[name]:
             out[name] = [
-                _first_ids(records[i], name, f"record {i}", encoder, longer, joined) for i in kept
+                _first_ids(records[i], name, _name(records, i), encoder, longer, joined)
+                for i in kept
             ]
     if out["answer"] and out["distractor"]:
         for i, mine, theirs in zip(kept, out["answer"], out["distractor"], strict=True):
             if not set(mine).isdisjoint(theirs):
                 token = encoder.decode(sorted(set(mine) & set(theirs))[:1])
                 raise InputError(
-                    f"record {i}: answer {records[i]['answer']!r} and distractor "
+                    f"{_name(records, i)}: answer {records[i]['answer']!r} and distractor "
                     f"{records[i]['distractor']!r} begin with the same token {token!r}, so the "
                     "model's next token cannot tell them apart"
                 )

@@ -69,7 +69,8 @@ def induction(
         n,
         metric=metric,
         batch_size=batch_size,
-        notes={"seed": seed, "corruption": corruption, "of": of, "length": length},
+        seed=seed,
+        notes={"corruption": corruption, "of": of, "length": length},
     )
 
 

@@ -44,7 +44,8 @@ def id_table(value: Any, places: NDArray[np.int32], name: str) -> NDArray[np.int
     """Answer ids as ``[N, A]``, or ``[N, P, A]`` for ``places [N, P]``; ``-1`` pads.
 
     ``value`` is ``None``, a tensor of one to three axes, or a list with one id or one list of ids
-    for each of the ``N`` examples.
+    for each of the ``N`` examples. ``[N, A]`` holds alternatives, the same at every position; with
+    ``A == P > 1`` it is refused, for it may be meant as one id a position.
     """
     if value is None:
         return None
@@ -57,6 +58,13 @@ def id_table(value: Any, places: NDArray[np.int32], name: str) -> NDArray[np.int
     if table.ndim == 1:
         table = table[:, None]
     n = len(places)
+    if table.ndim == 2 and places.ndim == 2 and 1 < places.shape[1] == table.shape[1]:
+        count = table.shape[1]
+        raise InputError(
+            f"{name} [{n}, {count}] beside positions [{n}, {count}] could be one id for each "
+            f"position or {count} alternatives at every position: give [{n}, {count}, 1] for one "
+            f"id a position, [{n}, {count}, {count}] for the alternatives at every position"
+        )
     several = table.ndim == 3 and places.ndim == 2 and table.shape[1] == places.shape[1]
     if (
         len(table) != n

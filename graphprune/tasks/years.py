@@ -130,7 +130,8 @@ def greater_than(
         n,
         metric=metric,
         batch_size=batch_size,
-        notes={"seed": seed, "corruption": corruption, "templates": list(chosen)},
+        seed=seed,
+        notes={"corruption": corruption, "templates": list(chosen)},
     )
 
 
