@@ -71,11 +71,18 @@ class EdgeNames(Sequence[str]):
         return f"{graph.nodes[source].name}->{graph.nodes[target].name}{port}"
 
     def __iter__(self) -> Iterator[str]:
+        return self._named(self._graph.edge_index, self._graph.edge_kind)
+
+    def at(self, chosen: Tensor) -> list[str]:
+        """The names of some edges, by a boolean mask ``[E]`` or by numbers, all made at once."""
+        graph = self._graph
+        return list(self._named(graph.edge_index[:, chosen], graph.edge_kind[chosen]))
+
+    def _named(self, index: Tensor, kinds: Tensor) -> Iterator[str]:
         graph = self._graph
         names = [node.name for node in graph.nodes]
         ports = [f"<{kind}>" if kind in graph.ports else "" for kind in graph.edge_kinds]
-        sources, targets = graph.edge_index.tolist()
-        for source, target, kind in zip(sources, targets, graph.edge_kind.tolist(), strict=True):
+        for source, target, kind in zip(*index.tolist(), kinds.tolist(), strict=True):
             yield f"{names[source]}->{names[target]}{ports[kind]}"
 
     def __repr__(self) -> str:

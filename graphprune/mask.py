@@ -79,7 +79,13 @@ class EdgeMask:
     values: Float32[Tensor, " edge"]
 
     def __post_init__(self) -> None:
-        values = torch.as_tensor(self.values).detach().to("cpu", torch.float32).clone()
+        try:
+            given = torch.as_tensor(self.values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"mask values must be numbers, got {self.values!r}: {error}") from None
+        if given.is_complex():
+            raise InputError(f"mask values must be real numbers, got {given.dtype}")
+        values = given.detach().to("cpu", torch.float32).clone()
         if values.shape != (self.graph.num_edges,):
             raise InputError(
                 f"a mask of this graph needs {self.graph.num_edges} values, got "
@@ -148,7 +154,7 @@ class EdgeMask:
 
     def edges(self) -> list[str]:
         """Names of the kept edges, in graph order."""
-        return [self.graph.edge_names[i] for i in torch.nonzero(self.kept)[:, 0].tolist()]
+        return self.graph.edge_names.at(self.kept)
 
     def nodes(self) -> list[str]:
         """Names of the nodes that a kept edge touches, in graph order."""

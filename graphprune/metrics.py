@@ -7,7 +7,7 @@ outputs of the unmasked model, which the KL divergence compares with.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -206,11 +206,4 @@ def as_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
         return torch.as_tensor(function(outputs, batch))
 
     name = getattr(metric, "__name__", type(metric).__name__)
-    return replace(
-        METRICS["kl"],
-        name=name,
-        function=wrapped,
-        higher_is_better=direction,
-        needs=(),
-        flat_at_full=False,
-    )
+    return Metric(name, wrapped, higher_is_better=direction)

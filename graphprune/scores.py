@@ -27,6 +27,13 @@ __all__ = ["EdgeScores", "NodeScores", "PositionalEdgeScores", "Ranking"]
 Ranking = Literal["abs", "signed"]
 
 
+def _ranked(values: Tensor, by: Ranking) -> Tensor:
+    """What a ranking goes by: the magnitudes, or the values with their sign."""
+    if by not in ("abs", "signed"):
+        raise InputError(f"by must be 'abs' or 'signed', got {by!r}")
+    return values.abs() if by == "abs" else values
+
+
 def _checked(values: Tensor, shape: tuple[int | None, ...], what: str) -> Tensor:
     out = torch.as_tensor(values).detach().to("cpu", torch.float32).clone()
     if out.ndim != len(shape) or any(
@@ -61,11 +68,6 @@ class EdgeScores:
         checked = _checked(self.values, (self.graph.num_edges,), "edge scores")
         object.__setattr__(self, "values", checked)
 
-    def _magnitude(self, by: Ranking) -> Tensor:
-        if by not in ("abs", "signed"):
-            raise InputError(f"by must be 'abs' or 'signed', got {by!r}")
-        return self.values.abs() if by == "abs" else self.values
-
     def top(self, size: float, by: Ranking = "abs") -> EdgeMask:
         """Keeps the ``size`` highest edges: an int counts edges, a float is a fraction of them.
 
@@ -73,12 +75,15 @@ class EdgeScores:
         """
         count = budget(size, self.graph.num_edges)
         values = torch.zeros(self.graph.num_edges)
-        values[ranking(self._magnitude(by))[:count]] = 1.0
+        values[ranking(_ranked(self.values, by))[:count]] = 1.0
         return EdgeMask(self.graph, values)
 
     def threshold(self, t: float, by: Ranking = "abs") -> EdgeMask:
-        """Keeps every edge whose score is at least ``t``."""
-        return EdgeMask(self.graph, (self._magnitude(by) >= t).float())
+        """Keeps every edge whose score is at least ``t``; raises :class:`InputError` for a NaN."""
+        number = isinstance(t, int | float | np.integer | np.floating) and not isinstance(t, bool)
+        if not number or np.isnan(t):
+            raise InputError(f"a threshold must be a number, got {t!r}")
+        return EdgeMask(self.graph, (_ranked(self.values, by) >= t).float())
 
     def greedy(self, size: float, by: Ranking = "abs") -> EdgeMask:
         """Grows a circuit from the output: always the best edge into a node already in it.
@@ -87,7 +92,7 @@ class EdgeScores:
         output. Fewer edges are kept only if no more can be reached.
         """
         count = budget(size, self.graph.num_edges)
-        return EdgeMask(self.graph, grow_from_output(self.graph, self._magnitude(by), count))
+        return EdgeMask(self.graph, grow_from_output(self.graph, _ranked(self.values, by), count))
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge: columns edge, source, target, kind, score."""
@@ -134,6 +139,9 @@ class NodeScores:
     Args:
         values: ``[N]``, positive = useful.
         neurons: ``{node name: [d]}`` where single neurons of a node's output were scored.
+
+    Raises :class:`InputError` for wrong shapes and unknown nodes, :class:`NumericalError` for NaN
+    or infinite scores, of nodes and of neurons.
     """
 
     graph: ComputationalGraph
@@ -144,6 +152,16 @@ class NodeScores:
     def __post_init__(self) -> None:
         checked = _checked(self.values, (self.graph.num_nodes,), "node scores")
         object.__setattr__(self, "values", checked)
+        unknown = [name for name in self.neurons if name not in self.graph.node_number]
+        if unknown:
+            raise InputError(
+                f"neurons of {unknown[:5]} are scored: no nodes of the graph"
+            )
+        neurons = {
+            name: _checked(values, (None,), f"scores of neurons of {name}")
+            for name, values in self.neurons.items()
+        }
+        object.__setattr__(self, "neurons", neurons)
 
     @property
     def senders(self) -> Tensor:
@@ -158,7 +176,7 @@ class NodeScores:
         """
         senders = self.senders
         count = budget(size, len(senders))
-        magnitude = self.values.abs() if by == "abs" else self.values
+        magnitude = _ranked(self.values, by)
         kept = torch.zeros(self.graph.num_nodes, dtype=torch.bool)
         kept[senders[ranking(magnitude[senders])[:count]]] = True
         kept[list(self.graph.output_nodes)] = True

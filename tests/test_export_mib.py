@@ -13,6 +13,7 @@ from graphprune.circuit import Circuit
 from graphprune.errors import FormatError, GraphMismatchError, InputError
 from graphprune.export.field import FieldLayout
 from graphprune.export.mib import (
+    MIBNodes,
     from_mib_json,
     from_mib_nodes,
     from_mib_pt,
@@ -177,21 +178,26 @@ def test_nodes_and_neurons_round_trip(tmp_path, way):
     graph = transformer_graph(2, 2)
     values = torch.zeros(graph.num_nodes)
     values[graph.node_number["a0.h1"]], values[graph.node_number["input"]] = 2.5, -1.0
-    neurons = {"a0.h1": torch.tensor([1.0, -2.0, math.nan])}
-    nodes = NodeScores(graph, values, neurons)
+    nodes = NodeScores(graph, values, {"a0.h1": torch.tensor([1.0, -2.0, 0.0])})
+    file = MIBNodes(nodes, neurons_unscored={"a0.h1": torch.tensor([False, False, True])})
     path = tmp_path / f"f.{way}"
-    WAYS[way][0](nodes, path, mask=nodes.top(2), d_model=3)
+    WAYS[way][0](nodes, path, nodes=file, mask=nodes.top(2), d_model=3)
     again = from_mib_nodes(path, graph)
     assert again.scores.values.equal(values)
     assert again.unscored == ()
     assert again.kept["a0.h1"]
     assert not again.kept["m0"]
-    assert again.scores.neurons["a0.h1"].nan_to_num(9.0).tolist() == [1.0, -2.0, 9.0]
-    assert again.scores.neurons["m0"].isnan().all()
+    assert again.scores.neurons["a0.h1"].tolist() == [1.0, -2.0, 0.0]
+    assert again.neurons_unscored["a0.h1"].tolist() == [False, False, True]
+    assert again.neurons_unscored["m0"].all()
     assert again.neurons_kept["a0.h1"].all()
     # And once more, from what was read.
-    WAYS[way][0](again.scores, tmp_path / "g", nodes=again, mask=nodes.top(2), d_model=3)
-    assert (tmp_path / "g").stat().st_size > 0
+    path = tmp_path / f"g.{way}"
+    WAYS[way][0](again.scores, path, nodes=again, mask=nodes.top(2), d_model=3)
+    once_more = from_mib_nodes(path, graph)
+    for name, missing in again.neurons_unscored.items():
+        assert once_more.neurons_unscored[name].equal(missing)
+        assert once_more.scores.neurons[name].equal(again.scores.neurons[name])
 
 
 def test_logits_never_carries_a_score(tmp_path):

@@ -128,7 +128,8 @@ class FieldLayout:
 def _check_nodes(graph: ComputationalGraph, wanted: list[str]) -> None:
     missing = [name for name in wanted if name not in graph.node_number]
     native = {n.name for n in graph.nodes if n.kind == "kv"}
-    extra = [name for name in graph.node_number if name not in native and name not in set(wanted)]
+    known = native | set(wanted)
+    extra = [name for name in graph.node_number if name not in known]
     if missing or extra:
         raise InputError(
             "MIB and EAP-IG files describe the nodes input, a0.h0 ..., m0 ..., logits; this graph "

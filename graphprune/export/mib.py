@@ -215,7 +215,9 @@ class _Table:
         self.neurons_kept = np.repeat(self.nodes_kept[:, None], shape[1], axis=1)
         for name, row in layout.row_number.items():
             if name in scores.neurons:
-                self.neuron_scores[row] = scores.neurons[name].float().numpy()
+                self.neuron_scores[row] = scores.neurons[name].numpy()
+            if name in file.neurons_unscored:
+                self.neuron_scores[row, file.neurons_unscored[name].numpy()] = np.nan
             if name in file.neurons_kept:
                 self.neurons_kept[row] = file.neurons_kept[name].bool().numpy()
 

@@ -45,17 +45,18 @@ class MIBNodes:
     """The nodes of a MIB file.
 
     Args:
-        scores: one score for each node, with single neurons where the file has them (NaN there
-            means that a neuron was not scored).
+        scores: one score for each node, with single neurons where the file has them.
         kept: whether a node is in the graph.
         unscored: nodes without a score; the field always keeps them.
         neurons_kept: ``{node name: bool [d_model]}``.
+        neurons_unscored: the same, true for neurons that have none either.
     """
 
     scores: NodeScores
     kept: Mapping[str, bool] = field(default_factory=dict)
     unscored: tuple[str, ...] = ()
     neurons_kept: Mapping[str, Tensor] = field(default_factory=dict)
+    neurons_unscored: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,10 +280,14 @@ def nodes_onto_graph(file: MIBFile, graph: ComputationalGraph) -> MIBNodes:
         empty = np.isnan(file.node_scores)
         values[numbers] = torch.from_numpy(np.where(empty, np.float32(0), file.node_scores))
         unscored = tuple(name for name, without in zip(rows, empty, strict=True) if without)
-    neurons, neurons_kept = {}, {}
+    neurons, neurons_kept, neurons_unscored = {}, {}, {}
     for row, name in enumerate(rows):
         if file.neuron_scores is not None:
-            neurons[name] = torch.from_numpy(file.neuron_scores[row].copy())
+            found = torch.from_numpy(file.neuron_scores[row].copy())
+            if bool(torch.isinf(found).any()):
+                raise FormatError(f"{file.path}: a neuron of the node {name!r} scores infinite")
+            neurons_unscored[name] = torch.isnan(found)
+            neurons[name] = torch.where(neurons_unscored[name], torch.zeros(()), found)
         if file.neurons_kept is not None:
             neurons_kept[name] = torch.from_numpy(file.neurons_kept[row].copy())
     return MIBNodes(
@@ -290,6 +295,7 @@ def nodes_onto_graph(file: MIBFile, graph: ComputationalGraph) -> MIBNodes:
         {name: bool(keep) for name, keep in zip(rows, file.nodes_kept, strict=True)},
         unscored,
         neurons_kept,
+        neurons_unscored,
     )
 
 
