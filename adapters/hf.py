@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.errors import UnsupportedModelError
+from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.model import MaskedModel
 
 __all__ = ["TransformersAdapter", "adapter"]
@@ -43,6 +43,17 @@ class TransformersAdapter:
                 f"model type {kind!r} ({type(module).__name__}) is not known; known: "
                 f"{', '.join(self.supported())}. A family is described by "
                 "graphprune.adapters.lm.Family"
+            )
+        causal: Any = module
+        if not hasattr(causal, "get_output_embeddings") or causal.get_output_embeddings() is None:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} has no language-model head; expected a causal language "
+                "model such as AutoModelForCausalLM gives"
+            )
+        unknown = sorted(set(options) - {"embedding_nodes"})
+        if unknown:
+            raise InputError(
+                f"unknown option {unknown[0]!r} for a language model; known: check, embedding_nodes"
             )
         model = LanguageModel(module, family, **options)
         if check:

@@ -30,6 +30,9 @@ class Batch:
         distractor: the same for wrong answers.
         alignment: ``[B, T, T']`` float, rows sum to 1: how a clean position reads corrupted
             positions where the two prompts differ in length. ``None``: position by position.
+        slots: ``[B, T]`` int64, the slot of each clean token where named spans are aligned: scores
+            by position are kept for each slot. ``None``: every position is its own slot.
+        slot_names: the spans' names, then ``"other"`` for tokens outside all of them.
     """
 
     clean: Any
@@ -40,6 +43,8 @@ class Batch:
     answer: Tensor | None = None
     distractor: Tensor | None = None
     alignment: Tensor | None = None
+    slots: Tensor | None = None
+    slot_names: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -28,6 +28,7 @@ __all__ = [
     "Reference",
     "Rule",
     "mask_values",
+    "require_same_batch",
 ]
 
 AblationKind = Literal["counterfactual", "zero", "mean"]
@@ -35,7 +36,7 @@ Objective = Callable[[Tensor], Tensor]
 Rule = Literal["gradient", "relp"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ablation:
     """What replaces an ablated message.
 
@@ -51,6 +52,9 @@ class Ablation:
     def name(self) -> str:
         """The name methods know it by; ``"mean_positional"`` for a mean at each position."""
         return "mean_positional" if self.kind == "mean" and self.per_position else self.kind
+
+    def __repr__(self) -> str:
+        return f"Ablation({self.name!r})"
 
 
 class Reference(ABC):
@@ -178,6 +182,15 @@ class MaskedModel(ABC):
         """Nodes that compute side by side from the same input, in order of depth."""
 
 
+def require_same_batch(batch: Batch, reference: Reference) -> None:
+    """Raises :class:`InputError` if the reference was made for another batch."""
+    if reference.batch is not batch:
+        raise InputError(
+            "the reference belongs to another batch: make it from the batch that is run, "
+            "model.reference(batch, ablation)"
+        )
+
+
 def mask_values(model_graph: ComputationalGraph, mask: EdgeMask | Tensor) -> Tensor:
     """The mask as a float tensor ``[E]`` or ``[K, E]``, checked against the model's graph."""
     if isinstance(mask, EdgeMask):
@@ -186,11 +199,14 @@ def mask_values(model_graph: ComputationalGraph, mask: EdgeMask | Tensor) -> Ten
     if (
         not isinstance(mask, Tensor)
         or mask.ndim not in (1, 2)
-        or (mask.shape[-1] != model_graph.num_edges)
+        or mask.shape[-1] != model_graph.num_edges
+        or not mask.numel()
     ):
         got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise InputError(
             f"expected an EdgeMask, or a tensor [{model_graph.num_edges}] or "
             f"[K, {model_graph.num_edges}], got {got}"
         )
+    if not bool(((mask.detach() >= 0) & (mask.detach() <= 1)).all()):
+        raise InputError("mask values must lie in [0, 1]; got a NaN or a value outside")
     return mask

@@ -68,6 +68,10 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
     for adapter in adapters.values():
         if adapter.matches(module):
             return adapter.wrap(module, **options)
+    if hasattr(module, "_orig_mod"):
+        raise UnsupportedModelError(
+            "this module was compiled by torch.compile; wrap the original, module._orig_mod"
+        )
     raise UnsupportedModelError(
         f"no adapter knows {type(module).__module__}.{type(module).__qualname__}; adapters: "
         f"{', '.join(adapters) or 'none (is graphprune installed?)'}"

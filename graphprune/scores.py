@@ -106,10 +106,14 @@ class EdgeScores:
 
 @dataclass(frozen=True, eq=False)
 class PositionalEdgeScores:
-    """One score for each edge and token position: ``values`` is ``[E, pos]``."""
+    """One score for each edge and position: ``values`` is ``[E, pos]``.
+
+    ``positions`` names them where they are spans that a task aligns; empty for token positions.
+    """
 
     graph: ComputationalGraph
     values: Float32[Tensor, "edge pos"]
+    positions: tuple[str, ...] = ()
     method: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -127,7 +131,8 @@ class PositionalEdgeScores:
         frame = edge_frame(self.graph)
         n_pos = self.values.shape[1]
         long = frame.loc[frame.index.repeat(n_pos)].reset_index(drop=True)
-        long["pos"] = np.tile(np.arange(n_pos), len(frame))
+        names = np.array(self.positions or range(n_pos), dtype=object if self.positions else None)
+        long["pos"] = np.tile(names, len(frame))
         long["score"] = self.values.reshape(-1).numpy()
         return long
 
@@ -154,9 +159,7 @@ class NodeScores:
         object.__setattr__(self, "values", checked)
         unknown = [name for name in self.neurons if name not in self.graph.node_number]
         if unknown:
-            raise InputError(
-                f"neurons of {unknown[:5]} are scored: no nodes of the graph"
-            )
+            raise InputError(f"neurons of {unknown[:5]} are scored: no nodes of the graph")
         neurons = {
             name: _checked(values, (None,), f"scores of neurons of {name}")
             for name, values in self.neurons.items()

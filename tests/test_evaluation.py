@@ -206,8 +206,142 @@ def test_text_generated_by_the_full_mask_is_plain_greedy_text():
     assert torch.equal(model.generate_with(full, prompt, max_new_tokens=6), plain[0])
     mean = model.mean_ablation([gp.Batch({"input_ids": ids}, None, 1)])
     some = gp.Random().score(model, None).top(0.5)
-    for ablation in (None, mean):
+    for ablation in ("zero", mean):
         text = model.generate_with(some, prompt, ablation=ablation, max_new_tokens=6)
         assert len(text) == 11
-    with pytest.raises(gp.InputError, match="zero ablation"):
-        model.generate_with(full, prompt, ablation=gp.Ablation())
+    for bad in (gp.Ablation(), "mean"):
+        with pytest.raises(gp.InputError, match="zero"):
+            model.generate_with(full, prompt, ablation=bad)
+    with pytest.raises(gp.InputError, match="one prompt"):
+        model.generate_with(full, torch.ones(2, 4, dtype=torch.int64))
+    gpt2 = gp.wrap(tiny("gpt2"))
+    with pytest.raises(gp.InputError, match="position table ends at 32"):
+        gpt2.generate_with(gp.EdgeMask.full(gpt2.graph), torch.arange(20), max_new_tokens=20)
+
+
+def ragged(**options):
+    """Prompts of three lengths, so that batches are not in the task's order."""
+    module = tiny("llama")
+    clean, corrupt = random_pair(module, batch=3)
+    mask = torch.ones_like(clean)
+    mask[0, 6:], mask[1, 4:] = 0, 0
+    task = gp.Task.from_tensors(
+        clean, corrupt, answer=[1, 2, 3], distractor=[4, 5, 6], attention_mask=mask, **options
+    )
+    return gp.wrap(module), task
+
+
+def test_values_for_each_example_stand_in_the_tasks_order():
+    model, task = ragged(batch_size=2)
+    mask = gp.Random(seed=1).score(model, task).top(0.4)
+    whole = gp.evaluate(model, task, mask)
+    for i in range(3):
+        alone = gp.evaluate(model, task.subset([i]), mask)
+        assert float(whole.examples["logit_diff"][i]) == pytest.approx(
+            float(alone.examples["logit_diff"][0]), abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+def test_a_curve_keeps_what_a_cut_off_node_still_sends(case, ablation):
+    """Only counterfactual ablation makes a node without inputs send its ablation value."""
+    _, model, task = case
+    scores = gp.EAP(ablation=ablation).score(model, task)
+    curve = gp.faithfulness_curve(model, task, scores, (0.05, 0.3), ablation=ablation)
+    for i, size in enumerate((0.05, 0.3)):
+        report = gp.evaluate(model, task, scores.top(size), ablation=ablation)
+        assert curve.f["abs"][i] == pytest.approx(report["faithfulness"], abs=2e-3)
+
+
+def test_two_metrics_of_one_name_are_refused(case):
+    _, model, task = case
+
+    def kl(outputs, batch):
+        return outputs[:, 0]
+
+    kl.higher_is_better = True
+    full = gp.EdgeMask.full(model.graph)
+    with pytest.raises(gp.InputError, match="two different metrics are named 'kl'"):
+        gp.evaluate(model, task.with_metric(kl), full)
+    report = gp.evaluate(model, task.with_metric(kl), full, metrics=["accuracy"])
+    batch = next(iter(task.batches(6)))
+    want = float(model.reference(batch).full[:, 0].mean())
+    assert report.full["kl"] == pytest.approx(want, abs=1e-5)
+
+
+def test_cost_needs_no_corrupted_prompts():
+    module = tiny("llama")
+    model = gp.wrap(module)
+    clean, _ = random_pair(module)
+    task = gp.Task.from_tensors(clean, answer=[1] * 3, distractor=[2] * 3)
+    small = gp.EdgeMask.from_edges(model.graph, ["input->m1", "m1->logits"])
+    report = gp.evaluate(model, task, small, ablation="zero", cost=True)
+    assert report["seconds_circuit"] > 0
+    assert 0 < report["bytes_circuit"] < report["bytes_full"]
+    total = sum(p.numel() * 4 for p in module.parameters())
+    assert report["bytes_full"] <= total
+
+
+def test_curves_take_counts_and_kendalls_tau_by_name(case):
+    _, model, task = case
+    scores = gp.EAP().score(model, task)
+    by_count = gp.faithfulness_curve(model, task, scores, [10, 60])
+    edges = model.graph.num_edges
+    assert by_count.sizes == (10 / edges, 60 / edges)
+    report = gp.evaluate(model, task, scores.top(60), metrics=["kendall_tau"])
+    assert "kendall_tau" in report.values
+
+
+def test_bootstrap_intervals_cover_at_their_level():
+    from graphprune.evaluation.report import bootstrap_interval
+
+    generator = torch.Generator().manual_seed(0)
+    hits = 0
+    for seed in range(200):
+        sample = torch.randn(60, generator=generator)
+        low, high = bootstrap_interval(sample, seed=seed)
+        hits += low <= 0 <= high
+    assert 0.88 <= hits / 200 <= 0.985
+
+
+def test_wrong_objects_are_named(case):
+    module, model, task = case
+    with pytest.raises(gp.InputError, match="wrap it first"):
+        gp.EAP().score(module, task)
+    with pytest.raises(gp.InputError, match="EdgeMask or a Circuit"):
+        gp.evaluate(model, task, torch.ones(3))
+    circuit = gp.Circuit.from_mask(gp.EdgeMask.full(model.graph))
+    assert gp.evaluate(model, task, circuit)["faithfulness"] == pytest.approx(1, abs=1e-4)
+    first, second = list(task.batches(3))
+    ones = torch.ones(model.graph.num_edges)
+    with pytest.raises(gp.InputError, match="another batch"):
+        model.run(second, ones, model.reference(first))
+    with pytest.raises(gp.InputError, match=r"\[0, 1\]"):
+        model.run(first, 7 * ones)
+    far = gp.Task.from_tensors(
+        first.clean["input_ids"], first.corrupt["input_ids"], answer=[9999] * 3, distractor=[1] * 3
+    )
+    with pytest.raises(gp.InputError, match="answer id is 9999"):
+        gp.EAP().score(model, far)
+    means = model.mean_ablation([first])
+    other = gp.wrap(tiny("llama_mha"))
+    with pytest.raises(gp.InputError, match="another model"):
+        other.run(first, torch.ones(other.graph.num_edges), other.reference(first, means))
+    assert "tensor" not in gp.EAP(ablation=means).label
+
+
+def test_models_that_cannot_be_wrapped_say_why():
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    with pytest.raises(gp.UnsupportedModelError, match="no language-model head"):
+        gp.wrap(GPT2ForSequenceClassification(GPT2Config(n_layer=1, n_embd=8, n_head=2)))
+    assert gp.wrap(tiny("gpt2", max_position_embeddings=4)).graph.num_edges
+    with pytest.raises(gp.InputError, match="unknown option"):
+        gp.wrap(tiny("gpt2"), embed_nodes=2)
+    broken = tiny("gpt2")
+    with torch.no_grad():
+        broken.transformer.h[0].mlp.c_fc.bias[0] = float("nan")
+    with pytest.raises(gp.NumericalError, match="NaN"):
+        gp.wrap(broken)
+    with pytest.raises(gp.UnsupportedModelError, match="meta"):
+        gp.wrap(tiny("gpt2").to("meta"))

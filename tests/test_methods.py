@@ -262,3 +262,88 @@ def test_integration_rules_are_exact_for_their_degree():
         integration_points(0, "left")
     with pytest.raises(gp.InputError, match="unknown points"):
         integration_points(3, "simpson")
+
+
+def span_task(model):
+    """Pairs of unequal length, aligned by two named spans, through the public door."""
+    from graphprune.tasks.alignment import span_ranges, span_slots
+    from graphprune.tasks.pairs import TokenPairs
+    from graphprune.tasks.ragged import Ragged
+
+    clean = [[3, 4, 5, 6, 7, 8], [9, 4, 5, 6, 7]]
+    corrupt = [[3, 14, 15, 6, 17, 18, 8], [19, 4, 15, 16, 7]]
+    spans = [
+        {"name": [[1, 3], [1, 3]], "verb": [[4, 5], [4, 6]]},
+        {"name": [[1, 2], [1, 2]], "verb": [[2, 4], [2, 4]]},
+    ]
+    ranges = [span_ranges(s, len(a), len(b)) for s, a, b in zip(spans, clean, corrupt, strict=True)]
+    names = ["name", "verb"]
+    import numpy as np
+
+    examples = TokenPairs(
+        clean=Ragged.from_rows(clean),
+        corrupt=Ragged.from_rows(corrupt),
+        positions=np.array([5, 4], dtype=np.int32),
+        answer=np.array([[1], [1]], dtype=np.int32),
+        distractor=np.array([[2], [2]], dtype=np.int32),
+        ranges=(Ragged.from_rows([a for a, _ in ranges]), Ragged.from_rows([b for _, b in ranges])),
+        slots=Ragged.from_rows(
+            [span_slots(s, names, len(c)) for s, c in zip(spans, clean, strict=True)]
+        ),
+        slot_names=("name", "verb", "other"),
+    )
+    return gp.Task(examples, "logit_diff")
+
+
+def test_spans_pool_to_one_position_each(case):
+    """Slot scores are the position scores of each prompt, summed over the span's tokens."""
+    model, _ = case
+    task = span_task(model)
+    found = gp.EAP().score_positions(model, task)
+    assert found.positions == ("name", "verb", "other")
+    assert found.values.shape == (model.graph.num_edges, 3)
+    torch.testing.assert_close(
+        found.total().values, gp.EAP().score(model, task).values, rtol=1e-4, atol=1e-6
+    )
+    want = torch.zeros(model.graph.num_edges, 3, dtype=torch.float64)
+    for i in range(2):
+        batch = task.examples.batch([i])
+        plain = dataclasses.replace(batch, slots=None, slot_names=())
+        value = lambda out: task.metric(out, plain)  # noqa: B023, E731
+        each = model.edge_gradients(plain, value, by_position=True).edge.double()
+        want.index_add_(1, batch.slots[0], each)
+    torch.testing.assert_close(found.values.double(), want / 2, rtol=1e-4, atol=1e-6)
+    assert set(found.to_frame().pos) == {"name", "verb", "other"}
+
+
+def test_positional_scores_follow_the_scorer(case):
+    model, task = case
+    scorer = gp.EAPIG(steps=2, points_at="right", integrate="activations")
+    torch.testing.assert_close(
+        scorer.score_positions(model, task).total().values,
+        scorer.score(model, task).values,
+        rtol=1e-4,
+        atol=1e-6,
+    )
+    with pytest.raises(gp.InputError, match="scores nodes"):
+        gp.NAP().score_positions(model, task)
+
+
+def test_scorers_do_not_care_about_the_callers_autograd_mode(case):
+    model, task = case
+    scorer = gp.IntegratedMaskGradient(steps=2)
+    with torch.no_grad():
+        inside = scorer.score(model, task)
+    assert torch.equal(inside.values, scorer.score(model, task).values)
+
+    def detached(outputs, batch):
+        return outputs[:, 0].detach()
+
+    detached.higher_is_better = True
+    with pytest.raises(gp.InputError, match="without a gradient"):
+        gp.EAP().score(model, task.with_metric(detached))
+    for bad in (gp.EAPIG(steps=0), gp.EAPIG(steps=2.5), gp.ExactPatching(candidates=0)):
+        with pytest.raises(gp.InputError, match="integer of at least 1"):
+            bad.score(model, task)
+    with pytest.raises(gp.InputError, match="batch_size"):
+        gp.EAP(batch_size=0).score(model, task)

@@ -259,6 +259,20 @@ class Architecture:
         return int(self.final_norm.gain.shape[0])
 
     @property
+    def longest(self) -> int | None:
+        """Positions of the added table; ``None`` where positions are rotary."""
+        if self.family.position is None:
+            return None
+        table = part(self.base, self.family.position)
+        assert isinstance(table.weight, Tensor)
+        return int(table.weight.shape[0])
+
+    @cached_property
+    def outputs(self) -> int:
+        """How many logits the model gives."""
+        return int(self.config.vocab_size)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of the model's weights, told by its final norm."""
         return self.final_norm.gain.dtype

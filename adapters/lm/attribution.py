@@ -49,7 +49,9 @@ class _Projected:
             if not frozen:
                 out = done.projected[block.index].detach().reshape(-1, block.rows, block.head_dim)
                 linear = out.transpose(0, 1) - _constant(block, norm)
-                self.along.append((x_hat, (split * linear).sum(-1, keepdim=True)))
+                along = (_wide(split) * _wide(linear)).sum(-1, keepdim=True)
+                self.along.append((x_hat, along))
+        split = _wide(split)  # sums over points stand in float32
         self.grad = split if self.grad is None else self.grad + split
 
     def finish(self, block: Block) -> Tensor:
@@ -60,16 +62,16 @@ class _Projected:
         width = block.readers[0].weight.shape[-1]
         out = self.grad.new_empty(rows, n, width)
         for reader in block.readers:
-            weight = reader.weight
+            weight = _wide(reader.weight)
             if norm is not None:
-                weight = weight * norm.gain
+                weight = weight * _wide(norm.gain)
                 if norm.centred:
                     weight -= weight.mean(-1, keepdim=True)
             stop = start + weight.shape[0]
             torch.bmm(self.grad[start:stop], weight, out=out[start:stop])
             start = stop
         for x_hat, along in self.along:
-            out.addcmul_(x_hat, along, value=-1.0 / width)
+            out.addcmul_(_wide(x_hat), along, value=-1.0 / width)
         return out
 
 
@@ -90,7 +92,8 @@ class Attribution:
     The contraction with ``delta [W, B, T, D]`` (clean minus ablated) happens once, at the last
     point. Sums over examples, in float32 (float64 for a float64 model).
 
-    ``edges`` is ``[E]`` or, by position, ``[E, T]``; ``neurons`` is ``[W, D]`` or ``None``.
+    ``slots`` (``[B * T]``, and how many) asks for sums by position or span. ``edges`` is ``[E]`` or
+    ``[E, slots]``; ``neurons`` is ``[W, D]`` or ``None``.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class Attribution:
         layout: Layout,
         answers: Tensor,
         *,
-        tokens: int | None,
+        slots: tuple[Tensor, int] | None,
         neurons: bool,
         rule: Rule,
     ) -> None:
@@ -107,7 +110,8 @@ class Attribution:
         self.frozen = rule == "relp"
         dtype = torch.float64 if arch.dtype == torch.float64 else torch.float32
         count = layout.places()[2].edges.stop
-        shape = (count,) if tokens is None else (count, tokens)
+        self.slots = slots
+        shape = (count,) if slots is None else (count, slots[1])
         self.edges = torch.zeros(shape, dtype=dtype, device=arch.device)
         self.neurons = self.edges.new_zeros(layout.writers, arch.width) if neurons else None
         self._projected = [_Projected() for _ in arch.blocks]
@@ -146,7 +150,7 @@ class Attribution:
             self._senders(grads[2 * layers + 1 :], delta, self.neurons)
 
     def _sum(self, key: int, grad: Tensor, last: bool) -> Tensor:
-        held = self._held.pop(key, None)
+        held, grad = self._held.pop(key, None), _wide(grad)
         grad = grad if held is None else held + grad
         if not last:
             self._held[key] = grad
@@ -169,9 +173,10 @@ class Attribution:
             block = g.reshape(place.rows, -1) @ d.reshape(place.prefix, -1).T
             self.edges[place.edges] += block.reshape(-1)
             return
-        where = torch.arange(flat.shape[1], device=g.device) if at is None else at
+        assert self.slots is not None
+        slots = self.slots[0] if at is None else self.slots[0][at]
         each = torch.einsum("rnd,wnd->rwn", g, d).reshape(-1, g.shape[1])
-        self.edges[place.edges].index_add_(1, where % self.edges.shape[1], each)
+        self.edges[place.edges].index_add_(1, slots, each)
 
     def _senders(self, grads: list[Tensor], delta: Tensor | None, neurons: Tensor) -> None:
         """Gradients at what each writer group sends, against Delta, neuron by neuron."""

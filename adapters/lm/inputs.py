@@ -14,7 +14,7 @@ from graphprune.errors import InputError
 
 from .architecture import Architecture
 
-__all__ = ["Inputs", "read_inputs"]
+__all__ = ["Inputs", "position_slots", "read_inputs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +28,16 @@ class Inputs:
     shape: tuple[int, ...]
     alignment: Tensor | None
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens the batch has, padding included."""
-        return self.clean.numel()
+
+def position_slots(batch: Batch, inputs: Inputs) -> tuple[Tensor, int]:
+    """The slot each token's scores are kept in, ``[B * T]``, and how many slots there are.
+
+    A slot is the token's span where the batch names spans, its position otherwise.
+    """
+    if batch.slots is not None:
+        return batch.slots.to(inputs.clean.device).reshape(-1), len(batch.slot_names)
+    examples, tokens = inputs.clean.shape
+    return torch.arange(tokens, device=inputs.clean.device).repeat(examples), tokens
 
 
 def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
@@ -59,6 +65,17 @@ def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
             raise InputError(
                 f"the {side} prompts hold token ids from {int(tokens.min())} to "
                 f"{int(tokens.max())}; the model's vocabulary is 0 to {vocabulary - 1}"
+            )
+    limit = arch.longest
+    if limit is not None and ids.shape[1] > limit:
+        raise InputError(
+            f"the prompts have {ids.shape[1]} tokens; the model's position table ends at {limit}"
+        )
+    for side, found in (("answer", batch.answer), ("distractor", batch.distractor)):
+        if found is not None and found.numel() and int(found.max()) >= arch.outputs:
+            raise InputError(
+                f"a {side} id is {int(found.max())}; the model's outputs are 0 to "
+                f"{arch.outputs - 1}"
             )
     positions = (weight.sum(1) - 1) if batch.positions is None else batch.positions.to(device)
     if int(positions.max()) >= ids.shape[1]:

@@ -15,7 +15,9 @@ from .values import LMReference, Values
 __all__ = ["ablation_values", "mean_values"]
 
 
-def mean_values(sides: Iterator[tuple[Values, Tensor]], *, per_position: bool) -> Values:
+def mean_values(
+    sides: Iterator[tuple[Values, Tensor]], layout: Layout, *, per_position: bool
+) -> Values:
     """Means of every writer's message over examples and real positions (or for each position).
 
     ``sides`` gives values and their weight ``[B, T]``, 0 at padding. Sums run in float64.
@@ -49,6 +51,7 @@ def mean_values(sides: Iterator[tuple[Values, Tensor]], *, per_position: bool) -
         torch.stack(means[:embeddings]),
         means[embeddings : embeddings + layers],
         means[embeddings + layers :],
+        layout=layout,
     )
 
 
@@ -60,10 +63,10 @@ def ablation_values(reference: LMReference, layout: Layout) -> Values:
         means = ablation.values
         if not isinstance(means, Values):
             raise InputError("mean ablation needs the values that model.mean_ablation(...) gives")
-        if len(means.mlps) != layout.layers or means.mlps[0].shape[-1] != width:
+        if means.layout != layout or means.mlps[0].shape[-1] != width:
             raise InputError(
-                f"these means come from a model of {len(means.mlps)} layers and width "
-                f"{means.mlps[0].shape[-1]}; this one has {layout.layers} and {width}"
+                f"these means come from another model: {means.layout}, width "
+                f"{means.mlps[0].shape[-1]}; this one is {layout}, width {width}"
             )
         if means.mlps[0].shape[1] not in (1, tokens):
             raise InputError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
-from graphprune.errors import UnsupportedModelError
+from graphprune.errors import NumericalError, UnsupportedModelError
 
 from .surgery import quiet
 
@@ -27,23 +27,33 @@ def self_check(model: LanguageModel, length: int = 5) -> None:
     relative tolerance for the dtype. Raises :class:`UnsupportedModelError` naming what failed.
     """
     arch = model.arch
+    length = min(length, arch.longest or length)
     vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (2, 2, length), generator=generator).to(arch.device)
     mask = torch.ones(2, length, dtype=torch.int64, device=arch.device)
-    mask[1, -2:] = 0
+    mask[1, max(1, length - 2) :] = 0
     batch = Batch(
         clean={"input_ids": ids[0], "attention_mask": mask},
         corrupt={"input_ids": ids[1], "attention_mask": mask},
         size=2,
     )
     name = type(model.module).__name__
+    causal: Any = model.module
     plain: list[Tensor] = []
-    with quiet(model.module), torch.no_grad():
-        for side in ids:
-            causal: Any = model.module
-            logits = causal(input_ids=side, attention_mask=mask, use_cache=False).logits
-            plain.append(logits[torch.arange(2), mask.sum(1) - 1])
+    try:
+        with quiet(model.module), torch.no_grad():
+            for side in ids:
+                logits = causal(input_ids=side, attention_mask=mask, use_cache=False).logits
+                plain.append(logits[torch.arange(2), mask.sum(1) - 1])
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{name} itself could not be run on {length} random tokens: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    for logits in plain:
+        if logits.ndim != 2 or not bool(torch.isfinite(logits).all()):
+            raise NumericalError(f"{name} gives NaN or infinite logits on random tokens")
     try:
         reference = model.reference(batch)
         edges = torch.ones(model.graph.num_edges)

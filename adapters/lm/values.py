@@ -18,6 +18,7 @@ from graphprune.model import Ablation, Reference
 
 from .architecture import Architecture, Call, Glue
 from .inputs import Inputs
+from .layout import Layout
 
 __all__ = ["LMReference", "Values", "residuals"]
 
@@ -28,12 +29,14 @@ class Values:
 
     Position axes may have length 1 (means pooled over positions), batch axes too.
     ``stream`` is the residual stream at the attention, MLP and final places, where known.
+    ``layout`` says whose values they are, where they outlive a batch (means).
     """
 
     embed: Tensor
     codes: list[Tensor]
     mlps: list[Tensor]
     stream: list[Tensor] | None = None
+    layout: Layout | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Values:
         """Every writer's value through ``function``, one embedding or layer at a time."""

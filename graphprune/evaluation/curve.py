@@ -19,7 +19,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask, budget, require_same_graph
-from graphprune.methods.base import AblationLike, resolve_ablation
+from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.model import MaskedModel
 from graphprune.progress import track
 from graphprune.scores import EdgeScores, Ranking
@@ -137,31 +137,42 @@ def faithfulness_curve(
 ) -> FaithfulnessCurve:
     """F of the circuits that ``scores`` give at every size.
 
-    At each size the top edges are taken and dead ends pruned, as MIB does. The clean and ablated
-    passes run once a batch and give both ends of the curve; every other circuit is one sparse
-    masked pass.
+    At each size the top edges are taken and dead ends pruned, as MIB does (under zero and mean
+    ablation only those that do not reach an output: others still send something). The clean and
+    ablated passes run once a batch and give both ends of the curve; every other circuit is one
+    sparse masked pass.
 
     Args:
-        sizes: increasing fractions in (0, 1]; ``None`` takes MIB's ten.
+        sizes: increasing fractions in (0, 1] or numbers of edges (int); ``None``: MIB's ten.
         rankings: ``"signed"`` (needed for CPR), ``"abs"`` (needed for CMD).
     """
+    require_model(model)
     require_same_graph(model.graph, scores.graph, "the model and the scores")
-    fractions = tuple(float(s) for s in (MIB_SIZES if sizes is None else sizes))
+    asked = tuple(MIB_SIZES if sizes is None else sizes)
+    counts = [budget(size, model.graph.num_edges) for size in asked]
+    fractions = tuple(
+        size / model.graph.num_edges if isinstance(size, int) else float(size) for size in asked
+    )
     if len(fractions) < 2 or list(fractions) != sorted(set(fractions)):
-        raise InputError(f"sizes must be at least two increasing fractions, got {fractions}")
-    for size in fractions:
-        budget(size, model.graph.num_edges)
-    masks: dict[Ranking, list[EdgeMask]] = {
-        by: [scores.top(size, by=by).prune_dead_ends() for size in fractions] for by in rankings
-    }
+        raise InputError(f"sizes must be at least two, increasing, got {asked}")
     chosen = resolve_ablation(model, task, ablation)
+    # A node cut off from the input sends exactly its ablation value only under counterfactual
+    # ablation, position by position; elsewhere its message counts and the edge must stay.
+    exact = chosen.kind == "counterfactual" and all(
+        batch.alignment is None for batch in task.batches(batch_size)
+    )
+    masks: dict[Ranking, list[EdgeMask]] = {
+        by: [scores.top(count, by=by).prune_dead_ends(from_inputs=exact) for count in counts]
+        for by in rankings
+    }
     totals: dict[str, Tensor] = {
         by: torch.zeros(len(fractions), dtype=torch.float64) for by in rankings
     }
     ends = torch.zeros(2, dtype=torch.float64)
     count = 0
-    size_b = task.batch_size if batch_size is None else batch_size
-    for batch in track(task.batches(size_b), "faithfulness curve", -(-len(task) // size_b)):
+    for batch in track(
+        task.batches(batch_size), "faithfulness curve", task.num_batches(batch_size)
+    ):
         reference = model.reference(batch, chosen)
         with torch.no_grad():
             full, ablated = reference.full, reference.ablated

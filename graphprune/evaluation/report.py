@@ -6,23 +6,25 @@ metric: 1 is the full model, 0 the model with every edge ablated, and a circuit 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.batch import Batch
-from graphprune.errors import NumericalError
+from graphprune.errors import InputError, NumericalError
 from graphprune.mask import EdgeMask, mask_density, require_same_graph
-from graphprune.methods.base import AblationLike, resolve_ablation
+from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.metrics import Metric, as_metric, kendall_tau
 from graphprune.model import MaskedModel
 from graphprune.progress import track
 from graphprune.task import Task
+
+from .cost import measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,13 +34,24 @@ __all__ = ["EvaluationReport", "bootstrap_interval", "check_outputs", "evaluate"
 DEFAULT_METRICS = ("kl", "logit_diff", "prob_diff", "accuracy", "exact_match")
 
 
+def _resampled(rows: Tensor, draws: int, seed: int) -> NDArray[np.float64]:
+    """``[k, draws]``: means of ``rows [k, n]`` over bootstrap samples, in small chunks."""
+    sample = rows.double().numpy()
+    n = sample.shape[1]
+    generator = np.random.default_rng(seed)
+    out = np.empty((len(sample), draws))
+    for first in range(0, draws, 50):
+        size = min(50, draws - first)
+        counts = generator.multinomial(n, np.full(n, 1.0 / n), size=size)
+        out[:, first : first + size] = sample @ counts.T / n
+    return out
+
+
 def bootstrap_interval(
     values: Tensor, *, level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of ``values [n]``."""
-    sample = values.double().numpy()
-    pick = np.random.default_rng(seed).integers(len(sample), size=(draws, len(sample)))
-    means = sample[pick].mean(1)
+    means = _resampled(values[None], draws, seed)[0]
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
@@ -48,9 +61,7 @@ def _ratio_interval(
     circuit: Tensor, full: Tensor, ablated: Tensor, *, level: float, seed: int, draws: int = 1000
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of ``(circuit - ablated) / (full - ablated)`` of the means."""
-    sample = torch.stack([circuit - ablated, full - ablated]).double().numpy()
-    pick = np.random.default_rng(seed).integers(sample.shape[1], size=(draws, sample.shape[1]))
-    above, below = sample[:, pick].mean(-1)
+    above, below = _resampled(torch.stack([circuit - ablated, full - ablated]), draws, seed)
     tail = (1 - level) / 2
     low, high = np.quantile(above[below != 0] / below[below != 0], [tail, 1 - tail])
     return float(low), float(high)
@@ -164,35 +175,36 @@ def evaluate(
     """Runs the circuit on the task and compares it with the full and the wholly ablated model.
 
     Args:
-        mask: the circuit; dead ends change nothing and are not removed.
+        mask: the circuit (an :class:`EdgeMask` or a :class:`Circuit`), run as it is: dead ends are
+            not removed, and count as edges.
         ablation: what stands in for edges outside.
         metrics: names or metrics; ``None`` takes KL, logit and probability difference, accuracy and
             exact match (same choice as the full model), and Kendall's tau with the full model's
             logits over answers and distractors.
-        cost: also count FLOPs of the circuit's and the full model's forward passes, and time them.
+        cost: also measure seconds, FLOPs and bytes of weights read by the circuit's and the full
+            model's forward passes, for the whole task.
 
     Raises:
         GraphMismatchError: the mask belongs to another graph.
         NumericalError: NaN or infinite outputs, naming the examples.
     """
+    mask = _as_mask(mask)
+    require_model(model)
     require_same_graph(model.graph, mask.graph, "the model and the mask")
-    wanted = [as_metric(m) for m in (DEFAULT_METRICS if metrics is None else metrics)]
-    if task.metric.name not in {m.name for m in wanted}:
-        wanted.append(task.metric)
+    wanted = _wanted(metrics, task.metric)
+    ranked = metrics is None or "kendall_tau" in metrics
     chosen = resolve_ablation(model, task, ablation)
-    rows: dict[str, dict[str, list[Tensor]]] = {k: {} for k in ("circuit", "full", "ablated")}
+    table = _Table(task)
     absent: dict[str, str] = {}
-    taus: list[Tensor] = []
-    size = task.batch_size if batch_size is None else batch_size
-    seconds = {"circuit": 0.0, "full": 0.0}
-    flops = {"circuit": 0, "full": 0}
-    for batch in track(task.batches(size), "evaluate", -(-len(task) // size)):
+    spent: dict[str, float] = {}
+    batches = task.batches(batch_size)
+    for batch in track(batches, "evaluate", task.num_batches(batch_size)):
         reference = model.reference(batch, chosen)
         with torch.no_grad():
             full, ablated = reference.full, reference.ablated
             outputs = model.run(batch, mask, reference)
             if cost:
-                _measure(model, batch, mask, reference, seconds, flops)
+                measure(model, batch, mask, reference, spent)
         check_outputs(full, batch, "the full model")
         check_outputs(outputs, batch, "the circuit")
         for metric in wanted:
@@ -201,20 +213,20 @@ def evaluate(
                 absent[metric.name] = why
                 continue
             for side, out in (("circuit", outputs), ("full", full), ("ablated", ablated)):
-                rows[side].setdefault(metric.name, []).append(metric(out, batch, full).cpu())
-        if metrics is None:
-            _kendall(outputs, full, batch, taus, absent)
-    found = {
-        side: {n: torch.cat(v).double() for n, v in named.items() if n not in absent}
-        for side, named in rows.items()
-    }
-    examples = dict(found["circuit"])
-    if taus and "kendall_tau" not in absent:
-        examples["kendall_tau"] = torch.cat(taus).double()
+                table.add(side, metric.name, batch, metric(out, batch, full))
+        if ranked:
+            why, taus = _kendall(outputs, full, batch)
+            if taus is None:
+                absent["kendall_tau"] = why
+            else:
+                table.add("circuit", "kendall_tau", batch, taus)
+    examples, full_examples, ablated_examples = (
+        table.columns(side, absent) for side in ("circuit", "full", "ablated")
+    )
     values: dict[str, float] = {"n_edges": mask.num_kept, **mask_density(mask)}
     values |= {name: float(v.mean()) for name, v in examples.items()}
-    full_means = {n: float(v.mean()) for n, v in found["full"].items()}
-    ablated_means = {n: float(v.mean()) for n, v in found["ablated"].items()}
+    full_means = {n: float(v.mean()) for n, v in full_examples.items()}
+    ablated_means = {n: float(v.mean()) for n, v in ablated_examples.items()}
     name = task.metric.name
     if name in absent:
         absent["faithfulness"] = absent[name]
@@ -224,9 +236,7 @@ def evaluate(
             absent["faithfulness"] = ratio
         else:
             values["faithfulness"] = ratio
-    if cost:
-        values |= {f"seconds_{k}": v for k, v in seconds.items()}
-        values |= {f"flops_{k}": float(v) for k, v in flops.items()}
+    values |= spent
     settings = {
         "task": task.name,
         "examples": len(task),
@@ -241,47 +251,70 @@ def evaluate(
         ablated_means,
         absent,
         settings,
-        found["full"],
-        found["ablated"],
+        full_examples,
+        ablated_examples,
     )
 
 
-def _kendall(
-    outputs: Tensor, full: Tensor, batch: Batch, taus: list[Tensor], absent: dict[str, str]
-) -> None:
+def _as_mask(mask: Any) -> EdgeMask:
+    inner = getattr(mask, "mask", mask)  # a Circuit stands for its mask
+    if not isinstance(inner, EdgeMask):
+        raise InputError(f"expected an EdgeMask or a Circuit, got {type(mask).__name__}")
+    return inner
+
+
+def _wanted(metrics: Sequence[str | Metric] | None, own: Metric) -> list[Metric]:
+    """The metrics to compute, the task's own among them; two of one name are refused."""
+    names = DEFAULT_METRICS if metrics is None else metrics
+    found = [as_metric(m) for m in names if m != "kendall_tau"]
+    if own not in found:
+        found.append(own)
+    seen = {metric.name: metric for metric in found}
+    if len(seen) < len(found):
+        twice = next(m.name for m in found if seen[m.name] != m)
+        raise InputError(
+            f"two different metrics are named {twice!r}; give yours another name: "
+            "gp.Metric('my name', function, higher_is_better=...)"
+        )
+    return found
+
+
+class _Table:
+    """Values for each example, put back from batches into the task's order."""
+
+    def __init__(self, task: Task) -> None:
+        order = range(len(task)) if task.order is None else task.order
+        self._place: dict[int, int] = {number: place for place, number in enumerate(order)}
+        self._rows: dict[tuple[str, str], list[tuple[tuple[int, ...], Tensor]]] = {}
+
+    def add(self, side: str, name: str, batch: Batch, values: Tensor) -> None:
+        row = (batch.indices, values.detach().cpu().double())
+        self._rows.setdefault((side, name), []).append(row)
+
+    def columns(self, side: str, absent: Mapping[str, str]) -> dict[str, Tensor]:
+        out = {}
+        for (mine, name), rows in self._rows.items():
+            if mine != side or name in absent:
+                continue
+            values = torch.cat([v for _, v in rows])
+            numbers = [self._place.get(i, -1) for indices, _ in rows for i in indices]
+            if len(set(numbers)) == len(values) == len(self._place) and -1 not in numbers:
+                values = values[torch.argsort(torch.tensor(numbers))]
+            out[name] = values
+        return out
+
+
+def _kendall(outputs: Tensor, full: Tensor, batch: Batch) -> tuple[str, Tensor | None]:
+    """Kendall's tau of each example over its candidate answers, or why there is none."""
     if batch.answer is None or batch.distractor is None:
-        absent["kendall_tau"] = "the task has no answer and no distractor to rank"
-        return
+        return "the task has no answer and no distractor to rank", None
     ids = torch.cat([batch.answer, batch.distractor], -1)
     if outputs.ndim != 2 or ids.ndim != 2:
-        absent["kendall_tau"] = "a ranking is made at one answer position an example"
-        return
+        return "a ranking is made at one answer position an example", None
     if int((ids >= 0).sum(-1).min()) < 3:
-        absent["kendall_tau"] = "a ranking needs at least three candidate answers an example"
-        return
+        return "a ranking needs at least three candidate answers an example", None
+    taus = []
     for row, mine, theirs in zip(ids, outputs, full, strict=True):
         keep = row[row >= 0].to(mine.device)
         taus.append(kendall_tau(mine[keep][None], theirs[keep][None]))
-
-
-def _measure(
-    model: MaskedModel,
-    batch: Batch,
-    mask: EdgeMask,
-    reference: Any,
-    seconds: dict[str, float],
-    flops: dict[str, int],
-) -> None:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    jobs: dict[str, Callable[[], Tensor]] = {
-        "circuit": lambda: model.run(batch, mask, reference),
-        "full": lambda: model.reference(batch).full,
-    }
-    for side, job in jobs.items():
-        start = time.perf_counter()
-        job()
-        seconds[side] += time.perf_counter() - start
-        with FlopCounterMode(display=False) as counter:
-            job()
-        flops[side] += int(counter.get_total_flops())
+    return "", torch.cat(taus)

@@ -23,6 +23,15 @@ AblationLike = str | Ablation
 _NAMES = ("counterfactual", "zero", "mean", "mean_positional")
 
 
+def require_model(model: object) -> None:
+    """Raises :class:`InputError` unless ``model`` is a masked model."""
+    if not isinstance(model, MaskedModel):
+        raise InputError(
+            f"expected a masked model, got {type(model).__name__}; wrap it first: "
+            "model = gp.wrap(module)"
+        )
+
+
 def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike) -> Ablation:
     """An :class:`Ablation` from its name.
 
@@ -31,7 +40,7 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike) -> 
     """
     if isinstance(ablation, Ablation):
         return ablation
-    if ablation not in _NAMES:
+    if not isinstance(ablation, str) or ablation not in _NAMES:
         raise InputError(f"unknown ablation {ablation!r}; known: {', '.join(_NAMES)}")
     if ablation.startswith("mean"):
         return model.mean_ablation(task.batches(), per_position=ablation == "mean_positional")
@@ -64,9 +73,9 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
     def _each(
         self, model: MaskedModel, task: Task, *, reference: bool = True
     ) -> Iterator[tuple[Batch, Reference | None]]:
+        require_model(model)
         ablation = resolve_ablation(model, task, self.ablation)
-        size = task.batch_size if self.batch_size is None else self.batch_size
-        total = -(-len(task) // size)
+        size, total = self.batch_size, task.num_batches(self.batch_size)
         for batch in track(task.batches(size), type(self).__name__, total):
             yield batch, model.reference(batch, ablation) if reference else None
 
@@ -98,8 +107,20 @@ def objective(task: Task, batch: Batch, reference: Reference) -> Callable[[Tenso
     full = reference.full if "full" in metric.needs else None
 
     def value(outputs: Tensor) -> Tensor:
-        return metric.sign * metric(outputs, batch, full)
+        values = metric.sign * metric(outputs, batch, full)
+        if outputs.requires_grad and not values.requires_grad:
+            raise InputError(
+                f"metric {metric.name!r} gave values without a gradient (does it detach its input?)"
+            )
+        return values
 
+    return value
+
+
+def at_least(value: object, least: int, what: str) -> int:
+    """``value`` as an int that is at least ``least``; raises :class:`InputError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{what} must be an integer of at least {least}, got {value!r}")
     return value
 
 

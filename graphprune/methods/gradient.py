@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphprune.batch import Batch
 from graphprune.errors import InputError
-from graphprune.model import MaskedModel, Rule
+from graphprune.model import MaskedModel, Objective, Reference, Rule
 from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
 from graphprune.task import Task
 
-from .base import Scorer, mean, objective
+from .base import Scorer, at_least, mean, objective, require_model
 
 __all__ = ["EAP", "EAPIG", "NAP", "NAPIG", "CleanCorrupted", "RelP", "integration_points"]
 
@@ -39,8 +40,7 @@ def integration_points(steps: int, points: Points) -> tuple[Tensor, Tensor]:
         >>> integration_points(4, "left")[0].tolist(), integration_points(2, "midpoint")[0].tolist()
         ([0.0, 0.25, 0.5, 0.75], [0.25, 0.75])
     """
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps}")
+    at_least(steps, 1, "steps")
     even = torch.full((steps,), 1.0 / steps, dtype=torch.float64)
     k = torch.arange(steps, dtype=torch.float64)
     if points == "left":
@@ -99,48 +99,58 @@ class _GradientScorer(Scorer):
                 type(self).__name__,
             )
 
+    def _gradients(
+        self,
+        model: MaskedModel,
+        batch: Batch,
+        reference: Reference,
+        value: Objective,
+        by_position: bool,
+    ) -> Tensor:
+        """One batch's sums, ``[E]`` or ``[E, pos]``."""
+        gates, weights = self.points(model)
+        return model.edge_gradients(
+            batch,
+            value,
+            reference,
+            gates=gates,
+            weights=weights,
+            rule=self.rule,
+            by_position=by_position,
+        ).edge
+
+    def _mean(self, model: MaskedModel, task: Task, by_position: bool) -> Tensor:
+        require_model(model)
+        self._check(model, task)
+        total: Tensor | None = None
+        for batch, reference in self._each(model, task):
+            assert reference is not None
+            value = objective(task, batch, reference)
+            found = self._gradients(model, batch, reference, value, by_position)
+            total = found if total is None else total + found
+        return mean(total, len(task), self.label)
+
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """Mean scores over the task's examples."""
-        self._check(model, task)
-        gates, weights = self.points(model)
-        total: Tensor | None = None
-        for batch, reference in self._each(model, task):
-            assert reference is not None
-            found = model.edge_gradients(
-                batch,
-                objective(task, batch, reference),
-                reference,
-                gates=gates,
-                weights=weights,
-                rule=self.rule,
-            ).edge
-            total = found if total is None else total + found
-        return EdgeScores(model.graph, mean(total, len(task), self.label), method=self.label)
+        values = self._mean(model, task, False)
+        return EdgeScores(model.graph, values, method=self.label)
 
     def score_positions(self, model: MaskedModel, task: Task) -> PositionalEdgeScores:
-        """Mean scores for each edge and token position; the task's prompts have one length."""
-        self._check(model, task)
-        gates, weights = self.points(model)
-        total: Tensor | None = None
-        for batch, reference in self._each(model, task):
-            assert reference is not None
-            found = model.edge_gradients(
-                batch,
-                objective(task, batch, reference),
-                reference,
-                gates=gates,
-                weights=weights,
-                rule=self.rule,
-                by_position=True,
-            ).edge
-            if len({*task.examples.lengths()}) > 1:
-                raise InputError(
-                    "positional scores need prompts of one length; this task has lengths "
-                    f"{sorted({*task.examples.lengths()})[:8]}"
-                )
-            total = found if total is None else total + found
-        values = mean(total, len(task), self.label)
-        return PositionalEdgeScores(model.graph, values, method=self.label)
+        """Mean scores for each edge and position; they sum to :meth:`score`.
+
+        The task's prompts have one length, or its spans (see ``Task.from_pairs``) give every prompt
+        the same slots: then a span is one position.
+        """
+        spans = next(iter(task.batches(1))).slot_names
+        every = task.examples.lengths()
+        lengths = {every[i] for i in (range(len(task)) if task.order is None else task.order)}
+        if len(lengths) > 1 and not spans:
+            raise InputError(
+                "positional scores need prompts of one length, or spans that align them (the same "
+                f"names in every record); this task has lengths {sorted(lengths)[:8]}"
+            )
+        values = self._mean(model, task, True)
+        return PositionalEdgeScores(model.graph, values, spans, method=self.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,31 +224,35 @@ class EAPIG(_GradientScorer):
             rows.append(gates)
         return torch.cat(rows), weights.repeat(len(groups)) / len(groups)
 
-    def score(self, model: MaskedModel, task: Task) -> EdgeScores:
-        """Mean scores over the task's examples."""
+    def _gradients(
+        self,
+        model: MaskedModel,
+        batch: Batch,
+        reference: Reference,
+        value: Objective,
+        by_position: bool,
+    ) -> Tensor:
         if self.integrate != "activations":
-            return super().score(model, task)
-        self._check(model, task)
+            return super()._gradients(model, batch, reference, value, by_position)
         gates, weights = self.points(model)
         assert gates is not None
         assert weights is not None
-        groups = model.source_groups()
-        source = model.graph.edge_index[0]
-        total = torch.zeros(model.graph.num_edges, dtype=torch.float64)
-        for batch, reference in self._each(model, task):
-            assert reference is not None
-            for number, group in enumerate(groups):
-                rows = slice(number * self.steps, (number + 1) * self.steps)
-                found = model.edge_gradients(
-                    batch,
-                    objective(task, batch, reference),
-                    reference,
-                    gates=gates[rows],
-                    weights=weights[rows] * len(groups),
-                ).edge
-                leaving = torch.isin(source, torch.tensor(group))
-                total[leaving] += found[leaving].double()
-        return EdgeScores(model.graph, mean(total, len(task), self.label), method=self.label)
+        groups, source = model.source_groups(), model.graph.edge_index[0]
+        total: Tensor | None = None
+        for number, group in enumerate(groups):
+            rows = slice(number * self.steps, (number + 1) * self.steps)
+            found = model.edge_gradients(
+                batch,
+                value,
+                reference,
+                gates=gates[rows],
+                weights=weights[rows] * len(groups),
+                by_position=by_position,
+            ).edge
+            found[~torch.isin(source, torch.tensor(group))] = 0.0
+            total = found if total is None else total + found
+        assert total is not None
+        return total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +293,13 @@ class NAP(_GradientScorer):
                 single[name] = single.get(name, 0) + values / len(task)
         return NodeScores(
             model.graph, mean(total, len(task), self.label), single, method=self.label
+        )
+
+    def score_positions(self, model: MaskedModel, task: Task) -> PositionalEdgeScores:
+        """Refused: a node's score is not a sum over positions of its edges' scores."""
+        raise InputError(
+            f"{type(self).__name__} scores nodes, which have no score for each edge and position; "
+            "use EAP or EAPIG"
         )
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:

@@ -11,7 +11,7 @@ from graphprune.progress import track
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
-from .base import Scorer, mean, objective
+from .base import Scorer, at_least, mean, objective
 from .gradient import Points, integration_points
 
 __all__ = ["ExactPatching", "IntegratedMaskGradient"]
@@ -28,6 +28,7 @@ class ExactPatching(Scorer):
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """Mean effects over the task's examples."""
+        at_least(self.candidates, 1, "candidates")
         edges = model.graph.num_edges
         total = torch.zeros(edges, dtype=torch.float64)
         for batch, reference in self._each(model, task):
@@ -69,7 +70,8 @@ class IntegratedMaskGradient(Scorer):
             value = objective(task, batch, reference)
             for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
                 mask = torch.full((edges,), place, requires_grad=True)
-                out = value(model.run(batch, mask, reference)).sum()
+                with torch.enable_grad():
+                    out = value(model.run(batch, mask, reference)).sum()
                 (gradient,) = torch.autograd.grad(out, mask)
                 total += weight * gradient.double()
         return EdgeScores(model.graph, mean(total, len(task), self.label), method=self.label)

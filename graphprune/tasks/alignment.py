@@ -12,7 +12,7 @@ An alignment is kept as two numbers for each clean token: it reads the mean of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-__all__ = ["alignment_matrix", "span_ranges"]
+__all__ = ["alignment_matrix", "span_ranges", "span_slots"]
 
 
 def _range(value: Any, length: int, what: str) -> tuple[int, int]:
@@ -88,6 +88,19 @@ def span_ranges(
         last += [*range(there + 1, other + 1), *[other_stop] * (stop - start)]
         here, there, before = stop, other_stop, label
     return first, last
+
+
+def span_slots(spans: Mapping[str, Any], names: Sequence[str], clean_length: int) -> list[int]:
+    """For each clean token the number of its span among ``names``, ``len(names)`` outside all.
+
+    Example:
+        >>> span_slots({"city": [[1, 3], [1, 2]]}, ["city"], 4)
+        [1, 0, 0, 1]
+    """
+    slots = [len(names)] * clean_length
+    for name, (clean, _) in spans.items():
+        slots[clean[0] : clean[1]] = [list(names).index(name)] * (clean[1] - clean[0])
+    return slots
 
 
 def alignment_matrix(

@@ -42,6 +42,8 @@ class TokenPairs:
         distractor: the same for wrong answers.
         ranges: for each clean token the half-open range of corrupted tokens that it reads
             (see :mod:`graphprune.tasks.alignment`); ``None`` if all pairs have equal lengths.
+        slots: for each clean token the number of its span in ``slot_names``, where every record
+            names the same spans.
         pad_id: fills padding.
     """
 
@@ -51,6 +53,8 @@ class TokenPairs:
     answer: NDArray[np.int32] | None = None
     distractor: NDArray[np.int32] | None = None
     ranges: tuple[Ragged, Ragged] | None = None
+    slots: Ragged | None = None
+    slot_names: tuple[str, ...] = ()
     pad_id: int = 0
 
     # ---------------------------------------------------------------- building
@@ -198,6 +202,8 @@ class TokenPairs:
             answer=_rows(self.answer, rows),
             distractor=_rows(self.distractor, rows),
             alignment=self._alignment(rows),
+            slots=self._slots(rows),
+            slot_names=self.slot_names,
         )
 
     def _inputs(self, prompts: Ragged, rows: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -208,6 +214,13 @@ class TokenPairs:
             "input_ids": torch.from_numpy(prompts.padded(rows, width, self.pad_id)),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),
         }
+
+    def _slots(self, rows: NDArray[np.int64]) -> Tensor | None:
+        if self.slots is None:
+            return None
+        width = int(self.clean.lengths[rows].max())
+        other = len(self.slot_names) - 1
+        return torch.from_numpy(self.slots.padded(rows, width, fill=other).astype(np.int64))
 
     def _alignment(self, rows: NDArray[np.int64]) -> Tensor | None:
         if self.ranges is None or self.corrupt is None:

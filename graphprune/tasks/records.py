@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.errors import InputError
-from graphprune.tasks.alignment import span_ranges
+from graphprune.tasks.alignment import span_ranges, span_slots
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.pairs import OnMismatch, TokenPairs
 from graphprune.tasks.ragged import Ragged
@@ -120,13 +120,18 @@ def pack(
     labels: Sequence[str] = (),
 ) -> TokenPairs:
     """Checked rows of token ids as :class:`TokenPairs`; ``labels`` name records in errors."""
-    ranges = None
+    ranges, slots = None, None
+    names: tuple[str, ...] = ()
     if corrupt is not None and any(spans):
         parts: list[tuple[list[int], list[int]]] = []
         for where, mine, theirs, named in zip(labels, clean, corrupt, spans, strict=True):
             own = list(range(len(mine))), list(range(1, len(mine) + 1))
             parts.append(span_ranges(named, len(mine), len(theirs), where) if named else own)
         ranges = (Ragged.from_rows([a for a, _ in parts]), Ragged.from_rows([b for _, b in parts]))
+        if all(named and set(named) == set(spans[0]) for named in spans):
+            names = tuple(spans[0])
+            pairs = zip(spans, clean, strict=True)
+            slots = Ragged.from_rows([span_slots(n, names, len(mine)) for n, mine in pairs])
     rows = Ragged.from_rows(clean)
     return TokenPairs(
         clean=rows,
@@ -135,6 +140,8 @@ def pack(
         answer=None if answer is None else pad_rows(answer),
         distractor=None if distractor is None else pad_rows(distractor),
         ranges=ranges,
+        slots=slots,
+        slot_names=(*names, "other") if names else (),
         pad_id=encoder.pad_id,
     )
 
