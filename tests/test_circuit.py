@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 
 import networkx as nx
@@ -13,6 +15,7 @@ from graphprune.circuit import Circuit
 from graphprune.errors import GraphMismatchError, InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask
+from graphprune.model import Ablation
 from graphprune.scores import EdgeScores
 
 
@@ -131,3 +134,39 @@ def test_frame_has_kept_and_score():
     assert list(frame.columns) == ["edge", "source", "target", "kind", "kept", "score"]
     assert frame.kept.tolist() == [1.0, 0.0]
     assert list(circuit.to_networkx()) == ["a", "b"]
+
+
+@dataclass(frozen=True)
+class MeanMethod:
+    ablation: Ablation
+    start: torch.Tensor
+    nested: tuple[torch.Tensor, float]
+    one: torch.Tensor
+
+
+def test_tensors_in_a_methods_settings_become_a_short_text():
+    scores = random_scores(transformer_graph(1, 2))
+
+    def settings(values):
+        ablation = Ablation("mean", {"a0": values}, True)
+        method = MeanMethod(ablation, values, (torch.zeros(0), 0.5), torch.tensor(3))
+        circuit = Circuit.from_mask(scores.top(3), scores, method=method)
+        assert len(json.dumps(circuit.provenance)) < 2000
+        return circuit.provenance["method"]["settings"]
+
+    found = settings(torch.ones(50, 40))
+    assert found["ablation"] == "Ablation('mean_positional')"
+    assert re.fullmatch(r"tensor\[50, 40\] sha256:[0-9a-f]{12}", found["start"])
+    assert found["nested"][0].startswith("tensor[0] sha256:")
+    assert (found["nested"][1], found["one"]) == (0.5, 3)
+    assert settings(torch.ones(50, 40)) == found
+    others = [
+        torch.ones(40, 50),
+        torch.ones(50, 40, dtype=torch.bfloat16),
+        torch.ones(50, 40, dtype=torch.bool),
+        torch.full((50, 40), 1.5),
+    ]
+    assert len({settings(other)["start"] for other in (torch.ones(50, 40), *others)}) == 5
+    # How it lies in memory does not matter.
+    turned = torch.arange(6.0).reshape(3, 2)
+    assert settings(turned.T)["start"] == settings(turned.T.contiguous())["start"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping
 from enum import Enum
@@ -10,6 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 __all__ = ["flatten", "plain"]
@@ -19,12 +21,16 @@ def plain(value: Any) -> Any:
     """``value`` as dicts, lists, strings, finite numbers, booleans and ``None``.
 
     JSON has no NaN and no infinities: they become the strings ``"NaN"``, ``"Infinity"`` and
-    ``"-Infinity"``. A dataclass becomes a dict with its class name under ``type``; a function its
-    name; anything else the name of its class, never a ``repr`` that may hold an address.
+    ``"-Infinity"``. A tensor of one or more axes becomes its shape and the start of a hash, an
+    ablation its short name: neither is a setting that a person reads. A dataclass becomes a dict
+    with its class name under ``type``; a function its name; anything else the name of its class,
+    never a ``repr`` that may hold an address.
 
     Example:
         >>> plain({"a": (1, np.float32(0.5)), 2: float("nan"), "f": plain})
         {'a': [1, 0.5], '2': 'NaN', 'f': 'plain'}
+        >>> plain(torch.zeros(2, 3)), plain(torch.tensor(0.5))
+        ('tensor[2, 3] sha256:bb40f2a94210', 0.5)
     """
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -33,7 +39,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return plain(value.tolist())
     if isinstance(value, Tensor):
-        return plain(value.detach().to("cpu").tolist())
+        return plain(value.item()) if value.ndim == 0 else _summary(value)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -47,9 +53,21 @@ def plain(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        from graphprune.model import Ablation
+
+        if isinstance(value, Ablation):
+            return repr(value)
         fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}
     return str(getattr(value, "__name__", type(value).__name__))
+
+
+def _summary(tensor: Tensor) -> str:
+    """``"tensor[2, 3] sha256:bb40f2a94210"``: equal tensors of one dtype have equal texts."""
+    values = tensor.detach().to("cpu").contiguous().reshape(-1)
+    digest = hashlib.sha256(f"{values.dtype} {list(tensor.shape)} ".encode())
+    digest.update(values.view(torch.uint8).numpy().tobytes())
+    return f"tensor{list(tensor.shape)} sha256:{digest.hexdigest()[:12]}"
 
 
 def _number(value: float) -> float | str:
