@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CIRCUIT_FILES",
     "FILE_OF",
+    "MIB_SUFFIXES",
     "export_target",
     "formats",
     "new_folder",
@@ -145,13 +146,20 @@ def export_target(wish: str, folder: Path) -> Path:
     return path
 
 
-def write_export(circuit: Circuit, path: Path) -> Path:
-    """Exports by the suffix of ``path``, never over a circuit's own two files."""
+MIB_SUFFIXES = (".mib.json", ".pt")
+
+
+def write_export(circuit: Circuit, path: Path, d_model: int | None = None) -> Path:
+    """Exports by the suffix of ``path``, never over a circuit's own two files.
+
+    ``d_model`` goes to the formats that name it.
+    """
     from graphprune.export import export
 
     if path.name in CIRCUIT_FILES and _is_circuit(path.parent):
         raise InputError(f"{path} belongs to the circuit itself; choose another file name")
-    return export(circuit, path)
+    mib = path.name.lower().endswith(MIB_SUFFIXES)
+    return export(circuit, path, d_model=d_model if mib else None)
 
 
 def require_absent(targets: Sequence[Path], overwrite: bool) -> None:

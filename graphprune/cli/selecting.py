@@ -84,10 +84,20 @@ def find(
             mask = scores.top(size, by=by)
     chosen = mask.num_kept
     if selection.prune_dead_ends:
-        mask = mask.prune_dead_ends()
+        mask = mask.prune_dead_ends(from_inputs=not _cut_off_nodes_differ(method, task))
     if mask.num_kept == 0:
         raise InputError(
             f"no edge is left: of the {chosen} selected none lies on a path from the input to the "
             "output; a larger --size, --select greedy or --keep-dead-ends keeps more"
         )
     return mask, scores, chosen
+
+
+def _cut_off_nodes_differ(method: Any, task: Task) -> bool:
+    """Whether a node that no kept path reaches may send something else than its ablation value.
+
+    Only on a corrupted prompt of the same length does it compute exactly what replaces it.
+    """
+    ablation = getattr(method, "ablation", "counterfactual")
+    spans = getattr(task.examples, "ranges", None) is not None
+    return spans or getattr(ablation, "kind", ablation) != "counterfactual"

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "export", "to_explanation"]
 
 
-def export(circuit: Circuit, path: str | os.PathLike[str], format: str | None = None) -> Path:
+def export(
+    circuit: Circuit,
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    *,
+    d_model: int | None = None,
+) -> Path:
     """Writes ``circuit`` to ``path``, whole or not at all.
 
     Args:
@@ -32,13 +38,23 @@ def export(circuit: Circuit, path: str | os.PathLike[str], format: str | None = 
             folder is not.
         format: one of :data:`FORMATS`; ``None`` goes by the suffix. ``.json`` is networkx's
             node-link JSON, ``.mib.json`` the field's score file.
+        d_model: width of the residual stream, for ``mib`` and ``mib-pt`` where the circuit's
+            provenance does not say it.
 
-    Raises :class:`InputError` that lists the formats where none fits.
+    Raises :class:`InputError` that lists the formats where none fits, and for a ``d_model`` that
+    is no positive integer or beside a format that has no place for it.
     """
     chosen = _by_suffix(Path(path)) if format is None else format
     if chosen not in _WRITERS:
         raise InputError(f"no export format {chosen!r}; {_known()}")
-    _WRITERS[chosen](circuit, Path(path))
+    if d_model is None:
+        _WRITERS[chosen](circuit, Path(path))
+        return Path(path)
+    if chosen not in ("mib", "mib-pt"):
+        raise InputError(f"d_model is for the formats mib and mib-pt, not for {chosen!r}")
+    if type(d_model) is not int or d_model < 1:
+        raise InputError(f"d_model must be an integer of at least 1, got {d_model!r}")
+    (_mib if chosen == "mib" else _mib_pt)(circuit, Path(path), d_model)
     return Path(path)
 
 
@@ -215,16 +231,16 @@ def to_explanation(circuit: Circuit) -> Any:
     return explanation
 
 
-def _mib(circuit: Circuit, path: Path) -> None:
+def _mib(circuit: Circuit, path: Path, d_model: int | None = None) -> None:
     from graphprune.export.mib import to_mib_json
 
-    to_mib_json(circuit, path)
+    to_mib_json(circuit, path, d_model=d_model)
 
 
-def _mib_pt(circuit: Circuit, path: Path) -> None:
+def _mib_pt(circuit: Circuit, path: Path, d_model: int | None = None) -> None:
     from graphprune.export.mib import to_mib_pt
 
-    to_mib_pt(circuit, path)
+    to_mib_pt(circuit, path, d_model=d_model)
 
 
 def _html(circuit: Circuit, path: Path) -> None:
