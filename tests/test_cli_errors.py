@@ -48,7 +48,7 @@ def refused(capsys, *arguments: object) -> str:
         (("--set", "steps"), "--set expects NAME=VALUE"),
         (("--set", "steps=many"), "steps='many' does not fit"),
         (("--set", "points_at=middle"), "points_at='middle' does not fit"),
-        (("--set", "steps=0"), "steps must be at least 1"),
+        (("--set", "steps=0"), "steps must be an integer of at least 1"),
         (("--set", "steps=1", "--set", "steps=2"), "'steps' twice"),
         (("--set", "ablation=zero", "--ablation", "zero"), "say the same"),
         (("--task-set", "colour=red"), "no setting 'colour'"),
