@@ -2,6 +2,7 @@
 // The page's data stand in #data. Text reaches the page by textContent only, never as markup.
 (function () {
   const data = JSON.parse(document.getElementById("data").textContent);
+  const READABLE = 0.5;  // the least zoom at which names can be read
   const $ = (id) => document.getElementById(id);
   const COLOUR = { positive: "#0072B2", negative: "#D55E00", neutral: "#555555", wire: "#9A9A9A" };
   const FILL = { head: "#EAF3FA", kv: "#F1EAF7", mlp: "#FFF4D6", embed: "#EEEEEE", output: "#EEEEEE" };
@@ -202,6 +203,19 @@
     const found = nodes.filter(".found");
     if (event.key === "Enter" && found.nonempty()) highlight(found[0]);
   });
+  // A deep model's graph fitted whole is too small to read: open at its top, at a readable size.
+  function frame() {
+    cy.fit(undefined, 30);
+    if (cy.zoom() < READABLE) {
+      cy.zoom(READABLE);
+      const box = cy.elements().boundingBox();
+      cy.pan({
+        x: cy.width() / 2 - (READABLE * (box.x1 + box.x2)) / 2,
+        y: 30 - READABLE * box.y1,
+      });
+    }
+  }
+
   $("fit").addEventListener("click", () => cy.fit(undefined, 30));
   $("reset").addEventListener("click", () => {
     $("threshold").value = start;
@@ -211,7 +225,7 @@
     nodes.removeClass("found");
     clear();
     show();
-    cy.fit(undefined, 30);
+    frame();
   });
 
   // ---- words
@@ -243,5 +257,5 @@
   if (!data.report.length) $("report-title").remove();
   nothing();
   show();
-  cy.fit(undefined, 30);
+  frame();
 })();

@@ -68,7 +68,7 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
             for f in fields(self)
             if getattr(self, f.name) != f.default
         ]
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(shown)})" if shown else type(self).__name__
 
     def _each(
         self, model: MaskedModel, task: Task, *, reference: bool = True
