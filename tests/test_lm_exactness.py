@@ -308,3 +308,18 @@ def test_an_architecture_that_is_not_what_it_says_is_refused():
     module.config.model_type = "mamba"
     with pytest.raises(UnsupportedModelError, match=r"'mamba'.*known:.*gpt2"):
         adapter.wrap(module)
+
+
+@pytest.mark.parametrize("ablation", ["counterfactual", "zero"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sparse_passes_equal_dense_ones(float64, family, ablation):
+    """A pass that computes only the circuit gives what the differentiable dense pass gives."""
+    _, model, batch, edges, _ = setup(family)
+    reference = model.reference(batch, Ablation(ablation))
+    for seed, density in enumerate((0.02, 0.06, 0.12)):
+        generator = torch.Generator().manual_seed(seed)
+        draw = torch.rand(2, len(edges), dtype=torch.float64, generator=generator)
+        masks = (draw < density) * torch.rand(2, len(edges), generator=generator).double()
+        dense = model.run(batch, masks.clone().requires_grad_(True), reference).detach()
+        sparse = model.run(batch, masks, reference)
+        torch.testing.assert_close(sparse, dense, rtol=0, atol=1e-10)
