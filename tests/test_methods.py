@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from support.oracle import oracle_writer_values
 from support.tiny import random_pair, tiny
 
 import graphprune as gp
@@ -175,16 +176,64 @@ def test_node_scores_are_sums_over_the_nodes_edges(case):
     )
 
 
-def test_relp_is_exact_where_the_model_is_piecewise_linear():
-    """A one-layer network's edge into the output carries the same score under both rules."""
-    module = tiny("gpt2", dtype=torch.float64, n_layer=1)
-    model = gp.wrap(module)
+def test_relp_is_the_gradient_of_the_linearised_model():
+    """A two-layer GPT-2 written out with frozen norm scales, attention patterns and act(x) / x.
+
+    Every reader's input gets a zero of its own to differentiate by; scores follow from the oracle's
+    messages. Nothing of the adapter is used.
+    """
+    module = tiny("gpt2", dtype=torch.float64)
     clean, corrupt = random_pair(module)
     task = gp.Task.from_tensors(clean, corrupt, answer=[1] * 3, distractor=[2] * 3)
-    relp = gp.RelP().score(model, task).to_frame().set_index("edge").score
-    assert relp[[e for e in relp.index if e.endswith(("<q>", "<k>"))]].abs().max() == 0
-    assert relp["m0->logits"] != 0
-    assert relp["input->m0"] != 0
+    scores = gp.RelP().score(gp.wrap(module), task).to_frame().set_index("edge").score
+    heads, width = module.config.n_head, module.config.n_embd
+    dh = width // heads
+    zeros: dict[str, torch.Tensor] = {}
+
+    def reads(x, reader):
+        zeros[reader] = torch.zeros_like(x, requires_grad=True)
+        return x + zeros[reader]
+
+    def norm(ln, x):
+        centred = x - x.mean(-1, keepdim=True)
+        scale = (centred.square().mean(-1, keepdim=True) + ln.eps).rsqrt().detach()
+        return centred * scale * ln.weight + ln.bias
+
+    def rows(conv, x, start):
+        return x @ conv.weight[:, start : start + dh] + conv.bias[start : start + dh]
+
+    causal = torch.ones(clean.shape[1], clean.shape[1]).triu(1).bool()
+    x = (module.transformer.wte(clean) + module.transformer.wpe.weight[: clean.shape[1]]).detach()
+    for layer, block in enumerate(module.transformer.h):
+        conv, out = block.attn.c_attn, block.attn.c_proj
+        message = out.bias
+        for h in range(heads):
+            q, k = (rows(conv, norm(block.ln_1, x), n * width + h * dh) for n in (0, 1))
+            logits = (q @ k.transpose(1, 2) / dh**0.5).masked_fill(causal, float("-inf"))
+            seen = norm(block.ln_1, reads(x, f"a{layer}.h{h}<v>"))
+            z = logits.softmax(-1).detach() @ rows(conv, seen, 2 * width + h * dh)
+            message = message + z @ out.weight[h * dh : (h + 1) * dh]
+        x = x + message
+        hidden = block.mlp.c_fc(norm(block.ln_2, reads(x, f"m{layer}")))
+        ratio = (block.mlp.act(hidden) / hidden).detach()
+        x = x + block.mlp.c_proj(hidden * ratio)
+    final = module.lm_head(norm(module.transformer.ln_f, reads(x, "logits")))[:, -1]
+    torch.testing.assert_close(final, module(clean).logits[:, -1], rtol=0, atol=1e-9)
+    gradients = torch.autograd.grad((final[:, 1] - final[:, 2]).sum(), list(zeros.values()))
+    delta = {
+        name: (value - oracle_writer_values(module, corrupt)[name]).detach()
+        for name, value in oracle_writer_values(module, clean).items()
+    }
+    checked = 0
+    for reader, gradient in zip(zeros, gradients, strict=True):
+        for writer, change in delta.items():
+            if f"{writer}->{reader}" in scores.index:
+                want = float((change * gradient).sum()) / 3
+                assert scores[f"{writer}->{reader}"] == pytest.approx(want, rel=1e-5, abs=1e-6)
+                checked += 1
+    rest = scores[[e for e in scores.index if e.endswith(("<q>", "<k>"))]]
+    assert (rest == 0).all()  # patterns are constants
+    assert checked + len(rest) == len(scores)
 
 
 def test_relp_half_rule_and_identity_rule_by_hand():
