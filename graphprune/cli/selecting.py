@@ -66,6 +66,8 @@ def find(
     if not hasattr(method, "score"):
         mask = method.prune(model, task)
         return mask, None, mask.num_kept
+    from graphprune.methods.base import cut_off_nodes_differ
+
     by: By = selection.by or "abs"
     size = 0.01 if selection.size is None else selection.size
     if selection.way == "nodes":
@@ -84,20 +86,14 @@ def find(
             mask = scores.top(size, by=by)
     chosen = mask.num_kept
     if selection.prune_dead_ends:
-        mask = mask.prune_dead_ends(from_inputs=not _cut_off_nodes_differ(method, task))
+        mask = mask.prune_dead_ends(
+            from_inputs=not cut_off_nodes_differ(
+                getattr(method, "ablation", "counterfactual"), task
+            )
+        )
     if mask.num_kept == 0:
         raise InputError(
             f"no edge is left: of the {chosen} selected none lies on a path from the input to the "
             "output; a larger --size, --select greedy or --keep-dead-ends keeps more"
         )
     return mask, scores, chosen
-
-
-def _cut_off_nodes_differ(method: Any, task: Task) -> bool:
-    """Whether a node that no kept path reaches may send something else than its ablation value.
-
-    Only on a corrupted prompt of the same length does it compute exactly what replaces it.
-    """
-    ablation = getattr(method, "ablation", "counterfactual")
-    spans = getattr(task.examples, "ranges", None) is not None
-    return spans or getattr(ablation, "kind", ablation) != "counterfactual"

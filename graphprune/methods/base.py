@@ -96,6 +96,15 @@ class Pruner(Method):
         """The mask it found."""
 
 
+def cut_off_nodes_differ(ablation: AblationLike, task: Task) -> bool:
+    """Whether a node that no kept path reaches may send something else than its ablation value.
+
+    Only on a corrupted prompt, position by position, does it compute exactly what replaces it.
+    """
+    spans = getattr(task.examples, "ranges", None) is not None
+    return spans or getattr(ablation, "kind", ablation) != "counterfactual"
+
+
 def objective(task: Task, batch: Batch, reference: Reference) -> Callable[[Tensor], Tensor]:
     """The task's metric, turned so that higher is better, as a function of outputs."""
     metric = task.metric
