@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from graphprune.metrics import Metric
     from graphprune.model import Ablation, Gradients, MaskedModel, Messages, Reference
+    from graphprune.planning import Plan, Throughput, plan
     from graphprune.progress import quiet
     from graphprune.registry import make_method, method_names, supported, wrap
     from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
@@ -88,6 +89,7 @@ __all__ = [
     "Node",
     "NodeScores",
     "NumericalError",
+    "Plan",
     "PositionalEdgeScores",
     "Pruner",
     "Random",
@@ -95,12 +97,14 @@ __all__ = [
     "RelP",
     "Scorer",
     "Task",
+    "Throughput",
     "UnsupportedModelError",
     "auroc",
     "evaluate",
     "faithfulness_curve",
     "make_method",
     "method_names",
+    "plan",
     "quiet",
     "recovery",
     "stability",
@@ -164,6 +168,11 @@ _HOMES = {
         "MaskedModel",
         "Messages",
         "Reference",
+    ),
+    "graphprune.planning": (
+        "Plan",
+        "Throughput",
+        "plan",
     ),
     "graphprune.progress": ("quiet",),
     "graphprune.registry": (
