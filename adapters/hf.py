@@ -52,10 +52,11 @@ class TransformersAdapter:
                 f"{type(module).__name__} has no language-model head; expected a causal language "
                 "model such as AutoModelForCausalLM gives"
             )
-        unknown = sorted(set(options) - {"embedding_nodes"})
+        unknown = sorted(set(options) - {"checkpointing", "embedding_nodes"})
         if unknown:
             raise InputError(
-                f"unknown option {unknown[0]!r} for a language model; known: check, embedding_nodes"
+                f"unknown option {unknown[0]!r} for a language model; known: check, "
+                "checkpointing, embedding_nodes"
             )
         model = LanguageModel(module, family, **options)
         if check:

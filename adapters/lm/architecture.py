@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from graphprune.errors import UnsupportedModelError
 
 from .family import Family
+from .lean import lean
 from .norms import Norm, describe_norm
 from .surgery import Given, Interleave, Recorder, Slice, Zero, part, replaced
 
@@ -104,6 +105,7 @@ class Block:
             },
         )
         self.recorder = recorder
+        self.lean_mlp = lean(self.mlp)
         _ = self.readers  # checks the projections' shapes now
 
     def _norm(self, path: str | None, at: str) -> Norm | None:
@@ -241,6 +243,14 @@ class Architecture:
                 f"{type(model).__name__} lacks a part that its family "
                 f"({'/'.join(family.model_types)}) has: {error}"
             ) from error
+        readers = [n for b in self.blocks for n in (b.attention_norm, b.mlp_norm)]
+        kinds = {norm is not None and norm.centred for norm in [*readers, self.final_norm]}
+        if len(kinds) > 1:
+            raise UnsupportedModelError(
+                f"some norms of {type(model).__name__} subtract the mean and others do not; "
+                "expected either in front of all readers"
+            )
+        self.centred = kinds == {True}
         self._stop = Recorder()
         self._table = (
             Recorder(part(self.base, family.position)) if family.position is not None else None

@@ -31,10 +31,10 @@ from .architecture import Architecture
 from .attribution import Attribution
 from .family import Family
 from .generate import generate
-from .inputs import position_slots, read_inputs
+from .inputs import position_slots, read_inputs, shared_prefix
 from .layout import Layout
 from .masked import masked_run
-from .means import ablation_values, mean_values
+from .means import ablation_values, learned_constants, mean_values
 from .messages import clean_messages
 from .shared import run_shared
 from .surgery import quiet
@@ -51,9 +51,19 @@ class LanguageModel(MaskedModel):
         family: where its parts are.
         embedding_nodes: 1 (token embedding; a position table stays unmaskable) or 2 (the position
             table is a node too, as in Edge Pruning's scripts).
+        checkpointing: whether backward passes compute every layer again (least memory) or find
+            what attention and MLPs need kept from the forward pass (fastest, the default). Results
+            are the same.
     """
 
-    def __init__(self, model: nn.Module, family: Family, *, embedding_nodes: int = 1) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        *,
+        embedding_nodes: int = 1,
+        checkpointing: bool = False,
+    ) -> None:
         if embedding_nodes not in (1, 2):
             raise InputError(f"embedding_nodes must be 1 or 2, got {embedding_nodes}")
         if embedding_nodes == 2 and family.position is None:
@@ -66,7 +76,7 @@ class LanguageModel(MaskedModel):
                 f"{len(meta)} of the model's weights are not loaded (meta tensors, {meta[0]} "
                 "first); load them before wrapping: offloaded models are not supported yet"
             )
-        self._model = model
+        self._model, self.checkpointing = model, checkpointing
         self.arch = Architecture(model, family)
         if not self.arch.blocks:
             raise UnsupportedModelError("the model has no layers, so there is nothing to prune")
@@ -129,7 +139,15 @@ class LanguageModel(MaskedModel):
         with quiet(self._model), torch.no_grad():
             glue = self.arch.glue(inputs.clean)
         return LMReference(
-            batch, ablation, inputs, self.arch, glue, self.layout.embeddings, self._compute
+            batch,
+            ablation,
+            inputs,
+            self.arch,
+            glue,
+            self.layout.embeddings,
+            self._compute,
+            start=shared_prefix(inputs) if ablation.kind == "counterfactual" else 0,
+            checkpointing=self.checkpointing,
         )
 
     def _compute(self, reference: LMReference, clean: bool) -> Values:
@@ -175,13 +193,13 @@ class LanguageModel(MaskedModel):
         self, batch: Batch, mask: EdgeMask | Tensor, reference: Reference | None = None
     ) -> Tensor:
         """Outputs under a mask; see :meth:`graphprune.MaskedModel.run`."""
-        values = mask_values(self.graph, mask).to(self.arch.device)
+        values = mask_values(self.graph, mask, batch.size).to(self.arch.device)
         if values.dtype in (torch.float16, torch.bfloat16, torch.int64, torch.bool):
             values = values.float()
         ours = self._reference(batch, reference)
         with quiet(self._model):
-            out = masked_run(self.layout, ours, values if values.ndim == 2 else values[None])
-        return out if values.ndim == 2 else out[0]
+            out = masked_run(self.layout, ours, values[None] if values.ndim == 1 else values)
+        return out[0] if values.ndim == 1 else out
 
     def edge_gradients(
         self,
@@ -275,6 +293,10 @@ class LanguageModel(MaskedModel):
         with torch.no_grad():
             values = mean_values(sides(), self.layout, per_position=per_position)
         return Ablation("mean", values, per_position)
+
+    def learned_ablation(self, start: Ablation) -> Ablation:
+        """One constant ``[d_model]`` for each writer, pooled over positions; see the base class."""
+        return Ablation("optimal", (learned_constants(start, self.arch, self.layout),))
 
     def source_groups(self) -> list[list[int]]:
         """Embeddings together, then each layer's heads together and its MLP."""

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from graphprune.errors import UnsupportedModelError
 
-__all__ = ["Norm", "describe_norm"]
+__all__ = ["Norm", "describe_norm", "wide"]
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` in float32 at least."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +55,24 @@ class Norm:
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``x_hat [..., D]`` and ``scale [..., 1]``."""
         centre = x - x.mean(-1, keepdim=True) if self.centred else x
-        wide = centre.float() if centre.dtype in (torch.float16, torch.bfloat16) else centre
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * scale).to(x.dtype), scale.to(x.dtype)
+        values = wide(centre)
+        scale = torch.rsqrt(values.square().mean(-1, keepdim=True) + self.eps)
+        return (values * scale).to(x.dtype), scale.to(x.dtype)
+
+    def scale(self, centred: Tensor) -> Tensor:
+        """``[..., 1]`` of inputs that have no mean (any, for an RMSNorm), in float32 at least."""
+        kind = wide(centred[:0]).dtype
+        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True, dtype=kind)
+        return torch.rsqrt(norm.square() / centred.shape[-1] + self.eps)
+
+    def pull_back(self, centred: Tensor, grad: Tensor) -> Tensor:
+        """The gradient ``[n, D]`` at the output, taken to ``centred [n, D]``, an input of no mean.
+
+        The gradient's own mean is left in: it meets only differences that have none.
+        """
+        scale = self.scale(centred)
+        x_hat, out = wide(centred) * scale, wide(grad) * (wide(self.gain) * scale)
+        return (out - x_hat * (out * x_hat).mean(-1, keepdim=True)).to(grad.dtype)
 
     def frozen(self, x: Tensor) -> Tensor:
         """The same output, with the scale taken as a constant by gradients."""
@@ -73,16 +93,16 @@ def describe_norm(module: nn.Module, where: str) -> Norm:
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(2, weight.shape[0], generator=generator) + 0.5
         probe = probe.to(weight)
-        wide = torch.float64
+        exact = torch.float64
         with torch.no_grad():
-            want = module(probe).to(wide)
+            want = module(probe).to(exact)
             for centred in (False, True):
                 for offset in (0.0, 1.0):
                     norm = Norm(module, centred, offset, eps)
-                    x_hat, _ = norm.statistics(probe.to(wide))
-                    got = x_hat * (weight.to(wide) + offset)
+                    x_hat, _ = norm.statistics(probe.to(exact))
+                    got = x_hat * (weight.to(exact) + offset)
                     if norm.bias is not None:
-                        got = got + norm.bias.to(wide)
+                        got = got + norm.bias.to(exact)
                     loose = weight.dtype in (torch.float16, torch.bfloat16)
                     if torch.allclose(
                         got, want, rtol=3e-2 if loose else 1e-4, atol=1e-2 if loose else 1e-4

@@ -97,6 +97,9 @@ def run_shared(
                     wide = gate.to(code).repeat_interleave(block.head_dim)
                     old = ablated.codes[block.index]
                     message = block.message(old + wide * (code - old))
+                    if ablated.heads is not None:
+                        share = (1 - gate).to(code)[:, None] * ablated.heads[block.index]
+                        message = message + share.sum(0)
             sent.append(message)
             middle = x + message
             reads = x if block.parallel else middle

@@ -40,6 +40,11 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike) -> 
     """
     if isinstance(ablation, Ablation):
         return ablation
+    if ablation == "optimal":
+        raise InputError(
+            "ablation='optimal' names constants that are still to be learned: a mask optimiser "
+            "does that, gp.EdgePruning(ablation='optimal'); elsewhere give the Ablation it learned"
+        )
     if not isinstance(ablation, str) or ablation not in _NAMES:
         raise InputError(f"unknown ablation {ablation!r}; known: {', '.join(_NAMES)}")
     if ablation.startswith("mean"):
@@ -53,7 +58,8 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
 
     Args:
         ablation: what an ablated message is replaced by: ``"counterfactual"``, ``"zero"``,
-            ``"mean"``, ``"mean_positional"`` or an :class:`~graphprune.Ablation`.
+            ``"mean"``, ``"mean_positional"`` or an :class:`~graphprune.Ablation` (learned
+            constants are one too).
         batch_size: examples at a time; ``None`` takes the task's.
     """
 
