@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.model import MaskedModel
+from graphprune.planning import Cost, Request
 
 __all__ = ["TransformersAdapter", "adapter"]
 
@@ -60,6 +62,19 @@ class TransformersAdapter:
         if check:
             self_check(model)
         return model
+
+    def plans(self, subject: object) -> bool:
+        """Whether it is a folder, an id, or a configuration or model of Hugging Face's."""
+        if isinstance(subject, (str, Path)):
+            return True
+        known = getattr(subject, "module", subject) if isinstance(subject, MaskedModel) else subject
+        return self.matches(known)
+
+    def plan(self, subject: Any, request: Request) -> Cost:
+        """Costs of one batch and one step, from the configuration alone."""
+        from .lm.cost import cost
+
+        return cost(subject, request)
 
 
 adapter = TransformersAdapter()

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     )
     from graphprune.metrics import Metric
     from graphprune.model import Ablation, Gradients, MaskedModel, Messages, Reference
+    from graphprune.planning import Plan, Throughput, plan
     from graphprune.progress import quiet
     from graphprune.registry import make_method, method_names, supported, wrap
     from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
@@ -95,6 +96,7 @@ __all__ = [
     "Node",
     "NodeScores",
     "NumericalError",
+    "Plan",
     "PositionalEdgeScores",
     "Pruner",
     "Random",
@@ -103,12 +105,14 @@ __all__ = [
     "Scorer",
     "SubnetworkProbing",
     "Task",
+    "Throughput",
     "UnsupportedModelError",
     "auroc",
     "evaluate",
     "faithfulness_curve",
     "make_method",
     "method_names",
+    "plan",
     "quiet",
     "recovery",
     "stability",
@@ -176,6 +180,11 @@ _HOMES = {
         "MaskedModel",
         "Messages",
         "Reference",
+    ),
+    "graphprune.planning": (
+        "Plan",
+        "Throughput",
+        "plan",
     ),
     "graphprune.progress": ("quiet",),
     "graphprune.registry": (
