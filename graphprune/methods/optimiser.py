@@ -21,9 +21,10 @@ from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.model import Ablation, MaskedModel
-from graphprune.optimise.checkpoint import identity
+from graphprune.optimise.checkpoint import RunDirectory, identity
+from graphprune.optimise.distributed import Workers
 from graphprune.optimise.fit import Fit
-from graphprune.optimise.loop import Optimisation, Recipe, open_run
+from graphprune.optimise.loop import Optimisation, Recipe
 from graphprune.optimise.losses import LossLike, as_loss
 from graphprune.optimise.refine import refine
 from graphprune.optimise.stream import Stream
@@ -123,18 +124,19 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         if count is not None:
             require_feasible(model.graph, count, from_inputs=from_inputs)
         size = task.batch_size if self.batch_size is None else self.batch_size
+        workers = Workers.current(model.module)
         run = Optimisation(
             recipe=self,
             model=model,
             task=task,
             ablation=ablation,
             loss=as_loss(self.loss, task),
-            stream=Stream(model, task, ablation, size, self.seed, self.steps, self.cache),
+            stream=Stream(model, task, ablation, size, self.seed, self.steps, self.cache, workers),
             steps=self.steps,
             seed=self.seed,
             from_inputs=from_inputs,
             start=self._start(model, task),
-            folder=open_run(self.run_dir, identity(model, task, self._settings(size))),
+            folder=self._folder(model, task, size, workers),
             every=self.checkpoint_every,
             label=type(self).__name__,
         )
@@ -190,6 +192,17 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         return [self.steps]
 
     # ---------------------------------------------------------------- parts
+
+    def _folder(
+        self, model: MaskedModel, task: Task, batch_size: int, workers: Workers
+    ) -> RunDirectory | None:
+        """The run directory, made by the main process before the others look into it."""
+        if self.run_dir is None:
+            return None
+        belongs_to = identity(model, task, self._settings(batch_size))
+        found = RunDirectory(self.run_dir, belongs_to) if workers.is_main else None
+        workers.barrier()
+        return found or RunDirectory(self.run_dir, belongs_to)
 
     def _settings(self, batch_size: int) -> dict[str, Any]:
         hidden = {"run_dir", "cache", "checkpoint_every"}

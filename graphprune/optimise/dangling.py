@@ -70,11 +70,11 @@ def _spread(
     seen = torch.zeros(len(flat), graph.num_nodes, dtype=torch.int32, device=flat.device)
     seen[:, start] = 1
     while True:
-        before = int(seen.sum())
+        before = int((seen > 0).sum())
         for sources, targets, numbers in levels:
             here, there = (targets, sources) if backward else (sources, targets)
             passes = torch.where(numbers < 0, True, flat[:, numbers.clamp_min(0)])
             moved = (seen[:, here] > 0) & passes
-            seen.index_reduce_(1, there, moved.to(torch.int32), "amax")
-        if len(levels) > 1 or int(seen.sum()) == before:
+            seen.index_add_(1, there, moved.to(torch.int32)).clamp_(max=1)
+        if len(levels) > 1 or int((seen > 0).sum()) == before:
             return seen > 0

@@ -119,7 +119,7 @@ def budgeted_sigmoid(
     Example:
         >>> values, tau = budgeted_sigmoid(torch.tensor([3.0, 0.0, -3.0, 0.0]), 1.0, 0.5)
         >>> round(float(values.sum()), 4), [round(float(v), 2) for v in values]
-        (1.0, [0.98, 0.01, 0.0, 0.01])
+        (1.0, [0.93, 0.03, 0.0, 0.03])
     """
     n = scores.shape[-1]
     wanted = torch.as_tensor(count, dtype=scores.dtype, device=scores.device)[..., None]

@@ -14,13 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from graphprune.errors import FormatError, InputError, NumericalError
+from graphprune.errors import FormatError, NumericalError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask
 from graphprune.model import Ablation, MaskedModel, Reference
@@ -205,13 +204,19 @@ class Optimisation:
                 self.rows.append([row[name] for name in self.columns])
                 shown.update(1)
                 shown.set_postfix(loss=f"{row['loss']:.4g}", density=f"{row['density']:.2%}")
-                if stop:
+                halt = self._any(bool(stop))
+                if halt:
                     self.stopped = f"stopped at step {self.step} of {self.steps}"
-                if self.step % self.every == 0 or self.step == end or stop:
+                if self.step % self.every == 0 or self.step == end or halt:
                     self.save()
-                if stop:
+                if halt:
                     log.warning("%s; this is the best mask so far", self.stopped)
                     return
+
+    def _any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process: all of them stop at the same step."""
+        workers = self.stream.workers
+        return bool(workers.mean_(torch.tensor(float(flag)), 1.0) > 0)
 
     def _step(self) -> dict[str, float]:
         part = self.stream.at(self.step)
@@ -340,12 +345,3 @@ def _interruptible() -> Iterator[list[int]]:
         yield came
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def open_run(folder: str | Path | None, belongs_to: Mapping[str, Any]) -> RunDirectory | None:
-    """The run directory ``folder``; ``None`` for none."""
-    if folder is None:
-        return None
-    if not str(folder):
-        raise InputError("a run directory needs a name, got an empty one")
-    return RunDirectory(folder, belongs_to)

@@ -8,7 +8,6 @@ better or the rounds are over.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from graphprune.budgeting import exact_budget
