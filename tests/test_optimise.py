@@ -152,3 +152,12 @@ def test_cache_changes_nothing(model):
     assert not made.notes["cached"]
     assert torch.equal(kept.scores.values, made.scores.values)
     assert kept.mask == made.mask
+
+
+def test_path_holds_a_circuit_of_every_size(model, task):
+    method = gp.EdgePruning(edges=3, path=(8, 6, 0.5, 2), steps=80, batch_size=6, loss="mse")
+    fit = method.fit(model, task)
+    assert list(fit.path) == [4, 6, 8]  # 2 is below the final size
+    for size, mask in fit.path.items():
+        assert mask.num_kept == size
+        assert mask.prune_dead_ends() == mask

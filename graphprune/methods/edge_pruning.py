@@ -20,6 +20,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
+from graphprune.mask import budget
 from graphprune.optimise.gates import (
     budgeted_sigmoid,
     hard_concrete,
@@ -51,6 +52,8 @@ class EdgePruning(MaskOptimiser):
             published runs aim higher than what they get.)
         refine: rounds of local search from the final circuit, each a gradient and a few sparse runs
             of up to eight batches; ``None``: 8, none as published.
+        path: further sizes (counts or shares) whose circuits the default variant keeps as its
+            budget passes them: a whole trade-off curve from one run, in ``fit(...).path``.
     """
 
     variant: Literal["default", "paper"] = "default"
@@ -63,6 +66,7 @@ class EdgePruning(MaskOptimiser):
     weight_decay: float = 0.01
     target: float | None = None
     refine: int | None = None
+    path: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +78,8 @@ class EdgePruning(MaskOptimiser):
             raise InputError(
                 f"start and hold are shares in (0, 1), got {self.start} and {self.hold}"
             )
+        if self.path and self._paper:
+            raise InputError("path= follows the default variant's budget; the paper's has none")
         if min(self.temperature) <= 0:
             raise InputError(f"temperatures must be positive, got {self.temperature}")
 
@@ -178,6 +184,20 @@ class EdgePruning(MaskOptimiser):
         over = int(at.steps * (1.0 - self.hold))
         found = ramp(at.step, first, float(last), over, "geometric")
         return min(found, graph.num_edges - 0.5)
+
+    def passed(self, graph: ComputationalGraph, steps: int) -> dict[int, int]:
+        """Sizes of ``path`` above the final one, and when the falling budget passes them."""
+        last, found = self.count(graph) or 1, {}
+        for size in self.path:
+            count = budget(size, graph.num_edges)
+            after = (
+                step
+                for step in range(1, steps + 1)
+                if self.allowed(graph, Moment(step, steps, 1, (0,))) <= count
+            )
+            if count > last:
+                found[count] = next(after, steps)
+        return found
 
     def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
         """Log alpha (expected gates where nodes have gates too), or the sigmoids' scores."""

@@ -152,6 +152,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             ablation=ablation,
             history=run.history,
             loss=None if run.best is None else run.best[0],
+            path={k: EdgeMask(model.graph, v) for k, v in sorted(run.path.items())},
             stopped=run.stopped,
             notes=notes,
         )
@@ -161,11 +162,17 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     ) -> tuple[EdgeMask, dict[str, Any]]:
         """The best mask of ``count`` edges among those tried at a few points late in the run."""
         graph = run.model.graph
-        for point in self.points():
-            if point <= run.step and run.best is not None:
-                continue
+        passed = self.passed(graph, run.steps)
+        stops = self.points()
+        for point in sorted({*stops, *passed.values()}):
             run.run(until=point)
-            run.offer(exact_budget(graph, run.values, count, from_inputs=from_inputs))
+            if run.step != point and not run.stopped:
+                continue  # passed before this run was resumed
+            for size in [size for size, step in passed.items() if step == run.step]:
+                kept = exact_budget(graph, run.values, size, from_inputs=from_inputs)
+                run.path[size] = kept.values
+            if point in stops or run.stopped:
+                run.offer(exact_budget(graph, run.values, count, from_inputs=from_inputs))
             run.save()
             if run.stopped:
                 break
@@ -186,6 +193,10 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     def rounds(self) -> int:
         """Rounds of local search at the end; see :func:`~graphprune.optimise.refine.refine`."""
         return 0
+
+    def passed(self, graph: ComputationalGraph, steps: int) -> dict[int, int]:
+        """Sizes to keep a circuit of on the way down, and the step at which each is passed."""
+        return {}
 
     def points(self) -> list[int]:
         """Steps at which a mask is made and judged; the last is ``steps``."""

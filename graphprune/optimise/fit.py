@@ -27,6 +27,7 @@ class Fit:
         history: a row for every step kept: ``step``, ``loss``, ``density`` (of the gates), ``lr``
             and what the method adds.
         loss: the mask's own loss on the training examples, where it was measured.
+        path: circuits of other sizes met on the way down, by their number of edges.
         stopped: why it ended before its last step, or ``""``.
         notes: plain values: sizes before and after polishing, caching, steps done.
     """
@@ -36,6 +37,7 @@ class Fit:
     ablation: Ablation
     history: list[dict[str, float]] = field(default_factory=list)
     loss: float | None = None
+    path: dict[int, EdgeMask] = field(default_factory=dict)
     stopped: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
 

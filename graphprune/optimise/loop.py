@@ -136,6 +136,7 @@ class Optimisation:
         self.columns: list[str] = []
         self.rows: list[list[float]] = []
         self.best: tuple[float, Tensor] | None = None
+        self.path: dict[int, Tensor] = {}
         self.stopped = ""
         self._resume()
 
@@ -160,6 +161,11 @@ class Optimisation:
         self.step = found.step
         self.columns = list(found.notes.get("columns", []))
         self.rows = found.tensors["history"].tolist() if self.columns else []
+        self.path = {
+            int(name.removeprefix("path.")): t
+            for name, t in found.tensors.items()
+            if name.startswith("path.")
+        }
         if "best" in found.tensors:
             self.best = (float(found.notes["best_loss"]), found.tensors["best"])
         log.info("resumed at step %d of %d from %s", self.step, self.steps, self.folder)
@@ -172,6 +178,7 @@ class Optimisation:
         tensors |= {f"constants.{n}": c for n, c in enumerate(self.constants)}
         tensors |= optimiser_tensors(self.optimiser)
         tensors["history"] = torch.tensor(self.rows, dtype=torch.float64)
+        tensors |= {f"path.{count}": values for count, values in self.path.items()}
         notes: dict[str, Any] = {"columns": self.columns}
         if self.best is not None:
             notes["best_loss"], tensors["best"] = self.best

@@ -70,9 +70,9 @@ def minimal(run: Optimisation, method: MaskOptimiser) -> Fit:
     ask = SameOutputs(run.model, run.task, run.ablation)
     points = sorted({max(1, run.steps * (k + 1) // 20) for k in range(20)})
     for point in points:
-        if point <= run.step and run.best is not None:
-            continue
         run.run(until=point)
+        if run.step != point and not run.stopped:
+            continue  # passed before this run was resumed
         before = graph.num_edges if run.best is None else int(run.best[0])
         found = exact_prefix(ask, run.values, below=before)
         if found is not None:
