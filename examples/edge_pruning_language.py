@@ -1,4 +1,4 @@
-"""Edge pruning against attribution on language tasks: held-out KL, accuracy and faithfulness by size.
+"""Edge pruning against attribution on language tasks: held-out KL and accuracy by size.
 
 One run of edge pruning for each task gives a circuit of every size; EAP, EAP-IG and random rankings
 are cut to the same sizes. Every piece is written as soon as it is done, and a run that was stopped

@@ -68,11 +68,14 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
 
     @property
     def label(self) -> str:
-        """The method and the settings that differ from their defaults."""
+        """The method and the settings that differ from their defaults.
+
+        Fields that do not take part in comparison (where a run is kept) are no settings.
+        """
         shown = [
             f"{f.name}={getattr(self, f.name)!r}"
             for f in fields(self)
-            if getattr(self, f.name) != f.default
+            if f.compare and getattr(self, f.name) != f.default
         ]
         return f"{type(self).__name__}({', '.join(shown)})" if shown else type(self).__name__
 

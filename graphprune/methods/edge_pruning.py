@@ -66,7 +66,7 @@ class EdgePruning(MaskOptimiser):
     weight_decay: float = 0.01
     target: float | None = None
     refine: int | None = None
-    path: tuple[float, ...] = ()
+    path: tuple[int | float, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
