@@ -230,7 +230,7 @@ class _Run:
 
     def read_out(self, rows: Tensor) -> Tensor:
         """Outputs ``[K, B, ..., V]`` from final residuals ``[K, answers, D]``."""
-        logits = self.arch.unembed(self.arch.final_norm(rows.flatten(0, 1)))
+        logits = self.arch.read_out(rows.flatten(0, 1))
         return logits.view(self.copies, *self.reference.inputs.shape, -1)
 
     # -------------------------------------------------------------- backward
