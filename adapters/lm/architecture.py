@@ -234,9 +234,11 @@ class Architecture:
             layers = part(self.base, family.layers)
             assert isinstance(layers, nn.ModuleList)
             self.blocks = [Block(family, layer, i, config) for i, layer in enumerate(layers)]
-            self.final_norm = describe_norm(
-                part(self.base, family.final_norm), f"the final norm {family.final_norm}"
-            )
+            self.final_norm: Norm | None = None
+            if family.final_norm is not None:
+                self.final_norm = describe_norm(
+                    part(self.base, family.final_norm), f"the final norm {family.final_norm}"
+                )
             self.embedding = part(self.base, family.embedding)
         except AttributeError as error:
             raise UnsupportedModelError(
@@ -257,8 +259,9 @@ class Architecture:
         )
         hollow: dict[str, nn.Module] = {
             family.layers: nn.ModuleList([b.hollow for b in self.blocks]),
-            family.final_norm: nn.Identity(),
         }
+        if family.final_norm is not None:
+            hollow[family.final_norm] = nn.Identity()
         if family.position is not None and self._table is not None:
             hollow[family.position] = self._table
         self._hollow = replaced(self.base, hollow)
@@ -266,7 +269,16 @@ class Architecture:
     @cached_property
     def width(self) -> int:
         """Size D of the residual stream."""
-        return int(self.final_norm.gain.shape[0])
+        return int(self._sample.shape[-1])
+
+    @property
+    def _sample(self) -> Tensor:
+        """A tensor of the residual stream's width, dtype and device."""
+        if self.final_norm is not None:
+            return self.final_norm.gain
+        weight = self.embedding.weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     @property
     def longest(self) -> int | None:
@@ -284,13 +296,13 @@ class Architecture:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the model's weights, told by its final norm."""
-        return self.final_norm.gain.dtype
+        """The dtype of the model's weights, told by its final norm (or its embedding)."""
+        return self._sample.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the model's final norm is, and every input goes."""
-        return self.final_norm.gain.device
+        """Where the model's final norm (or its embedding) is, and every input goes."""
+        return self._sample.device
 
     def glue(self, ids: Tensor) -> Glue:
         """Runs the model's own code around empty layers. ``ids [B, T]``."""
@@ -318,3 +330,7 @@ class Architecture:
         top = replaced(self.model, {self.family.base: Given(hidden[None])})
         logits: Tensor = top(input_ids=None).logits[0]
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+    def read_out(self, hidden: Tensor) -> Tensor:
+        """``[n, D]`` final states of the stream to ``[n, V]`` logits: final norm, then head."""
+        return self.unembed(hidden if self.final_norm is None else self.final_norm(hidden))

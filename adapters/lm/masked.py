@@ -290,7 +290,7 @@ class MaskedPass:
         if self.tail is None:
             rows = rows[self.asked_in_main[0]]
         rows = rows.view(self.candidates, len(self.asked), -1)[:, self.where].flatten(0, 1)
-        logits = self.arch.unembed(self.arch.final_norm(rows))
+        logits = self.arch.read_out(rows)
         return logits.view(self.candidates, *self.reference.inputs.shape, -1)
 
 

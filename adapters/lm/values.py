@@ -206,7 +206,7 @@ class LMReference(Reference):
     def read_out(self, final: Tensor) -> Tensor:
         """Outputs ``[B, V]`` or ``[B, P, V]`` from the final residual ``[B, T, D]``."""
         rows = final.reshape(-1, final.shape[-1])[self.inputs.answers]
-        logits = self.arch.unembed(self.arch.final_norm(rows))
+        logits = self.arch.read_out(rows)
         return logits.view(*self.inputs.shape, -1)
 
     def _output(self, clean: bool) -> Tensor:

@@ -1,6 +1,14 @@
 """Evaluation: how faithful a circuit is, at one size or over all of them."""
 
 from .curve import MIB_SIZES, FaithfulnessCurve, faithfulness_curve
+from .exactness import (
+    SameOutputs,
+    equivalent,
+    greedy_polish,
+    is_minimal,
+    removable_edges,
+    same_outputs,
+)
 from .recovery import Recovery, auroc, recovery, stability
 from .report import EvaluationReport, evaluate
 
@@ -9,9 +17,15 @@ __all__ = [
     "EvaluationReport",
     "FaithfulnessCurve",
     "Recovery",
+    "SameOutputs",
     "auroc",
+    "equivalent",
     "evaluate",
     "faithfulness_curve",
+    "greedy_polish",
+    "is_minimal",
     "recovery",
+    "removable_edges",
+    "same_outputs",
     "stability",
 ]
