@@ -167,7 +167,8 @@ class MaskedPass:
         for e in range(self.layout.embeddings):
             self._send(self.main, e, self.main.tokens.take(sent[e] - self.ablated.embed[e]))
         for block in self.arch.blocks:
-            self._layer(block)
+            with block.present():
+                self._layer(block)
         return self.read_out(self.final_read()[:, 0])
 
     def final_read(self) -> Tensor:
@@ -289,7 +290,7 @@ class MaskedPass:
         if self.tail is None:
             rows = rows[self.asked_in_main[0]]
         rows = rows.view(self.candidates, len(self.asked), -1)[:, self.where].flatten(0, 1)
-        logits = self.arch.unembed(self.arch.final_norm(rows))
+        logits = self.arch.read_out(rows)
         return logits.view(self.candidates, *self.reference.inputs.shape, -1)
 
 

@@ -9,11 +9,14 @@ mode, frozen weights), and undoes itself in ``finally``.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+
+from .presence import is_sharded
 
 __all__ = ["Given", "Recorder", "Slice", "Zero", "part", "quiet", "replaced"]
 
@@ -29,6 +32,9 @@ def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
     twin.training = False  # whatever mode the original is in, the copy evaluates
     twin.__dict__.pop("forward", None)  # an instance-level forward would call the original
     twin._modules = dict(module._modules)
+    if is_sharded(module):  # its hooks would gather the original's weights
+        twin.__class__ = next(c for c in type(module).__mro__[2:] if issubclass(c, nn.Module))
+        twin._forward_hooks, twin._forward_pre_hooks = OrderedDict(), OrderedDict()
     nested: dict[str, dict[str, nn.Module]] = {}
     for path, new in parts.items():
         head, _, rest = path.partition(".")

@@ -57,7 +57,8 @@ class Values:
             arch.blocks, self.codes, other.codes, self.mlps, other.mlps, strict=True
         ):
             mine = out[start : start + heads]
-            expand_codes(block.output_weight, c - c2, mine, block.gain)
+            with block.present():
+                expand_codes(block.output_weight, c - c2, mine, block.gain)
             if other.heads is not None:
                 mine -= other.heads[block.index, :, None, None]
             start += heads
@@ -85,7 +86,8 @@ def residuals(arch: Architecture, values: Values, position: Tensor, like: Tensor
     places = []
     for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
         places.append(x)
-        middle = x + block.message(code)
+        with block.present():
+            middle = x + block.message(code)
         if values.heads is not None:
             middle = middle + values.heads[block.index].sum(0)
         places.append(x if block.parallel else middle)
@@ -188,7 +190,8 @@ class LMReference(Reference):
         if layer not in self._prefix:
             block, x = self.arch.blocks[layer], self.stream[2 * layer][:, : self.start]
             norm = block.attention_norm
-            qkv = block.project(x if norm is None else norm(x))
+            with block.present():
+                qkv = block.project(x if norm is None else norm(x))
             shape = (block.rows, block.head_dim)
             self._prefix[layer] = qkv.unflatten(-1, shape)[:, :, block.heads :].clone()
         return self._prefix[layer][:, :stop]
@@ -206,7 +209,7 @@ class LMReference(Reference):
     def read_out(self, final: Tensor) -> Tensor:
         """Outputs ``[B, V]`` or ``[B, P, V]`` from the final residual ``[B, T, D]``."""
         rows = final.reshape(-1, final.shape[-1])[self.inputs.answers]
-        logits = self.arch.unembed(self.arch.final_norm(rows))
+        logits = self.arch.read_out(rows)
         return logits.view(*self.inputs.shape, -1)
 
     def _output(self, clean: bool) -> Tensor:
