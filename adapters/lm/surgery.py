@@ -28,12 +28,12 @@ def part(module: nn.Module, path: str) -> nn.Module:
 
 def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
     """A shallow copy of ``module`` with the submodules at the dotted paths replaced."""
-    twin = copy.copy(module)
+    sharded = is_sharded(module)
+    twin = _plain(module) if sharded else copy.copy(module)
     twin.training = False  # whatever mode the original is in, the copy evaluates
     twin.__dict__.pop("forward", None)  # an instance-level forward would call the original
     twin._modules = dict(module._modules)
-    if is_sharded(module):  # its hooks would gather the original's weights
-        twin.__class__ = next(c for c in type(module).__mro__[2:] if issubclass(c, nn.Module))
+    if sharded:  # its hooks would gather the original's weights
         twin._forward_hooks, twin._forward_pre_hooks = OrderedDict(), OrderedDict()
     nested: dict[str, dict[str, nn.Module]] = {}
     for path, new in parts.items():
@@ -44,6 +44,14 @@ def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
             twin._modules[head] = new
     for head, inner in nested.items():
         twin._modules[head] = replaced(part(module, head), inner)
+    return twin
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """A shallow copy of a module that FSDP2 manages, as the class it was before."""
+    kind = next(c for c in type(module).__mro__[2:] if issubclass(c, nn.Module))
+    twin: nn.Module = kind.__new__(kind)
+    twin.__dict__.update(module.__dict__)
     return twin
 
 
