@@ -241,7 +241,8 @@ class MaskedPass:
         tokens, rows = self.main.tokens, self.plan.rows[block.index]
         shape = (tokens.batch, tokens.length, block.rows, block.head_dim)
         if len(rows) < block.rows:
-            start = tokens.start
+            # An answer in the prefix has a query of its own, the ablated one where none is read.
+            start = tokens.start if self.asked_in_main[1] is None else 0
             base = self.stream[2 * block.index][:, start:]
             norm = block.attention_norm
             untouched = block.project(base if norm is None else norm(base))

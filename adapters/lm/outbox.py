@@ -43,6 +43,13 @@ class Tokens:
             return self.candidates * len(self.chosen)
         return self.candidates * self.batch * (self.length - self.start)
 
+    def split(self, copies: int) -> list[int]:
+        """How many tokens each of ``copies`` masks has: K of them, or one for each example."""
+        if self.chosen is None or copies == self.candidates:
+            return [self.count // copies] * copies
+        each = torch.bincount(self.chosen // self.length, minlength=self.batch)
+        return each.tolist() * self.candidates
+
     def take(self, x: Tensor) -> Tensor:
         """``[count, F]`` from ``x [B or 1, T or 1, F]``, the same for all candidates."""
         x = x.expand(self.batch, self.length, x.shape[-1])
@@ -98,7 +105,7 @@ class Outbox:
     """
 
     def __init__(self, slots: int, copies: int, tokens: Tokens, like: Tensor) -> None:
-        self.tokens, self.copies = tokens, copies
+        self.tokens, self.sizes = tokens, tokens.split(copies)
         shape = (tokens.count, 1 + slots, like.shape[-1])
         self.delta = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.grad: Tensor | None = None
@@ -121,7 +128,7 @@ class Outbox:
         """``[C, R, S]``: gradients ``[count, R, D]`` against Deltas, in float32 at least."""
         found = []
         delta = self.delta[:, slots]
-        for g, d in zip(grad.chunk(self.copies), delta.chunk(self.copies), strict=True):
+        for g, d in zip(grad.split(self.sizes), delta.split(self.sizes), strict=True):
             pairs = zip(g.split(_TOKENS), d.split(_TOKENS), strict=True)
             products = (torch.bmm(wide(a), wide(b).transpose(1, 2)).sum(0) for a, b in pairs)
             found.append(sum(products, grad.new_zeros((), dtype=wide(grad[:0]).dtype)))
@@ -129,6 +136,8 @@ class Outbox:
 
     def _each(self, weights: Tensor) -> Tensor:
         """``[C, R, S]`` for each token; a view where there is one mask."""
-        n = len(self.delta) // self.copies
-        each: Tensor = weights[:, None].expand(-1, n, -1, -1)
+        if len(set(self.sizes)) > 1:
+            sizes = torch.tensor(self.sizes, device=weights.device)
+            return weights.repeat_interleave(sizes, 0)
+        each: Tensor = weights[:, None].expand(-1, self.sizes[0], -1, -1)
         return each.flatten(0, 1)
