@@ -142,9 +142,11 @@ class Attribution:
             back = _pull_back(block.mlp_norm, at, d_mlp[i].reshape(-1, width), self.frozen)
             self._whole(mlp[i], back, delta)
             held = self._projected[i]
-            held.add(block, done, d_projected[i], self.frozen)
-            if delta is not None:
-                self._contract(attention[i], held.finish(block), delta)
+            with block.present():
+                held.add(block, done, d_projected[i], self.frozen)
+                back = None if delta is None else held.finish(block)
+            if back is not None:
+                self._contract(attention[i], back, delta)
                 self._projected[i] = _Projected()
         if self.neurons is not None:
             self._senders(grads[2 * layers + 1 :], delta, self.neurons)

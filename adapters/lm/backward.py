@@ -50,14 +50,16 @@ class _Backward:
         for box in {run.main, last}:
             box.grad = torch.zeros_like(box.delta)
         x = run.final_read()
-        with torch.enable_grad():
-            rows = x[:, 0].requires_grad_(True)
-            logits = run.read_out(rows)
-        (dx,) = torch.autograd.grad(logits, rows, grad)
+        with run.arch.ends():
+            with torch.enable_grad():
+                rows = x[:, 0].requires_grad_(True)
+                logits = run.read_out(rows)
+            (dx,) = torch.autograd.grad(logits, rows, grad)
         self._edges(last, dx[:, None], run.final.edges, run.prefix(run.layout.writers))
         last.spread(run.final_weights(), dx[:, None], run.prefix(run.layout.writers))
         for block in reversed(run.arch.blocks):
-            self._layer(block)
+            with block.present():
+                self._layer(block)
             run.kept[block.index] = Kept()
             if block.index == run.layout.layers - 1:
                 self._empty_tail()

@@ -167,7 +167,8 @@ class MaskedPass:
         for e in range(self.layout.embeddings):
             self._send(self.main, e, self.main.tokens.take(sent[e] - self.ablated.embed[e]))
         for block in self.arch.blocks:
-            self._layer(block)
+            with block.present():
+                self._layer(block)
         return self.read_out(self.final_read()[:, 0])
 
     def final_read(self) -> Tensor:

@@ -36,6 +36,7 @@ from .layout import Layout
 from .masked import masked_run
 from .means import ablation_values, learned_constants, mean_values
 from .messages import clean_messages
+from .presence import unloadable, whole_tensor
 from .shared import run_shared
 from .surgery import quiet
 from .values import LMReference, Values, entry_embeddings
@@ -70,14 +71,17 @@ class LanguageModel(MaskedModel):
             raise UnsupportedModelError(
                 "embedding_nodes=2 needs a position table; this architecture's positions are rotary"
             )
-        meta = [name for name, p in model.named_parameters() if p.is_meta]
+        meta = unloadable(model)
         if meta:
             raise UnsupportedModelError(
                 f"{len(meta)} of the model's weights are not loaded (meta tensors, {meta[0]} "
-                "first); load them before wrapping: offloaded models are not supported yet"
+                "first) and no hook of accelerate's brings them; load them before wrapping, or "
+                "offload with accelerate's cpu_offload, disk_offload or dispatch_model"
             )
-        self._model, self.checkpointing = model, checkpointing
+        self._model = model
         self.arch = Architecture(model, family)
+        # Graphs kept for the way back would hold weights that are to leave after each layer.
+        self.checkpointing = checkpointing or self.arch.partial
         if not self.arch.blocks:
             raise UnsupportedModelError("the model has no layers, so there is nothing to prune")
         block = self.arch.blocks[0]
@@ -112,7 +116,8 @@ class LanguageModel(MaskedModel):
         digest = hashlib.sha256()
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            whole = whole_tensor(self._model, name, tensor.detach()).cpu().contiguous()
+            digest.update(whole.flatten().view(torch.uint8).numpy())
         return {
             "model": _short_name(str(getattr(config, "_name_or_path", "") or "")) or kind,
             "architecture": kind,

@@ -6,7 +6,7 @@ forward pass; the description serves its Jacobian in closed form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,18 @@ class Norm:
     centred: bool
     offset: float
     eps: float
+    kept: tuple[Tensor, Tensor | None] | None = None
+
+    def held(self) -> Norm:
+        """The same with copies of gain and bias."""
+        bias = None if self.bias is None else self.bias.detach().clone()
+        return replace(self, kept=(self.gain.detach().clone(), bias))
 
     @property
     def gain(self) -> Tensor:
         """``[D]``: what the normalised input is multiplied with."""
+        if self.kept is not None:
+            return self.kept[0]
         weight = self.module.weight
         assert isinstance(weight, Tensor)
         return weight + self.offset if self.offset else weight
@@ -43,6 +51,8 @@ class Norm:
     @property
     def bias(self) -> Tensor | None:
         """``[D]``: what is added last, if the module has a bias."""
+        if self.kept is not None:
+            return self.kept[1]
         bias = getattr(self.module, "bias", None)
         return bias if isinstance(bias, Tensor) else None
 
@@ -83,8 +93,11 @@ class Norm:
         return out if self.bias is None else out + self.bias
 
 
-def describe_norm(module: nn.Module, where: str) -> Norm:
-    """Finds the description that reproduces the module on a probe; refuses if there is none."""
+def describe_norm(module: nn.Module, where: str, *, hold: bool = False) -> Norm:
+    """Finds the description that reproduces the module on a probe; refuses if there is none.
+
+    ``hold`` copies gain and bias, for modules whose weights come and go.
+    """
     weight = getattr(module, "weight", None)
     eps = next(
         (float(getattr(module, n)) for n in ("eps", "variance_epsilon") if hasattr(module, n)), None
@@ -107,7 +120,7 @@ def describe_norm(module: nn.Module, where: str) -> Norm:
                     if torch.allclose(
                         got, want, rtol=3e-2 if loose else 1e-4, atol=1e-2 if loose else 1e-4
                     ):
-                        return norm
+                        return norm.held() if hold else norm
     raise UnsupportedModelError(
         f"{where} is a {type(module).__name__}, which behaves neither as a LayerNorm nor as an "
         "RMSNorm with a weight; its Jacobian is not known"

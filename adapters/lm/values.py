@@ -57,7 +57,8 @@ class Values:
             arch.blocks, self.codes, other.codes, self.mlps, other.mlps, strict=True
         ):
             mine = out[start : start + heads]
-            expand_codes(block.output_weight, c - c2, mine, block.gain)
+            with block.present():
+                expand_codes(block.output_weight, c - c2, mine, block.gain)
             if other.heads is not None:
                 mine -= other.heads[block.index, :, None, None]
             start += heads
@@ -85,7 +86,8 @@ def residuals(arch: Architecture, values: Values, position: Tensor, like: Tensor
     places = []
     for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
         places.append(x)
-        middle = x + block.message(code)
+        with block.present():
+            middle = x + block.message(code)
         if values.heads is not None:
             middle = middle + values.heads[block.index].sum(0)
         places.append(x if block.parallel else middle)
@@ -188,7 +190,8 @@ class LMReference(Reference):
         if layer not in self._prefix:
             block, x = self.arch.blocks[layer], self.stream[2 * layer][:, : self.start]
             norm = block.attention_norm
-            qkv = block.project(x if norm is None else norm(x))
+            with block.present():
+                qkv = block.project(x if norm is None else norm(x))
             shape = (block.rows, block.head_dim)
             self._prefix[layer] = qkv.unflatten(-1, shape)[:, :, block.heads :].clone()
         return self._prefix[layer][:, :stop]
