@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.model import MaskedModel
+from graphprune.planning import Cost, Request
 
 __all__ = ["TransformersAdapter", "adapter"]
 
@@ -50,15 +52,29 @@ class TransformersAdapter:
                 f"{type(module).__name__} has no language-model head; expected a causal language "
                 "model such as AutoModelForCausalLM gives"
             )
-        unknown = sorted(set(options) - {"embedding_nodes"})
+        unknown = sorted(set(options) - {"checkpointing", "embedding_nodes"})
         if unknown:
             raise InputError(
-                f"unknown option {unknown[0]!r} for a language model; known: check, embedding_nodes"
+                f"unknown option {unknown[0]!r} for a language model; known: check, "
+                "checkpointing, embedding_nodes"
             )
         model = LanguageModel(module, family, **options)
         if check:
             self_check(model)
         return model
+
+    def plans(self, subject: object) -> bool:
+        """Whether it is a folder, an id, or a configuration or model of Hugging Face's."""
+        if isinstance(subject, (str, Path)):
+            return True
+        known = getattr(subject, "module", subject) if isinstance(subject, MaskedModel) else subject
+        return self.matches(known)
+
+    def plan(self, subject: Any, request: Request) -> Cost:
+        """Costs of one batch and one step, from the configuration alone."""
+        from .lm.cost import cost
+
+        return cost(subject, request)
 
 
 adapter = TransformersAdapter()

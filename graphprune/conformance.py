@@ -99,6 +99,36 @@ def a_stack_is_its_masks(model: MaskedModel, task: Task) -> None:
         _close(row, model.run(batch, mask, reference), "a mask in a stack against alone")
 
 
+def examples_have_their_own_masks(model: MaskedModel, task: Task) -> None:
+    """``[K, B, E]`` gives each example what it gives under its mask alone; so does the gradient."""
+    batch = _batch(task)
+    reference = model.reference(batch)
+    shape = (2, batch.size, model.graph.num_edges)
+    masks = torch.rand(shape, generator=torch.Generator().manual_seed(8))
+    masks[1] = (masks[1] < 0.4).float()
+    own = masks.clone().requires_grad_(True)
+    together = model.run(batch, own, reference)
+    (gradient,) = torch.autograd.grad((together * together).sum() / 2, own)
+    for k in range(2):
+        for b in range(batch.size):
+            mask = masks[k, b].clone().requires_grad_(True)
+            alone = model.run(batch, mask, reference)[b]
+            _close(together[k, b].detach(), alone.detach(), "an example under its own mask")
+            (want,) = torch.autograd.grad((alone * alone).sum() / 2, mask)
+            _close(gradient[k, b], want, "the gradient of an example's own mask", rtol=1e-2)
+    value = _objective(task, batch, reference.full)
+    inner = (0.3 + 0.4 * masks[:1]).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(value(model.run(batch, inner, reference)[0]).sum(), inner)
+    direction, step = masks[1:] - 0.5, 1e-2
+    ahead, behind = (
+        float(value(model.run(batch, inner.detach() + s * step * direction, reference)[0]).sum())
+        for s in (1, -1)
+    )
+    got = (gradient * direction).sum()
+    slope = torch.tensor((ahead - behind) / (2 * step))
+    _close(got, slope, "gradient of masks for each example", rtol=3e-2)
+
+
 def examples_do_not_mix(model: MaskedModel, task: Task) -> None:
     """An example's outputs are the same whatever stands beside it in the batch."""
     if len(task) < 2:
@@ -239,6 +269,7 @@ _ADAPTER_CHECKS: tuple[AdapterCheck, ...] = (
     ends_are_the_references,
     full_is_the_users_module,
     a_stack_is_its_masks,
+    examples_have_their_own_masks,
     examples_do_not_mix,
     gradient_is_finite_difference,
     attribution_is_the_mask_gradient,
@@ -292,8 +323,11 @@ def method_leaves_the_module_alone(method: Method, model: MaskedModel, task: Tas
 
 
 def scores_do_not_depend_on_batching(method: Method, model: MaskedModel, task: Task) -> None:
-    """A scorer's means over examples are the same for every batch size."""
-    if not isinstance(method, Scorer):
+    """A scorer's means over examples are the same for every batch size.
+
+    Not asked of mask optimisers (scorers that prune too): a batch is one of their steps.
+    """
+    if not isinstance(method, Scorer) or isinstance(method, Pruner):
         return
     one = dataclasses.replace(method, batch_size=1)
     whole = dataclasses.replace(method, batch_size=len(task))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
-from graphprune.errors import InputError
+from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
 
@@ -31,7 +31,7 @@ __all__ = [
     "require_same_batch",
 ]
 
-AblationKind = Literal["counterfactual", "zero", "mean"]
+AblationKind = Literal["counterfactual", "zero", "mean", "optimal"]
 Objective = Callable[[Tensor], Tensor]
 Rule = Literal["gradient", "relp"]
 
@@ -41,7 +41,9 @@ class Ablation:
     """What replaces an ablated message.
 
     ``counterfactual``: the same message on the corrupted input; ``zero``; ``mean``: over a
-    reference set, pooled over positions or for each position. ``values`` is the adapter's own.
+    reference set, pooled over positions or for each position; ``optimal``: constants that an
+    optimiser learns (``model.learned_ablation``). ``values`` is the adapter's own; of learned
+    constants a tuple of leaf tensors.
     """
 
     kind: AblationKind = "counterfactual"
@@ -52,6 +54,14 @@ class Ablation:
     def name(self) -> str:
         """The name methods know it by; ``"mean_positional"`` for a mean at each position."""
         return "mean_positional" if self.kind == "mean" and self.per_position else self.kind
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """What there is to learn: leaf tensors that require grad, ``()`` unless ``optimal``.
+
+        Runs are differentiable in them, and read their present values at each call.
+        """
+        return tuple(self.values) if self.kind == "optimal" else ()
 
     def __repr__(self) -> str:
         return f"Ablation({self.name!r})"
@@ -137,8 +147,10 @@ class MaskedModel(ABC):
     ) -> Tensor:
         """Outputs at the answer positions under a mask, differentiable in the mask.
 
-        ``mask`` is an :class:`EdgeMask`, ``[E]``, or a stack ``[K, E]`` of candidates; a stack
-        gives outputs with a leading axis of ``K``.
+        ``mask`` is an :class:`EdgeMask`, ``[E]``, a stack ``[K, E]`` of candidates, or
+        ``[K, B, E]``: candidates for each of the batch's B examples. A stack gives outputs with a
+        leading axis of ``K``; example b of candidate k ran under ``mask[k, b]``. Also
+        differentiable in the parameters of a learned ablation.
         """
 
     @abstractmethod
@@ -177,6 +189,18 @@ class MaskedModel(ABC):
         inputs to have one length.
         """
 
+    def learned_ablation(self, start: Ablation) -> Ablation:
+        """An ``optimal`` ablation: constants in place of messages, to be learned.
+
+        ``start`` is a zero or a mean ablation; the constants begin as its values. Its
+        ``parameters`` are float32 leaf tensors (float64 for a float64 model) that require grad.
+        Raises :class:`UnsupportedModelError` where an adapter has none.
+        """
+        raise UnsupportedModelError(
+            f"{type(self).__name__} has no learned ablation constants; use counterfactual, zero "
+            "or mean ablation"
+        )
+
     @abstractmethod
     def source_groups(self) -> list[list[int]]:
         """Nodes that compute side by side from the same input, in order of depth."""
@@ -191,21 +215,28 @@ def require_same_batch(batch: Batch, reference: Reference) -> None:
         )
 
 
-def mask_values(model_graph: ComputationalGraph, mask: EdgeMask | Tensor) -> Tensor:
-    """The mask as a float tensor ``[E]`` or ``[K, E]``, checked against the model's graph."""
+def mask_values(
+    model_graph: ComputationalGraph, mask: EdgeMask | Tensor, examples: int | None = None
+) -> Tensor:
+    """The mask as a float tensor ``[E]``, ``[K, E]`` or ``[K, B, E]``, checked against the graph.
+
+    ``examples`` is the batch's B; ``None`` refuses masks for each example.
+    """
     if isinstance(mask, EdgeMask):
         require_same_graph(model_graph, mask.graph, "the model and the mask")
         return mask.values
+    edges = model_graph.num_edges
     if (
         not isinstance(mask, Tensor)
-        or mask.ndim not in (1, 2)
-        or mask.shape[-1] != model_graph.num_edges
+        or not 1 <= mask.ndim <= (2 if examples is None else 3)
+        or mask.shape[-1] != edges
         or not mask.numel()
+        or (mask.ndim == 3 and mask.shape[1] != examples)
     ):
         got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        each = "" if examples is None else f" or [K, {examples}, {edges}]"
         raise InputError(
-            f"expected an EdgeMask, or a tensor [{model_graph.num_edges}] or "
-            f"[K, {model_graph.num_edges}], got {got}"
+            f"expected an EdgeMask, or a tensor [{edges}] or [K, {edges}]{each}, got {got}"
         )
     if not bool(((mask.detach() >= 0) & (mask.detach() <= 1)).all()):
         raise InputError("mask values must lie in [0, 1]; got a NaN or a value outside")

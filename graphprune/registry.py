@@ -16,7 +16,7 @@ from torch import nn
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.model import MaskedModel
 
-__all__ = ["Adapter", "make_method", "method_names", "supported", "wrap"]
+__all__ = ["Adapter", "adapters", "make_method", "method_names", "supported", "wrap"]
 
 
 class Adapter(Protocol):
@@ -50,7 +50,8 @@ def _entries(group: str) -> dict[str, EntryPoint]:
     return found
 
 
-def _adapters() -> dict[str, Adapter]:
+def adapters() -> dict[str, Adapter]:
+    """Every installed adapter by its entry point's name."""
     return {name: entry.load() for name, entry in _entries("graphprune.adapters").items()}
 
 
@@ -64,8 +65,8 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
         return module
     if not isinstance(module, nn.Module):
         raise InputError(f"expected a torch module to wrap, got {type(module).__name__}")
-    adapters = _adapters()
-    for adapter in adapters.values():
+    known = adapters()
+    for adapter in known.values():
         if adapter.matches(module):
             return adapter.wrap(module, **options)
     if hasattr(module, "_orig_mod"):
@@ -74,13 +75,13 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
         )
     raise UnsupportedModelError(
         f"no adapter knows {type(module).__module__}.{type(module).__qualname__}; adapters: "
-        f"{', '.join(adapters) or 'none (is graphprune installed?)'}"
+        f"{', '.join(known) or 'none (is graphprune installed?)'}"
     )
 
 
 def supported() -> dict[str, list[str]]:
     """What each installed adapter knows, such as ``{"transformers": ["gpt2", ...]}``."""
-    return {name: adapter.supported() for name, adapter in _adapters().items()}
+    return {name: adapter.supported() for name, adapter in adapters().items()}
 
 
 def method_names() -> list[str]:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from graphprune.errors import UnsupportedModelError
 
 from .family import Family
+from .lean import lean
 from .norms import Norm, describe_norm
+from .presence import Presence, main_device
 from .surgery import Given, Interleave, Recorder, Slice, Zero, part, replaced
 
 __all__ = ["Architecture", "Block", "Call", "Glue"]
@@ -54,8 +56,10 @@ def _matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
 class Block:
     """One layer: its readers' projections, its attention between them, its MLP and norms."""
 
-    def __init__(self, family: Family, layer: nn.Module, index: int, config: Any) -> None:
-        self.index, self.layer, self.family = index, layer, family
+    def __init__(
+        self, family: Family, layer: nn.Module, index: int, config: Any, present: Presence
+    ) -> None:
+        self.index, self.layer, self.family, self.present = index, layer, family, present
         self.heads = int(config.num_attention_heads)
         self.kv_heads = int(getattr(config, "num_key_value_heads", None) or self.heads)
         flag = family.parallel
@@ -104,10 +108,14 @@ class Block:
             },
         )
         self.recorder = recorder
+        self.lean_mlp = lean(self.mlp)
         _ = self.readers  # checks the projections' shapes now
 
     def _norm(self, path: str | None, at: str) -> Norm | None:
-        return None if path is None else describe_norm(part(self.layer, path), f"{at} {path}")
+        if path is None:
+            return None
+        with self.present():
+            return describe_norm(part(self.layer, path), f"{at} {path}", hold=self.present.needed)
 
     @property
     def rows(self) -> int:
@@ -231,18 +239,37 @@ class Architecture:
             self.base = part(model, family.base)
             layers = part(self.base, family.layers)
             assert isinstance(layers, nn.ModuleList)
-            self.blocks = [Block(family, layer, i, config) for i, layer in enumerate(layers)]
+            self.embedding = part(self.base, family.embedding)
+            device = main_device(self.embedding)
+            presences = [Presence(model, list(layer.modules()), device) for layer in layers]
+            inside = {m for layer in layers for m in layer.modules()}
+            self.ends = Presence(model, [m for m in model.modules() if m not in inside], device)
+            self.partial = any(p.needed for p in [*presences, self.ends])
+            self._device = device if self.partial else None
+            self.blocks = [
+                Block(family, layer, i, config, presences[i]) for i, layer in enumerate(layers)
+            ]
             self.final_norm: Norm | None = None
             if family.final_norm is not None:
-                self.final_norm = describe_norm(
-                    part(self.base, family.final_norm), f"the final norm {family.final_norm}"
-                )
-            self.embedding = part(self.base, family.embedding)
+                with self.ends():
+                    self.final_norm = describe_norm(
+                        part(self.base, family.final_norm),
+                        f"the final norm {family.final_norm}",
+                        hold=self.partial,
+                    )
         except AttributeError as error:
             raise UnsupportedModelError(
                 f"{type(model).__name__} lacks a part that its family "
                 f"({'/'.join(family.model_types)}) has: {error}"
             ) from error
+        readers = [n for b in self.blocks for n in (b.attention_norm, b.mlp_norm)]
+        kinds = {norm is not None and norm.centred for norm in [*readers, self.final_norm]}
+        if len(kinds) > 1:
+            raise UnsupportedModelError(
+                f"some norms of {type(model).__name__} subtract the mean and others do not; "
+                "expected either in front of all readers"
+            )
+        self.centred = kinds == {True}
         self._stop = Recorder()
         self._table = (
             Recorder(part(self.base, family.position)) if family.position is not None else None
@@ -291,14 +318,15 @@ class Architecture:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's final norm (or its embedding) is, and every input goes."""
-        return self._sample.device
+        """Where the model computes, and every input goes."""
+        return self._sample.device if self._device is None else self._device
 
     def glue(self, ids: Tensor) -> Glue:
         """Runs the model's own code around empty layers. ``ids [B, T]``."""
         recorders = [b.recorder for b in self.blocks]
         try:
-            self._hollow(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+            with self.ends():
+                self._hollow(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
             entry = recorders[0].hidden
             assert entry is not None
             position = entry.new_zeros(())
@@ -314,6 +342,11 @@ class Architecture:
                 recorder.clear()
             if self._table is not None:
                 self._table.clear()
+
+    def read_out(self, rows: Tensor) -> Tensor:
+        """``[n, D]`` final residuals to ``[n, V]`` logits."""
+        with self.ends():
+            return self.unembed(self.final_norm(rows))
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """``[n, D]`` final normed states to ``[n, V]`` logits, by the model's own head and caps."""

@@ -22,7 +22,7 @@ from graphprune.model import Objective, Rule
 
 from .architecture import Architecture, Block
 from .layout import Layout, Place
-from .norms import Norm
+from .norms import Norm, wide
 from .shared import SharedPass
 
 __all__ = ["Attribution"]
@@ -49,9 +49,9 @@ class _Projected:
             if not frozen:
                 out = done.projected[block.index].detach().reshape(-1, block.rows, block.head_dim)
                 linear = out.transpose(0, 1) - _constant(block, norm)
-                along = (_wide(split) * _wide(linear)).sum(-1, keepdim=True)
+                along = (wide(split) * wide(linear)).sum(-1, keepdim=True)
                 self.along.append((x_hat, along))
-        split = _wide(split)  # sums over points stand in float32
+        split = wide(split)  # sums over points stand in float32
         self.grad = split if self.grad is None else self.grad + split
 
     def finish(self, block: Block) -> Tensor:
@@ -62,16 +62,16 @@ class _Projected:
         width = block.readers[0].weight.shape[-1]
         out = self.grad.new_empty(rows, n, width)
         for reader in block.readers:
-            weight = _wide(reader.weight)
+            weight = wide(reader.weight)
             if norm is not None:
-                weight = weight * _wide(norm.gain)
+                weight = weight * wide(norm.gain)
                 if norm.centred:
                     weight -= weight.mean(-1, keepdim=True)
             stop = start + weight.shape[0]
             torch.bmm(self.grad[start:stop], weight, out=out[start:stop])
             start = stop
         for x_hat, along in self.along:
-            out.addcmul_(_wide(x_hat), along, value=-1.0 / width)
+            out.addcmul_(wide(x_hat), along, value=-1.0 / width)
         return out
 
 
@@ -142,15 +142,17 @@ class Attribution:
             back = _pull_back(block.mlp_norm, at, d_mlp[i].reshape(-1, width), self.frozen)
             self._whole(mlp[i], back, delta)
             held = self._projected[i]
-            held.add(block, done, d_projected[i], self.frozen)
-            if delta is not None:
-                self._contract(attention[i], held.finish(block), delta)
+            with block.present():
+                held.add(block, done, d_projected[i], self.frozen)
+                back = None if delta is None else held.finish(block)
+            if back is not None:
+                self._contract(attention[i], back, delta)
                 self._projected[i] = _Projected()
         if self.neurons is not None:
             self._senders(grads[2 * layers + 1 :], delta, self.neurons)
 
     def _sum(self, key: int, grad: Tensor, last: bool) -> Tensor:
-        held, grad = self._held.pop(key, None), _wide(grad)
+        held, grad = self._held.pop(key, None), wide(grad)
         grad = grad if held is None else held + grad
         if not last:
             self._held[key] = grad
@@ -168,7 +170,7 @@ class Attribution:
         self, place: Place, grad: Tensor, delta: Tensor, at: Tensor | None = None
     ) -> None:
         flat = delta.flatten(1, 2)[: place.prefix]
-        g, d = _wide(grad), _wide(flat if at is None else flat[:, at])
+        g, d = wide(grad), wide(flat if at is None else flat[:, at])
         if self.edges.ndim == 1:
             block = g.reshape(place.rows, -1) @ d.reshape(place.prefix, -1).T
             self.edges[place.edges] += block.reshape(-1)
@@ -185,13 +187,9 @@ class Attribution:
             grad = self._sum(-1 - i, grad, delta is not None)
             count = layout.embeddings if i == 0 else layout.heads if i % 2 else 1
             if delta is not None:
-                d, g = _wide(delta[start : start + count]), _wide(grad)
+                d, g = wide(delta[start : start + count]), wide(grad)
                 neurons[start : start + count] += (d * g).sum((1, 2))
             start += count
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _pull_back(norm: Norm | None, x: Tensor, grad: Tensor, frozen: bool) -> Tensor:

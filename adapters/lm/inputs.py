@@ -14,7 +14,7 @@ from graphprune.errors import InputError
 
 from .architecture import Architecture
 
-__all__ = ["Inputs", "position_slots", "read_inputs"]
+__all__ = ["Inputs", "position_slots", "read_inputs", "shared_prefix"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,18 @@ def position_slots(batch: Batch, inputs: Inputs) -> tuple[Tensor, int]:
         return batch.slots.to(inputs.clean.device).reshape(-1), len(batch.slot_names)
     examples, tokens = inputs.clean.shape
     return torch.arange(tokens, device=inputs.clean.device).repeat(examples), tokens
+
+
+def shared_prefix(inputs: Inputs) -> int:
+    """The first position at which a clean and its corrupted prompt differ, least over the batch.
+
+    A causal model gives both the same values before it. At most T - 1; 0 for aligned prompts.
+    """
+    if inputs.corrupt is None or inputs.alignment is not None:
+        return 0
+    differs = torch.nonzero((inputs.clean != inputs.corrupt).any(0))
+    last = inputs.clean.shape[1] - 1
+    return min(int(differs[0]), last) if len(differs) else last
 
 
 def read_inputs(arch: Architecture, batch: Batch) -> Inputs:

@@ -1,342 +1,342 @@
 """Masked passes in delta form: exact, differentiable in the mask, and only as much as is needed.
 
 A reader's input is the ablated run's residual stream at its place plus ``mask @ Delta``, where
-``Delta`` holds each writer's message minus its ablation value: one matrix product a place over
-the prefix of writers, q/k/v together. ``Delta`` is one buffer written in layer order; backward
-walks the layers in reverse with one buffer of the same shape, and recomputes each place's inputs,
-so memory grows as layers x heads x width for each token.
+``Delta`` holds each writer's message minus its ablation value: one product for all readers of a
+layer over the prefix of writers. ``Delta`` is one buffer written in layer order; backward walks
+the layers in reverse with one buffer of the same shape and reads again what readers read, so
+memory grows as layers x heads x width for each token (see ``outbox``).
 
-A :class:`Plan` (pure data) names the writers worth computing: those that reach the output over kept
-edges and, where an untouched node sends exactly its ablation value, those that differ from it.
+Only tokens that can matter are computed. Positions before the first at which clean and corrupted
+prompts differ have no Delta: their keys and values come from the reference. In the last layer
+only answer tokens have queries, messages and an MLP: that layer writes to a *tail*, an outbox of
+answer tokens alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from .architecture import Block
-from .layout import Layout, Place
-from .norms import Norm
+from .backward import pull_back
+from .kept import Kept, Reading
+from .layout import Layout
+from .outbox import Outbox, Tokens
+from .plan import Plan, dense_plan, sparse_plan
+from .reading import Projected, centre, sender
 from .surgery import quiet
 from .values import LMReference, entry_embeddings
 
-__all__ = ["Plan", "dense_plan", "masked_run", "sparse_plan"]
+__all__ = ["MaskedPass", "masked_run"]
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What a masked pass computes.
+class MaskedPass:
+    """One masked pass over a plan; keeps what backward needs.
 
-    ``computed [W]`` bool: writers whose Delta is kept. ``rows``: for each layer, the attention
-    readers to read for themselves (the rest take the ablated input). ``dense``: everything.
+    Args:
+        layout: where edges and writers stand.
+        reference: clean inputs and ablated values.
+        mask: ``[K, E]``, or ``[K, B, E]``: one for each example.
+        plan: what to compute.
+        keep: whether a backward follows that should find the graphs of attention cores and MLPs
+            (``False`` recomputes them there).
     """
 
-    computed: Tensor
-    rows: list[Tensor]
-    dense: bool
-
-
-def dense_plan(layout: Layout) -> Plan:
-    """Every writer and every reader: what gradients with respect to the mask need."""
-    every = torch.arange(layout.heads + 2 * layout.kv_heads)
-    return Plan(torch.ones(layout.writers, dtype=torch.bool), [every] * layout.layers, True)
-
-
-def sparse_plan(layout: Layout, mask: Tensor, *, quiescent: bool) -> Plan:
-    """The least work for ``mask [K, E]``. ``quiescent``: untouched nodes send ablation values."""
-    touched = (mask != 0).any(0)
-    attention, mlp, final = layout.places()
-    heads, kv = layout.heads, layout.kv_heads
-
-    def block(place: Place) -> Tensor:
-        return touched[place.edges].view(place.rows, place.prefix)
-
-    kv_of = torch.arange(heads) // (heads // kv)
-    rows_of = torch.stack([torch.arange(heads), heads + kv_of, heads + kv + kv_of], 1)
-
-    def rows_for(some: Tensor) -> Tensor:
-        """``[R]`` bool: the readers that ``some`` heads depend on."""
-        found = torch.zeros(heads + 2 * kv, dtype=torch.bool)
-        if layout.coupled and bool(some.any()):
-            found[:] = True
-        found[rows_of[some].reshape(-1)] = True
-        return found
-
-    varying = torch.zeros(layout.writers, dtype=torch.bool)
-    varying[: layout.embeddings] = True
-    for layer in range(layout.layers):
-        place, first = attention[layer], layout.head(layer)
-        moved = (block(place) & varying[: place.prefix]).any(1) | (not quiescent)
-        alive = moved[rows_of].any(1)
-        varying[first : first + heads] = alive.any() if layout.coupled else alive
-        place = mlp[layer]
-        moved = (block(place) & varying[: place.prefix]).any(1) | (not quiescent)
-        varying[first + heads] = moved[0]
-
-    needed = torch.zeros(layout.writers, dtype=torch.bool)
-    needed |= block(final)[0]
-    rows = []
-    for layer in reversed(range(layout.layers)):
-        first = layout.head(layer)
-        if needed[first + heads] and varying[first + heads]:
-            needed[: mlp[layer].prefix] |= block(mlp[layer])[0]
-        wanted = rows_for(needed[first : first + heads] & varying[first : first + heads])
-        edges = block(attention[layer])
-        prefix = attention[layer].prefix
-        needed[:prefix] |= edges[wanted].any(0)
-        rows.append(wanted)
-    rows.reverse()
-    computed = needed & varying
-    active = []
-    for layer, wanted in enumerate(rows):
-        prefix = attention[layer].prefix
-        reads = (block(attention[layer]) & computed[:prefix]).any(1)
-        active.append(torch.nonzero(wanted & reads)[:, 0])
-    return Plan(computed, active, False)
-
-
-class _Run:
-    """One masked pass over a plan; keeps what backward needs."""
-
-    def __init__(self, layout: Layout, reference: LMReference, mask: Tensor, plan: Plan) -> None:
-        self.layout, self.reference, self.plan, self.mask = layout, reference, plan, mask
-        self.arch = reference.arch
-        self.copies = mask.shape[0]
-        entry = reference.glue.entry
-        self.batch, self.tokens, self.width = entry.shape
-        self.n = self.batch * self.tokens
-        self.attention, self.mlp, self.final = layout.places()
+    def __init__(
+        self, layout: Layout, reference: LMReference, mask: Tensor, plan: Plan, *, keep: bool
+    ) -> None:
+        self.layout, self.reference, self.plan, self.keep = layout, reference, plan, keep
+        self.arch, self.mask = reference.arch, mask.reshape(-1, mask.shape[-1])
+        self.candidates, self.shape = len(mask), mask.shape
+        self.attention, self.mlps, self.final = layout.places()
+        self.stream, self.ablated = reference.stream, reference.ablated_values
+        entry, answers = reference.glue.entry, reference.inputs.answers
+        batch, length, _ = entry.shape
+        self.asked, self.where = torch.unique(answers, return_inverse=True)
+        trimmed = 2 * len(self.asked) <= batch * (length - reference.start)
+        start = reference.start if trimmed else min(reference.start, int((answers % length).min()))
         self.columns = torch.nonzero(plan.computed)[:, 0].to(mask.device)
-        self.slot = torch.cumsum(plan.computed, 0).tolist()
-        self.ablated = reference.ablated_values
-        self.stream = reference.stream
-        shape = (self.copies, len(self.columns), self.n, self.width)
-        self.delta = torch.empty(shape, dtype=entry.dtype, device=entry.device)
+        self._slots = [0, *torch.cumsum(plan.computed, 0).tolist()]
+        tokens = Tokens(self.candidates, batch, length, start)
+        stop = layout.head(layout.layers - 1) if trimmed else layout.writers
+        self.main = Outbox(self._slots[stop], len(self.mask), tokens, entry)
+        self.tail: Outbox | None = None
+        if trimmed:
+            tokens = Tokens(self.candidates, batch, length, chosen=self.asked)
+            self.tail = Outbox(self._slots[-1], len(self.mask), tokens, entry)
+        self.kept = [Kept() for _ in self.arch.blocks]
 
-    # -------------------------------------------------------------- reading
+    # -------------------------------------------------------------- what is read where
 
-    def slots(self, prefix: int) -> int:
-        """How many of the first ``prefix`` writers are computed."""
-        return int(self.slot[prefix - 1]) if prefix else 0
+    @cached_property
+    def asked_in_main(self) -> tuple[Tensor, Tensor | None]:
+        """Numbers of the tokens asked for among the main outbox's, ``[K * A]``.
 
-    def weights(self, place: Place, rows: Tensor | None = None) -> Tensor:
-        """``[K, R, S]``: the place's mask over computed writers."""
-        block = self.mask[:, place.edges].view(self.copies, place.rows, place.prefix)
-        if rows is not None and len(rows) < place.rows:
-            block = block[:, rows]
+        With them, which of them do not stand before its first token (``None``: all).
+        """
+        tokens = self.main.tokens
+        example, position = self.asked // tokens.length, self.asked % tokens.length - tokens.start
+        local = example * (tokens.length - tokens.start) + position.clamp(min=0)
+        inside = (position >= 0).repeat(self.candidates)
+        steps = torch.arange(self.candidates, device=local.device)[:, None]
+        local = (steps * (tokens.count // self.candidates) + local).flatten()
+        return local, None if bool(inside.all()) else inside
+
+    @property
+    def last(self) -> Outbox:
+        """The outbox the last layer writes to and the output reads."""
+        return self.main if self.tail is None else self.tail
+
+    def slots(self, first: int, count: int = 0) -> slice:
+        """Slots of the computed ones among ``count`` writers from ``first`` on."""
+        return slice(1 + self._slots[first], 1 + self._slots[first + count])
+
+    def prefix(self, count: int) -> slice:
+        """The base's slot and those of the first ``count`` writers."""
+        return slice(0, 1 + self._slots[count])
+
+    def readings(self, block: Block) -> list[Reading]:
+        """What the layer reads; the last reading's outbox is the one it writes to."""
+        rows = self.plan.rows[block.index]
+        mlp = bool(self.plan.computed[self.layout.head(block.index) + block.heads])
+        if self.tail is None or block.index < self.layout.layers - 1:
+            return [Reading(self.main, rows, mlp)]
+        queries = rows < block.heads
+        return [
+            Reading(self.main, rows[~queries], False),
+            Reading(self.tail, rows[queries], mlp),
+        ]
+
+    def weights(self, block: Block, reading: Reading) -> Tensor:
+        """``[C, R, 1 + S]``: mask values of a reading's readers, after a 1 for the base."""
+        place = self.attention[block.index]
+        parts = []
+        if len(reading.rows):
+            rows = self.mask[:, place.edges].unflatten(1, (place.rows, -1))
+            parts.append(rows if len(reading.rows) == place.rows else rows[:, reading.rows])
+        if reading.mlp:
+            row = self.mask[:, self.mlps[block.index].edges]
+            parts.append(row[:, None, : place.prefix])
+        return self._over_slots(torch.cat(parts, 1), 0, based=True)
+
+    def own_weights(self, block: Block) -> Tensor:
+        """``[C, 1, H]``: what the layer's MLP reads of the layer's own heads."""
+        first, place = self.layout.head(block.index), self.mlps[block.index]
+        return self._over_slots(self.mask[:, None, place.edges][..., first:], first, based=False)
+
+    def final_weights(self) -> Tensor:
+        """``[C, 1, 1 + S]``: mask values of the output's edges."""
+        return self._over_slots(self.mask[:, None, self.final.edges], 0, based=True)
+
+    def _over_slots(self, values: Tensor, first: int, *, based: bool) -> Tensor:
         if not self.plan.dense:
-            block = block[:, :, self.columns[: self.slots(place.prefix)]]
-        return block.to(self.delta.dtype)
+            chosen = self.slots(first, values.shape[-1])
+            values = values[..., self.columns[chosen.start - 1 : chosen.stop - 1] - first]
+        if based:
+            values = torch.cat([values.new_ones(*values.shape[:-1], 1), values], -1)
+        return values.to(self.main.delta.dtype)
 
-    def read(self, weights: Tensor, base: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """``[K, R, n, D]``: what readers with ``weights [K, R, S]`` read over ``base``."""
-        rows, slots = weights.shape[1:]
-        delta = self.delta[:, :slots]
-        base = base.expand(self.batch, self.tokens, self.width).reshape(self.n, self.width)
-        if tokens is not None:
-            base, delta = base[tokens], delta[:, :, tokens]
-        count = base.shape[0]
-        start = base.reshape(1, 1, -1).expand(self.copies, rows, -1)
-        if not slots:
-            return start.reshape(self.copies, rows, count, self.width)
-        flat = delta.reshape(self.copies, slots, -1)
-        return torch.baddbmm(start, weights, flat).view(self.copies, rows, count, self.width)
+    def base(self, box: Outbox, place: int) -> Tensor:
+        """``[count, D]``: the ablated residual stream at a place, for an outbox's tokens."""
+        return centre(box.tokens.take(self.stream[place]), self.arch.centred)
+
+    def read(self, block: Block, reading: Reading) -> Tensor:
+        """``[count, R, D]``: what a reading's readers read, without the layer's own heads."""
+        base = self.base(reading.box, 2 * block.index)
+        return reading.box.read(self.weights(block, reading), base)
+
+    def read_own(self, block: Block, box: Outbox, x: Tensor) -> None:
+        """Adds to the MLP's input ``x [count, 1, D]`` what it reads of the layer's own heads."""
+        if block.parallel:
+            return
+        place = 2 * block.index
+        x += (self.base(box, place + 1) - self.base(box, place))[:, None]
+        own = self.slots(self.layout.head(block.index), block.heads)
+        if own.start < own.stop:
+            box.add(x, self.own_weights(block), own)
 
     # -------------------------------------------------------------- forward
 
     def forward(self) -> Tensor:
-        self._embed()
-        for block in self.arch.blocks:
-            first = self.layout.head(block.index)
-            heads = self.plan.computed[first : first + block.heads]
-            if bool(heads.any()):
-                self._attend(block, heads)
-            if bool(self.plan.computed[first + block.heads]):
-                read = self.read(
-                    self.weights(self.mlp[block.index]), self.stream[2 * block.index + 1]
-                )
-                message = self.feed(block, read[:, 0])
-                old = self._flat(self.ablated.mlps[block.index])
-                slot = self.slots(first + block.heads)
-                torch.sub(message.view(self.copies, self.n, -1), old, out=self.delta[:, slot])
-        read = self.read(self.weights(self.final), self.stream[-1], self.reference.inputs.answers)
-        return self.read_out(read[:, 0])
-
-    def _flat(self, x: Tensor) -> Tensor:
-        return x.expand(self.batch, self.tokens, x.shape[-1]).reshape(self.n, -1)
-
-    def _embed(self) -> None:
+        """Outputs ``[K, B, ..., V]``."""
         sent = entry_embeddings(self.reference.glue, self.layout.embeddings)
         for e in range(self.layout.embeddings):
-            if bool(self.plan.computed[e]):
-                self.delta[:, self.slots(e)] = self._flat(sent[e] - self.ablated.embed[e])
+            self._send(self.main, e, self.main.tokens.take(sent[e] - self.ablated.embed[e]))
+        for block in self.arch.blocks:
+            with block.present():
+                self._layer(block)
+        return self.read_out(self.final_read()[:, 0])
 
-    def _attend(self, block: Block, heads: Tensor) -> None:
-        place, rows = self.attention[block.index], self.plan.rows[block.index]
-        base = self.stream[2 * block.index]
-        if len(rows) == place.rows:
-            read = self.read(self.weights(place), base)
-            code = self.codes(block, read)
-        else:
-            code = self._some_codes(block, place, rows, heads, base)
-        code = code.view(self.copies, self.n, block.heads, block.head_dim)
-        old = self._flat(self.ablated.codes[block.index])
-        change = code - old.view(self.n, block.heads, block.head_dim)
-        weight = block.output_weight
+    def final_read(self) -> Tensor:
+        """``[count, 1, D]``: the masked run's final residual at the last outbox's tokens."""
+        return self.last.read(self.final_weights(), self.base(self.last, -1))
+
+    def _send(self, box: Outbox, writer: int, change: Tensor) -> None:
+        if bool(self.plan.computed[writer]):
+            box.delta[:, self.slots(writer).start] = centre(change, self.arch.centred)
+
+    def _layer(self, block: Block) -> None:
+        readings, kept = self.readings(block), self.kept[block.index]
+        box, first = readings[-1].box, self.layout.head(block.index)
+        if box is self.tail:
+            self._fill_tail(box)
+        heads = self.plan.computed[first : first + block.heads]
+        qkv, fed = None, None
+        if bool(heads.any()):
+            qkv = self.start_qkv(block)
+        for reading in readings:
+            if not len(reading.rows) and not reading.mlp:
+                continue
+            x = self.read(block, reading)
+            if qkv is not None and len(reading.rows):
+                kept.projected.append(self.project(block, reading, x, qkv))
+            if reading.mlp:
+                fed = x[:, -1:].clone()
+            del x
+        graph = kept if self.keep else None
+        if qkv is not None:
+            code = self.attend(block, qkv, graph)
+            self._send_heads(block, box, heads, code)
+        if fed is not None:
+            self.read_own(block, box, fed)
+            message = self.feed(block, fed[:, 0], graph)
+            old = box.tokens.take(self.ablated.mlps[block.index])
+            self._send(box, first + block.heads, message - old)
+        if not self.keep:
+            self.kept[block.index] = Kept()
+
+    def _fill_tail(self, tail: Outbox) -> None:
+        """What the answer tokens have of all writers before the last layer."""
+        local, inside = self.asked_in_main
+        slots = self.main.delta.shape[1]
+        torch.index_select(self.main.delta, 0, local, out=tail.delta[:, :slots])
+        if inside is not None:
+            tail.delta[:, :slots] *= inside.view(-1, 1, 1)
+
+    def _send_heads(self, block: Block, box: Outbox, heads: Tensor, code: Tensor) -> None:
+        first, i = self.layout.head(block.index), block.index
+        change = box.tokens.cut(code) - box.tokens.take(self.ablated.codes[i])
+        change = change.unflatten(-1, (block.heads, block.head_dim))
+        weight, fixed = sender(block, self.arch.centred), self.ablated.heads
         if not bool(heads.all()):
             chosen = torch.nonzero(heads)[:, 0].to(change.device)
-            change, weight = change[:, :, chosen], weight[chosen]
-        start = self.slots(self.layout.head(block.index))
-        for k in range(self.copies):
-            out = self.delta[k, start : start + weight.shape[0]]
-            torch.bmm(change[k].transpose(0, 1), weight, out=out)
-            if block.gain is not None:
-                out.mul_(block.gain)
+            change, weight = change[:, chosen], weight[chosen]
+        out = box.delta[:, self.slots(first, block.heads)]
+        torch.bmm(change.transpose(0, 1), weight, out=out.transpose(0, 1))
+        if fixed is not None:
+            mine = fixed[i] if bool(heads.all()) else fixed[i][chosen]
+            out -= centre(mine, self.arch.centred)
 
-    def _some_codes(
-        self, block: Block, place: Place, rows: Tensor, heads: Tensor, base: Tensor
-    ) -> Tensor:
-        """Codes where only ``rows`` read for themselves and the rest read the ablated stream."""
-        shape = (self.copies, self.n, block.rows, block.head_dim)
-        norm = block.attention_norm
-        untouched = block.project(base if norm is None else norm(base))
-        qkv = self._flat(untouched).view(1, *shape[1:]).expand(shape)
-        if len(rows):
-            qkv = qkv.clone()
-            read = self.read(self.weights(place, rows), base)
-            where = rows.to(read.device)
-            qkv[:, :, where] = project_rows(block, norm, read, rows).transpose(1, 2)
-        return self._finish(block, qkv)
+    # -------------------------------------------------------------- one layer's parts
 
-    def codes(self, block: Block, read: Tensor) -> Tensor:
-        """``[K * B, T, H * dh]`` head codes from every reader's own input ``[K, R, n, D]``."""
-        qkv = project_rows(block, block.attention_norm, read, None).transpose(1, 2)
-        return self._finish(block, qkv)
+    def start_qkv(self, block: Block) -> Tensor:
+        """``[K * B, T, rows, dh]``, to be overwritten by what reads for itself at its tokens.
 
-    def _finish(self, block: Block, qkv: Tensor) -> Tensor:
-        flat = qkv.reshape(self.copies * self.batch, self.tokens, -1)
-        z = block.attend(flat, self.reference.calls(self.copies)[block.index])
-        return z if block.attention_post_norm is None else block.share(z)[1]
+        Elsewhere: keys and values of the ablated run where somebody may attend to them.
+        """
+        tokens, rows = self.main.tokens, self.plan.rows[block.index]
+        shape = (tokens.batch, tokens.length, block.rows, block.head_dim)
+        if len(rows) < block.rows:
+            # An answer in the prefix has a query of its own, the ablated one where none is read.
+            start = tokens.start if self.asked_in_main[1] is None else 0
+            base = self.stream[2 * block.index][:, start:]
+            norm = block.attention_norm
+            untouched = block.project(base if norm is None else norm(base))
+            qkv = untouched.new_zeros(shape)
+            qkv[:, start:] = untouched.unflatten(-1, shape[2:])
+        else:
+            qkv = self.main.delta.new_zeros(shape)
+        if tokens.start:
+            qkv[:, : tokens.start, block.heads :] = self.reference.prefix(block.index, tokens.start)
+        return qkv if self.candidates == 1 else qkv.repeat(self.candidates, 1, 1, 1)
 
-    def feed(self, block: Block, read: Tensor) -> Tensor:
-        """The MLP's message ``[K * B, T, D]`` from its input ``[K, n, D]``."""
-        x = read.reshape(self.copies * self.batch, self.tokens, self.width)
-        y: Tensor = block.mlp(x if block.mlp_norm is None else block.mlp_norm(x))
-        return y if block.mlp_post_norm is None else block.mlp_post_norm(y)
+    def project(self, block: Block, reading: Reading, x: Tensor, qkv: Tensor) -> Projected:
+        """Projects a reading's attention inputs into ``qkv``; prepares them in place."""
+        x = x[:, : len(reading.rows)]
+        projected = Projected.of(block, reading.rows, x)
+        projected.prepare(x)
+        reading.box.tokens.put(projected.forward(x), qkv, reading.rows.to(x.device))
+        return projected
+
+    def attend(self, block: Block, qkv: Tensor, kept: Kept | None) -> Tensor:
+        """Head codes ``[K * B, T, H * dh]`` of ``qkv``; leaves the graph in ``kept``."""
+        call = self.reference.calls(self.candidates)[block.index]
+        with torch.set_grad_enabled(kept is not None):
+            leaf = qkv.requires_grad_(kept is not None)
+            code = block.attend(leaf.flatten(2), call)
+            if block.attention_post_norm is not None:
+                code = block.share(code)[1]
+        if kept is not None:
+            kept.qkv, kept.code = leaf, get_gradient_edge(code)
+        return code.detach()
+
+    def feed(self, block: Block, x: Tensor, kept: Kept | None) -> Tensor:
+        """The MLP's message ``[count, D]`` from its input ``[count, D]``; so with its graph."""
+        fed = x if block.mlp_norm is None else block.mlp_norm(x)
+        with torch.set_grad_enabled(kept is not None):
+            if kept is not None:
+                fed = _Source.apply(fed, torch.zeros((), requires_grad=True))  # type: ignore[no-untyped-call]
+            y: Tensor = block.lean_mlp(fed[None])[0]
+            y = y if block.mlp_post_norm is None else block.mlp_post_norm(y)
+        if kept is not None:
+            kept.mlp = get_gradient_edge(fed), get_gradient_edge(y)
+        return y.detach()
 
     def read_out(self, rows: Tensor) -> Tensor:
-        """Outputs ``[K, B, ..., V]`` from final residuals ``[K, answers, D]``."""
-        logits = self.arch.read_out(rows.flatten(0, 1))
-        return logits.view(self.copies, *self.reference.inputs.shape, -1)
-
-    # -------------------------------------------------------------- backward
-
-    def backward(self, grad: Tensor) -> Tensor:
-        """``[K, E]`` from ``grad`` at the outputs; walks the layers in reverse."""
-        out = torch.zeros(self.mask.shape, dtype=self.mask.dtype, device=self.mask.device)
-        d_delta = torch.zeros_like(self.delta)
-        answers = self.reference.inputs.answers
-        weights = self.weights(self.final)
-        read = self.read(weights, self.stream[-1], answers)
-        with torch.enable_grad():
-            x = read[:, 0].detach().requires_grad_(True)
-            logits = self.read_out(x)
-        (dx,) = torch.autograd.grad(logits, x, grad)
-        dx = dx[:, None]
-        seen = self.delta[:, :, answers]
-        out[:, self.final.edges] = _against(dx, seen).reshape(self.copies, -1)
-        spread = torch.matmul(weights.transpose(1, 2), dx.flatten(2)).view_as(seen)
-        d_delta.index_add_(2, answers, spread)
-        for block in reversed(self.arch.blocks):
-            slot = self.layout.head(block.index) + block.heads
-            place = self.mlp[block.index]
-            weights = self.weights(place)
-            read = self.read(weights, self.stream[2 * block.index + 1])
-            with torch.enable_grad():
-                x = read[:, 0].detach().requires_grad_(True)
-                message = self.feed(block, x)
-            (dx,) = torch.autograd.grad(message, x, d_delta[:, slot].reshape(message.shape))
-            self._absorb(place, weights, dx[:, None], out, d_delta)
-            place = self.attention[block.index]
-            weights = self.weights(place)
-            x = self.read(weights, self.stream[2 * block.index])
-            with torch.enable_grad():
-                x.requires_grad_(True)
-                code = self.codes(block, x)
-            (dx,) = torch.autograd.grad(code, x, self._to_codes(block, d_delta, code))
-            self._absorb(place, weights, dx, out, d_delta)
-        return out
-
-    def _to_codes(self, block: Block, d_delta: Tensor, code: Tensor) -> Tensor:
-        start = self.layout.head(block.index)
-        upstream = d_delta[:, start : start + block.heads]
-        weight = block.output_weight
-        if block.gain is not None:
-            weight = weight * block.gain
-        back = [torch.bmm(upstream[k], weight.transpose(1, 2)) for k in range(self.copies)]
-        return torch.stack(back).transpose(1, 2).reshape(code.shape)
-
-    def _absorb(
-        self, place: Place, weights: Tensor, dx: Tensor, out: Tensor, d_delta: Tensor
-    ) -> None:
-        delta = self.delta[:, : place.prefix]
-        out[:, place.edges] = _against(dx, delta).reshape(self.copies, -1)
-        target = d_delta[:, : place.prefix].flatten(2)
-        for k in range(self.copies):
-            target[k].addmm_(weights[k].T, dx[k].flatten(1))
+        """Outputs ``[K, B, ..., V]`` from final residuals ``[count, D]`` of the last outbox."""
+        if self.tail is None:
+            rows = rows[self.asked_in_main[0]]
+        rows = rows.view(self.candidates, len(self.asked), -1)[:, self.where].flatten(0, 1)
+        logits = self.arch.read_out(rows)
+        return logits.view(self.candidates, *self.reference.inputs.shape, -1)
 
 
-def _against(dx: Tensor, delta: Tensor) -> Tensor:
-    """``[K, R, S]``: each reader's gradient against each writer's Delta, in float32 at least."""
-    if dx.dtype in (torch.float16, torch.bfloat16):
-        dx, delta = dx.float(), delta.float()
-    return torch.matmul(dx.flatten(2), delta.flatten(2).transpose(1, 2))
+class _Source(torch.autograd.Function):
+    """Starts a graph at a value without keeping the value."""
 
-
-def project_rows(block: Block, norm: Norm | None, read: Tensor, rows: Tensor | None) -> Tensor:
-    """``[K, R, n, D]`` inputs of ``rows`` to their projections ``[K, R, n, dh]``."""
-    normed = read if norm is None else norm(read)
-    parts, start = [], 0
-    for reader in block.readers:
-        stop = start + reader.weight.shape[0]
-        weight, bias = reader.weight, reader.bias
-        if rows is None:
-            mine = normed[:, start:stop]
-        else:
-            chosen = torch.nonzero((rows >= start) & (rows < stop))[:, 0].to(read.device)
-            mine = normed[:, chosen]
-            pick = rows.to(read.device)[chosen] - start
-            weight, bias = weight[pick], None if bias is None else bias[pick]
-        out = torch.stack([torch.bmm(x, weight.transpose(1, 2)) for x in mine])
-        parts.append(out if bias is None else out + bias[:, None])
-        start = stop
-    return torch.cat(parts, 1)
-
-
-class _MaskedPass(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, mask: Tensor, layout: Layout, reference: LMReference) -> Tensor:
-        ctx.run = _Run(layout, reference, mask.detach(), dense_plan(layout))
-        out: Tensor = ctx.run.forward()
-        return out
+    def forward(ctx: Any, x: Tensor, live: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
+        return None, None
+
+
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, mask: Tensor, constants: Tensor | None, layout: Layout, reference: LMReference
+    ) -> Tensor:
+        plan, keep = dense_plan(layout), not reference.checkpointing
+        run = MaskedPass(layout, reference, mask.detach(), plan, keep=keep)
+        ctx.run = run
+        return run.forward()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         with quiet(ctx.run.arch.model):  # backward runs later, when the user may be training
-            return ctx.run.backward(grad), None, None
+            mask, constants = pull_back(ctx.run, grad, *ctx.needs_input_grad[:2])
+        return mask, constants, None, None
 
 
 def masked_run(layout: Layout, reference: LMReference, mask: Tensor) -> Tensor:
-    """Outputs ``[K, B, ..., V]`` under ``mask [K, E]``; differentiable if the mask asks for it."""
-    if mask.requires_grad and torch.is_grad_enabled():
-        out = _MaskedPass.apply(mask, layout, reference)  # type: ignore[no-untyped-call]
+    """Outputs ``[K, B, ..., V]`` under ``mask [K, E]`` or ``[K, B, E]``.
+
+    Differentiable in the mask and in learned ablation constants, where they ask for it.
+    """
+    constants = reference.constants
+    asked = mask.requires_grad or (constants is not None and constants.requires_grad)
+    if asked and torch.is_grad_enabled():
+        out = _Differentiable.apply(mask, constants, layout, reference)  # type: ignore[no-untyped-call]
         assert isinstance(out, Tensor)
         return out
     with torch.no_grad():
-        plan = sparse_plan(layout, mask.cpu(), quiescent=reference.exact_counterfactual)
-        return _Run(layout, reference, mask.detach(), plan).forward()
+        flat = mask.detach().reshape(-1, mask.shape[-1])
+        plan = sparse_plan(layout, flat.cpu(), quiescent=reference.exact_counterfactual)
+        return MaskedPass(layout, reference, mask.detach(), plan, keep=False).forward()

@@ -1,4 +1,9 @@
-"""Ablation values that come from no corrupted prompt: zero, and means over a reference set."""
+"""Ablation values that come from no corrupted prompt: zero, means, and learned constants.
+
+A learned constant is a free vector of the stream for each writer (Li and Janson 2024, "Optimal
+ablation"), pooled over positions. A head's message lies in the span of its output map; its constant
+need not, so that every constant ablation, means included, is one of these.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,14 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
+from graphprune.model import Ablation
 
+from .architecture import Architecture
 from .layout import Layout
+from .reading import sender
 from .values import LMReference, Values
 
-__all__ = ["ablation_values", "mean_values"]
+__all__ = ["ablation_values", "learned_constants", "mean_values"]
 
 
 def mean_values(
@@ -74,9 +82,56 @@ def ablation_values(reference: LMReference, layout: Layout) -> Values:
             )
         return means.map(lambda x: x.to(entry).expand(batch, tokens, x.shape[-1]))
     code = layout.heads * reference.arch.blocks[0].head_dim
+    if ablation.kind == "optimal":
+        return _learned(reference.constants, layout, entry, code)
     zeros = entry.new_zeros(1, 1, 1)
     return Values(
         zeros.expand(layout.embeddings, batch, tokens, width),
         [zeros.expand(batch, tokens, code)] * layout.layers,
         [zeros.expand(batch, tokens, width)] * layout.layers,
     )
+
+
+def _learned(constants: Tensor | None, layout: Layout, entry: Tensor, code: int) -> Values:
+    batch, tokens, width = entry.shape
+    if constants is None or constants.shape != (layout.writers, width):
+        got = None if constants is None else list(constants.shape)
+        raise InputError(
+            f"learned constants of the shape {got} come from another model; this one has "
+            f"{layout.writers} writers of width {width}: use model.learned_ablation(start)"
+        )
+    mine = constants.detach().to(entry)
+    layers = mine[layout.embeddings :].view(layout.layers, layout.heads + 1, width)
+    zeros = entry.new_zeros(1, 1, 1)
+    return Values(
+        mine[: layout.embeddings, None, None].expand(-1, batch, tokens, width),
+        [zeros.expand(batch, tokens, code)] * layout.layers,
+        [layer[-1].expand(batch, tokens, width) for layer in layers],
+        heads=layers[:, :-1],
+    )
+
+
+def learned_constants(start: Ablation, arch: Architecture, layout: Layout) -> Tensor:
+    """``[W, D]``, a leaf that requires grad: what each writer sends under zero or mean ablation.
+
+    float32, or float64 for a float64 model. Raises :class:`InputError` for other ablations.
+    """
+    dtype = torch.float64 if arch.dtype == torch.float64 else torch.float32
+    found = torch.zeros(layout.writers, arch.width, dtype=dtype, device=arch.device)
+    values = start.values
+    if start.kind == "mean" and not start.per_position and isinstance(values, Values):
+        if values.layout != layout or values.mlps[0].shape[-1] != arch.width:
+            raise InputError(f"these means come from another model: {values.layout}, not {layout}")
+        found[: layout.embeddings] = values.embed.to(found)[:, 0, 0]
+        for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
+            first = layout.head(block.index)
+            weight = sender(block, centred=False).to(found)
+            split = code.to(found).view(block.heads, 1, block.head_dim)
+            found[first : first + block.heads] = torch.bmm(split, weight.detach())[:, 0]
+            found[first + block.heads] = mlp.to(found)[0, 0]
+    elif start.kind != "zero":
+        raise InputError(
+            "learned constants start from zero or from means pooled over positions "
+            f"(model.mean_ablation(batches)), got {start.name}"
+        )
+    return found.requires_grad_(True)

@@ -31,11 +31,12 @@ from .architecture import Architecture
 from .attribution import Attribution
 from .family import Family
 from .generate import generate
-from .inputs import position_slots, read_inputs
+from .inputs import Inputs, position_slots, read_inputs, shared_prefix
 from .layout import Layout
 from .masked import masked_run
-from .means import ablation_values, mean_values
+from .means import ablation_values, learned_constants, mean_values
 from .messages import clean_messages
+from .presence import unloadable, whole_tensor
 from .shared import run_shared
 from .surgery import quiet
 from .values import LMReference, Values, entry_embeddings
@@ -51,23 +52,36 @@ class LanguageModel(MaskedModel):
         family: where its parts are.
         embedding_nodes: 1 (token embedding; a position table stays unmaskable) or 2 (the position
             table is a node too, as in Edge Pruning's scripts).
+        checkpointing: whether backward passes compute every layer again (least memory) or find
+            what attention and MLPs need kept from the forward pass (fastest, the default). Results
+            are the same.
     """
 
-    def __init__(self, model: nn.Module, family: Family, *, embedding_nodes: int = 1) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        *,
+        embedding_nodes: int = 1,
+        checkpointing: bool = False,
+    ) -> None:
         if embedding_nodes not in (1, 2):
             raise InputError(f"embedding_nodes must be 1 or 2, got {embedding_nodes}")
         if embedding_nodes == 2 and family.position is None:
             raise UnsupportedModelError(
                 "embedding_nodes=2 needs a position table; this architecture's positions are rotary"
             )
-        meta = [name for name, p in model.named_parameters() if p.is_meta]
+        meta = unloadable(model)
         if meta:
             raise UnsupportedModelError(
                 f"{len(meta)} of the model's weights are not loaded (meta tensors, {meta[0]} "
-                "first); load them before wrapping: offloaded models are not supported yet"
+                "first) and no hook of accelerate's brings them; load them before wrapping, or "
+                "offload with accelerate's cpu_offload, disk_offload or dispatch_model"
             )
         self._model = model
         self.arch = Architecture(model, family)
+        # Graphs kept for the way back would hold weights that are to leave after each layer.
+        self.checkpointing = checkpointing or self.arch.partial
         if not self.arch.blocks:
             raise UnsupportedModelError("the model has no layers, so there is nothing to prune")
         block = self.arch.blocks[0]
@@ -102,7 +116,8 @@ class LanguageModel(MaskedModel):
         digest = hashlib.sha256()
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            whole = whole_tensor(self._model, name, tensor.detach()).cpu().contiguous()
+            digest.update(whole.flatten().view(torch.uint8).numpy())
         return {
             "model": _short_name(str(getattr(config, "_name_or_path", "") or "")) or kind,
             "architecture": kind,
@@ -129,8 +144,21 @@ class LanguageModel(MaskedModel):
         with quiet(self._model), torch.no_grad():
             glue = self.arch.glue(inputs.clean)
         return LMReference(
-            batch, ablation, inputs, self.arch, glue, self.layout.embeddings, self._compute
+            batch,
+            ablation,
+            inputs,
+            self.arch,
+            glue,
+            self.layout.embeddings,
+            self._compute,
+            start=self._start(inputs, ablation),
+            checkpointing=self.checkpointing,
         )
+
+    def _start(self, inputs: Inputs, ablation: Ablation) -> int:
+        """The first position whose messages may differ from their ablation values."""
+        free = ablation.kind == "counterfactual" and self.arch.family.causal
+        return shared_prefix(inputs) if free else 0
 
     def _compute(self, reference: LMReference, clean: bool) -> Values:
         with quiet(self._model), torch.no_grad():
@@ -175,13 +203,13 @@ class LanguageModel(MaskedModel):
         self, batch: Batch, mask: EdgeMask | Tensor, reference: Reference | None = None
     ) -> Tensor:
         """Outputs under a mask; see :meth:`graphprune.MaskedModel.run`."""
-        values = mask_values(self.graph, mask).to(self.arch.device)
+        values = mask_values(self.graph, mask, batch.size).to(self.arch.device)
         if values.dtype in (torch.float16, torch.bfloat16, torch.int64, torch.bool):
             values = values.float()
         ours = self._reference(batch, reference)
         with quiet(self._model):
-            out = masked_run(self.layout, ours, values if values.ndim == 2 else values[None])
-        return out if values.ndim == 2 else out[0]
+            out = masked_run(self.layout, ours, values[None] if values.ndim == 1 else values)
+        return out[0] if values.ndim == 1 else out
 
     def edge_gradients(
         self,
@@ -275,6 +303,10 @@ class LanguageModel(MaskedModel):
         with torch.no_grad():
             values = mean_values(sides(), self.layout, per_position=per_position)
         return Ablation("mean", values, per_position)
+
+    def learned_ablation(self, start: Ablation) -> Ablation:
+        """One constant ``[d_model]`` for each writer, pooled over positions; see the base class."""
+        return Ablation("optimal", (learned_constants(start, self.arch, self.layout),))
 
     def source_groups(self) -> list[list[int]]:
         """Embeddings together, then each layer's heads together and its MLP."""

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .lean import ACTIVATION_MODULES
 from .surgery import replaced
 
 __all__ = ["relevant"]
 
 _PRODUCTS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
-_ACTIVATION_MODULES = ("transformers.activations", "torch.nn.modules.activation")
 
 
 class _Ratio(nn.Module):
@@ -53,7 +53,7 @@ def relevant(mlp: nn.Module) -> Callable[[Tensor], Tensor]:
     found = {
         name: _Ratio(m)
         for name, m in mlp.named_modules()
-        if type(m).__module__ in _ACTIVATION_MODULES
+        if type(m).__module__ in ACTIVATION_MODULES
     }
     twin = replaced(mlp, found)
 

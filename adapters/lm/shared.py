@@ -80,43 +80,48 @@ def run_shared(
         sent.append(first)
         x = first + unmaskable
         for block, call in zip(arch.blocks, calls, strict=True):
-            stream.append(x)
-            qkv = block.project(normed(block.attention_norm, x))
-            projected.append(qkv)
-            if relp:
-                free = qkv.shape[-1] - block.kv_heads * block.head_dim
-                seen = torch.cat([qkv[..., :free].detach(), qkv[..., free:]], -1)
-            else:
-                seen = qkv
-            message, code = block.share(block.attend(seen, call), frozen=relp)
-            codes.append(code.detach())
-            if gates is not None and ablated is not None:
-                place = layout.head(block.index)
-                gate = gates[place : place + block.heads]
-                if not bool((gate == 1).all()):
-                    wide = gate.to(code).repeat_interleave(block.head_dim)
-                    old = ablated.codes[block.index]
-                    message = block.message(old + wide * (code - old))
-            sent.append(message)
-            middle = x + message
-            reads = x if block.parallel else middle
-            stream.append(reads)
-            fed = normed(block.mlp_norm, reads)
-            mlp_in.append(fed)
-            y = relevant(block.mlp)(fed) if relp else block.mlp(fed)
-            if block.mlp_post_norm is not None:
-                y = block.mlp_post_norm.frozen(y) if relp else block.mlp_post_norm(y)
-            mlps.append(y.detach())
-            if gates is not None and ablated is not None:
-                gate = gates[layout.head(block.index) + block.heads]
-                y = gated(y, ablated.mlps[block.index], gate)
-            sent.append(y)
-            x = middle + y
+            with block.present(lent=grad):
+                stream.append(x)
+                qkv = block.project(normed(block.attention_norm, x))
+                projected.append(qkv)
+                if relp:
+                    free = qkv.shape[-1] - block.kv_heads * block.head_dim
+                    seen = torch.cat([qkv[..., :free].detach(), qkv[..., free:]], -1)
+                else:
+                    seen = qkv
+                message, code = block.share(block.attend(seen, call), frozen=relp)
+                codes.append(code.detach())
+                if gates is not None and ablated is not None:
+                    place = layout.head(block.index)
+                    gate = gates[place : place + block.heads]
+                    if not bool((gate == 1).all()):
+                        wide = gate.to(code).repeat_interleave(block.head_dim)
+                        old = ablated.codes[block.index]
+                        message = block.message(old + wide * (code - old))
+                        if ablated.heads is not None:
+                            share = (1 - gate).to(code)[:, None] * ablated.heads[block.index]
+                            message = message + share.sum(0)
+                sent.append(message)
+                middle = x + message
+                reads = x if block.parallel else middle
+                stream.append(reads)
+                fed = normed(block.mlp_norm, reads)
+                mlp_in.append(fed)
+                y = relevant(block.mlp)(fed) if relp else block.mlp(fed)
+                if block.mlp_post_norm is not None:
+                    y = block.mlp_post_norm.frozen(y) if relp else block.mlp_post_norm(y)
+                mlps.append(y.detach())
+                if gates is not None and ablated is not None:
+                    gate = gates[layout.head(block.index) + block.heads]
+                    y = gated(y, ablated.mlps[block.index], gate)
+                sent.append(y)
+                x = middle + y
         stream.append(x)
         final_in, out = x, x
         if outputs:
             rows = x.reshape(-1, x.shape[-1])[answers]
-            final_in = normed(arch.final_norm, rows)
-            out = arch.unembed(final_in).view(*shape, -1)
+            with arch.ends(lent=grad):
+                final_in = normed(arch.final_norm, rows)
+                out = arch.unembed(final_in).view(*shape, -1)
     values = Values(embed.detach(), codes, mlps, [s.detach() for s in stream])
     return SharedPass(values, stream, projected, mlp_in, final_in, sent, out)

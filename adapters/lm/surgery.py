@@ -9,11 +9,14 @@ mode, frozen weights), and undoes itself in ``finally``.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+
+from .presence import is_sharded
 
 __all__ = ["Given", "Recorder", "Slice", "Zero", "part", "quiet", "replaced"]
 
@@ -25,10 +28,13 @@ def part(module: nn.Module, path: str) -> nn.Module:
 
 def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
     """A shallow copy of ``module`` with the submodules at the dotted paths replaced."""
-    twin = copy.copy(module)
+    sharded = is_sharded(module)
+    twin = _plain(module) if sharded else copy.copy(module)
     twin.training = False  # whatever mode the original is in, the copy evaluates
     twin.__dict__.pop("forward", None)  # an instance-level forward would call the original
     twin._modules = dict(module._modules)
+    if sharded:  # its hooks would gather the original's weights
+        twin._forward_hooks, twin._forward_pre_hooks = OrderedDict(), OrderedDict()
     nested: dict[str, dict[str, nn.Module]] = {}
     for path, new in parts.items():
         head, _, rest = path.partition(".")
@@ -38,6 +44,14 @@ def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
             twin._modules[head] = new
     for head, inner in nested.items():
         twin._modules[head] = replaced(part(module, head), inner)
+    return twin
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """A shallow copy of a module that FSDP2 manages, as the class it was before."""
+    kind = next(c for c in type(module).__mro__[2:] if issubclass(c, nn.Module))
+    twin: nn.Module = kind.__new__(kind)
+    twin.__dict__.update(module.__dict__)
     return twin
 
 

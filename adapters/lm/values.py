@@ -27,7 +27,8 @@ __all__ = ["LMReference", "Values", "residuals"]
 class Values:
     """What each writer sends: ``embed [E, B, T, D]``, ``codes`` and ``mlps`` for each layer.
 
-    Position axes may have length 1 (means pooled over positions), batch axes too.
+    Position axes may have length 1 (means pooled over positions), batch axes too. ``heads``
+    ``[L, H, D]`` is added to the messages that codes give: learned constants are no head's code.
     ``stream`` is the residual stream at the attention, MLP and final places, where known.
     ``layout`` says whose values they are, where they outlive a batch (means).
     """
@@ -37,6 +38,7 @@ class Values:
     mlps: list[Tensor]
     stream: list[Tensor] | None = None
     layout: Layout | None = None
+    heads: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Values:
         """Every writer's value through ``function``, one embedding or layer at a time."""
@@ -54,7 +56,11 @@ class Values:
         for block, c, c2, m, m2 in zip(
             arch.blocks, self.codes, other.codes, self.mlps, other.mlps, strict=True
         ):
-            expand_codes(block.output_weight, c - c2, out[start : start + heads], block.gain)
+            mine = out[start : start + heads]
+            with block.present():
+                expand_codes(block.output_weight, c - c2, mine, block.gain)
+            if other.heads is not None:
+                mine -= other.heads[block.index, :, None, None]
             start += heads
             torch.sub(m, m2, out=out[start])
             start += 1
@@ -80,7 +86,10 @@ def residuals(arch: Architecture, values: Values, position: Tensor, like: Tensor
     places = []
     for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
         places.append(x)
-        middle = x + block.message(code)
+        with block.present():
+            middle = x + block.message(code)
+        if values.heads is not None:
+            middle = middle + values.heads[block.index].sum(0)
         places.append(x if block.parallel else middle)
         x = middle + mlp
     places.append(x)
@@ -89,7 +98,12 @@ def residuals(arch: Architecture, values: Values, position: Tensor, like: Tensor
 
 @dataclass(eq=False)
 class LMReference(Reference):
-    """Clean and ablated values of one batch; each is computed when first asked for, once."""
+    """Clean and ablated values of one batch; each is computed when first asked for, once.
+
+    Ablated values that are learned may change between runs and are made anew each time. ``start``
+    is the first position at which a Delta can differ from 0; ``checkpointing`` makes backward
+    compute every layer again instead of keeping its activations.
+    """
 
     batch: Batch
     ablation: Ablation
@@ -98,12 +112,15 @@ class LMReference(Reference):
     glue: Glue
     embeddings: int
     compute: Callable[[LMReference, bool], Values]
+    start: int = 0
+    checkpointing: bool = False
     _clean: Values | None = None
     _ablated: Values | None = None
     _stream: list[Tensor] | None = None
     _corrupt_embed: Tensor | None = None
     _outputs: dict[bool, Tensor] = field(default_factory=dict)
     _calls: dict[int, tuple[Call, ...]] = field(default_factory=dict)
+    _prefix: dict[int, Tensor] = field(default_factory=dict)
 
     def offer(self, clean: bool, values: Values) -> None:
         """Takes values another computation happened to make."""
@@ -116,6 +133,11 @@ class LMReference(Reference):
     def exact_counterfactual(self) -> bool:
         """Whether a node whose inputs are all ablated sends exactly its ablation value."""
         return self.ablation.kind == "counterfactual" and self.inputs.alignment is None
+
+    @property
+    def constants(self) -> Tensor | None:
+        """``[W, D]``: learned ablation values, which an optimiser may change between runs."""
+        return self.ablation.parameters[0] if self.ablation.kind == "optimal" else None
 
     @property
     def clean(self) -> Values:
@@ -139,6 +161,8 @@ class LMReference(Reference):
     @property
     def ablated_values(self) -> Values:
         """What stands in for each writer's message where an edge is ablated."""
+        if self.constants is not None:
+            return self.compute(self, False)
         if self._ablated is None:
             self._ablated = self.compute(self, False)
         return self._ablated
@@ -152,12 +176,25 @@ class LMReference(Reference):
     @property
     def stream(self) -> list[Tensor]:
         """The ablated residual stream at every place."""
-        if self._stream is None:
-            values = self.ablated_values
-            self._stream = values.stream or residuals(
-                self.arch, values, self.unmaskable, self.glue.entry
-            )
-        return self._stream
+        if self._stream is not None:
+            return self._stream
+        values = self.ablated_values
+        with torch.no_grad():
+            stream = values.stream or residuals(self.arch, values, self.unmaskable, self.glue.entry)
+        if self.constants is None:
+            self._stream = stream
+        return stream
+
+    def prefix(self, layer: int, stop: int) -> Tensor:
+        """``[B, stop, 2 * H_kv, dh]``: keys and values of the positions that have no Delta."""
+        if layer not in self._prefix:
+            block, x = self.arch.blocks[layer], self.stream[2 * layer][:, : self.start]
+            norm = block.attention_norm
+            with block.present():
+                qkv = block.project(x if norm is None else norm(x))
+            shape = (block.rows, block.head_dim)
+            self._prefix[layer] = qkv.unflatten(-1, shape)[:, :, block.heads :].clone()
+        return self._prefix[layer][:, :stop]
 
     def calls(self, copies: int) -> tuple[Call, ...]:
         """Attention arguments for the batch repeated ``copies`` times."""
@@ -176,26 +213,34 @@ class LMReference(Reference):
         return logits.view(*self.inputs.shape, -1)
 
     def _output(self, clean: bool) -> Tensor:
-        if clean not in self._outputs:
-            if clean:
-                values = self.clean
-                stream = values.stream or residuals(
-                    self.arch, values, self.unmaskable, self.glue.entry
-                )
-            else:
-                stream = self.stream
-            with torch.no_grad():
-                self._outputs[clean] = self.read_out(stream[-1])
-        return self._outputs[clean]
+        if clean in self._outputs:
+            return self._outputs[clean]
+        if clean:
+            # Not kept: the outputs are wanted at every step, the values hardly ever.
+            values = self.compute(self, True) if self._clean is None else self._clean
+            stream = values.stream or residuals(self.arch, values, self.unmaskable, self.glue.entry)
+        else:
+            stream = self.stream
+        with torch.no_grad():
+            outputs = self.read_out(stream[-1])
+        if clean or self.constants is None:
+            self._outputs[clean] = outputs
+        return outputs
 
     @property
     def nbytes(self) -> int:
-        """Clean and ablated codes, MLP messages and streams, and the outputs of both ends."""
-        entry, layers = self.glue.entry, len(self.arch.blocks)
-        code = self.arch.blocks[0].heads * self.arch.blocks[0].head_dim
+        """Ablated values and streams, the prefix's keys and values, and the outputs of both ends.
+
+        Clean values count once they were asked for.
+        """
+        entry, blocks = self.glue.entry, self.arch.blocks
+        layers, tokens = len(blocks), entry.shape[0] * entry.shape[1]
+        code = blocks[0].heads * blocks[0].head_dim
         each = (3 * layers + 2) * entry.shape[-1] + layers * code
+        prefix = 2 * blocks[0].kv_heads * blocks[0].head_dim * layers
         logits = cast(Tensor, self.arch.embedding.weight).shape[0] * len(self.inputs.answers)
-        return 2 * entry.element_size() * (each * entry.shape[0] * entry.shape[1] + logits)
+        count = each * tokens * (1 if self._clean is None else 2) + 2 * logits
+        return entry.element_size() * (count + prefix * self.start * entry.shape[0])
 
     @property
     def full(self) -> Tensor:

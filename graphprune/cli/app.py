@@ -13,6 +13,7 @@ from graphprune.cli.evaluate import evaluate
 from graphprune.cli.export import export
 from graphprune.cli.fetch import fetch
 from graphprune.cli.info import info
+from graphprune.cli.plan import plan
 
 __all__ = ["app"]
 
@@ -48,4 +49,5 @@ app.command("fetch")(fetch)
 app.command("discover")(discover)
 app.command("evaluate")(evaluate)
 app.command("export")(export)
+app.command("plan")(plan)
 app.command("info")(info)

@@ -40,6 +40,11 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike) -> 
     """
     if isinstance(ablation, Ablation):
         return ablation
+    if ablation == "optimal":
+        raise InputError(
+            "ablation='optimal' names constants that are still to be learned: a mask optimiser "
+            "does that, gp.EdgePruning(ablation='optimal'); elsewhere give the Ablation it learned"
+        )
     if not isinstance(ablation, str) or ablation not in _NAMES:
         raise InputError(f"unknown ablation {ablation!r}; known: {', '.join(_NAMES)}")
     if ablation.startswith("mean"):
@@ -53,7 +58,8 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
 
     Args:
         ablation: what an ablated message is replaced by: ``"counterfactual"``, ``"zero"``,
-            ``"mean"``, ``"mean_positional"`` or an :class:`~graphprune.Ablation`.
+            ``"mean"``, ``"mean_positional"`` or an :class:`~graphprune.Ablation` (learned
+            constants are one too).
         batch_size: examples at a time; ``None`` takes the task's.
     """
 
@@ -62,11 +68,14 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
 
     @property
     def label(self) -> str:
-        """The method and the settings that differ from their defaults."""
+        """The method and the settings that differ from their defaults.
+
+        Fields that do not take part in comparison (where a run is kept) are no settings.
+        """
         shown = [
             f"{f.name}={getattr(self, f.name)!r}"
             for f in fields(self)
-            if getattr(self, f.name) != f.default
+            if f.compare and getattr(self, f.name) != f.default
         ]
         return f"{type(self).__name__}({', '.join(shown)})" if shown else type(self).__name__
 
@@ -94,6 +103,15 @@ class Pruner(Method):
     @abstractmethod
     def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
         """The mask it found."""
+
+
+def cut_off_nodes_differ(ablation: AblationLike, task: Task) -> bool:
+    """Whether a node that no kept path reaches may send something else than its ablation value.
+
+    Only on a corrupted prompt, position by position, does it compute exactly what replaces it.
+    """
+    spans = getattr(task.examples, "ranges", None) is not None
+    return spans or getattr(ablation, "kind", ablation) != "counterfactual"
 
 
 def objective(task: Task, batch: Batch, reference: Reference) -> Callable[[Tensor], Tensor]:

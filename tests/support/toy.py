@@ -83,7 +83,7 @@ class Toy(MaskedModel):
         return torch.tanh(x @ weight.to(x) + bias.to(x))
 
     def forward(self, x: Tensor, mask: Tensor, ablated: Tensor, gates: Tensor | None = None):
-        """Sends ``[N, B, D]`` and reads ``{node: [B, D]}`` in graph order."""
+        """Sends ``[N, B, D]`` and reads ``{node: [B, D]}``; ``mask`` is ``[E]`` or ``[B, E]``."""
         sources, targets = self._graph.edge_index.tolist()
         sent: dict[int, Tensor] = {}
         reads: dict[int, Tensor] = {}
@@ -92,7 +92,7 @@ class Toy(MaskedModel):
                 sent[node] = x
             else:
                 reads[node] = sum(
-                    mask[e] * sent[u] + (1 - mask[e]) * ablated[u]
+                    mask[..., e, None] * sent[u] + (1 - mask[..., e, None]) * ablated[u]
                     for e, (u, v) in enumerate(zip(sources, targets, strict=True))
                     if v == node
                 )
@@ -123,10 +123,10 @@ class Toy(MaskedModel):
 
     def run(self, batch, mask, reference=None) -> Tensor:
         reference = reference or self.reference(batch)
-        values = mask_values(self._graph, mask)
-        rows = values if values.ndim == 2 else values[None]
+        values = mask_values(self._graph, mask, batch.size)
+        rows = values[None] if values.ndim == 1 else values
         outs = [self.forward(batch.clean, r, reference.corrupt)[0][self.order[-1]] for r in rows]
-        return torch.stack(outs) if values.ndim == 2 else outs[0]
+        return outs[0] if values.ndim == 1 else torch.stack(outs)
 
     def edge_gradients(
         self,

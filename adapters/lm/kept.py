@@ -1,0 +1,39 @@
+"""What a masked pass reads at a layer, and what it keeps there for the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from .outbox import Outbox
+from .reading import Projected
+
+__all__ = ["Kept", "Reading"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Readers of one layer that read the same outbox in one product.
+
+    ``rows``: attention readers; ``mlp``: whether the layer's MLP reads along, as the last row.
+    """
+
+    box: Outbox
+    rows: Tensor
+    mlp: bool
+
+
+@dataclass(eq=False)
+class Kept:
+    """What a layer's forward leaves for its backward. Empty parts are computed again.
+
+    ``code`` and ``mlp`` (input, output) are edges of graphs: unlike tensors they keep no values
+    alive beside those the graph needs.
+    """
+
+    projected: list[Projected] = field(default_factory=list)
+    qkv: Tensor | None = None
+    code: GradientEdge | None = None
+    mlp: tuple[GradientEdge, GradientEdge] | None = None

@@ -1,0 +1,84 @@
+"""What a masked pass computes: the least work a mask asks for, as pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .layout import Layout, Place
+
+__all__ = ["Plan", "dense_plan", "sparse_plan"]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a masked pass computes.
+
+    ``computed [W]`` bool: writers whose Delta is kept. ``rows``: for each layer, the attention
+    readers to read for themselves (the rest take the ablated input). ``dense``: everything.
+    """
+
+    computed: Tensor
+    rows: list[Tensor]
+    dense: bool
+
+
+def dense_plan(layout: Layout) -> Plan:
+    """Every writer and every reader: what gradients with respect to the mask need."""
+    every = torch.arange(layout.heads + 2 * layout.kv_heads)
+    return Plan(torch.ones(layout.writers, dtype=torch.bool), [every] * layout.layers, True)
+
+
+def sparse_plan(layout: Layout, mask: Tensor, *, quiescent: bool) -> Plan:
+    """The least work for ``mask [C, E]``. ``quiescent``: untouched nodes send ablation values."""
+    touched = (mask != 0).any(0)
+    attention, mlp, final = layout.places()
+    heads, kv = layout.heads, layout.kv_heads
+
+    def block(place: Place) -> Tensor:
+        return touched[place.edges].view(place.rows, place.prefix)
+
+    kv_of = torch.arange(heads) // (heads // kv)
+    rows_of = torch.stack([torch.arange(heads), heads + kv_of, heads + kv + kv_of], 1)
+
+    def rows_for(some: Tensor) -> Tensor:
+        """``[R]`` bool: the readers that ``some`` heads depend on."""
+        found = torch.zeros(heads + 2 * kv, dtype=torch.bool)
+        if layout.coupled and bool(some.any()):
+            found[:] = True
+        found[rows_of[some].reshape(-1)] = True
+        return found
+
+    varying = torch.zeros(layout.writers, dtype=torch.bool)
+    varying[: layout.embeddings] = True
+    for layer in range(layout.layers):
+        place, first = attention[layer], layout.head(layer)
+        moved = (block(place) & varying[: place.prefix]).any(1) | (not quiescent)
+        alive = moved[rows_of].any(1)
+        varying[first : first + heads] = alive.any() if layout.coupled else alive
+        place = mlp[layer]
+        moved = (block(place) & varying[: place.prefix]).any(1) | (not quiescent)
+        varying[first + heads] = moved[0]
+
+    needed = torch.zeros(layout.writers, dtype=torch.bool)
+    needed |= block(final)[0]
+    rows = []
+    for layer in reversed(range(layout.layers)):
+        first = layout.head(layer)
+        if needed[first + heads] and varying[first + heads]:
+            needed[: mlp[layer].prefix] |= block(mlp[layer])[0]
+        wanted = rows_for(needed[first : first + heads] & varying[first : first + heads])
+        edges = block(attention[layer])
+        prefix = attention[layer].prefix
+        needed[:prefix] |= edges[wanted].any(0)
+        rows.append(wanted)
+    rows.reverse()
+    computed = needed & varying
+    active = []
+    for layer, wanted in enumerate(rows):
+        prefix = attention[layer].prefix
+        reads = (block(attention[layer]) & computed[:prefix]).any(1)
+        active.append(torch.nonzero(wanted & reads)[:, 0])
+    return Plan(computed, active, False)

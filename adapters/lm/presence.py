@@ -1,0 +1,215 @@
+"""Weights that are not always there: offloaded, on another device, or sharded over processes.
+
+``accelerate`` leaves a hook on every module whose weights lie elsewhere; FSDP2 (``fully_shard``)
+makes parameters a shard of themselves. Both bring the weights for the length of a module's own
+``forward``. The engine reads the weights themselves and calls parts of layers, so it asks here:
+inside :meth:`Presence.__call__` the modules hold whole weights on the main device and their hooks
+stand still; afterwards everything is as it was, whatever happened inside.
+
+FSDP1's flat parameters are not covered. Copies between several accelerators follow the same code
+as those from the CPU, and were not run on several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+__all__ = ["Presence", "is_sharded", "main_device", "unloadable", "whole_tensor"]
+
+
+def _hook(module: nn.Module) -> Any:
+    """What accelerate left on a module, or ``None``."""
+    return module.__dict__.get("_hf_hook")
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP2 manages the module's own parameters."""
+    return any(c.__name__ == "FSDPModule" for c in type(module).__mro__)
+
+
+def _offloads(hook: Any) -> bool:
+    parts = getattr(hook, "hooks", (hook,))
+    return any(getattr(h, "offload", False) and h.weights_map is not None for h in parts)
+
+
+def unloadable(model: nn.Module) -> list[str]:
+    """Names of meta parameters that no hook can load."""
+    missing = []
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            path = name.split(".")[:-1]
+            owners = (model.get_submodule(".".join(path[:i])) for i in range(len(path) + 1))
+            if not any(_offloads(_hook(m)) for m in owners if _hook(m) is not None):
+                missing.append(name)
+    return missing
+
+
+def whole_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """The tensor ``name`` of the model's ``state_dict``, loaded or gathered if it is not whole."""
+    if isinstance(gather := getattr(tensor, "full_tensor", None), Callable):  # a DTensor
+        full: Tensor = gather()
+        return full
+    if not tensor.is_meta:
+        return tensor
+    path, _, last = name.rpartition(".")
+    owner = model.get_submodule(path)
+    with Presence(model, [owner], main_device(owner))():
+        return owner.state_dict(keep_vars=True)[last].detach().clone()
+
+
+def main_device(module: nn.Module) -> torch.device:
+    """Where a module computes: its hook's device, or that of its weights."""
+    for m in module.modules():
+        hook = _hook(m)
+        for part in getattr(hook, "hooks", (hook,)):
+            found = getattr(part, "execution_device", None)
+            if found is not None:
+                return torch.device(found)
+    return next(module.parameters()).device
+
+
+class Presence:
+    """Brings the weights of some modules, and takes them away again.
+
+    Args:
+        model: the whole model.
+        parts: whose own weights are wanted.
+        device: where they are wanted.
+    """
+
+    def __init__(self, model: nn.Module, parts: list[nn.Module], device: torch.device) -> None:
+        self.device = device
+        self._hooked = [m for m in parts if _hook(m) is not None]
+        owners = _owners(model)
+        self._sharded = list(dict.fromkeys(owners[m] for m in parts if m in owners))
+        self._elsewhere = bool(self._hooked) and any(
+            p.device != device for m in parts for p in m.parameters(recurse=False)
+        )
+        self._parts, self._depth = parts, 0
+
+    @property
+    def needed(self) -> bool:
+        """Whether weights come and go at all."""
+        return bool(self._sharded or self._elsewhere)
+
+    @contextmanager
+    def __call__(self, *, lent: bool = False) -> Iterator[None]:
+        """Inside, the weights are whole and on the device.
+
+        ``lent``: graphs of autograd made inside remember where a weight is found instead of the
+        weight; backward brings it once more for the one product that needs it.
+        """
+        if not self.needed or self._depth:
+            yield
+            return
+        self._depth += 1
+        try:
+            with ExitStack() as stack:
+                for module in self._hooked if self._elsewhere else ():
+                    stack.enter_context(_loaded(module))
+                for module in self._sharded:
+                    stack.enter_context(_gathered(module))
+                if self._elsewhere:
+                    for module in self._parts:
+                        stack.enter_context(_moved(module, self.device))
+                if lent:
+                    stack.enter_context(self._lent())
+                yield
+        finally:
+            self._depth -= 1
+
+    def _lent(self) -> saved_tensors_hooks:
+        places = {
+            tensor.untyped_storage().data_ptr(): (module, name)
+            for module in self._parts
+            for name, tensor in module.named_parameters(recurse=False)
+        }
+
+        def pack(tensor: Tensor) -> Any:
+            place = places.get(tensor.untyped_storage().data_ptr())
+            if place is None:
+                return tensor
+            return (*place, tensor.size(), tensor.stride(), tensor.storage_offset())
+
+        def unpack(kept: Any) -> Tensor:
+            if isinstance(kept, Tensor):
+                return kept
+            module, name, size, stride, offset = kept
+            with self():
+                found = module.get_parameter(name).detach().as_strided(size, stride, offset)
+                return found.clone() if self._sharded else found
+
+        return saved_tensors_hooks(pack, unpack)
+
+
+@contextmanager
+def _loaded(module: nn.Module) -> Iterator[None]:
+    """A hooked module with its weights, whose forward neither loads nor drops them."""
+    hook, around = _hook(module), module.__dict__.get("forward")
+    hook.pre_forward(module)
+    try:
+        if around is not None:
+            module.__dict__["forward"] = module.__dict__["_old_forward"]
+        yield
+    finally:
+        if around is not None:
+            module.__dict__["forward"] = around
+        hook.post_forward(module, None)
+
+
+@contextmanager
+def _gathered(module: Any) -> Iterator[None]:
+    """An FSDP module with whole, frozen weights; those that were whole before stay so."""
+    from torch.distributed.tensor import DTensor
+
+    mine = [p for p in module.parameters() if isinstance(p, DTensor)]
+    if not mine:
+        yield
+        return
+    module.unshard()
+    frozen = [p for p in module.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        module.reshard()
+
+
+@contextmanager
+def _moved(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """A module whose own weights are copies on the device where they lie on another."""
+    away = {
+        name: p for name, p in module._parameters.items() if p is not None and p.device != device
+    }
+    try:
+        for name, parameter in away.items():
+            module._parameters[name] = nn.Parameter(parameter.data.to(device), requires_grad=False)
+        yield
+    finally:
+        module._parameters.update(away)
+
+
+def _owners(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """For each module, the FSDP module that gathers its parameters."""
+    found: dict[nn.Module, nn.Module] = {}
+    if not any(is_sharded(m) for m in model.modules()):
+        return found
+
+    def walk(module: nn.Module, owner: nn.Module | None) -> None:
+        owner = module if is_sharded(module) else owner
+        if owner is not None:
+            found[module] = owner
+        for child in module.children():
+            walk(child, owner)
+
+    walk(model, None)
+    return found

@@ -1,0 +1,119 @@
+"""Readers' projections of inputs that are all different, and the way back, in closed form.
+
+A norm in front of a projection, ``x_hat * gain + bias`` with ``x_hat = x * scale``, is folded into
+it: ``q = scale * (W' x) + constant`` with ``W' = W * gain``. No normed copy of the input is made.
+The gradient at the input is, with ``g = dq * scale``,
+
+    g W'  -  x * scale * (g . (q - constant)) / D ,
+
+written over the input itself. Where the norms are LayerNorms, inputs hold no mean (the base and
+all Deltas are centred, see :class:`Centre`), and a gradient's mean is left in: it meets only them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .architecture import Block, Projection
+from .norms import wide
+
+__all__ = ["Projected", "centre", "sender"]
+
+
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """What ``rows`` of a layer's attention readers read and project at some tokens.
+
+    ``scale [n, R, 1]`` is the norm's (``None``: no norm). float16 inputs must be ``prepare``d
+    (normalised in place), since ``W' x`` could overflow; others are left as they are.
+    """
+
+    block: Block
+    rows: Tensor
+    scale: Tensor | None
+    normalised: bool
+
+    @classmethod
+    def of(cls, block: Block, rows: Tensor, x: Tensor) -> Projected:
+        """Takes the statistics of inputs ``x [n, R, D]``."""
+        norm = block.attention_norm
+        scale = None if norm is None else norm.scale(x)
+        normalised = norm is not None and x.dtype == torch.float16
+        return cls(block, rows, scale, normalised)
+
+    def prepare(self, x: Tensor) -> None:
+        """What forward and backward expect of inputs just read."""
+        if self.normalised:
+            assert self.scale is not None
+            x.mul_(self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[n, R, dh]`` from ``x [n, R, D]``."""
+        out = x.new_empty(len(x), len(self.rows), self.block.head_dim)
+        for at, weight, constant in self._parts():
+            q = torch.bmm(x[:, at].transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+            if self.scale is not None and not self.normalised:
+                q = q * self.scale[:, at]
+            out[:, at] = q if constant is None else q + constant
+        return out
+
+    def backward(self, x: Tensor, out: Tensor, grad: Tensor) -> None:
+        """Writes the gradient at the inputs ``x`` over them; ``grad [n, R, dh]`` at ``out``."""
+        for at, weight, constant in self._parts():
+            dq, mine = grad[:, at], x[:, at]
+            if self.scale is None:
+                mine.zero_()
+            else:
+                scale = self.scale[:, at]
+                q = wide(out[:, at])
+                q = q if constant is None else q - wide(constant)
+                dq = wide(dq) * scale
+                along = (dq * q).sum(-1, keepdim=True) / -x.shape[-1]
+                mine.mul_(along if self.normalised else along * scale)
+                dq = dq.to(x.dtype)
+            mine.transpose(0, 1).baddbmm_(dq.transpose(0, 1), weight)
+
+    def _parts(self) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """A few rows at a time: where they stand in ``rows``, folded weight, constant."""
+        start = 0
+        for reader in self.block.readers:
+            stop = start + len(reader.weight)
+            first, last = torch.searchsorted(self.rows, torch.tensor([start, stop])).tolist()
+            for at in range(first, last, self.block.heads):
+                part = slice(at, min(at + self.block.heads, last))
+                yield part, *_folded(self.block, reader, self.rows[part] - start)
+            start = stop
+
+
+def _folded(block: Block, reader: Projection, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """``[r, dh, D]`` and ``[r, dh]``: weight times the norm's gain, and what x = 0 gives."""
+    weight, bias, norm = reader.weight, reader.bias, block.attention_norm
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    if last - first == len(rows):
+        weight, bias = weight[first:last], None if bias is None else bias[first:last]
+    else:
+        rows = rows.to(weight.device)
+        weight, bias = weight[rows], None if bias is None else bias[rows]
+    if norm is None:
+        return weight, bias
+    if norm.bias is not None:
+        moved = weight @ norm.bias
+        bias = moved if bias is None else bias + moved
+    return weight * norm.gain, bias
+
+
+def sender(block: Block, centred: bool) -> Tensor:
+    """``[H, dh, D]``: each head's map from code to message, without its mean if ``centred``."""
+    weight = block.output_weight
+    if block.gain is not None:
+        weight = weight * block.gain
+    return centre(weight, centred)
+
+
+def centre(x: Tensor, centred: bool) -> Tensor:
+    """``x [..., D]`` without its mean, which LayerNorms do not see, if ``centred``."""
+    return x - x.mean(-1, keepdim=True) if centred else x

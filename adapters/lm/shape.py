@@ -1,0 +1,171 @@
+"""A language model's sizes from its configuration, and models of the same shape without weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphprune.errors import InputError, UnsupportedModelError
+
+from .family import FAMILIES, Family
+from .layout import Layout
+from .surgery import part
+
+__all__ = ["Shape", "config_of", "random_model", "read_shape", "truncated"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes that costs follow from. ``mlp``: parameters of one layer's MLP; ``hidden`` its width.
+
+    ``layer_parameters``, ``parameters`` and ``table`` (the largest embedding) count numbers.
+    """
+
+    family: Family
+    layout: Layout
+    width: int
+    head_dim: int
+    mlp: int
+    hidden: int
+    outputs: int
+    parameters: int
+    centred_norms: bool
+    dtype: torch.dtype
+
+    @property
+    def rows(self) -> int:
+        """Attention readers of a layer."""
+        return self.layout.heads + 2 * self.layout.kv_heads
+
+    @cached_property
+    def edges(self) -> int:
+        """Edges of the graph."""
+        return self.layout.places()[2].edges.stop
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the graph: writers, the output, and native key/value heads."""
+        kv = self.layout.kv_heads if self.layout.grouped else 0
+        return self.layout.writers + 1 + self.layout.layers * kv
+
+
+def config_of(subject: Any) -> Any:
+    """The configuration of a model, a masked model, a folder or a hub id; it alone is read."""
+    if isinstance(subject, (str, Path)):
+        return _read_config(subject)
+    module = getattr(subject, "module", subject)
+    return getattr(module, "config", module) if isinstance(module, nn.Module) else module
+
+
+def _read_config(name: str | Path) -> Any:
+    from transformers import AutoConfig
+
+    path = Path(name).expanduser()
+    local = path.is_dir()
+    try:
+        return AutoConfig.from_pretrained(path if local else str(name), local_files_only=local)
+    except Exception as error:  # transformers, its hub client and json have errors of their own
+        reason = str(error).strip().splitlines()
+        where = f"the folder {path}" if local else f"{name!r} (no folder here, so a hub id)"
+        raise InputError(
+            f"cannot read a model's configuration from {where}: "
+            f"{reason[0][:300] if reason else type(error).__name__}"
+        ) from error
+
+
+def read_shape(config: Any, *, embedding_nodes: int = 1, dtype: torch.dtype | None) -> Shape:
+    """Sizes read off a model on the meta device, which has shapes and no numbers."""
+    kind = getattr(config, "model_type", None)
+    family = next((f for f in FAMILIES if kind in f.model_types), None)
+    if family is None:
+        known = sorted(t for f in FAMILIES for t in f.model_types)
+        raise UnsupportedModelError(f"model type {kind!r} is not known; known: {', '.join(known)}")
+    model = random_model(config, torch.device("meta"), torch.float32)
+    base = part(model, family.base)
+    layers = part(base, family.layers)
+    assert isinstance(layers, nn.ModuleList)
+    layer = layers[0]
+    attention = part(layer, family.attention)
+    output: Any = part(attention, family.output)
+    conv = type(output).__name__ == "Conv1D"
+    wide, width = output.weight.shape if conv else reversed(output.weight.shape)
+    heads = int(config.num_attention_heads)
+    flag = family.parallel
+    mlp = part(layer, family.mlp)
+    table: Any = part(base, family.embedding)
+    norm: Any = part(base, family.final_norm)
+    layout = Layout(
+        layers=len(layers),
+        heads=heads,
+        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        parallel=bool(getattr(config, flag)) if isinstance(flag, str) else flag,
+        coupled=family.attention_post_norm is not None or family.full_width_qk_norm,
+        embeddings=embedding_nodes,
+    )
+    return Shape(
+        family=family,
+        layout=layout,
+        width=int(width),
+        head_dim=int(wide) // heads,
+        mlp=sum(p.numel() for p in mlp.parameters()),
+        hidden=max(max(p.shape) for p in mlp.parameters()),
+        outputs=int(table.weight.shape[0]),
+        parameters=sum(p.numel() for p in model.parameters()),
+        centred_norms=isinstance(norm, nn.LayerNorm),
+        dtype=dtype or _stored_dtype(config),
+    )
+
+
+def _stored_dtype(config: Any) -> torch.dtype:
+    found = getattr(config, "dtype", None)
+    if isinstance(found, str):
+        found = getattr(torch, found, None)
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def truncated(config: Any, layers: int) -> Any:
+    """The same configuration with ``layers`` layers (lists with one entry a layer cut too)."""
+    small = copy.deepcopy(config)
+    whole = int(config.num_hidden_layers)
+    for name, value in list(vars(small).items()):
+        if isinstance(value, list) and len(value) == whole and name != "architectures":
+            setattr(small, name, _spread(value, layers))
+    if getattr(config, "model_type", None) == "gpt_neo":
+        small.num_layers = layers
+    else:
+        small.num_hidden_layers = layers
+    return small
+
+
+def _spread(values: list[Any], count: int) -> list[Any]:
+    """``count`` of the values, the first first, or cycled where more are wanted."""
+    return [values[i % len(values)] for i in range(count)]
+
+
+def random_model(config: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A causal language model with small random weights, made on the device without a copy."""
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    config = copy.deepcopy(config)
+    config.dtype = dtype
+    with torch.random.fork_rng(devices=[]), no_init_weights(), torch.device(device):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model.tie_weights()
+    if device.type != "meta":
+        noise = torch.Generator(device).manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    parameter.fill_(0.5)
+                else:
+                    scale = 1 / math.sqrt(parameter.shape[-1])
+                    parameter.uniform_(-scale, scale, generator=noise)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Mask optimisation: gates, schedules, losses, data, checkpoints, and the loop around them."""
