@@ -294,6 +294,25 @@ def test_the_true_circuit_of_dyck_holds_two_edges_more():
     assert gp.is_minimal(model, task, truth - more, ablation="zero")
 
 
+@pytest.mark.slow
+def test_the_true_circuit_of_shuffle_dyck_holds_four_edges_more():
+    """As dyck, and the length: it tells the last position, which up to four tokens can do without.
+
+    Without its head ``length`` reads 4, so that only the longest inputs select their last position.
+    """
+    model, task = program("shuffle_dyck")
+    truth = gp.adapters.tracr_truth(model)
+    more = gp.removable_edges(model, task, truth, ablation="zero")
+    assert more.edges() == [
+        "input->a0.h0<v>",
+        "a0.h0->m0",
+        "position->a6.h0<q>",
+        "position->a6.h0<k>",
+    ]
+    assert gp.equivalent(model, task, truth, ablation="zero")
+    assert gp.is_minimal(model, task, truth - more, ablation="zero")
+
+
 def test_wiring_of_reverse_is_the_program():
     """The labels say what RASP computes: length, opp_idx, opp_idx - 1, and the selected token."""
     model, task = program("reverse")

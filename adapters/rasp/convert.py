@@ -23,7 +23,7 @@ _PARTS = ("params", "model_config", "residual_labels", "input_encoder", "output_
 
 
 def _frameworks() -> tuple[Any, Any]:
-    """haiku and jax."""
+    """The two libraries Tracr builds on."""
     try:
         import haiku
         import jax
