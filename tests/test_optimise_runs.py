@@ -176,7 +176,7 @@ def test_budget_below_one_path_is_refused_before_anything_runs():
         ({"variant": "paper", "path": (5,)}, "the paper's has none"),
         ({"temperature": (0.5, 0.0)}, "positive"),
         ({"start": 1.0}, "shares"),
-        ({"loss": "nll"}, "unknown loss 'nll'; known: kl, mse, task"),
+        ({"loss": "nll"}, "unknown loss 'nll'; known: auto, kl, mse, task"),
         ({"loss": 3}, "a loss is a name"),
         ({"loss": "task"}, "has no gradient"),
         ({"loss": lambda outputs, batch, full: outputs.detach()[:, 0]}, "without a gradient"),

@@ -49,8 +49,9 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             ``"minimal"``: as few as keep the outputs on every example as they are.
         edges: how many edges to keep, instead of a share.
         steps: optimisation steps.
-        loss: ``"kl"`` to the full model (default), ``"mse"`` to its outputs, ``"task"`` (the task's
-            metric), a :class:`~graphprune.Metric`, or ``(outputs, batch, full) -> [B]``.
+        loss: ``"auto"`` (the task's metric where it is a distance to the full model, else KL),
+            ``"kl"`` or ``"mse"`` to the full model's outputs, ``"task"`` (the task's metric), a
+            :class:`~graphprune.Metric`, or ``(outputs, batch, full) -> [B]``.
         warm_start: :class:`~graphprune.EdgeScores`, a scorer, or a scorer's registered name: the
             ranking the gates start from.
         node_gates: gates on what each node sends, beside those on edges; an edge's value is the
@@ -65,7 +66,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     sparsity: float | Literal["minimal"] = 0.98
     edges: int | None = None
     steps: int = 1000
-    loss: LossLike = "kl"
+    loss: LossLike = "auto"
     warm_start: WarmStart = None
     node_gates: bool = False
     seed: int = 0

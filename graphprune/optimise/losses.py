@@ -31,6 +31,7 @@ def _squared(outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, str] = {
+    "auto": "the task's metric where it is a distance to the full model, else kl",
     "kl": "KL divergence from the full model's distribution to the circuit's",
     "mse": "mean squared distance to the full model's outputs",
     "task": "the task's own metric, turned so that lower is better",
@@ -48,6 +49,11 @@ def _of_metric(metric: Metric) -> Loss:
         return -metric.sign * metric(outputs, batch, full)
 
     return loss
+
+
+def _is_distance(metric: Metric) -> bool:
+    """Whether the metric measures how far outputs are from the full model's."""
+    return metric.differentiable and metric.flat_at_full and not metric.higher_is_better
 
 
 def as_loss(loss: LossLike, task: Task) -> Loss:
@@ -72,7 +78,8 @@ def as_loss(loss: LossLike, task: Task) -> Loss:
                 f"unknown loss {loss!r}; known: {', '.join(LOSSES)}, a gp.Metric, or a callable "
                 "(outputs, batch, full) -> one value an example, lower is better"
             )
-        return _of_metric(METRICS["kl"] if loss == "kl" else task.metric)
+        own = loss == "task" or (loss == "auto" and _is_distance(task.metric))
+        return _of_metric(task.metric if own else METRICS["kl"])
     if isinstance(loss, Metric):
         return _of_metric(loss)
     if not callable(loss):
