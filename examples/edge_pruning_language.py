@@ -19,7 +19,7 @@ from small_models import random_llama, small_tokenizer
 
 import graphprune as gp
 
-SIZES = (200, 350, 700, 1400, 2800, 5600, 11200, 22400)
+SIZES = (200, 400, 800, 1600, 3200, 6400, 12800)
 TASKS = {
     "ioi": lambda tok, n: gp.tasks.ioi(tok, n=n, seed=0),
     "greater_than": lambda tok, n: gp.tasks.greater_than(tok, n=n, seed=0),
@@ -42,16 +42,16 @@ def load(quick: bool):
 
 
 def judged(model, task, name: str, method: str, masks: dict[int, gp.EdgeMask]) -> pd.DataFrame:
+    reports = gp.evaluate_all(model, task, {str(size): mask for size, mask in masks.items()})
     rows = []
-    for size, mask in masks.items():
-        report = gp.evaluate(model, task, mask)
+    for size, report in reports.items():
         low, high = report.interval("kl")
         rows.append(
             {
                 "task": name,
                 "method": method,
-                "edges": size,
-                "kept": mask.num_kept,
+                "edges": int(size),
+                "kept": int(report["n_edges"]),
                 "kl": report["kl"],
                 "kl_low": low,
                 "kl_high": high,
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="ioi,greater_than,gendered_pronoun")
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--examples", type=int, default=128, help="prompts to find circuits on")
-    parser.add_argument("--held-out", type=int, default=96, help="prompts to judge them on")
+    parser.add_argument("--held-out", type=int, default=64, help="prompts to judge them on")
     parser.add_argument("--quick", action="store_true", help="a tiny random model, few steps")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

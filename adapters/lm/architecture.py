@@ -346,14 +346,10 @@ class Architecture:
     def read_out(self, rows: Tensor) -> Tensor:
         """``[n, D]`` final residuals to ``[n, V]`` logits."""
         with self.ends():
-            return self.unembed(self.final_norm(rows))
+            return self.unembed(rows if self.final_norm is None else self.final_norm(rows))
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """``[n, D]`` final normed states to ``[n, V]`` logits, by the model's own head and caps."""
         top = replaced(self.model, {self.family.base: Given(hidden[None])})
         logits: Tensor = top(input_ids=None).logits[0]
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-    def read_out(self, hidden: Tensor) -> Tensor:
-        """``[n, D]`` final states of the stream to ``[n, V]`` logits: final norm, then head."""
-        return self.unembed(hidden if self.final_norm is None else self.final_norm(hidden))

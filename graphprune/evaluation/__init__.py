@@ -10,7 +10,7 @@ from .exactness import (
     same_outputs,
 )
 from .recovery import Recovery, auroc, recovery, stability
-from .report import EvaluationReport, evaluate
+from .report import EvaluationReport, evaluate, evaluate_all
 
 __all__ = [
     "MIB_SIZES",
@@ -21,6 +21,7 @@ __all__ = [
     "auroc",
     "equivalent",
     "evaluate",
+    "evaluate_all",
     "faithfulness_curve",
     "greedy_polish",
     "is_minimal",
