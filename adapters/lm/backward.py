@@ -76,8 +76,7 @@ class _Backward:
             mine *= inside.view(-1, 1, 1)
         tail.grad = None
         main.grad = torch.zeros_like(main.delta)
-        for token, row in zip(local.tolist(), mine, strict=True):
-            main.grad[token] += row
+        main.grad.index_add_(0, local, mine)
 
     def _writers(self, box: Outbox, writers: slice, also: Tensor | None) -> None:
         """Gradients of the constants of ``writers``, all of whose readers have been passed.

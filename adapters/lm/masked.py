@@ -42,8 +42,8 @@ class MaskedPass:
         reference: clean inputs and ablated values.
         mask: ``[K, E]``, or ``[K, B, E]``: one for each example.
         plan: what to compute.
-        keep: whether a backward follows that should find the graphs of attention cores and MLPs
-            (``False`` recomputes them there).
+        keep: whether a backward follows that should find the projections and the MLPs' graphs
+            (``False`` makes it compute them again).
     """
 
     def __init__(
