@@ -53,8 +53,8 @@ class LanguageModel(MaskedModel):
         embedding_nodes: 1 (token embedding; a position table stays unmaskable) or 2 (the position
             table is a node too, as in Edge Pruning's scripts).
         checkpointing: whether backward passes compute every layer again (least memory) or find
-            what attention and MLPs need kept from the forward pass (fastest, the default). Results
-            are the same.
+            projections and what MLPs need kept from the forward pass (fastest, the default).
+            Results are the same.
     """
 
     def __init__(
