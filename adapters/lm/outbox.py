@@ -109,11 +109,20 @@ class Outbox:
         shape = (tokens.count, 1 + slots, like.shape[-1])
         self.delta = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.grad: Tensor | None = None
+        self._scratch = self.delta.new_empty(0)
 
     def read(self, weights: Tensor, base: Tensor) -> Tensor:
-        """``[count, R, D]``: what readers with ``weights [C, R, 1 + S]`` read over ``base``."""
+        """``[count, R, D]``: what readers with ``weights [C, R, 1 + S]`` read over ``base``.
+
+        Stands in one buffer, which the next reading overwrites.
+        """
         self.delta[:, 0] = base
-        return torch.bmm(self._each(weights), self.delta[:, : weights.shape[2]])
+        count, _, width = self.delta.shape
+        size = count * weights.shape[1] * width
+        if len(self._scratch) < size:
+            self._scratch = self.delta.new_empty(size)
+        out = self._scratch[:size].view(count, -1, width)
+        return torch.bmm(self._each(weights), self.delta[:, : weights.shape[2]], out=out)
 
     def add(self, out: Tensor, weights: Tensor, slots: slice) -> None:
         """Adds the Deltas of ``slots``, weighted by ``[C, R, S]``, to ``out [count, R, D]``."""

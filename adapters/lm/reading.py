@@ -12,6 +12,7 @@ all Deltas are centred, see :class:`Centre`), and a gradient's mean is left in: 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,7 @@ class Projected:
     def forward(self, x: Tensor) -> Tensor:
         """``[n, R, dh]`` from ``x [n, R, D]``."""
         out = x.new_empty(len(x), len(self.rows), self.block.head_dim)
-        for at, weight, constant in self._kinds():
+        for at, weight, constant in self._parts():
             q = torch.bmm(x[:, at].transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
             if self.scale is not None and not self.normalised:
                 q = q * self.scale[:, at]
@@ -62,7 +63,7 @@ class Projected:
 
     def backward(self, x: Tensor, out: Tensor, grad: Tensor) -> None:
         """Writes the gradient at the inputs ``x`` over them; ``grad [n, R, dh]`` at ``out``."""
-        for at, weight, constant in self._kinds():
+        for at, weight, constant in self._parts():
             dq, mine = grad[:, at], x[:, at]
             if self.scale is None:
                 mine.zero_()
@@ -76,24 +77,25 @@ class Projected:
                 dq = dq.to(x.dtype)
             mine.transpose(0, 1).baddbmm_(dq.transpose(0, 1), weight)
 
-    def _kinds(self) -> list[tuple[slice, Tensor, Tensor | None]]:
-        """For queries, keys and values: where they stand in ``rows``, folded weight, constant."""
-        found, start, place = [], 0, 0
+    def _parts(self) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """A few rows at a time: where they stand in ``rows``, folded weight, constant."""
+        start = 0
         for reader in self.block.readers:
             stop = start + len(reader.weight)
-            chosen = self.rows[(self.rows >= start) & (self.rows < stop)] - start
-            if len(chosen):
-                at = slice(place, place + len(chosen))
-                found.append((at, *_folded(self.block, reader, chosen)))
-                place += len(chosen)
+            first, last = torch.searchsorted(self.rows, torch.tensor([start, stop])).tolist()
+            for at in range(first, last, self.block.heads):
+                part = slice(at, min(at + self.block.heads, last))
+                yield part, *_folded(self.block, reader, self.rows[part] - start)
             start = stop
-        return found
 
 
 def _folded(block: Block, reader: Projection, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """``[r, dh, D]`` and ``[r, dh]``: weight times the norm's gain, and what x = 0 gives."""
     weight, bias, norm = reader.weight, reader.bias, block.attention_norm
-    if len(rows) < len(weight):
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    if last - first == len(rows):
+        weight, bias = weight[first:last], None if bias is None else bias[first:last]
+    else:
         rows = rows.to(weight.device)
         weight, bias = weight[rows], None if bias is None else bias[rows]
     if norm is None:
