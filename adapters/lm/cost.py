@@ -139,22 +139,27 @@ def step_work(shape: Shape, request: Request) -> list[Work]:
     n = request.batch_size * request.tokens * request.copies
     attention, mlp, final = layout.places()
     answers = request.batch_size * request.answers * request.copies
-    reads = sum(p.rows * p.prefix for p in [*attention, *mlp]) * n
-    reads += final.rows * final.prefix * answers
+    # Queries, messages and the MLP of the last layer are computed at the answers alone.
+    last = answers if _slots(shape, request)[1] else n
+    whole = n * (layout.layers - 1) + last
+    reads = sum(p.rows * p.prefix for p in [*attention[:-1], *mlp[:-1]]) * n
+    reads += 2 * layout.kv_heads * attention[-1].prefix * n
+    reads += (layout.heads * attention[-1].prefix + mlp[-1].prefix + final.prefix) * last
     moved = sum(p.rows + p.prefix for p in [*attention, *mlp]) * n
-    project = layout.layers * shape.rows * shape.head_dim * width * n
-    expand = layout.layers * layout.heads * shape.head_dim * width * n
+    project = (layout.heads * whole + 2 * layout.kv_heads * n * layout.layers) * shape.head_dim
+    project *= width
+    expand = layout.heads * shape.head_dim * width * whole
     scores = layout.layers * 2 * layout.heads * shape.head_dim * request.tokens * n
     return [
         Work("reading over edges", 4 * 2 * reads * width, 4 * moved * width * item),
         Work(
             "projections",
-            3 * 2 * project,
+            2 * 2 * project,
             3 * layout.layers * (4 * shape.rows * n * width + shape.rows * width) * item,
         ),
         Work("attention", 4 * 2 * scores),
         Work("messages", 2 * 2 * expand, 2 * layout.writers * n * width * item),
-        Work("MLPs", 3 * 2 * layout.layers * shape.mlp * n, 3 * layout.layers * shape.mlp * item),
+        Work("MLPs", 2 * 2 * shape.mlp * whole, 3 * layout.layers * shape.mlp * item),
         Work("outputs", 3 * 2 * shape.outputs * width * answers, 3 * shape.outputs * width * item),
     ]
 

@@ -45,7 +45,7 @@ def step(model: LanguageModel, batch: Batch, mask: Tensor, reference: Any) -> Te
     full = reference.full.log_softmax(-1)
     out = model.run(batch, mask, reference).log_softmax(-1)
     loss = nn.functional.kl_div(out, full.expand_as(out), reduction="sum", log_target=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return loss.detach()
 
 

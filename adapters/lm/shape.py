@@ -48,7 +48,8 @@ class Shape:
     @cached_property
     def edges(self) -> int:
         """Edges of the graph."""
-        return self.layout.places()[2].edges.stop
+        final = self.layout.places()[2]
+        return final.offset + final.rows * final.prefix
 
     @property
     def nodes(self) -> int:
