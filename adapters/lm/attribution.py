@@ -144,9 +144,9 @@ class Attribution:
             held = self._projected[i]
             with block.present():
                 held.add(block, done, d_projected[i], self.frozen)
-                back = None if delta is None else held.finish(block)
-            if back is not None:
-                self._contract(attention[i], back, delta)
+                read = None if delta is None else held.finish(block)
+            if delta is not None and read is not None:
+                self._contract(attention[i], read, delta)
                 self._projected[i] = _Projected()
         if self.neurons is not None:
             self._senders(grads[2 * layers + 1 :], delta, self.neurons)

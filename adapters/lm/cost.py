@@ -21,10 +21,11 @@ def cost(subject: Any, request: Request) -> Cost:
     """What :func:`graphprune.plan` asks of an adapter."""
     options = dict(request.options)
     embeddings = options.pop("embedding_nodes", 1)
+    checkpointing = bool(options.pop("checkpointing", False))
     if options:
         raise InputError(
             f"unknown option {sorted(options)[0]!r} for a language model's plan; known: "
-            "embedding_nodes"
+            "checkpointing, embedding_nodes"
         )
     config = config_of(subject)
     shape = read_shape(config, embedding_nodes=embeddings, dtype=request.dtype)
@@ -37,7 +38,7 @@ def cost(subject: Any, request: Request) -> Cost:
     if request.calibrate:
         from .probe import calibrate
 
-        seconds = calibrate(config, shape, request)
+        seconds = calibrate(config, shape, request, checkpointing=checkpointing)
     reference = reference_bytes(shape, request)
     return Cost(
         model=name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".")) else name,
@@ -45,7 +46,7 @@ def cost(subject: Any, request: Request) -> Cost:
         edges=shape.edges,
         nodes=shape.nodes,
         parameters=shape.parameters,
-        memory=tuple(memory(shape, request)),
+        memory=tuple(memory(shape, request, checkpointing=checkpointing)),
         reference_bytes=reference,
         work=tuple(step_work(shape, request)),
         reference_work=tuple(reference_work(shape, request)),
@@ -54,37 +55,82 @@ def cost(subject: Any, request: Request) -> Cost:
 
 
 def reference_bytes(shape: Shape, request: Request) -> int:
-    """Clean and ablated codes, messages, streams and outputs: ``LMReference.nbytes``."""
-    layers, width = shape.layout.layers, shape.width
-    each = (3 * layers + 2) * width + layers * shape.layout.heads * shape.head_dim
+    """Ablated codes, messages and streams, and both ends' outputs: ``LMReference.nbytes``."""
     n, answers = request.batch_size * request.tokens, request.batch_size * request.answers
-    return 2 * (shape.dtype.itemsize * each * n + 4 * shape.outputs * answers)
+    return _values(shape) * n * shape.dtype.itemsize + 2 * 4 * shape.outputs * answers
 
 
-def memory(shape: Shape, request: Request) -> list[MemoryPart]:
-    """Parts of the peak: what is held, the two buffers, and one layer's own temporaries."""
+def _values(shape: Shape) -> int:
+    """Numbers that one pass leaves for each token: codes, messages and streams."""
+    layers = shape.layout.layers
+    return (3 * layers + 2) * shape.width + layers * shape.layout.heads * shape.head_dim
+
+
+def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[MemoryPart]:
+    """Parts of the peak: what is held, the outboxes, what is kept, one layer's temporaries."""
     item, width, layout = shape.dtype.itemsize, shape.width, shape.layout
     n = request.batch_size * request.tokens * request.copies
-    buffer = layout.writers * n * width * item
-    reads = shape.rows * n * width * item
-    heads = layout.heads * shape.head_dim
-    scores = 4 * layout.heads * n * request.tokens
     answers = request.batch_size * request.answers * request.copies
-    fed = n * (4 * shape.hidden + 4 * width) * item
-    forward = 2 * reads + n * 4 * heads * item + scores
-    backward = 4 * reads + n * 8 * heads * item + 2 * scores
+    main, tail = _slots(shape, request)
+    box = (n * main + answers * tail) * width * item
+    heads, rows, dh = layout.heads, shape.rows, shape.head_dim
+    # What a layer's graphs keep: q/k/v, rotated and repeated copies, the code, the MLP's inside.
+    turned = 0 if shape.family.position is not None else (heads + layout.kv_heads) * dh
+    repeated = 2 * heads * dh if layout.grouped else 0
+    attention = (rows * dh + heads * dh + turned + repeated) * item + rows * 4
+    fed = (3 if shape.gated else 1) * shape.hidden * item
+    kept = layout.layers * n * (attention + fed)
+    inputs = n * (rows + 1) * width * item
+    folded = (rows + heads) * dh * width * item
+    products = min(n, 32) * (rows + 1) * main * 4
     if item == 2:
-        backward += 2 * (layout.head(layout.layers - 1) * n * width * 4)
-    return [
+        products += min(n, 32) * (main + rows + 1) * width * 4
+    plain = request.batch_size * request.tokens * (3 * shape.hidden + 4 * width) * item
+    clean = _values(shape) * n // request.copies * item
+    parts = [
         MemoryPart("weights", shape.parameters * item),
         MemoryPart("reference", reference_bytes(shape, request)),
-        MemoryPart("plain pass", fed, ("reference",)),
-        MemoryPart("Delta", buffer, ("forward", "backward")),
-        MemoryPart("dDelta", buffer, ("backward",)),
-        MemoryPart("one layer, forward", max(forward, fed), ("forward",)),
-        MemoryPart("one layer, backward", max(backward, 2 * fed), ("backward",)),
-        MemoryPart("outputs", 4 * 4 * shape.outputs * answers, ("forward", "backward")),
+        MemoryPart("clean pass", clean, ("reference",)),
+        MemoryPart("a plain layer", plain, ("reference",)),
+        MemoryPart("Delta", box, ("forward", "backward")),
+        MemoryPart("its gradient", box, ("backward",)),
+        MemoryPart("kept graphs", 0 if checkpointing else kept, ("forward", "backward")),
+        MemoryPart("a layer's inputs", inputs, ("forward", "backward")),
+        MemoryPart("a layer's weights", folded, ("forward", "backward")),
+        MemoryPart("a layer's products", products, ("backward",)),
+        MemoryPart(
+            "a layer's graphs",
+            2 * n * (attention + fed) if checkpointing else n * rows * dh * item,
+            ("backward",),
+        ),
+        MemoryPart("outputs", 3 * 4 * shape.outputs * answers, ("forward", "backward")),
     ]
+    if request.device.type == "cpu":
+        parts += _on_cpu(request, clean, 0 if checkpointing else kept, box + inputs, item == 2)
+    return parts
+
+
+def _on_cpu(request: Request, clean: int, kept: int, operands: int, half: bool) -> list[MemoryPart]:
+    """What a process holds beyond its tensors: measured on Linux with glibc and oneDNN.
+
+    The clean pass's memory is not handed back, only used again (by kept graphs); products in half
+    precision copy operands whose rows do not stand together; libraries have work space.
+    """
+    parts = [
+        MemoryPart("not handed back", max(0, clean - kept), ("forward", "backward", "update")),
+        MemoryPart("work space", (24 if half else 12) * 2**20),
+    ]
+    if half:
+        parts.append(MemoryPart("copied operands", operands, ("forward", "backward")))
+    return parts
+
+
+def _slots(shape: Shape, request: Request) -> tuple[int, int]:
+    """Slots of the main outbox and of the answers' one (0: there is none)."""
+    layout = shape.layout
+    if 2 * request.answers <= request.tokens:
+        return 1 + layout.head(layout.layers - 1), 1 + layout.writers
+    return 1 + layout.writers, 0
 
 
 def step_work(shape: Shape, request: Request) -> list[Work]:
@@ -93,22 +139,27 @@ def step_work(shape: Shape, request: Request) -> list[Work]:
     n = request.batch_size * request.tokens * request.copies
     attention, mlp, final = layout.places()
     answers = request.batch_size * request.answers * request.copies
-    reads = sum(p.rows * p.prefix for p in [*attention, *mlp]) * n
-    reads += final.rows * final.prefix * answers
+    # Queries, messages and the MLP of the last layer are computed at the answers alone.
+    last = answers if _slots(shape, request)[1] else n
+    whole = n * (layout.layers - 1) + last
+    reads = sum(p.rows * p.prefix for p in [*attention[:-1], *mlp[:-1]]) * n
+    reads += 2 * layout.kv_heads * attention[-1].prefix * n
+    reads += (layout.heads * attention[-1].prefix + mlp[-1].prefix + final.prefix) * last
     moved = sum(p.rows + p.prefix for p in [*attention, *mlp]) * n
-    project = layout.layers * shape.rows * shape.head_dim * width * n
-    expand = layout.layers * layout.heads * shape.head_dim * width * n
+    project = (layout.heads * whole + 2 * layout.kv_heads * n * layout.layers) * shape.head_dim
+    project *= width
+    expand = layout.heads * shape.head_dim * width * whole
     scores = layout.layers * 2 * layout.heads * shape.head_dim * request.tokens * n
     return [
         Work("reading over edges", 4 * 2 * reads * width, 4 * moved * width * item),
         Work(
             "projections",
-            3 * 2 * project,
+            2 * 2 * project,
             3 * layout.layers * (4 * shape.rows * n * width + shape.rows * width) * item,
         ),
         Work("attention", 4 * 2 * scores),
         Work("messages", 2 * 2 * expand, 2 * layout.writers * n * width * item),
-        Work("MLPs", 3 * 2 * layout.layers * shape.mlp * n, 3 * layout.layers * shape.mlp * item),
+        Work("MLPs", 2 * 2 * shape.mlp * whole, 3 * layout.layers * shape.mlp * item),
         Work("outputs", 3 * 2 * shape.outputs * width * answers, 3 * shape.outputs * width * item),
     ]
 

@@ -117,7 +117,7 @@ class LanguageModel(MaskedModel):
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(name.encode())
             whole = whole_tensor(self._model, name, tensor.detach()).cpu().contiguous()
-            digest.update(whole.flatten().view(torch.uint8).numpy())
+            digest.update(whole.flatten().view(torch.uint8).numpy().data)
         return {
             "model": _short_name(str(getattr(config, "_name_or_path", "") or "")) or kind,
             "architecture": kind,

@@ -12,7 +12,7 @@ as those from the CPU, and were not run on several.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -52,15 +52,17 @@ def unloadable(model: nn.Module) -> list[str]:
 
 def whole_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     """The tensor ``name`` of the model's ``state_dict``, loaded or gathered if it is not whole."""
-    if isinstance(gather := getattr(tensor, "full_tensor", None), Callable):  # a DTensor
-        full: Tensor = gather()
+    if type(tensor).__name__ == "DTensor":
+        gathered: Any = tensor
+        full: Tensor = gathered.full_tensor()
         return full
     if not tensor.is_meta:
         return tensor
     path, _, last = name.rpartition(".")
     owner = model.get_submodule(path)
     with Presence(model, [owner], main_device(owner))():
-        return owner.state_dict(keep_vars=True)[last].detach().clone()
+        loaded: Tensor = owner.state_dict(keep_vars=True)[last]
+        return loaded.detach().clone()
 
 
 def main_device(module: nn.Module) -> torch.device:
@@ -142,7 +144,8 @@ class Presence:
                 return kept
             module, name, size, stride, offset = kept
             with self():
-                found = module.get_parameter(name).detach().as_strided(size, stride, offset)
+                whole = module.get_parameter(name).detach()
+                found: Tensor = whole.as_strided(size, stride, offset)
                 return found.clone() if self._sharded else found
 
         return saved_tensors_hooks(pack, unpack)

@@ -19,6 +19,7 @@ from graphprune.planning import Request, best_seconds
 
 from .family import FAMILIES
 from .model import LanguageModel
+from .outbox import Outbox, Tokens
 from .shape import Shape, random_model, truncated
 
 __all__ = ["calibrate", "random_batch", "step"]
@@ -44,42 +45,48 @@ def step(model: LanguageModel, batch: Batch, mask: Tensor, reference: Any) -> Te
     full = reference.full.log_softmax(-1)
     out = model.run(batch, mask, reference).log_softmax(-1)
     loss = nn.functional.kl_div(out, full.expand_as(out), reduction="sum", log_target=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return loss.detach()
 
 
-def calibrate(config: Any, shape: Shape, request: Request) -> dict[str, float]:
+def calibrate(
+    config: Any, shape: Shape, request: Request, *, checkpointing: bool
+) -> dict[str, float]:
     """``step`` and ``reference``: seconds at the configuration's full depth."""
     start = time.perf_counter()
     per_slot = _edge_seconds(shape, request)
     found = {}
     for layers in (SHALLOW, DEEP):
-        found[layers] = _measure(config, shape, request, layers)
+        found[layers] = _measure(config, shape, request, layers, checkpointing)
     layers = shape.layout.layers
     seconds = {}
     for name in ("reference", "step"):
         flat = {
-            depth: value[name] - (per_slot * _slots(shape, depth) if name == "step" else 0.0)
+            depth: value[name] - (per_slot * _writers(shape, depth) if name == "step" else 0.0)
             for depth, value in found.items()
         }
         slope = max(0.0, (flat[DEEP] - flat[SHALLOW]) / (DEEP - SHALLOW))
         seconds[name] = max(0.0, flat[SHALLOW] + slope * (layers - SHALLOW))
-    seconds["step"] += per_slot * _slots(shape, layers)
+    seconds["step"] += per_slot * _writers(shape, layers)
     seconds["calibration"] = time.perf_counter() - start
     return seconds
 
 
-def _slots(shape: Shape, layers: int) -> int:
+def _writers(shape: Shape, layers: int) -> int:
     """Writers before each layer, summed over the layers of a model with that many."""
     layout = shape.layout
     return sum(layout.head(layer) for layer in range(layers))
 
 
-def _measure(config: Any, shape: Shape, request: Request, layers: int) -> dict[str, float]:
+def _measure(
+    config: Any, shape: Shape, request: Request, layers: int, checkpointing: bool
+) -> dict[str, float]:
     device = request.device
     module = random_model(truncated(config, layers), device, shape.dtype)
     family = next(f for f in FAMILIES if config.model_type in f.model_types)
-    model = LanguageModel(module, family, embedding_nodes=shape.layout.embeddings)
+    model = LanguageModel(
+        module, family, embedding_nodes=shape.layout.embeddings, checkpointing=checkpointing
+    )
     batch = random_batch(shape, request)
     shapes: tuple[int, ...] = (model.graph.num_edges,)
     if request.per_example:
@@ -101,36 +108,31 @@ def _measure(config: Any, shape: Shape, request: Request, layers: int) -> dict[s
 
 
 def _edge_seconds(shape: Shape, request: Request) -> float:
-    """Seconds that one more writer costs a layer's two places, forward and backward.
+    """Seconds that one more writer costs a layer, forward and backward.
 
-    The products are those of ``masked``: reading twice, the mask's gradient, and sending back.
+    The outbox's own products: reading twice, the mask's gradient, and sending back.
     """
-    size = request.batch_size * request.tokens * shape.width
-    element = shape.dtype.itemsize
-    most = max(2, EDGE_BYTES // max(1, size * element))
-    deep = min(shape.layout.head(shape.layout.layers - 1), most)
+    device, dtype, width = request.device, shape.dtype, shape.width
+    each = request.batch_size * request.tokens * width * dtype.itemsize * request.copies
+    deep = min(shape.layout.head(shape.layout.layers - 1), max(2, EDGE_BYTES // each))
     low = max(1, deep // 4)
     if low == deep:
         return 0.0
-    rows = max(1, min(shape.rows, EDGE_BYTES // max(1, size * element)))
-    device, dtype = request.device, shape.dtype
-    delta = torch.full((deep, size), 0.5, device=device, dtype=dtype)
-    base = torch.full((rows, size), 0.5, device=device, dtype=dtype)
-    back = torch.zeros((deep, size), device=device, dtype=dtype)
+    tokens = Tokens(request.copies, request.batch_size, request.tokens)
+    copies = request.copies * (request.batch_size if request.per_example else 1)
+    box = Outbox(deep, copies, tokens, torch.empty(0, width, device=device, dtype=dtype))
+    box.delta.fill_(0.5)
+    box.grad = torch.zeros_like(box.delta)
+    base = box.delta[:, 0].clone()
 
     def products(slots: int) -> None:
-        for readers in (rows, 1):  # an attention place and the MLP's
-            weights = torch.full((readers, slots), 0.5, device=device, dtype=dtype)
-            for _ in range(2):
-                read = torch.addmm(base[:readers], weights, delta[:slots])
-            if dtype in (torch.float16, torch.bfloat16):
-                torch.matmul(read.float(), delta[:slots].float().T)
-            else:
-                torch.matmul(read, delta[:slots].T)
-            back[:slots].addmm_(weights.T, read)
+        weights = torch.full((copies, shape.rows + 1, 1 + slots), 0.5, device=device, dtype=dtype)
+        for _ in range(2):
+            read = box.read(weights, base)
+        box.against(read, slice(1, 1 + slots))
+        box.spread(weights, read, slice(0, 1 + slots))
 
     more = best_seconds(lambda: products(deep), device) - best_seconds(
         lambda: products(low), device
     )
-    scale = shape.rows / rows * request.copies
-    return max(0.0, more / (deep - low)) * scale
+    return max(0.0, more / (deep - low))

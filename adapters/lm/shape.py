@@ -23,9 +23,9 @@ __all__ = ["Shape", "config_of", "random_model", "read_shape", "truncated"]
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes that costs follow from. ``mlp``: parameters of one layer's MLP; ``hidden`` its width.
+    """Sizes that costs follow from.
 
-    ``layer_parameters``, ``parameters`` and ``table`` (the largest embedding) count numbers.
+    ``mlp``: parameters of one layer's MLP, ``hidden`` its inner width; ``parameters``: the model's.
     """
 
     family: Family
@@ -34,6 +34,7 @@ class Shape:
     head_dim: int
     mlp: int
     hidden: int
+    gated: bool
     outputs: int
     parameters: int
     centred_norms: bool
@@ -47,7 +48,8 @@ class Shape:
     @cached_property
     def edges(self) -> int:
         """Edges of the graph."""
-        return self.layout.places()[2].edges.stop
+        final = self.layout.places()[2]
+        return final.offset + final.rows * final.prefix
 
     @property
     def nodes(self) -> int:
@@ -99,6 +101,7 @@ def read_shape(config: Any, *, embedding_nodes: int = 1, dtype: torch.dtype | No
     heads = int(config.num_attention_heads)
     flag = family.parallel
     mlp = part(layer, family.mlp)
+    inside = [p.numel() // int(width) for p in mlp.parameters() if p.ndim > 1]
     table: Any = part(base, family.embedding)
     norm: Any = part(base, family.final_norm)
     layout = Layout(
@@ -115,7 +118,8 @@ def read_shape(config: Any, *, embedding_nodes: int = 1, dtype: torch.dtype | No
         width=int(width),
         head_dim=int(wide) // heads,
         mlp=sum(p.numel() for p in mlp.parameters()),
-        hidden=max(max(p.shape) for p in mlp.parameters()),
+        hidden=min(inside),
+        gated=sum(inside) > 2 * min(inside),
         outputs=int(table.weight.shape[0]),
         parameters=sum(p.numel() for p in model.parameters()),
         centred_norms=isinstance(norm, nn.LayerNorm),

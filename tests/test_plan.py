@@ -1,0 +1,186 @@
+"""Plans: sizes against wrapped models, products against a counter, memory against what is held."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from support.cli import call, out_of, save_model
+from support.tiny import FAMILIES, tiny
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+from transformers import GPT2Config, LlamaConfig
+
+import graphprune as gp
+from graphprune.adapters.lm.cost import step_work
+from graphprune.adapters.lm.probe import random_batch, step
+from graphprune.adapters.lm.shape import random_model, read_shape, truncated
+from graphprune.planning import Request
+
+ELSEWHERE = gp.Throughput(flops=1e12, bandwidth=1e11)
+SMALL = LlamaConfig(
+    hidden_size=64, intermediate_size=176, num_hidden_layers=4, num_attention_heads=8,
+    num_key_value_heads=2, vocab_size=500,
+)  # fmt: skip
+
+
+NARROW = GPT2Config(n_layer=3, n_embd=64, n_head=4, vocab_size=500)
+
+
+class Products(TorchDispatchMode):
+    """Counts the floating point operations of matrix products by PyTorch's own formulas."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func._overloadpacket.__name__.rstrip("_")  # in place: the same product
+        count = flop_registry.get(getattr(torch.ops.aten, name))
+        if count is not None and "attention" not in name:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def request(batch: int, tokens: int, copies: int = 1) -> Request:
+    return Request(batch, tokens, 1, copies, False, None, torch.device("cpu"), False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes_are_those_of_the_wrapped_model(family):
+    module = tiny(family)
+    model = gp.wrap(module)
+    made = gp.plan(module.config, throughput=ELSEWHERE, device="cpu", tokens=5)
+    assert (made.edges, made.nodes) == (model.graph.num_edges, model.graph.num_nodes)
+    assert made.parameters == sum(p.numel() for p in module.parameters())
+    shape = read_shape(module.config, dtype=None)
+    block = model.arch.blocks[0]
+    assert (shape.width, shape.head_dim) == (model.arch.width, block.head_dim)
+    assert replace(shape.layout) == model.layout
+    assert shape.mlp == sum(p.numel() for p in block.mlp.parameters())
+    for layers in (1, 3):
+        small = gp.wrap(random_model(truncated(module.config, layers), torch.device("cpu"),
+                                     torch.float32))  # fmt: skip
+        assert small.layout == replace(model.layout, layers=layers)
+
+
+def test_published_edge_counts():
+    made = gp.plan(GPT2Config(), throughput=ELSEWHERE, device="cpu")
+    assert made.edges == 32_491
+    both = gp.plan(GPT2Config(), throughput=ELSEWHERE, device="cpu", embedding_nodes=2)
+    assert both.edges == 32_936
+    llama = LlamaConfig(
+        hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40,
+        vocab_size=32016,
+    )  # fmt: skip
+    large = gp.plan(llama, throughput=ELSEWHERE, device="cuda", dtype="bfloat16")
+    assert large.edges == 3_877_661
+    assert large.parameters == 13_016_028_160
+
+
+@pytest.mark.parametrize("config", [SMALL, NARROW])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_products_are_those_a_counter_sees(config, copies):
+    """Without attention's own products, which the counter does not know on a CPU."""
+    wanted = request(3, 16, copies)
+    shape = read_shape(config, dtype=None)
+    model = gp.wrap(random_model(config, torch.device("cpu"), torch.float32))
+    batch = random_batch(shape, wanted)
+    reference = model.reference(batch)
+    _ = reference.full, reference.stream
+    size = (model.graph.num_edges,) if copies == 1 else (copies, model.graph.num_edges)
+    mask = torch.full(size, 0.5, requires_grad=True)
+    step(model, batch, mask, reference)
+    with Products() as counter:
+        step(model, batch, mask, reference)
+    planned = sum(w.flops for w in step_work(shape, wanted) if w.name != "attention")
+    assert counter.total == pytest.approx(planned, rel=0.1)
+
+
+def test_held_memory_is_what_the_tensors_hold():
+    config, wanted = SMALL, request(3, 16)
+    shape = read_shape(config, dtype=None)
+    module = random_model(config, torch.device("cpu"), torch.float32)
+    made = gp.plan(
+        config, batch_size=3, tokens=16, throughput=ELSEWHERE, device="cpu", cache_bytes=0
+    )
+    parts = {part.name: part.bytes for part in made.memory}
+    assert parts["weights"] == sum(p.nbytes for p in module.parameters())
+    reference = gp.wrap(module).reference(random_batch(shape, wanted))
+    assert parts["reference"] == reference.nbytes
+    assert made.peak - made.over_model == parts["weights"]
+    assert made.peak == max(made.to_dict()["phases"].values())
+
+
+def test_memory_grows_linearly_with_depth():
+    def over(layers):
+        config = GPT2Config(n_layer=layers)
+        made = gp.plan(config, batch_size=8, tokens=16, throughput=ELSEWHERE, device="cuda")
+        return sum(p.bytes for p in made.memory if p.name in ("Delta", "reference", "kept graphs"))
+
+    assert over(24) - over(12) == pytest.approx(2 * (over(12) - over(6)), rel=1e-3)
+
+
+def test_totals_add_up_and_references_are_kept_where_they_fit():
+    settings = {"steps": 100, "examples": 64, "batch_size": 8, "throughput": ELSEWHERE}
+    kept = gp.plan(SMALL, device="cpu", **settings)
+    anew = gp.plan(SMALL, device="cpu", cache_bytes=0, **settings)
+    assert kept.cached
+    assert not anew.cached
+    each, reference = kept.seconds["step"], kept.seconds["reference"]
+    assert kept.seconds["total"] == pytest.approx(100 * each + 8 * reference)
+    assert anew.seconds["total"] == pytest.approx(100 * (each + reference))
+    assert kept.peak > anew.peak
+    assert "whole run" in str(kept)
+    json.dumps(kept.to_dict())
+
+
+def test_masks_for_each_example_cost_memory():
+    shared = gp.plan(SMALL, method="edge-pruning", throughput=ELSEWHERE, device="cpu")
+    each = gp.plan(SMALL, method="ugs", copies=2, throughput=ELSEWHERE, device="cpu")
+    assert each.over_model > shared.over_model
+
+
+def test_calibration_measures_the_device():
+    made = gp.plan(SMALL, batch_size=2, tokens=8, device="cpu")
+    assert 0 < made.seconds["gates"] < made.seconds["step"] < 10
+    assert made.seconds["calibration"] > made.seconds["step"]
+
+
+@pytest.mark.parametrize(
+    ("subject", "options", "message"),
+    [
+        (SMALL, {"batch_size": 0}, "batch_size must be an integer of at least 1"),
+        (SMALL, {"method": "eap"}, "no plan for method 'eap'"),
+        (SMALL, {"dtype": "int8"}, "unknown dtype 'int8'"),
+        (SMALL, {"device": "warp"}, "the device 'warp' cannot be used"),
+        (SMALL, {"depth": 3}, "unknown option 'depth'"),
+        (SMALL, {"embedding_nodes": 2}, "needs a position table"),
+        (object(), {}, "no adapter can plan for object"),
+    ],
+)
+def test_bad_input(subject, options, message):
+    with pytest.raises(gp.GraphPruneError, match=message):
+        gp.plan(subject, **{"throughput": ELSEWHERE, "device": "cpu", **options})
+    with pytest.raises(gp.InputError, match="must be positive"):
+        gp.Throughput(0, 1)
+
+
+def test_command_line_reads_the_configuration_alone(tmp_path, capsys):
+    folder = save_model(tmp_path / "tiny")
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    base = ("plan", "--model", folder, "--batch-size", 2, "--tokens", 8, "--device", "cpu")
+    assert call(*base, "--json") == 0
+    document = out_of(capsys)
+    assert document["model"] == "tiny"
+    assert document["edges"] == gp.wrap(tiny("llama")).graph.num_edges
+    assert document["seconds"]["calibration"] > 0
+    assert call(*base, "--flops", "1e14", "--bandwidth", "1e12") == 0
+    said = capsys.readouterr()
+    assert "memory at the peak" in said.out
+    assert call(*base, "--flops", "1e14") == 1
+    assert "go together" in capsys.readouterr().err
+    assert call("plan", "--model", tmp_path / "nowhere" / "x") == 1
+    assert "not there" in capsys.readouterr().err
