@@ -28,7 +28,7 @@ from graphprune.optimise.gates import (
     noise,
 )
 from graphprune.optimise.loop import Draw, Moment
-from graphprune.optimise.schedule import learning_rate, ramp
+from graphprune.optimise.schedule import Shape, learning_rate, ramp
 
 from .optimiser import MaskOptimiser, rank_values
 
@@ -44,6 +44,7 @@ class EdgePruning(MaskOptimiser):
         lr: learning rate of the gates; ``None``: 0.1, or 0.8 as published.
         temperature: the default variant's sigmoids sharpen from the first to the second of these.
         start: the share of edges that are open at the first step of the default variant.
+        shape: how the default variant's budget falls: ``"geometric"``, ``"linear"``, ``"cosine"``.
         hold: the share of steps spent at the final budget.
         lr_lambda: the paper's learning rate of the two multipliers.
         warmup: the paper's steps of learning-rate warm-up; ``None``: 200, or a fifteenth of steps.
@@ -61,6 +62,7 @@ class EdgePruning(MaskOptimiser):
     temperature: tuple[float, float] = (0.5, 0.05)
     start: float = 0.9
     hold: float = 0.2
+    shape: Shape = "geometric"
     lr_lambda: float | None = None
     warmup: int | None = None
     weight_decay: float = 0.01
@@ -182,7 +184,7 @@ class EdgePruning(MaskOptimiser):
         last = self.count(graph) or 1
         first = max(self.start * graph.num_edges, float(last))
         over = int(at.steps * (1.0 - self.hold))
-        found = ramp(at.step, first, float(last), over, "geometric")
+        found = ramp(at.step, first, float(last), over, self.shape)
         return min(found, graph.num_edges - 0.5)
 
     def passed(self, graph: ComputationalGraph, steps: int) -> dict[int, int]:
