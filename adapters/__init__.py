@@ -1,1 +1,81 @@
-"""Adapters from architectures to masked models."""
+"""Adapters from architectures to masked models, and compiled programs with a known circuit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from graphprune.mask import EdgeMask
+    from graphprune.model import MaskedModel
+    from graphprune.task import Task
+
+    from .rasp import RaspProgram
+
+__all__ = ["rasp_programs", "tracr", "tracr_truth", "tracr_wiring"]
+
+
+def tracr(
+    compiled: Any,
+    inputs: Literal["all"] | Iterable[Sequence[Any]] = "all",
+    *,
+    name: str = "rasp",
+    seed: int = 0,
+    batch_size: int = 64,
+    dtype: Any = None,
+) -> tuple[MaskedModel, Task]:
+    """A Tracr-compiled program as a masked model, and its inputs as a task.
+
+    Args:
+        compiled: what ``tracr.compiler.compiling.compile_rasp_to_model`` gives, or
+            ``gp.adapters.rasp_programs()["reverse"].compile()``.
+        inputs: ``"all"``: every sequence of every length up to the longest; or sequences of the
+            program's tokens. BOS is put first in either case; every position behind it is an answer
+            position, but for those where a categorical program has no value (RASP's ``None``).
+        name: the task's.
+        seed: draws the corrupted inputs, in which every token differs from the original.
+        batch_size: the task's.
+        dtype: of the converted weights; ``None``: float64, which keeps the steep ramps of Tracr's
+            MLPs exact.
+
+    Returns:
+        The model, with token and position embeddings as two nodes, and the task. Its metric is the
+        KL divergence from the full program over ten times its outputs (categorical programs) or
+        the squared error (numerical ones), and says which outputs are the same: the same value at
+        every position, or numbers within 1e-3.
+
+    Raises:
+        MissingExtraError: Tracr is not installed.
+        InputError: ``compiled`` is no compiled program, or an input is none of its inputs.
+    """
+    import torch
+
+    from .lm import LanguageModel
+    from .lm.selfcheck import self_check
+    from .rasp import TRACR, convert, program_task
+
+    module = convert(compiled, dtype=torch.float64 if dtype is None else dtype)
+    model = LanguageModel(module, TRACR, embedding_nodes=2)
+    self_check(model)
+    return model, program_task(module, inputs, name=name, seed=seed, batch_size=batch_size)
+
+
+def tracr_truth(model: MaskedModel, task: Task | None = None) -> EdgeMask:
+    """The true circuit of a compiled program, from its weights; see ``adapters.rasp.truth``."""
+    from .rasp import tracr_truth as truth
+
+    return truth(model, task)
+
+
+def tracr_wiring(model: MaskedModel, task: Task | None = None) -> dict[str, list[str]]:
+    """The labels of what each edge of the true circuit carries, such as ``["tokens:a"]``."""
+    from .rasp import tracr_wiring as wiring
+
+    return wiring(model, task)
+
+
+def rasp_programs() -> dict[str, RaspProgram]:
+    """RASP programs by name, small enough to try on every input; ``.compile()`` each."""
+    from .rasp import rasp_programs as programs
+
+    return programs()

@@ -20,7 +20,7 @@ from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask
 from graphprune.selection import ranking
 
-__all__ = ["exact_budget", "shortest_path_edges"]
+__all__ = ["exact_budget", "require_feasible", "shortest_path_edges"]
 
 log = logging.getLogger(__name__)
 _LONGEST_PATH = 64
@@ -52,10 +52,25 @@ def shortest_path_edges(graph: ComputationalGraph) -> int:
     return max(1, round(float(distance)))
 
 
-def exact_budget(graph: ComputationalGraph, values: Tensor, count: int) -> EdgeMask:
+def require_feasible(graph: ComputationalGraph, count: int, *, from_inputs: bool = True) -> int:
+    """The fewest edges a circuit can have; raises :class:`InputError` if ``count`` is less."""
+    least = shortest_path_edges(graph) if from_inputs else 1
+    if count < least:
+        raise InputError(
+            f"a circuit of {count} edges cannot connect input and output: the shortest path needs "
+            f"{least}"
+        )
+    return least
+
+
+def exact_budget(
+    graph: ComputationalGraph, values: Tensor, count: int, *, from_inputs: bool = True
+) -> EdgeMask:
     """The mask of exactly ``count`` edges without dead ends, taken from the top of ``values [E]``.
 
-    Raises :class:`InputError` if ``count`` is less than one path from input to output needs.
+    ``from_inputs=False``: an edge need only lead to an output (see
+    :meth:`EdgeMask.prune_dead_ends`). Raises :class:`InputError` if ``count`` is less than one path
+    from input to output needs.
 
     Example:
         >>> graph = ComputationalGraph.from_edges(
@@ -63,31 +78,26 @@ def exact_budget(graph: ComputationalGraph, values: Tensor, count: int) -> EdgeM
         >>> exact_budget(graph, torch.tensor([5.0, 1.0, 4.0, 3.0, 2.0]), 2).edges()
         ['a->c', 'c->d']
     """
-    least = shortest_path_edges(graph)
-    if count < least:
-        raise InputError(
-            f"a circuit of {count} edges cannot connect input and output: the shortest path needs "
-            f"{least}"
-        )
+    least = require_feasible(graph, count, from_inputs=from_inputs)
     order = ranking(values.detach().float().cpu()).numpy()
     size = graph.num_edges
 
     def alive(n: int) -> NDArray[np.bool_]:
         kept = np.zeros(size, dtype=bool)
         kept[order[:n]] = True
-        return graph.alive(kept)
+        return graph.alive(kept, from_inputs=from_inputs)
 
     low, high = 0, size  # alive(low) has at most `count` edges, alive(high) at least
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if int(alive(middle).sum()) <= count else (low, middle)
-    kept = _fill(graph, alive(low), order, count)
+    kept = _fill(graph, alive(low), order, count, from_inputs)
     if int(kept.sum()) != count:
-        kept = _trim(graph, alive(high), order, count)
+        kept = _trim(graph, alive(high), order, count, from_inputs)
     length = min(count, _LONGEST_PATH)
     while int(kept.sum()) != count and length >= least:
         path = _best_walk(graph, values.detach().double().cpu().numpy(), length)
-        kept = _fill(graph, path, order, count)
+        kept = _fill(graph, path, order, count, from_inputs)
         length -= 1
     if int(kept.sum()) != count:
         log.warning(
@@ -99,16 +109,22 @@ def exact_budget(graph: ComputationalGraph, values: Tensor, count: int) -> EdgeM
 
 
 def _fill(
-    graph: ComputationalGraph, kept: NDArray[np.bool_], order: NDArray[np.int64], count: int
+    graph: ComputationalGraph,
+    kept: NDArray[np.bool_],
+    order: NDArray[np.int64],
+    count: int,
+    from_inputs: bool,
 ) -> NDArray[np.bool_]:
-    """Adds the best edges between nodes that are alive already."""
+    """Adds the best edges between nodes that are alive already (or into one, if that is enough)."""
     missing = count - int(kept.sum())
-    if not missing or not kept.any():
+    if not missing or (from_inputs and not kept.any()):
         return kept
     sources, targets = graph.edge_index.numpy()
-    forward = graph.reachable(graph.input_nodes, kept)
     back = graph.reachable(graph.output_nodes, kept, backward=True)
-    fits = forward[sources] & back[targets] & forward[targets] & back[sources] & ~kept
+    fits = back[targets] & ~kept
+    if from_inputs:
+        forward = graph.reachable(graph.input_nodes, kept)
+        fits &= back[sources] & forward[sources] & forward[targets]
     chosen = order[fits[order]][:missing]
     kept = kept.copy()
     kept[chosen] = True
@@ -116,7 +132,11 @@ def _fill(
 
 
 def _trim(
-    graph: ComputationalGraph, kept: NDArray[np.bool_], order: NDArray[np.int64], count: int
+    graph: ComputationalGraph,
+    kept: NDArray[np.bool_],
+    order: NDArray[np.int64],
+    count: int,
+    from_inputs: bool,
 ) -> NDArray[np.bool_]:
     """Removes the worst edges one by one, each with the dead ends it leaves, down to ``count``.
 
@@ -131,7 +151,7 @@ def _trim(
             continue
         without = kept.copy()
         without[edge] = False
-        without = graph.alive(without)
+        without = graph.alive(without, from_inputs=from_inputs)
         lost = int(kept.sum() - without.sum())
         if lost <= surplus:
             kept, surplus = without, surplus - lost

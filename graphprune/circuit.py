@@ -269,7 +269,9 @@ def _method(method: Any, scores: EdgeScores | None) -> dict[str, Any] | None:
     if isinstance(method, Mapping):
         return dict(plain(method))
     settings = plain(method) if dataclasses.is_dataclass(method) else {}
-    settings = {k: v for k, v in settings.items() if k != "type"}
+    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+    hidden = {"type", *(f.name for f in fields if not f.compare)}
+    settings = {k: v for k, v in settings.items() if k not in hidden}
     return {"name": type(method).__name__, "settings": settings}
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.errors import InputError, NumericalError
 
-__all__ = ["METRICS", "Metric", "as_metric", "kendall_tau"]
+__all__ = ["METRICS", "Metric", "as_metric", "everywhere", "kendall_tau"]
 
 MetricFunction = Callable[[Tensor, Batch, Tensor | None], Tensor]
 
@@ -32,6 +32,9 @@ class Metric:
         needs: what the batch must bring: ``"answer"``, ``"distractor"``, ``"full"``.
         flat_at_full: whether its gradient vanishes at the full model, as the KL divergence's does.
         differentiable: whether gradients mean anything.
+        same: ``(outputs, batch, full) -> [B]`` booleans, what counts as the same output as the
+            full model's (see :meth:`same_as_full`); ``None``: the same choice.
+        choices: whether it reads outputs as scores of at least two choices.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Metric:
     needs: tuple[str, ...] = ()
     flat_at_full: bool = False
     differentiable: bool = True
+    same: MetricFunction | None = None
+    choices: bool = False
 
     def missing(self, batch: Batch, full: Tensor | None) -> str | None:
         """Why this batch cannot have the metric, or ``None`` if it can."""
@@ -48,6 +53,8 @@ class Metric:
             "distractor": batch.distractor is not None,
             "full": full is not None,
         }
+        if self.choices and full is not None and full.shape[-1] < 2:
+            return "the task has one number for an output, no choices"
         lacking = [need for need in self.needs if not have[need]]
         return f"the task has no {' and no '.join(lacking)}" if lacking else None
 
@@ -75,6 +82,23 @@ class Metric:
                 f"example numbers {numbers[:10]}"
             )
         return values
+
+    def same_as_full(self, outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
+        """``[B]`` bool: the examples on which ``outputs`` say the same as the full model's.
+
+        Unless the metric brings its own ``same``, that is the same choice at every answer position:
+        among the batch's answers and distractors where it has both, among all outputs otherwise.
+        Outputs that are NaN are never the same.
+
+        Raises :class:`InputError` for outputs of a single number without a ``same``.
+        """
+        if self.same is None and full.shape[-1] < 2:
+            raise InputError(
+                f"metric {self.name!r} does not say which single numbers count as the same output; "
+                "give it one: gp.Metric(..., same=function)"
+            )
+        function = _same_choice if self.same is None else self.same
+        return function(outputs, batch, full).bool() & ~torch.isnan(outputs).flatten(1).any(1)
 
     @property
     def sign(self) -> float:
@@ -148,13 +172,32 @@ def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
 def _exact_match(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
     """Whether the choice is the full model's: among answers and distractors, or all outputs."""
     assert full is not None
+    return _average(_agreed(outputs, batch, full).to(outputs.dtype), outputs, batch)
+
+
+def _agreed(outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
+    """``[B]`` or ``[B, P]`` bool: where both choose the same."""
     if batch.answer is not None and batch.distractor is not None:
         ids = torch.cat([batch.answer, batch.distractor], -1)
         mine = _gather(outputs, ids, float("-inf"))[0].argmax(-1)
         theirs = _gather(full, ids, float("-inf"))[0].argmax(-1)
     else:
         mine, theirs = outputs.argmax(-1), full.argmax(-1)
-    return _average((mine == theirs).to(outputs.dtype), outputs, batch)
+    return mine == theirs
+
+
+def _same_choice(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+    assert full is not None
+    return everywhere(_agreed(outputs, batch, full), batch)
+
+
+def everywhere(holds: Tensor, batch: Batch) -> Tensor:
+    """``[B]`` bool from ``holds [B]`` or ``[B, P]``: whether it holds at every real position."""
+    if holds.ndim == 1:
+        return holds
+    if batch.positions is not None and batch.positions.ndim == 2:
+        holds = holds | (batch.positions < 0).to(holds.device)
+    return holds.all(1)
 
 
 def kendall_tau(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -175,9 +218,16 @@ METRICS = {
     for metric in (
         Metric("logit_diff", _logit_diff, needs=("answer", "distractor")),
         Metric("prob_diff", _prob_diff, needs=("answer", "distractor")),
-        Metric("kl", _kl, higher_is_better=False, needs=("full",), flat_at_full=True),
-        Metric("accuracy", _accuracy, needs=("answer",), differentiable=False),
-        Metric("exact_match", _exact_match, needs=("full",), differentiable=False),
+        Metric(
+            "kl",
+            _kl,
+            higher_is_better=False,
+            needs=("full",),
+            flat_at_full=True,
+            choices=True,
+        ),
+        Metric("accuracy", _accuracy, needs=("answer",), differentiable=False, choices=True),
+        Metric("exact_match", _exact_match, needs=("full",), differentiable=False, choices=True),
     )
 }
 

@@ -116,20 +116,103 @@ class Task:
         return cls(examples, as_metric(metric), name=name, batch_size=batch_size, notes=notes)
 
     @classmethod
-    def from_jsonl(cls, path: str | Path, tokenizer: Any, **options: Any) -> Task:
-        """A task from a JSON-lines file, one record a line; options as :meth:`from_pairs`."""
-        from graphprune.tasks.files import read_jsonl
+    def from_stream(
+        cls,
+        records: Any,
+        tokenizer: Any,
+        *,
+        length: int | None = None,
+        metric: str | Metric | Callable[..., Any] = "logit_diff",
+        name: str = "stream",
+        on_mismatch: OnMismatch = "error",
+        batch_size: int = 32,
+        spool: str | Path | None = None,
+    ) -> Task:
+        """A task from any number of records, in constant memory.
 
-        options.setdefault("name", Path(path).stem)
-        return cls.from_pairs(read_jsonl(path), tokenizer, **options)
+        The records are read once, encoded in chunks of 1,000 and written to files that are then
+        memory-mapped, so that the task can be shuffled, split and indexed like any other; its
+        batches equal those of :meth:`from_pairs`. 100,000 prompts of 15 tokens with their twins
+        take about 15 MB of disk.
+
+        Args:
+            records: what :meth:`from_pairs` takes, as any iterable (a generator, a streamed data
+                set), or a function of no arguments that gives one.
+            tokenizer: a Hugging Face tokenizer.
+            length: how many records to take. It is a promise: fewer are an error, and no more are
+                read from a longer or endless stream. ``None`` reads to the end. Pairs that
+                ``on_mismatch="drop"`` drops count as taken.
+            metric: the task's metric.
+            name: shown in tables and provenance.
+            on_mismatch: as for :meth:`from_pairs`; ``"error"`` stops at the first chunk with such
+                pairs.
+            batch_size: used where a method names none.
+            spool: the folder to make the files in, the system's folder for temporary files by
+                default (which some systems keep in memory). They lie in a folder of their own
+                there, removed when the task and all parts of it are gone, or the interpreter ends.
+
+        Raises:
+            InputError: as :meth:`from_pairs`; for a stream that ends before ``length``, saying how
+                many records came; and where the files cannot be written.
+
+        Example:
+            >>> from transformers import PreTrainedTokenizerFast
+            >>> from tokenizers import Tokenizer, models, pre_tokenizers
+            >>> raw = Tokenizer(models.WordLevel({"?": 0, "up": 1, "to": 2, "down": 3}, "?"))
+            >>> raw.pre_tokenizer = pre_tokenizers.Whitespace()
+            >>> words = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="?")
+            >>> def endless():
+            ...     while True:
+            ...         yield {"clean": "up to", "corrupt": "down to", "answer": " down"}
+            >>> task = Task.from_stream(endless, words, length=2_500, metric="kl")
+            >>> train, held_out = task.split(2_000)
+            >>> len(train), next(held_out.batches(2)).clean["input_ids"].tolist()
+            (2000, [[1, 2], [1, 2]])
+            >>> Task.from_stream(iter([{"clean": "up"}]), words, length=5)
+            Traceback (most recent call last):
+            graphprune.errors.InputError: the data set ended early: length=5 records were promised,
+            1 came
+        """
+        from graphprune.tasks.pairs import TokenPairs
+
+        measure = as_metric(metric)
+        examples, notes = TokenPairs.from_stream(
+            records, tokenizer, length=length, on_mismatch=on_mismatch, spool=spool
+        )
+        return cls(examples, measure, name=name, batch_size=batch_size, notes=notes)
+
+    @classmethod
+    def from_jsonl(cls, path: str | Path, tokenizer: Any, **options: Any) -> Task:
+        """A task from a JSON-lines file, one record a line; options as :meth:`from_pairs`.
+
+        A file of more than 16 MiB is read line by line, in constant memory, as
+        :meth:`from_stream` does it; so is any file where ``length`` or ``spool`` is given.
+        """
+        from graphprune.tasks.files import iterate_jsonl
+
+        return cls._from_file(iterate_jsonl, path, tokenizer, options)
 
     @classmethod
     def from_csv(cls, path: str | Path, tokenizer: Any, **options: Any) -> Task:
-        """A task from a CSV file with a header; options as :meth:`from_pairs`."""
-        from graphprune.tasks.files import read_csv
+        """A task from a CSV file with a header; options and large files as :meth:`from_jsonl`."""
+        from graphprune.tasks.files import iterate_csv
 
-        options.setdefault("name", Path(path).stem)
-        return cls.from_pairs(read_csv(path), tokenizer, **options)
+        return cls._from_file(iterate_csv, path, tokenizer, options)
+
+    @classmethod
+    def _from_file(
+        cls,
+        iterate: Callable[[str | Path], Iterator[dict[str, Any]]],
+        path: str | Path,
+        tokenizer: Any,
+        options: dict[str, Any],
+    ) -> Task:
+        from graphprune.tasks.files import is_large
+
+        options = {"name": Path(path).stem, **options}
+        if is_large(path) or "length" in options or "spool" in options:
+            return cls.from_stream(iterate(path), tokenizer, **options)
+        return cls.from_pairs(list(iterate(path)), tokenizer, **options)
 
     # ---------------------------------------------------------------- reading
 
@@ -151,12 +234,16 @@ class Task:
     ) -> Iterator[Batch]:
         """Every example once, in batches of similar length (``shuffle``: a seed, random order)."""
         size = self._size(batch_size)
-        chosen = np.arange(len(self.examples)) if self.order is None else np.array(self.order)
         if shuffle is not None:
-            chosen = np.random.default_rng(_checked_seed(shuffle, "shuffle")).permutation(chosen)
+            seed = _checked_seed(shuffle, "shuffle")
+            chosen = np.random.default_rng(seed).permutation(len(self))
         else:
-            lengths = np.asarray(self.examples.lengths())[chosen]
-            chosen = chosen[np.argsort(lengths, kind="stable")]
+            lengths = np.asarray(self.examples.lengths())
+            if self.order is not None:
+                lengths = lengths[np.array(self.order)]
+            chosen = np.argsort(lengths, kind="stable")
+        if self.order is not None:
+            chosen = np.array(self.order)[chosen]
         for number in range(self.num_batches(size)):
             yield self.examples.batch(chosen[number * size : (number + 1) * size].tolist())
 
@@ -196,8 +283,9 @@ class Task:
                 f"cannot split {len(self)} examples into {count} and {len(self) - count}; both "
                 "parts need at least one"
             )
-        order = np.random.default_rng(_checked_seed(seed)).permutation(len(self)).tolist()
-        return self.subset(sorted(order[:count])), self.subset(sorted(order[count:]))
+        order = np.random.default_rng(_checked_seed(seed)).permutation(len(self))
+        parts: Any = np.sort(order[:count]), np.sort(order[count:])
+        return self.subset(parts[0]), self.subset(parts[1])
 
     def with_metric(self, metric: str | Metric | Callable[..., Any]) -> Task:
         """The same examples under another metric."""

@@ -28,6 +28,18 @@ def circuit_dir(model_dir, tmp_path, capsys):
     return folder
 
 
+def test_a_task_in_another_style(model_dir, tmp_path, capsys):
+    out = tmp_path / "found"
+    code = call(
+        "discover", "--model", model_dir, "--task", "capitals", "--task-set", "style=few_shot",
+        "--task-set", "shots=2", "--method", "eap", "--size", "0.3", "--examples", 8, "--out", out,
+        "-q",
+    )  # fmt: skip
+    assert code == 0
+    provenance = gp.Circuit.load(out).provenance
+    assert "few_shot" in json.dumps(provenance)
+
+
 def test_discover_writes_a_circuit_and_exports(model_dir, tmp_path, capsys):
     out = tmp_path / "found"
     code = call(

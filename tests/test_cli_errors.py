@@ -53,6 +53,8 @@ def refused(capsys, *arguments: object) -> str:
         (("--set", "ablation=zero", "--ablation", "zero"), "say the same"),
         (("--task-set", "colour=red"), "no setting 'colour'"),
         (("--task-set", "corruption=abd"), "does not fit"),
+        (("--task", "capitals", "--task-set", "style=chat"), "style='chat' does not fit"),
+        (("--task", "capitals", "--task-set", "colour=red"), "it has: style, shots, templates"),
         (("--size", "0"), "at least one edge"),
         (("--size", "0.0"), "density in (0, 1]"),
         (("--size", "1.5"), "density in (0, 1]"),

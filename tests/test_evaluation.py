@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 from support.tiny import random_pair, tiny
+from support.toy import Toy, ToyExamples
 
 import graphprune as gp
 from graphprune.evaluation.curve import area
@@ -345,3 +346,18 @@ def test_models_that_cannot_be_wrapped_say_why():
         gp.wrap(broken)
     with pytest.raises(gp.UnsupportedModelError, match="meta"):
         gp.wrap(tiny("gpt2").to("meta"))
+
+
+def test_circuits_evaluated_together_are_as_alone():
+    model = Toy()
+    task = gp.Task(ToyExamples(6), "logit_diff", batch_size=4)
+    graph = model.graph
+    generator = torch.Generator().manual_seed(0)
+    masks = {
+        str(k): gp.EdgeMask(graph, (torch.rand(graph.num_edges, generator=generator) < 0.5).float())
+        for k in range(3)
+    } | {"full": gp.EdgeMask.full(graph)}
+    together = gp.evaluate_all(model, task, masks)
+    assert list(together) == list(masks)
+    for name, mask in masks.items():
+        assert together[name].to_dict() == gp.evaluate(model, task, mask).to_dict()

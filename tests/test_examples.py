@@ -26,6 +26,8 @@ SCRIPTS = {
     "own_prompts.py": (["pairs.jsonl", "circuit/circuit.json"], "log_odds"),
     "compare_methods.py": (["methods.csv", "curves.png"], "cpr"),
     "third_party_method.py": ([], "passed"),
+    "edge_pruning_language.py": (["table.csv", "edges_needed.csv"], "edge pruning"),
+    "two_prompts_one_task.py": (["table.csv", "few_shot/circuit.json"], "intersection"),
 }
 HELPERS = {"small_models.py"}
 

@@ -299,3 +299,29 @@ def test_checkpointing_and_a_second_backward_change_nothing(float64, family):  #
     for retain in (True, False):  # the first takes what was kept, the second computes it again
         (gradient,) = torch.autograd.grad(total, mask, retain_graph=retain)
         same(gradient, expected, 1e-12)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_gradients_stay_close(family, dtype):
+    module = tiny(family, dtype=dtype)
+    model, exact = adapter.wrap(module), adapter.wrap(tiny(family, dtype=torch.float64))
+    batch = sharing(module, 3)
+    mask = random(model.graph.num_edges, 6)
+    (want,) = value_and_gradient(exact, batch, mask, exact.reference(batch))[1]
+    for checkpointing in (False, True):
+        reference = dataclasses.replace(model.reference(batch), checkpointing=checkpointing)
+        (got,) = value_and_gradient(model, batch, mask.float(), reference)[1]
+        assert got.dtype == torch.float32
+        error = (got - want).norm() / want.norm()
+        assert error < {torch.bfloat16: 0.1, torch.float16: 0.02}[dtype]
+
+
+def test_learned_constants_have_no_name_to_resolve():
+    from graphprune.methods.base import resolve_ablation
+
+    model = adapter.wrap(tiny("gpt2"))
+    with pytest.raises(InputError, match=r"mask optimiser.*EdgePruning\(ablation='optimal'\)"):
+        resolve_ablation(model, None, "optimal")
+    learned = model.learned_ablation(Ablation("zero"))
+    assert resolve_ablation(model, None, learned) is learned

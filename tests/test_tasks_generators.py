@@ -22,7 +22,15 @@ from graphprune.tasks.booleans import _expression
 from graphprune.tasks.building import combinations
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.indirect_object import FRAMES
-from graphprune.tasks.lookups import CAPITALS, CYCLES
+from graphprune.tasks.lookups import (
+    CAPITAL_WORDINGS,
+    CAPITALS,
+    CYCLES,
+    OPPOSITE_WORDINGS,
+    OPPOSITES,
+    ROWS,
+    SUCCESSOR_WORDINGS,
+)
 from graphprune.tasks.pronouns import REASONS, TAGS
 from graphprune.tasks.words import FEMALE, NOUNS
 from graphprune.tasks.years import SPANS_OF_TIME
@@ -46,6 +54,11 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("capitals", {}),
     ("antonyms", {}),
     ("successor", {}),
+    *(
+        (name, {"style": style})
+        for name in ("capitals", "antonyms", "successor")
+        for style in ("instruction", "few_shot")
+    ),
 ]
 IMPOSSIBLE = {("boolean_expressions", "letters"), ("subject_verb_agreement", "letters")}
 
@@ -275,6 +288,75 @@ def test_lookups_know_their_answers() -> None:
         assert [*run, answer.strip()] == [days[(place + i) % 7] for i in range(4)]
 
 
+STYLED = {
+    "capitals": CAPITAL_WORDINGS,
+    "antonyms": OPPOSITE_WORDINGS,
+    "successor": SUCCESSOR_WORDINGS,
+}
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "letters", "bos_and_eos"])
+@pytest.mark.parametrize("name", STYLED)
+@pytest.mark.parametrize("shots", [1, 2, 3])
+def test_few_shot_examples_stand_in_front_and_are_never_asked(
+    name: str, shots: int, kind: str
+) -> None:
+    tokenizer = TOKENIZERS[kind]()
+    wordings = STYLED[name]
+    fronts = [
+        "".join(form.format(*words) for words in wordings.demonstrations[:shots])
+        for form in wordings.few_shot
+    ]
+    used = {w for words in wordings.demonstrations[:shots] for w in words}
+    task = tasks.make(name, tokenizer, n=60, style="few_shot", shots=shots)
+    assert (task.notes["style"], task.notes["shots"]) == ("few_shot", shots)
+    seen = set()
+    for clean, corrupt, _, _ in texts(task, tokenizer):
+        for prompt in (clean.removeprefix("<s>"), corrupt.removeprefix("<s>")):
+            [front] = [front for front in fronts if prompt.startswith(front)]
+            asked = set(re.findall(r"\w+", prompt.removeprefix(front))) - {"A", "B"}
+            assert used.isdisjoint(asked)
+            seen.add(front)
+    assert seen == set(fronts)
+
+
+def test_few_shot_answers_are_in_no_example() -> None:
+    tokenizer = byte_bpe()
+    opposites = {*OPPOSITES, *((b, a) for a, b in OPPOSITES)}
+    for name, count in (("antonyms", 6), ("capitals", 6)):
+        task = tasks.make(name, tokenizer, n=30, style="few_shot", shots=count, templates=[0])
+        shown = {w for words in STYLED[name].demonstrations for w in words}
+        for clean, _, [answer], [distractor] in texts(task, tokenizer):
+            assert shown.isdisjoint({answer.strip(), distractor.strip()})
+            asked = re.findall(r"\w+", clean)[-2 if name == "capitals" else -1]
+            if name == "capitals":
+                assert CAPITALS[asked] == answer.strip()
+            else:
+                assert (asked, answer.strip()) in opposites
+
+
+def test_demonstrations_are_right() -> None:
+    assert all(CAPITALS[a] == b for a, b in CAPITAL_WORDINGS.demonstrations)
+    assert all(pair in OPPOSITES for pair in OPPOSITE_WORDINGS.demonstrations)
+    for words in SUCCESSOR_WORDINGS.demonstrations:
+        assert any(" ".join(words) in row for row in (*CYCLES, *ROWS))
+
+
+@pytest.mark.parametrize("name", STYLED)
+def test_styles_ask_the_same_in_other_words(name: str) -> None:
+    tokenizer = byte_bpe()
+    plain = list(rows(tasks.make(name, tokenizer)))
+    assert list(rows(tasks.make(name, tokenizer, style="statement", shots=99))) == plain
+    answers = {}
+    for style in ("statement", "instruction", "few_shot"):
+        prompts = list(texts(tasks.make(name, tokenizer, style=style), tokenizer))
+        answers[style] = {answer for _, _, [answer], _ in prompts}
+        heads = {text.split("{", 1)[0] for text in STYLED[name].instruction}
+        led = [any(head in clean for head in heads) for clean, _, _, _ in prompts]
+        assert all(led) if style == "instruction" else not any(led)
+    assert len(set.intersection(*answers.values())) > 10
+
+
 def test_too_many_prompts_says_how_many_there_are() -> None:
     with pytest.raises(InputError) as caught:
         tasks.capitals(byte_bpe(), n=1000)
@@ -312,6 +394,10 @@ def test_a_vocabulary_without_the_words() -> None:
         ("induction", {"of": "letters"}, "of must be one of"),
         ("boolean_expressions", {"shots": 7}, r"shots must lie in 0\.\.6, got 7"),
         ("subject_verb_agreement", {"structure": "x"}, "structure must be one of"),
+        ("capitals", {"style": "chat"}, "style must be one of 'statement', 'instruction', 'few_sh"),
+        ("antonyms", {"style": "few_shot", "shots": 0}, r"shots must lie in 1\.\.6, got 0"),
+        ("antonyms", {"style": "few_shot", "shots": True}, r"shots must lie in 1\.\.6, got True"),
+        ("successor", {"style": "few_shot", "shots": 4}, r"shots must lie in 1\.\.3, got 4"),
     ],
 )
 def test_errors(name: str, options: dict[str, Any], message: str) -> None:

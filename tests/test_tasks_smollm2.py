@@ -25,6 +25,11 @@ SOLVED = [
     ("capitals", {"n": 50}),
     ("antonyms", {"n": 50}),
     ("successor", {"n": 50}),
+    *(
+        (name, {"n": 50, "style": style})
+        for name in ("capitals", "antonyms", "successor")
+        for style in ("instruction", "few_shot")
+    ),
     ("subject_verb_agreement", {}),
     ("subject_verb_agreement", {"structure": "phrase"}),
 ]
@@ -92,7 +97,7 @@ def test_smollm2_does_the_tasks(
     figures = "  ".join(f"{key} {value:5.2f}" for key, value in sorted(found.items()))
     print(f"\n{name} {options}: {len(task)} prompts  {figures}")
     if (name, options) in SOLVED:
-        assert found["accuracy"] >= 0.9
+        assert found["accuracy"] >= (0.95 if "style" in options else 0.9)
         assert found["logit_diff_clean"] > found["logit_diff_corrupt"] + 1
     assert 0 <= found["accuracy"] <= 1
 

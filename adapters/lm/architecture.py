@@ -249,12 +249,14 @@ class Architecture:
             self.blocks = [
                 Block(family, layer, i, config, presences[i]) for i, layer in enumerate(layers)
             ]
-            with self.ends():
-                self.final_norm = describe_norm(
-                    part(self.base, family.final_norm),
-                    f"the final norm {family.final_norm}",
-                    hold=self.partial,
-                )
+            self.final_norm: Norm | None = None
+            if family.final_norm is not None:
+                with self.ends():
+                    self.final_norm = describe_norm(
+                        part(self.base, family.final_norm),
+                        f"the final norm {family.final_norm}",
+                        hold=self.partial,
+                    )
         except AttributeError as error:
             raise UnsupportedModelError(
                 f"{type(model).__name__} lacks a part that its family "
@@ -274,8 +276,9 @@ class Architecture:
         )
         hollow: dict[str, nn.Module] = {
             family.layers: nn.ModuleList([b.hollow for b in self.blocks]),
-            family.final_norm: nn.Identity(),
         }
+        if family.final_norm is not None:
+            hollow[family.final_norm] = nn.Identity()
         if family.position is not None and self._table is not None:
             hollow[family.position] = self._table
         self._hollow = replaced(self.base, hollow)
@@ -283,7 +286,16 @@ class Architecture:
     @cached_property
     def width(self) -> int:
         """Size D of the residual stream."""
-        return int(self.final_norm.gain.shape[0])
+        return int(self._sample.shape[-1])
+
+    @property
+    def _sample(self) -> Tensor:
+        """A tensor of the residual stream's width, dtype and device."""
+        if self.final_norm is not None:
+            return self.final_norm.gain
+        weight = self.embedding.weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     @property
     def longest(self) -> int | None:
@@ -301,13 +313,13 @@ class Architecture:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the model's weights, told by its final norm."""
-        return self.final_norm.gain.dtype
+        """The dtype of the model's weights, told by its final norm (or its embedding)."""
+        return self._sample.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the model computes, and every input goes."""
-        return self.final_norm.gain.device if self._device is None else self._device
+        return self._sample.device if self._device is None else self._device
 
     def glue(self, ids: Tensor) -> Glue:
         """Runs the model's own code around empty layers. ``ids [B, T]``."""
@@ -334,7 +346,7 @@ class Architecture:
     def read_out(self, rows: Tensor) -> Tensor:
         """``[n, D]`` final residuals to ``[n, V]`` logits."""
         with self.ends():
-            return self.unembed(self.final_norm(rows))
+            return self.unembed(rows if self.final_norm is None else self.final_norm(rows))
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """``[n, D]`` final normed states to ``[n, V]`` logits, by the model's own head and caps."""

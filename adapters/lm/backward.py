@@ -17,7 +17,7 @@ from .architecture import Block
 from .kept import Kept, Reading
 from .norms import wide
 from .outbox import Outbox
-from .reading import centre, sender
+from .reading import centre, sender, span
 
 if TYPE_CHECKING:
     from .masked import MaskedPass
@@ -47,25 +47,22 @@ class _Backward:
 
     def walk(self, grad: Tensor) -> None:
         run, last = self.run, self.run.last
-        for box in {run.main, last}:
-            box.grad = torch.zeros_like(box.delta)
+        last.grad = torch.zeros_like(last.delta)
         x = run.final_read()
         with run.arch.ends():
             with torch.enable_grad():
                 rows = x[:, 0].requires_grad_(True)
                 logits = run.read_out(rows)
             (dx,) = torch.autograd.grad(logits, rows, grad)
-        self._edges(last, dx[:, None], run.final.edges, run.prefix(run.layout.writers))
-        last.spread(run.final_weights(), dx[:, None], run.prefix(run.layout.writers))
+        every = run.prefix(run.layout.writers)
+        self._edges(last, dx[:, None], run.final.edges, every)
+        last.spread(run.final_weights(), dx[:, None], every)
         for block in reversed(run.arch.blocks):
             with block.present():
                 self._layer(block)
             run.kept[block.index] = Kept()
-            if block.index == run.layout.layers - 1:
-                self._empty_tail()
         self._writers(run.main, slice(0, run.layout.embeddings), None)
-        for box in {run.main, last}:
-            box.grad = None
+        run.main.grad = None
 
     def _edges(self, box: Outbox, dx: Tensor, edges: slice, slots: slice) -> None:
         """Gradients of ``edges``, reader by reader, from their readers' ``dx [count, R, D]``."""
@@ -73,18 +70,16 @@ class _Backward:
             slots = slice(max(slots.start, 1), slots.stop)
             self.mask[:, edges] = box.against(dx, slots).flatten(1).to(self.mask)
 
-    def _empty_tail(self) -> None:
+    def _empty_tail(self, tail: Outbox) -> None:
         """Hands the tail's gradients on to the tokens they came from."""
-        tail, main = self.run.tail, self.run.main
-        if tail is None:
-            return
+        main, (local, inside) = self.run.main, self.run.asked_in_main
         assert tail.grad is not None
-        assert main.grad is not None
-        local, inside = self.run.asked_in_main
-        slots = main.delta.shape[1]
-        mine = tail.grad[:, :slots]
-        main.grad.index_add_(0, local, mine if inside is None else mine * inside.view(-1, 1, 1))
+        mine = tail.grad[:, : main.delta.shape[1]]
+        if inside is not None:
+            mine *= inside.view(-1, 1, 1)
         tail.grad = None
+        main.grad = torch.zeros_like(main.delta)
+        main.grad.index_add_(0, local, mine)
 
     def _writers(self, box: Outbox, writers: slice, also: Tensor | None) -> None:
         """Gradients of the constants of ``writers``, all of whose readers have been passed.
@@ -104,7 +99,7 @@ class _Backward:
     def _layer(self, block: Block) -> None:
         run, first = self.run, self.run.layout.head(block.index)
         readings, kept = run.readings(block), run.kept[block.index]
-        box, place = readings[-1].box, run.attention[block.index]
+        box = readings[-1].box
         reads = [run.read(block, reading) for reading in readings]
         kept = self._restored(block, readings, reads, kept)
         fed = reads[-1][:, -1:]
@@ -112,32 +107,39 @@ class _Backward:
         fed[:, 0] = dx
         heads = slice(first, first + block.heads)
         self._writers(box, heads, None if block.parallel else dx)
-        dqkv = self._cores(block, box, kept)
         assert kept.qkv is not None
-        for reading, x, projected in zip(readings, reads, kept.projected, strict=True):
-            rows, tokens = reading.rows, reading.box.tokens
-            grad, out = (tokens.pick(y, rows.to(x.device)) for y in (dqkv, kept.qkv.detach()))
-            projected.backward(x[:, : len(rows)], out, grad)
-            prefix = run.prefix(place.prefix)
-            if self.mask is not None:
-                found = reading.box.against(x, slice(1, prefix.stop)).to(self.mask)
-                mine = self.mask[:, place.edges].unflatten(1, (place.rows, -1))
-                mine[:, rows.to(x.device)] = found[:, : len(rows)]
-                if reading.mlp:
-                    self.mask[:, run.mlps[block.index].edges][:, : place.prefix] = found[:, -1]
-            reading.box.spread(run.weights(block, reading), x, prefix)
+        dqkv = self._attention(block, box, kept.qkv)
+        for reading, x, projected in reversed(
+            list(zip(readings, reads, kept.projected, strict=True))
+        ):
+            rows, tokens = span(reading.rows, x.device), reading.box.tokens
+            grad, out = (tokens.pick(y, rows) for y in (dqkv, kept.qkv))
+            projected.backward(x[:, : len(reading.rows)], out, grad)
+            self._readers(block, reading, x)
+            if reading.box is run.tail:
+                self._empty_tail(reading.box)
+
+    def _readers(self, block: Block, reading: Reading, dx: Tensor) -> None:
+        """From the gradients ``dx [count, R, D]`` at a reading's readers to edges and writers."""
+        run, place, box = self.run, self.run.attention[block.index], reading.box
+        prefix = run.prefix(place.prefix)
+        if self.mask is not None:
+            found = box.against(dx, slice(1, prefix.stop)).to(self.mask)
+            mine = self.mask[:, place.edges].unflatten(1, (place.rows, -1))
+            mine[:, span(reading.rows, dx.device)] = found[:, : len(reading.rows)]
+            if reading.mlp:
+                self.mask[:, run.mlps[block.index].edges][:, : place.prefix] = found[:, -1]
+        box.spread(run.weights(block, reading), dx, prefix)
 
     def _restored(
         self, block: Block, readings: list[Reading], reads: list[Tensor], kept: Kept
     ) -> Kept:
-        """The layer's graphs, made again where forward kept none; completes the inputs."""
+        """What forward did not keep, made again; completes the inputs."""
         run = self.run
-        if kept.code is None:
-            kept = Kept()
+        if kept.qkv is None:
             qkv = run.start_qkv(block)
-            for reading, x in zip(readings, reads, strict=True):
-                kept.projected.append(run.project(block, reading, x, qkv))
-            run.attend(block, qkv, kept)
+            pairs = zip(readings, reads, strict=True)
+            kept = Kept([run.project(block, reading, x, qkv) for reading, x in pairs], qkv)
         else:
             for projected, x in zip(kept.projected, reads, strict=True):
                 projected.prepare(x[:, : len(projected.rows)])
@@ -163,14 +165,15 @@ class _Backward:
             box.spread(run.own_weights(block), dx[:, None], own)
         return dx
 
-    def _cores(self, block: Block, box: Outbox, kept: Kept) -> Tensor:
-        """``[K * B, T, rows, dh]``: the gradient at the projections of all tokens."""
+    def _attention(self, block: Block, box: Outbox, qkv: Tensor) -> Tensor:
+        """``[K * B, T, rows, dh]``: the gradient at all that the projections give."""
         run = self.run
         assert box.grad is not None
-        assert kept.code is not None
-        assert kept.qkv is not None
         own = run.slots(run.layout.head(block.index), block.heads)
         upstream = box.grad[:, own].transpose(0, 1)
-        code = torch.bmm(upstream, sender(block, self.centred).transpose(1, 2)).transpose(0, 1)
-        (dqkv,) = torch.autograd.grad([kept.code], kept.qkv, [box.tokens.spread(code.flatten(1))])
+        grad = torch.bmm(upstream, sender(block, self.centred).transpose(1, 2)).transpose(0, 1)
+        with torch.enable_grad():
+            leaf = qkv.detach().requires_grad_(True)
+            code = run.attend(block, leaf)
+        (dqkv,) = torch.autograd.grad(code, leaf, box.tokens.spread(grad.flatten(1)))
         return dqkv

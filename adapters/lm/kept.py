@@ -27,13 +27,13 @@ class Reading:
 
 @dataclass(eq=False)
 class Kept:
-    """What a layer's forward leaves for its backward. Empty parts are computed again.
+    """What a layer's forward leaves for its backward. What is empty is computed again.
 
-    ``code`` and ``mlp`` (input, output) are edges of graphs: unlike tensors they keep no values
-    alive beside those the graph needs.
+    Attention itself always is: from ``qkv`` it costs little, its insides would take much room.
+    ``mlp`` (input, output) are edges of the MLP's graph: unlike tensors they keep no values alive
+    beside those the graph needs.
     """
 
     projected: list[Projected] = field(default_factory=list)
     qkv: Tensor | None = None
-    code: GradientEdge | None = None
     mlp: tuple[GradientEdge, GradientEdge] | None = None

@@ -27,7 +27,7 @@ from .kept import Kept, Reading
 from .layout import Layout
 from .outbox import Outbox, Tokens
 from .plan import Plan, dense_plan, sparse_plan
-from .reading import Projected, centre, sender
+from .reading import Projected, centre, sender, span
 from .surgery import quiet
 from .values import LMReference, entry_embeddings
 
@@ -42,8 +42,8 @@ class MaskedPass:
         reference: clean inputs and ablated values.
         mask: ``[K, E]``, or ``[K, B, E]``: one for each example.
         plan: what to compute.
-        keep: whether a backward follows that should find the graphs of attention cores and MLPs
-            (``False`` recomputes them there).
+        keep: whether a backward follows that should find the projections and the MLPs' graphs
+            (``False`` makes it compute them again).
     """
 
     def __init__(
@@ -197,13 +197,12 @@ class MaskedPass:
             if reading.mlp:
                 fed = x[:, -1:].clone()
             del x
-        graph = kept if self.keep else None
         if qkv is not None:
-            code = self.attend(block, qkv, graph)
-            self._send_heads(block, box, heads, code)
+            self._send_heads(block, box, heads, self.attend(block, qkv))
+            kept.qkv = qkv
         if fed is not None:
             self.read_own(block, box, fed)
-            message = self.feed(block, fed[:, 0], graph)
+            message = self.feed(block, fed[:, 0], kept if self.keep else None)
             old = box.tokens.take(self.ablated.mlps[block.index])
             self._send(box, first + block.heads, message - old)
         if not self.keep:
@@ -259,20 +258,14 @@ class MaskedPass:
         x = x[:, : len(reading.rows)]
         projected = Projected.of(block, reading.rows, x)
         projected.prepare(x)
-        reading.box.tokens.put(projected.forward(x), qkv, reading.rows.to(x.device))
+        reading.box.tokens.put(projected.forward(x), qkv, span(reading.rows, x.device))
         return projected
 
-    def attend(self, block: Block, qkv: Tensor, kept: Kept | None) -> Tensor:
-        """Head codes ``[K * B, T, H * dh]`` of ``qkv``; leaves the graph in ``kept``."""
+    def attend(self, block: Block, qkv: Tensor) -> Tensor:
+        """Head codes ``[K * B, T, H * dh]`` of ``qkv [K * B, T, rows, dh]``."""
         call = self.reference.calls(self.candidates)[block.index]
-        with torch.set_grad_enabled(kept is not None):
-            leaf = qkv.requires_grad_(kept is not None)
-            code = block.attend(leaf.flatten(2), call)
-            if block.attention_post_norm is not None:
-                code = block.share(code)[1]
-        if kept is not None:
-            kept.qkv, kept.code = leaf, get_gradient_edge(code)
-        return code.detach()
+        code = block.attend(qkv.flatten(2), call)
+        return code if block.attention_post_norm is None else block.share(code)[1]
 
     def feed(self, block: Block, x: Tensor, kept: Kept | None) -> Tensor:
         """The MLP's message ``[count, D]`` from its input ``[count, D]``; so with its graph."""

@@ -66,14 +66,13 @@ class Tokens:
         flat = x.reshape(self.candidates, -1, x.shape[-1])
         return flat[:, self.chosen].reshape(-1, x.shape[-1])
 
-    def put(self, x: Tensor, out: Tensor, rows: Tensor) -> None:
-        """Writes ``x [count, r, F]`` into ``rows [r]`` of ``out [K * B, T, R, F]``."""
+    def put(self, x: Tensor, out: Tensor, rows: Tensor | slice) -> None:
+        """Writes ``x [count, r, F]`` into ``rows`` of ``out [K * B, T, R, F]``."""
         if self.chosen is None:
-            x = x.view(len(out), -1, *x.shape[1:])
-            if len(rows) == out.shape[2]:
-                out[:, self.start :] = x
-            else:
-                out[:, self.start :, rows] = x
+            out[:, self.start :, rows] = x.view(len(out), -1, *x.shape[1:])
+        elif isinstance(rows, slice):
+            whole = out.view(self.candidates, -1, *out.shape[2:])
+            whole[:, self.chosen, rows] = x.view(self.candidates, -1, *x.shape[1:])
         else:
             whole = out.view(self.candidates, -1, *out.shape[2:])
             whole[:, self.chosen[:, None], rows] = x.view(self.candidates, -1, *x.shape[1:])
@@ -92,10 +91,10 @@ class Tokens:
             )
         return out
 
-    def pick(self, x: Tensor, rows: Tensor) -> Tensor:
-        """``[count, r, F]``: ``rows [r]`` of ``x [K * B, T, R, F]``."""
+    def pick(self, x: Tensor, rows: Tensor | slice) -> Tensor:
+        """``[count, r, F]``: ``rows`` of ``x [K * B, T, R, F]``."""
         mine: Tensor = self.cut(x.flatten(2)).unflatten(1, x.shape[2:])
-        return mine if len(rows) == x.shape[2] else mine[:, rows]
+        return mine[:, rows]
 
 
 class Outbox:

@@ -21,7 +21,7 @@ from torch import Tensor
 from .architecture import Block, Projection
 from .norms import wide
 
-__all__ = ["Projected", "centre", "sender"]
+__all__ = ["Projected", "centre", "sender", "span"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,7 @@ class Projected:
             if self.scale is not None and not self.normalised:
                 q = q * self.scale[:, at]
             out[:, at] = q if constant is None else q + constant
+            del weight  # the next part's is made first otherwise
         return out
 
     def backward(self, x: Tensor, out: Tensor, grad: Tensor) -> None:
@@ -76,6 +77,7 @@ class Projected:
                 mine.mul_(along if self.normalised else along * scale)
                 dq = dq.to(x.dtype)
             mine.transpose(0, 1).baddbmm_(dq.transpose(0, 1), weight)
+            del weight
 
     def _parts(self) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """A few rows at a time: where they stand in ``rows``, folded weight, constant."""
@@ -91,19 +93,21 @@ class Projected:
 
 def _folded(block: Block, reader: Projection, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """``[r, dh, D]`` and ``[r, dh]``: weight times the norm's gain, and what x = 0 gives."""
-    weight, bias, norm = reader.weight, reader.bias, block.attention_norm
-    first, last = int(rows[0]), int(rows[-1]) + 1
-    if last - first == len(rows):
-        weight, bias = weight[first:last], None if bias is None else bias[first:last]
-    else:
-        rows = rows.to(weight.device)
-        weight, bias = weight[rows], None if bias is None else bias[rows]
+    norm, some = block.attention_norm, span(rows, reader.weight.device)
+    weight, bias = reader.weight[some], None if reader.bias is None else reader.bias[some]
     if norm is None:
         return weight, bias
     if norm.bias is not None:
         moved = weight @ norm.bias
         bias = moved if bias is None else bias + moved
     return weight * norm.gain, bias
+
+
+def span(rows: Tensor, device: torch.device) -> Tensor | slice:
+    """Sorted row numbers as an index: a slice, which copies nothing, where they are neighbours."""
+    if len(rows) and int(rows[-1]) - int(rows[0]) + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows.to(device)
 
 
 def sender(block: Block, centred: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from graphprune.cli.loading import (
     TaskSettings,
 )
 from graphprune.cli.selecting import By, Selection, Ways
+from graphprune.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +37,8 @@ def discover(
     task: TaskName,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     method: Annotated[
-        str, typer.Option(help="How edges are scored; `graphprune info` lists the methods.")
+        str,
+        typer.Option(help="How edges are scored or pruned; `graphprune info` lists the methods."),
     ] = "eap-ig",
     settings: Annotated[
         list[str],
@@ -43,7 +46,10 @@ def discover(
     ] = [],  # noqa: B006 - typer copies it
     size: Annotated[
         str | None,
-        typer.Option(help="Edges to keep: a number such as 200, or a fraction (default 0.01)."),
+        typer.Option(
+            help="Edges to keep: a number such as 200, or a fraction (default 0.01; mask "
+            "optimisers: 0.02)."
+        ),
     ] = None,
     select: Annotated[
         Ways | None,
@@ -77,6 +83,13 @@ def discover(
     dtype: Dtype = "auto",
     device: Device = "auto",
     tokenizer: Annotated[str | None, typer.Option(help="If not the model's own.")] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--run-dir",
+            help="For mask optimisers: a folder for checkpoints; naming it again resumes the run.",
+        ),
+    ] = None,
     exports: Annotated[
         str,
         typer.Option("--export", help="Further formats, such as graphml,mib,html,svg (in --out)."),
@@ -88,7 +101,7 @@ def discover(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Find a circuit: score the edges, keep the best, report how faithful they are."""
+    """Find a circuit: score or prune the edges, keep the best, report how faithful they are."""
     with job(quiet=quiet, as_json=as_json, debug=debug) as jobs:
         from graphprune.cli.output import formats, require_free
 
@@ -101,7 +114,7 @@ def discover(
         from graphprune.cli.loading import load_model, load_task
         from graphprune.cli.measure import report_document, show_report
         from graphprune.cli.output import new_folder, write_export
-        from graphprune.cli.selecting import find
+        from graphprune.cli.selecting import find, sized
         from graphprune.cli.settings import method_from
         from graphprune.evaluation import evaluate
         from graphprune.methods import resolve_ablation
@@ -109,8 +122,10 @@ def discover(
         found_by = method_from(
             method, settings, seed=seed, ablation=ablation, batch_size=batch_size
         )
+        found_by = _with_run(found_by, method, run_dir)
         selection = Selection(select, by, chosen_size, threshold, prune_dead_ends)
         selection.check(found_by, method)
+        found_by = sized(found_by, chosen_size)
         loaded = load_model(jobs, model, dtype=dtype, device=device, tokenizer=tokenizer)
         masked = loaded.model
         made = load_task(
@@ -122,15 +137,22 @@ def discover(
             f"{masked.graph.num_edges} edges; {found_by.label} on {len(train)} prompts of "
             f"{made.name}"
         )
-        mask, scores, chosen = find(found_by, selection, masked, train)
+        found = find(found_by, selection, masked, train)
+        mask, scores, chosen = found.mask, found.scores, found.selected
+        if found.stopped:
+            again = "; the same command resumes it" if run_dir is not None else ""
+            jobs.warn(f"{found.stopped}: this is the best mask so far{again}")
         same = test is train
         where = "prompts, those it was found on" if same else "held-out prompts"
         jobs.note(f"{mask.num_kept} edges kept; evaluating on {len(test)} {where}")
-        kind = resolve_ablation(masked, train, getattr(found_by, "ablation", "counterfactual"))
+        kind = found.ablation or resolve_ablation(
+            masked, train, getattr(found_by, "ablation", "counterfactual")
+        )
         report = evaluate(masked, test, mask, ablation=kind)
         document = report_document(report, seed)
+        how = found.notes if hasattr(found_by, "prune") else selection.to_dict()
         notes = {
-            "selection": {**selection.to_dict(), "selected": chosen, "kept": mask.num_kept},
+            "selection": {**how, "selected": chosen, "kept": mask.num_kept},
             "report_on": "the prompts it was found on" if same else "held-out prompts",
         }
         circuit = Circuit.from_mask(
@@ -156,6 +178,8 @@ def discover(
             "report_on": notes["report_on"],
             "report": document,
         }
+        if found.stopped:
+            summary["stopped"] = found.stopped
 
         def show(console: Console) -> None:
             edges = f"{mask.num_kept} of {masked.graph.num_edges} edges"
@@ -164,6 +188,19 @@ def discover(
             console.print(f"written to {out}: {', '.join(files)}", markup=False)
 
         jobs.result(summary, show)
+        if found.stopped:
+            raise SystemExit(130)
+
+
+def _with_run(method: Any, name: str, run_dir: Path | None) -> Any:
+    if run_dir is None:
+        return method
+    if not hasattr(method, "run_dir"):
+        raise InputError(
+            f"method {name!r} keeps no checkpoints; --run-dir is for mask optimisers, such as "
+            "edge-pruning"
+        )
+    return replace(method, run_dir=run_dir)
 
 
 def _parse_size(text: str) -> int | float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphprune.errors import InputError
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from graphprune.scores import EdgeScores
     from graphprune.task import Task
 
-__all__ = ["By", "Selection", "Ways", "find"]
+__all__ = ["By", "Found", "Selection", "Ways", "find", "sized"]
 
 Ways = Literal["top", "greedy", "threshold", "nodes"]
 By = Literal["abs", "signed"]
@@ -31,13 +32,15 @@ class Selection:
 
     def check(self, method: Any, name: str) -> None:
         """Raises where the options do not fit each other or the method, before anything runs."""
-        if not hasattr(method, "score"):
-            given = (self.way, self.by, self.size, self.threshold)
+        if hasattr(method, "prune"):
+            given = (self.way, self.by, self.threshold)
             if any(option is not None for option in given):
                 raise InputError(
-                    f"method {name!r} chooses the edges itself; --select, --by, --size and "
-                    "--threshold are for methods that give scores"
+                    f"method {name!r} chooses the edges itself; --select, --by and --threshold are "
+                    "for methods that give scores"
                 )
+            if self.size is not None and not hasattr(method, "edges"):
+                raise InputError(f"method {name!r} takes no --size; see its settings")
             return
         if self.way == "threshold" and self.threshold is None:
             raise InputError("--select threshold needs --threshold")
@@ -59,13 +62,42 @@ class Selection:
         return {**done, "prune_dead_ends": self.prune_dead_ends}
 
 
-def find(
-    method: Any, selection: Selection, model: MaskedModel, task: Task
-) -> tuple[EdgeMask, EdgeScores | None, int]:
-    """The mask, the scores if there are any, and how many edges dead ends did not yet cost."""
-    if not hasattr(method, "score"):
+@dataclass(frozen=True)
+class Found:
+    """A mask, the scores if there are any, and how many edges were selected before dead ends went.
+
+    ``ablation`` is what the mask was found under, where it was learned; ``stopped`` says why the
+    search ended early; ``notes`` are a mask optimiser's own.
+    """
+
+    mask: EdgeMask
+    scores: EdgeScores | None
+    selected: int
+    ablation: Any = None
+    stopped: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def sized(method: Any, size: int | float | None) -> Any:
+    """A mask optimiser with ``--size`` as its budget: a count, or a density."""
+    if size is None or not hasattr(method, "edges"):
+        return method
+    if isinstance(size, int):
+        return replace(method, edges=size)
+    return replace(method, edges=None, sparsity=1.0 - size)
+
+
+def find(method: Any, selection: Selection, model: MaskedModel, task: Task) -> Found:
+    """Runs the method and selects the edges."""
+    if hasattr(method, "fit"):
+        fit = method.fit(model, task)
+        ablation = fit.ablation if fit.ablation.parameters else None
+        return Found(fit.mask, fit.scores, fit.mask.num_kept, ablation, fit.stopped, fit.notes)
+    if hasattr(method, "prune"):
         mask = method.prune(model, task)
-        return mask, None, mask.num_kept
+        return Found(mask, None, mask.num_kept)
+    from graphprune.methods.base import cut_off_nodes_differ
+
     by: By = selection.by or "abs"
     size = 0.01 if selection.size is None else selection.size
     if selection.way == "nodes":
@@ -84,20 +116,14 @@ def find(
             mask = scores.top(size, by=by)
     chosen = mask.num_kept
     if selection.prune_dead_ends:
-        mask = mask.prune_dead_ends(from_inputs=not _cut_off_nodes_differ(method, task))
+        mask = mask.prune_dead_ends(
+            from_inputs=not cut_off_nodes_differ(
+                getattr(method, "ablation", "counterfactual"), task
+            )
+        )
     if mask.num_kept == 0:
         raise InputError(
             f"no edge is left: of the {chosen} selected none lies on a path from the input to the "
             "output; a larger --size, --select greedy or --keep-dead-ends keeps more"
         )
-    return mask, scores, chosen
-
-
-def _cut_off_nodes_differ(method: Any, task: Task) -> bool:
-    """Whether a node that no kept path reaches may send something else than its ablation value.
-
-    Only on a corrupted prompt of the same length does it compute exactly what replaces it.
-    """
-    ablation = getattr(method, "ablation", "counterfactual")
-    spans = getattr(task.examples, "ranges", None) is not None
-    return spans or getattr(ablation, "kind", ablation) != "counterfactual"
+    return Found(mask, scores, chosen)

@@ -1,17 +1,32 @@
 """Evaluation: how faithful a circuit is, at one size or over all of them."""
 
 from .curve import MIB_SIZES, FaithfulnessCurve, faithfulness_curve
+from .exactness import (
+    SameOutputs,
+    equivalent,
+    greedy_polish,
+    is_minimal,
+    removable_edges,
+    same_outputs,
+)
 from .recovery import Recovery, auroc, recovery, stability
-from .report import EvaluationReport, evaluate
+from .report import EvaluationReport, evaluate, evaluate_all
 
 __all__ = [
     "MIB_SIZES",
     "EvaluationReport",
     "FaithfulnessCurve",
     "Recovery",
+    "SameOutputs",
     "auroc",
+    "equivalent",
     "evaluate",
+    "evaluate_all",
     "faithfulness_curve",
+    "greedy_polish",
+    "is_minimal",
     "recovery",
+    "removable_edges",
+    "same_outputs",
     "stability",
 ]

@@ -29,7 +29,13 @@ from .cost import measure
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EvaluationReport", "bootstrap_interval", "check_outputs", "evaluate"]
+__all__ = [
+    "EvaluationReport",
+    "bootstrap_interval",
+    "check_outputs",
+    "evaluate",
+    "evaluate_all",
+]
 
 DEFAULT_METRICS = ("kl", "logit_diff", "prob_diff", "accuracy", "exact_match")
 
@@ -188,71 +194,108 @@ def evaluate(
         GraphMismatchError: the mask belongs to another graph.
         NumericalError: NaN or infinite outputs, naming the examples.
     """
-    mask = _as_mask(mask)
+    return evaluate_all(
+        model,
+        task,
+        {"": mask},
+        ablation=ablation,
+        metrics=metrics,
+        batch_size=batch_size,
+        cost=cost,
+    )[""]
+
+
+def evaluate_all(
+    model: MaskedModel,
+    task: Task,
+    masks: Mapping[str, Any],
+    *,
+    ablation: AblationLike = "counterfactual",
+    metrics: Sequence[str | Metric] | None = None,
+    batch_size: int | None = None,
+    cost: bool = False,
+) -> dict[str, EvaluationReport]:
+    """:func:`evaluate` for several circuits, which share the clean and ablated passes.
+
+    Arguments and errors as there; gives a report for each name.
+    """
+    chosen_masks = {name: _as_mask(mask) for name, mask in masks.items()}
     require_model(model)
-    require_same_graph(model.graph, mask.graph, "the model and the mask")
+    for mask in chosen_masks.values():
+        require_same_graph(model.graph, mask.graph, "the model and the mask")
     wanted = _wanted(metrics, task.metric)
     ranked = metrics is None or "kendall_tau" in metrics
     chosen = resolve_ablation(model, task, ablation)
-    table = _Table(task)
+    table, ends = {name: _Table(task) for name in chosen_masks}, _Table(task)
     absent: dict[str, str] = {}
-    spent: dict[str, float] = {}
+    spent: dict[str, dict[str, float]] = {name: {} for name in chosen_masks}
     batches = task.batches(batch_size)
     for batch in track(batches, "evaluate", task.num_batches(batch_size)):
         reference = model.reference(batch, chosen)
         with torch.no_grad():
             full, ablated = reference.full, reference.ablated
-            outputs = model.run(batch, mask, reference)
-            if cost:
-                measure(model, batch, mask, reference, spent)
         check_outputs(full, batch, "the full model")
-        check_outputs(outputs, batch, "the circuit")
+        present = []
         for metric in wanted:
             why = metric.missing(batch, full)
             if why:
                 absent[metric.name] = why
                 continue
-            for side, out in (("circuit", outputs), ("full", full), ("ablated", ablated)):
-                table.add(side, metric.name, batch, metric(out, batch, full))
-        if ranked:
-            why, taus = _kendall(outputs, full, batch)
-            if taus is None:
-                absent["kendall_tau"] = why
-            else:
-                table.add("circuit", "kendall_tau", batch, taus)
-    examples, full_examples, ablated_examples = (
-        table.columns(side, absent) for side in ("circuit", "full", "ablated")
-    )
-    values: dict[str, float] = {"n_edges": mask.num_kept, **mask_density(mask)}
-    values |= {name: float(v.mean()) for name, v in examples.items()}
-    full_means = {n: float(v.mean()) for n, v in full_examples.items()}
-    ablated_means = {n: float(v.mean()) for n, v in ablated_examples.items()}
-    name = task.metric.name
-    if name in absent:
-        absent["faithfulness"] = absent[name]
-    else:
-        ratio = faithfulness(values[name], full_means[name], ablated_means[name])
-        if isinstance(ratio, str):
-            absent["faithfulness"] = ratio
-        else:
-            values["faithfulness"] = ratio
-    values |= spent
+            present.append(metric)
+            for side, out in (("full", full), ("ablated", ablated)):
+                ends.add(side, metric.name, batch, metric(out, batch, full))
+        for name, mask in chosen_masks.items():
+            with torch.no_grad():
+                outputs = model.run(batch, mask, reference)
+                if cost:
+                    measure(model, batch, mask, reference, spent[name])
+            check_outputs(outputs, batch, f"the circuit {name}".rstrip())
+            for metric in present:
+                table[name].add("circuit", metric.name, batch, metric(outputs, batch, full))
+            if ranked:
+                why, taus = _kendall(outputs, full, batch)
+                if taus is None:
+                    absent["kendall_tau"] = why
+                else:
+                    table[name].add("circuit", "kendall_tau", batch, taus)
     settings = {
         "task": task.name,
         "examples": len(task),
-        "metric": name,
+        "metric": task.metric.name,
         "ablation": chosen.name,
         "graph": model.graph.fingerprint,
     }
+    sides = [ends.columns(side, absent) for side in ("full", "ablated")]
+    return {
+        name: _report(mask, table[name].columns("circuit", absent), sides, absent, spent[name],
+                      settings)
+        for name, mask in chosen_masks.items()
+    }  # fmt: skip
+
+
+def _report(
+    mask: EdgeMask,
+    examples: dict[str, Tensor],
+    ends: list[dict[str, Tensor]],
+    absent: Mapping[str, str],
+    spent: Mapping[str, float],
+    settings: Mapping[str, Any],
+) -> EvaluationReport:
+    values: dict[str, float] = {"n_edges": mask.num_kept, **mask_density(mask)}
+    values |= {name: float(v.mean()) for name, v in examples.items()}
+    full, ablated = ({n: float(v.mean()) for n, v in side.items()} for side in ends)
+    missing, name = dict(absent), str(settings["metric"])
+    if name in missing:
+        missing["faithfulness"] = missing[name]
+    else:
+        ratio = faithfulness(values[name], full[name], ablated[name])
+        if isinstance(ratio, str):
+            missing["faithfulness"] = ratio
+        else:
+            values["faithfulness"] = ratio
+    values |= spent
     return EvaluationReport(
-        values,
-        examples,
-        full_means,
-        ablated_means,
-        absent,
-        settings,
-        full_examples,
-        ablated_examples,
+        values, examples, full, ablated, missing, dict(settings), ends[0], ends[1]
     )
 
 

@@ -1,24 +1,34 @@
 """Methods: frozen dataclasses of settings that score or prune any masked model."""
 
 from .base import Method, Pruner, Scorer, resolve_ablation
+from .edge_pruning import EdgePruning
 from .flow import InformationFlow, Random
 from .gradient import EAP, EAPIG, NAP, NAPIG, CleanCorrupted, RelP, integration_points
+from .matryoshka import MatryoshkaPruning
+from .optimiser import MaskOptimiser
 from .patching import ExactPatching, IntegratedMaskGradient
+from .probing import SubnetworkProbing
+from .ugs import UGS
 
 __all__ = [
     "EAP",
     "EAPIG",
     "NAP",
     "NAPIG",
+    "UGS",
     "CleanCorrupted",
+    "EdgePruning",
     "ExactPatching",
     "InformationFlow",
     "IntegratedMaskGradient",
+    "MaskOptimiser",
+    "MatryoshkaPruning",
     "Method",
     "Pruner",
     "Random",
     "RelP",
     "Scorer",
+    "SubnetworkProbing",
     "integration_points",
     "resolve_ablation",
 ]

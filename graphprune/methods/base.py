@@ -68,11 +68,14 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
 
     @property
     def label(self) -> str:
-        """The method and the settings that differ from their defaults."""
+        """The method and the settings that differ from their defaults.
+
+        Fields that do not take part in comparison (where a run is kept) are no settings.
+        """
         shown = [
             f"{f.name}={getattr(self, f.name)!r}"
             for f in fields(self)
-            if getattr(self, f.name) != f.default
+            if f.compare and getattr(self, f.name) != f.default
         ]
         return f"{type(self).__name__}({', '.join(shown)})" if shown else type(self).__name__
 
@@ -100,6 +103,15 @@ class Pruner(Method):
     @abstractmethod
     def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
         """The mask it found."""
+
+
+def cut_off_nodes_differ(ablation: AblationLike, task: Task) -> bool:
+    """Whether a node that no kept path reaches may send something else than its ablation value.
+
+    Only on a corrupted prompt, position by position, does it compute exactly what replaces it.
+    """
+    spans = getattr(task.examples, "ranges", None) is not None
+    return spans or getattr(ablation, "kind", ablation) != "counterfactual"
 
 
 def objective(task: Task, batch: Batch, reference: Reference) -> Callable[[Tensor], Tensor]:

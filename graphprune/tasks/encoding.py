@@ -25,6 +25,7 @@ from graphprune.errors import InputError
 __all__ = ["Encoder"]
 
 CHUNK = 8192
+REMEMBERED = 8192
 PROBES = ("a", "the", "A", "1")
 
 
@@ -126,6 +127,9 @@ class Encoder:
         """
         key = (" ".join(prompt.rsplit(" ", 2)[-2:]), text)
         if key not in self._added:
+            if len(self._added) >= REMEMBERED:  # any number of prompts, in constant memory
+                self._added.clear()
+                self._endings.clear()
             if key[0] not in self._endings:
                 self._endings[key[0]] = self.body(key[0])
             before, joint = self._endings[key[0]], self.body(key[0] + text)

@@ -2,33 +2,70 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from graphprune.errors import InputError
 from graphprune.tasks.records import FIELDS, FileRecord, check_record
 
-__all__ = ["read_csv", "read_jsonl"]
+__all__ = ["LARGE_FILE", "is_large", "iterate_csv", "iterate_jsonl", "read_csv", "read_jsonl"]
+
+LARGE_FILE = 16 * 2**20  # bytes; text and records of a larger file are never in memory at once
 
 
-def _text(path: str | Path) -> str:
-    """A file's text; a byte-order mark is skipped."""
-    file = Path(path)
+def is_large(path: str | Path) -> bool:
+    """Whether a file is read line by line into files (:meth:`Task.from_stream`), not at once."""
     try:
-        raw = file.read_bytes()
+        return Path(path).stat().st_size > LARGE_FILE
+    except OSError:
+        return False
+
+
+def _lines(path: str | Path) -> Iterator[str]:
+    """A file's lines with their ends, one at a time; a byte-order mark is skipped."""
+    file = Path(path)
+    place = 0
+    try:
+        with file.open("rb") as opened:
+            for number, raw in enumerate(opened, start=1):
+                mark = len(codecs.BOM_UTF8) if not place and raw.startswith(codecs.BOM_UTF8) else 0
+                try:
+                    text = raw[mark:].decode("utf-8")
+                except UnicodeDecodeError as error:
+                    byte = mark + error.start
+                    raise InputError(
+                        f"{file}:{number}: the file must be UTF-8, but byte {place + byte} is "
+                        f"0x{raw[byte]:02x}"
+                    ) from None
+                place += len(raw)
+                yield text
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"{file}:{line}: the file must be UTF-8, but byte {error.start} is "
-            f"0x{raw[error.start]:02x}"
-        ) from None
+
+
+def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The records of :func:`read_jsonl` one by one; the file is read as they are taken."""
+    found = False
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: no JSON: {error.msg} (column {error.colno})") from None
+        except RecursionError:
+            raise InputError(f"{where}: the JSON is nested too deeply") from None
+        check_record(record, where)
+        found = True
+        yield FileRecord(record, where)
+    if not found:
+        raise InputError(f"{path}: the file has no records")
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
@@ -41,37 +78,15 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         InputError: with file and line, for a file that cannot be read or is empty, bad JSON, a
             missing ``clean``, unknown keys and values of another kind.
     """
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: no JSON: {error.msg} (column {error.colno})") from None
-        except RecursionError:
-            raise InputError(f"{where}: the JSON is nested too deeply") from None
-        check_record(record, where)
-        records.append(FileRecord(record, where))
-    if not records:
-        raise InputError(f"{path}: the file has no records")
-    return records
+    return list(iterate_jsonl(path))
 
 
-def read_csv(path: str | Path) -> list[dict[str, Any]]:
-    """Records from a CSV file with a header line.
-
-    Columns: ``clean``, and any of ``corrupt``, ``answer``, ``distractor`` and ``spans``. Spaces
-    count (``" Mary"`` is not ``"Mary"``); an empty cell is missing. An answer of the form
-    ``[" he", " him"]`` or ``[123]`` is read as a JSON list, ``spans`` always as JSON.
-
-    Raises:
-        InputError: with file and line, for a file that cannot be read or is empty, unknown or
-            missing columns, and rows with too few or too many cells.
-    """
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    records: list[dict[str, Any]] = []
+def iterate_csv(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The records of :func:`read_csv` one by one; the file is read as they are taken."""
+    # StringIO also ends lines at a lone carriage return, as csv files from elsewhere have them.
+    lines = (part for line in _lines(path) for part in io.StringIO(line, newline=""))
+    reader = csv.reader(lines, strict=True)
+    found = False
     try:
         header = next(reader, None)
         if not header:
@@ -88,12 +103,26 @@ def read_csv(path: str | Path) -> list[dict[str, Any]]:
             cells = zip(header, row, strict=True)
             record = {name: _cell(name, text, where) for name, text in cells if text}
             check_record(record, where)
-            records.append(FileRecord(record, where))
+            found = True
+            yield FileRecord(record, where)
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: no CSV: {error}") from None
-    if not records:
+    if not found:
         raise InputError(f"{path}: the file has no records")
-    return records
+
+
+def read_csv(path: str | Path) -> list[dict[str, Any]]:
+    """Records from a CSV file with a header line.
+
+    Columns: ``clean``, and any of ``corrupt``, ``answer``, ``distractor`` and ``spans``. Spaces
+    count (``" Mary"`` is not ``"Mary"``); an empty cell is missing. An answer of the form
+    ``[" he", " him"]`` or ``[123]`` is read as a JSON list, ``spans`` always as JSON.
+
+    Raises:
+        InputError: with file and line, for a file that cannot be read or is empty, unknown or
+            missing columns, and rows with too few or too many cells.
+    """
+    return list(iterate_csv(path))
 
 
 def _check_header(header: list[str], where: str) -> None:

@@ -1,7 +1,7 @@
 """Tasks of plain knowledge: capitals, antonyms and what comes next in a well-known order.
 
 The corrupted prompt asks the same of another word of equal token length; its answer is the
-distractor.
+distractor. Each task can be asked in three styles, see :mod:`graphprune.tasks.styles`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from graphprune.task import Task
 from graphprune.tasks.building import Candidate, MetricLike, build, choose_templates, combinations
 from graphprune.tasks.encoding import Encoder
+from graphprune.tasks.styles import Style, Wordings
 from graphprune.tasks.words import listed
 
 __all__ = ["antonyms", "capitals", "successor"]
@@ -67,6 +68,20 @@ CAPITAL_TEXTS = (
     "The capital city of {} is called",
     "The government of {} sits in the capital,",
 )
+CAPITAL_WORDINGS = Wordings(
+    statement=CAPITAL_TEXTS,
+    instruction=(
+        "Name the capital city of the given country.\nThe country: {}\nIts capital:",
+        "Answer the question.\nQuestion: What is the capital of {0}?\n"
+        "Answer: the capital of {0} is",
+        "Answer with the name of a city. What is the capital of {}? The capital is",
+    ),
+    few_shot=("Country: {}\nCapital: {}\n\n", "In {}: {}. ", "country {}, city {}\n"),
+    demonstrations=tuple(
+        (country, CAPITALS[country])
+        for country in ("France", "Japan", "Egypt", "Russia", "Peru", "Canada")
+    ),
+)
 OPPOSITES = tuple(
     tuple(pair.split("/"))
     for pair in listed(
@@ -85,6 +100,25 @@ OPPOSITE_TEXTS = (
     "The antonym of the word {} is the word",
     "Words and their opposites: {} and",
 )
+OPPOSITE_WORDINGS = Wordings(
+    statement=OPPOSITE_TEXTS,
+    instruction=(
+        "Read the word and write the word with the opposite meaning.\nThe word: {}\n"
+        "The opposite word:",
+        "Write the word that means the opposite of the given word.\nThe word: {}\nIts opposite:",
+        "Answer the question with one word.\nQuestion: What is the opposite of {0}?\n"
+        "Answer: the opposite of {0} is",
+    ),
+    few_shot=("{} / {}, ", "from {} to {}\n", "A: {} B: {}\n"),
+    demonstrations=(
+        ("hot", "cold"),
+        ("up", "down"),
+        ("good", "bad"),
+        ("buy", "sell"),
+        ("day", "night"),
+        ("near", "far"),
+    ),
+)
 CYCLES = (
     "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
     "January February March April May June July August September October November December",
@@ -99,6 +133,20 @@ SUCCESSOR_TEXTS = (
     "They come in this order: {}, {}, {},",
     "First comes {}, then {}, then {}, then",
 )
+SUCCESSOR_WORDINGS = Wordings(
+    statement=SUCCESSOR_TEXTS,
+    instruction=(
+        "Continue the series with one word.\nThe series: {}, {}, {},",
+        "What comes next?\nThe words: {}, {}, {},",
+        "Write the next item of the list.\nThe list: {}, {}, {},",
+    ),
+    few_shot=("{}, {}, {}, {}\n", "{} - {} - {} - {}\n", "{}; {}; {}; {}\n"),
+    demonstrations=(
+        ("P", "Q", "R", "S"),
+        ("May", "June", "July", "August"),
+        ("nine", "ten", "eleven", "twelve"),
+    ),
+)
 TRIES = 4
 
 
@@ -107,20 +155,45 @@ def capitals(
     n: int = 50,
     seed: int = 0,
     *,
+    style: Style = "statement",
+    shots: int = 3,
     templates: Sequence[int] | None = None,
     metric: MetricLike = "logit_diff",
     batch_size: int = 32,
 ) -> Task:
     """``n`` prompts such as "The capital of Japan is the city of" (" Tokyo").
 
-    The corrupted prompt names another country, whose capital is the distractor. ``templates``
-    chooses among three; the other arguments, notes and errors are those of
-    :func:`~graphprune.tasks.ioi`. At most 129 prompts exist.
+    The corrupted prompt names another country, whose capital is the distractor. At most 129
+    prompts exist, three fewer for each shot.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        n: number of distinct prompts.
+        seed: draws the same prompts again.
+        style: ``"statement"`` is a sentence to complete, ``"instruction"`` says in words what to
+            do, ``"few_shot"`` shows ``shots`` examples and then asks, without any instruction.
+        shots: with ``"few_shot"``, how many of the task's fixed examples stand in front (1 to 6).
+            Neither their words nor their answers are ever asked, in the clean or the corrupted
+            prompt.
+        templates: which of the style's three wordings to use; ``None``: all.
+        metric: the task's metric.
+        batch_size: used where a method names none.
+
+    Returns:
+        A task with the notes of :func:`~graphprune.tasks.ioi`, and ``style`` (and ``shots``).
+        Raises :class:`~graphprune.errors.InputError` for an unknown style, a wrong number of shots,
+        or if fewer than ``n`` prompts exist.
     """
     encoder = Encoder(tokenizer)
-    chosen = choose_templates(templates, len(CAPITAL_TEXTS), "capitals")
-    drawn = _lookup(encoder, CAPITALS, CAPITAL_TEXTS, chosen, seed)
-    notes = {"corruption": "other country", "templates": list(chosen)}
+    texts = CAPITAL_WORDINGS.texts(style, shots)
+    chosen = choose_templates(templates, len(texts), "capitals")
+    shown = CAPITAL_WORDINGS.shown(style, shots)
+    drawn = _lookup(encoder, _without(CAPITALS, shown), texts, chosen, seed)
+    notes = {
+        "corruption": "other country",
+        **CAPITAL_WORDINGS.notes(style, shots),
+        "templates": list(chosen),
+    }
     return build(
         "capitals", encoder, drawn, n, seed=seed, metric=metric, batch_size=batch_size, notes=notes
     )
@@ -131,6 +204,8 @@ def antonyms(
     n: int = 50,
     seed: int = 0,
     *,
+    style: Style = "statement",
+    shots: int = 3,
     templates: Sequence[int] | None = None,
     metric: MetricLike = "logit_diff",
     batch_size: int = 32,
@@ -141,13 +216,19 @@ def antonyms(
     :func:`capitals`.
     """
     encoder = Encoder(tokenizer)
-    chosen = choose_templates(templates, len(OPPOSITE_TEXTS), "antonyms")
+    texts = OPPOSITE_WORDINGS.texts(style, shots)
+    chosen = choose_templates(templates, len(texts), "antonyms")
     known: dict[str, str] = {}
     for one, other in OPPOSITES:
         known.setdefault(one, other)
         known.setdefault(other, one)
-    drawn = _lookup(encoder, known, OPPOSITE_TEXTS, chosen, seed)
-    notes = {"corruption": "other word", "templates": list(chosen)}
+    shown = OPPOSITE_WORDINGS.shown(style, shots)
+    drawn = _lookup(encoder, _without(known, shown), texts, chosen, seed)
+    notes = {
+        "corruption": "other word",
+        **OPPOSITE_WORDINGS.notes(style, shots),
+        "templates": list(chosen),
+    }
     return build(
         "antonyms", encoder, drawn, n, seed=seed, metric=metric, batch_size=batch_size, notes=notes
     )
@@ -158,6 +239,8 @@ def successor(
     n: int = 50,
     seed: int = 0,
     *,
+    style: Style = "statement",
+    shots: int = 3,
     templates: Sequence[int] | None = None,
     metric: MetricLike = "logit_diff",
     batch_size: int = 32,
@@ -165,21 +248,32 @@ def successor(
     """``n`` prompts such as "Monday, Tuesday, Wednesday," (" Thursday").
 
     Weekdays, months, numbers, ordinals and letters; the corrupted prompt is another run of the same
-    series, whose next word is the distractor. Arguments as :func:`capitals`.
+    series, whose next word is the distractor. Arguments as :func:`capitals`; there are three
+    fixed examples, and runs that share a word with one of those shown are left out.
     """
     encoder = Encoder(tokenizer)
-    chosen = choose_templates(templates, len(SUCCESSOR_TEXTS), "successor")
-    notes = {"corruption": "other run", "templates": list(chosen)}
+    texts = SUCCESSOR_WORDINGS.texts(style, shots)
+    chosen = choose_templates(templates, len(texts), "successor")
+    notes = {
+        "corruption": "other run",
+        **SUCCESSOR_WORDINGS.notes(style, shots),
+        "templates": list(chosen),
+    }
     return build(
         "successor",
         encoder,
-        _runs(chosen, seed),
+        _runs(texts, SUCCESSOR_WORDINGS.shown(style, shots), chosen, seed),
         n,
         metric=metric,
         batch_size=batch_size,
         seed=seed,
         notes=notes,
     )
+
+
+def _without(known: Mapping[str, str], shown: frozenset[str]) -> dict[str, str]:
+    """The entries that have no word in common with ``shown``."""
+    return {word: other for word, other in known.items() if shown.isdisjoint((word, other))}
 
 
 def _lookup(
@@ -206,7 +300,9 @@ def _lookup(
             )
 
 
-def _runs(templates: tuple[int, ...], seed: int) -> Iterator[Candidate]:
+def _runs(
+    texts: Sequence[str], shown: frozenset[str], templates: tuple[int, ...], seed: int
+) -> Iterator[Candidate]:
     """Runs of three with what comes next; each prompt with a few corrupted runs in turn."""
     source = random.Random(seed)
     series = []
@@ -215,10 +311,11 @@ def _runs(templates: tuple[int, ...], seed: int) -> Iterator[Candidate]:
         series.append([turned[i : i + 4] for i in range(len(words))])
     for words in (text.split() for text in ROWS):
         series.append([words[i : i + 4] for i in range(len(words) - 3)])
+    series = [[run for run in row if shown.isdisjoint(run)] for row in series]
     runs = [(row, i) for row in series for i in range(len(row))]
     for template, which in combinations(seed, len(templates), len(runs)):
         row, place = runs[which]
-        text = SUCCESSOR_TEXTS[templates[template]]
+        text = texts[templates[template]]
         others = [other for other in row if other[3] != row[place][3]]
         for other in source.sample(others, len(others)):
             yield Candidate(

@@ -1,14 +1,16 @@
 """Clean and corrupted prompts as token ids: the examples of every language task.
 
-Prompts are kept unpadded in int32. A batch is padded on the right to its longest prompt; padding
-holds ``pad_id`` and is masked.
+Prompts are kept unpadded in int32, in memory or in memory-mapped files. A batch is padded on the
+right to its longest prompt; padding holds ``pad_id`` and is masked.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,11 +22,13 @@ from graphprune.batch import Batch
 from graphprune.errors import InputError
 from graphprune.tasks.alignment import alignment_matrix
 from graphprune.tasks.ragged import Ragged
+from graphprune.tasks.spool import Spool
 from graphprune.tasks.tables import id_table, integer_tensor, overlap, place_table
 
 __all__ = ["OnMismatch", "TokenPairs"]
 
 OnMismatch = Literal["error", "drop"]
+PIECE = 4096  # examples whose lengths are looked up at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,7 @@ class TokenPairs:
         slots: for each clean token the number of its span in ``slot_names``, where every record
             names the same spans.
         pad_id: fills padding.
+        spool: the files behind the arrays, where they are mapped and not in memory.
     """
 
     clean: Ragged
@@ -56,6 +61,7 @@ class TokenPairs:
     slots: Ragged | None = None
     slot_names: tuple[str, ...] = ()
     pad_id: int = 0
+    spool: Spool | None = None
 
     # ---------------------------------------------------------------- building
 
@@ -163,16 +169,40 @@ class TokenPairs:
 
         return encode_records(records, tokenizer, on_mismatch)
 
+    @classmethod
+    def from_stream(
+        cls,
+        records: Any,
+        tokenizer: Any,
+        *,
+        length: int | None = None,
+        on_mismatch: OnMismatch = "error",
+        spool: str | Path | None = None,
+    ) -> tuple[TokenPairs, dict[str, Any]]:
+        """Examples as :meth:`from_records` makes them, kept in files; see ``Task.from_stream``."""
+        from graphprune.tasks.streaming import encode_stream
+
+        return encode_stream(
+            records, tokenizer, length=length, on_mismatch=on_mismatch, spool=spool
+        )
+
     # ---------------------------------------------------------------- reading
 
     def __len__(self) -> int:
         return len(self.positions)
 
     @cached_property
-    def _lengths(self) -> list[int]:
-        mine = self.clean.lengths
-        longest = mine if self.corrupt is None else np.maximum(mine, self.corrupt.lengths)
-        return [int(v) for v in longest]
+    def _lengths(self) -> array[int]:
+        lengths = array("i")
+        for start in range(0, len(self), PIECE):
+            rows = np.arange(start, min(start + PIECE, len(self)))
+            longest = self.clean.lengths_of(rows)
+            if self.corrupt is not None:
+                longest = np.maximum(longest, self.corrupt.lengths_of(rows))
+            lengths.extend(longest.tolist())
+        if self.spool is not None:
+            self.spool.release()
+        return lengths
 
     def lengths(self) -> Sequence[int]:
         """Tokens of each example, the longer of its two prompts."""
@@ -207,31 +237,34 @@ class TokenPairs:
         )
 
     def _inputs(self, prompts: Ragged, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        lengths = prompts.lengths[rows]
+        lengths = prompts.lengths_of(rows)
         width = int(lengths.max())
         mask = np.arange(width) < lengths[:, None]
+        ids = prompts.padded(rows, width, self.pad_id)
+        if self.spool is not None:
+            self.spool.touched(len(rows))
         return {
-            "input_ids": torch.from_numpy(prompts.padded(rows, width, self.pad_id)),
+            "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),
         }
 
     def _slots(self, rows: NDArray[np.int64]) -> Tensor | None:
         if self.slots is None:
             return None
-        width = int(self.clean.lengths[rows].max())
+        width = int(self.clean.lengths_of(rows).max())
         other = len(self.slot_names) - 1
         return torch.from_numpy(self.slots.padded(rows, width, fill=other).astype(np.int64))
 
     def _alignment(self, rows: NDArray[np.int64]) -> Tensor | None:
         if self.ranges is None or self.corrupt is None:
             return None
-        width = int(self.clean.lengths[rows].max())
+        width = int(self.clean.lengths_of(rows).max())
         first, last = (part.padded(rows, width, fill=0) for part in self.ranges)
         real = first < last
         own = np.arange(width)
         if bool(np.where(real, (first == own) & (last == own + 1), True).all()):
             return None
-        return alignment_matrix(first, last, int(self.corrupt.lengths[rows].max()))
+        return alignment_matrix(first, last, int(self.corrupt.lengths_of(rows).max()))
 
     def __repr__(self) -> str:
         return f"TokenPairs({len(self)} examples, up to {max(self.lengths())} tokens)"

@@ -45,6 +45,10 @@ class Ragged:
         """``[N]``: entries in each row."""
         return np.diff(self.starts)
 
+    def lengths_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``[len(rows)]``: entries in these rows."""
+        return self.starts[rows + 1] - self.starts[rows]
+
     def row(self, number: int) -> NDArray[np.int32]:
         """One row."""
         return self.values[self.starts[number] : self.starts[number + 1]]
@@ -53,6 +57,6 @@ class Ragged:
         """``[len(rows), width]`` int64: the rows, filled up on the right."""
         steps = np.arange(width)
         place = self.starts[rows][:, None] + steps
-        real = steps < self.lengths[rows][:, None]
+        real = steps < self.lengths_of(rows)[:, None]
         picked = self.values[np.minimum(place, len(self.values) - 1)]
         return np.where(real, picked, fill).astype(np.int64)

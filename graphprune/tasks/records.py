@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,17 @@ from graphprune.tasks.pairs import OnMismatch, TokenPairs
 from graphprune.tasks.ragged import Ragged
 from graphprune.tasks.tables import pad_rows
 
-__all__ = ["FIELDS", "FileRecord", "check_record", "encode_records", "pack"]
+__all__ = [
+    "FIELDS",
+    "EncodedRows",
+    "FileRecord",
+    "RecordEncoder",
+    "aligned",
+    "check_record",
+    "encode_records",
+    "pack",
+    "slotted",
+]
 
 FIELDS = ("clean", "corrupt", "answer", "distractor", "spans")
 LISTED = 5
@@ -31,9 +42,8 @@ class FileRecord(dict[str, Any]):
         self.where = where
 
 
-def _name(records: Sequence[Any], number: int) -> str:
+def _label(record: Any, number: int) -> str:
     """What errors call a record: its file and line where it came from a file."""
-    record = records[number]
     return record.where if isinstance(record, FileRecord) else f"record {number}"
 
 
@@ -68,43 +78,232 @@ def check_record(record: Any, where: str) -> None:
             )
 
 
+class EncodedRows(NamedTuple):
+    """Some records as rows of token ids; what no record has is ``None``."""
+
+    clean: list[list[int]]
+    corrupt: list[list[int]] | None
+    answer: list[list[int]] | None
+    distractor: list[list[int]] | None
+    spans: list[Any]
+    labels: list[str]
+
+
+@dataclass
+class _Told:
+    """How often something happened, and its first cases."""
+
+    count: int = 0
+    cases: list[str] = field(default_factory=list)
+
+    def add(self, case: str) -> None:
+        self.count += 1
+        if len(self.cases) < LISTED:
+            self.cases.append(case)
+
+    def __str__(self) -> str:
+        return "; ".join(self.cases) + ("; ..." if self.count > len(self.cases) else "")
+
+
+class RecordEncoder:
+    """Records to token ids, all at once or chunk by chunk, with the checks that reach over chunks.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        on_mismatch: ``"error"`` or ``"drop"``, for pairs whose token lengths differ.
+        chunked: whether more records may follow, which the error about lengths then says.
+    """
+
+    def __init__(self, tokenizer: Any, on_mismatch: OnMismatch, chunked: bool = False) -> None:
+        if on_mismatch not in ("error", "drop"):
+            raise InputError(f"on_mismatch must be 'error' or 'drop', got {on_mismatch!r}")
+        self.encoder = Encoder(tokenizer)
+        self.seen = 0
+        self._drop = on_mismatch == "drop"
+        self._first = "the first " if chunked else ""
+        self._with: dict[str, str] = {}
+        self._without: dict[str, str] = {}
+        self._apart = _Told()
+        self._longer = _Told()
+        self._joined = _Told()
+
+    def encode(self, records: Sequence[Any]) -> EncodedRows:
+        """The next records, in order, without those that are dropped.
+
+        Raises :class:`~graphprune.errors.InputError` naming the record, see
+        :meth:`TokenPairs.from_records`.
+        """
+        labels = [_label(record, self.seen + i) for i, record in enumerate(records)]
+        for record, where in zip(records, labels, strict=True):
+            check_record(record, where)
+        given = {name: self._all_or_none(records, labels, name) for name in FIELDS[1:4]}
+        if any(record.get("spans") for record in records) and not given["corrupt"]:
+            raise InputError(
+                "spans align a prompt with a corrupted one, but no record has 'corrupt'"
+            )
+        self.seen += len(records)
+        clean = self._prompts(records, labels, "clean")
+        corrupt = self._prompts(records, labels, "corrupt") if given["corrupt"] else None
+        kept = self._fitting(records, labels, clean, corrupt)
+        records, labels = [records[i] for i in kept], [labels[i] for i in kept]
+        answer = self._choices(records, labels, "answer") if given["answer"] else None
+        distractor = self._choices(records, labels, "distractor") if given["distractor"] else None
+        if answer and distractor:
+            self._check_apart(records, labels, answer, distractor)
+        return EncodedRows(
+            [clean[i] for i in kept],
+            None if corrupt is None else [corrupt[i] for i in kept],
+            answer,
+            distractor,
+            [record.get("spans") for record in records],
+            labels,
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Logs what was dropped or shortened and gives the task's notes on it.
+
+        Raises :class:`~graphprune.errors.InputError` if there was no record, or none is left.
+        """
+        if not self.seen:
+            raise InputError("there are no records; a task needs at least one")
+        if self._apart.count == self.seen:
+            raise InputError(self._mismatch("nothing is left when they are dropped", ""))
+        if self._apart.count:
+            log.warning(
+                "dropped %d of %d pairs whose token lengths differ", self._apart.count, self.seen
+            )
+        if self._longer.count:
+            log.warning(
+                "%d answers or distractors are longer than one token; their first token stands for "
+                "them (%s)",
+                self._longer.count,
+                self._longer,
+            )
+        if self._joined.count:
+            log.warning(
+                "%d answers or distractors continue the prompt's last word, for they have no space "
+                "in front (%s)",
+                self._joined.count,
+                self._joined,
+            )
+        notes: dict[str, Any] = {"first_token_answers": self._longer.count}
+        return {**notes, "dropped": self._apart.count} if self._drop else notes
+
+    # ---------------------------------------------------------------- steps
+
+    def _all_or_none(self, records: Sequence[Any], labels: Sequence[str], name: str) -> bool:
+        """Whether the records have ``name``; raises if only some do, in this or earlier chunks."""
+        for record, where in zip(records, labels, strict=True):
+            found = self._without if record.get(name) is None else self._with
+            found.setdefault(name, where)
+        if name in self._with and name in self._without:
+            raise InputError(
+                f"{self._without[name]} has no {name!r}, though {self._with[name]} has; all "
+                "records need it, or none"
+            )
+        return name in self._with
+
+    def _prompts(self, records: Sequence[Any], labels: Sequence[str], name: str) -> list[list[int]]:
+        rows = self.encoder.prompts([record[name] for record in records])
+        for record, where, row in zip(records, labels, rows, strict=True):
+            if len(row) <= len(self.encoder.suffix):
+                raise InputError(f"{where}: {name} {record[name]!r} has no tokens")
+        return rows
+
+    def _fitting(
+        self,
+        records: Sequence[Any],
+        labels: Sequence[str],
+        clean: list[list[int]],
+        corrupt: list[list[int]] | None,
+    ) -> list[int]:
+        """Numbers of the records that have spans, or whose prompts have equal lengths."""
+        kept = []
+        for i, record in enumerate(records):
+            if corrupt is None or len(clean[i]) == len(corrupt[i]) or record.get("spans"):
+                kept.append(i)
+                continue
+            self._apart.add(
+                f"  {labels[i]}: {len(clean[i])} and {len(corrupt[i])} tokens: "
+                f"{record['clean']!r} / {record['corrupt']!r}"
+            )
+        if self._apart.count and not self._drop:
+            advice = "on_mismatch='drop' drops them, spans align them"
+            raise InputError(self._mismatch(advice, self._first))
+        return kept
+
+    def _mismatch(self, advice: str, first: str) -> str:
+        bad, cases = self._apart.count, self._apart.cases
+        more = [f"  ... and {bad - len(cases)} more"] if bad > len(cases) else []
+        head = (
+            f"{bad} of {first}{self.seen} pairs have prompts of different token lengths ({advice}):"
+        )
+        return "\n".join([head, *cases, *more])
+
+    def _choices(self, records: Sequence[Any], labels: Sequence[str], name: str) -> list[list[int]]:
+        """First-token ids of each record's answers or distractors."""
+        return [
+            self._first_ids(record, name, where)
+            for record, where in zip(records, labels, strict=True)
+        ]
+
+    def _first_ids(self, record: Any, name: str, where: str) -> list[int]:
+        value, encoder = record[name], self.encoder
+        ids: list[int] = []
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, int):
+                if not 0 <= one < encoder.vocabulary_size:
+                    raise InputError(
+                        f"{where}: {name} must be a token id in 0..{encoder.vocabulary_size - 1}, "
+                        f"got {one}"
+                    )
+                ids.append(one)
+                continue
+            tokens = encoder.continuation(record["clean"], one)
+            if not tokens:
+                raise InputError(f"{where}: {name} {one!r} has no tokens")
+            if tokens[0] == encoder.unknown_id:
+                raise InputError(f"{where}: the vocabulary does not have the {name} {one!r}")
+            if len(tokens) > 1:
+                self._longer.add(f"{where}: {one!r}")
+            if record["clean"][-1].isalpha() and one[0].isalpha():
+                self._joined.add(f"{where}: {one!r}")
+            ids.append(tokens[0])
+        return list(dict.fromkeys(ids))
+
+    def _check_apart(
+        self,
+        records: Sequence[Any],
+        labels: Sequence[str],
+        answer: list[list[int]],
+        distractor: list[list[int]],
+    ) -> None:
+        for record, where, mine, theirs in zip(records, labels, answer, distractor, strict=True):
+            if not set(mine).isdisjoint(theirs):
+                token = self.encoder.decode(sorted(set(mine) & set(theirs))[:1])
+                raise InputError(
+                    f"{where}: answer {record['answer']!r} and distractor "
+                    f"{record['distractor']!r} begin with the same token {token!r}, so the "
+                    "model's next token cannot tell them apart"
+                )
+
+
 def encode_records(
     records: Sequence[Any], tokenizer: Any, on_mismatch: OnMismatch
 ) -> tuple[TokenPairs, dict[str, Any]]:
     """See :meth:`TokenPairs.from_records`."""
-    if on_mismatch not in ("error", "drop"):
-        raise InputError(f"on_mismatch must be 'error' or 'drop', got {on_mismatch!r}")
-    if not len(records):
-        raise InputError("there are no records; a task needs at least one")
-    encoder = Encoder(tokenizer)
-    for number, record in enumerate(records):
-        check_record(record, _name(records, number))
-    given = {name: _all_or_none(records, name) for name in FIELDS[1:4]}
-    if any(record.get("spans") for record in records) and not given["corrupt"]:
-        raise InputError("spans align a prompt with a corrupted one, but no record has 'corrupt'")
-
-    clean = encoder.prompts([record["clean"] for record in records])
-    corrupt = encoder.prompts([r["corrupt"] for r in records]) if given["corrupt"] else None
-    for name, rows in (("clean", clean), ("corrupt", corrupt)):
-        for number, row in enumerate(rows or ()):
-            if len(row) <= len(encoder.suffix):
-                raise InputError(
-                    f"{_name(records, number)}: {name} {records[number][name]!r} has no tokens"
-                )
-    kept = _fitting(records, clean, corrupt, on_mismatch)
-    choices, cut = _choices(records, kept, encoder, given)
-    notes: dict[str, Any] = {"first_token_answers": cut}
-    if on_mismatch == "drop":
-        notes["dropped"] = len(records) - len(kept)
+    coder = RecordEncoder(tokenizer, on_mismatch)
+    rows = coder.encode(records)
+    notes = coder.finish()
     return (
         pack(
-            [clean[i] for i in kept],
-            None if corrupt is None else [corrupt[i] for i in kept],
-            choices["answer"],
-            choices["distractor"],
-            encoder,
-            spans=[records[i].get("spans") for i in kept],
-            labels=[_name(records, i) for i in kept],
+            rows.clean,
+            rows.corrupt,
+            rows.answer,
+            rows.distractor,
+            coder.encoder,
+            spans=rows.spans,
+            labels=rows.labels,
         ),
         notes,
     )
@@ -123,15 +322,10 @@ def pack(
     ranges, slots = None, None
     names: tuple[str, ...] = ()
     if corrupt is not None and any(spans):
-        parts: list[tuple[list[int], list[int]]] = []
-        for where, mine, theirs, named in zip(labels, clean, corrupt, spans, strict=True):
-            own = list(range(len(mine))), list(range(1, len(mine) + 1))
-            parts.append(span_ranges(named, len(mine), len(theirs), where) if named else own)
-        ranges = (Ragged.from_rows([a for a, _ in parts]), Ragged.from_rows([b for _, b in parts]))
-        if all(named and set(named) == set(spans[0]) for named in spans):
-            names = tuple(spans[0])
-            pairs = zip(spans, clean, strict=True)
-            slots = Ragged.from_rows([span_slots(n, names, len(mine)) for n, mine in pairs])
+        ranges = aligned(clean, corrupt, spans, labels)
+        names = tuple(spans[0] or ())
+        slots = slotted(clean, spans, names)
+        names = names if slots else ()
     rows = Ragged.from_rows(clean)
     return TokenPairs(
         clean=rows,
@@ -146,114 +340,23 @@ def pack(
     )
 
 
-def _all_or_none(records: Sequence[Any], name: str) -> bool:
-    """Whether the records have ``name``; raises if only some do."""
-    have = [record.get(name) is not None for record in records]
-    if any(have) and not all(have):
-        raise InputError(
-            f"{_name(records, have.index(False))} has no {name!r}, though "
-            f"{_name(records, have.index(True))} has; all records need it, or none"
-        )
-    return have[0]
-
-
-def _fitting(
-    records: Sequence[Any],
+def aligned(
     clean: list[list[int]],
-    corrupt: list[list[int]] | None,
-    on_mismatch: OnMismatch,
-) -> list[int]:
-    """Numbers of the records that have spans, or whose prompts have equal lengths."""
-    everything = list(range(len(records)))
-    if corrupt is None:
-        return everything
-    bad = [
-        i for i in everything if len(clean[i]) != len(corrupt[i]) and not records[i].get("spans")
-    ]
-    if not bad:
-        return everything
-    if on_mismatch == "drop" and len(bad) < len(records):
-        log.warning("dropped %d of %d pairs whose token lengths differ", len(bad), len(records))
-        apart = set(bad)
-        return [i for i in everything if i not in apart]
-    lines = [
-        f"  {_name(records, i)}: {len(clean[i])} and {len(corrupt[i])} tokens: "
-        f"{records[i]['clean']!r} / {records[i]['corrupt']!r}"
-        for i in bad[:LISTED]
-    ]
-    more = [f"  ... and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
-    advice = (
-        "nothing is left when they are dropped"
-        if on_mismatch == "drop"
-        else "on_mismatch='drop' drops them, spans align them"
-    )
-    head = f"{len(bad)} of {len(records)} pairs have prompts of different token lengths ({advice}):"
-    raise InputError("\n".join([head, *lines, *more]))
+    corrupt: list[list[int]],
+    spans: Sequence[Any],
+    labels: Sequence[str],
+) -> tuple[Ragged, Ragged]:
+    """The range of corrupted tokens that each clean token reads; its own number without spans."""
+    parts: list[tuple[list[int], list[int]]] = []
+    for where, mine, theirs, named in zip(labels, clean, corrupt, spans, strict=True):
+        own = list(range(len(mine))), list(range(1, len(mine) + 1))
+        parts.append(span_ranges(named, len(mine), len(theirs), where) if named else own)
+    return Ragged.from_rows([a for a, _ in parts]), Ragged.from_rows([b for _, b in parts])
 
 
-def _choices(
-    records: Sequence[Any], kept: list[int], encoder: Encoder, given: Mapping[str, bool]
-) -> tuple[dict[str, list[list[int]] | None], int]:
-    """First-token ids of answers and distractors, and how many were longer than a token."""
-    out: dict[str, list[list[int]] | None] = {"answer": None, "distractor": None}
-    longer: list[str] = []
-    joined: list[str] = []
-    for name in out:
-        if given[name]:
-            out[name] = [
-                _first_ids(records[i], name, _name(records, i), encoder, longer, joined)
-                for i in kept
-            ]
-    if out["answer"] and out["distractor"]:
-        for i, mine, theirs in zip(kept, out["answer"], out["distractor"], strict=True):
-            if not set(mine).isdisjoint(theirs):
-                token = encoder.decode(sorted(set(mine) & set(theirs))[:1])
-                raise InputError(
-                    f"{_name(records, i)}: answer {records[i]['answer']!r} and distractor "
-                    f"{records[i]['distractor']!r} begin with the same token {token!r}, so the "
-                    "model's next token cannot tell them apart"
-                )
-    if longer:
-        log.warning(
-            "%d answers or distractors are longer than one token; their first token stands for "
-            "them (%s%s)",
-            len(longer),
-            "; ".join(longer[:LISTED]),
-            "; ..." if len(longer) > LISTED else "",
-        )
-    if joined:
-        log.warning(
-            "%d answers or distractors continue the prompt's last word, for they have no space in "
-            "front (%s%s)",
-            len(joined),
-            "; ".join(joined[:LISTED]),
-            "; ..." if len(joined) > LISTED else "",
-        )
-    return out, len(longer)
-
-
-def _first_ids(
-    record: Any, name: str, where: str, encoder: Encoder, longer: list[str], joined: list[str]
-) -> list[int]:
-    value = record[name]
-    ids: list[int] = []
-    for one in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(one, int):
-            if not 0 <= one < encoder.vocabulary_size:
-                raise InputError(
-                    f"{where}: {name} must be a token id in 0..{encoder.vocabulary_size - 1}, "
-                    f"got {one}"
-                )
-            ids.append(one)
-            continue
-        tokens = encoder.continuation(record["clean"], one)
-        if not tokens:
-            raise InputError(f"{where}: {name} {one!r} has no tokens")
-        if tokens[0] == encoder.unknown_id:
-            raise InputError(f"{where}: the vocabulary does not have the {name} {one!r}")
-        if len(tokens) > 1:
-            longer.append(f"{where}: {one!r}")
-        if record["clean"][-1].isalpha() and one[0].isalpha():
-            joined.append(f"{where}: {one!r}")
-        ids.append(tokens[0])
-    return list(dict.fromkeys(ids))
+def slotted(clean: list[list[int]], spans: Sequence[Any], names: tuple[str, ...]) -> Ragged | None:
+    """Each clean token's span number, ``None`` unless every record names exactly ``names``."""
+    if not names or not all(named and set(named) == set(names) for named in spans):
+        return None
+    pairs = zip(spans, clean, strict=True)
+    return Ragged.from_rows([span_slots(named, names, len(mine)) for named, mine in pairs])

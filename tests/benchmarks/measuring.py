@@ -1,7 +1,8 @@
 """Timing and memory for the benchmarks: one thread, fresh inputs, the baseline beside it.
 
 Times are CPU seconds of this process at one thread (which a busy machine disturbs least), medians
-of interleaved repeats; memory is the peak resident size above what stood before.
+of interleaved repeats; memory is the peak resident size above what stood before, or the peak of
+what tensors were allocated (which leaves out the allocator's slack, and is the same every time).
 """
 
 import os
@@ -91,15 +92,30 @@ def peak_mb(job: Callable[[], None]) -> float:
     return _status("VmHWM") - before
 
 
-def fresh_peak_mb(setup: str, job: str) -> float:
-    """:func:`peak_mb` of the statement ``job`` in a new process, after the statements ``setup``."""
+def allocated_mb(job: Callable[[], None]) -> float:
+    """Peak of all tensors' memory during a job above what stood before it, in MiB (CPU)."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        job()
+    events = seen.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    now = peak = 0
+    for _, change in changes:
+        now += change
+        peak = max(peak, now)
+    return peak / 2**20
+
+
+def fresh_peak_mb(setup: str, job: str, measure: str = "peak_mb") -> float:
+    """:func:`peak_mb` (or ``measure``) of ``job`` in a new process, after ``setup``."""
     code = (
         "import torch; torch.set_num_threads(1)\n"
         "import graphprune as gp\n"
         "from benchmarks.measuring import *\n"
         f"{setup}\n"
         f"def job():\n    {job}\n"
-        "print('peak', peak_mb(job))\n"
+        f"print('peak', {measure}(job))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(

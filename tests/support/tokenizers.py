@@ -34,6 +34,7 @@ DIGITS = {
     3: pre_tokenizers.Split(Regex(r"\d{1,3}"), "isolated"),
     4: pre_tokenizers.Split(Regex(r" ?\d{4}"), "isolated"),
 }
+STYLED = (lookups.CAPITAL_WORDINGS, lookups.OPPOSITE_WORDINGS, lookups.SUCCESSOR_WORDINGS)
 
 
 @cache
@@ -48,6 +49,7 @@ def corpus() -> tuple[str, ...]:
         *lookups.CAPITAL_TEXTS,
         *lookups.OPPOSITE_TEXTS,
         *lookups.SUCCESSOR_TEXTS,
+        *(text for wordings in STYLED for text in (*wordings.instruction, *wordings.few_shot)),
         docstrings.TEXT,
     ]
     texts += [f"{lead} x" for lead in (*agreement.LEADS, *agreement.PHRASES)]

@@ -1,0 +1,96 @@
+"""One task asked by instruction and by few-shot examples: are the two circuits the same?
+
+After the case study of Edge Pruning (Bhaskar et al. 2024), which asked it of boolean expressions in
+CodeLlama-13B: a circuit is found under each style, then each circuit, their intersection and their
+union are judged under both. A stopped run goes on where it was: name the same folder again.
+
+    python examples/two_prompts_one_task.py --out two-prompts
+    python examples/two_prompts_one_task.py --out quick --quick     # a tiny random model
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+from edge_pruning_language import load
+
+import graphprune as gp
+
+STYLES = ("instruction", "few_shot")
+
+
+def make_task(name: str, tokenizer, style: str, n: int) -> gp.Task:
+    options = {"shots": 3} if style == "few_shot" else {}
+    make = {"antonyms": gp.tasks.antonyms, "capitals": gp.tasks.capitals}[name]
+    return make(tokenizer, n=n, seed=0, style=style, batch_size=8, **options)
+
+
+def find(model, task, style: str, out: Path, args) -> gp.Circuit:
+    folder = out / style
+    if (folder / "circuit.json").exists():
+        return gp.Circuit.load(folder)
+    warm = gp.EAPIG(steps=5).score(model, task.with_metric("kl"))
+    pruning = gp.EdgePruning(
+        edges=args.edges, steps=args.steps, batch_size=8, warm_start=warm,
+        run_dir=out / f"{style}-run", checkpoint_every=10,
+    )  # fmt: skip
+    fit = pruning.fit(model, task)
+    if fit.stopped:
+        raise SystemExit(f"{fit.stopped}; the same command goes on from there")
+    circuit = gp.Circuit.from_mask(fit.mask, fit.scores, model, task, method=pruning)
+    circuit.save(folder)
+    return circuit
+
+
+def chance_overlap(a: gp.EdgeMask, b: gp.EdgeMask) -> float:
+    """The Jaccard overlap expected of two random sets of these sizes."""
+    both = a.num_kept * b.num_kept / a.graph.num_edges
+    return both / (a.num_kept + b.num_kept - both)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("two-prompts"), help="a folder")
+    parser.add_argument("--task", default="antonyms", choices=["antonyms", "capitals"])
+    parser.add_argument("--edges", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--examples", type=int, default=80)
+    parser.add_argument("--quick", action="store_true", help="a tiny random model, few steps")
+    args = parser.parse_args()
+    if args.quick:
+        args.edges, args.steps, args.examples = 20, 10, 16
+    args.out.mkdir(parents=True, exist_ok=True)
+    model, tokenizer = load(args.quick)
+    parts = {s: make_task(args.task, tokenizer, s, args.examples).split(0.6) for s in STYLES}
+    circuits = {s: find(model, parts[s][0], s, args.out, args) for s in STYLES}
+    one, other = (circuits[s].mask for s in STYLES)
+    masks = {
+        "full model": gp.EdgeMask.full(model.graph),
+        **{f"circuit of {style}": circuits[style].mask for style in STYLES},
+        "intersection": one & other,
+        "union": one | other,
+        "only instruction": one - other,
+        "nothing": gp.EdgeMask.empty(model.graph),
+    }
+    found = {style: gp.evaluate_all(model, parts[style][1], masks) for style in STYLES}
+    rows = []
+    for name, mask in masks.items():
+        row = {"edges kept": name, "edges": mask.num_kept}
+        for style in STYLES:
+            report = found[style][name]
+            row[f"accuracy, {style}"] = report["accuracy"]
+            row[f"KL, {style}"] = report["kl"]
+            row[f"faithfulness, {style}"] = report["faithfulness"]
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table.to_csv(args.out / "table.csv", index=False)
+    print(table.round(3).to_string(index=False))
+    shared = (one & other).num_kept
+    print(
+        f"{shared} edges in both; Jaccard overlap {one.jaccard(other):.3f}, "
+        f"by chance {chance_overlap(one, other):.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Edge pruning: a circuit by minimising a loss over gates under a budget of edges.
+
+``variant="paper"`` is the published method (Bhaskar et al., NeurIPS 2024, arXiv 2406.16778): hard
+concrete gates, one draw a step shared by the batch, a Lagrangian that pulls the sampled sparsity
+along a linear ramp, and AdamW whose default weight decay acts on the gates' log alpha (at its
+learning rate that decay, not the loss, is what closes gates that nothing holds open).
+
+The default variant meets its budget by construction: gates are sigmoids shifted so that they sum to
+the number of edges allowed, which falls geometrically to the budget while they sharpen. No
+multiplier has to find the sparsity, and half of the steps are spent near the budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError
+from graphprune.graph import ComputationalGraph
+from graphprune.mask import budget
+from graphprune.optimise.gates import (
+    budgeted_sigmoid,
+    hard_concrete,
+    hard_concrete_mean,
+    noise,
+)
+from graphprune.optimise.loop import Draw, Moment
+from graphprune.optimise.schedule import learning_rate, ramp
+
+from .optimiser import MaskOptimiser, rank_values
+
+__all__ = ["EdgePruning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgePruning(MaskOptimiser):
+    """Edge pruning (arXiv 2406.16778), in our best form or as published.
+
+    Args:
+        variant: ``"default"`` or ``"paper"``.
+        lr: learning rate of the gates; ``None``: 0.1, or 0.8 as published.
+        temperature: the default variant's sigmoids sharpen from the first to the second of these.
+        start: the share of edges that are open at the first step of the default variant.
+        hold: the share of steps spent at the final budget.
+        lr_lambda: the paper's learning rate of the two multipliers.
+        warmup: the paper's steps of learning-rate warm-up; ``None``: 200, or a fifteenth of steps.
+        weight_decay: the paper's decay on log alpha and the multipliers.
+        target: the sparsity the paper's Lagrangian aims at; ``None``: the one asked for. (The
+            published runs aim higher than what they get.)
+        refine: rounds of local search from the final circuit, each a gradient and a few sparse runs
+            of up to eight batches; ``None``: 8, none as published.
+        path: further sizes (counts or shares) whose circuits the default variant keeps as its
+            budget passes them: a whole trade-off curve from one run, in ``fit(...).path``.
+    """
+
+    variant: Literal["default", "paper"] = "default"
+    lr: float | None = None
+    temperature: tuple[float, float] = (0.5, 0.05)
+    start: float = 0.9
+    hold: float = 0.2
+    lr_lambda: float | None = None
+    warmup: int | None = None
+    weight_decay: float = 0.01
+    target: float | None = None
+    refine: int | None = None
+    path: tuple[int | float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variant not in ("default", "paper"):
+            raise InputError(f"variant must be 'default' or 'paper', got {self.variant!r}")
+        if self.variant == "paper" and self.sparsity == "minimal" and self.edges is None:
+            raise InputError("variant='paper' aims at a sparsity; 'minimal' needs the default one")
+        if not 0.0 < self.start < 1.0 or not 0.0 <= self.hold < 1.0:
+            raise InputError(
+                f"start and hold are shares in (0, 1), got {self.start} and {self.hold}"
+            )
+        if self.path and self._paper:
+            raise InputError("path= follows the default variant's budget; the paper's has none")
+        if min(self.temperature) <= 0:
+            raise InputError(f"temperatures must be positive, got {self.temperature}")
+
+    @property
+    def _paper(self) -> bool:
+        return self.variant == "paper"
+
+    @property
+    def _rate(self) -> float:
+        return (0.8 if self._paper else 0.1) if self.lr is None else self.lr
+
+    # ---------------------------------------------------------------- recipe
+
+    def parameters(self, graph: ComputationalGraph, start: Tensor | None) -> dict[str, Tensor]:
+        """Gates of edges (and senders), and the paper's multipliers."""
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def gates(n: int) -> Tensor:
+            if self._paper:
+                return 10.0 + 0.01 * torch.randn(n, generator=generator)
+            return 0.01 * torch.randn(n, generator=generator)
+
+        found = {"edges": gates(graph.num_edges)}
+        if start is not None:
+            found["edges"] += rank_values(start)
+        if self.node_gates:
+            found["nodes"] = gates(graph.num_nodes)
+        if self._paper:
+            found["multipliers"] = torch.zeros(2)
+        return found
+
+    def optimiser(
+        self, parameters: dict[str, Tensor], constants: list[Tensor]
+    ) -> torch.optim.Optimizer:
+        """AdamW with ascent on the multipliers, as published; Adam."""
+        rate = self._rate
+        gates = [p for name, p in parameters.items() if name != "multipliers"]
+        groups: list[dict[str, object]] = [{"params": gates, "lr": rate}]
+        if constants:
+            groups.append({"params": constants, "lr": 1e-2, "weight_decay": 0.0})
+        if not self._paper:
+            return torch.optim.Adam(groups, lr=rate)
+        up = rate if self.lr_lambda is None else self.lr_lambda
+        groups.append({"params": [parameters["multipliers"]], "lr": up, "maximize": True})
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=self.weight_decay)
+
+    def rate(self, moment: Moment) -> float:
+        """Linear warm-up, linear decay to 0."""
+        steps = moment.steps
+        usual = max(1, min(200, steps // 15)) if self._paper else max(1, steps // 20)
+        return learning_rate(moment.step, steps, usual if self.warmup is None else self.warmup)
+
+    def _product(self, edges: Tensor, nodes: Tensor | None, graph: ComputationalGraph) -> Tensor:
+        if nodes is None:
+            return edges
+        return edges * nodes[..., graph.edge_index[0].to(nodes.device)]
+
+    def draw(self, parameters: dict[str, Tensor], graph: ComputationalGraph, at: Moment) -> Draw:
+        """One mask for the whole batch."""
+        return self._published(parameters, graph, at) if self._paper else self._budgeted(
+            parameters, graph, at
+        )  # fmt: skip
+
+    def _published(self, p: dict[str, Tensor], graph: ComputationalGraph, at: Moment) -> Draw:
+        edges, nodes = p["edges"], p.get("nodes")
+        extra = 0 if nodes is None else len(nodes)
+        u = noise((len(edges) + extra,), self.seed, at.step, edges.device)
+        z = hard_concrete(edges, u[: len(edges)])
+        z_nodes = None if nodes is None else hard_concrete(nodes, u[len(edges) :])
+        goal = self._goal(graph)
+        over = max(1, at.steps * 5 // 6)
+        gap = 1.0 - z.mean() - ramp(at.step, 0.0, goal, over)
+        first, second = p["multipliers"]
+        return Draw(
+            self._product(z, z_nodes, graph),
+            density=float(z.detach().mean()),
+            penalty=first * gap + second * gap.square(),
+            shown={"lambda1": float(first.detach()), "lambda2": float(second.detach())},
+        )
+
+    def _goal(self, graph: ComputationalGraph) -> float:
+        if self.target is not None:
+            return self.target
+        return 1.0 - (self.count(graph) or 0) / graph.num_edges
+
+    def _budgeted(self, p: dict[str, Tensor], graph: ComputationalGraph, at: Moment) -> Draw:
+        edges, nodes = p["edges"], p.get("nodes")
+        count = self.allowed(graph, at)
+        hot, cold = self.temperature
+        temperature = ramp(at.step, hot, cold, at.steps, "geometric")
+        scores = edges if nodes is None else self._joint(edges, nodes, graph)
+        z, _ = budgeted_sigmoid(scores, count, temperature)
+        return Draw(z, density=count / graph.num_edges, shown={"temperature": temperature})
+
+    def _joint(self, edges: Tensor, nodes: Tensor, graph: ComputationalGraph) -> Tensor:
+        return edges + nodes[graph.edge_index[0].to(nodes.device)]
+
+    def allowed(self, graph: ComputationalGraph, at: Moment) -> float:
+        """How many edges the default variant's gates sum to."""
+        last = self.count(graph) or 1
+        first = max(self.start * graph.num_edges, float(last))
+        over = int(at.steps * (1.0 - self.hold))
+        found = ramp(at.step, first, float(last), over, "geometric")
+        return min(found, graph.num_edges - 0.5)
+
+    def passed(self, graph: ComputationalGraph, steps: int) -> dict[int, int]:
+        """Sizes of ``path`` above the final one, and when the falling budget passes them."""
+        last, found = self.count(graph) or 1, {}
+        for size in self.path:
+            count = budget(size, graph.num_edges)
+            after = (
+                step
+                for step in range(1, steps + 1)
+                if self.allowed(graph, Moment(step, steps, 1, (0,))) <= count
+            )
+            if count > last:
+                found[count] = next(after, steps)
+        return found
+
+    def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
+        """Log alpha (expected gates where nodes have gates too), or the sigmoids' scores."""
+        edges, nodes = parameters["edges"], parameters.get("nodes")
+        if nodes is None:
+            return edges
+        if self._paper:
+            return self._product(hard_concrete_mean(edges), hard_concrete_mean(nodes), graph)
+        return self._joint(edges, nodes, graph)
+
+    def rounds(self) -> int:
+        """Eight unless said otherwise; none as published."""
+        if self.refine is not None:
+            return self.refine
+        return 0 if self._paper else 8
+
+    def points(self) -> list[int]:
+        """The default variant also judges masks on the way once the budget is reached."""
+        if self._paper:
+            return [self.steps]
+        held = int(self.steps * self.hold)
+        return sorted({self.steps - held * k // 4 for k in range(4)} - {0})

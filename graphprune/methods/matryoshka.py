@@ -1,0 +1,98 @@
+"""Matryoshka pruning (arXiv 2609.25518): one run whose ranking serves every size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError
+from graphprune.graph import ComputationalGraph
+from graphprune.optimise.gates import budgeted_sigmoid, noise
+from graphprune.optimise.loop import Draw, Moment
+
+from .base import at_least
+from .optimiser import MaskOptimiser, rank_values
+
+__all__ = ["MatryoshkaPruning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatryoshkaPruning(MaskOptimiser):
+    """A soft top-k with a new random k each step, so that every prefix of the ranking is a circuit.
+
+    The mask is ``sigmoid((s - tau) / temperature)`` with tau such that it sums to k. Published: the
+    task's metric as the loss (``loss="task"``), temperature .5, Adam at .05, 5,000 steps for edges.
+
+    Args:
+        lr: learning rate of the scores.
+        temperature: of the sigmoids.
+        smallest: the smallest k, as a count or a share of all edges.
+        sizes: how k is drawn: ``"log_uniform"`` or ``"uniform"``.
+        budgets: values of k at each step, run side by side.
+    """
+
+    lr: float = 0.05
+    temperature: float = 0.5
+    smallest: float = 1e-3
+    sizes: Literal["log_uniform", "uniform"] = "log_uniform"
+    budgets: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self.budgets, 1, "budgets")
+        if self.sizes not in ("log_uniform", "uniform"):
+            raise InputError(f"sizes must be 'log_uniform' or 'uniform', got {self.sizes!r}")
+        if self.temperature <= 0 or self.smallest <= 0:
+            raise InputError(
+                f"temperature and smallest must be positive, got {self.temperature} and "
+                f"{self.smallest}"
+            )
+
+    def parameters(self, graph: ComputationalGraph, start: Tensor | None) -> dict[str, Tensor]:
+        """Scores of edges (and senders)."""
+        found = {"edges": torch.zeros(graph.num_edges) if start is None else rank_values(start)}
+        if self.node_gates:
+            found["nodes"] = torch.zeros(graph.num_nodes)
+        return found
+
+    def optimiser(
+        self, parameters: dict[str, Tensor], constants: list[Tensor]
+    ) -> torch.optim.Optimizer:
+        """Adam."""
+        groups: list[dict[str, object]] = [{"params": list(parameters.values())}]
+        if constants:
+            groups.append({"params": constants, "lr": 1e-2})
+        return torch.optim.Adam(groups, lr=self.lr)
+
+    def rate(self, moment: Moment) -> float:
+        """Constant, then linearly to 0 over the last fifth."""
+        return min(1.0, 5.0 * (moment.steps - moment.step) / moment.steps)
+
+    def draw(self, parameters: dict[str, Tensor], graph: ComputationalGraph, at: Moment) -> Draw:
+        """One mask for each budget."""
+        scores = self._joint(parameters, graph)
+        total = graph.num_edges
+        least = self.smallest if self.smallest >= 1 else max(1.0, self.smallest * total)
+        most = total - 0.5
+        u = noise((self.budgets,), self.seed, at.step, scores.device)
+        if self.sizes == "uniform":
+            counts = least + u * (most - least)
+        else:
+            counts = torch.exp(math.log(least) + u * (math.log(most) - math.log(least)))
+        wide = scores.expand(self.budgets, -1)
+        z, _ = budgeted_sigmoid(wide, counts.clamp(max=most), self.temperature)
+        return Draw(z, density=float(counts.mean()) / total)
+
+    def _joint(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
+        edges, nodes = parameters["edges"], parameters.get("nodes")
+        if nodes is None:
+            return edges
+        return edges + nodes[graph.edge_index[0].to(nodes.device)]
+
+    def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
+        """The scores."""
+        return self._joint(parameters, graph)

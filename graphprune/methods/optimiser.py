@@ -1,0 +1,263 @@
+"""What mask optimisers share: settings, budget, warm start, run directory, and the result.
+
+A mask optimiser minimises a loss over gates, one for each edge. It is a :class:`Pruner` (the mask
+has exactly the size asked for) and a :class:`Scorer` (the gates' ranking).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from graphprune.budgeting import exact_budget, require_feasible
+from graphprune.errors import InputError
+from graphprune.graph import ComputationalGraph
+from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.model import Ablation, MaskedModel
+from graphprune.optimise.checkpoint import RunDirectory, identity
+from graphprune.optimise.distributed import Workers
+from graphprune.optimise.fit import Fit
+from graphprune.optimise.loop import Optimisation, Recipe
+from graphprune.optimise.losses import LossLike, as_loss
+from graphprune.optimise.refine import refine
+from graphprune.optimise.stream import Stream
+from graphprune.scores import EdgeScores
+from graphprune.task import Task
+
+from .base import Pruner, Scorer, at_least, cut_off_nodes_differ, require_model, resolve_ablation
+
+__all__ = ["MaskOptimiser", "WarmStart", "rank_values"]
+
+log = logging.getLogger(__name__)
+
+WarmStart = EdgeScores | Scorer | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptimiser(Pruner, Scorer, Recipe):
+    """Settings of every mask optimiser.
+
+    Args:
+        sparsity: the share of edges to remove; ``int((1 - sparsity) * E)`` are kept, exactly.
+            ``"minimal"``: as few as keep the outputs on every example as they are.
+        edges: how many edges to keep, instead of a share.
+        steps: optimisation steps.
+        loss: ``"auto"`` (the task's metric where it is a distance to the full model, else KL),
+            ``"kl"`` or ``"mse"`` to the full model's outputs, ``"task"`` (the task's metric), a
+            :class:`~graphprune.Metric`, or ``(outputs, batch, full) -> [B]``.
+        warm_start: :class:`~graphprune.EdgeScores`, a scorer, or a scorer's registered name: the
+            ranking the gates start from.
+        node_gates: gates on what each node sends, beside those on edges; an edge's value is the
+            product, and the budget counts edges.
+        seed: of the noise and the order of the examples.
+        run_dir: a folder for checkpoints; naming it again resumes the run.
+        checkpoint_every: steps between checkpoints.
+        cache: bytes that cached clean and ablated passes may take; ``None``: a quarter of the free
+            memory; 0: none. It changes the time, never the result.
+    """
+
+    sparsity: float | Literal["minimal"] = 0.98
+    edges: int | None = None
+    steps: int = 1000
+    loss: LossLike = "auto"
+    warm_start: WarmStart = None
+    node_gates: bool = False
+    seed: int = 0
+    run_dir: str | Path | None = field(default=None, compare=False)
+    checkpoint_every: int = 50
+    cache: int | None = field(default=None, compare=False)
+
+    # ---------------------------------------------------------------- checks
+
+    def __post_init__(self) -> None:
+        at_least(self.steps, 1, "steps")
+        at_least(self.seed, 0, "seed")
+        at_least(self.checkpoint_every, 1, "checkpoint_every")
+        if self.edges is not None:
+            at_least(self.edges, 1, "edges")
+        if self.sparsity == "minimal":
+            return
+        number = isinstance(self.sparsity, int | float) and not isinstance(self.sparsity, bool)
+        if not number or not 0.0 <= float(self.sparsity) < 1.0:
+            raise InputError(
+                f"sparsity is a share of edges to remove, in [0, 1), or 'minimal'; got "
+                f"{self.sparsity!r} (edges= takes a number of edges to keep)"
+            )
+
+    def count(self, graph: ComputationalGraph) -> int | None:
+        """How many edges will be kept; ``None`` for a minimal circuit."""
+        if self.edges is not None:
+            if self.edges > graph.num_edges:
+                raise InputError(f"edges={self.edges} of a graph with {graph.num_edges} edges")
+            return self.edges
+        if self.sparsity == "minimal":
+            return None
+        return int((1.0 - float(self.sparsity)) * graph.num_edges + 1e-9)
+
+    # ---------------------------------------------------------------- results
+
+    def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
+        """The mask, of exactly the size asked for and without dead ends."""
+        return self.fit(model, task).mask
+
+    def score(self, model: MaskedModel, task: Task) -> EdgeScores:
+        """The final gates as scores: 0 is the last edge inside the budget."""
+        return self.fit(model, task).scores
+
+    def fit(self, model: MaskedModel, task: Task) -> Fit:
+        """Runs the optimisation; see :class:`~graphprune.optimise.fit.Fit`.
+
+        Ctrl-C ends it with the best mask so far. Raises :class:`InputError` for a budget that no
+        circuit can meet, a loss without a gradient and a run directory of another run, and
+        :class:`NumericalError` with step and cause for a NaN.
+        """
+        require_model(model)
+        count = self.count(model.graph)
+        ablation = self._ablation(model, task)
+        from_inputs = not cut_off_nodes_differ(ablation, task)
+        if count is not None:
+            require_feasible(model.graph, count, from_inputs=from_inputs)
+        size = task.batch_size if self.batch_size is None else self.batch_size
+        workers = Workers.current(model.module)
+        run = Optimisation(
+            recipe=self,
+            model=model,
+            task=task,
+            ablation=ablation,
+            loss=as_loss(self.loss, task),
+            stream=Stream(model, task, ablation, size, self.seed, self.steps, self.cache, workers),
+            steps=self.steps,
+            seed=self.seed,
+            from_inputs=from_inputs,
+            start=self._start(model, task),
+            folder=self._folder(model, task, size, workers),
+            every=self.checkpoint_every,
+            label=type(self).__name__,
+        )
+        if count is None:
+            from graphprune.optimise.minimal import minimal
+
+            return minimal(run, self)
+        mask, notes = self._select(run, count, from_inputs)
+        notes |= {"steps": run.step, "cached": run.stream.caching}
+        return Fit(
+            mask=mask,
+            scores=self.scores(run, count),
+            ablation=ablation,
+            history=run.history,
+            loss=None if run.best is None else run.best[0],
+            path={k: EdgeMask(model.graph, v) for k, v in sorted(run.path.items())},
+            stopped=run.stopped,
+            notes=notes,
+        )
+
+    def _select(
+        self, run: Optimisation, count: int, from_inputs: bool
+    ) -> tuple[EdgeMask, dict[str, Any]]:
+        """The best mask of ``count`` edges among those tried at a few points late in the run."""
+        graph = run.model.graph
+        passed = self.passed(graph, run.steps)
+        stops = self.points()
+        for point in sorted({*stops, *passed.values()}):
+            run.run(until=point)
+            if run.step != point and not run.stopped:
+                continue  # passed before this run was resumed
+            for size in [size for size, step in passed.items() if step == run.step]:
+                kept = exact_budget(graph, run.values, size, from_inputs=from_inputs)
+                run.path[size] = kept.values
+            if point in stops or run.stopped:
+                run.offer(exact_budget(graph, run.values, count, from_inputs=from_inputs))
+            run.save()
+            if run.stopped:
+                break
+        assert run.best is not None
+        loss, mask = run.best[0], EdgeMask(graph, run.best[1])
+        rounds = 0 if run.stopped else self.rounds()
+        if rounds:
+            mask = refine(run, mask, rounds)
+            run.offer(mask)
+        return mask, {"loss_before_refining": loss} if rounds else {}
+
+    def scores(self, run: Optimisation, count: int) -> EdgeScores:
+        """The gates' ranking, shifted so that exactly the ``count`` best are not negative."""
+        values = run.values
+        edge = torch.topk(values, count).values[-1]
+        return EdgeScores(run.model.graph, values - edge, method=self.label)
+
+    def rounds(self) -> int:
+        """Rounds of local search at the end; see :func:`~graphprune.optimise.refine.refine`."""
+        return 0
+
+    def passed(self, graph: ComputationalGraph, steps: int) -> dict[int, int]:
+        """Sizes to keep a circuit of on the way down, and the step at which each is passed."""
+        return {}
+
+    def points(self) -> list[int]:
+        """Steps at which a mask is made and judged; the last is ``steps``."""
+        return [self.steps]
+
+    # ---------------------------------------------------------------- parts
+
+    def _folder(
+        self, model: MaskedModel, task: Task, batch_size: int, workers: Workers
+    ) -> RunDirectory | None:
+        """The run directory, made by the main process before the others look into it."""
+        if self.run_dir is None:
+            return None
+        belongs_to = identity(model, task, self._settings(batch_size))
+        found = RunDirectory(self.run_dir, belongs_to) if workers.is_main else None
+        workers.barrier()
+        return found or RunDirectory(self.run_dir, belongs_to)
+
+    def _settings(self, batch_size: int) -> dict[str, Any]:
+        hidden = {"run_dir", "cache", "checkpoint_every"}
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        found["batch_size"] = batch_size
+        return {"method": type(self).__name__} | {k: v for k, v in found.items() if k not in hidden}
+
+    def _ablation(self, model: MaskedModel, task: Task) -> Ablation:
+        if self.ablation == "optimal":
+            start = resolve_ablation(model, task, "mean")
+            return model.learned_ablation(start)
+        return resolve_ablation(model, task, self.ablation)
+
+    def _start(self, model: MaskedModel, task: Task) -> Tensor | None:
+        start = self.warm_start
+        if isinstance(start, str):
+            from graphprune.registry import make_method
+
+            start = make_method(start)
+        if isinstance(start, Scorer):
+            start = start.score(model, task)
+        if start is None:
+            return None
+        if not isinstance(start, EdgeScores):
+            raise InputError(
+                "warm_start must be EdgeScores, a scorer or a scorer's name, got "
+                f"{type(start).__name__}"
+            )
+        require_same_graph(model.graph, start.graph, "the model and the warm start's scores")
+        return start.values
+
+    @abstractmethod
+    def parameters(self, graph: ComputationalGraph, start: Tensor | None) -> dict[str, Tensor]:
+        """See :class:`~graphprune.optimise.loop.Recipe`."""
+
+
+def rank_values(scores: Tensor) -> Tensor:
+    """Magnitudes as ranks, evenly from -1 to 1: what gates start from, whatever the scores' scale.
+
+    Example:
+        >>> rank_values(torch.tensor([0.1, -9.0, 0.0]))
+        tensor([ 0.,  1., -1.])
+    """
+    ranks = torch.empty_like(scores)
+    ranks[scores.abs().argsort(stable=True)] = torch.linspace(-1.0, 1.0, len(scores))
+    return ranks

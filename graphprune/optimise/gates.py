@@ -1,0 +1,143 @@
+"""Gates: relaxations of a 0/1 choice, one parameter for each gate.
+
+A gate turns parameters ``[n]`` and uniform noise ``u [..., n]`` into mask values in [0, 1],
+differentiable in the parameters. Higher parameters mean open gates (1 = the clean message passes).
+All of it runs in float32, whatever the model's dtype.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError
+
+__all__ = [
+    "BETA",
+    "budgeted_sigmoid",
+    "hard_concrete",
+    "hard_concrete_mean",
+    "hard_concrete_open",
+    "noise",
+    "uniform_window",
+]
+
+BETA = 2.0 / 3.0
+_LOW, _HIGH = -0.1, 1.1  # the interval a concrete variable is stretched to before it is clipped
+
+
+def noise(shape: tuple[int, ...], seed: int, step: int, device: torch.device | str) -> Tensor:
+    """Uniform noise in (0, 1), a function of seed and step alone: runs resume without a state.
+
+    Drawn on the CPU, so that every device and every process draws the same.
+
+    Example:
+        >>> bool((noise((3,), 0, 7, "cpu") == noise((3,), 0, 7, "cpu")).all())
+        True
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % (1 << 63))
+    u = torch.rand(shape, generator=generator).clamp_(1e-6, 1 - 1e-6)
+    return u.to(device)
+
+
+def hard_concrete(log_alpha: Tensor, u: Tensor, beta: float = BETA) -> Tensor:
+    """The hard concrete gate (Louizos et al. 2018, arXiv 1712.01312, eq. 10-11).
+
+    ``clip(1.2 s - 0.1, 0, 1)`` with ``s = sigmoid((logit u + log_alpha) / beta)``; without noise,
+    at ``u = 0.5``, it is the gate's median.
+
+    Example:
+        >>> hard_concrete(torch.tensor([-3.0, 0.0, 3.0]), torch.tensor(0.5)).round(decimals=2)
+        tensor([0.0000, 0.5000, 1.0000])
+    """
+    s = torch.sigmoid((torch.logit(u) + log_alpha) / beta)
+    return (s * (_HIGH - _LOW) + _LOW).clamp(0.0, 1.0)
+
+
+def hard_concrete_open(log_alpha: Tensor, beta: float = BETA) -> Tensor:
+    """The chance that a hard concrete gate is not 0 (its contribution to the expected L0 norm).
+
+    Example:
+        >>> gate = torch.tensor([-2.0, 0.0])
+        >>> u = torch.rand(200_000, 2, generator=torch.Generator().manual_seed(0))
+        >>> gap = (hard_concrete(gate, u) > 0).float().mean(0) - hard_concrete_open(gate)
+        >>> bool((gap.abs() < 0.005).all())
+        True
+    """
+    return torch.sigmoid(log_alpha - beta * math.log(-_LOW / _HIGH))
+
+
+def hard_concrete_mean(log_alpha: Tensor, beta: float = BETA, points: int = 16) -> Tensor:
+    """The expectation of a hard concrete gate, by the midpoint rule over its noise.
+
+    Example:
+        >>> hard_concrete_mean(torch.tensor([0.0, 20.0]))
+        tensor([0.5000, 1.0000])
+    """
+    total = torch.zeros_like(log_alpha)
+    for k in range(points):
+        u = torch.tensor((k + 0.5) / points, device=log_alpha.device)
+        total = total + hard_concrete(log_alpha, u, beta)
+    return total / points
+
+
+def uniform_window(theta: Tensor, u: Tensor) -> Tensor:
+    """Uniform gradient sampling's gate (Li & Janson 2024, arXiv 2409.09951).
+
+    With ``p = sigmoid(theta)`` and the window ``w = p (1 - p)``, held constant, the gate is
+    ``clip((p - u) / w + 1/2, 0, 1)``: 1 with chance about p, 0 with chance about 1 - p, fractional
+    in a window of width w. The derivative with respect to p is scaled by w, so that a fractional
+    gate passes on the loss's derivative as it is.
+
+    Example:
+        >>> theta = torch.tensor([0.0], requires_grad=True)
+        >>> gate = uniform_window(theta, torch.tensor([0.4]))
+        >>> gate.sum().backward(); round(float(gate.detach()), 4), float(theta.grad)
+        (0.9, 0.25)
+    """
+    p = torch.sigmoid(theta)
+    window = (p * (1 - p)).detach().clamp_min(1e-6)
+    scaled = p.detach() + window * (p - p.detach())
+    return ((scaled - u) / window + 0.5).clamp(0.0, 1.0)
+
+
+def budgeted_sigmoid(
+    scores: Tensor, count: float | Tensor, temperature: float, rounds: int = 40
+) -> tuple[Tensor, Tensor]:
+    """Sigmoids of ``scores [..., n]`` shifted so that they sum to ``count [...]``: a soft top-k.
+
+    ``sigmoid((scores - tau) / temperature)`` with tau found by bisection, and the values; the
+    derivative of tau is carried too (implicit differentiation), so gradients leave the sum as it
+    is. Matryoshka attribution's mask (arXiv 2609.25518).
+
+    Returns:
+        The values ``[..., n]`` and tau ``[..., 1]``. Raises :class:`InputError` unless
+        ``0 < count < n``.
+
+    Example:
+        >>> values, tau = budgeted_sigmoid(torch.tensor([3.0, 0.0, -3.0, 0.0]), 1.0, 0.5)
+        >>> round(float(values.sum()), 4), [round(float(v), 2) for v in values]
+        (1.0, [0.93, 0.03, 0.0, 0.03])
+    """
+    n = scores.shape[-1]
+    wanted = torch.as_tensor(count, dtype=scores.dtype, device=scores.device)[..., None]
+    if not bool(((wanted > 0) & (wanted < n)).all()):
+        raise InputError(f"a soft top-k of {n} scores needs a count between 0 and {n}, got {count}")
+    with torch.no_grad():
+        reach = temperature * 30.0
+        low = scores.amin(-1, keepdim=True) - reach
+        high = scores.amax(-1, keepdim=True) + reach
+        low, high = (x.expand(*wanted.shape[:-1], 1).clone() for x in (low, high))
+        for _ in range(rounds):
+            middle = (low + high) / 2
+            more = torch.sigmoid((scores - middle) / temperature).sum(-1, keepdim=True) > wanted
+            low, high = torch.where(more, middle, low), torch.where(more, high, middle)
+        tau = (low + high) / 2
+        s = torch.sigmoid((scores - tau) / temperature)
+        slope = (s * (1 - s)).sum(-1, keepdim=True).clamp_min(1e-12)
+    # One Newton step from the root has the root's derivative with respect to the scores.
+    drift = torch.sigmoid((scores - tau) / temperature).sum(-1, keepdim=True)
+    moved = tau + temperature * (drift - drift.detach()) / slope
+    return torch.sigmoid((scores - moved) / temperature), tau

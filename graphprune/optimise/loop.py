@@ -1,0 +1,354 @@
+"""The loop: draw a mask, run it, step the gates; keep what is needed to go on after a stop.
+
+A step's outcome is a function of the gates before it, the seed and the step's number. Ctrl-C ends
+the run after the step at hand with the best mask so far; a NaN ends it with an error that names the
+step and the cause, and leaves the last good checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import FormatError, NumericalError
+from graphprune.graph import ComputationalGraph
+from graphprune.mask import EdgeMask
+from graphprune.model import Ablation, MaskedModel, Reference
+from graphprune.progress import bar
+from graphprune.task import Task
+
+from .checkpoint import Checkpoint, RunDirectory, optimiser_tensors, restore_optimiser
+from .losses import Loss
+from .stream import Stream
+
+if TYPE_CHECKING:
+    from graphprune.batch import Batch
+
+__all__ = ["Draw", "Moment", "Optimisation", "Recipe"]
+
+log = logging.getLogger(__name__)
+
+Parameters = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in a run a mask is drawn: ``step`` of ``steps``.
+
+    ``rows`` are the places of this process's examples in a batch of ``total``. ``from_inputs``:
+    whether a node that no kept path reaches from the input counts as cut.
+    """
+
+    step: int
+    steps: int
+    total: int
+    rows: tuple[int, ...]
+    from_inputs: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """A mask ``[E]``, ``[K, E]`` or ``[K, B, E]`` of one step, differentiable in the gates.
+
+    ``penalty`` is added to the loss; ``density`` is shown; ``shown`` holds further figures;
+    gradients of a norm above ``clip`` are cut to it.
+    """
+
+    mask: Tensor
+    density: float
+    penalty: Tensor | None = None
+    shown: Mapping[str, float] = field(default_factory=dict)
+    clip: float | None = None
+
+
+class Recipe(ABC):
+    """What a method gives the loop. All of it is a function of the parameters and the moment."""
+
+    @abstractmethod
+    def parameters(self, graph: ComputationalGraph, start: Tensor | None) -> Parameters:
+        """Leaf tensors to optimise, float32; ``start [E]`` ranks the edges of a warm start."""
+
+    @abstractmethod
+    def optimiser(self, parameters: Parameters, constants: list[Tensor]) -> torch.optim.Optimizer:
+        """Over the parameters and an ablation's learned ``constants``."""
+
+    @abstractmethod
+    def rate(self, moment: Moment) -> float:
+        """The factor on every learning rate."""
+
+    @abstractmethod
+    def draw(self, parameters: Parameters, graph: ComputationalGraph, moment: Moment) -> Draw:
+        """The masks of one step."""
+
+    @abstractmethod
+    def values(self, parameters: Parameters, graph: ComputationalGraph) -> Tensor:
+        """``[E]``: the ranking that the gates stand for, higher is kept."""
+
+
+@dataclass(eq=False)
+class Optimisation:
+    """One run of a recipe on a model and a task.
+
+    Args:
+        recipe, model, task, ablation, loss: what is optimised.
+        stream: the examples of each step.
+        steps, seed: how long, and which noise.
+        from_inputs: whether a node that no kept path reaches from the input counts as cut.
+        start: ``[E]`` scores of a warm start, or ``None``.
+        folder: a run directory, or ``None``; ``every``: steps between checkpoints.
+    """
+
+    recipe: Recipe
+    model: MaskedModel
+    task: Task
+    ablation: Ablation
+    loss: Loss
+    stream: Stream
+    steps: int
+    seed: int
+    from_inputs: bool = True
+    start: Tensor | None = None
+    folder: RunDirectory | None = None
+    every: int = 50
+    label: str = "optimise"
+
+    def __post_init__(self) -> None:
+        first = self.stream.part(0)
+        device = torch.device("cpu") if first is None else first[1].full.device
+        made = self.recipe.parameters(self.model.graph, self.start)
+        self.parameters = {
+            name: p.detach().to(device, torch.float32).requires_grad_(True)
+            for name, p in made.items()
+        }
+        self.constants = list(self.ablation.parameters)
+        self.optimiser = self.recipe.optimiser(self.parameters, self.constants)
+        self.rates = [float(group["lr"]) for group in self.optimiser.param_groups]
+        self.step = 0
+        self.columns: list[str] = []
+        self.rows: list[list[float]] = []
+        self.best: tuple[float, Tensor] | None = None
+        self.path: dict[int, Tensor] = {}
+        self.stopped = ""
+        self._resume()
+
+    # ---------------------------------------------------------------- state
+
+    def _resume(self) -> None:
+        found = None if self.folder is None else self.folder.load()
+        if found is None:
+            return
+        try:
+            with torch.no_grad():
+                for name, p in self.parameters.items():
+                    p.copy_(found.tensors[f"gates.{name}"])
+                for number, constant in enumerate(self.constants):
+                    constant.copy_(found.tensors[f"constants.{number}"])
+            restore_optimiser(self.optimiser, found.tensors)
+        except (KeyError, RuntimeError, ValueError) as error:
+            assert self.folder is not None
+            raise FormatError(
+                f"the checkpoint in {self.folder.folder} does not belong to this method: {error}"
+            ) from None
+        self.step = found.step
+        self.columns = list(found.notes.get("columns", []))
+        self.rows = found.tensors["history"].tolist() if self.columns else []
+        self.path = {
+            int(name.removeprefix("path.")): t
+            for name, t in found.tensors.items()
+            if name.startswith("path.")
+        }
+        if "best" in found.tensors:
+            self.best = (float(found.notes["best_loss"]), found.tensors["best"])
+        log.info("resumed at step %d of %d from %s", self.step, self.steps, self.folder)
+
+    def save(self) -> None:
+        """Writes a checkpoint, where there is a run directory and this is the main process."""
+        if self.folder is None or not self.stream.workers.is_main:
+            return
+        tensors = {f"gates.{name}": p for name, p in self.parameters.items()}
+        tensors |= {f"constants.{n}": c for n, c in enumerate(self.constants)}
+        tensors |= optimiser_tensors(self.optimiser)
+        tensors["history"] = torch.tensor(self.rows, dtype=torch.float64)
+        tensors |= {f"path.{count}": values for count, values in self.path.items()}
+        notes: dict[str, Any] = {"columns": self.columns}
+        if self.best is not None:
+            notes["best_loss"], tensors["best"] = self.best
+        self.folder.save(Checkpoint(self.step, tensors, notes))
+
+    @property
+    def values(self) -> Tensor:
+        """``[E]`` on the CPU: the present ranking of the edges."""
+        with torch.no_grad():
+            return self.recipe.values(self.parameters, self.model.graph).detach().float().cpu()
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """A row for each step done."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+    # ---------------------------------------------------------------- running
+
+    def run(self, *, until: int | None = None) -> None:
+        """Steps up to ``until`` (default: all); sets ``stopped`` where Ctrl-C ended it sooner."""
+        end = self.steps if until is None else min(until, self.steps)
+        if self.step >= end or self.stopped:
+            return
+        with _interruptible() as stop, bar(self.label, self.steps, self.step) as shown:
+            while self.step < end:
+                row = self._step()
+                self.step += 1
+                if not self.columns:
+                    self.columns = list(row)
+                self.rows.append([row[name] for name in self.columns])
+                shown.update(1)
+                shown.set_postfix(loss=f"{row['loss']:.4g}", density=f"{row['density']:.2%}")
+                halt = self._any(bool(stop))
+                if halt:
+                    self.stopped = f"stopped at step {self.step} of {self.steps}"
+                if self.step % self.every == 0 or self.step == end or halt:
+                    self.save()
+                if halt:
+                    log.warning("%s; this is the best mask so far", self.stopped)
+                    return
+
+    def _any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process: all of them stop at the same step."""
+        workers = self.stream.workers
+        return bool(workers.mean_(torch.tensor(float(flag)), 1.0) > 0)
+
+    def _step(self) -> dict[str, float]:
+        part = self.stream.at(self.step)
+        size = 0 if part is None else part[0].size
+        total, rows = self.stream.places(self.step)
+        moment = Moment(self.step, self.steps, total, rows, self.from_inputs)
+        factor = self.recipe.rate(moment)
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        self.optimiser.zero_grad(set_to_none=False)
+        draw = self.recipe.draw(self.parameters, self.model.graph, moment)
+        leaves = [*self.parameters.values(), *self.constants]
+        for leaf in leaves:
+            if leaf.grad is None:
+                leaf.grad = torch.zeros_like(leaf)
+        value = torch.zeros((), dtype=torch.float64)
+        if part is not None:
+            data = self._loss(draw.mask, *part)
+            value = data.detach().double().cpu()
+            data.backward(retain_graph=draw.penalty is not None)
+        for leaf in leaves:
+            assert leaf.grad is not None
+            self.stream.workers.mean_(leaf.grad, size)
+        self.stream.workers.mean_(value, size)
+        if draw.penalty is not None:
+            draw.penalty.backward()
+        self._require_finite(value, leaves, draw)
+        if draw.clip is not None:
+            torch.nn.utils.clip_grad_norm_(leaves, draw.clip)
+        self.optimiser.step()
+        return {
+            "step": float(self.step),
+            "loss": float(value),
+            "density": draw.density,
+            "rate": factor,
+            **draw.shown,
+        }
+
+    def _loss(self, mask: Tensor, batch: Batch, reference: Reference) -> Tensor:
+        outputs = self.model.run(batch, mask, reference)
+        copies = outputs if mask.ndim > 1 else outputs[None]
+        try:
+            values = [self.loss(out, batch, reference.full) for out in copies]
+        except NumericalError as error:
+            raise NumericalError(f"step {self.step}: {error}{self._left()}") from None
+        return torch.stack(values).mean()
+
+    def _require_finite(self, value: Tensor, leaves: list[Tensor], draw: Draw) -> None:
+        cause = ""
+        if not bool(torch.isfinite(value)):
+            cause = f"the loss is {float(value)}"
+        elif draw.penalty is not None and not bool(torch.isfinite(draw.penalty)):
+            cause = f"the sparsity penalty is {float(draw.penalty.detach())}"
+        else:
+            names = [*self.parameters, *["learned constants"] * len(self.constants)]
+            for name, leaf in zip(names, leaves, strict=True):
+                assert leaf.grad is not None
+                wrong = int((~torch.isfinite(leaf.grad)).sum())
+                if wrong:
+                    cause = f"{wrong} of {leaf.numel()} gradients of {name} are NaN or infinite"
+                    break
+        if cause:
+            raise NumericalError(f"step {self.step}: {cause}{self._left()}")
+
+    def _left(self) -> str:
+        if self.folder is None:
+            return ""
+        done = self.step - self.step % self.every
+        return f"; the checkpoint of step {done} is kept in {self.folder.folder}" if done else ""
+
+    # ---------------------------------------------------------------- judging
+
+    @torch.no_grad()
+    def judge(self, mask: EdgeMask, batches: int = 8) -> float:
+        """The loss of a mask as it is, over the first ``batches`` batches of the examples."""
+        total, count = torch.zeros((), dtype=torch.float64), 0
+        for index in range(min(batches, self.stream.num_batches)):
+            part = self.stream.part(index)
+            if part is None:
+                continue
+            batch, reference = part
+            outputs = self.model.run(batch, mask, reference)
+            total += self.loss(outputs, batch, reference.full).double().sum().cpu()
+            count += batch.size
+        mean = total / max(count, 1)
+        return float(self.stream.workers.mean_(mean, count))
+
+    def gradient(self, mask: EdgeMask, batches: int = 8) -> Tensor:
+        """``[E]`` on the CPU: the loss's gradient at a mask, over the same examples."""
+        total, count = torch.zeros(mask.graph.num_edges), 0
+        for index in range(min(batches, self.stream.num_batches)):
+            part = self.stream.part(index)
+            if part is None:
+                continue
+            batch, reference = part
+            at = mask.values.clone().to(reference.full.device).requires_grad_(True)
+            outputs = self.model.run(batch, at, reference)
+            value = self.loss(outputs, batch, reference.full).sum()
+            total += torch.autograd.grad(value, at)[0].float().cpu()
+            count += batch.size
+        return self.stream.workers.mean_(total / max(count, 1), count)
+
+    def offer(self, mask: EdgeMask) -> float:
+        """Judges a mask and keeps it if it is the best so far."""
+        found = self.judge(mask)
+        if self.best is None or found < self.best[0]:
+            self.best = (found, mask.values.clone())
+        return found
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """A list that a first Ctrl-C is noted in; a second one stops at once."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)

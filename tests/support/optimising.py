@@ -1,0 +1,53 @@
+"""A run of a mask optimiser in its own process, which may be stopped at a step of one's choice."""
+
+import os
+import signal
+import sys
+
+import torch
+
+import graphprune as gp
+
+from .toy import Toy, ToyExamples
+
+EVENTS = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}
+
+
+def make_loss(event: str = "", at: int = -1):
+    """The mean squared error, with an event in the ``at``-th call that wants a gradient."""
+    calls = [0]
+
+    def loss(outputs, batch, full):
+        if outputs.requires_grad:
+            calls[0] += 1
+            if calls[0] == at and event in EVENTS:
+                os.kill(os.getpid(), EVENTS[event])
+            if calls[0] == at and event == "nan":
+                return outputs.square().mean(-1) * float("nan")
+        return (outputs - full).square().mean(-1)
+
+    return loss
+
+
+def make_method(kind: str, folder, loss, **options):
+    common = {"edges": 4, "steps": 40, "batch_size": 4, "loss": loss, "run_dir": folder}
+    common |= {"checkpoint_every": 6, **options}
+    kinds = {
+        "default": lambda: gp.EdgePruning(path=(7, 6), **common),
+        "paper": lambda: gp.EdgePruning(variant="paper", node_gates=True, **common),
+        "ugs": lambda: gp.UGS(samples=2, **common),
+        "matryoshka": lambda: gp.MatryoshkaPruning(**common),
+        "minimal": lambda: gp.EdgePruning(sparsity="minimal", **{**common, "edges": None}),
+    }
+    return kinds[kind]()
+
+
+def toy_task(n: int = 10) -> gp.Task:
+    return gp.Task(ToyExamples(n), "accuracy", batch_size=4)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    kind, folder, event, at = sys.argv[1:]
+    fit = make_method(kind, folder, make_loss(event, int(at))).fit(Toy(seed=3), toy_task())
+    print("finished", fit.stopped)

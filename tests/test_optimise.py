@@ -1,0 +1,163 @@
+"""Mask optimisers on a small graph whose best circuits are known by trying all of them."""
+
+import itertools
+
+import pytest
+import torch
+from support.toy import Toy, ToyExamples
+
+import graphprune as gp
+from graphprune.conformance import check_method
+
+SMALL = {"steps": 60, "batch_size": 6, "loss": "mse"}
+METHODS = [
+    gp.EdgePruning(edges=4, **SMALL),
+    gp.EdgePruning(edges=4, node_gates=True, **SMALL),
+    gp.EdgePruning(edges=4, variant="paper", **SMALL),
+    gp.EdgePruning(edges=4, variant="paper", node_gates=True, **SMALL),
+    gp.UGS(edges=4, samples=3, **SMALL),
+    gp.UGS(edges=4, samples=3, node_gates=True, **SMALL),
+    gp.MatryoshkaPruning(edges=4, budgets=2, **SMALL),
+    gp.MatryoshkaPruning(edges=4, node_gates=True, sizes="uniform", **SMALL),
+    gp.SubnetworkProbing(edges=4, **SMALL),
+    gp.SubnetworkProbing(edges=4, node_gates=True, **SMALL),
+]
+LABELS = [f"{type(m).__name__}-{i}" for i, m in enumerate(METHODS)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Toy(seed=3)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return gp.Task(ToyExamples(6), "logit_diff", batch_size=6)
+
+
+def mse(model, task, mask):
+    batch = next(iter(task.batches(6)))
+    reference = model.reference(batch)
+    return float((model.run(batch, mask, reference) - reference.full).square().mean())
+
+
+def ranked_circuits(model, task, count):
+    """Every circuit of ``count`` edges without dead ends, by its loss."""
+    graph, found = model.graph, []
+    for some in itertools.combinations(range(graph.num_edges), count):
+        values = torch.zeros(graph.num_edges)
+        values[list(some)] = 1.0
+        mask = gp.EdgeMask(graph, values)
+        if mask.prune_dead_ends().num_kept == count:
+            found.append((mse(model, task, mask), mask))
+    return [mask for _, mask in sorted(found, key=lambda pair: pair[0])]
+
+
+def test_default_finds_the_best_circuit_or_nearly(task):
+    places = []
+    for seed, count in itertools.product(range(6), (4, 5)):
+        model = Toy(seed=seed)
+        every = ranked_circuits(model, task, count)
+        found = gp.EdgePruning(edges=count, steps=150, batch_size=6, loss="mse").prune(model, task)
+        places.append(every.index(found))
+    # Of 9 and 15 circuits; chance would find the best one in about 1 of 12 cases.
+    assert places.count(0) >= 6, places
+    assert max(places) <= 3, places
+
+
+@pytest.mark.parametrize("method", METHODS, ids=LABELS)
+def test_budget_is_exact_without_dead_ends(method, model, task):
+    fit = method.fit(model, task)
+    assert fit.mask.num_kept == 4
+    assert fit.mask.is_binary
+    assert fit.mask.prune_dead_ends() == fit.mask
+    assert int((fit.scores.values >= 0).sum()) >= 4  # equal gates may tie
+    assert fit.to_frame()["step"].tolist() == list(range(60))
+    assert fit.loss == pytest.approx(mse(model, task, fit.mask), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=LABELS)
+def test_conforms(method, model, task):
+    check_method(method, model, task)
+
+
+OURS = [gp.EdgePruning, gp.MatryoshkaPruning, gp.SubnetworkProbing, gp.UGS]
+
+
+@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
+def test_better_than_chance(kind, task):
+    """Over eight models the mean place among all 15 circuits of five edges; chance gives 7."""
+    places = []
+    for seed in range(8):
+        model = Toy(seed=seed)
+        options = {"samples": 4, "penalty": 0.05} if kind is gp.UGS else {}
+        method = kind(edges=5, steps=150, batch_size=6, loss="mse", **options)
+        places.append(ranked_circuits(model, task, 5).index(method.prune(model, task)))
+    assert sum(places) / len(places) <= 4.0, places
+
+
+def test_sizes():
+    graph = Toy().graph
+    assert gp.EdgePruning(sparsity=0.5).count(graph) == 4
+    assert gp.EdgePruning(sparsity=1 / 3).count(graph) == 6  # int(2/3 * 9), not 5.999
+    assert gp.EdgePruning(edges=7).count(graph) == 7
+    assert gp.EdgePruning(sparsity="minimal").count(graph) is None
+
+
+@pytest.mark.parametrize("edges", range(1, 10))
+def test_every_budget(edges, model, task):
+    fit = gp.EdgePruning(edges=edges, steps=20, batch_size=6, loss="mse").fit(model, task)
+    assert fit.mask.num_kept == edges
+    assert fit.mask.prune_dead_ends() == fit.mask
+
+
+def test_warm_start_ranks_the_gates(model, task):
+    scores = gp.EAPIG(steps=5).score(model, task)
+    frozen = {"steps": 1, "batch_size": 6, "loss": "mse", "edges": 4, "refine": 0}
+    fit = gp.EdgePruning(warm_start=scores, **frozen).fit(model, task)
+    assert fit.scores.values.argsort()[-2:].tolist() == scores.values.abs().argsort()[-2:].tolist()
+    for warm in (gp.EAPIG(steps=5), "eap-ig"):
+        again = gp.EdgePruning(warm_start=warm, **frozen).fit(model, task)
+        assert torch.equal(again.scores.values, fit.scores.values)
+
+
+def test_loss_by_callable_and_by_task(model, task):
+    def towards_answer(outputs, batch, full):
+        return -outputs[:, 0]
+
+    fit = gp.EdgePruning(edges=4, steps=60, batch_size=6, loss=towards_answer).fit(model, task)
+    batch = next(iter(task.batches(6)))
+    outputs = model.run(batch, fit.mask, model.reference(batch))
+    assert fit.loss == pytest.approx(float(-outputs[:, 0].mean()), rel=1e-5)
+    by_task = gp.EdgePruning(edges=4, steps=60, batch_size=6, loss="task").fit(model, task)
+    report = gp.evaluate(model, task, by_task.mask)
+    assert by_task.loss == pytest.approx(-report["logit_diff"], rel=1e-5)
+
+
+def test_seeds_differ_and_repeat(model, task):
+    runs = [
+        gp.EdgePruning(edges=4, variant="paper", seed=seed, **SMALL).score(model, task).values
+        for seed in (0, 1, 0)
+    ]
+    assert torch.equal(runs[0], runs[2])
+    assert not torch.equal(runs[0], runs[1])
+
+
+def test_cache_changes_nothing(model):
+    task = gp.Task(ToyExamples(11), "logit_diff", batch_size=4)
+    method = {"edges": 4, "steps": 30, "loss": "mse"}
+    kept = gp.EdgePruning(**method).fit(model, task)
+    made = gp.EdgePruning(cache=0, **method).fit(model, task)
+    assert kept.notes["cached"]
+    assert not made.notes["cached"]
+    assert torch.equal(kept.scores.values, made.scores.values)
+    assert kept.mask == made.mask
+
+
+def test_path_holds_a_circuit_of_every_size(model, task):
+    method = gp.EdgePruning(edges=3, path=(8, 6, 0.5, 2), steps=80, batch_size=6, loss="mse")
+    fit = method.fit(model, task)
+    assert list(fit.path) == [4, 6, 8]  # 2 is below the final size
+    for size, mask in fit.path.items():
+        assert mask.num_kept == size
+        assert mask.prune_dead_ends() == mask

@@ -1,0 +1,208 @@
+"""Runs that are killed, interrupted, broken or resumed differently."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support.optimising import make_loss, make_method, toy_task
+from support.toy import EDGES, Toy, ToyExamples
+
+import graphprune as gp
+from graphprune.errors import FormatError, InputError, NumericalError
+
+HERE = Path(__file__).parent
+
+
+def in_a_process(kind, folder, event, at):
+    command = [sys.executable, "-m", "support.optimising", kind, str(folder), event, str(at)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def whole(kind):
+    return make_method(kind, None, make_loss()).fit(Toy(seed=3), toy_task())
+
+
+@pytest.mark.parametrize(
+    ("kind", "at"),
+    [("default", 1), ("default", 23), ("default", 40), ("paper", 17), ("ugs", 31), ("minimal", 25)],
+)
+def test_killed_and_resumed_ends_in_the_same_bits(kind, at, tmp_path):
+    killed = in_a_process(kind, tmp_path / "run", "kill", at)
+    assert killed.returncode == -9, killed.stderr
+    resumed = make_method(kind, tmp_path / "run", make_loss()).fit(Toy(seed=3), toy_task())
+    straight = whole(kind)
+    assert torch.equal(resumed.scores.values, straight.scores.values)
+    assert resumed.mask == straight.mask
+    assert resumed.path == straight.path
+    assert resumed.history == straight.history
+    assert resumed.loss == straight.loss
+    leftovers = {p.name for p in (tmp_path / "run").iterdir()}
+    assert leftovers == {"run.json", "checkpoint.safetensors"}
+
+
+def test_a_finished_run_is_read_not_repeated(tmp_path):
+    first = make_method("default", tmp_path, make_loss()).fit(Toy(seed=3), toy_task())
+
+    def never(outputs, batch, full):
+        assert not outputs.requires_grad or "refine" in calls
+        return (outputs - full).square().mean(-1)
+
+    calls = ["refine"]  # the local search at the end takes gradients
+    never.__name__ = "loss"
+    again = make_method("default", tmp_path, never).fit(Toy(seed=3), toy_task())
+    assert again.mask == first.mask
+    assert again.history == first.history
+
+
+def test_ctrl_c_gives_the_best_mask_so_far_and_can_be_resumed(tmp_path):
+    loss = make_loss("interrupt", 15)
+    stopped = make_method("default", tmp_path / "run", loss).fit(Toy(seed=3), toy_task())
+    assert stopped.stopped == "stopped at step 15 of 40"
+    assert stopped.mask.num_kept == 4
+    assert stopped.mask.prune_dead_ends() == stopped.mask
+    assert len(stopped.history) == 15
+    resumed = make_method("default", tmp_path / "run", make_loss()).fit(Toy(seed=3), toy_task())
+    straight = whole("default")
+    assert torch.equal(resumed.scores.values, straight.scores.values)
+    assert not resumed.stopped
+
+
+def test_second_ctrl_c_stops_at_once(tmp_path):
+    def loss(outputs, batch, full):
+        os.kill(os.getpid(), 2)
+        os.kill(os.getpid(), 2)
+        return (outputs - full).square().mean(-1)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_method("default", tmp_path / "run", loss).fit(Toy(seed=3), toy_task())
+
+
+def test_nan_names_step_and_cause_and_keeps_the_checkpoint(tmp_path):
+    loss = make_loss("nan", 21)
+    with pytest.raises(
+        NumericalError, match=r"step 20: the loss is nan; the checkpoint of step 18"
+    ):
+        make_method("default", tmp_path / "run", loss).fit(Toy(seed=3), toy_task())
+    resumed = make_method("default", tmp_path / "run", make_loss()).fit(Toy(seed=3), toy_task())
+    assert torch.equal(resumed.scores.values, whole("default").scores.values)
+
+
+def test_nan_gradient_is_named():
+    def loss(outputs, batch, full):
+        return (outputs[:, 0] - outputs[:, 0].detach()).abs().sqrt()  # 0, with an infinite slope
+
+    with pytest.raises(NumericalError, match=r"step 0: \d of 9 gradients of edges are NaN"):
+        gp.EdgePruning(edges=4, steps=5, loss=loss).fit(Toy(seed=3), toy_task())
+
+
+def test_nan_metric_names_the_example():
+    def broken(outputs, batch, full):
+        values = (outputs - full).square().mean(-1)
+        return torch.where(torch.tensor(batch.indices) == 5, float("nan"), values)
+
+    loss = gp.Metric("broken", broken, higher_is_better=False)
+    with pytest.raises(NumericalError, match=r"step \d+: metric 'broken' .*example numbers \[5\]"):
+        gp.EdgePruning(edges=4, steps=5, loss=loss).fit(Toy(seed=3), toy_task())
+
+
+def test_changed_settings_model_and_task_are_refused(tmp_path):
+    make_method("default", tmp_path, make_loss()).fit(Toy(seed=3), toy_task())
+    cases = [
+        ("default", {"steps": 50}, 10, "steps was 40, is 50"),
+        ("paper", {}, 10, "variant was default"),
+        ("ugs", {}, 10, "method was EdgePruning"),
+        ("default", {}, 9, "task.examples was 10, is 9"),
+    ]
+    for kind, options, examples, words in cases:
+        method = make_method(kind, tmp_path, make_loss(), **options)
+        with pytest.raises(InputError, match=words):
+            method.fit(Toy(seed=3), toy_task(examples))
+
+
+def test_damaged_and_foreign_folders_are_refused(tmp_path):
+    method = make_method("default", tmp_path / "run", make_loss())
+    method.fit(Toy(seed=3), toy_task())
+    file = tmp_path / "run" / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(FormatError, match=r"checkpoint.safetensors: no checkpoint"):
+        method.fit(Toy(seed=3), toy_task())
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(FormatError, match=r"run.json: no run description"):
+        method.fit(Toy(seed=3), toy_task())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("precious")
+    with pytest.raises(InputError, match="holds no run; nothing was touched"):
+        make_method("default", tmp_path / "other", make_loss()).fit(Toy(seed=3), toy_task())
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["mine.txt"]
+
+
+class Chain(Toy):
+    """A toy in which input and output are three edges apart."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=0)
+        far = [
+            e
+            for e in EDGES
+            if e not in (("in", "out"), ("a", "out"), ("in", "b"), ("b", "out"), ("a", "c"))
+        ]
+        self._graph = gp.ComputationalGraph.from_edges(far)
+
+
+def test_budget_below_one_path_is_refused_before_anything_runs():
+    with pytest.raises(InputError, match=r"a circuit of 2 edges .* the shortest path needs 4"):
+        gp.EdgePruning(edges=2, steps=5).fit(Chain(), toy_task())
+    with pytest.raises(InputError, match="a circuit of 0 edges"):
+        gp.EdgePruning(sparsity=0.99, steps=5).fit(Toy(), toy_task())
+    with pytest.raises(InputError, match="edges=10 of a graph with 9 edges"):
+        gp.EdgePruning(edges=10, steps=5).fit(Toy(), toy_task())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sparsity": 1.0}, r"in \[0, 1\)"),
+        ({"sparsity": "least"}, "or 'minimal'"),
+        ({"sparsity": True}, "or 'minimal'"),
+        ({"edges": 0}, "at least 1"),
+        ({"steps": 0}, "at least 1"),
+        ({"seed": -1}, "at least 0"),
+        ({"variant": "best"}, "'default' or 'paper'"),
+        ({"variant": "paper", "sparsity": "minimal", "edges": None}, "'minimal' needs the default"),
+        ({"variant": "paper", "path": (5,)}, "the paper's has none"),
+        ({"temperature": (0.5, 0.0)}, "positive"),
+        ({"start": 1.0}, "shares"),
+        ({"loss": "nll"}, "unknown loss 'nll'; known: auto, kl, mse, task"),
+        ({"loss": 3}, "a loss is a name"),
+        ({"loss": "task"}, "has no gradient"),
+        ({"loss": lambda outputs, batch, full: outputs.detach()[:, 0]}, "without a gradient"),
+        ({"loss": lambda outputs, batch, full: outputs.sum()}, "one value for each"),
+        ({"warm_start": 3}, "EdgeScores, a scorer or a scorer's name"),
+        ({"warm_start": "nonsense"}, "unknown method 'nonsense'"),
+        ({"ablation": "optimal"}, "no learned ablation constants"),
+    ],
+)
+def test_bad_settings(options, words):
+    with pytest.raises(gp.GraphPruneError, match=words):
+        gp.EdgePruning(**{"edges": 4, "steps": 2, **options}).fit(Toy(), toy_task())
+
+
+def test_a_data_set_that_ends_early_is_named():
+    class Short(ToyExamples):
+        def batch(self, indices):
+            return super().batch([i for i in indices if i < 7])
+
+    task = gp.Task(Short(10), "accuracy", batch_size=4)
+    with pytest.raises(InputError, match=r"the data set ended early: 4 examples were asked for"):
+        gp.EdgePruning(edges=4, steps=9, loss="mse").fit(Toy(), task)
+
+
+def test_scores_of_another_graph_do_not_warm_start():
+    other = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c")])
+    scores = gp.EdgeScores(other, torch.zeros(2))
+    with pytest.raises(gp.GraphMismatchError, match="warm start"):
+        gp.EdgePruning(edges=4, steps=2, warm_start=scores).fit(Toy(), toy_task())
