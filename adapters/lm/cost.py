@@ -100,7 +100,9 @@ def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[Memor
         MemoryPart("a layer's products", products, ("backward",)),
         MemoryPart(
             "a layer's graphs",
-            2 * n * (attention + fed) if checkpointing else n * rows * dh * item,
+            2 * n * (attention + fed)
+            if checkpointing
+            else 2 * n * (shape.hidden + rows * dh) * item,
             ("backward",),
         ),
         MemoryPart("outputs", 3 * 4 * shape.outputs * answers, ("forward", "backward")),

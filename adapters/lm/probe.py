@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.batch import Batch
-from graphprune.planning import Request, best_seconds
+from graphprune.planning import Request
+from graphprune.quantities import best_seconds
 
 from .family import FAMILIES
 from .model import LanguageModel

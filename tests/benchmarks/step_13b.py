@@ -18,7 +18,8 @@ from transformers import LlamaConfig
 import graphprune as gp
 from graphprune.adapters.lm.probe import random_batch, step
 from graphprune.adapters.lm.shape import random_model, read_shape
-from graphprune.planning import Request, synchronise
+from graphprune.planning import Request
+from graphprune.quantities import synchronise
 
 
 def config(layers: int = 40, heads: int = 40, width: int = 5120, vocab: int = 32016) -> LlamaConfig:

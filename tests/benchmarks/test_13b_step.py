@@ -3,6 +3,10 @@
 On a GPU of at least 75 GiB: two steps a second at 8 sequences of 72 tokens. Without one: the same
 script at three sizes of the same proportions on the CPU, where the plan made for each from its
 configuration alone must meet the measured step within 20 %.
+
+Figures of 2026-11-25, virtual machine with 2 AMD EPYC cores that others used too, torch 2.13.0
+(CPU), one thread, float32, planned over measured: 0.87 (8 layers), 0.97 (12), 0.99 (16). The 13B
+shape itself has not been run: no GPU was at hand.
 """
 
 import pytest

@@ -2,6 +2,10 @@
 
 Float32 and bfloat16, one thread, random weights; each row in a new process for memory. The plan has
 the configuration alone. Promised: within 20 %.
+
+Figures of 2026-11-25, virtual machine with 2 AMD EPYC cores that others used too, torch 2.13.0
+(CPU), planned over measured: memory over the model 0.82 to 1.11 (GPT-2 small's shape, 8 x 16: 217
+MiB planned, 217 MiB measured), a step 0.81 to 1.00, the low end of both at 4 x 256 tokens.
 """
 
 import pytest
@@ -11,7 +15,8 @@ from transformers import GPT2Config, LlamaConfig
 import graphprune as gp
 from graphprune.adapters.lm.probe import random_batch, step
 from graphprune.adapters.lm.shape import random_model, read_shape
-from graphprune.planning import Request, best_seconds
+from graphprune.planning import Request
+from graphprune.quantities import best_seconds
 
 from .measuring import fresh_peak_mb
 
