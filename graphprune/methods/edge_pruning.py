@@ -7,7 +7,8 @@ learning rate that decay, not the loss, is what closes gates that nothing holds 
 
 The default variant meets its budget by construction: gates are sigmoids shifted so that they sum to
 the number of edges allowed, which falls geometrically to the budget while they sharpen. No
-multiplier has to find the sparsity, and half of the steps are spent near the budget.
+multiplier has to find the sparsity, and half of the steps are spent near the budget. A local search
+ends the run.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from graphprune.optimise.gates import (
 from graphprune.optimise.loop import Draw, Moment
 from graphprune.optimise.schedule import Shape, learning_rate, ramp
 
+from .base import at_least
 from .optimiser import MaskOptimiser, rank_values
 
 __all__ = ["EdgePruning"]
@@ -43,8 +45,15 @@ class EdgePruning(MaskOptimiser):
         variant: ``"default"`` or ``"paper"``.
         lr: learning rate of the gates; ``None``: 0.1, or 0.8 as published.
         temperature: the default variant's sigmoids sharpen from the first to the second of these.
-        start: the share of edges that are open at the first step of the default variant.
-        shape: how the default variant's budget falls: ``"geometric"``, ``"linear"``, ``"cosine"``.
+        gates: ``"soft"``: the default variant's sigmoids are the mask. ``"hard"``: they are keep
+            chances of ``samples`` random 0/1 masks a step, and the gradient is the score
+            function's with a leave-one-out baseline: for models in which nothing changes until a
+            message is gone altogether, such as compiled programs. ``None``: hard for
+            ``sparsity="minimal"``, else soft.
+        start: the share of edges that are open at the first step of the default variant; ``None``:
+            .9, for hard gates .98.
+        shape: how the default variant's budget falls: ``"geometric"`` (``None`` for soft gates),
+            ``"linear"`` (for hard ones) or ``"cosine"``.
         hold: the share of steps spent at the final budget.
         lr_lambda: the paper's learning rate of the two multipliers.
         warmup: the paper's steps of learning-rate warm-up; ``None``: 200, or a fifteenth of steps.
@@ -60,9 +69,11 @@ class EdgePruning(MaskOptimiser):
     variant: Literal["default", "paper"] = "default"
     lr: float | None = None
     temperature: tuple[float, float] = (0.5, 0.05)
-    start: float = 0.9
+    gates: Literal["soft", "hard"] | None = None
+    samples: int = 16
+    start: float | None = None
     hold: float = 0.2
-    shape: Shape = "geometric"
+    shape: Shape | None = None
     lr_lambda: float | None = None
     warmup: int | None = None
     weight_decay: float = 0.01
@@ -76,10 +87,13 @@ class EdgePruning(MaskOptimiser):
             raise InputError(f"variant must be 'default' or 'paper', got {self.variant!r}")
         if self.variant == "paper" and self.sparsity == "minimal" and self.edges is None:
             raise InputError("variant='paper' aims at a sparsity; 'minimal' needs the default one")
-        if not 0.0 < self.start < 1.0 or not 0.0 <= self.hold < 1.0:
+        if not 0.0 < self._start_share < 1.0 or not 0.0 <= self.hold < 1.0:
             raise InputError(
                 f"start and hold are shares in (0, 1), got {self.start} and {self.hold}"
             )
+        if self.gates not in (None, "soft", "hard"):
+            raise InputError(f"gates must be 'soft' or 'hard', got {self.gates!r}")
+        at_least(self.samples, 2, "samples")
         if self.path and self._paper:
             raise InputError("path= follows the default variant's budget; the paper's has none")
         if min(self.temperature) <= 0:
@@ -88,6 +102,16 @@ class EdgePruning(MaskOptimiser):
     @property
     def _paper(self) -> bool:
         return self.variant == "paper"
+
+    @property
+    def _hard(self) -> bool:
+        if self.gates is None:
+            return self.sparsity == "minimal" and self.edges is None
+        return self.gates == "hard"
+
+    @property
+    def _start_share(self) -> float:
+        return (0.98 if self._hard else 0.9) if self.start is None else self.start
 
     @property
     def _rate(self) -> float:
@@ -174,7 +198,16 @@ class EdgePruning(MaskOptimiser):
         temperature = ramp(at.step, hot, cold, at.steps, "geometric")
         scores = edges if nodes is None else self._joint(edges, nodes, graph)
         z, _ = budgeted_sigmoid(scores, count, temperature)
+        if self._hard:
+            return self._drawn(z, count / graph.num_edges, temperature, at)
         return Draw(z, density=count / graph.num_edges, shown={"temperature": temperature})
+
+    def _drawn(self, p: Tensor, density: float, temperature: float, at: Moment) -> Draw:
+        p = p.clamp(1e-4, 1 - 1e-4)
+        u = noise((self.samples, len(p)), self.seed, at.step, p.device)
+        mask = (u < p.detach()).float()
+        log_chance = (mask * p.log() + (1 - mask) * (1 - p).log()).sum(-1)
+        return Draw(mask, density, log_chance=log_chance, shown={"temperature": temperature})
 
     def _joint(self, edges: Tensor, nodes: Tensor, graph: ComputationalGraph) -> Tensor:
         return edges + nodes[graph.edge_index[0].to(nodes.device)]
@@ -182,9 +215,10 @@ class EdgePruning(MaskOptimiser):
     def allowed(self, graph: ComputationalGraph, at: Moment) -> float:
         """How many edges the default variant's gates sum to."""
         last = self.count(graph) or 1
-        first = max(self.start * graph.num_edges, float(last))
+        first = max(self._start_share * graph.num_edges, float(last))
         over = int(at.steps * (1.0 - self.hold))
-        found = ramp(at.step, first, float(last), over, self.shape)
+        shape = self.shape or ("linear" if self._hard else "geometric")
+        found = ramp(at.step, first, float(last), over, shape)
         return min(found, graph.num_edges - 0.5)
 
     def passed(self, graph: ComputationalGraph, steps: int) -> dict[int, int]:

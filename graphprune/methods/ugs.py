@@ -83,13 +83,13 @@ class UGS(MaskOptimiser):
         width = len(edges) + (0 if nodes is None else len(nodes))
         shape = (self.samples, at.total, width)
         u = noise(shape, self.seed, at.step, edges.device)[:, list(at.rows)]
-        z = uniform_window(edges, u[..., : len(edges)])
+        p = torch.sigmoid(edges)
+        z = uniform_window(p, u[..., : len(edges)])
         if nodes is not None:
-            sent = uniform_window(nodes, u[..., len(edges) :])
+            sent = uniform_window(torch.sigmoid(nodes), u[..., len(edges) :])
             z = z * sent[..., graph.edge_index[0].to(edges.device)]
         if self.drop_dangling:
             z = z * alive_edges(graph, z.detach() > 0, from_inputs=at.from_inputs)
-        p = torch.sigmoid(edges)
         price = p.sum() if nodes is None else p.sum() + torch.sigmoid(nodes).sum()
         return Draw(
             z, density=float(p.detach().mean()), penalty=self.penalty * price, clip=self.clip

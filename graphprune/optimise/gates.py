@@ -83,21 +83,20 @@ def hard_concrete_mean(log_alpha: Tensor, beta: float = BETA, points: int = 16) 
     return total / points
 
 
-def uniform_window(theta: Tensor, u: Tensor) -> Tensor:
-    """Uniform gradient sampling's gate (Li & Janson 2024, arXiv 2409.09951).
+def uniform_window(p: Tensor, u: Tensor) -> Tensor:
+    """Uniform gradient sampling's gate (Li & Janson 2024, arXiv 2409.09951) of keep chances ``p``.
 
-    With ``p = sigmoid(theta)`` and the window ``w = p (1 - p)``, held constant, the gate is
-    ``clip((p - u) / w + 1/2, 0, 1)``: 1 with chance about p, 0 with chance about 1 - p, fractional
-    in a window of width w. The derivative with respect to p is scaled by w, so that a fractional
-    gate passes on the loss's derivative as it is.
+    With the window ``w = p (1 - p)``, held constant, the gate is ``clip((p - u) / w + 1/2, 0, 1)``:
+    1 with chance about p, 0 with chance about 1 - p, fractional in a window of width w. The
+    derivative with respect to p is scaled by w, so that a fractional gate passes on the loss's
+    derivative as it is; over draws these add up to what cutting the edge altogether would do.
 
     Example:
         >>> theta = torch.tensor([0.0], requires_grad=True)
-        >>> gate = uniform_window(theta, torch.tensor([0.4]))
+        >>> gate = uniform_window(torch.sigmoid(theta), torch.tensor([0.4]))
         >>> gate.sum().backward(); round(float(gate.detach()), 4), float(theta.grad)
         (0.9, 0.25)
     """
-    p = torch.sigmoid(theta)
     window = (p * (1 - p)).detach().clamp_min(1e-6)
     scaled = p.detach() + window * (p - p.detach())
     return ((scaled - u) / window + 0.5).clamp(0.0, 1.0)

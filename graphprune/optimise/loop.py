@@ -60,7 +60,9 @@ class Draw:
     """A mask ``[E]``, ``[K, E]`` or ``[K, B, E]`` of one step, differentiable in the gates.
 
     ``penalty`` is added to the loss; ``density`` is shown; ``shown`` holds further figures;
-    gradients of a norm above ``clip`` are cut to it.
+    gradients of a norm above ``clip`` are cut to it. With ``log_chance [K]`` the mask is a random
+    0/1 one, not differentiable, drawn with that log probability: the gradient is the score
+    function's, with the mean loss of the other masks as the baseline.
     """
 
     mask: Tensor
@@ -68,6 +70,7 @@ class Draw:
     penalty: Tensor | None = None
     shown: Mapping[str, float] = field(default_factory=dict)
     clip: float | None = None
+    log_chance: Tensor | None = None
 
 
 class Recipe(ABC):
@@ -241,8 +244,12 @@ class Optimisation:
                 leaf.grad = torch.zeros_like(leaf)
         value = torch.zeros((), dtype=torch.float64)
         if part is not None:
-            data = self._loss(draw.mask, *part)
-            value = data.detach().double().cpu()
+            losses = self._losses(draw, *part)
+            value = losses.detach().mean().double().cpu()
+            data = losses.mean()
+            if draw.log_chance is not None:
+                others = (losses.sum() - losses) / (len(losses) - 1)
+                data = ((losses - others) * draw.log_chance).mean()
             data.backward(retain_graph=draw.penalty is not None)
         for leaf in leaves:
             assert leaf.grad is not None
@@ -262,14 +269,16 @@ class Optimisation:
             **draw.shown,
         }
 
-    def _loss(self, mask: Tensor, batch: Batch, reference: Reference) -> Tensor:
-        outputs = self.model.run(batch, mask, reference)
-        copies = outputs if mask.ndim > 1 else outputs[None]
+    def _losses(self, draw: Draw, batch: Batch, reference: Reference) -> Tensor:
+        """``[K]``: the mean loss of each mask."""
+        with torch.set_grad_enabled(draw.log_chance is None):
+            outputs = self.model.run(batch, draw.mask, reference)
+        copies = outputs if draw.mask.ndim > 1 else outputs[None]
         try:
             values = [self.loss(out, batch, reference.full) for out in copies]
         except NumericalError as error:
             raise NumericalError(f"step {self.step}: {error}{self._left()}") from None
-        return torch.stack(values).mean()
+        return torch.stack([v.mean() for v in values])
 
     def _require_finite(self, value: Tensor, leaves: list[Tensor], draw: Draw) -> None:
         cause = ""
