@@ -1,0 +1,93 @@
+"""Known circuits recovered: compiled programs, zero ablation, every input of every length.
+
+Of each program it is asked that the pruned model gives the full model's output on every input
+(numbers within 1e-3), that the removal of any kept edge changes some output, and, where the true
+circuit is a smallest one, that the kept edges are the true ones: already of the optimised mask,
+before the exact polish.
+
+Seeds that succeed, of ten (slow test, 2026-11-25): see ``test_how_many_seeds_succeed``.
+"""
+
+import functools
+
+import pytest
+
+import graphprune as gp
+
+pytest.importorskip("tracr", reason="Tracr is not installed: pip install 'graphprune[tracr]'")
+
+PROGRAMS = gp.adapters.rasp_programs()
+# On dyck and shuffle_dyck a smallest circuit is not unique, and smaller than the truth.
+SMALL = [name for name in PROGRAMS if name not in ("dyck", "shuffle_dyck")]
+
+
+@functools.cache
+def program(name):
+    return gp.adapters.tracr(PROGRAMS[name].compile(), name=name)
+
+
+def recovered(name, seed, steps=200):
+    model, task = program(name)
+    method = gp.EdgePruning(
+        sparsity="minimal", ablation="zero", steps=steps, batch_size=64, seed=seed
+    )
+    return model, task, method.fit(model, task)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_optimised_mask_is_the_true_circuit(name):
+    model, task, fit = recovered(name, seed=0)
+    truth = gp.adapters.tracr_truth(model)
+    assert gp.equivalent(model, task, fit.mask, ablation="zero")
+    assert gp.is_minimal(model, task, fit.mask, ablation="zero")
+    assert fit.mask == truth
+    assert gp.recovery(fit.mask, truth).exact
+    assert fit.notes["optimised_edges"] == truth.num_kept, "the polish had to shorten it"
+    assert fit.notes["optimised_mask"] == truth.edges()
+
+
+def test_the_published_programs_with_other_seeds():
+    """Edge Pruning's two: reverse (94 edges) and xproportion (32 edges)."""
+    for name, edges in (("reverse", 94), ("frac_prevs", 32)):
+        successes = 0
+        for seed in (1, 2):
+            model, _, fit = recovered(name, seed)
+            successes += fit.mask == gp.adapters.tracr_truth(model)
+        assert model.graph.num_edges == edges
+        assert successes == 2, f"{name}: {successes} of 2 seeds"
+
+
+def test_soft_gates_have_no_gradient_where_only_a_whole_cut_tells():
+    """Why minimal circuits use hard gates: on this program soft ones learn nothing."""
+    model, task = program("count_less_freq")
+    options = {"sparsity": "minimal", "ablation": "zero", "steps": 100, "batch_size": 64}
+    soft = gp.EdgePruning(gates="soft", **options).fit(model, task)
+    hard = gp.EdgePruning(**options).fit(model, task)
+    assert hard.notes["optimised_edges"] < soft.notes["optimised_edges"]
+    assert gp.is_minimal(model, task, soft.mask, ablation="zero")  # the polish saves it
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_how_many_seeds_succeed(capsys):
+    for name in SMALL:
+        optimised = polished = 0
+        for seed in range(10):
+            model, _, fit = recovered(name, seed)
+            truth = gp.adapters.tracr_truth(model)
+            optimised += fit.notes["optimised_mask"] == truth.edges()
+            polished += fit.mask == truth
+        with capsys.disabled():
+            print(f"\n{name}: optimised {optimised}, polished {polished} of 10 seeds", end="")
+        assert polished == 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_dyck_is_recovered_with_fewer_edges_than_its_truth(capsys):
+    model, task, fit = recovered("dyck", seed=0, steps=400)
+    greedy = gp.greedy_polish(model, task, gp.EdgeMask.full(model.graph), ablation="zero")
+    with capsys.disabled():
+        print(f"\ndyck: {fit.notes}, greedy deletion {greedy.num_kept}")
+    assert gp.is_minimal(model, task, fit.mask, ablation="zero")
+    assert fit.mask.num_kept <= greedy.num_kept
