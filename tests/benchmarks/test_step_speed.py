@@ -130,3 +130,42 @@ def test_step_memory(checkpointing, capsys):
     assert allocated[12] <= 1.5
     lower, upper = allocated[12] - allocated[6], allocated[24] - allocated[12]
     assert upper == pytest.approx(2 * lower, rel=0.1)  # linear in depth
+
+
+def test_optimisation_step_time(module, capsys):
+    """Whole steps of edge pruning: draw, forward, KL, backward, Adam; references cached."""
+    from graphprune.optimise.loop import Optimisation
+    from graphprune.optimise.losses import as_loss
+    from graphprune.optimise.stream import Stream
+
+    model, batches, steps = gp.wrap(module), 4, 12
+    batch = fresh_batch(batches * BATCH)
+    clean, corrupt = batch.clean["input_ids"], batch.corrupt["input_ids"]
+    task = gp.Task.from_tensors(
+        clean, corrupt, answer=[5] * len(clean), distractor=[6] * len(clean)
+    )
+    ablation = gp.Ablation()
+    seconds = {}
+    for name, method in {
+        "default": gp.EdgePruning(steps=steps),
+        "paper, gates on nodes too": gp.EdgePruning(steps=steps, variant="paper", node_gates=True),
+    }.items():
+        stream = Stream(model, task, ablation, BATCH, 0, steps, 1 << 33)
+        run = Optimisation(
+            method, model, task, ablation, as_loss("kl", task), stream, steps=steps, seed=0
+        )
+        run.run(until=batches)  # every reference is made once and kept
+        assert stream.caching
+        begin = time.process_time()
+        run.run()
+        seconds[name] = (time.process_time() - begin) / (steps - batches)
+    plain = []
+    for _ in range(3):
+        begin = time.process_time()
+        plain_forward_backward(module)()
+        plain.append(time.process_time() - begin)
+    with capsys.disabled():
+        print(f"\nplain forward + backward, frozen weights {min(plain):.3f} CPU s")
+        for name, value in seconds.items():
+            print(f"step of edge pruning, {name}: {value:.3f} CPU s, {value / min(plain):.2f}x")
+    assert max(seconds.values()) <= 1.8 * min(plain)
