@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.optimise.stream import SHARE, available_memory
 from graphprune.quantities import best_seconds, size_text, time_text
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 PHASES = ("reference", "forward", "backward", "update")
-METHODS = ("edge-pruning", "matryoshka-pruning", "subnetwork-probing", "ugs")
+METHODS = ("edge-pruning", "matryoshka", "subnetwork-probing", "ugs")
 CACHE_BYTES = 2**30
 
 
@@ -242,7 +243,7 @@ def plan(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     throughput: Throughput | None = None,
-    cache_bytes: int = CACHE_BYTES,
+    cache_bytes: int | None = None,
     **options: Any,
 ) -> Plan:
     """Memory and time of a mask-optimising run, from the model's configuration alone.
@@ -250,7 +251,7 @@ def plan(
     Args:
         subject: a configuration, the folder or id of a model (only ``config.json`` is read), a
             module or a :class:`~graphprune.MaskedModel`.
-        method: ``"edge-pruning"``, ``"matryoshka-pruning"``, ``"subnetwork-probing"`` or ``"ugs"``
+        method: ``"edge-pruning"``, ``"matryoshka"``, ``"subnetwork-probing"`` or ``"ugs"``
             (which draws ``copies`` masks for each example).
         batch_size: examples a step.
         tokens: positions of a batch (its longest prompt).
@@ -262,7 +263,8 @@ def plan(
         device: ``"auto"``: a GPU if there is one.
         throughput: of a device that is not at hand; without it the device is measured, which takes
             a few seconds.
-        cache_bytes: the most that kept references may take.
+        cache_bytes: the most that kept references may take; ``None``: a quarter of the device's
+            free memory, as the runs themselves decide, 1 GiB for a device that is not at hand.
         options: for the adapter; a language model's: ``embedding_nodes``, ``checkpointing``.
 
     Raises :class:`InputError` for sizes below 1 or an unknown method, and
@@ -285,7 +287,10 @@ def plan(
     cost = _planner(subject).plan(subject, request)
     masks = copies * (batch_size if method == "ugs" else 1)
     batches = -(-examples // batch_size)
-    kept = batches * cost.reference_bytes <= cache_bytes and batches < steps
+    if cache_bytes is None:
+        free = available_memory(place) if throughput is None else 4 * CACHE_BYTES
+        cache_bytes = int(SHARE * free)
+    kept = batches * cost.reference_bytes <= cache_bytes and 2 * batches <= steps
     memory = [*cost.memory, *_gate_memory(cost.edges, masks)]
     if kept and batches > 1:
         memory.append(MemoryPart("kept references", (batches - 1) * cost.reference_bytes))

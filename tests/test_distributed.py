@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.data_parallel import gradient
+from support.parallel_run import fits
 from support.processes import TESTS, free_port, launch
 
 from graphprune.errors import InputError
@@ -33,6 +34,17 @@ def compare(folder: Path) -> None:
 def test_two_processes_give_the_gradient_of_one(tmp_path):
     launch(SCRIPT, str(tmp_path))
     compare(tmp_path)
+
+
+def test_two_processes_optimise_the_mask_of_one(tmp_path):
+    """Whole runs: last batches of one example (a share of none), checkpoints by one process."""
+    launch(SCRIPT.with_name("parallel_run.py"), str(tmp_path))
+    ranks = [load_file(tmp_path / f"fits{rank}.safetensors") for rank in range(2)]
+    alone = fits()
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"run.json", "checkpoint.safetensors"}
+    for name, want in alone.items():
+        assert torch.equal(ranks[0][name], ranks[1][name]), name
+        torch.testing.assert_close(ranks[0][name], want, rtol=2e-3, atol=2e-3, msg=name)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def plan(
         ),
     ],
     method: Annotated[
-        str, typer.Option(help="edge-pruning, matryoshka-pruning, subnetwork-probing or ugs.")
+        str, typer.Option(help="edge-pruning, matryoshka, subnetwork-probing or ugs.")
     ] = "edge-pruning",
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 32,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of the longest prompt.")] = 32,

@@ -25,9 +25,9 @@ from graphprune.task import Task
 
 from .distributed import Workers
 
-__all__ = ["Stream", "available_memory"]
+__all__ = ["SHARE", "Stream", "available_memory"]
 
-_SHARE = 0.25  # of the free memory may go to cached references
+SHARE = 0.25  # of the free memory may go to cached references
 
 
 def available_memory(device: torch.device) -> int:
@@ -135,5 +135,5 @@ class Stream:
     def _fits(self, reference: Reference) -> bool:
         room = self.cache
         if room is None:
-            room = int(_SHARE * available_memory(reference.full.device))
+            room = int(SHARE * available_memory(reference.full.device))
         return reference.nbytes * self.num_batches <= room

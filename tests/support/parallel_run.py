@@ -1,0 +1,39 @@
+"""One process of a whole mask optimisation whose batches are shared with others."""
+
+import sys
+
+import torch
+from safetensors.torch import save_file
+
+import graphprune as gp
+from support.tiny import random_pair, tiny
+
+
+def fits(folder=None) -> dict[str, torch.Tensor]:
+    """Histories, rankings and masks of short runs, soft, sampled and drawn for each example."""
+    module = tiny("llama")
+    clean, corrupt = random_pair(module, batch=7)
+    task = gp.Task.from_tensors(clean, corrupt, answer=[1] * 7, distractor=[2] * 7)
+    common = {"edges": 20, "steps": 8, "batch_size": 3, "checkpoint_every": 3}
+    methods = {
+        "default": gp.EdgePruning(refine=1, run_dir=folder and f"{folder}/run", **common),
+        "hard": gp.EdgePruning(gates="hard", samples=4, **common),
+        "paper": gp.EdgePruning(variant="paper", node_gates=True, **common),
+        "ugs": gp.UGS(samples=2, **common),
+    }
+    found = {}
+    for name, method in methods.items():
+        fit = method.fit(gp.wrap(module), task)
+        found[f"{name}.loss"] = torch.tensor([row["loss"] for row in fit.history])
+        found[f"{name}.scores"] = fit.scores.values
+        found[f"{name}.mask"] = fit.mask.values
+        found[f"{name}.final"] = torch.tensor([fit.loss])
+    return found
+
+
+if __name__ == "__main__":
+    from graphprune.optimise.distributed import Workers
+
+    torch.set_num_threads(1)
+    rank = Workers.current().rank
+    save_file(fits(sys.argv[1]), f"{sys.argv[1]}/fits{rank}.safetensors")
