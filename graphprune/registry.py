@@ -89,12 +89,18 @@ def method_names() -> list[str]:
     return sorted(_entries("graphprune.methods"))
 
 
-def make_method(name: str, **settings: Any) -> Any:
-    """A scorer or pruner by its registered name, such as ``make_method("eap-ig", steps=5)``."""
+def method_class(name: str) -> type[Any]:
+    """The class of a registered method; raises :class:`InputError` that lists the known ones."""
     entries = _entries("graphprune.methods")
     if name not in entries:
         raise InputError(f"unknown method {name!r}; known: {', '.join(sorted(entries))}")
-    kind = entries[name].load()
+    kind: type[Any] = entries[name].load()
+    return kind
+
+
+def make_method(name: str, **settings: Any) -> Any:
+    """A scorer or pruner by its registered name, such as ``make_method("eap-ig", steps=5)``."""
+    kind = method_class(name)
     try:
         return kind(**settings)
     except TypeError as error:

@@ -137,3 +137,17 @@ def test_a_run_directory_is_for_optimisers(model_dir, tmp_path, capsys):
     )  # fmt: skip
     assert code == 1
     assert "--run-dir is for mask optimisers" in capsys.readouterr().err
+
+
+def test_info_lists_a_methods_settings(capsys):
+    assert call("info", "--method", "edge-pruning", "--json") == 0
+    facts = out_of(capsys)["method"]
+    assert facts["python"] == "gp.EdgePruning"
+    assert facts["steps"] == "default 1000. optimisation steps."
+    assert facts["variant"].startswith("default default. ")
+    assert "checkpoints" in facts["run_dir"]
+    assert all(
+        len(text.split(". ", 1)) == 2 for name, text in facts.items() if name in ("seed", "lr")
+    )
+    assert call("info", "--method", "acdc2") == 1
+    assert "unknown method 'acdc2'" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable
@@ -213,3 +214,39 @@ def not_solved(found: dict[str, dict[str, float]], model: str, task: str) -> str
         f"{model} does not do {task!r}: accuracy {accuracy:.2f} is below {SOLVED}; a circuit found "
         "on it explains little"
     )
+
+
+def method_facts(name: str) -> dict[str, Any]:
+    """What a method does, and its settings with their defaults, from its own docstrings."""
+    from graphprune.registry import method_class
+
+    kind = method_class(name)
+    told = _arguments(kind)
+    settings = {}
+    for field in dataclasses.fields(kind):
+        if field.init:
+            known = field.default is not dataclasses.MISSING
+            default = f"default {field.default}" if known else "required"
+            settings[field.name] = f"{default}. {told.get(field.name, '')}".strip()
+    return {"method": name, "python": f"gp.{kind.__name__}", "about": _first(kind), **settings}
+
+
+def _first(kind: type) -> str:
+    """The docstring up to its arguments, as one line."""
+    text = inspect.getdoc(kind) or ""
+    return " ".join(text.split("\nArgs:")[0].split())
+
+
+def _arguments(kind: type) -> dict[str, str]:
+    """``{setting: description}`` of the class and its bases; the class's own words win."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        _, _, part = inspect.cleandoc(base.__doc__ or "").partition("\nArgs:\n")
+        section = part.split("\n\n")[0]
+        for entry in re.split(r"\n(?=    \S)", section):
+            names, colon, text = entry.strip().partition(": ")
+            if colon:
+                words = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", text.replace("``", ""))
+                words = " ".join(words.split())
+                found |= {single.strip(): words for single in names.split(",")}
+    return found

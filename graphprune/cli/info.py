@@ -27,6 +27,9 @@ def info(
             help="Describe a task; with --model also how well the model does it.",
         ),
     ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Describe a method and all its settings.")
+    ] = None,
     circuit: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Describe a circuit.")
     ] = None,
@@ -41,13 +44,15 @@ def info(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Describe a model, a task or a circuit; without options, list all that is known."""
+    """Describe a model, a task, a method or a circuit; without options, list all that is known."""
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
         from graphprune.cli import describe
 
         parts: dict[str, dict[str, Any]] = {}
         if circuit is not None:
             parts["circuit"] = describe.circuit_facts(circuit)
+        if method is not None:
+            parts["method"] = describe.method_facts(method)
         loaded: Loaded | None = None
         if model is not None:
             from graphprune.cli.loading import load_model

@@ -54,8 +54,9 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             :class:`~graphprune.Metric`, or ``(outputs, batch, full) -> [B]``.
         warm_start: :class:`~graphprune.EdgeScores`, a scorer, or a scorer's registered name: the
             ranking the gates start from.
-        node_gates: gates on what each node sends, beside those on edges; an edge's value is the
-            product, and the budget counts edges.
+        node_gates: gates on what each node sends, beside those on edges; an edge's value is their
+            product (where gates are shifted to a budget, their scores add up), and the budget
+            counts edges.
         seed: of the noise and the order of the examples.
         run_dir: a folder for checkpoints; naming it again resumes the run.
         checkpoint_every: steps between checkpoints.
