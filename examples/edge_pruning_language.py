@@ -128,10 +128,10 @@ def edges_needed(table: pd.DataFrame) -> pd.DataFrame:
         for _, mine in ours.iterrows():
             needed = {}
             for method, other in part[part.method.str.startswith("EAP")].groupby("method"):
-                curve = other.sort_values("kept")
+                curve = other[other.kept > 0].sort_values("kept")
                 kl = np.minimum.accumulate(curve.kl.to_numpy())
-                if mine.kl < kl[-1]:
-                    continue  # never that good
+                if not len(kl) or not kl[-1] <= mine.kl <= kl[0]:
+                    continue  # outside of what was measured
                 reach = np.interp(-np.log(mine.kl), -np.log(kl), np.log(curve.kept.to_numpy()))
                 needed[method] = float(np.exp(reach))
             best = min(needed, key=needed.get) if needed else "none"

@@ -91,14 +91,16 @@ def exact_budget(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if int(alive(middle).sum()) <= count else (low, middle)
-    kept = _fill(graph, alive(low), order, count, from_inputs)
-    if int(kept.sum()) != count:
-        kept = _trim(graph, alive(high), order, count, from_inputs)
+    tried = [_fill(graph, alive(low), order, count, from_inputs)]
+    if int(tried[-1].sum()) != count:
+        tried.append(_trim(graph, alive(high), order, count, from_inputs))
     length = min(count, _LONGEST_PATH)
-    while int(kept.sum()) != count and length >= least:
+    while int(tried[-1].sum()) != count and length >= least:
         path = _best_walk(graph, values.detach().double().cpu().numpy(), length)
-        kept = _fill(graph, path, order, count, from_inputs)
+        tried.append(_fill(graph, path, order, count, from_inputs))
         length -= 1
+    tried += [] if int(tried[-1].sum()) == count else [alive(size)]
+    kept = min(tried, key=lambda some: (not some.any(), abs(int(some.sum()) - count)))
     if int(kept.sum()) != count:
         log.warning(
             "no circuit of exactly %d edges without dead ends was found; this one has %d",
@@ -170,6 +172,7 @@ def _best_walk(
     wires = group[graph.fixed_edge_index.numpy()]
     best = np.full(graph.num_nodes, -np.inf)
     best[group[list(graph.input_nodes)]] = 0.0
+    _along_wires(best, wires)
     came: list[NDArray[np.int64]] = []
     free: list[NDArray[np.int64]] = []
     for _ in range(length):
@@ -179,12 +182,8 @@ def _best_walk(
         edge = np.full(graph.num_nodes, -1)
         hit = np.flatnonzero((reach == step[target]) & np.isfinite(reach))
         edge[target[hit]] = hit
-        wire = np.full(graph.num_nodes, -1)
-        for u, v in wires.T.tolist():
-            if step[u] > step[v]:
-                step[v], wire[v] = step[u], u
+        free.append(_along_wires(step, wires))
         came.append(edge)
-        free.append(wire)
         best = step
     kept = np.zeros(graph.num_edges, dtype=bool)
     ends = np.unique(group[list(graph.output_nodes)])
@@ -192,8 +191,21 @@ def _best_walk(
     if not np.isfinite(best[node]):
         return kept
     for edge, wire in zip(reversed(came), reversed(free), strict=True):
-        if wire[node] >= 0:
+        while wire[node] >= 0:
             node = int(wire[node])
         kept[edge[node]] = True
         node = int(source[edge[node]])
     return kept
+
+
+def _along_wires(best: NDArray[np.float64], wires: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Carries values along wires, in place, and tells for each node the wire it came by (or -1)."""
+    came = np.full(len(best), -1)
+    pairs = [(int(u), int(v)) for u, v in wires.T if u != v]
+    moved = True
+    while moved:
+        moved = False
+        for u, v in pairs:
+            if best[u] > best[v]:
+                best[v], came[v], moved = best[u], u, True
+    return came

@@ -94,16 +94,16 @@ def test_ctrl_c_writes_the_best_mask_so_far_and_the_same_command_goes_on(model_d
     assert process.returncode == 130, err
     document = json.loads(out)
     assert document["stopped"].startswith("stopped at step ")
-    assert "this is the best mask so far; the same command resumes it" in err
+    assert "this is the best mask so far; the same command with --overwrite resumes it" in err
     stopped = gp.Circuit.load(tmp_path / "a")
     assert stopped.mask.num_kept == document["kept"] == int(0.02 * document["graph_edges"] + 1e-9)
     done = subprocess.run(
-        [*program, *options("run", "b")],
+        [*program, *options("run", "a"), "--overwrite"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "stopped" not in json.loads(done.stdout)
     assert call(*options("another", "c")) == 0
-    resumed, straight = gp.Circuit.load(tmp_path / "b"), gp.Circuit.load(tmp_path / "c")
+    resumed, straight = gp.Circuit.load(tmp_path / "a"), gp.Circuit.load(tmp_path / "c")
     assert resumed.mask == straight.mask
     assert torch.equal(resumed.scores.values, straight.scores.values)
 

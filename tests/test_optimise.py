@@ -7,7 +7,9 @@ import torch
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
+from graphprune.budgeting import exact_budget
 from graphprune.conformance import check_method
+from graphprune.optimise.dangling import alive_edges
 
 SMALL = {"steps": 60, "batch_size": 6, "loss": "mse"}
 METHODS = [
@@ -161,3 +163,59 @@ def test_path_holds_a_circuit_of_every_size(model, task):
     for size, mask in fit.path.items():
         assert mask.num_kept == size
         assert mask.prune_dead_ends() == mask
+
+
+def test_nearest_feasible_count_is_given_and_said(caplog):
+    """Six edges, one of which leads nowhere: five is the most a circuit can have."""
+    graph = gp.ComputationalGraph.from_edges(
+        [("a", "b"), ("b", "c"), ("a", "c"), ("b", "dead"), ("a", "d"), ("d", "c")], outputs=(2,)
+    )
+    with caplog.at_level("WARNING", logger="graphprune"):
+        mask = exact_budget(graph, torch.arange(6.0), 6)
+    assert mask.num_kept == 5
+    assert "no circuit of exactly 6 edges" in caplog.text
+    assert "this one has 5" in caplog.text
+
+
+def test_walks_follow_wires_from_inputs_and_in_chains():
+    def graph(edges, wires, nodes):
+        number = {name: i for i, name in enumerate(nodes)}
+        fixed = torch.tensor([[number[u], number[v]] for u, v in wires]).T
+        return gp.ComputationalGraph.from_edges(edges, nodes=nodes, fixed_edge_index=fixed)
+
+    first = graph(
+        [("x", "b"), ("b", "c"), ("c", "out"), ("b", "out")], [("in", "x")],
+        ["in", "x", "b", "c", "out"],
+    )  # fmt: skip
+    assert exact_budget(first, torch.tensor([0.0, 3.0, 2.0, 1.0]), 2).edges() == ["x->b", "b->out"]
+    chain = graph(
+        [("in", "p"), ("r", "out")], [("p", "q"), ("q", "r")], ["in", "p", "q", "r", "out"]
+    )
+    assert exact_budget(chain, torch.zeros(2), 2).num_kept == 2
+
+
+def test_dangling_edges_are_those_of_the_graph_with_coupled_groups():
+    """Groups that join nodes of different depth, against the graph's own search."""
+    generator = torch.Generator().manual_seed(0)
+    names = [str(i) for i in range(7)]
+    for trial in range(40):
+        pairs = [(i, j) for i, j in itertools.combinations(range(7), 2)]
+        chosen = torch.rand(len(pairs), generator=generator) < 0.5
+        edges = [(names[i], names[j]) for (i, j), c in zip(pairs, chosen, strict=True) if c]
+        groups = ((1, 4),) if trial % 2 else ()
+        graph = gp.ComputationalGraph.from_edges(
+            edges, nodes=names, groups=groups, inputs=(0,), outputs=(6,)
+        )
+        kept = torch.rand(16, graph.num_edges, generator=generator) < 0.6
+        for from_inputs in (True, False):
+            found = alive_edges(graph, kept, from_inputs=from_inputs)
+            for row, mine in zip(kept, found, strict=True):
+                want = graph.alive(row.numpy(), from_inputs=from_inputs)
+                assert mine.tolist() == want.tolist()
+
+
+def test_gates_on_nodes_do_not_tie(model, task):
+    method = gp.EdgePruning(
+        edges=4, variant="paper", node_gates=True, steps=200, batch_size=6, loss="mse"
+    )
+    assert len(set(method.score(model, task).values.tolist())) == 9

@@ -28,7 +28,14 @@ def whole(kind):
 
 @pytest.mark.parametrize(
     ("kind", "at"),
-    [("default", 1), ("default", 23), ("default", 40), ("paper", 17), ("ugs", 31), ("minimal", 25)],
+    [
+        ("default", 1),
+        ("default", 23),
+        ("default", 40),
+        ("paper", 17),
+        ("ugs", 31),
+        ("minimal", 300),
+    ],
 )
 def test_killed_and_resumed_ends_in_the_same_bits(kind, at, tmp_path):
     killed = in_a_process(kind, tmp_path / "run", "kill", at)
@@ -45,15 +52,9 @@ def test_killed_and_resumed_ends_in_the_same_bits(kind, at, tmp_path):
 
 
 def test_a_finished_run_is_read_not_repeated(tmp_path):
-    first = make_method("default", tmp_path, make_loss()).fit(Toy(seed=3), toy_task())
-
-    def never(outputs, batch, full):
-        assert not outputs.requires_grad or "refine" in calls
-        return (outputs - full).square().mean(-1)
-
-    calls = ["refine"]  # the local search at the end takes gradients
-    never.__name__ = "loss"
-    again = make_method("default", tmp_path, never).fit(Toy(seed=3), toy_task())
+    first = make_method("default", tmp_path, make_loss(), refine=0).fit(Toy(seed=3), toy_task())
+    broken = make_loss("nan", 1)  # any step would fail
+    again = make_method("default", tmp_path, broken, refine=0).fit(Toy(seed=3), toy_task())
     assert again.mask == first.mask
     assert again.history == first.history
 
@@ -162,6 +163,43 @@ def test_budget_below_one_path_is_refused_before_anything_runs():
         gp.EdgePruning(edges=10, steps=5).fit(Toy(), toy_task())
 
 
+def test_other_answers_and_another_function_are_another_run(tmp_path):
+    class Swapped(ToyExamples):
+        def batch(self, indices):
+            found = super().batch(indices)
+            return gp.Batch(
+                found.clean, found.corrupt, found.size, found.indices,
+                answer=found.distractor, distractor=found.answer,
+            )  # fmt: skip
+
+    first = {
+        "edges": 4,
+        "steps": 4,
+        "run_dir": tmp_path,
+        "loss": lambda o, b, f: (o - f).abs().mean(-1),
+    }
+    gp.EdgePruning(**first).fit(Toy(seed=3), toy_task())
+    with pytest.raises(InputError, match=r"task.digest was"):
+        gp.EdgePruning(**first).fit(Toy(seed=3), gp.Task(Swapped(10), "accuracy", batch_size=4))
+    other = {**first, "loss": lambda o, b, f: (o - f).square().mean(-1)}
+    with pytest.raises(InputError, match=r"settings.loss was"):
+        gp.EdgePruning(**other).fit(Toy(seed=3), toy_task())
+
+
+def test_ctrl_c_while_masks_are_judged_keeps_the_mask(tmp_path):
+    calls = []
+
+    def loss(outputs, batch, full):
+        if not outputs.requires_grad and not calls:
+            calls.append(1)
+            os.kill(os.getpid(), 2)
+        return (outputs - full).square().mean(-1)
+
+    fit = gp.EdgePruning(edges=4, steps=10, batch_size=4, loss=loss).fit(Toy(seed=3), toy_task())
+    assert calls
+    assert fit.mask.num_kept == 4
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -176,6 +214,11 @@ def test_budget_below_one_path_is_refused_before_anything_runs():
         ({"variant": "paper", "path": (5,)}, "the paper's has none"),
         ({"temperature": (0.5, 0.0)}, "positive"),
         ({"start": 1.0}, "shares"),
+        ({"lr": -1.0}, "lr must be a number from 0 on"),
+        ({"refine": -1}, "refine must be"),
+        ({"shape": "round"}, "shape must be"),
+        ({"variant": "paper", "hold": 0.5}, "variant='paper' does not read hold"),
+        ({"target": 0.9}, "variant='default' does not read target"),
         ({"loss": "nll"}, "unknown loss 'nll'; known: auto, kl, mse, task"),
         ({"loss": 3}, "a loss is a name"),
         ({"loss": "task"}, "has no gradient"),

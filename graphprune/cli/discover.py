@@ -140,7 +140,7 @@ def discover(
         found = find(found_by, selection, masked, train)
         mask, scores, chosen = found.mask, found.scores, found.selected
         if found.stopped:
-            again = "; the same command resumes it" if run_dir is not None else ""
+            again = "; the same command with --overwrite resumes it" if run_dir else ""
             jobs.warn(f"{found.stopped}: this is the best mask so far{again}")
         same = test is train
         where = "prompts, those it was found on" if same else "held-out prompts"

@@ -39,6 +39,8 @@ class Selection:
                     f"method {name!r} chooses the edges itself; --select, --by and --threshold are "
                     "for methods that give scores"
                 )
+            if not self.prune_dead_ends:
+                raise InputError(f"method {name!r} keeps no dead ends; leave --keep-dead-ends out")
             if self.size is not None and not hasattr(method, "edges"):
                 raise InputError(f"method {name!r} takes no --size; see its settings")
             return

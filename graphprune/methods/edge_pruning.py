@@ -13,7 +13,7 @@ ends the run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -25,7 +25,7 @@ from graphprune.mask import budget
 from graphprune.optimise.gates import (
     budgeted_sigmoid,
     hard_concrete,
-    hard_concrete_mean,
+    log_open,
     noise,
 )
 from graphprune.optimise.loop import Draw, Moment
@@ -56,7 +56,8 @@ class EdgePruning(MaskOptimiser):
             ``"linear"`` (for hard ones) or ``"cosine"``.
         hold: the share of steps spent at the final budget.
         lr_lambda: the paper's learning rate of the two multipliers.
-        warmup: the paper's steps of learning-rate warm-up; ``None``: 200, or a fifteenth of steps.
+        warmup: steps of learning-rate warm-up; ``None``: a twentieth of the steps, as published 200
+            (a fifteenth, if that is less).
         weight_decay: the paper's decay on log alpha and the multipliers.
         target: the sparsity the paper's Lagrangian aims at; ``None``: the one asked for. (The
             published runs aim higher than what they get.)
@@ -83,6 +84,8 @@ class EdgePruning(MaskOptimiser):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._require_ranges()
+        self._require_read()
         if self.variant not in ("default", "paper"):
             raise InputError(f"variant must be 'default' or 'paper', got {self.variant!r}")
         if self.variant == "paper" and self.sparsity == "minimal" and self.edges is None:
@@ -98,6 +101,27 @@ class EdgePruning(MaskOptimiser):
             raise InputError("path= follows the default variant's budget; the paper's has none")
         if min(self.temperature) <= 0:
             raise InputError(f"temperatures must be positive, got {self.temperature}")
+
+    def _require_ranges(self) -> None:
+        for name in ("lr", "lr_lambda", "weight_decay", "refine", "warmup"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise InputError(f"{name} must be a number from 0 on, got {value!r}")
+        if self.shape not in (None, "geometric", "linear", "cosine"):
+            raise InputError(f"shape must be geometric, linear or cosine, got {self.shape!r}")
+
+    def _require_read(self) -> None:
+        """Raises where a setting is given that the variant does not read."""
+        mine = ("temperature", "gates", "samples", "start", "hold", "shape")
+        theirs = ("lr_lambda", "weight_decay", "target")
+        unread = mine if self.variant == "paper" else theirs
+        defaults = {f.name: f.default for f in fields(self)}
+        given = [name for name in unread if getattr(self, name) != defaults[name]]
+        if given:
+            raise InputError(
+                f"variant={self.variant!r} does not read {', '.join(given)}; they belong to the "
+                "other variant"
+            )
 
     @property
     def _paper(self) -> bool:
@@ -236,12 +260,12 @@ class EdgePruning(MaskOptimiser):
         return found
 
     def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
-        """Log alpha (expected gates where nodes have gates too), or the sigmoids' scores."""
+        """Log alpha (with gates on nodes: log chances of being open), or the sigmoids' scores."""
         edges, nodes = parameters["edges"], parameters.get("nodes")
         if nodes is None:
             return edges
         if self._paper:
-            return self._product(hard_concrete_mean(edges), hard_concrete_mean(nodes), graph)
+            return log_open(edges) + log_open(nodes)[graph.edge_index[0].to(nodes.device)]
         return self._joint(edges, nodes, graph)
 
     def rounds(self) -> int:

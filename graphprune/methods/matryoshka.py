@@ -76,6 +76,8 @@ class MatryoshkaPruning(MaskOptimiser):
         """One mask for each budget."""
         scores = self._joint(parameters, graph)
         total = graph.num_edges
+        if self.smallest >= total:
+            raise InputError(f"smallest={self.smallest} of a graph with {total} edges")
         least = self.smallest if self.smallest >= 1 else max(1.0, self.smallest * total)
         most = total - 0.5
         u = noise((self.budgets,), self.seed, at.step, scores.device)

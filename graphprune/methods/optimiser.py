@@ -24,7 +24,7 @@ from graphprune.model import Ablation, MaskedModel
 from graphprune.optimise.checkpoint import RunDirectory, identity
 from graphprune.optimise.distributed import Workers
 from graphprune.optimise.fit import Fit
-from graphprune.optimise.loop import Optimisation, Recipe
+from graphprune.optimise.loop import Optimisation, Recipe, interruptible
 from graphprune.optimise.losses import LossLike, as_loss
 from graphprune.optimise.refine import refine
 from graphprune.optimise.stream import Stream
@@ -52,8 +52,8 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         loss: ``"auto"`` (the task's metric where it is a distance to the full model, else KL),
             ``"kl"`` or ``"mse"`` to the full model's outputs, ``"task"`` (the task's metric), a
             :class:`~graphprune.Metric`, or ``(outputs, batch, full) -> [B]``.
-        warm_start: :class:`~graphprune.EdgeScores`, a scorer, or a scorer's registered name: the
-            ranking the gates start from.
+        warm_start: :class:`~graphprune.EdgeScores`, a scorer, or a scorer's registered name (run
+            under the same ablation and batch size): the ranking the gates start from.
         node_gates: gates on what each node sends, beside those on edges; an edge's value is their
             product (where gates are shifted to a budget, their scores add up), and the budget
             counts edges.
@@ -142,10 +142,15 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             every=self.checkpoint_every,
             label=type(self).__name__,
         )
-        if count is None:
-            from graphprune.optimise.minimal import minimal
+        with interruptible(run.asked):
+            if count is None:
+                from graphprune.optimise.minimal import minimal
 
-            return minimal(run, self)
+                return minimal(run, self)
+            return self._finish(run, count, from_inputs)
+
+    def _finish(self, run: Optimisation, count: int, from_inputs: bool) -> Fit:
+        model, ablation = run.model, run.ablation
         mask, notes = self._select(run, count, from_inputs)
         notes |= {"steps": run.step, "cached": run.stream.caching}
         return Fit(
@@ -165,19 +170,22 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         """The best mask of ``count`` edges among those tried at a few points late in the run."""
         graph = run.model.graph
         passed = self.passed(graph, run.steps)
-        stops = self.points()
+        # Masks judged with constants that were still to change do not compare.
+        stops = [run.steps] if run.constants else self.points()
         for point in sorted({*stops, *passed.values()}):
             run.run(until=point)
-            if run.step != point and not run.stopped:
+            if run.stopped:
+                break
+            if run.step != point:
                 continue  # passed before this run was resumed
             for size in [size for size, step in passed.items() if step == run.step]:
                 kept = exact_budget(graph, run.values, size, from_inputs=from_inputs)
                 run.path[size] = kept.values
-            if point in stops or run.stopped:
+            if point in stops:
                 run.offer(exact_budget(graph, run.values, count, from_inputs=from_inputs))
             run.save()
-            if run.stopped:
-                break
+        if run.stopped:  # judged beside the best so far, but kept out of the checkpoint
+            run.offer(exact_budget(graph, run.values, count, from_inputs=from_inputs))
         assert run.best is not None
         loss, mask = run.best[0], EdgeMask(graph, run.best[1])
         rounds = 0 if run.stopped else self.rounds()
@@ -187,7 +195,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         return mask, {"loss_before_refining": loss} if rounds else {}
 
     def scores(self, run: Optimisation, count: int) -> EdgeScores:
-        """The gates' ranking, shifted so that exactly the ``count`` best are not negative."""
+        """The gates' ranking, shifted so that the ``count`` best are not negative."""
         values = run.values
         edge = torch.topk(values, count).values[-1]
         return EdgeScores(run.model.graph, values - edge, method=self.label)
@@ -234,7 +242,8 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         if isinstance(start, str):
             from graphprune.registry import make_method
 
-            start = make_method(start)
+            ablation = "mean" if self.ablation == "optimal" else self.ablation
+            start = make_method(start, ablation=ablation, batch_size=self.batch_size)
         if isinstance(start, Scorer):
             start = start.score(model, task)
         if start is None:

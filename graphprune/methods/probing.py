@@ -10,8 +10,8 @@ from torch import Tensor
 from graphprune.graph import ComputationalGraph
 from graphprune.optimise.gates import (
     hard_concrete,
-    hard_concrete_mean,
     hard_concrete_open,
+    log_open,
     noise,
 )
 from graphprune.optimise.loop import Draw, Moment
@@ -73,9 +73,8 @@ class SubnetworkProbing(MaskOptimiser):
         return Draw(z, density=density, penalty=self.penalty * open_share)
 
     def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
-        """Log alpha, or expected gates where senders have gates too."""
+        """Log alpha, or log chances of being open where senders have gates too."""
         edges, nodes = parameters["edges"], parameters.get("nodes")
         if nodes is None:
             return edges
-        sent = hard_concrete_mean(nodes)[graph.edge_index[0].to(nodes.device)]
-        return hard_concrete_mean(edges) * sent
+        return log_open(edges) + log_open(nodes)[graph.edge_index[0].to(nodes.device)]

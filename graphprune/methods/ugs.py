@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.optimise.dangling import alive_edges
 from graphprune.optimise.gates import noise, uniform_window
@@ -45,6 +46,12 @@ class UGS(MaskOptimiser):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self.samples, 1, "samples")
+        if not 0 < self.start < 1:
+            raise InputError(f"start is a chance in (0, 1), got {self.start}")
+        if self.penalty < 0 or self.clip <= 0:
+            raise InputError(
+                f"penalty must be at least 0 and clip positive, got {self.penalty} and {self.clip}"
+            )
 
     @property
     def _rate(self) -> float:

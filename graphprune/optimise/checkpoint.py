@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
+from graphprune.batch import Batch
 from graphprune.errors import FormatError, InputError
 from graphprune.export.files import atomic_path, write_text
-from graphprune.export.plain import flatten, plain
+from graphprune.export.plain import plain
 from graphprune.model import MaskedModel
 from graphprune.task import Task
 
@@ -38,19 +39,50 @@ def identity(model: MaskedModel, task: Task, settings: Mapping[str, Any]) -> dic
     numbers = range(len(task.examples)) if task.order is None else task.order
     some = [*numbers[:64], *numbers[-64:]]
     batch = task.examples.batch(some)
-    for side in (batch.clean, batch.corrupt):
-        parts = side.values() if isinstance(side, Mapping) else [side]
-        for part in parts:
-            if isinstance(part, Tensor):
-                digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+    for tensor in _tensors(batch):
+        digest.update(str(tensor.dtype).encode())
+        digest.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
+    told = plain(dict(settings))
+    told |= {k: f"{told[k]} {_code(v)}" for k, v in settings.items() if _code(v)}
     return {
         "format": _FORMAT,
         "version": 1,
-        "settings": plain(dict(settings)),
+        "settings": told,
         "graph": model.graph.fingerprint,
         "model": plain(model.provenance()),
         "task": {"name": task.name, "examples": len(task), "digest": digest.hexdigest()[:16]},
     }
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    """Everything in a batch that a loss may depend on."""
+    found = [batch.positions, batch.answer, batch.distractor, batch.alignment]
+    for side in (batch.clean, batch.corrupt):
+        found += list(side.values()) if isinstance(side, Mapping) else [side]
+    return [part for part in found if isinstance(part, Tensor)]
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted name, as they are."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def _code(value: Any) -> str:
+    """A short hash of a function's code: two lambdas have one name."""
+    inner = getattr(value, "function", value)  # a Metric's
+    code = getattr(inner, "__code__", None)
+    if code is None:
+        return ""
+    constants = [c for c in code.co_consts if isinstance(c, (int, float, str))]
+    text = repr((code.co_code, code.co_names, constants))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +131,7 @@ class RunDirectory:
         return found
 
     def _require_same(self, found: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        before, after = dict(flatten(found)), dict(flatten(json.loads(json.dumps(now))))
+        before, after = _leaves(found), _leaves(json.loads(json.dumps(now)))
         differ = [name for name in {**before, **after} if before.get(name) != after.get(name)]
         if differ:
             shown = "; ".join(

@@ -16,7 +16,8 @@ __all__ = ["alive_edges"]
 def _steps(graph: ComputationalGraph) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
     """Edges and wires ``(sources, targets, numbers)`` level by level of their source's depth.
 
-    Wires have the number -1. On a cyclic graph all stand in one level, to be swept to a fixpoint.
+    Wires have the number -1. On a cyclic graph all stand in one level. There, and where coupled
+    groups join nodes of different depth, levels are swept until nothing changes.
     """
     group = torch.from_numpy(graph.representative)
     sources = torch.cat([group[graph.edge_index[0]], group[graph.fixed_edge_index[0]]])
@@ -26,8 +27,6 @@ def _steps(graph: ComputationalGraph) -> tuple[tuple[Tensor, Tensor, Tensor], ..
     if not graph.is_acyclic:
         return ((sources, targets, numbers),)
     depth = torch.from_numpy(graph.depth)
-    for node in range(graph.num_nodes):  # a group is as deep as its deepest member
-        depth[group[node]] = torch.maximum(depth[group[node]], depth[node])
     level = depth[sources]
     return tuple(
         (sources[level == d], targets[level == d], numbers[level == d])
@@ -76,5 +75,5 @@ def _spread(
             passes = torch.where(numbers < 0, True, flat[:, numbers.clamp_min(0)])
             moved = (seen[:, here] > 0) & passes
             seen.index_add_(1, there, moved.to(torch.int32)).clamp_(max=1)
-        if len(levels) > 1 or int((seen > 0).sum()) == before:
+        if (len(levels) > 1 and not graph.groups) or int((seen > 0).sum()) == before:
             return seen > 0

@@ -21,11 +21,11 @@ class Fit:
 
     Args:
         mask: the circuit, of exactly the size asked for.
-        scores: the gates' final values as a ranking; 0 is the last edge inside the budget, so that
-            positive means kept by it.
+        scores: the gates' final values as a ranking; 0 is the last edge inside the budget. Dead
+            ends, earlier masks that did better and the local search make the mask differ from it.
         ablation: what stands in for ablated messages, learned constants included.
-        history: a row for every step kept: ``step``, ``loss``, ``density`` (of the gates), ``lr``
-            and what the method adds.
+        history: a row for every step kept: ``step``, ``loss``, ``density`` (of the gates), ``rate``
+            (the factor on learning rates) and what the method adds.
         loss: the mask's own loss on the training examples, where it was measured.
         path: circuits of other sizes met on the way down, by their number of edges.
         stopped: why it ended before its last step, or ``""``.

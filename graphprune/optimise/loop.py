@@ -33,7 +33,7 @@ from .stream import Stream
 if TYPE_CHECKING:
     from graphprune.batch import Batch
 
-__all__ = ["Draw", "Moment", "Optimisation", "Recipe"]
+__all__ = ["Draw", "Moment", "Optimisation", "Recipe", "interruptible"]
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +141,8 @@ class Optimisation:
         self.best: tuple[float, Tensor] | None = None
         self.path: dict[int, Tensor] = {}
         self.stopped = ""
+        self.saved = 0
+        self.asked: list[int] = []
         self._resume()
 
     # ---------------------------------------------------------------- state
@@ -161,7 +163,7 @@ class Optimisation:
             raise FormatError(
                 f"the checkpoint in {self.folder.folder} does not belong to this method: {error}"
             ) from None
-        self.step = found.step
+        self.step = self.saved = found.step
         self.columns = list(found.notes.get("columns", []))
         self.rows = found.tensors["history"].tolist() if self.columns else []
         self.path = {
@@ -186,6 +188,7 @@ class Optimisation:
         if self.best is not None:
             notes["best_loss"], tensors["best"] = self.best
         self.folder.save(Checkpoint(self.step, tensors, notes))
+        self.saved = self.step
 
     @property
     def values(self) -> Tensor:
@@ -205,7 +208,7 @@ class Optimisation:
         end = self.steps if until is None else min(until, self.steps)
         if self.step >= end or self.stopped:
             return
-        with _interruptible() as stop, bar(self.label, self.steps, self.step) as shown:
+        with interruptible(self.asked) as stop, bar(self.label, self.steps, self.step) as shown:
             while self.step < end:
                 row = self._step()
                 self.step += 1
@@ -248,8 +251,11 @@ class Optimisation:
             value = losses.detach().mean().double().cpu()
             data = losses.mean()
             if draw.log_chance is not None:
-                others = (losses.sum() - losses) / (len(losses) - 1)
-                data = ((losses - others) * draw.log_chance).mean()
+                seen = losses.detach()
+                others = (seen.sum() - seen) / (len(seen) - 1)
+                data = ((seen - others) * draw.log_chance).mean()
+                if self.constants:
+                    data = data + losses.mean()
             data.backward(retain_graph=draw.penalty is not None)
         for leaf in leaves:
             assert leaf.grad is not None
@@ -271,7 +277,7 @@ class Optimisation:
 
     def _losses(self, draw: Draw, batch: Batch, reference: Reference) -> Tensor:
         """``[K]``: the mean loss of each mask."""
-        with torch.set_grad_enabled(draw.log_chance is None):
+        with torch.set_grad_enabled(draw.log_chance is None or bool(self.constants)):
             outputs = self.model.run(batch, draw.mask, reference)
         copies = outputs if draw.mask.ndim > 1 else outputs[None]
         try:
@@ -298,10 +304,9 @@ class Optimisation:
             raise NumericalError(f"step {self.step}: {cause}{self._left()}")
 
     def _left(self) -> str:
-        if self.folder is None:
+        if self.folder is None or not self.saved:
             return ""
-        done = self.step - self.step % self.every
-        return f"; the checkpoint of step {done} is kept in {self.folder.folder}" if done else ""
+        return f"; the checkpoint of step {self.saved} is kept in {self.folder.folder}"
 
     # ---------------------------------------------------------------- judging
 
@@ -344,9 +349,8 @@ class Optimisation:
 
 
 @contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """A list that a first Ctrl-C is noted in; a second one stops at once."""
-    came: list[int] = []
+def interruptible(came: list[int]) -> Iterator[list[int]]:
+    """Notes a first Ctrl-C in ``came``; a second one stops at once."""
     if threading.current_thread() is not threading.main_thread():
         yield came
         return

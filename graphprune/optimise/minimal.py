@@ -71,7 +71,9 @@ def minimal(run: Optimisation, method: MaskOptimiser) -> Fit:
     points = sorted({max(1, run.steps * (k + 1) // 20) for k in range(20)})
     for point in points:
         run.run(until=point)
-        if run.step != point and not run.stopped:
+        if run.stopped:
+            break
+        if run.step != point:
             continue  # passed before this run was resumed
         before = graph.num_edges if run.best is None else int(run.best[0])
         found = exact_prefix(ask, run.values, below=before)
@@ -80,18 +82,19 @@ def minimal(run: Optimisation, method: MaskOptimiser) -> Fit:
         elif run.best is None:
             run.best = (float(graph.num_edges), torch.ones(graph.num_edges))
         run.save()
-        if run.stopped:
-            break
-    assert run.best is not None
+    if run.best is None:
+        run.best = (float(graph.num_edges), torch.ones(graph.num_edges))
     optimised = EdgeMask(graph, run.best[1])
-    if optimised.num_kept == graph.num_edges:
+    if optimised.num_kept == graph.num_edges and not run.stopped:
         log.warning(
             "no ranking on the way had an exact prefix smaller than the whole graph of %d edges; "
             "the circuit comes from removing edges one by one",
             graph.num_edges,
         )
     scores = method.scores(run, optimised.num_kept)
-    polished = greedy_polish(run.model, run.task, optimised, scores, ablation=run.ablation)
+    polished = optimised
+    if not run.stopped:
+        polished = greedy_polish(run.model, run.task, optimised, scores, ablation=run.ablation)
     return Fit(
         mask=polished,
         scores=scores,

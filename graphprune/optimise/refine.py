@@ -23,12 +23,15 @@ _SWAPS = (1, 2, 4, 8, 16, 32)
 def refine(run: Optimisation, mask: EdgeMask, rounds: int, *, batches: int = 8) -> EdgeMask:
     """A circuit of the same size whose loss on the first ``batches`` batches is no higher.
 
-    A round costs a gradient and up to eight sparse runs of each of these batches.
+    A round costs a gradient and up to six sparse runs of each of these batches. Ctrl-C ends it
+    with the best circuit so far.
     """
     graph, count = mask.graph, mask.num_kept
     best = run.judge(mask, batches)
     tried = {mask}
     for _ in range(rounds):
+        if run.asked:
+            break
         gradient = run.gradient(mask, batches)
         found = None
         for values in _steps(mask, gradient):
@@ -46,7 +49,7 @@ def refine(run: Optimisation, mask: EdgeMask, rounds: int, *, batches: int = 8) 
 
 
 def _steps(mask: EdgeMask, gradient: Tensor) -> list[Tensor]:
-    """``mask - eta gradient`` for the eta that swap 1, 2, 4, ... edges, and single swaps."""
+    """``mask - eta gradient`` for the eta that swap 1, 2, 4, ... edges."""
     kept = mask.kept
     weak, strong = kept.clone(), ~kept
     worst = (-gradient)[weak].sort().values  # kept edges, the least useful first

@@ -74,7 +74,10 @@ class Stream:
         self._order = lru_cache(maxsize=2)(self._permutation)
         self._batches: dict[int, Batch] = {}
         self._references: dict[int, Reference] = {}
-        self._keep: bool | None = False if self.passes < 2 or self.ablation.parameters else None
+        # Whether references are kept; None: decided with the first one, by all workers together.
+        alone = len(self._members[0]) < self.workers.world
+        never = self.passes < 2 or bool(self.ablation.parameters) or alone
+        self._keep: bool | None = False if never else None
 
     @property
     def num_batches(self) -> int:
@@ -136,4 +139,6 @@ class Stream:
         room = self.cache
         if room is None:
             room = int(SHARE * available_memory(reference.full.device))
-        return reference.nbytes * self.num_batches <= room
+        fits = reference.nbytes * self.num_batches <= room
+        # All processes decide alike: with sharded weights all make a reference, or none does.
+        return bool(self.workers.mean_(torch.tensor(float(fits)), 1.0) == 1.0)
