@@ -159,7 +159,7 @@ def test_evaluate_repeats_the_report(model_dir, circuit_dir, capsys):
     assert set(document["intervals"]) >= {"kl", "faithfulness", "accuracy", "exact_match"}
     assert "warning" not in said.err
     assert call(*base, "--quiet") == 0
-    assert "KL to the full model" in capsys.readouterr().out
+    assert "KL to the full" in capsys.readouterr().out  # the cell may wrap
 
 
 def test_evaluate_curve(model_dir, circuit_dir, tmp_path, capsys):
@@ -301,7 +301,8 @@ def test_demo_on_a_tiny_model(model_dir, tmp_path, capsys):
     document = json.loads(said.out)
     check_demo(out, document)
     assert document["task"]["train"] == document["task"]["held_out"] == 4
-    assert "does not do" in said.err
+    solved = document["report"]["full"]["accuracy"] >= 0.7  # by chance, on four prompts
+    assert ("does not do" in said.err) != solved
     # A demo's own folder is written again; with another's file in it, it is not.
     assert call(*arguments, "--quiet") == 0
     assert "held-out prompts" in capsys.readouterr().out

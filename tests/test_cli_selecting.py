@@ -53,16 +53,16 @@ def aligned() -> gp.Task:
     ],
 )
 def test_what_follows_a_cut_off_node_stays_where_it_matters(ablation, task):
-    mask, _, chosen = find(ByHand(ablation), Selection(size=2), SimpleNamespace(), task)
-    assert (mask.edges(), chosen) == (["h->out"], 2)
+    found = find(ByHand(ablation), Selection(size=2), SimpleNamespace(), task)
+    assert (found.mask.edges(), found.selected) == (["h->out"], 2)
 
 
 @pytest.mark.parametrize("ablation", ["counterfactual", Ablation()])
 def test_under_counterfactual_ablation_it_goes(ablation):
     with pytest.raises(InputError, match="no edge is left"):
         find(ByHand(ablation), Selection(size=2), SimpleNamespace(), PLAIN)
-    mask, _, _ = find(ByHand(ablation), Selection(size=3), SimpleNamespace(), PLAIN)
-    assert mask.edges() == ["in->h", "h->out"]
+    found = find(ByHand(ablation), Selection(size=3), SimpleNamespace(), PLAIN)
+    assert found.mask.edges() == ["in->h", "h->out"]
 
 
 def bare_circuit() -> gp.Circuit:

@@ -60,7 +60,7 @@ def test_the_published_programs_with_other_seeds():
 def test_soft_gates_have_no_gradient_where_only_a_whole_cut_tells():
     """Why minimal circuits use hard gates: on this program soft ones learn nothing."""
     model, task = program("count_less_freq")
-    options = {"sparsity": "minimal", "ablation": "zero", "steps": 100, "batch_size": 64}
+    options = {"sparsity": "minimal", "ablation": "zero", "steps": 200, "batch_size": 64}
     soft = gp.EdgePruning(gates="soft", **options).fit(model, task)
     hard = gp.EdgePruning(**options).fit(model, task)
     assert hard.notes["optimised_edges"] < soft.notes["optimised_edges"]
