@@ -6,11 +6,15 @@ circuits of different seeds. The published variant misses the sparsity it aims a
 to exactly the same number of edges. And the default variant's KL and time on 200, 2,000 and 100,000
 prompts at equal steps.
 
-Figures of 2026-11-25, virtual machine with 2 AMD EPYC cores, one thread, torch 2.13.0 (CPU), 1,000
-steps: KL 5.31 for the default form (pairwise IoU .63, same answer .66, 74 CPU s a run), 7.18 for the
-published one (.50, .51, 72 s), 7.19 where it aims at 1.05: a ratio of 0.74 (0.73 to 0.74), above the
-0.7 that was aimed at. All settings of the default form that were tried end between 5.3 and 5.6 on
-this model: 30 edges are too few for its mechanism.
+Figures of 2026-11-25, virtual machine with 2 AMD EPYC cores, one thread, torch 2.13.0 (CPU):
+
+- 400 steps: KL 5.37 for the default form, 7.86 for the published one: 0.68 (0.66 to 0.71);
+- 1,000 steps: 5.31 (pairwise IoU .63, same answer .66, 74 CPU s a run) and 7.18 (.50, .51, 72 s; 7.19
+  where it aims at 1.05): 0.74 (0.73 to 0.74), above the 0.7 that was aimed at. All settings of the
+  default form that were tried end between 5.3 and 5.6: 30 edges are too few for this mechanism.
+- 200, 2,000 and 100,000 prompts, 300 steps: KL 5.19, 5.25, 5.33; 31, 36 and 37 CPU s with references
+  never kept, 25, 29 and 38 where they pay. (Taken beside other work; the smallest set has fewer
+  batches to judge masks on.)
 """
 
 import itertools
@@ -24,7 +28,7 @@ import graphprune as gp
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow, pytest.mark.timeout(7200)]
 
-STEPS, SEEDS = 1000, range(5)
+SEEDS = range(5)
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +50,15 @@ def interval(ours, theirs, draws=10_000):
     return np.quantile(ratios, [0.025, 0.975])
 
 
-def test_kl_against_the_published_variant(case, capsys):
+@pytest.mark.parametrize(("steps", "most"), [(400, 0.7), (1000, 0.8)])
+def test_kl_against_the_published_variant(case, capsys, steps, most):
     model, tokenizer, held_out = case
     found = {"default": [], "paper": [], "paper, target 1.05": []}
     masks = {name: [] for name in found}
     seconds = dict.fromkeys(found, 0.0)
     for seed in SEEDS:
         find = trained_task(tokenizer, 200, seed=100 + seed)
-        common = {"sparsity": 0.98, "steps": STEPS, "batch_size": 32, "seed": seed}
+        common = {"sparsity": 0.98, "steps": steps, "batch_size": 32, "seed": seed}
         for name, method in {
             "default": gp.EdgePruning(**common),
             "paper": gp.EdgePruning(variant="paper", node_gates=True, **common),
@@ -82,7 +87,7 @@ def test_kl_against_the_published_variant(case, capsys):
             ratio = np.mean(kl["default"]) / np.mean(kl[name])
             print(f"KL of default over {name}: {ratio:.2f} ({low:.2f} to {high:.2f})")
     best = min(np.mean(kl[name]) for name in list(found)[1:])
-    assert np.mean(kl["default"]) <= 0.8 * best
+    assert np.mean(kl["default"]) <= most * best
 
 
 def test_data_size(case, capsys):
@@ -91,7 +96,8 @@ def test_data_size(case, capsys):
     for size in (200, 2_000, 100_000):
         find = trained_task(tokenizer, size, seed=1000)
         for cache in (0, None):
-            method = gp.EdgePruning(sparsity=0.98, steps=300, batch_size=32, cache=cache)
+            options = {"sparsity": 0.98, "steps": 300, "batch_size": 32, "refine": 0}
+            method = gp.EdgePruning(cache=cache, **options)
             start = time.process_time()
             fit = method.fit(model, find)
             rows.append((size, cache, time.process_time() - start, fit))

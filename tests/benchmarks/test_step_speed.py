@@ -7,8 +7,8 @@ Figures of 2026-11-25, virtual machine with 2 AMD EPYC cores shared with others,
 
 - plain forward + backward, frozen weights: 0.90 CPU s;
 - masked forward + backward: 1.50x (target 1.8x), 1.81x with checkpointing;
-- a whole step of edge pruning (draw, forward, KL, backward, Adam): 1.46x, in the published form with
-  gates on nodes 1.48x (target 1.8x);
+- a whole step of edge pruning (draw, forward, KL, backward, Adam): 1.46x, in the published form
+  with gates on nodes 1.48x (target 1.8x);
 - a mask for each example 1.50x, learned constants 1.51x, half of the tokens shared 0.86x;
 - memory over the model at 6, 12 and 24 layers, the reference and its clean and ablated passes
   included: 0.78, 1.45, 2.81 MiB a token allocated (target 1.5 at 12 layers); 0.70, 1.24, 2.34 with
