@@ -9,12 +9,13 @@ prompts at equal steps.
 Figures of 2026-11-25, virtual machine with 2 AMD EPYC cores, one thread, torch 2.13.0 (CPU):
 
 - 400 steps: KL 5.37 for the default form, 7.86 for the published one: 0.68 (0.66 to 0.71);
-- 1,000 steps: 5.31 (pairwise IoU .63, same answer .66, 74 CPU s a run) and 7.18 (.50, .51, 72 s; 7.19
-  where it aims at 1.05): 0.74 (0.73 to 0.74), above the 0.7 that was aimed at. All settings of the
-  default form that were tried end between 5.3 and 5.6: 30 edges are too few for this mechanism.
-- 200, 2,000 and 100,000 prompts, 300 steps: KL 5.19, 5.25, 5.33; 31, 36 and 37 CPU s with references
-  never kept, 25, 29 and 38 where they pay. (Taken beside other work; the smallest set has fewer
-  batches to judge masks on.)
+- 1,000 steps: 5.31 (pairwise IoU .63, same answer .66, 74 CPU s a run) and 7.18 (.50, .51, 72 s;
+  7.19 where it aims at 1.05): 0.74 (0.73 to 0.74), above the 0.7 that was aimed at. All settings
+  of the default form that were tried end between 5.3 and 5.6: 30 edges are too few for this
+  mechanism.
+- 200, 2,000 and 100,000 prompts, 300 steps: KL 5.19, 5.25, 5.33; 31, 36 and 37 CPU s with
+  references never kept, 25, 29 and 38 where they pay. (Taken beside other work; the
+  smallest set has fewer batches to judge masks on.)
 """
 
 import itertools
