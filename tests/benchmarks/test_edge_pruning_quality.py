@@ -13,9 +13,8 @@ Figures of 2026-11-25, virtual machine with 2 AMD EPYC cores, one thread, torch 
   7.19 where it aims at 1.05): 0.74 (0.73 to 0.74), above the 0.7 that was aimed at. All settings
   of the default form that were tried end between 5.3 and 5.6: 30 edges are too few for this
   mechanism.
-- 200, 2,000 and 100,000 prompts, 300 steps: KL 5.19, 5.25, 5.33; 31, 36 and 37 CPU s with
-  references never kept, 25, 29 and 38 where they pay. (Taken beside other work; the
-  smallest set has fewer batches to judge masks on.)
+- 200, 2,000 and 100,000 prompts, 300 steps: KL 5.19, 5.25, 5.33; 25.8, 27.0 and 27.8 CPU s with
+  references never kept (flat within 8 %), 19.6, 22.8 and 28.8 where they are kept if that pays.
 """
 
 import itertools
