@@ -212,6 +212,8 @@ def test_ctrl_c_while_masks_are_judged_keeps_the_mask(tmp_path):
         ({"variant": "best"}, "'default' or 'paper'"),
         ({"variant": "paper", "sparsity": "minimal", "edges": None}, "'minimal' needs the default"),
         ({"variant": "paper", "path": (5,)}, "the paper's has none"),
+        ({"sparsity": "minimal", "edges": None, "path": (5,)}, "reads neither path nor refine"),
+        ({"sparsity": "minimal", "edges": None, "refine": 2}, "reads neither path nor refine"),
         ({"temperature": (0.5, 0.0)}, "positive"),
         ({"start": 1.0}, "shares"),
         ({"lr": -1.0}, "lr must be a number from 0 on"),

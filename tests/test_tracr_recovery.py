@@ -5,7 +5,8 @@ Of each program it is asked that the pruned model gives the full model's output 
 circuit is a smallest one, that the kept edges are the true ones: already of the optimised mask,
 before the exact polish.
 
-Seeds that succeed, of ten (slow test, 2026-11-25): see ``test_how_many_seeds_succeed``.
+2026-11-25, 200 steps: all three seeds tried of all eleven programs, before the polish. The slow
+test asks ten seeds.
 """
 
 import functools

@@ -7,8 +7,7 @@ learning rate that decay, not the loss, is what closes gates that nothing holds 
 
 The default variant meets its budget by construction: gates are sigmoids shifted so that they sum to
 the number of edges allowed, which falls geometrically to the budget while they sharpen. No
-multiplier has to find the sparsity, and half of the steps are spent near the budget. A local search
-ends the run.
+multiplier has to find the sparsity. A local search ends the run.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ class EdgePruning(MaskOptimiser):
         self._require_read()
         if self.variant not in ("default", "paper"):
             raise InputError(f"variant must be 'default' or 'paper', got {self.variant!r}")
-        if self.variant == "paper" and self.sparsity == "minimal" and self.edges is None:
+        if self._paper and self._exact:
             raise InputError("variant='paper' aims at a sparsity; 'minimal' needs the default one")
         if not 0.0 < self._start_share < 1.0 or not 0.0 <= self.hold < 1.0:
             raise InputError(
@@ -99,6 +98,8 @@ class EdgePruning(MaskOptimiser):
         at_least(self.samples, 2, "samples")
         if self.path and self._paper:
             raise InputError("path= follows the default variant's budget; the paper's has none")
+        if self._exact and (self.path or self.refine is not None):
+            raise InputError("sparsity='minimal' reads neither path nor refine: a polish ends it")
         if min(self.temperature) <= 0:
             raise InputError(f"temperatures must be positive, got {self.temperature}")
 
@@ -128,9 +129,13 @@ class EdgePruning(MaskOptimiser):
         return self.variant == "paper"
 
     @property
+    def _exact(self) -> bool:
+        return self.sparsity == "minimal" and self.edges is None
+
+    @property
     def _hard(self) -> bool:
         if self.gates is None:
-            return self.sparsity == "minimal" and self.edges is None
+            return self._exact
         return self.gates == "hard"
 
     @property
@@ -167,9 +172,7 @@ class EdgePruning(MaskOptimiser):
         """AdamW with ascent on the multipliers, as published; Adam."""
         rate = self._rate
         gates = [p for name, p in parameters.items() if name != "multipliers"]
-        groups: list[dict[str, object]] = [{"params": gates, "lr": rate}]
-        if constants:
-            groups.append({"params": constants, "lr": 1e-2, "weight_decay": 0.0})
+        groups = self.groups(gates, constants)
         if not self._paper:
             return torch.optim.Adam(groups, lr=rate)
         up = rate if self.lr_lambda is None else self.lr_lambda

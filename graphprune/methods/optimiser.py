@@ -256,6 +256,13 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         require_same_graph(model.graph, start.graph, "the model and the warm start's scores")
         return start.values
 
+    def groups(self, gates: list[Tensor], constants: list[Tensor]) -> list[dict[str, Any]]:
+        """Parameter groups of an optimiser: gates, and learned constants at their own rate."""
+        found: list[dict[str, Any]] = [{"params": gates}]
+        if constants:
+            found.append({"params": constants, "lr": 1e-2, "weight_decay": 0.0})
+        return found
+
     @abstractmethod
     def parameters(self, graph: ComputationalGraph, start: Tensor | None) -> dict[str, Tensor]:
         """See :class:`~graphprune.optimise.loop.Recipe`."""

@@ -50,9 +50,7 @@ class SubnetworkProbing(MaskOptimiser):
         self, parameters: dict[str, Tensor], constants: list[Tensor]
     ) -> torch.optim.Optimizer:
         """Adam."""
-        groups: list[dict[str, object]] = [{"params": list(parameters.values())}]
-        if constants:
-            groups.append({"params": constants, "lr": 1e-2})
+        groups = self.groups(list(parameters.values()), constants)
         return torch.optim.Adam(groups, lr=self.lr)
 
     def rate(self, moment: Moment) -> float:

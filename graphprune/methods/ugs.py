@@ -75,9 +75,7 @@ class UGS(MaskOptimiser):
         self, parameters: dict[str, Tensor], constants: list[Tensor]
     ) -> torch.optim.Optimizer:
         """AdamW without decay, beta2 .995."""
-        groups: list[dict[str, object]] = [{"params": list(parameters.values())}]
-        if constants:
-            groups.append({"params": constants, "lr": 1e-2})
+        groups = self.groups(list(parameters.values()), constants)
         return torch.optim.AdamW(groups, lr=self._rate, betas=(0.9, 0.995), weight_decay=0.0)
 
     def rate(self, moment: Moment) -> float:

@@ -50,8 +50,11 @@ def interval(ours, theirs, draws=10_000):
     return np.quantile(ratios, [0.025, 0.975])
 
 
-@pytest.mark.parametrize(("steps", "most"), [(400, 0.7), (1000, 0.8)])
-def test_kl_against_the_published_variant(case, capsys, steps, most):
+MISSED = pytest.mark.xfail(reason="measured 0.74: 30 edges are too few for either", strict=True)
+
+
+@pytest.mark.parametrize("steps", [400, pytest.param(1000, marks=MISSED)])
+def test_kl_against_the_published_variant(case, capsys, steps):
     model, tokenizer, held_out = case
     found = {"default": [], "paper": [], "paper, target 1.05": []}
     masks = {name: [] for name in found}
@@ -87,7 +90,7 @@ def test_kl_against_the_published_variant(case, capsys, steps, most):
             ratio = np.mean(kl["default"]) / np.mean(kl[name])
             print(f"KL of default over {name}: {ratio:.2f} ({low:.2f} to {high:.2f})")
     best = min(np.mean(kl[name]) for name in list(found)[1:])
-    assert np.mean(kl["default"]) <= most * best
+    assert np.mean(kl["default"]) <= 0.7 * best
 
 
 def test_data_size(case, capsys):
