@@ -18,7 +18,8 @@ from graphprune.fetch import fetch
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("models") / "tiny")
+    # By chance other weights would do the task on the few prompts of some tests.
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", seed=3)
 
 
 @pytest.fixture
@@ -150,7 +151,8 @@ def test_overwrite_replaces_a_circuit_and_nothing_else(model_dir, circuit_dir, t
 # -------------------------------------------------------------------- evaluate
 
 
-def test_evaluate_repeats_the_report(model_dir, circuit_dir, capsys):
+def test_evaluate_repeats_the_report(model_dir, circuit_dir, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # wide enough for every cell to stand on one line
     base = ("evaluate", circuit_dir, "--model", model_dir, "--task", "ioi", "-n", 4)
     assert call(*base, "--json") == 0
     said = capsys.readouterr()
@@ -159,7 +161,7 @@ def test_evaluate_repeats_the_report(model_dir, circuit_dir, capsys):
     assert set(document["intervals"]) >= {"kl", "faithfulness", "accuracy", "exact_match"}
     assert "warning" not in said.err
     assert call(*base, "--quiet") == 0
-    assert "KL to the full" in capsys.readouterr().out  # the cell may wrap
+    assert "KL to the full model" in capsys.readouterr().out
 
 
 def test_evaluate_curve(model_dir, circuit_dir, tmp_path, capsys):
@@ -301,8 +303,7 @@ def test_demo_on_a_tiny_model(model_dir, tmp_path, capsys):
     document = json.loads(said.out)
     check_demo(out, document)
     assert document["task"]["train"] == document["task"]["held_out"] == 4
-    solved = document["report"]["full"]["accuracy"] >= 0.7  # by chance, on four prompts
-    assert ("does not do" in said.err) != solved
+    assert "does not do" in said.err
     # A demo's own folder is written again; with another's file in it, it is not.
     assert call(*arguments, "--quiet") == 0
     assert "held-out prompts" in capsys.readouterr().out
