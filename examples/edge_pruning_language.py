@@ -1,9 +1,10 @@
 """Edge pruning against attribution on language tasks: held-out KL and accuracy by size.
 
 One run of edge pruning for each task gives a circuit of every size; EAP, EAP-IG and random rankings
-are cut to the same sizes. Every piece is written as soon as it is done, and a run that was stopped
-goes on where it was: name the same folder again. SmolLM2 takes about 20 minutes a task on two
-cores.
+are cut to the same sizes. All are judged on the same prompts, which none of them saw, and compared
+prompt by prompt. Every piece is written as soon as it is done, and a run that was
+stopped goes on where it was: name the same folder again. SmolLM2 takes about half an hour a task
+on one core.
 
     python examples/edge_pruning_language.py --out results
     python examples/edge_pruning_language.py --out results --tasks ioi --steps 500
@@ -14,6 +15,7 @@ import argparse
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from small_models import random_llama, small_tokenizer
 
@@ -41,8 +43,13 @@ def load(quick: bool):
     return gp.wrap(AutoModelForCausalLM.from_pretrained(folder)), tokenizer
 
 
-def judged(model, task, name: str, method: str, masks: dict[int, gp.EdgeMask]) -> pd.DataFrame:
+def judged(
+    model, task, name: str, method: str, masks: dict[int, gp.EdgeMask], out: Path
+) -> pd.DataFrame:
+    """A row for each size; the KL on every prompt goes to a file of its own."""
     reports = gp.evaluate_all(model, task, {str(size): mask for size, mask in masks.items()})
+    each = pd.DataFrame({size: r.examples["kl"].numpy() for size, r in reports.items()})
+    each.to_csv(out / "prompts" / f"{name}-{method.replace(' ', '_')}.csv", index=False)
     rows = []
     for size, report in reports.items():
         low, high = report.interval("kl")
@@ -86,7 +93,7 @@ def run_task(model, tokenizer, name: str, out: Path, args) -> None:
         if not (file / "circuit.json").exists():
             start = time.perf_counter()
             scores = score()
-            frame = judged(model, judge, name, method, ranked(scores, sizes))
+            frame = judged(model, judge, name, method, ranked(scores, sizes), out)
             frame["seconds"] = time.perf_counter() - start
             frame.to_csv(file.with_suffix(".csv"), index=False)
             gp.Circuit.from_mask(scores.top(sizes[0]), scores=scores).save(file)
@@ -109,37 +116,36 @@ def run_task(model, tokenizer, name: str, out: Path, args) -> None:
         if fit.stopped:
             raise SystemExit(f"{fit.stopped}; the same command goes on from there")
         seconds = time.perf_counter() - start
-        frame = judged(model, judge, name, "edge pruning", {sizes[0]: fit.mask, **fit.path})
+        frame = judged(model, judge, name, "edge pruning", {sizes[0]: fit.mask, **fit.path}, out)
         frame["seconds"] = seconds
         frame.to_csv(file.with_suffix(".csv"), index=False)
         print(frame.round(3).to_string(index=False), flush=True)
 
 
-def edges_needed(table: pd.DataFrame) -> pd.DataFrame:
-    """At the KL of each edge-pruning circuit: the edges that the best attribution needs.
+def edges_needed(out: Path, sizes, draws: int = 10_000) -> pd.DataFrame:
+    """For each edge-pruning circuit: the size at which attribution catches up with it.
 
-    Interpolated linearly in log KL over log edges; attribution counts its edges without dead ends.
+    ``reached`` is the smallest size at which the best of the three attributions has at most its KL;
+    ``matched`` the smallest at which one of them is no longer clearly worse, that is, the 95 %
+    bootstrap interval of the mean difference, prompt by prompt, holds 0. NaN: at no size measured.
     """
-    import numpy as np
-
     rows = []
-    for name, part in table.groupby("task"):
-        ours = part[part.method == "edge pruning"].sort_values("kept")
-        for _, mine in ours.iterrows():
-            needed = {}
-            for method, other in part[part.method.str.startswith("EAP")].groupby("method"):
-                curve = other[other.kept > 0].sort_values("kept")
-                kl = np.minimum.accumulate(curve.kl.to_numpy())
-                if not len(kl) or not kl[-1] <= mine.kl <= kl[0]:
-                    continue  # outside of what was measured
-                reach = np.interp(-np.log(mine.kl), -np.log(kl), np.log(curve.kept.to_numpy()))
-                needed[method] = float(np.exp(reach))
-            best = min(needed, key=needed.get) if needed else "none"
-            edges = needed.get(best, float("nan"))
-            rows.append(
-                {"task": name, "edges": int(mine.kept), "kl": mine.kl, "best": best}
-                | {"edges needed": edges, "ratio": edges / mine.kept}
-            )
+    for file in sorted((out / "prompts").glob("*-edge_pruning.csv")):
+        name = file.stem.removesuffix("-edge_pruning")
+        ours = pd.read_csv(file)
+        theirs = [pd.read_csv(f) for f in sorted(file.parent.glob(f"{name}-EAP*.csv"))]
+        pick = np.random.default_rng(0).integers(len(ours), size=(draws, len(ours)))
+        for size in map(str, sizes):
+            reached = matched = float("nan")
+            for other in reversed([str(s) for s in sizes]):
+                gaps = [(t[other] - ours[size]).to_numpy() for t in theirs]
+                if min(gap.mean() for gap in gaps) <= 0:
+                    reached = int(other)
+                if min(np.quantile(gap[pick].mean(1), 0.025) for gap in gaps) <= 0:
+                    matched = int(other)
+            row = {"task": name, "edges": int(size), "kl": ours[size].mean()}
+            row |= {"reached": reached, "matched": matched, "ratio": matched / int(size)}
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -148,11 +154,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("edge-pruning"), help="a folder")
     parser.add_argument("--tasks", default="ioi,greater_than,gendered_pronoun")
     parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--examples", type=int, default=128, help="prompts to find circuits on")
-    parser.add_argument("--held-out", type=int, default=64, help="prompts to judge them on")
+    parser.add_argument("--examples", type=int, default=384, help="prompts to find circuits on")
+    parser.add_argument("--held-out", type=int, default=400, help="prompts to judge them on")
     parser.add_argument("--quick", action="store_true", help="a tiny random model, few steps")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "prompts").mkdir(parents=True, exist_ok=True)
     model, tokenizer = load(args.quick)
     for name in args.tasks.split(",") if not args.quick else ["ioi"]:
         run_task(model, tokenizer, name, args.out, args)
@@ -160,7 +166,7 @@ def main() -> None:
     parts = [pd.read_csv(f) for f in found if f.stem not in ("table", "edges_needed")]
     table = pd.concat(parts, ignore_index=True)
     table.to_csv(args.out / "table.csv", index=False)
-    compared = edges_needed(table)
+    compared = edges_needed(args.out, sorted(set(table.edges)))
     compared.to_csv(args.out / "edges_needed.csv", index=False)
     print(compared.round(3).to_string(index=False))
 
