@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from graphprune.graph import ComputationalGraph, Node
     from graphprune.mask import EdgeMask
     from graphprune.methods import (
+        ACDC,
         EAP,
         EAPIG,
         NAP,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ACDC",
     "EAP",
     "EAPIG",
     "MIB_SIZES",
@@ -174,6 +176,7 @@ _HOMES = {
     ),
     "graphprune.mask": ("EdgeMask",),
     "graphprune.methods": (
+        "ACDC",
         "EAP",
         "EAPIG",
         "NAP",

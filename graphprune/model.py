@@ -17,6 +17,7 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.graph import ComputationalGraph
+from graphprune.greedy.trials import FullTrials, Trials
 from graphprune.mask import EdgeMask, require_same_graph
 
 __all__ = [
@@ -200,6 +201,17 @@ class MaskedModel(ABC):
             f"{type(self).__name__} has no learned ablation constants; use counterfactual, zero "
             "or mean ablation"
         )
+
+    def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> Trials:
+        """Runs of a circuit ``kept [E]`` bool that loses its edges in ``order [E]``, one by one.
+
+        The default makes a whole run for each; an adapter may compute only what a cut changes.
+        """
+        return FullTrials(self, batch, kept, reference)
+
+    def widened(self) -> MaskedModel | None:
+        """The same model in float64, over copies of its weights; ``None`` where there is none."""
+        return None
 
     @abstractmethod
     def source_groups(self) -> list[list[int]]:

@@ -31,8 +31,14 @@ def dense_plan(layout: Layout) -> Plan:
     return Plan(torch.ones(layout.writers, dtype=torch.bool), [every] * layout.layers, True)
 
 
-def sparse_plan(layout: Layout, mask: Tensor, *, quiescent: bool) -> Plan:
-    """The least work for ``mask [C, E]``. ``quiescent``: untouched nodes send ablation values."""
+def sparse_plan(
+    layout: Layout, mask: Tensor, *, quiescent: bool, moved: Tensor | None = None
+) -> Plan:
+    """The least work for ``mask [C, E]``. ``quiescent``: untouched nodes send ablation values.
+
+    ``moved [W]`` bool: the writers where a change begins (``None``: the embeddings); all that does
+    not depend on them stays as it is.
+    """
     touched = (mask != 0).any(0)
     attention, mlp, final = layout.places()
     heads, kv = layout.heads, layout.kv_heads
@@ -51,16 +57,18 @@ def sparse_plan(layout: Layout, mask: Tensor, *, quiescent: bool) -> Plan:
         found[rows_of[some].reshape(-1)] = True
         return found
 
-    varying = torch.zeros(layout.writers, dtype=torch.bool)
-    varying[: layout.embeddings] = True
+    if moved is None:
+        moved = torch.zeros(layout.writers, dtype=torch.bool)
+        moved[: layout.embeddings] = True
+    varying = moved.clone()
     for layer in range(layout.layers):
         place, first = attention[layer], layout.head(layer)
-        moved = (block(place) & varying[: place.prefix]).any(1) | (not quiescent)
-        alive = moved[rows_of].any(1)
+        reached = (block(place) & varying[: place.prefix]).any(1) | (not quiescent)
+        alive = reached[rows_of].any(1) | moved[first : first + heads]
         varying[first : first + heads] = alive.any() if layout.coupled else alive
         place = mlp[layer]
-        moved = (block(place) & varying[: place.prefix]).any(1) | (not quiescent)
-        varying[first + heads] = moved[0]
+        reached = (block(place) & varying[: place.prefix]).any(1) | (not quiescent)
+        varying[first + heads] |= reached[0]
 
     needed = torch.zeros(layout.writers, dtype=torch.bool)
     needed |= block(final)[0]

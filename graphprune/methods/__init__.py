@@ -1,5 +1,6 @@
 """Methods: frozen dataclasses of settings that score or prune any masked model."""
 
+from .acdc import ACDC, Descent
 from .base import Method, Pruner, Scorer, resolve_ablation
 from .edge_pruning import EdgePruning
 from .flow import InformationFlow, Random
@@ -11,12 +12,14 @@ from .probing import SubnetworkProbing
 from .ugs import UGS
 
 __all__ = [
+    "ACDC",
     "EAP",
     "EAPIG",
     "NAP",
     "NAPIG",
     "UGS",
     "CleanCorrupted",
+    "Descent",
     "EdgePruning",
     "ExactPatching",
     "InformationFlow",

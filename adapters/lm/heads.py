@@ -1,0 +1,102 @@
+"""The user's attention between its projections, with some of its heads.
+
+A shallow copy of the attention module is told that it has fewer heads, each with a key and a value
+of its own. Whether the copy then does what the whole module does for these heads is tried on the
+first inputs that come; where it does not, the whole module runs.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .architecture import Block, Call
+from .surgery import Interleave, Slice, replaced
+
+__all__ = ["HeadCores"]
+
+_COUNTS = ("num_heads", "num_attention_heads", "num_key_value_heads", "n_head")
+_WIDTHS = ("split_size", "embed_dim", "all_head_size")
+
+
+class HeadCores:
+    """Attention of chosen heads of one layer."""
+
+    def __init__(self, block: Block) -> None:
+        self._block, self._cores = block, dict[int, nn.Module]()
+        self._works: bool | None = None
+
+    def __call__(self, qkv: Tensor, heads: Tensor, call: Call) -> Tensor:
+        """``[n, T, h * dh]``: codes of ``heads [h]``; ``qkv [n, T, rows, dh]`` holds all rows.
+
+        Rows of other heads may hold anything where the layer's heads are not coupled.
+        """
+        block = self._block
+        if block.coupled:
+            z = block.attend(qkv.flatten(2), call)
+            code = z if block.attention_post_norm is None else block.share(z)[1]
+            return code.unflatten(-1, (block.heads, -1))[:, :, heads].flatten(2)
+        if self._works is None:
+            self._works = self._agrees(qkv, call)
+        if not self._works or len(heads) == block.heads:
+            z = block.attend(qkv.flatten(2), call)
+            return z.unflatten(-1, (block.heads, -1))[:, :, heads].flatten(2)
+        return self._few(qkv, heads, call)
+
+    def _few(self, qkv: Tensor, heads: Tensor, call: Call) -> Tensor:
+        block, count = self._block, len(heads)
+        kv = heads // (block.heads // block.kv_heads)
+        rows = torch.cat([heads, block.heads + kv, block.heads + block.kv_heads + kv])
+        core = self._cores.get(count) or self._core(count)
+        out: Tensor = core(qkv[:, :, rows].flatten(2), *call[0], **call[1])[0]
+        return out
+
+    def _core(self, count: int) -> nn.Module:
+        block, family = self._block, self._block.family
+        width = count * block.head_dim
+        if family.fused is None:
+            parts: dict[str, nn.Module] = {
+                family.query: Slice(0, width),
+                family.key: Slice(width, 2 * width),
+                family.value: Slice(2 * width, 3 * width),
+            }
+        else:
+            interleaved = family.fused == "interleaved"
+            parts = {family.query: Interleave(count) if interleaved else nn.Identity()}
+        core: Any = replaced(block.attention, {**parts, family.output: nn.Identity()})
+        told = core.__dict__
+        for name in _COUNTS:
+            if name in told:
+                told[name] = count
+        for name in _WIDTHS:
+            if name in told:
+                told[name] = width
+        if "num_key_value_groups" in told:
+            told["num_key_value_groups"] = 1
+        if "config" in told:
+            told["config"] = config = copy.copy(told["config"])
+            for name in ("num_attention_heads", "num_key_value_heads"):
+                if name in config.__dict__:
+                    config.__dict__[name] = count
+        self._cores[count] = core
+        return core
+
+    def _agrees(self, qkv: Tensor, call: Call) -> bool:
+        """Whether two heads alone give what they give among all, on drawn inputs of this shape."""
+        block = self._block
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randn(qkv.shape, generator=generator).to(qkv)
+        heads = torch.arange(block.heads, device=qkv.device)[[0, -1]].unique()
+        want = block.attend(drawn.flatten(2), call).unflatten(-1, (block.heads, -1))
+        try:
+            got = self._few(drawn, heads, call)
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+            return False
+        want = want[:, :, heads].flatten(2)
+        if got.shape != want.shape:
+            return False
+        loose = 1e-2 if qkv.dtype in (torch.float16, torch.bfloat16) else 1e-5
+        return torch.allclose(got, want, rtol=loose, atol=loose)

@@ -1,0 +1,83 @@
+"""What a greedy descent asks a model: outputs with some more edges cut from a circuit.
+
+A model may answer by whole runs (:class:`FullTrials`, right for any model) or compute only what the
+cut edges change, where the order of the edges allows it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from graphprune.batch import Batch
+    from graphprune.model import MaskedModel, Reference
+
+__all__ = ["FullTrials", "Trials"]
+
+
+class Trials(ABC):
+    """One batch under a circuit that loses its edges one after another.
+
+    ``kept [E]`` bool is the circuit; it belongs to the trials. ``overhead`` is what a call costs
+    beside its rows, in rows: wide calls pay where it is large; ``most`` bounds them. ``spans``: whether the edges of one
+    call may have several readers. ``refocuses``: whether outputs depend on which reader is tried
+    (the same circuit then has other outputs when the next reader's turn comes).
+    """
+
+    kept: Tensor
+    overhead: float = 0.3
+    most: int = 16
+    spans: bool = True
+    refocuses: bool = False
+
+    @abstractmethod
+    def outputs(self, edge: int) -> Tensor:
+        """``[B, ..., V]`` of the circuit, when ``edge`` is the next to be tried."""
+
+    @abstractmethod
+    def without(self, edges: Tensor, *, together: bool) -> Tensor:
+        """``[C, B, ..., V]``: row j with ``edges[: j + 1]`` cut too, or ``edges[j]`` alone."""
+
+    @abstractmethod
+    def cut(self, row: int) -> None:
+        """Makes row ``row`` of the last call the circuit."""
+
+    def drop(self, edges: Tensor) -> None:
+        """Cuts edges into nodes that lead nowhere: outputs stay as they are."""
+        self.kept[edges] = False
+
+
+class FullTrials(Trials):
+    """Every row is a whole run of the model: exact in any order, on any graph."""
+
+    def __init__(
+        self, model: MaskedModel, batch: Batch, kept: Tensor, reference: Reference
+    ) -> None:
+        self.model, self.batch, self.reference = model, batch, reference
+        self.kept = kept.clone()
+        self._rows = torch.zeros(0, len(kept), dtype=torch.bool)
+
+    def outputs(self, edge: int) -> Tensor:
+        """One run; the same whatever the edge."""
+        return self.model.run(self.batch, self.kept.float(), self.reference)
+
+    def without(self, edges: Tensor, *, together: bool) -> Tensor:
+        """A stack of masks in one run."""
+        self._rows = rows_without(self.kept, edges, together=together)
+        return self.model.run(self.batch, self._rows.float(), self.reference)
+
+    def cut(self, row: int) -> None:
+        """Takes over the row's mask."""
+        self.kept = self._rows[row].clone()
+
+
+def rows_without(kept: Tensor, edges: Tensor, *, together: bool) -> Tensor:
+    """``[C, E]`` bool: ``kept`` without the first, first two, ... of ``edges``, or each alone."""
+    rows = kept.repeat(len(edges), 1)
+    for row, last in enumerate(range(1, len(edges) + 1)):
+        rows[row, edges[:last] if together else edges[last - 1]] = False
+    return rows

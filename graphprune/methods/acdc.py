@@ -1,0 +1,281 @@
+"""ACDC: greedy descent over the edges (Conmy et al., NeurIPS 2023), made fast without changing it.
+
+The rule: edges in reverse topological order; an edge goes for good if cutting it raises the loss by
+less than tau. The published convention compares the change itself, a second one its magnitude
+(``absolute``). Nodes that lead nowhere any more lose their incoming edges untried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphprune.batch import Batch
+from graphprune.errors import InputError
+from graphprune.graph import ComputationalGraph
+from graphprune.greedy.judge import Judge, Referee
+from graphprune.greedy.order import EdgeOrder, edge_order
+from graphprune.greedy.search import Branch, Limits, Search
+from graphprune.greedy.trials import FullTrials, Trials
+from graphprune.mask import EdgeMask
+from graphprune.metrics import Metric, as_metric
+from graphprune.model import MaskedModel, Reference
+from graphprune.optimise.checkpoint import RunDirectory, identity
+from graphprune.scores import EdgeScores
+from graphprune.task import Task
+
+from .base import Pruner, at_least, require_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ACDC", "Descent"]
+
+
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """What a descent at one threshold found.
+
+    Args:
+        mask: the circuit; edges that were not decided are kept.
+        tau: the threshold.
+        effects: ``[E]`` float64, the rise of the loss when an edge was decided; NaN where none was
+            measured (its reader led nowhere, or it was not reached).
+        decided: how many edges of the order were decided, ``dropped`` of them untried.
+        stopped: why it ended early, or ``""``.
+        notes: plain values: evaluations, rechecks, the noise band, seconds; those of a sweep are
+            the whole sweep's.
+    """
+
+    mask: EdgeMask
+    tau: float
+    effects: Tensor
+    decided: int
+    stopped: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dropped(self) -> int:
+        """How many edges were cut untried, since their reader led nowhere."""
+        return self.decided - int((~torch.isnan(self.effects)).sum())
+
+    @property
+    def remark(self) -> str:
+        """What should be known of the circuit: that nothing or everything is left, or ``""``."""
+        if self.stopped:
+            return self.stopped
+        if not self.mask.num_kept:
+            return f"tau={self.tau:g} removes every edge: no single cut costs that much"
+        if self.mask.num_kept == self.mask.graph.num_edges:
+            return f"tau={self.tau:g} removes nothing: every cut costs at least that much"
+        return ""
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each edge: edge, source, target, kind, kept, effect."""
+        from graphprune.frames import edge_frame
+
+        columns = {"kept": self.mask.values.numpy(), "effect": self.effects.numpy()}
+        return edge_frame(self.mask.graph, **columns)
+
+    def __repr__(self) -> str:
+        said = f", {self.remark}" if self.remark else ""
+        return f"Descent({self.mask!r}, tau {self.tau:g}{said})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ACDC(Pruner):
+    """Greedy descent at a threshold (arXiv 2304.14997).
+
+    An edge goes if cutting it, after all that went before, raises the loss by less than ``tau``.
+
+    Args:
+        tau: the least rise of the loss that keeps an edge, in the metric's units.
+        metric: what is measured, ``"kl"`` (to the full model) as published, another metric's name,
+            ``"task"`` for the task's own, a :class:`~graphprune.Metric` or a function; a metric
+            where higher is better is taken with the other sign.
+        order: the order of decisions, see :meth:`edge_order`.
+        absolute: compare the size of the change, whatever its sign.
+        drop_dead: cut edges into nodes that lead nowhere without trying them.
+        exact: ``"speculative"`` tries many edges in one call and computes only what they change
+            where the model and the order allow it; ``"sequential"`` is the plain loop, one whole
+            run for each edge. Both give the same circuit.
+        recheck: decisions closer to ``tau`` than the outputs' noise are made again in float64 by
+            whole runs of one fixed shape (``"float64"``: needs a float64 copy of the weights),
+            by such runs in the model's own precision (``"same"``), or not at all (``"off"``).
+        candidates: edges tried in one call at most.
+        max_evaluations, max_seconds: stop after so many runs, or seconds; undecided edges are kept.
+        run_dir: a folder for checkpoints; naming it again goes on at the edge where it stopped.
+
+    Example:
+        >>> ACDC(tau=0.01).label
+        'ACDC(tau=0.01)'
+    """
+
+    tau: float = 1e-3
+    metric: str | Metric = "kl"
+    order: EdgeOrder = "reverse_topological"
+    absolute: bool = False
+    drop_dead: bool = True
+    exact: Literal["speculative", "sequential"] = "speculative"
+    recheck: Literal["float64", "same", "off"] = "float64"
+    candidates: int = 64
+    max_evaluations: int | None = None
+    max_seconds: float | None = None
+    run_dir: str | Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        _threshold(self.tau)
+        for name, known in (
+            ("exact", ("speculative", "sequential")),
+            ("recheck", ("float64", "same", "off")),
+        ):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"{name} is one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        at_least(self.candidates, 1, "candidates")
+        if not isinstance(self.order, str | EdgeScores):
+            object.__setattr__(self, "order", tuple(map(int, self.order)))
+        if self.max_evaluations is not None:
+            at_least(self.max_evaluations, 1, "max_evaluations")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise InputError(f"max_seconds must be a positive number, got {self.max_seconds!r}")
+
+    # ---------------------------------------------------------------- results
+
+    def edge_order(self, graph: ComputationalGraph) -> Tensor:
+        """``[E]``: edge numbers in the order they are decided in.
+
+        See :func:`graphprune.greedy.order.edge_order`.
+        """
+        return edge_order(graph, self.order)
+
+    def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
+        """The circuit at ``tau``; edges that a limit left undecided are kept."""
+        return self.fit(model, task).mask
+
+    def fit(self, model: MaskedModel, task: Task) -> Descent:
+        """The circuit at ``tau`` with each edge's effect; Ctrl-C ends it with what was decided."""
+        return self.sweep(model, task, [self.tau])[float(self.tau)]
+
+    def sweep(
+        self, model: MaskedModel, task: Task, taus: Sequence[float]
+    ) -> dict[float, Descent]:
+        """Circuits at many thresholds, by threshold, ascending.
+
+        They share clean and ablated passes, and every decision up to the first they disagree about.
+        The limits count for all of them together; a threshold not begun keeps all edges.
+        """
+        require_model(model)
+        wanted = sorted({_threshold(tau) for tau in taus})
+        if not wanted:
+            raise InputError("a sweep needs at least one tau")
+        search = self._search(model, task, wanted)
+        search.run()
+        found: dict[float, Descent] = {}
+        for branch in (*search.done, *search.open):
+            for tau in branch.taus:
+                found[tau] = self._descent(model, search, branch, tau)
+        return {tau: found[tau] for tau in wanted}
+
+    def _descent(self, model: MaskedModel, search: Search, branch: Branch, tau: float) -> Descent:
+        notes = {
+            "evaluations": search.evaluations,
+            "rechecks": search.rechecks,
+            "noise": search.band,
+            "seconds": search.seconds,
+        }
+        return Descent(
+            EdgeMask(model.graph, branch.kept.float()),
+            tau,
+            branch.effects,
+            branch.at,
+            search.stopped if branch in search.open else "",
+            notes,
+        )
+
+    # ---------------------------------------------------------------- parts
+
+    def _search(self, model: MaskedModel, task: Task, taus: list[float]) -> Search:
+        order = self.edge_order(model.graph)
+        metric = task.metric if self.metric == "task" else as_metric(self.metric)
+        judge = Judge(
+            model, task, metric, self.ablation, self.batch_size, self._trials(model, order)
+        )
+        referee = self._referee(model, task, metric)
+        folder = None
+        if self.run_dir is not None:
+            folder = RunDirectory(self.run_dir, identity(model, task, self._settings(taus)))
+        return Search(
+            graph=model.graph,
+            order=order,
+            judge=judge,
+            referee=referee,
+            band=0.0 if referee is None else self._noise(model.graph, judge, referee, order),
+            taus=taus,
+            speculative=self.exact == "speculative",
+            absolute=self.absolute,
+            drop_dead=self.drop_dead,
+            limits=Limits(self.max_evaluations, self.max_seconds, self.candidates),
+            folder=folder,
+            label=type(self).__name__,
+        )
+
+    def _trials(self, model: MaskedModel, order: Tensor) -> Any:
+        """Makes the trials of a batch: ``(batch, kept, reference) -> Trials``."""
+
+        def plain(batch: Batch, kept: Tensor, reference: Reference) -> Trials:
+            return FullTrials(model, batch, kept, reference)
+
+        def quick(batch: Batch, kept: Tensor, reference: Reference) -> Trials:
+            return model.trials(batch, kept, reference, order)
+
+        return quick if self.exact == "speculative" else plain
+
+    def _referee(self, model: MaskedModel, task: Task, metric: Metric) -> Referee | None:
+        if self.recheck == "off":
+            return None
+        judge = model.widened() if self.recheck == "float64" else None
+        return Referee(judge or model, task, metric, self.ablation, self.batch_size)
+
+    def _noise(
+        self, graph: ComputationalGraph, judge: Judge, referee: Referee, order: Tensor
+    ) -> float:
+        """How far losses may stray: some multiple of what a few circuits' losses stray.
+
+        The circuits are what a descent passes: its first share of edges cut, but for a few.
+        """
+        generator = torch.Generator().manual_seed(0)
+        worst, size = 0.0, 1.0
+        for share in (0.05, 0.4, 0.8):
+            kept = torch.ones(graph.num_edges, dtype=torch.bool)
+            cut = order[: max(1, int(share * graph.num_edges))]
+            kept[cut] = torch.rand(len(cut), generator=generator) < 0.2
+            judge.start(kept)
+            with torch.no_grad():
+                loss = judge.loss(int(order[0]))
+            exact = referee.loss(kept)
+            worst, size = max(worst, abs(loss - exact)), max(size, abs(exact))
+        return max(8.0 * worst, 64.0 * float(np.finfo(np.float64).eps) * size)
+
+    def _settings(self, taus: list[float]) -> dict[str, Any]:
+        # What changes the time alone may differ when a run goes on.
+        free = {"run_dir", "max_evaluations", "max_seconds", "candidates", "exact", "tau"}
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if isinstance(self.order, EdgeScores):
+            found["order"] = self.order.values.tolist()
+        kept = {k: v for k, v in found.items() if k not in free}
+        return {"method": type(self).__name__, "taus": taus} | kept
+
+
+def _threshold(tau: object) -> float:
+    if isinstance(tau, bool) or not isinstance(tau, int | float) or not np.isfinite(tau):
+        raise InputError(f"tau is a finite number in the metric's units, got {tau!r}")
+    return float(tau)

@@ -1,0 +1,103 @@
+"""A small recurrent network with cycles: tanh units on any directed graph, a few steps in time."""
+
+import networkx as nx
+import torch
+from torch import nn
+
+from graphprune.batch import Batch
+from graphprune.graph import ComputationalGraph
+from graphprune.model import Ablation, Gradients, MaskedModel, Reference, mask_values
+
+WIDTH = 2
+
+
+class RingReference(Reference):
+    def __init__(self, batch, ablation, full, ablated):
+        self.batch, self.ablation, self._full, self._ablated = batch, ablation, full, ablated
+
+    nbytes = 0
+
+    @property
+    def full(self):
+        return self._full
+
+    @property
+    def ablated(self):
+        return self._ablated
+
+
+class Rings(MaskedModel):
+    """Every unit adds up its masked neighbours' last states; zero ablation; ``steps`` steps."""
+
+    def __init__(self, nodes=7, edges=20, seed=0, steps=4, dtype=torch.float32):
+        drawn = nx.gnm_random_graph(nodes, edges, seed=seed, directed=True)
+        named = [(f"n{u}", f"n{v}") for u, v in drawn.edges]
+        names = [f"n{i}" for i in range(nodes)]
+        self._graph = ComputationalGraph.from_edges(named, names, inputs=(0,), outputs=(nodes - 1,))
+        generator = torch.Generator().manual_seed(seed)
+        self._module = nn.Module()
+        weight = torch.randn(nodes, WIDTH, WIDTH, generator=generator)
+        self._module.weight = nn.Parameter(weight.to(dtype))
+        self.steps = steps
+
+    @property
+    def graph(self):
+        return self._graph
+
+    @property
+    def module(self):
+        return self._module
+
+    def provenance(self):
+        return {"model": "rings", "architecture": "rings", "weights": "seeded"}
+
+    def reference(self, batch, ablation=None):
+        edges = torch.ones(self._graph.num_edges)
+        made = RingReference(batch, ablation or Ablation("zero"), None, None)
+        made._full = self.run(batch, edges, made)
+        made._ablated = self.run(batch, 0 * edges, made)
+        return made
+
+    def run(self, batch, mask, reference=None):
+        values = mask_values(self._graph, mask, batch.size)
+        rows = values[None] if values.ndim == 1 else values
+        outs = torch.stack([self._one(batch.clean, row) for row in rows])
+        return outs[0] if values.ndim == 1 else outs
+
+    def _one(self, x, mask):
+        weight = self._module.weight.detach()
+        sources, targets = self._graph.edge_index
+        x = x.to(weight)
+        state = torch.zeros(self._graph.num_nodes, len(x), WIDTH).to(weight)
+        for _ in range(self.steps):
+            sent = mask.to(weight)[:, None, None] * state[sources]
+            read = torch.zeros_like(state).index_add(0, targets, sent)
+            read[0] += x
+            state = torch.tanh(torch.einsum("nbd,nde->nbe", read, weight) + 0.1)
+        return state[-1]
+
+    def edge_gradients(self, *args, **kwargs) -> Gradients:
+        raise NotImplementedError
+
+    def messages(self, batch):
+        raise NotImplementedError
+
+    def mean_ablation(self, batches, *, per_position=False):
+        raise NotImplementedError
+
+    def source_groups(self):
+        return [[n] for n in range(self._graph.num_nodes)]
+
+
+class RingExamples:
+    def __init__(self, n=5):
+        self.clean = torch.randn(n, WIDTH, generator=torch.Generator().manual_seed(3))
+
+    def __len__(self):
+        return len(self.clean)
+
+    def lengths(self):
+        return [1] * len(self)
+
+    def batch(self, indices):
+        return Batch(self.clean[list(indices)], None, len(indices), tuple(indices))
