@@ -33,9 +33,7 @@ def test_toy_circuits_are_the_definitions(toy, exact, absolute, drop_dead):
             tau=tau, metric=DISTANCE, exact=exact, absolute=absolute, drop_dead=drop_dead
         )
         order = rule.edge_order(model.graph)
-        want = brute_force(
-            losses, model.graph, order, tau, absolute=absolute, drop_dead=drop_dead
-        )
+        want = brute_force(losses, model.graph, order, tau, absolute=absolute, drop_dead=drop_dead)
         found = rule.prune(model, task)
         assert torch.equal(found.values.bool(), want), tau
         sizes.add(found.num_kept)

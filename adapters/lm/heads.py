@@ -38,13 +38,17 @@ class HeadCores:
         if block.coupled:
             z = block.attend(qkv.flatten(2), call)
             code = z if block.attention_post_norm is None else block.share(z)[1]
-            return code.unflatten(-1, (block.heads, -1))[:, :, heads].flatten(2)
+            return self._chosen(code, heads)
         if self._works is None:
             self._works = self._agrees(qkv, call)
         if not self._works or len(heads) == block.heads:
             z = block.attend(qkv.flatten(2), call)
-            return z.unflatten(-1, (block.heads, -1))[:, :, heads].flatten(2)
+            return self._chosen(z, heads)
         return self._few(qkv, heads, call)
+
+    def _chosen(self, code: Tensor, heads: Tensor) -> Tensor:
+        split: Tensor = code.unflatten(-1, (self._block.heads, -1))
+        return split[:, :, heads].flatten(2)
 
     def _few(self, qkv: Tensor, heads: Tensor, call: Call) -> Tensor:
         block, count = self._block, len(heads)
@@ -82,7 +86,8 @@ class HeadCores:
                 if name in config.__dict__:
                     config.__dict__[name] = count
         self._cores[count] = core
-        return core
+        found: nn.Module = core
+        return found
 
     def _agrees(self, qkv: Tensor, call: Call) -> bool:
         """Whether two heads alone give what they give among all, on drawn inputs of this shape."""
@@ -90,12 +95,11 @@ class HeadCores:
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randn(qkv.shape, generator=generator).to(qkv)
         heads = torch.arange(block.heads, device=qkv.device)[[0, -1]].unique()
-        want = block.attend(drawn.flatten(2), call).unflatten(-1, (block.heads, -1))
+        want = self._chosen(block.attend(drawn.flatten(2), call), heads)
         try:
             got = self._few(drawn, heads, call)
         except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
             return False
-        want = want[:, :, heads].flatten(2)
         if got.shape != want.shape:
             return False
         loose = 1e-2 if qkv.dtype in (torch.float16, torch.bfloat16) else 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from graphprune.batch import Batch
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.graph import ComputationalGraph
+from graphprune.greedy.order import is_reverse_topological
+from graphprune.greedy.trials import Trials
 from graphprune.mask import EdgeMask
 from graphprune.model import (
     Ablation,
@@ -31,6 +34,7 @@ from .architecture import Architecture
 from .attribution import Attribution
 from .family import Family
 from .generate import generate
+from .heads import HeadCores
 from .inputs import Inputs, position_slots, read_inputs, shared_prefix
 from .layout import Layout
 from .masked import masked_run
@@ -38,7 +42,9 @@ from .means import ablation_values, learned_constants, mean_values
 from .messages import clean_messages
 from .presence import unloadable, whole_tensor
 from .shared import run_shared
+from .sparse import Base
 from .surgery import quiet
+from .trials import SuffixTrials
 from .values import LMReference, Values, entry_embeddings
 
 __all__ = ["LanguageModel"]
@@ -93,6 +99,8 @@ class LanguageModel(MaskedModel):
             coupled=block.coupled,
             embeddings=embedding_nodes,
         )
+
+        self._cores = [HeadCores(block) for block in self.arch.blocks]
 
     # ---------------------------------------------------------------- what it is
 
@@ -210,6 +218,20 @@ class LanguageModel(MaskedModel):
         with quiet(self._model):
             out = masked_run(self.layout, ours, values[None] if values.ndim == 1 else values)
         return out[0] if values.ndim == 1 else out
+
+    def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> Trials:
+        """Trials that recompute what a cut changes, where edges go from the output backwards."""
+        ours = self._reference(batch, reference)
+        if not is_reverse_topological(self.graph, order) or ours.constants is not None:
+            return super().trials(batch, kept, reference, order)
+        return SuffixTrials(Base(self.layout, ours, self._cores), kept)
+
+    def widened(self) -> LanguageModel | None:
+        """The same model over float64 copies of its weights."""
+        if self.arch.partial:
+            return None
+        module = copy.deepcopy(self._model).double()
+        return LanguageModel(module, self.arch.family, embedding_nodes=self.layout.embeddings)
 
     def edge_gradients(
         self,

@@ -33,9 +33,7 @@ class _Part:
     full: Tensor
 
 
-def _parts(
-    model: MaskedModel, task: Task, ablation: AblationLike, size: int | None
-) -> list[_Part]:
+def _parts(model: MaskedModel, task: Task, ablation: AblationLike, size: int | None) -> list[_Part]:
     chosen = resolve_ablation(model, task, ablation)
     found = []
     for batch in task.batches(size):

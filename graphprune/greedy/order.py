@@ -122,7 +122,7 @@ def _reverse_topological(graph: ComputationalGraph) -> _Numbers:
 
 
 def _layers(graph: ComputationalGraph) -> _Numbers | None:
-    """``[N]``: layers, with inputs before and outputs after all; ``None`` where some are lacking."""
+    """``[N]``: layers, inputs before and outputs after all; ``None`` where some lack."""
     layers = np.array([-1 if node.layer is None else node.layer for node in graph.nodes])
     ends = np.zeros(graph.num_nodes, dtype=bool)
     ends[[*graph.input_nodes, *graph.output_nodes]] = True

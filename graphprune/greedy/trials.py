@@ -23,9 +23,9 @@ class Trials(ABC):
     """One batch under a circuit that loses its edges one after another.
 
     ``kept [E]`` bool is the circuit; it belongs to the trials. ``overhead`` is what a call costs
-    beside its rows, in rows: wide calls pay where it is large; ``most`` bounds them. ``spans``: whether the edges of one
-    call may have several readers. ``refocuses``: whether outputs depend on which reader is tried
-    (the same circuit then has other outputs when the next reader's turn comes).
+    beside its rows, in rows: wide calls pay where it is large; ``most`` bounds them. ``spans``:
+    whether the edges of one call may have several readers. ``refocuses``: whether outputs depend on
+    which reader is tried (one circuit then has other outputs when the next reader's turn comes).
     """
 
     kept: Tensor

@@ -165,9 +165,7 @@ class ACDC(Pruner):
         """The circuit at ``tau`` with each edge's effect; Ctrl-C ends it with what was decided."""
         return self.sweep(model, task, [self.tau])[float(self.tau)]
 
-    def sweep(
-        self, model: MaskedModel, task: Task, taus: Sequence[float]
-    ) -> dict[float, Descent]:
+    def sweep(self, model: MaskedModel, task: Task, taus: Sequence[float]) -> dict[float, Descent]:
         """Circuits at many thresholds, by threshold, ascending.
 
         They share clean and ablated passes, and every decision up to the first they disagree about.

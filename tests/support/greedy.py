@@ -7,7 +7,8 @@ import torch
 def brute_force(losses, graph, order, tau, *, absolute=False, drop_dead=True):
     """The kept edges ``[E]`` bool; ``losses(mask [E]) -> float``."""
     kept = torch.ones(graph.num_edges)
-    sources, targets = graph.edge_index.tolist()
+    pairs = graph.edge_index.T.tolist()
+    targets = graph.edge_index[1].tolist()
     groups = {n: group for group in graph.groups for n in group}
     current = losses(kept)
     seen = None
@@ -22,9 +23,7 @@ def brute_force(losses, graph, order, tau, *, absolute=False, drop_dead=True):
                 live.add_edges_from(graph.fixed_edge_index.T.tolist())
                 for group in graph.groups:
                     nx.add_cycle(live, group)
-                live.add_edges_from(
-                    (u, v) for e, (u, v) in enumerate(zip(sources, targets)) if kept[e]
-                )
+                live.add_edges_from((u, v) for e, (u, v) in enumerate(pairs) if kept[e])
                 dead = not any(
                     nx.has_path(live, n, out)
                     for n in groups.get(targets[edge], (targets[edge],))

@@ -1,0 +1,332 @@
+"""Runs of a part of the model: some writers computed anew, everything else taken as it stands.
+
+What a computed reader reads is a *fixed* part (the ablated stream and what unchanged writers send)
+plus its kept edges from the writers computed in this run. A circuit is such a run on top of the
+ablated model; the effect of a cut edge is one on top of the circuit without the cut.
+
+Axes: tokens go (copy, example, position), positions from ``start`` on; of the last layer's MLP and
+of the output only the tokens that answers are read at. Writers' messages stand one after another,
+``[writer, token, d_model]``, so that what readers read is one product. All steps are plain
+differentiable operations; without gradients messages share one buffer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .architecture import Block
+from .heads import HeadCores
+from .layout import Layout
+from .plan import Plan
+from .reading import Projected, centre, sender
+from .values import LMReference, entry_embeddings
+
+__all__ = ["Base", "Fixed", "Given", "Messages", "SparseRun", "Tokens"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Which tokens of ``batch`` examples of ``length`` count: from ``start`` on, and ``asked``.
+
+    ``asked [A]`` are numbers among the counted ones; ``where`` puts them back into answers' order.
+    """
+
+    batch: int
+    length: int
+    start: int
+    asked: Tensor
+    where: Tensor
+
+    @classmethod
+    def of(cls, reference: LMReference) -> Tokens:
+        """Those a reference's runs need."""
+        batch, length, _ = reference.glue.entry.shape
+        asked, where = torch.unique(reference.inputs.answers, return_inverse=True)
+        start = min(reference.start, int((asked % length).min()))
+        local = asked // length * (length - start) + asked % length - start
+        return cls(batch, length, start, local, where)
+
+    @property
+    def count(self) -> int:
+        """How many for one copy."""
+        return self.batch * (self.length - self.start)
+
+    def take(self, x: Tensor) -> Tensor:
+        """``[count, F]`` of ``x [B or 1, T or 1, F]``."""
+        every = x.expand(self.batch, self.length, x.shape[-1])
+        counted: Tensor = every[:, self.start :].reshape(-1, x.shape[-1])
+        return counted
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Inputs of one reader, handed in: ``x [C, n, D]``, its ``row`` (``None``: MLP or output)."""
+
+    layer: int
+    row: int | None
+    x: Tensor
+
+
+@dataclass(eq=False)
+class Fixed:
+    """What computed readers read of everything that this run does not compute.
+
+    ``attention``: for each layer ``[R, n, D]`` of the plan's rows; ``mlps``: ``[n, D]``; ``final``:
+    ``[A, D]``. Filled when first asked for.
+    """
+
+    attention: dict[int, Tensor] = field(default_factory=dict)
+    mlps: dict[int, Tensor] = field(default_factory=dict)
+    final: Tensor | None = None
+
+
+class Base:
+    """Values that outlive a run: ablated streams and messages, and keys and values by layer."""
+
+    def __init__(self, layout: Layout, reference: LMReference, cores: list[HeadCores]) -> None:
+        self.layout, self.reference, self.cores = layout, reference, cores
+        self.arch, self.old = reference.arch, reference.ablated_values
+        self.attention, self.mlps, self.final = layout.places()
+        self.tokens = Tokens.of(reference)
+
+    def stream(self, place: int, asked: bool = False) -> Tensor:
+        """``[n, D]``: the ablated residual stream at a place, without its mean where norms ask."""
+        x = centre(self.tokens.take(self.reference.stream[place]), self.arch.centred)
+        return x[self.tokens.asked] if asked else x
+
+    def at(self, layer: int) -> Tensor | None:
+        """Numbers of the tokens at which the layer's messages are wanted; ``None``: all."""
+        return self.tokens.asked if layer == self.layout.layers - 1 else None
+
+    def ablated(self, layer: int) -> Tensor:
+        """``[B, T, rows, dh]``: all projections of the ablated run."""
+        block = self.arch.blocks[layer]
+        x, norm = self.reference.stream[2 * layer], block.attention_norm
+        qkv: Tensor = block.project(x if norm is None else norm(x))
+        return qkv.unflatten(-1, (block.rows, block.head_dim))
+
+    def embedded(self) -> Tensor:
+        """``[E, n, D]``: what embeddings send, minus what stands in for it."""
+        sent = entry_embeddings(self.reference.glue, self.layout.embeddings)
+        change = [self.tokens.take(s - a) for s, a in zip(sent, self.old.embed, strict=True)]
+        return centre(torch.stack(change), self.arch.centred)
+
+
+class Messages:
+    """Deltas of computed writers, ``[S, n, D]`` in writer order; the last layer's ``[S', A, D]``.
+
+    ``slots [W]`` says where a writer stands (-1: not computed).
+    """
+
+    def __init__(self, layout: Layout, computed: Tensor, keeps_graph: bool) -> None:
+        self.layout, self.graph = layout, keeps_graph
+        self.slots = torch.where(computed, torch.cumsum(computed, 0) - 1, -1)
+        last = layout.head(layout.layers - 1)
+        self.main, self.tail = int(computed[:last].sum()), int(computed[last:].sum())
+        self._parts: list[Tensor] = []
+        self._buffers: dict[bool, Tensor] = {}
+
+    def send(self, writers: Tensor, change: Tensor) -> None:
+        """Keeps ``change [s, n, D]`` of ``writers [s]``, which stand one after another."""
+        if not len(writers):
+            return
+        if self.graph:
+            self._parts.extend(change)
+            return
+        tail = int(writers[0]) >= self.layout.head(self.layout.layers - 1)
+        if tail not in self._buffers:
+            count = self.tail if tail else self.main
+            self._buffers[tail] = change.new_empty(count, *change.shape[1:])
+        first = int(self.slots[writers[0]]) - (self.main if tail else 0)
+        self._buffers[tail][first : first + len(writers)] = change
+
+    def of(self, writers: Tensor, asked: Tensor | None, copies: int) -> Tensor:
+        """``[s, n, D]`` of computed ``writers [s]``; at ``asked`` tokens alone if there are any."""
+        slots = self.slots[writers]
+        parts = []
+        early = slots[slots < self.main]
+        if len(early):
+            x = self._pick(early, False)
+            if asked is not None:
+                x = x.unflatten(1, (copies, -1))[:, :, asked].flatten(1, 2)
+            parts.append(x)
+        late = slots[slots >= self.main]
+        if len(late):
+            parts.append(self._pick(late, True))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _pick(self, slots: Tensor, tail: bool) -> Tensor:
+        if self.graph:
+            return torch.stack([self._parts[i] for i in slots.tolist()])
+        buffer, slots = self._buffers[tail], slots - (self.main if tail else 0)
+        if len(slots) == int(slots[-1]) - int(slots[0]) + 1:
+            return buffer[int(slots[0]) : int(slots[-1]) + 1]
+        return buffer[slots.to(buffer.device)]
+
+
+class SparseRun:
+    """One run of a plan under ``mask [E]``, ``copies`` of the batch side by side.
+
+    Args:
+        held: ``layer -> [B, T, rows, dh]``, projections of rows that are not computed here.
+        given: inputs of one reader that copies differ in.
+        keeps_graph: whether gradients with respect to the mask are wanted.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        plan: Plan,
+        mask: Tensor,
+        held: dict[int, Tensor],
+        fixed: Fixed,
+        *,
+        copies: int = 1,
+        given: Given | None = None,
+        keeps_graph: bool = False,
+    ) -> None:
+        self.base, self.plan, self.mask, self.held = base, plan, mask, held
+        self.fixed, self.copies, self.given = fixed, copies, given
+        self.layout, self.arch = base.layout, base.arch
+        self.messages = Messages(self.layout, plan.computed, keeps_graph)
+        self.projected: dict[int, tuple[Tensor, Tensor]] = {}
+
+    # -------------------------------------------------------------- reading
+
+    def _linked(self, mask: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
+        """Computed writers that rows ``mask [R, prefix]`` read, and the mask's columns for them."""
+        columns = self.plan.computed[:prefix] & (mask.detach() != 0).any(0).cpu()
+        writers = torch.nonzero(columns)[:, 0]
+        return writers, mask[:, writers.to(mask.device)]
+
+    def _read(self, fixed: Tensor, mask: Tensor, prefix: int, asked: Tensor | None) -> Tensor:
+        """``[R, C * n, D]``: ``fixed [R, n, D]`` plus what comes from computed writers."""
+        writers, weights = self._linked(mask, prefix)
+        out = fixed[:, None].expand(-1, self.copies, -1, -1).flatten(1, 2)
+        if not len(writers):
+            return out
+        sent = self.messages.of(writers, asked, self.copies)
+        weights = weights.to(sent.dtype)
+        return torch.addmm(out.flatten(1), weights, sent.flatten(1)).view_as(out)
+
+    def _row_masks(self, layer: int) -> Tensor:
+        place = self.base.attention[layer]
+        rows = self.mask[place.edges].view(place.rows, place.prefix)
+        return rows[self.plan.rows[layer].to(rows.device)]
+
+    # -------------------------------------------------------------- running
+
+    def run(self) -> Tensor:
+        """Outputs ``[C, B, ..., V]``."""
+        layout, computed = self.layout, self.plan.computed
+        sources = torch.nonzero(computed[: layout.embeddings])[:, 0]
+        if len(sources):
+            self.messages.send(sources, self.base.embedded()[sources])
+        for block in self.arch.blocks:
+            heads = torch.nonzero(computed[layout.head(block.index) :][: block.heads])[:, 0]
+            mlp = bool(computed[layout.head(block.index) + block.heads])
+            if not len(heads) and not mlp:
+                continue
+            with block.present():
+                if len(heads):
+                    self._heads(block, heads)
+                if mlp:
+                    self._mlp(block)
+        return self.read_out(self._final())
+
+    def _final(self) -> Tensor:
+        """``[C * A, D]``."""
+        if self.given is not None and self.given.layer == self.layout.layers:
+            return self.given.x.flatten(0, 1)
+        if self.fixed.final is None:
+            self.fixed.final = self.base.stream(-1, asked=True)
+        mask = self.mask[None, self.base.final.edges]
+        asked = self.base.tokens.asked
+        return self._read(self.fixed.final[None], mask, self.layout.writers, asked)[0]
+
+    def read_out(self, rows: Tensor) -> Tensor:
+        """``[C, B, ..., V]`` from final residuals ``[C * A, D]``."""
+        tokens = self.base.tokens
+        rows = rows.view(-1, len(tokens.asked), rows.shape[-1])[:, tokens.where].flatten(0, 1)
+        logits = self.arch.read_out(rows)
+        return logits.view(-1, *self.base.reference.inputs.shape, logits.shape[-1])
+
+    def _heads(self, block: Block, heads: Tensor) -> None:
+        base, i = self.base, block.index
+        qkv = self._qkv(block, heads)
+        call = base.reference.calls(self.copies)[i]
+        code = base.cores[i](qkv, heads.to(qkv.device), call)
+        tokens, at = base.tokens, base.at(i)
+        code = code[:, tokens.start :].reshape(self.copies, tokens.count, -1)
+        old = tokens.take(base.old.codes[i]).unflatten(-1, (block.heads, -1))[:, heads].flatten(1)
+        if at is not None:
+            code, old = code[:, at], old[at]
+        change = (code - old).flatten(0, 1).unflatten(-1, (len(heads), -1)).transpose(0, 1)
+        weight = sender(block, self.arch.centred)[heads.to(qkv.device)]
+        sent = torch.bmm(change, weight)
+        if base.old.heads is not None:
+            sent = sent - centre(base.old.heads[i][heads], self.arch.centred)[:, None]
+        self.messages.send(heads + self.layout.head(i), sent)
+
+    def _qkv(self, block: Block, heads: Tensor) -> Tensor:
+        """``[C * B, T, rows, dh]`` with what the heads need in place."""
+        base, i, rows = self.base, block.index, self.plan.rows[block.index]
+        tokens = base.tokens
+        if i not in self.held:
+            self.held[i] = base.ablated(i)
+        qkv = self.held[i].repeat(self.copies, 1, 1, 1)
+        found, numbers = [], []
+        if len(rows):
+            if i not in self.fixed.attention:
+                self.fixed.attention[i] = base.stream(2 * i)[None].expand(len(rows), -1, -1)
+            x = self._read(
+                self.fixed.attention[i], self._row_masks(i), base.attention[i].prefix, None
+            )
+            found.append(project(block, rows, x))
+            numbers.append(rows)
+        given = self.given
+        if given is not None and given.layer == i and given.row is not None:
+            row = torch.tensor([given.row])
+            found.append(project(block, row, given.x.flatten(0, 1)[None]))
+            numbers.append(row)
+        if not found:
+            return qkv
+        new, which = torch.cat(found), torch.cat(numbers)
+        self.projected[i] = which, new
+        put = new.view(len(which), self.copies * tokens.batch, -1, block.head_dim)
+        qkv[:, tokens.start :, which.to(qkv.device)] = put.permute(1, 2, 0, 3)
+        return qkv
+
+    def _mlp(self, block: Block) -> None:
+        base, i = self.base, block.index
+        asked = base.at(i)
+        given = self.given
+        if given is not None and given.layer == i and given.row is None:
+            x = given.x.flatten(0, 1)
+        else:
+            place = base.mlps[i]
+            if i not in self.fixed.mlps:
+                self.fixed.mlps[i] = base.stream(2 * i + 1, asked is not None)
+            mask = self.mask[None, place.edges]
+            x = self._read(self.fixed.mlps[i][None], mask, place.prefix, asked)[0]
+        fed = x if block.mlp_norm is None else block.mlp_norm(x)
+        y: Tensor = block.mlp(fed[None])[0]
+        y = y if block.mlp_post_norm is None else block.mlp_post_norm(y)
+        old = base.tokens.take(base.old.mlps[i])
+        old = old if asked is None else old[asked]
+        change = centre((y.view(self.copies, *old.shape) - old).flatten(0, 1), self.arch.centred)
+        writer = torch.tensor([self.layout.head(i) + block.heads])
+        self.messages.send(writer, change[None])
+
+
+def project(block: Block, rows: Tensor, x: Tensor) -> Tensor:
+    """``[R, n, dh]``: attention readers ``rows`` at their own inputs ``x [R, n, D]``."""
+    x = x.transpose(0, 1)
+    projected = Projected.of(block, rows, x)
+    if projected.normalised:
+        assert projected.scale is not None
+        x = x * projected.scale
+    return projected.forward(x).transpose(0, 1)
