@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import networkx as nx
     import pandas as pd
 
+    from graphprune.compiled import CompiledCircuit
+    from graphprune.methods.base import AblationLike
     from graphprune.model import MaskedModel
     from graphprune.task import Task
 
@@ -188,6 +190,25 @@ class Circuit:
         from graphprune.export.network import circuit_to_networkx
 
         return circuit_to_networkx(self)
+
+    # ---------------------------------------------------------------- running
+
+    def compile(
+        self,
+        model: MaskedModel,
+        task: Task,
+        *,
+        ablation: AblationLike = "counterfactual",
+        batch_size: int | None = None,
+    ) -> CompiledCircuit:
+        """The circuit ready to run: ``run = circuit.compile(model, task)``, then ``run()``.
+
+        Only the circuit's nodes are computed and only its edges read; what stands in for the rest
+        is computed here, once. ``run(clean, corrupt)`` does the same on fresh inputs.
+        """
+        from graphprune.compiled import CompiledCircuit
+
+        return CompiledCircuit(model, task, self.mask, ablation=ablation, batch_size=batch_size)
 
     # ---------------------------------------------------------------- files
 

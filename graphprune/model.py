@@ -209,6 +209,13 @@ class MaskedModel(ABC):
         """
         return FullTrials(self, batch, kept, reference)
 
+    def compiled(self, batch: Batch, mask: EdgeMask, reference: Reference) -> Callable[[], Tensor]:
+        """A function that gives the circuit's outputs on the batch, again at each call.
+
+        The default runs the masked model; an adapter may compute the circuit's nodes alone.
+        """
+        return lambda: self.run(batch, mask, reference)
+
     def widened(self) -> MaskedModel | None:
         """The same model in float64, over copies of its weights; ``None`` where there is none."""
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from graphprune.model import (
     require_same_batch,
 )
 
+from . import circuits
 from .architecture import Architecture
 from .attribution import Attribution
 from .family import Family
@@ -37,7 +38,6 @@ from .generate import generate
 from .heads import HeadCores
 from .inputs import Inputs, position_slots, read_inputs, shared_prefix
 from .layout import Layout
-from .masked import masked_run
 from .means import ablation_values, learned_constants, mean_values
 from .messages import clean_messages
 from .presence import unloadable, whole_tensor
@@ -208,16 +208,35 @@ class LanguageModel(MaskedModel):
     # ---------------------------------------------------------------- running
 
     def run(
-        self, batch: Batch, mask: EdgeMask | Tensor, reference: Reference | None = None
+        self,
+        batch: Batch,
+        mask: EdgeMask | Tensor,
+        reference: Reference | None = None,
+        *,
+        sparse: bool | None = None,
     ) -> Tensor:
-        """Outputs under a mask; see :meth:`graphprune.MaskedModel.run`."""
+        """Outputs under a mask; see :meth:`graphprune.MaskedModel.run`.
+
+        ``sparse=True`` computes only nodes on the circuit and reads only edges that are not 0: a
+        gradient reaches only those. ``None`` does so where it is faster and none is wanted.
+        """
         values = mask_values(self.graph, mask, batch.size).to(self.arch.device)
         if values.dtype in (torch.float16, torch.bfloat16, torch.int64, torch.bool):
             values = values.float()
+        if sparse and values.ndim == 3:
+            raise InputError("sparse=True takes masks [E] or [K, E], not one for each example")
         ours = self._reference(batch, reference)
+        rows = values[None] if values.ndim == 1 else values
         with quiet(self._model):
-            out = masked_run(self.layout, ours, values[None] if values.ndim == 1 else values)
+            out = circuits.run(self.layout, ours, rows, self._cores, sparse)
         return out[0] if values.ndim == 1 else out
+
+    def compiled(self, batch: Batch, mask: EdgeMask, reference: Reference) -> Callable[[], Tensor]:
+        """Runs of the circuit alone; projections and streams of the ablated run are kept."""
+        values = mask_values(self.graph, mask).to(self.arch.device)
+        ours = self._reference(batch, reference)
+        with torch.no_grad(), quiet(self._model):
+            return circuits.compiled(self.layout, ours, values, self._cores)
 
     def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> Trials:
         """Trials that recompute what a cut changes, where edges go from the output backwards."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .layout import Layout, Place
 
-__all__ = ["Plan", "dense_plan", "sparse_plan"]
+__all__ = ["Plan", "computed_share", "dense_plan", "sparse_plan"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,21 @@ class Plan:
     computed: Tensor
     rows: list[Tensor]
     dense: bool
+
+
+def computed_share(layout: Layout, plan: Plan, head: float, mlp: float) -> float:
+    """The part of all layers' multiplications that a plan asks for, embeddings and output aside.
+
+    ``head`` is the cost of one projection to or from a head's width, ``mlp`` that of an MLP.
+    """
+    rows = layout.heads + 2 * layout.kv_heads
+    whole = layout.layers * (head * (rows + layout.heads) + mlp)
+    spent = head * sum(len(some) for some in plan.rows)
+    for layer in range(layout.layers):
+        first = layout.head(layer)
+        spent += head * int(plan.computed[first : first + layout.heads].sum())
+        spent += mlp * bool(plan.computed[first + layout.heads])
+    return spent / whole
 
 
 def dense_plan(layout: Layout) -> Plan:

@@ -27,6 +27,9 @@ from .values import LMReference, entry_embeddings
 __all__ = ["Base", "Fixed", "Given", "Messages", "SparseRun", "Tokens"]
 
 
+_ROOM = 2**21  # numbers that readers of one product hold: what fits a cache
+
+
 @dataclass(frozen=True, eq=False)
 class Tokens:
     """Which tokens of ``batch`` examples of ``length`` count: from ``start`` on, and ``asked``.
@@ -95,18 +98,40 @@ class Base:
     def stream(self, place: int, asked: bool = False) -> Tensor:
         """``[n, D]``: the ablated residual stream at a place, without its mean where norms ask."""
         x = centre(self.tokens.take(self.reference.stream[place]), self.arch.centred)
-        return x[self.tokens.asked] if asked else x
+        if not asked:
+            return x
+        some: Tensor = x[self.tokens.asked]
+        return some
 
     def at(self, layer: int) -> Tensor | None:
         """Numbers of the tokens at which the layer's messages are wanted; ``None``: all."""
         return self.tokens.asked if layer == self.layout.layers - 1 else None
 
-    def ablated(self, layer: int) -> Tensor:
-        """``[B, T, rows, dh]``: all projections of the ablated run."""
-        block = self.arch.blocks[layer]
-        x, norm = self.reference.stream[2 * layer], block.attention_norm
-        qkv: Tensor = block.project(x if norm is None else norm(x))
-        return qkv.unflatten(-1, (block.rows, block.head_dim))
+    def standing(self, layer: int, rows: Tensor, heads: Tensor) -> Tensor:
+        """``[B, T, rows, dh]``: what ``heads`` need of the ablated run when ``rows`` are computed.
+
+        All tokens of the heads' other rows; keys and values of all heads before ``start``.
+        """
+        block, tokens = self.arch.blocks[layer], self.tokens
+        place = self.reference.stream[2 * layer]
+        out = place.new_zeros(tokens.batch, tokens.length, block.rows, block.head_dim)
+        kv = block.heads + heads // (block.heads // block.kv_heads)
+        needed = torch.zeros(block.rows, dtype=torch.bool)
+        needed[torch.cat([heads, kv, kv + block.kv_heads])] = True
+        if block.coupled:
+            needed[:] = True
+        needed[rows] = False
+        others = torch.nonzero(needed)[:, 0]
+        if len(others):
+            x = centre(place, self.arch.centred).expand(tokens.batch, tokens.length, -1)
+            new = project(block, others, x.flatten(0, 1)[None].expand(len(others), -1, -1))
+            out[:, :, others.to(out.device)] = new.view(
+                len(others), tokens.batch, -1, block.head_dim
+            ).permute(1, 2, 0, 3)
+        if tokens.start:
+            kept = self.reference.prefix(layer, tokens.start)
+            out[:, : tokens.start, block.heads :] = kept
+        return out
 
     def embedded(self) -> Tensor:
         """``[E, n, D]``: what embeddings send, minus what stands in for it."""
@@ -205,12 +230,13 @@ class SparseRun:
     def _read(self, fixed: Tensor, mask: Tensor, prefix: int, asked: Tensor | None) -> Tensor:
         """``[R, C * n, D]``: ``fixed [R, n, D]`` plus what comes from computed writers."""
         writers, weights = self._linked(mask, prefix)
-        out = fixed[:, None].expand(-1, self.copies, -1, -1).flatten(1, 2)
         if not len(writers):
-            return out
+            return fixed[:, None].expand(-1, self.copies, -1, -1).flatten(1, 2)
         sent = self.messages.of(writers, asked, self.copies)
-        weights = weights.to(sent.dtype)
-        return torch.addmm(out.flatten(1), weights, sent.flatten(1)).view_as(out)
+        read = torch.mm(weights.to(sent.dtype), sent.flatten(1))
+        read = read.view(len(mask), self.copies, *fixed.shape[1:])
+        read = read + fixed[:, None] if read.requires_grad else read.add_(fixed[:, None])
+        return read.flatten(1, 2)
 
     def _row_masks(self, layer: int) -> Tensor:
         place = self.base.attention[layer]
@@ -276,16 +302,18 @@ class SparseRun:
         base, i, rows = self.base, block.index, self.plan.rows[block.index]
         tokens = base.tokens
         if i not in self.held:
-            self.held[i] = base.ablated(i)
+            self.held[i] = base.standing(i, rows, heads)
         qkv = self.held[i].repeat(self.copies, 1, 1, 1)
         found, numbers = [], []
         if len(rows):
             if i not in self.fixed.attention:
                 self.fixed.attention[i] = base.stream(2 * i)[None].expand(len(rows), -1, -1)
-            x = self._read(
-                self.fixed.attention[i], self._row_masks(i), base.attention[i].prefix, None
-            )
-            found.append(project(block, rows, x))
+            fixed, masks = self.fixed.attention[i], self._row_masks(i)
+            few = max(1, _ROOM // (self.copies * fixed[0].numel()))
+            for some in torch.arange(len(rows)).split(few):
+                at = slice(int(some[0]), int(some[-1]) + 1)
+                x = self._read(fixed[at], masks[at], base.attention[i].prefix, None)
+                found.append(project(block, rows[at], x))
             numbers.append(rows)
         given = self.given
         if given is not None and given.layer == i and given.row is not None:
