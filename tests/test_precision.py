@@ -75,6 +75,10 @@ def test_e4m3_by_hand():
     for x in (between, between * (1 - 1e-5), between * (1 + 1e-5)):
         got = rounding.on_grid(x.float(), "fp8")
         assert torch.equal(got.double(), nearest(x.float().double(), "fp8"))
+    many = gaussian(100, 100, 0) * torch.logspace(-4, 4, 100)
+    cast = many.clamp(-448, 448).to(torch.float8_e4m3fn).float()
+    assert torch.equal(rounding.on_grid(many, "fp8"), cast)
+    assert bool(rounding.on_grid(torch.tensor([float("nan")]), "fp8").isnan().all())
     far = torch.tensor([460.0, -1e6, 2**-11, 2**-10 * 1.001])
     assert rounding.on_grid(far, "fp8").tolist() == [448.0, -448.0, 0.0, 2**-9]
 
@@ -208,7 +212,10 @@ def test_masked_runs_and_gradients_equal_the_oracle(float64, family):
 def test_passes_agree_with_each_other(float64, family, checkpointing):
     """Ends, plain Hugging Face on the copy, a stack against its masks; every family and kind."""
     _, model, batch = setup(family, checkpointing=checkpointing)
-    everything = gp.PrecisionPolicy(default="fp8", emulate=True)
+    # Without norms readers would read embeddings that stand on a grid already, and on it the ties
+    # between two neighbours are many, which the last bit of a sum decides.
+    spared = {"embed": "fp32"} if family == "olmo2" else {}
+    everything = gp.PrecisionPolicy(spared, default="fp8", emulate=True)
     for policy in (MIXED, everything, dataclasses.replace(everything, weight_scale="row")):
         low = model.at_precision(policy)
         reference = low.reference(batch)
@@ -367,7 +374,7 @@ def test_native_kernels_give_what_emulation_gives(precision, family):
     for ours, theirs in zip(native.arch.blocks, emulated.arch.blocks, strict=True):
         left, right = (x.clone().requires_grad_(True) for _ in range(2))
         got, want = ours.mlp(left), theirs.mlp(right)
-        assert relative(got, want) < (1e-5 if precision == "int8" else 6e-3)
+        assert relative(got.detach(), want.detach()) < (1e-5 if precision == "int8" else 6e-3)
         (got,), (want,) = (
             torch.autograd.grad(y.square().sum(), z) for y, z in ((got, left), (want, right))
         )

@@ -21,9 +21,13 @@ __all__ = ["LARGEST", "Rounds", "mixed", "on_grid", "round_to", "scale_of", "str
 # What the largest absolute value is scaled to.
 LARGEST: dict[Precision, float] = {"fp8": 448.0, "int8": 127.0, "int4": 7.0}
 
+_BITS = {torch.float32: (torch.int32, 0xFF << 23), torch.float64: (torch.int64, 0x7FF << 52)}
+
 
 def on_grid(x: Tensor, precision: Precision) -> Tensor:
     """The nearest values of a grid without a scale; what lies beyond its ends goes to them.
+
+    ``x`` is float32 or float64. Ties go to the even code.
 
     Example:
         >>> on_grid(torch.tensor([500.0, 17.0, 0.0011]), "fp8")
@@ -37,7 +41,18 @@ def on_grid(x: Tensor, precision: Precision) -> Tensor:
         return x.to(torch.bfloat16).to(x.dtype)
     top = LARGEST[precision]
     x = x.clamp(-top, top)
-    return x.to(torch.float8_e4m3fn).to(x.dtype) if precision == "fp8" else x.round()
+    return _e4m3(x) if precision == "fp8" else x.round_()
+
+
+def _e4m3(x: Tensor) -> Tensor:
+    """Writes the nearest E4M3 values over ``x``; several times faster than torch's cast on a CPU.
+
+    Values of one binade stand an eighth of its power of two apart, those below 2^-6 as in the
+    lowest one. The power of two is a float's exponent bits alone.
+    """
+    kind, exponent = _BITS[x.dtype]
+    step = (x.view(kind) & exponent).view(x.dtype).clamp_(min=2**-6).mul_(2**-3)
+    return x.div_(step).round_().mul_(step)
 
 
 def scale_of(largest: Tensor, precision: Precision) -> Tensor:
@@ -58,7 +73,7 @@ def round_to(x: Tensor, precision: Precision, largest: Tensor | None = None) -> 
     if precision not in LARGEST:
         return on_grid(x, precision)
     if largest is None:
-        largest = x.abs().amax(-1, keepdim=True)
+        largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
     scale = scale_of(largest, precision)
     return on_grid(x / scale, precision) * scale
 
