@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphprune import tasks
+    from graphprune import precision, tasks
     from graphprune.batch import Batch, Examples
     from graphprune.circuit import Circuit
     from graphprune.errors import (
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from graphprune.metrics import Metric
     from graphprune.model import Ablation, Gradients, MaskedModel, Messages, Reference
     from graphprune.planning import Plan, Throughput, plan
+    from graphprune.precision import Lowered, PrecisionPolicy
     from graphprune.progress import quiet
     from graphprune.registry import make_method, method_names, supported, wrap
     from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
@@ -96,6 +97,7 @@ __all__ = [
     "InformationFlow",
     "InputError",
     "IntegratedMaskGradient",
+    "Lowered",
     "MaskedModel",
     "MatryoshkaPruning",
     "Messages",
@@ -106,6 +108,7 @@ __all__ = [
     "NumericalError",
     "Plan",
     "PositionalEdgeScores",
+    "PrecisionPolicy",
     "Pruner",
     "Random",
     "Reference",
@@ -125,6 +128,7 @@ __all__ = [
     "make_method",
     "method_names",
     "plan",
+    "precision",
     "quiet",
     "recovery",
     "removable_edges",
@@ -207,6 +211,10 @@ _HOMES = {
         "Throughput",
         "plan",
     ),
+    "graphprune.precision": (
+        "Lowered",
+        "PrecisionPolicy",
+    ),
     "graphprune.progress": ("quiet",),
     "graphprune.registry": (
         "make_method",
@@ -222,7 +230,7 @@ _HOMES = {
     "graphprune.task": ("Task",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_PACKAGES = ("adapters", "spectral", "tasks", "methods", "evaluation", "export")
+_PACKAGES = ("adapters", "spectral", "tasks", "methods", "evaluation", "export", "precision")
 
 
 def __getattr__(name: str) -> Any:

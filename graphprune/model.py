@@ -19,6 +19,7 @@ from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.graph import ComputationalGraph
 from graphprune.greedy.trials import FullTrials, Trials
 from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.precision import Lowered, PrecisionPolicy
 
 __all__ = [
     "Ablation",
@@ -218,6 +219,24 @@ class MaskedModel(ABC):
 
     def widened(self) -> MaskedModel | None:
         """The same model in float64, over copies of its weights; ``None`` where there is none."""
+        return None
+
+    def at_precision(self, policy: PrecisionPolicy) -> MaskedModel:
+        """The same model and graph, computed in a policy's precisions; this one stays as it is.
+
+        Weights are rounded as they are now. Masks and scores of the two are interchangeable.
+        Asked of a model that is in low precision already, it starts from the original again.
+        Raises :class:`UnsupportedModelError` where an adapter has none, or where the policy refuses
+        emulation and the device lacks a precision.
+        """
+        raise UnsupportedModelError(
+            f"{type(self).__name__} has no precision policies; it computes in the module's own "
+            "dtype alone"
+        )
+
+    @property
+    def lowered(self) -> Lowered | None:
+        """What a precision policy came to; ``None`` for a model that has none."""
         return None
 
     @abstractmethod

@@ -27,6 +27,7 @@ SCRIPTS = {
     "compare_methods.py": (["methods.csv", "curves.png"], "cpr"),
     "third_party_method.py": ([], "passed"),
     "edge_pruning_language.py": (["table.csv", "edges_needed.csv"], "edge pruning"),
+    "precision_table.py": (["precision.csv"], "PAHQ"),
     "two_prompts_one_task.py": (["table.csv", "few_shot/circuit.json"], "intersection"),
 }
 HELPERS = {"small_models.py"}

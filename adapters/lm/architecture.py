@@ -20,9 +20,10 @@ from .family import Family
 from .lean import lean
 from .norms import Norm, describe_norm
 from .presence import Presence, main_device
+from .rounding import Rounds
 from .surgery import Given, Interleave, Recorder, Slice, Zero, part, replaced
 
-__all__ = ["Architecture", "Block", "Call", "Glue"]
+__all__ = ["Architecture", "Block", "Call", "Glue", "matrix"]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -35,7 +36,7 @@ class Projection:
     bias: Tensor | None
 
 
-def _matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
+def matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
     """``[out, in]`` weight (a view) and bias of a Linear or GPT-2's transposed Conv1D."""
     kind = type(module).__name__
     if not isinstance(module, nn.Linear) and kind != "Conv1D":
@@ -54,11 +55,22 @@ def _matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
 
 
 class Block:
-    """One layer: its readers' projections, its attention between them, its MLP and norms."""
+    """One layer: its readers' projections, its attention between them, its MLP and norms.
+
+    ``rounds`` says how inputs of attention's products are rounded (``None``: they are not); the
+    layer's own modules then round what they are called with.
+    """
 
     def __init__(
-        self, family: Family, layer: nn.Module, index: int, config: Any, present: Presence
+        self,
+        family: Family,
+        layer: nn.Module,
+        index: int,
+        config: Any,
+        present: Presence,
+        rounds: Rounds | None = None,
     ) -> None:
+        self.rounds = rounds
         self.index, self.layer, self.family, self.present = index, layer, family, present
         self.heads = int(config.num_attention_heads)
         self.kv_heads = int(getattr(config, "num_key_value_heads", None) or self.heads)
@@ -72,7 +84,7 @@ class Block:
         self.mlp_norm = self._norm(family.mlp_norm, at)
         self.mlp_post_norm = self._norm(family.mlp_post_norm, at)
         self.output = part(self.attention, family.output)
-        weight, bias = _matrix(self.output, f"{at} {family.attention}.{family.output}")
+        weight, bias = matrix(self.output, f"{at} {family.attention}.{family.output}")
         self.head_dim = weight.shape[1] // self.heads
         if self.attention_post_norm is not None and (
             bias is not None or self.attention_post_norm.centred
@@ -135,7 +147,7 @@ class Block:
         found = []
         for name in names:
             where = f"layer {self.index}'s {family.attention}.{name}"
-            weight, bias = _matrix(part(self.attention, name), where)
+            weight, bias = matrix(part(self.attention, name), where)
             if weight.shape[0] % width:
                 raise UnsupportedModelError(
                     f"{where} gives {weight.shape[0]} features, no multiple of head width {width}"
@@ -161,7 +173,7 @@ class Block:
     @property
     def output_weight(self) -> Tensor:
         """``[H, dh, D]``: each head's output map, a view."""
-        weight, _ = _matrix(self.output, "output")
+        weight, _ = matrix(self.output, "output")
         split: Tensor = weight.unflatten(1, (self.heads, self.head_dim))
         return split.permute(1, 2, 0)
 
@@ -184,14 +196,21 @@ class Block:
         out: Tensor = self.core(qkv, *call[0], **call[1])[0]
         return out
 
+    def code(self, z: Tensor) -> Tensor:
+        """``[..., H * dh]``: what the heads' output maps multiply, ``z`` or ``z`` rounded."""
+        if self.rounds is None:
+            return z
+        return self.rounds.code(z.unflatten(-1, (self.heads, self.head_dim))).flatten(-2)
+
     def share(self, z: Tensor, *, frozen: bool = False) -> tuple[Tensor, Tensor]:
         """The layer's attention message ``[..., D]`` and each head's *code* ``[..., H * dh]``.
 
         A head's message is linear in its code: ``code_h @ output_weight_h`` (times the post-norm's
         gain). Without a post-norm the code is z; with one it is z times the norm's scale, which
-        comes from the sum over all heads.
+        comes from the sum over all heads. Where a precision policy rounds z, read z rounded.
         """
         out: Tensor = self.output(z)
+        z = self.code(z)
         norm = self.attention_post_norm
         if norm is None:
             return out, z
@@ -204,7 +223,7 @@ class Block:
 
     def message(self, code: Tensor) -> Tensor:
         """The attention message of given codes, output bias included."""
-        weight, bias = _matrix(self.output, "output")
+        weight, bias = matrix(self.output, "output")
         out = nn.functional.linear(code, weight, bias)
         norm = self.attention_post_norm
         return out if norm is None else out * norm.gain
@@ -229,9 +248,14 @@ class Glue:
 
 
 class Architecture:
-    """A causal language model resolved along its :class:`Family`."""
+    """A causal language model resolved along its :class:`Family`.
 
-    def __init__(self, model: nn.Module, family: Family) -> None:
+    ``rounds``: what each layer's attention rounds, where a precision policy says so.
+    """
+
+    def __init__(
+        self, model: nn.Module, family: Family, rounds: tuple[Rounds | None, ...] | None = None
+    ) -> None:
         self.model, self.family = model, family
         config: Any = model.config
         self.config = config
@@ -246,8 +270,10 @@ class Architecture:
             self.ends = Presence(model, [m for m in model.modules() if m not in inside], device)
             self.partial = any(p.needed for p in [*presences, self.ends])
             self._device = device if self.partial else None
+            each = rounds or (None,) * len(layers)
             self.blocks = [
-                Block(family, layer, i, config, presences[i]) for i, layer in enumerate(layers)
+                Block(family, layer, i, config, presences[i], each[i])
+                for i, layer in enumerate(layers)
             ]
             self.final_norm: Norm | None = None
             if family.final_norm is not None:

@@ -47,8 +47,7 @@ class _Projected:
             x_hat, scale = norm.statistics(x)
             split = split * scale
             if not frozen:
-                out = done.projected[block.index].detach().reshape(-1, block.rows, block.head_dim)
-                linear = out.transpose(0, 1) - _constant(block, norm)
+                linear = _linear(block, norm, x_hat, done.projected[block.index].detach())
                 along = (wide(split) * wide(linear)).sum(-1, keepdim=True)
                 self.along.append((x_hat, along))
         split = wide(split)  # sums over points stand in float32
@@ -73,6 +72,16 @@ class _Projected:
         for x_hat, along in self.along:
             out.addcmul_(wide(x_hat), along, value=-1.0 / width)
         return out
+
+
+def _linear(block: Block, norm: Norm, x_hat: Tensor, projected: Tensor) -> Tensor:
+    """``[R, n, dh]``: the projections of ``x_hat`` times the gain, constants left out."""
+    if block.rounds is None:
+        out = projected.reshape(-1, block.rows, block.head_dim).transpose(0, 1)
+        return out - _constant(block, norm)
+    # The projections are those of rounded inputs, whose gradient is taken as the inputs' own.
+    read = x_hat * norm.gain
+    return torch.cat([read @ reader.weight.transpose(1, 2) for reader in block.readers])
 
 
 def _constant(block: Block, norm: Norm) -> Tensor:

@@ -37,14 +37,19 @@ class HeadCores:
         block = self._block
         if block.coupled:
             z = block.attend(qkv.flatten(2), call)
-            code = z if block.attention_post_norm is None else block.share(z)[1]
+            code = block.code(z) if block.attention_post_norm is None else block.share(z)[1]
             return self._chosen(code, heads)
         if self._works is None:
             self._works = self._agrees(qkv, call)
         if not self._works or len(heads) == block.heads:
-            z = block.attend(qkv.flatten(2), call)
-            return self._chosen(z, heads)
-        return self._few(qkv, heads, call)
+            code = self._chosen(block.attend(qkv.flatten(2), call), heads)
+        else:
+            code = self._few(qkv, heads, call)
+        if block.rounds is None:
+            return code
+        split = code.unflatten(-1, (len(heads), -1))
+        rounded: Tensor = block.rounds.code(split, heads).flatten(-2)
+        return rounded
 
     def _chosen(self, code: Tensor, heads: Tensor) -> Tensor:
         split: Tensor = code.unflatten(-1, (self._block.heads, -1))

@@ -264,8 +264,8 @@ class MaskedPass:
     def attend(self, block: Block, qkv: Tensor) -> Tensor:
         """Head codes ``[K * B, T, H * dh]`` of ``qkv [K * B, T, rows, dh]``."""
         call = self.reference.calls(self.candidates)[block.index]
-        code = block.attend(qkv.flatten(2), call)
-        return code if block.attention_post_norm is None else block.share(code)[1]
+        z = block.attend(qkv.flatten(2), call)
+        return block.code(z) if block.attention_post_norm is None else block.share(z)[1]
 
     def feed(self, block: Block, x: Tensor, kept: Kept | None) -> Tensor:
         """The MLP's message ``[count, D]`` from its input ``[count, D]``; so with its graph."""

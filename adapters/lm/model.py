@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -29,6 +30,7 @@ from graphprune.model import (
     mask_values,
     require_same_batch,
 )
+from graphprune.precision import Lowered, PrecisionPolicy
 
 from . import circuits
 from .architecture import Architecture
@@ -38,6 +40,7 @@ from .generate import generate
 from .heads import HeadCores
 from .inputs import Inputs, position_slots, read_inputs, shared_prefix
 from .layout import Layout
+from .lowered import Lowering, lower
 from .means import ablation_values, learned_constants, mean_values
 from .messages import clean_messages
 from .presence import unloadable, whole_tensor
@@ -61,6 +64,7 @@ class LanguageModel(MaskedModel):
         checkpointing: whether backward passes compute every layer again (least memory) or find
             projections and what MLPs need kept from the forward pass (fastest, the default).
             Results are the same.
+        lowering: what :meth:`at_precision` made of ``model``, which is then its copy.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class LanguageModel(MaskedModel):
         *,
         embedding_nodes: int = 1,
         checkpointing: bool = False,
+        lowering: Lowering | None = None,
     ) -> None:
         if embedding_nodes not in (1, 2):
             raise InputError(f"embedding_nodes must be 1 or 2, got {embedding_nodes}")
@@ -84,8 +89,8 @@ class LanguageModel(MaskedModel):
                 "first) and no hook of accelerate's brings them; load them before wrapping, or "
                 "offload with accelerate's cpu_offload, disk_offload or dispatch_model"
             )
-        self._model = model
-        self.arch = Architecture(model, family)
+        self._model, self._lowering = model, lowering
+        self.arch = Architecture(model, family, None if lowering is None else lowering.rounds)
         # Graphs kept for the way back would hold weights that are to leave after each layer.
         self.checkpointing = checkpointing or self.arch.partial
         if not self.arch.blocks:
@@ -115,18 +120,48 @@ class LanguageModel(MaskedModel):
 
     @property
     def module(self) -> nn.Module:
-        """The user's own model."""
+        """The user's own model, or its copy in low precision."""
         return self._model
 
+    def at_precision(self, policy: PrecisionPolicy) -> LanguageModel:
+        """The model in a policy's precisions; see :meth:`graphprune.MaskedModel.at_precision`.
+
+        Kinds are ``head`` (its q rows and output map, and k and v rows where each head has its
+        own), ``kv`` (k and v rows of grouped heads; as ``head`` unless named), ``mlp``, ``output``
+        (the unembedding) and ``embed`` (tables). Attention scores, norms, biases and the residual
+        stream stay in the model's own dtype. ``module`` is a copy that shares what is not rounded.
+        """
+        source, arch = self._model, self.arch
+        if self._lowering is not None:
+            source = self._lowering.source
+            arch = Architecture(source, arch.family)
+        made = lower(arch, self.layout, self.graph, policy)
+        return LanguageModel(
+            made.module,
+            arch.family,
+            embedding_nodes=self.layout.embeddings,
+            checkpointing=self.checkpointing,
+            lowering=made,
+        )
+
+    @property
+    def lowered(self) -> Lowered | None:
+        """What a precision policy came to; ``None`` for a model that has none."""
+        return None if self._lowering is None else self._lowering.report
+
     def provenance(self) -> dict[str, Any]:
-        """Model id, architecture, sizes, dtype and a hash of all weights."""
-        config, kind = self.arch.config, type(self._model).__name__
+        """Model id, architecture, sizes, dtype and a hash of all weights.
+
+        Of a model in low precision: those of the original, and the policy under ``precision``.
+        """
+        model = self._model if self._lowering is None else self._lowering.source
+        config, kind = self.arch.config, type(model).__name__
         digest = hashlib.sha256()
-        for name, tensor in sorted(self._model.state_dict().items()):
+        for name, tensor in sorted(model.state_dict().items()):
             digest.update(name.encode())
-            whole = whole_tensor(self._model, name, tensor.detach()).cpu().contiguous()
+            whole = whole_tensor(model, name, tensor.detach()).cpu().contiguous()
             digest.update(whole.flatten().view(torch.uint8).numpy().data)
-        return {
+        found = {
             "model": _short_name(str(getattr(config, "_name_or_path", "") or "")) or kind,
             "architecture": kind,
             "n_layers": self.layout.layers,
@@ -137,6 +172,9 @@ class LanguageModel(MaskedModel):
             "dtype": str(self.arch.dtype).removeprefix("torch."),
             "weights": digest.hexdigest(),
         }
+        if self._lowering is not None:
+            found["precision"] = self._lowering.report.policy.to_dict()
+        return found
 
     # ---------------------------------------------------------------- inputs and values
 
@@ -249,8 +287,13 @@ class LanguageModel(MaskedModel):
         """The same model over float64 copies of its weights."""
         if self.arch.partial:
             return None
-        module = copy.deepcopy(self._model).double()
-        return LanguageModel(module, self.arch.family, embedding_nodes=self.layout.embeddings)
+        lowering = self._lowering
+        source = self._model if lowering is None else lowering.source
+        module = copy.deepcopy(source).double()
+        wide = LanguageModel(module, self.arch.family, embedding_nodes=self.layout.embeddings)
+        if lowering is None:
+            return wide
+        return wide.at_precision(dataclasses.replace(lowering.report.policy, emulate=True))
 
     def edge_gradients(
         self,

@@ -6,7 +6,9 @@ The gradient at the input is, with ``g = dq * scale``,
 
     g W'  -  x * scale * (g . (q - constant)) / D ,
 
-written over the input itself. Where the norms are LayerNorms, inputs hold no mean (the base and
+written over the input itself. Where a precision policy rounds what projections read, the norm
+cannot be folded: the normed input is made and rounded, and the gradient is the same one, rounding
+being the identity there. Where the norms are LayerNorms, inputs hold no mean (the base and
 all Deltas are centred, see :class:`Centre`), and a gradient's mean is left in: it meets only them.
 """
 
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .architecture import Block, Projection
-from .norms import wide
+from .norms import Norm, wide
 
 __all__ = ["Projected", "centre", "sender", "span"]
 
@@ -28,8 +30,9 @@ __all__ = ["Projected", "centre", "sender", "span"]
 class Projected:
     """What ``rows`` of a layer's attention readers read and project at some tokens.
 
-    ``scale [n, R, 1]`` is the norm's (``None``: no norm). float16 inputs must be ``prepare``d
-    (normalised in place), since ``W' x`` could overflow; others are left as they are.
+    ``scale [n, R, 1]`` is the norm's (``None``: no norm). float16 inputs, since ``W' x`` could
+    overflow, and inputs to be rounded must be ``prepare``d (normalised in place); others are left
+    as they are.
     """
 
     block: Block
@@ -42,7 +45,8 @@ class Projected:
         """Takes the statistics of inputs ``x [n, R, D]``."""
         norm = block.attention_norm
         scale = None if norm is None else norm.scale(x)
-        normalised = norm is not None and x.dtype == torch.float16
+        wanted = x.dtype == torch.float16 or block.rounds is not None
+        normalised = norm is not None and wanted
         return cls(block, rows, scale, normalised)
 
     def prepare(self, x: Tensor) -> None:
@@ -54,12 +58,27 @@ class Projected:
     def forward(self, x: Tensor) -> Tensor:
         """``[n, R, dh]`` from ``x [n, R, D]``."""
         out = x.new_empty(len(x), len(self.rows), self.block.head_dim)
+        if self.block.rounds is not None:
+            return self._rounded(x, out)
         for at, weight, constant in self._parts():
             q = torch.bmm(x[:, at].transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
             if self.scale is not None and not self.normalised:
                 q = q * self.scale[:, at]
             out[:, at] = q if constant is None else q + constant
             del weight  # the next part's is made first otherwise
+        return out
+
+    def _rounded(self, x: Tensor, out: Tensor) -> Tensor:
+        """The same where inputs are rounded, which fits no folded weight."""
+        norm, rounds = self.block.attention_norm, self.block.rounds
+        assert rounds is not None
+        for at, weight, constant in self._parts(fold=False):
+            read = x[:, at]
+            if norm is not None:
+                read = read * norm.gain if norm.bias is None else read * norm.gain + norm.bias
+            read = rounds.reader_input(read, self.rows[at]).transpose(0, 1)
+            q = torch.bmm(read, weight.transpose(1, 2)).transpose(0, 1)
+            out[:, at] = q if constant is None else q + constant
         return out
 
     def backward(self, x: Tensor, out: Tensor, grad: Tensor) -> None:
@@ -70,8 +89,7 @@ class Projected:
                 mine.zero_()
             else:
                 scale = self.scale[:, at]
-                q = wide(out[:, at])
-                q = q if constant is None else q - wide(constant)
+                q = self._linear(mine, weight, out[:, at], constant)
                 dq = wide(dq) * scale
                 along = (dq * q).sum(-1, keepdim=True) / -x.shape[-1]
                 mine.mul_(along if self.normalised else along * scale)
@@ -79,21 +97,31 @@ class Projected:
             mine.transpose(0, 1).baddbmm_(dq.transpose(0, 1), weight)
             del weight
 
-    def _parts(self) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-        """A few rows at a time: where they stand in ``rows``, folded weight, constant."""
+    def _linear(self, x: Tensor, weight: Tensor, out: Tensor, constant: Tensor | None) -> Tensor:
+        """``[n, r, dh]``: what the weight makes of ``x``, which ``out`` tells unless rounded."""
+        if self.block.rounds is not None:
+            return torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+        return wide(out) if constant is None else wide(out) - wide(constant)
+
+    def _parts(self, *, fold: bool = True) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """A few rows at a time: where they stand in ``rows``, weight and constant.
+
+        With the norm's gain and bias folded in, unless told not to.
+        """
         start = 0
         for reader in self.block.readers:
             stop = start + len(reader.weight)
             first, last = torch.searchsorted(self.rows, torch.tensor([start, stop])).tolist()
             for at in range(first, last, self.block.heads):
                 part = slice(at, min(at + self.block.heads, last))
-                yield part, *_folded(self.block, reader, self.rows[part] - start)
+                norm = self.block.attention_norm if fold else None
+                yield part, *_folded(norm, reader, self.rows[part] - start)
             start = stop
 
 
-def _folded(block: Block, reader: Projection, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+def _folded(norm: Norm | None, reader: Projection, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """``[r, dh, D]`` and ``[r, dh]``: weight times the norm's gain, and what x = 0 gives."""
-    norm, some = block.attention_norm, span(rows, reader.weight.device)
+    some = span(rows, reader.weight.device)
     weight, bias = reader.weight[some], None if reader.bias is None else reader.bias[some]
     if norm is None:
         return weight, bias

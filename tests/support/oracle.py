@@ -36,6 +36,7 @@ from transformers import PreTrainedModel
 Edge = tuple[str, str]
 Values = dict[str, Tensor]
 Function = Callable[[Tensor], Tensor]
+Rounding = Callable[[str, Tensor], Tensor]
 
 ABLATIONS = ("counterfactual", "zero", "mean", "optimal")
 
@@ -90,6 +91,7 @@ def oracle_logits(
     corrupt_ids: Tensor | None = None,
     means: Mapping[str, Tensor] | None = None,
     attention_mask: Tensor | None = None,
+    rounding: Rounding | None = None,
 ) -> Tensor:
     """Logits ``[batch, pos, vocab]`` of the masked run, differentiable in the mask's tensors.
 
@@ -116,7 +118,7 @@ def oracle_logits(
         ablated: Values
         if ablation == "counterfactual":
             assert corrupt_ids is not None, "the counterfactual ablation needs corrupt_ids"
-            ablated, _ = _run(view, corrupt_ids[example, :length], mask=None, ablated=None)
+            ablated, _ = _run(view, corrupt_ids[example, :length], None, None, rounding)
         elif ablation == "zero":
             zero = view.embed(ids).new_zeros(shape)
             ablated = dict.fromkeys(_writers(view), zero)
@@ -126,7 +128,7 @@ def oracle_logits(
                 name: means[name].expand(clean_ids.shape[1], shape[1])[:length]
                 for name in _writers(view)
             }
-        _, logits = _run(view, ids, mask, ablated)
+        _, logits = _run(view, ids, mask, ablated, rounding)
         rows.append(_pad(logits, clean_ids.shape[1]))
     return torch.stack(rows)
 
@@ -202,7 +204,11 @@ def _edges(view: _Model) -> list[Edge]:
 
 
 def _run(
-    view: _Model, ids: Tensor, mask: Mapping[Edge, float | Tensor] | None, ablated: Values | None
+    view: _Model,
+    ids: Tensor,
+    mask: Mapping[Edge, float | Tensor] | None,
+    ablated: Values | None,
+    rounding: Rounding | None = None,
 ) -> tuple[Values, Tensor]:
     """Writers' messages and logits ``[pos, vocab]``; a plain run where ``mask`` is None."""
     length, dim = ids.shape[0], view.head_dim
@@ -235,6 +241,8 @@ def _run(
             x = read(reader, before)
             if layer.attn_norm is not None:
                 x = layer.attn_norm(x)
+            if rounding is not None:
+                x = rounding(reader, x)
             rows = slice(head * dim, (head + 1) * dim)
             y = x @ weight[rows].T
             return y if bias is None else y + bias[rows]
@@ -261,6 +269,8 @@ def _run(
         for head in range(view.heads):
             group = head // (view.heads // view.kv_heads)
             z = _attention(q[head], k[group], layer) @ v[group]
+            if rounding is not None:
+                z = rounding(_head(index, head), z)
             shares.append(z @ layer.w_o[:, head * dim : (head + 1) * dim].T)
         bias = torch.zeros_like(unmaskable) if layer.b_o is None else layer.b_o
         if layer.attn_post_norm is not None:
