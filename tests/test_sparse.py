@@ -1,0 +1,167 @@
+"""Circuits run alone: outputs and gradients of whole masked passes, from the circuit's nodes."""
+
+import pytest
+import torch
+from support.lowering import setup as lowered_setup
+from support.tiny import FAMILIES, Float64, random_pair, tiny
+from support.toy import Toy, ToyExamples
+
+import graphprune as gp
+from graphprune.adapters.lm import masked, sparse
+from graphprune.adapters.lm.heads import HeadCores
+from graphprune.batch import Batch
+from graphprune.model import Ablation
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """Also inside the masked pass's backward, which autograd runs outside of any such mode."""
+    pull_back = masked.pull_back
+
+    def exact(*args):
+        with Float64():
+            return pull_back(*args)
+
+    monkeypatch.setattr(masked, "pull_back", exact)
+    with Float64():
+        yield
+
+
+def system(family, same=1):
+    model = gp.wrap(tiny(family, dtype=torch.float64))
+    clean, corrupt = random_pair(model.module)
+    corrupt[:, :same] = clean[:, :same]
+    return model, Batch({"input_ids": clean}, {"input_ids": corrupt}, len(clean))
+
+
+def drawn(model, density, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    kept, values = torch.rand(2, model.graph.num_edges, dtype=torch.float64, generator=generator)
+    return (kept < density) * values
+
+
+@pytest.mark.parametrize("kind", ["counterfactual", "zero", "mean", "mean_positional"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_are_the_masked_runs(float64, family, kind):
+    model, batch = system(family)
+    ablation = Ablation(kind)
+    if kind.startswith("mean"):
+        ablation = model.mean_ablation([batch], per_position=kind == "mean_positional")
+    reference = model.reference(batch, ablation)
+    for number, density in enumerate((0.0, 0.02, 0.1, 0.4, 1.0)):
+        mask = drawn(model, density, number)
+        want = model.run(batch, mask, reference, sparse=False)
+        alone = model.run(batch, mask, reference, sparse=True)
+        torch.testing.assert_close(alone, want, rtol=0, atol=1e-9)
+        torch.testing.assert_close(model.run(batch, mask, reference), want, rtol=0, atol=1e-9)
+
+
+# Where Hugging Face's norms and rotary tables are float32 whatever the dtype, plain autograd leaves
+# the mode that widens them; these two families have neither.
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo"])
+def test_gradients_are_the_masked_runs_on_the_circuit(float64, family):
+    model, batch = system(family)
+    reference = model.reference(batch)
+    mask = torch.stack([drawn(model, 0.1, 1), drawn(model, 0.5, 2)])
+    found = []
+    for alone in (True, False):
+        leaf = mask.clone().requires_grad_(True)
+        model.run(batch, leaf, reference, sparse=alone).square().sum().backward()
+        found.append(leaf.grad)
+    torch.testing.assert_close(found[0][mask != 0], found[1][mask != 0], rtol=1e-4, atol=1e-7)
+    assert not found[0][mask == 0].any()
+
+
+def test_an_empty_circuit_has_a_gradient_of_zero():
+    model, batch = system("gpt2")
+    mask = torch.zeros(model.graph.num_edges, requires_grad=True)
+    model.run(batch, mask, sparse=True).sum().backward()
+    assert not mask.grad.any()
+
+
+def test_masks_for_each_example_are_refused():
+    model, batch = system("gpt2")
+    masks = torch.ones(1, batch.size, model.graph.num_edges)
+    with pytest.raises(gp.InputError, match="not one for each example"):
+        model.run(batch, masks, sparse=True)
+
+
+def test_only_the_circuits_heads_are_projected(monkeypatch):
+    """Counted where it happens: rows projected and attention heads run."""
+    model, batch = system("llama", same=0)
+    names = ["input->a1.h2<q>", "input->a0.h1<v>", "a0.h1->a1.h2<q>", "a1.h2->logits"]
+    names = [n for n in names if n in model.graph.edge_number]
+    mask = torch.zeros(model.graph.num_edges)
+    mask[[model.graph.edge_number[n] for n in names]] = 1
+    reference = model.reference(batch)
+    model.run(batch, mask, reference, sparse=True)  # each layer's heads have been tried
+    heads, mlps = [], []
+    run = HeadCores._few
+
+    def few(self, qkv, some, call):
+        heads.append(some.tolist())
+        return run(self, qkv, some, call)
+
+    monkeypatch.setattr(HeadCores, "_few", few)
+    monkeypatch.setattr(sparse.SparseRun, "_mlp", lambda self, block: mlps.append(block.index))
+    model.run(batch, mask, reference, sparse=True)
+    assert heads == [[2]]  # a0.kv is not read by h2's q; a0.h1 has no kept input of its own
+    assert mlps == []
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2", "gemma2"])
+def test_compiled_circuits(family):
+    model = gp.wrap(tiny(family))
+    clean, corrupt = random_pair(model.module)
+    ids = torch.ones(len(clean), 1, dtype=torch.int64)
+    task = gp.Task.from_tensors(clean, corrupt, answer=ids, distractor=2 * ids)
+    task = gp.Task(task.examples, task.metric, order=(2, 0, 1), batch_size=2)
+    circuit = gp.Circuit.from_mask(gp.EAP().score(model, task).top(0.2).prune_dead_ends())
+    run = circuit.compile(model, task)
+    order = [2, 0, 1]
+    batch = Batch({"input_ids": clean[order]}, {"input_ids": corrupt[order]}, 3)
+    want = model.run(batch, circuit.mask)
+    torch.testing.assert_close(run(), want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run(), run(), rtol=0, atol=0)
+    torch.testing.assert_close(run(clean[order], corrupt[order]), want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(gp.InputError, match="without clean ones"):
+        run(corrupt=corrupt)
+
+
+def test_other_adapters_compile_to_masked_runs():
+    model, task = Toy(), gp.Task(ToyExamples(), "kl")
+    mask = gp.EdgeMask(model.graph, torch.tensor([1.0, 0, 1, 1, 0, 1, 1, 0, 1]))
+    run = gp.Circuit.from_mask(mask).compile(model, task)
+    (batch,) = task.batches()
+    torch.testing.assert_close(run(), model.run(batch, mask))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+def test_low_precision_runs_alone_as_it_does_whole(family):
+    _, model, batch = lowered_setup(family)
+    low = model.at_precision(gp.PrecisionPolicy({"head": "fp8", "mlp": "bf16"}))
+    with Float64():
+        reference = low.reference(batch)
+        for seed, density in enumerate((0.05, 0.3, 1.0)):
+            mask = drawn(low, density, seed)
+            alone = low.run(batch, mask, reference, sparse=True)
+            whole = low.run(batch, mask, reference, sparse=False)
+            torch.testing.assert_close(alone, whole, rtol=0, atol=1e-9)
+
+
+def test_acdc_takes_a_model_in_low_precision():
+    """Outputs of the quick descent are those of whole runs of the same rounded model."""
+    _, model, batch = lowered_setup("gpt2")
+    low = model.at_precision(gp.PrecisionPolicy({"head": "fp8"}))
+    with Float64(), torch.no_grad():
+        reference = low.reference(batch)
+        order = gp.ACDC().edge_order(low.graph)
+        kept = torch.ones(low.graph.num_edges, dtype=torch.bool)
+        trials = low.trials(batch, kept, reference, order)
+        edges = order[:3]
+        rows = trials.without(edges, together=True)
+        masks = kept.repeat(3, 1)
+        for j in range(3):
+            masks[j, edges[: j + 1]] = False
+        want = low.run(batch, masks.double(), reference)
+    torch.testing.assert_close(rows, want, rtol=0, atol=1e-9)
