@@ -93,8 +93,10 @@ def find(method: Any, selection: Selection, model: MaskedModel, task: Task) -> F
     """Runs the method and selects the edges."""
     if hasattr(method, "fit"):
         fit = method.fit(model, task)
-        ablation = fit.ablation if fit.ablation.parameters else None
-        return Found(fit.mask, fit.scores, fit.mask.num_kept, ablation, fit.stopped, fit.notes)
+        ablation = getattr(fit, "ablation", None)  # a greedy descent learns no constants
+        learned = ablation if ablation is not None and ablation.parameters else None
+        scores = getattr(fit, "scores", None)
+        return Found(fit.mask, scores, fit.mask.num_kept, learned, fit.stopped, fit.notes)
     if hasattr(method, "prune"):
         mask = method.prune(model, task)
         return Found(mask, None, mask.num_kept)
