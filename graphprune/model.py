@@ -225,7 +225,8 @@ class MaskedModel(ABC):
         """The same model and graph, computed in a policy's precisions; this one stays as it is.
 
         Weights are rounded as they are now. Masks and scores of the two are interchangeable.
-        Asked of a model that is in low precision already, it starts from the original again.
+        Asked of a model that is in low precision already, it starts from the original again; what
+        both policies round alike is shared.
         Raises :class:`UnsupportedModelError` where an adapter has none, or where the policy refuses
         emulation and the device lacks a precision.
         """

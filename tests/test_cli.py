@@ -102,7 +102,7 @@ def test_every_selection(model_dir, tmp_path, capsys, options, selection):
 
 @pytest.mark.parametrize("name", sorted(gp.method_names()))
 def test_every_registered_method_runs(model_dir, tmp_path, capsys, name):
-    budget = ("--set", "tau=0.001") if name == "acdc" else ("--size", "0.5")
+    budget = ("--set", "tau=0.001") if name in ("acdc", "pahq", "rtn-q") else ("--size", "0.5")
     arguments = ("--method", name, *budget, "-n", 2, "--out", tmp_path / "c", "-q")
     code = call("discover", "--model", model_dir, "--task", "ioi", "--json", *arguments)
     assert code == 0, capsys.readouterr().err

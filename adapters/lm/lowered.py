@@ -10,7 +10,7 @@ biases, attention scores and the residual stream stay in the model's own dtype.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -41,47 +41,72 @@ _WEIGHTS = "weights alone are rounded, so products are the model's own"
 
 @dataclass(frozen=True, eq=False)
 class Lowering:
-    """A copy of ``source`` in lower precision, what its attention rounds, and what came of it."""
+    """A copy of ``source`` in lower precision, what its attention rounds, and what came of it.
+
+    ``places`` holds the rounded modules of each layer's attention and MLP, and of the ends.
+    """
 
     source: nn.Module
     module: nn.Module
     rounds: tuple[Rounds | None, ...]
     report: Lowered
+    places: dict[tuple[str, int], _Place]
 
 
 def lower(
-    arch: Architecture, layout: Layout, graph: ComputationalGraph, policy: PrecisionPolicy
+    arch: Architecture,
+    layout: Layout,
+    graph: ComputationalGraph,
+    policy: PrecisionPolicy,
+    like: Lowering | None = None,
 ) -> Lowering:
     """The architecture's model in the policy's precisions.
 
+    Places that ``like``, of the same source, rounds in the same way are shared with it.
     Raises :class:`InputError` for kinds and nodes that the graph cannot have, and
     :class:`UnsupportedModelError` for a model of another dtype than float32 or float64, weights
     that come and go, and a precision that is not native where the policy refuses emulation.
     """
     _check(arch, graph, policy)
-    work = _Work(arch, layout, policy)
-    rounds = tuple(work.attention(block) for block in arch.blocks)
+    places: dict[tuple[str, int], _Place] = {}
+    last = len(arch.blocks)
     for block in arch.blocks:
-        work.mlp(block)
-    work.ends()
-    if policy.emulate is False and work.emulated:
-        why = "; ".join(f"{p}: {reason}" for p, reason in sorted(work.emulated.items()))
+        for what in ("attention", "mlp"):
+            places[what, block.index] = _Place(arch, layout, policy, block)
+    places["ends", last] = _Place(arch, layout, policy, None)
+    for (what, layer), place in places.items():
+        old = None if like is None else like.places[what, layer]
+        if old is not None and place.key(what) == old.key(what):
+            places[what, layer] = old
+        else:
+            getattr(place, what)()
+    emulated: dict[Precision, str] = {}
+    for place in places.values():
+        emulated = place.emulated | emulated
+    if policy.emulate is False and emulated:
+        why = "; ".join(f"{p}: {reason}" for p, reason in sorted(emulated.items()))
         raise UnsupportedModelError(
             f"the policy refuses emulation and native kernels are lacking for {why}. "
             "Use emulate='auto' or True"
         )
     source = arch.model
-    module = replaced(source, work.parts) if work.parts else source
+    parts = {path: module for place in places.values() for path, module in place.parts.items()}
     full = sum(p.numel() * p.element_size() for p in source.parameters())
-    used = sorted(work.used)
+    used = sorted({p for place in places.values() for p in place.used})
     report = Lowered(
         policy,
-        native={p: p not in work.emulated for p in used},
-        emulated_because={p: work.emulated[p] for p in used if p in work.emulated},
-        weight_bytes=full - work.saved,
+        native={p: p not in emulated for p in used},
+        emulated_because={p: emulated[p] for p in used if p in emulated},
+        weight_bytes=full - sum(place.saved for place in places.values()),
         full_weight_bytes=full,
     )
-    return Lowering(source, module, rounds, report)
+    return Lowering(
+        source,
+        replaced(source, parts) if parts else source,
+        tuple(places["attention", block.index].rounds for block in arch.blocks),
+        report,
+        places,
+    )
 
 
 def _check(arch: Architecture, graph: ComputationalGraph, policy: PrecisionPolicy) -> None:
@@ -110,40 +135,67 @@ def _check(arch: Architecture, graph: ComputationalGraph, policy: PrecisionPolic
 
 
 @dataclass(eq=False)
-class _Work:
-    """Collects the copy's ``parts`` by path, and what they come to."""
+class _Place:
+    """A layer's attention, its MLP or the ends (no ``block``): rounded modules by path.
+
+    ``rounds``: what the attention rounds beside its weights. ``saved``: bytes.
+    """
 
     arch: Architecture
     layout: Layout
     policy: PrecisionPolicy
+    block: Block | None
     parts: dict[str, nn.Module] = field(default_factory=dict)
+    rounds: Rounds | None = None
     used: set[Precision] = field(default_factory=set)
     emulated: dict[Precision, str] = field(default_factory=dict)
     saved: int = 0
 
+    def key(self, what: str) -> tuple[object, ...]:
+        """Places with equal keys are rounded in the same way."""
+        policy = self.policy
+        precisions: tuple[object, ...]
+        if what == "attention":
+            precisions = self._attention_precisions()
+        elif what == "mlp":
+            precisions = (self._mlp_precision(),)
+        else:
+            nodes = (("logits", "output"), ("input", "embed"), ("position", "embed"))
+            precisions = tuple(policy.of(*node) for node in nodes)
+        return precisions, policy.weight_scale, policy.activations, policy.emulate
+
     # -------------------------------------------------------------- attention
 
-    def attention(self, block: Block) -> Rounds | None:
-        """Replaces the layer's projections and output map; gives what they round."""
-        layer, layout, family = block.index, self.layout, self.arch.family
+    def _attention_precisions(self) -> tuple[tuple[Precision, ...], tuple[Precision, ...]]:
+        """Of q of each head, then k and v of each key/value head; and of each head's output map."""
+        assert self.block is not None
+        layer, layout = self.block.index, self.layout
         heads = [self.policy.of(f"a{layer}.h{h}", "head") for h in range(layout.heads)]
         kvs = heads
         if layout.grouped:
             each = range(layout.kv_heads)
             kvs = [self.policy.of(f"a{layer}.kv{j}", "kv", "head") for j in each]
-        rows = [*heads, *kvs, *kvs]
+        return (*heads, *kvs, *kvs), tuple(heads)
+
+    def attention(self) -> None:
+        """Replaces the layer's projections and output map."""
+        assert self.block is not None
+        block, family = self.block, self.arch.family
+        rows, heads = self._attention_precisions()
         if set(rows) == {"fp32"}:
-            return None
-        rounds = Rounds(tuple(rows), tuple(heads))
+            return
+        rounds = Rounds(rows, heads)
         for precision in set(rows) - {"fp32"}:
             self._emulates(precision, _SHARED if self.policy.activations else _WEIGHTS)
-        at = _join(family.base, family.layers, str(layer), family.attention)
+        at = _join(family.base, family.layers, str(block.index), family.attention)
         for name, own in _stored_rows(block):
             self._projection(block, _join(at, name), own, rows)
         self._output(block, _join(at, family.output), heads, rounds)
-        return rounds if self.policy.activations else None
+        self.rounds = rounds if self.policy.activations else None
 
-    def _projection(self, block: Block, path: str, own: list[int], rows: list[Precision]) -> None:
+    def _projection(
+        self, block: Block, path: str, own: list[int], rows: Sequence[Precision]
+    ) -> None:
         """A map whose row blocks ``[dh, D]`` are the readers ``own``."""
         weight, bias = matrix(self.arch.model.get_submodule(path), path)
         precisions = [rows[i] for i in own]
@@ -171,7 +223,7 @@ class _Work:
         else:
             self.parts[path] = RoundedRows(new, bias, kinds)
 
-    def _output(self, block: Block, path: str, heads: list[Precision], rounds: Rounds) -> None:
+    def _output(self, block: Block, path: str, heads: Sequence[Precision], rounds: Rounds) -> None:
         if set(heads) == {"fp32"}:
             return
         weight, bias = matrix(block.output, path)
@@ -191,9 +243,14 @@ class _Work:
 
     # -------------------------------------------------------------- MLPs and ends
 
-    def mlp(self, block: Block) -> None:
+    def _mlp_precision(self) -> Precision:
+        assert self.block is not None
+        return self.policy.of(f"m{self.block.index}", "mlp")
+
+    def mlp(self) -> None:
         """Replaces every linear map of the layer's MLP."""
-        precision = self.policy.of(f"m{block.index}", "mlp")
+        assert self.block is not None
+        block, precision = self.block, self._mlp_precision()
         if precision == "fp32":
             return
         family = self.arch.family

@@ -135,14 +135,16 @@ class LanguageModel(MaskedModel):
         if self._lowering is not None:
             source = self._lowering.source
             arch = Architecture(source, arch.family)
-        made = lower(arch, self.layout, self.graph, policy)
-        return LanguageModel(
+        made = lower(arch, self.layout, self.graph, policy, self._lowering)
+        low = LanguageModel(
             made.module,
             arch.family,
             embedding_nodes=self.layout.embeddings,
             checkpointing=self.checkpointing,
             lowering=made,
         )
+        low._graph = self.graph  # the same, and large
+        return low
 
     @property
     def lowered(self) -> Lowered | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +12,16 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.metrics import Metric
 from graphprune.model import Ablation, MaskedModel, Reference
+from graphprune.precision import Precision, PrecisionPolicy
 from graphprune.task import Task
 
 from .trials import Trials
 
-__all__ = ["Judge", "Referee"]
+__all__ = ["Judge", "MakeTrials", "RaisingJudge", "Recheck", "Referee"]
 
-MakeTrials = Callable[[Batch, Tensor, Reference], Trials]
+log = logging.getLogger(__name__)
+
+MakeTrials = Callable[[MaskedModel, Batch, Tensor, Reference], Trials]
 
 
 def total_loss(metric: Metric, outputs: Tensor, batch: Batch, full: Tensor) -> float:
@@ -52,15 +56,24 @@ class Judge:
         batch_size: int | None,
         make: MakeTrials,
     ) -> None:
-        self.metric, self.count, self._make = metric, len(task), make
-        self._parts = _parts(model, task, ablation, batch_size)
+        self.task, self.metric, self.count = task, metric, len(task)
+        self._ablation, self._size, self._make = ablation, batch_size, make
         self._trials: list[Trials] = []
+        self._use(model)
+
+    def _use(self, model: MaskedModel) -> None:
+        self._model = model
+        self._parts = _parts(model, self.task, self._ablation, self._size)
 
     def start(self, kept: Tensor) -> None:
         """Takes ``kept [E]`` bool as the circuit."""
         self._trials = []  # the old ones must not stand beside the new ones
         for part in self._parts:
-            self._trials.append(self._make(part.batch, kept, part.reference))
+            self._trials.append(self._make(self._model, part.batch, kept, part.reference))
+
+    def attend(self, node: int) -> bool:
+        """Told before edges into ``node`` are tried; whether the circuit's loss is another now."""
+        return False
 
     @property
     def kept(self) -> Tensor:
@@ -107,6 +120,87 @@ class Judge:
         """Cuts edges into nodes that lead nowhere."""
         for trials in self._trials:
             trials.drop(edges)
+
+
+@dataclass(eq=False)
+class Recheck:
+    """A referee for decisions near a threshold: within ``band``, or a ``factor`` of it.
+
+    ``count``: decisions made so far.
+    """
+
+    referee: Referee
+    band: float
+    factor: float = 1.0
+    count: int = 0
+
+    def concerns(self, value: float, tau: float) -> bool:
+        """Whether ``value`` is too near ``tau`` to be trusted."""
+        ends = tau / self.factor, tau * self.factor
+        return abs(value - tau) <= self.band or min(ends) <= value <= max(ends)
+
+    def gap(self, kept: Tensor, edge: int, seen: float) -> float:
+        """The rise of the loss when ``edge`` is cut; widens the band if ``seen`` was far off."""
+        less = kept.clone()
+        less[edge] = False
+        exact = self.referee.loss(kept), self.referee.loss(less)
+        self.count += 1
+        gap = exact[1] - exact[0]
+        if abs(gap - seen) > 0.5 * self.band:
+            self.band = 4.0 * abs(gap - seen)
+            log.info("noise %.2g at edge %d: band now %.2g", gap - seen, edge, self.band)
+        return gap
+
+
+class RaisingJudge(Judge):
+    """A judge in low precision that raises the component whose edges are being tried.
+
+    Args:
+        policy: the precisions otherwise.
+        raised: kinds of nodes that are raised to float32 while edges into them are tried, each
+            with the nodes of these kinds that it is wired to. Losses, the outputs they compare
+            with among them, are those of the model so raised.
+        others: as a :class:`Judge` takes them; ``model`` is in low precision.
+    """
+
+    def __init__(
+        self,
+        model: MaskedModel,
+        task: Task,
+        metric: Metric,
+        ablation: Ablation,
+        batch_size: int | None,
+        make: MakeTrials,
+        *,
+        policy: PrecisionPolicy,
+        raised: Sequence[str],
+    ) -> None:
+        super().__init__(model, task, metric, ablation, batch_size, make)
+        self._policy, self._now = policy, frozenset[str]()
+        nodes = model.graph.nodes
+        self._raised = {i: {n.name} for i, n in enumerate(nodes) if n.kind in raised}
+        for pair in model.graph.fixed_edge_index.T.tolist():
+            for one, other in (pair, pair[::-1]):
+                if one in self._raised and other in self._raised:
+                    self._raised[one].add(nodes[other].name)
+
+    @property
+    def spans(self) -> bool:
+        """No: another reader may mean another model."""
+        return False
+
+    def attend(self, node: int) -> bool:
+        """Raises what belongs to ``node``, and nothing else."""
+        wanted = frozenset(self._raised.get(node, ()))
+        if wanted == self._now:
+            return False
+        kept = self.kept.clone()
+        self._trials = []
+        names: dict[str, Precision] = dict.fromkeys(sorted(wanted), "fp32")
+        self._use(self._model.at_precision(self._policy.with_nodes(names)))
+        self._now = wanted
+        self.start(kept)
+        return True
 
 
 class Referee:

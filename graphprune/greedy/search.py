@@ -27,7 +27,7 @@ from graphprune.optimise.checkpoint import Checkpoint, RunDirectory
 from graphprune.optimise.loop import interruptible
 from graphprune.progress import bar
 
-from .judge import Judge, Referee
+from .judge import Judge, Recheck
 from .order import readers
 
 __all__ = ["Branch", "Limits", "Search"]
@@ -70,7 +70,7 @@ class Search:
 
     Args:
         judge: gives losses quickly.
-        referee: decides within ``band`` of a threshold; ``None``: nobody does.
+        rechecks: who decides near a threshold, the widest band first.
         speculative: whether calls try several edges; ``False`` is the plain loop.
         absolute: whether a change of the loss counts whatever its sign.
         drop_dead: whether edges into nodes that lead nowhere are cut untried.
@@ -79,8 +79,7 @@ class Search:
     graph: ComputationalGraph
     order: Tensor
     judge: Judge
-    referee: Referee | None
-    band: float
+    rechecks: Sequence[Recheck]
     taus: Sequence[float]
     speculative: bool = True
     absolute: bool = False
@@ -97,12 +96,12 @@ class Search:
             torch.full((edges,), float("nan"), dtype=torch.float64),
         )
         self.open, self.done = [fresh], list[Branch]()
-        self.evaluations, self.rechecks, self.seconds = 0, 0, 0.0
+        self.evaluations, self.seconds = 0, 0.0
         self.stopped = ""
         self._stay = 0.1  # share of edges that stayed, of late
         self._loss = math.nan
         self._evaluated, self._spent = 0, 0.0  # when this call began, and since
-        self._targets = self.graph.edge_index[1][self.order].tolist()
+        self._target = self.graph.edge_index[1].tolist()
         reader = readers(self.graph)[self.order]
         turns = torch.nonzero(reader[1:] != reader[:-1])[:, 0] + 1
         self._first = torch.zeros(edges, dtype=torch.bool)
@@ -173,7 +172,7 @@ class Search:
         if not tried:
             self._pass(branch, window)
             return
-        if math.isnan(self._loss):
+        if self.judge.attend(self._target[tried[0]]) or math.isnan(self._loss):
             self._loss = self.judge.loss()
             self.evaluations += 1
         losses = self.judge.without(torch.tensor(tried), together=together)
@@ -204,7 +203,7 @@ class Search:
             begins = bool(self._first[at])
             if begins and tried and not (together and self.judge.spans):
                 break
-            if begins and self.drop_dead and self._dead(self._targets[at], kept):
+            if begins and self.drop_dead and self._dead(self._target[int(self.order[at])], kept):
                 edges = self.order[at:end]
                 window += [(edge, False) for edge in edges.tolist()]
                 kept[edges] = False
@@ -281,19 +280,13 @@ class Search:
             self.judge.drop(torch.tensor(rest))
 
     def _gap(self, branch: Branch, edge: int, gap: float) -> float:
-        """The rise of the loss, from the referee where a threshold is within the noise."""
-        value = abs(gap) if self.absolute else gap
-        if self.referee is None or all(abs(value - tau) > self.band for tau in branch.taus):
-            return gap
-        self.rechecks += 1
-        with_it = self.referee.loss(branch.kept)
-        less = branch.kept.clone()
-        less[edge] = False
-        exact = self.referee.loss(less) - with_it
-        if abs(exact - gap) > 0.5 * self.band:
-            self.band = 4.0 * abs(exact - gap)
-            log.info("noise %.2g at edge %d: band now %.2g", exact - gap, edge, self.band)
-        return exact
+        """The rise of the loss, from a referee where a threshold is within the noise."""
+        for recheck in self.rechecks:
+            value = abs(gap) if self.absolute else gap
+            if not any(recheck.concerns(value, tau) for tau in branch.taus):
+                break
+            gap = recheck.gap(branch.kept, edge, gap)
+        return gap
 
     def _split(self, branch: Branch, edge: int, stays: list[float]) -> None:
         """Thresholds that keep an edge go on by themselves, later."""
@@ -317,9 +310,8 @@ class Search:
         notes = {
             "branches": rows,
             "evaluations": self.evaluations,
-            "rechecks": self.rechecks,
             "seconds": self.seconds,
-            "band": self.band,
+            "rechecks": [[check.count, check.band] for check in self.rechecks],
         }
         self.folder.save(Checkpoint(sum(b.at for b in (*self.open, *self.done)), tensors, notes))
 
@@ -337,7 +329,7 @@ class Search:
             )
             (self.open if row["state"] == "open" else self.done).append(branch)
         self.evaluations = int(found.notes["evaluations"])
-        self.rechecks = int(found.notes["rechecks"])
         self.seconds = float(found.notes["seconds"])
-        self.band = float(found.notes["band"])
+        for check, (count, band) in zip(self.rechecks, found.notes["rechecks"], strict=True):
+            check.count, check.band = int(count), float(band)
         log.info("resumed with %d branches", len(self.open))

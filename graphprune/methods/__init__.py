@@ -7,6 +7,7 @@ from .flow import InformationFlow, Random
 from .gradient import EAP, EAPIG, NAP, NAPIG, CleanCorrupted, RelP, integration_points
 from .matryoshka import MatryoshkaPruning
 from .optimiser import MaskOptimiser
+from .pahq import PAHQ, RTNQ
 from .patching import ExactPatching, IntegratedMaskGradient
 from .probing import SubnetworkProbing
 from .ugs import UGS
@@ -17,6 +18,8 @@ __all__ = [
     "EAPIG",
     "NAP",
     "NAPIG",
+    "PAHQ",
+    "RTNQ",
     "UGS",
     "CleanCorrupted",
     "Descent",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,16 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
-from graphprune.greedy.judge import Judge, Referee
+from graphprune.greedy.judge import Judge, MakeTrials, Recheck, Referee
 from graphprune.greedy.order import EdgeOrder, edge_order
 from graphprune.greedy.search import Branch, Limits, Search
-from graphprune.greedy.trials import FullTrials, Trials
+from graphprune.greedy.trials import FullTrials
 from graphprune.mask import EdgeMask
 from graphprune.metrics import Metric, as_metric
-from graphprune.model import MaskedModel, Reference
+from graphprune.model import MaskedModel
 from graphprune.optimise.checkpoint import RunDirectory, identity
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
@@ -192,8 +191,8 @@ class ACDC(Pruner):
     def _descent(self, model: MaskedModel, search: Search, branch: Branch, tau: float) -> Descent:
         notes = {
             "evaluations": search.evaluations,
-            "rechecks": search.rechecks,
-            "noise": search.band,
+            "rechecks": sum(check.count for check in search.rechecks),
+            "noise": max((check.band for check in search.rechecks), default=0.0),
             "seconds": search.seconds,
         }
         return Descent(
@@ -210,18 +209,15 @@ class ACDC(Pruner):
     def _search(self, model: MaskedModel, task: Task, taus: list[float]) -> Search:
         order = self.edge_order(model.graph)
         metric = task.metric if self.metric == "task" else as_metric(self.metric)
-        ablation = resolve_ablation(model, task, self.ablation)
-        judge = Judge(model, task, metric, ablation, self.batch_size, self._trials(model, order))
-        referee = self._referee(model, task, metric)
         folder = None
         if self.run_dir is not None:
             folder = RunDirectory(self.run_dir, identity(model, task, self._settings(taus)))
+        judge = self._judge(model, task, metric, order)
         return Search(
             graph=model.graph,
             order=order,
             judge=judge,
-            referee=referee,
-            band=0.0 if referee is None else self._noise(model.graph, judge, referee, order),
+            rechecks=self._rechecks(model, task, metric, judge, order),
             taus=taus,
             speculative=self.exact == "speculative",
             absolute=self.absolute,
@@ -231,43 +227,36 @@ class ACDC(Pruner):
             label=type(self).__name__,
         )
 
-    def _trials(self, model: MaskedModel, order: Tensor) -> Any:
-        """Makes the trials of a batch: ``(batch, kept, reference) -> Trials``."""
+    def _judge(self, model: MaskedModel, task: Task, metric: Metric, order: Tensor) -> Judge:
+        """What decides where no threshold is near."""
+        ablation = resolve_ablation(model, task, self.ablation)
+        return Judge(model, task, metric, ablation, self.batch_size, self._trials(order))
 
-        def plain(batch: Batch, kept: Tensor, reference: Reference) -> Trials:
-            return FullTrials(model, batch, kept, reference)
+    def _trials(self, order: Tensor) -> MakeTrials:
+        if self.exact == "sequential":
+            return FullTrials
+        return lambda model, batch, kept, reference: model.trials(batch, kept, reference, order)
 
-        def quick(batch: Batch, kept: Tensor, reference: Reference) -> Trials:
-            return model.trials(batch, kept, reference, order)
-
-        return quick if self.exact == "speculative" else plain
-
-    def _referee(self, model: MaskedModel, task: Task, metric: Metric) -> Referee | None:
+    def _rechecks(
+        self, model: MaskedModel, task: Task, metric: Metric, judge: Judge, order: Tensor
+    ) -> list[Recheck]:
+        """Who decides near a threshold, the widest band first."""
         if self.recheck == "off":
-            return None
-        judge = (model.widened() if self.recheck == "float64" else None) or model
+            return []
+        referee = self._referee(model, task, metric, wide=self.recheck == "float64")
+
+        @torch.no_grad()
+        def quick(kept: Tensor) -> float:
+            judge.start(kept)
+            return judge.loss()
+
+        return [Recheck(referee, noise(quick, referee.loss, model.graph, order))]
+
+    def _referee(self, model: MaskedModel, task: Task, metric: Metric, *, wide: bool) -> Referee:
+        """Whole runs, of a float64 copy if ``wide`` and there is one."""
+        judge = (model.widened() if wide else None) or model
         ablation = resolve_ablation(judge, task, self.ablation)
         return Referee(judge, task, metric, ablation, self.batch_size)
-
-    def _noise(
-        self, graph: ComputationalGraph, judge: Judge, referee: Referee, order: Tensor
-    ) -> float:
-        """How far losses may stray: some multiple of what a few circuits' losses stray.
-
-        The circuits are what a descent passes: its first share of edges cut, but for a few.
-        """
-        generator = torch.Generator().manual_seed(0)
-        worst, size = 0.0, 1.0
-        for share in (0.05, 0.4, 0.8):
-            kept = torch.ones(graph.num_edges, dtype=torch.bool)
-            cut = order[: max(1, int(share * graph.num_edges))]
-            kept[cut] = torch.rand(len(cut), generator=generator) < 0.2
-            judge.start(kept)
-            with torch.no_grad():
-                loss = judge.loss()
-            exact = referee.loss(kept)
-            worst, size = max(worst, abs(loss - exact)), max(size, abs(exact))
-        return max(8.0 * worst, 64.0 * float(np.finfo(np.float64).eps) * size)
 
     def _settings(self, taus: list[float]) -> dict[str, Any]:
         # What changes the time alone may differ when a run goes on.
@@ -277,6 +266,30 @@ class ACDC(Pruner):
             found["order"] = self.order.values.tolist()
         kept = {k: v for k, v in found.items() if k not in free}
         return {"method": type(self).__name__, "taus": taus} | kept
+
+
+def noise(
+    quick: Callable[[Tensor], float],
+    exact: Callable[[Tensor], float],
+    graph: ComputationalGraph,
+    order: Tensor,
+) -> float:
+    """How far losses may stray: some multiple of what a few circuits' losses stray."""
+    worst, size = 0.0, 1.0
+    for _, kept in passed_circuits(graph, order):
+        true = exact(kept)
+        worst, size = max(worst, abs(quick(kept) - true)), max(size, abs(true))
+    return max(8.0 * worst, 64.0 * float(np.finfo(np.float64).eps) * size)
+
+
+def passed_circuits(graph: ComputationalGraph, order: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Circuits ``[E]`` bool as a descent passes them, so many edges decided, most of them cut."""
+    generator = torch.Generator().manual_seed(0)
+    for share in (0.05, 0.4, 0.8):
+        kept = torch.ones(graph.num_edges, dtype=torch.bool)
+        cut = order[: max(1, int(share * graph.num_edges))]
+        kept[cut] = torch.rand(len(cut), generator=generator) < 0.2
+        yield len(cut), kept
 
 
 def _numbers(order: object) -> tuple[int, ...]:

@@ -4,13 +4,16 @@ import networkx as nx
 import torch
 
 
-def brute_force(losses, graph, order, tau, *, absolute=False, drop_dead=True):
-    """The kept edges ``[E]`` bool; ``losses(mask [E]) -> float``."""
+def brute_force(losses, graph, order, tau, *, absolute=False, drop_dead=True, at=None):
+    """The kept edges ``[E]`` bool; ``losses(mask [E]) -> float``.
+
+    ``at(edge)`` gives the losses that edges of the same reader are tried with.
+    """
     kept = torch.ones(graph.num_edges)
     pairs = graph.edge_index.T.tolist()
     targets = graph.edge_index[1].tolist()
     groups = {n: group for group in graph.groups for n in group}
-    current = losses(kept)
+    current = None
     seen = None
     for edge in order.tolist():
         port = graph.edge_kinds[int(graph.edge_kind[edge])]
@@ -32,6 +35,10 @@ def brute_force(losses, graph, order, tau, *, absolute=False, drop_dead=True):
         if dead:
             kept[edge] = 0.0
             continue
+        if at is not None and at(edge) is not losses:
+            losses, current = at(edge), None
+        if current is None:
+            current = losses(kept)
         trial = kept.clone()
         trial[edge] = 0.0
         new = losses(trial)
