@@ -1,10 +1,14 @@
-"""What low precision does to the answers of four methods: one table, methods by policies.
+"""What low precision does to what methods find: a table of methods by policies, and one of ACDC.
 
 Every method is given the same model at a policy's precision, and what it finds is compared with
 what it finds in float32: rank correlation of the scores, overlap of the best edges, AUROC for
 float32's circuit, and how well the circuit serves the float32 model on other prompts. For edge
 pruning a second float32 run with another seed shows what chance alone changes. Seconds are given
 where all low-precision products ran on the device's own kernels: emulation shows no time.
+
+The second table is ACDC's: how many of its decisions at the published thresholds are others in low
+precision, with the investigated head in float32 (PAHQ) or not, alone or rechecked. AUROC asks how
+well the circuits of a sweep rank the edges of float32's circuit.
 
 By default a three-layer GPT-2 learns the indirect-object task first (about a minute).
 
@@ -18,6 +22,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import torch
 from scipy.stats import spearmanr
 from small_models import random_gpt2, small_tokenizer, train
 
@@ -26,9 +31,21 @@ from graphprune.precision import PAHQ_POLICY, rtn
 
 TEMPLATES = [0, 1, 15, 16]
 CIRCUIT = 0.1  # of all edges
+TAUS = [1e-3, 5e-3, 1e-2]  # the published ones
+SWEEP = [1e-4, 2e-4, 5e-4, *TAUS, 2e-3, 2e-2, 5e-2, 0.1]
+BF16 = gp.PrecisionPolicy({"head": "bf16", "mlp": "bf16"})
+DESCENTS = {
+    "ACDC": gp.ACDC(),
+    "bf16 everywhere": gp.PAHQ(policy=BF16, raised=()),
+    "PAHQ": gp.PAHQ(),
+    "RTN-Q, 8 bits": gp.RTNQ(),
+    "RTN-Q, 4 bits": gp.RTNQ(bits=4),
+    "PAHQ, rechecked": gp.PAHQ(recheck="float64"),
+    "RTN-Q, 8 bits, rechecked": gp.RTNQ(recheck="float64"),
+}
 POLICIES = {
     "fp32": gp.PrecisionPolicy(),
-    "bf16": gp.PrecisionPolicy({"head": "bf16", "mlp": "bf16"}),
+    "bf16": BF16,
     "int8 MLPs": gp.PrecisionPolicy({"mlp": "int8"}),
     "PAHQ (fp8, bf16)": PAHQ_POLICY,
     "fp8": gp.PrecisionPolicy({"head": "fp8", "mlp": "fp8"}),
@@ -42,6 +59,37 @@ def positive(method: gp.Scorer, scores: gp.EdgeScores) -> gp.EdgeScores:
     values = scores.values
     gates = isinstance(method, gp.EdgePruning)
     return gp.EdgeScores(scores.graph, values - values.min() if gates else values.abs())
+
+
+def descents(model: gp.MaskedModel, task: gp.Task) -> pd.DataFrame:
+    """A row for each way to run ACDC and each published threshold."""
+    rows = []
+    truth: dict[float, gp.Descent] = {}
+    edges = model.graph.num_edges
+    for label, method in DESCENTS.items():
+        start = time.perf_counter()
+        found = method.sweep(model, task, SWEEP)
+        seconds = time.perf_counter() - start
+        truth = truth or found
+        lasts = torch.stack([tau * found[tau].mask.values for tau in SWEEP]).amax(0)
+        scores = gp.EdgeScores(model.graph, lasts)
+        for tau in TAUS:
+            circuit, wanted = found[tau].mask, truth[tau].mask
+            changed = int((circuit.values != wanted.values).sum())
+            rows.append(
+                {
+                    "descent": label,
+                    "tau": tau,
+                    "kept": circuit.num_kept,
+                    "changed": changed,
+                    "changed_%": 100 * changed / edges,
+                    "auroc": gp.auroc(scores, wanted) if 0 < wanted.num_kept < edges else None,
+                    "sweep_runs": found[tau].notes["evaluations"],
+                    "sweep_rechecks": found[tau].notes["rechecks"],
+                    "sweep_seconds": seconds,
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def main() -> None:
@@ -103,7 +151,11 @@ def main() -> None:
     print(table.round(3).to_string(index=False, na_rep="-"))
     args.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.out / "precision.csv", index=False)
-    print(f"written to {args.out}: precision.csv")
+    decisions = descents(model, find)
+    print(f"ACDC's decisions, {len(SWEEP)} thresholds a sweep; emulated precisions show no time")
+    print(decisions.round(3).to_string(index=False, na_rep="-"))
+    decisions.to_csv(args.out / "decisions.csv", index=False)
+    print(f"written to {args.out}: precision.csv, decisions.csv")
 
 
 if __name__ == "__main__":
