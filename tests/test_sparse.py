@@ -42,6 +42,29 @@ def test_outputs_are_the_masked_runs(float64, family, kind):
         torch.testing.assert_close(model.run(batch, mask, reference), want, rtol=0, atol=1e-9)
 
 
+def test_what_attention_never_reads_is_computed_at_answers_alone():
+    """The same MLP, with and without a way into a later layer's attention."""
+    model, batch = system("gpt2")
+    reference = model.reference(batch)
+    seen = []
+    hook = model.module.transformer.h[0].mlp.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0][..., 0].numel())
+    )
+    names = list(model.graph.edge_names)
+    try:
+        for kept in (["input->m0", "m0->logits"], ["m0->a1.h0<v>", "a1.h0->logits"]):
+            mask = torch.zeros(len(names), dtype=torch.float64)
+            mask[[names.index(name) for name in {"input->m0", *kept}]] = 1.0
+            want = model.run(batch, mask, reference, sparse=False)
+            seen.clear()
+            found = model.run(batch, mask, reference, sparse=True)
+            torch.testing.assert_close(found, want, rtol=0, atol=1e-9)
+            length = batch.clean["input_ids"].shape[1] - 1  # the first token is shared
+            assert seen == [batch.size * (1 if "m0->logits" in kept else length)]
+    finally:
+        hook.remove()
+
+
 # Where Hugging Face's norms and rotary tables are float32 whatever the dtype, plain autograd leaves
 # the mode that widens them; these two families have neither.
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neo"])

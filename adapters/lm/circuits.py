@@ -32,7 +32,9 @@ def _plan(layout: Layout, reference: LMReference, mask: Tensor) -> Plan:
 def _share(layout: Layout, reference: LMReference, plan: Plan) -> float:
     block = reference.arch.blocks[0]
     mlp = sum(p.numel() for p in block.mlp.parameters())
-    return computed_share(layout, plan, block.head_dim * reference.arch.width, mlp)
+    batch, length, _ = reference.glue.entry.shape
+    asked = reference.inputs.answers.unique().numel() / (batch * (length - reference.start))
+    return computed_share(layout, plan, block.head_dim * reference.arch.width, mlp, asked)
 
 
 def circuit_run(

@@ -17,18 +17,24 @@ class Plan:
     """What a masked pass computes.
 
     ``computed [W]`` bool: writers whose Delta is kept. ``rows``: for each layer, the attention
-    readers to read for themselves (the rest take the ablated input). ``dense``: everything.
+    readers to read for themselves (the rest take the ablated input). ``narrow [W]`` bool: writers
+    other than embeddings that matter at the tokens alone that answers are read at, since no kept
+    way leads from them into attention. ``dense``: everything.
     """
 
     computed: Tensor
     rows: list[Tensor]
+    narrow: Tensor
     dense: bool
 
 
-def computed_share(layout: Layout, plan: Plan, head: float, mlp: float) -> float:
+def computed_share(
+    layout: Layout, plan: Plan, head: float, mlp: float, asked: float = 1.0
+) -> float:
     """The part of all layers' multiplications that a plan asks for, embeddings and output aside.
 
-    ``head`` is the cost of one projection to or from a head's width, ``mlp`` that of an MLP.
+    ``head`` is the cost of one projection to or from a head's width, ``mlp`` that of an MLP,
+    ``asked`` the part of all tokens that answers are read at.
     """
     rows = layout.heads + 2 * layout.kv_heads
     whole = layout.layers * (head * (rows + layout.heads) + mlp)
@@ -36,14 +42,16 @@ def computed_share(layout: Layout, plan: Plan, head: float, mlp: float) -> float
     for layer in range(layout.layers):
         first = layout.head(layer)
         spent += head * int(plan.computed[first : first + layout.heads].sum())
-        spent += mlp * bool(plan.computed[first + layout.heads])
+        if plan.computed[first + layout.heads]:
+            spent += mlp * (asked if plan.narrow[first + layout.heads] else 1.0)
     return spent / whole
 
 
 def dense_plan(layout: Layout) -> Plan:
     """Every writer and every reader: what gradients with respect to the mask need."""
     every = torch.arange(layout.heads + 2 * layout.kv_heads)
-    return Plan(torch.ones(layout.writers, dtype=torch.bool), [every] * layout.layers, True)
+    narrow = torch.arange(layout.writers) >= layout.head(layout.layers - 1)
+    return Plan(torch.ones(layout.writers, dtype=torch.bool), [every] * layout.layers, narrow, True)
 
 
 def sparse_plan(
@@ -87,15 +95,20 @@ def sparse_plan(
 
     needed = torch.zeros(layout.writers, dtype=torch.bool)
     needed |= block(final)[0]
+    wide = torch.zeros(layout.writers, dtype=torch.bool)
+    wide[: layout.embeddings] = True
     rows = []
     for layer in reversed(range(layout.layers)):
         first = layout.head(layer)
         if needed[first + heads] and varying[first + heads]:
-            needed[: mlp[layer].prefix] |= block(mlp[layer])[0]
+            read = block(mlp[layer])[0]
+            needed[: mlp[layer].prefix] |= read
+            wide[: mlp[layer].prefix] |= read & wide[first + heads]
         wanted = rows_for(needed[first : first + heads] & varying[first : first + heads])
         edges = block(attention[layer])
         prefix = attention[layer].prefix
         needed[:prefix] |= edges[wanted].any(0)
+        wide[:prefix] |= edges[wanted].any(0)
         rows.append(wanted)
     rows.reverse()
     computed = needed & varying
@@ -104,4 +117,4 @@ def sparse_plan(
         prefix = attention[layer].prefix
         reads = (block(attention[layer]) & computed[:prefix]).any(1)
         active.append(torch.nonzero(wanted & reads)[:, 0])
-    return Plan(computed, active, False)
+    return Plan(computed, active, ~wide, False)

@@ -102,10 +102,6 @@ class Base:
         some: Tensor = x[self.tokens.asked]
         return some
 
-    def at(self, layer: int) -> Tensor | None:
-        """Numbers of the tokens at which the layer's messages are wanted; ``None``: all."""
-        return self.tokens.asked if layer == self.layout.layers - 1 else None
-
     def standing(self, layer: int, rows: Tensor, heads: Tensor) -> Tensor:
         """``[B, T, rows, dh]``: what ``heads`` need of the ablated run when ``rows`` are computed.
 
@@ -140,52 +136,60 @@ class Base:
 
 
 class Sent:
-    """Deltas of computed writers, ``[S, n, D]`` in writer order; the last layer's ``[S', A, D]``.
+    """Deltas of computed writers: of wide ones ``[s, n, D]``, of narrow ones ``[s, A, D]``.
 
-    ``slots [W]`` says where a writer stands (-1: not computed).
+    ``slots [W]`` says where a writer stands among its kind (-1: not computed).
     """
 
-    def __init__(self, layout: Layout, computed: Tensor, keeps_graph: bool) -> None:
-        self.layout, self.graph = layout, keeps_graph
-        self.slots = torch.where(computed, torch.cumsum(computed, 0) - 1, -1)
-        last = layout.head(layout.layers - 1)
-        self.main, self.tail = int(computed[:last].sum()), int(computed[last:].sum())
-        self._parts: list[Tensor] = []
+    def __init__(self, plan: Plan, keeps_graph: bool) -> None:
+        self.narrow, self.graph = plan.narrow, keeps_graph
+        self.slots = torch.full((len(plan.computed),), -1)
+        self._count = {}
+        for kind in (False, True):
+            mine = plan.computed & (plan.narrow == kind)
+            self._count[kind] = int(mine.sum())
+            self.slots[mine] = torch.arange(self._count[kind])
+        self._parts: dict[bool, list[Tensor]] = {False: [], True: []}
         self._buffers: dict[bool, Tensor] = {}
 
+    def order(self, writers: Tensor) -> Tensor:
+        """The writers as :meth:`of` gives them: wide ones first."""
+        narrow = self.narrow[writers]
+        return torch.cat([writers[~narrow], writers[narrow]])
+
     def send(self, writers: Tensor, change: Tensor) -> None:
-        """Keeps ``change [s, n, D]`` of ``writers [s]``, which stand one after another."""
+        """Keeps ``change`` of ``writers [s]``: of one kind, one after another."""
         if not len(writers):
             return
+        kind = bool(self.narrow[writers[0]])
         if self.graph:
-            self._parts.extend(change)
+            self._parts[kind].extend(change)
             return
-        tail = int(writers[0]) >= self.layout.head(self.layout.layers - 1)
-        if tail not in self._buffers:
-            count = self.tail if tail else self.main
-            self._buffers[tail] = change.new_empty(count, *change.shape[1:])
-        first = int(self.slots[writers[0]]) - (self.main if tail else 0)
-        self._buffers[tail][first : first + len(writers)] = change
+        if kind not in self._buffers:
+            self._buffers[kind] = change.new_empty(self._count[kind], *change.shape[1:])
+        first = int(self.slots[writers[0]])
+        self._buffers[kind][first : first + len(writers)] = change
 
     def of(self, writers: Tensor, asked: Tensor | None, copies: int) -> Tensor:
-        """``[s, n, D]`` of computed ``writers [s]``; at ``asked`` tokens alone if there are any."""
-        slots = self.slots[writers]
+        """``[s, n, D]`` of computed ``writers [s]``, wide ones first.
+
+        Only at ``asked`` tokens, if there are any: there narrow writers count too.
+        """
+        narrow = self.narrow[writers]
         parts = []
-        early = slots[slots < self.main]
-        if len(early):
-            x = self._pick(early, False)
+        if not bool(narrow.all()):
+            x = self._pick(self.slots[writers[~narrow]], False)
             if asked is not None:
                 x = x.unflatten(1, (copies, -1))[:, :, asked].flatten(1, 2)
             parts.append(x)
-        late = slots[slots >= self.main]
-        if len(late):
-            parts.append(self._pick(late, True))
+        if bool(narrow.any()):
+            parts.append(self._pick(self.slots[writers[narrow]], True))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _pick(self, slots: Tensor, tail: bool) -> Tensor:
+    def _pick(self, slots: Tensor, kind: bool) -> Tensor:
         if self.graph:
-            return torch.stack([self._parts[i] for i in slots.tolist()])
-        buffer, slots = self._buffers[tail], slots - (self.main if tail else 0)
+            return torch.stack([self._parts[kind][i] for i in slots.tolist()])
+        buffer = self._buffers[kind]
         if len(slots) == int(slots[-1]) - int(slots[0]) + 1:
             return buffer[int(slots[0]) : int(slots[-1]) + 1]
         return buffer[slots.to(buffer.device)]
@@ -215,7 +219,7 @@ class SparseRun:
         self.base, self.plan, self.mask, self.held = base, plan, mask, held
         self.fixed, self.copies, self.given = fixed, copies, given
         self.layout, self.arch = base.layout, base.arch
-        self.messages = Sent(self.layout, plan.computed, keeps_graph)
+        self.messages = Sent(plan, keeps_graph)
         self.projected: dict[int, tuple[Tensor, Tensor]] = {}
 
     # -------------------------------------------------------------- reading
@@ -223,7 +227,7 @@ class SparseRun:
     def _linked(self, mask: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
         """Computed writers that rows ``mask [R, prefix]`` read, and the mask's columns for them."""
         columns = self.plan.computed[:prefix] & (mask.detach() != 0).any(0).cpu()
-        writers = torch.nonzero(columns)[:, 0]
+        writers = self.messages.order(torch.nonzero(columns)[:, 0])
         return writers, mask[:, writers.to(mask.device)]
 
     def _read(self, fixed: Tensor, mask: Tensor, prefix: int, asked: Tensor | None) -> Tensor:
@@ -284,17 +288,22 @@ class SparseRun:
         qkv = self._qkv(block, heads)
         call = base.reference.calls(self.copies)[i]
         code = base.cores[i](qkv, heads.to(qkv.device), call)
-        tokens, at = base.tokens, base.at(i)
-        code = code[:, tokens.start :].reshape(self.copies, tokens.count, -1)
-        old = tokens.take(base.old.codes[i]).unflatten(-1, (block.heads, -1))[:, heads].flatten(1)
-        if at is not None:
-            code, old = code[:, at], old[at]
-        change = (code - old).flatten(0, 1).unflatten(-1, (len(heads), -1)).transpose(0, 1)
+        tokens, first = base.tokens, self.layout.head(i)
+        code = code[:, tokens.start :].reshape(self.copies, tokens.count, len(heads), -1)
+        old = tokens.take(base.old.codes[i]).unflatten(-1, (block.heads, -1))[:, heads]
+        change = code - old
         weight = sender(block, self.arch.centred)[heads.to(qkv.device)]
-        sent = torch.bmm(change, weight)
-        if base.old.heads is not None:
-            sent = sent - centre(base.old.heads[i][heads], self.arch.centred)[:, None]
-        self.messages.send(heads + self.layout.head(i), sent)
+        narrow = self.plan.narrow[heads + first]
+        for kind in (False, True):
+            some = torch.nonzero(narrow == kind)[:, 0]
+            if not len(some):
+                continue
+            mine = change if len(some) == len(heads) else change[:, :, some]
+            mine = mine[:, tokens.asked] if kind else mine
+            sent = torch.bmm(mine.flatten(0, 1).transpose(0, 1), weight[some])
+            if base.old.heads is not None:
+                sent = sent - centre(base.old.heads[i][heads[some]], self.arch.centred)[:, None]
+            self.messages.send(heads[some] + first, sent)
 
     def _qkv(self, block: Block, heads: Tensor) -> Tensor:
         """``[C * B, T, rows, dh]`` with what the heads need in place."""
@@ -329,7 +338,8 @@ class SparseRun:
 
     def _mlp(self, block: Block) -> None:
         base, i = self.base, block.index
-        asked = base.at(i)
+        writer = self.layout.head(i) + block.heads
+        asked = base.tokens.asked if self.plan.narrow[writer] else None
         given = self.given
         if given is not None and given.layer == i and given.row is None:
             x = given.x.flatten(0, 1)
@@ -345,8 +355,7 @@ class SparseRun:
         old = base.tokens.take(base.old.mlps[i])
         old = old if asked is None else old[asked]
         change = centre((y.view(self.copies, *old.shape) - old).flatten(0, 1), self.arch.centred)
-        writer = torch.tensor([self.layout.head(i) + block.heads])
-        self.messages.send(writer, change[None])
+        self.messages.send(torch.tensor([writer]), change[None])
 
 
 def project(block: Block, rows: Tensor, x: Tensor) -> Tensor:

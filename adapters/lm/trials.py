@@ -23,7 +23,10 @@ from .surgery import quiet
 __all__ = ["SuffixTrials"]
 
 _TOKENS = {"cpu": 2048, "other": 32768}  # side by side in one call
-_LAUNCH = {"cpu": 64, "other": 4096}  # tokens whose computation costs as much as a call's overhead
+# Tokens whose computation costs as much as a call's overhead; answers' tokens, where a call
+# computes no others and reading the unembedding is most of it.
+_LAUNCH = {"cpu": (64, 12), "other": (4096, 768)}
+_LOGITS = 2**25  # numbers that a call gives at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +59,11 @@ class SuffixTrials(Trials):
 
     def __init__(self, base: Base, kept: Tensor) -> None:
         self.base, self.layout, self.kept = base, base.layout, kept.clone()
-        device = base.reference.glue.entry.device
-        kind = "cpu" if device.type == "cpu" else "other"
-        count = base.tokens.count
-        self.most = max(1, _TOKENS[kind] // count)
-        self.overhead = _LAUNCH[kind] / count
-        self._device = device
+        self._device = base.reference.glue.entry.device
         self._turn: _Turn | None = None
         self._tried = torch.zeros(0, dtype=torch.int64)
         self._begin()
+        self._set_width(narrow=False)
 
     # ---------------------------------------------------------------- the circuit as it stands
 
@@ -82,6 +81,14 @@ class SuffixTrials(Trials):
         self.qkv = run.held
         for layer, (rows, new) in run.projected.items():
             self._put(layer, rows, new)
+
+    def _set_width(self, *, narrow: bool) -> None:
+        """How many rows pay: ``narrow`` where a call computes answers' tokens alone."""
+        kind, tokens = "cpu" if self._device.type == "cpu" else "other", self.base.tokens
+        count = len(tokens.asked) if narrow else tokens.count
+        each = len(tokens.where) * self._outputs.shape[-1]
+        self.most = max(1, min(_TOKENS[kind] // count, _LOGITS // each))
+        self.overhead = _LAUNCH[kind][narrow] / count
 
     def _mask(self) -> Tensor:
         return self.kept.to(self._device, self.base.reference.glue.entry.dtype)
@@ -147,16 +154,20 @@ class SuffixTrials(Trials):
         plan = sparse_plan(
             self.layout, self.kept[None].float(), quiescent=True, moved=self._moved(reader)
         )
-        asked = self._asked(reader)
+        asked = self._narrow(plan, reader)
         place = 2 * reader.layer + (reader.row is None and reader.layer < self.layout.layers)
         senders = mask[reader.edges]
         x = self._standing(senders[None], self.base.stream(place, asked)[None], asked)[0]
         self._turn = _Turn(reader, plan, self._fixed(plan, mask, reader), x)
+        self._set_width(narrow=asked and not bool((plan.computed & ~plan.narrow).any()))
         return self._turn
 
-    def _asked(self, reader: _Reader) -> bool:
+    def _narrow(self, plan: Plan, reader: _Reader) -> bool:
         """Whether the reader is wanted at the asked tokens alone."""
-        return reader.layer >= self.layout.layers - 1 and reader.row is None
+        layout = self.layout
+        if reader.layer == layout.layers:
+            return True
+        return reader.row is None and bool(plan.narrow[layout.head(reader.layer) + layout.heads])
 
     def _standing(self, mask: Tensor, stream: Tensor, asked: bool) -> Tensor:
         """``[R, n, D]``: what readers ``mask [R, prefix]`` read of the circuit as it stands."""
@@ -178,9 +189,9 @@ class SuffixTrials(Trials):
                 mine = mask[place.edges].view(place.rows, -1)[rows.to(mask.device)]
                 stream = base.stream(2 * layer)[None]
                 fixed.attention[layer] = self._standing(mine * still[: place.prefix], stream, False)
-            mlp = bool(plan.computed[layout.head(layer) + layout.heads])
-            if mlp and (layer, None) != reader.key:
-                place, asked = base.mlps[layer], layer == layout.layers - 1
+            writer = layout.head(layer) + layout.heads
+            if plan.computed[writer] and (layer, None) != reader.key:
+                place, asked = base.mlps[layer], bool(plan.narrow[writer])
                 mine = mask[None, place.edges] * still[: place.prefix]
                 stream = base.stream(2 * layer + 1, asked)[None]
                 fixed.mlps[layer] = self._standing(mine, stream, asked)[0]
@@ -197,7 +208,7 @@ class SuffixTrials(Trials):
     def without(self, edges: Tensor, *, together: bool) -> Tensor:
         """Rows side by side; the edges must have one reader."""
         turn = self._take_turn(int(edges[0]))
-        reader, asked = turn.reader, self._asked(turn.reader)
+        reader, asked = turn.reader, self._narrow(turn.plan, turn.reader)
         self._tried, self._together = edges, together
         senders = edges - reader.edges.start
         order = senders.argsort()
@@ -228,17 +239,23 @@ class SuffixTrials(Trials):
         assert run.given is not None
         turn.x = run.given.x[row].clone()
         self._outputs = self._rows[row].clone()
-        copies, last = run.copies, self.layout.head(self.layout.layers - 1)
+        last = self.layout.head(self.layout.layers - 1)
         writers = torch.nonzero(turn.plan.computed)[:, 0]
-        for part, target, offset in (
-            (writers[writers < last], self.main, 0),
-            (writers[writers >= last], self.tail, last),
-        ):
-            if len(part):
-                new = run.messages.of(part, None, copies).unflatten(1, (copies, -1))[:, row]
-                target[(part - offset).to(self._device)] = new
+        narrow, late = turn.plan.narrow[writers], writers >= last
+        for some in (writers[~narrow], writers[narrow & ~late], writers[late]):
+            if not len(some):
+                continue
+            new = run.messages.of(some, None, run.copies).unflatten(1, (run.copies, -1))[:, row]
+            if some[0] >= last:
+                self.tail[(some - last).to(self._device)] = new
+            elif turn.plan.narrow[some[0]]:
+                # What other tokens hold is out of date, and nothing will read it: cuts only
+                # take readers away.
+                self.main[some.to(self._device)[:, None], self.base.tokens.asked] = new
+            else:
+                self.main[some.to(self._device)] = new
         for layer, (rows, new) in run.projected.items():
-            self._put(layer, rows, new.unflatten(1, (copies, -1))[:, row])
+            self._put(layer, rows, new.unflatten(1, (run.copies, -1))[:, row])
 
     def drop(self, edges: Tensor) -> None:
         """Cuts edges into nodes that lead nowhere: nothing that is read changes."""
