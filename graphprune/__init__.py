@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphprune import precision, tasks
+    from graphprune import precision, study, tasks
     from graphprune.batch import Batch, Examples
     from graphprune.circuit import Circuit
     from graphprune.errors import (
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from graphprune.progress import quiet
     from graphprune.registry import make_method, method_names, supported, wrap
     from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
+    from graphprune.study import Study
     from graphprune.task import Task
 
 __version__ = "0.1.0"
@@ -118,6 +119,7 @@ __all__ = [
     "Reference",
     "RelP",
     "Scorer",
+    "Study",
     "SubnetworkProbing",
     "Task",
     "Throughput",
@@ -138,6 +140,7 @@ __all__ = [
     "removable_edges",
     "same_outputs",
     "stability",
+    "study",
     "supported",
     "tasks",
     "wrap",
@@ -233,10 +236,20 @@ _HOMES = {
         "NodeScores",
         "PositionalEdgeScores",
     ),
+    "graphprune.study": ("Study",),
     "graphprune.task": ("Task",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_PACKAGES = ("adapters", "spectral", "tasks", "methods", "evaluation", "export", "precision")
+_PACKAGES = (
+    "adapters",
+    "spectral",
+    "tasks",
+    "methods",
+    "evaluation",
+    "export",
+    "precision",
+    "study",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import trained
-from support.trained import Settings, accuracy, trained_ioi, trained_task, trained_tokenizer
 
 import graphprune as gp
+from graphprune.adapters.lm import trained
+from graphprune.adapters.lm.trained import (
+    Settings,
+    accuracy,
+    trained_ioi,
+    trained_task,
+    trained_tokenizer,
+)
 
 TINY = Settings(layers=1, heads=2, width=8, prompts=200, steps=3, batch=8, accuracy=0.0)
 

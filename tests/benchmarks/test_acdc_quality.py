@@ -13,9 +13,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from support.trained import trained_ioi, trained_task
 
 import graphprune as gp
+from graphprune.adapters.lm.trained import trained_ioi, trained_task
 
 TAUS = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
 SIZES = np.unique(np.geomspace(10, 1484, 25).astype(int)).tolist()

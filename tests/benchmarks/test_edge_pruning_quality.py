@@ -22,9 +22,9 @@ import time
 
 import numpy as np
 import pytest
-from support.trained import trained_ioi, trained_task
 
 import graphprune as gp
+from graphprune.adapters.lm.trained import trained_ioi, trained_task
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow, pytest.mark.timeout(7200)]
 

@@ -22,12 +22,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-import graphprune as gp
+from graphprune.batch import Batch
 from graphprune.fetch import cache_folder
-from graphprune.tasks.indirect_object import FRAMES
+from graphprune.task import Task
+from graphprune.tasks.indirect_object import FRAMES, ioi
 from graphprune.tasks.words import NAMES, OBJECTS, PLACES
 
-log = logging.getLogger("graphprune.tests")
+log = logging.getLogger(__name__)
+
+__all__ = ["Settings", "accuracy", "trained_ioi", "trained_task", "trained_tokenizer"]
 
 PEOPLE = NAMES[:12]
 HELD_OUT = 5  # one prompt in five is never trained on
@@ -66,16 +69,14 @@ def trained_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=raw)
 
 
-def trained_task(tokenizer: Any, n: int, seed: int, *, held_out: bool = True) -> gp.Task:
+def trained_task(tokenizer: Any, n: int, seed: int, *, held_out: bool = True) -> Task:
     """``n`` prompts of twelve people with the three names changed in the corrupted prompt.
 
     Whether a prompt is held out depends on its text alone, so that no two tasks of the two kinds
     share one, whatever their seeds. At most about 280,000 are held out, 1,100,000 are not.
     """
     share = 1 / HELD_OUT if held_out else 1 - 1 / HELD_OUT
-    drawn = gp.tasks.ioi(
-        tokenizer, n=int(n / share * 1.1) + 100, seed=seed, names=PEOPLE, corruption="abc"
-    )
+    drawn = ioi(tokenizer, n=int(n / share * 1.1) + 100, seed=seed, names=PEOPLE, corruption="abc")
     pairs: Any = drawn.examples
     wanted = (
         number
@@ -144,7 +145,7 @@ def _train(seed: int, settings: Settings, tokenizer: Any) -> tuple[Any, dict[str
     done, epoch = 0, 0
     while done < settings.steps:
         for batch in data.batches(settings.batch, shuffle=seed + epoch):
-            loss = cross_entropy(_logits(model, batch), batch.answer[:, 0])
+            loss = cross_entropy(_logits(model, batch), _answers(batch))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -160,17 +161,21 @@ def _train(seed: int, settings: Settings, tokenizer: Any) -> tuple[Any, dict[str
     return model, {"seed": seed, **asdict(settings), "held_out_accuracy": found}
 
 
-def _logits(model: Any, batch: gp.Batch) -> torch.Tensor:
+def _logits(model: Any, batch: Batch) -> torch.Tensor:
     hidden = model.transformer(**batch.clean).last_hidden_state
     logits: torch.Tensor = model.lm_head(hidden[torch.arange(batch.size), batch.positions])
     return logits
 
 
+def _answers(batch: Batch) -> torch.Tensor:
+    assert batch.answer is not None
+    return batch.answer[:, 0]
+
+
 @torch.no_grad()
-def accuracy(model: Any, task: gp.Task) -> float:
+def accuracy(model: Any, task: Task) -> float:
     """The share of prompts whose likeliest next token, of the whole vocabulary, is the answer."""
     hits = [
-        (_logits(model, batch).argmax(-1) == batch.answer[:, 0]).numpy()  # type: ignore[index]
-        for batch in task.batches(100)
+        (_logits(model, batch).argmax(-1) == _answers(batch)).numpy() for batch in task.batches(100)
     ]
     return float(np.concatenate(hits).mean())

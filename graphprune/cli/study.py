@@ -1,0 +1,73 @@
+"""``graphprune study``: a table of jobs from a YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphprune.cli.job import AsJson, Debug, Quiet, cells, job
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["study"]
+
+
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="What to compare.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A folder for results; by default the file's name without its suffix."),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes at once.")] = 1,
+    retry: Annotated[bool, typer.Option(help="Run jobs again that failed before.")] = True,
+    show: Annotated[
+        bool, typer.Option("--show", help="Only show what is finished; run nothing.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Compare methods on systems and tasks, over densities and seeds.
+
+    Jobs are independent: a stopped or killed study goes on where it was, a failing job stops no
+    other. Writes results.csv, results.parquet, summary.csv and report.html.
+    """
+    with job(quiet=quiet, as_json=as_json, debug=debug) as now:
+        from graphprune.study import Study
+
+        plan = Study.from_yaml(file)
+        place = file.with_suffix("") if out is None else out
+        now.note(f"{plan.name}: {len(plan.jobs())} jobs, results in {place}")
+        results = plan.results(place) if show else plan.run(place, jobs=jobs, retry=retry)
+        if show:
+            results.write(place)
+        overall = results.overall()
+        failures = [{**failed.label, "why": why} for failed, why in results.failures()]
+        for failure in failures:
+            now.warn("{system}/{task}/{method} seed {seed} failed: {why}".format(**failure))
+        document: dict[str, Any] = {
+            "name": plan.name,
+            "jobs": results.counts,
+            "failures": failures,
+            "out": str(place),
+            "overall": overall.to_dict("records"),
+            "summary": results.summary().to_dict("records"),
+        }
+
+        def table(console: Console) -> None:
+            names = ["tasks", "cpr", "cpr_clipped", "cmd", "log_area", "auroc", "seconds"]
+            names = [n for n in (*names, "rank_cpr", "rank_cmd") if n in overall]
+            rows = [
+                [str(row["method"]), *(f"{row[name]:.3g}" for name in names)]
+                for _, row in overall.iterrows()
+            ]
+            if rows:
+                cells(console, plan.name, ["method", *names], rows, numbers=True)
+            console.print(f"report: {place / 'report.html'}", markup=False)
+
+        now.result(document, table)
+        if failures:
+            raise typer.Exit(1)

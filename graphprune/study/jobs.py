@@ -1,0 +1,189 @@
+"""One job: a method on a case, judged. Plain values in, plain values out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphprune.errors import GraphPruneError, MissingExtraError, UnsupportedModelError
+from graphprune.evaluation.curve import faithfulness_curve
+from graphprune.evaluation.recovery import auroc
+from graphprune.evaluation.report import evaluate_all
+from graphprune.export.plain import plain
+from graphprune.methods.optimiser import MaskOptimiser
+from graphprune.model import MaskedModel
+from graphprune.progress import quiet
+from graphprune.scores import EdgeScores
+from graphprune.task import Task
+
+from .spec import StudyMethod, StudySystem
+from .systems import Case, make_case
+
+__all__ = ["Job", "run_job"]
+
+METRICS = ("kl", "faithfulness", "accuracy", "exact_match")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A method on one task of one system, at one seed, judged at all densities."""
+
+    system: StudySystem
+    task: str
+    method: StudyMethod
+    seed: int
+    train: int
+    test: int
+    densities: tuple[float, ...]
+
+    @property
+    def key(self) -> str:
+        """A hash of everything the answer depends on: names in tables do not."""
+        told = asdict(self)
+        told["system"].pop("tasks")
+        told["system"].pop("name")
+        for name in ("name", "systems"):
+            told["method"].pop(name)
+        text = json.dumps(plain(told), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> dict[str, Any]:
+        """What tables call it."""
+        return {
+            "system": self.system.name,
+            "task": self.task,
+            "method": self.method.name,
+            "seed": self.seed,
+        }
+
+
+def run_job(job: Job, threads: int | None = None) -> dict[str, Any]:
+    """The job's record: ``state`` is ``"done"``, ``"refused"`` or ``"failed"``; never raises.
+
+    A refusal is a method that does not serve the model, or a graph above ``max_edges``.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    started = time.perf_counter()
+    record: dict[str, Any] = {"key": job.key}
+    try:
+        with quiet():
+            record |= _answer(job)
+    except (UnsupportedModelError, MissingExtraError) as error:
+        record |= {"state": "refused", "why": str(error)}
+    except GraphPruneError as error:
+        record |= {"state": "failed", "why": str(error)}
+    except Exception as error:  # a job's fault must not end the others
+        why = f"{type(error).__name__}: {error}"
+        record |= {"state": "failed", "why": why, "traceback": traceback.format_exc()}
+    record["wall_seconds"] = time.perf_counter() - started
+    found: dict[str, Any] = plain(record)
+    return found
+
+
+def _answer(job: Job) -> dict[str, Any]:
+    system = job.system
+    options = json.dumps(plain(dict(system.options)), sort_keys=True)
+    case = _case(system.kind, job.task, job.train, job.test, job.seed, options)
+    edges = case.model.graph.num_edges
+    if job.method.max_edges is not None and edges > job.method.max_edges:
+        why = f"the graph has {edges} edges, more than the {job.method.max_edges} asked for"
+        return {"state": "refused", "why": why, "edges": edges}
+    with _peak() as memory:
+        wall, cpu = time.perf_counter(), time.process_time()
+        scores = _ranking(job, case.model, case.train)
+        spent = {
+            "seconds": time.perf_counter() - wall,
+            "cpu_seconds": time.process_time() - cpu,
+        }
+    return {"state": "done", "edges": edges, **spent, **memory, **judged(case, scores, job)}
+
+
+def judged(case: Case, scores: EdgeScores, job: Job) -> dict[str, Any]:
+    """Everything that is measured of a ranking on the test examples."""
+    curve = faithfulness_curve(case.model, case.test, scores)
+    masks = {
+        str(density): scores.top(density, by="abs").prune_dead_ends() for density in job.densities
+    }
+    reports = evaluate_all(case.model, case.test, masks) if masks else {}
+    rows = []
+    for density, report in reports.items():
+        values = report.to_dict()
+        row = {"density": float(density), "kept": int(values["n_edges"])}
+        row |= {name: values[name] for name in METRICS if isinstance(values.get(name), float)}
+        if case.measure is not None:
+            row |= dict(case.measure(masks[density]))
+        rows.append(row)
+    found: dict[str, Any] = {
+        **curve.summary(),
+        "curve": {"sizes": list(curve.sizes), "f": curve.f, "kept": curve.kept},
+        "rows": rows,
+    }
+    if case.truth is not None:
+        found["auroc"] = auroc(scores, case.truth)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _case(kind: str, task: str, train: int, test: int, seed: int, options: str) -> Case:
+    return make_case(kind, task, train=train, test=test, seed=seed, options=json.loads(options))
+
+
+def _ranking(job: Job, model: MaskedModel, task: Task) -> EdgeScores:
+    method = job.method.build(job.seed)
+    if not job.method.taus:
+        found: EdgeScores = method.score(model, task)
+        if isinstance(method, MaskOptimiser):  # gates: the lowest is the first to go, no sign
+            values = found.values - found.values.min()
+            return EdgeScores(found.graph, values, method=found.method)
+        return found
+    swept = method.sweep(model, task, job.method.taus)
+    stays = torch.stack([tau * descent.mask.values for tau, descent in swept.items()])
+    return EdgeScores(model.graph, stays.amax(0), method=job.method.name)
+
+
+@contextmanager
+def _peak() -> Iterator[dict[str, float]]:
+    """Fills ``mib``: the most that resident memory rises above its start (Linux; else nothing)."""
+    found: dict[str, float] = {}
+    before = _resident()
+    if before is None:
+        yield found
+        return
+    most, stop = [before], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            most[0] = max(most[0], _resident() or 0.0)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        watcher.join()
+        found["mib"] = max(most[0], _resident() or 0.0) - before
+
+
+def _resident() -> float | None:
+    """MiB of resident memory."""
+    import resource
+
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * resource.getpagesize() / 2**20

@@ -1,0 +1,132 @@
+"""A study's tables: a row for each job and density, and means over seeds with intervals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from graphprune.evaluation.report import bootstrap_interval
+from graphprune.export.files import atomic_path, write_text
+
+from .jobs import Job
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["StudyResults"]
+
+log = logging.getLogger(__name__)
+
+FIGURES = ("cpr", "cpr_clipped", "cmd", "log_area", "auroc", "seconds", "cpu_seconds", "mib")
+LOWER = ("cmd", "seconds", "cpu_seconds", "mib", "kl")
+"""Figures of which the lower is the better."""
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResults:
+    """Records of all jobs of a study, in the study's order.
+
+    ``records`` holds ``(job, record)``; a record's ``state`` is ``done``, ``refused`` (the method
+    does not serve the model, or the graph is too large), ``failed`` or ``open``.
+    """
+
+    name: str
+    records: Sequence[tuple[Job, dict[str, Any]]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Jobs by state."""
+        found: dict[str, int] = {}
+        for _, record in self.records:
+            found[record["state"]] = found.get(record["state"], 0) + 1
+        return found
+
+    def failures(self) -> list[tuple[Job, str]]:
+        """Failed jobs with the reason."""
+        return [(job, rec["why"]) for job, rec in self.records if rec["state"] == "failed"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each job and density: labels, state, figures of the job, those of the size."""
+        import pandas as pd
+
+        rows: list[dict[str, Any]] = []
+        for job, record in self.records:
+            base = {**job.label, "state": record["state"], "edges": record.get("edges")}
+            base |= {name: record.get(name) for name in FIGURES}
+            base["why"] = record.get("why", "")
+            rows += [{**base, **row} for row in record.get("rows") or [{"density": None}]]
+        return pd.DataFrame(rows)
+
+    def summary(self) -> pd.DataFrame:
+        """Means over seeds by system, task and method, with 95 % bootstrap intervals.
+
+        Columns ``figure``, ``figure_low`` and ``figure_high``; KL at a density is ``kl@0.01``.
+        ``rank_cpr`` and ``rank_cmd`` are places among the methods of the same task (1 is best).
+        """
+        import pandas as pd
+
+        groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        for job, record in self.records:
+            if record["state"] == "done":
+                key = (job.system.name, job.task, job.method.name)
+                groups.setdefault(key, []).append(_figures(record))
+        rows = []
+        for (system, task, method), found in groups.items():
+            row: dict[str, Any] = {"system": system, "task": task, "method": method}
+            row["seeds"] = len(found)
+            for name in dict.fromkeys(name for one in found for name in one):
+                values = torch.tensor([one[name] for one in found if name in one])
+                low, high = bootstrap_interval(values)
+                row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+            rows.append(row)
+        frame = pd.DataFrame(rows)
+        for name, ascending in (("cpr", False), ("cmd", True)):
+            if name in frame:
+                by = frame.groupby(["system", "task"])[name]
+                frame[f"rank_{name}"] = by.rank(ascending=ascending)
+        return frame
+
+    def overall(self) -> pd.DataFrame:
+        """By method: means over tasks of the figures, and mean ranks; best mean CMD rank first."""
+        frame = self.summary()
+        if not len(frame):
+            return frame
+        names = [n for n in (*FIGURES, "rank_cpr", "rank_cmd") if n in frame]
+        mean = frame.groupby("method")[names].mean()
+        mean.insert(0, "tasks", frame.groupby("method").size())
+        by = "rank_cmd" if "rank_cmd" in mean else names[0]
+        return mean.sort_values(by).reset_index()
+
+    def write(self, folder: str | Path) -> None:
+        """``results.csv`` and ``.parquet``, ``summary.csv`` and ``report.html``, each whole."""
+        from .page import study_page
+
+        place = Path(folder)
+        frame, summary = self.to_frame(), self.summary()
+        for name, table in (("results", frame), ("summary", summary)):
+            with atomic_path(place / f"{name}.csv") as path:
+                table.to_csv(path, index=False)
+        try:
+            with atomic_path(place / "results.parquet") as path:
+                frame.to_parquet(path, index=False)
+        except ImportError:
+            log.warning('results.parquet needs pyarrow: pip install "graphprune[parquet]"')
+        write_text(place / "report.html", study_page(self))
+
+
+def _figures(record: dict[str, Any]) -> dict[str, float]:
+    found = {name: float(record[name]) for name in FIGURES if _number(record.get(name))}
+    for row in record["rows"]:
+        for name in ("kl", "faithfulness", "accuracy"):
+            if _number(row.get(name)):
+                found[f"{name}@{row['density']:g}"] = float(row[name])
+    return found
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

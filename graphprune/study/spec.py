@@ -1,0 +1,133 @@
+"""What a study asks for, from YAML or Python, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graphprune.errors import InputError, MissingExtraError
+from graphprune.registry import make_method, method_class, method_names
+
+__all__ = ["StudyMethod", "StudySystem", "read_yaml"]
+
+
+@dataclass(frozen=True)
+class StudySystem:
+    """A system: its name in tables, its kind (an entry point), its tasks and the kind's options."""
+
+    name: str
+    kind: str
+    tasks: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudyMethod:
+    """A method: its name in tables, its registered name and settings.
+
+    Args:
+        name: in tables.
+        method: as in ``graphprune.method_names()``.
+        settings: the method's own. A mapping with ``method`` among them, or a list of such, is a
+            method itself: ``{"method": "parallel-ensemble", "scorers": [{"method": "eap"}]}``.
+        taus: thresholds of a method that has ``tau``: an edge is ranked by the largest at which it
+            stays.
+        max_edges: the method is left out on larger graphs.
+        systems: names of the systems it runs on; ``None``: all.
+    """
+
+    name: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    taus: tuple[float, ...] = ()
+    max_edges: int | None = None
+    systems: tuple[str, ...] | None = None
+
+    def build(self, seed: int) -> Any:
+        """The method, with ``seed`` where it has one; raises :class:`InputError`."""
+        return _built({"method": self.method, **self.settings}, seed)
+
+
+def _built(value: Any, seed: int) -> Any:
+    if isinstance(value, Mapping) and "method" in value:
+        settings = {k: _built(v, seed) for k, v in value.items() if k != "method"}
+        kind = method_class(str(value["method"]))
+        if "seed" in getattr(kind, "__dataclass_fields__", {}):
+            settings.setdefault("seed", seed)
+        return make_method(str(value["method"]), **settings)
+    if isinstance(value, list | tuple):
+        return [_built(item, seed) for item in value]
+    return value
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file's mapping, by ``yaml.safe_load``."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError('studies need PyYAML: pip install "graphprune[study]"') from error
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the study {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} must hold a mapping (name, systems, methods, ...)")
+    return found
+
+
+def systems_from(found: Any) -> tuple[StudySystem, ...]:
+    """Systems from ``{name: {kind: ..., tasks: [...], option: value}}``."""
+    rows = []
+    for name, row in _named(found, "systems").items():
+        entry = dict(row)
+        kind = entry.pop("kind", "language")
+        tasks = entry.pop("tasks", None)
+        if not isinstance(tasks, list) or not tasks:
+            raise InputError(f"system {name!r} needs tasks, a list of names, got {tasks!r}")
+        rows.append(StudySystem(name, str(kind), tuple(str(task) for task in tasks), entry))
+    return tuple(rows)
+
+
+def methods_from(found: Any, systems: Sequence[StudySystem]) -> tuple[StudyMethod, ...]:
+    """Methods from ``{name: {method: ..., setting: value}}``; each is built once to be checked."""
+    rows = []
+    names = {system.name for system in systems}
+    for name, row in _named(found, "methods").items():
+        entry = dict(row)
+        method = entry.pop("method", name)
+        if method not in method_names():
+            raise InputError(
+                f"method {name!r}: unknown {method!r}; known: {', '.join(method_names())}"
+            )
+        taus = entry.pop("taus", ())
+        limit = entry.pop("max_edges", None)
+        only = entry.pop("systems", None)
+        if only is not None and not set(only) <= names:
+            unknown = ", ".join(sorted(set(only) - names))
+            raise InputError(f"method {name!r} names systems that the study lacks: {unknown}")
+        made = StudyMethod(
+            name, method, entry, tuple(map(float, taus)), limit, None if only is None else (*only,)
+        )
+        built = made.build(0)
+        if taus and not hasattr(built, "sweep"):
+            raise InputError(f"method {name!r} has no thresholds; leave taus out")
+        if not taus and not hasattr(built, "score"):
+            raise InputError(f"method {name!r} gives no scores; name the taus to sweep")
+        rows.append(made)
+    return tuple(rows)
+
+
+def _named(found: Any, what: str) -> Mapping[str, Mapping[str, Any]]:
+    if not isinstance(found, Mapping) or not found:
+        raise InputError(f"a study needs {what}: a mapping from names to settings")
+    rows: dict[str, Mapping[str, Any]] = {}
+    for name, row in found.items():
+        row = {} if row is None else row
+        if not isinstance(row, Mapping):
+            raise InputError(f"{what}: {name!r} must be a mapping, got {row!r}")
+        rows[str(name)] = row
+    return rows

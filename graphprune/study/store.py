@@ -1,0 +1,56 @@
+"""A study's folder: one file for each finished job, written whole, and tables made from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from graphprune.errors import FormatError, InputError
+from graphprune.export.files import write_text
+
+__all__ = ["Store"]
+
+_FORMAT = {"format": "graphprune-job", "version": 1}
+
+
+class Store:
+    """Records of jobs by key under ``folder/jobs``.
+
+    Raises :class:`InputError` if the folder holds something else than a study.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"expected a folder for the study, but {self.folder} is a file")
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not self._jobs.is_dir():
+            raise InputError(
+                f"the folder {self.folder} is not empty and holds no study; nothing was touched, "
+                "name another"
+            )
+        self._jobs.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def _jobs(self) -> Path:
+        return self.folder / "jobs"
+
+    def load(self, key: str) -> dict[str, Any] | None:
+        """The record of a job, or ``None``; raises :class:`FormatError` if it is damaged."""
+        path = self._jobs / f"{key}.json"
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FormatError(f"{path}: no record of a job: {error}") from None
+        if not isinstance(found, dict) or found.get("format") != _FORMAT["format"]:
+            raise FormatError(f"{path}: expected the format {_FORMAT['format']!r}")
+        if found.get("version") != _FORMAT["version"]:
+            raise FormatError(f"{path}: version {found.get('version')!r} is not known, expected 1")
+        return found
+
+    def save(self, record: dict[str, Any]) -> None:
+        """Writes a record, whole or not at all."""
+        text = json.dumps({**_FORMAT, **record}, indent=1, allow_nan=False)
+        write_text(self._jobs / f"{record['key']}.json", text + "\n")

@@ -1,0 +1,142 @@
+"""Where a study's models and tasks come from: open, by entry points of ``graphprune.systems``.
+
+An entry point is a function ``(task, *, train, test, seed, **options) -> Case``. It draws ``train``
+examples to find circuits on and ``test`` others to judge them on, by ``seed``; the model is the
+same for every seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from graphprune.errors import InputError
+from graphprune.mask import EdgeMask
+from graphprune.model import MaskedModel
+from graphprune.registry import _entries
+from graphprune.task import Task
+
+__all__ = ["Case", "language", "make_case", "system_names"]
+
+GROUP = "graphprune.systems"
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What one job works on.
+
+    Args:
+        model: the wrapped model.
+        train: examples that methods see.
+        test: others, that circuits are judged on.
+        truth: the true circuit, where it is known.
+        measure: further figures of a circuit on the test examples, by name.
+    """
+
+    model: MaskedModel
+    train: Task
+    test: Task
+    truth: EdgeMask | None = None
+    measure: Callable[[EdgeMask], Mapping[str, float]] | None = None
+
+
+def system_names() -> list[str]:
+    """Kinds of systems that are installed."""
+    return sorted(_entries(GROUP))
+
+
+def make_case(
+    kind: str, task: str, *, train: int, test: int, seed: int, options: Mapping[str, Any]
+) -> Case:
+    """The case of a system; raises :class:`InputError` for unknown kinds and options."""
+    entries = _entries(GROUP)
+    if kind not in entries:
+        raise InputError(f"unknown kind of system {kind!r}; known: {', '.join(sorted(entries))}")
+    make = entries[kind].load()
+    try:
+        case = make(task, train=train, test=test, seed=seed, **options)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise InputError(f"systems of kind {kind!r} do not take these options: {error}") from None
+    if not isinstance(case, Case):
+        raise InputError(f"the system {kind!r} gave a {type(case).__name__}, expected a Case")
+    return case
+
+
+def language(
+    task: str,
+    *,
+    train: int,
+    test: int,
+    seed: int,
+    model: str,
+    dtype: str = "auto",
+    metric: str | None = None,
+    batch_size: int | None = None,
+    **settings: str,
+) -> Case:
+    """A language model by folder, hub id or ``smollm2``, on a built-in task or a file of prompts.
+
+    ``settings`` are the task's, as text or numbers. Test prompts differ in text from all training
+    prompts; the task is asked for more prompts where too many coincide.
+    """
+    from graphprune.cli.loading import load_task
+
+    loaded = _loaded(model, dtype)
+    texts = [f"{name}={value}" for name, value in settings.items()]
+    for extra in (1.0, 2.0, 4.0):
+        asked = int((train + test) * extra)
+        whole = load_task(
+            task,
+            loaded.tokenizer,
+            examples=asked,
+            seed=seed,
+            metric=metric,
+            batch_size=batch_size,
+            settings=texts,
+        )
+        found = apart(whole, train, test)
+        if found is not None:
+            return Case(loaded.model, *found)
+    raise InputError(
+        f"task {task!r} has fewer than {test} test prompts that differ from {train} training "
+        "prompts; ask for fewer"
+    )
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str, dtype: str) -> Any:
+    import sys
+
+    from graphprune.cli.job import Job
+    from graphprune.cli.loading import load_model
+
+    return load_model(Job(sys.stderr, as_json=False, quiet=True), model, dtype=dtype)
+
+
+def apart(task: Task, train: int, test: int) -> tuple[Task, Task] | None:
+    """``train`` examples and ``test`` others with clean inputs that none of the first has."""
+    if len(task) < train + 1:
+        return None
+    seen: set[bytes] = set()
+    first: list[int] = []
+    second: list[int] = []
+    for number in range(len(task)):
+        (batch,) = task.subset([number]).batches(1)
+        key = _key(batch.clean)
+        if len(first) < train:
+            first.append(number)
+            seen.add(key)
+        elif key not in seen:
+            second.append(number)
+            if len(second) == test:
+                return task.subset(first), task.subset(second)
+    return None
+
+
+def _key(clean: Any) -> bytes:
+    parts = clean.values() if isinstance(clean, Mapping) else [clean]
+    return b"".join(part.cpu().numpy().tobytes() for part in parts)

@@ -1,0 +1,244 @@
+"""Studies: jobs that are independent, kept and judged as single calls judge them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from support.cli import call, save_model
+
+import graphprune as gp
+from graphprune.study import Case, Study
+from graphprune.study.jobs import run_job
+from graphprune.study.systems import apart
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    folder = save_model(tmp_path_factory.mktemp("model") / "tiny")
+    return {
+        "name": "two <b>methods</b>",
+        "systems": {"small": {"model": str(folder), "tasks": ["ioi"], "batch_size": 8}},
+        "methods": {"EAP": {"method": "eap"}, "chance": {"method": "random"}},
+        "densities": [0.1, 0.5],
+        "seeds": [0, 1],
+        "train": 6,
+        "test": 5,
+    }
+
+
+def records(folder):
+    return {path.name: path.read_text() for path in sorted((folder / "jobs").glob("*.json"))}
+
+
+def test_a_job_is_what_single_calls_give(plan, tmp_path):
+    study = Study.from_dict(plan)
+    job = next(j for j in study.jobs() if j.method.name == "EAP" and j.seed == 1)
+    record = run_job(job)
+    assert record["state"] == "done", record
+    from graphprune.study.systems import language
+
+    case = language("ioi", train=6, test=5, seed=1, model=plan["systems"]["small"]["model"])
+    scores = gp.EAP().score(case.model, case.train)
+    curve = gp.faithfulness_curve(case.model, case.test, scores)
+    assert record["cpr"] == pytest.approx(curve.cpr, rel=1e-5)
+    assert record["cmd"] == pytest.approx(curve.cmd, rel=1e-5)
+    report = gp.evaluate(case.model, case.test, scores.top(0.1).prune_dead_ends())
+    assert record["rows"][0]["kl"] == pytest.approx(report["kl"], rel=1e-4)
+    assert record["rows"][0]["kept"] == report["n_edges"]
+
+
+def test_no_test_prompt_is_a_training_prompt(plan):
+    from graphprune.study.systems import language
+
+    case = language("ioi", train=20, test=20, seed=0, model=plan["systems"]["small"]["model"])
+    rows = []
+    for task in (case.train, case.test):
+        texts = [tuple(b.clean["input_ids"][0].tolist()) for b in task.batches(1)]
+        assert len(texts) == 20
+        rows.append(set(texts))
+    assert not rows[0] & rows[1]
+    same = gp.Task.from_tensors(torch.ones(9, 3, dtype=torch.int64), answer=[1] * 9, metric="kl")
+    assert apart(same, 3, 3) is None
+
+
+def test_tables_and_page(plan, tmp_path):
+    results = Study.from_dict(plan).run(tmp_path / "out")
+    assert results.counts == {"done": 4}
+    frame = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert len(frame) == 8
+    again = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    np.testing.assert_allclose(frame["kl"], again["kl"])
+    summary = results.summary()
+    row = summary[summary.method == "EAP"].iloc[0]
+    mine = frame[frame.method == "EAP"].drop_duplicates("seed")["cpr"]
+    assert row["cpr"] == pytest.approx(mine.mean())
+    assert row["cpr_low"] <= row["cpr"] <= row["cpr_high"]
+    assert sorted(summary["rank_cmd"]) == [1, 2]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "two &lt;b&gt;methods&lt;/b&gt;" in page
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("<svg") == 2
+
+
+def test_a_second_run_repeats_nothing_and_a_larger_study_only_what_is_new(plan, tmp_path):
+    Study.from_dict(plan).run(tmp_path)
+    before = records(tmp_path)
+    Study.from_dict(plan).run(tmp_path)
+    assert records(tmp_path) == before  # seconds and all
+    wider = {**plan, "seeds": [0, 1, 2]}
+    results = Study.from_dict(wider).run(tmp_path)
+    after = records(tmp_path)
+    assert results.counts == {"done": 6}
+    assert before.items() <= after.items()
+    assert len(after) == 6
+
+
+def test_two_processes_give_the_same_figures(plan, tmp_path):
+    one = Study.from_dict(plan).run(tmp_path / "one")
+    two = Study.from_dict(plan).run(tmp_path / "two", jobs=2)
+    assert two.counts == {"done": 4}
+    columns = ["system", "task", "method", "seed", "density", "kept", "kl", "cpr", "cmd"]
+    pd.testing.assert_frame_equal(one.to_frame()[columns], two.to_frame()[columns])
+
+
+def test_killed_and_resumed(plan, tmp_path):
+    """SIGKILL after the first finished job; the rest runs, the first is not touched."""
+    code = (
+        "import json, sys\n"
+        "from graphprune.study import Study\n"
+        "Study.from_dict(json.loads(sys.argv[1])).run(sys.argv[2])\n"
+    )
+    many = {**plan, "seeds": list(range(40))}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(many), str(tmp_path / "out")]
+    )
+    deadline = time.monotonic() + 120
+    while not records(tmp_path / "out") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    first = records(tmp_path / "out")
+    assert 0 < len(first) < 80
+    for text in first.values():
+        assert json.loads(text)["state"] == "done"
+    results = Study.from_dict({**plan, "seeds": list(range(40))[:6]}).run(tmp_path / "out")
+    assert results.counts == {"done": 12}
+    assert first.items() <= records(tmp_path / "out").items()
+
+
+def test_a_failing_job_stops_no_other(plan, tmp_path):
+    mixed = {
+        **plan,
+        "systems": {
+            **plan["systems"],
+            "gone": {"model": "./nowhere", "tasks": ["ioi"]},
+        },
+        "methods": {
+            **plan["methods"],
+            "exact": {"method": "exact-patching", "max_edges": 50},
+            "ACDC": {"method": "acdc", "taus": [0.001, 0.01], "systems": ["small"]},
+        },
+    }
+    study = Study.from_dict(mixed)
+    results = study.run(tmp_path)
+    assert results.counts == {"done": 6, "refused": 2, "failed": 6}
+    job, why = results.failures()[0]
+    assert job.system.name == "gone"
+    assert "nowhere is not there" in why
+    frame = results.to_frame()
+    assert frame[frame.method == "exact"]["why"].str.contains("more than the 50").any()
+    before = records(tmp_path)
+    assert study.run(tmp_path, retry=False).counts == results.counts
+    assert records(tmp_path) == before
+    assert "exact refused: the graph has" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"systems": {}}, "needs systems"),
+        ({"systems": {"a": {"kind": "language"}}}, "needs tasks"),
+        ({"systems": {"a": {"kind": "planet", "tasks": ["x"]}}}, "unknown kind 'planet'; known: "),
+        ({"methods": {"a": {"method": "eapig"}}}, "unknown 'eapig'; known: acdc"),
+        ({"methods": {"a": {"method": "eap", "stepz": 3}}}, "does not take these settings"),
+        ({"methods": {"a": {"method": "acdc"}}}, "gives no scores; name the taus"),
+        ({"methods": {"a": {"method": "eap", "taus": [1]}}}, "has no thresholds"),
+        ({"methods": {"a": {"method": "eap", "systems": ["b"]}}}, "the study lacks: b"),
+        ({"densities": [3]}, "expected a density"),
+        ({"densities": [True]}, "a list of numbers"),
+        ({"densities": "all"}, "a list of numbers, got 'all'"),
+        ({"seeds": [1, 1]}, "different numbers"),
+        ({"train": 0}, "train must be an integer of at least 1"),
+        ({"colour": 1}, "a study has no 'colour'"),
+    ],
+)
+def test_bad_input(plan, change, message):
+    with pytest.raises(gp.InputError, match=message):
+        Study.from_dict({**plan, **change})
+
+
+def test_bad_folders(plan, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(gp.InputError, match="holds no study; nothing was touched"):
+        Study.from_dict(plan).run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    Study.from_dict(plan).run(tmp_path / "out")
+    some = next((tmp_path / "out" / "jobs").iterdir())
+    some.write_text("{")
+    with pytest.raises(gp.FormatError, match="no record of a job"):
+        Study.from_dict(plan).run(tmp_path / "out")
+
+
+def test_the_command(plan, tmp_path, capsys):
+    import yaml
+
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(plan))
+    assert call("study", file, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["jobs"] == {"done": 4}
+    assert {row["method"] for row in document["overall"]} == {"EAP", "chance"}
+    assert (tmp_path / "plan" / "report.html").exists()
+    assert call("study", file, "--show") == 0
+    assert "EAP" in capsys.readouterr().out
+    file.write_text("systems: [")
+    assert call("study", file) == 1
+    assert "is no YAML" in capsys.readouterr().err
+
+
+def test_a_programs_truth_gives_an_auroc(tmp_path):
+    pytest.importorskip("tracr")
+    study = Study.from_dict(
+        {
+            "systems": {"programs": {"kind": "tracr", "tasks": ["reverse"]}},
+            "methods": {"EAP": {"method": "eap"}},
+            "seeds": [0],
+            "train": 20,
+            "test": 20,
+        }
+    )
+    results = study.run(tmp_path)
+    assert results.counts == {"done": 1}, results.failures()
+    assert 0.5 < results.summary()["auroc"].item() <= 1.0
+
+
+def test_a_case_may_measure_more(plan, monkeypatch):
+    from graphprune.study import jobs
+
+    made = jobs._case.__wrapped__
+
+    def with_measure(*asked):
+        case = made(*asked)
+        return Case(case.model, case.train, case.test, measure=lambda mask: {"half": 0.5})
+
+    monkeypatch.setattr(jobs, "_case", with_measure)
+    record = run_job(Study.from_dict(plan).jobs()[0])
+    assert [row["half"] for row in record["rows"]] == [0.5, 0.5]
