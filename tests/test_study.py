@@ -176,6 +176,7 @@ def test_a_failing_job_stops_no_other(plan, tmp_path):
         ({"densities": [True]}, "a list of numbers"),
         ({"densities": "all"}, "a list of numbers, got 'all'"),
         ({"seeds": [1, 1]}, "different numbers"),
+        ({"systems": {"a": {"tasks": ["ioi"], "test": 0}}}, "test of system 'a' must be"),
         ({"train": 0}, "train must be an integer of at least 1"),
         ({"colour": 1}, "a study has no 'colour'"),
     ],

@@ -51,8 +51,8 @@ class Job:
     def key(self) -> str:
         """A hash of everything the answer depends on: names in tables do not."""
         told = asdict(self)
-        told["system"].pop("tasks")
-        told["system"].pop("name")
+        for name in ("name", "tasks", "train", "test"):
+            told["system"].pop(name)
         for name in ("name", "systems"):
             told["method"].pop(name)
         text = json.dumps(plain(told), sort_keys=True)

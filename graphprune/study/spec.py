@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.errors import InputError, MissingExtraError
+from graphprune.methods.base import at_least
 from graphprune.registry import make_method, method_class, method_names
 
 __all__ = ["StudyMethod", "StudySystem", "read_yaml"]
@@ -15,12 +16,22 @@ __all__ = ["StudyMethod", "StudySystem", "read_yaml"]
 
 @dataclass(frozen=True)
 class StudySystem:
-    """A system: its name in tables, its kind (an entry point), its tasks and the kind's options."""
+    """A system: its name in tables, its kind (an entry point), its tasks and the kind's options.
+
+    ``train`` and ``test`` are numbers of examples in place of the study's.
+    """
 
     name: str
     kind: str
     tasks: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    train: int | None = None
+    test: int | None = None
+
+    def __post_init__(self) -> None:
+        for what in ("train", "test"):
+            if getattr(self, what) is not None:
+                at_least(getattr(self, what), 1, f"{what} of system {self.name!r}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,9 @@ def systems_from(found: Any) -> tuple[StudySystem, ...]:
         tasks = entry.pop("tasks", None)
         if not isinstance(tasks, list) or not tasks:
             raise InputError(f"system {name!r} needs tasks, a list of names, got {tasks!r}")
-        rows.append(StudySystem(name, str(kind), tuple(str(task) for task in tasks), entry))
+        train, test = entry.pop("train", None), entry.pop("test", None)
+        names = tuple(str(task) for task in tasks)
+        rows.append(StudySystem(name, str(kind), names, entry, train, test))
     return tuple(rows)
 
 

@@ -104,7 +104,15 @@ class Study:
     def jobs(self) -> list[Job]:
         """All jobs; those of one system, task and seed stand together and share what they load."""
         return [
-            Job(system, task, method, seed, self.train, self.test, self.densities)
+            Job(
+                system,
+                task,
+                method,
+                seed,
+                system.train or self.train,
+                system.test or self.test,
+                self.densities,
+            )
             for system in self.systems
             for task, seed, method in itertools.product(system.tasks, self.seeds, self.methods)
             if method.systems is None or system.name in method.systems
