@@ -240,6 +240,8 @@ _HOMES = {
     "graphprune.task": ("Task",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+# The core imports neither adapters nor spectral; what they bring is found by name alone.
+_HOME_OF |= dict.fromkeys(("SpectralPruning", "SpectralScores"), "graphprune.spectral")
 _PACKAGES = (
     "adapters",
     "spectral",

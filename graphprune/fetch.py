@@ -378,6 +378,28 @@ ARTIFACTS: Mapping[str, Artifact] = {
             convert=_convert_smollm2,
             requires=("transformers", "gguf", "accelerate"),
         ),
+        Artifact(
+            name="celegans",
+            package="c302",
+            version="0.12.1",
+            wheel="c302-0.12.1-py3-none-any.whl",
+            wheel_sha256="65578a838a8cb52597c64a804b8ab7d5a3bf1b0cef23e196dd4385ac2a79c1b6",
+            wheel_bytes=3_803_638,
+            members=("c302/data/aconnectome_white_1986_whole.csv",),
+            licence="MIT",
+            about="connections of C. elegans (White et al. 1986), 303 neurons",
+        ),
+        Artifact(
+            name="fly",
+            package="flyvis",
+            version="1.2.0",
+            wheel="flyvis-1.2.0-py3-none-any.whl",
+            wheel_sha256="af365b16e870111fcb06782a063f6551b05cce9a105c6eaab9c0bda3b017031f",
+            wheel_bytes=385_602,
+            members=("flyvis/connectome/fib25-fib19_v2.2.json",),
+            licence="MIT",
+            about="connections of the fly's optic lobe by 65 cell types, signed (FIB-25, FIB-19)",
+        ),
     )
 }
 """The artifacts by name."""

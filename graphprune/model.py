@@ -203,6 +203,10 @@ class MaskedModel(ABC):
             "or mean ablation"
         )
 
+    def edge_weights(self) -> Tensor | None:
+        """``[E]`` float: each edge's signed weight; ``None`` where edges have none."""
+        return None
+
     def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> Trials:
         """Runs of a circuit ``kept [E]`` bool that loses its edges in ``order [E]``, one by one.
 

@@ -1,0 +1,132 @@
+"""The leading eigenvalues of a component that is too large to solve whole.
+
+ARPACK asked for the largest imaginary parts (``LI``) is known to return others without a word, so
+it is asked several times, from different vectors and for the largest sizes too; every pair is
+checked by its residual, and what stays uncertain is said. What was found is a lower bound: a pair
+that no start reached is missing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigs
+
+from graphprune.errors import NumericalError
+
+from .blocks import EPS, ComplexArray, Part
+from .components import Block
+from .wiring import FloatArray
+
+__all__ = ["solve_leading"]
+
+STARTS = 3
+TOLERANCE = 1e-8  # of the norm: what a residual may be
+
+
+def solve_leading(block: Block, count: int, *, vectors: bool, seed: int = 0) -> Part:
+    """``count`` eigenvalues of the largest imaginary parts, as far as ARPACK finds them.
+
+    The part is not ``complete`` and its ``doubts`` say how far starts agree. Raises
+    :class:`NumericalError` where no start converges.
+    """
+    matrix = block.sparse().tocsr()
+    count = min(count, block.size - 2)
+    norm = float(abs(matrix).sum(axis=1).max())
+    right, seen = _pairs(matrix, count, norm, seed)
+    doubts = [_doubt(block.size, seen)]
+    values, vectors_right = _largest(*right, count)
+    noise = 10 * block.size * EPS * norm + TOLERANCE * norm
+    values = np.where(np.abs(values.imag) <= noise, values.real + 0j, values)
+    if not vectors:
+        return Part(block.nodes, values, complete=False, doubts=tuple(doubts))
+    left_values, left = right
+    left_values, left = _pairs(matrix.T.tocsr(), count, norm, seed + 1)[0]
+    match = np.abs(left_values[None, :] - values[:, None]).argmin(1)
+    off = np.abs(left_values[match] - values)
+    lost = off > 1e-6 * norm
+    if lost.any():
+        doubts.append(f"{int(lost.sum())} eigenvalues have no left vector and no sensitivity")
+    conjugate = left[:, match]  # of the transposed matrix: conj(u) up to a factor
+    overlap = np.einsum("nk,nk->k", conjugate, vectors_right)
+    size = np.abs(overlap) / np.linalg.norm(conjugate, axis=0)
+    size = np.where(lost, 0.0, size)
+    safe = np.where(np.abs(overlap) > 0, overlap, 1.0)
+    return Part(
+        block.nodes,
+        values,
+        conjugate / safe,
+        vectors_right,
+        1.0 / np.maximum(size, EPS**2),
+        complete=False,
+        doubts=tuple(doubts),
+    )
+
+
+def _pairs(
+    matrix: Any, count: int, norm: float, seed: int
+) -> tuple[tuple[ComplexArray, ComplexArray], list[float]]:
+    """All checked eigenpairs of several runs, and the largest imaginary part each run found."""
+    generator = np.random.default_rng(seed)
+    size = matrix.shape[0]
+    basis = min(size - 1, max(80, 3 * count))
+    found: list[tuple[ComplexArray, ComplexArray]] = []
+    seen: list[float] = []
+    for which in ("LI",) * STARTS + ("LM",):
+        start: FloatArray = generator.standard_normal(size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                values, vectors = eigs(
+                    matrix, k=count, which=which, v0=start, ncv=basis, tol=TOLERANCE / 10
+                )
+            except ArpackNoConvergence as error:
+                values, vectors = error.eigenvalues, error.eigenvectors
+            except ArpackError:
+                continue
+        if not len(values):
+            continue
+        residual = np.linalg.norm(matrix @ vectors - vectors * values, axis=0)
+        good = residual <= TOLERANCE * norm
+        found.append((values[good], vectors[:, good]))
+        if which == "LI":
+            seen.append(float(np.abs(values[good].imag).max(initial=0.0)))
+    if not found or not sum(len(values) for values, _ in found):
+        raise NumericalError(
+            f"ARPACK found no eigenvalue of a component of {size} nodes from {STARTS + 1} starts; "
+            "a larger dense_limit solves it whole"
+        )
+    both = np.concatenate([v for v, _ in found]), np.concatenate([v for _, v in found], axis=1)
+    return both, seen
+
+
+def _largest(
+    values: ComplexArray, vectors: ComplexArray, count: int
+) -> tuple[ComplexArray, ComplexArray]:
+    """Different eigenvalues, those of the largest imaginary parts first, conjugates made exact."""
+    scale = float(np.abs(values).max(initial=0.0))
+    order = np.argsort(-np.abs(values.imag), kind="stable")
+    kept: list[int] = []
+    for number in order:
+        if values[number].imag < 0:
+            continue
+        if all(abs(values[number] - values[other]) > 1e-7 * scale for other in kept):
+            kept.append(int(number))
+    upper = np.array(kept[: max(1, count // 2)], dtype=np.int64)
+    complex_ones = upper[values[upper].imag > 0]
+    return (
+        np.concatenate([values[upper], values[complex_ones].conj()]),
+        np.concatenate([vectors[:, upper], vectors[:, complex_ones].conj()], axis=1),
+    )
+
+
+def _doubt(size: int, seen: list[float]) -> str:
+    told = f"a component of {size} nodes was solved for its leading eigenvalues only; "
+    if not seen:
+        return told + "no start for the largest imaginary part converged"
+    low, high = min(seen), max(seen)
+    if high - low > 1e-6 * max(high, 1e-300):
+        return told + f"starts disagree on the largest imaginary part: {low:.6g} to {high:.6g}"
+    return told + f"{len(seen)} starts agree on the largest imaginary part, {high:.6g}"

@@ -1,0 +1,74 @@
+"""What is measured of a spectrum, and how it changes with the eigenvalues.
+
+A measure F is a real function of the eigenvalues with ``dF = Re sum_k h_k dlambda_k``; ``h`` is
+non-zero for one member of each conjugate pair only (the one with the positive imaginary part).
+
+- ``sum``: the sum of \\|Im lambda\\| over all eigenvalues, conjugates included.
+- ``max``: the largest \\|Im lambda\\|; at a tie the first one counts.
+- ``gap``: the real part of the eigenvalue that comes after ``skip`` others in order of real parts;
+  ``skip`` counts those at or below 0 in the graph as it was given. A cut that makes one more
+  eigenvalue 0 (one more closed class) therefore closes the gap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from graphprune.errors import InputError
+
+from .blocks import ComplexArray
+from .spectra import Decomposition
+
+__all__ = ["Measure", "MeasureName", "measure_named"]
+
+MeasureName = Literal["sum", "max", "gap"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A real function of a spectrum."""
+
+    name: MeasureName
+    skip: int = 0
+
+    def value(self, values: ComplexArray) -> float:
+        """F of eigenvalues; 0 for an empty spectrum."""
+        if self.name == "sum":
+            return 2.0 * float(values.imag[values.imag > 0].sum())
+        if self.name == "max":
+            return float(values.imag.max(initial=0.0))
+        real = np.sort(values.real)
+        return float(real[self.skip]) if self.skip < len(real) else 0.0
+
+    def pull(self, values: ComplexArray) -> ComplexArray:
+        """``h`` for each eigenvalue."""
+        h = np.zeros(len(values), dtype=np.complex128)
+        if self.name == "sum":
+            h[values.imag > 0] = -2j
+        elif self.name == "max":
+            if len(values) and values.imag.max() > 0:
+                h[np.argmax(values.imag)] = -1j
+        elif self.skip < len(values):
+            h[np.lexsort((-values.imag, values.real))[self.skip]] = 1.0
+        return h
+
+
+def measure_named(name: str, start: Decomposition | None = None, kind: str = "out") -> Measure:
+    """A measure by name; ``gap`` counts the closed classes of ``start``."""
+    if name in ("sum", "max"):
+        return Measure("sum" if name == "sum" else "max")
+    if name != "gap":
+        raise InputError(f"unknown measure {name!r}; known: sum, max, gap")
+    if kind not in ("out", "in", "rw"):
+        raise InputError(
+            f"the gap is defined for Laplacians whose rows or columns sum to 0: out, in or rw, not "
+            f"{kind!r}"
+        )
+    if start is None or not start.complete:
+        raise InputError("the gap needs the whole spectrum: no component may be above dense_limit")
+    values = start.values
+    near = 1e-9 * float(np.abs(values).max(initial=0.0))
+    return Measure("gap", int((values.real <= near).sum()))

@@ -1,0 +1,214 @@
+"""The global search: rounds of first-order short-lists, each verified by exact eigenvalues.
+
+One round takes the spectrum and all sensitivities of what is left, predicts every edge's effect,
+and either tries the ``shortlist`` best single edges exactly and cuts the one that does best, or
+cuts a chunk of the best predicted. A chunk is tried in several compositions, since edges of one
+node change each other's effect; one that the exact eigenvalues show to raise what should fall is
+taken back and halved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from graphprune.progress import bar
+
+from .effects import first_order
+from .measures import Measure
+from .spectra import Decomposition, Solver
+from .wiring import BoolArray, FloatArray, IntArray, Wiring
+
+__all__ = ["Goal", "Search", "automatic_chunk"]
+
+Goal = Literal["damp", "preserve", "gap"]
+
+
+def automatic_chunk(removals: int, sizes: IntArray) -> int:
+    """Edges a round: one where components are small, more as an eigendecomposition costs more."""
+    work = float((sizes.astype(np.float64) ** 3).sum())
+    rounds = removals if work <= 60.0**3 else max(5.0, min(60.0, 20 * (240.0**3 / work) ** 0.5))
+    return max(1, int(np.ceil(removals / rounds)))
+
+
+@dataclass
+class Search:
+    """Greedy removal of edges for a goal.
+
+    Args:
+        given: the wiring; ``alive`` and ``locked`` edges ``[E]``: those present, and those that
+            must stay.
+        solver, measure, goal: what is solved, measured, and wanted.
+        chunk: edges a round, ``None``: by the size of components.
+        shortlist: candidates verified a round; ``None``: 10 of single edges, one chunk.
+        tie: ``[E]``: among edges without an effect those with the least go first; ``None``: the
+            size of the weight.
+    """
+
+    given: Wiring
+    solver: Solver
+    measure: Measure
+    goal: Goal
+    chunk: int | None = None
+    shortlist: int | None = None
+    locked: BoolArray | None = None
+    tie: FloatArray | None = None
+    report: Callable[[int, float], None] | None = None
+    trace: list[tuple[int, float]] = field(default_factory=list)
+    rejected: int = 0
+
+    def __post_init__(self) -> None:
+        edges = self.given.num_edges
+        self.alive = self.given.present[:edges].copy()
+        if self.locked is None:
+            self.locked = np.zeros(edges, dtype=bool)
+        if self.tie is None:
+            self.tie = np.abs(self.given.weights[:edges])
+        self.now = self._decompose()
+        self.start = self.value = self.measure.value(self.now.values)
+        self.trace.append((int(self.alive.sum()), self.value))
+
+    def run(self, kept: int) -> BoolArray:
+        """Removes edges until ``kept`` are left (or only locked ones): ``[E]`` bool."""
+        total = int(self.alive.sum()) - kept
+        if total <= 0:
+            return self.alive
+        chunk = self.chunk or automatic_chunk(total, self.now.components.sizes)
+        size = chunk
+        with bar(f"spectral {self.goal}", total) as shown:
+            while (left := int(self.alive.sum()) - kept) > 0:
+                order, cost = self._order()
+                if not len(order):
+                    break
+                count = min(left if self._settled() else size, left, len(order))
+                cut = self._verified(order, cost, count, max(1, chunk // 8))
+                self._cut(cut)
+                shown.update(len(cut))
+                size = min(chunk, 2 * len(cut))
+        return self.alive
+
+    # ---------------------------------------------------------------- one round
+
+    def _decompose(self) -> Decomposition:
+        self.solver.forget()
+        return self.solver.decompose(self.given.keep(self.alive), vectors=True)
+
+    def _cut(self, edges: IntArray) -> None:
+        self.alive[edges] = False
+        self.now = self._decompose()
+        self.value = self.measure.value(self.now.values)
+        self.trace.append((int(self.alive.sum()), self.value))
+        if self.report is not None:
+            self.report(*self.trace[-1])
+
+    def _verified(self, order: IntArray, cost: FloatArray, count: int, least: int) -> IntArray:
+        """The best chunk; halved down to ``least`` edges while it makes things worse."""
+        best: tuple[float, IntArray] | None = None
+        while True:
+            edges, loss = self._best(order, count)
+            if best is None or loss < best[0]:
+                best = (loss, edges)
+            if count <= least or loss <= self._allowed(cost[:count]):
+                return edges if loss <= self._allowed(cost[:count]) else best[1]
+            self.rejected += 1
+            count = max(least, count // 2)
+
+    def _allowed(self, cost: FloatArray) -> float:
+        """The loss up to which a chunk is taken: what rounding and the prediction explain."""
+        predicted = 0.0 if self.goal == "damp" else 2 * abs(float(cost.sum()))
+        return self._loss(self.value) + predicted + 1e-3 * abs(self.start)
+
+    def _order(self) -> tuple[IntArray, FloatArray]:
+        """Edges that may go, the best predicted first, and what they are predicted to cost."""
+        assert self.locked is not None
+        assert self.tie is not None
+        effect = first_order(
+            self.solver.operator, self.given.keep(self.alive), self.now, self.measure
+        )
+        cost = {"damp": effect, "preserve": np.abs(effect), "gap": -effect}[self.goal]
+        free = np.flatnonzero(self.alive & ~self.locked)
+        cost = cost[free]
+        # Rounding must not decide between edges that have no effect at all.
+        noise = 1e-9 * max(float(np.abs(cost).max(initial=0.0)), self._scale() * 1e-3)
+        cost = np.where(np.abs(cost) <= noise, 0.0, cost)
+        by = np.lexsort((free, self.tie[free], cost))
+        return free[by], cost[by]
+
+    def _best(self, order: IntArray, count: int) -> tuple[IntArray, float]:
+        found: tuple[IntArray, float] | None = None
+        for edges in self._proposals(order, count):
+            loss = self._loss(self._value_without(edges))
+            if found is None or loss < found[1]:
+                found = (edges, loss)
+            if loss <= self._ideal() + self._slack():
+                break
+        assert found is not None
+        return found
+
+    def _proposals(self, order: IntArray, count: int) -> Iterator[IntArray]:
+        if count == 1:
+            for edge in order[: self.shortlist or 10]:
+                yield np.array([edge])
+            return
+        yield order[:count]
+        if self.shortlist is not None and self.shortlist > 1:
+            # At most one, two, four edges of a node at a time, as far as there are enough.
+            for most in (1, 2, 4):
+                spread = self._spread(order[: max(4 * count, 50)], count, most)
+                if len(spread) == count:
+                    yield spread
+
+    def _spread(self, order: IntArray, count: int, most: int) -> IntArray:
+        kind = self.solver.operator.kind
+        ends = {"in": (self.given.targets,), "out": (self.given.sources,)}
+        ends["rw"] = ends["out"]
+        sides = ends.get(kind, (self.given.sources, self.given.targets))
+        used: dict[tuple[int, int], int] = {}
+        chosen = []
+        for edge in order.tolist():
+            keys = [(n, int(side[edge])) for n, side in enumerate(sides)]
+            if all(used.get(key, 0) < most for key in keys):
+                chosen.append(edge)
+                for key in keys:
+                    used[key] = used.get(key, 0) + 1
+                if len(chosen) == count:
+                    break
+        return np.array(chosen, dtype=np.int64)
+
+    def _value_without(self, edges: IntArray) -> float:
+        kept = self.alive.copy()
+        kept[edges] = False
+        found = self.solver.decompose(self.given.keep(kept), vectors=False)
+        return self.measure.value(found.values)
+
+    # ---------------------------------------------------------------- what is wanted
+
+    def _loss(self, value: float) -> float:
+        if self.goal == "preserve":
+            return abs(value - self.start)
+        return value if self.goal == "damp" else -value
+
+    def _ideal(self) -> float:
+        return -np.inf if self.goal == "gap" else 0.0
+
+    def _scale(self) -> float:
+        return max(abs(self.start), float(np.abs(self.now.values).max(initial=0.0)))
+
+    def _slack(self) -> float:
+        return 1e-10 * self._scale()
+
+    def _settled(self) -> bool:
+        """Whether nothing is left to damp: the rest goes together, verified as any chunk."""
+        return self.goal == "damp" and self.value == 0.0
+
+    def notes(self) -> dict[str, Any]:
+        """Plain values about the run."""
+        return {
+            "start": self.start,
+            "end": self.value,
+            "rounds": len(self.trace) - 1,
+            "rejected": self.rejected,
+        }

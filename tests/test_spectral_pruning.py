@@ -1,0 +1,341 @@
+"""Spectral pruning: of graphs, of models, and while a network learns."""
+
+import itertools
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from support.rings import RingExamples, Rings
+from support.tiny import random_pair, tiny
+
+import graphprune as gp
+from graphprune import spectral
+
+
+def graph_of(nodes, degree, seed, signed=False):
+    drawn = nx.gnp_random_graph(nodes, degree / (nodes - 1), seed=seed, directed=True)
+    graph = gp.ComputationalGraph.from_networkx(drawn)
+    generator = np.random.default_rng(seed)
+    weights = generator.uniform(0.2, 1.5, graph.num_edges)
+    if signed:
+        weights *= generator.choice([-1.0, 1.0], graph.num_edges)
+    return graph, weights
+
+
+def turning(graph, weights, mask, kind="out"):
+    kept = mask.kept.numpy()
+    index = graph.edge_index.numpy()[:, kept]
+    values = spectral.spectrum((index, graph.num_nodes), np.asarray(weights)[kept], kind)
+    return np.abs(values.imag).sum()
+
+
+@pytest.mark.parametrize("kind", ["out", "in", "both", "rw", "adjacency"])
+def test_damping_beats_chance_and_meets_its_budget(kind):
+    graph, weights = graph_of(40, 4, 0)
+    mask = spectral.prune(graph, weights, kind, density=0.8)
+    assert mask.num_kept == int(0.8 * graph.num_edges)
+    full = gp.EdgeMask(graph, torch.ones(graph.num_edges))
+    start, end = turning(graph, weights, full, kind), turning(graph, weights, mask, kind)
+    generator = np.random.default_rng(0)
+    others = []
+    for _ in range(10):
+        values = np.zeros(graph.num_edges)
+        values[generator.permutation(graph.num_edges)[: mask.num_kept]] = 1
+        others.append(turning(graph, weights, gp.EdgeMask(graph, torch.tensor(values)), kind))
+    assert end < 0.5 * min(others)
+    assert end < 0.45 * start
+
+
+def test_one_removal_is_the_best_there_is():
+    """Single edges are verified exactly: the short-list of all edges gives brute force's answer."""
+    for seed in range(3):
+        graph, weights = graph_of(9, 3, seed, signed=True)
+        mask = spectral.prune(
+            graph, weights, density=graph.num_edges - 1, chunk=1, shortlist=graph.num_edges
+        )
+        results = []
+        for edge in range(graph.num_edges):
+            values = torch.ones(graph.num_edges)
+            values[edge] = 0
+            results.append(turning(graph, weights, gp.EdgeMask(graph, values)))
+        gone = int((~mask.kept).nonzero())
+        assert results[gone] == pytest.approx(min(results), abs=1e-9)
+
+
+def test_preserving_keeps_what_damping_removes():
+    graph, weights = graph_of(30, 4, 1)
+    full = gp.EdgeMask(graph, torch.ones(graph.num_edges))
+    start = turning(graph, weights, full)
+    damped = turning(graph, weights, spectral.prune(graph, weights, density=0.7))
+    kept = turning(graph, weights, spectral.prune(graph, weights, goal="preserve", density=0.7))
+    assert damped < 0.3 * start
+    assert abs(kept - start) < 0.1 * start
+
+
+def test_the_gap_stays_open():
+    graph, weights = graph_of(20, 5, 2)
+
+    def gap(mask):
+        kept = mask.kept.numpy()
+        index = graph.edge_index.numpy()[:, kept]
+        values = spectral.spectrum((index, graph.num_nodes), weights[kept], "out").real
+        return np.sort(values)[1]
+
+    ours = gap(spectral.prune(graph, weights, goal="gap", density=0.8))
+    generator = np.random.default_rng(0)
+    chance = []
+    for _ in range(10):
+        values = np.zeros(graph.num_edges)
+        values[generator.permutation(graph.num_edges)[: int(0.8 * graph.num_edges)]] = 1
+        chance.append(gap(gp.EdgeMask(graph, torch.tensor(values))))
+    assert ours > max(chance)
+
+
+def star_turns(index, weights, node, nodes):
+    """By the whole matrix of a star, degrees counted."""
+    matrix = np.zeros((nodes, nodes))
+    for (u, v), w in zip(index.T, weights, strict=True):
+        if node in (u, v):
+            matrix[u, v] -= w
+            matrix[u, u] += 1
+            matrix[v, v] += 1
+    return np.abs(np.linalg.eigvals(matrix).imag).max() > 1e-6
+
+
+def test_the_local_rule_leaves_no_star_that_turns():
+    generator = np.random.default_rng(0)
+    pairs = list(itertools.permutations(range(8), 2))
+    graph = gp.ComputationalGraph.from_edges([(f"n{u}", f"n{v}") for u, v in pairs])
+    weights = generator.normal(0, 4, len(pairs))
+    index = graph.edge_index.numpy()
+    assert any(star_turns(index, weights, n, 8) for n in range(8))
+    mask = spectral.prune(graph, weights, "count", mode="local", density=1)
+    kept = mask.kept.numpy()
+    assert 1 < mask.num_kept < len(pairs)  # it stops where no star turns
+    assert not any(star_turns(index[:, kept], weights[kept], n, 8) for n in range(8))
+    for edge in np.flatnonzero(~kept):
+        u, v = index[:, edge]
+        back = np.flatnonzero((index[0] == v) & (index[1] == u))[0]
+        assert weights[edge] * weights[back] < 0
+    some = spectral.prune(graph, weights, "count", mode="local", density=len(pairs) - 2)
+    assert some.num_kept == len(pairs) - 2
+    positive = spectral.prune(graph, np.abs(weights), "count", mode="local", density=1)
+    assert positive.num_kept == len(pairs)
+
+
+def test_the_published_rule_cuts_neighbours_in_the_list_only():
+    generator = np.random.default_rng(1)
+    pairs = list(itertools.permutations(range(9), 2))
+    graph = gp.ComputationalGraph.from_edges([(f"n{u}", f"n{v}") for u, v in pairs])
+    index = graph.edge_index.numpy()
+    removed = []
+    for _ in range(5):
+        weights = generator.uniform(-1, 1, len(pairs))
+        with pytest.warns(UserWarning, match="depends on the numbering of nodes"):
+            mask = spectral.prune(graph, weights, "both", mode="paper", density=1)
+        gone = index[:, ~mask.kept.numpy()]
+        assert (gone[0] == gone[1] + 1).all()
+        removed.append(gone.shape[1])
+    assert 0 < max(removed) <= 8
+    assert len(set(removed)) > 1
+
+
+# ------------------------------------------------------------------ models
+
+
+def language(dtype=torch.float32):
+    module = tiny("gpt2", dtype=dtype)
+    clean, corrupt = random_pair(module)
+    n = len(clean)
+    task = gp.Task.from_tensors(clean, corrupt, answer=[1] * n, distractor=[2] * n)
+    return gp.wrap(module), task
+
+
+def test_an_acyclic_graph_is_refused_and_feedback_closes_it():
+    model, task = language()
+    for method in (gp.SpectralPruning(), gp.SpectralScores()):
+        with pytest.raises(gp.UnsupportedModelError, match=r"acyclic.*feedback=\[\('logits', 'inp"):
+            (method.prune if hasattr(method, "prune") else method.score)(model, task)
+    closed = {"feedback": [("logits", "input")]}
+    mask = gp.SpectralPruning(**closed, density=0.5).prune(model, task)
+    assert mask.num_kept == model.graph.num_edges // 2
+    scores = gp.SpectralScores(**closed).score(model, task)
+    assert scores.graph is model.graph
+    curve = gp.faithfulness_curve(model, task, scores, [0.2, 0.5, 1.0])
+    assert np.isfinite(curve.cmd)
+    table = spectral.feedback_dependence(model, task, gp.SpectralScores(**closed))
+    torch.testing.assert_close(table.diagonal(), torch.ones(3, dtype=torch.float64))
+    assert -1 <= float(table.min()) < 1
+    with pytest.raises(gp.InputError, match="no node 'sink'"):
+        gp.SpectralPruning(feedback=[("sink", "input")]).prune(model, task)
+
+
+def test_message_norms_are_hugging_faces():
+    model, task = language()
+    norms = spectral.message_norms(model, task)
+    seen = {}
+
+    def hook(module, inputs, output):
+        seen["m0"] = output.detach()
+
+    handle = model.module.transformer.h[0].mlp.register_forward_hook(hook)
+    try:
+        (batch,) = task.batches()
+        model.module(**batch.clean)
+    finally:
+        handle.remove()
+    out = seen["m0"] - seen["m0"].mean(-1, keepdim=True)  # the norm takes the mean away
+    plain, centred = seen["m0"].norm(dim=-1).mean(), out.norm(dim=-1).mean()
+    edge = list(model.graph.edge_names).index("m0->logits")
+    assert min(abs(norms[edge] - plain), abs(norms[edge] - centred)) < 1e-4
+
+
+def test_edges_with_weights_of_their_own():
+    class Weighted(Rings):
+        def edge_weights(self):
+            return torch.linspace(-1, 1, self.graph.num_edges)
+
+    model = Weighted(seed=0)
+    task = gp.Task(
+        RingExamples(),
+        gp.Metric("far", lambda out, batch, full: out.sum(-1), higher_is_better=True),
+        name="rings",
+    )
+    scores = spectral.Magnitude().score(model, task)
+    torch.testing.assert_close(scores.values, torch.linspace(-1, 1, len(scores.values)).abs())
+    assert gp.SpectralPruning(density=0.7).prune(model, task).num_kept == int(
+        0.7 * model.graph.num_edges
+    )
+    with pytest.raises(gp.UnsupportedModelError, match="have none"):
+        spectral.Magnitude(edge_weights="module").score(Rings(seed=0), task)
+
+
+def test_taylor_is_the_slope_towards_a_silent_edge():
+    """Finite differences of the metric in the mask, under zero ablation."""
+    model, task = language(torch.float64)
+    scores = spectral.Taylor().score(model, task)
+    (batch,) = task.batches()
+    reference = model.reference(batch, gp.Ablation("zero"))
+    for edge in (0, 7, model.graph.num_edges - 1):
+        mask = torch.ones(model.graph.num_edges, dtype=torch.float64)
+        mask[edge] = 1 - 1e-5
+        less = task.metric(model.run(batch, mask, reference), batch).mean()
+        full = task.metric(reference.full, batch).mean()
+        assert scores.values[edge].item() == pytest.approx(
+            abs(float(full - less)) / 1e-5, rel=1e-3, abs=1e-6
+        )
+
+
+def test_effective_resistance_is_networkxs():
+    graph, weights = graph_of(10, 4, 3)
+    given = spectral.wiring(graph, weights)
+    found = spectral.effective_resistance(given)
+    plain = nx.Graph()
+    plain.add_nodes_from(range(graph.num_nodes))
+    for (u, v), w in zip(graph.edge_index.T.tolist(), weights, strict=True):
+        plain.add_edge(u, v, weight=plain.get_edge_data(u, v, {"weight": 0})["weight"] + w)
+    for edge in range(0, graph.num_edges, 7):
+        u, v = graph.edge_index[:, edge].tolist()
+        other = nx.resistance_distance(plain, u, v, weight="weight", invert_weight=False)
+        assert found[edge] == pytest.approx(other, rel=1e-6)
+
+
+# ------------------------------------------------------------------ while learning
+
+
+class Net(torch.nn.Module):
+    def __init__(self, edges, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.edge_weight = torch.nn.Parameter(torch.randn(edges, generator=generator))
+        self.register_buffer("edge_keep", torch.ones(edges, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("criterion", ["spectral", "magnitude"])
+@pytest.mark.parametrize("schedule", ["linear", "cubic", "geometric"])
+def test_schedules_are_met(criterion, schedule):
+    graph, _ = graph_of(15, 4, 0)
+    net = Net(graph.num_edges)
+    pruning = spectral.DynamicPruning(
+        net, graph.edge_index, 15, density=0.4, begin=2, end=10, every=2, schedule=schedule,
+        criterion=criterion,
+    )  # fmt: skip
+    before = net.edge_weight.detach().clone()
+    kept = []
+    for _ in range(14):
+        pruning.step()
+        kept.append(int(net.edge_keep.sum()))
+    assert kept[1] == graph.num_edges
+    assert kept[-1] == int(0.4 * graph.num_edges)
+    assert kept == sorted(kept, reverse=True)
+    assert kept[3] == pruning.wanted(4)
+    assert torch.equal(net.edge_weight, before)
+
+
+def test_regrowth_brings_back_large_gradients_and_resumes():
+    graph, _ = graph_of(15, 4, 0)
+    runs = []
+    for stop in (None, 4):
+        net = Net(graph.num_edges)
+        net.edge_weight.grad = torch.arange(graph.num_edges, dtype=torch.float32)
+        options = {"density": 0.5, "end": 8, "regrow": 0.3, "criterion": "magnitude"}
+        pruning = spectral.DynamicPruning(net, graph.edge_index, 15, **options)
+        for call in range(8):
+            if call == stop:
+                state = pruning.state_dict()
+                pruning = spectral.DynamicPruning(net, graph.edge_index, 15, **options)
+                pruning.load_state_dict(state)
+            pruning.step()
+        assert int(net.edge_keep.sum()) == int(0.5 * graph.num_edges)
+        runs.append((net.edge_keep.clone(), net.edge_weight.detach().clone()))
+    assert torch.equal(runs[0][0], runs[1][0])
+    assert torch.equal(runs[0][1], runs[1][1])
+    assert bool((runs[0][1] == 0).any())  # what grew again began at 0
+
+
+def test_bad_dynamic_input():
+    net = Net(3)
+    ring = [[0, 1, 2], [1, 2, 0]]
+    with pytest.raises(gp.InputError, match=r"must be \[3\], got"):
+        spectral.DynamicPruning(Net(4), ring, 3)
+    with pytest.raises(gp.InputError, match="begin < end"):
+        spectral.DynamicPruning(net, ring, 3, begin=5, end=5)
+    with pytest.raises(gp.InputError, match="regrow is a share"):
+        spectral.DynamicPruning(net, ring, 3, regrow=1.0)
+    with pytest.raises(gp.InputError, match="unknown schedule"):
+        spectral.DynamicPruning(net, ring, 3, schedule="quick")
+    with pytest.raises(gp.InputError, match="laplacian='count' or 'both'"):
+        spectral.DynamicPruning(net, ring, 3, criterion="local")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"goal": "calm"}, "goal must be one of damp, preserve, gap"),
+        ({"mode": "fast"}, "mode must be one of"),
+        ({"laplacian": "sym"}, "unknown kind of Laplacian"),
+        ({"feedback_weight": "big"}, "feedback_weight must be"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(gp.InputError, match=message):
+        gp.SpectralPruning(**settings)
+
+
+def test_settings_that_contradict():
+    graph, weights = graph_of(10, 3, 0)
+    with pytest.raises(gp.InputError, match="only damps"):
+        spectral.prune(graph, weights, "count", mode="local", goal="gap")
+    with pytest.raises(gp.InputError, match="defined for kinds"):
+        spectral.prune(graph, weights, "out", mode="local")
+    with pytest.raises(gp.InputError, match="no cycle"):
+        spectral.prune(gp.ComputationalGraph.from_edges([("a", "b")]), [1.0])
+
+
+def test_pictures(tmp_path):
+    graph, weights = graph_of(20, 4, 0)
+    mask = spectral.prune(graph, weights, density=0.8)
+    axes = spectral.plot(graph, weights, mask=mask, path=tmp_path / "s.png")
+    assert [c.get_offsets().shape for c in axes.collections] == [(20, 2), (20, 2)]
+    assert (tmp_path / "s.png").stat().st_size > 5000
