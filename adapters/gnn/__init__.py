@@ -1,0 +1,8 @@
+"""Graph neural networks: the reference asynchronous recurrent one, and PyG's message passing."""
+
+from .argnn import ARGNN
+from .delta import DeltaRule
+from .schedule import Schedule
+from .training import train_bptt
+
+__all__ = ["ARGNN", "DeltaRule", "Schedule", "train_bptt"]
