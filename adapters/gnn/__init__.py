@@ -2,7 +2,8 @@
 
 from .argnn import ARGNN
 from .delta import DeltaRule
+from .recurrent import RecurrentModel
 from .schedule import Schedule
 from .training import train_bptt
 
-__all__ = ["ARGNN", "DeltaRule", "Schedule", "train_bptt"]
+__all__ = ["ARGNN", "DeltaRule", "RecurrentModel", "Schedule", "train_bptt"]
