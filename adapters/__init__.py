@@ -10,9 +10,19 @@ if TYPE_CHECKING:
     from graphprune.model import MaskedModel
     from graphprune.task import Task
 
+    from .gnn import ARGNN
     from .rasp import RaspProgram
 
-__all__ = ["rasp_programs", "tracr", "tracr_truth", "tracr_wiring"]
+__all__ = ["ARGNN", "rasp_programs", "tracr", "tracr_truth", "tracr_wiring"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch_geometric takes seconds to import, and most uses of this package have no need of it.
+    if name == "ARGNN":
+        from .gnn import ARGNN
+
+        return ARGNN
+    raise AttributeError(f"module 'graphprune.adapters' has no attribute {name!r}")
 
 
 def tracr(

@@ -23,6 +23,7 @@ from graphprune.precision import Lowered, PrecisionPolicy
 
 __all__ = [
     "Ablation",
+    "AblationKind",
     "Gradients",
     "MaskedModel",
     "Messages",
@@ -33,7 +34,7 @@ __all__ = [
     "require_same_batch",
 ]
 
-AblationKind = Literal["counterfactual", "zero", "mean", "optimal"]
+AblationKind = Literal["counterfactual", "zero", "mean", "optimal", "delete"]
 Objective = Callable[[Tensor], Tensor]
 Rule = Literal["gradient", "relp"]
 
@@ -45,7 +46,9 @@ class Ablation:
     ``counterfactual``: the same message on the corrupted input; ``zero``; ``mean``: over a
     reference set, pooled over positions or for each position; ``optimal``: constants that an
     optimiser learns (``model.learned_ablation``). ``values`` is the adapter's own; of learned
-    constants a tuple of leaf tensors.
+    constants a tuple of leaf tensors. ``delete`` puts nothing in a message's place: the edge is
+    absent, and operators that normalise over edges (degrees, means, attention) do so over those
+    that are left, so a run is not linear in the mask.
     """
 
     kind: AblationKind = "counterfactual"

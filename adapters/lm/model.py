@@ -183,6 +183,11 @@ class LanguageModel(MaskedModel):
     def reference(self, batch: Batch, ablation: Ablation | None = None) -> LMReference:
         """Clean and ablated values of a batch, each computed when first needed, once."""
         ablation = ablation or Ablation()
+        if ablation.kind == "delete":
+            raise UnsupportedModelError(
+                "nothing in a transformer normalises over the messages that a reader sums, so an "
+                "edge that is deleted is an edge that sends zero: use ablation='zero'"
+            )
         inputs = read_inputs(self.arch, batch)
         if ablation.kind == "counterfactual" and inputs.corrupt is None:
             raise InputError(

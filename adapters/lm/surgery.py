@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..modes import quiet
 from .presence import is_sharded
 
 __all__ = ["Given", "Recorder", "Slice", "Zero", "part", "quiet", "replaced"]
@@ -53,24 +53,6 @@ def _plain(module: nn.Module) -> nn.Module:
     twin: nn.Module = kind.__new__(kind)
     twin.__dict__.update(module.__dict__)
     return twin
-
-
-@contextmanager
-def quiet(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode and frozen weights, both restored afterwards whatever happens."""
-    modes = [(m, m.training) for m in module.modules() if m.training]
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    try:
-        for m, _ in modes:
-            m.training = False
-        for p in trainable:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
-        for p in trainable:
-            p.requires_grad_(True)
 
 
 class Slice(nn.Module):

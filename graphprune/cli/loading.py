@@ -67,8 +67,8 @@ MetricName = Annotated[
 Ablations = Annotated[
     str | None,
     typer.Option(
-        help="What replaces an ablated message: counterfactual (default), zero, mean or "
-        "mean_positional."
+        help="What replaces an ablated message: counterfactual (default), zero, mean, "
+        "mean_positional or (graph networks) delete."
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts at a time.")]

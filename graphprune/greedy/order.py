@@ -17,7 +17,14 @@ from graphprune.graph import ComputationalGraph
 from graphprune.mask import require_same_graph
 from graphprune.scores import EdgeScores
 
-__all__ = ["ORDERS", "EdgeOrder", "edge_order", "is_reverse_topological", "readers"]
+__all__ = [
+    "ORDERS",
+    "EdgeOrder",
+    "component_depth",
+    "edge_order",
+    "is_reverse_topological",
+    "readers",
+]
 
 EdgeOrder = (
     Literal["reverse_topological", "descending", "ascending"]
@@ -116,7 +123,7 @@ def _reverse_topological(graph: ComputationalGraph) -> _Numbers:
         order = np.lexsort(keys)
         if is_reverse_topological(graph, torch.from_numpy(order)):
             return order
-    place = _depth(graph)
+    place = component_depth(graph)
     keys = (-numbers[sources], -place[sources], -numbers[targets], -kinds, -place[targets])
     return np.lexsort(keys)
 
@@ -133,7 +140,7 @@ def _layers(graph: ComputationalGraph) -> _Numbers | None:
     return layers
 
 
-def _depth(graph: ComputationalGraph) -> _Numbers:
+def component_depth(graph: ComputationalGraph) -> _Numbers:
     """``[N]``: the longest path from a source; nodes on a cycle together."""
     index = np.concatenate([graph.edge_index.numpy(), graph.fixed_edge_index.numpy()], axis=1)
     parts = _components(graph.num_nodes, index, "strong")

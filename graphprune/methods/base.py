@@ -12,7 +12,7 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask
-from graphprune.model import Ablation, MaskedModel, Reference
+from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
 from graphprune.progress import track
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
@@ -20,7 +20,7 @@ from graphprune.task import Task
 __all__ = ["AblationLike", "Method", "Pruner", "Scorer", "resolve_ablation"]
 
 AblationLike = str | Ablation
-_NAMES = ("counterfactual", "zero", "mean", "mean_positional")
+_NAMES = ("counterfactual", "zero", "mean", "mean_positional", "delete")
 
 
 def require_model(model: object) -> None:
@@ -49,7 +49,8 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike) -> 
         raise InputError(f"unknown ablation {ablation!r}; known: {', '.join(_NAMES)}")
     if ablation.startswith("mean"):
         return model.mean_ablation(task.batches(), per_position=ablation == "mean_positional")
-    return Ablation("zero" if ablation == "zero" else "counterfactual")
+    kinds: dict[str, AblationKind] = {"zero": "zero", "delete": "delete"}
+    return Ablation(kinds.get(ablation, "counterfactual"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,8 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
 
     Args:
         ablation: what an ablated message is replaced by: ``"counterfactual"``, ``"zero"``,
-            ``"mean"``, ``"mean_positional"`` or an :class:`~graphprune.Ablation` (learned
-            constants are one too).
+            ``"mean"``, ``"mean_positional"``, ``"delete"`` (graph networks: the edge is absent) or
+            an :class:`~graphprune.Ablation` (learned constants are one too).
         batch_size: examples at a time; ``None`` takes the task's.
     """
 

@@ -1,0 +1,9 @@
+"""Graph neural networks: the reference asynchronous recurrent one, and PyG's message passing."""
+
+from .argnn import ARGNN
+from .delta import DeltaRule
+from .recurrent import RecurrentModel
+from .schedule import Schedule
+from .training import train_bptt
+
+__all__ = ["ARGNN", "DeltaRule", "RecurrentModel", "Schedule", "train_bptt"]

@@ -1,0 +1,386 @@
+"""The reference asynchronous recurrent graph neural network.
+
+Node v holds a state h_v of ``channels`` numbers. An update reads ``sum over edges u -> v of
+weight * h_u``, plus a bias, and puts it through the activation. Input nodes are clamped: their
+state is the input and never changes. Which nodes update when is the schedule's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
+
+from graphprune.errors import InputError
+from graphprune.mask import EdgeMask
+
+from .schedule import UPDATES, Levels, Schedule, Update, make_schedule
+from .wiring import Wiring, add_at
+
+__all__ = ["ACTIVATIONS", "ARGNN"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "identity": lambda x: x,
+}
+
+
+class ARGNN(MessagePassing):
+    """A recurrent network on a fixed directed graph with a signed weight on every edge.
+
+    Args:
+        edge_index: ``[2, E]``, sources over targets.
+        num_nodes: N; ``None``: one more than the highest number named.
+        inputs: numbers of the clamped nodes, in the order inputs are given. No edge may enter one.
+        outputs: numbers of the nodes that :meth:`read` gives; ``None``: all that are no inputs.
+        channels: size d of a state.
+        activation: ``"tanh"``, ``"sigmoid"``, ``"relu"`` or ``"identity"``.
+        output_activation: that of the output nodes, if another.
+        bias: whether every node has a learned bias.
+        update: ``"sequential"``, ``"bernoulli"`` or ``"synchronous"``; see
+            :mod:`graphprune.adapters.gnn.schedule`.
+        rate: the chance of an update in a Bernoulli step.
+        steps: steps (sweeps) of a run.
+        weight: ``[E]`` first weights; ``None``: normal, of variance 1 / in-degree.
+        seed: draws first weights, and the schedules of runs that name no generator.
+
+    Attributes:
+        edge_weight: the parameter ``[E]``.
+        edge_keep: ``[E]`` bool buffer; edges where it is False carry nothing.
+
+    Example:
+        >>> net = ARGNN(torch.tensor([[0, 1, 2], [1, 2, 1]]), inputs=[0], outputs=[2],
+        ...             activation="identity", weight=torch.tensor([1.0, 2.0, -0.5]),
+        ...             update="synchronous", steps=3)
+        >>> net(torch.tensor([1.0]))[:, 0].tolist()
+        [1.0, 0.0, 2.0]
+        >>> net.read(net(torch.tensor([[1.0], [3.0]]))).tolist()
+        [[2.0], [6.0]]
+    """
+
+    edge_index: Tensor
+    edge_keep: Tensor
+    input_nodes: Tensor
+    output_nodes: Tensor
+    free: Tensor
+
+    def __init__(
+        self,
+        edge_index: Tensor,
+        num_nodes: int | None = None,
+        *,
+        inputs: Iterable[int] = (),
+        outputs: Iterable[int] | None = None,
+        channels: int = 1,
+        activation: str = "tanh",
+        output_activation: str | None = None,
+        bias: bool = False,
+        update: Update = "bernoulli",
+        rate: float = 0.5,
+        steps: int = 10,
+        weight: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(aggr="add")
+        _check_settings(update, rate, activation, output_activation)
+        edges = torch.as_tensor(edge_index, dtype=torch.int64)
+        if edges.ndim != 2 or edges.shape[0] != 2:
+            raise InputError(f"edge_index must be [2, E], got {list(edges.shape)}")
+        count = int(edges.max()) + 1 if edges.numel() else 0
+        nodes = count if num_nodes is None else num_nodes
+        if nodes < count or (edges.numel() and int(edges.min()) < 0):
+            raise InputError(f"edge_index names a node outside 0..{nodes - 1}")
+        clamped = _numbers(inputs, nodes, "inputs")
+        free = torch.ones(nodes, dtype=torch.bool)
+        free[clamped] = False
+        into = edges[1][~free[edges[1]]]
+        if len(into):
+            raise InputError(
+                f"an edge leads into node {int(into[0])}, which is clamped: its state never "
+                "changes, so leave the edge out"
+            )
+        read = torch.nonzero(free)[:, 0] if outputs is None else _numbers(outputs, nodes, "outputs")
+        self.num_nodes, self.channels, self.steps = nodes, channels, steps
+        self.update_rule, self.rate, self.seed = update, rate, seed
+        self.activation, self.output_activation = activation, output_activation
+        self.register_buffer("edge_index", edges.clone())
+        self.register_buffer("edge_keep", torch.ones(edges.shape[1], dtype=torch.bool))
+        self.register_buffer("input_nodes", clamped)
+        self.register_buffer("output_nodes", read)
+        self.register_buffer("free", free)
+        self.edge_weight = nn.Parameter(_first_weights(edges, nodes, weight, seed))
+        self.bias = nn.Parameter(torch.zeros(nodes)) if bias else None
+
+    # ---------------------------------------------------------------- running
+
+    def schedule(
+        self, steps: int | None = None, generator: torch.Generator | None = None
+    ) -> Schedule:
+        """Draws the updates of a run; without a generator the same ones each time, by ``seed``."""
+        if generator is None:
+            generator = torch.Generator().manual_seed(self.seed)
+        count = self.steps if steps is None else steps
+        return make_schedule(
+            self.update_rule, self.edge_index, self.free, count, generator, self.rate
+        )
+
+    def start(self, x: Tensor | None, h0: Tensor | None = None) -> Tensor:
+        """``[..., N, d]``: the state before the first step, inputs clamped.
+
+        ``x`` is ``[..., n_in]`` where a state is one number, else ``[..., n_in, d]``;
+        ``h0 [..., N, d]`` or ``None`` for zeros.
+        """
+        count, d = len(self.input_nodes), self.channels
+        if x is None:
+            if count:
+                raise InputError(f"the network has {count} input nodes, but no input came")
+            if h0 is None:
+                return self.edge_weight.new_zeros(self.num_nodes, d)
+            return self._checked_state(h0)
+        wanted = (count,) if d == 1 else (count, d)
+        if x.shape[-len(wanted) :] != wanted:
+            raise InputError(
+                f"inputs must be [..., {', '.join(map(str, wanted))}] (input nodes"
+                f"{'' if d == 1 else ', channels'}), got {list(x.shape)}"
+            )
+        x = (x[..., None] if d == 1 else x).to(self.edge_weight.dtype)
+        shape = (*x.shape[:-2], self.num_nodes, d)
+        base = x.new_zeros(shape) if h0 is None else self._checked_state(h0).expand(shape)
+        return base.index_copy(-2, self.input_nodes, x)
+
+    def _checked_state(self, h0: Tensor) -> Tensor:
+        if h0.shape[-2:] != (self.num_nodes, self.channels):
+            raise InputError(
+                f"h0 must be [..., {self.num_nodes}, {self.channels}], got {list(h0.shape)}"
+            )
+        return h0.to(self.edge_weight.dtype)
+
+    def forward(
+        self,
+        x: Tensor | None = None,
+        h0: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        schedule: Schedule | None = None,
+        generator: torch.Generator | None = None,
+        edge_mask: Tensor | None = None,
+        drive: Tensor | None = None,
+    ) -> Tensor:
+        """The state ``[..., N, d]`` after all steps; give it back as ``h0`` to go on from it.
+
+        Args:
+            x: inputs of the clamped nodes; see :meth:`start`.
+            h0: the state to start from.
+            steps: instead of the module's own number.
+            schedule: the updates; ``None`` draws them from ``generator`` (or by ``seed``).
+            generator: draws the schedule.
+            edge_mask: ``[..., E]`` factors on messages.
+            drive: ``[..., N, d]`` added to what nodes read, at every step; with a leading axis of
+                the steps (then ``[steps, ..., N, d]`` with the axes of the state) one each.
+        """
+        plan = self.schedule(steps, generator) if schedule is None else schedule
+        state = self.start(x, h0)
+        weight = self.masked_weight(edge_mask)
+        if drive is not None and drive.ndim == state.ndim + 1 and len(drive) != len(plan):
+            raise InputError(f"drive has {len(drive)} steps, the run {len(plan)}")
+        wiring = self._wiring(weight)
+        for number in range(len(plan)):
+            extra = drive
+            if drive is not None and drive.ndim == state.ndim + 1:
+                extra = drive[number]
+            state = self.advance(state, plan, number, wiring, extra)
+        return state
+
+    def masked_weight(self, edge_mask: Tensor | None = None) -> Tensor:
+        """``[..., E]``: weights, zero where an edge is not kept, times the mask."""
+        weight = self.edge_weight * self.edge_keep
+        return weight if edge_mask is None else weight * edge_mask.to(weight.dtype)
+
+    def read(self, state: Tensor) -> Tensor:
+        """``[..., n_out * d]``: the states of the output nodes side by side."""
+        return state.index_select(-2, self.output_nodes).flatten(-2)
+
+    def _wiring(self, weight: Tensor) -> Wiring | None:
+        """``None`` where PyG's own propagation has to be used: someone listens to messages."""
+        listens = any(
+            len(getattr(self, f"_{name}_hooks"))
+            for name in ("message_forward_pre", "message_forward", "propagate_forward_pre",
+                         "propagate_forward", "aggregate_forward_pre", "aggregate_forward")
+        )  # fmt: skip
+        if (listens or self.explain) and self.update_rule != "sequential":
+            return None
+        return Wiring(self.edge_index, weight, self.num_nodes)
+
+    def advance(
+        self,
+        state: Tensor,
+        plan: Schedule,
+        number: int,
+        wiring: Wiring | None,
+        extra: Tensor | None = None,
+    ) -> Tensor:
+        """The state after step ``number`` of a schedule; ``extra`` is added to what is read."""
+        base = self._base(extra)
+        if plan.update == "sequential":
+            assert wiring is not None
+            by_level = plan.sweeps_by_level[number]
+            sweep = self.sweep_levels if by_level else self.sweep_loop
+            return sweep(state, plan, number, wiring, base)
+        if wiring is None:
+            weight = self.masked_weight()
+            size = (self.num_nodes, self.num_nodes)
+            read = self.propagate(self.edge_index, x=state, weight=weight[:, None], size=size)
+        else:
+            read = wiring.carry(state)
+        new = self._activate(read if base is None else read + base)
+        updated = plan.steps[number].to(state.device)
+        return torch.where(updated[:, None], new, state)
+
+    def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
+        """The state of an edge's source times the edge's weight."""
+        return x_j * weight
+
+    def _base(self, extra: Tensor | None) -> Tensor | None:
+        if self.bias is None:
+            return extra
+        return self.bias[:, None] if extra is None else extra + self.bias[:, None]
+
+    def _activate(self, read: Tensor, nodes: Tensor | None = None) -> Tensor:
+        """The activation of ``read [..., n, d]``, what all nodes (or some) read."""
+        out = ACTIVATIONS[self.activation](read)
+        if self.output_activation is None or self.output_activation == self.activation:
+            return out
+        last = ACTIVATIONS[self.output_activation](read)
+        ends = torch.zeros(self.num_nodes, dtype=torch.bool, device=read.device)
+        ends[self.output_nodes] = True
+        return torch.where((ends if nodes is None else ends[nodes])[:, None], last, out)
+
+    # ---------------------------------------------------------------- sequential sweeps
+
+    def sweep_levels(
+        self, state: Tensor, plan: Schedule, number: int, wiring: Wiring, base: Tensor | None
+    ) -> Tensor:
+        """One sweep, level by level; equal to :meth:`sweep_loop` up to float error."""
+        levels: Levels = plan.levels[number]
+        old = wiring.messages(state, levels.backward)
+        read = add_at(old, wiring.target[levels.backward], self.num_nodes)
+        if base is not None:
+            read = read + base
+        state = state.expand(read.shape)
+        for nodes, edges, places in zip(levels.nodes, levels.edges, levels.places, strict=True):
+            mine = read.index_select(-2, nodes)
+            if len(edges):
+                mine = mine.index_add(-2, places, wiring.messages(state, edges))
+            state = state.index_copy(-2, nodes, self._activate(mine, nodes))
+        return state
+
+    def sweep_loop(
+        self, state: Tensor, plan: Schedule, number: int, wiring: Wiring, base: Tensor | None
+    ) -> Tensor:
+        """One sweep, node by node: the definition, and the way for dense graphs."""
+        shape = torch.broadcast_shapes(
+            state.shape,
+            (*wiring.weight.shape[:-1], 1, 1),
+            () if base is None else base.shape,
+        )
+        state = state.expand(shape)
+        for node in plan.steps[number].tolist():
+            read = wiring.messages(state, wiring.incoming[node]).sum(-2, keepdim=True)
+            if base is not None:
+                read = read + base[..., node : node + 1, :]
+            one = torch.tensor([node])
+            state = state.index_copy(-2, one, self._activate(read, one).expand(
+                *state.shape[:-2], 1, self.channels
+            ))  # fmt: skip
+        return state
+
+    # ---------------------------------------------------------------- pruning
+
+    @torch.no_grad()
+    def keep(self, mask: EdgeMask | Tensor | None) -> ARGNN:
+        """Carries on with the edges of a mask alone (``None``: all again); gives the module.
+
+        ``mask`` is an :class:`~graphprune.EdgeMask` over this network's edges or ``[E]``; an edge
+        is kept where it is not 0.
+        """
+        if mask is None:
+            self.edge_keep.fill_(True)
+            return self
+        values = mask.values if isinstance(mask, EdgeMask) else mask
+        if values.shape != self.edge_keep.shape:
+            raise InputError(
+                f"the network has {len(self.edge_keep)} edges, the mask {list(values.shape)}"
+            )
+        self.edge_keep.copy_(values != 0)
+        return self
+
+    @torch.no_grad()
+    def compact(self) -> ARGNN:
+        """A network without the edges that are not kept: the one to deploy."""
+        small = ARGNN(
+            self.edge_index[:, self.edge_keep].cpu(),
+            self.num_nodes,
+            inputs=self.input_nodes.tolist(),
+            outputs=self.output_nodes.tolist(),
+            channels=self.channels,
+            activation=self.activation,
+            output_activation=self.output_activation,
+            bias=self.bias is not None,
+            update=self.update_rule,
+            rate=self.rate,
+            steps=self.steps,
+            weight=self.edge_weight[self.edge_keep].cpu(),
+            seed=self.seed,
+        )
+        small.to(self.edge_weight)
+        if self.bias is not None and small.bias is not None:
+            small.bias.copy_(self.bias)
+        small.train(self.training)
+        return small
+
+    def extra_repr(self) -> str:
+        """What it is, in words."""
+        return (
+            f"{self.num_nodes} nodes, {int(self.edge_keep.sum())} of {len(self.edge_keep)} edges, "
+            f"{self.update_rule}, {self.steps} steps"
+        )
+
+    def __repr__(self) -> str:
+        return f"ARGNN({self.extra_repr()})"
+
+
+def _numbers(given: Iterable[int], nodes: int, what: str) -> Tensor:
+    found = torch.as_tensor(list(given), dtype=torch.int64)
+    if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < nodes:
+        raise InputError(f"{what} names a node outside 0..{nodes - 1}")
+    if len(found.unique()) != len(found):
+        raise InputError(f"{what} names a node twice")
+    return found
+
+
+def _check_settings(update: str, rate: float, *activations: str | None) -> None:
+    if update not in UPDATES:
+        raise InputError(f"update is one of {', '.join(UPDATES)}, got {update!r}")
+    if not 0 < rate <= 1:
+        raise InputError(f"rate is the chance of an update, in (0, 1], got {rate!r}")
+    unknown: Sequence[str] = [a for a in activations if a is not None and a not in ACTIVATIONS]
+    if unknown:
+        raise InputError(f"unknown activation {unknown[0]!r}; known: {', '.join(ACTIVATIONS)}")
+
+
+def _first_weights(edges: Tensor, nodes: int, weight: Tensor | None, seed: int) -> Tensor:
+    count = edges.shape[1]
+    if weight is None:
+        generator = torch.Generator().manual_seed(seed)
+        degree = torch.bincount(edges[1], minlength=nodes).clamp(min=1)
+        return torch.randn(count, generator=generator) / degree[edges[1]].sqrt()
+    given = torch.as_tensor(weight)
+    if given.shape != (count,) or not given.is_floating_point():
+        raise InputError(f"weight must be [{count}] floats, got {list(given.shape)} {given.dtype}")
+    if not bool(torch.isfinite(given).all()):
+        raise InputError(f"{int((~torch.isfinite(given)).sum())} weights are NaN or infinite")
+    return given.detach().clone()

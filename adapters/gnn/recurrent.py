@@ -1,0 +1,258 @@
+"""An ARGNN as a masked model: examples and masks ride along leading axes of the state.
+
+An example is one pattern of the input nodes, ``[B, n_in]`` (``[B, n_in, d]``), and a batch is as
+many of them. Outputs are the output nodes' states side by side; where a task names positions, the
+states of these nodes. All runs of a model share one schedule of updates, drawn when it is wrapped:
+clean, corrupted and masked runs differ in messages alone.
+
+An edge that is not kept (``edge_keep``) stays an edge of the graph and sends nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.batch import Batch
+from graphprune.errors import InputError
+from graphprune.graph import ComputationalGraph, Node
+from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.model import (
+    Ablation,
+    MaskedModel,
+    Messages,
+    Objective,
+    Reference,
+    require_same_batch,
+)
+
+from ..modes import quiet
+from .argnn import ARGNN
+from .base import GraphModel, Sums, require_corrupt
+from .products import edge_products
+from .schedule import Schedule
+from .trajectory import RecurrentReference
+
+__all__ = ["RecurrentModel"]
+
+_ROOM = 1 << 24  # message weights of one call
+
+
+class RecurrentModel(GraphModel):
+    """See the module's text.
+
+    Args:
+        network: the module; used as it is.
+        steps: of every run; ``None``: the module's.
+        seed: draws the schedule; ``None``: the module's.
+        name: in provenance.
+    """
+
+    def __init__(
+        self,
+        network: ARGNN,
+        *,
+        steps: int | None = None,
+        seed: int | None = None,
+        name: str = "",
+    ) -> None:
+        self._module: ARGNN = network
+        self._name = name
+        generator = torch.Generator().manual_seed(network.seed if seed is None else seed)
+        self.plan: Schedule = network.schedule(steps, generator)
+        self._graph = network_graph(network)
+
+    def provenance(self) -> dict[str, Any]:
+        """Sizes, a hash of the weights, and how it updates."""
+        return {
+            **super().provenance(),
+            "update": self.plan.update,
+            "steps": len(self.plan),
+            "kept": int(self._module.edge_keep.sum()),
+        }
+
+    def edge_weights(self) -> Tensor:
+        """The weights, zero where an edge is not kept."""
+        return self._module.masked_weight().detach().cpu()
+
+    def reference(self, batch: Batch, ablation: Ablation | None = None) -> RecurrentReference:
+        """States of the clean and the ablated run, each computed when first needed, once."""
+        ablation = ablation or Ablation()
+        require_corrupt(batch, ablation)
+        return RecurrentReference(self._module, self.plan, batch, ablation)
+
+    # ---------------------------------------------------------------- running
+
+    def _rows(self, reference: RecurrentReference, rows: Tensor) -> Tensor:
+        rows = rows[:, None] if rows.ndim == 2 else rows
+        size = max(1, _ROOM // max(1, rows.shape[-1] * max(rows.shape[1], reference.batch.size)))
+        with quiet(self._module):
+            parts = [reference.masked(some) for some in rows.split(size)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def compiled(self, batch: Batch, mask: EdgeMask, reference: Reference) -> Callable[[], Tensor]:
+        """A circuit with what its ablated messages add already summed, on its own edges alone."""
+        require_same_graph(self._graph, mask.graph, "the model and the mask")
+        require_same_batch(batch, reference)
+        assert isinstance(reference, RecurrentReference)
+        row = mask.values.to(self._like)[None, None]
+        with quiet(self._module), torch.no_grad():
+            offsets = reference.offsets(row)
+        kept = mask.kept
+        small = copy.deepcopy(self._module)
+        small.edge_weight.data.mul_(row[0, 0])
+        small.edge_keep &= kept.to(small.edge_keep.device)
+        small = small.compact()
+        plan = Schedule(self.plan.update, small.edge_index.cpu(), small.num_nodes, self.plan.steps)
+        inner = RecurrentReference(small, plan, batch, Ablation("zero"))
+        ones = torch.ones(1, 1, small.edge_index.shape[1]).to(self._like)
+
+        def run() -> Tensor:
+            with quiet(small):
+                return inner.masked(ones, offsets)[0]
+
+        return run
+
+    def widened(self) -> MaskedModel | None:
+        """A copy in float64; ``None`` if it is that already."""
+        if self._like.dtype == torch.float64:
+            return None
+        twin = copy.copy(self)
+        twin._module = copy.deepcopy(self._module).double()
+        return twin
+
+    # ---------------------------------------------------------------- gradients
+
+    def _point(
+        self,
+        reference: RecurrentReference,
+        objective: Objective,
+        gate: Tensor | None,
+        neurons: bool,
+    ) -> Sums:
+        network, plan = self._module, self.plan
+        start = reference.given.start
+        felt = [torch.zeros_like(start).requires_grad_(True) for _ in range(len(plan))]
+        row = torch.ones(network.edge_index.shape[1]).to(start) if gate is None else gate
+        with quiet(network), torch.enable_grad():
+            out = reference.masked(row[None, None], felt)[0]
+            total = objective(out).sum()
+        gradients = torch.autograd.grad(total, felt)
+        edge = torch.zeros(network.edge_index.shape[1], len(plan)).to(start)
+        fine = torch.zeros(len(edge), network.channels).to(start) if neurons else None
+        weight = network.masked_weight().detach()
+        for step, gradient in enumerate(gradients):
+            for clean, edges, ablated in self._differences(reference, step):
+                index = network.edge_index[:, edges]
+                edge[edges, step] = weight[edges] * edge_products(clean, gradient, index)
+                if ablated is not None:
+                    into = gradient.sum(0)[index[1]]
+                    edge[edges, step] -= (ablated[edges] * into).sum(-1)
+                if fine is not None:
+                    both = (clean[:, index[0]] * gradient[:, index[1]]).sum(0)
+                    fine[edges] += weight[edges, None] * both
+                    if ablated is not None:
+                        fine[edges] -= ablated[edges] * into
+        return Sums(edge.detach(), None if fine is None else fine.detach())
+
+    def _differences(
+        self, reference: RecurrentReference, step: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Clean minus corrupted states, the edges that carry them, and constants to subtract."""
+        constant = reference.replaced(step)
+        constant = None if constant is None else constant.detach()
+        sides = [reference.sent(reference.clean, step)]
+        if reference.ablation.kind == "counterfactual":
+            sides.append(reference.sent(reference.corrupt, step))
+        for place, (clean, edges) in enumerate(sides[0]):
+            states = clean if len(sides) == 1 else clean - sides[1][place][0]
+            yield states, edges, constant
+
+    # ---------------------------------------------------------------- messages
+
+    def _sent(self, reference: RecurrentReference, states: list[Tensor]) -> Tensor:
+        """``[steps, B, E, d]``: every message of a run."""
+        source = self._module.edge_index[0]
+        weight = self._module.masked_weight().detach()[:, None]
+        found = []
+        for step in range(len(self.plan)):
+            start = states[0]
+            out = start.new_zeros(start.shape[0], len(source), start.shape[-1])
+            for state, edges in reference.sent(states, step):
+                out[:, edges] = state[:, source[edges]]
+            found.append(out * weight)
+        return torch.stack(found)
+
+    def messages(self, batch: Batch) -> Iterator[Messages]:
+        """Messages by target node; a position is a step, real where the node updates in it."""
+        reference = self.reference(batch, Ablation("zero"))
+        sent = self._sent(reference, reference.clean)
+        network = self._module
+        target = network.edge_index[1]
+        bias = None if network.bias is None else network.bias.detach()
+        for node in target.unique().tolist():
+            edges = torch.nonzero(target == node)[:, 0]
+            values = sent[:, :, edges].permute(2, 1, 0, 3)
+            total = values.sum(0) if bias is None else values.sum(0) + bias[node]
+            updates = torch.stack([self._updates(step, node) for step in range(len(self.plan))])
+            weight = updates.to(values).expand(batch.size, -1)
+            yield Messages(edges[None].cpu(), values, total, weight)
+
+    def _updates(self, step: int, node: int) -> Tensor:
+        chosen = self.plan.steps[step]
+        return (chosen == node).any() if self.plan.update == "sequential" else chosen[node]
+
+    def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:
+        """Each edge's mean message ``[E, d]``; ``per_position``: of a step, ``[steps, E, d]``."""
+        total, count = None, 0
+        for batch in batches:
+            clean = batch.corrupt is None
+            reference = self.reference(batch, Ablation("zero" if clean else "counterfactual"))
+            states = reference.clean if clean else reference.corrupt
+            sums = [state.sum(0, keepdim=True) for state in states]
+            part = self._sent(reference, sums)[:, 0]
+            total = part if total is None else total + part
+            count += batch.size
+        if total is None:
+            raise InputError("the mean over an empty reference set is not defined")
+        mean_message = total / count
+        return Ablation(
+            "mean", mean_message if per_position else mean_message.mean(0), per_position
+        )
+
+    def learned_ablation(self, start: Ablation) -> Ablation:
+        """One constant for each edge, from zero or mean ablation on."""
+        network = self._module
+        shape = (network.edge_index.shape[1], network.channels)
+        dtype = torch.float64 if self._like.dtype == torch.float64 else torch.float32
+        if start.kind == "mean" and not start.per_position:
+            found = start.values.detach().to(dtype).clone()
+        elif start.kind == "zero":
+            found = torch.zeros(shape, dtype=dtype, device=self._like.device)
+        else:
+            raise InputError(
+                f"learned constants start from zero or mean ablation, got {start.name!r}"
+            )
+        return Ablation("optimal", (found.requires_grad_(True),))
+
+
+def network_graph(network: ARGNN) -> ComputationalGraph:
+    """The network's nodes, named by number, and all its edges in order."""
+    clamped = set(network.input_nodes.tolist())
+    read = set(network.output_nodes.tolist())
+    kinds = [
+        "input" if n in clamped else "output" if n in read else "hidden"
+        for n in range(network.num_nodes)
+    ]
+    everything = tuple(range(network.num_nodes))
+    return ComputationalGraph(
+        nodes=tuple(Node(str(n), kind=kind) for n, kind in enumerate(kinds)),
+        edge_index=network.edge_index.cpu().clone(),
+        edge_kind=torch.zeros(network.edge_index.shape[1], dtype=torch.uint8),
+        inputs=tuple(sorted(clamped)) or everything,
+        outputs=tuple(sorted(read)),
+    )

@@ -1,0 +1,162 @@
+"""Which nodes update in which step of an asynchronous recurrent network.
+
+A *step* of a ``"synchronous"`` schedule updates all free nodes from the old states, one of a
+``"bernoulli"`` schedule each free node with a fixed chance, one of a ``"sequential"`` schedule all
+free nodes one after another in a random order, each from the newest states (a Gauss-Seidel sweep).
+
+A sweep need not go node by node. Under an order, an edge is *forward* if its source updates before
+its target. Backward edges carry old states, known before the sweep; nodes of one *level* (the
+longest path of forward edges that ends at them) do not read each other, so they update together.
+The result is the sweep's, in as many operations as there are levels. A dense graph has as many
+levels as nodes and gains nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphprune.errors import InputError
+
+__all__ = ["UPDATES", "Levels", "Schedule", "Update", "levels_of", "make_schedule"]
+
+Update = Literal["sequential", "bernoulli", "synchronous"]
+UPDATES: tuple[Update, ...] = ("sequential", "bernoulli", "synchronous")
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """A sweep's edges and nodes, level by level.
+
+    ``backward [b]`` are numbers of the edges that carry old states. Level l updates ``nodes[l]``;
+    ``edges[l]`` are the forward edges into them and ``places[l]`` their targets as positions in
+    ``nodes[l]``. Edges into nodes that do not update stand nowhere. ``forward [E]`` bool marks all
+    forward edges.
+    """
+
+    backward: Tensor
+    nodes: tuple[Tensor, ...]
+    edges: tuple[Tensor, ...]
+    places: tuple[Tensor, ...]
+    forward: Tensor
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+
+def levels_of(edge_index: Tensor, order: Tensor, num_nodes: int) -> Levels:
+    """The levels of a sweep in ``order [n]`` over the nodes it names; others keep their state.
+
+    Example:
+        >>> found = levels_of(torch.tensor([[0, 1, 2], [1, 2, 0]]), torch.tensor([0, 1, 2]), 3)
+        >>> len(found), found.backward.tolist(), [n.tolist() for n in found.nodes]
+        (3, [2], [[0], [1], [2]])
+    """
+    source, target = edge_index.cpu().numpy()
+    places = np.full(num_nodes, -1, dtype=np.int64)
+    places[order.cpu().numpy()] = np.arange(len(order))
+    reads = places[target] >= 0
+    forward = reads & (places[source] >= 0) & (places[source] < places[target])
+    level = _longest_paths(source[forward], target[forward], num_nodes)
+    nodes = _grouped(level[order.numpy()])
+    node_groups = [order.numpy()[group] for group in nodes]
+    position = np.zeros(num_nodes, dtype=np.int64)
+    for group in node_groups:
+        position[group] = np.arange(len(group))
+    numbers = np.flatnonzero(forward)
+    by_level = _grouped(level[target[numbers]], len(node_groups))
+    edges = [numbers[group] for group in by_level]
+    return Levels(
+        backward=torch.from_numpy(np.flatnonzero(reads & ~forward)),
+        nodes=tuple(map(torch.from_numpy, node_groups)),
+        edges=tuple(map(torch.from_numpy, edges)),
+        places=tuple(torch.from_numpy(position[target[e]]) for e in edges),
+        forward=torch.from_numpy(forward),
+    )
+
+
+def _longest_paths(
+    source: NDArray[np.int64], target: NDArray[np.int64], nodes: int
+) -> NDArray[np.int64]:
+    level = np.zeros(nodes, dtype=np.int64)
+    while True:
+        deeper = level.copy()
+        np.maximum.at(deeper, target, level[source] + 1)
+        if np.array_equal(deeper, level):
+            return level
+        level = deeper
+
+
+def _grouped(keys: NDArray[np.int64], count: int | None = None) -> list[NDArray[np.int64]]:
+    """Positions of keys 0, 1, ..., each group in order."""
+    groups = int(keys.max(initial=-1)) + 1 if count is None else count
+    order = np.argsort(keys, kind="stable")
+    ends = np.searchsorted(keys[order], np.arange(groups + 1))
+    return [order[a:b] for a, b in pairwise(ends)]
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The updates of a run, drawn beforehand so that several runs can share them.
+
+    Args:
+        update: the kind of step.
+        edge_index: ``[2, E]``; levels depend on it.
+        num_nodes: how many nodes there are.
+        steps: one tensor a step: ``[n]`` int64, the order of a sweep; or ``[N]`` bool, the nodes
+            that update.
+    """
+
+    update: Update
+    edge_index: Tensor
+    num_nodes: int
+    steps: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @cached_property
+    def levels(self) -> tuple[Levels, ...]:
+        """The levels of every sweep; empty unless sequential."""
+        if self.update != "sequential":
+            return ()
+        return tuple(levels_of(self.edge_index, order, self.num_nodes) for order in self.steps)
+
+    @cached_property
+    def sweeps_by_level(self) -> tuple[bool, ...]:
+        """For each sweep whether levels pay: there are at most half as many as nodes."""
+        return tuple(
+            2 * len(found) <= len(order)
+            for found, order in zip(self.levels, self.steps, strict=True)
+        )
+
+
+def make_schedule(
+    update: Update,
+    edge_index: Tensor,
+    free: Tensor,
+    steps: int,
+    generator: torch.Generator,
+    rate: float = 0.5,
+) -> Schedule:
+    """Draws ``steps`` steps over the nodes ``free [N]`` bool; ``rate`` is the Bernoulli chance."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps must be an integer of at least 1, got {steps!r}")
+    free = free.cpu()
+    drawn: list[Tensor] = []
+    for _ in range(steps):
+        if update == "sequential":
+            nodes = torch.nonzero(free)[:, 0]
+            drawn.append(nodes[torch.randperm(len(nodes), generator=generator)])
+        elif update == "bernoulli":
+            drawn.append(free & (torch.rand(len(free), generator=generator) < rate))
+        else:
+            drawn.append(free)
+    return Schedule(update, edge_index.cpu(), len(free), tuple(drawn))

@@ -1,0 +1,55 @@
+"""The adapter for PyG's message passing, and for the reference ARGNN."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import nn
+
+from graphprune.errors import InputError
+from graphprune.model import MaskedModel
+
+__all__ = ["PyGAdapter", "adapter"]
+
+
+class PyGAdapter:
+    """Wraps any module that passes messages by ``torch_geometric.nn.MessagePassing``."""
+
+    name = "pyg"
+
+    def matches(self, module: object) -> bool:
+        """Whether the module or a part of it is PyG's message passing."""
+        # A message passing module cannot exist before its library was imported.
+        if "torch_geometric" not in sys.modules or not isinstance(module, nn.Module):
+            return False
+        from torch_geometric.nn import MessagePassing
+
+        if hasattr(module, "_orig_mod"):  # compiled: the registry says what to do
+            return False
+        return any(isinstance(part, MessagePassing) for part in module.modules())
+
+    def supported(self) -> list[str]:
+        """What is known: the reference network, and every message passing module."""
+        return ["ARGNN", "MessagePassing"]
+
+    def wrap(self, module: nn.Module, **options: Any) -> MaskedModel:
+        """The module as a masked model; options are those of the two models.
+
+        Raises :class:`InputError` for an unknown option.
+        """
+        from .gnn import ARGNN, RecurrentModel
+
+        if isinstance(module, ARGNN):
+            _known(options, ("steps", "seed", "name"), "an ARGNN")
+            return RecurrentModel(module, **options)
+        raise NotImplementedError
+
+
+def _known(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise InputError(f"unknown option {unknown[0]!r} for {what}; known: {', '.join(known)}")
+
+
+adapter = PyGAdapter()

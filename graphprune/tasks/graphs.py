@@ -1,0 +1,244 @@
+"""Examples on graphs: patterns of a network's inputs, nodes of one graph, or whole graphs.
+
+What a batch is. A model's graph is fixed, so an example is one of three things:
+
+- a *pattern*: features of its own on the model's graph, tensors with a leading axis of the
+  examples, such as ``inputs [B, n_in]`` of an ARGNN or ``x [B, N, F]`` of a PyG model;
+- a *node* of the graph: all examples share the features (``x [N, F]``, without a leading axis) and
+  one pass, and each is answered at its own ``positions``;
+- a *graph* among those that the model's data batches: ``graphs [B]`` are their numbers.
+
+``clean`` and ``corrupt`` are mappings from names to such tensors; what they do not name stands in
+the model's data. Labels are answer ids; all other classes are the distractors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.batch import Batch
+from graphprune.errors import InputError
+from graphprune.metrics import Metric, as_metric
+from graphprune.task import Task
+
+__all__ = ["GraphExamples", "graphs", "nodes", "other_class", "patterns"]
+
+Tensors = Mapping[str, Tensor]
+MetricLike = str | Metric | Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class GraphExamples:
+    """A source of examples on a graph.
+
+    Args:
+        size: how many there are.
+        clean, corrupt: tensors ``[size, ...]``, a row for each example; ``corrupt`` may be None.
+        shared, shared_corrupt: tensors that all examples share.
+        positions: ``[size]`` or ``[size, P]`` node numbers, where answers are read.
+        answer, distractor: ``[size, A]`` ids of outputs.
+    """
+
+    size: int
+    clean: Tensors = field(default_factory=dict)
+    corrupt: Tensors | None = None
+    shared: Tensors = field(default_factory=dict)
+    shared_corrupt: Tensors | None = None
+    positions: Tensor | None = None
+    answer: Tensor | None = None
+    distractor: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        rows = {**self.clean, "positions": self.positions, "answer": self.answer}
+        rows |= {f"corrupt {k}": v for k, v in (self.corrupt or {}).items()}
+        rows["distractor"] = self.distractor
+        for name, value in rows.items():
+            if value is not None and len(value) != self.size:
+                raise InputError(
+                    f"{name} has {len(value)} rows for {self.size} examples, got the shape "
+                    f"{list(value.shape)}"
+                )
+        for name, value in {**self.clean, **self.shared}.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise InputError(f"{name} holds NaN or infinite values")
+
+    def __len__(self) -> int:
+        return self.size
+
+    def lengths(self) -> Sequence[int]:
+        """All alike."""
+        return [1] * self.size
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The examples ``indices``."""
+        chosen = torch.as_tensor(list(indices), dtype=torch.int64)
+
+        def rows(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[chosen]
+
+        corrupt: dict[str, Tensor] | None = None
+        if self.corrupt is not None or self.shared_corrupt is not None:
+            corrupt = {**self.shared, **(self.shared_corrupt or {})}
+            own = self.clean if self.corrupt is None else {**self.clean, **self.corrupt}
+            corrupt |= {name: value[chosen] for name, value in own.items()}
+        return Batch(
+            clean={**self.shared, **{name: value[chosen] for name, value in self.clean.items()}},
+            corrupt=corrupt,
+            size=len(chosen),
+            indices=tuple(int(i) for i in indices),
+            positions=rows(self.positions),
+            answer=rows(self.answer),
+            distractor=rows(self.distractor),
+        )
+
+
+def _classes(labels: Tensor, classes: int | None) -> tuple[Tensor, Tensor]:
+    """Answer ids ``[n, 1]`` and the ids of all other classes ``[n, C - 1]``."""
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    count = int(labels.max()) + 1 if classes is None else classes
+    if labels.ndim != 1 or not len(labels) or int(labels.min()) < 0 or int(labels.max()) >= count:
+        raise InputError(f"labels must be [n] numbers of {count} classes, got {labels!r:.80}")
+    every = torch.arange(count).expand(len(labels), count)
+    others = every[every != labels[:, None]].reshape(len(labels), count - 1)
+    return labels[:, None], others
+
+
+def other_class(labels: Tensor, seed: int = 0) -> Tensor:
+    """``[n]``: for each example the number of a random one with another label.
+
+    Example:
+        >>> other_class(torch.tensor([0, 0, 1])).tolist()
+        [2, 2, ...]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if len(labels.unique()) < 2:
+        raise InputError("all examples have one label; none of another class stands in for them")
+    unlike = (labels[:, None] != labels[None]).double()
+    return torch.multinomial(unlike, 1, generator=generator)[:, 0]
+
+
+def patterns(
+    clean: Tensor | Tensors,
+    labels: Tensor,
+    *,
+    corrupt: Tensor | Tensors | str | None = "other_class",
+    classes: int | None = None,
+    positions: Tensor | None = None,
+    metric: MetricLike = "logit_diff",
+    name: str = "patterns",
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Task:
+    """A task whose examples are patterns of a network's inputs.
+
+    Args:
+        clean: ``[n, ...]``, what goes into the input nodes (named ``inputs``), or tensors by name.
+        labels: ``[n]`` class numbers.
+        corrupt: as ``clean``; ``"other_class"``: the pattern of a random example of another class,
+            by ``seed``; ``None``: there are no corrupted inputs.
+        classes: how many classes there are; ``None``: the highest label says.
+        positions: ``[n]`` node numbers, where answers are read; ``None``: the model's outputs.
+
+    Example:
+        >>> task = patterns(torch.eye(3), torch.tensor([0, 1, 2]))
+        >>> batch = next(iter(task.batches()))
+        >>> batch.clean["inputs"].shape, batch.answer.tolist(), batch.distractor.tolist()
+        (torch.Size([3, 3]), [[0], [1], [2]], [[1, 2], [0, 2], [0, 1]])
+    """
+    given = clean if isinstance(clean, Mapping) else {"inputs": clean}
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    answer, distractor = _classes(labels, classes)
+    other: Tensors | None
+    if isinstance(corrupt, str):
+        if corrupt != "other_class":
+            raise InputError(f"corrupt is tensors, 'other_class' or None, got {corrupt!r}")
+        twin = other_class(labels, seed)
+        other = {key: value[twin] for key, value in given.items()}
+    else:
+        other = {"inputs": corrupt} if isinstance(corrupt, Tensor) else corrupt
+    examples = GraphExamples(
+        len(labels), given, other, positions=positions, answer=answer, distractor=distractor
+    )
+    return Task(examples, as_metric(metric), name=name, batch_size=batch_size)
+
+
+def nodes(
+    features: Tensor | Tensors,
+    labels: Tensor,
+    *,
+    at: Tensor | None = None,
+    corrupt: Tensor | Tensors | str | None = "shuffle",
+    classes: int | None = None,
+    metric: MetricLike = "logit_diff",
+    name: str = "nodes",
+    batch_size: int = 256,
+    seed: int = 0,
+) -> Task:
+    """A task whose examples are nodes of one graph.
+
+    Args:
+        features: ``[N, F]`` of all nodes (named ``x``), or tensors by name.
+        labels: ``[N]`` class numbers of all nodes.
+        at: the nodes asked for, as numbers or as a mask ``[N]``; ``None``: all.
+        corrupt: features as above; ``"shuffle"``: every node gets another's, by ``seed``; ``None``:
+            there are no corrupted inputs.
+        classes: how many classes there are; ``None``: the highest label says.
+    """
+    given = features if isinstance(features, Mapping) else {"x": features}
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    chosen = torch.arange(len(labels)) if at is None else torch.as_tensor(at)
+    if chosen.dtype == torch.bool:
+        chosen = torch.nonzero(chosen)[:, 0]
+    answer, distractor = _classes(labels, classes)
+    other: Tensors | None
+    if isinstance(corrupt, str):
+        if corrupt != "shuffle":
+            raise InputError(f"corrupt is tensors, 'shuffle' or None, got {corrupt!r}")
+        generator = torch.Generator().manual_seed(seed)
+        other = {
+            key: value[torch.randperm(len(value), generator=generator)]
+            for key, value in given.items()
+        }
+    else:
+        other = {"x": corrupt} if isinstance(corrupt, Tensor) else corrupt
+    examples = GraphExamples(
+        len(chosen),
+        shared=given,
+        shared_corrupt=other,
+        positions=chosen,
+        answer=answer[chosen],
+        distractor=distractor[chosen],
+    )
+    return Task(examples, as_metric(metric), name=name, batch_size=batch_size)
+
+
+def graphs(
+    labels: Tensor,
+    *,
+    corrupt: Tensors | None = None,
+    classes: int | None = None,
+    metric: MetricLike = "logit_diff",
+    name: str = "graphs",
+    batch_size: int = 64,
+) -> Task:
+    """A task whose examples are the graphs of a model's batched data.
+
+    Args:
+        labels: ``[G]`` class numbers.
+        corrupt: features of all graphs' nodes by name, such as ``{"x": [N, F]}``.
+        classes: how many classes there are; ``None``: the highest label says.
+    """
+    answer, distractor = _classes(labels, classes)
+    examples = GraphExamples(
+        len(answer),
+        clean={"graphs": torch.arange(len(answer))},
+        shared_corrupt=corrupt,
+        answer=answer,
+        distractor=distractor,
+    )
+    return Task(examples, as_metric(metric), name=name, batch_size=batch_size)
