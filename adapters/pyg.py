@@ -38,12 +38,17 @@ class PyGAdapter:
 
         Raises :class:`InputError` for an unknown option.
         """
-        from .gnn import ARGNN, RecurrentModel
+        from .gnn import ARGNN, MessageModel, RecurrentModel
 
         if isinstance(module, ARGNN):
             _known(options, ("steps", "seed", "name"), "an ARGNN")
             return RecurrentModel(module, **options)
-        raise NotImplementedError
+        _known(options, ("data", "forward", "level", "name"), type(module).__name__)
+        if options.get("data") is None:
+            raise InputError(
+                f"wrapping {type(module).__name__} needs the graph: gp.wrap(module, data=data)"
+            )
+        return MessageModel(module, **options)
 
 
 def _known(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:

@@ -2,8 +2,9 @@
 
 from .argnn import ARGNN
 from .delta import DeltaRule
+from .message_model import MessageModel
 from .recurrent import RecurrentModel
 from .schedule import Schedule
 from .training import train_bptt
 
-__all__ = ["ARGNN", "DeltaRule", "RecurrentModel", "Schedule", "train_bptt"]
+__all__ = ["ARGNN", "DeltaRule", "MessageModel", "RecurrentModel", "Schedule", "train_bptt"]
