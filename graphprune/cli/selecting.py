@@ -41,7 +41,7 @@ class Selection:
                 )
             if not self.prune_dead_ends:
                 raise InputError(f"method {name!r} keeps no dead ends; leave --keep-dead-ends out")
-            if self.size is not None and not hasattr(method, "edges"):
+            if self.size is not None and not _takes_size(method):
                 raise InputError(f"method {name!r} takes no --size; see its settings")
             return
         if self.way == "threshold" and self.threshold is None:
@@ -80,10 +80,16 @@ class Found:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _takes_size(method: Any) -> bool:
+    return hasattr(method, "edges") or hasattr(method, "with_size")
+
+
 def sized(method: Any, size: int | float | None) -> Any:
     """A mask optimiser with ``--size`` as its budget: a count, or a density."""
-    if size is None or not hasattr(method, "edges"):
+    if size is None or not _takes_size(method):
         return method
+    if hasattr(method, "with_size"):
+        return method.with_size(size)
     if isinstance(size, int):
         return replace(method, edges=size)
     return replace(method, edges=None, sparsity=1.0 - size)
