@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from graphprune.progress import quiet
     from graphprune.registry import make_method, method_names, supported, wrap
     from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
+    from graphprune.selection_bootstrap import BootstrapScores, bootstrap_scores
+    from graphprune.selection_polish import polish
     from graphprune.task import Task
 
 __version__ = "0.1.0"
@@ -87,6 +89,7 @@ __all__ = [
     "UGS",
     "Ablation",
     "Batch",
+    "BootstrapScores",
     "Circuit",
     "CleanCorrupted",
     "ComputationalGraph",
@@ -130,6 +133,7 @@ __all__ = [
     "Throughput",
     "UnsupportedModelError",
     "auroc",
+    "bootstrap_scores",
     "combine_scores",
     "equivalent",
     "evaluate",
@@ -140,6 +144,7 @@ __all__ = [
     "make_method",
     "method_names",
     "plan",
+    "polish",
     "precision",
     "quiet",
     "recovery",
@@ -245,6 +250,11 @@ _HOMES = {
         "NodeScores",
         "PositionalEdgeScores",
     ),
+    "graphprune.selection_bootstrap": (
+        "BootstrapScores",
+        "bootstrap_scores",
+    ),
+    "graphprune.selection_polish": ("polish",),
     "graphprune.task": ("Task",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
