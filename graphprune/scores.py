@@ -187,7 +187,7 @@ class EdgeScores:
         """Scores by how much of the output each edge makes up through all paths, signs kept.
 
         See :func:`graphprune.selection_rules.edge_influence`; shares of magnitudes, so scores of
-        any scale give the same.
+        any scale give the same. Magnitudes are taken as amounts: attributions are, ranks are not.
         """
         values = edge_influence(self.graph, self.values).float()
         values = torch.where(self.values < 0, -values, values)

@@ -14,6 +14,7 @@ from graphprune.cli.export import export
 from graphprune.cli.fetch import fetch
 from graphprune.cli.info import info
 from graphprune.cli.plan import plan
+from graphprune.cli.submission import submission
 
 __all__ = ["app"]
 
@@ -50,4 +51,5 @@ app.command("discover")(discover)
 app.command("evaluate")(evaluate)
 app.command("export")(export)
 app.command("plan")(plan)
+app.command("submission")(submission)
 app.command("info")(info)

@@ -146,10 +146,13 @@ def hints_of(thing: Any) -> dict[str, Any]:
         return {}
 
 
+_ELSEWHERE = ("n", "seed", "metric", "batch_size", "tokenizer")  # options or positions of their own
+
+
 def task_options(make: Callable[..., Any], texts: Sequence[str], what: str) -> dict[str, Any]:
     """Options of a task's function from ``--task-set``."""
     known = list(inspect.signature(make).parameters.values())[1:]
-    names = {p.name: "" for p in known if p.name not in ("n", "seed", "metric", "batch_size")}
+    names = {p.name: "" for p in known if p.name not in _ELSEWHERE}
     names = {n: v for n, v in names.items() if n not in ("name", "options")}
     chosen = pairs(texts, "--task-set")
     unknown = [key for key in chosen if key not in names]
