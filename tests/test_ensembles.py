@@ -127,9 +127,22 @@ def test_equal_members_and_a_shared_scorer_run_once():
     found = hybrid.score(model, data).values
     assert len(counting.runs) == 1
     alone = gp.combine_scores(
-        [counting.score(model, data)] * 2 + [second.score(model, data)], normalize="rank"
+        [counting.score(model, data)] * 2 + [second.score(model, data)], normalize="quantile"
     )
     assert found.equal(alone.values)
+
+
+def test_signs_inside_an_ensemble_are_the_scorers():
+    """Else the magnitudes of harmful edges cancel."""
+    model, data = Toy(seed=3), task()
+    second = gp.SequentialEnsemble("eap", gp.EdgePruning(**QUICK))
+    eap, inside = gp.EAP().score(model, data), gp.HybridEnsemble(["eap", second])
+    harmful = eap.values < 0
+    assert bool(harmful.any())
+    assert bool((second.score(model, data).values > 0).all())
+    assert (inside.score(model, data).values < 0).equal(harmful)
+    kept = dataclasses.replace(second, signs="none")
+    assert gp.HybridEnsemble(["eap", kept]).scorers[1].signs == "none"
 
 
 # -------------------------------------------------------------------- one after another
@@ -149,7 +162,9 @@ OPTIMISERS = [
 def test_any_optimiser_takes_a_warm_start(optimiser):
     model, data = Toy(seed=3), task()
     for mapping in ("density", "ranks"):
-        fit = gp.SequentialEnsemble("eap", optimiser, mapping=mapping).fit(model, data)
+        fit = gp.SequentialEnsemble("eap", optimiser, mapping=mapping, signs="scorer").fit(
+            model, data
+        )
         assert fit.mask.num_kept == 4
         assert fit.mask.prune_dead_ends() == fit.mask
         sizes = fit.scores.values.abs()
@@ -157,7 +172,7 @@ def test_any_optimiser_takes_a_warm_start(optimiser):
         signs = gp.EAP().score(model, data).values < 0
         assert bool(signs.any())
         assert (fit.scores.values < 0).equal(signs)
-    unsigned = gp.SequentialEnsemble("eap", optimiser, signs="none").score(model, data)
+    unsigned = gp.SequentialEnsemble("eap", optimiser).score(model, data)
     assert float(unsigned.values.min()) > 0
 
 

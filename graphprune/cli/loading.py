@@ -250,8 +250,8 @@ def load_task(
     plain = name.replace("-", "_")
     if plain not in TASKS:
         raise InputError(
-            f"unknown task {name!r}; known: {', '.join(TASKS)}; or a .jsonl or .csv file, or a folder "
-            "with one of MIB's data sets"
+            f"unknown task {name!r}; known: {', '.join(TASKS)}; or a .jsonl or .csv file, or a "
+            "folder with one of MIB's data sets"
         )
     options = task_options(TASKS[plain], settings, f"task {plain!r}")
     count = {} if examples is None else {"n": examples}

@@ -42,10 +42,10 @@ _FIRST = (EAP(), EAPIG(), EAPIG(integrate="activations", points_at="right"))
 
 @dataclass(frozen=True)
 class SequentialEnsemble(Pruner, Scorer):
-    """Scores warm-start a mask optimiser; its gates, with the scores' signs, are the new scores.
+    """Scores warm-start a mask optimiser, and its gates are the new scores.
 
-    Scores are magnitudes in (0, 1] that rank the gates, so that they are right for a ranking by
-    size as for one by sign (a mask optimiser's own scores are negative outside its budget).
+    Their magnitudes in (0, 1] rank the gates, so that they are right for a ranking by size as for
+    one by sign (a mask optimiser's own scores are negative outside its budget).
 
     Args:
         scorer: a scorer, scores, a registered name, or ``{"name": ..., settings}``.
@@ -60,7 +60,10 @@ class SequentialEnsemble(Pruner, Scorer):
             log scale), 0.1 for ``"published"``.
         spread: of the first gates, see :class:`~graphprune.optimise.warm.Warm`.
         signs: ``"scorer"``: an edge the scorer finds harmful scores negative; ``"none"``: none
-            does. (The published alternative, the sign of the loss's gradient, is inverted there.)
+            does; ``None``: ``"scorer"`` for the published mapping and inside other ensembles (where
+            magnitudes of opposite signs cancel), else ``"none"``, since gates know better than an
+            attribution which edges to keep. (The published alternative, the sign of the loss's
+            gradient, is inverted there.)
         seed: given to members that keep their default seed.
         ablation: given to a scorer and an optimiser that keep the default; an optimiser's own
             counts for the whole.
@@ -73,12 +76,12 @@ class SequentialEnsemble(Pruner, Scorer):
     mapping: StartMapping = "density"
     start_density: float | None = None
     spread: float | None = None
-    signs: Literal["scorer", "none"] = "scorer"
+    signs: Literal["scorer", "none"] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         at_least(self.seed, 0, "seed")
-        if self.signs not in ("scorer", "none"):
+        if self.signs not in (None, "scorer", "none"):
             raise InputError(f"signs must be 'scorer' or 'none', got {self.signs!r}")
         object.__setattr__(self, "scorer", as_member(self.scorer, "the scorer"))
         made = as_member(self.optimiser, "the optimiser")
@@ -141,7 +144,8 @@ class SequentialEnsemble(Pruner, Scorer):
         warm = Warm(start, self.mapping, density, self.spread)
         fit = replace(optimiser, warm_start=warm).fit(model, task)
         values = self._strength(fit)
-        if self.signs == "scorer":
+        signed = self.mapping == "published" if self.signs is None else self.signs == "scorer"
+        if signed:
             values = torch.where(start.values < 0, -values, values)
         return replace(fit, scores=EdgeScores(graph, values, method=self.label))
 
@@ -156,7 +160,7 @@ class SequentialEnsemble(Pruner, Scorer):
         return self.fit(model, task).mask
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
-        """The gates' ranking with the scorer's signs."""
+        """The gates' ranking, with the scorer's signs if wanted."""
         return self.fit(model, task).scores
 
 
@@ -173,6 +177,8 @@ class _Combination(Scorer):
         at_least(self.seed, 0, "seed")
         listed = as_members(self.scorers, "the scorers")
         made = tuple(as_member(m, f"member {i}") for i, m in enumerate(listed, start=1))
+        if len(made) > 1:
+            made = tuple(_signed(member) for member in made)
         object.__setattr__(self, "scorers", made)
         if self.weights is not None:
             object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
@@ -193,6 +199,16 @@ class _Combination(Scorer):
             found.append(EdgeScores(model.graph, known[member].values, method=describe(member)))
         combined = combine_scores(found, self.how, self.weights, self.normalize)
         return EdgeScores(model.graph, combined.values, method=self.label)
+
+
+def _signed(member: Scorer | EdgeScores) -> Scorer | EdgeScores:
+    """A sequential ensemble among others takes its scorer's signs, unless it says otherwise.
+
+    Beside scores with a sign, an unsigned one would cancel the largest harmful ones.
+    """
+    if isinstance(member, SequentialEnsemble) and member.signs is None:
+        return replace(member, signs="scorer")
+    return member
 
 
 def _ready(member: Scorer | EdgeScores, known: dict[Any, EdgeScores]) -> Scorer | EdgeScores:
@@ -236,12 +252,12 @@ class HybridEnsemble(_Combination):
         scorers: as :class:`ParallelEnsemble` takes them, a :class:`SequentialEnsemble` or mask
             optimiser among them; by default the published three and a sequential ensemble.
         how, weights, seed, ablation, batch_size: see :class:`ParallelEnsemble`.
-        normalize: ``"rank"`` (default), ``"quantile"`` or ``"scale"``.
+        normalize: ``"quantile"`` (default: tails stay heavy), ``"rank"`` or ``"scale"``.
     """
 
     scorers: Sequence[Member] = (*_FIRST, SequentialEnsemble())
     _: KW_ONLY
-    normalize: Normalize = "rank"
+    normalize: Normalize = "quantile"
 
     def __post_init__(self) -> None:
         super().__post_init__()
