@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from graphprune import precision, study, tasks
     from graphprune.batch import Batch, Examples
     from graphprune.circuit import Circuit
+    from graphprune.ensembling import combine_scores
     from graphprune.errors import (
         FetchError,
         FormatError,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
         faithfulness_curve,
         greedy_polish,
         is_minimal,
+        mib_auroc,
+        mib_curve,
         recovery,
         removable_edges,
         same_outputs,
@@ -51,13 +54,16 @@ if TYPE_CHECKING:
         CleanCorrupted,
         EdgePruning,
         ExactPatching,
+        HybridEnsemble,
         InformationFlow,
         IntegratedMaskGradient,
         MatryoshkaPruning,
+        ParallelEnsemble,
         Pruner,
         Random,
         RelP,
         Scorer,
+        SequentialEnsemble,
         SubnetworkProbing,
     )
     from graphprune.metrics import Metric
@@ -67,6 +73,8 @@ if TYPE_CHECKING:
     from graphprune.progress import quiet
     from graphprune.registry import make_method, method_names, supported, wrap
     from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
+    from graphprune.selection_bootstrap import BootstrapScores, bootstrap_scores
+    from graphprune.selection_polish import polish
     from graphprune.study import Study
     from graphprune.task import Task
 
@@ -84,6 +92,7 @@ __all__ = [
     "UGS",
     "Ablation",
     "Batch",
+    "BootstrapScores",
     "Circuit",
     "CleanCorrupted",
     "ComputationalGraph",
@@ -99,6 +108,7 @@ __all__ = [
     "Gradients",
     "GraphMismatchError",
     "GraphPruneError",
+    "HybridEnsemble",
     "InformationFlow",
     "InputError",
     "IntegratedMaskGradient",
@@ -111,6 +121,7 @@ __all__ = [
     "Node",
     "NodeScores",
     "NumericalError",
+    "ParallelEnsemble",
     "Plan",
     "PositionalEdgeScores",
     "PrecisionPolicy",
@@ -119,12 +130,15 @@ __all__ = [
     "Reference",
     "RelP",
     "Scorer",
+    "SequentialEnsemble",
     "Study",
     "SubnetworkProbing",
     "Task",
     "Throughput",
     "UnsupportedModelError",
     "auroc",
+    "bootstrap_scores",
+    "combine_scores",
     "equivalent",
     "evaluate",
     "evaluate_all",
@@ -133,7 +147,10 @@ __all__ = [
     "is_minimal",
     "make_method",
     "method_names",
+    "mib_auroc",
+    "mib_curve",
     "plan",
+    "polish",
     "precision",
     "quiet",
     "recovery",
@@ -155,6 +172,7 @@ _HOMES = {
         "Examples",
     ),
     "graphprune.circuit": ("Circuit",),
+    "graphprune.ensembling": ("combine_scores",),
     "graphprune.errors": (
         "FetchError",
         "FormatError",
@@ -176,6 +194,8 @@ _HOMES = {
         "faithfulness_curve",
         "greedy_polish",
         "is_minimal",
+        "mib_auroc",
+        "mib_curve",
         "recovery",
         "removable_edges",
         "same_outputs",
@@ -198,13 +218,16 @@ _HOMES = {
         "CleanCorrupted",
         "EdgePruning",
         "ExactPatching",
+        "HybridEnsemble",
         "InformationFlow",
         "IntegratedMaskGradient",
         "MatryoshkaPruning",
+        "ParallelEnsemble",
         "Pruner",
         "Random",
         "RelP",
         "Scorer",
+        "SequentialEnsemble",
         "SubnetworkProbing",
     ),
     "graphprune.metrics": ("Metric",),
@@ -237,6 +260,11 @@ _HOMES = {
         "PositionalEdgeScores",
     ),
     "graphprune.study": ("Study",),
+    "graphprune.selection_bootstrap": (
+        "BootstrapScores",
+        "bootstrap_scores",
+    ),
+    "graphprune.selection_polish": ("polish",),
     "graphprune.task": ("Task",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -6,7 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -215,6 +215,10 @@ class SpectralPruning(_Spectral, Pruner):
         self._checked()
         _known(self.mode, Mode, "mode")
 
+    def with_size(self, size: float) -> SpectralPruning:
+        """The same method that keeps ``size``: a number of edges or a fraction of them."""
+        return replace(self, density=size)
+
     def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
         """The mask; see :func:`graphprune.spectral.prune`."""
         self._refuse_acyclic(model)
@@ -296,8 +300,6 @@ def feedback_dependence(
     Returns:
         ``[k, k]``: Spearman rank correlations of the scores at each pair of weights.
     """
-    from dataclasses import replace
-
     from scipy.stats import spearmanr
 
     mean = float(edge_weights(model, task, method.edge_weights).abs().mean())

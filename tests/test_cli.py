@@ -278,7 +278,8 @@ def test_info_on_a_task_without_a_model_and_on_a_circuit(model_dir, circuit_dir,
 
 def test_fetch_lists_and_names_the_known(capsys):
     assert call("fetch", "--json") == 0
-    assert [a["name"] for a in out_of(capsys)["artifacts"]] == ["smollm2"]
+    names = [a["name"] for a in out_of(capsys)["artifacts"]]
+    assert names == ["smollm2", "celegans", "fly"]
     assert call("fetch", "nonsense") == 1
     assert "smollm2" in capsys.readouterr().err
 

@@ -15,6 +15,7 @@ from graphprune.cli.fetch import fetch
 from graphprune.cli.info import info
 from graphprune.cli.plan import plan
 from graphprune.cli.study import study
+from graphprune.cli.submission import submission
 
 __all__ = ["app"]
 
@@ -52,4 +53,5 @@ app.command("evaluate")(evaluate)
 app.command("export")(export)
 app.command("plan")(plan)
 app.command("study")(study)
+app.command("submission")(submission)
 app.command("info")(info)

@@ -53,8 +53,18 @@ def discover(
     ] = None,
     select: Annotated[
         Ways | None,
-        typer.Option(help="top (default): the best; greedy: grown from the output; nodes: nap's."),
+        typer.Option(
+            help="top (default): the best; greedy: grown from the output; nodes: nap's; with no "
+            "dead ends: connected, ilp (integer programming), pnr (positives first), bootstrap "
+            "(those told apart from 0 first), influence, polish (by what cutting costs)."
+        ),
     ] = None,
+    select_set: Annotated[
+        list[str],
+        typer.Option(
+            "--select-set", metavar="NAME=VALUE", help="A setting of --select; repeatable."
+        ),
+    ] = [],  # noqa: B006
     by: Annotated[By | None, typer.Option(help="Rank by size (default) or with the sign.")] = None,
     threshold: Annotated[
         float | None, typer.Option(help="For --select threshold: the lowest score kept.")
@@ -123,7 +133,9 @@ def discover(
             method, settings, seed=seed, ablation=ablation, batch_size=batch_size
         )
         found_by = _with_run(found_by, method, run_dir)
-        selection = Selection(select, by, chosen_size, threshold, prune_dead_ends)
+        selection = Selection(
+            select, by, chosen_size, threshold, prune_dead_ends, tuple(select_set)
+        )
         selection.check(found_by, method)
         found_by = sized(found_by, chosen_size)
         loaded = load_model(jobs, model, dtype=dtype, device=device, tokenizer=tokenizer)

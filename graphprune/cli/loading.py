@@ -48,8 +48,9 @@ TaskName = Annotated[
     str,
     typer.Option(
         "--task", "-t", metavar="NAME_OR_FILE",
-        help="A built-in task such as ioi (`graphprune info` lists them), or a .jsonl or .csv "
-        "file with the columns clean, corrupt, answer, distractor.",
+        help="A built-in task such as ioi (`graphprune info` lists them), a .jsonl or .csv file "
+        "with the columns clean, corrupt, answer, distractor, or a folder with one of MIB's data "
+        "sets as the Hugging Face hub has it.",
     ),
 ]  # fmt: skip
 TaskSettings = Annotated[
@@ -239,12 +240,18 @@ def load_task(
         options = task_options(Task.from_pairs, settings, f"a task from {path.name}")
         task = readers[path.suffix.lower()](path, tokenizer, **options, **common)
         return task if examples is None else task.take(examples)
+    from graphprune.tasks.benchmark import holds_data_set, mib
+
+    if name.replace("-", "_") not in TASKS and holds_data_set(path):
+        options = task_options(mib, settings, f"a task from the folder {path.name}")
+        return mib(path, tokenizer, examples, **options, **common)
     if path.suffix and path.exists():
         raise InputError(f"files of prompts end in .jsonl or .csv, got {path}")
     plain = name.replace("-", "_")
     if plain not in TASKS:
         raise InputError(
-            f"unknown task {name!r}; known: {', '.join(TASKS)}; or a .jsonl or .csv file"
+            f"unknown task {name!r}; known: {', '.join(TASKS)}; or a .jsonl or .csv file, or a "
+            "folder with one of MIB's data sets"
         )
     options = task_options(TASKS[plain], settings, f"task {plain!r}")
     count = {} if examples is None else {"n": examples}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from graphprune.cli.ways import WAYS, By, Choice, check_exact, way_settings
 from graphprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["By", "Found", "Selection", "Ways", "find", "sized"]
 
-Ways = Literal["top", "greedy", "threshold", "nodes"]
-By = Literal["abs", "signed"]
+Ways = Literal[
+    "top", "greedy", "threshold", "nodes",
+    "connected", "ilp", "pnr", "bootstrap", "influence", "polish",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Selection:
     size: int | float | None = None
     threshold: float | None = None
     prune_dead_ends: bool = True
+    settings: tuple[str, ...] = ()
 
     def check(self, method: Any, name: str) -> None:
         """Raises where the options do not fit each other or the method, before anything runs."""
@@ -39,6 +43,8 @@ class Selection:
                     f"method {name!r} chooses the edges itself; --select, --by and --threshold are "
                     "for methods that give scores"
                 )
+            if self.settings:
+                raise InputError(f"--select-set is for --select; method {name!r} takes --set alone")
             if not self.prune_dead_ends:
                 raise InputError(f"method {name!r} keeps no dead ends; leave --keep-dead-ends out")
             if self.size is not None and not _takes_size(method):
@@ -50,6 +56,11 @@ class Selection:
             raise InputError("--select threshold keeps what --threshold says; leave --size out")
         if self.way != "threshold" and self.threshold is not None:
             raise InputError("--threshold is for --select threshold")
+        way = self.way or "top"
+        chosen = way_settings(way, self.settings)
+        check_exact(way, self.by)
+        if "share" in chosen and self.size is not None:
+            raise InputError("--select-set share says how many edges are kept; leave --size out")
         if self.way == "nodes" and not hasattr(method, "score_nodes"):
             raise InputError(f"method {name!r} scores no nodes; --select nodes is for nap, nap-ig")
 
@@ -61,6 +72,10 @@ class Selection:
             done["threshold"] = self.threshold
         else:
             done["size"] = 0.01 if self.size is None else self.size
+        if self.settings:
+            done["settings"] = way_settings(way, self.settings)
+            if "share" in done["settings"]:
+                done.pop("size")
         return {**done, "prune_dead_ends": self.prune_dead_ends}
 
 
@@ -81,15 +96,15 @@ class Found:
 
 
 def _takes_size(method: Any) -> bool:
-    return hasattr(method, "edges") or hasattr(method, "density")
+    return hasattr(method, "edges") or hasattr(method, "with_size")
 
 
 def sized(method: Any, size: int | float | None) -> Any:
-    """A pruner with ``--size`` as its budget: a count, or a density."""
+    """A mask optimiser with ``--size`` as its budget: a count, or a density."""
     if size is None or not _takes_size(method):
         return method
-    if hasattr(method, "density"):
-        return replace(method, density=size)
+    if hasattr(method, "with_size"):
+        return method.with_size(size)
     if isinstance(size, int):
         return replace(method, edges=size)
     return replace(method, edges=None, sparsity=1.0 - size)
@@ -110,6 +125,8 @@ def find(method: Any, selection: Selection, model: MaskedModel, task: Task) -> F
 
     by: By = selection.by or "abs"
     size = 0.01 if selection.size is None else selection.size
+    under = getattr(method, "ablation", "counterfactual")
+    from_inputs = not cut_off_nodes_differ(under, task)
     if selection.way == "nodes":
         from graphprune.scores import EdgeScores
 
@@ -120,17 +137,13 @@ def find(method: Any, selection: Selection, model: MaskedModel, task: Task) -> F
         scores = method.score(model, task)
         if selection.way == "threshold" and selection.threshold is not None:
             mask = scores.threshold(selection.threshold, by=by)
-        elif selection.way == "greedy":
-            mask = scores.greedy(size, by=by)
         else:
-            mask = scores.top(size, by=by)
+            way = selection.way or "top"
+            choice = Choice(method, model, task, scores, size, by, from_inputs)
+            mask = WAYS[way](choice, **way_settings(way, selection.settings))
     chosen = mask.num_kept
     if selection.prune_dead_ends:
-        mask = mask.prune_dead_ends(
-            from_inputs=not cut_off_nodes_differ(
-                getattr(method, "ablation", "counterfactual"), task
-            )
-        )
+        mask = mask.prune_dead_ends(from_inputs=from_inputs)
     if mask.num_kept == 0:
         raise InputError(
             f"no edge is left: of the {chosen} selected none lies on a path from the input to the "

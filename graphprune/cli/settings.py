@@ -10,7 +10,15 @@ from typing import Any, get_type_hints
 
 from graphprune.errors import InputError
 
-__all__ = ["method_from", "pairs", "parse_size", "task_options", "typed"]
+__all__ = [
+    "hints_of",
+    "method_from",
+    "pairs",
+    "parse_size",
+    "task_options",
+    "typed",
+    "unknown_setting",
+]
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
@@ -89,7 +97,8 @@ def typed(name: str, text: str, hint: Any, what: str) -> Any:
     raise InputError(f"{what}: {name}={text!r} does not fit: {reason}")
 
 
-def _unknown(what: str, unknown: Sequence[str], known: Mapping[str, str]) -> InputError:
+def unknown_setting(what: str, unknown: Sequence[str], known: Mapping[str, str]) -> InputError:
+    """The error for settings that ``what`` does not have."""
     shown = ", ".join(f"{name} ({value})" if value else name for name, value in known.items())
     return InputError(
         f"{what} has no setting {', '.join(map(repr, unknown))}; it has: {shown or 'none'}"
@@ -111,12 +120,12 @@ def method_from(name: str, texts: Sequence[str], *, seed: int, **given: Any) -> 
     chosen = pairs(texts, "--set")
     unknown = [key for key in chosen if key not in fields]
     if unknown:
-        raise _unknown(what, unknown, {n: _default(f) for n, f in fields.items()})
+        raise unknown_setting(what, unknown, {n: _default(f) for n, f in fields.items()})
     both = [key for key in chosen if given.get(key) is not None]
     if both:
         flag = both[0].replace("_", "-")
         raise InputError(f"--set {both[0]}=... and --{flag} say the same; give one of them")
-    hints = _hints(kind)
+    hints = hints_of(kind)
     values = {key: typed(key, text, hints.get(key, Any), what) for key, text in chosen.items()}
     values |= {k: v for k, v in given.items() if v is not None and k in fields}
     if "seed" in fields:
@@ -129,21 +138,25 @@ def _default(field: dataclasses.Field[Any]) -> str:
     return "" if missing else f"default {field.default}"
 
 
-def _hints(thing: Any) -> dict[str, Any]:
+def hints_of(thing: Any) -> dict[str, Any]:
+    """Types of a function's arguments or a class's fields."""
     try:
         return get_type_hints(thing)
     except NameError:  # names imported for type checkers only
         return {}
 
 
+_ELSEWHERE = ("n", "seed", "metric", "batch_size", "tokenizer")  # options or positions of their own
+
+
 def task_options(make: Callable[..., Any], texts: Sequence[str], what: str) -> dict[str, Any]:
     """Options of a task's function from ``--task-set``."""
     known = list(inspect.signature(make).parameters.values())[1:]
-    names = {p.name: "" for p in known if p.name not in ("n", "seed", "metric", "batch_size")}
+    names = {p.name: "" for p in known if p.name not in _ELSEWHERE}
     names = {n: v for n, v in names.items() if n not in ("name", "options")}
     chosen = pairs(texts, "--task-set")
     unknown = [key for key in chosen if key not in names]
     if unknown:
-        raise _unknown(what, unknown, names)
-    hints = _hints(make)
+        raise unknown_setting(what, unknown, names)
+    hints = hints_of(make)
     return {key: typed(key, text, hints.get(key, Any), what) for key, text in chosen.items()}

@@ -1,5 +1,6 @@
 """Evaluation: how faithful a circuit is, at one size or over all of them."""
 
+from .benchmark import mib_auroc, mib_curve
 from .curve import MIB_SIZES, FaithfulnessCurve, faithfulness_curve
 from .exactness import (
     SameOutputs,
@@ -25,6 +26,8 @@ __all__ = [
     "faithfulness_curve",
     "greedy_polish",
     "is_minimal",
+    "mib_auroc",
+    "mib_curve",
     "recovery",
     "removable_edges",
     "same_outputs",

@@ -9,7 +9,7 @@ plain CPR rewards overshooting the model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask, budget, require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
-from graphprune.model import MaskedModel
+from graphprune.model import Ablation, MaskedModel
 from graphprune.progress import track
 from graphprune.scores import EdgeScores, Ranking
 from graphprune.task import Task
@@ -30,7 +30,7 @@ from .report import check_outputs, faithfulness
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MIB_SIZES", "FaithfulnessCurve", "area", "faithfulness_curve"]
+__all__ = ["MIB_SIZES", "FaithfulnessCurve", "area", "curve_of", "faithfulness_curve"]
 
 MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -82,6 +82,25 @@ class FaithfulnessCurve:
     def cmd(self) -> float:
         """Integral of |1 - f|, edges ranked by absolute score (MIB; lower is better)."""
         return area(self.sizes, [abs(1 - f) for f in self._of("abs")])
+
+    @property
+    def average(self) -> float:
+        """Mean of f over the sizes, signed ranking, as MIB's results have it beside the areas."""
+        return float(np.mean(self._of("signed")))
+
+    @property
+    def cpr_log(self) -> float:
+        """Integral of f over the natural log of the size (not divided by its length).
+
+        MIB's evaluator gives this and :attr:`cmd_log` where ``log_scale`` is set, as its queue for
+        submissions does.
+        """
+        return area(list(np.log(self.sizes)), self._of("signed"))
+
+    @property
+    def cmd_log(self) -> float:
+        """Integral of |1 - f| over the natural log of the size, absolute ranking."""
+        return area(list(np.log(self.sizes)), [abs(1 - f) for f in self._of("abs")])
 
     @property
     def log_area(self) -> float:
@@ -165,6 +184,20 @@ def faithfulness_curve(
         by: [scores.top(count, by=by).prune_dead_ends(from_inputs=exact) for count in counts]
         for by in rankings
     }
+    return curve_of(model, task, masks, fractions, chosen, batch_size, scores.method)
+
+
+def curve_of(
+    model: MaskedModel,
+    task: Task,
+    masks: Mapping[Ranking, Sequence[EdgeMask]],
+    fractions: tuple[float, ...],
+    ablation: Ablation,
+    batch_size: int | None = None,
+    method: str = "",
+) -> FaithfulnessCurve:
+    """F of given circuits, ``masks[ranking]`` one for each of ``fractions``."""
+    rankings = tuple(masks)
     totals: dict[str, Tensor] = {
         by: torch.zeros(len(fractions), dtype=torch.float64) for by in rankings
     }
@@ -173,7 +206,7 @@ def faithfulness_curve(
     for batch in track(
         task.batches(batch_size), "faithfulness curve", task.num_batches(batch_size)
     ):
-        reference = model.reference(batch, chosen)
+        reference = model.reference(batch, ablation)
         with torch.no_grad():
             full, ablated = reference.full, reference.ablated
             check_outputs(full, batch, "the full model")
@@ -214,5 +247,5 @@ def faithfulness_curve(
         full_mean,
         ablated_mean,
         task.metric.name,
-        scores.method,
+        method,
     )

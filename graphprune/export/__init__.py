@@ -11,17 +11,29 @@ from graphprune.export.mib import (
     to_mib_json,
     to_mib_pt,
 )
+from graphprune.export.submission import (
+    MIB_MODELS,
+    Submission,
+    check_submission,
+    read_submission,
+    write_submission,
+)
 
 __all__ = [
     "FORMATS",
+    "MIB_MODELS",
     "MIBNodes",
+    "Submission",
+    "check_submission",
     "draw",
     "export",
     "from_mib_json",
     "from_mib_nodes",
     "from_mib_pt",
+    "read_submission",
     "to_explanation",
     "to_html",
     "to_mib_json",
     "to_mib_pt",
+    "write_submission",
 ]

@@ -13,12 +13,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from graphprune.errors import InputError
-from graphprune.graph import ComputationalGraph
+from graphprune.graph import ComputationalGraph, Node
 
-__all__ = ["FieldLayout"]
+__all__ = ["FieldLayout", "field_graph"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,3 +170,43 @@ def _place(graph: ComputationalGraph, rows: list[str], columns: list[str]) -> ND
         if not readers:
             raise InputError(f"no wire says which heads {names[target]} feeds")
     return edge
+
+
+def field_graph(n_layers: int, n_heads: int, parallel: bool = False) -> ComputationalGraph:
+    """The graph that a file's ``cfg`` describes: every head reads q, k and v of its own.
+
+    Example:
+        >>> field_graph(12, 12).num_edges, field_graph(6, 4).num_edges  # GPT-2 small, InterpBench
+        (32491, 1108)
+    """
+    nodes = [Node("input", "embed")]
+    layer_of, is_mlp = [-1], [False]
+    for layer in range(n_layers):
+        nodes += [Node(f"a{layer}.h{head}", "head", layer, head) for head in range(n_heads)]
+        nodes.append(Node(f"m{layer}", "mlp", layer))
+        layer_of += [layer] * (n_heads + 1)
+        is_mlp += [False] * n_heads + [True]
+    writers, mlp, layers = np.arange(len(nodes)), np.array(is_mlp), np.array(layer_of)
+    nodes.append(Node("logits", "output"))
+    pairs: list[tuple[NDArray[np.int64], int, int]] = []
+    for number in range(1, len(nodes)):
+        layer = n_layers if number == len(writers) else int(layers[number])
+        before = writers[layers < layer]
+        if number < len(writers) and not mlp[number]:
+            pairs += [(before, number, port) for port in range(3)]
+            continue
+        if number < len(writers) and not parallel:
+            before = writers[(layers < layer) | ((layers == layer) & ~mlp)]
+        pairs.append((before, number, 3 if number < len(writers) else 4))
+    sources = np.concatenate([before for before, _, _ in pairs])
+    targets = np.concatenate([np.full(len(before), to) for before, to, _ in pairs])
+    kinds = np.concatenate([np.full(len(before), kind) for before, _, kind in pairs])
+    return ComputationalGraph(
+        nodes=tuple(nodes),
+        edge_index=torch.from_numpy(np.stack([sources, targets])),
+        edge_kind=torch.from_numpy(kinds.astype(np.uint8)),
+        edge_kinds=("q", "k", "v", "mlp", "resid"),
+        ports=("q", "k", "v"),
+        inputs=(0,),
+        outputs=(len(nodes) - 1,),
+    )

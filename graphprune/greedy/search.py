@@ -74,6 +74,8 @@ class Search:
         speculative: whether calls try several edges; ``False`` is the plain loop.
         absolute: whether a change of the loss counts whatever its sign.
         drop_dead: whether edges into nodes that lead nowhere are cut untried.
+        order: edges in the order they are decided in; edges of ``within`` alone.
+        within: ``[E]`` bool, the circuit to begin with; ``None``: all edges.
     """
 
     graph: ComputationalGraph
@@ -87,13 +89,14 @@ class Search:
     limits: Limits = field(default_factory=Limits)
     folder: RunDirectory | None = None
     label: str = "ACDC"
+    within: Tensor | None = None
 
     def __post_init__(self) -> None:
-        edges = self.graph.num_edges
+        edges, everything = len(self.order), self.graph.num_edges
         fresh = Branch(
             tuple(sorted(set(self.taus))),
-            torch.ones(edges, dtype=torch.bool),
-            torch.full((edges,), float("nan"), dtype=torch.float64),
+            torch.ones(everything, dtype=torch.bool) if self.within is None else self.within,
+            torch.full((everything,), float("nan"), dtype=torch.float64),
         )
         self.open, self.done = [fresh], list[Branch]()
         self.evaluations, self.seconds = 0, 0.0
@@ -122,10 +125,10 @@ class Search:
         with interruptible(asked) as stop:
             while self.open:
                 branch = self.open[-1]
-                with bar(self._describe(branch), self.graph.num_edges, branch.at) as shown:
+                with bar(self._describe(branch), len(self.order), branch.at) as shown:
                     self.judge.start(branch.kept)
                     self._loss = math.nan
-                    while branch.at < self.graph.num_edges and len(branch.taus):
+                    while branch.at < len(self.order) and len(branch.taus):
                         was = branch.at
                         self._advance(branch)
                         now = time.perf_counter()
@@ -160,9 +163,9 @@ class Search:
         else:
             return ""
         branch = self.open[-1]
-        if branch.at >= self.graph.num_edges and len(self.open) == 1:
+        if branch.at >= len(self.order) and len(self.open) == 1:
             return ""
-        return f"stopped at edge {branch.at} of {self.graph.num_edges}: {why}"
+        return f"stopped at edge {branch.at} of {len(self.order)}: {why}"
 
     def _advance(self, branch: Branch) -> None:
         """One call's worth of decisions."""

@@ -3,6 +3,7 @@
 from .acdc import ACDC, Descent
 from .base import Method, Pruner, Scorer, resolve_ablation
 from .edge_pruning import EdgePruning
+from .ensembles import HybridEnsemble, ParallelEnsemble, SequentialEnsemble
 from .flow import InformationFlow, Random
 from .gradient import EAP, EAPIG, NAP, NAPIG, CleanCorrupted, RelP, integration_points
 from .matryoshka import MatryoshkaPruning
@@ -25,15 +26,18 @@ __all__ = [
     "Descent",
     "EdgePruning",
     "ExactPatching",
+    "HybridEnsemble",
     "InformationFlow",
     "IntegratedMaskGradient",
     "MaskOptimiser",
     "MatryoshkaPruning",
     "Method",
+    "ParallelEnsemble",
     "Pruner",
     "Random",
     "RelP",
     "Scorer",
+    "SequentialEnsemble",
     "SubnetworkProbing",
     "integration_points",
     "resolve_ablation",

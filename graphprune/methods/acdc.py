@@ -24,7 +24,7 @@ from graphprune.greedy.judge import Judge, MakeTrials, Recheck, Referee
 from graphprune.greedy.order import EdgeOrder, edge_order
 from graphprune.greedy.search import Branch, Limits, Search
 from graphprune.greedy.trials import FullTrials
-from graphprune.mask import EdgeMask
+from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.metrics import Metric, as_metric
 from graphprune.model import MaskedModel
 from graphprune.optimise.checkpoint import RunDirectory, identity
@@ -164,11 +164,21 @@ class ACDC(Pruner):
         """The circuit at ``tau``; edges that a limit left undecided are kept."""
         return self.fit(model, task).mask
 
-    def fit(self, model: MaskedModel, task: Task) -> Descent:
-        """The circuit at ``tau`` with each edge's effect; Ctrl-C ends it with what was decided."""
-        return self.sweep(model, task, [self.tau])[float(self.tau)]
+    def fit(self, model: MaskedModel, task: Task, *, within: EdgeMask | None = None) -> Descent:
+        """The circuit at ``tau`` with each edge's effect; Ctrl-C ends it with what was decided.
 
-    def sweep(self, model: MaskedModel, task: Task, taus: Sequence[float]) -> dict[float, Descent]:
+        ``within``: a circuit to begin with instead of the whole graph; its edges alone are decided.
+        """
+        return self.sweep(model, task, [self.tau], within=within)[float(self.tau)]
+
+    def sweep(
+        self,
+        model: MaskedModel,
+        task: Task,
+        taus: Sequence[float],
+        *,
+        within: EdgeMask | None = None,
+    ) -> dict[float, Descent]:
         """Circuits at many thresholds, by threshold, ascending.
 
         They share clean and ablated passes, and every decision up to the first they disagree about.
@@ -178,13 +188,17 @@ class ACDC(Pruner):
         wanted = sorted({_threshold(tau) for tau in taus})
         if not wanted:
             raise InputError("a sweep needs at least one tau")
-        search = self._search(model, task, wanted)
+        if within is not None:
+            require_same_graph(model.graph, within.graph, "the model and the circuit to begin with")
+            if not within.is_binary:
+                raise InputError("the circuit to begin with must be a mask of zeros and ones")
+        search = self._search(model, task, wanted, within)
         search.run()
         found: dict[float, Descent] = {}
         for branch in (*search.done, *search.open):
             for tau in branch.taus:
                 found[tau] = self._descent(model, search, branch, tau)
-                if found[tau].remark and not found[tau].stopped:
+                if found[tau].remark and not found[tau].stopped and within is None:
                     log.warning("%s", found[tau].remark)
         return {tau: found[tau] for tau in wanted}
 
@@ -206,16 +220,21 @@ class ACDC(Pruner):
 
     # ---------------------------------------------------------------- parts
 
-    def _search(self, model: MaskedModel, task: Task, taus: list[float]) -> Search:
+    def _search(
+        self, model: MaskedModel, task: Task, taus: list[float], within: EdgeMask | None
+    ) -> Search:
         order = self.edge_order(model.graph)
         metric = task.metric if self.metric == "task" else as_metric(self.metric)
         folder = None
         if self.run_dir is not None:
-            folder = RunDirectory(self.run_dir, identity(model, task, self._settings(taus)))
+            settings = self._settings(taus)
+            if within is not None:
+                settings["within"] = within.kept
+            folder = RunDirectory(self.run_dir, identity(model, task, settings))
         judge = self._judge(model, task, metric, order)
         return Search(
             graph=model.graph,
-            order=order,
+            order=order if within is None else order[within.kept[order]],
             judge=judge,
             rechecks=self._rechecks(model, task, metric, judge, order),
             taus=taus,
@@ -225,6 +244,7 @@ class ACDC(Pruner):
             limits=Limits(self.max_evaluations, self.max_seconds, self.candidates),
             folder=folder,
             label=type(self).__name__,
+            within=None if within is None else within.kept,
         )
 
     def _judge(self, model: MaskedModel, task: Task, metric: Metric, order: Tensor) -> Judge:

@@ -74,7 +74,7 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
         Fields that do not take part in comparison (where a run is kept) are no settings.
         """
         shown = [
-            f"{f.name}={getattr(self, f.name)!r}"
+            f"{f.name}={_shown(getattr(self, f.name))}"
             for f in fields(self)
             if f.compare and getattr(self, f.name) != f.default
         ]
@@ -88,6 +88,19 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
         size, total = self.batch_size, task.num_batches(self.batch_size)
         for batch in track(task.batches(size), type(self).__name__, total):
             yield batch, model.reference(batch, ablation) if reference else None
+
+
+def _shown(value: object) -> str:
+    """A setting as labels show it; methods inside it by their own labels."""
+    if isinstance(value, Method):
+        return value.label
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]" if _methods(value) else repr(value)
+    return repr(value)
+
+
+def _methods(values: tuple[object, ...]) -> bool:
+    return any(isinstance(value, Method) for value in values)
 
 
 class Scorer(Method):

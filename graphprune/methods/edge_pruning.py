@@ -29,9 +29,10 @@ from graphprune.optimise.gates import (
 )
 from graphprune.optimise.loop import Draw, Moment
 from graphprune.optimise.schedule import Shape, learning_rate, ramp
+from graphprune.optimise.warm import Start
 
 from .base import at_least
-from .optimiser import MaskOptimiser, rank_values
+from .optimiser import GateKind, MaskOptimiser
 
 __all__ = ["EdgePruning"]
 
@@ -50,7 +51,7 @@ class EdgePruning(MaskOptimiser):
             message is gone altogether, such as compiled programs. ``None``: hard for
             ``sparsity="minimal"``, else soft.
         start: the share of edges that are open at the first step of the default variant; ``None``:
-            .9, for hard gates .98.
+            a warm start's density, else .9, for hard gates .98.
         shape: how the default variant's budget falls: ``"geometric"`` (``None`` for soft gates),
             ``"linear"`` (for hard ones) or ``"cosine"``.
         hold: the share of steps spent at the final budget.
@@ -129,6 +130,11 @@ class EdgePruning(MaskOptimiser):
         return self.variant == "paper"
 
     @property
+    def gate_kind(self) -> GateKind:
+        """As published hard concrete, else under a budget."""
+        return "hard concrete" if self._paper else "budget"
+
+    @property
     def _exact(self) -> bool:
         return self.sparsity == "minimal" and self.edges is None
 
@@ -140,7 +146,10 @@ class EdgePruning(MaskOptimiser):
 
     @property
     def _start_share(self) -> float:
-        return (0.98 if self._hard else 0.9) if self.start is None else self.start
+        if self.start is not None:
+            return self.start
+        warm = None if self._paper else self.start_density
+        return (0.98 if self._hard else 0.9) if warm is None else warm
 
     @property
     def _rate(self) -> float:
@@ -148,7 +157,7 @@ class EdgePruning(MaskOptimiser):
 
     # ---------------------------------------------------------------- recipe
 
-    def parameters(self, graph: ComputationalGraph, start: Tensor | None) -> dict[str, Tensor]:
+    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
         """Gates of edges (and senders), and the paper's multipliers."""
         generator = torch.Generator().manual_seed(self.seed)
 
@@ -157,11 +166,11 @@ class EdgePruning(MaskOptimiser):
                 return 10.0 + 0.01 * torch.randn(n, generator=generator)
             return 0.01 * torch.randn(n, generator=generator)
 
-        found = {"edges": gates(graph.num_edges)}
-        if start is not None:
-            found["edges"] += rank_values(start)
-        if self.node_gates:
-            found["nodes"] = gates(graph.num_nodes)
+        cold = gates(graph.num_edges)
+        nodes = gates(graph.num_nodes) if self.node_gates else None
+        found = {"edges": self.begin(graph, cold, start, nodes)}
+        if nodes is not None:
+            found["nodes"] = nodes
         if self._paper:
             found["multipliers"] = torch.zeros(2)
         return found
@@ -204,7 +213,9 @@ class EdgePruning(MaskOptimiser):
         z_nodes = None if nodes is None else hard_concrete(nodes, u[len(edges) :])
         goal = self._goal(graph)
         over = max(1, at.steps * 5 // 6)
-        gap = 1.0 - z.mean() - ramp(at.step, 0.0, goal, over)
+        warm = self.start_density
+        first_gap = 0.0 if warm is None else min(1.0 - warm, goal)
+        gap = 1.0 - z.mean() - ramp(at.step, first_gap, goal, over)
         first, second = p["multipliers"]
         return Draw(
             self._product(z, z_nodes, graph),

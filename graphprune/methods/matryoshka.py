@@ -13,9 +13,10 @@ from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.optimise.gates import budgeted_sigmoid, noise
 from graphprune.optimise.loop import Draw, Moment
+from graphprune.optimise.warm import Start
 
 from .base import at_least
-from .optimiser import MaskOptimiser, rank_values
+from .optimiser import GateKind, MaskOptimiser
 
 __all__ = ["MatryoshkaPruning"]
 
@@ -52,9 +53,14 @@ class MatryoshkaPruning(MaskOptimiser):
                 f"{self.smallest}"
             )
 
-    def parameters(self, graph: ComputationalGraph, start: Tensor | None) -> dict[str, Tensor]:
+    @property
+    def gate_kind(self) -> GateKind:
+        """Scores under a random budget."""
+        return "ranking"
+
+    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
         """Scores of edges (and senders)."""
-        found = {"edges": torch.zeros(graph.num_edges) if start is None else rank_values(start)}
+        found = {"edges": self.begin(graph, torch.zeros(graph.num_edges), start)}
         if self.node_gates:
             found["nodes"] = torch.zeros(graph.num_nodes)
         return found

@@ -24,20 +24,23 @@ from graphprune.model import Ablation, MaskedModel
 from graphprune.optimise.checkpoint import RunDirectory, identity
 from graphprune.optimise.distributed import Workers
 from graphprune.optimise.fit import Fit
+from graphprune.optimise.gates import hard_concrete_open
 from graphprune.optimise.loop import Optimisation, Recipe, interruptible
 from graphprune.optimise.losses import LossLike, as_loss
 from graphprune.optimise.refine import refine
 from graphprune.optimise.stream import Stream
+from graphprune.optimise.warm import Start, Warm, met_gates, published_log_alpha, rank_values
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
 from .base import Pruner, Scorer, at_least, cut_off_nodes_differ, require_model, resolve_ablation
 
-__all__ = ["MaskOptimiser", "WarmStart", "rank_values"]
+__all__ = ["GateKind", "MaskOptimiser", "WarmStart"]
 
 log = logging.getLogger(__name__)
 
-WarmStart = EdgeScores | Scorer | str | None
+WarmStart = EdgeScores | Scorer | Warm | str | None
+GateKind = Literal["hard concrete", "chance", "budget", "ranking"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,9 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             ``"kl"`` or ``"mse"`` to the full model's outputs, ``"task"`` (the task's metric), a
             :class:`~graphprune.Metric`, or ``(outputs, batch, full) -> [B]``.
         warm_start: :class:`~graphprune.EdgeScores`, a scorer, or a scorer's registered name (run
-            under the same ablation and batch size): the ranking the gates start from.
+            under the same ablation and batch size): the ranking the gates start from. A
+            :class:`~graphprune.optimise.warm.Warm` also says how scores become gates
+            (:class:`~graphprune.SequentialEnsemble` makes one).
         node_gates: gates on what each node sends, beside those on edges; an edge's value is their
             product (where gates are shifted to a budget, their scores add up), and the budget
             counts edges.
@@ -83,6 +88,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         at_least(self.checkpoint_every, 1, "checkpoint_every")
         if self.edges is not None:
             at_least(self.edges, 1, "edges")
+        self._check_warm()
         if self.sparsity == "minimal":
             return
         number = isinstance(self.sparsity, int | float) and not isinstance(self.sparsity, bool)
@@ -91,6 +97,33 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
                 f"sparsity is a share of edges to remove, in [0, 1), or 'minimal'; got "
                 f"{self.sparsity!r} (edges= takes a number of edges to keep)"
             )
+
+    def _check_warm(self) -> None:
+        warm = self.warm_start
+        if not isinstance(warm, Warm):
+            return
+        if warm.mapping == "published" and self.gate_kind != "hard concrete":
+            raise InputError(
+                "mapping='published' gives log alphas of hard concrete gates, as "
+                "EdgePruning(variant='paper') and SubnetworkProbing have them; "
+                f"{type(self).__name__} here has gates of the kind {self.gate_kind!r}"
+            )
+        if self.gate_kind == "ranking" and warm.density is not None:
+            raise InputError(
+                f"{type(self).__name__} draws another size at each step: it has no start density"
+            )
+        odds = self.gate_kind in ("hard concrete", "chance")
+        if odds and warm.mapping == "density" and warm.density is None:
+            raise InputError("mapping='density' needs a density for gates that are log odds")
+
+    @property
+    @abstractmethod
+    def gate_kind(self) -> GateKind:
+        """What a gate's parameter is.
+
+        ``"hard concrete"``: log alpha; ``"chance"``: log odds; ``"budget"``: a score that is
+        shifted to a budget; ``"ranking"``: a score with a random budget.
+        """
 
     def count(self, graph: ComputationalGraph) -> int | None:
         """How many edges will be kept; ``None`` for a minimal circuit."""
@@ -162,6 +195,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             path={k: EdgeMask(model.graph, v) for k, v in sorted(run.path.items())},
             stopped=run.stopped,
             notes=notes,
+            gates=run.values,
         )
 
     def _select(
@@ -237,24 +271,64 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             return model.learned_ablation(start)
         return resolve_ablation(model, task, self.ablation)
 
-    def _start(self, model: MaskedModel, task: Task) -> Tensor | None:
-        start = self.warm_start
-        if isinstance(start, str):
+    def _start(self, model: MaskedModel, task: Task) -> Start | None:
+        given = self.warm_start
+        if given is None:
+            return None
+        warm = given if isinstance(given, Warm) else Warm(given, "ranks")
+        scores: Any = warm.scores
+        if isinstance(scores, str):
             from graphprune.registry import make_method
 
             ablation = "mean" if self.ablation == "optimal" else self.ablation
-            start = make_method(start, ablation=ablation, batch_size=self.batch_size)
-        if isinstance(start, Scorer):
-            start = start.score(model, task)
-        if start is None:
-            return None
-        if not isinstance(start, EdgeScores):
+            scores = make_method(scores, ablation=ablation, batch_size=self.batch_size)
+        if isinstance(scores, Scorer):
+            scores = scores.score(model, task)
+        if not isinstance(scores, EdgeScores):
             raise InputError(
                 "warm_start must be EdgeScores, a scorer or a scorer's name, got "
-                f"{type(start).__name__}"
+                f"{type(scores).__name__}"
             )
-        require_same_graph(model.graph, start.graph, "the model and the warm start's scores")
-        return start.values
+        require_same_graph(model.graph, scores.graph, "the model and the warm start's scores")
+        return Start(scores.values, warm, self.seed)
+
+    @property
+    def start_density(self) -> float | None:
+        """The share of open edges that the warm start asks for."""
+        return self.warm_start.density if isinstance(self.warm_start, Warm) else None
+
+    def begin(
+        self,
+        graph: ComputationalGraph,
+        cold: Tensor,
+        start: Start | None,
+        nodes: Tensor | None = None,
+    ) -> Tensor:
+        """``[E]``: the edges' first gates, the ``cold`` ones or those of a warm start.
+
+        ``nodes [N]`` are the senders' first gates: an edge is open if both gates are.
+        """
+        if start is None:
+            return cold
+        how = start.how
+        if how.mapping == "ranks":
+            return cold + rank_values(start.scores)
+        if how.mapping == "published":
+            assert how.density is not None
+            return published_log_alpha(graph, start.scores, how.density, start.seed)
+        if self.gate_kind in ("budget", "ranking"):
+            return cold + (how.spread or 1.0) * rank_values(start.scores)
+        chance = torch.sigmoid if self.gate_kind == "chance" else hard_concrete_open
+        assert how.density is not None
+        wanted = how.density
+        if nodes is not None:
+            wanted /= float(chance(nodes)[graph.edge_index[0]].mean())
+        if wanted >= 1:
+            raise InputError(
+                f"a start density of {how.density} cannot be met: gates on nodes alone leave "
+                f"{how.density / wanted:.3g} of the edges open"
+            )
+        return met_gates(start.scores, wanted, how.spread or 3.0, chance)
 
     def groups(self, gates: list[Tensor], constants: list[Tensor]) -> list[dict[str, Any]]:
         """Parameter groups of an optimiser: gates, and learned constants at their own rate."""
@@ -264,17 +338,5 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         return found
 
     @abstractmethod
-    def parameters(self, graph: ComputationalGraph, start: Tensor | None) -> dict[str, Tensor]:
+    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
         """See :class:`~graphprune.optimise.loop.Recipe`."""
-
-
-def rank_values(scores: Tensor) -> Tensor:
-    """Magnitudes as ranks, evenly from -1 to 1: what gates start from, whatever the scores' scale.
-
-    Example:
-        >>> rank_values(torch.tensor([0.1, -9.0, 0.0]))
-        tensor([ 0.,  1., -1.])
-    """
-    ranks = torch.empty_like(scores)
-    ranks[scores.abs().argsort(stable=True)] = torch.linspace(-1.0, 1.0, len(scores))
-    return ranks

@@ -15,8 +15,9 @@ from graphprune.optimise.gates import (
     noise,
 )
 from graphprune.optimise.loop import Draw, Moment
+from graphprune.optimise.warm import Start
 
-from .optimiser import MaskOptimiser, rank_values
+from .optimiser import GateKind, MaskOptimiser
 
 __all__ = ["SubnetworkProbing"]
 
@@ -37,13 +38,18 @@ class SubnetworkProbing(MaskOptimiser):
     lr: float = 0.1
     start: float = 2.0
 
-    def parameters(self, graph: ComputationalGraph, start: Tensor | None) -> dict[str, Tensor]:
+    @property
+    def gate_kind(self) -> GateKind:
+        """Hard concrete."""
+        return "hard concrete"
+
+    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
         """Log alpha of edges (and senders)."""
-        found = {"edges": torch.full((graph.num_edges,), self.start)}
-        if start is not None:
-            found["edges"] += rank_values(start)
-        if self.node_gates:
-            found["nodes"] = torch.full((graph.num_nodes,), self.start)
+        cold = torch.full((graph.num_edges,), self.start)
+        nodes = torch.full((graph.num_nodes,), self.start) if self.node_gates else None
+        found = {"edges": self.begin(graph, cold, start, nodes)}
+        if nodes is not None:
+            found["nodes"] = nodes
         return found
 
     def optimiser(

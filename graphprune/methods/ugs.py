@@ -12,9 +12,10 @@ from graphprune.graph import ComputationalGraph
 from graphprune.optimise.dangling import alive_edges
 from graphprune.optimise.gates import noise, uniform_window
 from graphprune.optimise.loop import Draw, Moment
+from graphprune.optimise.warm import Start
 
 from .base import at_least
-from .optimiser import MaskOptimiser, rank_values
+from .optimiser import GateKind, MaskOptimiser
 
 __all__ = ["UGS"]
 
@@ -54,6 +55,11 @@ class UGS(MaskOptimiser):
             )
 
     @property
+    def gate_kind(self) -> GateKind:
+        """Logits of keep chances."""
+        return "chance"
+
+    @property
     def _rate(self) -> float:
         if self.lr is not None:
             return self.lr
@@ -61,14 +67,13 @@ class UGS(MaskOptimiser):
         kind = getattr(self.ablation, "kind", self.ablation)
         return found / 5 if kind == "counterfactual" else found
 
-    def parameters(self, graph: ComputationalGraph, start: Tensor | None) -> dict[str, Tensor]:
+    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
         """Logits of the keep chances."""
         first = torch.logit(torch.tensor(self.start))
-        found = {"edges": first.repeat(graph.num_edges)}
-        if start is not None:
-            found["edges"] = found["edges"] + rank_values(start)
-        if self.node_gates:
-            found["nodes"] = first.repeat(graph.num_nodes)
+        nodes = first.repeat(graph.num_nodes) if self.node_gates else None
+        found = {"edges": self.begin(graph, first.repeat(graph.num_edges), start, nodes)}
+        if nodes is not None:
+            found["nodes"] = nodes
         return found
 
     def optimiser(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from graphprune.mask import EdgeMask
 from graphprune.model import Ablation
 from graphprune.scores import EdgeScores
@@ -30,6 +32,7 @@ class Fit:
         path: circuits of other sizes met on the way down, by their number of edges.
         stopped: why it ended before its last step, or ``""``.
         notes: plain values: sizes before and after polishing, caching, steps done.
+        gates: ``[E]``: the final ranking as the method has it (log alphas, keep chances, scores).
     """
 
     mask: EdgeMask
@@ -40,6 +43,7 @@ class Fit:
     path: dict[int, EdgeMask] = field(default_factory=dict)
     stopped: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
+    gates: Tensor | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """The history as a table."""

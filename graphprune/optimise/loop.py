@@ -29,6 +29,7 @@ from graphprune.task import Task
 from .checkpoint import Checkpoint, RunDirectory, optimiser_tensors, restore_optimiser
 from .losses import Loss
 from .stream import Stream
+from .warm import Start
 
 if TYPE_CHECKING:
     from graphprune.batch import Batch
@@ -77,8 +78,8 @@ class Recipe(ABC):
     """What a method gives the loop. All of it is a function of the parameters and the moment."""
 
     @abstractmethod
-    def parameters(self, graph: ComputationalGraph, start: Tensor | None) -> Parameters:
-        """Leaf tensors to optimise, float32; ``start [E]`` ranks the edges of a warm start."""
+    def parameters(self, graph: ComputationalGraph, start: Start | None) -> Parameters:
+        """Leaf tensors to optimise, float32; ``start`` holds the scores of a warm start."""
 
     @abstractmethod
     def optimiser(self, parameters: Parameters, constants: list[Tensor]) -> torch.optim.Optimizer:
@@ -106,7 +107,7 @@ class Optimisation:
         stream: the examples of each step.
         steps, seed: how long, and which noise.
         from_inputs: whether a node that no kept path reaches from the input counts as cut.
-        start: ``[E]`` scores of a warm start, or ``None``.
+        start: the scores of a warm start, or ``None``.
         folder: a run directory, or ``None``; ``every``: steps between checkpoints.
     """
 
@@ -119,7 +120,7 @@ class Optimisation:
     steps: int
     seed: int
     from_inputs: bool = True
-    start: Tensor | None = None
+    start: Start | None = None
     folder: RunDirectory | None = None
     every: int = 50
     label: str = "optimise"

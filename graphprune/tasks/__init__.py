@@ -1,6 +1,7 @@
 """Tasks: generators of clean and corrupted prompts for any tokenizer, and the user's own files."""
 
 from graphprune.tasks.agreement import subject_verb_agreement
+from graphprune.tasks.benchmark import MIB_TASKS, mib
 from graphprune.tasks.booleans import boolean_expressions
 from graphprune.tasks.docstrings import docstring
 from graphprune.tasks.files import read_csv, read_jsonl
@@ -13,6 +14,7 @@ from graphprune.tasks.repeats import induction
 from graphprune.tasks.years import greater_than
 
 __all__ = [
+    "MIB_TASKS",
     "TASKS",
     "TokenPairs",
     "antonyms",
@@ -25,6 +27,7 @@ __all__ = [
     "induction",
     "ioi",
     "make",
+    "mib",
     "read_csv",
     "read_jsonl",
     "subject_verb_agreement",

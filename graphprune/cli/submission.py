@@ -1,0 +1,170 @@
+"""``graphprune submission``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from graphprune.cli.job import AsJson, Debug, Job, Quiet, cells, job
+from graphprune.cli.loading import (
+    BatchSize,
+    Device,
+    Dtype,
+    Examples,
+    MetricName,
+    Seed,
+    TaskSettings,
+)
+from graphprune.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from graphprune.evaluation import FaithfulnessCurve
+
+
+def submission(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="A submission, or its folder for one task and model (ioi_gpt2)."
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="PATH_OR_ID", help="Also score the folder on this model."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", "-t", metavar="NAME_OR_FOLDER",
+            help="The prompts to score on, such as a folder with MIB's data set.",
+        ),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A .json or .pt file whose edges in the graph are the true "
+            "circuit: also MIB's AUROC and the usual one. Needs no model.",
+        ),
+    ] = None,
+    level: Annotated[
+        Literal["edge", "node"] | None,
+        typer.Option(help="For files with scores of both; by default nodes where they have any."),
+    ] = None,
+    task_set: TaskSettings = [],  # noqa: B006 - typer copies it
+    examples: Examples = None,
+    metric: MetricName = None,
+    batch_size: BatchSize = None,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    tokenizer: Annotated[str | None, typer.Option(help="If not the model's own.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Check a submission to MIB's circuit track, and score it as its evaluator does."""
+    with job(quiet=quiet, as_json=as_json, debug=debug) as out:
+        from dataclasses import asdict
+
+        if (model is None) != (task is None):
+            raise InputError("scoring needs both --model and --task")
+        if model is None and truth is None:
+            from graphprune.export import check_submission
+
+            checked = check_submission(folder)
+            document: dict[str, Any] = {"folders": [asdict(one) for one in checked]}
+            tasks, models = {c.task for c in checked}, {c.model for c in checked}
+            if len(tasks - {None}) < 2 or len(models - {None}) < 2:
+                document["note"] = "the leaderboard asks for at least two tasks and two models"
+            out.result(document, lambda console: _show_checked(console, document))
+            if any(one.problem for one in checked):
+                raise SystemExit(1)
+            return
+        found: dict[str, Any] = {"folder": str(folder)}
+        curve: FaithfulnessCurve | None = None
+        if truth is not None:
+            found |= _recovered(folder, truth)
+        if model is not None and task is not None:
+            loading = {"dtype": dtype, "device": device, "tokenizer": tokenizer}
+            prompts = {
+                "examples": examples, "seed": seed, "metric": metric, "batch_size": batch_size,
+                "settings": task_set,
+            }  # fmt: skip
+            curve, facts = _scored(out, folder, level, model, task, loading, prompts)
+            found |= facts
+        out.result(found, lambda console: _show_scored(console, found, curve))
+
+
+def _scored(
+    out: Job,
+    folder: Path,
+    level: Literal["edge", "node"] | None,
+    model: str,
+    task: str,
+    loading: dict[str, Any],
+    prompts: dict[str, Any],
+) -> tuple[FaithfulnessCurve, dict[str, Any]]:
+    from graphprune.cli.loading import load_model, load_task
+    from graphprune.cli.measure import curve_document
+    from graphprune.evaluation import mib_curve
+    from graphprune.export import read_submission
+
+    loaded = load_model(out, model, **loading)
+    read = read_submission(folder, loaded.model.graph, level=level)
+    made = load_task(task, loaded.tokenizer, **prompts)
+    out.note(f"scoring {folder} on {len(made)} prompts of {made.name}")
+    curve = mib_curve(loaded.model, made, read.found, batch_size=prompts["batch_size"])
+    facts = {
+        "model": model,
+        "task": made.name,
+        "prompts": len(made),
+        "level": "circuits" if read.circuits else read.level,
+        **curve_document(curve),
+        "average": curve.average,
+        "cpr_log": curve.cpr_log,
+        "cmd_log": curve.cmd_log,
+    }
+    return curve, facts
+
+
+def _recovered(folder: Path, truth: Path) -> dict[str, float]:
+    from graphprune.evaluation import auroc, mib_auroc
+    from graphprune.export import from_mib_json, from_mib_pt, read_submission
+
+    read = read_submission(folder, level="edge")
+    if read.scores is None:
+        raise InputError(f"AUROC needs scores of edges; {folder} holds circuits")
+    reader = from_mib_pt if truth.suffix == ".pt" else from_mib_json
+    _, true = reader(truth, read.graph, ungrouped="any", unscored="zero")
+    return {
+        "mib_auroc": mib_auroc(read.scores, true),
+        "auroc": auroc(read.scores, true),
+        "true_edges": true.num_kept,
+    }
+
+
+def _show_checked(console: Console, document: dict[str, Any]) -> None:
+    rows = [
+        (one["folder"], one["level"], str(one["files"]), one["problem"] or "fine")
+        for one in document["folders"]
+    ]
+    cells(console, "submission", ["folder", "level", "files", ""], rows)
+    if "note" in document:
+        console.print(document["note"], markup=False)
+
+
+def _show_scored(console: Console, found: dict[str, Any], curve: FaithfulnessCurve | None) -> None:
+    from graphprune.cli.measure import show_curve
+
+    if curve is not None:
+        title = f"{found['level']} scores on {found['prompts']} prompts of {found['task']}"
+        show_curve(console, curve, title)
+    names = ("average", "cpr_log", "cmd_log", "mib_auroc", "auroc")
+    shown = [f"{name} {found[name]:.3f}" for name in names if name in found]
+    console.print("  ".join(shown), markup=False)

@@ -1,0 +1,148 @@
+"""Several methods' scores made into one, on a common scale if wanted.
+
+Sign: positive = useful, before and after. Normalisations change magnitudes only, never a sign and
+never the order of one method's edges by magnitude. Without one, whichever method has the largest
+numbers decides (EAP's are around 1e-5 where a mask optimiser's are around 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphprune.errors import InputError
+from graphprune.mask import require_same_graph
+from graphprune.scores import EdgeScores
+
+__all__ = ["How", "Normalize", "combine_scores", "magnitude_ranks", "require_informative"]
+
+How = Literal["mean", "min", "max", "weighted"]
+Normalize = Literal["rank", "quantile", "scale"] | None
+
+HOWS = ("mean", "min", "max", "weighted")
+NORMALIZATIONS = (None, "rank", "quantile", "scale")
+
+
+def magnitude_ranks(values: Tensor) -> Tensor:
+    """``[E]`` float64: ranks of the magnitudes over E, in (0, 1]; equal ones share their mean rank.
+
+    Example:
+        >>> magnitude_ranks(torch.tensor([0.5, -2.0, 0.0, 0.5])).tolist()
+        [0.625, 1.0, 0.25, 0.625]
+    """
+    from scipy.stats import rankdata
+
+    return torch.from_numpy(rankdata(values.abs().numpy()) / max(len(values), 1))
+
+
+def require_informative(scores: EdgeScores, what: str) -> None:
+    """Raises :class:`InputError` if every edge has the same score: such scores rank nothing."""
+    values = scores.values
+    if len(values) > 1 and bool((values == values[0]).all()):
+        raise InputError(
+            f"{what} scores all {len(values)} edges {float(values[0]):.6g}: constant scores say "
+            "nothing of which edges matter"
+        )
+
+
+def check_combination(
+    members: int, how: str, weights: Sequence[float] | None, normalize: str | None
+) -> None:
+    """Raises :class:`InputError` for settings that :func:`combine_scores` cannot follow."""
+    if members < 1:
+        raise InputError("an ensemble needs at least one member")
+    if how not in HOWS:
+        raise InputError(f"how must be one of {', '.join(HOWS)}, got {how!r}")
+    if normalize not in NORMALIZATIONS:
+        known = ", ".join(repr(n) for n in NORMALIZATIONS)
+        raise InputError(f"normalize must be one of {known}, got {normalize!r}")
+    if how != "weighted":
+        if weights is not None:
+            raise InputError(f"weights are for how='weighted', not for how={how!r}")
+        return
+    if weights is None or len(weights) != members:
+        got = "none" if weights is None else str(len(weights))
+        raise InputError(
+            f"how='weighted' needs one weight for each of {members} members, got {got}"
+        )
+    if not all(np.isfinite(w) and w >= 0 for w in weights) or not sum(weights) > 0:
+        raise InputError(f"weights are numbers from 0 on, not all 0; got {list(weights)}")
+
+
+def combine_scores(
+    scores: Sequence[EdgeScores],
+    how: How = "mean",
+    weights: Sequence[float] | None = None,
+    normalize: Normalize = None,
+) -> EdgeScores:
+    """One score for each edge from several methods'.
+
+    Args:
+        scores: one or more, over one graph.
+        how: ``"mean"``, ``"min"``, ``"max"`` or ``"weighted"`` (a weighted mean), edge by edge, of
+            the signed scores.
+        weights: for ``"weighted"``, one from 0 on for each member.
+        normalize: ``None``: as they are, as published (Mondorf et al., arXiv 2510.06811);
+            ``"rank"``: the sign times the magnitude's rank over E; ``"scale"``: over the root of
+            the mean square; ``"quantile"``: the k-th largest magnitude of each becomes the mean
+            over members of their k-th largest, each on the scale of ``"scale"``, so that all have
+            one distribution and heavy tails stay heavy.
+
+    Raises:
+        InputError: no members, unequal numbers of members and weights, constant scores.
+        GraphMismatchError: scores of different graphs.
+
+    Example:
+        >>> from graphprune import ComputationalGraph
+        >>> graph = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("a", "c")])
+        >>> small = EdgeScores(graph, torch.tensor([3e-6, -2e-6, 1e-6]))
+        >>> large = EdgeScores(graph, torch.tensor([1.0, 2.0, 3.0]))
+        >>> combine_scores([small, large]).values.argsort().tolist()  # the large one alone decides
+        [0, 1, 2]
+        >>> combine_scores([small, large], normalize="rank").values
+        tensor([0.6667, 0.0000, 0.6667])
+    """
+    check_combination(len(scores), how, weights, normalize)
+    first = scores[0]
+    for number, member in enumerate(scores, start=1):
+        require_same_graph(
+            first.graph, member.graph, f"member 1 ({first.method}) and {number} ({member.method})"
+        )
+        require_informative(member, f"member {number} ({member.method})")
+    rows = torch.stack(_normalised([s.values.double() for s in scores], normalize))
+    if how == "min":
+        values = rows.amin(0)
+    elif how == "max":
+        values = rows.amax(0)
+    else:
+        share = torch.tensor(weights or [1.0] * len(rows), dtype=torch.float64)
+        values = (share / share.sum()) @ rows
+    names = ", ".join(s.method or "scores" for s in scores)
+    kind = how if normalize is None else f"{how} of {normalize}s"
+    return EdgeScores(first.graph, values.float(), method=f"{kind}({names})")
+
+
+def _normalised(rows: list[Tensor], normalize: Normalize) -> list[Tensor]:
+    if normalize is None:
+        return rows
+    if normalize == "rank":
+        return [row.sign() * magnitude_ranks(row) for row in rows]
+    scaled = [row / row.square().mean().sqrt() for row in rows]
+    if normalize == "scale":
+        return scaled
+    reference = torch.stack([row.abs().sort().values for row in scaled]).mean(0).numpy()
+    return [row.sign() * torch.from_numpy(_by_rank(row, reference)) for row in scaled]
+
+
+def _by_rank(row: Tensor, reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The ascending ``reference [E]`` dealt out by magnitude; equal ones share their part."""
+    _, place, count = np.unique(row.abs().numpy(), return_inverse=True, return_counts=True)
+    ends = np.cumsum(count)
+    total = np.concatenate([[0.0], np.cumsum(reference)])
+    shared = (total[ends] - total[ends - count]) / count
+    return np.asarray(shared[place])

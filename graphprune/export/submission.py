@@ -1,0 +1,360 @@
+"""Submissions to MIB's circuit track: a folder for each task and model, written, read, checked.
+
+A submission holds folders such as ``ioi_gpt2``. Each has one file of scores (of edges, nodes or
+neurons; JSON or ``.pt``), or nine files with circuits, one for each size below 1 (ten where one is
+the whole graph). What is not ``.json`` or ``.pt`` is not looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from graphprune.ensembling import require_informative
+from graphprune.errors import FormatError, GraphPruneError, InputError
+from graphprune.evaluation.curve import MIB_SIZES
+from graphprune.export.field import FieldLayout, field_graph
+from graphprune.export.mib import (
+    MIBNodes,
+    from_mib_json,
+    from_mib_nodes,
+    from_mib_pt,
+    to_mib_json,
+    to_mib_pt,
+)
+from graphprune.export.mib_read import Ungrouped
+from graphprune.graph import ComputationalGraph
+from graphprune.mask import EdgeMask
+from graphprune.scores import EdgeScores, NodeScores
+from graphprune.tasks.benchmark import MIB_TASKS
+
+__all__ = [
+    "MIB_MODELS",
+    "Checked",
+    "Submission",
+    "check_submission",
+    "read_submission",
+    "write_submission",
+]
+
+PathLike = str | os.PathLike[str]
+Level = Literal["edge", "node", "neuron"]
+
+# layers, heads, d_model; none of them computes attention and MLP in parallel
+MIB_MODELS = {
+    "gpt2": (12, 12, 768),
+    "qwen2.5": (24, 14, 896),
+    "gemma2": (26, 8, 2304),
+    "llama3": (32, 32, 4096),
+    "interpbench": (6, 4, 64),
+}
+"""The benchmark's models as it names them in folders, with their shapes."""
+
+_SUFFIXES = (".json", ".pt")
+_LARGEST = 1 << 32
+
+
+@dataclass(frozen=True, eq=False)
+class Submission:
+    """One folder's content on a graph.
+
+    Args:
+        folder: where it lies.
+        task, model: the benchmark's names, ``None`` where the folder's name says neither.
+        graph: what scores and circuits belong to.
+        scores: of edges, from a file of scores.
+        nodes: of nodes, where the file has any.
+        circuits: nine or ten, smallest first; empty where there are scores.
+    """
+
+    folder: Path
+    task: str | None
+    model: str | None
+    graph: ComputationalGraph
+    scores: EdgeScores | None = None
+    nodes: MIBNodes | None = None
+    circuits: tuple[EdgeMask, ...] = ()
+
+    @property
+    def level(self) -> Level:
+        """What the file scores: neurons, nodes, else edges (as circuits are made of edges)."""
+        if self.nodes is not None and self.nodes.scores.neurons:
+            return "neuron"
+        return "edge" if self.nodes is None else "node"
+
+    @property
+    def found(self) -> EdgeScores | MIBNodes | tuple[EdgeMask, ...]:
+        """What :func:`graphprune.evaluation.mib_curve` scores.
+
+        Raises :class:`InputError` for scores of neurons: masks here are of edges.
+        """
+        if self.circuits:
+            return self.circuits
+        if self.level == "neuron":
+            raise InputError(
+                f"{self.folder}: circuits of single neurons are read and written, not run: a mask "
+                "here keeps or cuts whole messages"
+            )
+        if self.nodes is not None:
+            return self.nodes
+        assert self.scores is not None
+        return self.scores
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found of one folder: ``problem`` is ``""`` where there is none."""
+
+    folder: str
+    task: str | None
+    model: str | None
+    level: str
+    files: int
+    problem: str = ""
+
+
+# -------------------------------------------------------------------- names
+
+
+def split_name(name: str) -> tuple[str | None, str | None]:
+    """Task and model from a folder's name, as the benchmark finds them: anywhere in it.
+
+    Example:
+        >>> split_name("ioi_gpt2"), split_name("eap_arc_easy_llama3"), split_name("notes")
+        (('ioi', 'gpt2'), ('arc-easy', 'llama3'), (None, None))
+    """
+    plain = name.replace("_", "-")
+
+    def last(known: Iterable[str]) -> str | None:
+        found = [k for k in known if plain.startswith(k) or f"-{k}" in plain]
+        return found[-1] if found else None
+
+    return last(MIB_TASKS), last(MIB_MODELS)
+
+
+def _known(kind: str, name: str, known: Sequence[str]) -> str:
+    plain = name.replace("_", "-")
+    if plain not in known:
+        raise InputError(f"MIB has no {kind} {name!r}; it has {', '.join(known)}")
+    return plain
+
+
+# -------------------------------------------------------------------- writing
+
+
+def write_submission(
+    root: PathLike,
+    task: str,
+    model: str,
+    found: EdgeScores | NodeScores | MIBNodes | Sequence[EdgeMask],
+    *,
+    d_model: int | None = None,
+    form: Literal["json", "pt"] = "json",
+) -> Path:
+    """Writes ``root/task_model`` with one file of scores, or nine or ten of circuits.
+
+    Args:
+        root: the submission's folder; others in it stay.
+        task, model: the benchmark's names, such as ``"arc-easy"`` and ``"llama3"``.
+        found: scores of edges or of nodes (neurons too, where they are scored); or a circuit for
+            each size below 1, and one for 1 if you like, in any order.
+        d_model: the residual stream's width; ``None``: the benchmark's model's.
+        form: of the files.
+
+    Returns the folder. Raises :class:`InputError` for unknown names, a graph of another shape than
+    the model's, circuits of other sizes, and a folder that has circuit files already.
+    """
+    name = f"{_known('task', task, list(MIB_TASKS))}_{_known('model', model, list(MIB_MODELS))}"
+    parts = [found] if isinstance(found, EdgeScores | NodeScores | MIBNodes) else list(found)
+    graph = _graph_of(parts[0]) if parts else None
+    if graph is None:
+        raise InputError("there are no circuits to write")
+    layout = FieldLayout.of(graph)
+    _require_shape(layout, model.replace("_", "-"), f"the graph of what is written to {name}")
+    width = MIB_MODELS[model.replace("_", "-")][2] if d_model is None else d_model
+    folder = Path(root) / name
+    if folder.exists() and (not folder.is_dir() or any(_circuit_files(folder))):
+        raise InputError(f"{folder} is a file or has circuit files already; nothing was written")
+    write = to_mib_json if form == "json" else to_mib_pt
+    if form not in ("json", "pt"):
+        raise InputError(f"form is 'json' or 'pt', got {form!r}")
+    if isinstance(found, EdgeScores | NodeScores | MIBNodes):
+        source = found.scores if isinstance(found, MIBNodes) else found
+        nodes = found if isinstance(found, MIBNodes) else None
+        write(source, folder / f"importances.{form}", nodes=nodes, d_model=width)
+        return folder
+    masks = sorted((m for m in parts if isinstance(m, EdgeMask)), key=lambda m: m.num_kept)
+    _check_sizes(masks, layout, str(folder))
+    for size, mask in zip(MIB_SIZES, masks, strict=False):
+        write(mask, folder / f"circuit_{size:g}.{form}", d_model=width)
+    return folder
+
+
+def _graph_of(part: EdgeScores | NodeScores | MIBNodes | EdgeMask) -> ComputationalGraph:
+    return part.scores.graph if isinstance(part, MIBNodes) else part.graph
+
+
+def _check_sizes(masks: Sequence[EdgeMask], layout: FieldLayout, where: str) -> None:
+    """Nine circuits (or ten with the whole graph), each within its size's number of edges."""
+    total = int(layout.real.sum())
+    counts = [int(layout.matrix(mask.kept.numpy())[layout.real].sum()) for mask in masks]
+    if len(masks) not in (9, 10) or (len(masks) == 10 and counts[-1] != total):
+        raise InputError(
+            f"{where}: expected nine circuits, one for each size below 1 (a tenth is the whole "
+            f"graph); got {len(masks)} of {counts} edges"
+        )
+    for size, count in zip(MIB_SIZES, sorted(counts), strict=False):
+        if count > int(size * total):
+            raise InputError(
+                f"{where}: the circuit for the size {size:g} may have {int(size * total)} of "
+                f"{total} edges, but has {count}"
+            )
+
+
+# -------------------------------------------------------------------- reading
+
+
+def _circuit_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in _SUFFIXES and not path.name.startswith("."):
+            yield path
+
+
+def _cfg(path: Path) -> dict[str, Any]:
+    """The shape that a file says it has."""
+    try:
+        if path.suffix == ".pt":
+            found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            found = json.loads(path.read_bytes())
+    except Exception as error:  # whatever torch's or json's reader met
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FormatError(f"{path} cannot be read: {first}") from error
+    cfg = found.get("cfg") if isinstance(found, dict) else None
+    needed = {"n_layers": int, "n_heads": int, "parallel_attn_mlp": bool, "d_model": int}
+    if not isinstance(cfg, dict) or any(type(cfg.get(k)) is not t for k, t in needed.items()):
+        raise FormatError(f"{path}: cfg should say {', '.join(needed)}, got {cfg!r:.100}")
+    if not 0 < cfg["n_layers"] <= 1000 or not 0 < cfg["n_heads"] <= 1000:
+        raise FormatError(f"{path}: {cfg['n_layers']} layers of {cfg['n_heads']} heads")
+    if not 0 < cfg["d_model"] < _LARGEST:
+        raise FormatError(f"{path}: d_model is {cfg['d_model']}")
+    return cfg
+
+
+def _require_shape(layout: FieldLayout, model: str | None, what: str) -> None:
+    if model is None:
+        return
+    layers, heads, _ = MIB_MODELS[model]
+    if (layout.n_layers, layout.n_heads, layout.parallel) != (layers, heads, False):
+        raise InputError(
+            f"{what} has {layout.n_layers} layers of {layout.n_heads} heads, MIB's {model} has "
+            f"{layers} of {heads}"
+        )
+
+
+def read_submission(
+    folder: PathLike,
+    graph: ComputationalGraph | None = None,
+    *,
+    level: Level | None = None,
+    ungrouped: Ungrouped = "any",
+) -> Submission:
+    """Reads and checks one task's and model's folder.
+
+    Args:
+        folder: such as ``submission/ioi_gpt2``.
+        graph: what the files belong to; ``None``: the graph that they describe.
+        level: which of its scores a file is for; ``None``: those of nodes (or neurons) where it has
+            any, else of edges.
+        ungrouped: see :func:`graphprune.export.from_mib_json`.
+
+    Raises :class:`FormatError` (or :class:`InputError`) for the first thing that is wrong: a wrong
+    number of files, missing and extra keys and edges, another model's shape, NaN or constant
+    scores, circuits that are larger than their sizes allow.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise InputError(f"expected a submission's folder, but {place} is not there")
+    task, model = split_name(place.name)
+    files = list(_circuit_files(place))
+    if len(files) not in (1, 9, 10):
+        raise FormatError(
+            f"{place} has {len(files)} files that end in .json or .pt; expected one of scores, or "
+            "nine with circuits (ten with the whole graph's)"
+        )
+    if graph is None:
+        cfg = _cfg(files[0])
+        graph = field_graph(cfg["n_layers"], cfg["n_heads"], cfg["parallel_attn_mlp"])
+    _require_shape(FieldLayout.of(graph), model, f"{place}")
+    if len(files) > 1:
+        masks = [_read(path, graph, ungrouped, "zero")[1] for path in files]
+        masks.sort(key=lambda mask: mask.num_kept)
+        _check_sizes(masks, FieldLayout.of(graph), str(place))
+        return Submission(place, task, model, graph, circuits=tuple(masks))
+    nodes = from_mib_nodes(files[0], graph)
+    scored = len(nodes.unscored) < len(FieldLayout.of(graph).rows) or bool(nodes.scores.neurons)
+    if level in ("node", "neuron") and not scored:
+        raise FormatError(f"{files[0]} has no scores of nodes")
+    if scored and level != "edge":
+        if level == "node" and nodes.scores.neurons:
+            nodes = MIBNodes(
+                NodeScores(graph, nodes.scores.values, method="file"), nodes.kept, nodes.unscored
+            )
+        return Submission(place, task, model, graph, nodes=nodes)
+    scores, _ = _read(files[0], graph, ungrouped, "error")
+    require_informative(scores, f"the file {files[0]}")
+    return Submission(place, task, model, graph, scores=scores)
+
+
+def _read(
+    path: Path, graph: ComputationalGraph, ungrouped: Ungrouped, unscored: Literal["error", "zero"]
+) -> tuple[EdgeScores, EdgeMask]:
+    read = from_mib_pt if path.suffix == ".pt" else from_mib_json
+    return read(path, graph, ungrouped=ungrouped, unscored=unscored)
+
+
+# -------------------------------------------------------------------- checking
+
+
+def check_submission(root: PathLike) -> list[Checked]:
+    """Checks every folder of a submission, or the one of a single task and model.
+
+    Files are checked against the graph of the model that the folder names, without the model.
+    Raises :class:`InputError` where there is no folder to check.
+    """
+    place = Path(root)
+    if not place.is_dir():
+        raise InputError(f"expected a submission's folder, but {place} is not there")
+    folders = [place] if any(_circuit_files(place)) else sorted(
+        path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )  # fmt: skip
+    if not folders:
+        raise InputError(f"{place} has neither circuit files nor folders with them")
+    return [_check(folder) for folder in folders]
+
+
+def _check(folder: Path) -> Checked:
+    task, model = split_name(folder.name)
+    count, level, problem = len(list(_circuit_files(folder))), "", ""
+    if task is None or model is None:
+        problem = (
+            f"the name says no {'task' if task is None else 'model'} of MIB's, so it is skipped; "
+            f"expected TASK_MODEL such as ioi_gpt2, of {', '.join(MIB_TASKS)} and "
+            f"{', '.join(MIB_MODELS)}"
+        )
+        return Checked(folder.name, task, model, level, count, problem)
+    try:
+        read = read_submission(folder)
+        level = "circuits" if read.circuits else read.level
+        cfg = _cfg(next(_circuit_files(folder)))
+        if cfg["d_model"] != MIB_MODELS[model][2]:
+            problem = f"d_model is {cfg['d_model']}, MIB's {model} has {MIB_MODELS[model][2]}"
+    except GraphPruneError as error:
+        problem = str(error)
+    return Checked(folder.name, task, model, level, count, problem)

@@ -1,0 +1,273 @@
+"""Ensembles of scorers: side by side, one after another, and both (Mondorf et al., 2510.06811).
+
+All are scorers, so that they nest and every selection, curve and export takes them. Scores:
+positive = useful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from graphprune.ensembling import (
+    How,
+    Normalize,
+    check_combination,
+    combine_scores,
+    magnitude_ranks,
+    require_informative,
+)
+from graphprune.errors import InputError
+from graphprune.mask import EdgeMask
+from graphprune.model import MaskedModel
+from graphprune.optimise.fit import Fit
+from graphprune.optimise.warm import StartMapping, Warm
+from graphprune.scores import EdgeScores
+from graphprune.task import Task
+
+from .base import Pruner, Scorer, at_least, require_model
+from .edge_pruning import EdgePruning
+from .gradient import EAP, EAPIG
+from .members import Member, as_member, as_members, describe, inherit, member_scores
+from .optimiser import MaskOptimiser
+
+__all__ = ["HybridEnsemble", "ParallelEnsemble", "SequentialEnsemble"]
+
+_FIRST = (EAP(), EAPIG(), EAPIG(integrate="activations", points_at="right"))
+
+
+@dataclass(frozen=True)
+class SequentialEnsemble(Pruner, Scorer):
+    """Scores warm-start a mask optimiser, and its gates are the new scores.
+
+    Their magnitudes in (0, 1] rank the gates, so that they are right for a ranking by size as for
+    one by sign (a mask optimiser's own scores are negative outside its budget).
+
+    Args:
+        scorer: a scorer, scores, a registered name, or ``{"name": ..., settings}``.
+        optimiser: any mask optimiser, or its name or name and settings. Its ``warm_start`` is this
+            ensemble's to set.
+        mapping: ``"density"``: gates by rank, without noise, placed so that the expected share of
+            open edges at the first step is ``start_density``, however low; ``"ranks"``: ranks added
+            to the optimiser's cold start; ``"published"``: with the defects that
+            :mod:`graphprune.optimise.warm` lists, for hard concrete gates. Then scores are
+            ``sigmoid(1.2 log alpha)``, as published.
+        start_density: ``None``: the root of the final density for ``"density"`` (half-way down on a
+            log scale), 0.1 for ``"published"``.
+        spread: of the first gates, see :class:`~graphprune.optimise.warm.Warm`.
+        signs: ``"scorer"``: an edge the scorer finds harmful scores negative; ``"none"``: none
+            does; ``None``: ``"scorer"`` for the published mapping and inside other ensembles (where
+            magnitudes of opposite signs cancel), else ``"none"``, since gates know better than an
+            attribution which edges to keep. (The published alternative, the sign of the loss's
+            gradient, is inverted there.)
+        seed: given to members that keep their default seed.
+        ablation: given to a scorer and an optimiser that keep the default; an optimiser's own
+            counts for the whole.
+        batch_size: the scorer's; the optimiser's is one of its settings.
+    """
+
+    scorer: Member = field(default_factory=EAPIG)
+    optimiser: Member = field(default_factory=EdgePruning)
+    _: KW_ONLY
+    mapping: StartMapping = "density"
+    start_density: float | None = None
+    spread: float | None = None
+    signs: Literal["scorer", "none"] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(self.seed, 0, "seed")
+        if self.signs not in (None, "scorer", "none"):
+            raise InputError(f"signs must be 'scorer' or 'none', got {self.signs!r}")
+        object.__setattr__(self, "scorer", as_member(self.scorer, "the scorer"))
+        made = as_member(self.optimiser, "the optimiser")
+        if not isinstance(made, MaskOptimiser):
+            raise InputError(
+                "the second part of a sequential ensemble is a mask optimiser, such as "
+                f"EdgePruning or UGS; got {describe(made)}"
+            )
+        if made.warm_start is not None:
+            raise InputError("the ensemble's scorer warm-starts the optimiser: leave its own "
+                             "warm_start out")  # fmt: skip
+        if made.ablation != "counterfactual" and self.ablation == "counterfactual":
+            object.__setattr__(self, "ablation", made.ablation)
+        made = cast("MaskOptimiser", inherit(made, self.ablation, None, self.seed))
+        if made.ablation != self.ablation:
+            raise InputError(
+                f"the ensemble's ablation is {self.ablation!r}, its optimiser's {made.ablation!r}"
+            )
+        object.__setattr__(self, "optimiser", made)
+        if self.mapping == "density" and self.start_density is None:
+            density: float | None = None if made.gate_kind in ("budget", "ranking") else 0.5
+        else:
+            density = self._density(1.0)
+        replace(made, warm_start=Warm(_FIRST[0], self.mapping, density, self.spread))
+
+    def _density(self, final: float) -> float | None:
+        if self.start_density is not None or self.mapping == "ranks":
+            return self.start_density
+        if self.mapping == "published":
+            return 0.1
+        return None if self._optimiser.gate_kind == "ranking" else float(final**0.5)
+
+    @property
+    def _optimiser(self) -> MaskOptimiser:
+        return cast("MaskOptimiser", self.optimiser)
+
+    def with_size(self, size: int | float) -> SequentialEnsemble:
+        """The same with an optimiser that keeps ``size`` edges (int) or that share of them."""
+        if isinstance(size, int):
+            return replace(self, optimiser=replace(self._optimiser, edges=size))
+        return replace(self, optimiser=replace(self._optimiser, edges=None, sparsity=1.0 - size))
+
+    def fit(self, model: MaskedModel, task: Task) -> Fit:
+        """The optimisation's result, its scores replaced by this ensemble's."""
+        require_model(model)
+        ablation = "mean" if self.ablation == "optimal" else self.ablation
+        scorer = inherit(
+            cast("Scorer | EdgeScores", self.scorer), ablation, self.batch_size, self.seed
+        )
+        start = member_scores(scorer, model, task, "the scorer")
+        require_informative(start, f"the scorer ({describe(scorer)})")
+        return self._fit(model, task, start)
+
+    def _fit(self, model: MaskedModel, task: Task, start: EdgeScores) -> Fit:
+        graph, optimiser = model.graph, self._optimiser
+        count = optimiser.count(graph)
+        density = self._density((count or graph.num_edges) / graph.num_edges)
+        if density is not None and density >= 1 and self.start_density is None:
+            density = None if optimiser.gate_kind == "budget" else 0.99
+        warm = Warm(start, self.mapping, density, self.spread)
+        fit = replace(optimiser, warm_start=warm).fit(model, task)
+        values = self._strength(fit)
+        signed = self.mapping == "published" if self.signs is None else self.signs == "scorer"
+        if signed:
+            values = torch.where(start.values < 0, -values, values)
+        return replace(fit, scores=EdgeScores(graph, values, method=self.label))
+
+    def _strength(self, fit: Fit) -> Tensor:
+        if self.mapping == "published" and fit.gates is not None:
+            return torch.sigmoid(1.2 * fit.gates)
+        values = fit.scores.values
+        return magnitude_ranks(values - values.min()).float()
+
+    def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
+        """The optimiser's mask, of exactly its size."""
+        return self.fit(model, task).mask
+
+    def score(self, model: MaskedModel, task: Task) -> EdgeScores:
+        """The gates' ranking, with the scorer's signs if wanted."""
+        return self.fit(model, task).scores
+
+
+@dataclass(frozen=True)
+class _Combination(Scorer):
+    scorers: Sequence[Member] = _FIRST
+    _: KW_ONLY
+    how: How = "mean"
+    weights: Sequence[float] | None = None
+    normalize: Normalize = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(self.seed, 0, "seed")
+        listed = as_members(self.scorers, "the scorers")
+        made = tuple(as_member(m, f"member {i}") for i, m in enumerate(listed, start=1))
+        if len(made) > 1:
+            made = tuple(_signed(member) for member in made)
+        object.__setattr__(self, "scorers", made)
+        if self.weights is not None:
+            object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
+        check_combination(len(made), self.how, self.weights, self.normalize)
+
+    def score(self, model: MaskedModel, task: Task) -> EdgeScores:
+        """The members' scores combined; equal members are run once."""
+        require_model(model)
+        known: dict[Any, EdgeScores] = {}
+        found = []
+        for number, given in enumerate(self.scorers, start=1):
+            member = inherit(
+                cast("Scorer | EdgeScores", given), self.ablation, self.batch_size, self.seed
+            )
+            if member not in known:
+                ready = _ready(member, known)
+                known[member] = member_scores(ready, model, task, f"member {number}")
+            found.append(EdgeScores(model.graph, known[member].values, method=describe(member)))
+        combined = combine_scores(found, self.how, self.weights, self.normalize)
+        return EdgeScores(model.graph, combined.values, method=self.label)
+
+
+def _signed(member: Scorer | EdgeScores) -> Scorer | EdgeScores:
+    """A sequential ensemble among others takes its scorer's signs, unless it says otherwise.
+
+    Beside scores with a sign, an unsigned one would cancel the largest harmful ones.
+    """
+    if isinstance(member, SequentialEnsemble) and member.signs is None:
+        return replace(member, signs="scorer")
+    return member
+
+
+def _ready(member: Scorer | EdgeScores, known: dict[Any, EdgeScores]) -> Scorer | EdgeScores:
+    """A sequential ensemble whose scorer has been run already takes its scores."""
+    if isinstance(member, SequentialEnsemble) and isinstance(member.scorer, Scorer):
+        scorer = inherit(member.scorer, member.ablation, member.batch_size, member.seed)
+        if scorer in known:
+            return replace(member, scorer=known[scorer])
+    return member
+
+
+@dataclass(frozen=True)
+class ParallelEnsemble(_Combination):
+    """Several scorers' scores combined edge by edge, as they are or on a common scale.
+
+    Args:
+        scorers: scorers, scores, registered names, or ``{"name": ..., settings}``; by default EAP
+            and EAP-IG over inputs and over activations, as published.
+        how: ``"mean"`` (the best published), ``"min"``, ``"max"``, ``"weighted"`` (a weighted
+            mean; the published code's cannot run).
+        weights: for ``how="weighted"``, one from 0 on for each scorer.
+        normalize: ``None`` as published, where the method with the largest numbers decides;
+            ``"rank"``, ``"quantile"`` or ``"scale"``, see :func:`graphprune.combine_scores`.
+        seed: given to members that keep their default seed.
+        ablation: given to members that keep the default ablation, as ``batch_size`` is to scorers.
+
+    Example:
+        >>> ParallelEnsemble(["eap", {"name": "eap-ig", "steps": 3}], normalize="rank").label
+        "ParallelEnsemble(scorers=[EAP, EAPIG(steps=3)], normalize='rank')"
+    """
+
+
+@dataclass(frozen=True)
+class HybridEnsemble(_Combination):
+    """A parallel ensemble with a sequential one among its members, on a common scale.
+
+    A mask optimiser's numbers are around 1 and attributions around 1e-5: without a normalisation
+    the sequential member alone would decide, so one is required.
+
+    Args:
+        scorers: as :class:`ParallelEnsemble` takes them, a :class:`SequentialEnsemble` or mask
+            optimiser among them; by default the published three and a sequential ensemble.
+        how, weights, seed, ablation, batch_size: see :class:`ParallelEnsemble`.
+        normalize: ``"quantile"`` (default: tails stay heavy), ``"rank"`` or ``"scale"``.
+    """
+
+    scorers: Sequence[Member] = (*_FIRST, SequentialEnsemble())
+    _: KW_ONLY
+    normalize: Normalize = "quantile"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.normalize is None:
+            raise InputError(
+                "a hybrid ensemble needs a common scale: normalize='rank', 'quantile' or 'scale' "
+                "(ParallelEnsemble combines scores as they are)"
+            )
+        if not any(isinstance(m, SequentialEnsemble | MaskOptimiser) for m in self.scorers):
+            raise InputError(
+                "a hybrid ensemble has a SequentialEnsemble or a mask optimiser among its members; "
+                "ParallelEnsemble is for scorers alone"
+            )

@@ -1,0 +1,108 @@
+"""Methods inside methods: members given as objects, names or settings, and what they inherit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from graphprune.errors import InputError, NumericalError
+from graphprune.mask import require_same_graph
+from graphprune.model import MaskedModel
+from graphprune.scores import EdgeScores
+from graphprune.task import Task
+
+from .base import AblationLike, Method, Pruner, Scorer
+
+if TYPE_CHECKING:
+    Member = Scorer | EdgeScores | str | Mapping[str, Any]
+else:
+    Member = Any  # the command line reads names and JSON itself, see `as_member`
+
+__all__ = ["Member", "as_member", "as_members", "describe", "inherit", "member_scores"]
+
+_DEFAULT = "counterfactual"
+
+
+def as_member(given: object, what: str) -> Scorer | EdgeScores:
+    """A scorer from an object, a registered name or ``{"name": ..., settings}`` (also as JSON).
+
+    Scores stand for themselves. Raises :class:`InputError` saying ``what`` was wrong.
+    """
+    if isinstance(given, Scorer | EdgeScores):
+        return given
+    if isinstance(given, str) and given.lstrip().startswith("{"):
+        try:
+            given = json.loads(given)
+        except ValueError as error:
+            raise InputError(f"{what}: no JSON: {error}") from None
+    settings = {"name": given} if isinstance(given, str) else given
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
+        raise InputError(
+            f"{what} must be a scorer, EdgeScores, the name of a method, or its name and settings "
+            f"such as {{'name': 'eap-ig', 'steps': 3}}; got {given!r:.80}"
+        )
+    from graphprune.registry import make_method
+
+    try:
+        made = make_method(**{str(key): value for key, value in settings.items()})
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
+    if not isinstance(made, Scorer):
+        raise InputError(f"{what}: method {settings['name']!r} gives no scores, only a mask")
+    return made
+
+
+def as_members(given: object, what: str) -> Sequence[object]:
+    """A list of members; a text is read as JSON or as names between commas."""
+    if isinstance(given, str):
+        if not given.lstrip().startswith(("[", "{")):
+            return [name.strip() for name in given.split(",")]
+        try:
+            given = json.loads(given)
+        except ValueError as error:
+            raise InputError(f"{what}: no JSON: {error}") from None
+    if not isinstance(given, Sequence):
+        raise InputError(f"{what} must be a list of scorers, got {given!r:.80}")
+    return given
+
+
+def inherit(
+    member: Scorer | EdgeScores, ablation: AblationLike, batch_size: int | None, seed: int
+) -> Scorer | EdgeScores:
+    """The member with its group's settings where its own are the defaults.
+
+    A batch size goes to scorers alone: to a mask optimiser a batch is one of its steps.
+    """
+    if not isinstance(member, Scorer):
+        return member
+    changes: dict[str, Any] = {}
+    if ablation != _DEFAULT and member.ablation == _DEFAULT:
+        changes["ablation"] = ablation
+    if batch_size is not None and member.batch_size is None and not isinstance(member, Pruner):
+        changes["batch_size"] = batch_size
+    own = {f.name for f in fields(member)}
+    if seed and "seed" in own and getattr(member, "seed", None) == 0:
+        changes["seed"] = seed
+    return replace(member, **changes) if changes else member
+
+
+def member_scores(
+    member: Scorer | EdgeScores, model: MaskedModel, task: Task, what: str
+) -> EdgeScores:
+    """The member's scores over the model's graph; errors begin with ``what``."""
+    if isinstance(member, EdgeScores):
+        require_same_graph(model.graph, member.graph, f"the model and {what}")
+        return member
+    try:
+        found = member.score(model, task)
+    except NumericalError as error:
+        raise NumericalError(f"{what} ({member.label}): {error}") from error
+    require_same_graph(model.graph, found.graph, f"the model and {what} ({member.label})")
+    return found
+
+
+def describe(member: Scorer | EdgeScores) -> str:
+    """What errors and labels call a member."""
+    return member.label if isinstance(member, Method) else member.method or "scores"

@@ -1,0 +1,95 @@
+"""Ground truth: a circuit planted by training, and compiled programs; AUROC against them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.oracle import oracle_logits
+from support.planted import CIRCUIT, edge_names, planted, planted_task, prompts
+
+import graphprune as gp
+
+
+@pytest.fixture(scope="module")
+def case():
+    model = gp.wrap(planted())
+    return model, planted_task(), gp.EdgeMask.from_edges(model.graph, CIRCUIT)
+
+
+def answers(mask):
+    """Answers at the end of unseen prompts under a mask, by the oracle's own forward pass."""
+    clean, corrupt = prompts(48, torch.Generator().manual_seed(99))
+    split = {tuple(name.split("->")): value for name, value in mask.items()}
+    with torch.no_grad():
+        logits = oracle_logits(planted(), clean, split, corrupt_ids=corrupt)[:, -1]
+    return logits, clean[:, 0], corrupt[:, 0]
+
+
+def test_the_planted_circuit_is_the_truth():
+    """Shown by an oracle that shares no code with training or with the library's runs."""
+    everything = dict.fromkeys(edge_names(), 1.0)
+    full, said, other = answers(everything)
+    assert (full.argmax(-1) == said).all()
+    inside, _, _ = answers({name: float(name in CIRCUIT) for name in edge_names()})
+    assert (inside.argmax(-1) == said).all()
+    gap = (inside.softmax(-1) - full.softmax(-1)).abs().max()
+    assert float(gap) < 0.01  # the other 41 edges do nothing
+    for edge in CIRCUIT:
+        for rest in (1.0, 0.0):
+            cut = {n: 0.0 if n == edge else 1.0 if n in CIRCUIT else rest for n in everything}
+            logits, _, _ = answers(cut)
+            assert (logits.argmax(-1) == other).all(), edge  # each of the five is needed
+    outside, _, _ = answers({name: float(name not in CIRCUIT) for name in edge_names()})
+    assert (outside.argmax(-1) == other).all()
+
+
+METHODS = [
+    gp.ExactPatching(),
+    gp.EAP(),
+    gp.EAPIG(),
+    gp.IntegratedMaskGradient(),
+    gp.ParallelEnsemble(normalize="rank"),
+    gp.SequentialEnsemble(gp.EAPIG(), gp.EdgePruning(edges=5, steps=60)),
+    gp.HybridEnsemble(
+        ["eap", "eap-ig", gp.SequentialEnsemble("eap-ig", gp.EdgePruning(edges=5, steps=60))]
+    ),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+def test_methods_find_what_was_planted(case, method):
+    model, task, truth = case
+    scores = method.score(model, task)
+    assert gp.auroc(scores, truth) > 0.97
+    assert gp.mib_auroc(scores, truth) > 0.97
+    assert gp.recovery(scores.connected(5), truth).exact
+    assert gp.recovery(scores.ilp(5), truth).exact
+    if method in METHODS[:4]:  # ranks are no amounts, of which influence is made
+        assert gp.recovery(scores.influence().connected(5), truth).exact
+
+
+def test_chance_does_not(case):
+    model, task, truth = case
+    areas = [gp.auroc(gp.Random(seed=s).score(model, task), truth) for s in range(20)]
+    assert 0.35 < sum(areas) / 20 < 0.65
+
+
+def test_masks_find_what_was_planted(case):
+    model, task, truth = case
+    assert gp.EdgePruning(edges=5, steps=100).prune(model, task) == truth
+    assert gp.polish(model, task, gp.Random().score(model, task), 5, pool=46 / 5) == truth
+    assert gp.ACDC(tau=0.05).prune(model, task).prune_dead_ends() == truth
+
+
+@pytest.mark.parametrize("name", ["reverse", "hist", "frac_prevs"])
+def test_compiled_programs(name):
+    pytest.importorskip("tracr", reason="Tracr is not installed")
+    model, task = gp.adapters.tracr(gp.adapters.rasp_programs()[name].compile(), name=name)
+    truth = gp.adapters.tracr_truth(model)
+    exact = gp.ExactPatching(ablation="zero").score(model, task)
+    # No cut of one edge outside the truth changes anything; each inside it does.
+    inside, outside = exact.values[truth.kept].abs(), exact.values[~truth.kept].abs()
+    assert float(inside.min()) > 10 * float(outside.max())
+    assert gp.auroc(exact, truth) == 1.0
+    chance = sum(gp.auroc(gp.Random(seed=s).score(model, task), truth) for s in range(20)) / 20
+    assert chance < 0.7 < gp.mib_auroc(exact, truth)
