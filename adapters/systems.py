@@ -6,11 +6,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 
 from graphprune.errors import InputError
 from graphprune.study import Case
 
-__all__ = ["tracr", "trained_gpt2"]
+__all__ = ["argnn_digits", "gcn_karate", "gnn_reachability", "tracr", "trained_gpt2"]
 
 
 def tracr(task: str, *, train: int, test: int, seed: int, ablation_seed: int = 0) -> Case:
@@ -71,3 +72,108 @@ def trained_gpt2(
         trained_task(tokenizer, train, 1000 + seed, held_out=False),
         trained_task(tokenizer, test, 2000 + seed),
     )
+
+
+def argnn_digits(
+    task: str = "digits", *, train: int, test: int, seed: int, weights: int = 0, hidden: int = 60
+) -> Case:
+    """The asynchronous recurrent network that reads 8 x 8 digits; ``weights`` seeds its training.
+
+    Train and test patterns are drawn from the digits that it never saw. A corrupted input is a
+    digit of another class.
+    """
+    from graphprune.registry import wrap
+    from graphprune.tasks.graphs import patterns
+
+    from .gnn import trained
+
+    if task != "digits":
+        raise InputError(f"this network reads digits, its only task; got {task!r}")
+    network = trained.argnn_digits(hidden=hidden, seed=weights)
+    x, labels = trained.digits()
+    order = np.random.default_rng(seed).permutation(trained.TEST_DIGITS)
+    if train + test > len(order):
+        raise InputError(f"there are {len(order)} unseen digits, {train + test} were asked for")
+    chosen = torch.from_numpy(len(x) - trained.TEST_DIGITS + order[: train + test])
+    whole = patterns(x[chosen], labels[chosen], classes=10, name="digits", seed=seed)
+    model = wrap(network, name="argnn-digits")
+    return Case(
+        model, whole.take(train), whole.subset(range(train, train + test)), measure=_without(model)
+    )
+
+
+def gcn_karate(
+    task: str = "communities", *, train: int, test: int, seed: int, weights: int = 0
+) -> Case:
+    """A GCN that tells the four communities of the karate club; examples are its members."""
+    from graphprune.registry import wrap
+    from graphprune.tasks.graphs import nodes
+
+    from .gnn import trained
+
+    if task != "communities":
+        raise InputError(f"this network tells communities, its only task; got {task!r}")
+    module, data = trained.karate(weights)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(data.num_nodes))
+    first = min(train, data.num_nodes // 2)
+    model = wrap(module, data=data, name="gcn-karate")
+    parts = [
+        nodes(data.x, data.y, at=at, classes=4, name="communities", seed=seed)
+        for at in (order[:first], order[first : first + test])
+    ]
+    return Case(model, parts[0], parts[1])
+
+
+def gnn_reachability(
+    task: str = "reachable",
+    *,
+    train: int,
+    test: int,
+    seed: int,
+    weights: int = 0,
+    size: int = 60,
+    degree: float = 1.3,
+) -> Case:
+    """A recurrent network that tells which nodes node 0 reaches, on a graph three times as large.
+
+    It learned on graphs of 20 nodes. Examples are nodes; in the corrupted input the source is
+    another node.
+    """
+    from graphprune.registry import wrap
+    from graphprune.tasks.graphs import nodes
+
+    from .gnn import trained
+
+    if task != "reachable":
+        raise InputError(f"this network tells what is reachable, its only task; got {task!r}")
+    module = trained.reaching(weights)
+    data = trained.reachability_graph(size, degree, 7)
+    model = wrap(module, data=data, name="gnn-reachability")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(size))
+    first = min(train, size // 2)
+    parts = [
+        nodes(data.x, data.y, at=at, corrupt={"x": data.x.roll(size // 2, 0)}, classes=2, name=task)
+        for at in (order[:first], order[first : first + test])
+    ]
+    return Case(model, parts[0], parts[1])
+
+
+def _without(model: Any) -> Any:
+    """What a mask leaves of the accuracy where its cut edges are gone for good."""
+
+    def measure(mask: Any) -> dict[str, float]:
+        network = model.module
+        before = network.edge_keep.clone()
+        try:
+            network.keep(mask)
+            small = network.compact()
+        finally:
+            network.edge_keep.copy_(before)
+        from .gnn import trained
+        from .gnn.training import accuracy
+
+        x, labels = trained.digits()
+        last = slice(len(x) - trained.TEST_DIGITS, None)
+        return {"accuracy_deleted": accuracy(small, x[last], labels[last])}
+
+    return measure

@@ -41,7 +41,8 @@ ModelName = Annotated[
     str,
     typer.Option(
         "--model", "-m", metavar="PATH_OR_ID",
-        help="A folder that save_pretrained wrote, a Hugging Face id, or smollm2 (the demo's).",
+        help="A folder that save_pretrained wrote, a Hugging Face id, smollm2 (the demo's), or a "
+        "system with tasks of its own such as argnn-digits (task digits).",
     ),
 ]  # fmt: skip
 TaskName = Annotated[
@@ -87,13 +88,56 @@ class Loaded:
     name: str
 
 
+@dataclass(frozen=True)
+class SystemTasks:
+    """The tasks of a kind of system, by its own function."""
+
+    kind: str
+
+    def _case(self, task: str | None, train: int, seed: int, options: dict[str, Any]) -> Any:
+        from graphprune.study.systems import case_of
+
+        return case_of(self.kind, task, train=train, test=1, seed=seed, options=options)
+
+    def model(self) -> MaskedModel:
+        """The system's model."""
+        found: MaskedModel = self._case(None, 1, 0, {}).model
+        return found
+
+    def task(
+        self,
+        name: str,
+        examples: int | None,
+        seed: int,
+        settings: Sequence[str],
+        changes: dict[str, Any],
+    ) -> Task:
+        """The system's task ``name`` with so many examples (default 100)."""
+        from dataclasses import replace
+
+        from graphprune.cli.settings import pairs
+
+        given = pairs(settings, "--task-set")
+        options = {k: int(v) if v.isdigit() else v for k, v in given.items()}
+        found: Task = self._case(name, examples or 100, seed, options).train
+        return replace(found, **changes)
+
+
 def load_model(
     job: Job, name: str, *, dtype: str = "auto", device: str = "auto", tokenizer: str | None = None
 ) -> Loaded:
-    """The model ``name`` on ``device``, wrapped, with its tokenizer."""
+    """The model ``name`` on ``device``, wrapped, with its tokenizer.
+
+    A kind of system (``argnn-digits``, ...) brings its own tasks in the tokenizer's place.
+    """
     import torch
 
     from graphprune.registry import wrap
+    from graphprune.study.systems import system_names
+
+    if name in system_names() and name != "language" and not Path(name).exists():
+        own = SystemTasks(name)
+        return Loaded(own.model(), own, name)
 
     place = _device(torch, device)
     source = _source(job, name)
@@ -234,6 +278,8 @@ def load_task(
         common["metric"] = as_metric(metric)
     if batch_size is not None:
         common["batch_size"] = batch_size
+    if isinstance(tokenizer, SystemTasks):
+        return tokenizer.task(name, examples, seed, settings, common)
     path = Path(name).expanduser()
     readers = {".jsonl": Task.from_jsonl, ".csv": Task.from_csv}
     if path.suffix.lower() in readers:

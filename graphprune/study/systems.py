@@ -18,7 +18,7 @@ from graphprune.model import MaskedModel
 from graphprune.registry import _entries
 from graphprune.task import Task
 
-__all__ = ["Case", "language", "make_case", "system_names"]
+__all__ = ["Case", "case_of", "language", "make_case", "system_names"]
 
 GROUP = "graphprune.systems"
 
@@ -64,6 +64,19 @@ def make_case(
     if not isinstance(case, Case):
         raise InputError(f"the system {kind!r} gave a {type(case).__name__}, expected a Case")
     return case
+
+
+def case_of(kind: str, task: str | None, **asked: Any) -> Case:
+    """:func:`make_case`; ``task=None`` is the one that the kind's function names first."""
+    if task is None:
+        import inspect
+
+        make = _entries(GROUP)[kind].load()
+        first = next(iter(inspect.signature(make).parameters.values()))
+        if first.default is first.empty:
+            raise InputError(f"a system of kind {kind!r} has no task of its own; use a study")
+        task = str(first.default)
+    return make_case(kind, task, **asked)
 
 
 def language(
