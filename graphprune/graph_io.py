@@ -12,7 +12,13 @@ from graphprune.graph import ComputationalGraph, Node
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = ["graph_from_networkx", "graph_from_pyg", "graph_to_networkx", "graph_to_pyg"]
+__all__ = [
+    "graph_from_networkx",
+    "graph_from_pyg",
+    "graph_to_networkx",
+    "graph_to_pyg",
+    "without_edges",
+]
 
 
 def graph_to_networkx(graph: ComputationalGraph) -> nx.MultiDiGraph[Any]:
@@ -129,3 +135,33 @@ def graph_from_pyg(data: Any) -> ComputationalGraph:
         edge_index=index,
         edge_kind=torch.zeros(index.shape[1], dtype=torch.uint8),
     )
+
+
+def without_edges(data: Any, kept: torch.Tensor, graph: ComputationalGraph) -> Any:
+    """PyG data with the edges ``kept [E]`` alone; see :meth:`graphprune.EdgeMask.apply`."""
+    from torch_geometric.data import Batch, Data, HeteroData
+
+    if isinstance(data, HeteroData):
+        counts = [data[kind].edge_index.shape[1] for kind in data.edge_types]
+        _same_edges(sum(counts), graph)
+        parts = kept.split(counts)
+        return data.edge_subgraph(dict(zip(data.edge_types, parts, strict=True)))
+    if not isinstance(data, Data):
+        raise InputError(f"expected PyG's Data, Batch or HeteroData, got {type(data).__name__}")
+    _same_edges(data.edge_index.shape[1], graph)
+    index = data.edge_index.as_subclass(torch.Tensor).cpu()
+    if not torch.equal(index, graph.edge_index):
+        raise InputError("the data's edges are not the graph's, or stand in another order")
+    if isinstance(data, Batch):
+        # A batch keeps where each graph's edges begin, and a subgraph of it keeps that too: stale.
+        of = data.batch.cpu()[index[0]]
+        some = [
+            one.edge_subgraph(kept[of == number]) for number, one in enumerate(data.to_data_list())
+        ]
+        return Batch.from_data_list(some)
+    return data.edge_subgraph(kept.to(data.edge_index.device))
+
+
+def _same_edges(count: int, graph: ComputationalGraph) -> None:
+    if count != graph.num_edges:
+        raise InputError(f"the data has {count} edges, the mask's graph {graph.num_edges}")

@@ -339,3 +339,68 @@ def test_bad_input():
     empty = Data(x=data.x, edge_index=torch.zeros(2, 0, dtype=torch.int64))
     with pytest.raises(gp.InputError, match="no edges"):
         gp.wrap(Two(MAKERS["GraphConv"]).double(), data=empty)
+
+
+# ------------------------------------------------------------------ what is deployed
+
+
+def test_a_mask_deletes_edges_of_data():
+    module, data, model, task = system(MAKERS["GCN"])
+    data.edge_attr = torch.arange(data.num_edges)
+    mask = gp.EAP(ablation="zero").score(model, task).top(0.5)
+    small = mask.apply(data)
+    assert small.num_edges == mask.num_kept
+    assert torch.equal(small.edge_attr, data.edge_attr[mask.kept])
+    assert small.num_nodes == N
+    (batch,) = task.batches()
+    want = module(small.x, small.edge_index)[batch.positions].detach()
+    found = model.run(batch, mask, model.reference(batch, gp.Ablation("delete")))
+    torch.testing.assert_close(found, want)
+    flipped = copy.copy(data)
+    flipped.edge_index = data.edge_index.flip(1)
+    with pytest.raises(gp.InputError, match="stand in another order"):
+        mask.apply(flipped)
+    with pytest.raises(gp.InputError, match="between 0 and 1 deletes nothing"):
+        gp.EdgeMask(model.graph, mask.values * 0.5).apply(data)
+
+
+def test_a_batch_keeps_no_stale_slices():
+    data = Graphs.from_data_list([a_graph(seed) for seed in range(3)])
+    model = gp.wrap(Pooled().double().eval(), data=data)
+    mask = gp.EdgeMask(model.graph, (torch.rand(data.num_edges) < 0.5).float())
+    small = mask.apply(data)
+    parts = small.to_data_list()
+    assert sum(part.num_edges for part in parts) == mask.num_kept
+    first = mask.kept[: a_graph(0).num_edges]
+    assert torch.equal(parts[0].edge_index, a_graph(0).edge_index[:, first])
+
+
+def test_heterogeneous_data_goes_type_by_type():
+    from torch_geometric.data import HeteroData
+
+    data = HeteroData()
+    data["a"].x, data["b"].x = torch.zeros(3, 1), torch.zeros(2, 1)
+    data["a", "to", "b"].edge_index = torch.tensor([[0, 1, 2], [0, 1, 1]])
+    data["b", "back", "a"].edge_index = torch.tensor([[0, 1], [2, 0]])
+    graph = gp.ComputationalGraph.from_edges(
+        [("a0", "b0"), ("a1", "b1"), ("a2", "b1"), ("b0", "a2"), ("b1", "a0")]
+    )
+    small = gp.EdgeMask(graph, [1, 0, 1, 0, 1]).apply(data)
+    assert small["a", "to", "b"].edge_index.tolist() == [[0, 2], [0, 1]]
+    assert small["b", "back", "a"].edge_index.tolist() == [[1], [0]]
+
+
+def test_fidelity_is_its_formula_on_deleted_graphs():
+    module, data, model, task = system(MAKERS["SAGE"])
+    mask = gp.EAP(ablation="zero").score(model, task).top(0.4)
+    found = gp.fidelity(model, task, mask, ablation="delete")
+    (batch,) = task.batches()
+    full = module(data.x, data.edge_index)[batch.positions].argmax(-1)
+    shares = []
+    for kept in (~mask.kept, mask.kept):
+        answer = deleted(module, data, kept)[batch.positions].argmax(-1)
+        shares.append(float((answer != full).double().mean()))
+    assert (found.plus, found.minus) == pytest.approx(tuple(shares))
+    rest = 1 - found.minus
+    want = 2 * found.plus * rest / (found.plus + rest) if found.plus * rest else 0.0
+    assert found.characterization == pytest.approx(want)

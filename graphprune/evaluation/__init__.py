@@ -10,6 +10,7 @@ from .exactness import (
     removable_edges,
     same_outputs,
 )
+from .fidelity import Fidelity, fidelity
 from .recovery import Recovery, auroc, recovery, stability
 from .report import EvaluationReport, evaluate, evaluate_all
 
@@ -17,6 +18,7 @@ __all__ = [
     "MIB_SIZES",
     "EvaluationReport",
     "FaithfulnessCurve",
+    "Fidelity",
     "Recovery",
     "SameOutputs",
     "auroc",
@@ -24,6 +26,7 @@ __all__ = [
     "evaluate",
     "evaluate_all",
     "faithfulness_curve",
+    "fidelity",
     "greedy_polish",
     "is_minimal",
     "mib_auroc",

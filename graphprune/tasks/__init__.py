@@ -3,8 +3,10 @@
 from graphprune.tasks.agreement import subject_verb_agreement
 from graphprune.tasks.benchmark import MIB_TASKS, mib
 from graphprune.tasks.booleans import boolean_expressions
+from graphprune.tasks.connectomes import celegans, fly
 from graphprune.tasks.docstrings import docstring
 from graphprune.tasks.files import read_csv, read_jsonl
+from graphprune.tasks.graphs import graphs, nodes, patterns
 from graphprune.tasks.indirect_object import ioi
 from graphprune.tasks.lookups import antonyms, capitals, successor
 from graphprune.tasks.pairs import TokenPairs
@@ -20,14 +22,19 @@ __all__ = [
     "antonyms",
     "boolean_expressions",
     "capitals",
+    "celegans",
     "docstring",
+    "fly",
     "gender_because",
     "gendered_pronoun",
+    "graphs",
     "greater_than",
     "induction",
     "ioi",
     "make",
     "mib",
+    "nodes",
+    "patterns",
     "read_csv",
     "read_jsonl",
     "subject_verb_agreement",

@@ -1,0 +1,94 @@
+"""Graph networks that learn when asked for: what they can do, and studies over them."""
+
+import pytest
+import torch
+
+import graphprune as gp
+from graphprune.study import Study
+from graphprune.study.systems import make_case
+
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture(scope="module")
+def cases():
+    def make(kind, task):
+        return make_case(kind, task, train=20, test=14, seed=0, options={})
+
+    return {
+        "argnn-digits": make("argnn-digits", "digits"),
+        "gcn-karate": make("gcn-karate", "communities"),
+        "gnn-reachability": make("gnn-reachability", "reachable"),
+    }
+
+
+def test_they_do_their_tasks(cases):
+    from graphprune.adapters.gnn import trained
+
+    x, labels = trained.digits()
+    network = trained.argnn_digits()
+    last = slice(len(x) - trained.TEST_DIGITS, None)
+    out = network.read(network(x[last], generator=torch.Generator().manual_seed(0)))
+    assert float((out.argmax(-1) == labels[last]).float().mean()) > 0.87
+    module, data = trained.karate()
+    told = module(data.x, data.edge_index).argmax(-1) == data.y
+    assert float(told[~data.train_mask].float().mean()) > 0.7
+    larger = [trained.reachability_graph(60, 1.3, seed) for seed in range(20)]
+    reaching = trained.reaching()
+    right = [float((reaching(g.x, g.edge_index).argmax(-1) == g.y).float().mean()) for g in larger]
+    chance = [max(float(g.y.float().mean()), 1 - float(g.y.float().mean())) for g in larger]
+    assert sum(right) > sum(chance) + 1
+
+
+@pytest.mark.parametrize("kind", ["argnn-digits", "gcn-karate", "gnn-reachability"])
+def test_train_and_test_share_no_example(cases, kind):
+    case = cases[kind]
+    rows = []
+    for task in (case.train, case.test):
+        batches = list(task.batches(1))
+        if batches[0].positions is None:
+            rows.append({tuple(b.clean["inputs"].flatten().tolist()) for b in batches})
+        else:
+            rows.append({int(b.positions) for b in batches})
+    assert not rows[0] & rows[1]
+
+
+def test_deletion_is_measured_on_the_network_itself(cases):
+    case = cases["argnn-digits"]
+    everything = gp.EdgeMask.full(case.model.graph)
+    nothing = gp.EdgeMask(case.model.graph, torch.zeros(case.model.graph.num_edges))
+    assert case.measure(everything)["accuracy_deleted"] > 0.87
+    assert case.measure(nothing)["accuracy_deleted"] < 0.3
+    assert bool(case.model.module.edge_keep.all())
+
+
+def test_a_study_across_architectures(tmp_path):
+    study = Study.from_dict(
+        {
+            "systems": {
+                "digits": {"kind": "argnn-digits", "tasks": ["digits"]},
+                "club": {"kind": "gcn-karate", "tasks": ["communities"]},
+            },
+            "methods": {
+                "EAP": {"method": "eap"},
+                "magnitude": {"method": "magnitude"},
+                "damp": {"method": "spectral-scores"},
+            },
+            "seeds": [0],
+            "train": 16,
+            "test": 16,
+        }
+    )
+    results = study.run(tmp_path)
+    assert results.counts == {"done": 6}, results.failures()
+    frame = results.to_frame()
+    assert frame[frame.system == "digits"]["accuracy_deleted"].notna().all()
+
+
+def test_bad_input():
+    with pytest.raises(gp.InputError, match="its only task; got 'letters'"):
+        make_case("argnn-digits", "letters", train=2, test=2, seed=0, options={})
+    with pytest.raises(gp.InputError, match="unseen digits"):
+        make_case("argnn-digits", "digits", train=600, test=2, seed=0, options={})
+    with pytest.raises(gp.InputError, match="do not take these options"):
+        make_case("gcn-karate", "communities", train=2, test=2, seed=0, options={"size": 3})
