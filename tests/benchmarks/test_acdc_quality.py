@@ -5,6 +5,20 @@ thresholds give its sizes; edge pruning prunes to the same sizes (400 steps each
 default); EAP-IG (5 steps, on the logit difference or on KL, whichever is better at a
 size) is interpolated between 25 sizes to say how many edges it needs to reach the KL of each ACDC
 circuit, and of each pruned one. One seed, one thread.
+
+2-core AMD EPYC virtual machine, 2026-11-25, 1,519 edges, other work beside it (CPU seconds):
+
+=====  =====  =====  ============  ===================  ============
+tau    edges  KL     EAP-IG needs  edge pruning's KL    EAP-IG needs
+=====  =====  =====  ============  ===================  ============
+3e-4   414    0.120  498           0.054                559
+1e-3   378    0.242  439           0.070                528
+3e-3   329    0.449  391           0.173                472
+1e-2   263    1.048  302           0.678                350
+3e-2   160    3.315  165           2.866                182
+=====  =====  =====  ============  ===================  ============
+
+EAP-IG takes 1 s, ACDC's five thresholds 159 s together, edge pruning 34 s a size.
 """
 
 import dataclasses

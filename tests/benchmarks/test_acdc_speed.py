@@ -7,9 +7,9 @@ from each layer, in the state in which the descent met them, and multiplied by t
 that had to be tried: edges into dead nodes cost no loop anything.
 
 2-core AMD EPYC virtual machine, 2026-11-25, 507 edges a loop: tau 3e-4 keeps 129 edges (2,500
-tried, 29,991 dropped); the descent takes 242 s, the plain loop 1,629 s (6.7x), the second one 892 s
-(3.7x). Below the 10x that is asked of the first: a strict expected failure. The other threshold was
-not run.
+tried, 29,991 dropped); the descent takes 80 s, the plain loop 1,567 s (19.5x), the second one 738 s
+(9.2x). Other work ran beside it; CPU seconds are counted. The other threshold was begun and not
+finished: more than 40 minutes.
 """
 
 import os
@@ -24,15 +24,12 @@ from graphprune.adapters.lm.plan import dense_plan
 
 from .measuring import BATCH, TOKENS, fresh_batch, gpt2_small
 
-SHORT = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="6.7x at this tau; 10x is asked"
-)
 SAMPLE = int(os.environ.get("GRAPHPRUNE_ACDC_EDGES", "500"))
 
 
 @pytest.mark.benchmark
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("tau", [pytest.param(3e-4, marks=SHORT), 1e-5])
+@pytest.mark.parametrize("tau", [3e-4, 1e-5])
 def test_against_the_plain_loop(tau):
     torch.set_num_threads(1)
     model = gp.wrap(gpt2_small())

@@ -1,0 +1,123 @@
+"""Spectra, sensitivities and spectral pruning, each beside the naive way. One thread, CPU seconds.
+
+2-core AMD EPYC virtual machine, 2026-11-25, other work beside it: all sensitivities 383 times
+faster than an eigendecomposition an edge at 200 nodes, 2,059 times at 1,000; components 24 times faster
+than the whole matrix; a fifth of C. elegans' connections in 0.97 s to 0.020 of the rotation.
+"""
+
+import time
+import warnings
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+
+import graphprune as gp
+from graphprune import spectral
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(0)]
+
+
+def cpu(function, times=1):
+    torch.set_num_threads(1)
+    found = []
+    for _ in range(times):
+        start = time.process_time()
+        result = function()
+        found.append(time.process_time() - start)
+    return min(found), result
+
+
+def drawn(nodes, degree, seed=0):
+    generator = np.random.default_rng(seed)
+    index = generator.integers(nodes, size=(2, int(nodes * degree)))
+    index = index[:, index[0] != index[1]]
+    return (index, nodes), generator.uniform(0.2, 1.5, index.shape[1])
+
+
+@pytest.mark.parametrize(("nodes", "wanted"), [(200, 200), (1000, 1000)])
+def test_all_sensitivities_against_an_eigendecomposition_an_edge(nodes, wanted):
+    """The naive way takes each edge out and solves the whole matrix again; timed on ten edges."""
+    graph, weights = drawn(nodes, 4)
+    ours, _ = cpu(lambda: spectral.sensitivity(graph, weights), 3)
+    matrix = spectral.laplacian(graph, weights).toarray()
+
+    def one(edge):
+        i, j = graph[0][:, edge]
+        less = matrix.copy()
+        less[i, j] += weights[edge]
+        less[i, i] -= weights[edge]
+        return np.abs(np.linalg.eigvals(less).imag).sum()
+
+    naive, _ = cpu(lambda: [one(edge) for edge in range(10)])
+    ratio = naive / 10 * len(weights) / ours
+    print(f"\nn = {nodes}: {1e3 * ours:.0f} ms for {len(weights)} edges, ratio {ratio:.0f}")
+    assert ratio >= wanted
+
+
+def test_components_against_the_whole_matrix():
+    """Twenty modules of a hundred nodes, joined one way."""
+    parts, weights = [], []
+    for module in range(20):
+        (index, _), w = drawn(100, 4, module)
+        parts.append(index + 100 * module)
+        weights.append(w)
+    links = np.array([[100 * m for m in range(19)], [100 * m + 100 for m in range(19)]])
+    graph = (np.concatenate([*parts, links], axis=1), 2000)
+    weights = np.concatenate([*weights, np.ones(19)])
+    ours, _ = cpu(lambda: spectral.spectrum(graph, weights), 3)
+    dense = spectral.laplacian(graph, weights).toarray()
+    whole, _ = cpu(lambda: np.linalg.eigvals(dense))
+    print(f"\n20 modules: {ours:.3f} s, whole matrix {whole:.2f} s, ratio {whole / ours:.0f}")
+    assert whole >= 10 * ours
+
+
+def test_damping_the_worm():
+    """A fifth of C. elegans' 2,386 connections."""
+    graph, synapses = gp.tasks.celegans()
+    start = np.abs(spectral.spectrum(graph, synapses).imag).sum()
+    seconds, mask = cpu(lambda: spectral.prune(graph, synapses, goal="damp", density=0.8))
+    kept = mask.kept.numpy()
+    index = graph.edge_index.numpy()[:, kept]
+    end = np.abs(spectral.spectrum((index, graph.num_nodes), synapses.numpy()[kept]).imag).sum()
+    print(f"\n{seconds:.2f} s, {end / start:.3f} of the rotation left")
+    assert seconds <= 1.5
+    assert end <= 0.1 * start
+
+
+def test_twenty_thousand_nodes():
+    """Components of up to 2,000 nodes, 100,000 edges; a tenth goes."""
+    sizes = [2000] * 4 + [1000] * 6 + [200] * 30
+    parts, first = [], 0
+    for number, size in enumerate(sizes):
+        (index, _), _ = drawn(size, 5, number)
+        parts.append(index + first)
+        first += size
+    index = np.unique(np.concatenate(parts, axis=1), axis=1)
+    generator = np.random.default_rng(0)
+    weights = generator.uniform(0.2, 1.5, index.shape[1])
+    graph = gp.ComputationalGraph.from_networkx(
+        nx.from_edgelist(index.T.tolist(), create_using=nx.DiGraph)
+    )
+    order = {name: n for n, name in enumerate(node.name for node in graph.nodes)}
+    assert len(order) > 19_000
+    seconds, mask = cpu(
+        lambda: spectral.prune(
+            graph, weights, goal="damp", density=0.9, chunk=graph.num_edges // 40
+        )
+    )
+    print(f"\n{graph.num_nodes} nodes, {graph.num_edges} edges: {seconds:.0f} s")
+    assert mask.num_kept == int(0.9 * graph.num_edges)
+    assert seconds <= 1200
+
+
+def test_a_million_edges():
+    """One component of 200,000 nodes: leading eigenvalues only, with what ARPACK says of them."""
+    graph, weights = drawn(200_000, 5)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        seconds, values = cpu(lambda: spectral.leading(graph, weights, count=2))
+    print(f"\n{len(weights)} edges: {seconds:.0f} s, {values[0]:.6g}; {said[0].message}")
+    assert values[0].imag > 0
+    assert "starts" in str(said[0].message)
