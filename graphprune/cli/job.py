@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -96,17 +96,18 @@ def job(*, quiet: bool, as_json: bool, debug: bool) -> Iterator[Job]:
         with no_bars(quiet), _logging(quiet), redirect_stdout(sys.stderr):
             yield Job(stdout, as_json, quiet)
     except KeyboardInterrupt:
-        if debug:
-            traceback.print_exc()
-        _say("\nstopped; nothing half-written was left behind")
-        raise SystemExit(130) from None
+        _stopped(debug)
     except GraphPruneError as error:
+        if _was_interrupted(error):
+            _stopped(debug)
         _fail(f"error: {error}", debug)
     except BrokenPipeError:
         raise
     except (OSError, MemoryError) as error:
         _fail(f"error: {_plain_reason(error)}", debug)
     except Exception as error:
+        if _was_interrupted(error):
+            _stopped(debug)
         if type(error).__name__ == "OutOfMemoryError":
             _fail(f"error: out of memory: {error}\nA smaller --batch-size needs less.", debug)
         kind = type(error).__name__
@@ -115,6 +116,22 @@ def job(*, quiet: bool, as_json: bool, debug: bool) -> Iterator[Job]:
             "uses; --debug shows where it happened.",
             debug,
         )
+
+
+def _stopped(debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    _say("\nstopped; nothing half-written was left behind")
+    raise SystemExit(130) from None
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: Python and libraries wrap one that comes in an import."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _plain_reason(error: OSError | MemoryError) -> str:

@@ -1,8 +1,8 @@
 """Spectra, sensitivities and spectral pruning, each beside the naive way. One thread, CPU seconds.
 
 2-core AMD EPYC virtual machine, 2026-11-25, other work beside it: all sensitivities 383 times
-faster than an eigendecomposition an edge at 200 nodes, 2,059 times at 1,000; components 24 times faster
-than the whole matrix; a fifth of C. elegans' connections in 0.97 s to 0.020 of the rotation.
+faster than an eigendecomposition an edge at 200 nodes, 2,059 times at 1,000; components 24 times
+faster than the whole matrix; a fifth of C. elegans' connections in 0.97 s to 0.020 of the rotation.
 """
 
 import time
