@@ -1,0 +1,207 @@
+"""A layer's attention between its projections in plain torch, described as numbers.
+
+The description is read off the user's module and its configuration under Hugging Face's names, and
+then tried against the module itself on drawn queries, keys and values; what it does not reproduce
+is refused. A window longer than the trial cannot be told from no window there: it is taken as the
+configuration states it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphprune.errors import UnsupportedModelError
+
+from .architecture import Architecture, Block, Call
+from .norms import Norm, describe_norm
+
+__all__ = ["Attending", "Rotary", "describe_attention", "plain_norm"]
+
+_TRIAL = 256  # tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Rotary:
+    """Rotation of the first ``2 * len(frequencies)`` features, halves paired, by position."""
+
+    frequencies: Tensor
+    scale: float
+
+    def tables(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines ``[length, features]``."""
+        places = torch.arange(length, device=like.device).to(self.frequencies.dtype)
+        angles = places[:, None] * self.frequencies
+        angles = torch.cat([angles, angles], -1)
+        cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
+        return cos.to(like.dtype), sin.to(like.dtype)
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """``x [B, h, T, dh]`` with its first features rotated."""
+    width = cos.shape[-1]
+    turned, rest = x[..., :width], x[..., width:]
+    half = width // 2
+    swapped = torch.cat([-turned[..., half:], turned[..., :half]], -1)
+    turned = turned * cos + swapped * sin
+    return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
+
+
+@dataclass(frozen=True, eq=False)
+class Attending:
+    """What happens between projections: ``softmax(scale * q k)`` over earlier positions.
+
+    ``window``: how many positions back, the own one included; ``cap``: scores are squashed to
+    ``cap * tanh(score / cap)``; ``norms``: of q and of k, over each head's features or, where
+    ``wide``, over all heads' together.
+    """
+
+    scale: float
+    window: int | None = None
+    cap: float | None = None
+    rotary: Rotary | None = None
+    norms: tuple[Norm, Norm] | None = None
+    wide: bool = False
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, share: Tensor | None) -> Tensor:
+        """``z [B, T, h, dh]`` from ``q [B, T, h, dh]`` and ``k``, ``v [B, T, n, dh]``.
+
+        ``share [h]`` says whose keys and values each head reads; ``None``: each its own.
+        """
+        length = q.shape[1]
+        if self.norms is not None:
+            q, k = (self._normed(x, n) for x, n in zip((q, k), self.norms, strict=True))
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        if self.rotary is not None:
+            cos, sin = self.rotary.tables(length, q)
+            q, k = rotated(q, cos, sin), rotated(k, cos, sin)
+        if share is not None:
+            k, v = k.index_select(1, share), v.index_select(1, share)
+        if self.cap is None and self.window is None:
+            z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+            return z.transpose(1, 2)
+        places = torch.arange(length, device=q.device)
+        back = places[:, None] - places
+        seen = back >= 0
+        if self.window is not None:
+            seen = seen & (back < self.window)
+        if self.cap is None:
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=self.scale)
+            return z.transpose(1, 2)
+        scores = torch.matmul(q, k.transpose(-1, -2)) * self.scale
+        scores = torch.tanh(scores / self.cap) * self.cap
+        weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+        return torch.matmul(weights, v).transpose(1, 2)
+
+    def _normed(self, x: Tensor, norm: Norm) -> Tensor:
+        if not self.wide:
+            return plain_norm(x, norm)
+        return plain_norm(x.flatten(-2), norm).view_as(x)
+
+
+def plain_norm(x: Tensor, norm: Norm) -> Tensor:
+    """``x [..., F]`` normalised by torch's own function, gain and bias included."""
+    shape = (x.shape[-1],)
+    if norm.centred:
+        return F.layer_norm(x, shape, norm.gain, norm.bias, norm.eps)
+    out = F.rms_norm(x, shape, norm.gain, norm.eps)
+    return out if norm.bias is None else out + norm.bias
+
+
+def describe_attention(arch: Architecture, block: Block) -> Attending:
+    """The layer's attention as numbers, tried against the layer's own.
+
+    Raises :class:`UnsupportedModelError` where the two differ. Call it inside ``quiet`` and
+    without gradients.
+    """
+    module: Any = block.attention
+    window = _window(module)
+    length = min(_TRIAL, 8 if window is None else window + 5, arch.longest or _TRIAL)
+    generator = torch.Generator().manual_seed(block.index)
+    vocabulary = arch.embedding.weight.shape[0]  # type: ignore[union-attr, index]
+    ids = torch.randint(vocabulary, (2, length), generator=generator).to(arch.device)
+    call = arch.glue(ids).calls[block.index]
+    norms = None
+    if getattr(module, "q_norm", None) is not None:
+        names = ("q_norm", "k_norm")
+        at = f"layer {block.index}'s"
+        q_norm, k_norm = (describe_norm(getattr(module, n), f"{at} {n}").held() for n in names)
+        norms = q_norm, k_norm
+    found = Attending(
+        scale=float(getattr(module, "scaling", 1.0)),
+        window=window,
+        cap=getattr(module, "attn_logit_softcapping", None),
+        rotary=_rotary(arch, block, call, length),
+        norms=norms,
+        wide=block.family.full_width_qk_norm,
+    )
+    _try(found, arch, block, call, length)
+    return found
+
+
+def _window(module: Any) -> int | None:
+    config = module.config
+    if getattr(module, "attention_type", None) == "local":
+        return int(config.window_size)
+    declared = getattr(module, "sliding_window", getattr(config, "sliding_window", None))
+    # GPT-NeoX and others carry no window; configurations may hold one that layers do not use.
+    return None if declared is None else int(declared)
+
+
+def _rotary(arch: Architecture, block: Block, call: Call, length: int) -> Rotary | None:
+    pair = call[1].get("position_embeddings")
+    if pair is None:
+        return None
+    cos, sin = (x[0] for x in pair)
+    scale = float((cos[0].double().square() + sin[0].double().square()).mean().sqrt())
+    scale = 1.0 if abs(scale - 1) < 1e-6 else scale
+    for name, frequencies in arch.base.named_buffers():
+        if name.endswith("inv_freq") and 2 * len(frequencies) == cos.shape[-1]:
+            found = Rotary(frequencies.detach().clone(), scale)
+            ours = found.tables(length, cos)
+            if all(torch.allclose(a, b, atol=1e-3) for a, b in zip(ours, (cos, sin), strict=True)):
+                return found
+    raise UnsupportedModelError(
+        f"layer {block.index}'s rotary tables come from none of the model's frequencies; they "
+        "cannot be put into a module of their own"
+    )
+
+
+def _try(found: Attending, arch: Architecture, block: Block, call: Call, length: int) -> None:
+    generator = torch.Generator().manual_seed(block.index)
+    shape = (2, length, block.rows, block.head_dim)
+    qkv = torch.randn(shape, generator=generator).to(arch.device, arch.dtype)
+    want = block.attend(qkv.flatten(2), call)
+    parts = qkv.split([block.heads, block.kv_heads, block.kv_heads], 2)
+    share = None
+    if block.kv_heads != block.heads:
+        share = torch.arange(block.heads, device=qkv.device) // (block.heads // block.kv_heads)
+    ours = found(parts[0], parts[1], parts[2], share).flatten(2)
+    loose = arch.dtype in (torch.float16, torch.bfloat16)
+    gap = float((ours.double() - want.double()).abs().max())
+    if not gap <= (3e-2 if loose else 1e-4):
+        kind = type(block.attention).__name__
+        raise UnsupportedModelError(
+            f"layer {block.index}'s attention ({kind}) is not plain softmax attention as its "
+            f"configuration describes it: outputs differ by {gap:.3g} on drawn inputs; a pruned "
+            "model of its own cannot be made of it"
+        )
+
+
+def rope_limit(model: nn.Module) -> int | None:
+    """Positions up to which rotary frequencies do not depend on the prompt's length."""
+    config: Any = model.config
+    given = getattr(config, "rope_parameters", None) or {}
+    nested = [v for v in given.values() if isinstance(v, dict)]
+    limits = []
+    for each in nested or [given]:
+        kind = str(each.get("rope_type", "default"))
+        if "dynamic" in kind or kind == "longrope":
+            limits.append(
+                int(each.get("original_max_position_embeddings", config.max_position_embeddings))
+            )
+    return min(limits) if limits else None

@@ -1,0 +1,314 @@
+"""A circuit as a torch module of its own: only its weights, in plain torch operations.
+
+Readers that keep the same edges share one input. An input is a product of a 0/1 matrix with the
+messages sent so far, which stand one after another in one buffer ``[sender, B, T, D]``; heads of a
+layer that the same readers read are one sender. Messages that do not depend on the tokens but on
+positions have a buffer of their own, ``[sender, 1, T, D]``; constants are part of the inputs.
+
+A causal model's positions do not read what stands behind them, so right padding needs no mask.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphprune.errors import InputError
+
+from .attending import Attending, Rotary
+from .norms import Norm
+
+__all__ = ["Attention", "Mlp", "Part", "PlainNorm", "PrunedModel", "Reading", "Unembedding"]
+
+
+class PlainNorm(nn.Module):
+    """A LayerNorm (``centred``) or an RMSNorm over the last axis; a bare one has no gain."""
+
+    def __init__(self, norm: Norm, *, bare: bool = False) -> None:
+        super().__init__()
+        self.centred, self.eps = norm.centred, norm.eps
+        self.gain = None if bare else nn.Parameter(norm.gain.detach().clone())
+        bias = None if bare else norm.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x [..., F]``, normalised."""
+        shape = (x.shape[-1],)
+        if self.centred:
+            return F.layer_norm(x, shape, self.gain, self.bias, self.eps)
+        out = F.rms_norm(x, shape, self.gain, self.eps)
+        return out if self.bias is None else out + self.bias
+
+
+class Reading(nn.Module):
+    """Inputs of G readers: kept messages and constants.
+
+    Args:
+        varying: ``[G, S]`` 0/1, which of the varying senders up to the S-th are read.
+        fixed: ``[G, P]`` 0/1, the same for senders that depend on positions alone.
+        constant: ``[G, 1 or T, D]``.
+    """
+
+    varying: Tensor | None
+    fixed: Tensor | None
+    constant: Tensor
+
+    def __init__(self, varying: Tensor, fixed: Tensor, constant: Tensor) -> None:
+        super().__init__()
+        self.first, some = _span(varying)
+        self.register_buffer("varying", some)
+        self.first_fixed, some = _span(fixed)
+        self.register_buffer("fixed", some)
+        self.constant = nn.Parameter(constant)
+
+    def forward(self, sent: Tensor, fixed: Tensor) -> Tensor:
+        """``[G, B, T, D]``; a batch of 1 where no varying sender is read."""
+        base = self.constant[:, None]
+        if self.fixed is not None:
+            base = base + _product(self.fixed, fixed, self.first_fixed)
+        if self.varying is None:
+            return base
+        return base + _product(self.varying, sent, self.first)
+
+
+def _span(chosen: Tensor) -> tuple[int, Tensor | None]:
+    """The first column that is not 0 everywhere, and the columns from there to the last such."""
+    used = torch.nonzero(chosen.any(0))[:, 0].tolist()
+    if not used:
+        return 0, None
+    return used[0], chosen[:, used[0] : used[-1] + 1].clone()
+
+
+def _product(matrix: Tensor, sent: Tensor, first: int) -> Tensor:
+    some = sent[first : first + matrix.shape[1]]
+    if matrix.shape[1] == 1 and matrix.shape[0] == 1:
+        return some  # the one sender there is, read by the one reader
+    return torch.mm(matrix, some.flatten(1)).view(-1, *sent.shape[1:])
+
+
+class Part(nn.Module):
+    """Some rows of a layer's projections, each group of rows at an input of its own.
+
+    ``weights[g] [r * dh, D]`` and ``biases[g]`` have the norm's gain and bias folded in.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        norm: PlainNorm | None,
+        weights: list[Tensor],
+        biases: list[Tensor | None],
+    ) -> None:
+        super().__init__()
+        self.reading, self.norm = reading, norm
+        self.weights = nn.ParameterList([nn.Parameter(w) for w in weights])
+        kept = [b for b in biases if b is not None]
+        self.biases = nn.ParameterList([nn.Parameter(b) for b in kept])
+        self.biased = bool(kept)
+
+    def forward(self, sent: Tensor, fixed: Tensor) -> Tensor:
+        """``[B or 1, T, rows * dh]``."""
+        x = self.reading(sent, fixed)
+        if self.norm is not None:
+            x = self.norm(x)
+        biases = list(self.biases) if self.biased else [None] * len(self.weights)
+        read = zip(x.unbind(0), self.weights, biases, strict=True)
+        return torch.cat([F.linear(one, w, b) for one, w, b in read], -1)
+
+
+class Attention(nn.Module):
+    """Some heads of a layer.
+
+    Args:
+        parts: projections of rows; the rows of all parts, then ``held``, one after another.
+        held: ``[rows, dh]``: projections that are constants.
+        order: where, among those rows, q of each head, then k, then v of each key/value head are.
+        share: whose keys and values each head reads; ``None``: each its own.
+        outputs: for each sender its heads' output maps ``[c * dh, D]``, heads in order.
+        slots: the senders' places among the varying ones, or among the fixed ones.
+        post: the norm behind the layer's sum and the sum's map ``[h * dh, D]``; the senders' maps
+            hold its gain.
+    """
+
+    order: Tensor
+    share: Tensor | None
+
+    def __init__(
+        self,
+        parts: list[Part],
+        held: Tensor | None,
+        order: Tensor,
+        share: Tensor | None,
+        attending: Attending,
+        outputs: list[Tensor],
+        slots: list[int],
+        post: tuple[float, Tensor] | None,
+        *,
+        varying: bool,
+        heads: int,
+    ) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.held = None if held is None else nn.Parameter(held)
+        self.register_buffer("order", order)
+        self.register_buffer("share", share)
+        self.attending = _Attending(attending)
+        self.outputs = nn.ParameterList([nn.Parameter(w) for w in outputs])
+        self.slots, self.varying, self.heads = slots, varying, heads
+        self.eps = None if post is None else post[0]
+        self.whole = None if post is None else nn.Parameter(post[1])
+
+    def forward(self, sent: Tensor, fixed: Tensor) -> None:
+        """Writes the heads' messages into their places."""
+        box = sent if self.varying else fixed
+        batch, length = box.shape[1], box.shape[2]
+        parts = [part(sent, fixed).expand(batch, -1, -1) for part in self.parts]
+        if parts and parts[0].shape[1] != length:  # inputs that are the same at every position
+            parts = [part.expand(-1, length, -1) for part in parts]
+        if self.held is not None:
+            parts.append(self.held.flatten().expand(batch, length, -1))
+        rows = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+        rows = rows.unflatten(-1, (len(self.order), -1)).index_select(2, self.order)
+        count = (len(self.order) - self.heads) // 2
+        q, k, v = rows.split([self.heads, count, count], 2)
+        z = self.attending(q, k, v, self.share).flatten(2)
+        scale = None
+        if self.whole is not None and self.eps is not None:
+            total = z @ self.whole
+            scale = torch.rsqrt(total.square().mean(-1, keepdim=True) + self.eps)
+        start = 0
+        for slot, weight in zip(self.slots, self.outputs, strict=True):
+            message = z[..., start : start + len(weight)] @ weight
+            box[slot] = message if scale is None else message * scale
+            start += len(weight)
+
+
+class _Attending(nn.Module):
+    """An :class:`Attending` whose tensors are buffers, so that they move with the module."""
+
+    def __init__(self, attending: Attending) -> None:
+        super().__init__()
+        self.plan = attending
+        rotary = attending.rotary
+        self.register_buffer("frequencies", None if rotary is None else rotary.frequencies)
+        self.norms = nn.ModuleList([PlainNorm(n) for n in attending.norms or ()])
+
+    frequencies: Tensor | None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, share: Tensor | None) -> Tensor:
+        plan = self.plan
+        if self.norms:
+            q, k = (self._normed(x, n) for x, n in zip((q, k), self.norms, strict=True))
+        rotary = plan.rotary
+        if rotary is not None and self.frequencies is not None:
+            rotary = Rotary(self.frequencies, rotary.scale)
+        bare = Attending(plan.scale, plan.window, plan.cap, rotary)
+        return bare(q, k, v, share)
+
+    def _normed(self, x: Tensor, norm: nn.Module) -> Tensor:
+        out: Tensor = norm(x.flatten(-2)).view(x.shape) if self.plan.wide else norm(x)
+        return out
+
+
+class Mlp(nn.Module):
+    """One MLP: a copy of the user's own module between its norms."""
+
+    def __init__(
+        self,
+        reading: Reading,
+        norm: Norm | None,
+        mlp: nn.Module,
+        post: Norm | None,
+        slot: int,
+        *,
+        varying: bool,
+    ) -> None:
+        super().__init__()
+        self.reading = reading
+        self.norm = None if norm is None else PlainNorm(norm)
+        self.mlp = copy.deepcopy(mlp)
+        self.post = None if post is None else PlainNorm(post)
+        self.slot, self.varying = slot, varying
+
+    def forward(self, sent: Tensor, fixed: Tensor) -> None:
+        """Writes the MLP's message into its place."""
+        x = self.reading(sent, fixed)[0]
+        y = self.mlp(x if self.norm is None else self.norm(x))
+        (sent if self.varying else fixed)[self.slot] = y if self.post is None else self.post(y)
+
+
+class Unembedding(nn.Module):
+    """Final norm, output map and its cap; float32 logits of models in half precision."""
+
+    def __init__(
+        self, norm: Norm | None, weight: nn.Parameter, bias: Tensor | None, cap: float | None
+    ) -> None:
+        super().__init__()
+        self.norm = None if norm is None else PlainNorm(norm)
+        self.weight = weight
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.cap = cap
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., V]`` from final residuals ``[..., D]``."""
+        logits = F.linear(x if self.norm is None else self.norm(x), self.weight, self.bias)
+        if self.cap is not None:
+            logits = torch.tanh(logits / self.cap) * self.cap
+        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+class PrunedModel(nn.Module):
+    """A circuit of a causal language model, alone.
+
+    ``forward(input_ids [B, T] int64) -> logits [B, T, V]``. Prompts are padded on the right, if at
+    all. ``longest``: the most positions; ``exact``: the only number of them (means were kept for
+    each position).
+    """
+
+    positions: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        table: nn.Parameter | None,
+        scale: float,
+        position: Tensor | None,
+        stages: list[nn.Module],
+        final: Reading,
+        unembedding: Unembedding,
+        senders: tuple[int, int],
+        longest: int | None,
+        exact: int | None,
+    ) -> None:
+        super().__init__()
+        self.table, self.scale = table, scale
+        self.position = None if position is None else nn.Parameter(position)
+        self.stages = nn.ModuleList(stages)
+        self.final, self.unembedding = final, unembedding
+        self.senders, self.longest, self.exact = senders, longest, exact
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Logits ``[B, T, V]`` at all positions."""
+        batch, length = input_ids.shape
+        if self.exact is not None and length != self.exact:
+            raise InputError(
+                f"this circuit's means were kept for {self.exact} positions, got {length}"
+            )
+        if self.longest is not None and length > self.longest:
+            raise InputError(f"expected at most {self.longest} positions, got {length}")
+        like = self.final.constant
+        varying, fixed = self.senders
+        sent = like.new_empty(varying, batch, length, like.shape[-1])
+        still = like.new_empty(fixed, 1, length, like.shape[-1])
+        if self.table is not None:
+            x = F.embedding(input_ids, self.table)
+            sent[0] = x if self.scale == 1 else x * self.scale
+        if self.position is not None:
+            still[0] = self.position[:length]
+        for stage in self.stages:
+            stage(sent, still)
+        logits: Tensor = self.unembedding(self.final(sent, still)[0])
+        return logits.expand(batch, length, -1)
