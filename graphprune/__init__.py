@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from graphprune.planning import Plan, Throughput, plan
     from graphprune.precision import Lowered, PrecisionPolicy
     from graphprune.progress import quiet
+    from graphprune.pruned import ExportedModel, Pruned
     from graphprune.registry import make_method, method_names, supported, wrap
     from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
     from graphprune.task import Task
@@ -88,6 +89,7 @@ __all__ = [
     "EvaluationReport",
     "ExactPatching",
     "Examples",
+    "ExportedModel",
     "FaithfulnessCurve",
     "FetchError",
     "FormatError",
@@ -109,6 +111,7 @@ __all__ = [
     "Plan",
     "PositionalEdgeScores",
     "PrecisionPolicy",
+    "Pruned",
     "Pruner",
     "Random",
     "Reference",
@@ -216,6 +219,10 @@ _HOMES = {
         "PrecisionPolicy",
     ),
     "graphprune.progress": ("quiet",),
+    "graphprune.pruned": (
+        "ExportedModel",
+        "Pruned",
+    ),
     "graphprune.registry": (
         "make_method",
         "method_names",

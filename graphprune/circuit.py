@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from graphprune.compiled import CompiledCircuit
     from graphprune.methods.base import AblationLike
     from graphprune.model import MaskedModel
+    from graphprune.pruned import ExportedModel
     from graphprune.task import Task
 
 __all__ = ["Circuit"]
@@ -68,6 +70,7 @@ class Circuit:
     scores: EdgeScores | None = None
     report: Any = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    _model: weakref.ref[MaskedModel] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_same_graph(self.graph, self.mask.graph, "the circuit and its mask")
@@ -136,7 +139,13 @@ class Circuit:
         provenance["created"] = datetime.now(UTC).isoformat(timespec="seconds")
         if notes:
             provenance["notes"] = dict(notes)
-        return cls(mask.graph, mask, scores, report, provenance)
+        made = cls(mask.graph, mask, scores, report, provenance)
+        if model is not None:
+            object.__setattr__(made, "_model", weakref.ref(model))
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_model": None}  # a weak reference neither copies nor travels
 
     # ---------------------------------------------------------------- reading
 
@@ -228,6 +237,61 @@ class Circuit:
         from graphprune.export.folder import load_circuit
 
         return load_circuit(directory)
+
+    def export_model(
+        self,
+        path: str | os.PathLike[str],
+        model: MaskedModel | None = None,
+        *,
+        ablation: AblationLike = "zero",
+        task: Task | None = None,
+        shape: tuple[int, int] | None = None,
+        repeats: int = 5,
+        overwrite: bool = False,
+    ) -> ExportedModel:
+        """The circuit as an ordinary torch module, in memory and in the folder ``path``.
+
+        The module needs no corrupted prompt and no graphprune; it holds copies of the circuit's
+        weights and no others. The folder has ``model.pt2`` (``torch.export.load(...).module()``
+        runs it with torch alone), the circuit in ``circuit/``, and ``report.json``, which sets
+        size, FLOPs and seconds of the original model beside the exported one's.
+
+        Args:
+            path: a folder that is new or empty.
+            model: whose circuit it is; ``None`` takes the one given to :meth:`from_mask`, while it
+                lives.
+            ablation: ``"zero"``, ``"mean"``, ``"mean_positional"`` (prompts then have one length)
+                or an :class:`~graphprune.Ablation`; what the circuit was found with.
+            task: whose prompts means are taken over, and which the module is compared on.
+            shape: examples and positions that seconds are measured on; ``None``: the task's first
+                batch, or 8 and 16.
+            repeats: how many times.
+            overwrite: whether an exported model at ``path`` is replaced.
+
+        Raises:
+            InputError: an ablation that needs the corrupted prompt, a mask with values between 0
+                and 1, another model than the circuit's, a folder in use.
+            UnsupportedModelError: no module can be made of this architecture's circuits.
+            NumericalError: the module differs from the masked run on the task.
+        """
+        from graphprune.export.model import export_model
+
+        held = None if self._model is None else self._model()
+        model = held if model is None else model
+        if model is None:
+            raise InputError(
+                "the circuit does not hold its model; give it: circuit.export_model(path, model)"
+            )
+        return export_model(
+            self,
+            path,
+            model,
+            ablation=ablation,
+            task=task,
+            shape=shape,
+            repeats=repeats,
+            overwrite=overwrite,
+        )
 
     # ---------------------------------------------------------------- set algebra
 

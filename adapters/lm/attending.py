@@ -9,7 +9,7 @@ configuration states it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from graphprune.errors import UnsupportedModelError
 
 from .architecture import Architecture, Block, Call
-from .norms import Norm, describe_norm
+from .norms import Norm, describe_norm, wide
+from .surgery import part
 
 __all__ = ["Attending", "Rotary", "describe_attention", "plain_norm"]
 
@@ -34,8 +35,9 @@ class Rotary:
 
     def tables(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines ``[length, features]``."""
-        places = torch.arange(length, device=like.device).to(self.frequencies.dtype)
-        angles = places[:, None] * self.frequencies
+        frequencies = wide(self.frequencies)
+        places = torch.arange(length, device=like.device).to(frequencies.dtype)
+        angles = places[:, None] * frequencies
         angles = torch.cat([angles, angles], -1)
         cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
         return cos.to(like.dtype), sin.to(like.dtype)
@@ -122,7 +124,7 @@ def describe_attention(arch: Architecture, block: Block) -> Attending:
     window = _window(module)
     length = min(_TRIAL, 8 if window is None else window + 5, arch.longest or _TRIAL)
     generator = torch.Generator().manual_seed(block.index)
-    vocabulary = arch.embedding.weight.shape[0]  # type: ignore[union-attr, index]
+    vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
     ids = torch.randint(vocabulary, (2, length), generator=generator).to(arch.device)
     call = arch.glue(ids).calls[block.index]
     norms = None
@@ -157,14 +159,17 @@ def _rotary(arch: Architecture, block: Block, call: Call, length: int) -> Rotary
     if pair is None:
         return None
     cos, sin = (x[0] for x in pair)
-    scale = float((cos[0].double().square() + sin[0].double().square()).mean().sqrt())
-    scale = 1.0 if abs(scale - 1) < 1e-6 else scale
+    loose = 1e-2 if cos.dtype in (torch.float16, torch.bfloat16) else 1e-4
     for name, frequencies in arch.base.named_buffers():
-        if name.endswith("inv_freq") and 2 * len(frequencies) == cos.shape[-1]:
-            found = Rotary(frequencies.detach().clone(), scale)
-            ours = found.tables(length, cos)
-            if all(torch.allclose(a, b, atol=1e-3) for a, b in zip(ours, (cos, sin), strict=True)):
-                return found
+        path, _, last = name.rpartition(".")
+        if not last.endswith("inv_freq") or 2 * len(frequencies) != cos.shape[-1]:
+            continue
+        owner = part(arch.base, path)
+        scale = float(getattr(owner, last.replace("inv_freq", "attention_scaling"), 1.0))
+        found = Rotary(frequencies.detach().clone(), scale)
+        ours = found.tables(length, cos)
+        if all(torch.allclose(a, b, atol=loose) for a, b in zip(ours, (cos, sin), strict=True)):
+            return found
     raise UnsupportedModelError(
         f"layer {block.index}'s rotary tables come from none of the model's frequencies; they "
         "cannot be put into a module of their own"

@@ -2,7 +2,8 @@
 
 Readers that keep the same edges share one input. An input is a product of a 0/1 matrix with the
 messages sent so far, which stand one after another in one buffer ``[sender, B, T, D]``; heads of a
-layer that the same readers read are one sender. Messages that do not depend on the tokens but on
+layer that the same readers read are one sender. Parameters are weights of the circuit, buffers
+constants and 0/1 matrices. Messages that do not depend on the tokens but on
 positions have a buffer of their own, ``[sender, 1, T, D]``; constants are part of the inputs.
 
 A causal model's positions do not read what stands behind them, so right padding needs no mask.
@@ -62,7 +63,7 @@ class Reading(nn.Module):
         self.register_buffer("varying", some)
         self.first_fixed, some = _span(fixed)
         self.register_buffer("fixed", some)
-        self.constant = nn.Parameter(constant)
+        self.register_buffer("constant", constant)
 
     def forward(self, sent: Tensor, fixed: Tensor) -> Tensor:
         """``[G, B, T, D]``; a batch of 1 where no varying sender is read."""
@@ -127,12 +128,13 @@ class Attention(nn.Module):
         held: ``[rows, dh]``: projections that are constants.
         order: where, among those rows, q of each head, then k, then v of each key/value head are.
         share: whose keys and values each head reads; ``None``: each its own.
-        outputs: for each sender its heads' output maps ``[c * dh, D]``, heads in order.
+        outputs: for each sender its heads' output maps ``[c * dh, D]``, heads in order; then, where
+            a norm follows, that of heads that are only part of the layer's sum.
         slots: the senders' places among the varying ones, or among the fixed ones.
-        post: the norm behind the layer's sum and the sum's map ``[h * dh, D]``; the senders' maps
-            hold its gain.
+        post: the norm behind the layer's sum.
     """
 
+    held: Tensor | None
     order: Tensor
     share: Tensor | None
 
@@ -145,21 +147,20 @@ class Attention(nn.Module):
         attending: Attending,
         outputs: list[Tensor],
         slots: list[int],
-        post: tuple[float, Tensor] | None,
+        post: Norm | None,
         *,
         varying: bool,
         heads: int,
     ) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
-        self.held = None if held is None else nn.Parameter(held)
+        self.register_buffer("held", held)
         self.register_buffer("order", order)
         self.register_buffer("share", share)
         self.attending = _Attending(attending)
         self.outputs = nn.ParameterList([nn.Parameter(w) for w in outputs])
         self.slots, self.varying, self.heads = slots, varying, heads
-        self.eps = None if post is None else post[0]
-        self.whole = None if post is None else nn.Parameter(post[1])
+        self.post = None if post is None else PlainNorm(post)
 
     def forward(self, sent: Tensor, fixed: Tensor) -> None:
         """Writes the heads' messages into their places."""
@@ -175,15 +176,14 @@ class Attention(nn.Module):
         count = (len(self.order) - self.heads) // 2
         q, k, v = rows.split([self.heads, count, count], 2)
         z = self.attending(q, k, v, self.share).flatten(2)
-        scale = None
-        if self.whole is not None and self.eps is not None:
-            total = z @ self.whole
-            scale = torch.rsqrt(total.square().mean(-1, keepdim=True) + self.eps)
-        start = 0
-        for slot, weight in zip(self.slots, self.outputs, strict=True):
-            message = z[..., start : start + len(weight)] @ weight
-            box[slot] = message if scale is None else message * scale
-            start += len(weight)
+        codes = z.split([len(weight) for weight in self.outputs], -1)
+        sums = [code @ weight for code, weight in zip(codes, self.outputs, strict=True)]
+        if self.post is not None:
+            total = torch.stack(sums).sum(0)
+            scale = torch.rsqrt(total.square().mean(-1, keepdim=True) + self.post.eps)
+            sums = [one * scale * self.post.gain for one in sums]
+        for slot, message in zip(self.slots, sums, strict=False):
+            box[slot] = message
 
 
 class _Attending(nn.Module):

@@ -1,401 +1,80 @@
-"""Building a circuit's own module: layer by layer, constants computed on the way.
-
-Weights are copies. What is ablated is a constant for each reader, or one for each position; what
-depends on no token and no position is computed here and becomes part of such constants.
-"""
+"""A circuit's module beside the user's model: checked, tried, and runnable on the same inputs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from graphprune.batch import Batch
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.model import Ablation
+from graphprune.pruned import Pruned
 
-from .architecture import Architecture, Block, matrix
-from .attending import Attending, describe_attention, rope_limit
-from .layout import Layout, Place
-from .norms import Norm, wide
-from .pruned import Attention, Mlp, Part, PlainNorm, PrunedModel, Reading, Unembedding
-from .reach import CONSTANT, POSITIONAL, VARYING, block_of, reach, rows_of
-from .reading import sender
-from .surgery import part
-from .values import Values
+from .building import pruned_module
+from .inputs import read_inputs
+from .surgery import quiet
 
-__all__ = ["pruned_module"]
+if TYPE_CHECKING:
+    from .model import LanguageModel
 
-_POSITION = -1  # stands for the position table where it is no node
+__all__ = ["pruned"]
+
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 
 
-def pruned_module(
-    arch: Architecture, layout: Layout, kept: Tensor, ablation: Ablation
-) -> PrunedModel:
-    """The circuit ``kept [E]`` bool as a module; call it inside ``quiet``, without gradients.
-
-    Raises :class:`UnsupportedModelError` for an architecture that plain torch operations do not
-    reproduce, :class:`InputError` for means of another model.
-    """
-    if not arch.family.causal:
-        raise UnsupportedModelError(
-            "this model reads in both directions and hides padding by itself; only causal models "
-            "become modules of their own"
-        )
-    if arch.partial:
-        raise UnsupportedModelError(
-            "some of the model's weights are offloaded or sharded; load the whole model to make a "
-            "module of a circuit"
-        )
-    return _Builder(arch, layout, kept.cpu(), stand_ins(arch, layout, ablation)).build()
-
-
-def stand_ins(arch: Architecture, layout: Layout, ablation: Ablation) -> Tensor | None:
-    """``[W, 1 or T, D]`` float64: what replaces each writer's message; ``None``: zeros."""
-    if ablation.kind == "zero":
-        return None
-    if ablation.kind == "counterfactual":
+def pruned(model: LanguageModel, values: Tensor, ablation: Ablation) -> Pruned:
+    """See :meth:`LanguageModel.pruned`; ``values [E]`` are the mask's."""
+    arch = model.arch
+    between = (values != 0) & (values != 1)
+    if bool(between.any()):
+        number = int(torch.nonzero(between)[0])
         raise InputError(
-            "a circuit under counterfactual ablation needs the corrupted prompt at every call, so "
-            "it is no model of its own; use ablation='zero', 'mean' or 'mean_positional'"
+            f"a module of its own keeps an edge or cuts it; {int(between.sum())} of the mask's "
+            f"values lie between 0 and 1 ({model.graph.edge_names[number]} has "
+            f"{float(values[number]):.3g}); round the mask first"
         )
-    if ablation.kind == "optimal":
-        (constants,) = ablation.parameters
-        if constants.shape != (layout.writers, arch.width):
-            raise InputError(
-                f"these constants have the shape {list(constants.shape)}; this model has "
-                f"{layout.writers} writers of width {arch.width}"
-            )
-        return constants.detach().double()[:, None]
-    means = ablation.values
-    if not isinstance(means, Values):
-        raise InputError("mean ablation needs the values that model.mean_ablation(...) gives")
-    if means.layout != layout or means.mlps[0].shape[-1] != arch.width:
-        raise InputError(f"these means come from another model: {means.layout}, not {layout}")
-    found = [means.embed[:, 0].double()]
-    for block, code, mlp in zip(arch.blocks, means.codes, means.mlps, strict=True):
-        # Codes enter a run in the model's dtype, so they are rounded to it here too.
-        split = code[0].to(arch.dtype).double().unflatten(-1, (block.heads, -1)).transpose(0, 1)
-        found += [torch.bmm(split, sender(block, centred=False).double()), mlp.double()]
-    return torch.cat(found)
+    with torch.no_grad(), quiet(model.module):
+        module = pruned_module(arch, model.layout, values != 0, ablation)
+    causal: Any = model.module
+    vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
 
+    def original(ids: Tensor) -> Tensor:
+        with quiet(causal):
+            logits: Tensor = causal(input_ids=ids, use_cache=False).logits
+        return logits
 
-class _Builder:
-    def __init__(
-        self, arch: Architecture, layout: Layout, kept: Tensor, ablated: Tensor | None
-    ) -> None:
-        self.arch, self.layout, self.kept, self.ablated = arch, layout, kept, ablated
-        self.attention, self.mlps, self.final = layout.places()
-        self.every = 1 if ablated is None else ablated.shape[1]
-        position = arch.family.position is not None
-        loose = position and layout.embeddings == 1
-        self.reach = reach(
-            layout, kept, POSITIONAL if loose or self.every > 1 else CONSTANT, layout.embeddings > 1
-        )
-        self.values = torch.zeros(layout.writers, 1, arch.width, dtype=torch.float64)
-        self.values = self.values.to(arch.device)
-        self.bias = self.values.new_zeros(1, arch.width)
-        # Which writer stands for each sender, in the order they are sent.
-        self.varying = [0] if self.reach.needed[0] else []
-        self.fixed = [_POSITION] if loose else []
-        if layout.embeddings == 2 and self.reach.needed[1]:
-            self.fixed = [1]
-        self.read_by = self._readers()
-
-    def _readers(self) -> Tensor:
-        """``[readers, W]`` bool: every needed reader's kept edges."""
-        found = []
-        needed, layout = self.reach.needed, self.layout
-        for layer in range(layout.layers):
-            found.append(block_of(self.kept, self.attention[layer])[self.reach.needed_rows[layer]])
-            if needed[layout.head(layer) + layout.heads]:
-                found.append(block_of(self.kept, self.mlps[layer]))
-        found.append(block_of(self.kept, self.final))
-        return torch.cat([nn.functional.pad(f, (0, layout.writers - f.shape[1])) for f in found])
-
-    # ------------------------------------------------------------- what readers read
-
-    def constant(self, rows: Tensor) -> Tensor:
-        """``[R, 1 or T, D]`` float64: what readers with the edges ``rows [R, prefix]`` always read.
-
-        Ablated messages, constant messages and output biases; no table of positions.
-        """
-        prefix = rows.shape[1]
-        out = self.bias.expand(len(rows), self.every, -1).clone()
-        if self.ablated is not None:
-            cut = (~rows).to(self.ablated)
-            out += torch.einsum("rw,wtd->rtd", cut, self.ablated[:prefix])
-        still = self.reach.writers[:prefix] == CONSTANT
-        held = (rows & still).to(self.values)
-        return out + torch.einsum("rw,wtd->rtd", held, self.values[:prefix])
-
-    def reading(self, rows: Tensor) -> Reading:
-        """Inputs of readers with the edges ``rows [G, prefix]``."""
-        dtype, device, prefix = self.arch.dtype, self.arch.device, rows.shape[1]
-
-        def columns(senders: list[int]) -> Tensor:
-            out = torch.zeros(len(rows), len(senders), dtype=dtype)
-            for at, writer in enumerate(senders):
-                if writer == _POSITION:
-                    out[:, at] = 1
-                elif writer < prefix:
-                    out[:, at] = rows[:, writer].to(dtype)
-            return out.to(device)
-
-        constant = self.constant(rows).to(dtype)
-        return Reading(columns(self.varying), columns(self.fixed), constant)
-
-    # ------------------------------------------------------------- layers
-
-    def build(self) -> PrunedModel:
-        arch, layout = self.arch, self.layout
-        stages: list[nn.Module] = []
-        for block in arch.blocks:
-            first = layout.head(block.index)
-            bias = matrix(block.output, "output")[1]
-            before = self.bias
-            after = before if bias is None else before + bias.double()
-            stages += self._attention(block)
-            self.bias = before if block.parallel else after
-            if self.reach.needed[first + block.heads]:
-                stages += self._mlp(block)
-            self.bias = after
-        scale, table = self._embedding()
-        unembedding, weight = self._unembedding()
-        shared = None
-        if self.reach.needed[0]:
-            # One weight for both ends where the model ties them.
-            shared = unembedding.weight if weight is table else nn.Parameter(table.detach().clone())
-        position = None
-        if self.fixed and self.fixed[0] in (_POSITION, 1) and arch.family.position is not None:
-            rows = cast(Tensor, part(arch.base, arch.family.position).weight)
-            position = rows.detach()[: arch.longest].clone()
-        limits = [n for n in (arch.longest, rope_limit(arch.model)) if n is not None]
-        return PrunedModel(
-            table=shared,
-            scale=scale,
-            position=position,
-            stages=stages,
-            final=self.reading(block_of(self.kept, self.final)),
-            unembedding=unembedding,
-            senders=(len(self.varying), len(self.fixed)),
-            longest=min(limits) if limits else None,
-            exact=self.every if self.every > 1 else None,
-        ).eval()
-
-    def _attention(self, block: Block) -> list[nn.Module]:
-        layout, first = self.layout, self.layout.head(block.index)
-        kinds = self.reach.writers[first : first + block.heads]
-        wanted = self.reach.needed[first : first + block.heads]
-        if layout.coupled and bool(wanted.any()):
-            computed = torch.ones_like(wanted)
-        else:
-            computed = wanted
-        self._constant_heads(block, torch.nonzero(computed & (kinds == CONSTANT))[:, 0])
-        attending: Attending | None = None
-        found: list[nn.Module] = []
-        for kind in (POSITIONAL, VARYING):
-            heads = torch.nonzero(computed & (kinds == kind))[:, 0]
-            if len(heads):
-                attending = attending or describe_attention(self.arch, block)
-                found.append(self._heads(block, heads, wanted, attending, kind))
-        return found
-
-    def _heads(
-        self, block: Block, heads: Tensor, wanted: Tensor, attending: Attending, kind: int
-    ) -> Attention:
-        classes = self._classes(block, heads[wanted[heads]])
-        order = [h for members in classes for h in members]
-        order += [h for h in heads.tolist() if h not in set(order)]
-        heads = torch.tensor(order)
-        kv, share = torch.unique(heads // (block.heads // block.kv_heads), return_inverse=True)
-        q_rows, k_rows = heads, block.heads + kv
-        v_rows = k_rows + block.kv_heads
-        rows = torch.cat([q_rows, k_rows, v_rows])
-        parts, held, places = self._projections(block, rows)
-        own = len(kv) == len(heads) and bool((share == torch.arange(len(heads))).all())
-        if attending.wide and attending.norms is not None:
-            attending = replace(attending, norms=_reordered(attending.norms, heads, block.head_dim))
-        weight = block.output_weight.detach()
-        gained = weight if block.gain is None else weight * block.gain
-        post = None
-        if block.attention_post_norm is not None:
-            eps = block.attention_post_norm.eps
-            post = eps, weight[heads].flatten(0, 1).clone()
-        box = self.varying if kind == VARYING else self.fixed
-        slots = [len(box) + i for i in range(len(classes))]
-        box += [self.layout.head(block.index) + members[0] for members in classes]
-        return Attention(
-            parts,
-            held,
-            places.to(weight.device),
-            None if own else share.to(weight.device),
-            attending,
-            [gained[members].flatten(0, 1).clone() for members in classes],
-            slots,
-            post,
-            varying=kind == VARYING,
-            heads=len(heads),
-        )
-
-    def _classes(self, block: Block, heads: Tensor) -> list[list[int]]:
-        """Heads that are read by the same readers, together."""
-        first = self.layout.head(block.index)
-        found: dict[bytes, list[int]] = {}
-        for head in heads.tolist():
-            found.setdefault(self.read_by[:, first + head].numpy().tobytes(), []).append(head)
-        return list(found.values())
-
-    def _projections(
-        self, block: Block, rows: Tensor
-    ) -> tuple[list[Part], Tensor | None, Tensor]:
-        """Parts and constants for ``rows``, and where each of ``rows`` is among them."""
-        kept = block_of(self.kept, self.attention[block.index])
-        kinds = self.reach.rows[block.index]
-        weight, bias = _folded(block, rows)
-        parts, numbers = [], []
-        norm = block.attention_norm
-        for kind in (VARYING, POSITIONAL):
-            some = torch.nonzero(kinds[rows] == kind)[:, 0]
-            if not len(some):
-                continue
-            groups: dict[bytes, list[int]] = {}
-            for at in some.tolist():
-                groups.setdefault(kept[rows[at]].numpy().tobytes(), []).append(at)
-            members = list(groups.values())
-            parts.append(
-                Part(
-                    self.reading(kept[rows[[g[0] for g in members]]]),
-                    None if norm is None else PlainNorm(norm, bare=True),
-                    [weight[g].flatten(0, 1) for g in members],
-                    [None if bias is None else bias[g].flatten() for g in members],
-                )
-            )
-            numbers += [at for g in members for at in g]
-        still = torch.nonzero(kinds[rows] == CONSTANT)[:, 0]
-        held = None
-        if len(still):
-            held = self._held(block, rows[still])
-            numbers += still.tolist()
-        return parts, held, torch.tensor(numbers).argsort()
-
-    def _held(self, block: Block, rows: Tensor) -> Tensor:
-        """``[R, dh]``: projections of rows that read constants."""
-        x = self.constant(block_of(self.kept, self.attention[block.index])[rows])[:, 0]
-        x = x.to(self.arch.dtype)
-        x = x if block.attention_norm is None else block.attention_norm(x)
-        weight, bias = _plain(block, rows)
-        out = torch.einsum("rd,rhd->rh", x, weight)
-        return out if bias is None else out + bias
-
-    def _constant_heads(self, block: Block, heads: Tensor) -> None:
-        if not len(heads):
-            return
-        z = self._held(block, rows_of(self.layout, heads)[2]).double()
-        weight = block.output_weight[heads].double()
-        messages = torch.einsum("hc,hcd->hd", z, weight)
-        norm = block.attention_post_norm
-        if norm is not None:
-            scale = torch.rsqrt(messages.sum(0).square().mean() + norm.eps)
-            messages = messages * scale * norm.gain.double()
-        self.values[heads + self.layout.head(block.index)] = messages[:, None]
-
-    def _mlp(self, block: Block) -> list[nn.Module]:
-        writer = self.layout.head(block.index) + block.heads
-        kind = int(self.reach.writers[writer])
-        rows = block_of(self.kept, self.mlps[block.index])
-        if kind == CONSTANT:
-            x = self.constant(rows).to(self.arch.dtype)
-            y = block.mlp(x if block.mlp_norm is None else block.mlp_norm(x))
-            y = y if block.mlp_post_norm is None else block.mlp_post_norm(y)
-            self.values[writer] = y[0].double()
-            return []
-        box = self.varying if kind == VARYING else self.fixed
-        made = Mlp(
-            self.reading(rows),
-            block.mlp_norm,
-            block.mlp,
-            block.mlp_post_norm,
-            len(box),
-            varying=kind == VARYING,
-        )
-        box.append(writer)
-        return [made]
-
-    # ------------------------------------------------------------- ends
-
-    def _embedding(self) -> tuple[float, Tensor]:
-        """What embedded tokens are multiplied with, and the table, tried on some tokens."""
-        arch = self.arch
-        table = cast(Tensor, arch.embedding.weight)
-        length = min(8, arch.longest or 8)
-        ids = torch.linspace(0, table.shape[0] - 1, length).long()[None].to(arch.device)
-        glue = arch.glue(ids)
-        want, plain = (glue.entry - glue.position).double(), table[ids].double()
-        scale = float((want * plain).sum() / plain.square().sum().clamp(min=1e-30))
-        scale = float(torch.tensor(scale, dtype=torch.float64).to(arch.dtype))
-        scale = 1.0 if abs(scale - 1) < 1e-4 else scale
-        _same(plain * scale, want, arch.dtype, "the embedding is no table times a number")
-        return scale, table
-
-    def _unembedding(self) -> tuple[Unembedding, Tensor]:
-        arch = self.arch
-        model: Any = arch.model
-        head = model.get_output_embeddings()
-        weight, bias = matrix(head, "the output map")
-        own: Tensor = head.weight
-        cap = getattr(arch.config, "final_logit_softcapping", None)
-        made = Unembedding(arch.final_norm, nn.Parameter(weight.detach().clone()), bias, cap)
+    def draw(batch: int, length: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(3, arch.width, generator=generator).to(arch.device, arch.dtype)
-        _same(made(x), arch.read_out(x), arch.dtype, "the output is no linear map of the final norm")
-        return made, own
+        return torch.randint(vocabulary, (batch, length), generator=generator).to(arch.device)
+
+    def answers(batch: Batch) -> Tensor:
+        inputs = read_inputs(arch, batch)
+        logits = module(inputs.clean)
+        rows: Tensor = logits.flatten(0, 1)[inputs.answers]
+        return rows.view(*inputs.shape, -1)
+
+    def size(batch: Batch) -> tuple[int, int]:
+        found = read_inputs(arch, batch).clean.shape
+        return found[0], found[1]
+
+    made = Pruned(module, causal, original, draw, answers, size, 0.0, module.longest, module.exact)
+    return replace(made, gap=_gap(made, model, values, ablation))
 
 
-def _same(found: Tensor, want: Tensor, dtype: torch.dtype, what: str) -> None:
-    gap = float((found.double() - want.double()).abs().max())
-    loose = 3e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
-    if not gap <= loose * (1 + float(want.abs().max())):
+@torch.no_grad()
+def _gap(made: Pruned, model: LanguageModel, values: Tensor, ablation: Ablation) -> float:
+    ids = made.draw(2, made.length(9))
+    places = torch.arange(ids.shape[1], device=ids.device).expand(2, -1)
+    batch = Batch({"input_ids": ids}, None, 2, positions=places)
+    want = model.run(batch, values, model.reference(batch, ablation)).double()
+    gap = float((made.answers(batch).double() - want).abs().max())
+    size = 1 + float(want.abs().max())
+    if not gap <= _TOLERANCE.get(model.arch.dtype, 0.2) * size:
         raise UnsupportedModelError(
-            f"{what}: it differs by {gap:.3g} on drawn inputs, so no module of its own can be made"
+            f"the circuit's module differs by {gap:.3g} from the masked run on drawn tokens "
+            f"(logits up to {size:.3g}), so it is not given away"
         )
-
-
-def _plain(block: Block, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """``[R, dh, D]`` and ``[R, dh]``: the user's projections of ``rows``, copied."""
-    weights, biases, start = [], [], 0
-    where: dict[int, tuple[int, int]] = {}
-    for number, reader in enumerate(block.readers):
-        for at in range(len(reader.weight)):
-            where[start + at] = number, at
-        start += len(reader.weight)
-    some = any(reader.bias is not None for reader in block.readers)
-    for row in rows.tolist():
-        number, at = where[row]
-        reader = block.readers[number]
-        weights.append(reader.weight[at].detach())
-        bias = None if reader.bias is None else reader.bias[at].detach()
-        biases.append(weights[-1].new_zeros(block.head_dim) if bias is None else bias)
-    return torch.stack(weights), torch.stack(biases) if some else None
-
-
-def _folded(block: Block, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The same with the gain and bias of the norm in front."""
-    weight, bias = _plain(block, rows)
-    norm = block.attention_norm
-    if norm is None:
-        return weight, bias
-    if norm.bias is not None:
-        moved = wide(weight) @ wide(norm.bias)
-        bias = (moved if bias is None else wide(bias) + moved).to(weight.dtype)
-    return (wide(weight) * wide(norm.gain)).to(weight.dtype), bias
-
-
-def _reordered(norms: tuple[Norm, Norm], heads: Tensor, width: int) -> tuple[Norm, Norm]:
-    """Norms over all heads' features, with the queries' heads in another order."""
-    q, k = norms
-    gain, bias = q.gain, q.bias
-    gain = gain.unflatten(0, (-1, width))[heads].flatten()
-    bias = None if bias is None else bias.unflatten(0, (-1, width))[heads].flatten()
-    return replace(q, kept=(gain, bias)), k
+    return gap
