@@ -151,6 +151,40 @@ def test_circuits_without_attention_or_mlps(float64, family, part):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-9)
 
 
+ROPES = {
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8},
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0},
+    "linear": {"rope_type": "linear", "factor": 3.0},
+}
+
+
+@pytest.mark.parametrize(("rope", "longest"), [("yarn", None), ("dynamic", 32), ("linear", None)])
+@torch.no_grad()
+def test_scaled_rotary_embeddings(float64, rope, longest):
+    """Frequencies that change with the prompt's length limit it; factors on the tables count."""
+    model, batch = system("llama", rope_parameters={"rope_theta": 100.0, **ROPES[rope]})
+    mask = drawn(model, 0.6, 1)
+    pruned = model.pruned(mask, Ablation("zero"))
+    assert pruned.longest == longest
+    want = model.run(batch, mask, model.reference(batch, Ablation("zero")), sparse=False)
+    got = pruned.module(batch.clean["input_ids"])
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-9)
+    whole = model.pruned(gp.EdgeMask.full(model.graph), Ablation("zero")).module
+    ids = pruned.draw(2, 32)
+    torch.testing.assert_close(whole(ids), model.module(ids).logits, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_inputs_are_sums_or_products(dense):
+    """Both ways of reading are met by these tests."""
+    model, _ = system("gpt2", torch.float32)
+    mask = drawn(model, 0.9 if dense else 0.1)
+    module = model.pruned(mask, Ablation("zero")).module
+    readings = [m for m in module.modules() if type(m).__name__ == "Reading" and any(m.varying)]
+    assert readings
+    assert any(m.matrix is not None for m in readings) == dense
+
+
 @torch.no_grad()
 def test_learned_constants(float64):
     model, batch = system("llama")
