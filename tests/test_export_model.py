@@ -27,9 +27,9 @@ def float64():
         yield
 
 
-def system(family, dtype=torch.float64, **options):
+def system(family, dtype=torch.float64, settings=None, **options):
     """A model, and its batch with every position an answer position."""
-    model = gp.wrap(tiny(family, dtype=dtype), **options)
+    model = gp.wrap(tiny(family, dtype=dtype, **(settings or {})), **options)
     clean, corrupt = random_pair(model.module)
     places = torch.arange(clean.shape[1]).expand(len(clean), -1)
     return model, Batch({"input_ids": clean}, {"input_ids": corrupt}, len(clean), positions=places)
@@ -162,7 +162,8 @@ ROPES = {
 @torch.no_grad()
 def test_scaled_rotary_embeddings(float64, rope, longest):
     """Frequencies that change with the prompt's length limit it; factors on the tables count."""
-    model, batch = system("llama", rope_parameters={"rope_theta": 100.0, **ROPES[rope]})
+    settings = {"rope_parameters": {"rope_theta": 100.0, **ROPES[rope]}}
+    model, batch = system("llama", settings=settings)
     mask = drawn(model, 0.6, 1)
     pruned = model.pruned(mask, Ablation("zero"))
     assert pruned.longest == longest
@@ -224,6 +225,7 @@ def test_parameters_are_the_circuits_by_hand():
         model,
         *("input->a0.h1<q>", "input->a0.h1<k>", "input->a0.h1<v>", "input->a0.h3<v>"),
         *("a0.h1->m1", "m1->logits", "a0.h3->a1.h0<k>"),  # a1.h0 is read by nothing
+        *("input->a0.h2<v>", "a0.h2->a1.h0<q>"),
     )
     pruned = model.pruned(mask.prune_dead_ends(), Ablation("zero"))
     d, width, vocabulary, places = 16, 4, 61, 32
