@@ -18,10 +18,10 @@ from graphprune.model import Ablation
 from .architecture import Architecture, Block, matrix
 from .attending import Attending, describe_attention, rope_limit
 from .layout import Layout
-from .norms import Norm, wide
 from .pruned import Attention, Mlp, Part, PlainNorm, PrunedModel, Reading, Unembedding
 from .reach import CONSTANT, POSITIONAL, VARYING, block_of, reach, rows_of
 from .reading import sender
+from .rows import folded_rows, plain_rows, reordered
 from .surgery import part
 from .values import Values
 
@@ -214,7 +214,7 @@ class _Builder:
         parts, held, places = self._projections(block, rows)
         own = len(kv) == len(heads) and bool((share == torch.arange(len(heads))).all())
         if attending.wide and attending.norms is not None:
-            attending = replace(attending, norms=_reordered(attending.norms, heads, block.head_dim))
+            attending = replace(attending, norms=reordered(attending.norms, heads, block.head_dim))
         weight = block.output_weight.detach()
         rest = order[sum(len(members) for members in classes) :]
         box = self.varying if kind == VARYING else self.fixed
@@ -245,7 +245,7 @@ class _Builder:
         """Parts and constants for ``rows``, and where each of ``rows`` is among them."""
         kept = block_of(self.kept, self.attention[block.index])
         kinds = self.reach.rows[block.index]
-        weight, bias = _folded(block, rows)
+        weight, bias = folded_rows(block, rows)
         parts, numbers = [], []
         norm = block.attention_norm
         for kind in (VARYING, POSITIONAL):
@@ -277,7 +277,7 @@ class _Builder:
         x = self.constant(block_of(self.kept, self.attention[block.index])[rows])[:, 0]
         x = x.to(self.arch.dtype)
         x = x if block.attention_norm is None else block.attention_norm(x)
-        weight, bias = _plain(block, rows)
+        weight, bias = plain_rows(block, rows)
         out = torch.einsum("rd,rhd->rh", x, weight)
         return out if bias is None else out + bias
 
@@ -352,42 +352,3 @@ def _same(found: Tensor, want: Tensor, dtype: torch.dtype, what: str) -> None:
         raise UnsupportedModelError(
             f"{what}: it differs by {gap:.3g} on drawn inputs, so no module of its own can be made"
         )
-
-
-def _plain(block: Block, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """``[R, dh, D]`` and ``[R, dh]``: the user's projections of ``rows``, copied."""
-    weights, biases, start = [], [], 0
-    where: dict[int, tuple[int, int]] = {}
-    for number, reader in enumerate(block.readers):
-        for at in range(len(reader.weight)):
-            where[start + at] = number, at
-        start += len(reader.weight)
-    some = any(reader.bias is not None for reader in block.readers)
-    for row in rows.tolist():
-        number, at = where[row]
-        reader = block.readers[number]
-        weights.append(reader.weight[at].detach())
-        bias = None if reader.bias is None else reader.bias[at].detach()
-        biases.append(weights[-1].new_zeros(block.head_dim) if bias is None else bias)
-    return torch.stack(weights), torch.stack(biases) if some else None
-
-
-def _folded(block: Block, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The same with the gain and bias of the norm in front."""
-    weight, bias = _plain(block, rows)
-    norm = block.attention_norm
-    if norm is None:
-        return weight, bias
-    if norm.bias is not None:
-        moved = wide(weight) @ wide(norm.bias)
-        bias = (moved if bias is None else wide(bias) + moved).to(weight.dtype)
-    return (wide(weight) * wide(norm.gain)).to(weight.dtype), bias
-
-
-def _reordered(norms: tuple[Norm, Norm], heads: Tensor, width: int) -> tuple[Norm, Norm]:
-    """Norms over all heads' features, with the queries' heads in another order."""
-    q, k = norms
-    gain, bias = q.gain, q.bias
-    gain = gain.unflatten(0, (-1, width))[heads].flatten()
-    bias = None if bias is None else bias.unflatten(0, (-1, width))[heads].flatten()
-    return replace(q, kept=(gain, bias)), k

@@ -5,11 +5,12 @@ all positions on both sides. Circuits are chosen greedily by EAP's scores. (The 
 will not do: of 1 % two connected edges are left.) The program is what ``torch.export.load`` gives.
 
 Figures of 2026-11-25, virtual machine with 2 AMD EPYC cores that others may have used, torch 2.13.0
-(CPU); CPU seconds of the module (the program) next to Hugging Face's 0.84 to 0.90:
+(CPU); CPU seconds of the module (the program) next to Hugging Face's 0.82 to 0.90, two runs:
 
-- 0.1 %, 6 heads and 7 MLPs on paths: 0.62x (0.63x), 0.67x of the parameters, 0.59x of the FLOPs;
-- 1 %, 56 heads and 12 MLPs: 0.95x (0.91x), 0.92x, 0.82x; asked is 0.5x;
-- 5 %, 142 heads and 12 MLPs: 1.15x (1.07x), 1.00x, 0.91x; asked is 0.8x.
+- 0.1 %, 6 heads and 7 MLPs on paths: 0.62x (0.62 to 0.63x), 0.67x of the parameters, 0.59x of the
+  FLOPs;
+- 1 %, 56 heads and 12 MLPs: 0.90 to 0.95x (0.86 to 0.91x), 0.92x, 0.82x; asked is 0.5x;
+- 5 %, 142 heads and 12 MLPs: 1.15 to 1.18x (1.07 to 1.08x), 1.00x, 0.91x; asked is 0.8x.
 
 What bounds it: the unembedding at all positions is 0.37x by itself and is never pruned, and the
 twelve MLPs, all touched from 1 % on, are 0.46x of the multiplications.
@@ -84,14 +85,14 @@ def test_sizes(share, tmp_path, capsys):
             0.01,
             0.5,
             marks=pytest.mark.xfail(
-                strict=True, raises=AssertionError, reason="0.95x; 0.5x is asked"
+                strict=True, raises=AssertionError, reason="0.90 to 0.95x; 0.5x is asked"
             ),
         ),
         pytest.param(
             0.05,
             0.8,
             marks=pytest.mark.xfail(
-                strict=True, raises=AssertionError, reason="1.15x; 0.8x is asked"
+                strict=True, raises=AssertionError, reason="1.15 to 1.18x; 0.8x is asked"
             ),
         ),
     ],
