@@ -19,6 +19,24 @@ import pytest
 ROOT = Path(__file__).parent
 
 
+@pytest.fixture
+def float64(monkeypatch):
+    """Float64 all through, backward passes included, which autograd runs outside of such a mode."""
+    from support.tiny import Float64
+
+    from graphprune.adapters.lm import masked
+
+    pull_back = masked.pull_back
+
+    def exact(*args):
+        with Float64():
+            return pull_back(*args)
+
+    monkeypatch.setattr(masked, "pull_back", exact)
+    with Float64():
+        yield
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.args = [_through_package(arg, config.invocation_params.dir) for arg in config.args]
 

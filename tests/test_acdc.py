@@ -1,10 +1,13 @@
 """ACDC against its definition: the kept sets of a plain loop of whole runs, edge by edge."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
 
 import graphprune as gp
+from graphprune.greedy import search
 from graphprune.greedy.order import edge_order, is_reverse_topological
 
 from .support.greedy import brute_force, mean_loss
@@ -95,7 +98,52 @@ def test_a_stopped_run_goes_on_at_its_edge(toy, tmp_path):
         gp.ACDC(tau=0.03, metric=DISTANCE, absolute=True, run_dir=tmp_path / "run").fit(model, task)
 
 
-def test_everything_and_nothing_are_said(toy):
+@pytest.mark.parametrize("at", [1, 7, 15])
+def test_ctrl_c_keeps_what_was_decided(toy, tmp_path, at):
+    """In the ``at``-th loss of the run; the same command goes on from there."""
+    model, task = toy
+    calls = []
+
+    def distance(out, batch, full):
+        calls.append(1)
+        if len(calls) == at:
+            signal.raise_signal(signal.SIGINT)
+        return (out - full).square().sum(-1)
+
+    metric = gp.Metric("distance", distance, higher_is_better=False)
+    settings = {"tau": 0.03, "metric": metric, "recheck": "off", "candidates": 1}
+    part = gp.ACDC(**settings, run_dir=tmp_path / "run").fit(model, task)
+    assert "interrupted" in part.stopped
+    assert 0 < part.decided < 9
+    rest = gp.ACDC(**settings, run_dir=tmp_path / "run").fit(model, task)
+    assert not rest.stopped
+    assert rest.mask == gp.ACDC(tau=0.03, metric=DISTANCE).prune(model, task)
+
+
+def test_a_run_killed_between_checkpoints_is_not_lost(toy, tmp_path, monkeypatch):
+    """An error stands for the kill: what was written last is a state the run goes on from."""
+    model, task = toy
+    whole = gp.ACDC(tau=0.03, metric=DISTANCE).prune(model, task)
+    saves = []
+    save = search.Search.save
+
+    def counted(self):
+        save(self)
+        saves.append(self.open[-1].at if self.open else 9)
+        if len(saves) == 3:
+            raise MemoryError
+
+    monkeypatch.setattr(search.Search, "save", counted)
+    monkeypatch.setattr(search, "_SAVE_EVERY", 0.0)
+    rule = gp.ACDC(tau=0.03, metric=DISTANCE, candidates=1, run_dir=tmp_path / "run")
+    with pytest.raises(MemoryError):
+        rule.fit(model, task)
+    assert 0 < saves[-1] < 9
+    assert rule.fit(model, task).mask == whole
+    assert saves == sorted(saves)
+
+
+def test_everything_and_nothing_are_said(toy, caplog):
     model, task = toy
     none = gp.ACDC(tau=1e6, metric=DISTANCE).fit(model, task)
     assert none.mask.num_kept == 0
@@ -103,6 +151,7 @@ def test_everything_and_nothing_are_said(toy):
     every = gp.ACDC(tau=-1e6, metric=DISTANCE).fit(model, task)
     assert every.mask.num_kept == 9
     assert "removes nothing" in every.remark
+    assert [r.levelname for r in caplog.records] == ["WARNING"] * 2
 
 
 def test_effects_are_the_rises_of_the_loss(toy):
@@ -153,7 +202,13 @@ def test_settings_are_checked(settings, said):
 
 @pytest.mark.parametrize(
     ("order", "said"),
-    [("sideways", "unknown order"), ([0, 1], "all 9 edges"), ([0] * 9, "each of the 9 edges once")],
+    [
+        ("sideways", "unknown order"),
+        ([0.5] * 9, "a list of edge numbers, got float64"),
+        ([[0]], "a list of edge numbers"),
+        ([0, 1], "all 9 edges"),
+        ([0] * 9, "each of the 9 edges once"),
+    ],
 )
 def test_orders_are_checked(toy, order, said):
     with pytest.raises(gp.InputError, match=said):

@@ -149,7 +149,7 @@ def test_outputs_of_trials_are_masked_runs(family):
             trials.cut(row)
             kept = masks[row]
             assert torch.equal(trials.kept, kept)
-            torch.testing.assert_close(trials.outputs(0), want[row], rtol=0, atol=1e-9)
+            torch.testing.assert_close(trials.outputs(), want[row], rtol=0, atol=1e-9)
 
 
 def test_near_ties_go_to_the_referee():
@@ -163,6 +163,31 @@ def test_near_ties_go_to_the_referee():
         assert quick.mask == plain.mask
         assert quick.notes["rechecks"] >= 1
         assert plain.notes["rechecks"] >= 1
+
+
+@pytest.mark.parametrize("kind", ["mean", "optimal"])
+def test_ablations_that_come_as_values(kind):
+    """Made in float32, read by the float64 referee too."""
+    model, task = system("gpt2")
+    ablation = model.mean_ablation(task.batches())
+    if kind == "optimal":
+        ablation = model.learned_ablation(ablation)
+    assert len(set(same_circuits(model, task, [1e-4, 1e-2], ablation=ablation))) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_half_precision_is_decided_in_float64(family, dtype):
+    """Where half precision's noise covers tau, the circuit is that of the float64 model."""
+    model, task = system(family, dtype)
+    tau = 3e-3
+    found = gp.ACDC(tau=tau).fit(model, task)
+    assert found.notes["noise"] > tau
+    wide = model.widened()
+    want = gp.ACDC(tau=tau, exact="sequential").fit(wide, task)
+    differ = found.mask.values != want.mask.values
+    decided = (found.effects - tau).abs() > found.notes["noise"]
+    assert not differ[~decided].any()
 
 
 def test_the_users_model_is_unchanged_in_training_mode():

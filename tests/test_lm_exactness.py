@@ -10,27 +10,12 @@ import dataclasses
 import pytest
 import torch
 from support.oracle import oracle_edges, oracle_logits, oracle_writer_values
-from support.tiny import EAGER_ONLY, FAMILIES, Float64, random_pair, tiny
+from support.tiny import EAGER_ONLY, FAMILIES, random_pair, tiny
 
 from graphprune.adapters.hf import adapter
-from graphprune.adapters.lm import masked
 from graphprune.batch import Batch
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.model import Ablation
-
-
-@pytest.fixture
-def float64(monkeypatch):
-    """Also inside backward, which autograd runs outside of any such mode."""
-    pull_back = masked.pull_back
-
-    def exact(*args):
-        with Float64():
-            return pull_back(*args)
-
-    monkeypatch.setattr(masked, "pull_back", exact)
-    with Float64():
-        yield
 
 
 def setup(family, **options):

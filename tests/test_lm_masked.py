@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.oracle import oracle_logits
 from support.tiny import FAMILIES, random_pair, tiny
-from test_lm_exactness import ask, float64, setup  # noqa: F401 - float64 is a fixture
+from test_lm_exactness import ask, setup
 
 from graphprune.adapters.hf import adapter
 from graphprune.batch import Batch
@@ -38,7 +38,7 @@ def value_and_gradient(model, batch, mask, reference, *more):
 
 
 @pytest.mark.parametrize("family", SOME)
-def test_each_example_under_its_own_mask_equals_the_oracle(float64, family):  # noqa: F811
+def test_each_example_under_its_own_mask_equals_the_oracle(float64, family):
     module, model, batch, edges, order = setup(family)
     masks = random((2, batch.size, len(edges)))
     masks[1] = (masks[1] < 0.3).double()
@@ -79,7 +79,7 @@ def constants_by_name(model, constants):
 
 
 @pytest.mark.parametrize("family", SOME)
-def test_learned_constants_equal_the_oracle(float64, family):  # noqa: F811
+def test_learned_constants_equal_the_oracle(float64, family):
     """Values, and gradients of the mask and of every constant, by the oracle's autograd."""
     module, model, batch, edges, order = setup(family)
     ablation = model.learned_ablation(Ablation("zero"))
@@ -114,7 +114,7 @@ def test_learned_constants_equal_the_oracle(float64, family):  # noqa: F811
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2", "gemma2"])
 def test_constants_gradient_is_a_finite_difference_for_every_kind_of_writer(
-    float64,  # noqa: F811
+    float64,
     family,
 ):
     _, model, batch, edges, _ = setup(family)
@@ -224,7 +224,7 @@ POSITIONS = {
 
 @pytest.mark.parametrize("positions", POSITIONS.values(), ids=POSITIONS.keys())
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_shared_prefix_costs_nothing_and_changes_nothing(float64, family, positions):  # noqa: F811
+def test_a_shared_prefix_costs_nothing_and_changes_nothing(float64, family, positions):
     module = tiny(family, dtype=torch.float64)
     model = adapter.wrap(module)
     batch = sharing(module, 4, positions=positions)
@@ -245,7 +245,7 @@ def test_a_shared_prefix_costs_nothing_and_changes_nothing(float64, family, posi
 
 @pytest.mark.parametrize("positions", POSITIONS.values(), ids=POSITIONS.keys())
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
-def test_answers_anywhere_equal_the_oracle(float64, family, positions):  # noqa: F811
+def test_answers_anywhere_equal_the_oracle(float64, family, positions):
     module, model, _, edges, order = setup(family)
     batch = sharing(module, 4, positions=positions)
     values = random(len(edges), 5)
@@ -286,7 +286,7 @@ def test_the_prefix_ends_where_any_example_differs():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_checkpointing_and_a_second_backward_change_nothing(float64, family):  # noqa: F811
+def test_checkpointing_and_a_second_backward_change_nothing(float64, family):
     module = tiny(family, dtype=torch.float64)
     fast, small = adapter.wrap(module), adapter.wrap(module, checkpointing=True)
     batch = sharing(module, 3)

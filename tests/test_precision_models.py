@@ -16,27 +16,13 @@ from support.oracle import oracle_edges, oracle_logits
 from support.tiny import FAMILIES, Float64
 
 import graphprune as gp
-from graphprune.adapters.lm import masked, rounding
+from graphprune.adapters.lm import rounding
 from graphprune.conformance import check_adapter, check_method
 from graphprune.precision import PAHQ_POLICY, rtn
 
 STORED = ["gpt2", "llama", "gpt_neox", "phi3"]  # transposed, apart and grouped, interleaved, blocks
 STEPS = "a rounded function is a staircase, and its gradient is that of the straight line along it"
 STAIRS = {"gradient_is_finite_difference": STEPS, "examples_have_their_own_masks": STEPS}
-
-
-@pytest.fixture
-def float64(monkeypatch):
-    """Also inside backward, which autograd runs outside of any such mode."""
-    pull_back = masked.pull_back
-
-    def exact(*args):
-        with Float64():
-            return pull_back(*args)
-
-    monkeypatch.setattr(masked, "pull_back", exact)
-    with Float64():
-        yield
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

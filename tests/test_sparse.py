@@ -7,24 +7,10 @@ from support.tiny import FAMILIES, Float64, random_pair, tiny
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
-from graphprune.adapters.lm import masked, sparse
+from graphprune.adapters.lm import sparse
 from graphprune.adapters.lm.heads import HeadCores
 from graphprune.batch import Batch
 from graphprune.model import Ablation
-
-
-@pytest.fixture
-def float64(monkeypatch):
-    """Also inside the masked pass's backward, which autograd runs outside of any such mode."""
-    pull_back = masked.pull_back
-
-    def exact(*args):
-        with Float64():
-            return pull_back(*args)
-
-    monkeypatch.setattr(masked, "pull_back", exact)
-    with Float64():
-        yield
 
 
 def system(family, same=1):
@@ -77,6 +63,32 @@ def test_an_empty_circuit_has_a_gradient_of_zero():
     mask = torch.zeros(model.graph.num_edges, requires_grad=True)
     model.run(batch, mask, sparse=True).sum().backward()
     assert not mask.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_half_precision(family, dtype):
+    model = gp.wrap(tiny(family, dtype=dtype))
+    clean, corrupt = random_pair(model.module)
+    batch = Batch({"input_ids": clean}, {"input_ids": corrupt}, len(clean))
+    reference = model.reference(batch)
+    mask = drawn(model, 0.1).float()
+    want = model.run(batch, mask, reference, sparse=False)
+    for alone in (True, None):
+        found = model.run(batch, mask, reference, sparse=alone)
+        torch.testing.assert_close(found, want, rtol=0.05, atol=0.05)
+
+
+def test_gradients_of_learned_constants_are_refused():
+    model, batch = system("gpt2")
+    learned = model.learned_ablation(model.mean_ablation([batch]))
+    reference = model.reference(batch, learned)
+    mask = drawn(model, 0.2)
+    with pytest.raises(gp.InputError, match="no gradient of learned ablation constants"):
+        model.run(batch, mask, reference, sparse=True)
+    with torch.no_grad():
+        alone = model.run(batch, mask, reference, sparse=True)
+        torch.testing.assert_close(alone, model.run(batch, mask, reference, sparse=False))
 
 
 def test_masks_for_each_example_are_refused():

@@ -258,7 +258,8 @@ class LanguageModel(MaskedModel):
         """Outputs under a mask; see :meth:`graphprune.MaskedModel.run`.
 
         ``sparse=True`` computes only nodes on the circuit and reads only edges that are not 0: a
-        gradient reaches only those. ``None`` does so where it is faster and none is wanted.
+        gradient reaches only those. ``None`` does so for one mask that needs at most 80 % of the
+        layers' multiplications, where no gradient is wanted.
         """
         values = mask_values(self.graph, mask, batch.size).to(self.arch.device)
         if values.dtype in (torch.float16, torch.bfloat16, torch.int64, torch.bool):

@@ -24,14 +24,13 @@ from .plan import Plan
 from .reading import Projected, centre, sender
 from .values import LMReference, entry_embeddings
 
-__all__ = ["Base", "Fixed", "Given", "Messages", "SparseRun", "Tokens"]
-
+__all__ = ["Base", "Fixed", "Given", "Sent", "SparseRun", "TokenRange"]
 
 _ROOM = 2**21  # numbers that readers of one product hold: what fits a cache
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
+class TokenRange:
     """Which tokens of ``batch`` examples of ``length`` count: from ``start`` on, and ``asked``.
 
     ``asked [A]`` are numbers among the counted ones; ``where`` puts them back into answers' order.
@@ -44,7 +43,7 @@ class Tokens:
     where: Tensor
 
     @classmethod
-    def of(cls, reference: LMReference) -> Tokens:
+    def of(cls, reference: LMReference) -> TokenRange:
         """Those a reference's runs need."""
         batch, length, _ = reference.glue.entry.shape
         asked, where = torch.unique(reference.inputs.answers, return_inverse=True)
@@ -93,7 +92,7 @@ class Base:
         self.layout, self.reference, self.cores = layout, reference, cores
         self.arch, self.old = reference.arch, reference.ablated_values
         self.attention, self.mlps, self.final = layout.places()
-        self.tokens = Tokens.of(reference)
+        self.tokens = TokenRange.of(reference)
 
     def stream(self, place: int, asked: bool = False) -> Tensor:
         """``[n, D]``: the ablated residual stream at a place, without its mean where norms ask."""
@@ -140,7 +139,7 @@ class Base:
         return centre(torch.stack(change), self.arch.centred)
 
 
-class Messages:
+class Sent:
     """Deltas of computed writers, ``[S, n, D]`` in writer order; the last layer's ``[S', A, D]``.
 
     ``slots [W]`` says where a writer stands (-1: not computed).
@@ -216,7 +215,7 @@ class SparseRun:
         self.base, self.plan, self.mask, self.held = base, plan, mask, held
         self.fixed, self.copies, self.given = fixed, copies, given
         self.layout, self.arch = base.layout, base.arch
-        self.messages = Messages(self.layout, plan.computed, keeps_graph)
+        self.messages = Sent(self.layout, plan.computed, keeps_graph)
         self.projected: dict[int, tuple[Tensor, Tensor]] = {}
 
     # -------------------------------------------------------------- reading
@@ -356,5 +355,5 @@ def project(block: Block, rows: Tensor, x: Tensor) -> Tensor:
     projected = Projected.of(block, rows, x)
     if projected.normalised:
         assert projected.scale is not None
-        x = x * projected.scale
+        x = (x * projected.scale).to(x.dtype)
     return projected.forward(x).transpose(0, 1)

@@ -3,8 +3,8 @@
 Edges are decided reader by reader from the output backwards, so that while a reader's edges are
 tried nothing upstream of it has changed: its inputs are linear in what is cut, and only nodes that
 its owner still reaches are computed anew, all tries side by side. Messages and projections of the
-circuit as it stands are kept in float precision and replaced when a cut is made for good; nothing
-is updated in steps, so errors do not add up.
+circuit as it stands are kept, and replaced by a try's own when its cut is made for good: none is
+updated in steps, so errors do not add up.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class SuffixTrials(Trials):
 
     # ---------------------------------------------------------------- trials
 
-    def outputs(self, edge: int) -> Tensor:
+    def outputs(self) -> Tensor:
         """``[B, ..., V]`` of the circuit; computed when it last changed."""
         return self._outputs
 

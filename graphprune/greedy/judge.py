@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
-from graphprune.methods.base import AblationLike, resolve_ablation
 from graphprune.metrics import Metric
-from graphprune.model import MaskedModel, Reference
+from graphprune.model import Ablation, MaskedModel, Reference
 from graphprune.task import Task
 
 from .trials import Trials
@@ -33,11 +32,10 @@ class _Part:
     full: Tensor
 
 
-def _parts(model: MaskedModel, task: Task, ablation: AblationLike, size: int | None) -> list[_Part]:
-    chosen = resolve_ablation(model, task, ablation)
+def _parts(model: MaskedModel, task: Task, ablation: Ablation, size: int | None) -> list[_Part]:
     found = []
     for batch in task.batches(size):
-        reference = model.reference(batch, chosen)
+        reference = model.reference(batch, ablation)
         found.append(_Part(batch, reference, reference.full.double()))
     return found
 
@@ -50,7 +48,7 @@ class Judge:
         model: MaskedModel,
         task: Task,
         metric: Metric,
-        ablation: AblationLike,
+        ablation: Ablation,
         batch_size: int | None,
         make: MakeTrials,
     ) -> None:
@@ -84,16 +82,11 @@ class Judge:
         """Whether a call may name edges of several readers."""
         return all(trials.spans for trials in self._trials)
 
-    @property
-    def refocuses(self) -> bool:
-        """Whether the circuit's loss depends on which reader is tried."""
-        return any(trials.refocuses for trials in self._trials)
-
-    def loss(self, edge: int) -> float:
-        """Of the circuit, when ``edge`` is the next to be tried."""
+    def loss(self) -> float:
+        """Of the circuit."""
         total = 0.0
         for part, trials in zip(self._parts, self._trials, strict=True):
-            outputs = trials.outputs(edge)
+            outputs = trials.outputs()
             total += total_loss(self.metric, outputs, part.batch, part.full)
         return total / self.count
 
@@ -128,14 +121,13 @@ class Referee:
         model: MaskedModel,
         task: Task,
         metric: Metric,
-        ablation: AblationLike,
+        ablation: Ablation,
         batch_size: int | None,
     ) -> None:
         self._model, self._task, self._metric = model, task, metric
         self._ablation, self._size = ablation, batch_size
         self._parts: list[_Part] = []
         self._known: dict[bytes, float] = {}
-        self.asked = 0
 
     def loss(self, kept: Tensor) -> float:
         """Mean loss of the circuit ``kept [E]`` bool."""
@@ -150,7 +142,6 @@ class Referee:
     def _run(self, kept: Tensor) -> float:
         if not self._parts:
             self._parts = _parts(self._model, self._task, self._ablation, self._size)
-        self.asked += 1
         total = 0.0
         for part in self._parts:
             outputs = self._model.run(part.batch, kept.float(), part.reference)

@@ -13,6 +13,7 @@ from there.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ __all__ = ["Branch", "Limits", "Search"]
 
 log = logging.getLogger(__name__)
 
+_SAVE_EVERY = 20.0  # seconds
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
@@ -52,12 +54,14 @@ class Branch:
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop early; ``None``: never. ``candidates``: rows in one call at most."""
+    """When a call of :meth:`Search.run` ends early; ``None``: never.
+
+    ``candidates``: rows tried at once at most.
+    """
 
     evaluations: int | None = None
     seconds: float | None = None
     candidates: int = 64
-    save_every: float = 20.0
 
 
 @dataclass(eq=False)
@@ -96,7 +100,8 @@ class Search:
         self.evaluations, self.rechecks, self.seconds = 0, 0, 0.0
         self.stopped = ""
         self._stay = 0.1  # share of edges that stayed, of late
-        self._loss = float("nan")
+        self._loss = math.nan
+        self._evaluated, self._spent = 0, 0.0  # when this call began, and since
         self._targets = self.graph.edge_index[1][self.order].tolist()
         reader = readers(self.graph)[self.order]
         turns = torch.nonzero(reader[1:] != reader[:-1])[:, 0] + 1
@@ -114,23 +119,24 @@ class Search:
         """Until every threshold is decided, a limit is met or Ctrl-C is pressed (``stopped``)."""
         asked: list[int] = []
         started, before = time.perf_counter(), self.seconds
-        saved = started
+        saved, self._evaluated, self._spent = started, self.evaluations, 0.0
         with interruptible(asked) as stop:
             while self.open:
                 branch = self.open[-1]
                 with bar(self._describe(branch), self.graph.num_edges, branch.at) as shown:
                     self.judge.start(branch.kept)
-                    self._loss = float("nan")
+                    self._loss = math.nan
                     while branch.at < self.graph.num_edges and len(branch.taus):
                         was = branch.at
                         self._advance(branch)
                         now = time.perf_counter()
-                        self.seconds = before + now - started
+                        self._spent = now - started
+                        self.seconds = before + self._spent
                         shown.update(branch.at - was)
                         kept = int(branch.kept[self.order[: branch.at]].sum())
                         shown.set_postfix(kept=kept, runs=self.evaluations, refresh=False)
                         self.stopped = self._halt(bool(stop))
-                        if self.stopped or now - saved > self.limits.save_every:
+                        if self.stopped or now - saved > _SAVE_EVERY:
                             self.save()
                             saved = time.perf_counter()
                         if self.stopped:
@@ -145,12 +151,12 @@ class Search:
         return f"{self.label} tau {taus}{' ...' if len(branch.taus) > 3 else ''}"
 
     def _halt(self, asked: bool) -> str:
-        limits = self.limits
+        limits, evaluated = self.limits, self.evaluations - self._evaluated
         if asked:
             why = "interrupted"
-        elif limits.evaluations is not None and self.evaluations >= limits.evaluations:
-            why = f"{self.evaluations} evaluations done of max_evaluations={limits.evaluations}"
-        elif limits.seconds is not None and self.seconds >= limits.seconds:
+        elif limits.evaluations is not None and evaluated >= limits.evaluations:
+            why = f"{evaluated} evaluations done of max_evaluations={limits.evaluations}"
+        elif limits.seconds is not None and self._spent >= limits.seconds:
             why = f"max_seconds={limits.seconds:g} have passed"
         else:
             return ""
@@ -167,16 +173,12 @@ class Search:
         if not tried:
             self._pass(branch, window)
             return
-        if self._loss != self._loss or self._turns(branch):
-            self._loss = self.judge.loss(tried[0])
+        if math.isnan(self._loss):
+            self._loss = self.judge.loss()
             self.evaluations += 1
         losses = self.judge.without(torch.tensor(tried), together=together)
         self.evaluations += len(tried)
         self._take(branch, window, losses, together)
-
-    def _turns(self, branch: Branch) -> bool:
-        """Whether another reader's turn has come and the loss depends on that."""
-        return self.judge.refocuses and bool(self._first[branch.at])
 
     def _plan(self) -> tuple[int, bool]:
         """How many edges to try in one call, and whether together: what is decided per cost."""

@@ -24,19 +24,17 @@ class Trials(ABC):
 
     ``kept [E]`` bool is the circuit; it belongs to the trials. ``overhead`` is what a call costs
     beside its rows, in rows: wide calls pay where it is large; ``most`` bounds them. ``spans``:
-    whether the edges of one call may have several readers. ``refocuses``: whether outputs depend on
-    which reader is tried (one circuit then has other outputs when the next reader's turn comes).
+    whether the edges of one call may have several readers.
     """
 
     kept: Tensor
     overhead: float = 0.3
     most: int = 16
     spans: bool = True
-    refocuses: bool = False
 
     @abstractmethod
-    def outputs(self, edge: int) -> Tensor:
-        """``[B, ..., V]`` of the circuit, when ``edge`` is the next to be tried."""
+    def outputs(self) -> Tensor:
+        """``[B, ..., V]`` of the circuit."""
 
     @abstractmethod
     def without(self, edges: Tensor, *, together: bool) -> Tensor:
@@ -61,8 +59,8 @@ class FullTrials(Trials):
         self.kept = kept.clone()
         self._rows = torch.zeros(0, len(kept), dtype=torch.bool)
 
-    def outputs(self, edge: int) -> Tensor:
-        """One run; the same whatever the edge."""
+    def outputs(self) -> Tensor:
+        """One run."""
         return self.model.run(self.batch, self.kept.float(), self.reference)
 
     def without(self, edges: Tensor, *, together: bool) -> Tensor:

@@ -8,6 +8,7 @@ less than tau. The published convention compares the change itself, a second one
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,12 +32,14 @@ from graphprune.optimise.checkpoint import RunDirectory, identity
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
-from .base import Pruner, at_least, require_model
+from .base import Pruner, at_least, require_model, resolve_ablation
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["ACDC", "Descent"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +113,8 @@ class ACDC(Pruner):
             whole runs of one fixed shape (``"float64"``: needs a float64 copy of the weights),
             by such runs in the model's own precision (``"same"``), or not at all (``"off"``).
         candidates: edges tried in one call at most.
-        max_evaluations, max_seconds: stop after so many runs, or seconds; undecided edges are kept.
+        max_evaluations, max_seconds: stop after so many runs, or seconds, of this call; undecided
+            edges are kept.
         run_dir: a folder for checkpoints; naming it again goes on at the edge where it stopped.
 
     Example:
@@ -142,7 +146,7 @@ class ACDC(Pruner):
                 )
         at_least(self.candidates, 1, "candidates")
         if not isinstance(self.order, str | EdgeScores):
-            object.__setattr__(self, "order", tuple(map(int, self.order)))
+            object.__setattr__(self, "order", _numbers(self.order))
         if self.max_evaluations is not None:
             at_least(self.max_evaluations, 1, "max_evaluations")
         if self.max_seconds is not None and not self.max_seconds > 0:
@@ -181,6 +185,8 @@ class ACDC(Pruner):
         for branch in (*search.done, *search.open):
             for tau in branch.taus:
                 found[tau] = self._descent(model, search, branch, tau)
+                if found[tau].remark and not found[tau].stopped:
+                    log.warning("%s", found[tau].remark)
         return {tau: found[tau] for tau in wanted}
 
     def _descent(self, model: MaskedModel, search: Search, branch: Branch, tau: float) -> Descent:
@@ -204,9 +210,8 @@ class ACDC(Pruner):
     def _search(self, model: MaskedModel, task: Task, taus: list[float]) -> Search:
         order = self.edge_order(model.graph)
         metric = task.metric if self.metric == "task" else as_metric(self.metric)
-        judge = Judge(
-            model, task, metric, self.ablation, self.batch_size, self._trials(model, order)
-        )
+        ablation = resolve_ablation(model, task, self.ablation)
+        judge = Judge(model, task, metric, ablation, self.batch_size, self._trials(model, order))
         referee = self._referee(model, task, metric)
         folder = None
         if self.run_dir is not None:
@@ -240,8 +245,9 @@ class ACDC(Pruner):
     def _referee(self, model: MaskedModel, task: Task, metric: Metric) -> Referee | None:
         if self.recheck == "off":
             return None
-        judge = model.widened() if self.recheck == "float64" else None
-        return Referee(judge or model, task, metric, self.ablation, self.batch_size)
+        judge = (model.widened() if self.recheck == "float64" else None) or model
+        ablation = resolve_ablation(judge, task, self.ablation)
+        return Referee(judge, task, metric, ablation, self.batch_size)
 
     def _noise(
         self, graph: ComputationalGraph, judge: Judge, referee: Referee, order: Tensor
@@ -258,7 +264,7 @@ class ACDC(Pruner):
             kept[cut] = torch.rand(len(cut), generator=generator) < 0.2
             judge.start(kept)
             with torch.no_grad():
-                loss = judge.loss(int(order[0]))
+                loss = judge.loss()
             exact = referee.loss(kept)
             worst, size = max(worst, abs(loss - exact)), max(size, abs(exact))
         return max(8.0 * worst, 64.0 * float(np.finfo(np.float64).eps) * size)
@@ -271,6 +277,16 @@ class ACDC(Pruner):
             found["order"] = self.order.values.tolist()
         kept = {k: v for k, v in found.items() if k not in free}
         return {"method": type(self).__name__, "taus": taus} | kept
+
+
+def _numbers(order: object) -> tuple[int, ...]:
+    """A sequence of edge numbers as plain integers."""
+    found = np.asarray(order)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise InputError(
+            f"an order is a list of edge numbers, got {found.dtype} of shape {list(found.shape)}"
+        )
+    return tuple(found.tolist())
 
 
 def _threshold(tau: object) -> float:
