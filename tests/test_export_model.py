@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.lowering import ROUNDED
 from support.oracle import oracle_edges, oracle_logits, oracle_writer_values
-from support.tiny import FAMILIES, Float64, random_pair, tiny
+from support.tiny import FAMILIES, random_pair, tiny
 from support.toy import Toy
 
 import graphprune as gp
@@ -19,12 +19,6 @@ from graphprune.export import model as exporting
 from graphprune.model import Ablation
 
 KINDS = ["zero", "mean", "mean_positional"]
-
-
-@pytest.fixture
-def float64():
-    with Float64():
-        yield
 
 
 def system(family, dtype=torch.float64, settings=None, **options):
@@ -279,25 +273,24 @@ def test_weights_are_copies_and_the_model_is_as_before():
     assert all(p.requires_grad for p in model.module.parameters())
 
 
-def test_the_module_learns():
+def test_the_module_learns(float64):
     """Gradients of its weights are those of finite differences."""
-    with Float64():
-        model, batch = system("qwen3")
-        module = model.pruned(drawn(model, 0.4, 3).prune_dead_ends(), Ablation("zero")).module
-        ids = batch.clean["input_ids"]
-        module(ids).square().sum().backward()
-        generator = torch.Generator().manual_seed(0)
-        for parameter in module.parameters():
-            assert parameter.grad is not None
-            step = 1e-6 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            ends = []
-            for sign in (1, -1):
-                with torch.no_grad():
-                    parameter.add_(sign * step)
-                    ends.append(float(module(ids).square().sum()))
-                    parameter.sub_(sign * step)
-            slope = float((parameter.grad * step).sum())
-            assert (ends[0] - ends[1]) / 2 == pytest.approx(slope, rel=1e-3, abs=1e-9)
+    model, batch = system("qwen3")
+    module = model.pruned(drawn(model, 0.4, 3).prune_dead_ends(), Ablation("zero")).module
+    ids = batch.clean["input_ids"]
+    module(ids).square().sum().backward()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        assert parameter.grad is not None
+        step = 1e-6 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.add_(sign * step)
+                ends.append(float(module(ids).square().sum()))
+                parameter.sub_(sign * step)
+        slope = float((parameter.grad * step).sum())
+        assert (ends[0] - ends[1]) / 2 == pytest.approx(slope, rel=1e-3, abs=1e-9)
 
 
 # ------------------------------------------------------------------ the folder
