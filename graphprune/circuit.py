@@ -147,6 +147,14 @@ class Circuit:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_model": None}  # a weak reference neither copies nor travels
 
+    @property
+    def ablation(self) -> str | None:
+        """The ablation that the circuit's method used, where it is recorded by name."""
+        method = self.provenance.get("method")
+        settings = method.get("settings") if isinstance(method, Mapping) else None
+        found = settings.get("ablation") if isinstance(settings, Mapping) else None
+        return found if isinstance(found, str) else None
+
     # ---------------------------------------------------------------- reading
 
     def edges(self) -> list[str]:
@@ -243,8 +251,9 @@ class Circuit:
         path: str | os.PathLike[str],
         model: MaskedModel | None = None,
         *,
-        ablation: AblationLike = "zero",
+        ablation: AblationLike | None = None,
         task: Task | None = None,
+        logits_to_keep: int = 0,
         shape: tuple[int, int] | None = None,
         repeats: int = 5,
         overwrite: bool = False,
@@ -254,15 +263,20 @@ class Circuit:
         The module needs no corrupted prompt and no graphprune; it holds copies of the circuit's
         weights and no others. The folder has ``model.pt2`` (``torch.export.load(...).module()``
         runs it with torch alone), the circuit in ``circuit/``, and ``report.json``, which sets
-        size, FLOPs and seconds of the original model beside the exported one's.
+        size, FLOPs and seconds of the original model beside the exported one's. Prompts may be
+        padded on the right; there is no attention mask, so not on the left.
 
         Args:
             path: a folder that is new or empty.
             model: whose circuit it is; ``None`` takes the one given to :meth:`from_mask`, while it
                 lives.
             ablation: ``"zero"``, ``"mean"``, ``"mean_positional"`` (prompts then have one length)
-                or an :class:`~graphprune.Ablation`; what the circuit was found with.
+                or an :class:`~graphprune.Ablation`, learned constants included. ``None``: what the
+                circuit was found with, where that was a mean, else ``"zero"``.
             task: whose prompts means are taken over, and which the module is compared on.
+            logits_to_keep: at how many of the last positions there are logits, as Hugging Face's
+                models take it; 0: at all. What only they need is computed there alone: for next
+                tokens, 1 is much faster.
             shape: examples and positions that seconds are measured on; ``None``: the task's first
                 batch, or 8 and 16.
             repeats: how many times.
@@ -273,6 +287,26 @@ class Circuit:
                 and 1, another model than the circuit's, a folder in use.
             UnsupportedModelError: no module can be made of this architecture's circuits.
             NumericalError: the module differs from the masked run on the task.
+
+        Example:
+            >>> import tempfile
+            >>> import torch, transformers
+            >>> import graphprune as gp
+            >>> sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 20}
+            >>> config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
+            >>> _ = torch.manual_seed(0)
+            >>> model = gp.wrap(transformers.GPT2LMHeadModel(config).eval())
+            >>> kept = ["->a0.h0" in e or e == "a0.h0->logits" for e in model.graph.edge_names]
+            >>> mask = gp.EdgeMask(model.graph, torch.tensor(kept))
+            >>> circuit = gp.Circuit.from_mask(mask, model=model)
+            >>> folder = tempfile.mkdtemp()
+            >>> exported = circuit.export_model(folder, logits_to_keep=1)
+            >>> program = torch.export.load(exported.path / "model.pt2").module()
+            >>> program(torch.tensor([[3, 1, 4, 1, 5]])).shape
+            torch.Size([1, 1, 20])
+            >>> old, new = exported.report["original"], exported.report["exported"]
+            >>> old["parameters"], new["parameters"]
+            (9240, 8508)
         """
         from graphprune.export.model import export_model
 
@@ -288,6 +322,7 @@ class Circuit:
             model,
             ablation=ablation,
             task=task,
+            logits_to_keep=logits_to_keep,
             shape=shape,
             repeats=repeats,
             overwrite=overwrite,

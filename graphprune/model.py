@@ -218,8 +218,11 @@ class MaskedModel(ABC):
         """
         return lambda: self.run(batch, mask, reference)
 
-    def pruned(self, mask: EdgeMask, ablation: Ablation) -> Pruned:
+    def pruned(self, mask: EdgeMask, ablation: Ablation, *, logits_to_keep: int = 0) -> Pruned:
         """The circuit as a module of its own, with copies of the weights it needs and no others.
+
+        ``logits_to_keep``: outputs at how many of the last positions, as Hugging Face's models
+        take it; 0: at all. What only they need is then computed there alone.
 
         ``ablation`` is one that needs no corrupted prompt; the mask keeps edges or cuts them,
         nothing between. Raises :class:`InputError` otherwise, :class:`UnsupportedModelError` where

@@ -169,15 +169,148 @@ def test_scaled_rotary_embeddings(float64, rope, longest):
     torch.testing.assert_close(whole(ids), model.module(ids).logits, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_inputs_are_sums_or_products(dense):
-    """Both ways of reading are met by these tests."""
+def additions(module):
+    """How many messages are added to inputs of the module, and subtracted."""
+    readings = [m for m in module.modules() if type(m).__name__ == "Reading"]
+    return sum(len(r.terms.plus) + len(r.terms.minus) for r in readings)
+
+
+def test_inputs_start_from_earlier_ones():
+    """Of the whole graph each message is added about once; of others no more than is kept."""
+    deep, _ = system("gpt2", torch.float32, settings={"num_hidden_layers": 6})
+    whole = deep.pruned(gp.EdgeMask.full(deep.graph), Ablation("zero")).module
+    messages = 2 + 2 * 6  # the tables, and of each layer its heads and its MLP
+    assert messages <= additions(whole) <= messages + 2  # instead of 13 * 14 / 2 and more
     model, _ = system("gpt2", torch.float32)
-    mask = drawn(model, 0.9 if dense else 0.1)
-    module = model.pruned(mask, Ablation("zero")).module
-    readings = [m for m in module.modules() if type(m).__name__ == "Reading" and any(m.varying)]
-    assert readings
-    assert any(m.matrix is not None for m in readings) == dense
+    for density in (0.1, 0.5, 0.9):
+        mask = drawn(model, density, 2).prune_dead_ends()
+        found = additions(model.pruned(mask, Ablation("zero")).module)
+        readers = 2 * 13 + 1
+        assert 0 < found <= mask.num_kept + readers
+    half, _ = system("gpt2", torch.bfloat16)
+    many = half.pruned(gp.EdgeMask.full(half.graph), Ablation("zero")).module
+    assert not any(r.terms.minus for r in many.modules() if type(r).__name__ == "Reading")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_logits_of_the_last_positions(float64, family, kind):
+    """They are the masked run's; the oracle's and Hugging Face's are in the tests beside."""
+    model, batch = system(family)
+    ablation = ablation_of(model, batch, kind)
+    reference = model.reference(batch, ablation)
+    for seed, density in enumerate((0.0, 0.05, 0.2, 0.5, 1.0)):
+        mask = drawn(model, density, seed)
+        want = model.run(batch, mask, reference, sparse=False)
+        for last in (1, 2, 9):
+            module = model.pruned(mask, ablation, logits_to_keep=last).module
+            got = module(batch.clean["input_ids"])
+            torch.testing.assert_close(got, want[:, -last:], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_last_logits_are_hugging_faces_and_the_oracles(float64, family):
+    model, batch = system(family)
+    module, clean = model.module, batch.clean["input_ids"]
+    whole = model.pruned(gp.EdgeMask.full(model.graph), Ablation("zero"), logits_to_keep=2)
+    for length in (2, 3, 32):
+        ids = whole.draw(3, length)
+        want = module(input_ids=ids, logits_to_keep=2).logits
+        torch.testing.assert_close(whole.module(ids), want, rtol=0, atol=1e-9)
+    mask = drawn(model, 0.3, 7)
+    values = {
+        (u, r): float(mask.values[model.graph.edge_number[f"{u}->{r}"]])
+        for u, r in oracle_edges(module)
+    }
+    want = oracle_logits(module, clean, values, "zero")
+    got = model.pruned(mask, Ablation("zero"), logits_to_keep=1).module(clean)
+    torch.testing.assert_close(got, want[:, -1:], rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_only_the_last_positions_are_computed(float64):
+    """What reaches no key and no value is computed at the positions asked for alone."""
+    model, _ = system("gpt2")
+    edges = ["input->a0.h1<q>", "input->a0.h1<k>", "input->a0.h1<v>", "a0.h1->m0", "m0->logits"]
+    later = ["a0.h2->a1.h0<v>", "input->a0.h2<v>", "a1.h0->logits", "m0->a1.h0<q>"]
+    mask = named(model, *edges, *later)
+    module = model.pruned(mask, Ablation("zero"), logits_to_keep=1).module
+    seen = {}
+    for name, part in module.named_modules():
+        if type(part).__name__ in ("Projection", "Attention", "Mlp"):
+            part.register_forward_hook(
+                lambda part, args, out, name=name: seen.__setitem__(name, args[0].sent.copy())
+            )
+    module(torch.randint(61, (2, 9)))
+    sent = {n: x.shape[1] for stream in seen.values() for n, x in stream.items()}
+    number = {name: i for i, name in enumerate(["input", *(f"a0.h{h}" for h in range(4)), "m0"])}
+    assert sent[number["input"]] == 9
+    assert sent[number["a0.h1"]] == 1
+    assert sent[number["a0.h2"]] == 9
+    assert sent[number["m0"]] == 1
+
+
+def padded_task(module):
+    """Prompts of 5, 9 and 7 tokens, padded on the right; answers at each one's last."""
+    clean, corrupt = random_pair(module)
+    mask = torch.ones_like(clean)
+    mask[0, 5:], mask[2, 7:] = 0, 0
+    return gp.Task.from_tensors(
+        clean, corrupt, answer=[1, 2, 3], distractor=[4, 5, 6], attention_mask=mask
+    )
+
+
+def test_last_logits_are_compared_at_each_prompts_end(tmp_path):
+    model, _ = system("llama", torch.float32)
+    task = padded_task(model.module)
+    circuit = gp.Circuit.from_mask(drawn(model, 0.4), model=model)
+    for keep in (0, 1, 3):
+        out = tmp_path / str(keep)
+        exported = circuit.export_model(out, ablation="mean", task=task, logits_to_keep=keep)
+        assert exported.report["max_difference"] < 1e-4
+        assert exported.report["shortest"] == max(keep, 1)
+        assert exported.report["logits_to_keep"] == keep
+        program = torch.export.load(exported.path / "model.pt2").module()
+        for shape in ((1, max(1, keep)), (4, 32)):
+            ids = torch.randint(61, shape)
+            with torch.no_grad():
+                found, want = program(ids), exported.module(ids)
+            assert found.shape == (shape[0], keep or shape[1], 61)
+            torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(gp.InputError, match="last 3 positions, got 2"):
+        exported.module(torch.zeros(1, 2, dtype=torch.int64))
+    one = task.take(2)
+    for wrong in (-1, True, 1.0):
+        with pytest.raises(gp.InputError, match="logits_to_keep"):
+            circuit.export_model(tmp_path / "no", task=one, logits_to_keep=wrong)
+    gpt2, batch = system("gpt2", torch.float32)
+    with pytest.raises(gp.InputError, match="32 positions at most"):
+        gpt2.pruned(drawn(gpt2, 0.4), Ablation("zero"), logits_to_keep=33)
+    means = ablation_of(gpt2, batch, "mean_positional")
+    with pytest.raises(gp.InputError, match="9 positions at most"):
+        gpt2.pruned(drawn(gpt2, 0.4), means, logits_to_keep=10)
+    early = gp.Task.from_tensors(
+        batch.clean["input_ids"],
+        batch.corrupt["input_ids"],
+        answer=[1, 1, 1],
+        distractor=[2, 2, 2],
+        positions=torch.tensor([8, 3, 8]),
+    )
+    held = gp.Circuit.from_mask(drawn(gpt2, 0.4), model=gpt2)
+    with pytest.raises(gp.InputError, match=r"answers at position 3; .* the last 1 of 9"):
+        held.export_model(tmp_path / "no", ablation=means, task=early, logits_to_keep=1)
+    assert not (tmp_path / "no").exists()
+
+
+def test_tanh_gelus_are_one_operation():
+    model, _ = system("gpt2", torch.float32)
+    module = model.pruned(gp.EdgeMask.full(model.graph), Ablation("zero")).module
+    kinds = {type(m).__name__ for m in module.modules()}
+    assert "GELU" in kinds
+    assert "NewGELUActivation" not in kinds
+    assert {type(b.mlp.act).__name__ for b in model.module.transformer.h} == {"NewGELUActivation"}
 
 
 @torch.no_grad()
@@ -364,6 +497,9 @@ def test_the_folder_and_its_report(tmp_path):
     assert (report["shape"], report["longest"], report["exact_length"]) == ([4, 8], 32, None)
     assert report["max_difference"] < 1e-4
     assert report["compared_on"] == f"answer positions of 3 prompts of {task.name}"
+    # The table that both ends share is stored once; the archive adds its own description.
+    spare = report["bytes_on_disk"] - report["exported"]["bytes"]
+    assert 0 < spare < 150_000
 
 
 def test_nothing_in_the_program_is_pickled(tmp_path):
@@ -411,6 +547,17 @@ def test_refusals(tmp_path):
             circuit.export_model(out, ablation=ablation)
     with pytest.raises(gp.InputError, match="give task="):
         circuit.export_model(out, ablation="mean")
+    recorded = gp.Circuit(
+        circuit.graph, mask, provenance={"method": {"settings": {"ablation": "mean"}}}
+    )
+    with pytest.raises(gp.InputError, match="'mean' is taken over a task's prompts"):
+        recorded.export_model(out, model)
+    with pytest.raises(gp.InputError, match=r"\[batch, positions\], got 1 dimensions"):
+        model.pruned(mask, Ablation("zero")).module(torch.zeros(3, dtype=torch.int64))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(gp.InputError, match="cannot write a model"):
+        circuit.export_model(tmp_path / "file" / "out", repeats=1)
+    (tmp_path / "file").unlink()
     with pytest.raises(gp.InputError, match="unknown ablation 'sum'"):
         circuit.export_model(out, ablation="sum", task=task_of(batch))
     with pytest.raises(gp.InputError, match="does not hold its model"):
@@ -426,7 +573,7 @@ def test_refusals(tmp_path):
     foreign = ablation_of(gp.wrap(tiny("llama")), batch, "mean")
     with pytest.raises(gp.InputError, match="another model"):
         circuit.export_model(out, ablation=foreign)
-    for shape in ((0, 4), (1, 33), (2,), (2.0, 3)):
+    for shape in ((0, 4), (1, 33), (2,), (2.0, 3), 5, "ab"):
         with pytest.raises(gp.InputError, match="shape"):
             circuit.export_model(out, shape=shape)
     with pytest.raises(gp.InputError, match="repeats"):
@@ -452,7 +599,13 @@ def test_other_folders_are_left_alone(tmp_path):
     for overwrite in (False, True):
         with pytest.raises(gp.InputError, match=r"not empty|nothing was touched"):
             circuit.export_model(out, overwrite=overwrite)
-    (out / "report.json").write_text(json.dumps({"format": exporting.FORMAT}))
+    (out / "notes.txt").unlink()
+    circuit.export_model(out, repeats=1)
+    (out / "circuit" / "notes.txt").write_text("mine")
+    with pytest.raises(gp.InputError, match="nothing was touched"):
+        circuit.export_model(out, overwrite=True)
+    assert (out / "circuit" / "notes.txt").read_text() == "mine"
+    (out / "notes.txt").write_text("mine")
     with pytest.raises(gp.InputError, match="nothing was touched"):
         circuit.export_model(out, overwrite=True)  # the notes are still there
     assert (out / "notes.txt").read_text() == "mine"
@@ -476,7 +629,7 @@ def test_a_failure_leaves_what_was(tmp_path, monkeypatch):
         with pytest.raises(gp.UnsupportedModelError, match="no such program"):
             smaller.export_model(out, overwrite=True)
         with pytest.raises(gp.UnsupportedModelError, match="nothing was written"):
-            smaller.export_model(tmp_path / "new")
+            smaller.export_model(tmp_path / "new" / "deep")
     with monkeypatch.context() as patch:
         patch.setattr(torch.export, "save", fails)
         with pytest.raises(RuntimeError):
@@ -501,10 +654,10 @@ def test_a_module_that_differs_is_not_written(tmp_path, monkeypatch):
         circuit.export_model(tmp_path / "out")
     made = type(model).pruned
 
-    def untried(self, *args):
+    def untried(self, *args, **options):
         with monkeypatch.context() as patch:
             patch.setattr(type(model), "run", run)
-            return made(self, *args)
+            return made(self, *args, **options)
 
     monkeypatch.setattr(type(model), "pruned", untried)
     with pytest.raises(gp.NumericalError, match=r"differ by 0\.5"):

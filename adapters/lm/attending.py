@@ -8,110 +8,21 @@ configuration states it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from graphprune.errors import UnsupportedModelError
 
 from .architecture import Architecture, Block, Call
-from .norms import Norm, describe_norm, wide
+from .norms import describe_norm
+from .plain import Attend, Attending, Rotary
 from .surgery import part
 
-__all__ = ["Attending", "Rotary", "describe_attention", "plain_norm"]
+__all__ = ["describe_attention", "rope_limit"]
 
 _TRIAL = 256  # tokens
-
-
-@dataclass(frozen=True, eq=False)
-class Rotary:
-    """Rotation of the first ``2 * len(frequencies)`` features, halves paired, by position."""
-
-    frequencies: Tensor
-    scale: float
-
-    def tables(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines ``[length, features]``."""
-        frequencies = wide(self.frequencies)
-        places = torch.arange(length, device=like.device).to(frequencies.dtype)
-        angles = places[:, None] * frequencies
-        angles = torch.cat([angles, angles], -1)
-        cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
-        return cos.to(like.dtype), sin.to(like.dtype)
-
-
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """``x [B, h, T, dh]`` with its first features rotated."""
-    width = cos.shape[-1]
-    turned, rest = x[..., :width], x[..., width:]
-    half = width // 2
-    swapped = torch.cat([-turned[..., half:], turned[..., :half]], -1)
-    turned = turned * cos + swapped * sin
-    return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
-
-
-@dataclass(frozen=True, eq=False)
-class Attending:
-    """What happens between projections: ``softmax(scale * q k)`` over earlier positions.
-
-    ``window``: how many positions back, the own one included; ``cap``: scores are squashed to
-    ``cap * tanh(score / cap)``; ``norms``: of q and of k, over each head's features or, where
-    ``wide``, over all heads' together.
-    """
-
-    scale: float
-    window: int | None = None
-    cap: float | None = None
-    rotary: Rotary | None = None
-    norms: tuple[Norm, Norm] | None = None
-    wide: bool = False
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, share: Tensor | None) -> Tensor:
-        """``z [B, T, h, dh]`` from ``q [B, T, h, dh]`` and ``k``, ``v [B, T, n, dh]``.
-
-        ``share [h]`` says whose keys and values each head reads; ``None``: each its own.
-        """
-        length = q.shape[1]
-        if self.norms is not None:
-            q, k = (self._normed(x, n) for x, n in zip((q, k), self.norms, strict=True))
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        if self.rotary is not None:
-            cos, sin = self.rotary.tables(length, q)
-            q, k = rotated(q, cos, sin), rotated(k, cos, sin)
-        if share is not None:
-            k, v = k.index_select(1, share), v.index_select(1, share)
-        if self.cap is None and self.window is None:
-            z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
-            return z.transpose(1, 2)
-        places = torch.arange(length, device=q.device)
-        back = places[:, None] - places
-        seen = back >= 0
-        if self.window is not None:
-            seen = seen & (back < self.window)
-        if self.cap is None:
-            z = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=self.scale)
-            return z.transpose(1, 2)
-        scores = torch.matmul(q, k.transpose(-1, -2)) * self.scale
-        scores = torch.tanh(scores / self.cap) * self.cap
-        weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
-        return torch.matmul(weights, v).transpose(1, 2)
-
-    def _normed(self, x: Tensor, norm: Norm) -> Tensor:
-        if not self.wide:
-            return plain_norm(x, norm)
-        return plain_norm(x.flatten(-2), norm).view_as(x)
-
-
-def plain_norm(x: Tensor, norm: Norm) -> Tensor:
-    """``x [..., F]`` normalised by torch's own function, gain and bias included."""
-    shape = (x.shape[-1],)
-    if norm.centred:
-        return F.layer_norm(x, shape, norm.gain, norm.bias, norm.eps)
-    out = F.rms_norm(x, shape, norm.gain, norm.eps)
-    return out if norm.bias is None else out + norm.bias
 
 
 def describe_attention(arch: Architecture, block: Block) -> Attending:
@@ -185,7 +96,7 @@ def _try(found: Attending, arch: Architecture, block: Block, call: Call, length:
     share = None
     if block.kv_heads != block.heads:
         share = torch.arange(block.heads, device=qkv.device) // (block.heads // block.kv_heads)
-    ours = found(parts[0], parts[1], parts[2], share).flatten(2)
+    ours = Attend(found)(parts[0], parts[1], parts[2], share, None).flatten(2)
     loose = arch.dtype in (torch.float16, torch.bfloat16)
     gap = float((ours.double() - want.double()).abs().max())
     if not gap <= (3e-2 if loose else 1e-4):

@@ -16,24 +16,26 @@ from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.model import Ablation
 
 from .architecture import Architecture, Block, matrix
-from .attending import Attending, describe_attention, rope_limit
+from .attending import describe_attention, rope_limit
 from .layout import Layout
-from .pruned import Attention, Mlp, Part, PlainNorm, PrunedModel, Reading, Unembedding
+from .plain import Attending, PlainNorm
+from .planner import Planner
+from .pruned import Attention, Mlp, Projection, PrunedModel, Reading, Unembedding
 from .reach import CONSTANT, POSITIONAL, VARYING, block_of, reach, rows_of
 from .reading import sender
 from .rows import folded_rows, plain_rows, reordered
 from .surgery import part
 from .values import Values
 
-__all__ = ["pruned_module", "stand_ins"]
-
-_POSITION = -1  # stands for the position table where it is no node
+__all__ = ["longest_of", "pruned_module", "stand_ins"]
 
 
 def pruned_module(
-    arch: Architecture, layout: Layout, kept: Tensor, ablation: Ablation
+    arch: Architecture, layout: Layout, kept: Tensor, ablation: Ablation, last: int | None
 ) -> PrunedModel:
     """The circuit ``kept [E]`` bool as a module; call it inside ``quiet``, without gradients.
+
+    ``last``: at how many of the last positions it gives logits; ``None``: at all.
 
     Raises :class:`UnsupportedModelError` for an architecture that plain torch operations do not
     reproduce, :class:`InputError` for means of another model.
@@ -48,7 +50,15 @@ def pruned_module(
             "some of the model's weights are offloaded or sharded; load the whole model to make a "
             "module of a circuit"
         )
-    return _Builder(arch, layout, kept.cpu(), stand_ins(arch, layout, ablation)).build()
+    builder = _Builder(arch, layout, kept.cpu(), stand_ins(arch, layout, ablation), last)
+    # Copies of frozen weights are frozen.
+    return builder.build().eval().requires_grad_(True)
+
+
+def longest_of(arch: Architecture) -> int | None:
+    """The most positions a module of the model reads; ``None``: any number."""
+    limits = [n for n in (arch.longest, rope_limit(arch.model)) if n is not None]
+    return min(limits) if limits else None
 
 
 def stand_ins(arch: Architecture, layout: Layout, ablation: Ablation) -> Tensor | None:
@@ -83,25 +93,46 @@ def stand_ins(arch: Architecture, layout: Layout, ablation: Ablation) -> Tensor 
 
 class _Builder:
     def __init__(
-        self, arch: Architecture, layout: Layout, kept: Tensor, ablated: Tensor | None
+        self,
+        arch: Architecture,
+        layout: Layout,
+        kept: Tensor,
+        ablated: Tensor | None,
+        last: int | None,
     ) -> None:
         self.arch, self.layout, self.kept, self.ablated = arch, layout, kept, ablated
+        self.last = last
         self.attention, self.mlps, self.final = layout.places()
         self.every = 1 if ablated is None else ablated.shape[1]
         position = arch.family.position is not None
         loose = position and layout.embeddings == 1
         self.reach = reach(
-            layout, kept, POSITIONAL if loose or self.every > 1 else CONSTANT, layout.embeddings > 1
+            layout,
+            kept,
+            POSITIONAL if loose or self.every > 1 else CONSTANT,
+            layout.embeddings > 1,
+            last is not None,
         )
         self.values = torch.zeros(layout.writers, 1, arch.width, dtype=torch.float64)
         self.values = self.values.to(arch.device)
         self.bias = self.values.new_zeros(1, arch.width)
-        # Which writer stands for each sender, in the order they are sent.
-        self.varying = [0] if self.reach.needed[0] else []
-        self.fixed = [_POSITION] if loose else []
-        if layout.embeddings == 2 and self.reach.needed[1]:
-            self.fixed = [1]
+        # A position table that is no node has the number behind the last writer's.
+        self.planner = Planner(layout.writers + 1, arch.dtype, last)
+        self.senders: list[int] = []
+        if self.reach.needed[0]:
+            self.send(0, still=False, tail=self.tail(0))
+        self.position: int | None = None
+        if loose:
+            self.position = layout.writers
+        elif layout.embeddings == 2 and self.reach.needed[1]:
+            self.position = 1
+        if self.position is not None:
+            self.send(self.position, still=True, tail=False)
         self.read_by = self._readers()
+
+    def tail(self, writer: int) -> bool:
+        """Whether a message is wanted at the last positions alone."""
+        return self.last is not None and not bool(self.reach.whole[writer])
 
     def _readers(self) -> Tensor:
         """``[readers, W]`` bool: every needed reader's kept edges."""
@@ -130,21 +161,22 @@ class _Builder:
         held = (rows & still).to(self.values)
         return out + torch.einsum("rw,wtd->rtd", held, self.values[:prefix])
 
-    def reading(self, rows: Tensor) -> Reading:
-        """Inputs of readers with the edges ``rows [G, prefix]``."""
-        dtype, device, prefix = self.arch.dtype, self.arch.device, rows.shape[1]
+    def readings(self, rows: Tensor, tails: list[bool]) -> list[tuple[int, Reading]]:
+        """Inputs of readers with the edges ``rows [G, prefix]``, each with its row, in order."""
+        prefix = rows.shape[1]
+        kept = torch.zeros(len(rows), self.planner.slots, dtype=torch.bool)
+        for writer in self.senders:
+            if writer == self.layout.writers:
+                kept[:, writer] = True
+            elif writer < prefix:
+                kept[:, writer] = rows[:, writer]
+        return self.planner.read(kept, self.constant(rows), tails)
 
-        def columns(senders: list[int]) -> Tensor:
-            out = torch.zeros(len(rows), len(senders), dtype=dtype)
-            for at, writer in enumerate(senders):
-                if writer == _POSITION:
-                    out[:, at] = 1
-                elif writer < prefix:
-                    out[:, at] = rows[:, writer].to(dtype)
-            return out.to(device)
-
-        constant = self.constant(rows).to(dtype)
-        return Reading(columns(self.varying), columns(self.fixed), constant)
+    def send(self, writer: int, *, still: bool, tail: bool) -> int:
+        """Notes that a message of ``writer`` (and of those read with it) is sent; its number."""
+        self.senders.append(writer)
+        self.planner.send(writer, still=still, tail=tail)
+        return writer
 
     # ------------------------------------------------------------- layers
 
@@ -168,21 +200,23 @@ class _Builder:
             # One weight for both ends where the model ties them.
             shared = unembedding.weight if weight is table else nn.Parameter(table.detach().clone())
         position = None
-        if self.fixed and self.fixed[0] in (_POSITION, 1) and arch.family.position is not None:
+        if self.position is not None and arch.family.position is not None:
             rows = cast(Tensor, part(arch.base, arch.family.position).weight)
-            position = rows.detach()[: arch.longest].clone()
-        limits = [n for n in (arch.longest, rope_limit(arch.model)) if n is not None]
+            position = self.position, rows.detach().clone()
+        (final,) = self.readings(block_of(self.kept, self.final), [self.last is not None])
+        self.planner.finish()
         return PrunedModel(
             table=shared,
             scale=scale,
+            table_last=self.tail(0),
             position=position,
             stages=stages,
-            final=self.reading(block_of(self.kept, self.final)),
+            final=final[1],
             unembedding=unembedding,
-            senders=(len(self.varying), len(self.fixed)),
-            longest=min(limits) if limits else None,
+            last=self.last,
+            longest=longest_of(arch),
             exact=self.every if self.every > 1 else None,
-        ).eval()
+        )
 
     def _attention(self, block: Block) -> list[nn.Module]:
         layout, first = self.layout, self.layout.head(block.index)
@@ -191,45 +225,55 @@ class _Builder:
         together = layout.coupled and bool(wanted.any())
         computed = torch.ones_like(wanted) if together else wanted
         self._constant_heads(block, torch.nonzero(computed & (kinds == CONSTANT))[:, 0])
+        tails = torch.tensor([self.tail(first + h) for h in range(block.heads)])
+        if together:
+            tails[:] = bool(tails[wanted].all())
         attending: Attending | None = None
         found: list[nn.Module] = []
         for kind in (POSITIONAL, VARYING):
-            heads = torch.nonzero(computed & (kinds == kind))[:, 0]
-            if len(heads):
-                attending = attending or describe_attention(self.arch, block)
-                found.append(self._heads(block, heads, wanted, attending, kind))
+            for tail in (False, True):
+                heads = torch.nonzero(computed & (kinds == kind) & (tails == tail))[:, 0]
+                if len(heads):
+                    attending = attending or describe_attention(self.arch, block)
+                    varying = kind == VARYING
+                    found.append(self._heads(block, heads, wanted, attending, varying, tail))
         return found
 
     def _heads(
-        self, block: Block, heads: Tensor, wanted: Tensor, attending: Attending, kind: int
+        self,
+        block: Block,
+        heads: Tensor,
+        wanted: Tensor,
+        attending: Attending,
+        varying: bool,
+        tail: bool,
     ) -> Attention:
         classes = self._classes(block, heads[wanted[heads]])
         order = [h for members in classes for h in members]
         order += [h for h in heads.tolist() if h not in set(order)]
         heads = torch.tensor(order)
         kv, share = torch.unique(heads // (block.heads // block.kv_heads), return_inverse=True)
-        q_rows, k_rows = heads, block.heads + kv
-        v_rows = k_rows + block.kv_heads
-        rows = torch.cat([q_rows, k_rows, v_rows])
-        parts, held, places = self._projections(block, rows)
+        k_rows = block.heads + kv
+        rows = torch.cat([heads, k_rows, k_rows + block.kv_heads])
+        projections, held, held_rows = self._projections(block, rows, len(heads) if tail else 0)
         own = len(kv) == len(heads) and bool((share == torch.arange(len(heads))).all())
         if attending.wide and attending.norms is not None:
             attending = replace(attending, norms=reordered(attending.norms, heads, block.head_dim))
         weight = block.output_weight.detach()
         rest = order[sum(len(members) for members in classes) :]
-        box = self.varying if kind == VARYING else self.fixed
-        slots = [len(box) + i for i in range(len(classes))]
-        box += [self.layout.head(block.index) + members[0] for members in classes]
+        first, norm = self.layout.head(block.index), block.attention_norm
         return Attention(
-            parts,
+            projections,
+            None if norm is None else PlainNorm(norm, bare=True),
             held,
-            places.to(weight.device),
+            held_rows,
             None if own else share.to(weight.device),
             attending,
             [weight[members].flatten(0, 1).contiguous() for members in [*classes, rest] if members],
-            slots,
+            [self.send(first + members[0], still=not varying, tail=tail) for members in classes],
             block.attention_post_norm,
-            varying=kind == VARYING,
+            varying=varying,
+            last=tail,
             heads=len(heads),
         )
 
@@ -241,36 +285,29 @@ class _Builder:
             found.setdefault(self.read_by[:, first + head].numpy().tobytes(), []).append(head)
         return list(found.values())
 
-    def _projections(self, block: Block, rows: Tensor) -> tuple[list[Part], Tensor | None, Tensor]:
-        """Parts and constants for ``rows``, and where each of ``rows`` is among them."""
-        kept = block_of(self.kept, self.attention[block.index])
-        kinds = self.reach.rows[block.index]
+    def _projections(
+        self, block: Block, rows: Tensor, tail: int
+    ) -> tuple[list[Projection], Tensor | None, list[int]]:
+        """Projections of ``rows``, and those that are constants with their numbers among ``rows``.
+
+        The first ``tail`` are wanted at the last positions alone.
+        """
+        kept = block_of(self.kept, self.attention[block.index])[rows]
+        still = self.reach.rows[block.index][rows] == CONSTANT
+        groups: dict[tuple[bool, bytes], list[int]] = {}
+        for at in torch.nonzero(~still)[:, 0].tolist():
+            groups.setdefault((at < tail, kept[at].numpy().tobytes()), []).append(at)
         weight, bias = folded_rows(block, rows)
-        parts, numbers = [], []
-        norm = block.attention_norm
-        for kind in (VARYING, POSITIONAL):
-            some = torch.nonzero(kinds[rows] == kind)[:, 0]
-            if not len(some):
-                continue
-            groups: dict[bytes, list[int]] = {}
-            for at in some.tolist():
-                groups.setdefault(kept[rows[at]].numpy().tobytes(), []).append(at)
-            members = list(groups.values())
-            parts.append(
-                Part(
-                    self.reading(kept[rows[[g[0] for g in members]]]),
-                    None if norm is None else PlainNorm(norm, bare=True),
-                    [weight[g].flatten(0, 1) for g in members],
-                    [None if bias is None else bias[g].flatten() for g in members],
-                )
-            )
-            numbers += [at for g in members for at in g]
-        still = torch.nonzero(kinds[rows] == CONSTANT)[:, 0]
-        held = None
-        if len(still):
-            held = self._held(block, rows[still])
-            numbers += still.tolist()
-        return parts, held, torch.tensor(numbers).argsort()
+        members, made = list(groups.values()), []
+        if members:
+            tails = [last for last, _ in groups]
+            for group, reading in self.readings(kept[[m[0] for m in members]], tails):
+                some = members[group]
+                folded = None if bias is None else bias[some].flatten()
+                made.append(Projection(reading, some, weight[some].flatten(0, 1), folded))
+        held_rows = torch.nonzero(still)[:, 0]
+        held = self._held(block, rows[held_rows]) if len(held_rows) else None
+        return made, held, held_rows.tolist()
 
     def _held(self, block: Block, rows: Tensor) -> Tensor:
         """``[R, dh]``: projections of rows that read constants."""
@@ -303,17 +340,10 @@ class _Builder:
             y = y if block.mlp_post_norm is None else block.mlp_post_norm(y)
             self.values[writer] = y[0].double()
             return []
-        box = self.varying if kind == VARYING else self.fixed
-        made = Mlp(
-            self.reading(rows),
-            block.mlp_norm,
-            block.mlp,
-            block.mlp_post_norm,
-            len(box),
-            varying=kind == VARYING,
-        )
-        box.append(writer)
-        return [made]
+        tail = self.tail(writer)
+        ((_, reading),) = self.readings(rows, [tail])
+        slot = self.send(writer, still=kind != VARYING, tail=tail)
+        return [Mlp(reading, block.mlp_norm, block.mlp, block.mlp_post_norm, slot)]
 
     # ------------------------------------------------------------- ends
 

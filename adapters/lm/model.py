@@ -286,17 +286,18 @@ class LanguageModel(MaskedModel):
             return super().trials(batch, kept, reference, order)
         return SuffixTrials(Base(self.layout, ours, self._cores), kept)
 
-    def pruned(self, mask: EdgeMask, ablation: Ablation) -> Pruned:
+    def pruned(self, mask: EdgeMask, ablation: Ablation, *, logits_to_keep: int = 0) -> Pruned:
         """A module ``input_ids [B, T] -> logits [B, T, V]`` in plain torch; see the base class.
 
-        It is tried against masked runs on drawn tokens before it is given away.
+        With ``logits_to_keep=k`` logits are ``[B, k, V]``. The module is tried against masked runs
+        on drawn tokens before it is given away.
         """
         values = mask_values(self.graph, mask)
         if self._lowering is not None:
             raise UnsupportedModelError(
                 "a model in low precision is not exported; prune the original one"
             )
-        return pruned(self, values, ablation)
+        return pruned(self, values, ablation, logits_to_keep)
 
     def widened(self) -> LanguageModel | None:
         """The same model over float64 copies of its weights."""

@@ -1,10 +1,9 @@
 """A circuit as a torch module of its own: only its weights, in plain torch operations.
 
-Readers that keep the same edges share one input, a sum of messages sent so far, which stand one
-after another in one buffer ``[sender, B, T, D]``; heads of a layer that the same readers read are
-one sender. Parameters are weights of the circuit, buffers
-constants and 0/1 matrices. Messages that do not depend on the tokens but on
-positions have a buffer of their own, ``[sender, 1, T, D]``; constants are part of the inputs.
+Writers that the same readers read are one *sender*; readers of a place that keep the same edges
+are one *reading*. A reading adds up messages, or takes an earlier reading and adds and subtracts
+what differs. Parameters are weights of the circuit, buffers are constants. What does not depend on
+tokens has a batch of 1; what outputs need at the last positions alone is computed only there.
 
 A causal model's positions do not read what stands behind them, so right padding needs no mask.
 """
@@ -12,6 +11,8 @@ A causal model's positions do not read what stands behind them, so right padding
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,148 +20,146 @@ from torch.nn import functional as F
 
 from graphprune.errors import InputError
 
-from .attending import Attending, Rotary
+from .lean import ACTIVATION_MODULES
 from .norms import Norm
+from .plain import Attend, Attending, PlainNorm, last_of
 
-__all__ = ["Attention", "Mlp", "Part", "PlainNorm", "PrunedModel", "Reading", "Unembedding"]
-
-
-# What adding a message to an input costs, and a multiplication of a 0/1 matrix, next to reading a
-# message once (measured on CPUs, float32).
-_ADD, _MULTIPLY = 1.5, 0.125
+__all__ = ["Attention", "Mlp", "PrunedModel", "Reading", "Terms", "Unembedding"]
 
 
-class PlainNorm(nn.Module):
-    """A LayerNorm (``centred``) or an RMSNorm over the last axis; a bare one has no gain."""
+@dataclass
+class Stream:
+    """Messages sent and inputs read so far, by number: ``[B or 1, T, D]``, or the last positions.
 
-    def __init__(self, norm: Norm, *, bare: bool = False) -> None:
-        super().__init__()
-        self.centred, self.eps = norm.centred, norm.eps
-        self.gain = None if bare else nn.Parameter(norm.gain.detach().clone())
-        bias = None if bare else norm.bias
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+    ``last``: how many positions outputs are wanted at; ``None``: all.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x [..., F]``, normalised."""
-        shape = (x.shape[-1],)
-        if self.centred:
-            return F.layer_norm(x, shape, self.gain, self.bias, self.eps)
-        out = F.rms_norm(x, shape, self.gain, self.eps)
-        return out if self.bias is None else out + self.bias
+    batch: int
+    length: int
+    last: int | None
+    sent: dict[int, Tensor] = field(default_factory=dict)
+    read: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a reading adds up: numbers of senders and of the earlier reading it starts from.
+
+    ``still`` are senders with a batch of 1. ``cut``: the numbers whose tensors hold all positions
+    where the reading wants the last ones (an earlier reading's number stands as ``~number``).
+    """
+
+    base: int | None
+    plus: Sequence[int]
+    minus: Sequence[int]
+    still: frozenset[int]
+    cut: frozenset[int]
 
 
 class Reading(nn.Module):
-    """Inputs of G readers: kept messages and constants.
-
-    Readers that keep few messages add them up; where many keep many, one product with a 0/1 matrix
-    does it for all.
+    """Inputs of readers that keep the same edges.
 
     Args:
-        varying: ``[G, S]`` 0/1, which of the varying senders up to the S-th are read.
-        fixed: ``[G, P]`` 0/1, the same for senders that depend on positions alone.
-        constant: ``[G, 1 or T, D]``.
+        number: what later readings call it.
+        terms: messages.
+        constant: ``[1 or T, D]`` to add; ``None``: nothing.
     """
 
-    matrix: Tensor | None
-    constant: Tensor
+    constant: Tensor | None
 
-    def __init__(self, varying: Tensor, fixed: Tensor, constant: Tensor) -> None:
+    def __init__(self, number: int, terms: Terms, constant: Tensor | None) -> None:
         super().__init__()
-        self.fixed = [torch.nonzero(row)[:, 0].tolist() for row in fixed]
-        self.varying = [torch.nonzero(row)[:, 0].tolist() for row in varying]
-        self.first, matrix = 0, None
-        used = sorted({slot for row in self.varying for slot in row})
-        if used:
-            self.first, span = used[0], used[-1] + 1 - used[0]
-            edges, readers = sum(len(row) for row in self.varying), len(self.varying)
-            if _ADD * edges > span + 2 * readers + _MULTIPLY * readers * span:
-                matrix = varying[:, used[0] : used[-1] + 1].clone()
-        self.register_buffer("matrix", matrix)
+        self.number, self.terms = number, terms
         self.register_buffer("constant", constant)
-        self.empty = not bool(constant.any())
+        self.kept = False  # for a later reading
+        self.done_sent: list[int] = []  # what no later reading wants
+        self.done_read: list[int] = []
 
-    def forward(self, sent: Tensor, fixed: Tensor) -> list[Tensor]:
-        """``[B, T, D]`` for each reader; a batch of 1 where no varying sender is read."""
-        product = None
-        if self.matrix is not None:
-            some = sent[self.first : self.first + self.matrix.shape[1]]
-            product = torch.mm(self.matrix, some.flatten(1)).view(-1, *sent.shape[1:])
-        found = []
-        for reader, slots in enumerate(self.varying):
-            terms = [fixed[slot] for slot in self.fixed[reader]]
-            if not self.empty or not (terms or slots):
-                terms.append(self.constant[reader][None])
-            if product is not None:
-                terms.append(product[reader])
+    def forward(self, stream: Stream) -> Tensor:
+        """``[B or 1, T or 1, D]``, or the last positions."""
+        terms = self.terms
+
+        def some(number: int, x: Tensor) -> Tensor:
+            return x if stream.last is None or number not in terms.cut else last_of(x, stream.last)
+
+        total = None if self.constant is None else self.constant[None]
+        signs = [(n, 1) for n in terms.plus] + [(n, -1) for n in terms.minus]
+        for number, sign in signs:
+            if number in terms.still:
+                x = some(number, stream.sent[number])
+                if total is None:
+                    total = x if sign > 0 else -x
+                else:
+                    total = torch.add(total, x, alpha=sign)
+        large = [(n, s) for n, s in signs if n not in terms.still]
+        if terms.base is not None:
+            x = some(~terms.base, stream.read[terms.base])
+            total = x if total is None else x + total
+        own = False  # whether total is a tensor of its own, of a whole batch
+        for number, sign in large:
+            x = some(number, stream.sent[number])
+            if own and total is not None:
+                total.add_(x, alpha=sign)
+            elif total is None:
+                total = x if sign > 0 else -x
             else:
-                terms += [sent[slot] for slot in slots]
-            found.append(_added(terms))
-        return found
+                total, own = torch.add(total, x, alpha=sign), True
+        assert total is not None
+        if self.kept:
+            stream.read[self.number] = total
+        for number in self.done_sent:
+            stream.sent.pop(number)
+        for number in self.done_read:
+            stream.read.pop(number)
+        return total
 
 
-def _added(terms: list[Tensor]) -> Tensor:
-    """The sum of terms, the smaller ones first; a single term as it is."""
-    total = terms[0]
-    for number, term in enumerate(terms[1:]):
-        if number and total.shape == term.shape:  # from the second sum on, total is our own
-            total += term
-        else:
-            total = total + term
-    return total
+class Projection(nn.Module):
+    """Rows of a layer's projections at one input: ``weight [r * dh, D]``, ``bias [r * dh]``.
 
-
-class Part(nn.Module):
-    """Some rows of a layer's projections, each group of rows at an input of its own.
-
-    ``weights[g] [r * dh, D]`` and ``biases[g]`` have the norm's gain and bias folded in.
+    The norm's gain and bias are folded in. ``rows`` are their numbers.
     """
 
     def __init__(
-        self,
-        reading: Reading,
-        norm: PlainNorm | None,
-        weights: list[Tensor],
-        biases: list[Tensor | None],
+        self, reading: Reading, rows: Sequence[int], weight: Tensor, bias: Tensor | None
     ) -> None:
         super().__init__()
-        self.reading, self.norm = reading, norm
-        self.weights = nn.ParameterList([nn.Parameter(w) for w in weights])
-        kept = [b for b in biases if b is not None]
-        self.biases = nn.ParameterList([nn.Parameter(b) for b in kept])
-        self.biased = bool(kept)
+        self.reading, self.rows = reading, list(rows)
+        self.weight = nn.Parameter(weight)
+        self.bias = None if bias is None else nn.Parameter(bias)
 
-    def forward(self, sent: Tensor, fixed: Tensor) -> Tensor:
-        """``[B or 1, T, rows * dh]``."""
-        biases = list(self.biases) if self.biased else [None] * len(self.weights)
-        found = []
-        for x, weight, bias in zip(self.reading(sent, fixed), self.weights, biases, strict=True):
-            found.append(F.linear(x if self.norm is None else self.norm(x), weight, bias))
-        return torch.cat(found, -1)
+    def forward(self, stream: Stream, norm: PlainNorm | None) -> dict[int, Tensor]:
+        """``[B or 1, T, dh]`` of each row by its number, or the last positions."""
+        x = self.reading(stream)
+        out = F.linear(x if norm is None else norm(x), self.weight, self.bias)
+        return dict(zip(self.rows, out.chunk(len(self.rows), -1), strict=True))
 
 
 class Attention(nn.Module):
     """Some heads of a layer.
 
     Args:
-        parts: projections of rows; the rows of all parts, then ``held``, one after another.
-        held: ``[rows, dh]``: projections that are constants.
-        order: where, among those rows, q of each head, then k, then v of each key/value head are.
+        projections: of rows, numbered q of each head, then k, then v of each key/value head.
+        norm: what they read behind, without gain and bias.
+        held: projections ``[rows, dh]`` that are constants, numbered by ``held_rows``.
         share: whose keys and values each head reads; ``None``: each its own.
         outputs: for each sender its heads' output maps ``[c * dh, D]``, heads in order; then, where
             a norm follows, that of heads that are only part of the layer's sum.
-        slots: the senders' places among the varying ones, or among the fixed ones.
+        slots: the senders' numbers.
         post: the norm behind the layer's sum.
+        varying: whether messages depend on tokens.
+        last: whether queries stand at the last positions alone.
     """
 
     held: Tensor | None
-    order: Tensor
     share: Tensor | None
 
     def __init__(
         self,
-        parts: list[Part],
+        projections: list[Projection],
+        norm: PlainNorm | None,
         held: Tensor | None,
-        order: Tensor,
+        held_rows: list[int],
         share: Tensor | None,
         attending: Attending,
         outputs: list[Tensor],
@@ -168,94 +167,82 @@ class Attention(nn.Module):
         post: Norm | None,
         *,
         varying: bool,
+        last: bool,
         heads: int,
     ) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(parts)
+        self.projections, self.norm = nn.ModuleList(projections), norm
         self.register_buffer("held", held)
-        self.register_buffer("order", order)
         self.register_buffer("share", share)
-        self.attending = _Attending(attending)
+        self.held_rows = held_rows
+        self.attend = Attend(attending)
         self.outputs = nn.ParameterList([nn.Parameter(w) for w in outputs])
-        self.slots, self.varying, self.heads = slots, varying, heads
+        self.slots, self.varying, self.last, self.heads = slots, varying, last, heads
         self.post = None if post is None else PlainNorm(post)
 
-    def forward(self, sent: Tensor, fixed: Tensor) -> None:
-        """Writes the heads' messages into their places."""
-        box = sent if self.varying else fixed
-        batch, length = box.shape[1], box.shape[2]
-        parts = [part(sent, fixed).expand(batch, -1, -1) for part in self.parts]
-        if parts and parts[0].shape[1] != length:  # inputs that are the same at every position
-            parts = [part.expand(-1, length, -1) for part in parts]
+    def forward(self, stream: Stream) -> None:
+        """Sends the heads' messages."""
+        found: dict[int, Tensor] = {}
+        for projection in self.projections:
+            found.update(projection(stream, self.norm))
         if self.held is not None:
-            parts.append(self.held.flatten().expand(batch, length, -1))
-        rows = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
-        rows = rows.unflatten(-1, (len(self.order), -1)).index_select(2, self.order)
-        count = (len(self.order) - self.heads) // 2
-        q, k, v = rows.split([self.heads, count, count], 2)
-        z = self.attending(q, k, v, self.share).flatten(2)
+            found.update(zip(self.held_rows, self.held[:, None, None], strict=True))
+        batch = stream.batch if self.varying else 1
+        last = stream.last if self.last else None
+        asked = stream.length if last is None else last
+
+        def side_by_side(first: int, stop: int, length: int) -> Tensor:
+            parts = [found[i].expand(batch, length, -1) for i in range(first, stop)]
+            joined: Tensor = torch.cat(parts, -1).unflatten(-1, (stop - first, -1))
+            return joined
+
+        heads, count = self.heads, (len(found) - self.heads) // 2
+        z = self.attend(
+            side_by_side(0, heads, asked),
+            side_by_side(heads, heads + count, stream.length),
+            side_by_side(heads + count, heads + 2 * count, stream.length),
+            self.share,
+            last,
+        ).flatten(2)
         codes = z.split([len(weight) for weight in self.outputs], -1)
         sums = [code @ weight for code, weight in zip(codes, self.outputs, strict=True)]
         if self.post is not None:
             total = torch.stack(sums).sum(0)
             scale = torch.rsqrt(total.square().mean(-1, keepdim=True) + self.post.eps)
             sums = [one * scale * self.post.gain for one in sums]
-        for slot, message in zip(self.slots, sums, strict=False):
-            box[slot] = message
-
-
-class _Attending(nn.Module):
-    """An :class:`Attending` whose tensors are buffers, so that they move with the module."""
-
-    def __init__(self, attending: Attending) -> None:
-        super().__init__()
-        self.plan = attending
-        rotary = attending.rotary
-        self.register_buffer("frequencies", None if rotary is None else rotary.frequencies)
-        self.norms = nn.ModuleList([PlainNorm(n) for n in attending.norms or ()])
-
-    frequencies: Tensor | None
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, share: Tensor | None) -> Tensor:
-        plan = self.plan
-        if self.norms:
-            q, k = (self._normed(x, n) for x, n in zip((q, k), self.norms, strict=True))
-        rotary = plan.rotary
-        if rotary is not None and self.frequencies is not None:
-            rotary = Rotary(self.frequencies, rotary.scale)
-        bare = Attending(plan.scale, plan.window, plan.cap, rotary)
-        return bare(q, k, v, share)
-
-    def _normed(self, x: Tensor, norm: nn.Module) -> Tensor:
-        out: Tensor = norm(x.flatten(-2)).view(x.shape) if self.plan.wide else norm(x)
-        return out
+        # Sums beyond the slots are of heads that nothing reads.
+        stream.sent.update(zip(self.slots, sums, strict=False))
 
 
 class Mlp(nn.Module):
     """One MLP: a copy of the user's own module between its norms."""
 
     def __init__(
-        self,
-        reading: Reading,
-        norm: Norm | None,
-        mlp: nn.Module,
-        post: Norm | None,
-        slot: int,
-        *,
-        varying: bool,
+        self, reading: Reading, norm: Norm | None, mlp: nn.Module, post: Norm | None, slot: int
     ) -> None:
         super().__init__()
         self.reading = reading
         self.norm = None if norm is None else PlainNorm(norm)
-        self.mlp = copy.deepcopy(mlp)
+        self.mlp = fused(copy.deepcopy(mlp))
         self.post = None if post is None else PlainNorm(post)
-        self.slot, self.varying = slot, varying
+        self.slot = slot
 
-    def forward(self, sent: Tensor, fixed: Tensor) -> None:
-        """Writes the MLP's message into its place."""
-        x = self.reading(sent, fixed)[0]
-        y = self.mlp(x if self.norm is None else self.norm(x))
-        (sent if self.varying else fixed)[self.slot] = y if self.post is None else self.post(y)
+    def forward(self, stream: Stream) -> None:
+        """Sends the MLP's message."""
+        x = self.reading(stream)
+        y: Tensor = self.mlp(x if self.norm is None else self.norm(x))
+        stream.sent[self.slot] = y if self.post is None else self.post(y)
+
+
+def fused(mlp: nn.Module) -> nn.Module:
+    """``mlp`` with a tanh GELU that is written as a chain of steps made one operation."""
+    probe = torch.linspace(-9, 9, 1001, dtype=torch.float64)
+    one = nn.GELU(approximate="tanh")
+    for name, module in list(mlp.named_modules()):
+        known = type(module).__module__ in ACTIVATION_MODULES and not list(module.parameters())
+        if known and name and bool((module(probe) - one(probe)).abs().max() < 1e-8):
+            mlp.set_submodule(name, nn.GELU(approximate="tanh"))
+    return mlp
 
 
 class Unembedding(nn.Module):
@@ -281,35 +268,39 @@ class Unembedding(nn.Module):
 class PrunedModel(nn.Module):
     """A circuit of a causal language model, alone.
 
-    ``forward(input_ids [B, T] int64) -> logits [B, T, V]``. Prompts are padded on the right, if at
-    all. ``longest``: the most positions; ``exact``: the only number of them (means were kept for
-    each position).
+    ``forward(input_ids [B, T] int64) -> logits [B, T, V]``, or ``[B, last, V]`` of the last
+    positions. Prompts are padded on the right, if at all. ``longest``: the most positions;
+    ``exact``: the only number of them (means were kept for each position).
     """
-
-    positions: Tensor | None
 
     def __init__(
         self,
         *,
         table: nn.Parameter | None,
         scale: float,
-        position: Tensor | None,
+        table_last: bool,
+        position: tuple[int, Tensor] | None,
         stages: list[nn.Module],
         final: Reading,
         unembedding: Unembedding,
-        senders: tuple[int, int],
+        last: int | None,
         longest: int | None,
         exact: int | None,
     ) -> None:
         super().__init__()
-        self.table, self.scale = table, scale
-        self.position = None if position is None else nn.Parameter(position)
+        self.table, self.scale, self.table_last = table, scale, table_last
+        self.position = None if position is None else nn.Parameter(position[1])
+        self.position_slot = None if position is None else position[0]
         self.stages = nn.ModuleList(stages)
         self.final, self.unembedding = final, unembedding
-        self.senders, self.longest, self.exact = senders, longest, exact
+        self.last, self.longest, self.exact = last, longest, exact
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Logits ``[B, T, V]`` at all positions."""
+        """Logits ``[B, T, V]`` at all positions, or ``[B, last, V]`` at the last ones."""
+        if input_ids.ndim != 2:
+            raise InputError(
+                f"expected token ids [batch, positions], got {input_ids.ndim} dimensions"
+            )
         batch, length = input_ids.shape
         if self.exact is not None and length != self.exact:
             raise InputError(
@@ -317,16 +308,20 @@ class PrunedModel(nn.Module):
             )
         if self.longest is not None and length > self.longest:
             raise InputError(f"expected at most {self.longest} positions, got {length}")
-        like = self.final.constant
-        varying, fixed = self.senders
-        sent = like.new_empty(varying, batch, length, like.shape[-1])
-        still = like.new_empty(fixed, 1, length, like.shape[-1])
+        if self.last is not None and length < self.last:
+            raise InputError(
+                f"logits are wanted at the last {self.last} positions, got {length} positions"
+            )
+        stream = Stream(batch, length, self.last)
         if self.table is not None:
-            x = F.embedding(input_ids, self.table)
-            sent[0] = x if self.scale == 1 else x * self.scale
-        if self.position is not None:
-            still[0] = self.position[:length]
+            ids = input_ids
+            if self.table_last and self.last is not None:
+                ids = last_of(ids, self.last)
+            x = F.embedding(ids, self.table)
+            stream.sent[0] = x if self.scale == 1 else x * self.scale
+        if self.position is not None and self.position_slot is not None:
+            stream.sent[self.position_slot] = self.position[None, :length]
         for stage in self.stages:
-            stage(sent, still)
-        logits: Tensor = self.unembedding(self.final(sent, still)[0])
-        return logits.expand(batch, length, -1)
+            stage(stream)
+        logits: Tensor = self.unembedding(self.final(stream))
+        return logits.expand(batch, length if self.last is None else self.last, -1)

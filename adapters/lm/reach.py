@@ -23,13 +23,15 @@ class Reach:
     """Kinds and needs of writers ``[W]`` and of attention's rows, layer by layer ``[rows]``.
 
     A writer is needed if an output depends on it; a row is needed if a needed head that is no
-    constant reads it, or if it is the value that a needed constant head sends.
+    constant reads it, or if it is the value that a needed constant head sends. ``whole [W]``: the
+    needed writers that are wanted at all positions, not at the output's alone.
     """
 
     writers: Tensor
     needed: Tensor
     rows: list[Tensor]
     needed_rows: list[Tensor]
+    whole: Tensor
 
 
 def rows_of(layout: Layout, heads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,11 +45,12 @@ def block_of(mask: Tensor, place: Place) -> Tensor:
     return mask[place.edges].view(place.rows, place.prefix)
 
 
-def reach(layout: Layout, kept: Tensor, floor: int, positions: bool) -> Reach:
+def reach(layout: Layout, kept: Tensor, floor: int, positions: bool, last: bool) -> Reach:
     """Kinds and needs under ``kept [E]`` bool.
 
     ``floor``: the kind of what readers read besides kept messages. ``positions``: whether the
-    second writer is the position table.
+    second writer is the position table. ``last``: whether outputs are asked at the last positions
+    alone; keys and values are wanted at all positions even so, and with them what they read.
     """
     attention, mlp, final = layout.places()
     every = torch.arange(layout.heads)
@@ -72,11 +75,14 @@ def reach(layout: Layout, kept: Tensor, floor: int, positions: bool) -> Reach:
 
     needed = torch.zeros(layout.writers, dtype=torch.bool)
     needed[:] = block_of(kept, final)[0]
+    whole = torch.zeros_like(needed) if last else needed.clone()
     needed_rows = []
     for layer in reversed(range(layout.layers)):
         first = layout.head(layer)
         if needed[first + layout.heads]:
             needed[: mlp[layer].prefix] |= block_of(kept, mlp[layer])[0]
+        if whole[first + layout.heads]:
+            whole[: mlp[layer].prefix] |= block_of(kept, mlp[layer])[0]
         wanted = needed[first : first + layout.heads]
         if layout.coupled and bool(wanted.any()):
             wanted = torch.ones_like(wanted)
@@ -89,5 +95,13 @@ def reach(layout: Layout, kept: Tensor, floor: int, positions: bool) -> Reach:
         edges = block_of(kept, attention[layer])
         needed[: attention[layer].prefix] |= edges[found].any(0)
         needed_rows.append(found)
+        # Heads that share keys and values are computed together, as are those of a coupled layer.
+        group = whole[first : first + layout.heads] & wanted
+        group = group.view(1 if layout.coupled else layout.kv_heads, -1).any(1, keepdim=True)
+        every_position = group.expand(-1, layout.heads // len(group)).flatten() & wanted
+        whole[first : first + layout.heads] = every_position
+        found = found.clone()
+        found[: layout.heads] &= every_position
+        whole[: attention[layer].prefix] |= edges[found].any(0)
     needed_rows.reverse()
-    return Reach(kinds, needed, rows, needed_rows)
+    return Reach(kinds, needed, rows, needed_rows, whole)

@@ -12,7 +12,8 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,11 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
 from graphprune.export.files import beside
+from graphprune.export.folder import JSON_NAME, TENSORS_NAME
 from graphprune.mask import require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.model import Ablation, MaskedModel
-from graphprune.pruned import ExportedModel, Pruned
+from graphprune.pruned import ExportedModel, Pruned, tolerance
 
 if TYPE_CHECKING:
     from graphprune.circuit import Circuit
@@ -35,7 +37,6 @@ __all__ = ["FORMAT", "VERSION", "export_model", "parameter_count", "weight_bytes
 FORMAT, VERSION = "graphprune-model", 1
 MODEL_NAME, REPORT_NAME, CIRCUIT_NAME = "model.pt2", "report.json", "circuit"
 _SHAPE = (8, 16)
-_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 
 
 def export_model(
@@ -43,8 +44,9 @@ def export_model(
     path: str | os.PathLike[str],
     model: MaskedModel,
     *,
-    ablation: AblationLike,
+    ablation: AblationLike | None,
     task: Task | None,
+    logits_to_keep: int,
     shape: tuple[int, int] | None,
     repeats: int,
     overwrite: bool,
@@ -57,36 +59,32 @@ def export_model(
     target = Path(path).resolve()
     _require_free(target, overwrite)
     _require_same_weights(circuit, model)
-    given = _ablation(model, task, ablation)
-    pruned = model.pruned(circuit.mask, given)
+    given = _ablation(circuit, model, task, ablation)
+    pruned = model.pruned(circuit.mask, given, logits_to_keep=logits_to_keep)
     shape = _shape(pruned, task, shape)
     gap, where = _difference(pruned, model, circuit, given, task)
-    report = {
-        "format": FORMAT,
-        "version": VERSION,
-        "ablation": given.name,
-        "edges": circuit.mask.num_kept,
-        "of_edges": circuit.graph.num_edges,
-        **compare(pruned, shape, repeats),
-        "max_difference": gap,
-        "compared_on": where,
-        "longest": pruned.longest,
-        "exact_length": pruned.exact,
-    }
-    staging = beside(target)
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot write a model to {target}: {error}") from error
-    try:
+    with _staging(target) as staging:
         _write_program(pruned, staging / MODEL_NAME)
-        report["bytes_on_disk"] = (staging / MODEL_NAME).stat().st_size
+        saved = _read_back(pruned, staging / MODEL_NAME)
+        report = {
+            "format": FORMAT,
+            "version": VERSION,
+            "ablation": given.name,
+            "edges": circuit.mask.num_kept,
+            "of_edges": circuit.graph.num_edges,
+            "logits_to_keep": logits_to_keep,
+            **compare(pruned, saved, shape, repeats),
+            "max_difference": gap,
+            "compared_on": where,
+            "longest": pruned.longest,
+            "shortest": pruned.shortest,
+            "exact_length": pruned.exact,
+            "bytes_on_disk": (staging / MODEL_NAME).stat().st_size,
+        }
         circuit.save(staging / CIRCUIT_NAME)
         text = json.dumps(report, indent=1, allow_nan=False) + "\n"
         (staging / REPORT_NAME).write_text(text, encoding="utf-8", newline="\n")
         _put(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return ExportedModel(target, pruned.module, report)
 
 
@@ -110,8 +108,10 @@ def _require_free(target: Path, overwrite: bool) -> None:
         ours = isinstance(found, dict) and found.get("format") == FORMAT
     except (OSError, ValueError, RecursionError):
         ours = False
-    names = {p.name for p in target.iterdir()}
-    if not ours or not names <= {MODEL_NAME, REPORT_NAME, CIRCUIT_NAME}:
+    names = {p.relative_to(target).as_posix() for p in target.rglob("*")}
+    known = {MODEL_NAME, REPORT_NAME, CIRCUIT_NAME}
+    known |= {f"{CIRCUIT_NAME}/{name}" for name in (JSON_NAME, TENSORS_NAME)}
+    if not ours or not names <= known:
         raise InputError(
             f"the folder {target} exists and holds something else than an exported model; "
             "overwrite=True replaces exported models only, so nothing was touched"
@@ -132,7 +132,12 @@ def _require_same_weights(circuit: Circuit, model: MaskedModel) -> None:
         )
 
 
-def _ablation(model: MaskedModel, task: Task | None, ablation: AblationLike) -> Ablation:
+def _ablation(
+    circuit: Circuit, model: MaskedModel, task: Task | None, ablation: AblationLike | None
+) -> Ablation:
+    if ablation is None:
+        found = circuit.ablation
+        ablation = found if found in ("mean", "mean_positional") else "zero"
     if getattr(ablation, "kind", ablation) == "counterfactual":
         raise InputError(
             "a circuit under counterfactual ablation needs the corrupted prompt at every call, so "
@@ -152,14 +157,15 @@ def _shape(pruned: Pruned, task: Task | None, shape: tuple[int, int] | None) -> 
     if shape is None:
         given = _SHAPE if task is None else pruned.size(next(iter(task.batches())))
         return given[0], pruned.length(given[1])
-    if len(shape) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in shape):
+    numbers = list(shape) if isinstance(shape, (tuple, list)) else []
+    if len(numbers) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
         raise InputError(f"shape must be two integers, examples and positions, got {shape!r}")
-    if min(shape) < 1 or pruned.length(shape[1]) != shape[1]:
-        wanted = pruned.exact or f"1 to {pruned.longest or 'any number'}"
+    if min(numbers) < 1 or pruned.length(numbers[1]) != numbers[1]:
+        wanted = pruned.exact or f"{pruned.shortest} to {pruned.longest or 'any number'}"
         raise InputError(
             f"shape {shape!r} cannot be run: expected 1 example or more and {wanted} positions"
         )
-    return shape
+    return numbers[0], numbers[1]
 
 
 @torch.no_grad()
@@ -171,14 +177,14 @@ def _difference(
     Raises :class:`NumericalError` if it is more than rounding.
     """
     if task is None:
-        return pruned.gap, "drawn inputs, all positions"
+        return pruned.gap, "drawn inputs"
     gap = 0.0
     for batch in task.batches():
         want = model.run(batch, circuit.mask, model.reference(batch, ablation)).double()
         found = float((pruned.answers(batch).double() - want).abs().max())
         dtype = next(pruned.module.parameters()).dtype
         size = 1 + float(want.abs().max())
-        if not found <= _TOLERANCE.get(dtype, 0.2) * size:
+        if not found <= tolerance(dtype) * size:
             raise NumericalError(
                 f"the exported model and the masked run differ by {found:.3g} at answer positions "
                 f"of {task.name!r} (outputs up to {size:.3g}); nothing was written"
@@ -201,26 +207,31 @@ def weight_bytes(module: nn.Module) -> int:
     return sum(seen.values())
 
 
-def compare(pruned: Pruned, shape: tuple[int, int], repeats: int = 5) -> dict[str, Any]:
+def compare(
+    pruned: Pruned, saved: Callable[[Tensor], Tensor], shape: tuple[int, int], repeats: int
+) -> dict[str, Any]:
     """``original`` and ``exported`` on inputs of ``shape``: size, FLOPs, seconds.
 
-    FLOPs are those of matrix products and attention as torch counts them (a multiply and an add
-    are two). Seconds are wall time of one forward pass, medians of turns about.
+    Both give outputs at the same positions; ``saved`` is the exported model as read back. FLOPs are
+    those of matrix products and attention as torch counts them (a multiply and an add are two).
+    Seconds are wall time of one forward pass, medians of ``repeats`` turns in which each goes
+    first in turn, after one turn that is not counted.
     """
     inputs = pruned.draw(*shape)
-    jobs: dict[str, Callable[[Tensor], Tensor]] = {
-        "original": pruned.original,
-        "exported": pruned.module,
-    }
-    flops = {name: _flops(job, inputs) / inputs.numel() for name, job in jobs.items()}
+    jobs: dict[str, Callable[[Tensor], Tensor]] = {"original": pruned.original, "exported": saved}
     seen: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(repeats):
-        for name, job in jobs.items():
-            seen[name].append(_seconds(job, inputs))
+    with torch.no_grad(), pruned.quiet():
+        flops = {name: _flops(job, inputs) / inputs.numel() for name, job in jobs.items()}
+        for turn in range(repeats + 1):
+            for name in sorted(jobs, reverse=bool(turn % 2)):
+                seconds = _seconds(jobs[name], inputs)
+                if turn:
+                    seen[name].append(seconds)
     sizes = {"exported": pruned.module, "original": pruned.whole}
     return {
         "shape": list(shape),
         "device": inputs.device.type,
+        "dtype": str(next(pruned.module.parameters()).dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         **{
             name: {
@@ -239,7 +250,7 @@ def _flops(job: Callable[[Tensor], Tensor], inputs: Tensor) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     # Only the plain products of attention are counted on every device.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         job(inputs)
     return int(counter.get_total_flops())
 
@@ -251,8 +262,7 @@ def _seconds(job: Callable[[Tensor], Tensor], inputs: Tensor) -> float:
 
     wait()
     start = time.perf_counter()
-    with torch.no_grad():
-        job(inputs)
+    job(inputs)
     wait()
     return time.perf_counter() - start
 
@@ -265,9 +275,9 @@ def _write_program(pruned: Pruned, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1)
     length: Any = torch.export.Dim.STATIC
     if pruned.exact is None and pruned.longest != 1:
-        length = torch.export.Dim("length", min=1, max=pruned.longest)
+        length = torch.export.Dim("length", min=pruned.shortest, max=pruned.longest)
     # Sizes of 0 and 1 are taken as fixed by tracing, so the example has neither.
-    example = pruned.draw(2, pruned.length(5))
+    example = pruned.draw(2, pruned.length(pruned.shortest + 4))
     try:
         with torch.no_grad():
             program = torch.export.export(
@@ -283,16 +293,50 @@ def _write_program(pruned: Pruned, path: Path) -> None:
     torch.export.save(program, path)
 
 
+@torch.no_grad()
+def _read_back(pruned: Pruned, path: Path) -> nn.Module:
+    """The saved program, which gives what the module gives on drawn inputs."""
+    saved = torch.export.load(path).module()
+    inputs = pruned.draw(3, pruned.length(pruned.shortest + 6))
+    want = pruned.module(inputs).double()
+    gap = float((saved(inputs).double() - want).abs().max())
+    dtype = next(pruned.module.parameters()).dtype
+    if not gap <= tolerance(dtype) * (1 + float(want.abs().max())):
+        raise NumericalError(
+            f"the program as saved and the module differ by {gap:.3g} on drawn inputs; nothing was "
+            "written"
+        )
+    return saved
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A scratch folder beside ``target``; in the end it is gone, and so are parents made for it."""
+    staging = beside(target)
+    missing = [p for p in target.parents if not p.exists()]
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+    except OSError as error:
+        raise InputError(f"cannot write a model to {target}: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        for folder in missing:
+            with suppress(OSError):  # what is not empty stays
+                folder.rmdir()
+
+
 def _put(staging: Path, target: Path) -> None:
     """Puts the new folder where the old one was; an interruption puts back what was."""
     if not target.exists():
         staging.replace(target)
         return
     backup = beside(target)
-    target.replace(backup)
     try:
+        target.replace(backup)
         staging.replace(target)
     except BaseException:
-        backup.replace(target)
+        if backup.exists() and not target.exists():
+            backup.replace(target)
         raise
     shutil.rmtree(backup, ignore_errors=True)
