@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from graphprune.planning import Plan, Throughput, plan
     from graphprune.precision import Lowered, PrecisionPolicy
     from graphprune.progress import quiet
+    from graphprune.pruned import ExportedModel, Pruned
     from graphprune.registry import make_method, method_names, supported, wrap
     from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
     from graphprune.selection_bootstrap import BootstrapScores, bootstrap_scores
@@ -103,6 +104,7 @@ __all__ = [
     "EvaluationReport",
     "ExactPatching",
     "Examples",
+    "ExportedModel",
     "FaithfulnessCurve",
     "FetchError",
     "FormatError",
@@ -126,6 +128,7 @@ __all__ = [
     "Plan",
     "PositionalEdgeScores",
     "PrecisionPolicy",
+    "Pruned",
     "Pruner",
     "Random",
     "Reference",
@@ -252,6 +255,10 @@ _HOMES = {
         "PrecisionPolicy",
     ),
     "graphprune.progress": ("quiet",),
+    "graphprune.pruned": (
+        "ExportedModel",
+        "Pruned",
+    ),
     "graphprune.registry": (
         "make_method",
         "method_names",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from graphprune.compiled import CompiledCircuit
     from graphprune.methods.base import AblationLike
     from graphprune.model import MaskedModel
+    from graphprune.pruned import ExportedModel
     from graphprune.task import Task
 
 __all__ = ["Circuit"]
@@ -68,6 +70,7 @@ class Circuit:
     scores: EdgeScores | None = None
     report: Any = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    _model: weakref.ref[MaskedModel] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_same_graph(self.graph, self.mask.graph, "the circuit and its mask")
@@ -136,7 +139,21 @@ class Circuit:
         provenance["created"] = datetime.now(UTC).isoformat(timespec="seconds")
         if notes:
             provenance["notes"] = dict(notes)
-        return cls(mask.graph, mask, scores, report, provenance)
+        made = cls(mask.graph, mask, scores, report, provenance)
+        if model is not None:
+            object.__setattr__(made, "_model", weakref.ref(model))
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_model": None}  # a weak reference neither copies nor travels
+
+    @property
+    def ablation(self) -> str | None:
+        """The ablation that the circuit's method used, where it is recorded by name."""
+        method = self.provenance.get("method")
+        settings = method.get("settings") if isinstance(method, Mapping) else None
+        found = settings.get("ablation") if isinstance(settings, Mapping) else None
+        return found if isinstance(found, str) else None
 
     # ---------------------------------------------------------------- reading
 
@@ -228,6 +245,88 @@ class Circuit:
         from graphprune.export.folder import load_circuit
 
         return load_circuit(directory)
+
+    def export_model(
+        self,
+        path: str | os.PathLike[str],
+        model: MaskedModel | None = None,
+        *,
+        ablation: AblationLike | None = None,
+        task: Task | None = None,
+        logits_to_keep: int = 0,
+        shape: tuple[int, int] | None = None,
+        repeats: int = 5,
+        overwrite: bool = False,
+    ) -> ExportedModel:
+        """The circuit as an ordinary torch module, in memory and in the folder ``path``.
+
+        The module needs no corrupted prompt and no graphprune; it holds copies of the circuit's
+        weights and no others. The folder has ``model.pt2`` (``torch.export.load(...).module()``
+        runs it with torch alone), the circuit in ``circuit/``, and ``report.json``, which sets
+        size, FLOPs and seconds of the original model beside the exported one's. Prompts may be
+        padded on the right; there is no attention mask, so not on the left.
+
+        Args:
+            path: a folder that is new or empty.
+            model: whose circuit it is; ``None`` takes the one given to :meth:`from_mask`, while it
+                lives.
+            ablation: ``"zero"``, ``"mean"``, ``"mean_positional"`` (prompts then have one length)
+                or an :class:`~graphprune.Ablation`, learned constants included. ``None``: what the
+                circuit was found with, where that was a mean, else ``"zero"``.
+            task: whose prompts means are taken over, and which the module is compared on.
+            logits_to_keep: at how many of the last positions there are logits, as Hugging Face's
+                models take it; 0: at all. What only they need is computed there alone: for next
+                tokens, 1 is much faster.
+            shape: examples and positions that seconds are measured on; ``None``: the task's first
+                batch, or 8 and 16.
+            repeats: how many times.
+            overwrite: whether an exported model at ``path`` is replaced.
+
+        Raises:
+            InputError: an ablation that needs the corrupted prompt, a mask with values between 0
+                and 1, another model than the circuit's, a folder in use.
+            UnsupportedModelError: no module can be made of this architecture's circuits.
+            NumericalError: the module differs from the masked run on the task.
+
+        Example:
+            >>> import tempfile
+            >>> import torch, transformers
+            >>> import graphprune as gp
+            >>> sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 20}
+            >>> config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
+            >>> _ = torch.manual_seed(0)
+            >>> model = gp.wrap(transformers.GPT2LMHeadModel(config).eval())
+            >>> kept = ["->a0.h0" in e or e == "a0.h0->logits" for e in model.graph.edge_names]
+            >>> mask = gp.EdgeMask(model.graph, torch.tensor(kept))
+            >>> circuit = gp.Circuit.from_mask(mask, model=model)
+            >>> folder = tempfile.mkdtemp()
+            >>> exported = circuit.export_model(folder, logits_to_keep=1)
+            >>> program = torch.export.load(exported.path / "model.pt2").module()
+            >>> program(torch.tensor([[3, 1, 4, 1, 5]])).shape
+            torch.Size([1, 1, 20])
+            >>> old, new = exported.report["original"], exported.report["exported"]
+            >>> old["parameters"], new["parameters"]
+            (9240, 8508)
+        """
+        from graphprune.export.model import export_model
+
+        held = None if self._model is None else self._model()
+        model = held if model is None else model
+        if model is None:
+            raise InputError(
+                "the circuit does not hold its model; give it: circuit.export_model(path, model)"
+            )
+        return export_model(
+            self,
+            path,
+            model,
+            ablation=ablation,
+            task=task,
+            logits_to_keep=logits_to_keep,
+            shape=shape,
+            repeats=repeats,
+            overwrite=overwrite,
+        )
 
     # ---------------------------------------------------------------- set algebra
 

@@ -20,6 +20,7 @@ from graphprune.graph import ComputationalGraph
 from graphprune.greedy.trials import FullTrials, Trials
 from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.precision import Lowered, PrecisionPolicy
+from graphprune.pruned import Pruned
 
 __all__ = [
     "Ablation",
@@ -223,6 +224,21 @@ class MaskedModel(ABC):
         The default runs the masked model; an adapter may compute the circuit's nodes alone.
         """
         return lambda: self.run(batch, mask, reference)
+
+    def pruned(self, mask: EdgeMask, ablation: Ablation, *, logits_to_keep: int = 0) -> Pruned:
+        """The circuit as a module of its own, with copies of the weights it needs and no others.
+
+        ``logits_to_keep``: outputs at how many of the last positions, as Hugging Face's models
+        take it; 0: at all. What only they need is then computed there alone.
+
+        ``ablation`` is one that needs no corrupted prompt; the mask keeps edges or cuts them,
+        nothing between. Raises :class:`InputError` otherwise, :class:`UnsupportedModelError` where
+        an adapter or an architecture has no such module.
+        """
+        raise UnsupportedModelError(
+            f"{type(self).__name__} makes no modules of circuits; run the masked model, or "
+            "circuit.compile(model, task)"
+        )
 
     def widened(self) -> MaskedModel | None:
         """The same model in float64, over copies of its weights; ``None`` where there is none."""

@@ -31,6 +31,7 @@ from graphprune.model import (
     require_same_batch,
 )
 from graphprune.precision import Lowered, PrecisionPolicy
+from graphprune.pruned import Pruned
 
 from . import circuits
 from .architecture import Architecture
@@ -44,6 +45,7 @@ from .lowered import Lowering, lower
 from .means import ablation_values, learned_constants, mean_values
 from .messages import clean_messages
 from .presence import unloadable, whole_tensor
+from .pruning import pruned
 from .shared import run_shared
 from .sparse import Base
 from .surgery import quiet
@@ -290,6 +292,19 @@ class LanguageModel(MaskedModel):
         if not is_reverse_topological(self.graph, order) or ours.constants is not None:
             return super().trials(batch, kept, reference, order)
         return SuffixTrials(Base(self.layout, ours, self._cores), kept)
+
+    def pruned(self, mask: EdgeMask, ablation: Ablation, *, logits_to_keep: int = 0) -> Pruned:
+        """A module ``input_ids [B, T] -> logits [B, T, V]`` in plain torch; see the base class.
+
+        With ``logits_to_keep=k`` logits are ``[B, k, V]``. The module is tried against masked runs
+        on drawn tokens before it is given away.
+        """
+        values = mask_values(self.graph, mask)
+        if self._lowering is not None:
+            raise UnsupportedModelError(
+                "a model in low precision is not exported; prune the original one"
+            )
+        return pruned(self, values, ablation, logits_to_keep)
 
     def widened(self) -> LanguageModel | None:
         """The same model over float64 copies of its weights."""

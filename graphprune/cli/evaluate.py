@@ -84,7 +84,7 @@ def evaluate(
             task, loaded.tokenizer, examples=examples, seed=seed, metric=metric,
             batch_size=batch_size, settings=task_set,
         )  # fmt: skip
-        kind = ablation or _found_under(circuit)
+        kind = ablation or circuit.ablation or "counterfactual"
         chosen = resolve_ablation(masked, made, kind)
         report = run_evaluation(masked, made, circuit.mask, ablation=chosen)
         measured = report_document(report, seed)
@@ -106,14 +106,6 @@ def evaluate(
                 show_curve(console, drawn, f"faithfulness by size ({drawn.method or 'scores'})")
 
         out.result(document, show)
-
-
-def _found_under(circuit: Circuit) -> str:
-    """The ablation that the circuit's method used, where it is recorded by name."""
-    method = circuit.provenance.get("method")
-    settings = method.get("settings") if isinstance(method, dict) else None
-    recorded = settings.get("ablation") if isinstance(settings, dict) else None
-    return recorded if isinstance(recorded, str) else "counterfactual"
 
 
 def _compare_weights(out: Job, circuit: Circuit, model: MaskedModel) -> None:

@@ -1,0 +1,342 @@
+"""A circuit's own model as a folder: ``model.pt2``, ``circuit/`` and ``report.json``.
+
+``model.pt2`` is what ``torch.export`` writes: ``torch.export.load(path).module()(input_ids)`` runs
+it where only torch is installed. Nothing is pickled by us; example inputs, which torch would
+pickle, are left out. A folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.errors import InputError, NumericalError, UnsupportedModelError
+from graphprune.export.files import beside
+from graphprune.export.folder import JSON_NAME, TENSORS_NAME
+from graphprune.mask import require_same_graph
+from graphprune.methods.base import AblationLike, require_model, resolve_ablation
+from graphprune.model import Ablation, MaskedModel
+from graphprune.pruned import ExportedModel, Pruned, tolerance
+
+if TYPE_CHECKING:
+    from graphprune.circuit import Circuit
+    from graphprune.task import Task
+
+__all__ = ["FORMAT", "VERSION", "export_model", "parameter_count", "weight_bytes"]
+
+FORMAT, VERSION = "graphprune-model", 1
+MODEL_NAME, REPORT_NAME, CIRCUIT_NAME = "model.pt2", "report.json", "circuit"
+_SHAPE = (8, 16)
+
+
+def export_model(
+    circuit: Circuit,
+    path: str | os.PathLike[str],
+    model: MaskedModel,
+    *,
+    ablation: AblationLike | None,
+    task: Task | None,
+    logits_to_keep: int,
+    shape: tuple[int, int] | None,
+    repeats: int,
+    overwrite: bool,
+) -> ExportedModel:
+    """See :meth:`graphprune.Circuit.export_model`."""
+    require_model(model)
+    require_same_graph(model.graph, circuit.graph, "the model and the circuit")
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise InputError(f"repeats must be an integer of at least 1, got {repeats!r}")
+    target = Path(path).resolve()
+    _require_free(target, overwrite)
+    _require_same_weights(circuit, model)
+    given = _ablation(circuit, model, task, ablation)
+    pruned = model.pruned(circuit.mask, given, logits_to_keep=logits_to_keep)
+    shape = _shape(pruned, task, shape)
+    gap, where = _difference(pruned, model, circuit, given, task)
+    with _staging(target) as staging:
+        _write_program(pruned, staging / MODEL_NAME)
+        saved = _read_back(pruned, staging / MODEL_NAME)
+        report = {
+            "format": FORMAT,
+            "version": VERSION,
+            "ablation": given.name,
+            "edges": circuit.mask.num_kept,
+            "of_edges": circuit.graph.num_edges,
+            "logits_to_keep": logits_to_keep,
+            **compare(pruned, saved, shape, repeats),
+            "max_difference": gap,
+            "compared_on": where,
+            "longest": pruned.longest,
+            "shortest": pruned.shortest,
+            "exact_length": pruned.exact,
+            "bytes_on_disk": (staging / MODEL_NAME).stat().st_size,
+        }
+        circuit.save(staging / CIRCUIT_NAME)
+        text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+        (staging / REPORT_NAME).write_text(text, encoding="utf-8", newline="\n")
+        _put(staging, target)
+    return ExportedModel(target, pruned.module, report)
+
+
+# -------------------------------------------------------------------- checks
+
+
+def _require_free(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"expected a folder to export a model to, but {target} is a file")
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise InputError(
+            f"the folder {target} exists and is not empty; name another, or say overwrite=True to "
+            "replace the model in it"
+        )
+    try:
+        found = json.loads((target / REPORT_NAME).read_bytes())
+        ours = isinstance(found, dict) and found.get("format") == FORMAT
+    except (OSError, ValueError, RecursionError):
+        ours = False
+    names = {p.relative_to(target).as_posix() for p in target.rglob("*")}
+    known = {MODEL_NAME, REPORT_NAME, CIRCUIT_NAME}
+    known |= {f"{CIRCUIT_NAME}/{name}" for name in (JSON_NAME, TENSORS_NAME)}
+    if not ours or not names <= known:
+        raise InputError(
+            f"the folder {target} exists and holds something else than an exported model; "
+            "overwrite=True replaces exported models only, so nothing was touched"
+        )
+
+
+def _require_same_weights(circuit: Circuit, model: MaskedModel) -> None:
+    known = circuit.provenance.get("model")
+    hashed = known.get("weights") if isinstance(known, Mapping) else None
+    if hashed is None:
+        return
+    now = model.provenance()
+    if now.get("weights") != hashed:
+        raise InputError(
+            f"the circuit was found in a model with the weights {str(hashed)[:12]}, this model "
+            f"({now.get('model')}) has {str(now.get('weights'))[:12]}; give the model it was found "
+            "in (were its weights changed since?)"
+        )
+
+
+def _ablation(
+    circuit: Circuit, model: MaskedModel, task: Task | None, ablation: AblationLike | None
+) -> Ablation:
+    if ablation is None:
+        found = circuit.ablation
+        ablation = found if found in ("mean", "mean_positional") else "zero"
+    if getattr(ablation, "kind", ablation) == "counterfactual":
+        raise InputError(
+            "a circuit under counterfactual ablation needs the corrupted prompt at every call, so "
+            "it is no model of its own; use ablation='zero', 'mean' or 'mean_positional'"
+        )
+    if isinstance(ablation, Ablation) or ablation == "zero":
+        return ablation if isinstance(ablation, Ablation) else Ablation("zero")
+    if task is None:
+        raise InputError(
+            f"ablation={ablation!r} is taken over a task's prompts: give task=, or the Ablation "
+            "that model.mean_ablation(batches) makes"
+        )
+    return resolve_ablation(model, task, ablation)
+
+
+def _shape(pruned: Pruned, task: Task | None, shape: tuple[int, int] | None) -> tuple[int, int]:
+    if shape is None:
+        given = _SHAPE if task is None else pruned.size(next(iter(task.batches())))
+        return given[0], pruned.length(given[1])
+    numbers = list(shape) if isinstance(shape, (tuple, list)) else []
+    if len(numbers) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
+        raise InputError(f"shape must be two integers, examples and positions, got {shape!r}")
+    if min(numbers) < 1 or pruned.length(numbers[1]) != numbers[1]:
+        wanted = pruned.exact or f"{pruned.shortest} to {pruned.longest or 'any number'}"
+        raise InputError(
+            f"shape {shape!r} cannot be run: expected 1 example or more and {wanted} positions"
+        )
+    return numbers[0], numbers[1]
+
+
+@torch.no_grad()
+def _difference(
+    pruned: Pruned, model: MaskedModel, circuit: Circuit, ablation: Ablation, task: Task | None
+) -> tuple[float, str]:
+    """The largest difference to the masked run at answer positions, and where it was looked for.
+
+    Raises :class:`NumericalError` if it is more than rounding.
+    """
+    if task is None:
+        return pruned.gap, "drawn inputs"
+    gap = 0.0
+    for batch in task.batches():
+        want = model.run(batch, circuit.mask, model.reference(batch, ablation)).double()
+        found = float((pruned.answers(batch).double() - want).abs().max())
+        dtype = next(pruned.module.parameters()).dtype
+        size = 1 + float(want.abs().max())
+        if not found <= tolerance(dtype) * size:
+            raise NumericalError(
+                f"the exported model and the masked run differ by {found:.3g} at answer positions "
+                f"of {task.name!r} (outputs up to {size:.3g}); nothing was written"
+            )
+        gap = max(gap, found)
+    return gap, f"answer positions of {len(task)} prompts of {task.name}"
+
+
+# -------------------------------------------------------------------- figures
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Numbers in a module's parameters, shared ones counted once."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Bytes of a module's parameters and saved buffers, shared ones counted once."""
+    seen = {t.data_ptr(): t.numel() * t.element_size() for t in module.state_dict().values()}
+    return sum(seen.values())
+
+
+def compare(
+    pruned: Pruned, saved: Callable[[Tensor], Tensor], shape: tuple[int, int], repeats: int
+) -> dict[str, Any]:
+    """``original`` and ``exported`` on inputs of ``shape``: size, FLOPs, seconds.
+
+    Both give outputs at the same positions; ``saved`` is the exported model as read back. FLOPs are
+    those of matrix products and attention as torch counts them (a multiply and an add are two).
+    Seconds are wall time of one forward pass, medians of ``repeats`` turns in which each goes
+    first in turn, after one turn that is not counted.
+    """
+    inputs = pruned.draw(*shape)
+    jobs: dict[str, Callable[[Tensor], Tensor]] = {"original": pruned.original, "exported": saved}
+    seen: dict[str, list[float]] = {name: [] for name in jobs}
+    with torch.no_grad(), pruned.quiet():
+        flops = {name: _flops(job, inputs) / inputs.numel() for name, job in jobs.items()}
+        for turn in range(repeats + 1):
+            for name in sorted(jobs, reverse=bool(turn % 2)):
+                seconds = _seconds(jobs[name], inputs)
+                if turn:
+                    seen[name].append(seconds)
+    sizes = {"exported": pruned.module, "original": pruned.whole}
+    return {
+        "shape": list(shape),
+        "device": inputs.device.type,
+        "dtype": str(next(pruned.module.parameters()).dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        **{
+            name: {
+                "parameters": parameter_count(sizes[name]),
+                "bytes": weight_bytes(sizes[name]),
+                "flops_per_token": flops[name],
+                "seconds": statistics.median(seen[name]),
+            }
+            for name in jobs
+        },
+    }
+
+
+def _flops(job: Callable[[Tensor], Tensor], inputs: Tensor) -> int:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # Only the plain products of attention are counted on every device.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        job(inputs)
+    return int(counter.get_total_flops())
+
+
+def _seconds(job: Callable[[Tensor], Tensor], inputs: Tensor) -> float:
+    def wait() -> None:
+        if inputs.device.type == "cuda":
+            torch.cuda.synchronize(inputs.device)
+
+    wait()
+    start = time.perf_counter()
+    job(inputs)
+    wait()
+    return time.perf_counter() - start
+
+
+# -------------------------------------------------------------------- files
+
+
+def _write_program(pruned: Pruned, path: Path) -> None:
+    """``model.pt2``, for any batch and any length there may be."""
+    batch = torch.export.Dim("batch", min=1)
+    length: Any = torch.export.Dim.STATIC
+    if pruned.exact is None and pruned.longest != 1:
+        length = torch.export.Dim("length", min=pruned.shortest, max=pruned.longest)
+    # Sizes of 0 and 1 are taken as fixed by tracing, so the example has neither.
+    example = pruned.draw(2, pruned.length(pruned.shortest + 4))
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                pruned.module, (example,), dynamic_shapes=({0: batch, 1: length},)
+            )
+    except Exception as error:
+        raise UnsupportedModelError(
+            "torch.export could not make a program of this circuit, so nothing was written; the "
+            "module itself, model.pruned(mask, ablation).module, runs. torch said: "
+            f"{type(error).__name__}: {str(error)[:500]}"
+        ) from error
+    program.example_inputs = None
+    torch.export.save(program, path)
+
+
+@torch.no_grad()
+def _read_back(pruned: Pruned, path: Path) -> nn.Module:
+    """The saved program, which gives what the module gives on drawn inputs."""
+    saved = torch.export.load(path).module()
+    inputs = pruned.draw(3, pruned.length(pruned.shortest + 6))
+    want = pruned.module(inputs).double()
+    gap = float((saved(inputs).double() - want).abs().max())
+    dtype = next(pruned.module.parameters()).dtype
+    if not gap <= tolerance(dtype) * (1 + float(want.abs().max())):
+        raise NumericalError(
+            f"the program as saved and the module differ by {gap:.3g} on drawn inputs; nothing was "
+            "written"
+        )
+    return saved
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A scratch folder beside ``target``; in the end it is gone, and so are parents made for it."""
+    staging = beside(target)
+    missing = [p for p in target.parents if not p.exists()]
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+    except OSError as error:
+        raise InputError(f"cannot write a model to {target}: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        for folder in missing:
+            with suppress(OSError):  # what is not empty stays
+                folder.rmdir()
+
+
+def _put(staging: Path, target: Path) -> None:
+    """Puts the new folder where the old one was; an interruption puts back what was."""
+    if not target.exists():
+        staging.replace(target)
+        return
+    backup = beside(target)
+    try:
+        target.replace(backup)
+        staging.replace(target)
+    except BaseException:
+        if backup.exists() and not target.exists():
+            backup.replace(target)
+        raise
+    shutil.rmtree(backup, ignore_errors=True)
