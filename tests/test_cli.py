@@ -338,3 +338,20 @@ def test_demo_on_smollm2(tmp_path):
     assert report["density"] < 0.05
     assert 0.7 < report["faithfulness"] < 1.2
     assert report["accuracy"] > 0.8
+
+
+def test_export_model_writes_a_program(model_dir, circuit_dir, tmp_path, capsys):
+    import torch
+
+    out = tmp_path / "own"
+    arguments = ("--model", model_dir, "--task", "ioi", "-n", 4, "--ablation", "mean")
+    options = ("--logits-to-keep", 1, "--out", out)
+    assert call("export-model", circuit_dir, *arguments, *options, "--json") == 0
+    document = out_of(capsys)
+    assert document["report"]["logits_to_keep"] == 1
+    program = torch.export.load(out / "model.pt2").module()
+    assert program(torch.tensor([[3, 1, 4]])).shape[:2] == (1, 1)
+    assert call("export-model", circuit_dir, *arguments, *options) == 1
+    assert "own" in capsys.readouterr().err
+    assert call("export-model", circuit_dir, *arguments, *options, "--overwrite") == 0
+    assert "parameters" in capsys.readouterr().out

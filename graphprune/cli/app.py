@@ -11,6 +11,7 @@ from graphprune.cli.demo import demo
 from graphprune.cli.discover import discover
 from graphprune.cli.evaluate import evaluate
 from graphprune.cli.export import export
+from graphprune.cli.export_model import export_model
 from graphprune.cli.fetch import fetch
 from graphprune.cli.info import info
 from graphprune.cli.plan import plan
@@ -51,6 +52,7 @@ app.command("fetch")(fetch)
 app.command("discover")(discover)
 app.command("evaluate")(evaluate)
 app.command("export")(export)
+app.command("export-model")(export_model)
 app.command("plan")(plan)
 app.command("study")(study)
 app.command("submission")(submission)
