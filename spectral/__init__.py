@@ -6,6 +6,7 @@
 from .arpack import solve_leading
 from .autograd import rotation
 from .baselines import EffectiveResistance, Magnitude, Taylor, effective_resistance
+from .components import component_sizes
 from .dynamic import DynamicPruning, scheduled
 from .effects import removal_effects
 from .laplacians import laplacian
@@ -26,6 +27,7 @@ __all__ = [
     "Taylor",
     "Wiring",
     "close",
+    "component_sizes",
     "edge_weights",
     "effective_resistance",
     "feedback_dependence",

@@ -16,9 +16,11 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from .wiring import FloatArray, IntArray
+from graphprune.graph import ComputationalGraph
 
-__all__ = ["Block", "Components", "components"]
+from .wiring import FloatArray, IntArray, Wiring, wiring
+
+__all__ = ["Block", "Components", "component_sizes", "components"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,3 +125,19 @@ def components(matrix: Any) -> Components:
     place = np.empty_like(order)
     place[order] = np.arange(len(order)) - starts[label[order]]
     return Components(label, order, starts, place)
+
+
+def component_sizes(graph: ComputationalGraph | Wiring | tuple[Any, int]) -> IntArray:
+    """``[C]``: nodes of each strongly connected component, the largest first.
+
+    Example:
+        >>> ring = ComputationalGraph.from_edges([("a", "b"), ("b", "a"), ("b", "c")])
+        >>> component_sizes(ring).tolist()
+        [2, 1]
+    """
+    given = wiring(graph)
+    shape = (given.num_nodes, given.num_nodes)
+    ones = np.ones(int(given.present.sum()))
+    ends = given.sources[given.present], given.targets[given.present]
+    sizes: IntArray = np.sort(components(csr_array((ones, ends), shape=shape)).sizes)[::-1]
+    return sizes

@@ -355,3 +355,35 @@ def test_export_model_writes_a_program(model_dir, circuit_dir, tmp_path, capsys)
     assert "own" in capsys.readouterr().err
     assert call("export-model", circuit_dir, *arguments, *options, "--overwrite") == 0
     assert "parameters" in capsys.readouterr().out
+
+
+def test_info_describes_a_graph(tmp_path, capsys):
+    ring = nx.DiGraph()
+    ring.add_weighted_edges_from(
+        [("a", "b", 1.0), ("b", "c", 1.0), ("c", "a", 1.0), ("c", "d", 2.0)]
+    )
+    nx.write_graphml(ring, tmp_path / "ring.graphml")
+    assert call("info", "--graph", tmp_path / "ring.graphml", "--json") == 0
+    facts = out_of(capsys)["graph"]
+    assert facts["components"] == {"strongly connected": 2, "largest": 3, "of one node": 1}
+    assert facts["weights"] == "from the file"
+    assert facts["spectrum"]["adjacency"]["sum of |Im|"] == pytest.approx(3**0.5)
+    nx.write_gexf(nx.DiGraph([("a", "b")]), tmp_path / "chain.gexf")
+    assert call("info", "--graph", tmp_path / "chain.gexf", "--json") == 0
+    assert "no cycle" in out_of(capsys)["graph"]["spectrum"]
+    nx.write_graphml(nx.path_graph(3), tmp_path / "path.graphml")
+    assert call("info", "--graph", tmp_path / "path.graphml") == 1
+    assert "undirected" in capsys.readouterr().err
+
+
+def test_a_graph_network_from_the_command_line(tmp_path, capsys):
+    arguments = ("--model", "argnn-digits", "--task", "digits")
+    assert call("info", *arguments, "-n", 8, "--json") == 0
+    facts = out_of(capsys)
+    assert facts["model"]["architecture"] == "ARGNN"
+    assert "example" not in facts["task"] or facts["task"]["example"] == {}
+    out = tmp_path / "c"
+    options = ("-n", 12, "--method", "magnitude", "--size", "0.5", "--out", out)
+    assert call("discover", *arguments, *options, "--json") == 0
+    assert out_of(capsys)["kept"] <= 3990
+    assert call("evaluate", out, *arguments, "-n", 8, "--ablation", "zero", "--json") == 0

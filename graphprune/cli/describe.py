@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -150,7 +151,93 @@ def task_facts(task: Task, tokenizer: Any) -> dict[str, Any]:
     }
 
 
+def graph_facts(path: Path) -> dict[str, Any]:
+    """Components and spectrum of a directed graph, and what spectral pruning could do to it.
+
+    ``path`` is a circuit's folder (the kept edges), or a .graphml, .gexf or node-link .json file,
+    whose edges' ``weight`` counts where all have one.
+    """
+    from importlib import import_module
+
+    spectral: Any = import_module("graphprune.spectral")
+    graph, weights = _weighted(path)
+    pair = (graph, weights)
+    sizes = spectral.component_sizes(graph)
+    facts: dict[str, Any] = {
+        "file": str(path),
+        "nodes": graph.num_nodes,
+        "edges": graph.num_edges,
+        "weights": "unit" if weights is None else "from the file",
+        "components": {
+            "strongly connected": len(sizes),
+            "largest": int(sizes.max()),
+            "of one node": int((sizes == 1).sum()),
+        },
+    }
+    if graph.is_acyclic:
+        facts["spectrum"] = (
+            "real, since the graph has no cycle; feedback=[(source, target)] closes it for the "
+            "spectrum"
+        )
+        return facts
+    spectra = {}
+    for kind in ("out", "both", "adjacency"):
+        values = spectral.spectrum(*pair, kind)
+        spectra[kind] = {
+            "complex": int((values.imag != 0).sum()),
+            "sum of |Im|": float(abs(values.imag).sum()),
+            "largest |Im|": float(values.imag.max()),
+        }
+    facts["spectrum"] = spectra
+    start = spectra["out"]["sum of |Im|"]
+    if start > 0:
+        mask = spectral.prune(*pair, goal="damp", density=0.9)
+        left = spectral.spectrum(
+            (graph.edge_index[:, mask.kept], graph.num_nodes),
+            None if weights is None else weights[mask.kept],
+        )
+        facts["damping a tenth of the edges leaves"] = float(abs(left.imag).sum() / start)
+    return facts
+
+
+def _weighted(path: Path) -> tuple[Any, Any]:
+    """The graph of a file and its edges' weights ``[E]``, or ``None`` where it has none."""
+    import networkx as nx
+    import torch
+
+    from graphprune.circuit import Circuit
+    from graphprune.graph import ComputationalGraph
+
+    if path.is_dir():
+        drawn = Circuit.load(path).to_networkx()
+    elif path.suffix == ".graphml":
+        drawn = nx.read_graphml(path)
+    elif path.suffix == ".gexf":
+        drawn = nx.read_gexf(path)
+    elif path.suffix == ".json":
+        drawn = nx.node_link_graph(json.loads(path.read_text(encoding="utf-8")), edges="edges")
+    else:
+        raise InputError(
+            f"expected a circuit's folder or a .graphml, .gexf or node-link .json file, got {path}"
+        )
+    found = [data.get("weight") for _, _, data in drawn.edges(data=True)]
+    plain: Any = nx.MultiDiGraph() if drawn.is_multigraph() else nx.DiGraph()
+    if not drawn.is_directed():
+        raise InputError(f"{path} holds an undirected graph; imaginary parts need a directed one")
+    plain.add_nodes_from(str(node) for node in drawn)
+    plain.add_edges_from((str(u), str(v)) for u, v in drawn.edges())
+    graph = ComputationalGraph.from_networkx(plain)
+    if not found or any(not isinstance(w, int | float) for w in found):
+        return graph, None
+    return graph, torch.tensor(found, dtype=torch.float64)
+
+
 def _example(batch: Batch, tokenizer: Any) -> dict[str, Any]:
+    from graphprune.cli.loading import SystemTasks
+
+    if isinstance(tokenizer, SystemTasks):  # no words
+        return {}
+
     def prompt(side: Any) -> str:
         ids = side["input_ids"][0]
         mask = side.get("attention_mask")

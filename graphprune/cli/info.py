@@ -33,6 +33,14 @@ def info(
     circuit: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Describe a circuit.")
     ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE_OR_DIR",
+            help="Describe a directed graph: components, spectrum, what spectral pruning could do. "
+            "A circuit's folder or a .graphml, .gexf or node-link .json file.",
+        ),
+    ] = None,
     task_set: TaskSettings = [],  # noqa: B006 - typer copies it
     examples: Examples = None,
     batch_size: BatchSize = None,
@@ -44,13 +52,15 @@ def info(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Describe a model, a task, a method or a circuit; without options, list all that is known."""
+    """Describe a model, task, method, circuit or graph; without options, list all that is known."""
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
         from graphprune.cli import describe
 
         parts: dict[str, dict[str, Any]] = {}
         if circuit is not None:
             parts["circuit"] = describe.circuit_facts(circuit)
+        if graph is not None:
+            parts["graph"] = describe.graph_facts(graph)
         if method is not None:
             parts["method"] = describe.method_facts(method)
         loaded: Loaded | None = None
