@@ -243,3 +243,11 @@ def test_a_case_may_measure_more(plan, monkeypatch):
     monkeypatch.setattr(jobs, "_case", with_measure)
     record = run_job(Study.from_dict(plan).jobs()[0])
     assert [row["half"] for row in record["rows"]] == [0.5, 0.5]
+
+
+def test_the_leaderboard_is_a_study():
+    from pathlib import Path
+
+    study = Study.from_yaml(Path(__file__).parent.parent / "examples" / "leaderboard.yaml")
+    assert len(study.systems) == 6
+    assert {job.method.name for job in study.jobs()} >= {"sequential ensemble", "spectral, damp"}
