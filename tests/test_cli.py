@@ -352,9 +352,28 @@ def test_export_model_writes_a_program(model_dir, circuit_dir, tmp_path, capsys)
     program = torch.export.load(out / "model.pt2").module()
     assert program(torch.tensor([[3, 1, 4]])).shape[:2] == (1, 1)
     assert call("export-model", circuit_dir, *arguments, *options) == 1
-    assert "own" in capsys.readouterr().err
+    assert "exists and is not empty" in capsys.readouterr().err
     assert call("export-model", circuit_dir, *arguments, *options, "--overwrite") == 0
     assert "parameters" in capsys.readouterr().out
+
+
+def test_export_model_says_what_is_wrong(model_dir, circuit_dir, tmp_path, capsys):
+    out = ("--out", tmp_path / "own")
+    for options, words in (
+        (("--ablation", "mean"), "give task="),
+        (("--ablation", "counterfactual"), "corrupted prompt at every call"),
+        (("--ablation", "sum", "--task", "ioi", "-n", 4), "unknown ablation 'sum'"),
+    ):
+        assert call("export-model", circuit_dir, "--model", model_dir, *out, *options) == 1
+        assert words in capsys.readouterr().err
+    assert call("export-model", circuit_dir, "--model", model_dir, *out, "-q", "--json") == 0
+    told = capsys.readouterr()
+    assert "found under counterfactual ablation and is exported under zero ablation" in told.err
+    assert json.loads(told.out)["report"]["ablation"] == "zero"
+    other = save_model(tmp_path / "other", seed=1)
+    assert call("export-model", circuit_dir, "--model", other, "--out", tmp_path / "no") == 1
+    assert "weights" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 def test_info_describes_a_graph(tmp_path, capsys):

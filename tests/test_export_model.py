@@ -313,6 +313,49 @@ def test_tanh_gelus_are_one_operation():
     assert {type(b.mlp.act).__name__ for b in model.module.transformer.h} == {"NewGELUActivation"}
 
 
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("gpt_neo", {"window_size": 256}),  # as the published models have it
+        ("mistral", {"sliding_window": 300}),
+        ("mistral", {"sliding_window": 1200}),  # looked up in the mask
+        ("llama", {"sliding_window": 300}),  # stated, and used by no layer
+        ("llama", {"sliding_window": 1200}),
+    ],
+)
+@torch.no_grad()
+def test_long_windows(family, settings):
+    """Beyond the window the whole graph's logits are still Hugging Face's."""
+    length = next(iter(settings.values())) + 20
+    model, _ = system(family, settings={**settings, "max_position_embeddings": length})
+    module = model.pruned(gp.EdgeMask.full(model.graph), Ablation("zero")).module
+    windows = {m.window for m in module.modules() if type(m).__name__ == "Attend"}
+    assert (windows == {None}) == (family == "llama")
+    ids = torch.randint(61, (1, length))
+    want = model.module(input_ids=ids).logits
+    # Hugging Face computes norms and angles in float32 whatever the dtype.
+    torch.testing.assert_close(module(ids), want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale_attn_weights": False},
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"reorder_and_upcast_attn": True},
+        {"activation_function": "gelu"},
+        {"activation_function": "relu"},
+        {"tie_word_embeddings": False},
+    ],
+)
+@torch.no_grad()
+def test_settings_of_gpt2(float64, settings):
+    model, _ = system("gpt2", settings=settings)
+    module = model.pruned(gp.EdgeMask.full(model.graph), Ablation("zero")).module
+    ids = torch.randint(61, (2, 9))
+    torch.testing.assert_close(module(ids), model.module(ids).logits, rtol=0, atol=1e-9)
+
+
 @torch.no_grad()
 def test_learned_constants(float64):
     model, batch = system("llama")

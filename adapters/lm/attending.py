@@ -2,8 +2,8 @@
 
 The description is read off the user's module and its configuration under Hugging Face's names, and
 then tried against the module itself on drawn queries, keys and values; what it does not reproduce
-is refused. A window longer than the trial cannot be told from no window there: it is taken as the
-configuration states it.
+is refused. Configurations may state windows that no layer uses, so a window is tried on prompts
+longer than it; one too long for that is looked up in the model's own mask.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from .surgery import part
 
 __all__ = ["describe_attention", "rope_limit"]
 
-_TRIAL = 256  # tokens
+_TRIAL = 1024  # tokens that attention is tried on at most
+_MASK = 2**13  # tokens whose mask is looked at: 64 million entries
 
 
 def describe_attention(arch: Architecture, block: Block) -> Attending:
@@ -32,12 +33,9 @@ def describe_attention(arch: Architecture, block: Block) -> Attending:
     without gradients.
     """
     module: Any = block.attention
-    window = _window(module)
+    window = _window(arch, block)
     length = min(_TRIAL, 8 if window is None else window + 5, arch.longest or _TRIAL)
-    generator = torch.Generator().manual_seed(block.index)
-    vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
-    ids = torch.randint(vocabulary, (2, length), generator=generator).to(arch.device)
-    call = arch.glue(ids).calls[block.index]
+    call = _call(arch, block, length)
     norms = None
     if getattr(module, "q_norm", None) is not None:
         names = ("q_norm", "k_norm")
@@ -56,13 +54,32 @@ def describe_attention(arch: Architecture, block: Block) -> Attending:
     return found
 
 
-def _window(module: Any) -> int | None:
+def _call(arch: Architecture, block: Block, length: int) -> Call:
+    """What the layer's attention is called with on a prompt of ``length`` drawn tokens."""
+    generator = torch.Generator().manual_seed(block.index)
+    vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
+    ids = torch.randint(vocabulary, (1, length), generator=generator).to(arch.device)
+    return arch.glue(ids).calls[block.index]
+
+
+def _window(arch: Architecture, block: Block) -> int | None:
+    module: Any = block.attention
     config = module.config
     if getattr(module, "attention_type", None) == "local":
         return int(config.window_size)
     declared = getattr(module, "sliding_window", getattr(config, "sliding_window", None))
-    # GPT-NeoX and others carry no window; configurations may hold one that layers do not use.
-    return None if declared is None else int(declared)
+    if declared is None:
+        return None
+    window, length = int(declared), int(declared) + 2
+    if length > _MASK or length > (arch.longest or length):
+        return window
+    # Models whose layers have no window may be configured with one all the same.
+    mask = _call(arch, block, length)[1].get("attention_mask")
+    if not isinstance(mask, Tensor):
+        return None if config._attn_implementation in ("sdpa", "eager") else window
+    row = mask[0, 0, -1]
+    seen = int((row if row.dtype == torch.bool else row == 0).sum())
+    return None if seen == length else window
 
 
 def _rotary(arch: Architecture, block: Block, call: Call, length: int) -> Rotary | None:
@@ -89,7 +106,7 @@ def _rotary(arch: Architecture, block: Block, call: Call, length: int) -> Rotary
 
 def _try(found: Attending, arch: Architecture, block: Block, call: Call, length: int) -> None:
     generator = torch.Generator().manual_seed(block.index)
-    shape = (2, length, block.rows, block.head_dim)
+    shape = (1, length, block.rows, block.head_dim)
     qkv = torch.randn(shape, generator=generator).to(arch.device, arch.dtype)
     want = block.attend(qkv.flatten(2), call)
     parts = qkv.split([block.heads, block.kv_heads, block.kv_heads], 2)

@@ -7,7 +7,7 @@ depends on no token and no position is computed here and becomes part of such co
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,19 @@ from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.model import Ablation
 
 from .architecture import Architecture, Block, matrix
-from .attending import describe_attention, rope_limit
+from .attending import describe_attention
+from .ends import embedding, longest_of, unembedding
 from .layout import Layout
 from .plain import Attending, PlainNorm
 from .planner import Planner
-from .pruned import Attention, Mlp, Projection, PrunedModel, Reading, Unembedding
+from .pruned import Attention, Mlp, Projection, PrunedModel, Reading
 from .reach import CONSTANT, POSITIONAL, VARYING, block_of, reach, rows_of
 from .reading import sender
 from .rows import folded_rows, plain_rows, reordered
 from .surgery import part
 from .values import Values
 
-__all__ = ["longest_of", "pruned_module", "stand_ins"]
+__all__ = ["pruned_module", "stand_ins"]
 
 
 def pruned_module(
@@ -53,12 +54,6 @@ def pruned_module(
     builder = _Builder(arch, layout, kept.cpu(), stand_ins(arch, layout, ablation), last)
     # Copies of frozen weights are frozen.
     return builder.build().eval().requires_grad_(True)
-
-
-def longest_of(arch: Architecture) -> int | None:
-    """The most positions a module of the model reads; ``None``: any number."""
-    limits = [n for n in (arch.longest, rope_limit(arch.model)) if n is not None]
-    return min(limits) if limits else None
 
 
 def stand_ins(arch: Architecture, layout: Layout, ablation: Ablation) -> Tensor | None:
@@ -193,12 +188,12 @@ class _Builder:
             if self.reach.needed[first + block.heads]:
                 stages += self._mlp(block)
             self.bias = after
-        scale, table = self._embedding()
-        unembedding, weight = self._unembedding()
+        scale, table = embedding(arch)
+        head, weight = unembedding(arch)
         shared = None
         if self.reach.needed[0]:
             # One weight for both ends where the model ties them.
-            shared = unembedding.weight if weight is table else nn.Parameter(table.detach().clone())
+            shared = head.weight if weight is table else nn.Parameter(table.detach().clone())
         position = None
         if self.position is not None and arch.family.position is not None:
             rows = cast(Tensor, part(arch.base, arch.family.position).weight)
@@ -212,7 +207,7 @@ class _Builder:
             position=position,
             stages=stages,
             final=final[1],
-            unembedding=unembedding,
+            unembedding=head,
             last=self.last,
             longest=longest_of(arch),
             exact=self.every if self.every > 1 else None,
@@ -344,41 +339,3 @@ class _Builder:
         ((_, reading),) = self.readings(rows, [tail])
         slot = self.send(writer, still=kind != VARYING, tail=tail)
         return [Mlp(reading, block.mlp_norm, block.mlp, block.mlp_post_norm, slot)]
-
-    # ------------------------------------------------------------- ends
-
-    def _embedding(self) -> tuple[float, Tensor]:
-        """What embedded tokens are multiplied with, and the table, tried on some tokens."""
-        arch = self.arch
-        table = cast(Tensor, arch.embedding.weight)
-        length = min(8, arch.longest or 8)
-        ids = torch.linspace(0, table.shape[0] - 1, length).long()[None].to(arch.device)
-        glue = arch.glue(ids)
-        want, plain = (glue.entry - glue.position).double(), table[ids].double()
-        scale = float((want * plain).sum() / plain.square().sum().clamp(min=1e-30))
-        scale = float(torch.tensor(scale, dtype=torch.float64).to(arch.dtype))
-        scale = 1.0 if abs(scale - 1) < 1e-4 else scale
-        _same(plain * scale, want, arch.dtype, "the embedding is no table times a number")
-        return scale, table
-
-    def _unembedding(self) -> tuple[Unembedding, Tensor]:
-        arch = self.arch
-        model: Any = arch.model
-        head = model.get_output_embeddings()
-        weight, bias = matrix(head, "the output map")
-        own: Tensor = head.weight
-        cap = getattr(arch.config, "final_logit_softcapping", None)
-        made = Unembedding(arch.final_norm, nn.Parameter(weight.detach().clone()), bias, cap)
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(3, arch.width, generator=generator).to(arch.device, arch.dtype)
-        _same(made(x), arch.read_out(x), arch.dtype, "the output is not linear in the final norm")
-        return made, own
-
-
-def _same(found: Tensor, want: Tensor, dtype: torch.dtype, what: str) -> None:
-    gap = float((found.double() - want.double()).abs().max())
-    loose = 3e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
-    if not gap <= loose * (1 + float(want.abs().max())):
-        raise UnsupportedModelError(
-            f"{what}: it differs by {gap:.3g} on drawn inputs, so no module of its own can be made"
-        )

@@ -13,7 +13,8 @@ from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.model import Ablation
 from graphprune.pruned import Pruned, tolerance
 
-from .building import longest_of, pruned_module
+from .building import pruned_module
+from .ends import longest_of
 from .inputs import Inputs, read_inputs
 from .pruned import PrunedModel
 from .surgery import quiet

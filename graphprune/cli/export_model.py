@@ -36,6 +36,7 @@ def export_model(
     seed: Seed = 0,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    tokenizer: Annotated[str | None, typer.Option(help="If not the model's own.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -47,7 +48,7 @@ def export_model(
         from graphprune.cli.loading import load_model, load_task
 
         circuit = Circuit.load(folder)
-        loaded = load_model(now, model, dtype=dtype, device=device)
+        loaded = load_model(now, model, dtype=dtype, device=device, tokenizer=tokenizer)
         made = None
         if task is not None:
             made = load_task(
@@ -62,6 +63,13 @@ def export_model(
             logits_to_keep=logits_to_keep,
             overwrite=overwrite,
         )
+
+        used, found = done.report["ablation"], done.report["found_under"]
+        if found not in (None, used):
+            now.warn(
+                f"the circuit was found under {found} ablation and is exported under {used} "
+                "ablation: compare it on its task (graphprune evaluate --ablation) before use"
+            )
 
         def show(console: Console) -> None:
             sides = [done.report["original"], done.report["exported"]]

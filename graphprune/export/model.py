@@ -70,6 +70,7 @@ def export_model(
             "format": FORMAT,
             "version": VERSION,
             "ablation": given.name,
+            "found_under": circuit.ablation,
             "edges": circuit.mask.num_kept,
             "of_edges": circuit.graph.num_edges,
             "logits_to_keep": logits_to_keep,
