@@ -210,6 +210,12 @@ def test_the_command(plan, tmp_path, capsys):
     assert (tmp_path / "plan" / "report.html").exists()
     assert call("study", file, "--show") == 0
     assert "EAP" in capsys.readouterr().out
+    gone = {"small": {"model": "./nowhere", "tasks": ["ioi"]}}
+    file.write_text(yaml.safe_dump({**plan, "systems": gone}))
+    assert call("study", file, "--out", tmp_path / "gone") == 1
+    said = capsys.readouterr().err
+    assert "small/ioi/EAP seed 0 failed" in said
+    assert "unexpected" not in said
     file.write_text("systems: [")
     assert call("study", file) == 1
     assert "is no YAML" in capsys.readouterr().err
