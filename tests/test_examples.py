@@ -23,14 +23,17 @@ SCRIPTS = {
         ],
         "faithfulness",
     ),
+    "graph_pruning.py": (["digits.csv", "digits.png"], "preserve"),
     "own_prompts.py": (["pairs.jsonl", "circuit/circuit.json"], "log_odds"),
     "compare_methods.py": (["methods.csv", "curves.png"], "cpr"),
     "third_party_method.py": ([], "passed"),
     "edge_pruning_language.py": (["table.csv", "edges_needed.csv"], "edge pruning"),
-    "precision_table.py": (["precision.csv"], "PAHQ"),
+    "precision_table.py": (["precision.csv", "decisions.csv"], "PAHQ"),
     "two_prompts_one_task.py": (["table.csv", "few_shot/circuit.json"], "intersection"),
 }
 HELPERS = {"small_models.py"}
+# torch_geometric's, while it is imported.
+PYG = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
 
 
 def run(script: str, *arguments: str, folder: Path) -> str:
@@ -42,7 +45,7 @@ def run(script: str, *arguments: str, folder: Path) -> str:
         "XDG_CACHE_HOME": str(folder / "cache"),
     }
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / script), *arguments],
+        [sys.executable, "-W", "error", "-W", PYG, str(EXAMPLES / script), *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -128,7 +128,7 @@ def test_without_a_convert_step_the_members_are_the_result(index, offer, cache):
 
 
 def test_unknown_name_lists_the_known_ones(cache):
-    with pytest.raises(InputError, match=r"\(smollm2\), got 'smollm3'"):
+    with pytest.raises(InputError, match=r"\(celegans, fly, smollm2\), got 'smollm3'"):
         fetch("smollm3", cache=cache)
 
 

@@ -210,6 +210,12 @@ def test_the_command(plan, tmp_path, capsys):
     assert (tmp_path / "plan" / "report.html").exists()
     assert call("study", file, "--show") == 0
     assert "EAP" in capsys.readouterr().out
+    gone = {"small": {"model": "./nowhere", "tasks": ["ioi"]}}
+    file.write_text(yaml.safe_dump({**plan, "systems": gone}))
+    assert call("study", file, "--out", tmp_path / "gone") == 1
+    said = capsys.readouterr().err
+    assert "small/ioi/EAP seed 0 failed" in said
+    assert "unexpected" not in said
     file.write_text("systems: [")
     assert call("study", file) == 1
     assert "is no YAML" in capsys.readouterr().err
@@ -243,3 +249,11 @@ def test_a_case_may_measure_more(plan, monkeypatch):
     monkeypatch.setattr(jobs, "_case", with_measure)
     record = run_job(Study.from_dict(plan).jobs()[0])
     assert [row["half"] for row in record["rows"]] == [0.5, 0.5]
+
+
+def test_the_leaderboard_is_a_study():
+    from pathlib import Path
+
+    study = Study.from_yaml(Path(__file__).parent.parent / "examples" / "leaderboard.yaml")
+    assert len(study.systems) == 6
+    assert {job.method.name for job in study.jobs()} >= {"sequential ensemble", "spectral, damp"}

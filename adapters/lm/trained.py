@@ -21,6 +21,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from graphprune.batch import Batch
 from graphprune.fetch import cache_folder
@@ -29,6 +30,7 @@ from graphprune.tasks.indirect_object import FRAMES, ioi
 from graphprune.tasks.words import NAMES, OBJECTS, PLACES
 
 log = logging.getLogger(__name__)
+hf_logging: Any = transformers_logging
 
 __all__ = ["Settings", "accuracy", "trained_ioi", "trained_task", "trained_tokenizer"]
 
@@ -110,7 +112,13 @@ def trained_ioi(
             except OSError:
                 if not folder.is_dir():  # not made by another process meanwhile
                     raise
-    model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()  # of a file of a megabyte
+    try:
+        model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
     return model.requires_grad_(False), tokenizer
 
 

@@ -58,8 +58,8 @@ def study(
         }
 
         def table(console: Console) -> None:
-            names = ["tasks", "cpr", "cpr_clipped", "cmd", "log_area", "auroc", "seconds"]
-            names = [n for n in (*names, "rank_cpr", "rank_cmd") if n in overall]
+            names = ["tasks", "cpr", "cmd", "log_area", "auroc", "seconds", "rank_cmd"]
+            names = [name for name in names if name in overall]
             rows = [
                 [str(row["method"]), *(f"{row[name]:.3g}" for name in names)]
                 for _, row in overall.iterrows()
@@ -69,5 +69,5 @@ def study(
             console.print(f"report: {place / 'report.html'}", markup=False)
 
         now.result(document, table)
-        if failures:
-            raise typer.Exit(1)
+    if failures:
+        raise typer.Exit(1)
