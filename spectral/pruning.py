@@ -72,8 +72,8 @@ def prune(
         chunk, shortlist: edges a round and candidates verified; ``None``: by size.
 
     Raises:
-        InputError: an acyclic graph without feedback, whose spectrum is real whatever is cut; wrong
-            settings; a component above ``dense_limit``.
+        InputError: an acyclic graph without feedback, or an undirected one, whose spectrum is real
+            whatever is cut; wrong settings; a component above ``dense_limit``.
         NumericalError: a weight is NaN or infinite.
 
     Example:
@@ -126,7 +126,23 @@ def _start(
             "parts say nothing; close it by feedback, such as feedback=[('logits', 'input')] (the "
             "sampled token feeds the embedding), or use another method"
         )
-    return solver, measure_named(name, found, kind)
+    chosen = measure_named(name, found, kind)
+    if goal != "gap" and _undirected(given):
+        raise InputError(
+            "the graph is undirected (every edge has its reverse, of the same weight), so its "
+            "spectrum is real and its imaginary parts say nothing; direct its edges, or use "
+            "another method"
+        )
+    if goal != "gap" and chosen.value(found.values) == 0:
+        log.warning("the spectrum is real already: edges go by the size of their weights")
+    return solver, chosen
+
+
+def _undirected(given: Wiring) -> bool:
+    """Whether opposite edges weigh the same; parallel ones are added."""
+    matrix = operator("adjacency", None).matrix(given)
+    gap = abs(matrix - matrix.T)
+    return bool(gap.max() <= 1e-12 * abs(matrix).max())
 
 
 def _by_stars(given: Wiring, kind: Kind, goal: Goal, mode: Mode, kept: int) -> BoolArray:

@@ -129,6 +129,10 @@ def test_where_no_mask_is_deletion_soft_ones_are_refused(name):
     with pytest.raises(gp.UnsupportedModelError, match="equals deleting an edge"):
         gp.EAP(ablation="delete").score(model, task)
     assert way_of(model.module.first) == "none"
+    for part in convolutions(model.module).values():
+        assert not part._message_forward_hooks
+        assert not part._propagate_forward_pre_hooks
+        assert not part._propagate_forward_hooks
 
 
 def by_hand(layers, x, index, mask, other):
@@ -404,3 +408,85 @@ def test_fidelity_is_its_formula_on_deleted_graphs():
     rest = 1 - found.minus
     want = 2 * found.plus * rest / (found.plus + rest) if found.plus * rest else 0.0
     assert found.characterization == pytest.approx(want)
+
+
+class One(torch.nn.Module):
+    """A single convolution behind a linear map, with its own flow."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.enter, self.conv, self.leave = torch.nn.Linear(F, 8), conv, torch.nn.Linear(8, C)
+
+    def forward(self, x, edge_index):
+        return self.leave(torch.tanh(self.conv(torch.tanh(self.enter(x)), edge_index)))
+
+
+MORE = {
+    "GatedGraph": lambda: pyg.GatedGraphConv(8, num_layers=2),
+    "Simple sum": lambda: pyg.SimpleConv(aggr="sum"),
+    "Simple mean": lambda: pyg.SimpleConv(aggr="mean"),
+    "APPNP": lambda: pyg.APPNP(K=3, alpha=0.2),
+    "SSG": lambda: pyg.SSGConv(8, 8, alpha=0.1, K=2),
+    "SAGE, turned": lambda: pyg.SAGEConv(8, 8, flow="target_to_source"),
+    "GraphConv, turned": lambda: pyg.GraphConv(8, 8, flow="target_to_source"),
+    "GAT, turned": lambda: pyg.GATConv(8, 8, flow="target_to_source"),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_more_families_and_turned_flows(name):
+    torch.manual_seed(0)
+    data = a_graph()
+    module = One(MORE[name]()).double().eval()
+    model = gp.wrap(module, data=data)
+    (batch,) = nodes(data.x, torch.arange(N) % C).batches()
+    reference = model.reference(batch, gp.Ablation("delete"))
+    for seed in range(3):
+        kept = torch.rand(24, generator=torch.Generator().manual_seed(seed)) < 0.6
+        want = deleted(module, data, kept).detach()
+        soft = kept.double().requires_grad_(True)
+        torch.testing.assert_close(model.run(batch, soft, reference).detach(), want)
+        torch.testing.assert_close(model.run(batch, kept.double(), reference), want)
+
+
+def test_normalisation_outside_the_layers_is_found_out():
+    """A module that divides by degrees itself: no layer's mask follows that."""
+
+    class Divided(Two):
+        def forward(self, x, edge_index):
+            degree = torch.bincount(edge_index[1], minlength=len(x)).clamp(min=1)
+            return super().forward(x, edge_index) / degree[:, None]
+
+    torch.manual_seed(0)
+    data = a_graph()
+    module = Divided(MAKERS["GraphConv"]).double().eval()
+    model = gp.wrap(module, data=data)
+    (batch,) = nodes(data.x, torch.arange(N) % C).batches()
+    reference = model.reference(batch, gp.Ablation("delete"))
+    with pytest.raises(gp.UnsupportedModelError, match="does not equal deleting edges"):
+        model.run(batch, torch.full((24,), 0.5), reference)
+    kept = torch.arange(24) % 2 == 0
+    found = model.run(batch, kept.double(), reference)
+    torch.testing.assert_close(found, deleted(module, data, kept).detach())
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        pyg.GCNConv(8, 8, improved=True),
+        pyg.GATConv(8, 8, edge_dim=2),
+    ],
+    ids=["improved GCN", "GAT with edge attributes"],
+)
+def test_self_loops_that_depend_on_edges_have_no_soft_mask(conv):
+    assert way_of(conv) == "none"
+
+
+def test_modules_that_mix_graphs_are_refused():
+    class Centred(Two):
+        def forward(self, x, edge_index):
+            out = super().forward(x, edge_index)
+            return out - out.mean(0)
+
+    with pytest.raises(gp.UnsupportedModelError, match="mixes graphs that stand side by side"):
+        gp.wrap(Centred(MAKERS["GraphConv"]).double(), data=a_graph())

@@ -339,3 +339,19 @@ def test_pictures(tmp_path):
     axes = spectral.plot(graph, weights, mask=mask, path=tmp_path / "s.png")
     assert [c.get_offsets().shape for c in axes.collections] == [(20, 2), (20, 2)]
     assert (tmp_path / "s.png").stat().st_size > 5000
+
+
+def test_an_undirected_graph_is_refused(caplog):
+    ties = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")]
+    graph = gp.ComputationalGraph.from_edges([*ties, *((v, u) for u, v in ties)])
+    weights = np.tile([1.0, 2.0, 0.5, 1.5], 2)
+    for kind in ("out", "in", "both", "rw", "adjacency"):
+        assert not spectral.spectrum(graph, weights, kind).imag.any()
+        with pytest.raises(gp.InputError, match="the graph is undirected"):
+            spectral.prune(graph, weights, kind)
+    weights[:3], weights[4:7] = 3.0, 0.1  # one way round weighs more: directed, and it turns
+    assert spectral.spectrum(graph, weights, "out").imag.any()
+    assert spectral.prune(graph, weights, density=6).num_kept == 6
+    tree = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "a")])
+    spectral.prune(tree, [1.0, 2.0], density=1)
+    assert "the spectrum is real already" in caplog.text

@@ -3,7 +3,8 @@
 Multiplying a message by its mask value is deletion where messages are summed and nothing else
 depends on the edge. Elsewhere something must follow: degrees (a mask on the edge weight that the
 norm is made of), means (divide by the mask's sum instead of the count), attention (softmax over
-what is left). Where none of these fits, only a run on the smaller graph is right.
+what is left). Where none of these fits, only a run on the smaller graph is right. The table says
+what to try; a model tries it against real deletion before it trusts it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ __all__ = ["SOFT", "Way", "way_of"]
 Way = Literal["sum", "mean", "weight", "attention", "none"]
 
 _SUM = (
-    "GraphConv", "GINConv", "GINEConv", "GatedGraphConv", "ResGatedGraphConv", "LEConv",
-    "SimpleConv", "SAGEConv", "NNConv", "WLConvContinuous", "MFConv",
+    "GraphConv", "GINConv", "GatedGraphConv", "ResGatedGraphConv", "LEConv", "SimpleConv",
+    "SAGEConv",
 )  # fmt: skip
-_WEIGHT = ("GCNConv", "TAGConv", "SGConv", "ARMAConv", "ChebConv", "APPNP", "GCN2Conv", "SSGConv")
+_WEIGHT = ("GCNConv", "TAGConv", "SGConv", "ARMAConv", "ChebConv", "APPNP", "SSGConv")
 _ATTENTION = ("GATConv", "GATv2Conv")
 
 SOFT: dict[str, Way] = {
@@ -45,6 +46,10 @@ def way_of(conv: Any) -> Way:
         if getattr(conv, "normalize", False) and type(conv).__name__ == "GCNConv":
             return "weight"
         return {"add": "sum", "sum": "sum", "mean": "mean"}.get(aggregation, "none")  # type: ignore[return-value]
+    if getattr(conv, "improved", False) or (
+        named == "attention" and conv.edge_dim is not None and conv.add_self_loops
+    ):
+        return "none"  # self-loops of weight 2, or with the mean of what edges carry
     if named == "weight" and getattr(conv, "normalize", True) is False:
         return "sum"
     return named

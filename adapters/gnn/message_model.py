@@ -154,6 +154,21 @@ class MessageModel(GraphModel):
                 f"shape {list(out.shape)}"
             )
         self.level = level
+        self._followed = False  # whether soft deletion was tried
+        self._require_apart(plain, out)
+
+    def _require_apart(self, given: Features, alone: Tensor) -> None:
+        """Copies side by side must not feel each other: the second one's features are reversed."""
+        two = Features({k: torch.cat([v, v.flip(1)]) for k, v in given.nodes.items()})
+        _, both = self.seen(two)
+        rows = len(alone)
+        same = both.shape == (2 * rows, *alone.shape[1:])
+        if not same or not _near(both[:rows], alone):
+            raise UnsupportedModelError(
+                f"{type(self._module).__name__} mixes graphs that stand side by side without an "
+                "edge between them (a norm or a pooling over all nodes?); give such layers the "
+                "batch vector, forward(x, edge_index, batch)"
+            )
 
     def provenance(self) -> dict[str, Any]:
         """Sizes, a hash of the weights, and the convolutions."""
@@ -259,9 +274,31 @@ class MessageModel(GraphModel):
                 kept = torch.nonzero(flat != 0)[:, 0]
                 passing = Passing(index[:, kept], kept=kept)
                 return self._call(reference.given, numbers, passing, index[:, kept])
+            if delete and not self._followed:
+                self._require_followed()
             replaced = reference.replaced(numbers)
             passing = Passing(index, flat, replaced, delete)
             return self._call(reference.given, numbers, passing, index)
+
+    @torch.no_grad()
+    def _require_followed(self) -> None:
+        """A soft mask at zeros and ones must be the smaller graph; tried once, on drawn masks."""
+        given = Features({k: v[None] for k, v in self.source.node.items()})
+        index, one = self.source.edge_index, torch.zeros(1, dtype=torch.int64)
+        generator = torch.Generator().manual_seed(0)
+        for share in (0.3, 0.7):
+            kept = torch.rand(index.shape[1], generator=generator) < share
+            numbers = torch.nonzero(kept)[:, 0].to(index.device)
+            passing = Passing(index[:, numbers], kept=numbers)
+            small = self._call(given, one, passing, index[:, numbers])
+            soft = self._call(given, one, Passing(index, kept.to(self._like), None, True), index)
+            if not _near(soft, small):
+                raise UnsupportedModelError(
+                    f"a mask on {type(self._module).__name__} does not equal deleting edges: "
+                    f"outputs differ by {float((soft - small).abs().max()):.3g}; masks of zeros "
+                    "and ones are run on the smaller graph, others are refused"
+                )
+        self._followed = True
 
     # ---------------------------------------------------------------- gradients
 
@@ -357,3 +394,10 @@ class MessageModel(GraphModel):
         if totals is None:
             raise InputError("the mean over an empty reference set is not defined")
         return Ablation("mean", [total / count for total in totals], per_position)
+
+
+def _near(found: Tensor, wanted: Tensor) -> bool:
+    """Equal but for rounding."""
+    room = 1e-9 if wanted.dtype == torch.float64 else 1e-4
+    size = 1.0 + float(wanted.abs().max())
+    return found.shape == wanted.shape and float((found - wanted).abs().max()) <= room * size

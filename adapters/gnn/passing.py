@@ -92,13 +92,14 @@ class Passing:
         handles: list[Any] = []
         try:
             for path, conv in convolutions(module).items():
-                handles += self._hooks(path or type(conv).__name__, conv)
+                self._hook(path or type(conv).__name__, conv, handles)
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _hooks(self, path: str, conv: Any) -> list[Any]:
+    def _hook(self, path: str, conv: Any, handles: list[Any]) -> None:
+        """Adds to ``handles`` one by one: what a refusal leaves behind is removed too."""
         seen: list[Tensor] = []
         called: list[int] = []
 
@@ -122,14 +123,11 @@ class Passing:
                 )
             seen.pop()
 
-        handles = [
-            conv.register_propagate_forward_pre_hook(before),
-            conv.register_message_forward_hook(message),
-            conv.register_propagate_forward_hook(after),
-        ]
+        handles.append(conv.register_propagate_forward_pre_hook(before))
+        handles.append(conv.register_message_forward_hook(message))
+        handles.append(conv.register_propagate_forward_hook(after))
         if self.weights is not None and self.delete:
             handles += self._deleting(path, conv, seen)
-        return handles
 
     # ---------------------------------------------------------------- messages
 
@@ -175,12 +173,9 @@ class Passing:
             )
         edges = self._edges(path, index)
         number = len(self.calls)
-        target = index[0 if conv.flow == "target_to_source" else 1]
         if self.weights is not None and not (self.delete and way_of(conv) == "weight"):
             mine = edges >= 0
-            mask = self.weights.new_ones(len(edges))
-            mask = mask.index_put((mine.nonzero()[:, 0],), self.weights[edges[mine]])
-            shaped = mask.view(-1, *[1] * (out.ndim - 1)).to(out.dtype)
+            shaped = self._mask(edges).view(-1, *[1] * (out.ndim - 1)).to(out.dtype)
             if self.delete:
                 if way_of(conv) != "attention":
                     out = out * shaped
@@ -194,8 +189,15 @@ class Passing:
         if self.felt:
             out = out if out.requires_grad else out.detach().requires_grad_(True)
             out.retain_grad()
-        self.calls.append(Call(out, edges, target))
+        self.calls.append(Call(out, edges, _targets(conv, index)))
         return out
+
+    def _mask(self, edges: Tensor) -> Tensor:
+        """``[M]``: mask values of messages on ``edges [M]``; 1 for the layer's own."""
+        assert self.weights is not None
+        mine = torch.nonzero(edges >= 0)[:, 0]
+        ones = self.weights.new_ones(len(edges))
+        return ones.index_put((mine,), self.weights[edges[mine]])
 
     # ---------------------------------------------------------------- deletion
 
@@ -228,16 +230,12 @@ class Passing:
         return hook
 
     def _on_attention(self, path: str, seen: list[Tensor]) -> Any:
-        def hook(_: Any, inputs: tuple[Any, ...]) -> Any:
+        def hook(conv: Any, inputs: tuple[Any, ...]) -> Any:
             (values,) = inputs
             alpha, index = values["alpha"], seen[-1]
-            edges = self._edges(path, index)
-            assert self.weights is not None
-            mine = edges >= 0
-            mask = self.weights.new_ones(len(edges))
-            mask = mask.index_put((mine.nonzero()[:, 0],), self.weights[edges[mine]])
+            mask = self._mask(self._edges(path, index))
             kept = alpha * mask.view(-1, *[1] * (alpha.ndim - 1)).to(alpha.dtype)
-            target = index[1]
+            target = _targets(conv, index)
             total = kept.new_zeros((int(index.max()) + 1, *kept.shape[1:])).index_add(
                 0, target, kept
             )
@@ -248,17 +246,17 @@ class Passing:
         return hook
 
     def _on_mean(self, path: str, seen: list[Tensor]) -> Any:
-        def hook(_: Any, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
+        def hook(conv: Any, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
             index = seen[-1]
-            edges = self._edges(path, index)
-            assert self.weights is not None
-            mine = edges >= 0
-            mask = self.weights.new_ones(len(edges))
-            mask = mask.index_put((mine.nonzero()[:, 0],), self.weights[edges[mine]])
-            target = index[1]
+            mask, target = self._mask(self._edges(path, index)), _targets(conv, index)
             count = out.new_zeros(out.shape[0]).index_add(0, target, torch.ones_like(mask).to(out))
             total = out.new_zeros(out.shape[0]).index_add(0, target, mask.to(out))
             share = count / total.masked_fill(total == 0, 1.0)
             return out * share.view(-1, *[1] * (out.ndim - 1))
 
         return hook
+
+
+def _targets(conv: Any, index: Tensor) -> Tensor:
+    """``[M]``: the nodes that messages over ``index [2, M]`` reach."""
+    return index[0 if conv.flow == "target_to_source" else 1]
