@@ -5,9 +5,9 @@ circuit that holds every MLP cannot cost less than the MLPs' share of all produc
 (its unembedding of all positions included), which is printed beside it.
 
 2-core AMD EPYC virtual machine, 2026-11-25, circuit over plain, with one and with two threads:
-GPT-2 small's shape 0.60 and 0.65 at 1 %, 0.94 and 1.07 at 5 % (MLPs alone 0.46); SmolLM2 0.83 and
-0.86 at 1 %, 1.35 and 1.49 at 5 % (MLPs alone 0.59). The bounds asked are 0.5 and 0.8: all eight are
-strict expected failures.
+GPT-2 small's shape 0.47 and 0.52 at 1 %, 0.88 and 0.98 at 5 % (MLPs alone 0.46); SmolLM2 0.78 and
+0.83 at 1 %, 1.32 and 1.42 at 5 % (MLPs alone 0.59). The bounds asked are 0.5 and 0.8: the first is
+met, the other seven are strict expected failures.
 """
 
 import pytest
@@ -17,15 +17,18 @@ import graphprune as gp
 
 from .measuring import gpt2_small, medians
 
+ABOVE = pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="above the bound, see the figures"
+)
 ROWS = [
     ("gpt2", 1, 0.01, 0.5),
-    ("gpt2", 1, 0.05, 0.8),
-    ("gpt2", 2, 0.01, 0.5),
-    ("gpt2", 2, 0.05, 0.8),
-    ("smollm2", 1, 0.01, 0.5),
-    ("smollm2", 1, 0.05, 0.8),
-    ("smollm2", 2, 0.01, 0.5),
-    ("smollm2", 2, 0.05, 0.8),
+    pytest.param("gpt2", 1, 0.05, 0.8, marks=ABOVE),
+    pytest.param("gpt2", 2, 0.01, 0.5, marks=ABOVE),
+    pytest.param("gpt2", 2, 0.05, 0.8, marks=ABOVE),
+    pytest.param("smollm2", 1, 0.01, 0.5, marks=ABOVE),
+    pytest.param("smollm2", 1, 0.05, 0.8, marks=ABOVE),
+    pytest.param("smollm2", 2, 0.01, 0.5, marks=ABOVE),
+    pytest.param("smollm2", 2, 0.05, 0.8, marks=ABOVE),
 ]
 
 
@@ -41,7 +44,6 @@ def load(name):
 
 @pytest.mark.benchmark
 @pytest.mark.timeout(0)
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="above the bound, see the figures")
 @pytest.mark.parametrize(("name", "threads", "density", "bound"), ROWS)
 def test_beside_the_plain_forward(name, threads, density, bound):
     torch.manual_seed(0)

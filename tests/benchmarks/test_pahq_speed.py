@@ -3,6 +3,10 @@
 Random weights, 8 x 16 tokens, KL, tau 1e-3, one thread. Each run is a process of its own, so that
 its peak of resident memory is its own. "MLPs in bf16" runs on native kernels where the CPU has
 them; PAHQ's fp8 heads are emulated, which shows no time: its row says what emulation costs.
+
+2-core AMD EPYC virtual machine, 2026-11-25: ACDC 32 s, 1,280 MiB, 38 edges kept in 1,365 runs. MLPs
+in bf16: 0.79 of the time, 1.05 of the memory, no decision changed; rechecked 3.3 of the time (83
+decisions by whole runs) and 1.16 of the memory. PAHQ, emulated: 1.16 and 1.17, one changed.
 """
 
 import json
