@@ -10,6 +10,7 @@ import graphprune as gp
 from graphprune.budgeting import exact_budget
 from graphprune.conformance import check_method
 from graphprune.optimise.dangling import alive_edges
+from graphprune.optimise.losses import as_loss
 
 SMALL = {"steps": 60, "batch_size": 6, "loss": "mse"}
 METHODS = [
@@ -134,6 +135,35 @@ def test_loss_by_callable_and_by_task(model, task):
     by_task = gp.EdgePruning(edges=4, steps=60, batch_size=6, loss="task").fit(model, task)
     report = gp.evaluate(model, task, by_task.mask)
     assert by_task.loss == pytest.approx(-report["logit_diff"], rel=1e-5)
+
+
+def test_loss_by_the_tasks_gap_to_the_full_model(model, task):
+    batch = next(iter(task.batches(6)))
+    reference = model.reference(batch)
+    rows = torch.arange(batch.size)
+
+    def difference(outputs):
+        return outputs[rows, batch.answer[:, 0]] - outputs[rows, batch.distractor[:, 0]]
+
+    def gap(mask):
+        outputs = model.run(batch, mask, reference)
+        return float((difference(outputs) - difference(reference.full)).abs().mean())
+
+    fit = gp.EdgePruning(edges=4, steps=60, batch_size=6, loss="task_gap").fit(model, task)
+    assert fit.loss == pytest.approx(gap(fit.mask), rel=1e-5)
+    # Overshooting the model costs as falling short.
+    full = reference.full
+    for share in (0.5, 1.5):
+        found = as_loss("task_gap", task)(share * full, batch, full)
+        assert torch.allclose(found, 0.5 * difference(full).abs())
+
+
+def test_loss_by_the_tasks_gap_is_the_distance_where_the_metric_is_one(model, task):
+    outputs, full = torch.randn(6, 3), torch.randn(6, 3)
+    batch = next(iter(task.batches(6)))
+    by_kl = task.with_metric("kl")
+    same = [as_loss(name, by_kl)(outputs, batch, full) for name in ("task_gap", "kl")]
+    assert torch.equal(*same)
 
 
 def test_seeds_differ_and_repeat(model, task):

@@ -53,7 +53,8 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         edges: how many edges to keep, instead of a share.
         steps: optimisation steps.
         loss: ``"auto"`` (the task's metric where it is a distance to the full model, else KL),
-            ``"kl"`` or ``"mse"`` to the full model's outputs, ``"task"`` (the task's metric), a
+            ``"kl"`` or ``"mse"`` to the full model's outputs, ``"task"`` (the task's metric: what
+            CPR rewards), ``"task_gap"`` (its distance to the full model's: what CMD counts), a
             :class:`~graphprune.Metric`, or ``(outputs, batch, full) -> [B]``.
         warm_start: :class:`~graphprune.EdgeScores`, a scorer, or a scorer's registered name (run
             under the same ablation and batch size): the ranking the gates start from. A

@@ -35,6 +35,7 @@ LOSSES: dict[str, str] = {
     "kl": "KL divergence from the full model's distribution to the circuit's",
     "mse": "mean squared distance to the full model's outputs",
     "task": "the task's own metric, turned so that lower is better",
+    "task_gap": "how far the task's own metric is from the full model's, example by example",
 }
 
 
@@ -47,6 +48,18 @@ def _of_metric(metric: Metric) -> Loss:
 
     def loss(outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
         return -metric.sign * metric(outputs, batch, full)
+
+    return loss
+
+
+def _gap_of(metric: Metric) -> Loss:
+    """What CMD integrates, example by example: overshooting the model costs as falling short."""
+    if _is_distance(metric):
+        return _of_metric(metric)
+    value = _of_metric(metric)
+
+    def loss(outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
+        return (value(outputs, batch, full) - value(full, batch, full).detach()).abs()
 
     return loss
 
@@ -78,6 +91,8 @@ def as_loss(loss: LossLike, task: Task) -> Loss:
                 f"unknown loss {loss!r}; known: {', '.join(LOSSES)}, a gp.Metric, or a callable "
                 "(outputs, batch, full) -> one value an example, lower is better"
             )
+        if loss == "task_gap":
+            return _gap_of(task.metric)
         own = loss == "task" or (loss == "auto" and _is_distance(task.metric))
         return _of_metric(task.metric if own else METRICS["kl"])
     if isinstance(loss, Metric):
