@@ -18,6 +18,7 @@ __all__ = [
     "graph_to_networkx",
     "graph_to_pyg",
     "numbered_types",
+    "require_same_edges",
     "without_edges",
 ]
 
@@ -142,17 +143,14 @@ def without_edges(data: Any, kept: torch.Tensor, graph: ComputationalGraph) -> A
     """PyG data with the edges ``kept [E]`` alone; see :meth:`graphprune.EdgeMask.apply`."""
     from torch_geometric.data import Batch, Data, HeteroData
 
-    if isinstance(data, HeteroData):
-        return _without_relations(data, kept, graph)
-    if not isinstance(data, Data):
+    if not isinstance(data, Data | HeteroData):
         raise InputError(f"expected PyG's Data, Batch or HeteroData, got {type(data).__name__}")
-    _same_edges(data.edge_index.shape[1], graph)
-    index = data.edge_index.as_subclass(torch.Tensor).cpu()
-    if not torch.equal(index, graph.edge_index):
-        raise InputError("the data's edges are not the graph's, or stand in another order")
+    require_same_edges(data, graph)
+    if isinstance(data, HeteroData):
+        return _without_relations(data, kept)
     if isinstance(data, Batch):
         # A batch keeps where each graph's edges begin, and a subgraph of it keeps that too: stale.
-        of = data.batch.cpu()[index[0]]
+        of = data.batch.cpu()[data.edge_index[0].cpu()]
         some = [
             one.edge_subgraph(kept[of == number]) for number, one in enumerate(data.to_data_list())
         ]
@@ -160,19 +158,32 @@ def without_edges(data: Any, kept: torch.Tensor, graph: ComputationalGraph) -> A
     return data.edge_subgraph(kept.to(data.edge_index.device))
 
 
-def _without_relations(data: Any, kept: torch.Tensor, graph: ComputationalGraph) -> Any:
+def require_same_edges(data: Any, graph: ComputationalGraph) -> None:
+    """Raises :class:`InputError` unless the data's edges are the graph's, in its order."""
+    from torch_geometric.data import HeteroData
+
+    if not isinstance(data, HeteroData):
+        given = {"": data.edge_index}
+        wanted: dict[str, torch.Tensor] | None = {"": graph.edge_index}
+    else:
+        given = {"__".join(kind): data[kind].edge_index for kind in data.edge_types}
+        typed = numbered_types(graph)
+        wanted = None if typed is None else {name: index for name, (_, index) in typed.items()}
+    plain = {name: index.as_subclass(torch.Tensor).cpu() for name, index in given.items()}
+    count = sum(index.shape[1] for index in plain.values())
+    if count != graph.num_edges:
+        raise InputError(f"the data has {count} edges, the mask's graph {graph.num_edges}")
+    if wanted is not None and (
+        list(wanted) != list(plain) or not all(torch.equal(wanted[k], plain[k]) for k in plain)
+    ):
+        raise InputError("the data's edges are not the graph's, or stand in another order")
+
+
+def _without_relations(data: Any, kept: torch.Tensor) -> Any:
     from torch_geometric.data import Batch
 
     index = {kind: data[kind].edge_index for kind in data.edge_types}
     counts = [one.shape[1] for one in index.values()]
-    _same_edges(sum(counts), graph)
-    numbered = numbered_types(graph)
-    if numbered is not None and any(
-        not torch.equal(one.as_subclass(torch.Tensor).cpu(), numbered[kind][1])
-        for kind, one in zip(map("__".join, index), index.values(), strict=True)
-        if kind in numbered
-    ):
-        raise InputError("the data's edges are not the graph's, or stand in another order")
     parts = dict(zip(index, kept.split(counts), strict=True))
     if isinstance(data, Batch):
         some = []
@@ -222,8 +233,3 @@ def _between(name: str, source: str, target: str) -> tuple[str, str, str] | None
     if not name.startswith(front) or not name.endswith(back) or len(name) <= len(front + back):
         return None
     return source, name[len(front) : len(name) - len(back)], target
-
-
-def _same_edges(count: int, graph: ComputationalGraph) -> None:
-    if count != graph.num_edges:
-        raise InputError(f"the data has {count} edges, the mask's graph {graph.num_edges}")
