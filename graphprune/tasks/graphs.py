@@ -206,7 +206,9 @@ def nodes(
     if _is_hetero(features):
         node_type, first = _labelled(features, node_type, labels)
         labels = features[node_type].y if labels is None else labels
-        given: Tensors = {f"{k}.x": features[k].x for k in features.node_types if "x" in features[k]}
+        given: Tensors = {
+            f"{k}.x": features[k].x for k in features.node_types if "x" in features[k]
+        }
         if isinstance(corrupt, Mapping):
             corrupt = {k if k in given else f"{k}.x": value for k, value in corrupt.items()}
     elif node_type is not None:
