@@ -17,7 +17,6 @@ import graphprune as gp
 from graphprune.export import to_explanation
 from graphprune.tasks.graphs import graphs, nodes
 
-
 N = 9
 
 

@@ -129,7 +129,9 @@ def test_edge_pruning_learns_them(make):
     fit = gp.EdgePruning(sparsity=0.6, steps=30, ablation="optimal", batch_size=12).fit(model, task)
     assert fit.mask.num_kept == int(0.4 * model.graph.num_edges)
     start = gp.methods.resolve_ablation(model, task, "mean").values
-    moved = [float((a.detach() - b).abs().max()) for a, b in zip(fit.ablation.values, start, strict=True)]
+    moved = [
+        float((a.detach() - b).abs().max()) for a, b in zip(fit.ablation.values, start, strict=True)
+    ]
     assert max(moved) > 1e-3
     report = gp.evaluate(model, task, fit.mask, ablation=fit.ablation)
     assert 0 <= report["kl"] < float("inf")

@@ -356,7 +356,8 @@ class MessageModel(GraphModel):
         """
         reference = self.reference(batch, Ablation("zero"))
         calls, _ = reference.clean
-        yield from each_reader(self.source, calls, reference.given.copies, batch.size)
+        index, copies = self._graph.edge_index, reference.given.copies
+        yield from each_reader(self.source, index, calls, copies, batch.size)
 
     def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:
         """Mean messages of every propagation over the batches.

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["each_reader", "learned_constants", "mean_messages"]
 
 
-def each_reader(source: Source, calls: list[Call], copies: int, size: int) -> Iterator[Messages]:
+def each_reader(
+    source: Source, edge_index: Tensor, calls: list[Call], copies: int, size: int
+) -> Iterator[Messages]:
     """Messages by relation and target node, of ``size`` examples in ``copies`` copies."""
     each = torch.arange(size) % copies
-    edge_index = source.graph().edge_index
     wide = max(call.messages[0].numel() for call in calls if len(call.messages))
     ones = calls[0].messages.new_ones
     for relation, (first, count) in enumerate(zip(source.firsts, source.counts, strict=True)):

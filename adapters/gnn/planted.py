@@ -97,9 +97,7 @@ class Relational(nn.Module):
         self.second = HeteroConv({r: SAGEConv((width, width), width) for r in RELATIONS})
         self.leave = nn.Linear(width, CLASSES)
 
-    def forward(
-        self, x_dict: dict[str, Tensor], edge_index_dict: dict[Relation, Tensor]
-    ) -> Tensor:
+    def forward(self, x_dict: dict[str, Tensor], edge_index_dict: dict[Relation, Tensor]) -> Tensor:
         """``[papers, 3]``."""
         x = {kind: torch.relu(v) for kind, v in self.first(x_dict, edge_index_dict).items()}
         x = {kind: torch.relu(v) for kind, v in self.second(x, edge_index_dict).items()}

@@ -1,7 +1,7 @@
 """Circuits as files: the library's own format, the field's, networkx's, figures and a page."""
 
-from graphprune.export.figure import draw
 from graphprune.export.explanation import to_explanation
+from graphprune.export.figure import draw
 from graphprune.export.formats import FORMATS, export
 from graphprune.export.html import to_html
 from graphprune.export.mib import (

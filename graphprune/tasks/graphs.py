@@ -170,7 +170,7 @@ def patterns(
 
 
 def nodes(
-    features: Tensor | Tensors | Any,
+    features: Any,
     labels: Tensor | None = None,
     *,
     at: Tensor | None = None,
@@ -285,7 +285,7 @@ def _labelled(data: Any, node_type: str | None, labels: Tensor | None) -> tuple[
     having = [k for k in data.node_types if "y" in data[k]]
     if node_type is None and labels is None and len(having) == 1:
         node_type = having[0]
-    if node_type not in data.node_types:
+    if node_type is None or node_type not in data.node_types:
         which = "none was given" if node_type is None else f"got {node_type!r}"
         raise InputError(
             f"node_type says which type is labelled, one of {', '.join(data.node_types)}; {which}"

@@ -5,6 +5,9 @@ import torch_geometric.nn as pyg
 from torch_geometric.data import HeteroData
 from torch_geometric.nn import HeteroConv, to_hetero
 
+import graphprune as gp
+from graphprune.tasks.graphs import nodes
+
 F, H, C = 4, 6, 3
 NODES = {"author": 5, "paper": 8, "venue": 3}
 FIRST = NODES["author"]  # the number of the first paper
@@ -145,3 +148,22 @@ def paper_outputs(module, data):
     """Plain PyG on plain data: outputs of papers."""
     out = module(data.x_dict, data.edge_index_dict)
     return (out["paper"] if isinstance(out, dict) else out).detach()
+
+
+def system(name, seed=0, **options):
+    torch.manual_seed(seed)
+    data = a_graph(seed)
+    made = MAKERS[name]().double().eval()
+    model = gp.wrap(made, data=data, **options)
+    return made, data, model, nodes(data, LABELS, node_type="paper", at=torch.tensor([0, 3, 5, 7]))
+
+
+def smaller(data, kept):
+    """PyG's own: a subset of edges for each type."""
+    counts = [data[r].edge_index.shape[1] for r in data.edge_types]
+    return data.edge_subgraph(dict(zip(data.edge_types, kept.split(counts), strict=True)))
+
+
+def drawn(model, seed, share=0.6):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(model.graph.num_edges, generator=generator) < share
