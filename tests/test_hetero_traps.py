@@ -85,15 +85,31 @@ def test_twin_relations_are_told_apart():
     assert not torch.allclose(*outs)
 
 
-def test_a_copy_of_twins_is_refused():
-    class Copied(ByHand):
-        def forward(self, x_dict, edge_index_dict):
-            return super().forward(x_dict, {k: v.clone() for k, v in edge_index_dict.items()})
+def test_a_relation_turned_is_not_taken_for_its_reverse():
+    """With ``rev_writes`` in the data a layer may use ``writes`` backwards: not the same edges."""
+    data = a_graph()
+    forth, back = ("author", "writes", "paper"), ("paper", "written_by", "author")
+    data[back].edge_index = data[forth].edge_index.flip(0)
 
-    module = Copied().double().eval()
-    gp.wrap(module, data=a_graph(twins=False))  # told by what they hold
-    with pytest.raises(gp.UnsupportedModelError, match="reviews__paper have alike"):
-        gp.wrap(module, data=a_graph())
+    class Turned(ByHand):
+        def forward(self, x_dict, edge_index_dict):
+            return super().forward(
+                x_dict, {**edge_index_dict, back: edge_index_dict[forth].flip(0)}
+            )
+
+    module = Turned().double().eval()
+    model = gp.wrap(module, data=data)
+    task = nodes(data, LABELS, node_type="paper")
+    (batch,) = task.batches()
+    with pytest.raises(gp.UnsupportedModelError, match="such as paper__written_by__author has"):
+        model.run(batch, torch.ones(model.graph.num_edges), model.reference(batch))
+    reference = model.reference(batch, gp.Ablation("delete"))
+    kept = model.graph.edge_kind != 0
+    want = paper_outputs(module, smaller(data, kept))
+    torch.testing.assert_close(model.run(batch, kept.double(), reference), want)
+    unread = model.graph.edge_kind != 1  # written_by itself is never used
+    found = model.run(batch, unread.double(), reference)
+    torch.testing.assert_close(found, reference.full)
 
 
 def test_keys_of_hetero_conv_do_not_matter():

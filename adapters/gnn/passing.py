@@ -22,7 +22,7 @@ from torch_geometric.nn import MessagePassing
 from graphprune.errors import InputError, UnsupportedModelError
 
 from .deletion import way_of
-from .replicas import Wiring
+from .replicas import Wiring, unwrapped
 
 __all__ = ["Call", "ForeignEdges", "Passing", "arguments_of", "convolutions", "is_fused"]
 
@@ -134,7 +134,7 @@ class Passing:
                     f"{path} propagates over a sparse adjacency, whose fused path passes no "
                     "messages one by one; hand it a plain edge_index"
                 )
-            plain = index.as_subclass(Tensor)
+            plain = unwrapped(index)
             seen.append((plain, *self._edges(path, plain, told[-1] if told else None)))
             called.append(len(self.calls))
 
@@ -170,18 +170,20 @@ class Passing:
         told = wiring.known(index) if told is None else told
         among = range(len(wiring.index)) if told is None else [told]
         found = [(r, e) for r in among if (e := self._matched(path, r, index)) is not None]
+        several = len(wiring.index) > 1
         if not found:
             what = (
-                f"({index.shape[1]} of them, the graph has {wiring.index[0].shape[1]})"
-                if len(wiring.index) == 1
-                else f"({index.shape[1]} of them; no one relation's, as where a layer merges them)"
+                f"({index.shape[1]} of them; no one relation's, as where a layer merges them)"
+                if several
+                else f"({index.shape[1]} of them, the graph has {wiring.index[0].shape[1]})"
             )
             raise ForeignEdges(f"{path} propagates over edges that are not the graph's {what}")
-        if len(found) > 1 and index.numel():
+        if several and told is None and index.numel():
+            # The reverse of one relation may hold the very numbers of another.
             names = " and ".join(wiring.names[r] for r, _ in found)
-            raise UnsupportedModelError(
-                f"{path} propagates over a copy of edges that {names} have alike, so which are "
-                "meant is not known; call it with the tensors of edge_index_dict themselves"
+            raise ForeignEdges(
+                f"{path} propagates over a copy of edges such as {names} has, and whose they are "
+                "is not known; call it with the tensors of edge_index_dict themselves"
             )
         relation, edges = found[0]
         self._known[id(index)] = index, relation, edges

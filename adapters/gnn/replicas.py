@@ -19,7 +19,7 @@ from torch import Tensor
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph, Node
 
-__all__ = ["Features", "OneKind", "Source", "Wiring", "finite", "plain_index"]
+__all__ = ["Features", "OneKind", "Source", "Wiring", "finite", "plain_index", "unwrapped"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,7 @@ class Wiring:
         """The relation whose tensor ``value`` is, itself or as a view of all of it."""
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             return None
+        value = unwrapped(value)
         for number, own in enumerate(self.index):
             if value is own or (
                 own.numel()
@@ -271,6 +272,14 @@ class OneKind(Source):
         from torch_geometric.data import Data
 
         return Data(num_nodes=count * self.nodes, **parts)
+
+
+def unwrapped(index: Tensor) -> Tensor:
+    """The tensor behind PyG's ``EdgeIndex``; others as they are."""
+    from torch_geometric import EdgeIndex
+
+    plain: Tensor = index.as_tensor() if isinstance(index, EdgeIndex) else index
+    return plain
 
 
 def plain_index(index: Any, where: str, sources: int, targets: int) -> Tensor:
