@@ -43,7 +43,8 @@ class PyGAdapter:
         if isinstance(module, ARGNN):
             _known(options, ("steps", "seed", "name"), "an ARGNN")
             return RecurrentModel(module, **options)
-        _known(options, ("data", "forward", "level", "name"), type(module).__name__)
+        known = ("data", "forward", "level", "node_type", "means", "name")
+        _known(options, known, type(module).__name__)
         if options.get("data") is None:
             raise InputError(
                 f"wrapping {type(module).__name__} needs the graph: gp.wrap(module, data=data)"

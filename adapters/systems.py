@@ -11,7 +11,14 @@ import torch
 from graphprune.errors import InputError
 from graphprune.study import Case
 
-__all__ = ["argnn_digits", "gcn_karate", "gnn_reachability", "tracr", "trained_gpt2"]
+__all__ = [
+    "argnn_digits",
+    "gcn_karate",
+    "gnn_reachability",
+    "hetero_planted",
+    "tracr",
+    "trained_gpt2",
+]
 
 
 def tracr(task: str, *, train: int, test: int, seed: int, ablation_seed: int = 0) -> Case:
@@ -156,6 +163,42 @@ def gnn_reachability(
         for at in (order[:first], order[first : first + test])
     ]
     return Case(model, parts[0], parts[1])
+
+
+def hetero_planted(
+    task: str = "planted", *, train: int, test: int, seed: int, weights: int = 0, graph: int = 7
+) -> Case:
+    """A heterogeneous network for which one of six relations matters: its edges are the truth.
+
+    It learned on other graphs than the one asked about, which ``graph`` seeds. Examples are papers,
+    with classes of their own for the groups of authors; 24 of them ask for every paper once.
+    """
+    from graphprune.mask import EdgeMask
+    from graphprune.registry import wrap
+    from graphprune.tasks.graphs import patterns
+
+    from .gnn import planted
+
+    if task != "planted":
+        raise InputError(f"this network finds the planted relation, its only task; got {task!r}")
+    data = planted.planted_graph(graph)
+    model = wrap(planted.relational(weights), data=data, name="hetero-planted")
+    first = data["author"].num_nodes  # papers stand behind authors
+    parts = []
+    for count, number in ((train, 2 * seed), (test, 2 * seed + 1)):
+        clean, corrupt, papers, labels = planted.planted_examples(count, number)
+        parts.append(
+            patterns(
+                {f"{kind}.x": x for kind, x in clean.items()},
+                labels,
+                corrupt={f"{kind}.x": x for kind, x in corrupt.items()},
+                classes=planted.CLASSES,
+                positions=first + papers,
+                name=task,
+            )
+        )
+    kind = model.graph.edge_kinds.index("__".join(planted.PLANTED))
+    return Case(model, parts[0], parts[1], EdgeMask(model.graph, model.graph.edge_kind == kind))
 
 
 def _without(model: Any) -> Any:

@@ -17,6 +17,8 @@ __all__ = [
     "graph_from_pyg",
     "graph_to_networkx",
     "graph_to_pyg",
+    "numbered_types",
+    "require_same_edges",
     "without_edges",
 ]
 
@@ -141,20 +143,14 @@ def without_edges(data: Any, kept: torch.Tensor, graph: ComputationalGraph) -> A
     """PyG data with the edges ``kept [E]`` alone; see :meth:`graphprune.EdgeMask.apply`."""
     from torch_geometric.data import Batch, Data, HeteroData
 
-    if isinstance(data, HeteroData):
-        counts = [data[kind].edge_index.shape[1] for kind in data.edge_types]
-        _same_edges(sum(counts), graph)
-        parts = kept.split(counts)
-        return data.edge_subgraph(dict(zip(data.edge_types, parts, strict=True)))
-    if not isinstance(data, Data):
+    if not isinstance(data, Data | HeteroData):
         raise InputError(f"expected PyG's Data, Batch or HeteroData, got {type(data).__name__}")
-    _same_edges(data.edge_index.shape[1], graph)
-    index = data.edge_index.as_subclass(torch.Tensor).cpu()
-    if not torch.equal(index, graph.edge_index):
-        raise InputError("the data's edges are not the graph's, or stand in another order")
+    require_same_edges(data, graph)
+    if isinstance(data, HeteroData):
+        return _without_relations(data, kept)
     if isinstance(data, Batch):
         # A batch keeps where each graph's edges begin, and a subgraph of it keeps that too: stale.
-        of = data.batch.cpu()[index[0]]
+        of = data.batch.cpu()[data.edge_index[0].cpu()]
         some = [
             one.edge_subgraph(kept[of == number]) for number, one in enumerate(data.to_data_list())
         ]
@@ -162,6 +158,78 @@ def without_edges(data: Any, kept: torch.Tensor, graph: ComputationalGraph) -> A
     return data.edge_subgraph(kept.to(data.edge_index.device))
 
 
-def _same_edges(count: int, graph: ComputationalGraph) -> None:
+def require_same_edges(data: Any, graph: ComputationalGraph) -> None:
+    """Raises :class:`InputError` unless the data's edges are the graph's, in its order."""
+    from torch_geometric.data import HeteroData
+
+    if not isinstance(data, HeteroData):
+        given = {"": data.edge_index}
+        wanted: dict[str, torch.Tensor] | None = {"": graph.edge_index}
+    else:
+        given = {"__".join(kind): data[kind].edge_index for kind in data.edge_types}
+        typed = numbered_types(graph)
+        wanted = None if typed is None else {name: index for name, (_, index) in typed.items()}
+    plain = {name: index.as_subclass(torch.Tensor).cpu() for name, index in given.items()}
+    count = sum(index.shape[1] for index in plain.values())
     if count != graph.num_edges:
         raise InputError(f"the data has {count} edges, the mask's graph {graph.num_edges}")
+    if wanted is not None and (
+        list(wanted) != list(plain) or not all(torch.equal(wanted[k], plain[k]) for k in plain)
+    ):
+        raise InputError("the data's edges are not the graph's, or stand in another order")
+
+
+def _without_relations(data: Any, kept: torch.Tensor) -> Any:
+    from torch_geometric.data import Batch
+
+    index = {kind: data[kind].edge_index for kind in data.edge_types}
+    counts = [one.shape[1] for one in index.values()]
+    parts = dict(zip(index, kept.split(counts), strict=True))
+    if isinstance(data, Batch):
+        some = []
+        for number, one in enumerate(data.to_data_list()):
+            mine = {
+                kind: part[(data[kind[0]].batch[index[kind][0]] == number).cpu()]
+                for kind, part in parts.items()
+            }
+            some.append(one.edge_subgraph(_at(mine, index)))
+        return Batch.from_data_list(some)
+    return data.edge_subgraph(_at(parts, index))
+
+
+def _at(parts: dict[Any, torch.Tensor], index: dict[Any, Any]) -> dict[Any, torch.Tensor]:
+    return {kind: part.to(index[kind].device) for kind, part in parts.items()}
+
+
+def numbered_types(
+    graph: ComputationalGraph,
+) -> dict[str, tuple[tuple[str, str, str], torch.Tensor]] | None:
+    """Relations of a heterogeneous graph by name, with ``[2, E_r]`` numbers within their types.
+
+    ``None`` for a graph that is no wrapped heterogeneous one: whose nodes stand type after type,
+    named ``paper:3``, and whose kinds of edge are named ``author__writes__paper``.
+    """
+    kinds = [node.kind for node in graph.nodes]
+    inside = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    names = [f"{kind}:{i}" for kind, count in inside.items() for i in range(count)]
+    if not graph.edge_kinds or names != [node.name for node in graph.nodes]:
+        return None
+    place = torch.tensor([int(node.name.rsplit(":", 1)[1]) for node in graph.nodes])
+    found = {}
+    for number, name in enumerate(graph.edge_kinds):
+        index = graph.edge_index[:, graph.edge_kind == number]
+        ends = {(kinds[u], kinds[v]) for u, v in index.T.tolist()}
+        if not ends:
+            ends = {(a, b) for a in inside for b in inside if _between(name, a, b) is not None}
+        relation = _between(name, *ends.pop()) if len(ends) == 1 else None
+        if relation is None:
+            return None
+        found[name] = relation, place[index]
+    return found
+
+
+def _between(name: str, source: str, target: str) -> tuple[str, str, str] | None:
+    front, back = f"{source}__", f"__{target}"
+    if not name.startswith(front) or not name.endswith(back) or len(name) <= len(front + back):
+        return None
+    return source, name[len(front) : len(name) - len(back)], target

@@ -3,7 +3,8 @@
 PyG's message hooks are used, on plain edge tensors: sparse and sorted ones take fused paths on
 which hooks are silently skipped, so every convolution that propagates must have called its hook.
 A convolution may add self-loops of its own behind the graph's edges; what belongs to them is never
-masked.
+masked. Of a heterogeneous graph every propagation must go over the edges of one relation: it is
+told by the very tensor that was handed in, since two relations may join the same numbers.
 """
 
 from __future__ import annotations
@@ -21,8 +22,16 @@ from torch_geometric.nn import MessagePassing
 from graphprune.errors import InputError, UnsupportedModelError
 
 from .deletion import way_of
+from .replicas import Wiring, unwrapped
 
-__all__ = ["Call", "Passing", "arguments_of", "convolutions", "is_fused"]
+__all__ = ["Call", "ForeignEdges", "Passing", "arguments_of", "convolutions", "is_fused"]
+
+
+class ForeignEdges(UnsupportedModelError):
+    """A layer propagates over edges that are not those of the graph, or of one relation of it."""
+
+
+Seen = list[tuple[Tensor, int, Tensor]]  # of propagations under way: edges, relation, numbers
 
 
 def convolutions(module: nn.Module) -> dict[str, Any]:
@@ -56,35 +65,42 @@ def is_fused(module: nn.Module) -> str:
 class Call:
     """Messages of one propagation: ``[M, ...]`` on the edges ``edges [M]`` (-1: the layer's own).
 
-    ``index [M]`` are the messages' targets.
+    ``index [M]`` are the messages' targets among the nodes at ``end`` (1; 0: the flow is turned)
+    of the relation numbered ``relation``.
     """
 
     messages: Tensor
     edges: Tensor
     index: Tensor
+    relation: int = 0
+    end: int = 1
+
+    def own(self, copies: int) -> Tensor:
+        """``[copies, E_r, ...]``: messages on the graph's edges, in order."""
+        mine = self.messages[self.edges >= 0]
+        found: Tensor = mine.unflatten(0, (copies, len(mine) // copies))
+        return found
 
 
 @dataclass(eq=False)
 class Passing:
-    """Watches a pass over ``edge_index [2, E]``.
+    """Watches a pass over the edges of ``wiring``.
 
     Args:
-        weights: ``[E]`` mask values, or ``None``.
-        replaced: for each call what stands in for a message at mask 0, ``[E, ...]``; ``None``:
-            nothing does.
+        weights: ``[k * E]`` mask values of all copies' edges, or ``None``.
+        replaced: for each call what stands in for a message at mask 0, one row for each edge of
+            the call's relation; ``None``: nothing does.
         delete: whether a mask must equal deletion.
         felt: whether messages shall keep gradients.
-        kept: numbers of the copied edges that ``edge_index`` holds, if not all.
     """
 
-    edge_index: Tensor
+    wiring: Wiring
     weights: Tensor | None = None
     replaced: list[Tensor] | None = None
     delete: bool = False
     felt: bool = False
-    kept: Tensor | None = None
     calls: list[Call] = field(default_factory=list)
-    _known: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _known: dict[int, tuple[Tensor, int, Tensor]] = field(default_factory=dict)
 
     @contextmanager
     def watch(self, module: nn.Module) -> Iterator[None]:
@@ -100,8 +116,16 @@ class Passing:
 
     def _hook(self, path: str, conv: Any, handles: list[Any]) -> None:
         """Adds to ``handles`` one by one: what a refusal leaves behind is removed too."""
-        seen: list[Tensor] = []
+        seen: list[tuple[Tensor, int, Tensor]] = []
         called: list[int] = []
+        told: list[int | None] = []
+
+        def enter(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found = {self.wiring.known(v) for v in (*args, *kwargs.values())} - {None}
+            told.append(found.pop() if len(found) == 1 else None)
+
+        def leave(_: Any, args: tuple[Any, ...], out: Any) -> None:
+            told.pop()
 
         def before(_: Any, inputs: tuple[Any, ...]) -> None:
             index = inputs[0]
@@ -110,10 +134,11 @@ class Passing:
                     f"{path} propagates over a sparse adjacency, whose fused path passes no "
                     "messages one by one; hand it a plain edge_index"
                 )
-            seen.append(index.as_subclass(Tensor))
+            plain = unwrapped(index)
+            seen.append((plain, *self._edges(path, plain, told[-1] if told else None)))
             called.append(len(self.calls))
 
-        def message(_: Any, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
+        def message(_: Any, inputs: tuple[Any, ...], out: Tensor) -> Any:
             return self._message(path, conv, seen[-1], out)
 
         def after(_: Any, inputs: tuple[Any, ...], out: Any) -> None:
@@ -123,58 +148,86 @@ class Passing:
                 )
             seen.pop()
 
+        handles.append(conv.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(conv.register_forward_hook(leave))
         handles.append(conv.register_propagate_forward_pre_hook(before))
         handles.append(conv.register_message_forward_hook(message))
         handles.append(conv.register_propagate_forward_hook(after))
         if self.weights is not None and self.delete:
-            handles += self._deleting(path, conv, seen)
+            handles += self._deleting(path, conv, seen, told)
 
     # ---------------------------------------------------------------- messages
 
-    def _edges(self, path: str, index: Tensor) -> Tensor:
-        """``[M]``: the graph's edge that each message belongs to; -1 for the layer's own."""
+    def _edges(self, path: str, index: Tensor, told: int | None) -> tuple[int, Tensor]:
+        """The relation that ``index [2, M]`` holds, and ``[M]``: edge numbers, -1 the layer's own.
+
+        ``told`` is the relation that the layer was called with, where it is known.
+        """
         known = self._known.get(id(index))
         if known is not None and known[0] is index:
-            return known[1]
-        given = self.edge_index
-        count = given.shape[1]
-        if index.shape[1] == count and torch.equal(index, given):
-            found = torch.arange(count, device=index.device)
-        else:
-            loops = index[0] == index[1]
-            mine = given[0] != given[1]
-            if not bool(mine.all()):
-                raise InputError(
-                    f"{path} rearranges self-loops, and the graph has some of its own: masks would "
-                    "hit other edges. Strip them first, torch_geometric.utils.remove_self_loops"
-                )
-            others = index[:, ~loops]
-            if others.shape[1] != count or not torch.equal(others, given):
-                raise UnsupportedModelError(
-                    f"{path} propagates over edges that are not the graph's "
-                    f"({index.shape[1]} of them, the graph has {count})"
-                )
-            found = torch.full((index.shape[1],), -1, device=index.device)
-            found[~loops] = torch.arange(count, device=index.device)
-        self._known[id(index)] = index, found
+            return known[1:]
+        wiring = self.wiring
+        told = wiring.known(index) if told is None else told
+        among = range(len(wiring.index)) if told is None else [told]
+        found = [(r, e) for r in among if (e := self._matched(path, r, index)) is not None]
+        several = len(wiring.index) > 1
+        if not found:
+            what = (
+                f"({index.shape[1]} of them; no one relation's, as where a layer merges them)"
+                if several
+                else f"({index.shape[1]} of them, the graph has {wiring.index[0].shape[1]})"
+            )
+            raise ForeignEdges(f"{path} propagates over edges that are not the graph's {what}")
+        if several and told is None and index.numel():
+            # The reverse of one relation may hold the very numbers of another.
+            names = " and ".join(wiring.names[r] for r, _ in found)
+            raise ForeignEdges(
+                f"{path} propagates over a copy of edges such as {names} has, and whose they are "
+                "is not known; call it with the tensors of edge_index_dict themselves"
+            )
+        relation, edges = found[0]
+        self._known[id(index)] = index, relation, edges
+        return relation, edges
+
+    def _matched(self, path: str, relation: int, index: Tensor) -> Tensor | None:
+        """``[M]`` edge numbers where ``index`` is the relation's, with loops of the layer's own."""
+        given, numbers = self.wiring.index[relation], self.wiring.numbers[relation]
+        if index.shape == given.shape and torch.equal(index, given):
+            return numbers
+        loops, own = index[0] == index[1], given[0] == given[1]
+        if not torch.equal(index[:, ~loops], given[:, ~own]):
+            return None
+        if self.wiring.bipartite[relation]:
+            raise UnsupportedModelError(
+                f"{path} adds self-loops to {self.wiring.names[relation]}, whose ends are of two "
+                "types: it joins nodes that only share a number; make it with add_self_loops=False"
+            )
+        if bool(own.any()):
+            raise InputError(
+                f"{path} rearranges self-loops, and the graph has some of its own: masks would "
+                "hit other edges. Strip them first, torch_geometric.utils.remove_self_loops"
+            )
+        found = numbers.new_full((index.shape[1],), -1)
+        found[~loops] = numbers
         return found
 
-    def _message(self, path: str, conv: Any, index: Tensor, out: Tensor) -> Tensor:
+    def _message(self, path: str, conv: Any, seen: tuple[Tensor, int, Tensor], out: Tensor) -> Any:
         axis = conv.node_dim % out.ndim
-        if axis and out.shape[axis] == index.shape[1]:  # several stacks of messages
-            return self._message_rows(path, conv, index, out.movedim(axis, 0)).movedim(0, axis)
-        return self._message_rows(path, conv, index, out)
+        if axis and out.shape[axis] == seen[0].shape[1]:  # several stacks of messages
+            return self._message_rows(path, conv, seen, out.movedim(axis, 0)).movedim(0, axis)
+        return self._message_rows(path, conv, seen, out)
 
-    def _message_rows(self, path: str, conv: Any, index: Tensor, out: Tensor) -> Tensor:
+    def _message_rows(
+        self, path: str, conv: Any, seen: tuple[Tensor, int, Tensor], out: Tensor
+    ) -> Tensor:
+        index, relation, edges = seen
         if out.shape[0] != index.shape[1]:
             raise UnsupportedModelError(
                 f"{path} gives messages of the shape {list(out.shape)}; expected one row for each "
                 f"of its {index.shape[1]} edges"
             )
-        edges = self._edges(path, index)
         number = len(self.calls)
         if self.weights is not None and not (self.delete and way_of(conv) == "weight"):
-            mine = edges >= 0
             shaped = self._mask(edges).view(-1, *[1] * (out.ndim - 1)).to(out.dtype)
             if self.delete:
                 if way_of(conv) != "attention":
@@ -182,14 +235,13 @@ class Passing:
             elif self.replaced is None:
                 out = out * shaped
             else:
-                other = torch.zeros_like(out)
-                stands = self.replaced[number].to(out)
-                other = other.index_put((mine.nonzero()[:, 0],), stands[edges[mine]])
+                mine = (edges >= 0).nonzero()[:, 0]
+                other = torch.zeros_like(out).index_put((mine,), self.replaced[number].to(out))
                 out = out * shaped + (1 - shaped) * other
         if self.felt:
             out = out if out.requires_grad else out.detach().requires_grad_(True)
             out.retain_grad()
-        self.calls.append(Call(out, edges, _targets(conv, index)))
+        self.calls.append(Call(out, edges, _targets(conv, index), relation, _end(conv)))
         return out
 
     def _mask(self, edges: Tensor) -> Tensor:
@@ -201,7 +253,7 @@ class Passing:
 
     # ---------------------------------------------------------------- deletion
 
-    def _deleting(self, path: str, conv: Any, seen: list[Tensor]) -> list[Any]:
+    def _deleting(self, path: str, conv: Any, seen: Seen, told: list[int | None]) -> list[Any]:
         way = way_of(conv)
         if way == "none":
             raise UnsupportedModelError(
@@ -209,46 +261,54 @@ class Passing:
                 "edge; masks of zeros and ones are run on the smaller graph, others are refused"
             )
         if way == "weight":
-            return [conv.register_forward_pre_hook(self._on_weight(path), with_kwargs=True)]
+            return [conv.register_forward_pre_hook(self._on_weight(path, told), with_kwargs=True)]
         if way == "attention":
-            return [conv.register_message_forward_pre_hook(self._on_attention(path, seen))]
+            return [conv.register_message_forward_pre_hook(self._on_attention(seen))]
         if way == "mean":
-            return [conv.register_aggregate_forward_hook(self._on_mean(path, seen))]
+            return [conv.register_aggregate_forward_hook(self._on_mean(seen))]
         return []
 
-    def _on_weight(self, path: str) -> Any:
+    def _on_weight(self, path: str, told: list[int | None]) -> Any:
         def hook(conv: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             names = arguments_of(conv)
             if "edge_weight" not in names:
                 raise UnsupportedModelError(f"{path} takes no edge_weight to mask its degrees by")
             given = dict(zip(names, args, strict=False)) | kwargs
             assert self.weights is not None
+            relation = told[-1]
+            if relation is None:
+                if len(self.wiring.numbers) > 1:
+                    raise UnsupportedModelError(
+                        f"{path} was not called with a tensor of edge_index_dict itself, so whose "
+                        "degrees a mask must follow is not known"
+                    )
+                relation = 0
+            weights = self.weights[self.wiring.numbers[relation]]
             own = given.get("edge_weight")
-            given["edge_weight"] = self.weights if own is None else own * self.weights.to(own)
+            given["edge_weight"] = weights if own is None else own * weights.to(own)
             return (), given
 
         return hook
 
-    def _on_attention(self, path: str, seen: list[Tensor]) -> Any:
+    def _on_attention(self, seen: Seen) -> Any:
         def hook(conv: Any, inputs: tuple[Any, ...]) -> Any:
             (values,) = inputs
-            alpha, index = values["alpha"], seen[-1]
-            mask = self._mask(self._edges(path, index))
+            alpha, (index, _, edges) = values["alpha"], seen[-1]
+            mask = self._mask(edges)
             kept = alpha * mask.view(-1, *[1] * (alpha.ndim - 1)).to(alpha.dtype)
             target = _targets(conv, index)
-            total = kept.new_zeros((int(index.max()) + 1, *kept.shape[1:])).index_add(
-                0, target, kept
-            )
+            rows = int(target.max()) + 1 if target.numel() else 0
+            total = kept.new_zeros((rows, *kept.shape[1:])).index_add(0, target, kept)
             safe = total[target]
             values = {**values, "alpha": kept / safe.masked_fill(safe == 0, 1.0)}
             return (values,)
 
         return hook
 
-    def _on_mean(self, path: str, seen: list[Tensor]) -> Any:
+    def _on_mean(self, seen: Seen) -> Any:
         def hook(conv: Any, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
-            index = seen[-1]
-            mask, target = self._mask(self._edges(path, index)), _targets(conv, index)
+            index, _, edges = seen[-1]
+            mask, target = self._mask(edges), _targets(conv, index)
             count = out.new_zeros(out.shape[0]).index_add(0, target, torch.ones_like(mask).to(out))
             total = out.new_zeros(out.shape[0]).index_add(0, target, mask.to(out))
             share = count / total.masked_fill(total == 0, 1.0)
@@ -257,6 +317,11 @@ class Passing:
         return hook
 
 
+def _end(conv: Any) -> int:
+    """Which end of an edge its message reaches: 1 its target, 0 its source."""
+    return 0 if conv.flow == "target_to_source" else 1
+
+
 def _targets(conv: Any, index: Tensor) -> Tensor:
     """``[M]``: the nodes that messages over ``index [2, M]`` reach."""
-    return index[0 if conv.flow == "target_to_source" else 1]
+    return index[_end(conv)]

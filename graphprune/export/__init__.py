@@ -1,7 +1,8 @@
 """Circuits as files: the library's own format, the field's, networkx's, figures and a page."""
 
+from graphprune.export.explanation import to_explanation
 from graphprune.export.figure import draw
-from graphprune.export.formats import FORMATS, export, to_explanation
+from graphprune.export.formats import FORMATS, export
 from graphprune.export.html import to_html
 from graphprune.export.mib import (
     MIBNodes,

@@ -20,7 +20,7 @@ from graphprune.export.plain import plain
 if TYPE_CHECKING:
     from graphprune.circuit import Circuit
 
-__all__ = ["FORMATS", "export", "to_explanation"]
+__all__ = ["FORMATS", "export"]
 
 
 def export(
@@ -204,31 +204,6 @@ def _quoted(value: Any) -> str:
 
 
 # -------------------------------------------------------------------- the others
-
-
-def to_explanation(circuit: Circuit) -> Any:
-    """The circuit as ``torch_geometric.explain.Explanation``.
-
-    ``edge_index`` holds every edge of the graph in order, ``edge_mask [E]`` the mask's values and
-    ``node_mask [N, 1]`` which nodes a kept edge touches; ``edge_score`` is there where there are
-    scores. PyG's fidelity metrics and plots read it.
-    """
-    import torch
-    from torch_geometric.explain import Explanation
-
-    graph = circuit.graph
-    touched = torch.zeros(graph.num_nodes, 1)
-    touched[torch.unique(graph.edge_index[:, circuit.mask.kept])] = 1.0
-    extra = {} if circuit.scores is None else {"edge_score": circuit.scores.values.clone()}
-    explanation = Explanation(
-        edge_index=graph.edge_index.clone(),
-        edge_mask=circuit.mask.values.clone(),
-        node_mask=touched,
-        num_nodes=graph.num_nodes,
-        **extra,
-    )
-    explanation.validate(raise_on_error=True)
-    return explanation
 
 
 def _mib(circuit: Circuit, path: Path, d_model: int | None = None) -> None:

@@ -113,7 +113,7 @@ def picture(circuit: Circuit, max_edges: int) -> Picture:
         x -= x.min(initial=np.inf) if len(x) else 0.0
     ports = defaultdict(set)
     for edge in edges:
-        if edge.kind in graph.ports:
+        if edge.kind in graph.ports and edge.kind in _PLACES:
             ports[edge.target].add(edge.kind)
     nodes = tuple(
         DrawnNode(
@@ -134,12 +134,16 @@ def picture(circuit: Circuit, max_edges: int) -> Picture:
     return Picture(nodes, tuple(edges), bands, rows is not None, circuit.mask.num_kept)
 
 
+# Other ports (relations of a heterogeneous graph) have no room in a box.
+_PLACES = {"q": -0.27, "k": 0.0, "v": 0.27}
+
+
 def port_offset(node: DrawnNode, kind: str) -> float:
     """How far from the middle of its target an edge of this kind ends: ports stand side by side.
 
     Every node of a graph has its ports at the same places, whichever of them are in use.
     """
-    return {"q": -0.27, "k": 0.0, "v": 0.27}.get(kind, 0.0) if kind in node.ports else 0.0
+    return _PLACES[kind] if kind in node.ports else 0.0
 
 
 # -------------------------------------------------------------------- rows

@@ -9,11 +9,13 @@ What a batch is. A model's graph is fixed, so an example is one of three things:
 - a *graph* among those that the model's data batches: ``graphs [B]`` are their numbers.
 
 ``clean`` and ``corrupt`` are mappings from names to such tensors; what they do not name stands in
-the model's data. Labels are answer ids; all other classes are the distractors.
+the model's data. Of heterogeneous data features are named by type, ``paper.x``, and nodes are
+numbered type after type. Labels are answer ids; all other classes are the distractors.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,12 +170,13 @@ def patterns(
 
 
 def nodes(
-    features: Tensor | Tensors,
-    labels: Tensor,
+    features: Any,
+    labels: Tensor | None = None,
     *,
     at: Tensor | None = None,
     corrupt: Tensor | Tensors | str | None = "shuffle",
     classes: int | None = None,
+    node_type: str | None = None,
     metric: MetricLike = "logit_diff",
     name: str = "nodes",
     batch_size: int = 256,
@@ -182,14 +185,38 @@ def nodes(
     """A task whose examples are nodes of one graph.
 
     Args:
-        features: ``[N, F]`` of all nodes (named ``x``), or tensors by name.
-        labels: ``[N]`` class numbers of all nodes.
-        at: the nodes asked for, as numbers or as a mask ``[N]``; ``None``: all.
-        corrupt: features as above; ``"shuffle"``: every node gets another's, by ``seed``; ``None``:
-            there are no corrupted inputs.
+        features: ``[N, F]`` of all nodes (named ``x``), or tensors by name; or PyG's ``HeteroData``
+            (or a batch of them), whose types' ``x`` are the features.
+        labels: ``[N]`` class numbers of all nodes, of heterogeneous data those of ``node_type``;
+            ``None``: its ``y``.
+        at: the nodes asked for, as numbers (of heterogeneous data within ``node_type``) or as a
+            mask ``[N]``; ``None``: all.
+        corrupt: features as above, of heterogeneous data by type; ``"shuffle"``: every node gets
+            another's (of its type), by ``seed``; ``None``: there are no corrupted inputs.
         classes: how many classes there are; ``None``: the highest label says.
+        node_type: of heterogeneous data, which type is labelled; ``None``: the one that has ``y``.
+
+    Example:
+        >>> task = nodes(torch.eye(3), torch.tensor([0, 1, 1]), at=torch.tensor([2, 0]))
+        >>> batch = next(iter(task.batches()))
+        >>> batch.positions.tolist(), batch.answer.tolist()
+        ([2, 0], [[1], [0]])
     """
-    given = features if isinstance(features, Mapping) else {"x": features}
+    first = 0
+    if _is_hetero(features):
+        node_type, first = _labelled(features, node_type, labels)
+        labels = features[node_type].y if labels is None else labels
+        given: Tensors = {
+            f"{k}.x": features[k].x for k in features.node_types if "x" in features[k]
+        }
+        if isinstance(corrupt, Mapping):
+            corrupt = {k if k in given else f"{k}.x": value for k, value in corrupt.items()}
+    elif node_type is not None:
+        raise InputError("node_type is for heterogeneous data: nodes(data, node_type='paper')")
+    else:
+        given = features if isinstance(features, Mapping) else {"x": features}
+    if labels is None:
+        raise InputError("labels are missing: the class number of each node")
     labels = torch.as_tensor(labels, dtype=torch.int64)
     chosen = torch.arange(len(labels)) if at is None else torch.as_tensor(at)
     if chosen.dtype == torch.bool:
@@ -210,7 +237,7 @@ def nodes(
         len(chosen),
         shared=given,
         shared_corrupt=other,
-        positions=chosen,
+        positions=first + chosen,
         answer=answer[chosen],
         distractor=distractor[chosen],
     )
@@ -230,7 +257,8 @@ def graphs(
 
     Args:
         labels: ``[G]`` class numbers.
-        corrupt: features of all graphs' nodes by name, such as ``{"x": [N, F]}``.
+        corrupt: features of all graphs' nodes by name, such as ``{"x": [N, F]}``, of heterogeneous
+            data ``{"paper.x": [N, F]}``.
         classes: how many classes there are; ``None``: the highest label says.
     """
     answer, distractor = _classes(labels, classes)
@@ -242,3 +270,30 @@ def graphs(
         distractor=distractor,
     )
     return Task(examples, as_metric(metric), name=name, batch_size=batch_size)
+
+
+def _is_hetero(value: object) -> bool:
+    if "torch_geometric" not in sys.modules:  # such data cannot exist before it was imported
+        return False
+    from torch_geometric.data import HeteroData
+
+    return isinstance(value, HeteroData)
+
+
+def _labelled(data: Any, node_type: str | None, labels: Tensor | None) -> tuple[str, int]:
+    """The labelled type of heterogeneous data, and the number of its first node."""
+    having = [k for k in data.node_types if "y" in data[k]]
+    if node_type is None and labels is None and len(having) == 1:
+        node_type = having[0]
+    if node_type is None or node_type not in data.node_types:
+        which = "none was given" if node_type is None else f"got {node_type!r}"
+        raise InputError(
+            f"node_type says which type is labelled, one of {', '.join(data.node_types)}; {which}"
+        )
+    if labels is None and node_type not in having:
+        raise InputError(f"labels are missing: data[{node_type!r}] has no y")
+    count = int(data[node_type].num_nodes)
+    if labels is not None and len(labels) != count:
+        raise InputError(f"labels of {node_type} must be [{count}], got {list(labels.shape)}")
+    before = data.node_types[: data.node_types.index(node_type)]
+    return node_type, sum(int(data[k].num_nodes or 0) for k in before)

@@ -1,0 +1,198 @@
+"""A circuit as PyG's explanations, for its plots and its fidelity metrics.
+
+``edge_mask`` holds the mask's values, ``edge_score`` the scores where there are some. PyG's metrics
+multiply messages by the mask: where a layer's normalisation should follow a deleted edge, use
+:func:`graphprune.fidelity` with ``ablation="delete"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError
+from graphprune.graph_io import numbered_types
+
+if TYPE_CHECKING:
+    from graphprune.circuit import Circuit
+
+__all__ = ["to_explanation"]
+
+
+class MaskDict(dict[Any, Tensor]):
+    """Masks by edge type; ``1 - masks`` is the complement, which PyG's fidelity asks for."""
+
+    def __rsub__(self, other: float) -> MaskDict:
+        return MaskDict({kind: other - value for kind, value in self.items()})
+
+
+def to_explanation(
+    circuit: Circuit,
+    data: Any = None,
+    *,
+    target: Tensor | None = None,
+    index: Tensor | None = None,
+    arguments: Sequence[str] = (),
+) -> Any:
+    """The circuit as ``torch_geometric.explain.Explanation``, or ``HeteroExplanation``.
+
+    An ``Explanation`` holds every edge of the graph in order, with ``edge_mask [E]`` and, where
+    there are scores, ``edge_score [E]``; a heterogeneous graph gives a ``HeteroExplanation`` with
+    the same for each edge type. Without ``data``, ``node_mask [N, 1]`` says which nodes a kept
+    edge touches; with it there is none in the way of PyG's metrics, which would blank features.
+
+    Args:
+        circuit: of a graph network (or any other model, without ``data``).
+        data: the ``Data``, ``HeteroData`` or ``Batch`` that was wrapped: its features and
+            attributes go along, so that ``torch_geometric.explain.metric`` reads the result. A
+            ``Batch`` gives a list, one explanation for each of its graphs.
+        target: what PyG's metrics compare with, the model's own answers, one for each row of its
+            outputs (for each graph, of a ``Batch``).
+        index: the rows of the outputs they are asked at; ``None``: all.
+        arguments: what the module's ``forward`` takes behind features and edges, by its name in
+            the data, such as ``("edge_weight",)`` or ``("batch",)``.
+
+    Raises :class:`InputError` where the data's edges are not the circuit's graph.
+    """
+    from torch_geometric.data import Batch, Data, HeteroData
+
+    kinds = numbered_types(circuit.graph)
+    if data is None:
+        return _valid(_bare(circuit) if kinds is None else _bare_hetero(circuit, kinds))
+    if not isinstance(data, Data | HeteroData):
+        raise InputError(f"expected PyG's Data, HeteroData or Batch, got {type(data).__name__}")
+    if isinstance(data, HeteroData) != (kinds is not None):
+        raise InputError(
+            f"the circuit's graph {'has' if kinds else 'has no'} types of nodes and edges, the "
+            f"data is {type(data).__name__}"
+        )
+    parts = _parts(circuit, data)
+    if not isinstance(data, Batch):
+        return _one(data, parts, target, index, arguments)
+    if index is not None:
+        raise InputError("index goes with the rows of one graph; a Batch gives one for each graph")
+    if target is not None and len(target) != data.num_graphs:
+        raise InputError(
+            f"target must have one row for each of the {data.num_graphs} graphs, got "
+            f"{list(target.shape)}"
+        )
+    found = []
+    for number, one in enumerate(data.to_data_list()):
+        mine = {
+            name: {kind: value[_of(data, kind) == number] for kind, value in by_kind.items()}
+            for name, by_kind in parts.items()
+        }
+        own = None if target is None else target[number : number + 1]
+        found.append(_one(one, mine, own, None, arguments))
+    return found
+
+
+def _of(data: Any, kind: Any) -> Tensor:
+    """``[E]``: the graph of a batch that each edge belongs to."""
+    store, batch = (data, data.batch) if kind is None else (data[kind], data[kind[0]].batch)
+    found: Tensor = batch[store.edge_index[0]].cpu()
+    return found
+
+
+def _parts(circuit: Circuit, data: Any) -> dict[str, dict[Any, Tensor]]:
+    """``edge_mask`` and ``edge_score`` by edge type (``None``: there is one)."""
+    from torch_geometric.data import HeteroData
+
+    from graphprune.graph_io import require_same_edges
+
+    require_same_edges(data, circuit.graph)
+    several = isinstance(data, HeteroData)
+    kinds = data.edge_types if several else [None]
+    stores = [data[kind] for kind in kinds] if several else [data]
+    counts = [int(store.edge_index.shape[1]) for store in stores]
+    found = {"edge_mask": dict(zip(kinds, circuit.mask.values.split(counts), strict=True))}
+    if circuit.scores is not None:
+        scores = circuit.scores.values.split(counts)
+        found["edge_score"] = dict(zip(kinds, scores, strict=True))
+    return found
+
+
+def _one(
+    data: Any,
+    parts: Mapping[str, Mapping[Any, Tensor]],
+    target: Tensor | None,
+    index: Tensor | None,
+    arguments: Sequence[str],
+) -> Any:
+    """The explanation of one graph, with all that its data holds."""
+    from torch_geometric.data import HeteroData
+    from torch_geometric.explain import Explanation, HeteroExplanation
+
+    several = isinstance(data, HeteroData)
+    made: Any = HeteroExplanation() if several else Explanation(num_nodes=data.num_nodes)
+    for store in data.stores:
+        # A homogeneous graph has one store; of the others' the first is of no type.
+        into = made[store._key] if several and store._key is not None else made
+        for name, value in store.items():
+            into[name] = value
+    for name, by_kind in parts.items():
+        for kind, value in by_kind.items():
+            (made if kind is None else made[kind])[name] = value.clone()
+    if "batch" in arguments:  # a graph taken from a batch is alone in one of its own
+        for store in made.node_stores:
+            store["batch"] = torch.zeros(store.num_nodes, dtype=torch.int64)
+    if several:
+        # PyG's metrics read x, edge_index and edge_mask as such, as of a graph without types.
+        made.x, made.edge_index = made.collect("x"), made.collect("edge_index")
+        made.edge_mask = MaskDict(made.collect("edge_mask"))
+        for name in arguments:
+            made[f"{name}_dict"] = made.collect(name)
+    made._model_args = [f"{name}_dict" if several else name for name in arguments]
+    if target is not None:
+        made.target = target.clone()
+    if index is not None:
+        made.index = index.clone()
+    return _valid(made)
+
+
+def _valid(explanation: Any) -> Any:
+    explanation.validate(raise_on_error=True)
+    return explanation
+
+
+def _touched(circuit: Circuit) -> Tensor:
+    """``[N, 1]``: 1 at nodes that a kept edge touches."""
+    touched = torch.zeros(circuit.graph.num_nodes, 1)
+    touched[torch.unique(circuit.graph.edge_index[:, circuit.mask.kept])] = 1.0
+    return touched
+
+
+def _bare(circuit: Circuit) -> Any:
+    from torch_geometric.explain import Explanation
+
+    graph = circuit.graph
+    extra = {} if circuit.scores is None else {"edge_score": circuit.scores.values.clone()}
+    return Explanation(
+        edge_index=graph.edge_index.clone(),
+        edge_mask=circuit.mask.values.clone(),
+        node_mask=_touched(circuit),
+        num_nodes=graph.num_nodes,
+        **extra,
+    )
+
+
+def _bare_hetero(circuit: Circuit, kinds: Mapping[str, tuple[tuple[str, str, str], Tensor]]) -> Any:
+    from torch_geometric.explain import HeteroExplanation
+
+    graph, made = circuit.graph, HeteroExplanation()
+    touched = _touched(circuit)
+    types = [node.kind for node in graph.nodes]
+    for kind in dict.fromkeys(types):
+        mine = torch.tensor([one == kind for one in types])
+        made[kind].node_mask, made[kind].num_nodes = touched[mine], int(mine.sum())
+    for number, name in enumerate(graph.edge_kinds):
+        relation, index = kinds[name]
+        mine = graph.edge_kind == number
+        made[relation].edge_index = index
+        made[relation].edge_mask = circuit.mask.values[mine]
+        if circuit.scores is not None:
+            made[relation].edge_score = circuit.scores.values[mine]
+    return made

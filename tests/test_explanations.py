@@ -1,0 +1,229 @@
+"""PyG's own explanation metrics read what is exported, and agree with ours."""
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from support.hetero import LABELS, NODES, RELATIONS, C, F, Layers, Pooled, a_graph, bipartite
+from torch_geometric.data import Batch as Graphs
+from torch_geometric.data import Data
+from torch_geometric.explain import Explanation, HeteroExplanation
+from torch_geometric.explain.metric import (
+    characterization_score,
+    fidelity,
+    unfaithfulness,
+)
+
+import graphprune as gp
+from graphprune.export import to_explanation
+from graphprune.tasks.graphs import graphs, nodes
+
+N = 9
+
+
+def a_plain_graph(seed=0, edges=24):
+    generator = torch.Generator().manual_seed(seed)
+    pairs = torch.cartesian_prod(torch.arange(N), torch.arange(N))
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    index = pairs[torch.randperm(len(pairs), generator=generator)[:edges]].T.contiguous()
+    return Data(x=torch.randn(N, F, generator=generator, dtype=torch.float64), edge_index=index)
+
+
+class Plain(torch.nn.Module):
+    """Two sums over neighbours; with ``batch`` a mean over each graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = pyg.GraphConv(F, 8), pyg.GraphConv(8, C)
+
+    def forward(self, x, edge_index, batch=None):
+        out = self.second(torch.tanh(self.first(x, edge_index)), edge_index)
+        return out if batch is None else pyg.global_mean_pool(out, batch)
+
+
+def explainer(module, level="node"):
+    from torch_geometric.explain import DummyExplainer, Explainer
+
+    return Explainer(
+        model=module,
+        algorithm=DummyExplainer(),
+        explanation_type="model",
+        edge_mask_type="object",
+        model_config={
+            "mode": "multiclass_classification",
+            "task_level": level,
+            "return_type": "raw",
+        },
+    )
+
+
+def circuit_of(model, task, share=0.4):
+    scores = gp.EAP(ablation="zero").score(model, task)
+    return gp.Circuit.from_mask(scores.top(share), scores=scores, model=model, task=task)
+
+
+def judged(explanations, explain):
+    """PyG's fidelity+, fidelity- and unfaithfulness, means over the explanations."""
+    pairs = torch.tensor([fidelity(explain, one) for one in explanations])
+    wrong = torch.tensor([unfaithfulness(explain, one) for one in explanations])
+    return (*pairs.mean(0).tolist(), float(wrong.mean()))
+
+
+def test_one_graph():
+    torch.manual_seed(0)
+    data = a_plain_graph()
+    module = Plain().double().eval()
+    model = gp.wrap(module, data=data)
+    task = nodes(data.x, torch.arange(N) % C, at=torch.tensor([0, 3, 5]))
+    circuit = circuit_of(model, task)
+    answers = module(data.x, data.edge_index).argmax(-1).detach()
+    at = torch.tensor([0, 3, 5])
+    made = to_explanation(circuit, data, target=answers, index=at)
+    assert isinstance(made, Explanation)
+    assert made.validate()
+    assert torch.equal(made.edge_score, circuit.scores.values)
+    plus, minus, wrong = judged([made], explainer(module))
+    ours = gp.fidelity(model, task, circuit.mask, ablation="zero")
+    assert (plus, minus) == pytest.approx((ours.plus, ours.minus))
+    assert plus > 0  # the circuit is needed, so that the figures can differ
+    assert 0 <= wrong < 1
+    score = characterization_score(torch.tensor(plus), torch.tensor(minus))
+    assert float(score) == pytest.approx(ours.characterization)
+    sub = made.get_explanation_subgraph()
+    assert sub.edge_index.shape[1] == circuit.mask.num_kept
+
+
+def hetero():
+    torch.manual_seed(0)
+    module = Layers(bipartite(lambda a, b: pyg.GraphConv((a, a), b))).double().eval()
+    return module
+
+
+def test_a_heterogeneous_graph():
+    module, data = hetero(), a_graph()
+    model = gp.wrap(module, data=data)
+    task = nodes(data, LABELS, node_type="paper")
+    circuit = circuit_of(model, task)
+    answers = module(data.x_dict, data.edge_index_dict).argmax(-1).detach()
+    made = to_explanation(circuit, data, target=answers)
+    assert isinstance(made, HeteroExplanation)
+    assert made.validate()
+    parts = circuit.mask.values.split([data[r].edge_index.shape[1] for r in RELATIONS])
+    for relation, part in zip(RELATIONS, parts, strict=True):
+        assert torch.equal(made[relation].edge_mask, part)
+        assert torch.equal(made[relation].edge_index, data[relation].edge_index)
+        assert len(made[relation].edge_score) == len(part)
+    plus, minus, wrong = judged([made], explainer(module))
+    ours = gp.fidelity(model, task, circuit.mask, ablation="zero")
+    assert (plus, minus) == pytest.approx((ours.plus, ours.minus))
+    assert plus > 0
+    assert 0 <= wrong < 1
+    some = to_explanation(circuit, data, target=answers, index=torch.tensor([1, 6]))
+    only = nodes(data, LABELS, node_type="paper", at=torch.tensor([1, 6]))
+    found = fidelity(explainer(module), some)
+    ours = gp.fidelity(model, only, circuit.mask, ablation="zero")
+    assert found == pytest.approx((ours.plus, ours.minus))
+
+
+def test_without_data_the_circuit_tells_its_types():
+    module, data = hetero(), a_graph()
+    model = gp.wrap(module, data=data)
+    circuit = circuit_of(model, nodes(data, LABELS, node_type="paper"))
+    made = to_explanation(circuit)
+    assert isinstance(made, HeteroExplanation)
+    assert made.validate()
+    assert made.edge_types == list(RELATIONS)
+    names = [f"{k}:{i}" for k in NODES for i, on in enumerate(made[k].node_mask) if on]
+    assert names == circuit.nodes()
+    for relation in RELATIONS:
+        assert torch.equal(made[relation].edge_index, data[relation].edge_index)
+
+
+def test_graphs_of_a_batch_are_explained_one_by_one():
+    torch.manual_seed(0)
+    singles = [a_plain_graph(seed, edges=16 + seed) for seed in range(3)]
+    data = Graphs.from_data_list(singles)
+    module = Plain().double().eval()
+    model = gp.wrap(module, data=data)
+    task = graphs(torch.tensor([0, 1, 2]), classes=C)
+    circuit = circuit_of(model, task, 0.3)
+    answers = module(data.x, data.edge_index, data.batch).argmax(-1).detach()
+    found = to_explanation(circuit, data, target=answers, arguments=("batch",))
+    assert len(found) == 3
+    first = 0
+    for one, single in zip(found, singles, strict=True):
+        assert one.validate()
+        assert torch.equal(one.edge_index, single.edge_index)  # in the graph's own order
+        mine = slice(first, first + single.num_edges)
+        assert torch.equal(one.edge_mask, circuit.mask.values[mine])
+        assert torch.equal(one.edge_score, circuit.scores.values[mine])
+        first += single.num_edges
+    plus, minus, wrong = judged(found, explainer(module, "graph"))
+    ours = gp.fidelity(model, task, circuit.mask, ablation="zero")
+    assert (plus, minus) == pytest.approx((ours.plus, ours.minus))
+    assert 0 <= wrong < 1
+
+
+def test_heterogeneous_graphs_of_a_batch():
+    torch.manual_seed(0)
+    singles = [a_graph(seed) for seed in range(3)]
+    data = Graphs.from_data_list(singles)
+    module = Pooled(lambda a, b: pyg.GraphConv((a, a), b)).double().eval()
+    model = gp.wrap(module, data=data)
+    task = graphs(torch.tensor([0, 1, 2]), classes=C)
+    circuit = circuit_of(model, task, 0.3)
+    answers = module(data.x_dict, data.edge_index_dict, data.batch_dict).argmax(-1).detach()
+    found = to_explanation(circuit, data, target=answers, arguments=("batch",))
+    kept = 0
+    for one, single in zip(found, singles, strict=True):
+        assert isinstance(one, HeteroExplanation)
+        assert one.validate()
+        for relation in RELATIONS:
+            assert torch.equal(one[relation].edge_index, single[relation].edge_index)
+            kept += int(one[relation].edge_mask.sum())
+    assert kept == circuit.mask.num_kept
+    plus, minus, _ = judged(found, explainer(module, "graph"))
+    ours = gp.fidelity(model, task, circuit.mask, ablation="zero")
+    assert (plus, minus) == pytest.approx((ours.plus, ours.minus))
+
+
+def test_edge_attributes_are_arguments():
+    class Weighted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convs = torch.nn.ModuleDict({"a__to__b": pyg.GraphConv((F, F), C)})
+
+        def forward(self, x_dict, edge_index_dict, edge_weight_dict):
+            kind = ("author", "writes", "paper")
+            pair = (x_dict["author"], x_dict["paper"])
+            conv = self.convs["a__to__b"]
+            return conv(pair, edge_index_dict[kind], edge_weight_dict[kind])
+
+    torch.manual_seed(0)
+    data, module = a_graph(), Weighted().double().eval()
+    kind = ("author", "writes", "paper")
+    data[kind].edge_weight = torch.rand(data[kind].edge_index.shape[1], dtype=torch.float64)
+    model = gp.wrap(module, data=data)
+    task = nodes(data, LABELS, node_type="paper")
+    answers = model.reference(next(iter(task.batches()))).full.argmax(-1)
+    made = to_explanation(circuit_of(model, task), data, target=answers, arguments=("edge_weight",))
+    assert made._model_args == ["edge_weight_dict"]
+    assert fidelity(explainer(module), made)[0] >= 0
+
+
+def test_data_that_does_not_fit_is_refused():
+    module, data = hetero(), a_graph()
+    model = gp.wrap(module, data=data)
+    circuit = circuit_of(model, nodes(data, LABELS, node_type="paper"))
+    with pytest.raises(gp.InputError, match="stand in another order"):
+        to_explanation(circuit, a_graph(seed=1))
+    with pytest.raises(gp.InputError, match="has types of nodes and edges, the data is Data"):
+        to_explanation(circuit, a_plain_graph())
+    with pytest.raises(gp.InputError, match="got list"):
+        to_explanation(circuit, [data])
+    batch = Graphs.from_data_list([a_graph(seed) for seed in range(2)])
+    pooled = Pooled(lambda a, b: pyg.GraphConv((a, a), b)).double()
+    circuit = circuit_of(gp.wrap(pooled, data=batch), graphs(torch.tensor([0, 1]), classes=C))
+    with pytest.raises(gp.InputError, match="one row for each of the 2 graphs"):
+        to_explanation(circuit, batch, target=torch.zeros(3))
+    with pytest.raises(gp.InputError, match="index goes with the rows of one graph"):
+        to_explanation(circuit, batch, index=torch.tensor([0]))
