@@ -198,7 +198,11 @@ def edge_groups(graph: ComputationalGraph, axis: str, *, bins: int = 4) -> EdgeG
     def named(value: int) -> str:
         if value < 0:
             return "input"
-        return "output" if value == bins else f"{value / bins:.0%} to {(value + 1) / bins:.0%}"
+        return (
+            "output"
+            if value == bins
+            else f"{100 * value / bins:.0f}-{100 * (value + 1) / bins:.0f}%"
+        )
 
     return _ordered(axis, part[ends], found.placed[ends], named)
 

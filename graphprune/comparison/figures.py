@@ -129,8 +129,13 @@ def plot_profiles(profiles: Mapping[str, CircuitProfile], *, path: Any = None) -
         ax.set_ylim(bottom=0)
         ax.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("share of kept edges", fontsize=8)
-    figure.legend(handles=_legend(list(profiles)), loc="outside upper center", ncols=4,
-                  frameon=False, fontsize=8)  # fmt: skip
+    figure.legend(
+        handles=_legend(list(profiles)),
+        loc="outside upper center",
+        ncols=min(len(profiles) + 1, 5),
+        frameon=False,
+        fontsize=8,
+    )
     write_figure(figure, target)
     return figure
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any, Literal
 
@@ -63,12 +64,14 @@ class Strata:
         """How many strata there are."""
         return int(self.codes.max(initial=-1)) + 1
 
+    @cached_property
+    def _in_order(self) -> NDArray[np.int64]:
+        return np.argsort(self.codes, kind="stable")
+
     def shuffled(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """``[E]``: a random permutation of the edges that stays within the strata."""
-        place = np.argsort(self.codes, kind="stable")
-        drawn = np.lexsort((rng.random(len(self.codes)), self.codes))
-        out = np.empty_like(place)
-        out[place] = drawn
+        out = np.empty_like(self._in_order)
+        out[self._in_order] = np.argsort(self.codes + rng.random(len(self.codes)))
         return out
 
 
