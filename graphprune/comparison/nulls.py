@@ -8,8 +8,9 @@ has none); a sum of independent hypergeometric counts, exact. What is left to ch
 components that stand alike are used; strata of one edge are left nothing.
 
 ``"degrees"``: one circuit stays, the other is random with its own size and, in expectation, its own
-degrees (see :mod:`graphprune.comparison.degrees`); exact for that distribution. Each stays once and
-the less surprising of the two is reported, so that the order does not matter.
+degrees (see :mod:`graphprune.comparison.degrees`); exact for that distribution, which spreads
+somewhat wider than circuits with exactly these degrees do. Each stays once and the less surprising
+of the two is reported, so that the order does not matter.
 
 A circuit is taken as the set of its kept edges (mask value above 0).
 """
