@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
@@ -55,6 +55,22 @@ def test_a_pair_by_sets():
     assert found.common(1) == masks["a"] | masks["b"] | masks["c"]
 
 
+def test_nodes_by_chance():
+    """Against every choice of as many nodes, and of as many of each kind at each level."""
+    graph = transformer_graph(2, 3)
+    one = gp.EdgeMask.from_edges(graph, ["input->a0.h0<q>", "a0.h0->a1.h1<v>", "m0->m1"])
+    two = gp.EdgeMask.from_edges(graph, ["input->a0.h0<k>", "a0.h2->a1.h1<v>", "a0.h0->logits"])
+    nodes = gp.compare_circuits({"one": one, "two": two}).pairs[0].nodes
+    ends = [set(one.nodes()), set(two.nodes())]
+    assert (nodes.nodes_first, nodes.nodes_second, nodes.shared) == (5, 5, 3)
+    every = [len(ends[0] & set(some)) for some in combinations([n.name for n in graph.nodes], 5)]
+    assert nodes.nulls["uniform"].mean == pytest.approx(np.mean(every))
+    assert nodes.nulls["uniform"].p_more == pytest.approx(np.mean([c >= 3 for c in every]))
+    # input in both; two of three heads of layer 0 against one; one of three of layer 1 against one.
+    assert nodes.nulls["composition"].mean == pytest.approx(1 + 2 / 3 + 1 / 3)
+    assert nodes.nulls["composition"].p_more == pytest.approx(2 / 3 * 1 / 3)
+
+
 def test_p_values_are_adjusted_over_pairs():
     _, found = three()
     for null in gp.comparison.NULLS:
@@ -76,7 +92,7 @@ def test_order_changes_nothing_but_places():
         pd.testing.assert_frame_equal(one, two, rtol=1e-9)
     for name, other in (("a", "b"), ("b", "c")):
         here, there = found.pair(name, other), turned.pair(name, other)
-        assert here.nodes.sampled == there.nodes.sampled
+        assert here.nodes.nulls["composition"] == there.nodes.nulls["composition"]
         assert here.scores.sampled.mean == pytest.approx(there.scores.sampled.mean)
         for null in gp.comparison.NULLS:
             assert here.nulls[null].p_more == pytest.approx(there.nulls[null].p_more)
@@ -96,7 +112,7 @@ def test_identity_is_one_and_disjoint_is_nothing():
     assert apart.nulls["uniform"].p_more == 1.0
     assert apart.nulls["uniform"].p_less < 1e-6
     assert apart.scores is None
-    assert same.nodes.sampled is None
+    assert same.scores.sampled is None
     assert np.isnan(found.matrix("weighted").loc["one", "rest"])
 
 

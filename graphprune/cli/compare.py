@@ -46,7 +46,7 @@ def compare(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=0, help="Random draws for overlaps of nodes and of scores.")
+        int, typer.Option(min=0, help="Random draws for the overlap of scores.")
     ] = 200,
     bins: Annotated[
         int, typer.Option(min=1, help="Parts of the depth, where models differ in theirs.")

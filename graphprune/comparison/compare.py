@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 
 from graphprune.circuit import Circuit
 from graphprune.comparison.align import align_masks, align_scores
+from graphprune.comparison.axes import levels
 from graphprune.comparison.counts import holm, hypergeometric
 from graphprune.comparison.nulls import (
     NULLS,
     NullName,
     Strata,
+    judged,
     make_strata,
     overlap_null,
+    stratified,
 )
 from graphprune.comparison.result import (
     CircuitComparison,
@@ -63,8 +66,8 @@ def compare_circuits(
             edge, as far as the graph has them.
         nulls: which kinds of chance to reckon with, of ``"uniform"``, ``"composition"`` and
             ``"degrees"``.
-        samples: random draws within strata for what has no exact distribution (nodes used,
-            weighted overlap); 0: none.
+        samples: random draws within strata for the weighted overlap of scores, which has no exact
+            distribution; 0: none.
         seed: of the draws.
 
     Raises:
@@ -91,7 +94,8 @@ def compare_circuits(
     if samples < 0:
         raise InputError(f"samples must be 0 or more, got {samples}")
     classes = make_strata(graph, strata)
-    drawn = _draws(masks, found, classes, samples, seed)
+    node_strata = _node_strata(next(iter(masks.values())))
+    drawn = _draws(found, classes, samples, seed)
     pairs = []
     for first, second in track(list(combinations(masks, 2)), "comparing circuits"):
         one, two = masks[first], masks[second]
@@ -109,7 +113,7 @@ def compare_circuits(
                 contained_first=_share(shared, sizes[0], None),
                 contained_second=_share(shared, sizes[1], None),
                 nulls=chance,
-                nodes=_node_overlap(one, two, drawn.nodes.get((first, second))),
+                nodes=_node_overlap(one, two, node_strata),
                 scores=_score_overlap(found, first, second, classes, drawn),
             )
         )
@@ -166,41 +170,18 @@ def _remarks(circuits: Mapping[str, Any], strata: Strata) -> tuple[str, ...]:
 # -------------------------------------------------------------------- nodes and scores
 
 
-class _Draws:
-    """Counts of shared nodes and weighted overlaps of random circuits, for each pair."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[tuple[str, str], list[float]] = {}
-        self.weighted: dict[tuple[str, str], list[float]] = {}
-
-
 def _draws(
-    masks: Mapping[str, EdgeMask],
-    scores: Mapping[str, EdgeScores],
-    strata: Strata,
-    samples: int,
-    seed: int,
-) -> _Draws:
-    """Every circuit is shuffled within strata, its scores along with it, ``samples`` times."""
-    out = _Draws()
-    if not samples:
-        return out
+    scores: Mapping[str, EdgeScores], strata: Strata, samples: int, seed: int
+) -> dict[tuple[str, str], list[float]]:
+    """For each pair, weighted overlaps of scores shuffled within strata ``samples`` times."""
     # A stream for each name, so that the order of the circuits changes nothing.
-    streams = {name: np.random.default_rng([seed, _number(name)]) for name in masks}
+    streams = {name: np.random.default_rng([seed, _number(name)]) for name in scores}
     parts = {name: amounts(one) for name, one in scores.items()}
-    for _ in range(samples):
-        used, moved = {}, {}
-        for name, mask in masks.items():
-            order = strata.shuffled(streams[name])
-            used[name] = _used(mask, mask.kept.numpy()[order])
-            if name in parts:
-                moved[name] = parts[name][:, order]
-        for pair in combinations(masks, 2):
-            first, second = pair
-            shared = int((used[first] & used[second]).sum())
-            out.nodes.setdefault(pair, []).append(shared)
-            if first in moved and second in moved:
-                out.weighted.setdefault(pair, []).append(ruzicka(moved[first], moved[second]))
+    out: dict[tuple[str, str], list[float]] = {pair: [] for pair in combinations(scores, 2)}
+    for _ in range(samples if out else 0):
+        moved = {name: parts[name][:, strata.shuffled(streams[name])] for name in scores}
+        for first, second in out:
+            out[first, second].append(ruzicka(moved[first], moved[second]))
     return out
 
 
@@ -215,35 +196,55 @@ def _used(mask: EdgeMask, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return out
 
 
-def _node_overlap(one: EdgeMask, two: EdgeMask, drawn: list[float] | None) -> NodeOverlap:
+def _node_overlap(one: EdgeMask, two: EdgeMask, codes: NDArray[np.int64]) -> NodeOverlap:
+    """``codes [N]`` are the nodes' strata, -1 for a node that no edge touches."""
     used = [_used(mask, mask.kept.numpy()) for mask in (one, two)]
-    sizes = [int(u.sum()) for u in used]
+    first, second = (int(nodes.sum()) for nodes in used)
     shared = int((used[0] & used[1]).sum())
-    every = int(_used(one, np.ones(one.graph.num_edges, dtype=bool)).sum())
-    chance = hypergeometric(every, *sizes)
+    there = codes >= 0
+    uniform = hypergeometric(int(there.sum()), first, second)
+    alike = stratified(codes[there], used[0][there], used[1][there])
     return NodeOverlap(
-        nodes_first=sizes[0],
-        nodes_second=sizes[1],
+        nodes_first=first,
+        nodes_second=second,
         shared=shared,
-        jaccard=_share(shared, sum(sizes) - shared, 1.0) or 0.0,
-        mean=chance.mean,
-        p_more=chance.at_least(shared),
-        sampled=None if drawn is None else SampledNull.of(drawn, shared),
+        jaccard=_share(shared, first + second - shared, 1.0) or 0.0,
+        nulls={
+            "uniform": judged(uniform, shared, first + second, "uniform"),
+            "composition": judged(alike, shared, first + second, "composition"),
+        },
     )
 
 
+def _node_strata(mask: EdgeMask) -> NDArray[np.int64]:
+    """``[N]``: nodes of one kind and level, as far as the graph has levels; -1: without edges."""
+    graph = mask.graph
+    places = [node.kind for node in graph.nodes]
+    try:
+        named = levels(graph).names().tolist()
+        places = [f"{kind} {level}" for kind, level in zip(places, named, strict=True)]
+    except InputError:  # no levels: kinds alone
+        pass
+    _, codes = np.unique(np.array(places, dtype=object).astype(str), return_inverse=True)
+    return np.where(_used(mask, np.ones(graph.num_edges, dtype=bool)), codes, -1)
+
+
 def _score_overlap(
-    scores: Mapping[str, EdgeScores], first: str, second: str, strata: Strata, drawn: _Draws
+    scores: Mapping[str, EdgeScores],
+    first: str,
+    second: str,
+    strata: Strata,
+    drawn: Mapping[tuple[str, str], list[float]],
 ) -> ScoreOverlap | None:
     if first not in scores or second not in scores:
         return None
     one, two = scores[first], scores[second]
     value = ruzicka(amounts(one), amounts(two))
-    sampled = drawn.weighted.get((first, second))
+    sampled = drawn.get((first, second)) or drawn.get((second, first))
     return ScoreOverlap(
         weighted_jaccard=value,
         weighted_jaccard_ignoring_signs=ruzicka(amounts(one, "ignore"), amounts(two, "ignore")),
-        sampled=None if sampled is None else SampledNull.of(sampled, value),
+        sampled=None if not sampled else SampledNull.of(sampled, value),
         spearman=rank_correlation(one, two, strata),
         spearman_abs=rank_correlation(one, two, strata, by="abs"),
     )

@@ -45,6 +45,7 @@ __all__ = [
     "overlap_distribution",
     "overlap_null",
     "random_circuits",
+    "stratified",
 ]
 
 NullName = Literal["uniform", "composition", "degrees"]
@@ -140,17 +141,29 @@ def overlap_distribution(
         return hypergeometric(len(one), int(one.sum()), int(two.sum()))
     if null == "composition":
         strata = make_strata(first.graph) if strata is None else strata
-        sizes = [np.bincount(strata.codes[of], minlength=strata.count) for of in (one, two)]
-        whole = np.bincount(strata.codes, minlength=strata.count)
-        rows = np.unique(np.stack([whole, *sizes]), axis=1, return_counts=True)
-        parts = []
-        for (n, a, b), times in zip(rows[0].T.tolist(), rows[1].tolist(), strict=True):
-            parts += [hypergeometric(n, a, b)] * times
-        return total(parts)
+        return stratified(strata.codes, one, two)
     if null == "degrees":
         chances, _ = edge_chances(first.graph, one)
         return degree_overlap(chances, two, int(one.sum()))
     raise InputError(f"a null is one of {', '.join(NULLS)}, got {null!r}")
+
+
+def stratified(
+    codes: NDArray[np.int64], one: NDArray[np.bool_], two: NDArray[np.bool_]
+) -> CountDistribution:
+    """How many things two sets share that are random but for their numbers in every stratum.
+
+    ``codes [n]`` is each thing's stratum, ``one`` and ``two`` ``[n]`` the sets.
+    """
+    count = int(codes.max(initial=-1)) + 1
+    sizes = [np.bincount(codes[of], minlength=count) for of in (one, two)]
+    rows, times = np.unique(
+        np.stack([np.bincount(codes, minlength=count), *sizes]), axis=1, return_counts=True
+    )
+    parts: list[CountDistribution] = []
+    for (n, a, b), again in zip(rows.T.tolist(), times.tolist(), strict=True):
+        parts += [hypergeometric(n, a, b)] * again
+    return total(parts)
 
 
 def overlap_null(
@@ -165,19 +178,16 @@ def overlap_null(
         >>> found.mean, found.p_more, round(found.z, 3), round(found.jaccard, 3)
         (1.0, 0.16666666666666666, 1.732, 0.389)
     """
-    found = judged(overlap_distribution(first, second, null, strata=strata), first, second, null)
+    shared, both = int((first.kept & second.kept).sum()), first.num_kept + second.num_kept
+    found = judged(overlap_distribution(first, second, null, strata=strata), shared, both, null)
     if null != "degrees":
         return found
-    turned = judged(overlap_distribution(second, first, null), first, second, null)
+    turned = judged(overlap_distribution(second, first, null), shared, both, null)
     return max(found, turned, key=lambda side: (side.p_more, side.mean))
 
 
-def judged(
-    chance: CountDistribution, first: EdgeMask, second: EdgeMask, null: NullName
-) -> OverlapNull:
-    """The number of edges that two masks share against a distribution of it."""
-    shared = int((first.kept & second.kept).sum())
-    both = first.num_kept + second.num_kept
+def judged(chance: CountDistribution, shared: int, both: int, null: NullName) -> OverlapNull:
+    """A number of shared things, of two sets with ``both`` in all, against its distribution."""
     low, high = chance.band()
     sd = chance.sd
     return OverlapNull(

@@ -68,18 +68,16 @@ class SampledNull:
 class NodeOverlap:
     """The nodes that both circuits use, that is, touch with a kept edge.
 
-    ``mean`` and ``p_more`` are those of random sets of as many nodes (hypergeometric). Nodes with
-    many edges are in most circuits, so that this chance is easily exceeded; ``sampled`` has the
-    nodes of random circuits of the same composition.
+    ``nulls``: by chance, of as many random nodes (``"uniform"``), and of as many of every kind at
+    every level (``"composition"``); both exact. Inputs, outputs and other nodes without a like are
+    left nothing by the second.
     """
 
     nodes_first: int
     nodes_second: int
     shared: int
     jaccard: float
-    mean: float
-    p_more: float
-    sampled: SampledNull | None
+    nulls: Mapping[NullName, OverlapNull]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +135,9 @@ class PairOverlap:
             out |= {f"{name}_{key}": value for key, value in null.to_dict().items()}
             out[f"{name}_beyond"] = self.beyond_chance(name)
         out |= _flat("nodes", self.nodes)
+        for name, null in self.nodes.nulls.items():
+            told = null.to_dict()
+            out |= {f"nodes_{name}_{key}": told[key] for key in ("mean", "z", "p_more")}
         if self.scores is not None:
             weighted = _flat("", self.scores)
             out |= {key.replace("sampled", "weighted_sampled"): v for key, v in weighted.items()}
@@ -150,7 +151,7 @@ def _flat(prefix: str, value: Any) -> dict[str, Any]:
         key = f"{prefix}_{name}" if prefix else name
         if isinstance(item, SampledNull | RankCorrelation):
             out |= _flat(key, item)
-        elif item is not None:
+        elif item is not None and not isinstance(item, Mapping):
             out[key.replace("nodes_nodes", "nodes")] = item
     return out
 
