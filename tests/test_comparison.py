@@ -71,6 +71,15 @@ def test_nodes_by_chance():
     assert nodes.nulls["composition"].p_more == pytest.approx(2 / 3 * 1 / 3)
 
 
+def test_nodes_without_edges_cannot_be_used():
+    pairs = [("in", "a"), ("in", "b"), ("a", "out"), ("b", "out")]
+    graph = gp.ComputationalGraph.from_edges(pairs, ["in", "a", "b", "out", "lone", "alone"])
+    one, two = gp.EdgeMask(graph, [1, 0, 0, 0]), gp.EdgeMask(graph, [0, 1, 0, 0])
+    nodes = gp.compare_circuits({"one": one, "two": two}).pairs[0].nodes
+    assert nodes.nulls["uniform"].mean == pytest.approx(2 * 2 / 4)
+    assert nodes.nulls["composition"].mean == pytest.approx(1 + 1 / 2)
+
+
 def test_p_values_are_adjusted_over_pairs():
     _, found = three()
     for null in gp.comparison.NULLS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from itertools import combinations, permutations
 
@@ -250,6 +251,19 @@ def test_nulls_do_not_depend_on_the_order(null):
     assert there.low <= there.mean <= there.high
 
 
+def test_of_two_directions_the_less_surprising_is_reported():
+    """A circuit of hubs and one without: which of them is drawn at random matters."""
+    graph = transformer_graph(3, 3)
+    hub = 6.0 * (graph.edge_index[0] % 4 == 0)
+    one = gp.EdgeScores(graph, random_scores(graph, 1).values.abs() + hub).top(30)
+    two = random_scores(graph, 5).top(55)
+    shared = int((one.kept & two.kept).sum())
+    both = [overlap_distribution(*pair, "degrees") for pair in ((one, two), (two, one))]
+    p_values = [chance.at_least(shared) for chance in both]
+    assert abs(p_values[0] - p_values[1]) > 1e-3
+    assert overlap_null(one, two, "degrees").p_more == max(p_values)
+
+
 @pytest.mark.parametrize("null", gp.comparison.NULLS)
 @pytest.mark.parametrize("sizes", [(0, 5), (0, 0), (9, 4), (9, 9)])
 def test_empty_and_full_circuits_leave_nothing_to_chance(null, sizes):
@@ -336,6 +350,13 @@ def test_relative_depth():
     assert edge_groups(graph, "target_depth").names == (
         "0-25%", "25-50%", "50-75%", "75-100%", "output",
     )  # fmt: skip
+    nodes = tuple(
+        gp.Node(n.name, n.kind, None if n.layer is None else n.layer + 1, n.index)
+        for n in graph.nodes
+    )
+    counted_from_one = dataclasses.replace(graph, nodes=nodes)
+    again = edge_groups(counted_from_one, "source_depth", bins=2)
+    assert again.codes.tolist() == groups.codes.tolist()
     with pytest.raises(InputError, match="bins must be at least 1"):
         edge_groups(graph, "source_depth", bins=0)
 
