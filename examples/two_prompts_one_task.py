@@ -2,7 +2,8 @@
 
 After the case study of Edge Pruning (Bhaskar et al. 2024), which asked it of boolean expressions in
 CodeLlama-13B: a circuit is found under each style, then each circuit, their intersection and their
-union are judged under both. A stopped run goes on where it was: name the same folder again.
+union are judged under both, and their overlap is set beside chance. A stopped run goes on where it
+was: name the same folder again.
 
     python examples/two_prompts_one_task.py --out two-prompts
     python examples/two_prompts_one_task.py --out quick --quick     # a tiny random model
@@ -42,10 +43,28 @@ def find(model, task, style: str, out: Path, args) -> gp.Circuit:
     return circuit
 
 
-def chance_overlap(a: gp.EdgeMask, b: gp.EdgeMask) -> float:
-    """The Jaccard overlap expected of two random sets of these sizes."""
-    both = a.num_kept * b.num_kept / a.graph.num_edges
-    return both / (a.num_kept + b.num_kept - both)
+def show_overlap(circuits: dict[str, gp.Circuit], out: Path) -> None:
+    """What the circuits share beyond chance, and where their edges lie; figures and tables too."""
+    compared = gp.compare_circuits(circuits)
+    compared.to_frame().to_csv(out / "overlap.csv", index=False)
+    [pair] = compared.pairs
+    print(f"{pair.shared} edges in both; Jaccard overlap {pair.jaccard:.3f}, by chance")
+    for name, null in pair.nulls.items():
+        print(
+            f"  {null.jaccard:.4f} ({name}; {null.low} to {null.high} edges, p {null.p_more:.2g})"
+        )
+    print(
+        f"scores: weighted overlap {pair.scores.weighted_jaccard:.3f}, "
+        f"rank correlation of magnitudes {pair.scores.spearman_abs.value:.3f}"
+    )
+    curve = gp.matched_overlap(*(c.scores for c in circuits.values()), names=STYLES)
+    curve.plot(out / "overlap.png")
+    profiles = gp.compare_profiles(circuits)
+    profiles.to_frame().to_csv(out / "profiles.csv", index=False)
+    profiles.plot(out / "profiles.png")
+    [difference] = profiles.differences.values()
+    apart = ", ".join(f"{axis} {share:.3f}" for axis, share in difference.distance.items())
+    print(f"share of edges that lies elsewhere: {apart}")
 
 
 def main() -> None:
@@ -85,11 +104,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     table.to_csv(args.out / "table.csv", index=False)
     print(table.round(3).to_string(index=False))
-    shared = (one & other).num_kept
-    print(
-        f"{shared} edges in both; Jaccard overlap {one.jaccard(other):.3f}, "
-        f"by chance {chance_overlap(one, other):.4f}"
-    )
+    show_overlap(circuits, args.out)
 
 
 if __name__ == "__main__":

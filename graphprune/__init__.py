@@ -8,9 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphprune import precision, study, tasks
+    from graphprune import comparison, precision, study, tasks
     from graphprune.batch import Batch, Examples
     from graphprune.circuit import Circuit
+    from graphprune.comparison import (
+        CircuitComparison,
+        CircuitProfile,
+        OverlapCurve,
+        ProfileComparison,
+        circuit_profile,
+        compare_circuits,
+        compare_profiles,
+        matched_overlap,
+        random_circuits,
+        weighted_jaccard,
+    )
     from graphprune.ensembling import combine_scores
     from graphprune.errors import (
         FetchError,
@@ -96,6 +108,8 @@ __all__ = [
     "Batch",
     "BootstrapScores",
     "Circuit",
+    "CircuitComparison",
+    "CircuitProfile",
     "CleanCorrupted",
     "ComputationalGraph",
     "EdgeMask",
@@ -124,10 +138,12 @@ __all__ = [
     "Node",
     "NodeScores",
     "NumericalError",
+    "OverlapCurve",
     "ParallelEnsemble",
     "Plan",
     "PositionalEdgeScores",
     "PrecisionPolicy",
+    "ProfileComparison",
     "Pruned",
     "Pruner",
     "Random",
@@ -142,7 +158,11 @@ __all__ = [
     "UnsupportedModelError",
     "auroc",
     "bootstrap_scores",
+    "circuit_profile",
     "combine_scores",
+    "compare_circuits",
+    "compare_profiles",
+    "comparison",
     "equivalent",
     "evaluate",
     "evaluate_all",
@@ -151,6 +171,7 @@ __all__ = [
     "greedy_polish",
     "is_minimal",
     "make_method",
+    "matched_overlap",
     "method_names",
     "mib_auroc",
     "mib_curve",
@@ -158,6 +179,7 @@ __all__ = [
     "polish",
     "precision",
     "quiet",
+    "random_circuits",
     "recovery",
     "removable_edges",
     "same_outputs",
@@ -165,6 +187,7 @@ __all__ = [
     "study",
     "supported",
     "tasks",
+    "weighted_jaccard",
     "wrap",
 ]
 
@@ -177,6 +200,18 @@ _HOMES = {
         "Examples",
     ),
     "graphprune.circuit": ("Circuit",),
+    "graphprune.comparison": (
+        "CircuitComparison",
+        "CircuitProfile",
+        "OverlapCurve",
+        "ProfileComparison",
+        "circuit_profile",
+        "compare_circuits",
+        "compare_profiles",
+        "matched_overlap",
+        "random_circuits",
+        "weighted_jaccard",
+    ),
     "graphprune.ensembling": ("combine_scores",),
     "graphprune.errors": (
         "FetchError",
@@ -283,6 +318,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _HOME_OF |= dict.fromkeys(("SpectralPruning", "SpectralScores"), "graphprune.spectral")
 _PACKAGES = (
     "adapters",
+    "comparison",
     "spectral",
     "tasks",
     "methods",

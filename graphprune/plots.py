@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from graphprune.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from graphprune.evaluation.curve import FaithfulnessCurve
 
-__all__ = ["plot_curves"]
+__all__ = ["figure_target", "new_figure", "plot_curves", "write_figure"]
 
 
 def plot_curves(curves: Sequence[FaithfulnessCurve], *, path: Any = None, ax: Any = None) -> Any:
@@ -26,20 +26,9 @@ def plot_curves(curves: Sequence[FaithfulnessCurve], *, path: Any = None, ax: An
     suffix that matplotlib writes or its folder is not there, and
     :class:`~graphprune.errors.MissingExtraError` where matplotlib is not installed.
     """
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            'figures need matplotlib: pip install "graphprune[plot]"'
-        ) from error
-    figure = None
-    target = None if path is None else Path(path)
-    if target is not None:
-        _check_target(target, FigureCanvasBase.get_supported_filetypes())
+    target = figure_target(path)
     if ax is None:
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        ax = figure.add_subplot()
+        ax = new_figure((6.4, 4.2)).add_subplot()
     for number, curve in enumerate(curves):
         for by, style in (("signed", "-"), ("abs", "--")):
             if by in curve.f:
@@ -59,16 +48,41 @@ def plot_curves(curves: Sequence[FaithfulnessCurve], *, path: Any = None, ax: An
     ax.set_xlabel("kept edges (fraction of all)")
     ax.set_ylabel("faithfulness f")
     ax.legend(frameon=False, fontsize=8)
-    if target is not None:
-        from graphprune.export.files import atomic_path
-
-        with atomic_path(target) as temporary:
-            (figure or ax.figure).savefig(temporary, format=target.suffix.lower()[1:])
+    write_figure(ax.figure, target)
     return ax
 
 
-def _check_target(target: Path, known: Collection[str]) -> None:
+def figure_target(path: Any) -> Path | None:
+    """Where a figure is to be written; refuses what cannot be, before anything is drawn."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise MissingExtraError(
+            'figures need matplotlib: pip install "graphprune[plot]"'
+        ) from error
+    if path is None:
+        return None
+    target = Path(path)
+    known = FigureCanvasBase.get_supported_filetypes()
     if target.suffix.lower()[1:] not in known:
         raise InputError(f"a figure's name must end in one of .{', .'.join(known)}, got {target}")
     if not target.absolute().parent.is_dir():
         raise InputError(f"the folder {target.absolute().parent} is not there")
+    return target
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """An empty figure, in inches, that no window shows."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
+def write_figure(figure: Any, target: Path | None) -> None:
+    """Writes the figure, whole or not at all; nothing for ``None``."""
+    if target is None:
+        return
+    from graphprune.export.files import atomic_path
+
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format=target.suffix.lower()[1:])

@@ -14,7 +14,7 @@ from support.cli import call, save_circuit, save_model
 from graphprune.cli.settings import parse_size, typed
 from graphprune.errors import InputError
 
-COMMANDS = ("demo", "fetch", "discover", "evaluate", "export", "info")
+COMMANDS = ("demo", "fetch", "discover", "evaluate", "compare", "export", "info")
 # A shell's background jobs ignore Ctrl-C, and so would their children.
 HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 PROGRAM = [sys.executable, "-c", f"{HEARS}; from graphprune.cli import main; main()"]

@@ -29,7 +29,10 @@ SCRIPTS = {
     "third_party_method.py": ([], "passed"),
     "edge_pruning_language.py": (["table.csv", "edges_needed.csv"], "edge pruning"),
     "precision_table.py": (["precision.csv", "decisions.csv"], "PAHQ"),
-    "two_prompts_one_task.py": (["table.csv", "few_shot/circuit.json"], "intersection"),
+    "two_prompts_one_task.py": (
+        ["table.csv", "few_shot/circuit.json", "overlap.csv", "overlap.png", "profiles.png"],
+        "composition",
+    ),
 }
 HELPERS = {"small_models.py"}
 # torch_geometric's, while it is imported.

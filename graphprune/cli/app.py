@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from graphprune import __version__
+from graphprune.cli.compare import compare
 from graphprune.cli.demo import demo
 from graphprune.cli.discover import discover
 from graphprune.cli.evaluate import evaluate
@@ -51,6 +52,7 @@ app.command("demo")(demo)
 app.command("fetch")(fetch)
 app.command("discover")(discover)
 app.command("evaluate")(evaluate)
+app.command("compare")(compare)
 app.command("export")(export)
 app.command("export-model")(export_model)
 app.command("plan")(plan)

@@ -1,0 +1,250 @@
+"""Several circuits side by side: what each pair shares, beside what chance gives.
+
+By edges (Jaccard overlap and containment), by nodes, and by scores where there are any (Ruzicka's
+weighted overlap, rank correlation). See :mod:`graphprune.comparison.nulls` for the three kinds of
+chance of shared edges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graphprune.circuit import Circuit
+from graphprune.comparison.align import align_masks, align_scores
+from graphprune.comparison.axes import levels
+from graphprune.comparison.counts import holm, hypergeometric
+from graphprune.comparison.nulls import (
+    NULLS,
+    NullName,
+    Strata,
+    judged,
+    make_strata,
+    overlap_null,
+    stratified,
+)
+from graphprune.comparison.result import (
+    CircuitComparison,
+    NodeOverlap,
+    PairOverlap,
+    SampledNull,
+    ScoreOverlap,
+)
+from graphprune.comparison.weighted import amounts, rank_correlation, ruzicka
+from graphprune.errors import InputError
+from graphprune.mask import EdgeMask
+from graphprune.progress import track
+from graphprune.scores import EdgeScores
+
+__all__ = ["compare_circuits"]
+
+
+def compare_circuits(
+    circuits: Mapping[str, Circuit | EdgeMask],
+    *,
+    scores: Mapping[str, EdgeScores] | None = None,
+    strata: Sequence[str] | None = None,
+    nulls: Sequence[NullName] = NULLS,
+    samples: int = 200,
+    seed: int = 0,
+) -> CircuitComparison:
+    """How much circuits overlap, pair by pair, and how much of that is chance.
+
+    Args:
+        circuits: at least two, by name; of one graph, or of graphs whose edges have the same names.
+            A mask counts by its kept edges (values above 0).
+        scores: by name, for the overlap of scores; ``None``: those that the circuits hold.
+        strata: what random circuits keep under ``"composition"``, some of
+            :data:`graphprune.comparison.AXES`; ``None``: level and kind of both ends and kind of
+            edge, as far as the graph has them.
+        nulls: which kinds of chance to reckon with, of ``"uniform"``, ``"composition"`` and
+            ``"degrees"``.
+        samples: random draws within strata for the weighted overlap of scores, which has no exact
+            distribution; 0: none.
+        seed: of the draws.
+
+    Raises:
+        InputError: fewer than two circuits, unknown strata or nulls.
+        GraphMismatchError: circuits of graphs with other edges; the message names
+            :func:`compare_profiles`.
+
+    Example:
+        >>> from graphprune import ComputationalGraph
+        >>> graph = ComputationalGraph.from_edges(
+        ...     [("in", "a"), ("in", "b"), ("a", "out"), ("b", "out"), ("in", "out")])
+        >>> one = EdgeMask.from_edges(graph, ["in->a", "a->out"])
+        >>> two = EdgeMask.from_edges(graph, ["in->a", "a->out", "in->out"])
+        >>> pair = compare_circuits({"one": one, "two": two}).pair("one", "two")
+        >>> pair.shared, pair.jaccard, pair.contained_first, pair.nulls["uniform"].p_more
+        (2, 0.6666666666666666, 1.0, 0.3)
+    """
+    masks = align_masks(circuits)
+    graph = next(iter(masks.values())).graph
+    found = align_scores(circuits, scores, graph)
+    unknown = [null for null in nulls if null not in NULLS]
+    if unknown:
+        raise InputError(f"nulls are some of {', '.join(NULLS)}, got {list(nulls)}")
+    if samples < 0:
+        raise InputError(f"samples must be 0 or more, got {samples}")
+    classes = make_strata(graph, strata)
+    node_strata = _node_strata(next(iter(masks.values())))
+    drawn = _draws(found, classes, samples, seed)
+    pairs = []
+    for first, second in track(list(combinations(masks, 2)), "comparing circuits"):
+        one, two = masks[first], masks[second]
+        shared = int((one.kept & two.kept).sum())
+        sizes = one.num_kept, two.num_kept
+        chance = {null: overlap_null(one, two, null, strata=classes) for null in nulls}
+        pairs.append(
+            PairOverlap(
+                first=first,
+                second=second,
+                edges_first=sizes[0],
+                edges_second=sizes[1],
+                shared=shared,
+                jaccard=_share(shared, sum(sizes) - shared, 1.0) or 0.0,
+                contained_first=_share(shared, sizes[0], None),
+                contained_second=_share(shared, sizes[1], None),
+                nulls=chance,
+                nodes=_node_overlap(one, two, node_strata),
+                scores=_score_overlap(found, first, second, classes, drawn),
+            )
+        )
+    kept = torch.stack([mask.kept for mask in masks.values()]).sum(0)
+    return CircuitComparison(
+        masks=masks,
+        pairs=_adjusted(pairs, nulls),
+        in_exactly=tuple(torch.bincount(kept, minlength=len(masks) + 1).tolist()),
+        strata=classes.axes,
+        num_strata=classes.count,
+        left_out=classes.left_out,
+        samples=samples,
+        seed=seed,
+        remarks=_remarks(circuits, classes),
+    )
+
+
+def _share(part: int, whole: int, empty: float | None) -> float | None:
+    return part / whole if whole else empty
+
+
+def _adjusted(pairs: list[PairOverlap], nulls: Sequence[NullName]) -> tuple[PairOverlap, ...]:
+    """The pairs with Holm's p-values over all of them, for each kind of chance by itself."""
+    out = pairs
+    for null in nulls:
+        adjusted = holm([pair.nulls[null].p_more for pair in out])
+        out = [
+            replace(pair, nulls={**pair.nulls, null: replace(pair.nulls[null], p_adjusted=p)})
+            for pair, p in zip(out, adjusted, strict=True)
+        ]
+    return tuple(out)
+
+
+def _remarks(circuits: Mapping[str, Any], strata: Strata) -> tuple[str, ...]:
+    remarks = []
+    weights = {}
+    for name, thing in circuits.items():
+        model = thing.provenance.get("model") if isinstance(thing, Circuit) else None
+        if isinstance(model, Mapping) and "weights" in model:
+            weights[name] = model["weights"]
+    if len(set(weights.values())) > 1:
+        remarks.append(
+            "the circuits are of models with different weights: nodes of one name stand at the "
+            "same place but need not do the same"
+        )
+    if strata.count <= 1:
+        remarks.append(
+            'all edges are of one kind and level, so that the chance "composition" is the chance '
+            '"uniform"'
+        )
+    return tuple(remarks)
+
+
+# -------------------------------------------------------------------- nodes and scores
+
+
+def _draws(
+    scores: Mapping[str, EdgeScores], strata: Strata, samples: int, seed: int
+) -> dict[tuple[str, str], list[float]]:
+    """For each pair, weighted overlaps of scores shuffled within strata ``samples`` times."""
+    # A stream for each name, so that the order of the circuits changes nothing.
+    streams = {name: np.random.default_rng([seed, _number(name)]) for name in scores}
+    parts = {name: amounts(one) for name, one in scores.items()}
+    out: dict[tuple[str, str], list[float]] = {pair: [] for pair in combinations(scores, 2)}
+    for _ in range(samples if out else 0):
+        moved = {name: parts[name][:, strata.shuffled(streams[name])] for name in scores}
+        for first, second in out:
+            out[first, second].append(ruzicka(moved[first], moved[second]))
+    return out
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
+def _used(mask: EdgeMask, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """``[N]``: the nodes that a kept edge touches."""
+    out = np.zeros(mask.graph.num_nodes, dtype=bool)
+    out[mask.graph.edge_index.numpy()[:, kept]] = True
+    return out
+
+
+def _node_overlap(one: EdgeMask, two: EdgeMask, codes: NDArray[np.int64]) -> NodeOverlap:
+    """``codes [N]`` are the nodes' strata, -1 for a node that no edge touches."""
+    used = [_used(mask, mask.kept.numpy()) for mask in (one, two)]
+    first, second = (int(nodes.sum()) for nodes in used)
+    shared = int((used[0] & used[1]).sum())
+    there = codes >= 0
+    uniform = hypergeometric(int(there.sum()), first, second)
+    alike = stratified(codes[there], used[0][there], used[1][there])
+    return NodeOverlap(
+        nodes_first=first,
+        nodes_second=second,
+        shared=shared,
+        jaccard=_share(shared, first + second - shared, 1.0) or 0.0,
+        nulls={
+            "uniform": judged(uniform, shared, first + second, "uniform"),
+            "composition": judged(alike, shared, first + second, "composition"),
+        },
+    )
+
+
+def _node_strata(mask: EdgeMask) -> NDArray[np.int64]:
+    """``[N]``: nodes of one kind and level, as far as the graph has levels; -1: without edges."""
+    graph = mask.graph
+    places = [node.kind for node in graph.nodes]
+    try:
+        named = levels(graph).names().tolist()
+        places = [f"{kind} {level}" for kind, level in zip(places, named, strict=True)]
+    except InputError:  # no levels: kinds alone
+        pass
+    _, codes = np.unique(np.array(places, dtype=object).astype(str), return_inverse=True)
+    return np.where(_used(mask, np.ones(graph.num_edges, dtype=bool)), codes, -1)
+
+
+def _score_overlap(
+    scores: Mapping[str, EdgeScores],
+    first: str,
+    second: str,
+    strata: Strata,
+    drawn: Mapping[tuple[str, str], list[float]],
+) -> ScoreOverlap | None:
+    if first not in scores or second not in scores:
+        return None
+    one, two = scores[first], scores[second]
+    value = ruzicka(amounts(one), amounts(two))
+    sampled = drawn.get((first, second)) or drawn.get((second, first))
+    return ScoreOverlap(
+        weighted_jaccard=value,
+        weighted_jaccard_ignoring_signs=ruzicka(amounts(one, "ignore"), amounts(two, "ignore")),
+        sampled=None if not sampled else SampledNull.of(sampled, value),
+        spearman=rank_correlation(one, two, strata),
+        spearman_abs=rank_correlation(one, two, strata, by="abs"),
+    )

@@ -1,0 +1,380 @@
+"""Chance: against enumeration of every circuit, scipy, and sampling."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from itertools import combinations, permutations
+
+import numpy as np
+import pytest
+from scipy.stats import binom, chisquare, false_discovery_control, hypergeom
+from support.rings import Rings
+from transformer_graph import random_scores, transformer_graph
+
+import graphprune as gp
+from graphprune.comparison import (
+    CountDistribution,
+    edge_groups,
+    holm,
+    levels,
+    make_strata,
+    overlap_distribution,
+    overlap_null,
+    random_circuits,
+)
+from graphprune.comparison.counts import bernoulli_sum, hypergeometric, total
+from graphprune.comparison.degrees import degree_overlap, edge_chances, edge_ends, swapped
+from graphprune.errors import InputError
+
+# Two layers with two nodes each between an input and an output, and a skip of each layer.
+SMALL = gp.ComputationalGraph.from_edges(
+    [("in", "a"), ("in", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "out"),
+     ("d", "out"), ("in", "out")]
+)  # fmt: skip
+ONE = gp.EdgeMask.from_edges(SMALL, ["in->a", "a->c", "b->d", "c->out"])
+TWO = gp.EdgeMask.from_edges(SMALL, ["in->a", "a->c", "a->d", "d->out", "in->out"])
+
+
+def circuits_of(size: int) -> list[np.ndarray]:
+    """Every set of that many edges, as booleans."""
+    out = []
+    for chosen in combinations(range(SMALL.num_edges), size):
+        kept = np.zeros(SMALL.num_edges, dtype=bool)
+        kept[list(chosen)] = True
+        out.append(kept)
+    return out
+
+
+def enumerated(circuits: list[np.ndarray], weights: list[float] | None = None) -> dict[int, float]:
+    """Chances of each number of edges shared with TWO."""
+    found: Counter[int] = Counter()
+    for i, kept in enumerate(circuits):
+        found[int((kept & TWO.kept.numpy()).sum())] += 1.0 if weights is None else weights[i]
+    whole = sum(found.values())
+    return {count: value / whole for count, value in found.items()}
+
+
+def agree(found: CountDistribution, truth: dict[int, float]) -> None:
+    assert found.pmf.sum() == pytest.approx(1, abs=1e-12)
+    got = dict(zip(found.counts.tolist(), found.pmf.tolist(), strict=True))
+    for count in {*got, *truth}:
+        assert got.get(count, 0.0) == pytest.approx(truth.get(count, 0.0), abs=1e-12)
+
+
+def test_uniform_is_every_circuit_of_that_size():
+    agree(overlap_distribution(ONE, TWO), enumerated(circuits_of(4)))
+
+
+def test_composition_is_every_circuit_of_that_composition():
+    strata = make_strata(SMALL)
+    wanted = np.bincount(strata.codes[ONE.kept.numpy()], minlength=strata.count)
+    same = [
+        kept
+        for kept in circuits_of(4)
+        if (np.bincount(strata.codes[kept], minlength=strata.count) == wanted).all()
+    ]
+    assert 1 < len(same) < len(circuits_of(4))
+    agree(overlap_distribution(ONE, TWO, "composition"), enumerated(same))
+
+
+def test_degrees_are_weighted_circuits_of_that_size():
+    """The weight of a circuit is the product of its edges' odds."""
+    chances, _ = edge_chances(SMALL, ONE.kept.numpy(), tolerance=1e-6)
+    weights = [float(np.prod(np.where(kept, chances, 1 - chances))) for kept in circuits_of(4)]
+    found = degree_overlap(chances, TWO.kept.numpy(), 4)
+    agree(found, enumerated(circuits_of(4), weights))
+    assert found.sd > 0
+
+
+def test_fitted_chances_have_the_degrees():
+    graph = transformer_graph(4, 4)
+    kept = random_scores(graph, 3).greedy(90).kept.numpy()
+    chances, error = edge_chances(graph, kept)
+    assert error <= 0.01
+    for end in edge_ends(graph):
+        wanted = np.bincount(end, weights=kept)
+        assert np.abs(np.bincount(end, weights=chances) - wanted).max() <= error + 1e-9
+    # Of all chances with these degrees they have the greatest entropy: log odds are sums.
+    inner = (chances > 1e-6) & (chances < 1 - 1e-6)
+    sources, inputs = (end[inner] for end in edge_ends(graph))
+    design = np.zeros((inner.sum(), sources.max() + inputs.max() + 2))
+    design[np.arange(inner.sum()), sources] = 1
+    design[np.arange(inner.sum()), sources.max() + 1 + inputs] = 1
+    odds = np.log(chances[inner] / (1 - chances[inner]))
+    rest = odds - design @ np.linalg.lstsq(design, odds, rcond=None)[0]
+    assert np.abs(rest).max() < 1e-6
+
+
+def degrees_of(graph: gp.ComputationalGraph, kept: np.ndarray) -> list[list[int]]:
+    return [np.bincount(end[kept], minlength=end.max() + 1).tolist() for end in edge_ends(graph)]
+
+
+def test_swaps_keep_every_degree_and_reach_every_circuit_alike():
+    pairs = [(u, v) for u in "abc" for v in "xyz"]
+    graph = gp.ComputationalGraph.from_edges(pairs)
+    kept = np.array([u + v in ("ax", "by", "cz", "ay") for u, v in pairs])
+    same = {
+        tuple(np.flatnonzero(other).tolist())
+        for chosen in combinations(range(9), 4)
+        for other in [np.isin(np.arange(9), chosen)]
+        if degrees_of(graph, other) == degrees_of(graph, kept)
+    }
+    seen: Counter[tuple[int, ...]] = Counter()
+    walk = swapped(graph, kept, np.random.default_rng(0), swaps=30)
+    for _ in range(2000):
+        now = next(walk)
+        assert degrees_of(graph, now) == degrees_of(graph, kept)
+        seen[tuple(np.flatnonzero(now).tolist())] += 1
+    assert set(seen) == same
+    assert len(same) > 4
+    assert chisquare(list(seen.values())).pvalue > 1e-3
+
+
+def test_parallel_edges_are_told_apart():
+    graph = gp.ComputationalGraph.from_edges([("a", "x"), ("a", "x"), ("b", "x"), ("b", "y")])
+    sources, inputs = edge_ends(graph)
+    assert len(set(zip(sources.tolist(), inputs.tolist(), strict=True))) == 4
+    mask = gp.EdgeMask(graph, [1, 0, 0, 1])
+    for drawn in random_circuits(mask, 5, keep="degrees"):
+        assert drawn.num_kept == 2
+
+
+@pytest.mark.parametrize("null", ["uniform", "composition"])
+def test_sampling_agrees_with_the_exact_distribution(null):
+    exact = overlap_distribution(ONE, TWO, null)
+    drawn = random_circuits(ONE, 3000, keep=null, seed=1)
+    counts = Counter(int((mask.kept & TWO.kept).sum()) for mask in drawn)
+    expected = exact.pmf * 3000
+    large = expected >= 5
+    assert expected[~large].sum() < 30
+    found = np.array([counts[c] for c in exact.counts.tolist()])
+    scale = found[large].sum() / expected[large].sum()
+    assert chisquare(found[large], expected[large] * scale).pvalue > 1e-3
+
+
+def test_swaps_and_fitted_chances_expect_the_same_overlap():
+    """Two circuits of the same hubs share edges for that alone, which only degrees explain."""
+    graph = transformer_graph(5, 5)
+    hub = 6.0 * (graph.edge_index[0] % 4 == 0)
+    one = gp.EdgeScores(graph, random_scores(graph, 1).values + hub).top(150)
+    two = gp.EdgeScores(graph, random_scores(graph, 2).values + hub).top(150)
+    chance = overlap_distribution(one, two, "degrees")
+    drawn = random_circuits(one, 300, keep="degrees")
+    found = [int((mask.kept & two.kept).sum()) for mask in drawn]
+    assert np.mean(found) == pytest.approx(chance.mean, rel=0.03)
+    assert np.std(found) < 1.1 * chance.sd  # degrees that are only expected spread no less
+    assert chance.mean > 1.5 * overlap_distribution(one, two).mean
+    assert overlap_null(one, two).p_more < 0.01
+    assert overlap_null(one, two, "degrees").p_more > 0.1
+
+
+def test_random_circuits_keep_what_they_say():
+    graph = transformer_graph(3, 3)
+    mask = random_scores(graph).top(40)
+    strata = make_strata(graph)
+    inside = np.bincount(strata.codes[mask.kept.numpy()], minlength=strata.count)
+    for drawn in random_circuits(mask, 5):
+        again = np.bincount(strata.codes[drawn.kept.numpy()], minlength=strata.count)
+        assert (again == inside).all()
+    kinds = graph.edge_kind.numpy()
+    for drawn in random_circuits(mask, 5, strata=["kind"]):
+        assert (np.bincount(kinds[drawn.kept]) == np.bincount(kinds[mask.kept])).all()
+    first, again = (random_circuits(mask, 2, keep="uniform", seed=4) for _ in range(2))
+    assert first == again
+    assert first[0] != first[1]
+    assert first[0].num_kept == 40
+
+
+# -------------------------------------------------------------------- distributions
+
+
+@pytest.mark.parametrize("sizes", [(32491, 700, 644), (100, 50, 70), (50, 3, 49), (9, 1, 4)])
+def test_hypergeometric_is_scipys(sizes):
+    whole, first, second = sizes
+    found = hypergeometric(*sizes)
+    truth = hypergeom(whole, first, second)
+    assert found.pmf == pytest.approx(truth.pmf(found.counts), rel=1e-10, abs=1e-290)
+    assert found.mean == pytest.approx(first * second / whole, rel=1e-10)
+    assert found.sd == pytest.approx(truth.std(), rel=1e-8)
+    for count in (0, int(found.mean), min(first, second)):
+        assert found.at_least(count) == pytest.approx(truth.sf(count - 1), rel=1e-9)
+        assert found.at_most(count) == pytest.approx(truth.cdf(count), rel=1e-9)
+    assert found.band() == (truth.ppf(0.025), truth.ppf(0.975))
+
+
+def test_sums_of_events_are_binomial_where_chances_are_equal():
+    found = bernoulli_sum(np.r_[np.full(700, 0.3), np.zeros(5), np.ones(4)])
+    truth = binom(700, 0.3)
+    counts = found.counts - 4
+    assert found.pmf == pytest.approx(truth.pmf(counts), rel=1e-9, abs=1e-290)
+    uneven = np.array([0.1, 0.5, 0.9])
+    by_hand = [0.9 * 0.5 * 0.1, 0.1 * 0.5 * 0.1 + 0.9 * 0.5 * 0.1 + 0.9 * 0.5 * 0.9]
+    assert bernoulli_sum(uneven).pmf[:2] == pytest.approx(by_hand)
+
+
+def test_sums_of_distributions():
+    parts = [hypergeometric(5, 2, 3), hypergeometric(4, 4, 1), hypergeometric(7, 3, 3)]
+    summed = total(parts)
+    truth: Counter[int] = Counter()
+    for a, p in zip(parts[0].counts, parts[0].pmf, strict=True):
+        for b, q in zip(parts[1].counts, parts[1].pmf, strict=True):
+            for c, r in zip(parts[2].counts, parts[2].pmf, strict=True):
+                truth[int(a + b + c)] += p * q * r
+    agree(summed, truth)
+    agree(total([]), {0: 1.0})
+
+
+def test_holm_by_its_definition():
+    values = [0.001, 0.02, 0.03, 0.5, 0.01]
+    order = np.argsort(values)
+    truth, largest = np.zeros(5), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1, (5 - rank) * values[place]))
+        truth[place] = largest
+    assert holm(values) == pytest.approx(truth)
+    # Never smaller than the false discovery rate's, never larger than Bonferroni's.
+    assert (np.array(holm(values)) >= false_discovery_control(values) - 1e-12).all()
+    assert (np.array(holm(values)) <= np.minimum(1, 5 * np.array(values)) + 1e-12).all()
+
+
+# -------------------------------------------------------------------- nulls of pairs
+
+
+@pytest.mark.parametrize("null", gp.comparison.NULLS)
+def test_nulls_do_not_depend_on_the_order(null):
+    graph = transformer_graph(3, 3)
+    one, two = random_scores(graph, 1).top(30), random_scores(graph, 2).top(55)
+    there, back = overlap_null(one, two, null), overlap_null(two, one, null)
+    for name, value in {**there.to_dict(), "p_adjusted": 0, "z": there.z or 0}.items():
+        assert (getattr(back, name) or 0) == pytest.approx(value, rel=1e-9), name
+    assert there.low <= there.mean <= there.high
+
+
+def test_of_two_directions_the_less_surprising_is_reported():
+    """A circuit of hubs and one without: which of them is drawn at random matters."""
+    graph = transformer_graph(3, 3)
+    hub = 6.0 * (graph.edge_index[0] % 4 == 0)
+    one = gp.EdgeScores(graph, random_scores(graph, 1).values.abs() + hub).top(30)
+    two = random_scores(graph, 5).top(55)
+    shared = int((one.kept & two.kept).sum())
+    both = [overlap_distribution(*pair, "degrees") for pair in ((one, two), (two, one))]
+    p_values = [chance.at_least(shared) for chance in both]
+    assert abs(p_values[0] - p_values[1]) > 1e-3
+    assert overlap_null(one, two, "degrees").p_more == max(p_values)
+
+
+@pytest.mark.parametrize("null", gp.comparison.NULLS)
+@pytest.mark.parametrize("sizes", [(0, 5), (0, 0), (9, 4), (9, 9)])
+def test_empty_and_full_circuits_leave_nothing_to_chance(null, sizes):
+    one = gp.EdgeMask.full(SMALL) if sizes[0] else gp.EdgeMask.empty(SMALL)
+    two = TWO if sizes[1] == 5 else ONE if sizes[1] == 4 else one
+    found = overlap_null(one, two, null)
+    assert found.mean == pytest.approx(int((one.kept & two.kept).sum()))
+    assert (found.z, found.p_more, found.p_less) == (None, 1.0, 1.0)
+    assert found.jaccard == pytest.approx(one.jaccard(two))
+
+
+def test_the_p_value_is_the_share_of_circuits():
+    shared = int((ONE.kept & TWO.kept).sum())
+    found = overlap_null(ONE, TWO)
+    every = [int((kept & TWO.kept.numpy()).sum()) for kept in circuits_of(4)]
+    assert found.p_more == pytest.approx(np.mean([c >= shared for c in every]))
+    assert found.p_less == pytest.approx(np.mean([c <= shared for c in every]))
+    jaccards = [c / (4 + 5 - c) for c in every]
+    assert found.jaccard == pytest.approx(np.mean(jaccards))
+    assert found.z == pytest.approx((shared - np.mean(every)) / np.std(every))
+
+
+def test_an_unknown_null_is_refused():
+    with pytest.raises(InputError, match="uniform, composition, degrees, got 'exact'"):
+        overlap_null(ONE, TWO, "exact")
+    with pytest.raises(InputError, match="keep must be one of"):
+        random_circuits(ONE, 1, keep="nodes")
+    with pytest.raises(InputError, match="n must be at least 1"):
+        random_circuits(ONE, 0)
+    with pytest.raises(InputError, match="strata are for keep='composition'"):
+        random_circuits(ONE, 1, keep="degrees", strata=["kind"])
+    with pytest.raises(InputError, match=r"axes are some of source_level, .*got \['layer'\]"):
+        make_strata(SMALL, ["layer"])
+
+
+# -------------------------------------------------------------------- axes
+
+
+def test_levels_are_layers_where_there_are_any():
+    graph = transformer_graph(3, 2)
+    found = levels(graph)
+    named = dict(zip([n.name for n in graph.nodes], found.names().tolist(), strict=True))
+    assert found.how == "layer"
+    assert (named["input"], named["a1.h0"], named["m2"], named["logits"]) == (
+        "input", "1", "2", "output",
+    )  # fmt: skip
+    groups = edge_groups(graph, "distance")
+    of = dict(zip(graph.edge_names, (groups.names[c] for c in groups.codes), strict=True))
+    assert (of["input->a0.h1<q>"], of["a0.h1->m0"], of["m0->a2.h0<v>"]) == ("1", "0", "2")
+    assert (of["input->logits"], of["m2->logits"]) == ("4", "1")
+
+
+def test_levels_are_depths_without_layers_and_steps_in_cycles():
+    assert levels(SMALL).how == "depth"
+    assert levels(SMALL).values.tolist() == [0, 1, 1, 2, 2, 3]
+    cyclic = Rings().graph
+    found = levels(cyclic)
+    import networkx as nx
+
+    truth = nx.single_source_shortest_path_length(cyclic.to_networkx(), "n0")
+    assert found.how == "steps"
+    assert not cyclic.is_acyclic
+    for node, value in zip(cyclic.nodes, found.values.tolist(), strict=True):
+        assert value == truth.get(node.name, -1)
+
+
+def test_a_cycle_without_an_input_has_no_levels():
+    graph = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("c", "a"), ("b", "a")])
+    with pytest.raises(InputError, match=r"has cycles and no input\. Compare by the kinds"):
+        levels(graph)
+    strata = make_strata(graph)
+    assert strata.axes == ("source_kind", "target_kind", "kind")
+    assert set(strata.left_out) == {"source_level", "target_level"}
+    with pytest.raises(InputError, match="has cycles and no input"):
+        make_strata(graph, ["source_level"])
+
+
+def test_relative_depth():
+    graph = transformer_graph(5, 1)
+    groups = edge_groups(graph, "source_depth", bins=2)
+    of = dict(zip(graph.edge_names, (groups.names[c] for c in groups.codes), strict=True))
+    assert of["input->m0"] == "input"
+    assert [of[f"m{layer}->logits"] for layer in range(5)] == ["0-50%"] * 2 + ["50-100%"] * 3
+    assert edge_groups(graph, "target_depth").names == (
+        "0-25%", "25-50%", "50-75%", "75-100%", "output",
+    )  # fmt: skip
+    nodes = tuple(
+        gp.Node(n.name, n.kind, None if n.layer is None else n.layer + 1, n.index)
+        for n in graph.nodes
+    )
+    counted_from_one = dataclasses.replace(graph, nodes=nodes)
+    again = edge_groups(counted_from_one, "source_depth", bins=2)
+    assert again.codes.tolist() == groups.codes.tolist()
+    with pytest.raises(InputError, match="bins must be at least 1"):
+        edge_groups(graph, "source_depth", bins=0)
+
+
+@pytest.mark.parametrize("axis", gp.comparison.AXES)
+def test_groups_divide_the_edges(axis):
+    for graph in (transformer_graph(3, 2), transformer_graph(2, 4, 2), SMALL, Rings().graph):
+        groups = edge_groups(graph, axis)
+        assert groups.count().sum() == graph.num_edges
+        assert len(set(groups.names)) == len(groups.names)
+        assert (groups.count() > 0).all()
+
+
+def test_permutations_within_strata_are_all_equally_likely():
+    strata = make_strata(SMALL, ["target_level"])
+    rng = np.random.default_rng(0)
+    inside = np.flatnonzero(strata.codes == strata.codes[0])
+    assert len(inside) == 2
+    seen = Counter(tuple(strata.shuffled(rng)[inside].tolist()) for _ in range(400))
+    assert set(seen) == set(permutations(inside.tolist()))
+    assert chisquare(list(seen.values())).pvalue > 1e-3
