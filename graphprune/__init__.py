@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphprune import precision, study, tasks
+    from graphprune import precision, statistics, study, tasks
     from graphprune.batch import Batch, Examples
     from graphprune.circuit import Circuit
     from graphprune.ensembling import combine_scores
@@ -162,6 +162,7 @@ __all__ = [
     "removable_edges",
     "same_outputs",
     "stability",
+    "statistics",
     "study",
     "supported",
     "tasks",
@@ -289,6 +290,7 @@ _PACKAGES = (
     "evaluation",
     "export",
     "precision",
+    "statistics",
     "study",
 )
 

@@ -17,6 +17,7 @@ from graphprune.cli.info import info
 from graphprune.cli.plan import plan
 from graphprune.cli.study import study
 from graphprune.cli.submission import submission
+from graphprune.cli.testing import examine
 
 __all__ = ["app"]
 
@@ -51,6 +52,7 @@ app.command("demo")(demo)
 app.command("fetch")(fetch)
 app.command("discover")(discover)
 app.command("evaluate")(evaluate)
+app.command("test")(examine)
 app.command("export")(export)
 app.command("export-model")(export_model)
 app.command("plan")(plan)

@@ -12,6 +12,7 @@ from graphprune.methods.base import AblationLike, resolve_ablation
 from graphprune.model import MaskedModel
 from graphprune.task import Task
 
+from .circuits import can_rewire
 from .controls import controls
 from .hypotheses import equivalence_test, independence_test, minimality_test
 from .reference import necessity_test, sufficiency_test
@@ -26,7 +27,10 @@ __all__ = ["TESTS", "Examination", "examine"]
 
 
 def _random_controls(model: MaskedModel, task: Task, mask: Any, **settings: Any) -> Finding:
-    return controls(model, task, mask, kinds=("random", "degree"), **settings)
+    """Random circuits of equal size, and of equal degrees where the graph has any."""
+    circuit = circuit_of(model, mask, full=False)
+    kinds = ("random", "degree") if can_rewire(circuit) else ("random",)
+    return controls(model, task, circuit, kinds=kinds, **settings)
 
 
 TESTS: Mapping[str, Callable[..., Finding]] = {
@@ -79,7 +83,9 @@ class Examination:
             }
             for name, finding in self.findings.items()
         ]
-        rows += [{"test": name, "finding": f"not made: {why}"} for name, why in self.not_made.items()]
+        rows += [
+            {"test": name, "finding": f"not made: {why}"} for name, why in self.not_made.items()
+        ]
         return pd.DataFrame(rows, columns=["test", "p_value", "rejected", "passed", "finding"])
 
 

@@ -26,7 +26,7 @@ from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask
 from graphprune.methods.base import at_least
 
-__all__ = ["Match", "Walker", "random_circuits", "rewired"]
+__all__ = ["Match", "Walker", "can_rewire", "random_circuits", "rewired"]
 
 Match = Literal["size", "paths", "degree"]
 _SWEEPS = 30  # rounds of rewiring; each offers every edge of the circuit once
@@ -37,22 +37,21 @@ class Walker:
     """Random walks from an input node to an output node; loops are erased.
 
     Each step takes one of the edges that leave a node and can still reach an output, all as likely.
-    Wires are walked too, and are no edges.
+    Wires are walked too, and are no edges. ``allowed [E]`` says which edges may be taken.
     """
 
-    def __init__(self, graph: ComputationalGraph) -> None:
-        every = np.ones(graph.num_edges, dtype=bool)
+    def __init__(self, graph: ComputationalGraph, allowed: NDArray[np.bool_] | None = None) -> None:
+        every = np.ones(graph.num_edges, dtype=bool) if allowed is None else allowed
         leads = graph.reachable(graph.output_nodes, every, backward=True)
         source, target = (
-            np.concatenate([own, wires])
-            for own, wires in zip(
+            np.concatenate([own, fixed])
+            for own, fixed in zip(
                 graph.edge_index.numpy(), graph.fixed_edge_index.numpy(), strict=True
             )
         )
-        number = np.concatenate(
-            [np.arange(graph.num_edges), np.full(graph.fixed_edge_index.shape[1], -1)]
-        )
-        useful = leads[target]
+        wires = graph.fixed_edge_index.shape[1]
+        number = np.concatenate([np.arange(graph.num_edges), np.full(wires, -1)])
+        useful = leads[target] & np.concatenate([every, np.ones(wires, dtype=bool)])
         source, target, number = source[useful], target[useful], number[useful]
         order = np.argsort(source, kind="stable")
         self._target, self._number = target[order], number[order]
@@ -130,17 +129,31 @@ def random_circuits(
     return [EdgeMask(mask.graph, row.float()) for row in draw(mask, count, match, seed)]
 
 
-def draw(mask: EdgeMask, count: int, match: str, seed: int) -> Tensor:
-    """``[count, E]`` bool; see :func:`random_circuits`."""
+def draw(
+    mask: EdgeMask,
+    count: int,
+    match: str,
+    seed: int,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+    size: int | None = None,
+) -> Tensor:
+    """``[count, E]`` bool; see :func:`random_circuits`.
+
+    ``size`` edges (``None``: as many as the mask has), of those that are ``allowed [E]``.
+    """
     at_least(count, 1, "count")
     generator = np.random.default_rng(at_least(seed, 0, "seed"))
-    graph, size = mask.graph, mask.num_kept
+    graph, size = mask.graph, mask.num_kept if size is None else size
     out = torch.zeros(count, graph.num_edges, dtype=torch.bool)
     if match == "size":
+        pool = np.arange(graph.num_edges) if allowed is None else np.flatnonzero(allowed)
+        if size > pool.size:
+            raise InputError(f"{size} random edges were asked for, there are {pool.size}")
         for row in out:
-            row[torch.from_numpy(generator.permutation(graph.num_edges)[:size])] = True
+            row[torch.from_numpy(generator.permutation(pool)[:size])] = True
     elif match == "paths":
-        walker = Walker(graph)
+        walker = Walker(graph, allowed)
         for row in out:
             row[torch.from_numpy(walker.union(size, generator))] = True
     elif match == "degree":
@@ -162,12 +175,17 @@ def draw(mask: EdgeMask, count: int, match: str, seed: int) -> Tensor:
 
 
 def rewired(mask: EdgeMask, seed: int = 0) -> EdgeMask:
-    """One circuit with every node's degrees as in ``mask``; the mask itself if there is no other."""
+    """One circuit with the degrees of ``mask``, which itself comes back where there is no other."""
     wiring = _Wiring(mask.graph)
     start = torch.nonzero(mask.kept)[:, 0].numpy()
     values = torch.zeros(mask.graph.num_edges)
     values[torch.from_numpy(wiring.rewired(start, np.random.default_rng(seed)))] = 1.0
     return EdgeMask(mask.graph, values)
+
+
+def can_rewire(mask: EdgeMask) -> bool:
+    """Whether there is another circuit with the degrees of ``mask``, one exchange away or more."""
+    return any(rewired(mask, seed) != mask for seed in range(3))
 
 
 class _Wiring:

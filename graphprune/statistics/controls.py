@@ -106,9 +106,16 @@ def controls(
     beaten = [kind for kind, p in corrected.items() if p <= alpha]
     lost = [kind for kind in kinds if kind not in beaten]
     remarks = []
-    for kind, count in (("random", draws), ("degree", draws), ("labels", reruns), ("weights", reruns)):
+    for kind, count in (
+        ("random", draws),
+        ("degree", draws),
+        ("labels", reruns),
+        ("weights", reruns),
+    ):
         if kind in kinds and len(kinds) / (1 + count) > alpha:
-            remarks.append(f"{count} controls ({kind}) are too few for {alpha:g} over {len(kinds)} kinds")
+            remarks.append(
+                f"{count} controls ({kind}) are too few for {alpha:g} over {len(kinds)} kinds"
+            )
     if test is None:
         remarks.append("judged on the examples the circuit was found on")
     outcome = "beats all controls" if not lost else f"does not beat the controls {', '.join(lost)}"

@@ -57,7 +57,7 @@ def hsic(x: ArrayLike, y: ArrayLike, *, widths: tuple[float, float] | None = Non
         Two points each, one apart: both kernels are [[1, a], [a, 1]] with a = exp(-1/2), centred
         (1 - a) / 2 times [[1, -1], [-1, 1]], so HSIC is (1 - a)^2.
 
-        >>> round(hsic([0.0, 1.0], [0.0, 1.0]), 6), round((1 - np.exp(-0.5)) ** 2, 6)
+        >>> round(hsic([0.0, 1.0], [0.0, 1.0]), 6), round(float(1 - np.exp(-0.5)) ** 2, 6)
         (0.154818, 0.154818)
     """
     first, second = _rows(x, "x"), _rows(y, "y")

@@ -77,7 +77,9 @@ def equivalence_test(
     remarks = []
     least = differs(n, 0, n, epsilon)
     if least > alpha:
-        remarks.append(f"{n} examples are too few to reject at {alpha:g}: the least p is {least:.2g}")
+        remarks.append(
+            f"{n} examples are too few to reject at {alpha:g}: the least p is {least:.2g}"
+        )
     if "full" in scorer.measure.needs:
         remarks.append(
             f"{scorer.measure.name} compares with the full model, which cannot be outperformed"
@@ -188,7 +190,8 @@ def independence_test(
     return Finding(
         name="independence",
         null=f"without the circuit, {of} are independent of the full model's",
-        said=f"what is left without the circuit {tells} the full model ({of}, HSIC {statistic:.3g})",
+        said=f"what is left without the circuit {tells} the full model "
+        f"({of}, HSIC {statistic:.3g})",
         p_value=p,
         alpha=alpha,
         passed=p > alpha,

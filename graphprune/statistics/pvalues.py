@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from graphprune.errors import InputError
 
@@ -73,7 +73,7 @@ def is_within(wins: int, losses: int, n: int, epsilon: float) -> float:
 
     Example:
         >>> round(is_within(0, 0, 363, 0.1), 5), round(is_within(3, 3, 6, 0.1), 2)
-        (0.00006, 0.46)
+        (9e-05, 0.46)
     """
     from scipy.stats import binom
 
@@ -99,13 +99,13 @@ def beats_share(count: int, n: int, quantile: float, *, more: bool) -> float:
     return float(binom.sf(count - 1, n, quantile) if more else binom.cdf(count, n, quantile))
 
 
-def bonferroni(p_values: ArrayLike) -> np.ndarray:
+def bonferroni(p_values: ArrayLike) -> NDArray[np.float64]:
     """``[n]``: p-values times their number, at most 1."""
     p = np.asarray(p_values, dtype=float)
-    return np.minimum(1.0, p * p.size)
+    return np.asarray(np.minimum(1.0, p * p.size))
 
 
-def holm(p_values: Sequence[float]) -> np.ndarray:
+def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
     """``[n]``: p-values corrected by Holm's step-down rule.
 
     Example:

@@ -22,7 +22,15 @@ from graphprune.model import Ablation, MaskedModel, Reference
 from graphprune.progress import bar
 from graphprune.task import Task
 
-__all__ = ["Distance", "MetricLike", "RunOptions", "Runs", "circuit_of", "distance_of", "whole_circuit"]
+__all__ = [
+    "Distance",
+    "MetricLike",
+    "RunOptions",
+    "Runs",
+    "circuit_of",
+    "distance_of",
+    "whole_circuit",
+]
 
 MetricLike = Any  # str | Metric | Callable
 Distance = str

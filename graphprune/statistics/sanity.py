@@ -82,8 +82,7 @@ class _Relabelled:
         batch = self.base.batch(indices)
         if self.partner is not None:
             other = self.base.batch([self.partner[i] for i in indices])
-            changes = {"answer": other.answer, "distractor": other.distractor}
-            return replace(batch, **changes)
+            return replace(batch, answer=other.answer, distractor=other.distractor)
         assert batch.answer is not None
         assert batch.distractor is not None
         width = max(batch.answer.shape[-1], batch.distractor.shape[-1])
@@ -117,7 +116,7 @@ def shuffled_labels(
     Example:
         >>> task = Task.from_tensors(torch.arange(8)[:, None], answer=[1] * 8, distractor=[2] * 8)
         >>> next(shuffled_labels(task, seed=1).batches()).answer[:, 0].tolist()
-        [1, 2, 1, 2, 1, 2, 1, 2]
+        [2, 2, 1, 1, 2, 2, 1, 1]
     """
     at_least(seed, 0, "seed")
     probe = next(task.batches(1))
@@ -145,7 +144,9 @@ def shuffled_labels(
             raise InputError("answers at several positions cannot be permuted among examples")
         # A cycle through all of them in random order: nobody keeps an answer of its own.
         after = np.roll(shuffled, -1)
-        partner = {order[i]: order[j] for i, j in zip(shuffled.tolist(), after.tolist(), strict=True)}
+        partner = {
+            order[i]: order[j] for i, j in zip(shuffled.tolist(), after.tolist(), strict=True)
+        }
         examples = _Relabelled(task.examples, partner, frozenset())
     else:
         raise InputError(f"how is auto, exchange or permute; got {how!r}")
@@ -177,7 +178,9 @@ def randomised_weights(model: MaskedModel, seed: int = 0) -> Iterator[MaskedMode
     if not parameters:
         raise InputError("the model has no parameters to randomise")
     if any(p.is_meta for p in parameters):
-        raise InputError("weights that are offloaded cannot be randomised in place; load them first")
+        raise InputError(
+            "weights that are offloaded cannot be randomised in place; load them first"
+        )
     if model.lowered is not None:
         raise InputError("randomise the original model, not a copy in low precision")
     generator = torch.Generator().manual_seed(seed)

@@ -61,7 +61,9 @@ def stability(
     at_least(resamples, 0, "resamples")
     if resamples + len(seeds) < 2:
         raise InputError("stability compares at least two runs: give seeds or resamples")
-    fields = {f.name for f in dataclasses.fields(method)} if dataclasses.is_dataclass(method) else ()
+    fields = (
+        {f.name for f in dataclasses.fields(method)} if dataclasses.is_dataclass(method) else ()
+    )
     if len(seeds) and "seed" not in fields:
         raise InputError(f"{label_of(method)} has no seed; use resamples")
     if resamples:

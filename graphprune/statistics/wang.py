@@ -148,13 +148,18 @@ def completeness(
     low, high = bootstrap_interval(ours - theirs, seed=seed)
     gap = abs(scorer.gap)
     relative = worst / gap if gap > scorer.noise else None
-    by = {kind: [r["incompleteness"] for r in rows if r["found"] == kind] for kind in ("random", "greedy")}
-    shown = f"{worst:.3g}" + ("" if relative is None else f", {relative:.0%} of what there is to lose")
+    by = {
+        kind: [r["incompleteness"] for r in rows if r["found"] == kind]
+        for kind in ("random", "greedy")
+    }
+    shown = f"{worst:.3g}" + (
+        "" if relative is None else f", {relative:.0%} of what there is to lose"
+    )
     return Finding(
         name="completeness",
         null=None,
-        said=f"circuit and model differ by at most {shown}, after {int(chosen.sum())} of {n} {over} "
-        f"are knocked out of both ({len(rows)} sets tried)",
+        said=f"circuit and model differ by at most {shown}, after {int(chosen.sum())} of {n} "
+        f"{over} are knocked out of both ({len(rows)} sets tried)",
         passed=None if bar is None or relative is None else relative <= bar,
         values={
             "worst": worst,
