@@ -56,6 +56,7 @@ class Walker:
         order = np.argsort(source, kind="stable")
         self._target, self._number = target[order], number[order]
         self._start = np.searchsorted(source[order], np.arange(graph.num_nodes + 1))
+        self._edges = graph.num_edges
         self._outputs = frozenset(graph.output_nodes)
         self._first = [n for n in graph.input_nodes if self._start[n] < self._start[n + 1]]
         if not self._first:
@@ -94,7 +95,7 @@ class Walker:
 
     def union(self, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """Exactly ``count`` edges of random paths."""
-        kept = np.zeros(len(self._number), dtype=bool)
+        kept = np.zeros(self._edges, dtype=bool)
         chosen: list[int] = []
         idle = 0
         while len(chosen) < count:
