@@ -10,7 +10,7 @@ from support.toy import Toy
 
 import graphprune as gp
 from graphprune.adapters.lm.layout import Layout
-from graphprune.statistics.circuits import Walker, can_rewire, rewired
+from graphprune.statistics.circuits import Walker
 
 LAYOUTS = {
     "plain": Layout(2, 3, 3),
@@ -45,7 +45,16 @@ def degrees(mask):
 
 @pytest.mark.parametrize(
     ("match", "count"),
-    [("size", 3), ("size", 40), ("paths", 3), ("paths", 40), ("degree", 15), ("degree", 40)],
+    [
+        ("size", 3),
+        ("size", 40),
+        ("paths", 3),
+        ("paths", 40),
+        ("ends", 3),
+        ("ends", 40),
+        ("degree", 15),
+        ("degree", 40),
+    ],
 )
 def test_sizes_are_equal(graph, match, count):
     mask = some_mask(graph, count)
@@ -88,11 +97,31 @@ def test_rewiring_reaches_every_circuit_of_the_degrees_equally():
     assert np.abs(counts - 200).max() < 4 * np.sqrt(200)
 
 
+def test_every_edge_keeps_one_end(graph):
+    mask = some_mask(graph, 1)
+    (edge,) = torch.nonzero(mask.kept)[:, 0].tolist()
+    source, target = graph.edge_index.tolist()
+    kinds = graph.edge_kind.tolist()
+    sides = [0, 0]
+    for other in gp.statistics.random_circuits(mask, 60, match="ends"):
+        (new,) = torch.nonzero(other.kept)[:, 0].tolist()
+        same = (
+            source[new] == source[edge],
+            (target[new], kinds[new]) == (target[edge], kinds[edge]),
+        )
+        assert sum(same) == 1
+        sides[same.index(True)] += 1
+    assert min(sides) > 5
+    large = some_mask(graph, 30)
+    for other in gp.statistics.random_circuits(large, 5, match="ends"):
+        sent, read = (np.abs(np.subtract(a, b)).sum() for a, b in
+                      zip(degrees(other), degrees(large), strict=True))  # fmt: skip
+        assert sent + read <= 2 * 30
+
+
 def test_where_nothing_can_be_rewired():
     graph = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("a", "c")])
     mask = gp.EdgeMask.from_edges(graph, ["a->b", "b->c"])
-    assert rewired(mask) == mask
-    assert not can_rewire(mask)
     with pytest.raises(gp.InputError, match="no two edges of the circuit can be rewired"):
         gp.statistics.random_circuits(mask, 5, match="degree")
 

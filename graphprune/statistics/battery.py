@@ -12,7 +12,6 @@ from graphprune.methods.base import AblationLike, resolve_ablation
 from graphprune.model import MaskedModel
 from graphprune.task import Task
 
-from .circuits import can_rewire
 from .controls import controls
 from .hypotheses import equivalence_test, independence_test, minimality_test
 from .reference import necessity_test, sufficiency_test
@@ -27,10 +26,8 @@ __all__ = ["TESTS", "Examination", "examine"]
 
 
 def _random_controls(model: MaskedModel, task: Task, mask: Any, **settings: Any) -> Finding:
-    """Random circuits of equal size, and of equal degrees where the graph has any."""
-    circuit = circuit_of(model, mask, full=False)
-    kinds = ("random", "degree") if can_rewire(circuit) else ("random",)
-    return controls(model, task, circuit, kinds=kinds, **settings)
+    """The controls that need no method."""
+    return controls(model, task, mask, kinds=("random", "degree"), **settings)
 
 
 TESTS: Mapping[str, Callable[..., Finding]] = {

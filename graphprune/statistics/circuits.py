@@ -1,15 +1,17 @@
 """Random circuits: of equal size, of equal degrees, and a circuit inflated by a random path.
 
-Three kinds of equal size, from weak to strict:
+Four kinds, all of exactly equal size, from weak to strict:
 
 - ``"size"``: any edges, each set as likely as another;
 - ``"paths"``: edges of random paths from an input to an output, as Shi et al. (arXiv 2410.13032)
   draw theirs: every edge leads somewhere. Theirs have *at least* the size asked for, these exactly:
   where the last path is longer than what is left, it loses its first edges;
+- ``"ends"``: every edge of the circuit keeps one of its two ends, which one by chance, and gets
+  another at the other side: degrees are equal at the ends kept, so about half of each;
 - ``"degree"``: the circuit's own edges, rewired two at a time (u->v, x->y become u->y, x->v, where
   the graph has both): every node keeps the number of edges it sends and, at each of its inputs
-  (q, k, v, ...), the number it reads. Where a graph has few such pairs the result stays close to
-  the circuit; its overlap with it is reported by those who use it.
+  (q, k, v, ...), the number it reads. Small circuits and sparse graphs have few such pairs, or
+  none: the result then stays close to the circuit.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask
 from graphprune.methods.base import at_least
 
-__all__ = ["Match", "Walker", "can_rewire", "random_circuits", "rewired"]
+__all__ = ["Match", "Walker", "random_circuits"]
 
-Match = Literal["size", "paths", "degree"]
+Match = Literal["size", "paths", "ends", "degree"]
 _SWEEPS = 30  # rounds of rewiring; each offers every edge of the circuit once
 _TRIES = 10_000  # walks without a new edge before there is thought to be none
 
@@ -157,36 +159,23 @@ def draw(
         walker = Walker(graph, allowed)
         for row in out:
             row[torch.from_numpy(walker.union(size, generator))] = True
-    elif match == "degree":
+    elif match in ("ends", "degree"):
         wiring = _Wiring(graph)
         start = torch.nonzero(mask.kept)[:, 0].numpy()
+        change = wiring.rewired if match == "degree" else wiring.moved
         moved = False
         for row in out:
-            edges = wiring.rewired(start, generator)
+            edges = change(start, generator)
             moved |= not np.array_equal(np.sort(edges), start)
             row[torch.from_numpy(edges)] = True
         if not moved:
             raise InputError(
-                "no two edges of the circuit can be rewired: every circuit with its degrees is the "
-                "circuit itself; take match='paths'"
+                "no two edges of the circuit can be rewired: the one circuit with its degrees is "
+                "the circuit itself; take match='ends' or 'paths'"
             )
     else:
-        raise InputError(f"match is one of size, paths, degree; got {match!r}")
+        raise InputError(f"match is one of size, paths, ends, degree; got {match!r}")
     return out
-
-
-def rewired(mask: EdgeMask, seed: int = 0) -> EdgeMask:
-    """One circuit with the degrees of ``mask``, which itself comes back where there is no other."""
-    wiring = _Wiring(mask.graph)
-    start = torch.nonzero(mask.kept)[:, 0].numpy()
-    values = torch.zeros(mask.graph.num_edges)
-    values[torch.from_numpy(wiring.rewired(start, np.random.default_rng(seed)))] = 1.0
-    return EdgeMask(mask.graph, values)
-
-
-def can_rewire(mask: EdgeMask) -> bool:
-    """Whether there is another circuit with the degrees of ``mask``, one exchange away or more."""
-    return any(rewired(mask, seed) != mask for seed in range(3))
 
 
 class _Wiring:
@@ -198,6 +187,10 @@ class _Wiring:
         self._source = source
         self._input = target * len(graph.edge_kinds) + graph.edge_kind.numpy().astype(np.int64)
         self._inputs = graph.num_nodes * len(graph.edge_kinds)
+        self._by = {
+            "source": (source, np.argsort(source, kind="stable")),
+            "input": (self._input, np.argsort(self._input, kind="stable")),
+        }
         keys = self._key(source, self._input)
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
@@ -237,4 +230,26 @@ class _Wiring:
             kept[a[fits]] = kept[b[fits]] = False
             edges[one[fits]], edges[two[fits]] = new_a[fits], new_b[fits]
             kept[edges[one[fits]]] = kept[edges[two[fits]]] = True
+        return edges
+
+    def moved(self, start: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+        """Edge numbers after every edge was exchanged for another one at one of its ends."""
+        kept = np.zeros(len(self._source), dtype=bool)
+        kept[start] = True
+        edges = start.copy()
+        for place in generator.permutation(len(edges)):
+            sides = ["source", "input"]
+            if generator.random() < 0.5:
+                sides.reverse()
+            for side in sides:
+                ends, order = self._by[side]
+                end = ends[edges[place]]
+                first, last = np.searchsorted(ends, [end, end + 1], sorter=order)
+                others = order[first:last]
+                others = others[~kept[others]]
+                if others.size:
+                    kept[edges[place]] = False
+                    edges[place] = generator.choice(others)
+                    kept[edges[place]] = True
+                    break
         return edges

@@ -3,7 +3,9 @@
 The found circuit is judged on the task beside
 
 - ``random``: circuits of its size, of random paths;
-- ``degree``: circuits with every node's degrees;
+- ``degree``: circuits with every node's degrees; where those share more than three quarters of
+  their edges with the found one (few others have its degrees), circuits of which every edge keeps
+  one end;
 - ``labels``: the method run again on shuffled labels;
 - ``weights``: the method run again on a model whose weights are shuffled. The circuit is then
   judged on the user's model: a method that finds as good a circuit there reads the graph, not the
@@ -16,12 +18,14 @@ Each gives a Monte Carlo p-value of "the found circuit is one of the controls",
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
+from graphprune.mask import EdgeMask
 from graphprune.methods.base import AblationLike, at_least
 from graphprune.model import MaskedModel
 from graphprune.progress import track
@@ -166,7 +170,7 @@ def _masks(
     kind: str,
     model: MaskedModel,
     task: Task,
-    circuit: Any,
+    circuit: EdgeMask,
     method: Any,
     size: float | None,
     draws: int,
@@ -174,8 +178,10 @@ def _masks(
     seed: int,
 ) -> Tensor:
     """``[K, E]`` bool: the control circuits of one kind."""
-    if kind in ("random", "degree"):
-        return draw(circuit, draws, "paths" if kind == "random" else "degree", seed)
+    if kind == "random":
+        return draw(circuit, draws, "paths", seed)
+    if kind == "degree":
+        return _of_equal_degrees(circuit, draws, seed)
     at_least(reruns, 1, "reruns")
     found = []
     for number in track(range(reruns), f"controls: {kind}", reruns):
@@ -186,3 +192,12 @@ def _masks(
                 mask = circuit_by(method, other, task, size).mask
         found.append(mask.kept)
     return torch.stack(found)
+
+
+def _of_equal_degrees(circuit: EdgeMask, draws: int, seed: int) -> Tensor:
+    with suppress(InputError):  # no edge can be rewired
+        rows = draw(circuit, draws, "degree", seed)
+        shared = float((rows & circuit.kept).sum(1).double().mean()) / circuit.num_kept
+        if shared <= 0.75:
+            return rows
+    return draw(circuit, draws, "ends", seed)

@@ -54,7 +54,8 @@ def equivalence_test(
     ``alpha`` it shows equivalence, which a null hypothesis that merely stands does not.
 
     Args:
-        epsilon: how far from a half still counts as equal.
+        epsilon: how far from a half still counts as equal: a circuit that is worse on fewer than
+            ``2 * epsilon`` of the examples and equal on the others passes.
         metric: the task's own by default. Of one that compares with the full model (KL) the full
             model itself scores best, so the circuit ties or loses.
         options: see :class:`~graphprune.statistics.runs.RunOptions`.
