@@ -325,6 +325,16 @@ def test_a_finding_says_everything(toy):
     ]  # fmt: skip
 
 
+def test_a_circuit_stands_for_its_mask(toy):
+    model, task = toy
+    mask = mask_of(model, CIRCUIT)
+    one, two = (
+        st.equivalence_test(model, task, it)
+        for it in (mask, gp.Circuit.from_mask(mask, model=model, task=task))
+    )
+    assert one.to_dict() == two.to_dict()
+
+
 def test_too_few_draws_are_pointed_out(toy):
     model, task = toy
     mask = mask_of(model, CIRCUIT)

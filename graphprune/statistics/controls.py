@@ -6,7 +6,9 @@ The found circuit is judged on the task beside
 - ``degree``: circuits with every node's degrees; where those share more than three quarters of
   their edges with the found one (few others have its degrees), circuits of which every edge keeps
   one end;
-- ``labels``: the method run again on shuffled labels;
+- ``labels``: the method run again on shuffled labels. A ranking by magnitude may still find the
+  circuit: where an edge matters on every example, what is left of its effect after half of the
+  labels were exchanged is noise, but larger noise than that of an edge which never matters;
 - ``weights``: the method run again on a model whose weights are shuffled. The circuit is then
   judged on the user's model: a method that finds as good a circuit there reads the graph, not the
   model (as Adebayo et al. 2018, arXiv 1810.03292, for saliency maps).
