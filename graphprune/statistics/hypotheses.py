@@ -184,8 +184,8 @@ def independence_test(
             remarks.append(f"{what} {of} are the same on every example, so nothing can depend")
     if p <= alpha and p_ablated <= alpha:
         remarks.append(
-            "the wholly ablated model depends on the full model too, so what clean and ablated runs "
-            "share can explain the rejection"
+            "the wholly ablated model depends on the full model too, so what clean and ablated "
+            "runs share can explain the rejection"
         )
     tells = "depends on" if p <= alpha else "shows no dependence on"
     return Finding(
