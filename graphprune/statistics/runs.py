@@ -38,18 +38,20 @@ DISTANCES = ("squared", "absolute", "mean")
 
 # References kept between calls; those beyond are made anew each time.
 _CACHE_BYTES = 2**30
+_LARGE = 5_000  # edges
 
 
 class RunOptions(TypedDict, total=False):
     """How circuits are run, the same for all tests.
 
     ``batch_size``: examples at a time (``None``: the task's); ``max_candidates``: circuits at once
-    (16); ``ties``: two scores are equal where they differ by less than this share of the largest
+    (``None``: 16, on graphs of more than 5,000 edges 1, since a single small circuit may be computed
+    alone); ``ties``: two scores are equal where they differ by less than this share of the largest
     (1e-5).
     """
 
     batch_size: int | None
-    max_candidates: int
+    max_candidates: int | None
     ties: float
 
 
@@ -116,7 +118,7 @@ class Runs:
     Args:
         ablation: what stands in for edges outside a mask.
         metric: the task's own by default.
-        max_candidates: masks run at once.
+        max_candidates: masks run at once; ``None``: see :class:`RunOptions`.
         batch_size: examples at a time; ``None`` takes the task's.
         ties: differences of scores below this share of the largest score are float noise.
     """
@@ -125,14 +127,17 @@ class Runs:
     task: Task
     ablation: AblationLike = "counterfactual"
     metric: MetricLike = None
-    max_candidates: int = 16
+    max_candidates: int | None = None
     batch_size: int | None = None
     ties: float = 1e-5
     _held: list[_Held] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         require_model(self.model)
-        at_least(self.max_candidates, 1, "max_candidates")
+        if self.max_candidates is None:
+            self._stack = 16 if self.model.graph.num_edges <= _LARGE else 1
+        else:
+            self._stack = at_least(self.max_candidates, 1, "max_candidates")
         self.measure: Metric = self.task.metric if self.metric is None else as_metric(self.metric)
         self._chosen: Ablation = resolve_ablation(self.model, self.task, self.ablation)
         self._held = [_Held(batch) for batch in self.task.batches(self.batch_size)]
@@ -190,7 +195,7 @@ class Runs:
             for held in self._held:
                 reference = self._reference(held)
                 rows = []
-                for some in masks.split(self.max_candidates):
+                for some in masks.split(self._stack):
                     outputs = self.model.run(held.batch, some.float(), reference)
                     for out in outputs:
                         check_outputs(out, held.batch, "a circuit")

@@ -80,6 +80,7 @@ def stability(
     mean = mean_jaccard(masks)
     chance = _by_chance(sizes, model.graph.num_edges, draws, generator)
     p = rank_p(mean, chance, tolerance=1e-12)
+    empty = sizes.count(0)
     kept = torch.stack([mask.kept for mask in masks]).double().mean(0)
     ever = torch.nonzero(kept)[:, 0]
     frequency = dict(
@@ -121,6 +122,7 @@ def stability(
             "seed": seed,
             "graph": model.graph.fingerprint,
         },
+        remarks=(f"{empty} of {len(runs)} circuits keep no edge",) if empty else (),
     )
 
 
