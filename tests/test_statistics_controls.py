@@ -48,7 +48,7 @@ def toy_case():
 def test_a_planted_circuit_passes_what_it_should():
     """A trained transformer, counterfactual ablation: the planted five edges."""
     model, task, truth = planted_case()
-    report = st.examine(model, task, truth, draws=60)
+    report = st.examine(model, task, truth, draws=30)
     assert report["minimality"].passed, report.summary()
     assert report["sufficiency"].passed
     assert report["necessity"].passed
@@ -57,10 +57,10 @@ def test_a_planted_circuit_passes_what_it_should():
     assert left["p_ablated"] <= 0.05
     assert left.passed or "so what clean and ablated runs share" in left.remarks[-1]
     more = gp.EdgeMask.from_edges(model.graph, [*CIRCUIT, "m0->a1.h1<q>"])
-    assert st.minimality_test(model, task, more, draws=60)["not_minimal"] == ["m0->a1.h1<q>"]
+    assert st.minimality_test(model, task, more, draws=30)["not_minimal"] == ["m0->a1.h1<q>"]
     less = gp.EdgeMask.from_edges(model.graph, CIRCUIT[1:])
     assert st.equivalence_test(model, task, less).rejected
-    assert not st.sufficiency_test(model, task, less, draws=60).passed
+    assert not st.sufficiency_test(model, task, less, draws=30).passed
 
 
 def test_a_method_that_reads_the_model_beats_its_controls():
@@ -330,7 +330,7 @@ def test_stability_of_random_circuits_is_chance():
     model, task = toy_case()
     edges = gp.Random().score(model, task).graph
     p = []
-    for number in range(150):
+    for number in range(100):
         masks = iter(
             st.random_circuits(
                 gp.EdgeMask.from_edges(edges, ["in->a", "a->b", "b->c"]), 3, match="size",

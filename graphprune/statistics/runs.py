@@ -45,9 +45,9 @@ class RunOptions(TypedDict, total=False):
     """How circuits are run, the same for all tests.
 
     ``batch_size``: examples at a time (``None``: the task's); ``max_candidates``: circuits at once
-    (``None``: 16, on graphs of more than 5,000 edges 1, since a single small circuit may be computed
-    alone); ``ties``: two scores are equal where they differ by less than this share of the largest
-    (1e-5).
+    (``None``: 16; on graphs of more than 5,000 edges 1, since adapters may compute a single small
+    circuit alone); ``ties``: two scores are equal where they differ by less than this share of the
+    largest (1e-5).
     """
 
     batch_size: int | None
