@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphprune import comparison, precision, study, tasks
+    from graphprune import comparison, precision, statistics, study, tasks
     from graphprune.batch import Batch, Examples
     from graphprune.circuit import Circuit
     from graphprune.comparison import (
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         compare_circuits,
         compare_profiles,
         matched_overlap,
-        random_circuits,
         weighted_jaccard,
     )
     from graphprune.ensembling import combine_scores
@@ -179,11 +178,11 @@ __all__ = [
     "polish",
     "precision",
     "quiet",
-    "random_circuits",
     "recovery",
     "removable_edges",
     "same_outputs",
     "stability",
+    "statistics",
     "study",
     "supported",
     "tasks",
@@ -209,7 +208,6 @@ _HOMES = {
         "compare_circuits",
         "compare_profiles",
         "matched_overlap",
-        "random_circuits",
         "weighted_jaccard",
     ),
     "graphprune.ensembling": ("combine_scores",),
@@ -325,6 +323,7 @@ _PACKAGES = (
     "evaluation",
     "export",
     "precision",
+    "statistics",
     "study",
 )
 

@@ -59,7 +59,9 @@ def test_false_alarms_are_rare():
     """Among random circuits at most one in twenty has any adjusted p below 0.05."""
     alarms = 0
     for seed in range(100):
-        [mask] = gp.random_circuits(random_scores(GRAPH).top(30), 1, keep="uniform", seed=seed)
+        [mask] = gp.statistics.random_circuits(
+            random_scores(GRAPH).top(30), 1, match="size", seed=seed
+        )
         groups = gp.circuit_profile(mask).groups
         alarms += any(g.p_adjusted is not None and g.p_adjusted < 0.05 for g in groups)
     assert alarms <= 8

@@ -18,6 +18,7 @@ from graphprune.cli.info import info
 from graphprune.cli.plan import plan
 from graphprune.cli.study import study
 from graphprune.cli.submission import submission
+from graphprune.cli.testing import examine
 
 __all__ = ["app"]
 
@@ -53,6 +54,7 @@ app.command("fetch")(fetch)
 app.command("discover")(discover)
 app.command("evaluate")(evaluate)
 app.command("compare")(compare)
+app.command("test")(examine)
 app.command("export")(export)
 app.command("export-model")(export_model)
 app.command("plan")(plan)

@@ -79,7 +79,7 @@ def evaluate(
         loaded = load_model(out, model, dtype=dtype, device=device, tokenizer=tokenizer)
         masked = loaded.model
         require_same_graph(masked.graph, circuit.graph, f"the model {model!r} and {folder}")
-        _compare_weights(out, circuit, masked)
+        compare_weights(out, circuit, masked)
         made = load_task(
             task, loaded.tokenizer, examples=examples, seed=seed, metric=metric,
             batch_size=batch_size, settings=task_set,
@@ -108,7 +108,8 @@ def evaluate(
         out.result(document, show)
 
 
-def _compare_weights(out: Job, circuit: Circuit, model: MaskedModel) -> None:
+def compare_weights(out: Job, circuit: Circuit, model: MaskedModel) -> None:
+    """Warns where the circuit was found in a model with other weights."""
     recorded = circuit.provenance.get("model")
     if not isinstance(recorded, dict) or "weights" not in recorded:
         return

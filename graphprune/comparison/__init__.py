@@ -12,7 +12,6 @@ from .nulls import (
     make_strata,
     overlap_distribution,
     overlap_null,
-    random_circuits,
 )
 from .profile import CircuitProfile, ProfileGroup, circuit_profile
 from .profile_difference import (
@@ -66,7 +65,6 @@ __all__ = [
     "overlap_distribution",
     "overlap_null",
     "profile_difference",
-    "random_circuits",
     "rank_correlation",
     "weighted_jaccard",
 ]

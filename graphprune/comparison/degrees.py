@@ -3,18 +3,14 @@
 A node's out-degree is the number of kept edges that leave it; in-degrees are counted at each input
 of a node (its q, k and v apart, where the graph keeps them apart), so that both stay meaningful.
 
-Two forms. :func:`edge_chances` gives every edge of the graph a chance
+:func:`edge_chances` gives every edge of the graph a chance
 ``p(u -> v) = 1 / (1 + exp(-a(u) - b(v)))`` such that all *expected* degrees are the circuit's: the
 distribution of greatest entropy with these degrees (Park & Newman 2004, arXiv cond-mat/0405566),
 restricted to edges that the graph has. Overlaps under it are exact sums of independent events.
-:func:`swapped` walks over circuits with exactly these degrees by swapping the ends of two kept
-edges where both new edges are in the graph and free (Maslov & Sneppen 2002); it is uniform over
-those that swaps reach.
+(:func:`graphprune.statistics.random_circuits` draws circuits with exactly these degrees.)
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +18,7 @@ from numpy.typing import NDArray
 from graphprune.comparison.counts import CountDistribution, bernoulli_sum
 from graphprune.graph import ComputationalGraph
 
-__all__ = ["degree_overlap", "edge_chances", "edge_ends", "swapped"]
+__all__ = ["degree_overlap", "edge_chances", "edge_ends"]
 
 
 def edge_ends(graph: ComputationalGraph) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -121,37 +117,3 @@ def degree_overlap(
     """
     outside = bernoulli_sum(chances[~other])
     return bernoulli_sum(chances[other]).reweighted(lambda counts: outside.of(size - counts))
-
-
-def swapped(
-    graph: ComputationalGraph,
-    kept: NDArray[np.bool_],
-    rng: np.random.Generator,
-    swaps: int | None = None,
-) -> Iterator[NDArray[np.bool_]]:
-    """Endlessly circuits with exactly these degrees, ``swaps`` tries apart (10 an edge).
-
-    Every yielded ``[E]`` is a fresh array.
-    """
-    sources, inputs = edge_ends(graph)
-    width = int(inputs.max(initial=0)) + 1
-    number = {key: i for i, key in enumerate((sources * width + inputs).tolist())}
-    chosen = np.flatnonzero(kept).tolist()
-    inside = set(chosen)
-    source, target = sources.tolist(), inputs.tolist()
-    count = len(chosen)
-    tries = 10 * count if swaps is None else swaps
-    while True:
-        if count > 1:
-            for i, j in rng.integers(0, count, size=(tries, 2)).tolist():
-                first, second = chosen[i], chosen[j]
-                one = number.get(source[first] * width + target[second])
-                two = number.get(source[second] * width + target[first])
-                if one is None or two is None or one in inside or two in inside:
-                    continue
-                inside -= {first, second}
-                inside |= {one, two}
-                chosen[i], chosen[j] = one, two
-        now = np.zeros(len(kept), dtype=bool)
-        now[chosen] = True
-        yield now

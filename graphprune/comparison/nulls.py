@@ -20,16 +20,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from graphprune.comparison.axes import edge_groups, usable_axes
 from graphprune.comparison.counts import CountDistribution, hypergeometric, total
-from graphprune.comparison.degrees import degree_overlap, edge_chances, swapped
+from graphprune.comparison.degrees import degree_overlap, edge_chances
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
@@ -44,7 +42,6 @@ __all__ = [
     "make_strata",
     "overlap_distribution",
     "overlap_null",
-    "random_circuits",
     "stratified",
 ]
 
@@ -201,45 +198,3 @@ def judged(chance: CountDistribution, shared: int, both: int, null: NullName) ->
         p_more=chance.at_least(shared),
         p_less=chance.at_most(shared),
     )
-
-
-def random_circuits(
-    mask: EdgeMask,
-    n: int,
-    *,
-    keep: NullName = "composition",
-    strata: Sequence[str] | None = None,
-    seed: int = 0,
-) -> list[EdgeMask]:
-    """Random circuits like a given one, to compare it with.
-
-    Args:
-        mask: the circuit; its kept edges count.
-        n: how many.
-        keep: ``"uniform"``: the number of edges alone; ``"composition"``: the number in every
-            stratum; ``"degrees"``: every node's degrees, exactly, by swaps.
-        strata: the axes of ``"composition"``; ``None``: level and kind of both ends, kind of edge.
-        seed: of the draws.
-
-    Example:
-        >>> graph = ComputationalGraph.from_edges([("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")])
-        >>> mask = EdgeMask.from_edges(graph, ["a->b", "b->d"])
-        >>> [drawn.edges() for drawn in random_circuits(mask, 3)]
-        [['a->c', 'c->d'], ['a->b', 'b->d'], ['a->b', 'c->d']]
-    """
-    if n < 1:
-        raise InputError(f"n must be at least 1, got {n}")
-    if keep not in NULLS:
-        raise InputError(f"keep must be one of {', '.join(NULLS)}, got {keep!r}")
-    if strata is not None and keep != "composition":
-        raise InputError(f"strata are for keep='composition', not for keep={keep!r}")
-    rng = np.random.default_rng(seed)
-    kept = mask.kept.numpy()
-    if keep == "degrees":
-        drawn = list(islice(swapped(mask.graph, kept, rng), n))
-    elif keep == "composition":
-        classes = make_strata(mask.graph, strata)
-        drawn = [kept[classes.shuffled(rng)] for _ in range(n)]
-    else:
-        drawn = [kept[rng.permutation(len(kept))] for _ in range(n)]
-    return [EdgeMask(mask.graph, torch.from_numpy(one)) for one in drawn]

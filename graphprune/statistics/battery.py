@@ -1,0 +1,135 @@
+"""Several tests of one circuit."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Unpack
+
+from graphprune.errors import InputError
+from graphprune.methods.base import AblationLike, resolve_ablation
+from graphprune.model import MaskedModel
+from graphprune.task import Task
+
+from .controls import controls
+from .hypotheses import equivalence_test, independence_test, minimality_test
+from .reference import necessity_test, sufficiency_test
+from .result import Finding
+from .runs import MetricLike, RunOptions, circuit_of
+from .wang import completeness, minimality
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["TESTS", "Examination", "examine"]
+
+
+def _random_controls(model: MaskedModel, task: Task, mask: Any, **settings: Any) -> Finding:
+    """The controls that need no method."""
+    return controls(model, task, mask, kinds=("random", "degree"), **settings)
+
+
+TESTS: Mapping[str, Callable[..., Finding]] = {
+    "equivalence": equivalence_test,
+    "independence": independence_test,
+    "minimality": minimality_test,
+    "sufficiency": sufficiency_test,
+    "necessity": necessity_test,
+    "controls": _random_controls,
+    "completeness": completeness,
+    "wang-minimality": minimality,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """The findings by name, and why tests that could not be made were not."""
+
+    findings: dict[str, Finding]
+    not_made: dict[str, str]
+
+    def __getitem__(self, name: str) -> Finding:
+        if name not in self.findings:
+            raise KeyError(f"{name}: {self.not_made.get(name, 'not asked for')}")
+        return self.findings[name]
+
+    def summary(self) -> str:
+        """A line for each test."""
+        made = [finding.summary() for finding in self.findings.values()]
+        return "\n".join(made + [f"{name}: not made: {why}" for name, why in self.not_made.items()])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {
+            "findings": {name: finding.to_dict() for name, finding in self.findings.items()},
+            "not_made": dict(self.not_made),
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each test: columns test, p_value, rejected, passed, finding."""
+        import pandas as pd
+
+        rows = [
+            {
+                "test": name,
+                "p_value": finding.p_value,
+                "rejected": finding.rejected,
+                "passed": finding.passed,
+                "finding": finding.said,
+            }
+            for name, finding in self.findings.items()
+        ]
+        rows += [
+            {"test": name, "finding": f"not made: {why}"} for name, why in self.not_made.items()
+        ]
+        return pd.DataFrame(rows, columns=["test", "p_value", "rejected", "passed", "finding"])
+
+
+def examine(
+    model: MaskedModel,
+    task: Task,
+    mask: Any,
+    tests: Sequence[str] | None = None,
+    *,
+    draws: int | None = None,
+    metric: MetricLike = None,
+    ablation: AblationLike = "counterfactual",
+    alpha: float = 0.05,
+    seed: int = 0,
+    **options: Unpack[RunOptions],
+) -> Examination:
+    """Several tests of one circuit, each at level ``alpha`` by itself.
+
+    Args:
+        tests: names from ``gp.statistics.TESTS``; ``None``: the five hypothesis tests
+            (equivalence, independence, minimality, sufficiency, necessity).
+        draws: permutations, random circuits or random sets of each; ``None``: each test's own.
+
+    Raises:
+        InputError: an unknown test, or none that can be made.
+        GraphMismatchError: the circuit belongs to another graph.
+    """
+    names = list(TESTS)[:5] if tests is None else list(dict.fromkeys(tests))
+    unknown = [name for name in names if name not in TESTS]
+    if unknown or not names:
+        raise InputError(f"tests are some of {', '.join(TESTS)}; got {list(names)!r}")
+    circuit = circuit_of(model, mask)
+    chosen = resolve_ablation(model, task, ablation)
+    findings: dict[str, Finding] = {}
+    not_made: dict[str, str] = {}
+    for name in names:
+        test = TESTS[name]
+        takes = inspect.signature(test).parameters
+        extra: dict[str, Any] = {"metric": metric, "ablation": chosen, "seed": seed, **options}
+        if name not in ("completeness", "wang-minimality"):
+            extra["alpha"] = alpha
+        if draws is not None and ("draws" in takes or name == "controls"):
+            extra["draws"] = draws
+        try:
+            findings[name] = test(model, task, circuit, **extra)
+        except InputError as error:
+            not_made[name] = str(error)
+    if not findings:
+        raise InputError("; ".join(f"{name}: {why}" for name, why in not_made.items()))
+    return Examination(findings, not_made)

@@ -1,0 +1,205 @@
+"""Sanity controls: what the same procedure finds where there is nothing to find.
+
+The found circuit is judged on the task beside
+
+- ``random``: circuits of its size, of random paths;
+- ``degree``: circuits with every node's degrees; where those share more than three quarters of
+  their edges with the found one (few others have its degrees), circuits of which every edge keeps
+  one end;
+- ``labels``: the method run again on shuffled labels. A ranking by magnitude may still find the
+  circuit: where an edge matters on every example, what is left of its effect after half of the
+  labels were exchanged is noise, but larger noise than that of an edge which never matters;
+- ``weights``: the method run again on a model whose weights are shuffled. The circuit is then
+  judged on the user's model: a method that finds as good a circuit there reads the graph, not the
+  model (as Adebayo et al. 2018, arXiv 1810.03292, for saliency maps).
+
+Each gives a Monte Carlo p-value of "the found circuit is one of the controls",
+``(1 + #{controls at least as good}) / (1 + controls)``, corrected over the kinds by Holm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError
+from graphprune.mask import EdgeMask
+from graphprune.methods.base import AblationLike, at_least
+from graphprune.model import MaskedModel
+from graphprune.progress import track
+from graphprune.task import Task
+
+from .circuits import draw
+from .pvalues import holm, rank_p, share
+from .result import Finding
+from .runs import MetricLike, RunOptions, Runs, circuit_of
+from .sanity import circuit_by, label_of, randomised_weights, shuffled_labels
+
+__all__ = ["controls"]
+
+KINDS = ("random", "degree", "labels", "weights")
+
+
+def controls(
+    model: MaskedModel,
+    task: Task,
+    mask: Any = None,
+    *,
+    method: Any = None,
+    size: float | None = None,
+    test: Task | None = None,
+    kinds: Sequence[str] = KINDS,
+    draws: int = 100,
+    reruns: int = 19,
+    metric: MetricLike = None,
+    ablation: AblationLike | None = None,
+    alpha: float = 0.05,
+    seed: int = 0,
+    **options: Unpack[RunOptions],
+) -> Finding:
+    """The circuit's rank among controls of each kind.
+
+    Args:
+        task: what the circuit is found on.
+        mask: the circuit; ``None``: what ``method`` finds on ``task``.
+        method: a scorer (with ``size``), a pruner, or a function ``(model, task) -> EdgeMask``;
+            needed for ``"labels"`` and ``"weights"``, and run ``reruns`` times for each.
+        test: what circuits are judged on; ``None``: ``task`` itself, which favours the found one
+            over controls that never saw it: give held-out examples.
+        kinds: which controls.
+        draws: random circuits of each kind; the least p-value is ``1 / (1 + draws)``.
+        reruns: of the method; the least p-value is ``1 / (1 + reruns)``.
+        metric: circuits are judged by its mean (the test task's own by default).
+        ablation: of the judged runs; ``None``: the method's own, else counterfactual.
+
+    The table has a row for each circuit: kind, edges, the metric's mean, faithfulness, and the
+    share of the found circuit's edges it has.
+    """
+    share(alpha, "alpha")
+    at_least(seed, 0, "seed")
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(f"kinds are some of {', '.join(KINDS)}, each once; got {list(kinds)!r}")
+    if method is None and ("labels" in kinds or "weights" in kinds):
+        raise InputError("shuffled labels and weights need the method to run again: give method=")
+    if mask is None:
+        if method is None:
+            raise InputError("give the circuit, or the method that finds it")
+        mask = circuit_by(method, model, task, size).mask
+    circuit = circuit_of(model, mask, full=False)
+    if ablation is None:
+        ablation = getattr(method, "ablation", "counterfactual")
+    scorer = Runs(model, task if test is None else test, ablation, metric, **options)
+    own = float(scorer(circuit.kept[None], "controls")[0].mean())
+    gap, floor = scorer.gap, float(scorer.ablated.mean())
+    rows = [_row("found", circuit.kept, circuit.kept, own, floor, gap)]
+    p_values: dict[str, float] = {}
+    overlaps: dict[str, float] = {}
+    for kind in kinds:
+        masks = _masks(kind, model, task, circuit, method, size, draws, reruns, seed)
+        means = scorer(masks, f"controls: {kind}").mean(1)
+        rows += [
+            _row(kind, m, circuit.kept, float(v), floor, gap)
+            for m, v in zip(masks, means, strict=True)
+        ]
+        p_values[kind] = rank_p(own, means.numpy(), tolerance=scorer.noise)
+        overlaps[kind] = float((masks & circuit.kept).sum(1).double().mean()) / circuit.num_kept
+    corrected = dict(zip(p_values, holm(list(p_values.values())).tolist(), strict=True))
+    beaten = [kind for kind, p in corrected.items() if p <= alpha]
+    lost = [kind for kind in kinds if kind not in beaten]
+    remarks = []
+    for kind, count in (
+        ("random", draws),
+        ("degree", draws),
+        ("labels", reruns),
+        ("weights", reruns),
+    ):
+        if kind in kinds and len(kinds) / (1 + count) > alpha:
+            remarks.append(
+                f"{count} controls ({kind}) are too few for {alpha:g} over {len(kinds)} kinds"
+            )
+    if test is None:
+        remarks.append("judged on the examples the circuit was found on")
+    outcome = "beats all controls" if not lost else f"does not beat the controls {', '.join(lost)}"
+    detail = ", ".join(f"{kind} {p:.2g}" for kind, p in corrected.items())
+    return Finding(
+        name="controls",
+        null="the circuit is one of the controls (some kind of them)",
+        said=f"the circuit of {circuit.num_kept} edges {outcome} ({detail})",
+        p_value=max(corrected.values()),
+        alpha=alpha,
+        passed=not lost,
+        correction=f"Holm over {len(kinds)} kinds; p_value is the largest",
+        values={
+            "p_values": p_values,
+            "p_corrected": corrected,
+            "shared": overlaps,
+            "metric": own,
+            "faithfulness": (own - floor) / gap if abs(gap) > scorer.noise else None,
+        },
+        rows=tuple(rows),
+        settings={
+            **scorer.settings,
+            "method": None if method is None else label_of(method),
+            "size": size,
+            "kinds": list(kinds),
+            "draws": draws,
+            "reruns": reruns,
+            "seed": seed,
+            "edges": circuit.num_kept,
+        },
+        remarks=tuple(remarks),
+    )
+
+
+def _row(
+    kind: str, mask: Tensor, found: Tensor, value: float, floor: float, gap: float
+) -> dict[str, Any]:
+    return {
+        "circuit": kind,
+        "edges": int(mask.sum()),
+        "metric": value,
+        "faithfulness": (value - floor) / gap if gap else None,
+        "shared": int((mask & found).sum()) / int(found.sum()),
+    }
+
+
+def _masks(
+    kind: str,
+    model: MaskedModel,
+    task: Task,
+    circuit: EdgeMask,
+    method: Any,
+    size: float | None,
+    draws: int,
+    reruns: int,
+    seed: int,
+) -> Tensor:
+    """``[K, E]`` bool: the control circuits of one kind."""
+    if kind == "random":
+        return draw(circuit, draws, "paths", seed)
+    if kind == "degree":
+        return _of_equal_degrees(circuit, draws, seed)
+    at_least(reruns, 1, "reruns")
+    found = []
+    for number in track(range(reruns), f"controls: {kind}", reruns):
+        if kind == "labels":
+            mask = circuit_by(method, model, shuffled_labels(task, seed + number), size).mask
+        else:
+            with randomised_weights(model, seed + number) as other:
+                mask = circuit_by(method, other, task, size).mask
+        found.append(mask.kept)
+    return torch.stack(found)
+
+
+def _of_equal_degrees(circuit: EdgeMask, draws: int, seed: int) -> Tensor:
+    with suppress(InputError):  # no edge can be rewired
+        rows = draw(circuit, draws, "degree", seed)
+        shared = float((rows & circuit.kept).sum(1).double().mean()) / circuit.num_kept
+        if shared <= 0.75:
+            return rows
+    return draw(circuit, draws, "ends", seed)

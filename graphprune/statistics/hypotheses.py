@@ -1,0 +1,360 @@
+"""Tests of an ideal circuit: equivalence, independence, minimality (Shi et al., arXiv 2410.13032).
+
+A perfect circuit retains all three null hypotheses. That a null hypothesis stands is no proof of
+it: with few examples or draws everything passes. So each result says what it could have seen, and
+the equivalence test also has the p-value of the opposite null hypothesis.
+
+Where the paper and its code (github.com/blei-lab/circuitry, 042d00d) differ, this follows the
+paper: the code's equivalence test puts the mean difference of the scores where the share of
+examples that one side wins belongs, its p-values may be 0, and it leaves out the correction for
+the number of edges.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError
+from graphprune.evaluation.report import bootstrap_interval
+from graphprune.mask import EdgeMask
+from graphprune.methods.base import AblationLike, at_least
+from graphprune.model import MaskedModel
+from graphprune.task import Task
+
+from .circuits import Walker
+from .hsic import hsic_test
+from .pvalues import beats_share, bonferroni, differs, is_within, share
+from .result import Finding
+from .runs import Distance, MetricLike, RunOptions, Runs, circuit_of, distance_of, require_examples
+
+__all__ = ["equivalence_test", "independence_test", "minimality_test"]
+
+
+def equivalence_test(
+    model: MaskedModel,
+    task: Task,
+    mask: Any,
+    *,
+    epsilon: float = 0.1,
+    metric: MetricLike = None,
+    ablation: AblationLike = "counterfactual",
+    alpha: float = 0.05,
+    seed: int = 0,
+    **options: Unpack[RunOptions],
+) -> Finding:
+    """Whether the circuit outperforms the full model about as often as the other way round.
+
+    Null hypothesis: the share of examples on which the circuit scores higher lies within
+    ``1/2 ± epsilon``, ties counting half. Exact binomial p-value at the least favourable share.
+    ``values["p_not_equivalent"]`` is the p-value of the opposite, two one-sided tests: below
+    ``alpha`` it shows equivalence, which a null hypothesis that merely stands does not.
+
+    Args:
+        epsilon: how far from a half still counts as equal: a circuit that is worse on fewer than
+            ``2 * epsilon`` of the examples and equal on the others passes.
+        metric: the task's own by default. Of one that compares with the full model (KL) the full
+            model itself scores best, so the circuit ties or loses.
+        options: see :class:`~graphprune.statistics.runs.RunOptions`.
+
+    Raises:
+        InputError: an empty circuit, a task of one example.
+    """
+    share(epsilon, "epsilon", 0.5)
+    share(alpha, "alpha")
+    circuit = circuit_of(model, mask)
+    require_examples(task, 2, "the equivalence test")
+    scorer = Runs(model, task, ablation, metric, **options)
+    ours = scorer(circuit.values[None], "equivalence")[0]
+    gaps = ours - scorer.full
+    wins = int((gaps > scorer.noise).sum())
+    losses = int((gaps < -scorer.noise).sum())
+    n = len(gaps)
+    p, opposite = differs(wins, losses, n, epsilon), is_within(wins, losses, n, epsilon)
+    low, high = bootstrap_interval(gaps, seed=at_least(seed, 0, "seed"))
+    remarks = []
+    least = differs(n, 0, n, epsilon)
+    if least > alpha:
+        remarks.append(
+            f"{n} examples are too few to reject at {alpha:g}: the least p is {least:.2g}"
+        )
+    if "full" in scorer.measure.needs:
+        remarks.append(
+            f"{scorer.measure.name} compares with the full model, which cannot be outperformed"
+        )
+    if p > alpha and opposite > alpha:
+        remarks.append("neither equivalence nor a difference is shown; more examples would tell")
+    equal = n - wins - losses
+    verdict = (
+        "differs from the full model" if p <= alpha else
+        "is equivalent to the full model" if opposite <= alpha else
+        "is not told apart from the full model"
+    )  # fmt: skip
+    return Finding(
+        name="equivalence",
+        null=f"the circuit outperforms the full model on 1/2 ± {epsilon:g} of the examples",
+        said=f"the circuit {verdict}: of {n} examples it is better on {wins}, worse on {losses}, "
+        f"equal on {equal}",
+        p_value=p,
+        alpha=alpha,
+        passed=p > alpha,
+        values={
+            "wins": wins,
+            "losses": losses,
+            "equal": equal,
+            "share": (wins + equal / 2) / n,
+            "p_not_equivalent": opposite,
+            "mean_difference": float(gaps.mean()),
+            "low": low,
+            "high": high,
+        },
+        rows=tuple(
+            {"example": i, "circuit": a, "full": b, "difference": d}
+            for i, (a, b, d) in enumerate(
+                zip(ours.tolist(), scorer.full.tolist(), gaps.tolist(), strict=True)
+            )
+        ),
+        settings={**scorer.settings, "epsilon": epsilon, "seed": seed, "edges": circuit.num_kept},
+        remarks=tuple(remarks),
+    )
+
+
+def independence_test(
+    model: MaskedModel,
+    task: Task,
+    mask: Any,
+    *,
+    of: Literal["auto", "scores", "outputs"] = "auto",
+    draws: int = 1000,
+    metric: MetricLike = None,
+    ablation: AblationLike = "counterfactual",
+    alpha: float = 0.05,
+    seed: int = 0,
+    **options: Unpack[RunOptions],
+) -> Finding:
+    """Whether what is left without the circuit still knows anything of what the full model says.
+
+    Null hypothesis: over examples the complement's scores and the full model's are independent.
+    HSIC with a permutation test (see :func:`~graphprune.statistics.hsic_test`).
+
+    Under counterfactual ablation even the wholly ablated model may depend on the full model,
+    through whatever both prompts share; ``values["p_ablated"]`` is its p-value, and where that is
+    small a rejection says nothing about the circuit.
+
+    Args:
+        of: ``"scores"`` as the paper; ``"outputs"``: the whole output vectors, for metrics of
+            which the full model's score is a constant; ``"auto"``: outputs where the metric
+            compares with the full model, else scores.
+        draws: permutations.
+
+    Raises:
+        InputError: an empty circuit, fewer than 4 examples, ``of="scores"`` of a metric that
+            compares with the full model.
+    """
+    share(alpha, "alpha")
+    circuit = circuit_of(model, mask)
+    require_examples(task, 4, "the independence test")
+    scorer = Runs(model, task, ablation, metric, **options)
+    against_full = "full" in scorer.measure.needs
+    if of == "auto":
+        of = "outputs" if against_full else "scores"
+    if of == "scores" and against_full:
+        raise InputError(
+            f"{scorer.measure.name} compares with the full model, whose own score is therefore a "
+            "constant that anything is independent of; take of='outputs' or another metric"
+        )
+    outside = (~circuit).values
+    if of == "scores":
+        rows = [scorer.full[:, None], scorer(outside[None], "independence")[0][:, None],
+                scorer.ablated[:, None]]  # fmt: skip
+    elif of == "outputs":
+        rows = [scorer.outputs(m) for m in (None, outside, torch.zeros_like(outside))]
+    else:
+        raise InputError(f"of is auto, scores or outputs; got {of!r}")
+    grid = scorer.ties * max(float(r.abs().max()) for r in rows)
+    full, left, ablated = (_without_noise(r, grid) for r in rows)
+    statistic, p, null = hsic_test(full, left, draws=draws, seed=at_least(seed, 0, "seed"))
+    _, p_ablated, _ = hsic_test(full, ablated, draws=draws, seed=seed)
+    remarks = []
+    for what, side in (("the full model's", full), ("the complement's", left)):
+        if np.ptp(side, 0).max(initial=0.0) == 0:
+            remarks.append(f"{what} {of} are the same on every example, so nothing can depend")
+    if p <= alpha and p_ablated <= alpha:
+        remarks.append(
+            "the wholly ablated model depends on the full model too, so what clean and ablated "
+            "runs share can explain the rejection"
+        )
+    tells = "depends on" if p <= alpha else "shows no dependence on"
+    return Finding(
+        name="independence",
+        null=f"without the circuit, {of} are independent of the full model's",
+        said=f"what is left without the circuit {tells} the full model "
+        f"({of}, HSIC {statistic:.3g})",
+        p_value=p,
+        alpha=alpha,
+        passed=p > alpha,
+        values={
+            "hsic": statistic,
+            "null_mean": float(null.mean()),
+            "null_95": float(np.quantile(null, 0.95)),
+            "p_ablated": p_ablated,
+        },
+        settings={
+            **scorer.settings,
+            "of": of,
+            "draws": draws,
+            "seed": seed,
+            "edges": circuit.num_kept,
+        },
+        remarks=tuple(remarks),
+    )
+
+
+def _without_noise(rows: Tensor, grid: float) -> np.ndarray:
+    """Rows rounded to a grid, so that float noise is no information."""
+    found: np.ndarray = rows.numpy()
+    return np.round(found / grid) * grid if grid else found
+
+
+def minimality_test(
+    model: MaskedModel,
+    task: Task,
+    mask: Any,
+    *,
+    quantile: float = 0.9,
+    draws: int = 100,
+    edges: Any = None,
+    distance: Distance = "squared",
+    metric: MetricLike = None,
+    ablation: AblationLike = "counterfactual",
+    alpha: float = 0.05,
+    seed: int = 0,
+    **options: Unpack[RunOptions],
+) -> Finding:
+    """Whether every edge matters more than random edges that were added to the circuit.
+
+    An edge's effect is how far scores move when it is taken out of the circuit. The reference: the
+    circuit inflated by a random path from an input to an output, and a random new edge of that path
+    taken out again. Null hypothesis of an edge: its effect exceeds at least ``quantile`` of those
+    of random ones. Exact binomial p-values, Bonferroni over the edges tested; edges whose null
+    hypothesis is rejected are named, ``values["not_minimal"]``.
+
+    Args:
+        quantile: q* of the paper.
+        draws: inflated circuits; each costs two runs, each edge one.
+        edges: names or numbers of the edges to test; ``None``: all of the circuit's.
+        distance: ``"squared"``, ``"absolute"`` or ``"mean"``, how far scores are apart.
+
+    Raises:
+        InputError: an empty circuit, the whole graph, an edge outside the circuit.
+    """
+    share(quantile, "quantile")
+    share(alpha, "alpha")
+    at_least(draws, 1, "draws")
+    circuit = circuit_of(model, mask, full=False)
+    chosen = edge_numbers(circuit, edges)
+    scorer = Runs(model, task, ablation, metric, **options)
+    kept = circuit.kept
+    inflated, knocked, names = _inflations(circuit, draws, at_least(seed, 0, "seed"))
+    start = scorer(kept[None], "minimality")[0]
+    effects = distance_of(scorer(_without(kept, chosen), "minimality: edges"), start, distance)
+    before = scorer(inflated, "minimality: inflated")
+    after = scorer(knocked, "minimality: inflated")
+    random = distance_of(before, after, distance)
+    noise = scorer.noise**2 if distance == "squared" else scorer.noise
+    p_values, counts = [], []
+    for effect in effects.tolist():
+        counts.append(int((effect > random + noise).sum()))
+        p_values.append(beats_share(counts[-1], draws, quantile, more=False))
+    corrected = bonferroni(p_values)
+    labels = model.graph.edge_names.at(chosen)
+    out = [name for name, p in zip(labels, corrected, strict=True) if p <= alpha]
+    rows = [
+        {
+            "edge": name,
+            "effect": effect,
+            "beats": count / draws,
+            "p_value": p,
+            "p_corrected": float(c),
+            "minimal": bool(c > alpha),
+        }
+        for name, effect, count, p, c in zip(
+            labels, effects.tolist(), counts, p_values, corrected, strict=True
+        )
+    ]
+    remarks = []
+    least = beats_share(0, draws, quantile, more=False) * len(labels)
+    if least > alpha:
+        remarks.append(f"{draws} draws are too few to reject at {alpha:g} for {len(labels)} edges")
+    some = f": {', '.join(out[:3])}{', ...' if len(out) > 3 else ''}" if out else ""
+    return Finding(
+        name="minimality",
+        null=f"every edge matters more than {quantile:g} of random edges added to the circuit",
+        said=f"{len(out)} of {len(labels)} edges matter no more than random ones{some}",
+        p_value=float(corrected.min()),
+        alpha=alpha,
+        passed=not out,
+        correction=f"Bonferroni over {len(labels)} edges",
+        values={
+            "not_minimal": out,
+            "tested": len(labels),
+            "random_mean": float(random.mean()),
+            "random_quantile": float(torch.quantile(random, quantile)),
+        },
+        rows=tuple(sorted(rows, key=lambda row: row["effect"])),
+        settings={
+            **scorer.settings,
+            "quantile": quantile,
+            "draws": draws,
+            "distance": distance,
+            "seed": seed,
+            "edges": circuit.num_kept,
+            "random_edges": names,
+        },
+        remarks=tuple(remarks),
+    )
+
+
+def edge_numbers(circuit: EdgeMask, edges: Any) -> Tensor:
+    """Numbers of the circuit's edges named, all of them for ``None``."""
+    if edges is None:
+        return torch.nonzero(circuit.kept)[:, 0]
+    graph = circuit.graph
+    if isinstance(edges, str):
+        edges = [edges]
+    found = []
+    for edge in edges:
+        if isinstance(edge, str) and edge not in graph.edge_number:
+            raise InputError(f"the graph has no edge {edge!r}")
+        number = graph.edge_number[edge] if isinstance(edge, str) else int(edge)
+        if not 0 <= number < graph.num_edges or not bool(circuit.kept[number]):
+            raise InputError(f"the edge {edge!r} is not in the circuit")
+        found.append(number)
+    if not found:
+        raise InputError("no edge was named to test")
+    return torch.tensor(found)
+
+
+def _without(kept: Tensor, edges: Tensor) -> Tensor:
+    """``[K, E]``: ``kept [E]`` without each of ``edges [K]``."""
+    masks = kept.repeat(len(edges), 1)
+    masks[torch.arange(len(edges)), edges] = False
+    return masks
+
+
+def _inflations(circuit: EdgeMask, draws: int, seed: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Inflated circuits ``[draws, E]``, the same without one new edge each, and its name."""
+    generator = np.random.default_rng(seed)
+    kept, walker = circuit.kept, Walker(circuit.graph)
+    inflated = kept.repeat(draws, 1)
+    out = []
+    for row in inflated:
+        new = walker.inflating(kept.numpy(), generator)
+        row[torch.from_numpy(new)] = True
+        out.append(int(generator.choice(new)))
+    knocked = inflated.clone()
+    knocked[torch.arange(draws), torch.tensor(out)] = False
+    return inflated, knocked, circuit.graph.edge_names.at(torch.tensor(out))

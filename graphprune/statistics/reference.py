@@ -1,0 +1,218 @@
+"""Flexible tests against random circuits: sufficiency, partial necessity (Shi et al., section 3.2).
+
+Null hypothesis of both: the circuit is no better than a share ``quantile`` of random circuits.
+Rejecting it is what a good circuit does. Each result also has the Monte Carlo rank p-value of "the
+circuit is one of the random ones", ``values["p_rank"]``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Unpack
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError
+from graphprune.mask import EdgeMask, budget
+from graphprune.methods.base import AblationLike
+from graphprune.model import MaskedModel
+from graphprune.task import Task
+
+from .circuits import Match, draw
+from .pvalues import beats_share, rank_p, share
+from .result import Finding
+from .runs import Distance, MetricLike, RunOptions, Runs, circuit_of, distance_of
+
+__all__ = ["necessity_test", "sufficiency_test"]
+
+
+def sufficiency_test(
+    model: MaskedModel,
+    task: Task,
+    mask: Any,
+    *,
+    quantile: float = 0.9,
+    draws: int = 100,
+    size: float | None = None,
+    match: Match = "paths",
+    distance: Distance = "squared",
+    metric: MetricLike = None,
+    ablation: AblationLike = "counterfactual",
+    alpha: float = 0.05,
+    seed: int = 0,
+    **options: Unpack[RunOptions],
+) -> Finding:
+    """Whether the circuit alone is closer to the full model than most random circuits are.
+
+    Args:
+        quantile: the share of random circuits it must beat.
+        draws: random circuits.
+        size: their number of edges (int) or share of all (float), to make the test harder;
+            ``None``: the circuit's own.
+        match: ``"paths"`` as the paper, ``"size"``, or ``"composition"``, ``"ends"`` or
+            ``"degree"`` (of the circuit's size alone); see
+            :func:`~graphprune.statistics.random_circuits`.
+        distance: how far scores are apart: ``"squared"``, ``"absolute"`` or ``"mean"``.
+    """
+    circuit = circuit_of(model, mask, full=False)
+    rows = _random(circuit, draws, match, size, seed)
+    scorer = Runs(model, task, ablation, metric, **options)
+    scores = scorer(torch.cat([circuit.kept[None], rows]), "sufficiency")
+    return _compared(
+        scorer,
+        circuit,
+        rows,
+        distance_of(scores, scorer.full, distance),
+        name="sufficiency",
+        closer=True,
+        said="the circuit alone is closer to the full model than {} of {} random circuits",
+        null=f"the circuit is no closer to the full model than {quantile:g} of random circuits",
+        quantile=quantile,
+        alpha=alpha,
+        settings={"draws": draws, "match": match, "distance": distance, "seed": seed},
+    )
+
+
+def necessity_test(
+    model: MaskedModel,
+    task: Task,
+    mask: Any,
+    *,
+    quantile: float = 0.9,
+    draws: int = 100,
+    size: float | None = None,
+    match: Match = "paths",
+    source: Literal["complement", "graph"] = "complement",
+    distance: Distance = "squared",
+    metric: MetricLike = None,
+    ablation: AblationLike = "counterfactual",
+    alpha: float = 0.05,
+    seed: int = 0,
+    **options: Unpack[RunOptions],
+) -> Finding:
+    """Whether knocking the circuit out of the full model does more than knocking random ones out.
+
+    Partial necessity: the full model without the circuit is farther from the full model than
+    without a random circuit of equal size.
+
+    Args:
+        source: ``"complement"``: random circuits have no edge of the circuit; ``"graph"``: they are
+            drawn from all edges. Where one missing edge breaks a model for good, as in compiled
+            programs, most random circuits of the graph hit such an edge and break it as much.
+
+    Other arguments as for :func:`sufficiency_test`.
+    """
+    circuit = circuit_of(model, mask, full=False)
+    rows = _random(circuit, draws, match, size, seed, source)
+    scorer = Runs(model, task, ablation, metric, **options)
+    scores = scorer(~torch.cat([circuit.kept[None], rows]), "necessity")
+    return _compared(
+        scorer,
+        circuit,
+        rows,
+        distance_of(scores, scorer.full, distance),
+        name="necessity",
+        closer=False,
+        said="taking the circuit out changes the model more than taking out {} of {} random ones",
+        null=f"taking the circuit out changes no more than {quantile:g} of random circuits do",
+        quantile=quantile,
+        alpha=alpha,
+        settings={
+            "draws": draws,
+            "match": match,
+            "source": source,
+            "distance": distance,
+            "seed": seed,
+        },
+    )
+
+
+def _compared(
+    scorer: Runs,
+    circuit: EdgeMask,
+    rows: Tensor,
+    distances: Tensor,
+    *,
+    name: str,
+    closer: bool,
+    said: str,
+    null: str,
+    quantile: float,
+    alpha: float,
+    settings: dict[str, Any],
+) -> Finding:
+    """The finding from distances ``[1 + draws]`` to the full model, the circuit's own first."""
+    share(quantile, "quantile")
+    share(alpha, "alpha")
+    squared = settings["distance"] == "squared"
+    noise = scorer.noise**2 if squared else scorer.noise
+    good = (-distances if closer else distances).numpy()
+    # A tie is not beaten; the published code counts it where closeness is asked for.
+    beaten = int((good[0] > good[1:] + noise).sum())
+    draws = len(rows)
+    p = beats_share(beaten, draws, quantile, more=True)
+    least = beats_share(draws, draws, quantile, more=True)
+    remarks = []
+    if least > alpha:
+        remarks.append(
+            f"{draws} draws are too few to reject at {alpha:g}: the least p is {least:.2g}"
+        )
+    shared = (rows & circuit.kept).sum(1) / circuit.num_kept
+    return Finding(
+        name=name,
+        null=null,
+        said=said.format(beaten, draws),
+        p_value=p,
+        alpha=alpha,
+        passed=p <= alpha,
+        values={
+            "distance": float(distances[0]),
+            "random_mean": float(distances[1:].mean()),
+            "random_least": float(distances[1:].min()),
+            "random_most": float(distances[1:].max()),
+            "beaten": beaten / draws,
+            "p_rank": rank_p(float(good[0]), good[1:], tolerance=noise),
+            "shared": float(shared.mean()),
+        },
+        rows=tuple(
+            {"circuit": "found" if i == 0 else f"random {i}", "edges": int(n), "distance": d}
+            for i, (n, d) in enumerate(
+                zip([circuit.num_kept, *rows.sum(1).tolist()], distances.tolist(), strict=True)
+            )
+        ),
+        settings={**scorer.settings, **settings, "quantile": quantile, "edges": circuit.num_kept},
+        remarks=tuple(remarks),
+    )
+
+
+def _random(
+    circuit: EdgeMask,
+    draws: int,
+    match: str,
+    size: float | None,
+    seed: int,
+    source: str = "graph",
+) -> Tensor:
+    """``[draws, E]`` bool: random circuits of the graph, or of what lies outside the circuit."""
+    total = circuit.graph.num_edges
+    if source not in ("graph", "complement"):
+        raise InputError(f"source is graph or complement, got {source!r}")
+    if match in ("composition", "ends", "degree"):  # made from the circuit's own edges
+        if size is not None or source == "complement":
+            raise InputError(
+                f"circuits of equal {match} have the circuit's size and lie in the whole graph; "
+                "match='size' and 'paths' take size= and source='complement'"
+            )
+        return draw(circuit, draws, match, seed)
+    count = circuit.num_kept if size is None else budget(size, total)
+    if not 0 < count < total:
+        raise InputError(f"random circuits of {count} edges are all or nothing; give another size")
+    if source == "graph":
+        return draw(circuit, draws, match, seed, size=count)
+    outside = ~circuit.kept.numpy()
+    if count > outside.sum():
+        raise InputError(
+            f"{int(outside.sum())} edges lie outside the circuit, random circuits of {count} do "
+            "not fit there; take source='graph'"
+        )
+    return draw(circuit, draws, match, seed, allowed=outside, size=count)

@@ -1,0 +1,100 @@
+"""What every test and measure of this package gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Finding"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Finding:
+    """What was asked of a circuit, and what was found.
+
+    Args:
+        name: of the test, such as ``"equivalence"``.
+        null: the null hypothesis in words; ``None`` for a measure that tests nothing.
+        said: what was found, in one sentence.
+        p_value: of the null hypothesis, corrected as ``correction`` says; ``None`` for measures.
+        alpha: the level at which ``rejected`` and ``passed`` are decided.
+        passed: whether the circuit did well. Of some tests that is a null hypothesis rejected (it
+            beats random circuits), of others one that stands (it is equivalent). ``None``: the
+            measure sets no bar.
+        correction: for how many comparisons, and how.
+        values: statistics by name, plain values.
+        rows: the table behind them, a dict for each row.
+        settings: of the test, seeds included.
+        remarks: what a reader should know before leaning on it.
+
+    Example:
+        >>> found = Finding(name="coin", null="the coin is fair", said="9 of 10 were heads",
+        ...                 p_value=0.021, values={"heads": 9})
+        >>> found.rejected, found.summary()
+        (True, 'coin: 9 of 10 were heads (p = 0.021)')
+    """
+
+    name: str
+    null: str | None
+    said: str
+    p_value: float | None = None
+    alpha: float = 0.05
+    passed: bool | None = None
+    correction: str = "none"
+    values: dict[str, Any] = field(default_factory=dict)
+    rows: tuple[dict[str, Any], ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def rejected(self) -> bool | None:
+        """Whether the null hypothesis is rejected at ``alpha``; ``None`` where there is none."""
+        return None if self.p_value is None else self.p_value <= self.alpha
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.values:
+            raise KeyError(f"{name}: not among {', '.join(self.values)}")
+        return self.values[name]
+
+    def summary(self) -> str:
+        """One sentence: what was found, with its p-value where there is one."""
+        if self.p_value is None:
+            return f"{self.name}: {self.said}"
+        return f"{self.name}: {self.said} (p = {self.p_value:.2g})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values; the table under ``rows``."""
+        from graphprune.export.plain import plain
+
+        found: dict[str, Any] = plain(
+            {
+                "name": self.name,
+                "summary": self.summary(),
+                "null": self.null,
+                "p_value": self.p_value,
+                "alpha": self.alpha,
+                "rejected": self.rejected,
+                "passed": self.passed,
+                "correction": self.correction,
+                "values": self.values,
+                "rows": self.rows,
+                "settings": self.settings,
+                "remarks": self.remarks,
+            }
+        )
+        return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table behind the result; where it has none, a row of its statistics."""
+        import pandas as pd
+
+        if self.rows:
+            return pd.DataFrame(list(self.rows))
+        plain_values = {k: v for k, v in self.values.items() if not isinstance(v, dict | list)}
+        return pd.DataFrame([{"p_value": self.p_value, **plain_values}])
+
+    def __repr__(self) -> str:
+        return f"Finding({self.summary()!r})"

@@ -1,0 +1,197 @@
+"""A method's circuit on a task, and tasks and models that a sound method must fail on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphprune.batch import Batch, Examples
+from graphprune.errors import InputError
+from graphprune.mask import EdgeMask
+from graphprune.methods.base import Pruner, Scorer, at_least
+from graphprune.model import MaskedModel
+from graphprune.scores import EdgeScores
+from graphprune.task import Task
+
+__all__ = ["Found", "MethodLike", "circuit_by", "label_of", "randomised_weights", "shuffled_labels"]
+
+MethodLike = Scorer | Pruner | Callable[[MaskedModel, Task], EdgeMask]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A method's circuit, and its scores where it gives any."""
+
+    mask: EdgeMask
+    scores: EdgeScores | None = None
+
+
+def circuit_by(method: Any, model: MaskedModel, task: Task, size: float | None) -> Found:
+    """The circuit that ``method`` finds.
+
+    A scorer's ``size`` strongest edges without dead ends; a pruner's mask (``size`` is then
+    ``None``); or what a function ``(model, task) -> EdgeMask`` gives.
+    """
+    if isinstance(method, Scorer) and size is not None:
+        scores = method.score(model, task)
+        return Found(scores.top(size).prune_dead_ends(), scores)
+    if isinstance(method, Pruner):
+        if size is not None:
+            raise InputError(f"{method.label} decides on the size itself; leave size out")
+        return Found(method.prune(model, task))
+    if isinstance(method, Scorer):
+        raise InputError(f"{method.label} ranks all edges; say how many to keep: size=0.01")
+    if not callable(method):
+        raise InputError(
+            "a method is a scorer, a pruner or a function (model, task) -> EdgeMask; got "
+            f"{type(method).__name__}"
+        )
+    mask = method(model, task)
+    mask = getattr(mask, "mask", mask)
+    if not isinstance(mask, EdgeMask):
+        raise InputError(f"the method gave a {type(mask).__name__}, expected an EdgeMask")
+    return Found(mask)
+
+
+def label_of(method: Any) -> str:
+    """What tables call a method."""
+    return str(getattr(method, "label", None) or getattr(method, "__name__", "function"))
+
+
+@dataclass(frozen=True, eq=False)
+class _Relabelled:
+    """Examples whose answers and distractors are exchanged, or other examples'."""
+
+    base: Examples
+    partner: dict[int, int] | None
+    swapped: frozenset[int]
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def lengths(self) -> Sequence[int]:
+        return self.base.lengths()
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        batch = self.base.batch(indices)
+        if self.partner is not None:
+            other = self.base.batch([self.partner[i] for i in indices])
+            return replace(batch, answer=other.answer, distractor=other.distractor)
+        assert batch.answer is not None
+        assert batch.distractor is not None
+        width = max(batch.answer.shape[-1], batch.distractor.shape[-1])
+        right, wrong = (_widened(x, width) for x in (batch.answer, batch.distractor))
+        there = torch.tensor([i in self.swapped for i in indices], device=right.device)
+        there = there.view(-1, *[1] * (right.ndim - 1))
+        return replace(
+            batch,
+            answer=torch.where(there, wrong, right),
+            distractor=torch.where(there, right, wrong),
+        )
+
+
+def _widened(ids: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(ids, (0, width - ids.shape[-1]), value=-1)
+
+
+def shuffled_labels(
+    task: Task, seed: int = 0, *, how: Literal["auto", "exchange", "permute"] = "auto"
+) -> Task:
+    """The same prompts with answers that say nothing.
+
+    Args:
+        how: ``"exchange"``: answer and distractor change places on a random half of the examples;
+            ``"permute"``: every example gets another's answer and distractor; ``"auto"``: the
+            first where there are distractors.
+
+    Raises:
+        InputError: the task has no answers or one example, or its metric reads none.
+
+    Example:
+        >>> task = Task.from_tensors(torch.arange(8)[:, None], answer=[1] * 8, distractor=[2] * 8)
+        >>> next(shuffled_labels(task, seed=1).batches()).answer[:, 0].tolist()
+        [2, 2, 1, 1, 2, 2, 1, 1]
+    """
+    at_least(seed, 0, "seed")
+    probe = next(task.batches(1))
+    if probe.answer is None:
+        raise InputError(f"the task {task.name!r} has no answers to shuffle")
+    if task.metric.needs and "answer" not in task.metric.needs:
+        raise InputError(
+            f"the metric {task.metric.name} reads no answers, so shuffling them changes nothing; "
+            "give the task another metric: task.with_metric('logit_diff')"
+        )
+    if len(task) < 2:
+        raise InputError("shuffling labels needs at least 2 examples, the task has 1")
+    if how == "auto":
+        how = "permute" if probe.distractor is None else "exchange"
+    order = list(range(len(task.examples)) if task.order is None else task.order)
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(len(order))
+    if how == "exchange":
+        if probe.distractor is None:
+            raise InputError(f"the task {task.name!r} has no distractors; take how='permute'")
+        half = frozenset(order[i] for i in shuffled[: len(order) // 2].tolist())
+        examples = _Relabelled(task.examples, None, half)
+    elif how == "permute":
+        if probe.answer.ndim == 3:
+            raise InputError("answers at several positions cannot be permuted among examples")
+        # A cycle through all of them in random order: nobody keeps an answer of its own.
+        after = np.roll(shuffled, -1)
+        partner = {
+            order[i]: order[j] for i, j in zip(shuffled.tolist(), after.tolist(), strict=True)
+        }
+        examples = _Relabelled(task.examples, partner, frozenset())
+    else:
+        raise InputError(f"how is auto, exchange or permute; got {how!r}")
+    return replace(task, examples=examples, name=f"{task.name} (shuffled labels)")
+
+
+@contextmanager
+def randomised_weights(model: MaskedModel, seed: int = 0) -> Iterator[MaskedModel]:
+    """The model with every weight tensor's entries shuffled; the user's weights come back.
+
+    Each tensor keeps the distribution of its values. Copies of all weights are held on the CPU
+    meanwhile, and written back in ``finally``, whatever happens inside. Buffers stay.
+
+    Example:
+        >>> import graphprune as gp
+        >>> from torch_geometric.nn import GraphConv
+        >>> from torch_geometric.data import Data
+        >>> data = Data(x=torch.eye(3), edge_index=torch.tensor([[0, 1], [1, 2]]))
+        >>> model = gp.wrap(GraphConv(3, 2), data=data)
+        >>> before = model.module.lin_rel.weight.clone()
+        >>> with randomised_weights(model, seed=1):
+        ...     print(bool((model.module.lin_rel.weight == before).all()))
+        False
+        >>> bool((model.module.lin_rel.weight == before).all())
+        True
+    """
+    at_least(seed, 0, "seed")
+    parameters = list(model.module.parameters())
+    if not parameters:
+        raise InputError("the model has no parameters to randomise")
+    if any(p.is_meta for p in parameters):
+        raise InputError(
+            "weights that are offloaded cannot be randomised in place; load them first"
+        )
+    if model.lowered is not None:
+        raise InputError("randomise the original model, not a copy in low precision")
+    generator = torch.Generator().manual_seed(seed)
+    kept = [p.detach().to("cpu", copy=True) for p in parameters]
+    try:
+        with torch.no_grad():
+            for parameter, values in zip(parameters, kept, strict=True):
+                order = torch.randperm(values.numel(), generator=generator)
+                parameter.copy_(values.flatten()[order].view_as(values))
+        yield model
+    finally:
+        with torch.no_grad():
+            for parameter, values in zip(parameters, kept, strict=True):
+                parameter.copy_(values)

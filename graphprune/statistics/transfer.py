@@ -1,0 +1,161 @@
+"""Distribution shift: circuits found on some tasks or templates, tested on others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError
+from graphprune.evaluation.report import EvaluationReport, evaluate_all
+from graphprune.methods.base import AblationLike, at_least
+from graphprune.model import MaskedModel
+from graphprune.task import Task
+
+from .pvalues import holm, share, sign_flip_p
+from .result import Finding
+from .runs import whole_circuit
+
+__all__ = ["transfer"]
+
+
+def transfer(
+    model: MaskedModel,
+    circuits: Mapping[str, Any],
+    tasks: Mapping[str, Task],
+    *,
+    ablation: AblationLike = "counterfactual",
+    level: float = 0.95,
+    draws: int = 2000,
+    alpha: float = 0.05,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> Finding:
+    """Every circuit on every task: faithfulness with bootstrap intervals over examples.
+
+    Where the tested task has a circuit of its own (of the same name), the table also has what a
+    foreign circuit loses against it, with an interval from the same resamples, and the p-value of
+    "example by example, neither is better" by random flips of signs, Holm-corrected over all of
+    them.
+
+    Args:
+        circuits: by the name of what they were found on.
+        tasks: by name, held-out examples best.
+        level: of the intervals.
+        draws: resamples of the examples, and sign flips.
+
+    ``to_frame()`` has a row for each cell (``found_on``, ``tested_on``);
+    ``values["faithfulness"]`` is the table itself.
+
+    Raises:
+        InputError: no circuits or tasks; a task on which faithfulness is not defined.
+    """
+    share(alpha, "alpha")
+    share(level, "level")
+    at_least(draws, 1, "draws")
+    if not circuits or not tasks:
+        raise InputError("transfer needs at least one circuit and one task")
+    masks = {name: whole_circuit(model, mask) for name, mask in circuits.items()}
+    rows: list[dict[str, Any]] = []
+    table: dict[str, dict[str, float]] = {name: {} for name in masks}
+    for number, (where, task) in enumerate(tasks.items()):
+        name = task.metric.name
+        reports = evaluate_all(
+            model, task, masks, ablation=ablation, metrics=[task.metric], batch_size=batch_size
+        )
+        shares = _bootstrap(len(task), draws, at_least(seed, 0, "seed") + number)
+        ratio = {found: _ratios(report, name, shares) for found, report in reports.items()}
+        own = reports.get(where)
+        for found, report in reports.items():
+            if "faithfulness" not in report.values:
+                raise InputError(f"on {where}: {report.absent['faithfulness']}")
+            table[found][where] = report["faithfulness"]
+            low, high = _ends(ratio[found], level)
+            row = {
+                "found_on": found,
+                "tested_on": where,
+                "edges": masks[found].num_kept,
+                "faithfulness": report["faithfulness"],
+                "low": low,
+                "high": high,
+                "metric": report[name],
+                "loss": None,
+                "loss_low": None,
+                "loss_high": None,
+                "p_value": None,
+            }
+            if own is not None and found != where:
+                row["loss"] = own["faithfulness"] - report["faithfulness"]
+                row["loss_low"], row["loss_high"] = _ends(ratio[where] - ratio[found], level)
+                gaps = task.metric.sign * (own.examples[name] - report.examples[name])
+                row["p_value"] = sign_flip_p(gaps, draws=draws, seed=seed)
+            rows.append(row)
+    tested = [row for row in rows if row["p_value"] is not None]
+    corrected = holm([row["p_value"] for row in tested]).tolist()
+    for row in rows:
+        row["p_corrected"] = None
+    for row, p in zip(tested, corrected, strict=True):
+        row["p_corrected"] = p
+    worse = [r for r in tested if r["p_corrected"] <= alpha and r["loss"] > 0]
+    return Finding(
+        name="transfer",
+        null="a circuit found elsewhere does as well as the task's own" if tested else None,
+        said=_said(tested, worse, rows),
+        p_value=min(corrected) if tested else None,
+        alpha=alpha,
+        passed=not worse if tested else None,
+        correction=f"Holm over {len(tested)} pairs" if tested else "none",
+        values={
+            "faithfulness": table,
+            "worse": [[row["found_on"], row["tested_on"]] for row in worse],
+        },
+        rows=tuple(rows),
+        settings={
+            "tasks": {name: len(task) for name, task in tasks.items()},
+            "level": level,
+            "draws": draws,
+            "seed": seed,
+            "graph": model.graph.fingerprint,
+        },
+    )
+
+
+def _said(
+    tested: list[dict[str, Any]], worse: list[dict[str, Any]], rows: list[dict[str, Any]]
+) -> str:
+    least = min(rows, key=lambda row: row["faithfulness"])
+    low = (
+        f"the least faithful pair is {least['found_on']} on {least['tested_on']} "
+        f"({least['faithfulness']:.2f}, {least['low']:.2f} to {least['high']:.2f})"
+    )
+    if not tested:
+        return low
+    return (
+        f"of {len(tested)} circuits tested on another task than their own, {len(worse)} do worse "
+        f"than the task's own; {low}"
+    )
+
+
+def _bootstrap(n: int, draws: int, seed: int) -> Tensor:
+    """``[draws, n]``: how often each example is drawn, over n."""
+    generator = np.random.default_rng(seed)
+    return torch.from_numpy(generator.multinomial(n, np.full(n, 1 / n), size=draws) / n)
+
+
+def _ratios(report: EvaluationReport, name: str, shares: Tensor) -> Tensor:
+    """``[draws]``: faithfulness on resampled examples, circuit, full and ablated drawn together."""
+    ours, full, ablated = (
+        shares @ side[name].double()
+        for side in (report.examples, report.full_examples, report.ablated_examples)
+    )
+    return (ours - ablated) / (full - ablated)
+
+
+def _ends(values: Tensor, level: float) -> tuple[float, float]:
+    tail = (1 - level) / 2
+    known = values[torch.isfinite(values)].numpy()
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return float(low), float(high)

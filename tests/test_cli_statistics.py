@@ -1,0 +1,80 @@
+"""``graphprune test`` on a tiny saved model."""
+
+import pytest
+from support.cli import call, out_of, save_model
+
+import graphprune as gp
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", seed=3)
+
+
+@pytest.fixture(scope="module")
+def circuit_dir(model_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("circuits") / "circuit"
+    options = ("--method", "eap", "-n", 4, "--size", "0.2", "--out", folder, "-q", "--json")
+    assert call("discover", "--model", model_dir, "--task", "ioi", *options) == 0
+    return folder
+
+
+def arguments(circuit_dir, model_dir):
+    return ("test", circuit_dir, "--model", model_dir, "--task", "ioi", "-n", 6, "--draws", 8)
+
+
+def test_the_default_tests(circuit_dir, model_dir, capsys):
+    assert call(*arguments(circuit_dir, model_dir), "--json") == 0
+    document = out_of(capsys)
+    assert list(document["findings"]) == [
+        "equivalence", "independence", "minimality", "sufficiency", "necessity",
+    ]  # fmt: skip
+    circuit = gp.Circuit.load(circuit_dir)
+    minimality = document["findings"]["minimality"]
+    assert len(minimality["rows"]) == circuit.mask.num_kept
+    assert 0 < minimality["p_value"] <= 1
+    assert minimality["correction"] == f"Bonferroni over {circuit.mask.num_kept} edges"
+    for found in document["findings"].values():
+        assert found["rejected"] == (found["p_value"] <= 0.05)
+        assert found["settings"]["examples"] == 6
+        assert found["settings"]["ablation"] == "counterfactual"
+
+
+def test_chosen_tests_and_a_table(circuit_dir, model_dir, capsys):
+    base = arguments(circuit_dir, model_dir)
+    assert call(*base, "--tests", "equivalence, controls", "--ablation", "zero", "-q") == 0
+    said = capsys.readouterr()
+    assert "zero ablation" in said.out
+    assert "controls" in said.out
+    assert "minimality" not in said.out
+    assert said.err == ""
+    assert call(*base, "--tests", "equivalence", "--metric", "kl", "--alpha", "0.5", "--json") == 0
+    found = out_of(capsys)["findings"]["equivalence"]
+    assert found["settings"]["metric"] == "kl"
+    assert found["alpha"] == 0.5
+
+
+def test_the_same_seed_gives_the_same_numbers(circuit_dir, model_dir, capsys):
+    base = (*arguments(circuit_dir, model_dir), "--tests", "minimality,completeness", "--json")
+    documents = []
+    for seed in (1, 1, 2):
+        assert call(*base, "--seed", seed) == 0
+        documents.append(out_of(capsys))
+    assert documents[0] == documents[1] != documents[2]
+
+
+def test_what_cannot_be_tested(circuit_dir, model_dir, tmp_path, capsys):
+    base = arguments(circuit_dir, model_dir)
+    for options, words in (
+        (("--tests", "beauty"), "--tests expects some of equivalence, independence"),
+        (("--tests", ","), "--tests expects"),
+        (("--alpha", "2"), "alpha must lie between 0 and 1"),
+        (("--ablation", "sum"), "unknown ablation"),
+        (("--tests", "independence", "-n", "2"), "at least 4 examples"),
+    ):
+        assert call(*base, *options) == 1
+        assert words in capsys.readouterr().err
+    deeper = save_model(tmp_path / "deeper", num_hidden_layers=3)
+    assert call("test", circuit_dir, "--model", deeper, "--task", "ioi") == 1
+    assert "different graphs" in capsys.readouterr().err
+    assert call(*base, "--draws", "0") == 2

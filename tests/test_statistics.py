@@ -1,0 +1,407 @@
+"""Tests of circuits where the truth is known: compiled programs, and every subset of a toy."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+from support.toy import Toy, ToyExamples
+
+import graphprune as gp
+from graphprune import statistics as st
+
+PROGRAMS = gp.adapters.rasp_programs()
+
+
+@functools.cache
+def program(name):
+    pytest.importorskip("tracr", reason="Tracr is not installed: pip install 'graphprune[tracr]'")
+    model, task = gp.adapters.tracr(PROGRAMS[name].compile(), name=name)
+    # The shortest inputs, which need every edge of these programs.
+    return model, task.take(120), gp.adapters.tracr_truth(model)
+
+
+def without(mask, edge):
+    return gp.EdgeMask.from_edges(mask.graph, [e for e in mask.edges() if e != edge])
+
+
+def outside(mask):
+    return [e for e in mask.graph.edge_names if e not in set(mask.edges())]
+
+
+# ---------------------------------------------------------------- compiled programs
+
+
+@pytest.mark.parametrize("name", ["frac_prevs", "count", "hist", "length"])
+def test_the_true_circuit_passes(name):
+    model, task, truth = program(name)
+    same = st.equivalence_test(model, task, truth, ablation="zero")
+    assert same.passed
+    assert not same.rejected
+    assert same["equal"] == len(task)
+    assert same["p_not_equivalent"] < 0.05
+    minimal = st.minimality_test(model, task, truth, ablation="zero", draws=30)
+    assert minimal["not_minimal"] == []
+    assert minimal.passed
+    assert minimal["tested"] == truth.num_kept
+    enough = st.sufficiency_test(model, task, truth, ablation="zero", draws=30)
+    assert enough.rejected
+    assert enough.passed
+    assert enough["beaten"] == 1.0
+    assert enough.p_value == pytest.approx(0.9**30)
+    assert enough["p_rank"] == pytest.approx(1 / 31)
+
+
+@pytest.mark.parametrize("name", ["frac_prevs", "count", "hist", "length"])
+def test_a_circuit_without_any_one_edge_fails(name):
+    model, task, truth = program(name)
+    for edge in truth.edges():
+        less = without(truth, edge)
+        found = st.equivalence_test(model, task, less, epsilon=0.05, ablation="zero")
+        assert found.rejected, edge
+        assert not found.passed
+        assert found["wins"] == 0
+        enough = st.sufficiency_test(model, task, without(truth, edge), ablation="zero", draws=30)
+        assert not enough.passed, edge
+
+
+@pytest.mark.parametrize("name", ["frac_prevs", "count", "hist"])
+def test_one_edge_too_many_is_named(name):
+    model, task, truth = program(name)
+    extra = outside(truth)
+    for edge in extra[:: max(1, len(extra) // 3)]:
+        more = gp.EdgeMask.from_edges(model.graph, [*truth.edges(), edge])
+        if gp.removable_edges(model, task, more, ablation="zero").edges() != [edge]:
+            continue  # it does something beside the circuit
+        assert st.equivalence_test(model, task, more, ablation="zero").passed
+        found = st.minimality_test(model, task, more, ablation="zero", draws=30)
+        assert found["not_minimal"] == [edge]
+        assert found.rejected
+        assert not found.passed
+        assert edge in found.summary()
+        known = st.minimality(model, task, more, ablation="zero", draws=4, steps=1)
+        assert known["idle"] == [edge]
+
+
+def test_the_reverse_program_of_the_paper():
+    model, task, truth = program("reverse")
+    assert st.equivalence_test(model, task, truth, ablation="zero").passed
+    assert st.minimality_test(model, task, truth, ablation="zero", draws=30).passed
+    short = without(truth, truth.edges()[0])
+    assert st.equivalence_test(model, task, short, ablation="zero").rejected
+
+
+def test_what_is_left_of_a_program_knows_nothing():
+    """The complement of the truth is silent; that of an idle edge is the whole program."""
+    model, task, truth = program("count")
+    found = st.independence_test(model, task, truth, ablation="zero", draws=200)
+    assert found.settings["of"] == "outputs"
+    assert found.p_value == 1.0
+    assert found.passed
+    assert "the same on every example" in found.remarks[0]
+    idle = gp.EdgeMask.from_edges(model.graph, outside(truth)[:1])
+    found = st.independence_test(model, task, idle, ablation="zero", draws=200)
+    assert found.rejected
+    assert found.p_value == pytest.approx(1 / 201)
+    assert found["p_ablated"] == 1.0
+    assert found["hsic"] > found["null_95"]
+
+
+def test_necessity_of_a_programs_circuit():
+    model, task, truth = program("frac_prevs")
+    found = st.necessity_test(model, task, truth, ablation="zero", draws=30)
+    assert found.rejected
+    assert found["shared"] == 0.0
+    # Random circuits of the whole graph hit an edge of the circuit and break the program as well.
+    anywhere = st.necessity_test(model, task, truth, ablation="zero", draws=30, source="graph")
+    assert anywhere["shared"] > 0
+    assert anywhere["beaten"] < found["beaten"] == 1.0
+    idle = gp.EdgeMask.from_edges(model.graph, outside(truth)[:5])
+    assert not st.necessity_test(model, task, idle, ablation="zero", draws=30, match="size").passed
+
+
+# ---------------------------------------------------------------- a toy, by brute force
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return Toy(), gp.Task(ToyExamples(24), "logit_diff", name="toy", batch_size=7)
+
+
+@pytest.fixture(scope="module")
+def scores(toy):
+    """``{kept edges: scores of every example}`` of all 512 circuits, by the public run alone."""
+    model, task = toy
+    found = {}
+    batches = [(b, model.reference(b, gp.Ablation())) for b in task.batches()]
+    for bits in itertools.product((0.0, 1.0), repeat=model.graph.num_edges):
+        outs = [(model.run(b, torch.tensor(bits), r), b) for b, r in batches]
+        values = torch.cat([o[:, 0] - o[:, 1] for o, _ in outs]).double()
+        found[frozenset(i for i, bit in enumerate(bits) if bit)] = values.numpy()
+    return found
+
+
+EVERY = frozenset(range(9))
+CIRCUIT = frozenset({0, 1, 3, 4, 6, 7})
+SMALL = frozenset({0, 3, 7})
+
+
+def mask_of(model, kept):
+    values = torch.zeros(model.graph.num_edges)
+    values[list(kept)] = 1.0
+    return gp.EdgeMask(model.graph, values)
+
+
+def test_equivalence_counts_examples(toy, scores):
+    model, task = toy
+    found = st.equivalence_test(model, task, mask_of(model, CIRCUIT), epsilon=0.2)
+    gaps = scores[CIRCUIT] - scores[EVERY]
+    noise = 1e-5 * max(abs(scores[EVERY]).max(), abs(scores[frozenset()]).max())
+    assert found["wins"] == int((gaps > noise).sum()) > 0
+    assert found["losses"] == int((gaps < -noise).sum()) > 0
+    assert found["equal"] == int((abs(gaps) <= noise).sum()) > 0
+    assert found["mean_difference"] == pytest.approx(gaps.mean(), abs=1e-6)
+    assert found["low"] < gaps.mean() < found["high"]
+    assert found.to_frame()["difference"].tolist() == pytest.approx(gaps.tolist(), abs=1e-5)
+    # A metric that is better when lower: sides change places.
+    upside_down = gp.Metric(
+        "minus", lambda out, batch, full: out[:, 0] - out[:, 1], higher_is_better=False
+    )
+    turned = st.equivalence_test(model, task, mask_of(model, CIRCUIT), metric=upside_down)
+    assert (turned["wins"], turned["losses"]) == (found["losses"], found["wins"])
+
+
+@pytest.mark.parametrize("distance", ["squared", "absolute", "mean"])
+def test_minimality_by_hand(toy, scores, distance):
+    def apart(a, b):
+        gap = scores[a] - scores[b]
+        return {
+            "squared": (gap**2).mean(),
+            "absolute": abs(gap).mean(),
+            "mean": abs(gap.mean()),
+        }[distance]
+
+    model, task = toy
+    found = st.minimality_test(
+        model, task, mask_of(model, CIRCUIT), draws=40, distance=distance, quantile=0.7, seed=3
+    )
+    number = model.graph.edge_number
+    rows = {number[row["edge"]]: row for row in found.rows}
+    assert set(rows) == CIRCUIT
+    for edge, row in rows.items():
+        assert row["effect"] == pytest.approx(apart(CIRCUIT, CIRCUIT - {edge}), rel=1e-4)
+        count = round(row["beats"] * 40)
+        assert row["p_value"] == pytest.approx(binomtest(count, 40, 0.7, "less").pvalue)
+        assert row["p_corrected"] == pytest.approx(min(1.0, 6 * row["p_value"]))
+    assert found.p_value == min(row["p_corrected"] for row in found.rows)
+    assert found.correction == "Bonferroni over 6 edges"
+    named = [number[e] for e in found.settings["random_edges"]]
+    assert set(named) == EVERY - CIRCUIT  # none of the circuit's, and each of the others
+    some = st.minimality_test(model, task, mask_of(model, CIRCUIT), draws=10, edges=["a->c", 4])
+    assert some["tested"] == 2
+
+
+def test_a_random_circuit_is_sufficient_no_more_often_than_chance(toy):
+    """The null hypothesis made true: the circuit is one more draw."""
+    model, task = toy
+    task = task.take(6)
+    mask = mask_of(model, range(4))
+    p_values, ranks = [], []
+    for seed, one in enumerate(st.random_circuits(mask, 60, match="size", seed=9)):
+        found = st.sufficiency_test(
+            model, task, one, draws=30, match="size", quantile=0.9, seed=seed
+        )
+        p_values.append(found.p_value)
+        ranks.append(found["p_rank"])
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.1
+    assert np.mean(np.array(ranks) <= 0.1) <= 0.2
+    assert 0.3 < np.mean(ranks) < 0.7
+
+
+def test_completeness_against_every_subset(toy, scores):
+    model, task = toy
+    found = st.completeness(
+        model, task, mask_of(model, CIRCUIT), draws=250, greedy=6, steps=6, width=6
+    )
+    all_sets = [
+        frozenset(chosen)
+        for size in range(len(CIRCUIT) + 1)
+        for chosen in itertools.combinations(sorted(CIRCUIT), size)
+    ]
+    gaps = {k: abs(scores[CIRCUIT - k].mean() - scores[EVERY - k].mean()) for k in all_sets}
+    assert len(gaps) == 64
+    assert found["worst"] == pytest.approx(max(gaps.values()), rel=1e-4)
+    worst = frozenset(model.graph.edge_number[e] for e in found["knocked_out"])
+    assert gaps[worst] == pytest.approx(found["worst"], rel=1e-4)
+    assert found["none"] == pytest.approx(gaps[frozenset()], rel=1e-4)
+    gap = abs(scores[EVERY].mean() - scores[frozenset()].mean())
+    assert found["relative"] == pytest.approx(found["worst"] / gap, rel=1e-4)
+    # Greedily alone, from every start: steps of the best component, as the definition has it.
+    first = [r for r in found.rows if r["found"] == "greedy"][:6]
+    assert {round(r["incompleteness"], 4) for r in first} == {
+        round(gaps[frozenset({e})], 4) for e in CIRCUIT
+    }
+    assert found.p_value is None
+    assert found.rejected is None
+    assert found.passed is None
+    low = st.completeness(model, task, mask_of(model, CIRCUIT), draws=5, greedy=0, bar=1e-9)
+    assert low.passed is False
+    whole = st.completeness(model, task, mask_of(model, EVERY), draws=5, bar=0.01)
+    assert whole["worst"] < 1e-6
+    assert whole.passed
+
+
+def test_completeness_over_nodes(toy, scores):
+    model, task = toy
+    found = st.completeness(
+        model, task, mask_of(model, CIRCUIT), over="nodes", draws=30, greedy=3, steps=4
+    )
+    leaving = {"in": {0, 1, 5}, "a": {2, 3, 8}, "b": {4, 6}, "c": {7}}
+    gaps = []
+    for size in range(5):
+        for chosen in itertools.combinations(leaving, size):
+            k = frozenset().union(*(leaving[n] for n in chosen))
+            gaps.append(abs(scores[CIRCUIT - k].mean() - scores[EVERY - k].mean()))
+    assert found["worst"] == pytest.approx(max(gaps), rel=1e-4)
+    assert set(found["knocked_out"]) <= set(leaving)
+
+
+def test_wang_minimality_against_every_subset(toy, scores):
+    model, task = toy
+    found = st.minimality(
+        model, task, mask_of(model, CIRCUIT), draws=130, steps=2, width=6, bar=0.05
+    )
+    gap = abs(scores[EVERY].mean() - scores[frozenset()].mean())
+    rows = {model.graph.edge_number[row["component"]]: row for row in found.rows}
+    idle = []
+    for edge in CIRCUIT:
+        rest = sorted(CIRCUIT - {edge})
+        best = max(
+            abs(scores[CIRCUIT - {edge, *k}].mean() - scores[CIRCUIT - set(k)].mean())
+            for size in range(len(rest) + 1)
+            for k in itertools.combinations(rest, size)
+        )
+        alone = abs(scores[CIRCUIT - {edge}].mean() - scores[CIRCUIT].mean())
+        assert rows[edge]["effect"] == pytest.approx(best, rel=1e-4)
+        assert rows[edge]["alone"] == pytest.approx(alone, rel=1e-3, abs=1e-6)
+        assert rows[edge]["size"] == len(rows[edge]["with"])
+        if best <= 0.05 * gap:
+            idle.append(edge)
+    assert {model.graph.edge_number[e] for e in found["idle"]} == set(idle)
+    assert found.passed == (not idle)
+    assert found["gap"] == pytest.approx(gap, rel=1e-4)
+
+
+# ---------------------------------------------------------------- results and bad input
+
+
+def test_a_finding_says_everything(toy):
+    import json
+
+    model, task = toy
+    mask = mask_of(model, SMALL)
+    report = st.examine(model, task, mask, list(st.TESTS), draws=20, seed=1)
+    again = st.examine(model, task, mask, list(st.TESTS), draws=20, seed=1)
+    assert json.dumps(report.to_dict()) == json.dumps(again.to_dict())
+    assert report.not_made == {}
+    assert list(report.findings) == list(st.TESTS)
+    frame = report.to_frame()
+    assert frame["test"].tolist() == list(st.TESTS)
+    for finding in report.findings.values():
+        assert finding.summary().startswith(finding.name)
+        assert "\n" not in finding.summary()
+        assert len(finding.to_frame()) >= 1
+        assert finding.to_dict()["rejected"] == finding.rejected
+        assert finding.settings["graph"] == model.graph.fingerprint
+        assert (finding.p_value is None) == (finding.null is None)
+    assert report.summary().count("\n") == len(st.TESTS) - 1
+    with pytest.raises(KeyError, match="not among"):
+        report["equivalence"]["beauty"]
+    with pytest.raises(KeyError, match="not asked for"):
+        report["beauty"]
+    assert list(st.examine(model, task, mask, draws=9).findings) == [
+        "equivalence", "independence", "minimality", "sufficiency", "necessity",
+    ]  # fmt: skip
+
+
+def test_a_circuit_stands_for_its_mask(toy):
+    model, task = toy
+    mask = mask_of(model, CIRCUIT)
+    one, two = (
+        st.equivalence_test(model, task, it)
+        for it in (mask, gp.Circuit.from_mask(mask, model=model, task=task))
+    )
+    assert one.to_dict() == two.to_dict()
+
+
+def test_too_few_draws_are_pointed_out(toy):
+    model, task = toy
+    mask = mask_of(model, CIRCUIT)
+    assert "too few" in st.minimality_test(model, task, mask, draws=1).remarks[0]
+    assert "too few" in st.sufficiency_test(model, task, mask, draws=10).remarks[0]
+    assert "too few" in st.equivalence_test(model, task.take(3), mask).remarks[0]
+    assert "too few" in st.controls(model, task, mask, kinds=["random"], draws=5).remarks[0]
+
+
+TESTS = [st.equivalence_test, st.independence_test, st.minimality_test, st.sufficiency_test,
+         st.necessity_test, st.completeness, st.minimality]  # fmt: skip
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_what_is_no_circuit_is_refused(toy, test):
+    model, task = toy
+    for mask, words in (
+        (gp.EdgeMask.empty(model.graph), "keeps no edge"),
+        (gp.EdgeMask(model.graph, torch.full((9,), 0.5)), "values between 0"),
+        (torch.ones(9), "expected an EdgeMask or a Circuit, got Tensor"),
+    ):
+        with pytest.raises(gp.InputError, match=words):
+            test(model, task, mask)
+    other = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c")])
+    with pytest.raises(gp.GraphMismatchError):
+        test(model, task, gp.EdgeMask.full(other))
+    with pytest.raises(gp.InputError, match="wrap it first"):
+        test(torch.nn.Linear(1, 1), task, mask_of(model, CIRCUIT))
+    with pytest.raises(gp.InputError, match="seed"):
+        test(model, task, mask_of(model, SMALL), seed=-1)
+
+
+@pytest.mark.parametrize("test", [st.minimality_test, st.sufficiency_test, st.necessity_test])
+def test_the_whole_graph_has_nothing_to_be_compared_with(toy, test):
+    model, task = toy
+    with pytest.raises(gp.InputError, match="the circuit is the whole graph"):
+        test(model, task, gp.EdgeMask.full(model.graph))
+
+
+def test_small_tasks_and_settings_that_make_no_sense(toy):
+    model, task = toy
+    mask = mask_of(model, CIRCUIT)
+    one = task.take(1)
+    for call, words in (
+        (lambda: st.equivalence_test(model, one, mask), "at least 2 examples"),
+        (lambda: st.independence_test(model, one, mask), "at least 4 examples"),
+        (lambda: st.equivalence_test(model, task, mask, epsilon=0.5), "epsilon"),
+        (lambda: st.equivalence_test(model, task, mask, alpha=1.0), "alpha"),
+        (lambda: st.minimality_test(model, task, mask, quantile=1.0), "quantile"),
+        (lambda: st.minimality_test(model, task, mask, edges=["a->z"]), "no edge 'a->z'"),
+        (lambda: st.minimality_test(model, task, mask, edges=["a->b", 8]), "not in the circuit"),
+        (lambda: st.minimality_test(model, task, mask, edges=[]), "no edge was named"),
+        (lambda: st.minimality_test(model, task, mask, distance="far"), "distance is one of"),
+        (lambda: st.sufficiency_test(model, task, mask, size=9), "all or nothing"),
+        (lambda: st.necessity_test(model, task, mask), "do not fit there"),
+        (lambda: st.necessity_test(model, task, mask, source="nowhere"), "source is"),
+        (lambda: st.completeness(model, task, mask, over="layers"), "edges or nodes"),
+        (lambda: st.independence_test(model, task, mask, of="scores", metric="kl"), "constant"),
+        (lambda: st.independence_test(model, task, mask, of="words"), "of is auto"),
+        (lambda: st.examine(model, task, mask, ["truth"]), "tests are some of"),
+        (lambda: st.examine(model, one, mask, ["equivalence"]), "at least 2 examples"),
+    ):
+        with pytest.raises(gp.InputError, match=words):
+            call()
+    report = st.examine(model, one, mask, ["independence", "sufficiency"], draws=10)
+    assert "at least 4 examples" in report.not_made["independence"]
+    assert "not made" in report.summary()
+    assert report.to_frame()["finding"].str.contains("not made").sum() == 1
+    assert list(report.findings) == ["sufficiency"]

@@ -1,0 +1,437 @@
+"""Controls, stability, transfer: on models of all kinds, with circuits that are known."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import hypergeom
+from support.planted import CIRCUIT, planted, planted_task
+from support.tiny import tiny
+from support.toy import Toy, ToyExamples
+from torch_geometric.data import Data
+from torch_geometric.nn import GraphConv
+
+import graphprune as gp
+from graphprune import statistics as st
+from graphprune.statistics.stability import _by_chance
+
+
+@functools.cache
+def planted_case():
+    model = gp.wrap(planted())
+    return model, planted_task(48), gp.EdgeMask.from_edges(model.graph, CIRCUIT)
+
+
+@functools.cache
+def llama():
+    clean, corrupt = torch.randint(50, (2, 24, 6), generator=torch.Generator().manual_seed(0))
+    task = gp.Task.from_tensors(clean, corrupt, answer=[3] * 24, distractor=[4] * 24, batch_size=9)
+    return gp.wrap(tiny("llama", 0)), task
+
+
+def graph_network():
+    torch.manual_seed(0)
+    data = Data(x=torch.randn(12, 4), edge_index=torch.randint(12, (2, 40)))
+    model = gp.wrap(GraphConv(4, 3).requires_grad_(False), data=data)
+    return model, gp.tasks.nodes(data.x, labels=torch.arange(12) % 3)
+
+
+def toy_case():
+    return Toy(), gp.Task(ToyExamples(12), "logit_diff", name="toy")
+
+
+# ---------------------------------------------------------------- a planted circuit
+
+
+def test_a_planted_circuit_passes_what_it_should():
+    """A trained transformer, counterfactual ablation: the planted five edges."""
+    model, task, truth = planted_case()
+    report = st.examine(model, task, truth, draws=30)
+    assert report["minimality"].passed, report.summary()
+    assert report["sufficiency"].passed
+    assert report["necessity"].passed
+    # What both prompts share tells of the full model's score, without any edge at all.
+    left = report["independence"]
+    assert left["p_ablated"] <= 0.05
+    assert left.passed or "so what clean and ablated runs share" in left.remarks[-1]
+    more = gp.EdgeMask.from_edges(model.graph, [*CIRCUIT, "m0->a1.h1<q>"])
+    assert st.minimality_test(model, task, more, draws=30)["not_minimal"] == ["m0->a1.h1<q>"]
+    less = gp.EdgeMask.from_edges(model.graph, CIRCUIT[1:])
+    assert st.equivalence_test(model, task, less).rejected
+    assert not st.sufficiency_test(model, task, less, draws=30).passed
+
+
+def test_a_method_that_reads_the_model_beats_its_controls():
+    model, task, truth = planted_case()
+    train, test = task.split(0.5)
+    method = gp.ExactPatching(ablation="counterfactual")
+    found = st.controls(
+        model, train, method=method, size=6, test=test, draws=79, reruns=9, alpha=0.25
+    )
+    assert {"random", "degree", "weights"} <= {
+        kind for kind, p in found["p_corrected"].items() if p <= 0.25
+    }, found.summary()
+    assert found.passed == (found["p_corrected"]["labels"] <= 0.25)
+    assert found["p_values"]["random"] == pytest.approx(1 / 80)
+    assert found["p_values"]["weights"] == pytest.approx(1 / 10)
+    assert found.p_value == max(found["p_corrected"].values())
+    frame = found.to_frame()
+    assert frame["circuit"].value_counts().to_dict() == {
+        "found": 1, "random": 79, "degree": 79, "labels": 9, "weights": 9,
+    }  # fmt: skip
+    own = frame[frame["circuit"] == "found"].iloc[0]
+    for kind, p in found["p_values"].items():
+        others = frame.loc[frame["circuit"] == kind, "metric"]
+        assert p == pytest.approx((1 + (others > own["metric"] - 1e-4).sum()) / (1 + len(others)))
+    mask = method.score(model, train).top(6).prune_dead_ends()
+    report = gp.evaluate(model, test, mask)
+    assert own["faithfulness"] == pytest.approx(report["faithfulness"], rel=1e-4)
+    assert found["faithfulness"] == own["faithfulness"]
+    assert set(frame.loc[frame["circuit"].isin(["random", "degree"]), "edges"]) == {mask.num_kept}
+    assert mask.num_kept >= 5
+    assert (truth - mask).num_kept == 0
+
+
+def test_a_method_that_reads_nothing_does_not():
+    """It names the true circuit whatever the labels and the weights are."""
+    model, task, truth = planted_case()
+    found = st.controls(model, task, method=lambda model, task: truth, draws=59, reruns=3)
+    assert not found.passed
+    assert found["p_values"]["labels"] == found["p_values"]["weights"] == 1.0
+    assert found["shared"]["labels"] == found["shared"]["weights"] == 1.0
+    assert found["p_values"]["random"] < 0.05
+    assert "labels, weights" in found.summary()
+    assert "judged on the examples" in " ".join(found.remarks)
+    assert "too few" in " ".join(found.remarks)
+
+
+def test_a_random_circuit_is_one_of_the_controls():
+    model, task, _ = planted_case()
+    mask = st.random_circuits(gp.EdgeMask.from_edges(model.graph, CIRCUIT), 1, seed=7)[0]
+    found = st.controls(model, task, mask, kinds=["random"], draws=59)
+    assert found.p_value > 0.05
+    assert not found.passed
+
+
+# ---------------------------------------------------------------- labels and weights
+
+
+def test_exchanged_labels():
+    _, task, _ = planted_case()
+    shuffled = st.shuffled_labels(task, seed=3)
+    assert len(shuffled) == len(task)
+    turned = 0
+    for before, after in zip(task.batches(), shuffled.batches(), strict=True):
+        assert before.indices == after.indices
+        assert torch.equal(before.clean["input_ids"], after.clean["input_ids"])
+        same = (before.answer == after.answer).all(1)
+        assert torch.equal(after.answer[~same], before.distractor[~same])
+        assert torch.equal(after.distractor[~same], before.answer[~same])
+        assert torch.equal(after.distractor[same], before.distractor[same])
+        turned += int((~same).sum())
+    assert turned == len(task) // 2
+    first, second = (next(st.shuffled_labels(task, seed=s).batches()).answer for s in (3, 4))
+    assert torch.equal(first, next(shuffled.batches()).answer)
+    assert not torch.equal(first, second)
+    # Parts of the shuffled task keep what the whole was given.
+    given = {i: a for b in shuffled.batches() for i, a in zip(b.indices, b.answer, strict=True)}
+    part = next(shuffled.subset([5, 0]).batches())
+    assert all(torch.equal(given[i], a) for i, a in zip(part.indices, part.answer, strict=True))
+
+
+def test_permuted_labels_have_no_fixed_point():
+    answers = torch.arange(10)
+    task = gp.Task.from_tensors(torch.arange(10)[:, None], answer=answers, metric="accuracy")
+    task = task.subset([1, 3, 5, 7, 9])
+    shuffled = st.shuffled_labels(task, seed=0)
+    batch = next(shuffled.batches())
+    assert sorted(batch.answer[:, 0].tolist()) == [1, 3, 5, 7, 9]
+    assert (batch.answer[:, 0] != batch.clean["input_ids"][:, 0]).all()
+
+
+def test_ragged_labels_are_exchanged_whole():
+    task = gp.Task.from_tensors(
+        torch.zeros(4, 2, dtype=torch.int64), answer=[[1, 2]] * 4, distractor=[[3]] * 4
+    )
+    batch = next(st.shuffled_labels(task, seed=0).batches())
+    rows = {(tuple(a), tuple(d)) for a, d in zip(batch.answer.tolist(), batch.distractor.tolist(),
+                                                 strict=True)}  # fmt: skip
+    assert rows == {((1, 2), (3, -1)), ((3, -1), (1, 2))}
+
+
+def test_labels_that_cannot_be_shuffled():
+    plain = gp.Task.from_tensors(torch.arange(4)[:, None], metric="kl")
+    with pytest.raises(gp.InputError, match="no answers to shuffle"):
+        st.shuffled_labels(plain)
+    task = gp.Task.from_tensors(torch.arange(4)[:, None], answer=[1] * 4, distractor=[2] * 4)
+    for wrong, words in (
+        (lambda: st.shuffled_labels(task.with_metric("kl")), "reads no answers"),
+        (lambda: st.shuffled_labels(task.take(1)), "at least 2 examples"),
+        (lambda: st.shuffled_labels(task, how="guess"), "how is auto"),
+        (lambda: st.shuffled_labels(task, seed=-1), "seed"),
+    ):
+        with pytest.raises(gp.InputError, match=words):
+            wrong()
+    alone = gp.Task.from_tensors(torch.arange(4)[:, None], answer=[1] * 4, metric="accuracy")
+    with pytest.raises(gp.InputError, match="no distractors"):
+        st.shuffled_labels(alone, how="exchange")
+
+
+@pytest.mark.parametrize("case", [llama, graph_network, lambda: planted_case()[:2]])
+def test_weights_are_shuffled_and_come_back(case):
+    model, task = case()
+    before = {k: v.clone() for k, v in model.module.state_dict().items()}
+    grads = [p.requires_grad for p in model.module.parameters()]
+    ablation = gp.Ablation("zero")
+    batch = next(task.batches())
+    mask = st.random_circuits(gp.EdgeMask.full(model.graph), 1, match="size")[0]
+    plain = model.run(batch, mask, model.reference(batch, ablation))
+    with st.randomised_weights(model, seed=1) as other:
+        assert other is model
+        inside = model.run(batch, mask, model.reference(batch, ablation))
+        for name, values in model.module.state_dict().items():
+            assert torch.equal(values.flatten().sort().values, before[name].flatten().sort().values)
+        # Nothing that was made from the old weights is still in use.
+        fresh = gp.wrap(model.module) if case is llama else model
+        assert torch.equal(fresh.run(batch, mask, fresh.reference(batch, ablation)), inside)
+    assert not torch.allclose(inside, plain)
+    for name, values in model.module.state_dict().items():
+        assert torch.equal(values, before[name]), name
+    assert [p.requires_grad for p in model.module.parameters()] == grads
+    assert torch.equal(model.run(batch, mask, model.reference(batch, ablation)), plain)
+
+
+def test_weights_come_back_after_an_error():
+    model, _ = llama()
+    before = {k: v.clone() for k, v in model.module.state_dict().items()}
+
+    def fails():
+        with st.randomised_weights(model):
+            assert any(not torch.equal(v, before[k]) for k, v in model.module.state_dict().items())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert all(torch.equal(v, before[k]) for k, v in model.module.state_dict().items())
+
+    def bad(model, task):
+        raise gp.InputError("no circuit here")
+
+    mask = gp.EAP().score(*llama()).top(0.2)
+    with pytest.raises(gp.InputError, match="no circuit here"):
+        st.controls(*llama(), mask, method=bad, kinds=["weights"])
+    assert all(torch.equal(v, before[k]) for k, v in model.module.state_dict().items())
+
+
+def test_low_precision_copies_are_not_randomised():
+    model, _ = llama()
+    low = model.at_precision(gp.PrecisionPolicy({"mlp": "bf16"}))
+    with pytest.raises(gp.InputError, match="low precision"), st.randomised_weights(low):
+        pass
+
+
+# ---------------------------------------------------------------- every kind of model
+
+
+@pytest.mark.parametrize("case", [llama, toy_case])
+def test_all_tests_run_on_any_model(case):
+    model, task = case()
+    mask = gp.EAP().score(model, task).top(0.3)
+    report = st.examine(model, task, mask, list(st.TESTS)[:6], draws=20)
+    assert not report.not_made
+    nodes = st.completeness(model, task, mask, over="nodes", draws=5, greedy=1, steps=2)
+    assert nodes["worst"] >= nodes["none"]
+
+
+@pytest.mark.parametrize("ablation", ["zero", "delete"])
+def test_all_tests_run_on_a_graph_network(ablation):
+    model, task = graph_network()
+    mask = gp.EAP(ablation="zero").score(model, task).top(0.4)
+    report = st.examine(model, task, mask, list(st.TESTS)[:6], draws=20, ablation=ablation)
+    assert not report.not_made, report.summary()
+    assert report["sufficiency"].settings["ablation"] == ablation
+    found = st.controls(
+        model, task, method=gp.EAP(ablation="zero"), size=0.4, draws=9, reruns=2,
+        ablation=ablation,
+    )  # fmt: skip
+    assert len(found.rows) == 1 + 9 + 9 + 2 + 2
+
+
+# ---------------------------------------------------------------- stability
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(gp.Scorer):
+    """Scores the edges by the first example it is given, and by its seed."""
+
+    seed: int = 0
+
+    def score(self, model, task):
+        first = next(task.batches(len(task))).clean[:, 0].sum()
+        generator = torch.Generator().manual_seed(int(1e4 * float(first)) % 1000 + self.seed)
+        return gp.EdgeScores(
+            model.graph, torch.rand(model.graph.num_edges, generator=generator), method="counted"
+        )
+
+
+def test_stability_of_one_that_is_stable_and_one_that_is_not():
+    model, task = llama()
+    found = st.stability(gp.EAP(), model, task, size=0.1, resamples=6)
+    assert found.passed
+    assert found.p_value == pytest.approx(1 / 1000)
+    assert len(found.rows) == 15
+    overlaps = [row["jaccard"] for row in found.rows]
+    assert found["jaccard"] == pytest.approx(np.mean(overlaps))
+    assert found["jaccard_resamples"] == found["jaccard"]
+    assert found["jaccard_seeds"] is None
+    assert 0 < found["spearman"] <= 1
+    assert set(found["core"]) <= set(found["frequency"])
+    assert all(found["frequency"][edge] == 1 for edge in found["core"])
+    chance = st.stability(gp.Random(), model, task, size=0.3, seeds=range(6), resamples=0)
+    assert chance["jaccard"] == pytest.approx(chance["jaccard_by_chance"], abs=0.1)
+    assert abs(chance["spearman"]) < 0.2
+
+
+def test_resamples_and_seeds_are_what_they_say():
+    model, task = toy_case()
+    seen = []
+
+    def method(model, task):
+        seen.append(sorted(i for b in task.batches() for i in b.indices))
+        return gp.EdgeMask.from_edges(model.graph, ["in->a", "a->out"])
+
+    found = st.stability(method, model, task, resamples=4, seed=5)
+    assert all(len(one) == len(task) for one in seen)
+    assert len({tuple(one) for one in seen}) == 4
+    assert any(len(set(one)) < len(one) for one in seen)
+    assert found["jaccard"] == 1.0
+    assert found["core"] == ["in->a", "a->out"]
+    runs = st.stability(Counted(), model, task, size=4, seeds=[3, 3, 4], resamples=0)
+    assert runs.rows[0]["jaccard"] == 1.0
+    assert runs.rows[0]["spearman"] == pytest.approx(1.0)
+    assert runs.rows[1]["jaccard"] < 1.0
+
+
+def test_chance_overlaps_have_their_law():
+    generator = np.random.default_rng(0)
+    drawn = _by_chance([7, 9], 40, 20_000, generator)
+    law = hypergeom(40, 7, 9)
+    ks = np.arange(8)
+    want = (law.pmf(ks) * ks / (16 - ks)).sum()
+    assert drawn.mean() == pytest.approx(want, abs=0.002)
+    assert _by_chance([0, 0], 40, 5, generator).tolist() == [1.0] * 5
+    assert _by_chance([0, 3], 40, 5, generator).tolist() == [0.0] * 5
+
+
+def test_stability_of_random_circuits_is_chance():
+    """The null hypothesis made true: p-values are uniform."""
+    model, task = toy_case()
+    edges = gp.Random().score(model, task).graph
+    p = []
+    for number in range(100):
+        masks = iter(
+            st.random_circuits(
+                gp.EdgeMask.from_edges(edges, ["in->a", "a->b", "b->c"]), 3, match="size",
+                seed=number,
+            )
+        )  # fmt: skip
+        found = st.stability(
+            lambda model, task, masks=masks: next(masks), model, task, resamples=3, draws=199,
+            seed=number,
+        )  # fmt: skip
+        p.append(found.p_value)
+    assert np.mean(np.array(p) <= 0.1) <= 0.17
+    assert np.mean(p) == pytest.approx(0.5, abs=0.15)
+
+
+def test_stability_refuses():
+    model, task = llama()
+    for call, words in (
+        (lambda: st.stability(gp.EAP(), model, task, size=9, seeds=[0, 1]), "has no seed"),
+        (lambda: st.stability(gp.EAP(), model, task, size=9, resamples=1), "at least two runs"),
+        (lambda: st.stability(gp.EAP(), model, task, resamples=2), "say how many"),
+        (lambda: st.stability(gp.EAP(), model, task.take(1), size=9), "at least 2 examples"),
+        (lambda: st.stability(gp.ACDC(tau=1.0), model, task, size=9), "leave size out"),
+        (lambda: st.stability(3, model, task), "a method is a scorer"),
+        (lambda: st.stability(lambda m, t: 3, model, task), "gave a int, expected an EdgeMask"),
+    ):
+        with pytest.raises(gp.InputError, match=words):
+            call()
+
+
+# ---------------------------------------------------------------- transfer
+
+
+def test_transfer_by_hand():
+    model, task, truth = planted_case()
+    less = gp.EdgeMask.from_edges(model.graph, CIRCUIT[1:])
+    more = gp.EdgeMask.full(model.graph)
+    tasks = {"a": task.take(20), "b": task.subset(range(20, 48))}
+    found = st.transfer(model, {"a": truth, "b": less, "c": more}, tasks, draws=400)
+    frame = found.to_frame().set_index(["found_on", "tested_on"])
+    assert len(frame) == 6
+    for (found_on, tested_on), row in frame.iterrows():
+        mask = {"a": truth, "b": less, "c": more}[found_on]
+        report = gp.evaluate(model, tasks[tested_on], mask)
+        assert row["faithfulness"] == pytest.approx(report["faithfulness"], rel=1e-6)
+        low, high = report.interval("faithfulness")
+        assert row["low"] == pytest.approx(low, abs=0.08)
+        assert row["high"] == pytest.approx(high, abs=0.08)
+        assert row["low"] <= row["faithfulness"] <= row["high"] or row["low"] == row["high"]
+    assert found["faithfulness"]["c"]["a"] == pytest.approx(1.0)
+    # On a its own circuit is the truth: the broken one loses nearly all of it.
+    row = frame.loc[("b", "a")]
+    assert row["loss"] == pytest.approx(frame.loc[("a", "a")]["faithfulness"] - row["faithfulness"])
+    assert 0.5 < row["loss_low"] <= row["loss"] <= row["loss_high"]
+    assert row["p_corrected"] < 0.05
+    assert ["b", "a"] in found["worse"]
+    # On b the foreign one is the better one.
+    assert frame.loc[("a", "b")]["loss"] < 0
+    assert ["a", "b"] not in found["worse"]
+    assert np.isnan(frame.loc[("a", "a")]["loss"])
+    assert found.correction == "Holm over 4 pairs"
+    assert not found.passed
+    again = st.transfer(model, {"a": truth, "b": less, "c": more}, tasks, draws=400)
+    assert again.to_dict() == found.to_dict()
+
+
+def test_transfer_between_equals():
+    """The same circuit under two names loses nothing anywhere."""
+    model, task, truth = planted_case()
+    tasks = {"a": task.take(24), "b": task.subset(range(24, 48))}
+    found = st.transfer(model, {"a": truth, "b": truth}, tasks, draws=200)
+    assert found.p_value == 1.0
+    assert found.passed
+    assert found["worse"] == []
+    assert all(row["loss"] in (None, 0.0) for row in found.rows)
+    alone = st.transfer(model, {"x": truth}, tasks, draws=50)
+    assert alone.p_value is None
+    assert alone.passed is None
+    assert "least faithful" in alone.summary()
+
+
+def test_transfer_refuses():
+    model, task, truth = planted_case()
+    with pytest.raises(gp.InputError, match="at least one circuit"):
+        st.transfer(model, {}, {"a": task})
+    with pytest.raises(gp.GraphMismatchError):
+        st.transfer(model, {"a": gp.EdgeMask.full(Toy().graph)}, {"a": task})
+    flat = gp.Metric("flat", lambda out, batch, full: 0 * out[:, 0])
+    with pytest.raises(gp.InputError, match="on a: the full model"):
+        st.transfer(model, {"a": truth}, {"a": task.with_metric(flat)})
+
+
+def test_controls_refuse():
+    model, task, truth = planted_case()
+    for call, words in (
+        (lambda: st.controls(model, task, truth), "need the method to run again"),
+        (lambda: st.controls(model, task, kinds=["random"]), "give the circuit, or the method"),
+        (lambda: st.controls(model, task, truth, kinds=["luck"]), "kinds are some of"),
+        (lambda: st.controls(model, task, truth, kinds=[]), "kinds are some of"),
+        (lambda: st.controls(model, task, gp.EdgeMask.full(model.graph), kinds=["random"]),
+         "the whole graph"),
+    ):  # fmt: skip
+        with pytest.raises(gp.InputError, match=words):
+            call()
