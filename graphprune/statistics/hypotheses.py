@@ -5,9 +5,9 @@ it: with few examples or draws everything passes. So each result says what it co
 the equivalence test also has the p-value of the opposite null hypothesis.
 
 Where the hypotheses and their authors' code (github.com/blei-lab/circuitry, 042d00d) differ, this
-follows the hypotheses: the code's equivalence test puts the mean difference of the scores where the share of
-examples that one side wins belongs, its p-values may be 0, and it leaves out the correction for
-the number of edges.
+follows the hypotheses: the code's equivalence test puts the mean difference of the scores where the
+share of examples that one side wins belongs, p-values by permutation may be 0, and the correction
+for the number of edges is left out.
 """
 
 from __future__ import annotations
