@@ -4,10 +4,10 @@ A perfect circuit retains all three null hypotheses. That a null hypothesis stan
 it: with few examples or draws everything passes. So each result says what it could have seen, and
 the equivalence test also has the p-value of the opposite null hypothesis.
 
-Where the paper and its code (github.com/blei-lab/circuitry, 042d00d) differ, this follows the
-paper: the code's equivalence test puts the mean difference of the scores where the share of
-examples that one side wins belongs, its p-values may be 0, and it leaves out the correction for
-the number of edges.
+Where the hypotheses and their authors' code (github.com/blei-lab/circuitry, 042d00d) differ, this
+follows the hypotheses: the code's equivalence test puts the mean difference of the scores where the
+share of examples that one side wins belongs, p-values by permutation may be 0, and the correction
+for the number of edges is left out.
 """
 
 from __future__ import annotations

@@ -49,8 +49,7 @@ def differs(wins: int, losses: int, n: int, epsilon: float) -> float:
     """The p-value of "either side wins on a share of ``n`` examples within 1/2 ± epsilon".
 
     Ties count half for either side. ``P(|K/n - 1/2| >= t)`` for K binomial at ``1/2 + epsilon``,
-    the least favourable share (Shi et al. 2024, arXiv 2410.13032, equation of the equivalence
-    test).
+    the least favourable share (Shi et al. 2024, arXiv 2410.13032).
 
     Example:
         >>> differs(5, 5, 10, 0.1), round(differs(10, 0, 10, 0.1), 6)  # .6 ** 10 + .4 ** 10

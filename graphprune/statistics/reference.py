@@ -1,4 +1,4 @@
-"""Flexible tests against random circuits: sufficiency, partial necessity (Shi et al., section 3.2).
+"""Flexible tests against random circuits: sufficiency, partial necessity (Shi et al. 2024).
 
 Null hypothesis of both: the circuit is no better than a share ``quantile`` of random circuits.
 Rejecting it is what a good circuit does. Each result also has the Monte Carlo rank p-value of "the

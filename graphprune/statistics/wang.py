@@ -1,4 +1,4 @@
-"""Completeness and minimality as Wang et al. 2023 define them (arXiv 2211.00593, section 4).
+"""Completeness and minimality as Wang et al. 2023 define them (arXiv 2211.00593).
 
 F is the mean of the task's metric, C the circuit, M the model, K a set of the circuit's components.
 
