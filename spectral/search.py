@@ -32,7 +32,7 @@ from .spectra import Solver
 from .trials import WORK, Goal, Trials
 from .wiring import BoolArray, FloatArray, IntArray, Wiring
 
-__all__ = ["Goal", "Search", "automatic_chunk"]
+__all__ = ["Search", "automatic_chunk"]
 
 
 def automatic_chunk(removals: int, sizes: IntArray) -> int:
@@ -97,7 +97,7 @@ class Search:
             found = self.trials.value(other)
             enough = 1e-2 * self.start if self._plan(kept)[1] > WORK / 2 else 0.0
             if found <= enough or self.trials.done(found, self._scale()):
-                self._offer(other, "restored arcs", better_than=np.inf)
+                self._offer(other, "cycles cut", better_than=np.inf)
                 return self.alive
         self._rounds(kept, hurry=other is not None)
         if work <= 0 or self.trials.done(self.value, self._scale()):
@@ -106,7 +106,7 @@ class Search:
         if other is not None:
             # The two ends lead to different answers: the better one after exchange is taken.
             other = exchange(self.trials, other, self._gone(before), work=work)
-            self._offer(other, "restored arcs, exchanged", better_than=self._loss(self.value))
+            self._offer(other, "cycles cut, exchanged", better_than=self._loss(self.value))
         return self.alive
 
     def _from_no_cycles(self, before: BoolArray, kept: int, work: float) -> BoolArray | None:
