@@ -16,6 +16,7 @@ from .pictures import plot
 from .pruning import SpectralPruning, SpectralScores, feedback_dependence
 from .sensitivity import sensitivity
 from .spectra import spectrum
+from .stability import stable_step
 from .weighing import edge_weights, message_norms
 from .wiring import Wiring, close, wiring
 
@@ -44,5 +45,6 @@ __all__ = [
     "sensitivity",
     "solve_leading",
     "spectrum",
+    "stable_step",
     "wiring",
 ]

@@ -122,7 +122,7 @@ def _plain(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return eigs(
+            values, vectors = eigs(
                 matrix,
                 k=count,
                 which="LI",
@@ -132,9 +132,10 @@ def _plain(
                 maxiter=30,
             )
         except ArpackNoConvergence as error:
-            return error.eigenvalues, error.eigenvectors
+            values, vectors = error.eigenvalues, error.eigenvectors
         except ArpackError:
-            return np.zeros(0, dtype=np.complex128), np.zeros((size, 0), dtype=np.complex128)
+            values, vectors = np.zeros(0, complex), np.zeros((size, 0), complex)
+    return values, vectors
 
 
 def _largest(

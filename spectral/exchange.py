@@ -15,7 +15,7 @@ from .wiring import BoolArray
 
 __all__ = ["exchange"]
 
-TRIED = 8
+TRIED = (8, 24)  # edges of a half step: where a trial costs much, and where little
 REST = (8, 12)  # steps for which an edge that went, or came back, stays put
 
 
@@ -33,8 +33,10 @@ def exchange(
     free_from = np.zeros(trials.given.num_edges, dtype=np.int64)
     step = stale = 0
     limit = trials.spent + work
+    few, many = TRIED
+    width = int(np.clip(work / (80 * trials.cost(now)), few, many))
     while stale < patience and not trials.done(value, scale):
-        if trials.spent + (2 * TRIED + 6) * trials.cost(now) > limit:
+        if trials.spent + (2 * width + 6) * trials.cost(now) > limit:
             break
         step += 1
         for going in (True, False):
@@ -44,7 +46,7 @@ def exchange(
             effects = trials.effects(alive, now)[edges]
             predicted = np.array([trials.loss(value + effect) for effect in effects.tolist()])
             tried: list[tuple[float, int]] = []
-            for edge in edges[np.argsort(predicted, kind="stable")[:TRIED]].tolist():
+            for edge in edges[np.argsort(predicted, kind="stable")[:width]].tolist():
                 alive[edge] = not going
                 tried.append((trials.loss(trials.value(alive)), edge))
                 alive[edge] = going

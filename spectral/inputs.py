@@ -106,7 +106,9 @@ def _pair(pair: Any, weights: Any) -> tuple[Any, Any]:
     if len(pair) != 2 or isinstance(pair[1], int | np.integer | float | str):
         return pair, weights
     if weights is not None:
-        raise InputError("weights were given twice: in the pair (edge_index, weights) and beside it")
+        raise InputError(
+            "weights were given twice: in the pair (edge_index, weights) and beside it"
+        )
     index = np.asarray(pair[0])
     nodes = int(index.max()) + 1 if index.size and index.dtype.kind in "iu" else 0
     return (pair[0], nodes), pair[1]
