@@ -17,7 +17,7 @@ rounds'. Work is counted, not timed: the same input gives the same answer on any
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,9 @@ class Search:
         if work <= 0 or self.trials.done(self.value, self._scale()):
             return self.alive
         self._exchange(before, work)
+        if self._tiny(before, kept) and not self.trials.done(self.value, self._scale()):
+            self._offer(self._greedy(before, kept), "greedy", better_than=self._loss(self.value))
+            self._exchange(before, work)
         if other is not None:
             # The two ends lead to different answers: the better one after exchange is taken.
             other = exchange(self.trials, other, self._gone(before), work=work)
@@ -117,6 +120,25 @@ class Search:
         if int(still.sum()) >= kept:
             return self._thinned(still, kept)
         return restored(self.trials, still, before, kept, self._tie, work=4 * work)
+
+    def _tiny(self, before: BoolArray, kept: int) -> bool:
+        """Whether every edge can be tried in every round within the work beyond the rounds."""
+        trials = float(before.sum()) * (int(before.sum()) - kept)
+        return trials * self.trials.cost(self.now) <= self.effort * WORK / 2
+
+    def _greedy(self, before: BoolArray, kept: int) -> BoolArray:
+        """Rounds of one edge with all edges on the short-list: greedy, exactly."""
+        every = replace(
+            self,
+            given=self.given.keep(before),
+            chunk=1,
+            shortlist=int(before.sum()),
+            effort=0.0,
+            report=None,
+            trace=[],
+        )
+        every.trials.start = self.start
+        return every.run(kept)
 
     def _exchange(self, before: BoolArray, work: float) -> None:
         found = exchange(self.trials, self.alive, self._gone(before), work=work)
