@@ -93,7 +93,7 @@ def _pairs(
     seen: list[float] = []
     for run in range(STARTS + 1):
         if run < STARTS:
-            values, vectors = filtered.pairs(upper, min(size - 1, max(24, 3 * upper)))
+            values, vectors = filtered.pairs(upper, min(size - 1, max(48, 3 * upper)))
         elif size <= PLAIN:
             values, vectors = _plain(matrix, count, generator)
         else:

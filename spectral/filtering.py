@@ -91,7 +91,7 @@ class Filter:
             warnings.simplefilter("ignore")
             try:
                 _, vectors = eigs(
-                    form, k=count, which="LM", v0=start, ncv=basis, tol=1e-10, maxiter=20
+                    form, k=count, which="LM", v0=start, ncv=basis, tol=1e-8, maxiter=12
                 )
             except ArpackNoConvergence as error:
                 vectors = error.eigenvectors
