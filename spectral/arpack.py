@@ -26,6 +26,7 @@ __all__ = ["solve_leading"]
 
 STARTS = 2
 TOLERANCE = 1e-8  # of the norm: what a residual may be
+LOOSER = 1e-6  # the same above PLAIN nodes, where each digit takes minutes
 PLAIN = 20_000  # nodes up to which the plain form is asked too
 
 
@@ -41,7 +42,7 @@ def solve_leading(block: Block, count: int, *, vectors: bool, seed: int = 0) -> 
     right, seen = _pairs(matrix, count, norm, seed)
     doubts = [_doubt(block.size, seen)]
     values, vectors_right = _largest(*right, count)
-    noise = 10 * block.size * EPS * norm + TOLERANCE * norm
+    noise = 10 * block.size * EPS * norm + _allowed(block.size) * norm
     values = np.where(np.abs(values.imag) <= noise, values.real + 0j, values)
     residual = np.linalg.norm(matrix @ vectors_right - vectors_right * values, axis=0) / norm
     if not vectors:
@@ -93,7 +94,9 @@ def _pairs(
     seen: list[float] = []
     for run in range(STARTS + 1):
         if run < STARTS:
-            values, vectors = filtered.pairs(upper, min(size - 1, max(48, 3 * upper)))
+            values, vectors = filtered.pairs(
+                upper, min(size - 1, max(48, 3 * upper)), _allowed(size)
+            )
         elif size <= PLAIN:
             values, vectors = _plain(matrix, count, generator)
         else:
@@ -101,7 +104,7 @@ def _pairs(
         if not len(values):
             continue
         residual = np.linalg.norm(matrix @ vectors - vectors * values, axis=0)
-        good = residual <= TOLERANCE * norm
+        good = residual <= _allowed(size) * norm
         found.append((values[good], vectors[:, good]))
         if run < STARTS:
             seen.append(float(np.abs(values[good].imag).max(initial=0.0)))
@@ -112,6 +115,10 @@ def _pairs(
         )
     both = np.concatenate([v for v, _ in found]), np.concatenate([v for _, v in found], axis=1)
     return both, seen
+
+
+def _allowed(size: int) -> float:
+    return TOLERANCE if size <= PLAIN else LOOSER
 
 
 def _plain(

@@ -14,13 +14,14 @@ from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, budget
 
+from .components import component_sizes
 from .inputs import graph_of
 from .laplacians import Degrees, Kind, operator
 from .local import LocalSearch
 from .measures import Measure, MeasureName, measure_named
 from .published import WARNING, published_sweeps
 from .search import Search
-from .sparse_search import LargeSearch
+from .sparse_search import PROOF, LargeSearch, without_cycles
 from .spectra import DENSE_LIMIT, Decomposition, Solver
 from .trials import Goal
 from .wiring import BoolArray, Closure, Wiring, close
@@ -108,7 +109,15 @@ def prune(
     source = given.graph or _graph(given)
     kept = budget(density, given.num_edges)
     notes: dict[str, Any]
-    if mode == "global":
+    large = mode == "global" and goal == "damp" and component_sizes(given)[:1].sum() > dense_limit
+    still = None
+    if large:
+        _refuse_undirected(given)
+        still = without_cycles(given, kept)
+    if still is not None:
+        operator(kind, degrees)
+        left, notes = still, {"by": "cycles cut", "solved": PROOF, "end": 0.0}
+    elif mode == "global":
         solver, chosen, found = start(given, kind, degrees, goal, measure, dense_limit, modes)
         search: Search | LargeSearch
         if found.complete:
@@ -161,22 +170,23 @@ def start(
             "sampled token feeds the embedding), or use another method"
         )
     chosen = measure_named(name, found, kind)
-    if goal != "gap" and _undirected(given):
-        raise InputError(
-            "the graph is undirected (every edge has its reverse, of the same weight), so its "
-            "spectrum is real and its imaginary parts say nothing; direct its edges, or use "
-            "another method"
-        )
+    if goal != "gap":
+        _refuse_undirected(given)
     if goal != "gap" and chosen.value(found.values) == 0:
         log.warning("the spectrum is real already: edges go by the size of their weights")
     return solver, chosen, found
 
 
-def _undirected(given: Wiring) -> bool:
-    """Whether opposite edges weigh the same; parallel ones are added."""
+def _refuse_undirected(given: Wiring) -> None:
+    """Raises where opposite edges weigh the same; parallel ones are added."""
     matrix = operator("adjacency", None).matrix(given)
     gap = abs(matrix - matrix.T)
-    return bool(gap.max() <= 1e-12 * abs(matrix).max())
+    if gap.max() <= 1e-12 * abs(matrix).max():
+        raise InputError(
+            "the graph is undirected (every edge has its reverse, of the same weight), so its "
+            "spectrum is real and its imaginary parts say nothing; direct its edges, or use "
+            "another method"
+        )
 
 
 def _by_stars(

@@ -78,8 +78,10 @@ class Filter:
         product = np.ascontiguousarray(both).view(np.complex128)[:, 0]
         return np.asarray((product - self.middle * vector) / self.radius)
 
-    def pairs(self, count: int, basis: int) -> tuple[ComplexArray, ComplexArray]:
+    def pairs(self, count: int, basis: int, tolerance: float) -> tuple[ComplexArray, ComplexArray]:
         """About ``count`` eigenpairs of the largest imaginary parts, from one drawn start.
+
+        ``basis`` vectors are kept; ``tolerance`` is of the filtered eigenvalues.
 
         ``[k]`` Rayleigh quotients and ``[n, k]`` unit vectors, unchecked; none where ARPACK gives
         up.
@@ -91,7 +93,7 @@ class Filter:
             warnings.simplefilter("ignore")
             try:
                 _, vectors = eigs(
-                    form, k=count, which="LM", v0=start, ncv=basis, tol=1e-8, maxiter=12
+                    form, k=count, which="LM", v0=start, ncv=basis, tol=tolerance, maxiter=12
                 )
             except ArpackNoConvergence as error:
                 vectors = error.eigenvectors

@@ -1,7 +1,8 @@
 """Pruning where a component is too large for all its eigenvalues.
 
-Damping first looks for feedback arcs, which need no eigenvalue: if they are no more than the edges
-to remove they go, no directed cycle is left, and the spectrum is real. That is a proof.
+Damping first looks for feedback arcs (:func:`without_cycles`), which need no eigenvalue: if they
+are no more than the edges to remove they go, no directed cycle is left, and the spectrum is real.
+That is a proof.
 
 Otherwise a few rounds follow the leading modes (:mod:`graphprune.spectral.arpack`): from one sparse
 solve with left and right vectors the first-order effect of every edge on their sum (or largest) of
@@ -18,10 +19,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from graphprune.errors import InputError
 from graphprune.progress import bar
 
+from .components import components
 from .effects import first_order
 from .measures import Measure
 from .restoring import acyclic
@@ -29,7 +32,30 @@ from .spectra import Decomposition, Solver
 from .trials import Goal
 from .wiring import BoolArray, FloatArray, IntArray, Wiring
 
-__all__ = ["LargeSearch"]
+__all__ = ["PROOF", "LargeSearch", "without_cycles"]
+
+PROOF = "no directed cycle is left, so the spectrum is real: no eigenvalue was needed"
+
+
+def without_cycles(given: Wiring, kept: int) -> BoolArray | None:
+    """``[E]`` bool: ``kept`` edges without a directed cycle, the weakest others gone too.
+
+    ``None`` where the feedback arcs that were found are more than the edges to remove. Self-loops
+    are no cycle here: they stand on the diagonal.
+    """
+    alive = given.present[: given.num_edges].copy()
+    still = acyclic(given, alive, np.zeros_like(alive), int(alive.sum()) - kept)
+    ends = given.keep(still).present
+    shape = (given.num_nodes, given.num_nodes)
+    pattern = csr_array(
+        (np.ones(int(ends.sum())), (given.sources[ends], given.targets[ends])), shape
+    )
+    if int(still.sum()) < kept or components(pattern).largest > 1:
+        return None
+    free = np.flatnonzero(still)
+    size = np.abs(given.weights[free])
+    still[free[np.argsort(size, kind="stable")[: len(free) - kept]]] = False
+    return still
 
 
 @dataclass(eq=False)
@@ -62,7 +88,6 @@ class LargeSearch:
         self.now = self.solver.decompose(self.given, vectors=True)
         self.first = self.now
         self.trace.append((int(self.alive.sum()), self._value(self.now)))
-        self.proof = ""
 
     def run(self, kept: int) -> BoolArray:
         """``[E]`` bool: ``kept`` edges are left (or only locked ones)."""
@@ -76,8 +101,6 @@ class LargeSearch:
         if self.goal == "damp":
             still = acyclic(self.given, self.alive, self.locked, total)
             arcs = self.alive & ~still
-            if int(arcs.sum()) <= total:
-                return self._without_cycles(still, kept)
         with bar(f"spectral {self.goal}", total) as shown:
             for number in range(self.rounds):
                 left = int(self.alive.sum()) - kept
@@ -87,18 +110,6 @@ class LargeSearch:
                     break
                 self._cut(cut, arcs, count)
                 shown.update(count)
-        return self.alive
-
-    def _without_cycles(self, still: BoolArray, kept: int) -> BoolArray:
-        assert self.locked is not None
-        size = np.abs(self.given.weights[: self.given.num_edges])
-        free = np.flatnonzero(still & ~self.locked)
-        still[free[np.argsort(size[free], kind="stable")[: int(still.sum()) - kept]]] = False
-        self.alive = still
-        self.now = self.solver.decompose(self.given.keep(still), vectors=True)
-        self.trace.append((int(still.sum()), self._value(self.now)))
-        if self.now.components.largest <= 1:
-            self.proof = "no directed cycle is left, so the spectrum is real: no eigenvalue needed"
         return self.alive
 
     def _chosen(self, count: int, arcs: BoolArray) -> IntArray:
@@ -150,11 +161,10 @@ class LargeSearch:
             "end": self.trace[-1][1],
             "rounds": len(self.trace) - 1,
             "rejected": self.rejected,
-            "by": "cycles cut" if self.proof else "leading modes and feedback arcs",
+            "by": "leading modes and feedback arcs",
             "leading": (self._followed(self.first), self._followed(self.now)),
             "residual": (_residual(self.first), _residual(self.now)),
-            "solved": self.proof
-            or "leading eigenvalues of the largest components only, a lower bound; "
+            "solved": "leading eigenvalues of the largest components only, a lower bound; "
             + "; ".join(self.now.doubts or ("after: all eigenvalues",)),
         }
 
