@@ -41,7 +41,7 @@ def solve_leading(block: Block, count: int, *, vectors: bool, seed: int = 0) -> 
     norm = float(abs(matrix).sum(axis=1).max())
     right, seen = _pairs(matrix, count, norm, seed)
     doubts = [_doubt(block.size, seen)]
-    values, vectors_right = _largest(*right, count)
+    values, vectors_right = _largest(*right, count, 10 * _allowed(block.size) * norm)
     noise = 10 * block.size * EPS * norm + _allowed(block.size) * norm
     values = np.where(np.abs(values.imag) <= noise, values.real + 0j, values)
     residual = np.linalg.norm(matrix @ vectors_right - vectors_right * values, axis=0) / norm
@@ -146,16 +146,15 @@ def _plain(
 
 
 def _largest(
-    values: ComplexArray, vectors: ComplexArray, count: int
+    values: ComplexArray, vectors: ComplexArray, count: int, apart: float
 ) -> tuple[ComplexArray, ComplexArray]:
     """Different eigenvalues, those of the largest imaginary parts first, conjugates made exact."""
-    scale = float(np.abs(values).max(initial=0.0))
     order = np.argsort(-np.abs(values.imag), kind="stable")
     kept: list[int] = []
     for number in order:
         if values[number].imag < 0:
             continue
-        if all(abs(values[number] - values[other]) > 1e-7 * scale for other in kept):
+        if all(abs(values[number] - values[other]) > apart for other in kept):
             kept.append(int(number))
     upper = np.array(kept[: max(1, count // 2)], dtype=np.int64)
     complex_ones = upper[values[upper].imag > 0]
