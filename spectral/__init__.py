@@ -7,14 +7,16 @@ from .arpack import solve_leading
 from .autograd import rotation
 from .baselines import EffectiveResistance, Magnitude, Taylor, effective_resistance
 from .components import component_sizes
+from .cutting import SpectralMask, prune
 from .dynamic import DynamicPruning, scheduled
 from .effects import removal_effects
 from .laplacians import laplacian
 from .large import leading
 from .pictures import plot
-from .pruning import SpectralPruning, SpectralScores, feedback_dependence, prune
+from .pruning import SpectralPruning, SpectralScores, feedback_dependence
 from .sensitivity import sensitivity
 from .spectra import spectrum
+from .stability import stable_step
 from .weighing import edge_weights, message_norms
 from .wiring import Wiring, close, wiring
 
@@ -22,6 +24,7 @@ __all__ = [
     "DynamicPruning",
     "EffectiveResistance",
     "Magnitude",
+    "SpectralMask",
     "SpectralPruning",
     "SpectralScores",
     "Taylor",
@@ -42,5 +45,6 @@ __all__ = [
     "sensitivity",
     "solve_leading",
     "spectrum",
+    "stable_step",
     "wiring",
 ]

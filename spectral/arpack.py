@@ -1,9 +1,11 @@
 """The leading eigenvalues of a component that is too large to solve whole.
 
 ARPACK asked for the largest imaginary parts (``LI``) is known to return others without a word, so
-it is asked several times, from different vectors and for the largest sizes too; every pair is
-checked by its residual, and what stays uncertain is said. What was found is a lower bound: a pair
-that no start reached is missing.
+the matrix is filtered first (:mod:`graphprune.spectral.filtering`), which turns them into the
+largest sizes, from several start vectors; small matrices are asked in the plain form too. Every
+pair is checked by its residual on L itself, left vectors too, and what stays uncertain is said. A
+residual r bounds, to first order, an eigenvalue's error by r / ``|nu|``. What was found is a lower
+bound: a pair that no start reached is missing.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from graphprune.errors import NumericalError
 
 from .blocks import EPS, ComplexArray, Part
 from .components import Block
-from .wiring import FloatArray
+from .filtering import Filter
 
 __all__ = ["solve_leading"]
 
-STARTS = 3
+STARTS = 2
 TOLERANCE = 1e-8  # of the norm: what a residual may be
+LOOSER = 1e-6  # the same above PLAIN nodes, where each digit takes minutes
+PLAIN = 20_000  # nodes up to which the plain form is asked too
 
 
 def solve_leading(block: Block, count: int, *, vectors: bool, seed: int = 0) -> Part:
@@ -37,13 +41,17 @@ def solve_leading(block: Block, count: int, *, vectors: bool, seed: int = 0) -> 
     norm = float(abs(matrix).sum(axis=1).max())
     right, seen = _pairs(matrix, count, norm, seed)
     doubts = [_doubt(block.size, seen)]
-    values, vectors_right = _largest(*right, count)
-    noise = 10 * block.size * EPS * norm + TOLERANCE * norm
+    values, vectors_right = _largest(*right, count, 10 * _allowed(block.size) * norm)
+    noise = 10 * block.size * EPS * norm + _allowed(block.size) * norm
     values = np.where(np.abs(values.imag) <= noise, values.real + 0j, values)
+    residual = np.linalg.norm(matrix @ vectors_right - vectors_right * values, axis=0) / norm
     if not vectors:
-        return Part(block.nodes, values, complete=False, doubts=tuple(doubts))
-    left_values, left = right
-    left_values, left = _pairs(matrix.T.tocsr(), count, norm, seed + 1)[0]
+        doubts[0] += f"; residuals up to {residual.max():.1e} of the norm"
+        return Part(block.nodes, values, complete=False, doubts=tuple(doubts), residual=residual)
+    # More are asked for on the left, so that the last ones on the right are among them.
+    left_values, left = _pairs(matrix.T.tocsr(), min(count + 12, block.size - 2), norm, seed + 1)[0]
+    left_values = np.concatenate([left_values, left_values.conj()])
+    left = np.concatenate([left, left.conj()], axis=1)
     match = np.abs(left_values[None, :] - values[:, None]).argmin(1)
     off = np.abs(left_values[match] - values)
     lost = off > 1e-6 * norm
@@ -52,6 +60,14 @@ def solve_leading(block: Block, count: int, *, vectors: bool, seed: int = 0) -> 
     conjugate = left[:, match]  # of the transposed matrix: conj(u) up to a factor
     overlap = np.einsum("nk,nk->k", conjugate, vectors_right)
     size = np.abs(overlap) / np.linalg.norm(conjugate, axis=0)
+    other = np.linalg.norm(matrix.T @ conjugate - conjugate * values, axis=0) / norm
+    other = np.where(lost, 0.0, other / np.linalg.norm(conjugate, axis=0))
+    found = ~lost & (size > 0)
+    bound = float((residual[found] * norm / size[found]).max(initial=0.0))
+    doubts[0] += (
+        f"; residuals up to {residual.max():.1e} (right) and {other.max():.1e} (left) of the norm, "
+        f"a first-order error of at most {bound:.1e}"
+    )
     size = np.where(lost, 0.0, size)
     safe = np.where(np.abs(overlap) > 0, overlap, 1.0)
     return Part(
@@ -62,6 +78,7 @@ def solve_leading(block: Block, count: int, *, vectors: bool, seed: int = 0) -> 
         1.0 / np.maximum(size, EPS**2),
         complete=False,
         doubts=tuple(doubts),
+        residual=np.maximum(residual, other),
     )
 
 
@@ -71,48 +88,73 @@ def _pairs(
     """All checked eigenpairs of several runs, and the largest imaginary part each run found."""
     generator = np.random.default_rng(seed)
     size = matrix.shape[0]
-    basis = min(size - 1, max(80, 3 * count))
+    upper = max(1, count // 2)  # the upper member of each pair
+    filtered = Filter(matrix, generator)
     found: list[tuple[ComplexArray, ComplexArray]] = []
     seen: list[float] = []
-    for which in ("LI",) * STARTS + ("LM",):
-        start: FloatArray = generator.standard_normal(size)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                values, vectors = eigs(
-                    matrix, k=count, which=which, v0=start, ncv=basis, tol=TOLERANCE / 10
-                )
-            except ArpackNoConvergence as error:
-                values, vectors = error.eigenvalues, error.eigenvectors
-            except ArpackError:
-                continue
+    for run in range(STARTS + 1):
+        if run < STARTS:
+            values, vectors = filtered.pairs(
+                upper, min(size - 1, max(48, 3 * upper)), _allowed(size)
+            )
+        elif size <= PLAIN:
+            values, vectors = _plain(matrix, count, generator)
+        else:
+            continue
         if not len(values):
             continue
         residual = np.linalg.norm(matrix @ vectors - vectors * values, axis=0)
-        good = residual <= TOLERANCE * norm
+        good = residual <= _allowed(size) * norm
         found.append((values[good], vectors[:, good]))
-        if which == "LI":
+        if run < STARTS:
             seen.append(float(np.abs(values[good].imag).max(initial=0.0)))
     if not found or not sum(len(values) for values, _ in found):
         raise NumericalError(
-            f"ARPACK found no eigenvalue of a component of {size} nodes from {STARTS + 1} starts; "
+            f"ARPACK found no eigenvalue of a component of {size} nodes from {STARTS} starts; "
             "a larger dense_limit solves it whole"
         )
     both = np.concatenate([v for v, _ in found]), np.concatenate([v for _, v in found], axis=1)
     return both, seen
 
 
+def _allowed(size: int) -> float:
+    return TOLERANCE if size <= PLAIN else LOOSER
+
+
+def _plain(
+    matrix: Any, count: int, generator: np.random.Generator
+) -> tuple[ComplexArray, ComplexArray]:
+    """What ARPACK gives for ``LI``: values and vectors, none where it gives up."""
+    size = matrix.shape[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            values, vectors = eigs(
+                matrix,
+                k=count,
+                which="LI",
+                v0=generator.standard_normal(size),
+                ncv=min(size - 1, max(80, 3 * count)),
+                tol=TOLERANCE / 10,
+                maxiter=30,
+            )
+        except ArpackNoConvergence as error:
+            values, vectors = error.eigenvalues, error.eigenvectors
+        except ArpackError:
+            values, vectors = np.zeros(0, complex), np.zeros((size, 0), complex)
+    return values, vectors
+
+
 def _largest(
-    values: ComplexArray, vectors: ComplexArray, count: int
+    values: ComplexArray, vectors: ComplexArray, count: int, apart: float
 ) -> tuple[ComplexArray, ComplexArray]:
     """Different eigenvalues, those of the largest imaginary parts first, conjugates made exact."""
-    scale = float(np.abs(values).max(initial=0.0))
     order = np.argsort(-np.abs(values.imag), kind="stable")
     kept: list[int] = []
     for number in order:
         if values[number].imag < 0:
             continue
-        if all(abs(values[number] - values[other]) > 1e-7 * scale for other in kept):
+        if all(abs(values[number] - values[other]) > apart for other in kept):
             kept.append(int(number))
     upper = np.array(kept[: max(1, count // 2)], dtype=np.int64)
     complex_ones = upper[values[upper].imag > 0]

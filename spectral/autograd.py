@@ -43,7 +43,7 @@ class _Rotation(torch.autograd.Function):
 
 
 def rotation(
-    graph: ComputationalGraph | Wiring | tuple[Any, int],
+    graph: ComputationalGraph | Wiring | Any,
     weights: Tensor,
     kind: Kind = "out",
     *,

@@ -42,6 +42,7 @@ class Part:
         condition: ``[k]``, ``1 / |nu|``.
         complete: whether all n eigenvalues are there.
         doubts: what is uncertain, in words; empty for a dense solve.
+        residual: ``[k]``, of right and left vectors, by the norm; sparse solves alone.
     """
 
     nodes: IntArray
@@ -51,6 +52,7 @@ class Part:
     condition: FloatArray | None = None
     complete: bool = True
     doubts: tuple[str, ...] = ()
+    residual: FloatArray | None = None
 
 
 def solve(block: Block, *, vectors: bool) -> Part:

@@ -127,7 +127,7 @@ def components(matrix: Any) -> Components:
     return Components(label, order, starts, place)
 
 
-def component_sizes(graph: ComputationalGraph | Wiring | tuple[Any, int]) -> IntArray:
+def component_sizes(graph: ComputationalGraph | Wiring | Any) -> IntArray:
     """``[C]``: nodes of each strongly connected component, the largest first.
 
     Example:

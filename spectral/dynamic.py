@@ -19,8 +19,9 @@ from graphprune.mask import budget
 from .laplacians import Degrees, Kind, operator
 from .local import LocalSearch
 from .measures import measure_named
-from .search import Goal, Search
+from .search import Search
 from .spectra import DENSE_LIMIT, Solver
+from .trials import Goal
 from .wiring import wiring
 
 __all__ = ["DynamicPruning", "Schedule", "scheduled"]
@@ -69,7 +70,8 @@ class DynamicPruning:
             less than scheduled) or ``"magnitude"``.
         regrow: the share of cut edges that comes back at each pruning, those of the largest
             gradients first, before as many are cut again.
-        chunk: edges a round of the spectral search.
+        chunk: edges a round of the spectral search, and ``effort`` beyond the rounds, as for
+            :func:`~graphprune.spectral.prune`; 0 is the quickest.
 
     Example:
         >>> class Ring:
@@ -93,6 +95,7 @@ class DynamicPruning:
     degrees: Degrees | None = None
     regrow: float = 0.0
     chunk: int | None = None
+    effort: float = 0.0
     dense_limit: int = DENSE_LIMIT
     calls: int = field(default=0, init=False)
     history: list[tuple[int, int]] = field(default_factory=list, init=False)
@@ -119,8 +122,9 @@ class DynamicPruning:
             raise InputError(
                 f"criterion must be spectral, local or magnitude, got {self.criterion!r}"
             )
-        if self.criterion == "local" and self.laplacian not in ("count", "both"):
-            raise InputError("criterion='local' needs laplacian='count' or 'both'")
+        if self.criterion == "local" and self.goal != "damp":
+            raise InputError(f"criterion='local' only damps, got goal={self.goal!r}")
+        operator(self.laplacian, self.degrees)
         self._last = budget(self.density, edges)
         scheduled(self.schedule, 0.0, 0.5)
 
@@ -169,12 +173,13 @@ class DynamicPruning:
             kept[np.argsort(-size, kind="stable")[:wanted]] = True
             return kept & alive
         if self.criterion == "local":
-            return LocalSearch(given, "count" if self.laplacian == "count" else "both").run(wanted)
+            return LocalSearch(given, self.laplacian, degrees=self.degrees).run(wanted)
         solver = Solver(operator(self.laplacian, self.degrees), self.dense_limit)
         name = "gap" if self.goal == "gap" else "sum"
         measure = measure_named(name, solver.decompose(given, vectors=True), self.laplacian)
         chunk = self.chunk or max(1, int(alive.sum()) - wanted)
-        return Search(given, solver, measure, self.goal, chunk=chunk).run(wanted)
+        search = Search(given, solver, measure, self.goal, chunk=chunk, effort=self.effort)
+        return search.run(wanted)
 
     # ---------------------------------------------------------------- resuming
 

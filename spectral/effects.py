@@ -37,7 +37,7 @@ def value_without(solver: Solver, given: Wiring, edges: Any, measure: Measure) -
 
 
 def removal_effects(
-    graph: ComputationalGraph | Wiring | tuple[Any, int],
+    graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
     kind: Kind = "out",
     *,

@@ -118,7 +118,7 @@ def operator(kind: Kind, degrees: Degrees | None) -> Operator:
 
 
 def laplacian(
-    graph: ComputationalGraph | Wiring | tuple[Any, int],
+    graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
     kind: Kind = "out",
     *,

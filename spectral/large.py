@@ -19,7 +19,7 @@ __all__ = ["leading"]
 
 
 def leading(
-    graph: ComputationalGraph | Wiring | tuple[Any, int],
+    graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
     kind: Kind = "out",
     *,

@@ -17,7 +17,7 @@ __all__ = ["plot"]
 
 
 def plot(
-    graph: ComputationalGraph | Wiring | tuple[Any, int],
+    graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
     kind: Kind = "out",
     *,

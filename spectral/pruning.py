@@ -1,165 +1,34 @@
-"""Spectral pruning: of a weighted graph, and of any masked model as a method like others."""
+"""Spectral pruning of any masked model, as a method like others."""
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask, budget
+from graphprune.mask import EdgeMask
 from graphprune.methods.base import Pruner, Scorer, require_model
 from graphprune.model import MaskedModel
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
+from .cutting import Mode, known, prune, start
 from .effects import first_order
 from .laplacians import Degrees, Kind, operator
-from .local import LocalSearch
-from .measures import Measure, MeasureName, measure_named
-from .published import WARNING, published_sweeps
-from .search import Goal, Search
-from .spectra import DENSE_LIMIT, Solver
+from .measures import MeasureName
+from .search import Search
+from .spectra import DENSE_LIMIT
+from .trials import Goal
 from .weighing import EdgeWeights, edge_weights
-from .wiring import BoolArray, Closure, Wiring, close
+from .wiring import Wiring, close
 
-__all__ = ["Mode", "SpectralPruning", "SpectralScores", "feedback_dependence", "prune"]
-
-log = logging.getLogger(__name__)
-
-Mode = Literal["global", "local", "paper"]
-
-
-def prune(
-    graph: ComputationalGraph | Wiring | tuple[Any, int],
-    weights: Any = None,
-    kind: Kind = "out",
-    *,
-    goal: Goal = "damp",
-    density: float = 0.8,
-    mode: Mode = "global",
-    measure: MeasureName | None = None,
-    degrees: Degrees | None = None,
-    feedback: Closure = (),
-    feedback_weight: Literal["mean"] | float = "mean",
-    chunk: int | None = None,
-    shortlist: int | None = None,
-    dense_limit: int = DENSE_LIMIT,
-) -> EdgeMask:
-    """Removes edges for a spectral goal.
-
-    Args:
-        graph, weights, kind, degrees, dense_limit: as for :func:`~graphprune.spectral.spectrum`.
-        goal: ``"damp"`` lowers the rotation, ``"preserve"`` keeps it and removes what it does not
-            need, ``"gap"`` keeps the smallest positive real part up.
-        density: what is kept: an int counts edges, a float is a fraction of all.
-        mode: ``"global"``: re-solved chunks, first-order short-lists, exact verification.
-            ``"local"``: the closed form of each node's star (kinds ``count`` and ``both``; damping
-            only). ``"paper"``: the published rule with its defect, and a warning. The last two stop
-            where they find nothing more to cut and may leave more edges than asked for.
-        measure: ``"sum"`` or ``"max"`` of ``|Im lambda|``; ``None``: the sum (for ``goal="gap"``
-            the gap).
-        feedback, feedback_weight: edges that close the graph for the spectrum only, see
-            :func:`close`.
-        chunk, shortlist: edges a round and candidates verified; ``None``: by size.
-
-    Raises:
-        InputError: an acyclic graph without feedback, or an undirected one, whose spectrum is real
-            whatever is cut; wrong settings; a component above ``dense_limit``.
-        NumericalError: a weight is NaN or infinite.
-
-    Example:
-        >>> two_rings = ComputationalGraph.from_edges(
-        ...     [("a", "b"), ("b", "c"), ("c", "a"), ("a", "d"), ("d", "a")])
-        >>> mask = prune(two_rings, [1.0, 1.0, 1.0, 1.0, 1.0], goal="damp", density=4)
-        >>> (~mask.kept).nonzero().item() < 3  # one of the three-cycle's edges goes
-        True
-    """
-    _known(goal, Goal, "goal")
-    _known(mode, Mode, "mode")
-    given = close(graph, weights, feedback=feedback, feedback_weight=feedback_weight)
-    if given.graph is None:
-        raise InputError("prune needs a ComputationalGraph, whose mask it gives")
-    kept = budget(density, given.num_edges)
-    if mode == "global":
-        solver, chosen = _start(given, kind, degrees, goal, measure, dense_limit)
-        search = Search(given, solver, chosen, goal, chunk=chunk, shortlist=shortlist)
-        found = search.run(kept)
-        log.info("spectral %s: %s", goal, search.notes())
-    else:
-        found = _by_stars(given, kind, goal, mode, kept)
-    return EdgeMask(given.graph, torch.from_numpy(found).float())
-
-
-def _known(value: object, names: Any, what: str) -> None:
-    if value not in get_args(names):
-        raise InputError(f"{what} must be one of {', '.join(get_args(names))}, got {value!r}")
-
-
-def _start(
-    given: Wiring,
-    kind: Kind,
-    degrees: Degrees | None,
-    goal: Goal,
-    measure: MeasureName | None,
-    dense_limit: int,
-) -> tuple[Solver, Measure]:
-    """The solver and the measure; refuses graphs on which the goal says nothing."""
-    if goal == "gap" and measure not in (None, "gap"):
-        raise InputError(f"goal='gap' measures the gap, not {measure!r}")
-    if goal != "gap" and measure == "gap":
-        raise InputError("measure='gap' goes with goal='gap'")
-    name = measure or ("gap" if goal == "gap" else "sum")
-    solver = Solver(operator(kind, degrees), dense_limit)
-    found = solver.decompose(given, vectors=True)
-    if goal != "gap" and found.components.largest <= 1:
-        raise InputError(
-            "the graph has no cycle, so its spectrum is real whatever is cut and its imaginary "
-            "parts say nothing; close it by feedback, such as feedback=[('logits', 'input')] (the "
-            "sampled token feeds the embedding), or use another method"
-        )
-    chosen = measure_named(name, found, kind)
-    if goal != "gap" and _undirected(given):
-        raise InputError(
-            "the graph is undirected (every edge has its reverse, of the same weight), so its "
-            "spectrum is real and its imaginary parts say nothing; direct its edges, or use "
-            "another method"
-        )
-    if goal != "gap" and chosen.value(found.values) == 0:
-        log.warning("the spectrum is real already: edges go by the size of their weights")
-    return solver, chosen
-
-
-def _undirected(given: Wiring) -> bool:
-    """Whether opposite edges weigh the same; parallel ones are added."""
-    matrix = operator("adjacency", None).matrix(given)
-    gap = abs(matrix - matrix.T)
-    return bool(gap.max() <= 1e-12 * abs(matrix).max())
-
-
-def _by_stars(given: Wiring, kind: Kind, goal: Goal, mode: Mode, kept: int) -> BoolArray:
-    if goal != "damp":
-        raise InputError(f"mode={mode!r} only damps; goal={goal!r} needs mode='global'")
-    if kind != "count" and kind != "both":
-        raise InputError(f"mode={mode!r} is defined for kinds 'count' and 'both', got {kind!r}")
-    if mode == "paper":
-        warnings.warn(WARNING, UserWarning, stacklevel=4)
-        found = published_sweeps(given, kept, kind)
-    else:
-        found = LocalSearch(given, kind).run(kept)
-    if int(found.sum()) > kept:
-        log.warning(
-            "no star turns any more: %d edges are left, %d were asked for", found.sum(), kept
-        )
-    return found
+__all__ = ["SpectralPruning", "SpectralScores", "feedback_dependence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +43,7 @@ class _Spectral:
     dense_limit: int = DENSE_LIMIT
 
     def _checked(self) -> None:
-        _known(self.goal, Goal, "goal")
+        known(self.goal, Goal, "goal")
         operator(self.laplacian, self.degrees)
         pairs: Sequence[Any] = self.feedback
         object.__setattr__(self, "feedback", tuple(tuple(pair) for pair in pairs))
@@ -212,6 +81,7 @@ class SpectralPruning(_Spectral, Pruner):
     Args:
         density: what is kept: an int counts edges, a float is a fraction of all.
         mode: ``"global"``, ``"local"`` or ``"paper"``.
+        effort: work beyond the rounds of the global search, a factor.
         edge_weights: see :func:`graphprune.spectral.edge_weights`.
         feedback: edges that close the graph for the spectrum only: never cut, never counted.
 
@@ -226,10 +96,11 @@ class SpectralPruning(_Spectral, Pruner):
     mode: Mode = "global"
     chunk: int | None = None
     shortlist: int | None = None
+    effort: float = 1.0
 
     def __post_init__(self) -> None:
         self._checked()
-        _known(self.mode, Mode, "mode")
+        known(self.mode, Mode, "mode")
 
     def with_size(self, size: float) -> SpectralPruning:
         """The same method that keeps ``size``: a number of edges or a fraction of them."""
@@ -248,6 +119,7 @@ class SpectralPruning(_Spectral, Pruner):
             degrees=self.degrees,
             chunk=self.chunk,
             shortlist=self.shortlist,
+            effort=self.effort,
             dense_limit=self.dense_limit,
         )
 
@@ -271,13 +143,17 @@ class SpectralScores(_Spectral, Scorer):
         """One score for each edge; see the class."""
         self._refuse_acyclic(model)
         given = self._closed(model, task)
-        solver, chosen = _start(
+        solver, chosen, found = start(
             given, self.laplacian, self.degrees, self.goal, self.measure, self.dense_limit
         )
         if self.by_search:
-            values = _removal_order(Search(given, solver, chosen, self.goal))
+            if not found.complete:
+                raise InputError(
+                    f"by_search=True solves every component whole, and one has more than "
+                    f"{self.dense_limit} nodes"
+                )
+            values = _removal_order(Search(given, solver, chosen, self.goal, effort=0))
         else:
-            found = solver.decompose(given, vectors=True)
             effect = first_order(solver.operator, given, found, chosen)
             values = {"damp": effect, "preserve": np.abs(effect), "gap": -effect}[self.goal]
         if self.goal != "preserve":

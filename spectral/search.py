@@ -1,30 +1,38 @@
-"""The global search: rounds of first-order short-lists, each verified by exact eigenvalues.
+"""The global search: rounds of first-order short-lists, feedback arcs, and exchange.
 
 One round takes the spectrum and all sensitivities of what is left, predicts every edge's effect,
 and either tries the ``shortlist`` best single edges exactly and cuts the one that does best, or
 cuts a chunk of the best predicted. A chunk is tried in several compositions, since edges of one
 node change each other's effect; one that the exact eigenvalues show to raise what should fall is
 taken back and halved.
+
+Rounds see one step ahead. Damping therefore also looks at the goal itself, a graph without cycles:
+if its feedback arcs are no more than the edges to remove they go and nothing rotates; if they are
+more, arcs come back from there (:mod:`graphprune.spectral.restoring`) and the better of the two
+ends is taken. Single edges are exchanged at last (:mod:`graphprune.spectral.exchange`), for every
+goal. None of these is kept unless its exact value is better, so the answer is never worse than the
+rounds'. Work is counted, not timed: the same input gives the same answer on any machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from graphprune.progress import bar
 
 from .effects import first_order
+from .exchange import exchange
 from .measures import Measure
-from .spectra import Decomposition, Solver
+from .restoring import acyclic, restored
+from .spectra import Solver
+from .trials import WORK, Goal, Trials
 from .wiring import BoolArray, FloatArray, IntArray, Wiring
 
-__all__ = ["Goal", "Search", "automatic_chunk"]
-
-Goal = Literal["damp", "preserve", "gap"]
+__all__ = ["Search", "automatic_chunk"]
 
 
 def automatic_chunk(removals: int, sizes: IntArray) -> int:
@@ -36,7 +44,7 @@ def automatic_chunk(removals: int, sizes: IntArray) -> int:
 
 @dataclass
 class Search:
-    """Greedy removal of edges for a goal.
+    """Removal of edges for a goal.
 
     Args:
         given: the wiring; ``alive`` and ``locked`` edges ``[E]``: those present, and those that
@@ -46,6 +54,8 @@ class Search:
         shortlist: candidates verified a round; ``None``: 10 of single edges, one chunk.
         tie: ``[E]``: among edges without an effect those with the least go first; ``None``: the
             size of the weight.
+        effort: work beyond the rounds: 0 none (rounds alone, one edge after the other), 1 about as
+            much as theirs, more for better answers.
     """
 
     given: Wiring
@@ -56,6 +66,7 @@ class Search:
     shortlist: int | None = None
     locked: BoolArray | None = None
     tie: FloatArray | None = None
+    effort: float = 1.0
     report: Callable[[int, float], None] | None = None
     trace: list[tuple[int, float]] = field(default_factory=list)
     rejected: int = 0
@@ -67,39 +78,135 @@ class Search:
             self.locked = np.zeros(edges, dtype=bool)
         if self.tie is None:
             self.tie = np.abs(self.given.weights[:edges])
-        self.now = self._decompose()
+        self.trials = Trials(self.given, self.solver, self.measure, self.goal)
+        self.now = self.trials.decompose(self.alive)
         self.start = self.value = self.measure.value(self.now.values)
+        self.trials.start = self.start
+        self.by = "rounds"
         self.trace.append((int(self.alive.sum()), self.value))
 
     def run(self, kept: int) -> BoolArray:
         """Removes edges until ``kept`` are left (or only locked ones): ``[E]`` bool."""
-        total = int(self.alive.sum()) - kept
+        before = self.alive.copy()
+        total = int(before.sum()) - kept
         if total <= 0:
             return self.alive
+        work = self.effort * WORK
+        other = self._from_no_cycles(before, kept, work) if work > 0 else None
+        if other is not None:
+            found = self.trials.value(other)
+            enough = 1e-2 * self.start if self._plan(kept)[1] > WORK / 2 else 0.0
+            if found <= enough or self.trials.done(found, self._scale()):
+                self._offer(other, "cycles cut", better_than=np.inf)
+                return self.alive
+        self._rounds(kept, hurry=other is not None)
+        if work <= 0 or self.trials.done(self.value, self._scale()):
+            return self.alive
+        self._exchange(before, work)
+        if self._tiny(before, kept) and not self.trials.done(self.value, self._scale()):
+            self._offer(self._greedy(before, kept), "greedy", better_than=self._loss(self.value))
+            self._exchange(before, work)
+        if other is not None:
+            # The two ends lead to different answers: the better one after exchange is taken.
+            other = exchange(self.trials, other, self._gone(before), work=work)
+            self._offer(other, "cycles cut, exchanged", better_than=self._loss(self.value))
+        return self.alive
+
+    def _from_no_cycles(self, before: BoolArray, kept: int, work: float) -> BoolArray | None:
+        """``kept`` edges by way of a graph without cycles, where that is the goal."""
+        if self.goal != "damp" or self._settled():
+            return None
+        still = acyclic(self.given, before, self._locked, int(before.sum()) - kept)
+        if int(still.sum()) >= kept:
+            return self._thinned(still, kept)
+        return restored(self.trials, still, before, kept, self._tie, work=4 * work)
+
+    def _tiny(self, before: BoolArray, kept: int) -> bool:
+        """Whether every edge can be tried in every round within the work beyond the rounds."""
+        trials = float(before.sum()) * (int(before.sum()) - kept)
+        return trials * self.trials.cost(self.now) <= self.effort * WORK / 2
+
+    def _greedy(self, before: BoolArray, kept: int) -> BoolArray:
+        """Rounds of one edge with all edges on the short-list: greedy, exactly."""
+        every = replace(
+            self,
+            given=self.given.keep(before),
+            chunk=1,
+            shortlist=int(before.sum()),
+            effort=0.0,
+            report=None,
+            trace=[],
+        )
+        every.trials.start = self.start
+        return every.run(kept)
+
+    def _exchange(self, before: BoolArray, work: float) -> None:
+        found = exchange(self.trials, self.alive, self._gone(before), work=work)
+        self._offer(found, f"{self.by}, exchanged", better_than=self._loss(self.value))
+
+    def _gone(self, before: BoolArray) -> BoolArray:
+        """Edges that no exchange may touch: locked ones, and those that were not there."""
+        return self._locked | ~before
+
+    def _offer(self, alive: BoolArray, by: str, *, better_than: float) -> None:
+        value = self.trials.value(alive)
+        if self._loss(value) < better_than:
+            self._move(alive)
+            self.by = by
+            self.trace.append((int(alive.sum()), self.value))
+
+    def _move(self, alive: BoolArray) -> None:
+        self.alive = alive.copy()
+        self.now = self.trials.decompose(self.alive)
+        self.value = self.measure.value(self.now.values)
+
+    def _thinned(self, alive: BoolArray, kept: int) -> BoolArray:
+        """``alive`` without its least edges that are not locked."""
+        free = np.flatnonzero(alive & ~self._locked)
+        least = free[np.argsort(self._tie[free], kind="stable")[: int(alive.sum()) - kept]]
+        thinner = alive.copy()
+        thinner[least] = False
+        return thinner
+
+    def _plan(self, kept: int) -> tuple[int, float]:
+        """Edges a round, and about the work of all rounds."""
+        total = int(self.alive.sum()) - kept
         chunk = self.chunk or automatic_chunk(total, self.now.components.sizes)
+        return chunk, 4 * float(np.ceil(total / chunk)) * self.trials.cost(self.now)
+
+    def _rounds(self, kept: int, *, hurry: bool) -> None:
+        chunk, planned = self._plan(kept)
+        total = int(self.alive.sum()) - kept
+        limit = self.trials.spent + (planned + WORK / 2 if hurry else np.inf)
         size = chunk
         with bar(f"spectral {self.goal}", total) as shown:
             while (left := int(self.alive.sum()) - kept) > 0:
                 order, cost = self._order()
                 if not len(order):
                     break
+                hurried = self.trials.spent > limit
                 count = min(left if self._settled() else size, left, len(order))
-                cut = self._verified(order, cost, count, max(1, chunk // 8))
+                least = count if hurried else max(1, chunk // 8)
+                cut = self._verified(order, cost, count, least)
                 self._cut(cut)
                 shown.update(len(cut))
-                size = min(chunk, 2 * len(cut))
-        return self.alive
+                size = chunk if hurried else min(chunk, 2 * len(cut))
+
+    @property
+    def _locked(self) -> BoolArray:
+        assert self.locked is not None
+        return self.locked
+
+    @property
+    def _tie(self) -> FloatArray:
+        assert self.tie is not None
+        return self.tie
 
     # ---------------------------------------------------------------- one round
 
-    def _decompose(self) -> Decomposition:
-        self.solver.forget()
-        return self.solver.decompose(self.given.keep(self.alive), vectors=True)
-
     def _cut(self, edges: IntArray) -> None:
         self.alive[edges] = False
-        self.now = self._decompose()
-        self.value = self.measure.value(self.now.values)
+        self._move(self.alive)
         self.trace.append((int(self.alive.sum()), self.value))
         if self.report is not None:
             self.report(*self.trace[-1])
@@ -123,18 +230,16 @@ class Search:
 
     def _order(self) -> tuple[IntArray, FloatArray]:
         """Edges that may go, the best predicted first, and what they are predicted to cost."""
-        assert self.locked is not None
-        assert self.tie is not None
         effect = first_order(
             self.solver.operator, self.given.keep(self.alive), self.now, self.measure
         )
         cost = {"damp": effect, "preserve": np.abs(effect), "gap": -effect}[self.goal]
-        free = np.flatnonzero(self.alive & ~self.locked)
+        free = np.flatnonzero(self.alive & ~self._locked)
         cost = cost[free]
         # Rounding must not decide between edges that have no effect at all.
         noise = 1e-9 * max(float(np.abs(cost).max(initial=0.0)), self._scale() * 1e-3)
         cost = np.where(np.abs(cost) <= noise, 0.0, cost)
-        by = np.lexsort((free, self.tie[free], cost))
+        by = np.lexsort((free, self._tie[free], cost))
         return free[by], cost[by]
 
     def _best(self, order: IntArray, count: int) -> tuple[IntArray, float]:
@@ -181,21 +286,18 @@ class Search:
     def _value_without(self, edges: IntArray) -> float:
         kept = self.alive.copy()
         kept[edges] = False
-        found = self.solver.decompose(self.given.keep(kept), vectors=False)
-        return self.measure.value(found.values)
+        return self.trials.value(kept)
 
     # ---------------------------------------------------------------- what is wanted
 
     def _loss(self, value: float) -> float:
-        if self.goal == "preserve":
-            return abs(value - self.start)
-        return value if self.goal == "damp" else -value
+        return self.trials.loss(value)
 
     def _ideal(self) -> float:
         return -np.inf if self.goal == "gap" else 0.0
 
     def _scale(self) -> float:
-        return max(abs(self.start), float(np.abs(self.now.values).max(initial=0.0)))
+        return self.trials.scale(self.now)
 
     def _slack(self) -> float:
         return 1e-10 * self._scale()
@@ -211,4 +313,5 @@ class Search:
             "end": self.value,
             "rounds": len(self.trace) - 1,
             "rejected": self.rejected,
+            "by": self.by,
         }

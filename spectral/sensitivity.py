@@ -153,7 +153,7 @@ def _inverse(values: FloatArray) -> FloatArray:
 
 
 def sensitivity(
-    graph: ComputationalGraph | Wiring | tuple[Any, int],
+    graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
     kind: Kind = "out",
     *,

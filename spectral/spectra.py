@@ -105,7 +105,7 @@ class Solver:
 
 
 def spectrum(
-    graph: ComputationalGraph | Wiring | tuple[Any, int],
+    graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
     kind: Kind = "out",
     *,

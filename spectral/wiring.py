@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from graphprune.errors import InputError, NumericalError
 from graphprune.graph import ComputationalGraph
 
+from .inputs import understood
+
 __all__ = ["Closure", "FloatArray", "GraphLike", "IntArray", "Wiring", "close", "wiring"]
 
 FloatArray = NDArray[np.float64]
@@ -102,7 +104,7 @@ class Wiring:
 
 
 def wiring(
-    graph: ComputationalGraph | Wiring | tuple[Any, int],
+    graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
     *,
     wire_weight: Literal["mean"] | float = "mean",
@@ -110,9 +112,11 @@ def wiring(
     """A :class:`Wiring` from what users have.
 
     Args:
-        graph: a :class:`~graphprune.ComputationalGraph`; or ``(edge_index [2, E], num_nodes)``; or
-            a :class:`Wiring` (then ``weights=None`` keeps its own).
-        weights: ``[E]`` numbers, signed; ``None``: every edge weighs 1.
+        graph: a :class:`~graphprune.ComputationalGraph`; ``(edge_index [2, E], num_nodes)``; a
+            :class:`Wiring` (then ``weights=None`` keeps its own); or what
+            :mod:`graphprune.spectral.inputs` lists: networkx, PyG, scipy.sparse, ``(edge_index,
+            weights)``.
+        weights: ``[E]`` numbers, signed; ``None``: those that the graph carries, else 1 each.
         wire_weight: what the graph's fixed wires weigh: ``"mean"``, the mean size of the edges'
             weights, or a number.
 
@@ -126,6 +130,7 @@ def wiring(
     """
     if isinstance(graph, Wiring):
         return graph if weights is None else graph.reweighted(weights)
+    graph, weights = understood(graph, weights)
     if isinstance(graph, ComputationalGraph):
         sources, targets = graph.edge_index.numpy()
         made = _plain(sources, targets, graph.num_nodes, weights, graph)
@@ -136,14 +141,10 @@ def wiring(
             index = graph.fixed_edge_index.numpy()
             made = made.extended(index[0], index[1], np.full(index.shape[1], size))
         return made
-    if hasattr(graph, "is_directed") and not isinstance(graph, tuple):
-        raise InputError(
-            "expected a ComputationalGraph; gp.ComputationalGraph.from_networkx(G) makes one of a "
-            "directed networkx graph, from_pyg(data) of a PyG graph"
-        )
     if not isinstance(graph, tuple) or len(graph) != 2:
         raise InputError(
-            "expected a ComputationalGraph or a pair (edge_index [2, E], num_nodes), got "
+            "expected a ComputationalGraph, a directed networkx graph, a PyG Data, a scipy.sparse "
+            "matrix, or a pair (edge_index [2, E], num_nodes or weights), got "
             f"{type(graph).__name__}"
         )
     index, nodes = graph
@@ -198,7 +199,7 @@ def _weights(weights: Any, edges: int, name: Any) -> FloatArray:
 
 
 def close(
-    graph: ComputationalGraph | Wiring | tuple[Any, int],
+    graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
     *,
     feedback: Closure = (),

@@ -298,7 +298,7 @@ def test_large_components_have_the_dense_sensitivities():
         (([[0, 1]], 2), None, gp.InputError, r"must be \[2, E\]"),
         (([[0], [1]], 2), [1.0, 2.0], gp.InputError, "a weight for each of the 1 edges"),
         (([[0, 1], [1, 0]], 2), [1.0, float("nan")], gp.NumericalError, r"edge 1 \(1->0\)"),
-        (nx.path_graph(3), None, gp.InputError, "from_networkx"),
+        (nx.path_graph(3), None, gp.InputError, "networkx graph is undirected"),
         (([[0], [1]], 2), [1j], gp.InputError, "must be real"),
     ],
 )

@@ -305,8 +305,8 @@ def test_bad_dynamic_input():
         spectral.DynamicPruning(net, ring, 3, regrow=1.0)
     with pytest.raises(gp.InputError, match="unknown schedule"):
         spectral.DynamicPruning(net, ring, 3, schedule="quick")
-    with pytest.raises(gp.InputError, match="laplacian='count' or 'both'"):
-        spectral.DynamicPruning(net, ring, 3, criterion="local")
+    with pytest.raises(gp.InputError, match="'local' only damps"):
+        spectral.DynamicPruning(net, ring, 3, criterion="local", goal="preserve")
 
 
 @pytest.mark.parametrize(
@@ -327,8 +327,10 @@ def test_settings_that_contradict():
     graph, weights = graph_of(10, 3, 0)
     with pytest.raises(gp.InputError, match="only damps"):
         spectral.prune(graph, weights, "count", mode="local", goal="gap")
-    with pytest.raises(gp.InputError, match="defined for kinds"):
-        spectral.prune(graph, weights, "out", mode="local")
+    with pytest.raises(gp.InputError, match="published for kinds 'count' and 'both'"):
+        spectral.prune(graph, weights, "out", mode="paper")
+    with pytest.raises(gp.InputError, match="effort >= 0"):
+        spectral.prune(graph, weights, effort=-1)
     with pytest.raises(gp.InputError, match="no cycle"):
         spectral.prune(gp.ComputationalGraph.from_edges([("a", "b")]), [1.0])
 

@@ -1,0 +1,208 @@
+"""Spectral pruning of a weighted graph."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+
+from graphprune.errors import InputError
+from graphprune.graph import ComputationalGraph
+from graphprune.mask import EdgeMask, budget
+
+from .components import component_sizes
+from .inputs import graph_of
+from .laplacians import Degrees, Kind, operator
+from .local import LocalSearch
+from .measures import Measure, MeasureName, measure_named
+from .published import WARNING, published_sweeps
+from .search import Search
+from .sparse_search import PROOF, LargeSearch, without_cycles
+from .spectra import DENSE_LIMIT, Decomposition, Solver
+from .trials import Goal
+from .wiring import BoolArray, Closure, Wiring, close
+
+__all__ = ["Mode", "SpectralMask", "known", "prune", "start"]
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["global", "local", "paper"]
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralMask(EdgeMask):
+    """A mask with ``notes``: plain values about the search that made it.
+
+    ``start`` and ``end`` of the measure, ``by`` (what found it), and ``solved``, which eigenvalues
+    that rests on and how accurate they are.
+    """
+
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prune(
+    graph: ComputationalGraph | Wiring | Any,
+    weights: Any = None,
+    kind: Kind = "out",
+    *,
+    goal: Goal = "damp",
+    density: float = 0.8,
+    mode: Mode = "global",
+    measure: MeasureName | None = None,
+    degrees: Degrees | None = None,
+    feedback: Closure = (),
+    feedback_weight: Literal["mean"] | float = "mean",
+    chunk: int | None = None,
+    shortlist: int | None = None,
+    effort: float = 1.0,
+    dense_limit: int = DENSE_LIMIT,
+    modes: int = 8,
+) -> SpectralMask:
+    """Removes edges for a spectral goal.
+
+    A component of more than ``dense_limit`` nodes is not solved whole: its ``modes`` leading
+    eigenvalues are followed, with a warning, and :class:`~graphprune.spectral.sparse_search.
+    LargeSearch` says what is guaranteed then.
+
+    Args:
+        graph, weights, kind, degrees: as for :func:`~graphprune.spectral.spectrum`; also a directed
+            networkx graph, a PyG ``Data``, a scipy.sparse matrix or ``(edge_index, weights)``, see
+            :mod:`graphprune.spectral.inputs`. The mask's edges stand in the input's order.
+        goal: ``"damp"`` lowers the rotation, ``"preserve"`` keeps it and removes what it does not
+            need, ``"gap"`` keeps the smallest positive real part up.
+        density: what is kept: an int counts edges, a float is a fraction of all.
+        mode: ``"global"``: re-solved chunks, first-order short-lists, feedback arcs and exchange,
+            verified exactly. ``"local"``: the closed form of each node's star (damping only).
+            ``"paper"``: the published rule with its defect, and a warning (kinds ``count`` and
+            ``both``). The last two stop where they find nothing more to cut and may leave more
+            edges than asked for.
+        measure: ``"sum"`` or ``"max"`` of ``|Im lambda|``; ``None``: the sum (for ``goal="gap"``
+            the gap).
+        feedback, feedback_weight: edges that close the graph for the spectrum only, see
+            :func:`close`.
+        chunk, shortlist: edges a round and candidates verified; ``None``: by size.
+        effort: work beyond the rounds (0: rounds alone), a factor; more for better answers.
+        dense_limit, modes: nodes of a component up to which all its eigenvalues are computed, and
+            how many pairs are followed above.
+
+    Raises:
+        InputError: an acyclic graph without feedback, or an undirected one, whose spectrum is real
+            whatever is cut; wrong settings; ``goal="gap"`` above ``dense_limit``.
+        NumericalError: a weight is NaN or infinite.
+
+    Example:
+        >>> two_rings = ComputationalGraph.from_edges(
+        ...     [("a", "b"), ("b", "c"), ("c", "a"), ("a", "d"), ("d", "a")])
+        >>> mask = prune(two_rings, [1.0, 1.0, 1.0, 1.0, 1.0], goal="damp", density=4)
+        >>> (~mask.kept).nonzero().item() < 3  # one of the three-cycle's edges goes
+        True
+    """
+    known(goal, Goal, "goal")
+    known(mode, Mode, "mode")
+    if effort < 0 or modes < 1:
+        raise InputError(f"expected effort >= 0 and modes >= 1, got {effort} and {modes}")
+    given = close(graph, weights, feedback=feedback, feedback_weight=feedback_weight)
+    source = given.graph or _graph(given)
+    kept = budget(density, given.num_edges)
+    notes: dict[str, Any]
+    large = mode == "global" and goal == "damp" and component_sizes(given)[:1].sum() > dense_limit
+    still = None
+    if large:
+        _refuse_undirected(given)
+        still = without_cycles(given, kept)
+    if still is not None:
+        operator(kind, degrees)
+        left, notes = still, {"by": "cycles cut", "solved": PROOF, "end": 0.0}
+    elif mode == "global":
+        solver, chosen, found = start(given, kind, degrees, goal, measure, dense_limit, modes)
+        search: Search | LargeSearch
+        if found.complete:
+            search = Search(
+                given, solver, chosen, goal, chunk=chunk, shortlist=shortlist, effort=effort
+            )
+        else:
+            search = LargeSearch(given, solver, chosen, goal)
+        left = search.run(kept)
+        notes = {"solved": "all eigenvalues of every component"} | search.notes()
+        log.info("spectral %s: %s", goal, notes)
+    else:
+        left = _by_stars(given, kind, degrees, goal, mode, kept)
+        notes = {"by": mode, "solved": "each node's star"}
+    return SpectralMask(source, torch.from_numpy(left).float(), notes)
+
+
+def _graph(given: Wiring) -> ComputationalGraph:
+    edges = given.num_edges
+    return graph_of(given.sources[:edges], given.targets[:edges], given.num_nodes)
+
+
+def known(value: object, names: Any, what: str) -> None:
+    """Raises :class:`InputError` unless a setting is one of a ``Literal``'s names."""
+    if value not in get_args(names):
+        raise InputError(f"{what} must be one of {', '.join(get_args(names))}, got {value!r}")
+
+
+def start(
+    given: Wiring,
+    kind: Kind,
+    degrees: Degrees | None,
+    goal: Goal,
+    measure: MeasureName | None,
+    dense_limit: int,
+    modes: int = 8,
+) -> tuple[Solver, Measure, Decomposition]:
+    """The solver and the measure; refuses graphs on which the goal says nothing."""
+    if goal == "gap" and measure not in (None, "gap"):
+        raise InputError(f"goal='gap' measures the gap, not {measure!r}")
+    if goal != "gap" and measure == "gap":
+        raise InputError("measure='gap' goes with goal='gap'")
+    name = measure or ("gap" if goal == "gap" else "sum")
+    solver = Solver(operator(kind, degrees), dense_limit, leading=2 * modes)
+    found = solver.decompose(given, vectors=True)
+    if goal != "gap" and found.components.largest <= 1:
+        raise InputError(
+            "the graph has no cycle, so its spectrum is real whatever is cut and its imaginary "
+            "parts say nothing; close it by feedback, such as feedback=[('logits', 'input')] (the "
+            "sampled token feeds the embedding), or use another method"
+        )
+    chosen = measure_named(name, found, kind)
+    if goal != "gap":
+        _refuse_undirected(given)
+    if goal != "gap" and chosen.value(found.values) == 0:
+        log.warning("the spectrum is real already: edges go by the size of their weights")
+    return solver, chosen, found
+
+
+def _refuse_undirected(given: Wiring) -> None:
+    """Raises where opposite edges weigh the same; parallel ones are added."""
+    matrix = operator("adjacency", None).matrix(given)
+    gap = abs(matrix - matrix.T)
+    if gap.max() <= 1e-12 * abs(matrix).max():
+        raise InputError(
+            "the graph is undirected (every edge has its reverse, of the same weight), so its "
+            "spectrum is real and its imaginary parts say nothing; direct its edges, or use "
+            "another method"
+        )
+
+
+def _by_stars(
+    given: Wiring, kind: Kind, degrees: Degrees | None, goal: Goal, mode: Mode, kept: int
+) -> BoolArray:
+    if goal != "damp":
+        raise InputError(f"mode={mode!r} only damps; goal={goal!r} needs mode='global'")
+    if mode == "local":
+        found = LocalSearch(given, kind, degrees=degrees).run(kept)
+    elif kind == "count" or kind == "both":
+        warnings.warn(WARNING, UserWarning, stacklevel=4)
+        found = published_sweeps(given, kept, kind)
+    else:
+        raise InputError(f"mode='paper' is published for kinds 'count' and 'both', got {kind!r}")
+    if int(found.sum()) > kept:
+        log.warning(
+            "no star turns any more: %d edges are left, %d were asked for", found.sum(), kept
+        )
+    return found

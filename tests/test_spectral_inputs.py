@@ -1,0 +1,243 @@
+"""What users have, stars of every kind, stable steps and large components."""
+
+import itertools
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import coo_matrix, csr_array
+from torch_geometric.data import Data
+
+import graphprune as gp
+from graphprune import spectral
+from graphprune.spectral.laplacians import operator
+from graphprune.spectral.local import LocalSearch, star_turns
+from graphprune.spectral.stars import star_of
+from graphprune.spectral.wiring import wiring
+
+KINDS = ("out", "in", "both", "rw", "adjacency", "count")
+RING = [[0, 1, 2, 2, 3], [1, 2, 0, 3, 2]]
+WEIGHTS = [1.0, 2.0, 1.5, -0.5, 0.7]
+
+
+def every_form():
+    directed = nx.DiGraph()
+    directed.add_nodes_from(range(4))
+    for u, v, w in zip(*RING, WEIGHTS, strict=True):
+        directed.add_edge(u, v, weight=w)
+    index = torch.tensor(RING)
+    entries = (WEIGHTS, RING)
+    return {
+        "networkx": directed,
+        "edge_weight": Data(edge_index=index, edge_weight=torch.tensor(WEIGHTS), num_nodes=4),
+        "edge_attr": Data(edge_index=index, edge_attr=torch.tensor(WEIGHTS)[:, None], num_nodes=4),
+        "matrix": coo_matrix(entries, shape=(4, 4)),
+        "array": csr_array(entries, shape=(4, 4)),
+        "pair": (RING, WEIGHTS),
+        "tensors": (index, torch.tensor(WEIGHTS)),
+    }
+
+
+@pytest.mark.parametrize("form", every_form())
+def test_all_forms_are_one_graph(form):
+    graph = every_form()[form]
+    expected = spectral.laplacian((RING, 4), WEIGHTS).toarray()
+    np.testing.assert_allclose(spectral.laplacian(graph).toarray(), expected, rtol=1e-6)
+    mask = spectral.prune(graph, density=4)
+    assert mask.num_kept == 4
+    assert mask.graph.num_nodes == 4
+    kept = mask.kept.numpy()
+    assert not spectral.spectrum((mask.graph.edge_index[:, kept], 4)).imag.any()
+    if form not in ("pair", "tensors"):
+        other = spectral.laplacian(graph, np.ones(5)).diagonal()  # weights that are given win
+        np.testing.assert_allclose(other, [1, 1, 2, 1])
+
+
+def test_forms_that_are_refused():
+    with pytest.raises(gp.InputError, match="networkx graph is undirected"):
+        spectral.prune(nx.path_graph(4))
+    both_ways = Data(edge_index=torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), num_nodes=3)
+    with pytest.raises(gp.InputError, match="the graph is undirected"):
+        spectral.prune(both_ways)
+    some = nx.DiGraph()
+    some.add_edge(0, 1, weight=2.0)
+    some.add_edge(1, 0)
+    with pytest.raises(gp.InputError, match=r"1 of 2 edges of the networkx graph have no weight"):
+        spectral.prune(some)
+    with pytest.raises(gp.InputError, match="expected a square matrix"):
+        spectral.spectrum(csr_array(np.ones((2, 3))))
+    with pytest.raises(gp.InputError, match="given twice"):
+        spectral.prune((RING, WEIGHTS), WEIGHTS)
+    many = Data(edge_index=torch.tensor(RING), edge_attr=torch.ones(5, 3), num_nodes=4)
+    with pytest.raises(gp.InputError, match=r"edge_attr holds \[3\] numbers an edge"):
+        spectral.prune(many)
+
+
+# ------------------------------------------------------------------ stars
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 1_000_000))
+def test_stars_of_every_kind_are_their_matrices(seed):
+    """The star's own Laplacian, made by the library's definition and solved whole."""
+    generator = np.random.default_rng(seed)
+    nodes = int(generator.integers(2, 9))
+    pairs = [p for p in itertools.permutations(range(nodes), 2) if generator.random() < 0.7]
+    mine = [p for p in pairs if 0 in p]
+    if not mine:
+        return
+    weights = dict(zip(pairs, generator.normal(0, 2, len(pairs)), strict=True))
+    made = wiring((np.array(pairs).T, nodes), list(weights.values()))
+    star = wiring((np.array(mine).T, nodes), [weights[p] for p in mine])
+    alive = np.ones(len(pairs), dtype=bool)
+    for kind, degrees in itertools.product(KINDS, ("signed", "absolute")):
+        exact = np.linalg.eigvals(operator(kind, degrees).matrix(star).toarray()).imag.max()
+        found = star_turns(made, alive, 0, kind, degrees)
+        if exact > 1e-5 or found > 0:
+            assert found == pytest.approx(exact, rel=1e-7, abs=1e-5), (kind, degrees)
+
+
+def test_all_roots_of_a_star():
+    """Not only the largest: the secular roots are the star's eigenvalues, merged leaves once."""
+    generator = np.random.default_rng(4)
+    forth, back = generator.normal(0, 2, (2, 6))
+    ends = np.arange(1, 7)
+    star = star_of(operator("both", None), 0, ends, ends, forth, back)
+    matrix = np.diag(np.concatenate([[forth.sum() + back.sum()], forth + back]))
+    matrix[0, 1:], matrix[1:, 0] = -forth, -back
+    np.testing.assert_allclose(
+        np.sort_complex(star.values), np.sort_complex(np.linalg.eigvals(matrix)), atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("degrees", ["signed", "absolute"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_local_rule_of_every_kind(kind, degrees):
+    generator = np.random.default_rng(2)
+    pairs = [p for p in itertools.permutations(range(8), 2) if generator.random() < 0.7]
+    index = np.array(pairs).T
+    weights = generator.normal(0, 4, len(pairs))
+    mask = spectral.prune((index, 8), weights, kind, degrees=degrees, mode="local", density=1)
+    kept = mask.kept.numpy()
+    form = operator(kind, degrees)
+    before = after = 0.0
+    for node in range(8):
+        for alive in (np.ones(len(pairs), dtype=bool), kept):
+            star = alive & ((index[0] == node) | (index[1] == node))
+            matrix = form.matrix(wiring((index[:, star], 8), weights[star])).toarray()
+            turn = np.abs(np.linalg.eigvals(matrix).imag).max()
+            if alive is kept:
+                after = max(after, turn)
+            else:
+                before = max(before, turn)
+    assert before > 1e-2 or kind == "both"
+    assert after < 1e-5
+    assert (mask.num_kept < len(pairs)) == (before > 1e-5)
+    positive = spectral.prune((index, 8), np.abs(weights), kind, mode="local", density=1)
+    assert positive.num_kept == len(pairs)
+
+
+def test_local_with_parallel_edges_locks_and_wires():
+    index, weights = [[0, 0, 1], [1, 1, 0]], [1.0, 2.0, -4.0]
+    first = LocalSearch(wiring((index, 2), weights), "adjacency").run(2)
+    assert first.tolist() == [False, True, True]  # 3 one way is weaker than 4; its least edge goes
+    locked = np.array([True, True, False])
+    assert LocalSearch(wiring((index, 2), weights), "adjacency", locked).run(0).tolist() == [
+        True, True, False,
+    ]  # fmt: skip
+    with pytest.raises(gp.NumericalError, match="add up to 0"):
+        LocalSearch(
+            wiring(([[0, 0, 1, 2], [1, 2, 0, 0]], 3), [1.0, -1.0, -1.0, 1.0]), "rw", None, "signed"
+        ).run(0)
+
+
+# ------------------------------------------------------------------ the stable step
+
+
+@pytest.mark.parametrize("kind", ["out", "in", "both", "rw"])
+def test_stable_steps_by_simulation(kind):
+    generator = np.random.default_rng(6)
+    drawn = nx.gnp_random_graph(20, 0.3, seed=6, directed=True)
+    index = np.array(drawn.edges).T
+    weights = generator.uniform(0.2, 2, index.shape[1])
+    step = spectral.stable_step((index, 20), weights, kind)
+    matrix = spectral.laplacian((index, 20), weights, kind).toarray()
+    sizes = []
+    for share in (0.98, 1.02):
+        state = generator.standard_normal((20, 3))
+        for _ in range(3000):
+            state = state - share * step * (matrix @ state)
+        sizes.append(np.abs(state).max())
+    assert sizes[0] < 20
+    assert sizes[1] > 1e6
+
+
+def test_odd_stable_steps():
+    ring = ([[0, 1, 2], [1, 2, 0]], 3)
+    assert spectral.stable_step(ring) == pytest.approx(1.0)
+    assert spectral.stable_step((np.zeros((2, 0), dtype=int), 3)) == float("inf")
+    assert spectral.stable_step(ring, [-1.0, -1.0, -1.0]) == 0  # grows at any step
+    with pytest.raises(gp.InputError, match="no diffusion"):
+        spectral.stable_step(ring, kind="adjacency")
+
+
+# ------------------------------------------------------------------ large components
+
+
+def large(nodes=400, degree=5, seed=0):
+    generator = np.random.default_rng(seed)
+    index = generator.integers(nodes, size=(2, nodes * degree))
+    index = index[:, index[0] != index[1]]
+    return (index, nodes), generator.uniform(0.2, 1.5, index.shape[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_filter_finds_the_dense_leaders(kind):
+    graph, weights = large()
+    whole = np.linalg.eigvals(spectral.laplacian(graph, weights, kind).toarray()).imag
+    with pytest.warns(UserWarning, match="2 starts agree"):
+        found = spectral.leading(graph, weights, kind, count=6, dense_limit=50)
+    np.testing.assert_allclose(found.imag, np.sort(whole)[::-1][:6], rtol=1e-8)
+
+
+def test_pruning_above_the_dense_limit():
+    (index, nodes), weights = large()
+    with pytest.warns(UserWarning, match="leading eigenvalues only.*first-order error"):
+        mask = spectral.prune((index, nodes), weights, density=0.95, dense_limit=100)
+    assert mask.num_kept == int(0.95 * len(weights))
+    kept = mask.kept.numpy()
+
+    def top(alive):
+        whole = spectral.laplacian((index[:, alive], nodes), weights[alive]).toarray()
+        return 2 * np.sort(np.linalg.eigvals(whole).imag)[::-1][:8].sum()
+
+    # What the notes say of the leading modes is what the dense solver says.
+    assert mask.notes["start"] == pytest.approx(top(np.ones(len(weights), dtype=bool)), rel=1e-6)
+    assert mask.notes["end"] == pytest.approx(top(kept), rel=1e-6)
+    assert mask.notes["end"] < 0.9 * mask.notes["start"]
+    assert "lower bound" in mask.notes["solved"]
+    assert max(mask.notes["residual"]) < 1e-8
+    chance = np.ones(len(weights), dtype=bool)
+    chance[np.random.default_rng(0).permutation(len(weights))[mask.num_kept :]] = False
+    assert mask.notes["end"] < top(chance)
+
+
+def test_no_cycle_left_is_a_proof():
+    graph, weights = large(300)
+    mask = spectral.prune(graph, weights, density=0.7, dense_limit=100)  # no warning
+    assert mask.num_kept == int(0.7 * len(weights))
+    assert "no directed cycle is left" in mask.notes["solved"]
+    left = nx.DiGraph(graph[0][:, mask.kept.numpy()].T.tolist())
+    assert nx.is_directed_acyclic_graph(left)
+
+
+def test_large_goals():
+    graph, weights = large(250)
+    with pytest.warns(UserWarning, match="leading eigenvalues only"):
+        kept = spectral.prune(graph, weights, goal="preserve", density=0.8, dense_limit=100)
+    assert abs(kept.notes["end"] / kept.notes["start"] - 1) < 0.2
+    with pytest.raises(gp.InputError, match="the gap needs"):
+        spectral.prune(graph, weights, goal="gap", dense_limit=100)
