@@ -110,8 +110,10 @@ def _pairs(
             seen.append(float(np.abs(values[good].imag).max(initial=0.0)))
     if not found or not sum(len(values) for values, _ in found):
         raise NumericalError(
-            f"ARPACK found no eigenvalue of a component of {size} nodes from {STARTS} starts; "
-            "a larger dense_limit solves it whole"
+            f"no eigenvalue of a component of {size} nodes met the residual of "
+            f"{_allowed(size):.0e} of the norm from {STARTS} starts: its leading imaginary parts "
+            "lie too close together; a larger dense_limit solves it whole, fewer modes or "
+            "kind='rw' may be told apart"
         )
     both = np.concatenate([v for v, _ in found]), np.concatenate([v for _, v in found], axis=1)
     return both, seen

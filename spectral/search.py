@@ -10,8 +10,10 @@ Rounds see one step ahead. Damping therefore also looks at the goal itself, a gr
 if its feedback arcs are no more than the edges to remove they go and nothing rotates; if they are
 more, arcs come back from there (:mod:`graphprune.spectral.restoring`) and the better of the two
 ends is taken. Single edges are exchanged at last (:mod:`graphprune.spectral.exchange`), for every
-goal. None of these is kept unless its exact value is better, so the answer is never worse than the
-rounds'. Work is counted, not timed: the same input gives the same answer on any machine.
+goal. None of these is kept unless its exact value is better than the rounds'; but where arcs came
+back, rounds stop halving chunks once they cost four times their plan (``effort=0``: they never do),
+and are left out where large components have lost 99 % already. Work is counted, not timed: the same
+input gives the same answer on any machine.
 """
 
 from __future__ import annotations
@@ -177,7 +179,7 @@ class Search:
     def _rounds(self, kept: int, *, hurry: bool) -> None:
         chunk, planned = self._plan(kept)
         total = int(self.alive.sum()) - kept
-        limit = self.trials.spent + (planned + WORK / 2 if hurry else np.inf)
+        limit = self.trials.spent + (4 * planned + WORK if hurry else np.inf)
         size = chunk
         with bar(f"spectral {self.goal}", total) as shown:
             while (left := int(self.alive.sum()) - kept) > 0:

@@ -153,11 +153,19 @@ def test_a_million_edges_lose_their_cycles():
 
 
 def test_the_leading_mode_of_a_million_edges():
-    """The same graph's fastest rotation, with the residual and the agreement of two starts."""
+    """The same graph's fastest rotation, with the residual and the agreement of two starts.
+
+    Kind ``rw``: by out-degrees the leaders of a random graph this large lie too close together to
+    be told apart in minutes (337 filterings gave none to 1e-6), and ``leading`` says so.
+    """
     graph, weights = drawn(200_000, 5)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        seconds, values = cpu(lambda: spectral.leading(graph, weights, count=1))
-    print(f"\n{len(weights)} edges: {seconds:.0f} s, {values[0]:.6g}; {said[0].message}")
-    assert values[0].imag > 0
-    assert "residuals up to" in str(said[0].message)
+        seconds, values = cpu(lambda: spectral.leading(graph, weights, "rw", count=1))
+    told = str(said[0].message)
+    print(f"\n{len(weights)} edges: {seconds:.0f} s, {values[0]:.6g}; {told}")
+    assert "2 starts agree" in told
+    matrix = spectral.laplacian(graph, weights, "rw")
+    residual = float(told.split("residuals up to ")[1].split()[0])
+    assert residual <= 1e-6
+    assert 0 < values[0].imag < abs(matrix).sum(axis=1).max()
