@@ -211,7 +211,7 @@ def test_exchange_leaves_a_minimum_of_rounds():
     assert min(values.values()) < values[worst]
 
 
-def test_preserving_by_balance():
+def test_preserving_comes_near_the_start():
     index, weights = drawn(40, 5, 2)
     search = searched(index, 40, weights, "out", int(0.7 * len(weights)), "preserve")
     assert abs(search.value / search.start - 1) < 0.01
