@@ -3,11 +3,12 @@
 A network of 64 inputs, 60 recurrent nodes and 10 outputs reads 8 x 8 digits. Every method ranks its
 3,540 recurrent edges, the lowest go, and the rest is judged on digits the network never saw, as it
 is and after one more epoch with the cut edges gone for good. Seeds train other networks; intervals
-are 95 % bootstrap intervals over seeds. With --reservoir the same is asked of a reservoir on the
-wiring of C. elegans (fetched once), by its memory capacity.
+are 95 % bootstrap intervals over seeds. With --reservoir the same is asked of a reservoir on a real
+wiring (fetched once), by its memory capacity: that of C. elegans, whose signs are drawn, or of the
+fly's optic lobe, whose signs are known.
 
     python examples/graph_pruning.py --out graph-pruning
-    python examples/graph_pruning.py --out graph-pruning --reservoir
+    python examples/graph_pruning.py --out graph-pruning --reservoir celegans   # or fly
     python examples/graph_pruning.py --out graph-pruning --quick     # one seed, one epoch
 """
 
@@ -104,17 +105,19 @@ def memory_capacity(scaled: np.ndarray, seed: int, delays: int = 40, steps: int 
     return float(total)
 
 
-def reservoir(seeds: int) -> pd.DataFrame:
-    """Memory capacity of C. elegans' wiring with half of its connections."""
-    from graphprune.tasks.connectomes import celegans
+def reservoir(wiring: str, seeds: int) -> pd.DataFrame:
+    """Memory capacity of a real wiring with half of its connections."""
+    from graphprune.tasks import connectomes
 
-    graph, synapses = celegans()
+    graph, synapses = getattr(connectomes, wiring)()
+    strength = synapses.sign().numpy() * np.sqrt(synapses.abs().numpy())
     index = graph.edge_index.numpy()
     rows = []
     for seed in range(seeds):
         generator = np.random.default_rng(seed)
-        sign = np.where(generator.random(graph.num_nodes) < 0.25, -1.0, 1.0)[index[0]]
-        weights = np.sqrt(synapses.numpy()) * sign
+        weights = strength.copy()
+        if wiring == "celegans":  # a quarter of its neurons is taken to inhibit
+            weights *= np.where(generator.random(graph.num_nodes) < 0.25, -1.0, 1.0)[index[0]]
         whole = np.zeros((graph.num_nodes, graph.num_nodes))
         np.add.at(whole, tuple(index), weights)
         weights *= 0.9 / np.abs(np.linalg.eigvals(whole)).max()  # of the whole graph, once
@@ -179,14 +182,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("graph-pruning"), help="a folder")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--reservoir", action="store_true", help="C. elegans instead of digits")
+    parser.add_argument(
+        "--reservoir", choices=["celegans", "fly"], help="a real wiring instead of digits"
+    )
     parser.add_argument("--quick", action="store_true", help="one seed, one epoch")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.reservoir:
-        frame = reservoir(1 if args.quick else args.seeds)
+        frame = reservoir(args.reservoir, 1 if args.quick else args.seeds)
         table = told(frame, ["method"], ["capacity"])
-        name = "reservoir"
+        name = f"reservoir-{args.reservoir}"
     else:
         frame = digits(1 if args.quick else args.seeds, 1 if args.quick else 30, 1)
         table = told(frame, ["method", "density"], ["plain", "tuned"])
