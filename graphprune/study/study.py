@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +177,10 @@ def _records(todo: Sequence[Job], jobs: int) -> Iterator[dict[str, Any]]:
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
     try:
-        yield from parallel(joblib.delayed(run_job)(job, threads) for job in todo)
+        with warnings.catch_warnings():
+            # A process that has grown, as with models, is replaced by a fresh one; no job is lost.
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
+            yield from parallel(joblib.delayed(run_job)(job, threads) for job in todo)
     except TerminatedWorkerError as error:
         raise GraphPruneError(
             "a process of the study was killed, out of memory perhaps; what was finished is kept, "
