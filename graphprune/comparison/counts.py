@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,7 +156,11 @@ def total(parts: Sequence[CountDistribution]) -> CountDistribution:
     return left[0]
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
+@overload
+def holm(p_values: Sequence[float]) -> list[float]: ...
+@overload
+def holm(p_values: Sequence[float | None]) -> list[float | None]: ...
+def holm(p_values: Sequence[float | None]) -> Sequence[float | None]:
     """Holm's adjusted p-values: the chance of any false alarm in the family stays below them.
 
     Valid however the tests depend on each other. ``None`` stays ``None`` and counts for nothing.

@@ -26,6 +26,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from graphprune.comparison.counts import holm
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask
 from graphprune.methods.base import AblationLike, at_least
@@ -34,7 +35,7 @@ from graphprune.progress import track
 from graphprune.task import Task
 
 from .circuits import draw
-from .pvalues import holm, rank_p, share
+from .pvalues import rank_p, share
 from .result import Finding
 from .runs import MetricLike, RunOptions, Runs, circuit_of
 from .sanity import circuit_by, label_of, randomised_weights, shuffled_labels
@@ -108,7 +109,7 @@ def controls(
         ]
         p_values[kind] = rank_p(own, means.numpy(), tolerance=scorer.noise)
         overlaps[kind] = float((masks & circuit.kept).sum(1).double().mean()) / circuit.num_kept
-    corrected = dict(zip(p_values, holm(list(p_values.values())).tolist(), strict=True))
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     beaten = [kind for kind, p in corrected.items() if p <= alpha]
     lost = [kind for kind in kinds if kind not in beaten]
     remarks = []

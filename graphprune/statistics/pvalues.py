@@ -7,8 +7,6 @@ count by the number of draws instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -18,7 +16,6 @@ __all__ = [
     "beats_share",
     "bonferroni",
     "differs",
-    "holm",
     "is_within",
     "rank_p",
     "share",
@@ -102,21 +99,6 @@ def bonferroni(p_values: ArrayLike) -> NDArray[np.float64]:
     """``[n]``: p-values times their number, at most 1."""
     p = np.asarray(p_values, dtype=float)
     return np.asarray(np.minimum(1.0, p * p.size))
-
-
-def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
-    """``[n]``: p-values corrected by Holm's step-down rule.
-
-    Example:
-        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03]).tolist()]
-        [0.03, 0.06, 0.06]
-    """
-    p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
-    out = np.empty_like(p)
-    out[order] = np.minimum(1.0, stepped)
-    return out
 
 
 def sign_flip_p(differences: ArrayLike, *, draws: int = 2000, seed: int = 0) -> float:

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphprune.comparison.counts import holm
 from graphprune.errors import InputError
 from graphprune.evaluation.report import EvaluationReport, evaluate_all
 from graphprune.methods.base import AblationLike, at_least
 from graphprune.model import MaskedModel
 from graphprune.task import Task
 
-from .pvalues import holm, share, sign_flip_p
+from .pvalues import share, sign_flip_p
 from .result import Finding
 from .runs import whole_circuit
 
@@ -94,7 +95,7 @@ def transfer(
                 row["p_value"] = sign_flip_p(gaps, draws=draws, seed=seed)
             rows.append(row)
     tested = [row for row in rows if row["p_value"] is not None]
-    corrected = holm([row["p_value"] for row in tested]).tolist()
+    corrected = holm([float(row["p_value"]) for row in tested])
     for row in rows:
         row["p_corrected"] = None
     for row, p in zip(tested, corrected, strict=True):
