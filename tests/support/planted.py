@@ -87,18 +87,23 @@ def prompts(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return clean, corrupt
 
 
-@cache
-@torch.enable_grad()
-def planted(steps: int = 1200, seed: int = 0) -> GPT2LMHeadModel:
+def untrained(words: int, seed: int) -> GPT2LMHeadModel:
+    """A GPT-2 of this size for prompts of four of ``words`` tokens, drawn by ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = GPT2LMHeadModel(
+        return GPT2LMHeadModel(
             GPT2Config(
-                vocab_size=WORDS + 1, n_positions=4, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS,
+                vocab_size=words, n_positions=4, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS,
                 resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None,
                 eos_token_id=None,
             )
         )  # fmt: skip
+
+
+@cache
+@torch.enable_grad()
+def planted(steps: int = 1200, seed: int = 0) -> GPT2LMHeadModel:
+    model = untrained(WORDS + 1, seed)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)

@@ -12,10 +12,10 @@ from functools import cache
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 import graphprune as gp
-from support.planted import HEADS, LAYERS, WIDTH, WORDS, edge_names, run
+from support.planted import WORDS, edge_names, run, untrained
 
 FIRST, SECOND = WORDS, WORDS + 1
 SHARED = ("m0->a1.h0<v>", "a1.h0->m1", "m1->logits")
@@ -39,15 +39,7 @@ def pair_prompts(n: int, task: str, generator: torch.Generator) -> tuple[Tensor,
 @cache
 @torch.enable_grad()
 def planted_pair(steps: int = 400, seed: int = 0) -> GPT2LMHeadModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=WORDS + 2, n_positions=4, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS,
-                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None,
-                eos_token_id=None,
-            )
-        )  # fmt: skip
+    model = untrained(WORDS + 2, seed)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
