@@ -5,7 +5,8 @@ times faster than an eigendecomposition an edge at 200 nodes, 2,059 times at 1,0
 times faster than the whole matrix; a fifth of C. elegans' connections in 0.09 s to no rotation in
 all six kinds, a tenth in 0.2 s to none, a twentieth in 14 s to .079; four leading modes of 3,000
 nodes in 1.1 s (out) and 0.7 s (rw), the whole spectra in 9 s, apart by 8e-14; a million edges
-without their cycles in 23 s, their leading mode (rw) in 148 s, residual 2.3e-8 of the norm.
+without their cycles in 23 s, their leading mode (rw) in 148 s, residual 2.3e-8 of the norm; 20,000
+nodes in components up to 2,000, a tenth of 99,274 edges, in 240 s.
 """
 
 import time
