@@ -8,6 +8,7 @@ from .autograd import rotation
 from .baselines import EffectiveResistance, Magnitude, Taylor, effective_resistance
 from .components import component_sizes
 from .cutting import SpectralMask, prune
+from .drift import drift
 from .dynamic import DynamicPruning, scheduled
 from .effects import removal_effects
 from .laplacians import laplacian
@@ -31,6 +32,7 @@ __all__ = [
     "Wiring",
     "close",
     "component_sizes",
+    "drift",
     "edge_weights",
     "effective_resistance",
     "feedback_dependence",
