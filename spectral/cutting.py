@@ -112,6 +112,7 @@ def prune(
     large = mode == "global" and goal == "damp" and component_sizes(given)[:1].sum() > dense_limit
     still = None
     if large:
+        measure_named(_measured(goal, measure))
         _refuse_undirected(given)
         still = without_cycles(given, kept)
     if still is not None:
@@ -146,6 +147,15 @@ def known(value: object, names: Any, what: str) -> None:
         raise InputError(f"{what} must be one of {', '.join(get_args(names))}, got {value!r}")
 
 
+def _measured(goal: Goal, measure: MeasureName | None) -> MeasureName:
+    """The measure's name; raises :class:`InputError` where it does not go with the goal."""
+    if goal == "gap" and measure not in (None, "gap"):
+        raise InputError(f"goal='gap' measures the gap, not {measure!r}")
+    if goal != "gap" and measure == "gap":
+        raise InputError("measure='gap' goes with goal='gap'")
+    return measure or ("gap" if goal == "gap" else "sum")
+
+
 def start(
     given: Wiring,
     kind: Kind,
@@ -156,11 +166,7 @@ def start(
     modes: int = 8,
 ) -> tuple[Solver, Measure, Decomposition]:
     """The solver and the measure; refuses graphs on which the goal says nothing."""
-    if goal == "gap" and measure not in (None, "gap"):
-        raise InputError(f"goal='gap' measures the gap, not {measure!r}")
-    if goal != "gap" and measure == "gap":
-        raise InputError("measure='gap' goes with goal='gap'")
-    name = measure or ("gap" if goal == "gap" else "sum")
+    name = _measured(goal, measure)
     solver = Solver(operator(kind, degrees), dense_limit, leading=2 * modes)
     found = solver.decompose(given, vectors=True)
     if goal != "gap" and found.components.largest <= 1:

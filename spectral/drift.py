@@ -9,14 +9,16 @@ from scipy.optimize import linear_sum_assignment
 
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask
+from graphprune.mask import EdgeMask, require_same_graph
 
 from .blocks import ComplexArray
 from .laplacians import Degrees, Kind
 from .spectra import DENSE_LIMIT, spectrum
-from .wiring import Wiring, wiring
+from .wiring import BoolArray, Wiring, wiring
 
 __all__ = ["drift"]
+
+LARGEST = 5_000  # nodes whose eigenvalues are paired: the time grows with their cube
 
 
 def drift(
@@ -41,7 +43,9 @@ def drift(
         ``radius`` (largest size), each ``_before`` and ``_after``.
 
     Raises:
-        InputError: no mask, one of another number of edges, or values between 0 and 1.
+        InputError: no mask, one of another number of edges, values between 0 and 1, or more than
+            5,000 nodes.
+        GraphMismatchError: a mask of another graph.
 
     Example:
         >>> ring = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("c", "a")])
@@ -50,7 +54,12 @@ def drift(
         (1.0, 0.0, 1.0)
     """
     given = wiring(graph, weights)
-    kept = _kept(mask, given.num_edges)
+    kept = _kept(mask, given)
+    if given.num_nodes > LARGEST:
+        raise InputError(
+            f"eigenvalues of {given.num_nodes} nodes are too many to pair, {LARGEST} at most; "
+            "compare spectrum() or leading() before and after"
+        )
     before, after = (
         spectrum(one, kind=kind, degrees=degrees, dense_limit=dense_limit)
         for one in (given, given.keep(kept))
@@ -71,12 +80,16 @@ def _distance(before: ComplexArray, after: ComplexArray) -> float:
     return float(apart[linear_sum_assignment(apart)].mean())
 
 
-def _kept(mask: Any, edges: int) -> Any:
+def _kept(mask: Any, given: Wiring) -> BoolArray:
+    edges = given.num_edges
     if mask is None:
         raise InputError("drift compares a graph with what a mask leaves of it: give mask=")
+    if isinstance(mask, EdgeMask) and given.graph is not None:
+        require_same_graph(given.graph, mask.graph, "the graph and the mask")
     values = np.asarray(mask.values if isinstance(mask, EdgeMask) else mask, dtype=float)
     if values.shape != (edges,):
         raise InputError(f"expected a mask of {edges} edges, got the shape {list(values.shape)}")
     if not np.isin(values, (0.0, 1.0)).all():
         raise InputError("drift is of edges that are absent: a mask of zeros and ones")
-    return values == 1
+    found: BoolArray = values == 1
+    return found

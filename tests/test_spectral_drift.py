@@ -54,3 +54,15 @@ def test_a_bad_mask_is_told():
         spectral.drift(ring, mask=[1, 0])
     with pytest.raises(gp.InputError, match="zeros and ones"):
         spectral.drift(ring, mask=[1, 0.5, 0])
+    other = gp.ComputationalGraph.from_edges([("a", "c"), ("c", "b"), ("b", "a")])
+    with pytest.raises(gp.GraphMismatchError):
+        spectral.drift(ring, mask=gp.EdgeMask.full(other))
+    with pytest.raises(gp.InputError, match="6000 nodes are too many to pair"):
+        spectral.drift(([[0, 1], [1, 2]], 6000), mask=[1, 0])
+
+
+def test_graphs_as_users_have_them():
+    ring = nx.DiGraph([("a", "b"), ("b", "c"), ("c", "a")])
+    found = spectral.drift(ring, mask=[1, 1, 0], kind="adjacency")
+    assert found["rotation_before"] == pytest.approx(3**0.5)
+    assert found["rotation_after"] == 0

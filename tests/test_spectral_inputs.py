@@ -241,3 +241,7 @@ def test_large_goals():
     assert abs(kept.notes["end"] / kept.notes["start"] - 1) < 0.2
     with pytest.raises(gp.InputError, match="the gap needs"):
         spectral.prune(graph, weights, goal="gap", dense_limit=100)
+    with pytest.raises(gp.InputError, match="measure='gap' goes with goal='gap'"):
+        spectral.prune(graph, weights, measure="gap", density=0.5, dense_limit=100)
+    with pytest.raises(gp.InputError, match="unknown measure 'mean'"):
+        spectral.prune(graph, weights, measure="mean", density=0.5, dense_limit=100)
