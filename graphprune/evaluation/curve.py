@@ -25,12 +25,20 @@ from graphprune.progress import track
 from graphprune.scores import EdgeScores, Ranking
 from graphprune.task import Task
 
-from .report import check_outputs, faithfulness
+from .report import EvaluationReport, check_outputs, faithfulness
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MIB_SIZES", "FaithfulnessCurve", "area", "curve_of", "faithfulness_curve"]
+__all__ = [
+    "MIB_SIZES",
+    "FaithfulnessCurve",
+    "area",
+    "circuits_of",
+    "curve_of",
+    "curve_of_reports",
+    "faithfulness_curve",
+]
 
 MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -165,6 +173,26 @@ def faithfulness_curve(
         sizes: increasing fractions in (0, 1] or numbers of edges (int); ``None``: MIB's ten.
         rankings: ``"signed"`` (needed for CPR), ``"abs"`` (needed for CMD).
     """
+    fractions, masks, chosen = circuits_of(
+        model, task, scores, sizes, rankings=rankings, ablation=ablation, batch_size=batch_size
+    )
+    return curve_of(model, task, masks, fractions, chosen, batch_size, scores.method)
+
+
+def circuits_of(
+    model: MaskedModel,
+    task: Task,
+    scores: EdgeScores,
+    sizes: Sequence[float] | None = None,
+    *,
+    rankings: Sequence[Ranking] = ("signed", "abs"),
+    ablation: AblationLike = "counterfactual",
+    batch_size: int | None = None,
+) -> tuple[tuple[float, ...], dict[Ranking, list[EdgeMask]], Ablation]:
+    """The sizes as fractions, the circuits a curve measures at them, and the ablation.
+
+    Arguments as :func:`faithfulness_curve` takes them.
+    """
     require_model(model)
     require_same_graph(model.graph, scores.graph, "the model and the scores")
     asked = tuple(MIB_SIZES if sizes is None else sizes)
@@ -184,7 +212,7 @@ def faithfulness_curve(
         by: [scores.top(count, by=by).prune_dead_ends(from_inputs=exact) for count in counts]
         for by in rankings
     }
-    return curve_of(model, task, masks, fractions, chosen, batch_size, scores.method)
+    return fractions, masks, chosen
 
 
 def curve_of(
@@ -249,3 +277,35 @@ def curve_of(
         task.metric.name,
         method,
     )
+
+
+def curve_of_reports(
+    masks: Mapping[Ranking, Sequence[EdgeMask]],
+    fractions: tuple[float, ...],
+    reports: Mapping[EdgeMask, EvaluationReport],
+    method: str = "",
+) -> FaithfulnessCurve:
+    """The curve of circuits that :func:`evaluate_all` has measured, as :func:`curve_of` gives it.
+
+    ``reports`` has at least one circuit, and every one of ``masks`` that keeps some edges but not
+    all: the others are the ends of the scale.
+    """
+    some = next(iter(reports.values()))
+    metric = str(some.settings["metric"])
+    if "faithfulness" not in some.values:
+        why = some.absent["faithfulness"]
+        raise InputError(f"faithfulness is not defined on task {some.settings['task']!r}: {why}")
+    full, ablated = some.full[metric], some.ablated[metric]
+    values: dict[str, list[float]] = {}
+    f: dict[str, list[float]] = {}
+    for by, named in masks.items():
+        values[by], f[by] = [], []
+        for mask in named:
+            if mask.num_kept in (0, mask.graph.num_edges):
+                values[by].append(full if mask.num_kept else ablated)
+                f[by].append(1.0 if mask.num_kept else 0.0)
+            else:
+                values[by].append(reports[mask][metric])
+                f[by].append(reports[mask]["faithfulness"])
+    kept: dict[str, list[int]] = {by: [m.num_kept for m in named] for by, named in masks.items()}
+    return FaithfulnessCurve(fractions, f, kept, values, full, ablated, metric, method)

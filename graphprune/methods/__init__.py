@@ -2,6 +2,7 @@
 
 from .acdc import ACDC, Descent
 from .base import Method, Pruner, Scorer, resolve_ablation
+from .calibration import CalibratedRanking, Calibration
 from .edge_pruning import EdgePruning
 from .ensembles import HybridEnsemble, ParallelEnsemble, SequentialEnsemble
 from .flow import InformationFlow, Random
@@ -22,6 +23,8 @@ __all__ = [
     "PAHQ",
     "RTNQ",
     "UGS",
+    "CalibratedRanking",
+    "Calibration",
     "CleanCorrupted",
     "Descent",
     "EdgePruning",

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from graphprune.errors import GraphPruneError, MissingExtraError, UnsupportedModelError
-from graphprune.evaluation.curve import faithfulness_curve
+from graphprune.evaluation.curve import circuits_of, curve_of_reports
 from graphprune.evaluation.recovery import auroc
 from graphprune.evaluation.report import evaluate_all
 from graphprune.export.plain import plain
@@ -112,28 +112,33 @@ def _answer(job: Job) -> dict[str, Any]:
 
 
 def judged(case: Case, scores: EdgeScores, job: Job) -> dict[str, Any]:
-    """Everything that is measured of a ranking on the test examples."""
-    curve = faithfulness_curve(case.model, case.test, scores)
-    masks = {
-        str(density): scores.top(density, by="abs").prune_dead_ends() for density in job.densities
-    }
-    reports = evaluate_all(case.model, case.test, masks) if masks else {}
+    """Everything that is measured of a ranking on the test examples; equal circuits run once."""
+    fractions, masks, ablation = circuits_of(case.model, case.test, scores)
+    dense = {d: scores.top(d, by="abs").prune_dead_ends() for d in job.densities}
+    ends = (0, case.model.graph.num_edges)  # of the curve's scale: no run needed
+    inner = [m for named in masks.values() for m in named if m.num_kept not in ends]
+    circuits = list(dict.fromkeys([*dense.values(), *(inner or masks["abs"][-1:])]))
+    found = evaluate_all(
+        case.model, case.test, {str(i): m for i, m in enumerate(circuits)}, ablation=ablation
+    )
+    reports = dict(zip(circuits, found.values(), strict=True))
     rows = []
-    for density, report in reports.items():
-        values = report.to_dict()
+    for density, mask in dense.items():
+        values = reports[mask].to_dict()
         row = {"density": float(density), "kept": int(values["n_edges"])}
         row |= {name: values[name] for name in METRICS if isinstance(values.get(name), float)}
         if case.measure is not None:
-            row |= dict(case.measure(masks[density]))
+            row |= dict(case.measure(mask))
         rows.append(row)
-    found: dict[str, Any] = {
+    curve = curve_of_reports(masks, fractions, reports, scores.method)
+    told: dict[str, Any] = {
         **curve.summary(),
         "curve": {"sizes": list(curve.sizes), "f": curve.f, "kept": curve.kept},
         "rows": rows,
     }
     if case.truth is not None:
-        found["auroc"] = auroc(scores, case.truth)
-    return found
+        told["auroc"] = auroc(scores, case.truth)
+    return told
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,209 @@
+"""Calibrated rankings: a sequential ensemble whose second part swaps edges until circuits fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from graphprune.batch import Batch
+from graphprune.ensembling import magnitude_ranks, require_informative
+from graphprune.errors import InputError
+from graphprune.mask import EdgeMask, budget
+from graphprune.model import MaskedModel, Reference
+from graphprune.optimise.nested import Step, nested
+from graphprune.optimise.stream import Stream
+from graphprune.scores import EdgeScores
+from graphprune.task import Task
+
+from .base import Scorer, at_least, cut_off_nodes_differ, objective, require_model, resolve_ablation
+from .gradient import EAPIG
+from .members import Member, as_member, describe, inherit, member_scores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CalibratedRanking", "Calibration"]
+
+_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # MIB's, below 1
+_PASSES = 100  # each example is seen about as often: references are worth keeping
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What calibrating a ranking found.
+
+    Args:
+        scores: ranks in (0, 1]; ``scores.top(n)`` is ``circuits[n]``.
+        circuits: by number of edges, each inside the next larger one, dead ends included.
+        steps: a row for each size, the smallest first: ``kept``, faithfulness ``before`` and
+            ``after`` the swaps (training examples), ``swaps``, ``rounds``.
+        runs: circuits measured, each on all examples.
+    """
+
+    scores: EdgeScores
+    circuits: dict[int, EdgeMask]
+    steps: list[dict[str, float]]
+    runs: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """The steps as a table."""
+        import pandas as pd
+
+        return pd.DataFrame(self.steps)
+
+
+@dataclass(frozen=True)
+class CalibratedRanking(Scorer):
+    """A ranking whose circuits of several sizes have the model's own metric, neither less nor more.
+
+    A scorer's ranking is cut at each of ``sizes``, the largest first; where the circuit's
+    faithfulness f = (m(circuit) - m(ablated)) / (m(model) - m(ablated)) is not 1, few edges are
+    swapped within the next larger circuit: those whose mask gradients close the gap, as measured
+    (:mod:`graphprune.optimise.nested`). That is what CMD counts. Attributions leave such gaps where
+    effects are not additive; a mask optimised by stochastic steps moves edges without a signal too
+    and loses the attribution's order at large sizes, which this keeps.
+
+    The result ranks edges by magnitude, all scores positive: signs of effects are not in it.
+
+    Args:
+        scorer: a scorer, scores, a registered name, or ``{"name": ..., settings}``.
+        sizes: fractions of all edges or counts (int); between two of them edges stand as the scorer
+            has them. Default: MIB's.
+        tolerance: a gap from 1 that is small enough. Held-out prompts differ by more than .01.
+        rounds: mask gradients at each size at most; each costs as much as one of the scorer's, a
+            trial of a circuit about a fifth of it (up to 12 a round).
+        seed: of the batches' members, and given to a scorer that keeps its default.
+        cache: bytes that cached clean and ablated passes may take; ``None``: a quarter of the free
+            memory; 0: none. It changes the time, never the result.
+        ablation, batch_size: the scorer's too, where that keeps its defaults.
+
+    Example:
+        >>> CalibratedRanking({"name": "eap-ig", "steps": 3}, rounds=2).label
+        'CalibratedRanking(scorer=EAPIG(steps=3), rounds=2)'
+    """
+
+    scorer: Member = EAPIG()  # noqa: RUF009 - frozen
+    _: KW_ONLY
+    sizes: Sequence[float] = _SIZES
+    tolerance: float = 0.01
+    rounds: int = 4
+    seed: int = 0
+    cache: int | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        at_least(self.rounds, 0, "rounds")
+        at_least(self.seed, 0, "seed")
+        if not self.tolerance >= 0:
+            raise InputError(f"tolerance is a distance from 1, from 0 on; got {self.tolerance!r}")
+        sizes: object = self.sizes
+        if isinstance(sizes, str) or not len(self.sizes):
+            raise InputError(f"sizes are fractions or counts of edges, got {self.sizes!r}")
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        object.__setattr__(self, "scorer", as_member(self.scorer, "the scorer"))
+
+    def score(self, model: MaskedModel, task: Task) -> EdgeScores:
+        """The calibrated ranking."""
+        return self.calibrate(model, task).scores
+
+    def calibrate(self, model: MaskedModel, task: Task) -> Calibration:
+        """The ranking, its circuits and their faithfulness on the task's examples.
+
+        Raises :class:`InputError` for a metric without a gradient, for one that is the same on the
+        whole and on the wholly ablated model, and for constant scores.
+        """
+        require_model(model)
+        graph = model.graph
+        counts = [budget(size, graph.num_edges) for size in self.sizes]
+        scorer = inherit(
+            cast("Scorer | EdgeScores", self.scorer), self.ablation, self.batch_size, self.seed
+        )
+        start = member_scores(scorer, model, task, "the scorer")
+        require_informative(start, f"the scorer ({describe(scorer)})")
+        strengths = magnitude_ranks(start.values)
+        examples = _Examples(self, model, task)
+        steps = nested(
+            strengths,
+            [count for count in counts if 0 < count < graph.num_edges],
+            examples.faithfulness,
+            examples.slope,
+            tolerance=self.tolerance,
+            rounds=self.rounds,
+        )
+        ranks = strengths + 2.0 * sum(step.kept.double() for step in steps)  # shells, then strength
+        scores = EdgeScores(graph, magnitude_ranks(ranks).float(), method=self.label)
+        return Calibration(
+            scores,
+            {step.count: EdgeMask(graph, step.kept.float()) for step in reversed(steps)},
+            [_row(step) for step in reversed(steps)],
+            examples.runs,
+        )
+
+
+def _row(step: Step) -> dict[str, float]:
+    return {
+        "kept": step.count,
+        "before": step.before,
+        "after": step.value,
+        "swaps": step.swaps,
+        "rounds": step.rounds,
+    }
+
+
+class _Examples:
+    """Faithfulness of circuits on a task's examples, and its slope by the mask."""
+
+    def __init__(self, method: CalibratedRanking, model: MaskedModel, task: Task) -> None:
+        self.model, self.task, self.runs = model, task, 0
+        ablation = resolve_ablation(model, task, method.ablation)
+        self._from_inputs = not cut_off_nodes_differ(ablation, task)
+        size = task.batch_size if method.batch_size is None else method.batch_size
+        batches = -(-len(task) // min(size, len(task)))
+        steps = _PASSES * batches
+        self._stream = Stream(model, task, ablation, size, method.seed, steps, method.cache)
+        full = ablated = 0.0
+        for batch, reference in self._parts():
+            value = objective(task, batch, reference)
+            with torch.no_grad():
+                full += float(value(reference.full).double().sum())
+                ablated += float(value(reference.ablated).double().sum())
+        self._ablated, self._range = ablated, full - ablated
+        if abs(self._range) <= 1e-6 * max(len(task), abs(full), abs(ablated)):
+            raise InputError(
+                f"faithfulness is not defined on task {task.name!r}: metric {task.metric.name!r} "
+                f"is {full / len(task):.4g} on the full model and {ablated / len(task):.4g} on the "
+                "wholly ablated one"
+            )
+
+    def _parts(self) -> Iterator[tuple[Batch, Reference]]:
+        for index in range(self._stream.num_batches):
+            part = self._stream.part(index)
+            assert part is not None
+            yield part
+
+    @torch.no_grad()
+    def faithfulness(self, kept: Tensor) -> float:
+        """Of a circuit without its dead ends, as curves measure it."""
+        self.runs += 1
+        mask = EdgeMask(self.model.graph, kept.float())
+        mask = mask.prune_dead_ends(from_inputs=self._from_inputs)
+        total = 0.0
+        for batch, reference in self._parts():
+            outputs = self.model.run(batch, mask, reference)
+            total += float(objective(self.task, batch, reference)(outputs).double().sum())
+        return (total - self._ablated) / self._range
+
+    def slope(self, kept: Tensor) -> Tensor:
+        """``[E]``: the derivative of faithfulness by the mask, float64."""
+        total = torch.zeros(len(kept), dtype=torch.float64)
+        for batch, reference in self._parts():
+            mask = kept.float().to(reference.full.device).requires_grad_(True)
+            with torch.enable_grad():
+                outputs = self.model.run(batch, mask, reference)
+                value = objective(self.task, batch, reference)(outputs).sum()
+            (gradient,) = torch.autograd.grad(value, mask)
+            total += gradient.double().cpu()
+        return total / self._range
