@@ -49,9 +49,32 @@ def test_a_job_is_what_single_calls_give(plan, tmp_path):
     curve = gp.faithfulness_curve(case.model, case.test, scores)
     assert record["cpr"] == pytest.approx(curve.cpr, rel=1e-5)
     assert record["cmd"] == pytest.approx(curve.cmd, rel=1e-5)
+    assert record["curve"]["kept"] == curve.kept
+    for by in ("signed", "abs"):
+        assert record["curve"]["f"][by] == pytest.approx(curve.f[by], abs=1e-5)
     report = gp.evaluate(case.model, case.test, scores.top(0.1).prune_dead_ends())
     assert record["rows"][0]["kl"] == pytest.approx(report["kl"], rel=1e-4)
     assert record["rows"][0]["kept"] == report["n_edges"]
+
+
+def test_equal_circuits_run_once(plan, monkeypatch):
+    """Scores of one sign rank alike by size and sign, and densities are among the sizes."""
+    from graphprune.study import jobs
+
+    seen = []
+    real = jobs.evaluate_all
+
+    def watched(model, task, masks, **options):
+        seen.append(list(masks.values()))
+        return real(model, task, masks, **options)
+
+    monkeypatch.setattr(jobs, "evaluate_all", watched)
+    flows = {**plan, "methods": {"flow": {"method": "information-flow"}}}  # no signs
+    record = run_job(Study.from_dict(flows).jobs()[0])
+    assert record["curve"]["f"]["signed"] == record["curve"]["f"]["abs"]
+    (circuits,) = seen
+    assert len(circuits) == len(set(circuits)) <= 9
+    assert {row["kept"] for row in record["rows"]} <= {m.num_kept for m in circuits}
 
 
 def test_no_test_prompt_is_a_training_prompt(plan):

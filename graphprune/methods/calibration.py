@@ -74,8 +74,8 @@ class CalibratedRanking(Scorer):
         sizes: fractions of all edges or counts (int); between two of them edges stand as the scorer
             has them. Default: MIB's.
         tolerance: a gap from 1 that is small enough. Held-out prompts differ by more than .01.
-        rounds: mask gradients at each size at most; each costs as much as one of the scorer's, a
-            trial of a circuit about a fifth of it (up to 12 a round).
+        rounds: mask gradients at each size at most. A trial of a circuit costs about a third of a
+            gradient, and there are at most six a round.
         seed: of the batches' members, and given to a scorer that keeps its default.
         cache: bytes that cached clean and ablated passes may take; ``None``: a quarter of the free
             memory; 0: none. It changes the time, never the result.
