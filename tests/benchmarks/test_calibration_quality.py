@@ -1,8 +1,8 @@
 """CMD of calibrated rankings on a small trained GPT-2, beside what they start from, and time.
 
-Circuits are found on 100 held-in prompts and judged on 400 the model was never trained on. "For CMD"
-is Matryoshka pruning started from EAP-IG with the distance to the model's metric as its loss, 300
-steps. SmolLM2's figures stand in the README's leaderboard.
+Circuits are found on 100 held-in prompts and judged on 400 the model was never trained on. "For
+CMD" is Matryoshka pruning started from EAP-IG with the distance to the model's metric as its loss,
+300 steps. SmolLM2's figures stand in the README's leaderboard.
 
 2-core AMD EPYC virtual machine, 2026-11-29, 1,519 edges, other work beside it (CPU seconds):
 
