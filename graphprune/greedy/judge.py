@@ -103,11 +103,11 @@ class Judge:
             total += total_loss(self.metric, outputs, part.batch, part.full)
         return total / self.count
 
-    def without(self, edges: Tensor, *, together: bool) -> list[float]:
-        """Losses with the first, first two, ... of ``edges`` cut too, or with each alone."""
-        totals = [0.0] * len(edges)
+    def without(self, edges: Tensor, cuts: Tensor) -> list[float]:
+        """Losses with those of ``edges [n]`` cut too that each row of ``cuts [C, n]`` names."""
+        totals = [0.0] * len(cuts)
         for part, trials in zip(self._parts, self._trials, strict=True):
-            for row, outputs in enumerate(trials.without(edges, together=together)):
+            for row, outputs in enumerate(trials.without(edges, cuts)):
                 totals[row] += total_loss(self.metric, outputs, part.batch, part.full)
         return [total / self.count for total in totals]
 
