@@ -284,7 +284,7 @@ class Search:
         return bool(goes)
 
     def _stays(self, gap: float, tau: float) -> bool:
-        return (abs(gap) if self.absolute else gap) >= tau
+        return not (abs(gap) if self.absolute else gap) < tau
 
     def _commit(self, taken: list[int], last: int, losses: list[float]) -> None:
         if last >= 0:

@@ -75,4 +75,3 @@ class FullTrials(Trials):
     def cut(self, row: int) -> None:
         """Takes over the row's mask."""
         self.kept = self._rows[row].clone()
-
