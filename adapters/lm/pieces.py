@@ -15,7 +15,13 @@ _NUMBERS = 2**19  # of a weight
 
 
 def by_tokens(step: nn.Module, x: Tensor) -> Tensor:
-    """``step(x)`` of ``x [..., T, F]``, where it gives each token as many numbers as it takes."""
+    """``step(x)`` of ``x [..., T, F]``, where it gives each token as many numbers as it takes.
+
+    Example:
+        >>> x = torch.randn(2, 50, 3)
+        >>> bool(torch.equal(by_tokens(nn.Tanh(), x), x.tanh()))
+        True
+    """
     out = x.new_empty(x.shape)
     for mine, found in zip(*(y.flatten(0, -2).split(_TOKENS) for y in (x, out)), strict=True):
         found.copy_(step(mine))
