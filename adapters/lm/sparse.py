@@ -197,12 +197,16 @@ class Sent:
     def scattered(self, writers: Tensor) -> list[Tensor] | None:
         """``[n, D]`` of each of the wide ``writers``, where :meth:`of` would copy them first.
 
-        ``None`` elsewhere, and where many small steps are slow.
+        ``None`` elsewhere, where many small steps are slow, and where each would be rounded to
+        half precision.
         """
         slots = self.slots[writers]
-        if self.graph or _neighbours(slots) or self._buffers[False].device.type != "cpu":
+        if self.graph or _neighbours(slots):
             return None
-        return [self._buffers[False][slot] for slot in slots.tolist()]
+        buffer = self._buffers[False]
+        if buffer.device.type != "cpu" or torch.finfo(buffer.dtype).bits < 32:
+            return None
+        return [buffer[slot] for slot in slots.tolist()]
 
 
 def _neighbours(slots: Tensor) -> bool:

@@ -38,10 +38,7 @@ class Trials(ABC):
 
     @abstractmethod
     def without(self, edges: Tensor, cuts: Tensor) -> Tensor:
-        """``[C, B, ..., V]``: row j with those of ``edges [n]`` cut too that ``cuts [C, n]`` names.
-
-        ``cuts`` is bool; every edge is cut in some row.
-        """
+        """``[C, B, ..., V]``: each row with ``edges [n]`` cut too where ``cuts [C, n]`` is true."""
 
     @abstractmethod
     def cut(self, row: int) -> None:
