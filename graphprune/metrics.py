@@ -7,7 +7,7 @@ outputs of the unmasked model, which the KL divergence compares with.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ class Metric:
         same: ``(outputs, batch, full) -> [B]`` booleans, what counts as the same output as the
             full model's (see :meth:`same_as_full`); ``None``: the same choice.
         choices: whether it reads outputs as scores of at least two choices.
+        beside: ``full -> function``, the same function with what ``full`` alone decides computed
+            once; ``None``: it is computed each time.
     """
 
     name: str
@@ -45,6 +47,11 @@ class Metric:
     differentiable: bool = True
     same: MetricFunction | None = None
     choices: bool = False
+    beside: Callable[[Tensor], MetricFunction] | None = None
+
+    def fixed(self, full: Tensor) -> Metric:
+        """The metric for many outputs beside one ``full``, which must not change meanwhile."""
+        return self if self.beside is None else replace(self, function=self.beside(full))
 
     def missing(self, batch: Batch, full: Tensor | None) -> str | None:
         """Why this batch cannot have the metric, or ``None`` if it can."""
@@ -155,8 +162,18 @@ def _prob_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
 
 def _kl(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
     assert full is not None
-    target, log_p = full.detach().log_softmax(-1), outputs.log_softmax(-1)
-    return _average((target.exp() * (target - log_p)).sum(-1), outputs, batch)
+    return _kl_beside(full)(outputs, batch, full)
+
+
+def _kl_beside(full: Tensor) -> MetricFunction:
+    target = full.detach().log_softmax(-1)
+    chances = target.exp()
+
+    def divergence(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+        log_p = outputs.log_softmax(-1)
+        return _average((chances * (target - log_p)).sum(-1), outputs, batch)
+
+    return divergence
 
 
 def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
@@ -225,6 +242,7 @@ METRICS = {
             needs=("full",),
             flat_at_full=True,
             choices=True,
+            beside=_kl_beside,
         ),
         Metric("accuracy", _accuracy, needs=("answer",), differentiable=False, choices=True),
         Metric("exact_match", _exact_match, needs=("full",), differentiable=False, choices=True),

@@ -120,9 +120,8 @@ class _Cuts:
         base = self.judge.loss()
         found = torch.full((len(mask.values),), float("inf"), dtype=torch.float64)
         for edges in self._calls(mask):
-            found[edges] = torch.tensor(
-                self.judge.without(edges, together=False), dtype=torch.float64
-            )
+            each = torch.eye(len(edges), dtype=torch.bool)
+            found[edges] = torch.tensor(self.judge.without(edges, each), dtype=torch.float64)
         return found - base
 
     def _calls(self, mask: EdgeMask) -> list[Tensor]:

@@ -11,6 +11,7 @@ from support.toy import Toy, ToyExamples
 
 import graphprune as gp
 from graphprune.evaluation.curve import area
+from graphprune.metrics import METRICS
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,23 @@ def case():
     )
     model = gp.wrap(module)
     return module, model, task
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (3, 2, 7)])
+def test_metrics_fixed_to_the_full_model_are_the_same(shape):
+    """To the last bit; a divergence keeps its own side, other metrics are themselves."""
+    full, *outs = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)).double()
+    positions = torch.tensor([[3, 2], [1, -1], [4, 0]]) if len(shape) == 3 else None
+    batch = gp.Batch(None, None, 3, positions=positions)
+    kl = METRICS["kl"]
+    fixed = kl.fixed(full)
+    for out in outs:
+        assert torch.equal(fixed(out, batch, full), kl(out, batch, full))
+    own = (full.softmax(-1) * (full.log_softmax(-1) - outs[0].log_softmax(-1))).sum(-1)
+    if positions is not None:
+        own = torch.stack([own[0].mean(), own[1, 0], own[2].mean()])
+    torch.testing.assert_close(fixed(outs[0], batch, full), own)
+    assert METRICS["accuracy"].fixed(full) is METRICS["accuracy"]
 
 
 def test_report_equals_hand_computation(case):

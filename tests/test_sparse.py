@@ -194,7 +194,7 @@ def test_acdc_takes_a_model_in_low_precision():
         kept = torch.ones(low.graph.num_edges, dtype=torch.bool)
         trials = low.trials(batch, kept, reference, order)
         edges = order[:3]
-        rows = trials.without(edges, together=True)
+        rows = trials.without(edges, torch.ones(3, 3).tril().bool())
         masks = kept.repeat(3, 1)
         for j in range(3):
             masks[j, edges[: j + 1]] = False

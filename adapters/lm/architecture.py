@@ -19,6 +19,7 @@ from graphprune.errors import UnsupportedModelError
 from .family import Family
 from .lean import lean
 from .norms import Norm, describe_norm
+from .pieces import tall
 from .presence import Presence, main_device
 from .rounding import Rounds
 from .surgery import Given, Interleave, Recorder, Slice, Zero, part, replaced
@@ -369,13 +370,18 @@ class Architecture:
             if self._table is not None:
                 self._table.clear()
 
-    def read_out(self, rows: Tensor) -> Tensor:
-        """``[n, D]`` final residuals to ``[n, V]`` logits."""
+    def read_out(self, rows: Tensor, *, graph: bool = True) -> Tensor:
+        """``[n, D]`` final residuals to ``[n, V]`` logits; ``graph``: for gradients too."""
         with self.ends():
-            return self.unembed(rows if self.final_norm is None else self.final_norm(rows))
+            hidden = rows if self.final_norm is None else self.final_norm(rows)
+            return self.unembed(hidden, {} if graph else self._tall)
 
-    def unembed(self, hidden: Tensor) -> Tensor:
+    @cached_property
+    def _tall(self) -> dict[str, nn.Module]:
+        return tall(self.model) if self.device.type == "cpu" else {}
+
+    def unembed(self, hidden: Tensor, parts: dict[str, nn.Module] | None = None) -> Tensor:
         """``[n, D]`` final normed states to ``[n, V]`` logits, by the model's own head and caps."""
-        top = replaced(self.model, {self.family.base: Given(hidden[None])})
+        top = replaced(self.model, {self.family.base: Given(hidden[None]), **(parts or {})})
         logits: Tensor = top(input_ids=None).logits[0]
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

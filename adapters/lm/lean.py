@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from .pieces import by_tokens
 from .surgery import replaced
 
 __all__ = ["ACTIVATION_MODULES", "lean"]
@@ -26,8 +27,7 @@ class _Again(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, inner: nn.Module) -> Tensor:
         ctx.save_for_backward(x)
         ctx.inner = inner
-        out: Tensor = inner(x)
-        return out
+        return by_tokens(inner, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

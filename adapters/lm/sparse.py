@@ -190,9 +190,27 @@ class Sent:
         if self.graph:
             return torch.stack([self._parts[kind][i] for i in slots.tolist()])
         buffer = self._buffers[kind]
-        if len(slots) == int(slots[-1]) - int(slots[0]) + 1:
+        if _neighbours(slots):
             return buffer[int(slots[0]) : int(slots[-1]) + 1]
         return buffer[slots.to(buffer.device)]
+
+    def scattered(self, writers: Tensor) -> list[Tensor] | None:
+        """``[n, D]`` of each of the wide ``writers``, where :meth:`of` would copy them first.
+
+        ``None`` elsewhere, where many small steps are slow, and where each would be rounded to
+        half precision.
+        """
+        slots = self.slots[writers]
+        if self.graph or _neighbours(slots):
+            return None
+        buffer = self._buffers[False]
+        if buffer.device.type != "cpu" or torch.finfo(buffer.dtype).bits < 32:
+            return None
+        return [buffer[slot] for slot in slots.tolist()]
+
+
+def _neighbours(slots: Tensor) -> bool:
+    return len(slots) == int(slots[-1]) - int(slots[0]) + 1
 
 
 class SparseRun:
@@ -235,6 +253,14 @@ class SparseRun:
         writers, weights = self._linked(mask, prefix)
         if not len(writers):
             return fixed[:, None].expand(-1, self.copies, -1, -1).flatten(1, 2)
+        few = asked is None and int((weights != 0).sum()) <= 2 * len(writers)
+        alone = self.messages.scattered(writers) if few else None
+        if alone is not None:
+            read = fixed[:, None].repeat(1, self.copies, 1, 1)
+            for row, column in torch.nonzero(weights).tolist():
+                weight = float(weights[row, column])
+                read[row].add_(alone[column].view_as(read[row]), alpha=weight)
+            return read.flatten(1, 2)
         sent = self.messages.of(writers, asked, self.copies)
         read = torch.mm(weights.to(sent.dtype), sent.flatten(1))
         read = read.view(len(mask), self.copies, *fixed.shape[1:])
@@ -280,7 +306,7 @@ class SparseRun:
         """``[C, B, ..., V]`` from final residuals ``[C * A, D]``."""
         tokens = self.base.tokens
         rows = rows.view(-1, len(tokens.asked), rows.shape[-1])[:, tokens.where].flatten(0, 1)
-        logits = self.arch.read_out(rows)
+        logits = self.arch.read_out(rows, graph=self.messages.graph)
         return logits.view(-1, *self.base.reference.inputs.shape, logits.shape[-1])
 
     def _heads(self, block: Block, heads: Tensor) -> None:
@@ -350,7 +376,8 @@ class SparseRun:
             mask = self.mask[None, place.edges]
             x = self._read(self.fixed.mlps[i][None], mask, place.prefix, asked)[0]
         fed = x if block.mlp_norm is None else block.mlp_norm(x)
-        y: Tensor = block.mlp(fed[None])[0]
+        mlp = block.mlp if self.messages.graph else block.lean_mlp
+        y: Tensor = mlp(fed[None])[0]
         y = y if block.mlp_post_norm is None else block.mlp_post_norm(y)
         old = base.tokens.take(base.old.mlps[i])
         old = old if asked is None else old[asked]

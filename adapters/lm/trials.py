@@ -61,7 +61,6 @@ class SuffixTrials(Trials):
         self.base, self.layout, self.kept = base, base.layout, kept.clone()
         self._device = base.reference.glue.entry.device
         self._turn: _Turn | None = None
-        self._tried = torch.zeros(0, dtype=torch.int64)
         self._begin()
         self._set_width(narrow=False)
 
@@ -205,25 +204,24 @@ class SuffixTrials(Trials):
         """``[B, ..., V]`` of the circuit; computed when it last changed."""
         return self._outputs
 
-    def without(self, edges: Tensor, *, together: bool) -> Tensor:
+    def without(self, edges: Tensor, cuts: Tensor) -> Tensor:
         """Rows side by side; the edges must have one reader."""
         turn = self._take_turn(int(edges[0]))
         reader, asked = turn.reader, self._narrow(turn.plan, turn.reader)
-        self._tried, self._together = edges, together
+        self._edges, self._cuts = edges, cuts
         senders = edges - reader.edges.start
         order = senders.argsort()
-        cut = self._deltas(senders[order], asked)
-        cut = torch.empty_like(cut).index_copy_(0, order.to(self._device), cut)
-        if together:
-            cut = cut.cumsum(0)
-        given = Given(reader.layer, reader.row, turn.x[None] - cut)
+        sent = self._deltas(senders[order], asked).flatten(1)
+        weights = cuts[:, order].to(sent)
+        x = torch.addmm(turn.x.flatten(), weights, sent, alpha=-1).view(-1, *turn.x.shape)
+        given = Given(reader.layer, reader.row, x)
         self._run = SparseRun(
             self.base,
             turn.plan,
             self._mask(),
             self.qkv,
             turn.fixed,
-            copies=len(edges),
+            copies=len(cuts),
             given=given,
         )
         with quiet(self.base.arch.model):
@@ -234,8 +232,7 @@ class SuffixTrials(Trials):
         """Takes over a row's messages and projections."""
         turn, run = self._turn, self._run
         assert turn is not None
-        edges = self._tried[: row + 1] if self._together else self._tried[row : row + 1]
-        self.kept[edges] = False
+        self.kept[self._edges[self._cuts[row]]] = False
         assert run.given is not None
         turn.x = run.given.x[row].clone()
         self._outputs = self._rows[row].clone()

@@ -24,23 +24,28 @@ log = logging.getLogger(__name__)
 MakeTrials = Callable[[MaskedModel, Batch, Tensor, Reference], Trials]
 
 
-def total_loss(metric: Metric, outputs: Tensor, batch: Batch, full: Tensor) -> float:
-    """The sum over examples of the metric, turned so that lower is better, in float64."""
-    return -metric.sign * float(metric(outputs.double(), batch, full).sum())
-
-
 @dataclass(frozen=True, eq=False)
 class _Part:
+    """A batch, and the full model's outputs in float64, which ``metric`` is fixed to."""
+
     batch: Batch
     reference: Reference
     full: Tensor
+    metric: Metric
+
+    def total(self, outputs: Tensor) -> float:
+        """The sum over examples of the metric, turned so that lower is better, in float64."""
+        return -self.metric.sign * float(self.metric(outputs.double(), self.batch, self.full).sum())
 
 
-def _parts(model: MaskedModel, task: Task, ablation: Ablation, size: int | None) -> list[_Part]:
+def _parts(
+    model: MaskedModel, task: Task, metric: Metric, ablation: Ablation, size: int | None
+) -> list[_Part]:
     found = []
     for batch in task.batches(size):
         reference = model.reference(batch, ablation)
-        found.append(_Part(batch, reference, reference.full.double()))
+        full = reference.full.double()
+        found.append(_Part(batch, reference, full, metric.fixed(full)))
     return found
 
 
@@ -63,7 +68,7 @@ class Judge:
 
     def _use(self, model: MaskedModel) -> None:
         self._model = model
-        self._parts = _parts(model, self.task, self._ablation, self._size)
+        self._parts = _parts(model, self.task, self.metric, self._ablation, self._size)
 
     def start(self, kept: Tensor) -> None:
         """Takes ``kept [E]`` bool as the circuit."""
@@ -99,16 +104,15 @@ class Judge:
         """Of the circuit."""
         total = 0.0
         for part, trials in zip(self._parts, self._trials, strict=True):
-            outputs = trials.outputs()
-            total += total_loss(self.metric, outputs, part.batch, part.full)
+            total += part.total(trials.outputs())
         return total / self.count
 
-    def without(self, edges: Tensor, *, together: bool) -> list[float]:
-        """Losses with the first, first two, ... of ``edges`` cut too, or with each alone."""
-        totals = [0.0] * len(edges)
+    def without(self, edges: Tensor, cuts: Tensor) -> list[float]:
+        """Losses with those of ``edges [n]`` cut too that each row of ``cuts [C, n]`` names."""
+        totals = [0.0] * len(cuts)
         for part, trials in zip(self._parts, self._trials, strict=True):
-            for row, outputs in enumerate(trials.without(edges, together=together)):
-                totals[row] += total_loss(self.metric, outputs, part.batch, part.full)
+            for row, outputs in enumerate(trials.without(edges, cuts)):
+                totals[row] += part.total(outputs)
         return [total / self.count for total in totals]
 
     def cut(self, row: int) -> None:
@@ -235,9 +239,8 @@ class Referee:
     @torch.no_grad()
     def _run(self, kept: Tensor) -> float:
         if not self._parts:
-            self._parts = _parts(self._model, self._task, self._ablation, self._size)
+            self._parts = _parts(self._model, self._task, self._metric, self._ablation, self._size)
         total = 0.0
         for part in self._parts:
-            outputs = self._model.run(part.batch, kept.float(), part.reference)
-            total += total_loss(self._metric, outputs, part.batch, part.full)
+            total += part.total(self._model.run(part.batch, kept.float(), part.reference))
         return total / len(self._task)

@@ -1,10 +1,11 @@
 """The descent itself: which edges go at a threshold, found with as few runs as the answer allows.
 
-An edge is cut for good if cutting it raises the loss by less than tau, else it stays. Rows that cut
-the first, first two, ... of the next edges give many decisions at once: all are right up to and
-including the first edge that stays. Where most edges stay, rows that each cut one edge are right up
-to the first that goes. Width and kind of a call follow the share of edges that stay; they change
-the time, never the answer: a decision closer to tau than the outputs' noise goes to the referee.
+An edge is cut for good if cutting it raises the loss by less than tau, else it stays. A call tries
+many edges at once: which of them stay is guessed, and each row cuts its own edge and all earlier
+ones of the call that are guessed to go. What the rows tell is right up to and including the first
+edge that does not do as guessed; the next call begins behind it. Guesses change the time, never the
+answer: every decision is measured, and one closer to tau than the outputs' noise goes to the
+referee.
 
 Several thresholds share a descent until they first disagree about an edge; each side then goes on
 from there.
@@ -27,6 +28,7 @@ from graphprune.optimise.checkpoint import Checkpoint, RunDirectory
 from graphprune.optimise.loop import interruptible
 from graphprune.progress import bar
 
+from .forecast import Forecast
 from .judge import Judge, Recheck
 from .order import readers
 
@@ -35,7 +37,6 @@ __all__ = ["Branch", "Limits", "Search"]
 log = logging.getLogger(__name__)
 
 _SAVE_EVERY = 20.0  # seconds
-_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 @dataclass(eq=False)
@@ -50,6 +51,15 @@ class Branch:
     kept: Tensor
     effects: Tensor
     at: int = 0
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An edge of a window: ``tried``, or cut with its dead reader; ``stays``: what is guessed."""
+
+    edge: int
+    tried: bool = True
+    stays: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ class Search:
         self.open, self.done = [fresh], list[Branch]()
         self.evaluations, self.seconds = 0, 0.0
         self.stopped = ""
-        self._stay = 0.1  # share of edges that stayed, of late
+        self._forecast = Forecast(self.graph)
         self._loss = math.nan
         self._evaluated, self._spent = 0, 0.0  # when this call began, and since
         self._target = self.graph.edge_index[1].tolist()
@@ -128,6 +138,7 @@ class Search:
                 with bar(self._describe(branch), len(self.order), branch.at) as shown:
                     self.judge.start(branch.kept)
                     self._loss = math.nan
+                    self._recall(branch)
                     while branch.at < len(self.order) and len(branch.taus):
                         was = branch.at
                         self._advance(branch)
@@ -152,6 +163,14 @@ class Search:
         taus = ", ".join(f"{tau:g}" for tau in branch.taus[:3])
         return f"{self.label} tau {taus}{' ...' if len(branch.taus) > 3 else ''}"
 
+    def _recall(self, branch: Branch) -> None:
+        """Makes the guesses those that the branch's own decisions suggest."""
+        self._forecast = Forecast(self.graph)
+        for edge in self.order[: branch.at].tolist():
+            gap = float(branch.effects[edge])
+            if not math.isnan(gap):
+                self._forecast.learn(edge, self._stays(gap, branch.taus[-1]))
+
     def _halt(self, asked: bool) -> str:
         limits, evaluated = self.limits, self.evaluations - self._evaluated
         if asked:
@@ -169,110 +188,103 @@ class Search:
 
     def _advance(self, branch: Branch) -> None:
         """One call's worth of decisions."""
-        width, together = self._plan() if self.speculative else (1, True)
-        window = self._window(branch, width, together)
-        tried = [edge for edge, tested in window if tested]
+        window = self._window(branch)
+        tried = [some for some in window if some.tried]
         if not tried:
             self._pass(branch, window)
             return
-        if self.judge.attend(self._target[tried[0]]) or math.isnan(self._loss):
+        if self.judge.attend(self._target[tried[0].edge]) or math.isnan(self._loss):
             self._loss = self.judge.loss()
             self.evaluations += 1
-        losses = self.judge.without(torch.tensor(tried), together=together)
+        goes = torch.tensor([not some.stays for some in tried])
+        each = torch.eye(len(tried), dtype=torch.bool)
+        cuts = goes.expand(len(tried), -1).tril(-1) | each
+        losses = self.judge.without(torch.tensor([some.edge for some in tried]), cuts)
         self.evaluations += len(tried)
-        self._take(branch, window, losses, together)
-
-    def _plan(self) -> tuple[int, bool]:
-        """How many edges to try in one call, and whether together: what is decided per cost."""
-        most = min(self.limits.candidates, self.judge.most)
-        best, found = 0.0, (1, True)
-        for together, ends in ((True, self._stay), (False, 1.0 - self._stay)):
-            ends = min(max(ends, 1e-3), 1.0)
-            for width in (w for w in _WIDTHS if w <= most):
-                decided = (1.0 - (1.0 - ends) ** width) / ends
-                rate = decided / (self.judge.overhead + width)
-                if rate > best * (1 + 1e-9):
-                    best, found = rate, (width, together)
-        return found
+        self._take(branch, window, losses)
 
     # ---------------------------------------------------------------- one call
 
-    def _window(self, branch: Branch, width: int, together: bool) -> list[tuple[int, bool]]:
-        """The next edges in order, and whether each is tried or cut with its dead reader."""
-        kept, window, tried = branch.kept.clone(), list[tuple[int, bool]](), 0
+    def _window(self, branch: Branch) -> list[_Step]:
+        """The next edges in order, as many as pay: decisions expected for what the call costs."""
+        most = min(self.limits.candidates, self.judge.most) if self.speculative else 1
+        kept, window, paying = branch.kept.clone(), list[_Step](), 0
+        tried, right, expected, best = 0, 1.0, 0.0, 0.0
         at = branch.at
-        while at < len(self.order) and tried < width:
-            end = self._end[at]
-            begins = bool(self._first[at])
-            if begins and tried and not (together and self.judge.spans):
-                break
-            if begins and self.drop_dead and self._dead(self._target[int(self.order[at])], kept):
-                edges = self.order[at:end]
-                window += [(edge, False) for edge in edges.tolist()]
-                kept[edges] = False
-                at = end
-                continue
-            stop = min(end, at + width - tried)
-            edges = self.order[at:stop]
-            window += [(edge, True) for edge in edges.tolist()]
-            kept[edges] = False
-            tried += stop - at
-            at = stop
-        return window
+        while at < len(self.order) and tried < most:
+            edge = int(self.order[at])
+            if bool(self._first[at]):
+                if tried and not self.judge.spans:
+                    break
+                if self.drop_dead and self._dead(self._target[edge], kept):
+                    edges, paid = self.order[at : self._end[at]], paying == len(window)
+                    window += [_Step(edge, tried=False) for edge in edges.tolist()]
+                    kept[edges] = False
+                    paying, at = len(window) if paid else paying, self._end[at]
+                    continue
+            chance = self._forecast.stays(edge)
+            window.append(_Step(edge, stays=chance > 0.5))
+            kept[edge] = chance > 0.5
+            tried, at, expected = tried + 1, at + 1, expected + right
+            right *= max(chance, 1.0 - chance)
+            rate = expected / (self.judge.overhead + tried)
+            if rate > best:
+                best, paying = rate, len(window)
+        return window[:paying]
 
     def _dead(self, node: int, kept: Tensor) -> bool:
         """Whether no kept path leads from the node to an output."""
         reached = self.graph.reachable(self.graph.output_nodes, kept.numpy(), backward=True)
         return not bool(reached[node])
 
-    def _pass(self, branch: Branch, window: list[tuple[int, bool]]) -> None:
+    def _pass(self, branch: Branch, window: list[_Step]) -> None:
         """Cuts untried edges."""
-        edges = torch.tensor([edge for edge, _ in window], dtype=torch.int64)
+        edges = torch.tensor([some.edge for some in window], dtype=torch.int64)
         if len(edges):
             branch.kept[edges] = False
             self.judge.drop(edges)
             branch.at += len(edges)
 
-    def _take(
-        self,
-        branch: Branch,
-        window: list[tuple[int, bool]],
-        losses: list[float],
-        together: bool,
-    ) -> None:
-        """Decides the window's edges one after another, as far as the call's rows are right."""
-        before, row, last, decided, stayed = self._loss, -1, -1, 0, 0
-        taken: list[int] = []  # edges cut since the last commitment, tried or not
-        valid = True
-        for edge, tested in window:
-            if not valid:
-                break
-            if not tested:
-                taken.append(edge)
-                branch.kept[edge] = False
-                branch.at += 1
-                continue
-            row += 1
-            gap = self._gap(branch, edge, losses[row] - before)
-            goes = [tau for tau in branch.taus if (abs(gap) if self.absolute else gap) < tau]
-            stays = [tau for tau in branch.taus if tau not in goes]
-            branch.effects[edge] = gap
-            decided += 1
-            if goes and stays:
-                self._split(branch, edge, stays)
-                branch.taus = tuple(goes)
+    def _take(self, branch: Branch, window: list[_Step], losses: list[float]) -> None:
+        """Decides the window's edges one after another, up to the first that was guessed wrong."""
+        before, last, taken = self._loss, -1, list[int]()
+        steps, rows = iter(window), iter(enumerate(losses))
+        for step in steps:
+            goes = right = True
+            if step.tried:
+                row, loss = next(rows)
+                goes = self._decide(branch, step.edge, loss - before)
+                right = goes != step.stays
+                last = row if goes else last
+                before = before if step.stays else loss
             branch.at += 1
             if goes:
-                branch.kept[edge] = False
-                taken.append(edge)
-                last, valid = row, together
-                if together:
-                    before = losses[row]
-            else:
-                stayed += 1
-                valid = not together
+                branch.kept[step.edge] = False
+                taken.append(step.edge)
+            if not right:
+                break
+        for step in steps:
+            if step.tried:
+                _, loss = next(rows)
+                self._forecast.hint(step.edge, self._stays(loss - before, branch.taus[-1]))
+                before = before if step.stays else loss
         self._commit(taken, last, losses)
-        self._stay += min(1.0, 0.05 * decided) * (stayed / max(decided, 1) - self._stay)
+
+    def _decide(self, branch: Branch, edge: int, gap: float) -> bool:
+        """Whether the edge goes; thresholds of the branch that keep it part from the others."""
+        gap = self._gap(branch, edge, gap)
+        branch.effects[edge] = gap
+        stays = tuple(tau for tau in branch.taus if self._stays(gap, tau))
+        goes = tuple(tau for tau in branch.taus if tau not in stays)
+        if goes and stays:
+            twin = Branch(stays, branch.kept.clone(), branch.effects.clone(), branch.at + 1)
+            self.open.insert(0, twin)
+            branch.taus = goes
+        self._forecast.learn(edge, not goes)
+        return bool(goes)
+
+    def _stays(self, gap: float, tau: float) -> bool:
+        return not (abs(gap) if self.absolute else gap) < tau
 
     def _commit(self, taken: list[int], last: int, losses: list[float]) -> None:
         if last >= 0:
@@ -290,11 +302,6 @@ class Search:
                 break
             gap = recheck.gap(branch.kept, edge, gap)
         return gap
-
-    def _split(self, branch: Branch, edge: int, stays: list[float]) -> None:
-        """Thresholds that keep an edge go on by themselves, later."""
-        twin = Branch(tuple(stays), branch.kept.clone(), branch.effects.clone(), branch.at + 1)
-        self.open.insert(0, twin)
 
     # ---------------------------------------------------------------- checkpoints
 

@@ -37,8 +37,8 @@ class Trials(ABC):
         """``[B, ..., V]`` of the circuit."""
 
     @abstractmethod
-    def without(self, edges: Tensor, *, together: bool) -> Tensor:
-        """``[C, B, ..., V]``: row j with ``edges[: j + 1]`` cut too, or ``edges[j]`` alone."""
+    def without(self, edges: Tensor, cuts: Tensor) -> Tensor:
+        """``[C, B, ..., V]``: each row with ``edges [n]`` cut too where ``cuts [C, n]`` is true."""
 
     @abstractmethod
     def cut(self, row: int) -> None:
@@ -63,19 +63,12 @@ class FullTrials(Trials):
         """One run."""
         return self.model.run(self.batch, self.kept.float(), self.reference)
 
-    def without(self, edges: Tensor, *, together: bool) -> Tensor:
+    def without(self, edges: Tensor, cuts: Tensor) -> Tensor:
         """A stack of masks in one run."""
-        self._rows = rows_without(self.kept, edges, together=together)
+        self._rows = self.kept.repeat(len(cuts), 1)
+        self._rows[:, edges] &= ~cuts
         return self.model.run(self.batch, self._rows.float(), self.reference)
 
     def cut(self, row: int) -> None:
         """Takes over the row's mask."""
         self.kept = self._rows[row].clone()
-
-
-def rows_without(kept: Tensor, edges: Tensor, *, together: bool) -> Tensor:
-    """``[C, E]`` bool: ``kept`` without the first, first two, ... of ``edges``, or each alone."""
-    rows = kept.repeat(len(edges), 1)
-    for row, last in enumerate(range(1, len(edges) + 1)):
-        rows[row, edges[:last] if together else edges[last - 1]] = False
-    return rows

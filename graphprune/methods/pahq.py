@@ -83,7 +83,7 @@ def _astray(judge: Judge, referee: Referee, model: MaskedModel, order: Tensor) -
         rest = order[at:]
         for edge in rest[torch.randperm(len(rest), generator=generator)[:_SAMPLED]].tolist():
             judge.attend(int(model.graph.edge_index[1, edge]))
-            (loss,) = judge.without(torch.tensor([edge]), together=True)
+            (loss,) = judge.without(torch.tensor([edge]), torch.tensor([[True]]))
             less = kept.clone()
             less[edge] = False
             exact = referee.loss(less) - referee.loss(kept)

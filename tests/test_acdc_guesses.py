@@ -1,0 +1,162 @@
+"""Guesses of what stays change how long ACDC takes and nothing else, however wrong they are."""
+
+import pytest
+import torch
+from support.greedy import brute_force, mean_loss
+from support.rings import RingExamples, Rings
+from support.tiny import random_pair, tiny
+from support.toy import Toy, ToyExamples
+
+import graphprune as gp
+from graphprune.greedy.forecast import Forecast
+
+DISTANCE = gp.Metric(
+    "distance", lambda out, batch, full: (out - full).square().sum(-1), higher_is_better=False
+)
+TAUS = [1e-4, 1e-3, 0.01, 0.1, 1.0]
+
+
+class AllStay(Forecast):
+    def stays(self, edge):
+        return 0.999
+
+
+class AllGo(Forecast):
+    def stays(self, edge):
+        return 0.001
+
+
+class Opposite(Forecast):
+    """As sure as it is wrong."""
+
+    def stays(self, edge):
+        return 1.0 - super().stays(edge)
+
+
+class Drawn(Forecast):
+    def __init__(self, graph):
+        super().__init__(graph)
+        self.drawn = torch.Generator().manual_seed(graph.num_edges)
+
+    def stays(self, edge):
+        return float(torch.rand((), generator=self.drawn) < 0.5) * 0.998 + 0.001
+
+
+WRONG = [AllStay, AllGo, Opposite, Drawn]
+
+
+@pytest.fixture(params=WRONG, ids=lambda kind: kind.__name__)
+def wrong(request, monkeypatch):
+    assert gp.ACDC.__name__  # what follows cannot be imported first
+    monkeypatch.setattr("graphprune.greedy.search.Forecast", request.param)
+
+
+def system(kind):
+    if kind == "toy":
+        return (
+            Toy(seed=2),
+            gp.Task(ToyExamples(), DISTANCE, name="toy", batch_size=4),
+            "counterfactual",
+        )
+    if kind == "rings":
+        return Rings(seed=1), gp.Task(RingExamples(), DISTANCE, name="rings"), "zero"
+    module = tiny(kind)
+    clean, corrupt = random_pair(module)
+    ids = torch.ones(len(clean), 1, dtype=torch.int64)
+    task = gp.Task.from_tensors(clean, corrupt, answer=ids, metric="kl")
+    return gp.wrap(module), task, "counterfactual"
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("kind", ["toy", "rings", "gpt2", "gemma2"])
+def test_wrong_guesses_keep_the_plain_loops_sets(wrong, kind, absolute):
+    """A sweep's branches too; each threshold against whole runs, edge by edge."""
+    model, task, ablation = system(kind)
+    rule = gp.ACDC(metric="task", ablation=ablation, absolute=absolute)
+    losses = mean_loss(model, task, task.metric, ablation)
+    found = rule.sweep(model, task, TAUS)
+    order = rule.edge_order(model.graph)
+    for tau in TAUS:
+        want = brute_force(losses, model.graph, order, tau, absolute=absolute)
+        assert torch.equal(found[tau].mask.values.bool(), want), tau
+    assert len({found[tau].mask.num_kept for tau in TAUS}) > 2
+
+
+def test_wrong_guesses_of_a_run_that_stops_and_goes_on(wrong, tmp_path):
+    model, task, _ = system("gpt2")
+    whole = gp.ACDC(exact="sequential").sweep(model, task, TAUS[:3])
+    parts = 0
+    while True:
+        rule = gp.ACDC(max_evaluations=60, run_dir=tmp_path / "run")
+        found = rule.sweep(model, task, TAUS[:3])
+        parts += 1
+        if not any(descent.stopped for descent in found.values()):
+            break
+    assert parts > 3
+    for tau in TAUS[:3]:
+        assert found[tau].mask == whole[tau].mask
+        assert torch.equal(found[tau].effects.isnan(), whole[tau].effects.isnan())
+
+
+class Layered(Rings):
+    """Readers that all read the same senders, two of which matter; each gives one output number."""
+
+    SENDERS, READERS, STRONG = 8, 24, (2, 5)
+
+    def __init__(self):
+        super().__init__()
+        senders = [f"s{i}" for i in range(self.SENDERS)]
+        readers = [f"r{i}" for i in range(self.READERS)]
+        pairs = [(s, r) for r in readers for s in senders] + [(r, "out") for r in readers]
+        self._graph = gp.ComputationalGraph.from_edges(pairs)
+        self.weight = torch.full((self.SENDERS,), 0.01)
+        self.weight[list(self.STRONG)] = 1.0
+
+    def _one(self, x, mask):
+        inner = mask[: -self.READERS].view(self.READERS, self.SENDERS)
+        read = (inner * self.weight).sum(1) * mask[-self.READERS :]
+        return x[:, :1].abs().clamp(min=1.0) * read
+
+
+def test_senders_that_always_stay_are_guessed(monkeypatch):
+    """A quarter of all edges stays, and hardly a row is tried in vain."""
+    model, task = Layered(), gp.Task(RingExamples(), DISTANCE, name="layered")
+    rule = gp.ACDC(tau=0.1, metric="task", ablation="zero")
+    found = rule.fit(model, task)
+    kept = [name for name in found.mask.edges() if not name.endswith("->out")]
+    assert {name.split("->")[0] for name in kept} == {"s2", "s5"}
+    assert len(kept) == 2 * Layered.READERS
+    runs = {None: found.notes["evaluations"]}
+    for kind in (AllStay, AllGo):
+        monkeypatch.setattr("graphprune.greedy.search.Forecast", kind)
+        other = rule.fit(model, task)
+        assert other.mask == found.mask
+        runs[kind] = other.notes["evaluations"]
+    assert runs[None] < 1.05 * len(found.effects)
+    assert 4 * runs[None] < min(runs[AllStay], runs[AllGo])
+
+
+@pytest.mark.parametrize("tau", TAUS)
+def test_a_branchs_own_decisions_tell_what_is_guessed(monkeypatch, tau):
+    """A run that goes on guesses as it did before it stopped."""
+    told = []
+
+    class Watched(Forecast):
+        def __init__(self, graph):
+            super().__init__(graph)
+            told.append([])
+
+        def learn(self, edge, stayed):
+            super().learn(edge, stayed)
+            told[-1].append((edge, stayed))
+
+    assert gp.ACDC.__name__
+    monkeypatch.setattr("graphprune.greedy.search.Forecast", Watched)
+    model, task, _ = system("gpt2")
+    search = gp.ACDC()._search(model, task, TAUS, None)
+    search.run()
+    (branch,) = [b for b in search.done if tau in b.taus]
+    search._recall(branch)
+    order = search.order[~branch.effects[search.order].isnan()].tolist()
+    assert told[-1] == [(edge, bool(branch.effects[edge] >= branch.taus[-1])) for edge in order]
+    assert [stayed for _, stayed in told[-1]] == branch.kept[order].tolist()
