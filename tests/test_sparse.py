@@ -65,6 +65,22 @@ def test_what_attention_never_reads_is_computed_at_answers_alone():
         hook.remove()
 
 
+def test_a_hook_on_the_output_map_is_heard():
+    """Sparse runs take the map in pieces, but not past a hook that is put on it later."""
+    model, batch = system("gpt2")
+    reference = model.reference(batch)
+    mask = torch.zeros(model.graph.num_edges)
+    mask[:20] = 1.0
+    with torch.no_grad():
+        plain = model.run(batch, mask, reference, sparse=True)
+        hook = model.module.lm_head.register_forward_hook(lambda module, inputs, out: 2.0 * out)
+        try:
+            found = model.run(batch, mask, reference, sparse=True)
+        finally:
+            hook.remove()
+    torch.testing.assert_close(found, 2.0 * plain)
+
+
 # Where Hugging Face's norms and rotary tables are float32 whatever the dtype, plain autograd leaves
 # the mode that widens them; these two families have neither.
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neo"])
