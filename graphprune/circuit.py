@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError
-from graphprune.export.plain import plain
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.plain import plain
 from graphprune.scores import EdgeScores
 
 if TYPE_CHECKING:

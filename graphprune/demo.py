@@ -174,7 +174,7 @@ def choose(tried: Sequence[Tried]) -> Tried:
 
 def _write(circuit: Circuit, curve: FaithfulnessCurve, document: dict[str, Any], out: Path) -> None:
     from graphprune.cli.output import write_export
-    from graphprune.export.plain import plain
+    from graphprune.plain import plain
 
     with new_folder(out) as scratch:
         circuit.save(scratch / "saved")

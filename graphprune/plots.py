@@ -82,7 +82,7 @@ def write_figure(figure: Any, target: Path | None) -> None:
     """Writes the figure, whole or not at all; nothing for ``None``."""
     if target is None:
         return
-    from graphprune.export.files import atomic_path
+    from graphprune.files import atomic_path
 
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format=target.suffix.lower()[1:])

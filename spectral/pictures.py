@@ -64,7 +64,7 @@ def plot(
     ax.set_title(f"spectrum ({kind})", fontsize=10)
     ax.legend(frameon=False, fontsize=8)
     if path is not None:
-        from graphprune.export.files import atomic_path
+        from graphprune.files import atomic_path
 
         with atomic_path(path) as temporary:
             (figure or ax.figure).savefig(temporary, format=Path(path).suffix.lower()[1:] or "png")

@@ -15,8 +15,8 @@ from transformer_graph import random_scores, transformer_graph
 from graphprune.circuit import Circuit
 from graphprune.errors import InputError
 from graphprune.export.explanation import to_explanation
-from graphprune.export.files import atomic_path
 from graphprune.export.formats import export
+from graphprune.files import atomic_path
 from graphprune.graph import ComputationalGraph, Node
 from graphprune.mask import EdgeMask
 

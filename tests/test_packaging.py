@@ -89,3 +89,11 @@ def test_entry_points_name_modules_on_disk(pyproject):
     for target in targets:
         path = ROOT / target.partition(":")[0].replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), target
+
+
+@pytest.mark.parametrize("name", ["greedy.search", "optimise.checkpoint", "export", "evaluation"])
+def test_modules_can_be_the_first_import(name):
+    """No cycle that only another module's import before them hides."""
+    command = [sys.executable, "-c", f"import graphprune.{name}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -21,8 +21,8 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv, GraphConv
 
 from graphprune.errors import MissingExtraError
-from graphprune.export.files import atomic_path
 from graphprune.fetch import cache_folder
+from graphprune.files import atomic_path
 
 from .argnn import ARGNN
 from .training import train_bptt

@@ -65,7 +65,7 @@ def evaluate(
         from graphprune.errors import InputError
         from graphprune.evaluation import evaluate as run_evaluation
         from graphprune.evaluation import faithfulness_curve
-        from graphprune.export.files import atomic_path
+        from graphprune.files import atomic_path
         from graphprune.mask import require_same_graph
         from graphprune.methods import resolve_ablation
 

@@ -48,7 +48,7 @@ class Job:
     def result(self, document: dict[str, Any], show: Callable[[Console], None]) -> None:
         """The result: ``document`` where JSON was asked for, else what ``show`` prints."""
         if self.as_json:
-            from graphprune.export.plain import plain
+            from graphprune.plain import plain
 
             self.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
         else:

@@ -70,7 +70,7 @@ class OverlapCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
-        from graphprune.export.plain import plain
+        from graphprune.plain import plain
 
         return {
             "names": list(self.names),

@@ -234,7 +234,7 @@ class CircuitComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the masks as plain values."""
-        from graphprune.export.plain import plain
+        from graphprune.plain import plain
 
         return {
             "circuits": {name: mask.num_kept for name, mask in self.masks.items()},

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError, MissingExtraError
-from graphprune.export.files import atomic_path
 from graphprune.export.layout import DrawnEdge, Picture, picture, port_offset
 from graphprune.export.routing import route
+from graphprune.files import atomic_path
 
 if TYPE_CHECKING:
     from graphprune.circuit import Circuit

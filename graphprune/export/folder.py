@@ -20,8 +20,8 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from graphprune.errors import FormatError, GraphPruneError, InputError
-from graphprune.export.files import beside
 from graphprune.export.schema import FORMAT, VERSION, CircuitFile, parse
+from graphprune.files import beside
 from graphprune.graph import ComputationalGraph, Node
 from graphprune.mask import EdgeMask
 from graphprune.scores import EdgeScores
@@ -49,7 +49,7 @@ def save_circuit(
     circuit: Circuit, directory: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
     """See :meth:`graphprune.Circuit.save`."""
-    from graphprune.export.plain import plain
+    from graphprune.plain import plain
 
     target = Path(directory).resolve()
     _require_free(target, overwrite)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError
-from graphprune.export.files import write_text
-from graphprune.export.plain import plain
+from graphprune.files import write_text
+from graphprune.plain import plain
 
 if TYPE_CHECKING:
     from graphprune.circuit import Circuit

@@ -18,10 +18,10 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError
-from graphprune.export.files import write_text
 from graphprune.export.layout import DrawnNode, Picture, picture, port_offset
-from graphprune.export.plain import flatten
 from graphprune.export.routing import Points, route
+from graphprune.files import write_text
+from graphprune.plain import flatten
 
 if TYPE_CHECKING:
     from graphprune.circuit import Circuit

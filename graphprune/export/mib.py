@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from graphprune.errors import InputError
 from graphprune.export.field import FieldLayout
-from graphprune.export.files import atomic_path
 from graphprune.export.mib_read import (
     MIBNodes,
     Ungrouped,
@@ -32,6 +31,7 @@ from graphprune.export.mib_read import (
     read_mib_json,
     read_mib_pt,
 )
+from graphprune.files import atomic_path
 from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.scores import EdgeScores, NodeScores
 

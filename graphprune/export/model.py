@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
-from graphprune.export.files import beside
 from graphprune.export.folder import JSON_NAME, TENSORS_NAME
+from graphprune.files import beside
 from graphprune.mask import require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.model import Ablation, MaskedModel

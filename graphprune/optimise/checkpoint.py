@@ -22,9 +22,9 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import FormatError, InputError
-from graphprune.export.files import atomic_path, write_text
-from graphprune.export.plain import plain
+from graphprune.files import atomic_path, write_text
 from graphprune.model import MaskedModel
+from graphprune.plain import plain
 from graphprune.task import Task
 
 __all__ = ["Checkpoint", "RunDirectory", "identity"]

@@ -67,7 +67,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values; the table under ``rows``."""
-        from graphprune.export.plain import plain
+        from graphprune.plain import plain
 
         found: dict[str, Any] = plain(
             {

@@ -20,9 +20,9 @@ from graphprune.errors import GraphPruneError, MissingExtraError, UnsupportedMod
 from graphprune.evaluation.curve import circuits_of, curve_of_reports
 from graphprune.evaluation.recovery import auroc
 from graphprune.evaluation.report import evaluate_all
-from graphprune.export.plain import plain
 from graphprune.methods.optimiser import MaskOptimiser
 from graphprune.model import MaskedModel
+from graphprune.plain import plain
 from graphprune.progress import quiet
 from graphprune.scores import EdgeScores
 from graphprune.task import Task

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graphprune.evaluation.report import bootstrap_interval
-from graphprune.export.files import atomic_path, write_text
+from graphprune.files import atomic_path, write_text
 
 from .jobs import Job
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.errors import FormatError, InputError
-from graphprune.export.files import write_text
+from graphprune.files import write_text
 
 __all__ = ["Store"]
 
