@@ -73,7 +73,8 @@ class CalibratedRanking(Scorer):
         scorer: a scorer, scores, a registered name, or ``{"name": ..., settings}``.
         sizes: fractions of all edges or counts (int); between two of them edges stand as the scorer
             has them. Default: MIB's.
-        tolerance: a gap from 1 that is small enough. Held-out prompts differ by more than .01.
+        tolerance: a gap from 1 that is small enough; with a few dozen prompts the error of
+            sampling them is larger.
         rounds: mask gradients at each size at most. A trial of a circuit costs about a third of a
             gradient, and there are at most six a round.
         seed: of the batches' members, and given to a scorer that keeps its default.

@@ -111,10 +111,8 @@ def _proposals(
     size = abs(gap)
     into, out = torch.nonzero(outer & ~kept)[:, 0], torch.nonzero(kept)[:, 0]
     most = min(len(into), max(1, len(out) // 4))
-    idle = out[gain[out] <= 0]
-    idle = idle[
-        strengths[idle].sort(stable=True).indices
-    ]  # those that help least, the weakest first
+    idle = out[gain[out] <= 0]  # none of them helps; the weakest first
+    idle = idle[strengths[idle].sort(stable=True).indices]
     seen: set[bytes] = set()
     for share in _SHARES:
         limit = share * size
