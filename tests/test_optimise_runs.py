@@ -1,8 +1,10 @@
 """Runs that are killed, interrupted, broken or resumed differently."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -251,3 +253,30 @@ def test_scores_of_another_graph_do_not_warm_start():
     scores = gp.EdgeScores(other, torch.zeros(2))
     with pytest.raises(gp.GraphMismatchError, match="warm start"):
         gp.EdgePruning(edges=4, steps=2, warm_start=scores).fit(Toy(), toy_task())
+
+
+@pytest.mark.parametrize("kind", ["default", "paper", "ugs", "calibrated"])
+def test_cached_passes_go_with_their_run(kind, monkeypatch):
+    """At once: a cycle would keep gigabytes until some later collection."""
+    alive = weakref.WeakSet()
+    real = Toy.reference
+
+    def watched(self, batch, ablation=None):
+        reference = real(self, batch, ablation)
+        alive.add(reference)
+        return reference
+
+    if kind == "calibrated":
+        method = gp.CalibratedRanking("eap", rounds=2)
+    else:
+        method = make_method(kind, None, make_loss())
+    task = gp.Task(ToyExamples(6), "logit_diff", batch_size=3)
+    method.score(Toy(seed=3), task)  # the first one imports
+    monkeypatch.setattr(Toy, "reference", watched)
+    gc.collect()
+    gc.disable()
+    try:
+        method.score(Toy(seed=3), task)
+        assert len(alive) == 0
+    finally:
+        gc.enable()

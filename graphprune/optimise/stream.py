@@ -10,7 +10,6 @@ Results do not depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +42,12 @@ def available_memory(device: torch.device) -> int:
     return 4 << 30
 
 
+@lru_cache(maxsize=8)
+def _order(seed: int, number: int, batches: int) -> tuple[int, ...]:
+    """In which order pass ``number`` over the examples visits the batches."""
+    return tuple(np.random.default_rng([seed, 1, number]).permutation(batches).tolist())
+
+
 @dataclass(eq=False)
 class Stream:
     """The batch and reference of every step.
@@ -71,7 +76,6 @@ class Stream:
         members = np.random.default_rng([self.seed, 0]).permutation(numbers)
         size = min(self.batch_size, total)
         self._members = [members[i : i + size] for i in range(0, total, size)]
-        self._order = lru_cache(maxsize=2)(self._permutation)
         self._batches: dict[int, Batch] = {}
         self._references: dict[int, Reference] = {}
         # Whether references are kept; None: decided with the first one, by all workers together.
@@ -94,15 +98,9 @@ class Stream:
         """Whether references are kept (decided when the first one is made)."""
         return bool(self._keep)
 
-    def _permutation(self, number: int) -> Sequence[int]:
-        return [
-            int(i)
-            for i in np.random.default_rng([self.seed, 1, number]).permutation(self.num_batches)
-        ]
-
     def _index(self, step: int) -> int:
         number, place = divmod(step, self.num_batches)
-        return self._order(number)[place]
+        return _order(self.seed, number, self.num_batches)[place]
 
     def places(self, step: int) -> tuple[int, tuple[int, ...]]:
         """How many examples the batch of a step has, and the places of this worker's in it."""
