@@ -41,7 +41,7 @@ def refused(capsys, *arguments: object) -> str:
         (("--task", "ioy"), "unknown task 'ioy'; known: ioi, greater_than"),
         (("--task", "missing.jsonl"), "missing.jsonl"),
         (("--task", "."), "unknown task"),
-        (("--method", "eapig"), "unknown method 'eapig'; known: acdc, clean-corrupted, eap"),
+        (("--method", "eapig"), "unknown method 'eapig'; known: acdc, calibrated-ranking, clean"),
         (("--metric", "logits"), "unknown metric 'logits'; known: logit_diff"),
         (("--ablation", "none"), "unknown ablation 'none'; known: counterfactual"),
         (("--set", "step=5"), "no setting 'step'; it has: ablation"),

@@ -69,11 +69,11 @@ def nested(
         rounds: slopes asked for at most, each size.
 
     Example:
-        >>> effects = torch.tensor([0.5, 0.3, 0.1, 0.2, -0.1])  # a value that is their sum
+        >>> effects = torch.tensor([0.6, 0.3, -0.1, 0.1, 0.3])  # a value that is their sum
         >>> value, slope = lambda kept: float(effects[kept].sum()), lambda kept: effects
         >>> (step,) = nested(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]), [3], value, slope)
         >>> step.kept.tolist(), round(step.before, 2), round(step.value, 2), step.swaps
-        ([True, True, False, True, False], 0.9, 1.0, 1)
+        ([True, True, False, True, False], 0.8, 1.0, 1)
     """
     order = torch.sort(strengths, descending=True, stable=True).indices
     outer = torch.ones(len(strengths), dtype=torch.bool)
