@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import graphprune as gp
+from graphprune.greedy import search
 from graphprune.greedy.order import edge_order, is_reverse_topological
 
 from .support.greedy import brute_force, mean_loss
@@ -124,8 +125,6 @@ def test_a_run_killed_between_checkpoints_is_not_lost(toy, tmp_path, monkeypatch
     model, task = toy
     whole = gp.ACDC(tau=0.03, metric=DISTANCE).prune(model, task)
     saves = []
-    from graphprune.greedy import search
-
     save = search.Search.save
 
     def counted(self):

@@ -63,9 +63,8 @@ class CalibratedRanking(Scorer):
     A scorer's ranking is cut at each of ``sizes``, the largest first; where the circuit's
     faithfulness f = (m(circuit) - m(ablated)) / (m(model) - m(ablated)) is not 1, few edges are
     swapped within the next larger circuit: those whose mask gradients close the gap, as measured
-    (:mod:`graphprune.optimise.nested`). That is what CMD counts. Attributions leave such gaps where
-    effects are not additive; a mask optimised by stochastic steps moves edges without a signal too
-    and loses the attribution's order at large sizes, which this keeps.
+    (:mod:`graphprune.optimise.nested`). That is what CMD counts, and few swaps
+    leave most of the scorer's order as it was.
 
     The result ranks edges by magnitude, all scores positive: signs of effects are not in it.
 
