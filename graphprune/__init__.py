@@ -34,7 +34,6 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from graphprune.evaluation import (
-        MIB_SIZES,
         EvaluationReport,
         FaithfulnessCurve,
         auroc,
@@ -89,6 +88,7 @@ if TYPE_CHECKING:
     from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
     from graphprune.selection_bootstrap import BootstrapScores, bootstrap_scores
     from graphprune.selection_polish import polish
+    from graphprune.sizes import MIB_SIZES
     from graphprune.study import Study
     from graphprune.task import Task
 
@@ -224,7 +224,6 @@ _HOMES = {
         "UnsupportedModelError",
     ),
     "graphprune.evaluation": (
-        "MIB_SIZES",
         "EvaluationReport",
         "FaithfulnessCurve",
         "auroc",
@@ -312,6 +311,7 @@ _HOMES = {
         "bootstrap_scores",
     ),
     "graphprune.selection_polish": ("polish",),
+    "graphprune.sizes": ("MIB_SIZES",),
     "graphprune.task": ("Task",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -280,3 +280,121 @@ def test_the_leaderboard_is_a_study():
     study = Study.from_yaml(Path(__file__).parent.parent / "examples" / "leaderboard.yaml")
     assert len(study.systems) == 6
     assert {job.method.name for job in study.jobs()} >= {"sequential ensemble", "spectral, damp"}
+
+
+# -------------------------------------------------------------------- what members share
+
+
+ENSEMBLES = {
+    "EAP-IG": {"method": "eap-ig", "steps": 3},
+    "of it": {
+        "method": "calibrated-ranking",
+        "scorer": {"method": "eap-ig", "steps": 3},
+        "rounds": 1,
+    },
+    "both": {
+        "method": "parallel-ensemble",
+        "scorers": [{"method": "eap"}, {"method": "eap-ig", "steps": 3}],
+        "normalize": "rank",
+    },
+    "hybrid": {
+        "method": "hybrid-ensemble",
+        "scorers": [
+            {"method": "eap-ig", "steps": 3},
+            {
+                "method": "sequential-ensemble",
+                "scorer": {"method": "eap-ig", "steps": 3},
+                "optimiser": {"method": "matryoshka", "steps": 2},
+                "signs": "scorer",
+            },
+        ],
+    },
+    "sequential": {
+        "method": "sequential-ensemble",
+        "scorer": {"method": "eap-ig", "steps": 3},
+        "optimiser": {"method": "matryoshka", "steps": 2},
+        "signs": "scorer",
+    },
+}
+
+
+def figures(record):
+    return {k: v for k, v in record.items() if "seconds" not in k and k != "mib"}
+
+
+def test_ensembles_take_rankings_that_stand(plan, tmp_path, monkeypatch):
+    """The same figures as jobs that find everything anew, each scorer run once for a case."""
+    study = Study.from_dict({**plan, "methods": ENSEMBLES, "seeds": [0]})
+    alone = {job.method.name: run_job(job) for job in study.jobs()}
+    ran = []
+    score = gp.EAPIG.score
+
+    def counted(self, model, task):
+        ran.append(self.label)
+        return score(self, model, task)
+
+    monkeypatch.setattr(gp.EAPIG, "score", counted)
+    shared = {}
+    for job in study.jobs():
+        shared[job.method.name] = run_job(job, folder=tmp_path)
+        assert figures(shared[job.method.name]) == figures(alone[job.method.name]), job.method.name
+    assert ran == ["EAPIG(steps=3)"] * 2  # its own, and the hybrid's sequential part
+    for name in ("of it", "both", "sequential"):
+        for what in ("seconds", "cpu_seconds", "mib"):
+            assert shared[name][what] >= shared["EAP-IG"][what]
+    assert len(list((tmp_path / "scores").glob("*.npz"))) == len(ENSEMBLES)
+
+
+def test_rankings_are_kept_as_they_are(plan, tmp_path):
+    study = Study.from_dict({**plan, "methods": {"EAP": {"method": "eap"}}, "seeds": [0, 1]})
+    study.run(tmp_path)
+    from graphprune.study.systems import language
+
+    kept = [np.load(path) for path in sorted((tmp_path / "scores").glob("*.npz"))]
+    assert len(kept) == 2  # other prompts, another ranking
+    for seed in (0, 1):
+        case = language("ioi", train=6, test=5, seed=seed, model=plan["systems"]["small"]["model"])
+        values = gp.EAP().score(case.model, case.train).values.numpy()
+        (same,) = [x for x in kept if np.array_equal(x["values"], values)]
+        assert str(same["method"]) == "EAP"
+        assert str(same["fingerprint"]) == case.model.graph.fingerprint
+
+
+@pytest.mark.parametrize("damage", ["empty", "other graph"])
+def test_a_damaged_ranking_is_named(plan, tmp_path, damage):
+    methods = {name: ENSEMBLES[name] for name in ("EAP-IG", "of it")}
+    first, second = Study.from_dict({**plan, "methods": methods, "seeds": [0]}).jobs()
+    assert run_job(first, folder=tmp_path)["state"] == "done"
+    (path,) = (tmp_path / "scores").glob("*.npz")
+    with np.load(path) as found:
+        parts = dict(found)
+    path.write_bytes(b"")
+    if damage == "other graph":
+        np.savez(path, **{**parts, "fingerprint": "none"})
+    record = run_job(second, folder=tmp_path)
+    assert record["state"] == "failed"
+    assert str(path) in record["why"]
+
+
+# -------------------------------------------------------------------- numbers of examples
+
+
+def test_examples_by_task(plan):
+    system = {**plan["systems"]["small"], "tasks": ["ioi", "greater_than"]}
+    one = {**system, "train": 8, "test": {"ioi": 9}}
+    study = Study.from_dict({**plan, "systems": {"small": one}, "seeds": [0]})
+    assert {(j.task, j.train, j.test) for j in study.jobs()} == {
+        ("ioi", 8, 9),
+        ("greater_than", 8, 5),
+    }
+    keys = {j.key for j in study.jobs()}
+    same = {**system, "train": {"ioi": 8, "greater_than": 8}, "test": {"ioi": 9}}
+    assert keys == {
+        j.key for j in Study.from_dict({**plan, "systems": {"s": same}, "seeds": [0]}).jobs()
+    }
+    for wrong, message in (
+        ({"mcqa": 3}, "names a task that it lacks: 'mcqa'"),
+        ({"ioi": 0}, "train of system 'small' on 'ioi' must be an integer of at least 1"),
+    ):
+        with pytest.raises(gp.InputError, match=message):
+            Study.from_dict({**plan, "systems": {"small": {**system, "train": wrong}}})

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from graphprune.comparison.nulls import NULLS, NullName, OverlapNull, make_strata, overlap_null
 from graphprune.errors import InputError
-from graphprune.evaluation.curve import MIB_SIZES
 from graphprune.mask import budget, require_same_graph
 from graphprune.scores import EdgeScores, Ranking
+from graphprune.sizes import MIB_SIZES
 
 if TYPE_CHECKING:
     import pandas as pd

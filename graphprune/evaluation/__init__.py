@@ -1,7 +1,7 @@
 """Evaluation: how faithful a circuit is, at one size or over all of them."""
 
 from .benchmark import mib_auroc, mib_curve
-from .curve import MIB_SIZES, FaithfulnessCurve, faithfulness_curve
+from .curve import FaithfulnessCurve, faithfulness_curve
 from .exactness import (
     SameOutputs,
     equivalent,
@@ -15,7 +15,6 @@ from .recovery import Recovery, auroc, recovery, stability
 from .report import EvaluationReport, evaluate, evaluate_all
 
 __all__ = [
-    "MIB_SIZES",
     "EvaluationReport",
     "FaithfulnessCurve",
     "Fidelity",

@@ -30,8 +30,9 @@ from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.scores import EdgeScores, NodeScores, Ranking
 from graphprune.selection import ranking
+from graphprune.sizes import MIB_SIZES
 
-from .curve import MIB_SIZES, FaithfulnessCurve, curve_of
+from .curve import FaithfulnessCurve, curve_of
 
 if TYPE_CHECKING:
     from graphprune.export.mib_read import MIBNodes

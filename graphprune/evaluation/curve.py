@@ -23,6 +23,7 @@ from graphprune.methods.base import AblationLike, require_model, resolve_ablatio
 from graphprune.model import Ablation, MaskedModel
 from graphprune.progress import track
 from graphprune.scores import EdgeScores, Ranking
+from graphprune.sizes import MIB_SIZES
 from graphprune.task import Task
 
 from .report import EvaluationReport, check_outputs, faithfulness
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "MIB_SIZES",
     "FaithfulnessCurve",
     "area",
     "circuits_of",
@@ -39,8 +39,6 @@ __all__ = [
     "curve_of_reports",
     "faithfulness_curve",
 ]
-
-MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def area(sizes: Sequence[float], values: Sequence[float]) -> float:

@@ -18,7 +18,6 @@ import torch
 
 from graphprune.ensembling import require_informative
 from graphprune.errors import FormatError, GraphPruneError, InputError
-from graphprune.evaluation.curve import MIB_SIZES
 from graphprune.export.field import FieldLayout, field_graph
 from graphprune.export.mib import (
     MIBNodes,
@@ -32,6 +31,7 @@ from graphprune.export.mib_read import Ungrouped
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask
 from graphprune.scores import EdgeScores, NodeScores
+from graphprune.sizes import MIB_SIZES
 from graphprune.tasks.benchmark import MIB_TASKS
 
 __all__ = [

@@ -17,6 +17,7 @@ from graphprune.model import MaskedModel, Reference
 from graphprune.optimise.nested import Step, nested
 from graphprune.optimise.stream import Stream
 from graphprune.scores import EdgeScores
+from graphprune.sizes import MIB_SIZES
 from graphprune.task import Task
 
 from .base import Scorer, at_least, cut_off_nodes_differ, objective, require_model, resolve_ablation
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CalibratedRanking", "Calibration"]
 
-_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # MIB's, below 1
 _PASSES = 100  # each example is seen about as often: references are worth keeping
 
 
@@ -71,11 +71,13 @@ class CalibratedRanking(Scorer):
     Args:
         scorer: a scorer, scores, a registered name, or ``{"name": ..., settings}``.
         sizes: fractions of all edges or counts (int); between two of them edges stand as the scorer
-            has them. Default: MIB's.
+            has them. Default: MIB's below 1.
         tolerance: a gap from 1 that is small enough; with a few dozen prompts the error of
             sampling them is larger.
         rounds: mask gradients at each size at most. A trial of a circuit costs about a third of a
-            gradient, and there are at most six a round.
+            gradient, and there are at most eight a round.
+        gradient_examples: how many examples (int) or which share of them a mask gradient is of, in
+            whole batches, others each time. Circuits are measured on all examples in any case.
         seed: of the batches' members, and given to a scorer that keeps its default.
         cache: bytes that cached clean and ablated passes may take; ``None``: a quarter of the free
             memory; 0: none. It changes the time, never the result.
@@ -88,15 +90,17 @@ class CalibratedRanking(Scorer):
 
     scorer: Member = EAPIG()  # noqa: RUF009 - frozen
     _: KW_ONLY
-    sizes: Sequence[float] = _SIZES
+    sizes: Sequence[float] = MIB_SIZES[:-1]
     tolerance: float = 0.01
     rounds: int = 4
+    gradient_examples: int | float = 1.0
     seed: int = 0
     cache: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         at_least(self.rounds, 0, "rounds")
         at_least(self.seed, 0, "seed")
+        self._gradient_examples(10**9)
         if not self.tolerance >= 0:
             raise InputError(f"tolerance is a distance from 1, from 0 on; got {self.tolerance!r}")
         sizes: object = self.sizes
@@ -104,6 +108,18 @@ class CalibratedRanking(Scorer):
             raise InputError(f"sizes are fractions or counts of edges, got {self.sizes!r}")
         object.__setattr__(self, "sizes", tuple(self.sizes))
         object.__setattr__(self, "scorer", as_member(self.scorer, "the scorer"))
+
+    def _gradient_examples(self, total: int) -> int:
+        try:
+            if isinstance(self.gradient_examples, int):
+                at_least(self.gradient_examples, 1, "gradient_examples")
+                return self.gradient_examples
+            return max(1, budget(self.gradient_examples, total))
+        except InputError as error:
+            raise InputError(
+                "gradient_examples is a number of examples (int) or a share of them in (0, 1]; got "
+                f"{self.gradient_examples!r}"
+            ) from error
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """The calibrated ranking."""
@@ -157,13 +173,14 @@ class _Examples:
     """Faithfulness of circuits on a task's examples, and its slope by the mask."""
 
     def __init__(self, method: CalibratedRanking, model: MaskedModel, task: Task) -> None:
-        self.model, self.task, self.runs = model, task, 0
+        self.model, self.task, self.runs, self._slopes = model, task, 0, 0
         ablation = resolve_ablation(model, task, method.ablation)
         self._from_inputs = not cut_off_nodes_differ(ablation, task)
         size = task.batch_size if method.batch_size is None else method.batch_size
         batches = -(-len(task) // min(size, len(task)))
         steps = _PASSES * batches
         self._stream = Stream(model, task, ablation, size, method.seed, steps, method.cache)
+        self._gradient_batches = min(batches, -(-method._gradient_examples(len(task)) // size))
         full = ablated = 0.0
         for batch, reference in self._parts():
             value = objective(task, batch, reference)
@@ -178,9 +195,11 @@ class _Examples:
                 "wholly ablated one"
             )
 
-    def _parts(self) -> Iterator[tuple[Batch, Reference]]:
-        for index in range(self._stream.num_batches):
-            part = self._stream.part(index)
+    def _parts(self, first: int = 0, count: int = 0) -> Iterator[tuple[Batch, Reference]]:
+        """``count`` batches from ``first`` on, round and round; all of them by default."""
+        batches = self._stream.num_batches
+        for index in range(first, first + (count or batches)):
+            part = self._stream.part(index % batches)
             assert part is not None
             yield part
 
@@ -197,13 +216,20 @@ class _Examples:
         return (total - self._ablated) / self._range
 
     def slope(self, kept: Tensor) -> Tensor:
-        """``[E]``: the derivative of faithfulness by the mask, float64."""
-        total = torch.zeros(len(kept), dtype=torch.float64)
-        for batch, reference in self._parts():
+        """``[E]``: the derivative of faithfulness by the mask, float64.
+
+        Of ``gradient_examples`` it is an estimate: examples have unlike ranges, and the range that
+        it is divided by is that of all of them.
+        """
+        total, seen = torch.zeros(len(kept), dtype=torch.float64), 0
+        first = self._slopes * self._gradient_batches
+        self._slopes += 1
+        for batch, reference in self._parts(first, self._gradient_batches):
+            seen += batch.size
             mask = kept.float().to(reference.full.device).requires_grad_(True)
             with torch.enable_grad():
                 outputs = self.model.run(batch, mask, reference)
                 value = objective(self.task, batch, reference)(outputs).sum()
             (gradient,) = torch.autograd.grad(value, mask)
             total += gradient.double().cpu()
-        return total / self._range
+        return total * (len(self.task) / seen) / self._range

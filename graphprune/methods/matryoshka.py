@@ -14,6 +14,7 @@ from graphprune.graph import ComputationalGraph
 from graphprune.optimise.gates import budgeted_sigmoid, noise
 from graphprune.optimise.loop import Draw, Moment
 from graphprune.optimise.warm import Start
+from graphprune.sizes import MIB_SIZES, trapezoid_weights
 
 from .base import at_least
 from .optimiser import GateKind, MaskOptimiser
@@ -32,21 +33,25 @@ class MatryoshkaPruning(MaskOptimiser):
         lr: learning rate of the scores.
         temperature: of the sigmoids.
         smallest: the smallest k, as a count or a share of all edges.
-        sizes: how k is drawn: ``"log_uniform"`` or ``"uniform"``.
+        sizes: how k is drawn: ``"log_uniform"``, ``"uniform"``, or ``"curve"``: one of MIB's sizes
+            below 1, as often as it counts in the trapezoid rule, so that the expected loss is the
+            loss's area over those sizes (``smallest`` is then the least count alone).
         budgets: values of k at each step, run side by side.
     """
 
     lr: float = 0.05
     temperature: float = 0.5
     smallest: float = 1e-3
-    sizes: Literal["log_uniform", "uniform"] = "log_uniform"
+    sizes: Literal["log_uniform", "uniform", "curve"] = "log_uniform"
     budgets: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self.budgets, 1, "budgets")
-        if self.sizes not in ("log_uniform", "uniform"):
-            raise InputError(f"sizes must be 'log_uniform' or 'uniform', got {self.sizes!r}")
+        if self.sizes not in ("log_uniform", "uniform", "curve"):
+            raise InputError(
+                f"sizes must be 'log_uniform', 'uniform' or 'curve', got {self.sizes!r}"
+            )
         if self.temperature <= 0 or self.smallest <= 0:
             raise InputError(
                 f"temperature and smallest must be positive, got {self.temperature} and "
@@ -87,6 +92,8 @@ class MatryoshkaPruning(MaskOptimiser):
         u = noise((self.budgets,), self.seed, at.step, scores.device)
         if self.sizes == "uniform":
             counts = least + u * (most - least)
+        elif self.sizes == "curve":
+            counts = (total * _on_curve(u)).clamp(min=least)
         else:
             counts = torch.exp(math.log(least) + u * (math.log(most) - math.log(least)))
         wide = scores.expand(self.budgets, -1)
@@ -102,3 +109,10 @@ class MatryoshkaPruning(MaskOptimiser):
     def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
         """The scores."""
         return self._joint(parameters, graph)
+
+
+def _on_curve(u: Tensor) -> Tensor:
+    """MIB's sizes below 1, each for as much of ``[0, 1)`` as it counts in the trapezoid rule."""
+    ends = torch.tensor(trapezoid_weights(MIB_SIZES)[:-1]).cumsum(0).to(u)
+    sizes = torch.tensor(MIB_SIZES[:-1]).to(u)
+    return sizes[torch.searchsorted(ends, u * ends[-1], right=True).clamp(max=len(sizes) - 1)]

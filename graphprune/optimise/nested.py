@@ -2,15 +2,15 @@
 
 From the largest size down: the best edges of the last circuit by a ranking, then rounds of swaps.
 A round asks for the value's slope at the circuit, so that each absent edge of the last circuit and
-each kept edge has an estimate of what taking it in or out would do. It proposes sets of swaps whose
-estimates close the gap (or a half or twice of it: estimates are of first order), without edges that
-would overshoot alone, and measures them: the first that halves the gap is taken, else the nearest
-to the goal. Where none is nearer than before, the size is done.
+each kept edge has an estimate of what taking it in or out would do. Swaps whose estimates close the
+gap are measured; what they really did says how many times as many, or which part of them, to try
+next. The first circuit that halves the gap is taken, else the nearest to the goal. Where none is
+nearer than before, the size is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,8 @@ from graphprune.progress import track
 
 __all__ = ["Step", "nested"]
 
-_SHARES = (1.0, 0.5, 2.0)  # of the gap that a proposal's estimates close, first tried first
+_TRIALS = 4  # circuits of either kind measured in a round
+_STRETCH = 4.0  # the most that one trial's share of the gap differs from the last one's
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,64 +80,94 @@ def nested(
     outer = torch.ones(len(strengths), dtype=torch.bool)
     found: list[Step] = []
     for count in track(sorted(set(counts), reverse=True), "sizes"):
-        kept = torch.zeros_like(outer)
-        kept[order[outer[order]][:count]] = True
-        first = kept
-        before = value = measure(kept)
-        asked = 0
+        first = torch.zeros_like(outer)
+        first[order[outer[order]][:count]] = True
+        kept, value = first, measure(first)
+        before, asked = value, 0
         while asked < rounds and abs(goal - value) > tolerance:
-            gradient = slope(kept)
+            swaps = _Swaps(kept, outer, slope(kept), strengths, goal - value)
             asked += 1
-            best, good = (value, kept), max(tolerance, abs(goal - value) / 2)
-            for other in _proposals(kept, outer, gradient, strengths, goal - value):
-                seen = measure(other)
-                if abs(goal - seen) < abs(goal - best[0]):
-                    best = (seen, other)
-                if abs(goal - seen) <= good:
-                    break
-            if best[1] is kept:
+            better, value = _nearest(swaps, measure, value, goal, tolerance)
+            if better is kept:
                 break
-            value, kept = best
-        swaps = int((kept & ~first).sum())
-        found.append(Step(kept, before, value, swaps, asked))
+            kept = better
+        found.append(Step(kept, before, value, int((kept & ~first).sum()), asked))
         outer = kept
     return found
 
 
-def _proposals(
-    kept: Tensor, outer: Tensor, gradient: Tensor, strengths: Tensor, gap: float
-) -> Iterator[Tensor]:
-    """Circuits of as many edges inside ``outer``, each once."""
-    gain = gradient.double() * (1.0 if gap > 0 else -1.0)  # of taking an edge in, towards the goal
-    size = abs(gap)
-    into, out = torch.nonzero(outer & ~kept)[:, 0], torch.nonzero(kept)[:, 0]
-    most = min(len(into), max(1, len(out) // 4))
-    idle = out[gain[out] <= 0]  # none of them helps; the weakest first
-    idle = idle[strengths[idle].sort(stable=True).indices]
-    seen: set[bytes] = set()
-    for share in _SHARES:
-        limit = share * size
-        enter = _fitting(gain[into], into, limit)
-        for leave in (idle, _fitting(-gain[out], out, limit)):
-            pairs = min(len(enter), len(leave), most)
-            if not pairs:
-                continue
-            total = (gain[enter[:pairs]] - gain[leave[:pairs]]).cumsum(0)
-            reached = torch.nonzero(total >= limit)[:, 0]
-            number = int(reached[0]) + 1 if len(reached) else pairs
-            other = kept.clone()
-            other[leave[:number]] = False
-            other[enter[:number]] = True
-            key = other.numpy().tobytes()
-            if key not in seen:
-                seen.add(key)
-                yield other
+class _Swaps:
+    """Exchanges of edges inside ``outer``, by what a slope says they would do.
+
+    Args:
+        gap: what the circuit's value lacks of its goal, with its sign.
+    """
+
+    def __init__(
+        self, kept: Tensor, outer: Tensor, slope: Tensor, strengths: Tensor, gap: float
+    ) -> None:
+        self.kept, self._gap = kept, abs(gap)
+        self._gain = slope.double() * (1.0 if gap > 0 else -1.0)  # of taking in, towards the goal
+        into, out = torch.nonzero(outer & ~kept)[:, 0], torch.nonzero(kept)[:, 0]
+        gain, strength = self._gain, strengths.double()
+        self._into = _sorted(into[gain[into] > 0], -gain)
+        self._harmful = _sorted(out[gain[out] < 0], gain)
+        self._idle = _sorted(out[gain[out] <= 0], strength)
+        self._helpful = _sorted(out[gain[out] > 0], gain)
+
+    def circuit(self, share: float, *, idle: bool) -> Tensor:
+        """The circuit after swaps whose estimates close ``share`` of the gap, or all there are.
+
+        No edge that would close more alone is in them, unless there is no other. The first to
+        leave are the weakest of those that do not help (``idle``) or the most harmful; those that
+        help follow, the least first, as long as what enters helps more.
+        """
+        limit, gain = share * self._gap, self._gain
+        enter = _fitting(self._into, gain, limit)
+        first = self._idle if idle else _fitting(self._harmful, -gain, limit)
+        leave = torch.cat([first, self._helpful])
+        pairs = min(len(enter), len(leave), max(1, int(self.kept.sum()) // 4))
+        net = gain[enter[:pairs]] - gain[leave[:pairs]]
+        net = net[: int((net > 0).long().cumprod(0).sum())]
+        number = min(len(net), int((net.cumsum(0) < limit).sum()) + 1)
+        kept = self.kept.clone()
+        kept[leave[:number]] = False
+        kept[enter[:number]] = True
+        return kept
 
 
-def _fitting(gains: Tensor, edges: Tensor, limit: float) -> Tensor:
-    """Edges with a gain, the largest first that does not go past ``limit``; else the smallest."""
-    helps = gains > 0
-    fitting = helps & (gains <= limit)
-    if bool(fitting.any()):
-        return edges[fitting][gains[fitting].sort(descending=True, stable=True).indices]
-    return edges[helps][gains[helps].sort(stable=True).indices][:1]
+def _nearest(
+    swaps: _Swaps, measure: Callable[[Tensor], float], value: float, goal: float, tolerance: float
+) -> tuple[Tensor, float]:
+    """The first circuit that halves the gap, else the nearest; the old one if none is nearer."""
+    gap = goal - value
+    best, known = (swaps.kept, value), {swaps.kept.numpy().tobytes()}
+    for idle in (True, False):
+        share = 1.0
+        for _ in range(_TRIALS):
+            kept = swaps.circuit(share, idle=idle)
+            key = kept.numpy().tobytes()
+            if key in known:
+                break
+            known.add(key)
+            seen = measure(kept)
+            if abs(goal - seen) < abs(goal - best[1]):
+                best = (kept, seen)
+            if abs(goal - seen) <= max(tolerance, abs(gap) / 2):
+                return best
+            closed = (seen - value) / gap
+            share *= (
+                1.0 / min(_STRETCH, max(closed, 1.0 / _STRETCH)) if closed > 0 else 1 / _STRETCH
+            )
+    return best
+
+
+def _sorted(edges: Tensor, by: Tensor) -> Tensor:
+    return edges[by[edges].sort(stable=True).indices]
+
+
+def _fitting(edges: Tensor, gain: Tensor, limit: float) -> Tensor:
+    """Those that do not go past ``limit`` alone; else the one that goes the least past it."""
+    gains = gain[edges]
+    fitting = edges[gains <= limit]
+    return fitting if len(fitting) else edges[gains.argsort()[:1]]

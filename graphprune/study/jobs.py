@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from graphprune.progress import quiet
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
+from .shelf import Cost, Shelf
 from .spec import StudyMethod, StudySystem
 from .systems import Case, make_case
 
@@ -59,6 +60,13 @@ class Job:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
+    def case_key(self) -> str:
+        """A hash of the model and the examples: rankings of one case can be shared."""
+        system = {"kind": self.system.kind, "options": dict(self.system.options)}
+        told = [system, self.task, self.seed, self.train, self.test]
+        return hashlib.sha256(json.dumps(plain(told), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
     def label(self) -> dict[str, Any]:
         """What tables call it."""
         return {
@@ -69,10 +77,14 @@ class Job:
         }
 
 
-def run_job(job: Job, threads: int | None = None) -> dict[str, Any]:
+def run_job(
+    job: Job, threads: int | None = None, folder: str | Path | None = None
+) -> dict[str, Any]:
     """The job's record: ``state`` is ``"done"``, ``"refused"`` or ``"failed"``; never raises.
 
-    A refusal is a method that does not serve the model, or a graph above ``max_edges``.
+    A refusal is a method that does not serve the model, or a graph above ``max_edges``. In the
+    study's ``folder`` its ranking is kept, and those of an ensemble's members that stand there
+    already are taken from it, their cost added to the ensemble's (see :class:`Shelf`).
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -80,7 +92,7 @@ def run_job(job: Job, threads: int | None = None) -> dict[str, Any]:
     record: dict[str, Any] = {"key": job.key}
     try:
         with quiet():
-            record |= _answer(job)
+            record |= _answer(job, Shelf(folder, job.case_key))
     except (UnsupportedModelError, MissingExtraError) as error:
         record |= {"state": "refused", "why": str(error)}
     except GraphPruneError as error:
@@ -93,7 +105,7 @@ def run_job(job: Job, threads: int | None = None) -> dict[str, Any]:
     return found
 
 
-def _answer(job: Job) -> dict[str, Any]:
+def _answer(job: Job, shelf: Shelf) -> dict[str, Any]:
     system = job.system
     options = json.dumps(plain(dict(system.options)), sort_keys=True)
     case = _case(system.kind, job.task, job.train, job.test, job.seed, options)
@@ -101,14 +113,15 @@ def _answer(job: Job) -> dict[str, Any]:
     if job.method.max_edges is not None and edges > job.method.max_edges:
         why = f"the graph has {edges} edges, more than the {job.method.max_edges} asked for"
         return {"state": "refused", "why": why, "edges": edges}
+    method = job.method.build(job.seed)
+    ready, before = shelf.ready(method, case.model.graph)
     with _peak() as memory:
         wall, cpu = time.perf_counter(), time.process_time()
-        scores = _ranking(job, case.model, case.train)
-        spent = {
-            "seconds": time.perf_counter() - wall,
-            "cpu_seconds": time.process_time() - cpu,
-        }
-    return {"state": "done", "edges": edges, **spent, **memory, **judged(case, scores, job)}
+        scores = _ranking(job, ready, case.model, case.train)
+        own = Cost(time.perf_counter() - wall, time.process_time() - cpu)
+    cost = before.then(replace(own, **memory))
+    shelf.keep(method, scores, cost)
+    return {"state": "done", "edges": edges, **cost.told(), **judged(case, scores, job)}
 
 
 def judged(case: Case, scores: EdgeScores, job: Job) -> dict[str, Any]:
@@ -146,8 +159,7 @@ def _case(kind: str, task: str, train: int, test: int, seed: int, options: str) 
     return make_case(kind, task, train=train, test=test, seed=seed, options=json.loads(options))
 
 
-def _ranking(job: Job, model: MaskedModel, task: Task) -> EdgeScores:
-    method = job.method.build(job.seed)
+def _ranking(job: Job, method: Any, model: MaskedModel, task: Task) -> EdgeScores:
     if not job.method.taus:
         found: EdgeScores = method.score(model, task)
         if isinstance(method, MaskOptimiser):  # gates: the lowest is the first to go, no sign

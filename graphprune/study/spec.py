@@ -18,20 +18,34 @@ __all__ = ["StudyMethod", "StudySystem", "read_yaml"]
 class StudySystem:
     """A system: its name in tables, its kind (an entry point), its tasks and the kind's options.
 
-    ``train`` and ``test`` are numbers of examples in place of the study's.
+    ``train`` and ``test`` are numbers of examples in place of the study's, one for all tasks or by
+    task (the study's for tasks that are not named).
     """
 
     name: str
     kind: str
     tasks: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
-    train: int | None = None
-    test: int | None = None
+    train: int | Mapping[str, int] | None = None
+    test: int | Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         for what in ("train", "test"):
-            if getattr(self, what) is not None:
-                at_least(getattr(self, what), 1, f"{what} of system {self.name!r}")
+            asked, of = getattr(self, what), f"{what} of system {self.name!r}"
+            if isinstance(asked, Mapping):
+                unknown = sorted(set(asked) - set(self.tasks))
+                if unknown:
+                    raise InputError(f"{of} names a task that it lacks: {unknown[0]!r}")
+                for task, count in asked.items():
+                    at_least(count, 1, f"{of} on {task!r}")
+            elif asked is not None:
+                at_least(asked, 1, of)
+
+    def examples(self, asked: int | Mapping[str, int] | None, task: str, default: int) -> int:
+        """How many examples ``train`` or ``test`` asks for on a task."""
+        if isinstance(asked, Mapping):
+            return asked.get(task, default)
+        return default if asked is None else asked
 
 
 @dataclass(frozen=True)

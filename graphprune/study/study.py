@@ -110,8 +110,8 @@ class Study:
                 task,
                 method,
                 seed,
-                system.train or self.train,
-                system.test or self.test,
+                system.examples(system.train, task, self.train),
+                system.examples(system.test, task, self.test),
                 self.densities,
             )
             for system in self.systems
@@ -136,7 +136,7 @@ class Study:
         total = len(self.jobs())
         with bar(self.name, total, total - len(todo)) as shown:
             try:
-                for record in _records(todo, jobs):
+                for record in _records(todo, jobs, store.folder):
                     store.save(record)
                     if record["state"] == "failed":
                         log.warning("%s failed: %s", record["key"], record["why"])
@@ -168,7 +168,7 @@ def _listed(value: Any, name: str, kind: type) -> tuple[Any, ...]:
     return tuple(kind(v) if kind(v) == v else v for v in value)
 
 
-def _records(todo: Sequence[Job], jobs: int) -> Iterator[dict[str, Any]]:
+def _records(todo: Sequence[Job], jobs: int, folder: Path) -> Iterator[dict[str, Any]]:
     try:
         import joblib
         from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -180,7 +180,7 @@ def _records(todo: Sequence[Job], jobs: int) -> Iterator[dict[str, Any]]:
         with warnings.catch_warnings():
             # A process that has grown, as with models, is replaced by a fresh one; no job is lost.
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-            yield from parallel(joblib.delayed(run_job)(job, threads) for job in todo)
+            yield from parallel(joblib.delayed(run_job)(job, threads, folder) for job in todo)
     except TerminatedWorkerError as error:
         raise GraphPruneError(
             "a process of the study was killed, out of memory perhaps; what was finished is kept, "

@@ -1,0 +1,128 @@
+"""Rankings of a study, kept: an ensemble takes its members' from here instead of finding them anew.
+
+A ranking is found by its case (model and examples) and by its method with all settings. What it
+cost is kept beside it and counts for the ensemble too, so that tables show what a method takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphprune.errors import FormatError
+from graphprune.files import atomic_path
+from graphprune.graph import ComputationalGraph
+from graphprune.methods.base import Pruner, Scorer
+from graphprune.methods.members import inherit
+from graphprune.methods.optimiser import MaskOptimiser
+from graphprune.scores import EdgeScores
+
+__all__ = ["Cost", "Shelf"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a ranking took: seconds, CPU seconds, and the most memory (MiB; ``None``: not known)."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    mib: float | None = None
+
+    def then(self, other: Cost) -> Cost:
+        """Both, one after the other."""
+        known = [mib for mib in (self.mib, other.mib) if mib is not None]
+        return Cost(
+            self.seconds + other.seconds,
+            self.cpu_seconds + other.cpu_seconds,
+            max(known) if known else None,
+        )
+
+    def told(self) -> dict[str, float]:
+        """What is known of it, for a job's record."""
+        found = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        return found if self.mib is None else {**found, "mib": self.mib}
+
+
+class Shelf:
+    """Rankings of one case under ``folder/scores``; without a folder it is empty and keeps nothing.
+
+    Each is an ``.npz`` file of ``values`` (``[E]``, float32, the graph's order of edges),
+    ``method``, ``fingerprint`` and ``cost`` (:class:`Cost`'s three, NaN where not known).
+    """
+
+    def __init__(self, folder: str | Path | None, case: str) -> None:
+        self._folder = None if folder is None else Path(folder) / "scores"
+        self._case = case
+
+    def ready(self, method: Any, graph: ComputationalGraph) -> tuple[Any, Cost]:
+        """The method with the members' rankings that stand here, and what those cost.
+
+        Raises :class:`FormatError` for a file that is damaged.
+        """
+        cost = Cost()
+        known: dict[Scorer, EdgeScores] = {}
+
+        def scored(member: Any) -> Any:
+            nonlocal cost
+            if not isinstance(member, Scorer) or isinstance(member, MaskOptimiser):
+                return member
+            seed = getattr(method, "seed", 0)
+            asked = inherit(member, method.ablation, method.batch_size, seed)
+            assert isinstance(asked, Scorer)
+            if asked not in known:
+                found = self._load(asked, graph)
+                if found is None:
+                    return member
+                known[asked], spent = found
+                cost = cost.then(spent)
+            return known[asked]
+
+        scorer, scorers = (getattr(method, name, None) for name in ("scorer", "scorers"))
+        if scorer is not None:
+            method = replace(method, scorer=scored(scorer))
+        elif scorers is not None:  # a hybrid must have its sequential part as it is
+            ready = tuple(m if isinstance(m, Pruner) else scored(m) for m in scorers)
+            method = replace(method, scorers=ready)
+        return method, cost
+
+    def keep(self, method: Any, scores: EdgeScores, cost: Cost) -> None:
+        """Writes a ranking, whole or not at all."""
+        path = self._path(method)
+        if path is None:
+            return
+        numbers = [cost.seconds, cost.cpu_seconds, float("nan") if cost.mib is None else cost.mib]
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                values=scores.values.cpu().numpy(),
+                method=method.label,
+                fingerprint=scores.graph.fingerprint,
+                cost=numbers,
+            )
+
+    def _path(self, method: Any) -> Path | None:
+        if self._folder is None:
+            return None
+        name = hashlib.sha256(f"{self._case} {method!r}".encode()).hexdigest()[:16]
+        return self._folder / f"{name}.npz"
+
+    def _load(self, method: Scorer, graph: ComputationalGraph) -> tuple[EdgeScores, Cost] | None:
+        path = self._path(method)
+        if path is None or not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                if str(found["fingerprint"]) != graph.fingerprint:
+                    raise ValueError("it belongs to another graph")
+                values = torch.from_numpy(found["values"])
+                seconds, cpu, mib = (float(x) for x in found["cost"])
+                scores = EdgeScores(graph, values, method=str(found["method"]))
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise FormatError(f"{path}: no ranking of a study: {error}") from None
+        return scores, Cost(seconds, cpu, None if np.isnan(mib) else mib)
