@@ -79,6 +79,44 @@ def test_most_of_the_gap_is_closed():
     assert sum(after) < 0.5 * sum(before)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_helpful_edges_leave_for_more_helpful_ones(seed):
+    """Where every edge helps, the best circuit is that of the largest effects."""
+    generator = torch.Generator().manual_seed(seed)
+    effects = torch.rand(14, generator=generator, dtype=torch.float64)
+    effects /= effects.sum()
+    value, slope = sums_of(effects)
+    strengths = torch.rand(14, generator=generator, dtype=torch.float64)
+    (step,) = nested(strengths, [7], value, slope, rounds=8)
+    assert step.value == pytest.approx(float(effects.sort().values[-7:].sum()))
+
+
+@pytest.mark.parametrize("scale", [0.03, 0.3, 3.0, 30.0])
+def test_what_is_measured_corrects_the_estimates(scale):
+    before, after = [], []
+    for seed in range(40):
+        effects, strengths = additive(seed, edges=60)
+        value, _ = sums_of(effects)
+        (step,) = nested(strengths, [30], value, lambda kept: effects * scale, rounds=6)  # noqa: B023
+        before.append(abs(1 - step.before))
+        after.append(abs(1 - step.value))
+    assert sorted(after)[20] < 0.1 * sorted(before)[20]
+    assert sum(after) < 0.2 * sum(before)
+
+
+def test_a_round_measures_at_most_eight_circuits():
+    runs = []
+
+    def measure(kept):
+        runs.append(kept.numpy().tobytes())
+        return 0.1 * (len(runs) == 1)  # whatever is done makes it worse
+
+    effects, strengths = additive(3, edges=60)
+    (step,) = nested(strengths, [30], measure, lambda kept: effects)
+    assert (step.rounds, step.swaps, step.value) == (1, 0, 0.1)
+    assert 3 < len(runs) == len(set(runs)) <= 9
+
+
 def test_a_goal_that_is_met_costs_one_run():
     runs = []
 
@@ -152,6 +190,25 @@ def test_slopes_are_finite_differences():
         assert float(slope[edge]) == pytest.approx(expected, rel=2e-2, abs=2e-3)
 
 
+def test_gradients_of_some_examples_take_turns():
+    """Weighted by their examples they add up to that of all."""
+    from graphprune.methods.calibration import _Examples
+
+    model, data = Toy(seed=3), task()  # batches of 4 and 2
+    kept = torch.tensor([1, 0, 1, 1, 0, 1, 1, 0, 1], dtype=torch.bool)
+    whole = _Examples(CalibratedRanking("eap"), model, data).slope(kept)
+    for some in (1, 3, 4, 0.5):
+        parts = _Examples(CalibratedRanking("eap", gradient_examples=some), model, data)
+        first, second, third = (parts.slope(kept) for _ in range(3))
+        assert not first.allclose(second)
+        assert torch.equal(first, third)
+        assert ((4 * first + 2 * second) / 6).allclose(whole, atol=1e-6)
+    for every in (5, 6, 100, 1.0, 0.9):
+        parts = _Examples(CalibratedRanking("eap", gradient_examples=every), model, data)
+        assert parts.slope(kept).equal(whole)
+        assert parts.slope(kept).equal(whole)
+
+
 @pytest.mark.parametrize("ablation", ["counterfactual", "zero", "mean"])
 def test_a_better_curve_on_its_own_examples(ablation):
     model, data = gp.wrap(planted()), planted_task()
@@ -205,6 +262,9 @@ def test_from_the_command_line(tmp_path, capsys):
     ("make", "message"),
     [
         (lambda: CalibratedRanking(rounds=-1), "rounds must be an integer of at least 0"),
+        (lambda: CalibratedRanking(gradient_examples=0), r"a share of them in \(0, 1\]; got 0"),
+        (lambda: CalibratedRanking(gradient_examples=1.5), r"in \(0, 1\]; got 1.5"),
+        (lambda: CalibratedRanking(gradient_examples="all"), r"in \(0, 1\]; got 'all'"),
         (lambda: CalibratedRanking(tolerance=-0.1), "from 0 on; got -0.1"),
         (lambda: CalibratedRanking(tolerance=float("nan")), "from 0 on; got nan"),
         (lambda: CalibratedRanking(sizes=()), "sizes are fractions or counts"),

@@ -115,8 +115,10 @@ class _Swaps:
         self._idle = _sorted(out[gain[out] <= 0], strength)
         self._helpful = _sorted(out[gain[out] > 0], gain)
 
-    def circuit(self, share: float, *, idle: bool) -> Tensor:
+    def circuit(self, share: float, *, idle: bool) -> tuple[Tensor, float]:
         """The circuit after swaps whose estimates close ``share`` of the gap, or all there are.
+
+        The second value is the share that they do close by their estimates.
 
         No edge that would close more alone is in them, unless there is no other. The first to
         leave are the weakest of those that do not help (``idle``) or the most harmful; those that
@@ -133,7 +135,7 @@ class _Swaps:
         kept = self.kept.clone()
         kept[leave[:number]] = False
         kept[enter[:number]] = True
-        return kept
+        return kept, float(net[:number].sum()) / self._gap
 
 
 def _nearest(
@@ -145,7 +147,7 @@ def _nearest(
     for idle in (True, False):
         share = 1.0
         for _ in range(_TRIALS):
-            kept = swaps.circuit(share, idle=idle)
+            kept, estimated = swaps.circuit(share, idle=idle)
             key = kept.numpy().tobytes()
             if key in known:
                 break
@@ -156,9 +158,8 @@ def _nearest(
             if abs(goal - seen) <= max(tolerance, abs(gap) / 2):
                 return best
             closed = (seen - value) / gap
-            share *= (
-                1.0 / min(_STRETCH, max(closed, 1.0 / _STRETCH)) if closed > 0 else 1 / _STRETCH
-            )
+            wanted = min(_STRETCH, max(1 / closed, 1 / _STRETCH)) if closed > 0 else 1 / _STRETCH
+            share = wanted * min(share, estimated)
     return best
 
 
