@@ -22,6 +22,7 @@ METHODS = [
     gp.UGS(edges=4, samples=3, node_gates=True, **SMALL),
     gp.MatryoshkaPruning(edges=4, budgets=2, **SMALL),
     gp.MatryoshkaPruning(edges=4, node_gates=True, sizes="uniform", **SMALL),
+    gp.MatryoshkaPruning(edges=4, sizes="curve", **SMALL),
     gp.SubnetworkProbing(edges=4, **SMALL),
     gp.SubnetworkProbing(edges=4, node_gates=True, **SMALL),
 ]

@@ -282,6 +282,35 @@ def test_the_leaderboard_is_a_study():
     assert {job.method.name for job in study.jobs()} >= {"sequential ensemble", "spectral, damp"}
 
 
+# -------------------------------------------------------------------- other backends
+
+
+def test_a_backend_without_generators_runs_in_waves(plan, tmp_path):
+    """As Ray's is: what is finished is kept after every wave."""
+    import joblib
+    from joblib.parallel import ThreadingBackend
+
+    kept = []
+
+    class Lists(ThreadingBackend):
+        supports_return_generator = False
+
+        def configure(self, *args, **kwargs):
+            kept.append(len(records(tmp_path)))
+            return super().configure(*args, **kwargs)
+
+    joblib.register_parallel_backend("lists", Lists)
+    study = Study.from_dict({**plan, "seeds": [0, 1]})
+    with joblib.parallel_config(backend="lists", n_jobs=3):
+        with pytest.raises(ValueError, match="does not support"):
+            joblib.Parallel(return_as="generator_unordered")
+        results = study.run(tmp_path)
+    assert repr(results) == "StudyResults('two <b>methods</b>': 4 done)"
+    assert kept == [0, 3]
+    for job, record in results.records:
+        assert figures(record)["cmd"] == pytest.approx(run_job(job)["cmd"], rel=1e-4)
+
+
 # -------------------------------------------------------------------- what members share
 
 
@@ -358,6 +387,29 @@ def test_rankings_are_kept_as_they_are(plan, tmp_path):
         (same,) = [x for x in kept if np.array_equal(x["values"], values)]
         assert str(same["method"]) == "EAP"
         assert str(same["fingerprint"]) == case.model.graph.fingerprint
+
+
+def test_other_densities_judge_the_ranking_that_stands(plan, tmp_path, monkeypatch):
+    methods = {**ENSEMBLES, "ACDC": {"method": "acdc", "taus": [0.01, 0.1]}}
+    chosen = {name: methods[name] for name in ("EAP-IG", "sequential", "ACDC")}
+    first = Study.from_dict({**plan, "methods": chosen, "seeds": [0]})
+    before = [run_job(job, folder=tmp_path) for job in first.jobs()]
+    more = Study.from_dict({**plan, "methods": chosen, "seeds": [0], "densities": [0.1, 0.3]})
+    alone = [run_job(job) for job in more.jobs()]
+    from graphprune.study import jobs
+
+    def never(*_):
+        raise AssertionError("the ranking stands")
+
+    monkeypatch.setattr(jobs, "_ranking", never)
+    for job, old, anew in zip(more.jobs(), before, alone, strict=True):
+        record = run_job(job, folder=tmp_path)
+        assert figures(record) == figures(anew)
+        assert record["cpu_seconds"] == old["cpu_seconds"]
+        assert [row["density"] for row in record["rows"]] == [0.1, 0.3]
+    other = {"ACDC": {"method": "acdc", "taus": [0.01, 0.2]}}
+    (job,) = Study.from_dict({**plan, "methods": other, "seeds": [0]}).jobs()
+    assert "the ranking stands" in run_job(job, folder=tmp_path)["why"]  # other thresholds: anew
 
 
 @pytest.mark.parametrize("damage", ["empty", "other graph"])

@@ -33,6 +33,7 @@ from .systems import Case, make_case
 
 __all__ = ["Job", "run_job"]
 
+_ALONE = threading.Lock()  # jobs of one process share a model: a backend's threads take turns
 METRICS = ("kl", "faithfulness", "accuracy", "exact_match")
 
 
@@ -83,15 +84,16 @@ def run_job(
     """The job's record: ``state`` is ``"done"``, ``"refused"`` or ``"failed"``; never raises.
 
     A refusal is a method that does not serve the model, or a graph above ``max_edges``. In the
-    study's ``folder`` its ranking is kept, and those of an ensemble's members that stand there
-    already are taken from it, their cost added to the ensemble's (see :class:`Shelf`).
+    study's ``folder`` its ranking is kept, to be judged at other densities without being found
+    again; those of an ensemble's members that stand there already are taken from it, their cost
+    added to the ensemble's (see :class:`Shelf`).
     """
     if threads is not None:
         torch.set_num_threads(threads)
     started = time.perf_counter()
     record: dict[str, Any] = {"key": job.key}
     try:
-        with quiet():
+        with _ALONE, quiet():
             record |= _answer(job, Shelf(folder, job.case_key))
     except (UnsupportedModelError, MissingExtraError) as error:
         record |= {"state": "refused", "why": str(error)}
@@ -113,15 +115,24 @@ def _answer(job: Job, shelf: Shelf) -> dict[str, Any]:
     if job.method.max_edges is not None and edges > job.method.max_edges:
         why = f"the graph has {edges} edges, more than the {job.method.max_edges} asked for"
         return {"state": "refused", "why": why, "edges": edges}
-    method = job.method.build(job.seed)
-    ready, before = shelf.ready(method, case.model.graph)
+    scores, cost = _found(job, case, shelf)
+    return {"state": "done", "edges": edges, **cost.told(), **judged(case, scores, job)}
+
+
+def _found(job: Job, case: Case, shelf: Shelf) -> tuple[EdgeScores, Cost]:
+    """The ranking and what it took, from the shelf or anew."""
+    method, graph = job.method.build(job.seed), case.model.graph
+    kept = shelf.find(method, graph, job.method.taus)
+    if kept is not None:
+        return kept
+    ready, before = shelf.ready(method, graph)
     with _peak() as memory:
         wall, cpu = time.perf_counter(), time.process_time()
         scores = _ranking(job, ready, case.model, case.train)
         own = Cost(time.perf_counter() - wall, time.process_time() - cpu)
     cost = before.then(replace(own, **memory))
-    shelf.keep(method, scores, cost)
-    return {"state": "done", "edges": edges, **cost.told(), **judged(case, scores, job)}
+    shelf.keep(method, scores, cost, job.method.taus)
+    return scores, cost
 
 
 def judged(case: Case, scores: EdgeScores, job: Job) -> dict[str, Any]:

@@ -27,7 +27,7 @@ LOWER = ("cmd", "seconds", "cpu_seconds", "mib", "kl")
 """Figures of which the lower is the better."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StudyResults:
     """Records of all jobs of a study, in the study's order.
 
@@ -37,6 +37,10 @@ class StudyResults:
 
     name: str
     records: Sequence[tuple[Job, dict[str, Any]]]
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        return f"StudyResults({self.name!r}: {states or 'no jobs'})"
 
     @property
     def counts(self) -> dict[str, int]:

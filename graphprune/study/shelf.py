@@ -1,4 +1,4 @@
-"""Rankings of a study, kept: an ensemble takes its members' from here instead of finding them anew.
+"""Rankings of a study, kept to be judged at other densities or taken as an ensemble's members.
 
 A ranking is found by its case (model and examples) and by its method with all settings. What it
 cost is kept beside it and counts for the ensemble too, so that tables show what a method takes.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Shelf:
             asked = inherit(member, method.ablation, method.batch_size, seed)
             assert isinstance(asked, Scorer)
             if asked not in known:
-                found = self._load(asked, graph)
+                found = self.find(asked, graph)
                 if found is None:
                     return member
                 known[asked], spent = found
@@ -91,9 +92,9 @@ class Shelf:
             method = replace(method, scorers=ready)
         return method, cost
 
-    def keep(self, method: Any, scores: EdgeScores, cost: Cost) -> None:
-        """Writes a ranking, whole or not at all."""
-        path = self._path(method)
+    def keep(self, method: Any, scores: EdgeScores, cost: Cost, taus: Sequence[float] = ()) -> None:
+        """Writes a ranking, whole or not at all; ``taus``: the thresholds that it comes from."""
+        path = self._path(method, taus)
         if path is None:
             return
         numbers = [cost.seconds, cost.cpu_seconds, float("nan") if cost.mib is None else cost.mib]
@@ -106,14 +107,11 @@ class Shelf:
                 cost=numbers,
             )
 
-    def _path(self, method: Any) -> Path | None:
-        if self._folder is None:
-            return None
-        name = hashlib.sha256(f"{self._case} {method!r}".encode()).hexdigest()[:16]
-        return self._folder / f"{name}.npz"
-
-    def _load(self, method: Scorer, graph: ComputationalGraph) -> tuple[EdgeScores, Cost] | None:
-        path = self._path(method)
+    def find(
+        self, method: Any, graph: ComputationalGraph, taus: Sequence[float] = ()
+    ) -> tuple[EdgeScores, Cost] | None:
+        """A ranking that stands here and its cost; :class:`FormatError` for a damaged file."""
+        path = self._path(method, taus)
         if path is None or not path.exists():
             return None
         try:
@@ -126,3 +124,9 @@ class Shelf:
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise FormatError(f"{path}: no ranking of a study: {error}") from None
         return scores, Cost(seconds, cpu, None if np.isnan(mib) else mib)
+
+    def _path(self, method: Any, taus: Sequence[float]) -> Path | None:
+        if self._folder is None:
+            return None
+        told = f"{self._case} {method!r} {[float(tau) for tau in taus]}"
+        return self._folder / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.npz"

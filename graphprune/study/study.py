@@ -121,16 +121,17 @@ class Study:
 
     # ---------------------------------------------------------------- running
 
-    def run(self, out: str | Path, *, jobs: int = 1, retry: bool = True) -> StudyResults:
+    def run(self, out: str | Path, *, jobs: int | None = None, retry: bool = True) -> StudyResults:
         """Runs what is not finished yet, and writes tables and the report under ``out``.
 
         Args:
             out: a folder; naming it again goes on after a stop, a kill or a change of the study.
-            jobs: processes at once. Inside ``joblib.parallel_config(backend=...)`` the jobs go to
-                that backend (Ray, Dask) instead.
+            jobs: processes at once; ``None``: one, or as ``joblib.parallel_config(backend=...,
+                n_jobs=...)`` says. Inside that the jobs go to its backend (Dask, Ray).
             retry: whether jobs that failed before are run again.
         """
-        at_least(jobs, 1, "jobs")
+        if jobs is not None:
+            at_least(jobs, 1, "jobs")
         store = Store(out)
         todo = [job for job in self.jobs() if self._open(store, job, retry)]
         total = len(self.jobs())
@@ -168,19 +169,26 @@ def _listed(value: Any, name: str, kind: type) -> tuple[Any, ...]:
     return tuple(kind(v) if kind(v) == v else v for v in value)
 
 
-def _records(todo: Sequence[Job], jobs: int, folder: Path) -> Iterator[dict[str, Any]]:
+def _records(todo: Sequence[Job], jobs: int | None, folder: Path) -> Iterator[dict[str, Any]]:
+    """Records as their jobs finish; where a backend gives whole lists alone, a wave at a time."""
     try:
         import joblib
         from joblib.externals.loky.process_executor import TerminatedWorkerError
     except ImportError as error:
         raise MissingExtraError('studies need joblib: pip install "graphprune[study]"') from error
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs is not None and jobs > 1 else None
+    calls = [joblib.delayed(run_job)(job, threads, folder) for job in todo]
+    backend, _ = joblib.parallel.get_active_backend()
+    at_once = getattr(backend, "supports_return_generator", False)
+    how = "generator_unordered" if at_once else "list"
+    parallel = joblib.Parallel(n_jobs=jobs, return_as=how, batch_size=1)
+    wave = len(calls) if at_once else joblib.effective_n_jobs(jobs)
     try:
         with warnings.catch_warnings():
             # A process that has grown, as with models, is replaced by a fresh one; no job is lost.
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-            yield from parallel(joblib.delayed(run_job)(job, threads, folder) for job in todo)
+            for start in range(0, len(calls), max(wave, 1)):
+                yield from parallel(calls[start : start + wave])
     except TerminatedWorkerError as error:
         raise GraphPruneError(
             "a process of the study was killed, out of memory perhaps; what was finished is kept, "
