@@ -1,9 +1,9 @@
 """How small CMD can be on the leaderboard's two-layer GPT-2, whatever ranks its 110 edges.
 
 Simulated annealing looks for the circuit of each size whose mean metric is nearest to the model's
-*on the very prompts that judge it*, each size alone (circuits of a ranking lie inside each other and
-are found on other prompts), from EAP-IG's circuit, a sequential ensemble's and a random one. The
-area that these leave is nearly a lower bound for every method.
+*on the very prompts that judge it*, each size alone (circuits of a ranking lie inside each other
+and are found on other prompts), from EAP-IG's circuit, a sequential ensemble's and a random one.
+The area that these leave is nearly a lower bound for every method.
 
 2-core AMD EPYC virtual machine, 2026-11-29, 120 prompts, 480 others to find rankings on:
 
