@@ -4,15 +4,15 @@ Circuits are found on 100 held-in prompts and judged on 400 the model was never 
 CMD" is Matryoshka pruning started from EAP-IG with the distance to the model's metric as its loss,
 300 steps. SmolLM2's figures stand in the README's leaderboard.
 
-2-core AMD EPYC virtual machine, 2026-11-29, 1,519 edges, other work beside it (CPU seconds):
+2-core AMD EPYC virtual machine, 2026-11-29, 1,519 edges (CPU seconds):
 
 ====================  =====  ====  ==========================
 ranking               CMD    s     f at .05, .1, .2, .5
 ====================  =====  ====  ==========================
 EAP-IG, 5 points      .201   1     .23, .32, .58, .99
-calibrated            .154   12    .22, .38, .79, .99
-for CMD               .120   13    .31, .50, .87, 1.00
-for CMD, calibrated   .126   6     .31, .50, .84, 1.00
+calibrated            .147   14    .28, .43, .79, .99
+for CMD               .120   9     .31, .50, .87, 1.00
+for CMD, calibrated   .122   11    .32, .51, .85, 1.00
 ====================  =====  ====  ==========================
 
 The best is 1.67 times nearer than EAP-IG: at a tenth of the edges no ranking found here has half of
