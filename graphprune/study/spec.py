@@ -41,11 +41,18 @@ class StudySystem:
             elif asked is not None:
                 at_least(asked, 1, of)
 
-    def examples(self, asked: int | Mapping[str, int] | None, task: str, default: int) -> int:
-        """How many examples ``train`` or ``test`` asks for on a task."""
-        if isinstance(asked, Mapping):
-            return asked.get(task, default)
-        return default if asked is None else asked
+    def train_on(self, task: str, default: int) -> int:
+        """Examples to find circuits on; ``default`` is the study's."""
+        return _count(self.train, task, default)
+
+    def test_on(self, task: str, default: int) -> int:
+        """Examples to judge circuits on; ``default`` is the study's."""
+        return _count(self.test, task, default)
+
+
+def _count(asked: int | Mapping[str, int] | None, task: str, default: int) -> int:
+    found = asked.get(task) if isinstance(asked, Mapping) else asked
+    return default if found is None else found
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,8 @@ class Study:
                 task,
                 method,
                 seed,
-                system.examples(system.train, task, self.train),
-                system.examples(system.test, task, self.test),
+                system.train_on(task, self.train),
+                system.test_on(task, self.test),
                 self.densities,
             )
             for system in self.systems

@@ -15,8 +15,8 @@ for CMD               .120   9     .31, .50, .87, 1.00
 for CMD, calibrated   .122   11    .32, .51, .85, 1.00
 ====================  =====  ====  ==========================
 
-The best is 1.67 times nearer than EAP-IG: at a tenth of the edges no ranking found here has half of
-the model's metric.
+The best is 1.67 times nearer than EAP-IG: at a tenth of the edges the best rankings found here have
+half of the model's metric.
 """
 
 import time
