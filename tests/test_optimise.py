@@ -159,12 +159,35 @@ def test_loss_by_the_tasks_gap_to_the_full_model(model, task):
         assert torch.allclose(found, 0.5 * difference(full).abs())
 
 
-def test_loss_by_the_tasks_gap_is_the_distance_where_the_metric_is_one(model, task):
+def test_loss_by_the_gap_of_means(model, task):
+    """What curves call |1 - f|, up to the scale; one example makes up for another."""
+    batch = next(iter(task.batches(6)))
+    reference = model.reference(batch)
+    scores = gp.EAP().score(model, task)
+    count = model.graph.num_edges // 2
+    curve = gp.faithfulness_curve(model, task, scores, [count, model.graph.num_edges])
+    kept = scores.top(count, by="abs").prune_dead_ends()
+    with torch.no_grad():
+        found = as_loss("mean_gap", task)(model.run(batch, kept, reference), batch, reference.full)
+    assert len(task) == batch.size
+    wanted = abs(1 - curve.f["abs"][0]) * abs(curve.full - curve.ablated)
+    assert torch.allclose(found, torch.full((6,), wanted), atol=1e-5)
+    assert float(found[0]) > 1e-3
+    outputs = reference.full * torch.tensor([1.5, 0.5] * 3)[:, None]
+    difference = task.metric(reference.full, batch, reference.full)
+    alternating = (difference * torch.tensor([0.5, -0.5] * 3)).mean().abs()
+    again = as_loss("mean_gap", task)(outputs, batch, reference.full)
+    assert torch.allclose(again, alternating.expand(6), atol=1e-6)
+
+
+def test_losses_by_gaps_are_the_distance_where_the_metric_is_one(model, task):
     outputs, full = torch.randn(6, 3), torch.randn(6, 3)
     batch = next(iter(task.batches(6)))
     by_kl = task.with_metric("kl")
-    same = [as_loss(name, by_kl)(outputs, batch, full) for name in ("task_gap", "kl")]
-    assert torch.equal(*same)
+    first, *others = (
+        as_loss(name, by_kl)(outputs, batch, full) for name in ("kl", "task_gap", "mean_gap")
+    )
+    assert all(torch.equal(first, other) for other in others)
 
 
 def test_seeds_differ_and_repeat(model, task):

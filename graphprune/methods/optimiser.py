@@ -54,8 +54,10 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         steps: optimisation steps.
         loss: ``"auto"`` (the task's metric where it is a distance to the full model, else KL),
             ``"kl"`` or ``"mse"`` to the full model's outputs, ``"task"`` (the task's metric: what
-            CPR rewards), ``"task_gap"`` (its distance to the full model's: what CMD counts), a
-            :class:`~graphprune.Metric`, or ``(outputs, batch, full) -> [B]``.
+            CPR rewards), ``"task_gap"`` (its distance to the full model's, example by example),
+            ``"mean_gap"`` (the distance of a batch's means: what CMD counts, save that its means
+            are of all examples), a :class:`~graphprune.Metric`, or ``(outputs, batch, full) ->
+            [B]``.
         warm_start: :class:`~graphprune.EdgeScores`, a scorer, or a scorer's registered name (run
             under the same ablation and batch size): the ranking the gates start from. A
             :class:`~graphprune.optimise.warm.Warm` also says how scores become gates

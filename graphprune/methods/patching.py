@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from graphprune.graph import ComputationalGraph
+from graphprune.greedy.order import edge_order
+from graphprune.greedy.trials import Trials
 from graphprune.model import MaskedModel
 from graphprune.progress import track
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
-from .base import Scorer, at_least, mean, objective
+from .base import Scorer, at_least, mean, objective, require_model
 from .gradient import Points, integration_points
 
 __all__ = ["ExactPatching", "IntegratedMaskGradient"]
@@ -21,32 +25,40 @@ __all__ = ["ExactPatching", "IntegratedMaskGradient"]
 class ExactPatching(Scorer):
     """Each edge's true effect: the metric of the full model minus that without this one edge.
 
-    One masked run an edge: for small graphs. ``candidates`` edges ride together on the batch axis.
+    One run an edge, for small graphs; where the model can, of what the edge changes alone.
+    ``candidates``: edges that ride together on the batch axis at most.
     """
 
-    candidates: int = 16
+    candidates: int = 64
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """Mean effects over the task's examples."""
         at_least(self.candidates, 1, "candidates")
-        edges = model.graph.num_edges
-        total = torch.zeros(edges, dtype=torch.float64)
+        require_model(model)
+        graph = model.graph
+        order = edge_order(graph, "reverse_topological")
+        total = torch.zeros(graph.num_edges, dtype=torch.float64)
         for batch, reference in self._each(model, task):
             assert reference is not None
-            full = reference.full
-            sign = task.metric.sign
+            trials = model.trials(batch, torch.ones(len(order), dtype=torch.bool), reference, order)
+            metric, full = task.metric, reference.full
             with torch.no_grad():
-                start = sign * task.metric(full, batch, full).double()
-                chunks = range(0, edges, self.candidates)
-                for first in track(chunks, "edges"):
-                    stop = min(first + self.candidates, edges)
-                    masks = torch.ones(stop - first, edges)
-                    masks[torch.arange(stop - first), torch.arange(first, stop)] = 0.0
-                    outputs = model.run(batch, masks, reference)
-                    for row, out in enumerate(outputs):
-                        value = sign * task.metric(out, batch, full).double()
-                        total[first + row] += (start - value).sum().cpu()
-        return EdgeScores(model.graph, mean(total, len(task), self.label), method=self.label)
+                start = metric(trials.outputs(), batch, full).double()
+                for edges in track(self._calls(graph, order, trials), "edges"):
+                    outputs = trials.without(edges, torch.eye(len(edges), dtype=torch.bool))
+                    for edge, out in zip(edges.tolist(), outputs, strict=True):
+                        change = start - metric(out, batch, full).double()
+                        total[edge] += metric.sign * change.sum().cpu()
+        return EdgeScores(graph, mean(total, len(task), self.label), method=self.label)
+
+    def _calls(self, graph: ComputationalGraph, order: Tensor, trials: Trials) -> list[Tensor]:
+        """The edges of each call: as many as may ride, of one reader where the trials ask it."""
+        runs = [order]
+        if not trials.spans:
+            readers = graph.edge_index[1][order]
+            runs = order.split(torch.unique_consecutive(readers, return_counts=True)[1].tolist())
+        most = max(1, min(self.candidates, trials.most))
+        return [edges for run in runs for edges in run.split(most)]
 
 
 @dataclass(frozen=True, kw_only=True)

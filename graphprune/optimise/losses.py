@@ -36,6 +36,7 @@ LOSSES: dict[str, str] = {
     "mse": "mean squared distance to the full model's outputs",
     "task": "the task's own metric, turned so that lower is better",
     "task_gap": "how far the task's own metric is from the full model's, example by example",
+    "mean_gap": "how far the metric's mean over a batch is from the full model's",
 }
 
 
@@ -52,14 +53,19 @@ def _of_metric(metric: Metric) -> Loss:
     return loss
 
 
-def _gap_of(metric: Metric) -> Loss:
-    """What CMD integrates, example by example: overshooting the model costs as falling short."""
+def _gap_of(metric: Metric, *, mean: bool) -> Loss:
+    """Overshooting the model costs as falling short: of each example, or of their ``mean``.
+
+    Faithfulness, and so CMD, is of means over examples: one that overshoots makes up for one that
+    falls short. The mean is that of the batch; each example is given it.
+    """
     if _is_distance(metric):
         return _of_metric(metric)
     value = _of_metric(metric)
 
     def loss(outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
-        return (value(outputs, batch, full) - value(full, batch, full).detach()).abs()
+        gaps = value(outputs, batch, full) - value(full, batch, full).detach()
+        return gaps.mean().abs().expand_as(gaps) if mean else gaps.abs()
 
     return loss
 
@@ -91,8 +97,8 @@ def as_loss(loss: LossLike, task: Task) -> Loss:
                 f"unknown loss {loss!r}; known: {', '.join(LOSSES)}, a gp.Metric, or a callable "
                 "(outputs, batch, full) -> one value an example, lower is better"
             )
-        if loss == "task_gap":
-            return _gap_of(task.metric)
+        if loss in ("task_gap", "mean_gap"):
+            return _gap_of(task.metric, mean=loss == "mean_gap")
         own = loss == "task" or (loss == "auto" and _is_distance(task.metric))
         return _of_metric(task.metric if own else METRICS["kl"])
     if isinstance(loss, Metric):
