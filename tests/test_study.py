@@ -17,6 +17,7 @@ from support.studies import figures, small_plan
 import graphprune as gp
 from graphprune.study import Case, Study
 from graphprune.study.jobs import run_job
+from graphprune.study.store import MADE_BY
 from graphprune.study.systems import apart
 
 
@@ -114,6 +115,19 @@ def test_a_second_run_repeats_nothing_and_a_larger_study_only_what_is_new(plan, 
     assert results.counts == {"done": 6}
     assert before.items() <= after.items()
     assert len(after) == 6
+
+
+def test_jobs_of_another_version_are_kept_and_named(plan, tmp_path, caplog):
+    plan = {**plan, "methods": {"chance": {"method": "random"}}, "seeds": [0, 1]}
+    Study.from_dict(plan).run(tmp_path)
+    Study.from_dict(plan).run(tmp_path)
+    assert not caplog.messages
+    path = next((tmp_path / "jobs").glob("*.json"))
+    path.write_text(path.read_text().replace(f"graphprune {gp.__version__}", "graphprune 0.0.9"))
+    Study.from_dict(plan).run(tmp_path)
+    (said,) = caplog.messages
+    assert said.startswith(f"1 finished jobs were made by graphprune 0.0.9, this is {MADE_BY}")
+    assert "0.0.9" in path.read_text()
 
 
 def test_two_processes_give_the_same_figures(plan, tmp_path):

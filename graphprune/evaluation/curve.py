@@ -9,24 +9,22 @@ plain CPR rewards overshooting the model.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask, budget, require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.model import Ablation, MaskedModel
-from graphprune.progress import track
 from graphprune.scores import EdgeScores, Ranking
 from graphprune.sizes import MIB_SIZES
 from graphprune.task import Task
 
-from .report import EvaluationReport, check_outputs, faithfulness
+from .report import EvaluationReport, evaluate_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,59 +220,28 @@ def curve_of(
     batch_size: int | None = None,
     method: str = "",
 ) -> FaithfulnessCurve:
-    """F of given circuits, ``masks[ranking]`` one for each of ``fractions``."""
-    rankings = tuple(masks)
-    totals: dict[str, Tensor] = {
-        by: torch.zeros(len(fractions), dtype=torch.float64) for by in rankings
-    }
-    ends = torch.zeros(2, dtype=torch.float64)
-    count = 0
-    for batch in track(
-        task.batches(batch_size), "faithfulness curve", task.num_batches(batch_size)
-    ):
-        reference = model.reference(batch, ablation)
-        with torch.no_grad():
-            full, ablated = reference.full, reference.ablated
-            check_outputs(full, batch, "the full model")
-
-            def value(outputs: Tensor) -> float:
-                return float(task.metric(outputs, batch, full).double().sum())  # noqa: B023
-
-            at_ends = torch.tensor([value(full), value(ablated)], dtype=torch.float64)
-            ends += at_ends
-            known: dict[bytes, float] = {}
-            for by, named in masks.items():
-                for i, mask in enumerate(named):
-                    if mask.num_kept in (0, model.graph.num_edges):
-                        totals[by][i] += at_ends[0 if mask.num_kept else 1]
-                        continue
-                    key = mask.values.numpy().tobytes()
-                    if key not in known:
-                        outputs = model.run(batch, mask, reference)
-                        check_outputs(outputs, batch, f"the circuit at size {fractions[i]}")
-                        known[key] = value(outputs)
-                    totals[by][i] += known[key]
-        count += batch.size
-    full_mean, ablated_mean = (ends / count).tolist()
-    values = {by: (total / count).tolist() for by, total in totals.items()}
-    f: dict[str, list[float]] = {}
-    for ranking, at in values.items():
-        f[ranking] = []
-        for v in at:
-            ratio = faithfulness(v, full_mean, ablated_mean)
-            if isinstance(ratio, str):
-                raise InputError(f"faithfulness is not defined on task {task.name!r}: {ratio}")
-            f[ranking].append(ratio)
-    return FaithfulnessCurve(
-        fractions,
-        f,
-        {by: [m.num_kept for m in named] for by, named in masks.items()},
-        values,
-        full_mean,
-        ablated_mean,
-        task.metric.name,
-        method,
+    """F of circuits, ``masks[ranking]`` one for each of ``fractions``; equal ones run once."""
+    names: dict[EdgeMask, str] = {}
+    for by, named in masks.items():
+        for fraction, mask in zip(fractions, named, strict=True):
+            names.setdefault(mask, f"{by} {fraction:g}")
+    inner = {mask: name for mask, name in names.items() if not _is_end(mask)}
+    run = inner or dict(itertools.islice(names.items(), 1))  # the ends come with any circuit
+    found = evaluate_all(
+        model,
+        task,
+        {name: mask for mask, name in run.items()},
+        ablation=ablation,
+        metrics=[task.metric],
+        batch_size=batch_size,
     )
+    reports = {mask: found[name] for mask, name in run.items()}
+    return curve_of_reports(masks, fractions, reports, method)
+
+
+def _is_end(mask: EdgeMask) -> bool:
+    """Whether it is an end of the curve's scale: no edge kept, or every edge."""
+    return mask.num_kept in (0, mask.graph.num_edges)
 
 
 def curve_of_reports(
@@ -283,7 +250,7 @@ def curve_of_reports(
     reports: Mapping[EdgeMask, EvaluationReport],
     method: str = "",
 ) -> FaithfulnessCurve:
-    """The curve of circuits that :func:`evaluate_all` has measured, as :func:`curve_of` gives it.
+    """The curve of circuits that :func:`evaluate_all` has measured.
 
     ``reports`` has at least one circuit, and every one of ``masks`` that keeps some edges but not
     all: the others are the ends of the scale.
@@ -299,7 +266,7 @@ def curve_of_reports(
     for by, named in masks.items():
         values[by], f[by] = [], []
         for mask in named:
-            if mask.num_kept in (0, mask.graph.num_edges):
+            if _is_end(mask):
                 values[by].append(full if mask.num_kept else ablated)
                 f[by].append(1.0 if mask.num_kept else 0.0)
             else:

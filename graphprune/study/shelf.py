@@ -1,7 +1,8 @@
 """Rankings of a study, kept to be judged at other densities or taken as an ensemble's members.
 
-A ranking is found by its case (model and examples) and by its method with all settings. What it
-cost is kept beside it and counts for the ensemble too, so that tables show what a method takes.
+A ranking is found by its case (model and examples), by its method with all settings and by the
+version of the library: another one makes its own. What it cost is kept beside it and counts for the
+ensemble too, so that tables show what a method takes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from graphprune.methods.base import Pruner, Scorer
 from graphprune.methods.members import inherit
 from graphprune.methods.optimiser import MaskOptimiser
 from graphprune.scores import EdgeScores
+
+from .store import MADE_BY
 
 __all__ = ["Cost", "Shelf"]
 
@@ -128,5 +131,5 @@ class Shelf:
     def _path(self, method: Any, taus: Sequence[float]) -> Path | None:
         if self._folder is None:
             return None
-        told = f"{self._case} {method!r} {[float(tau) for tau in taus]}"
+        told = f"{MADE_BY} {self._case} {method!r} {[float(tau) for tau in taus]}"
         return self._folder / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.npz"

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import graphprune
 from graphprune.errors import FormatError, InputError
 from graphprune.files import write_text
 
-__all__ = ["Store"]
+__all__ = ["MADE_BY", "Store"]
 
 _FORMAT = {"format": "graphprune-job", "version": 1}
+MADE_BY = f"graphprune {graphprune.__version__}"
 
 
 class Store:
@@ -51,6 +53,7 @@ class Store:
         return found
 
     def save(self, record: dict[str, Any]) -> None:
-        """Writes a record, whole or not at all."""
-        text = json.dumps({**_FORMAT, **record}, indent=1, allow_nan=False)
+        """Writes a record with the library's version (``made_by``), whole or not at all."""
+        told = {**_FORMAT, "made_by": MADE_BY, **record}
+        text = json.dumps(told, indent=1, allow_nan=False)
         write_text(self._jobs / f"{record['key']}.json", text + "\n")

@@ -19,7 +19,7 @@ from graphprune.progress import bar
 from .jobs import Job, run_job
 from .results import StudyResults
 from .spec import StudyMethod, StudySystem, methods_from, read_yaml, systems_from
-from .store import Store
+from .store import MADE_BY, Store
 from .systems import system_names
 
 __all__ = ["Study"]
@@ -133,8 +133,10 @@ class Study:
         if jobs is not None:
             at_least(jobs, 1, "jobs")
         store = Store(out)
-        todo = [job for job in self.jobs() if self._open(store, job, retry)]
-        total = len(self.jobs())
+        known = [(job, store.load(job.key)) for job in self.jobs()]
+        todo = [job for job, record in known if _is_open(record, retry)]
+        _tell_of_others([record for _, record in known if not _is_open(record, retry)])
+        total = len(known)
         with bar(self.name, total, total - len(todo)) as shown:
             try:
                 for record in _records(todo, jobs, store.folder):
@@ -156,10 +158,22 @@ class Study:
             found.append((job, {"state": "open"} if record is None else record))
         return StudyResults(self.name, found)
 
-    @staticmethod
-    def _open(store: Store, job: Job, retry: bool) -> bool:
-        record = store.load(job.key)
-        return record is None or (record["state"] == "failed" and retry)
+
+def _is_open(record: dict[str, Any] | None, retry: bool) -> bool:
+    return record is None or (record["state"] == "failed" and retry)
+
+
+def _tell_of_others(finished: Sequence[dict[str, Any] | None]) -> None:
+    """A warning if another version of the library made some of the records."""
+    makers = [record["made_by"] for record in finished if record and "made_by" in record]
+    others = sorted({maker for maker in makers if maker != MADE_BY})
+    if others:
+        log.warning(
+            "%d finished jobs were made by %s, this is %s; another folder runs them anew",
+            sum(maker in others for maker in makers),
+            " and ".join(others),
+            MADE_BY,
+        )
 
 
 def _listed(value: Any, name: str, kind: type) -> tuple[Any, ...]:
