@@ -123,17 +123,26 @@ def test_cost_counts_the_circuit_that_was_run(case):
 
 
 def test_curve_by_brute_force(case):
-    """Every point again through evaluate(); integrals again by their definition."""
+    """Every point again by masked runs of all examples; integrals again by their definition."""
     _, model, task = case
+    (batch,) = task.batches(len(task))
+    reference = model.reference(batch)
+
+    def mean(outputs):
+        return float(task.metric(outputs, batch, reference.full).double().mean())
+
+    full, ablated = mean(reference.full), mean(reference.ablated)
     scores = gp.EAP().score(model, task)
     sizes = (0.01, 0.1, 0.4, 1.0)
     curve = gp.faithfulness_curve(model, task, scores, sizes)
     for by in ("signed", "abs"):
         for i, size in enumerate(sizes):
             mask = scores.top(size, by=by).prune_dead_ends()
-            report = gp.evaluate(model, task, mask)
+            wanted = mean(model.run(batch, mask, reference))
             assert curve.kept[by][i] == mask.num_kept
-            assert curve.f[by][i] == pytest.approx(report["faithfulness"], abs=1e-3)
+            assert curve.values[by][i] == pytest.approx(wanted, abs=1e-4)
+            f = (wanted - ablated) / (full - ablated)
+            assert curve.f[by][i] == pytest.approx(f, abs=1e-3)
 
     def trapezoid(y):
         return sum(
@@ -167,12 +176,25 @@ def test_curve_needs_increasing_sizes_and_a_task_with_an_effect(case):
     scores = gp.Random().score(model, task)
     with pytest.raises(gp.InputError, match="increasing"):
         gp.faithfulness_curve(model, task, scores, (0.5, 0.1))
+    with pytest.raises(gp.InputError, match="needs a ranking"):
+        gp.faithfulness_curve(model, task, scores, rankings=())
     batch = next(iter(task.batches(6)))
     ids = batch.clean["input_ids"]
     same = gp.Task.from_tensors(ids, ids, answer=[1] * 6, distractor=[2] * 6)
     with pytest.raises(gp.InputError, match="nothing to be faithful to"):
         gp.faithfulness_curve(model, same, scores)
     assert "nothing" in gp.evaluate(model, same, scores.top(5)).absent["faithfulness"]
+
+
+def test_sizes_that_are_nearly_the_same_are_different_circuits(case):
+    _, model, task = case
+    scores, count = gp.EAP().score(model, task), model.graph.num_edges
+    near, half = (int(0.5 * count) - 1e-4) / count, int(0.5 * count) / count
+    both = gp.faithfulness_curve(model, task, scores, (near, half, 1.0), rankings=["abs"])
+    assert both.kept["abs"][0] != both.kept["abs"][1]
+    for i, size in enumerate((near, half)):
+        alone = gp.faithfulness_curve(model, task, scores, (size, 1.0), rankings=["abs"])
+        assert both.f["abs"][i] == pytest.approx(alone.f["abs"][0], abs=1e-6)
 
 
 def test_foreign_masks_and_scores_are_refused(case):

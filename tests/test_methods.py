@@ -14,11 +14,14 @@ from graphprune.methods import integration_points
 @pytest.fixture(scope="module", params=["gpt2", "llama", "gemma2"])
 def case(request):
     module = tiny(request.param, dtype=torch.float64)
+    return gp.wrap(module), pairs(module)
+
+
+def pairs(module):
     clean, corrupt = random_pair(module, batch=5)
-    task = gp.Task.from_tensors(
+    return gp.Task.from_tensors(
         clean, corrupt, answer=[1] * 5, distractor=[2] * 5, batch_size=2, metric="logit_diff"
     )
-    return gp.wrap(module), task
 
 
 def value(model, task, mask):
@@ -26,11 +29,27 @@ def value(model, task, mask):
     return float(task.metric(model.run(batch, mask), batch).mean())
 
 
-def test_exact_patching_is_one_run_an_edge(case):
-    model, task = case
-    found = gp.ExactPatching(candidates=7).score(model, task)
+@pytest.mark.parametrize("candidates", [1, 7, 64])
+def test_exact_patching_is_one_run_an_edge(case, candidates):
+    """However many edges ride together, and though only what they change is computed."""
+    one_run_an_edge(*case, gp.ExactPatching(candidates=candidates), first=candidates % 37, step=37)
+
+
+@pytest.mark.parametrize(
+    ("family", "heads"),
+    [("gpt2", {"num_attention_heads": 1}), ("llama", {"num_key_value_heads": 1})],
+)
+def test_exact_patching_where_one_node_reads_by_several_ports(family, heads):
+    """Edges into q, k and v of one head stand side by side, and are three readers'."""
+    module = tiny(family, dtype=torch.float64, **heads)
+    one_run_an_edge(gp.wrap(module), pairs(module), gp.ExactPatching())
+
+
+def one_run_an_edge(model, task, method, first=0, step=1):
+    found = method.score(model, task)
     full = value(model, task, torch.ones(model.graph.num_edges, dtype=torch.float64))
-    for e in range(0, model.graph.num_edges, 37):
+    assert float(found.values.abs().max()) > 1e-3
+    for e in range(first, model.graph.num_edges, step):
         mask = torch.ones(model.graph.num_edges, dtype=torch.float64)
         mask[e] = 0
         assert found.values[e] == pytest.approx(full - value(model, task, mask), abs=2e-6)

@@ -10,6 +10,7 @@ import graphprune as gp
 from graphprune.budgeting import exact_budget
 from graphprune.conformance import check_method
 from graphprune.optimise.dangling import alive_edges
+from graphprune.optimise.distributed import Workers
 from graphprune.optimise.losses import as_loss
 
 SMALL = {"steps": 60, "batch_size": 6, "loss": "mse"}
@@ -178,6 +179,13 @@ def test_loss_by_the_gap_of_means(model, task):
     alternating = (difference * torch.tensor([0.5, -0.5] * 3)).mean().abs()
     again = as_loss("mean_gap", task)(outputs, batch, reference.full)
     assert torch.allclose(again, alternating.expand(6), atol=1e-6)
+
+
+def test_a_loss_of_means_is_refused_where_processes_share_a_batch(model, task, monkeypatch):
+    two = Workers(rank=0, world=2)
+    monkeypatch.setattr(Workers, "current", staticmethod(lambda module: two))
+    with pytest.raises(gp.InputError, match="2 share them"):
+        gp.EdgePruning(edges=4, steps=2, loss="mean_gap").fit(model, task)
 
 
 def test_losses_by_gaps_are_the_distance_where_the_metric_is_one(model, task):

@@ -191,6 +191,8 @@ def circuits_of(
     """
     require_model(model)
     require_same_graph(model.graph, scores.graph, "the model and the scores")
+    if not rankings:
+        raise InputError("a curve needs a ranking: 'signed', 'abs' or both")
     asked = tuple(MIB_SIZES if sizes is None else sizes)
     counts = [budget(size, model.graph.num_edges) for size in asked]
     fractions = tuple(
@@ -224,7 +226,7 @@ def curve_of(
     names: dict[EdgeMask, str] = {}
     for by, named in masks.items():
         for fraction, mask in zip(fractions, named, strict=True):
-            names.setdefault(mask, f"{by} {fraction:g}")
+            names.setdefault(mask, f"at size {fraction!r} ({by})")
     inner = {mask: name for mask, name in names.items() if not _is_end(mask)}
     run = inner or dict(itertools.islice(names.items(), 1))  # the ends come with any circuit
     found = evaluate_all(
@@ -270,7 +272,7 @@ def curve_of_reports(
                 values[by].append(full if mask.num_kept else ablated)
                 f[by].append(1.0 if mask.num_kept else 0.0)
             else:
-                values[by].append(reports[mask][metric])
+                values[by].append(float(reports[mask].examples[metric].mean()))
                 f[by].append(reports[mask]["faithfulness"])
     kept: dict[str, list[int]] = {by: [m.num_kept for m in named] for by, named in masks.items()}
     return FaithfulnessCurve(fractions, f, kept, values, full, ablated, metric, method)

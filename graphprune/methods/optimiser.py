@@ -55,9 +55,9 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         loss: ``"auto"`` (the task's metric where it is a distance to the full model, else KL),
             ``"kl"`` or ``"mse"`` to the full model's outputs, ``"task"`` (the task's metric: what
             CPR rewards), ``"task_gap"`` (its distance to the full model's, example by example),
-            ``"mean_gap"`` (the distance of a batch's means: what CMD counts, save that its means
-            are of all examples), a :class:`~graphprune.Metric`, or ``(outputs, batch, full) ->
-            [B]``.
+            ``"mean_gap"`` (the distance of a batch's means: CMD counts that of all examples'; in
+            one process alone), a :class:`~graphprune.Metric`, or a function ``(outputs, batch,
+            full) -> [B]``.
         warm_start: :class:`~graphprune.EdgeScores`, a scorer, or a scorer's registered name (run
             under the same ablation and batch size): the ranking the gates start from. A
             :class:`~graphprune.optimise.warm.Warm` also says how scores become gates
@@ -163,6 +163,11 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             require_feasible(model.graph, count, from_inputs=from_inputs)
         size = task.batch_size if self.batch_size is None else self.batch_size
         workers = Workers.current(model.module)
+        if self.loss == "mean_gap" and workers.world > 1:
+            raise InputError(
+                "loss='mean_gap' needs all examples of a batch in one process, here "
+                f"{workers.world} share them; use 'task_gap', or one process"
+            )
         run = Optimisation(
             recipe=self,
             model=model,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graphprune.graph import ComputationalGraph
-from graphprune.greedy.order import edge_order
+from graphprune.greedy.order import edge_order, readers
 from graphprune.greedy.trials import Trials
 from graphprune.model import MaskedModel
 from graphprune.progress import track
@@ -26,7 +26,7 @@ class ExactPatching(Scorer):
     """Each edge's true effect: the metric of the full model minus that without this one edge.
 
     One run an edge, for small graphs; where the model can, of what the edge changes alone.
-    ``candidates``: edges that ride together on the batch axis at most.
+    ``candidates``: edges that ride together on the batch axis at most; a model may take fewer.
     """
 
     candidates: int = 64
@@ -40,9 +40,10 @@ class ExactPatching(Scorer):
         total = torch.zeros(graph.num_edges, dtype=torch.float64)
         for batch, reference in self._each(model, task):
             assert reference is not None
-            trials = model.trials(batch, torch.ones(len(order), dtype=torch.bool), reference, order)
             metric, full = task.metric, reference.full
+            every = torch.ones(len(order), dtype=torch.bool)
             with torch.no_grad():
+                trials = model.trials(batch, every, reference, order)
                 start = metric(trials.outputs(), batch, full).double()
                 for edges in track(self._calls(graph, order, trials), "edges"):
                     outputs = trials.without(edges, torch.eye(len(edges), dtype=torch.bool))
@@ -55,8 +56,8 @@ class ExactPatching(Scorer):
         """The edges of each call: as many as may ride, of one reader where the trials ask it."""
         runs = [order]
         if not trials.spans:
-            readers = graph.edge_index[1][order]
-            runs = order.split(torch.unique_consecutive(readers, return_counts=True)[1].tolist())
+            counts = torch.unique_consecutive(readers(graph)[order], return_counts=True)[1]
+            runs = list(order.split(counts.tolist()))
         most = max(1, min(self.candidates, trials.most))
         return [edges for run in runs for edges in run.split(most)]
 

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import graphprune
+from graphprune import __version__
 from graphprune.errors import FormatError, InputError
 from graphprune.files import write_text
 
 __all__ = ["MADE_BY", "Store"]
 
 _FORMAT = {"format": "graphprune-job", "version": 1}
-MADE_BY = f"graphprune {graphprune.__version__}"
+MADE_BY = f"graphprune {__version__}"
 
 
 class Store:

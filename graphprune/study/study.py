@@ -165,7 +165,7 @@ def _is_open(record: dict[str, Any] | None, retry: bool) -> bool:
 
 def _tell_of_others(finished: Sequence[dict[str, Any] | None]) -> None:
     """A warning if another version of the library made some of the records."""
-    makers = [record["made_by"] for record in finished if record and "made_by" in record]
+    makers = [record.get("made_by", "an earlier graphprune") for record in finished if record]
     others = sorted({maker for maker in makers if maker != MADE_BY})
     if others:
         log.warning(
