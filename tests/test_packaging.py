@@ -11,6 +11,16 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"graphprune.adapters": "adapters", "graphprune.spectral": "spectral"}
 
 
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "graphprune", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("graphprune ")
+
+
 @pytest.fixture(scope="module")
 def pyproject() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
