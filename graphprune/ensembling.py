@@ -1,7 +1,8 @@
 """Several methods' scores made into one, on a common scale if wanted.
 
 Sign: positive = useful, before and after. Normalisations change magnitudes only, never a sign and
-never the order of one method's edges by magnitude. Without one, whichever method has the largest
+never the order of one method's edges by magnitude; computed scores that only rounding tells apart
+share their rank, and those not told from 0 get 0. Without one, whichever method has the largest
 numbers decides (EAP's are around 1e-5 where a mask optimiser's are around 1).
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 from graphprune.mask import require_same_graph
+from graphprune.ranks import levels, ranks
 from graphprune.scores import EdgeScores
 
 __all__ = ["How", "Normalize", "combine_scores", "magnitude_ranks", "require_informative"]
@@ -28,22 +30,25 @@ HOWS = ("mean", "min", "max", "weighted")
 NORMALIZATIONS = (None, "rank", "quantile", "scale")
 
 
-def magnitude_ranks(values: Tensor) -> Tensor:
-    """``[E]`` float64: ranks of the magnitudes over E, in (0, 1]; equal ones share their mean rank.
+def magnitude_ranks(values: Tensor, noise: float = 0.0) -> Tensor:
+    """``[E]`` float64: ranks of the magnitudes over E, in (0, 1]; ties share their mean rank.
+
+    Magnitudes within ``noise`` of each other are ties, see :mod:`graphprune.ranks`.
 
     Example:
         >>> magnitude_ranks(torch.tensor([0.5, -2.0, 0.0, 0.5])).tolist()
         [0.625, 1.0, 0.25, 0.625]
     """
-    from scipy.stats import rankdata
-
-    return torch.from_numpy(rankdata(values.abs().numpy()) / max(len(values), 1))
+    return torch.from_numpy(ranks(values.abs(), noise) / max(len(values), 1))
 
 
 def require_informative(scores: EdgeScores, what: str) -> None:
-    """Raises :class:`InputError` if every edge has the same score: such scores rank nothing."""
+    """Raises :class:`InputError` if every edge has the same score: such scores rank nothing.
+
+    Scores that only rounding tells apart are the same.
+    """
     values = scores.values
-    if len(values) > 1 and bool((values == values[0]).all()):
+    if len(values) > 1 and len(np.unique(levels(values, scores.noise))) == 1:
         raise InputError(
             f"{what} scores all {len(values)} edges {float(values[0]):.6g}: constant scores say "
             "nothing of which edges matter"
@@ -114,34 +119,51 @@ def combine_scores(
             first.graph, member.graph, f"member 1 ({first.method}) and {number} ({member.method})"
         )
         require_informative(member, f"member {number} ({member.method})")
-    rows = torch.stack(_normalised([s.values.double() for s in scores], normalize))
-    if how == "min":
-        values = rows.amin(0)
-    elif how == "max":
-        values = rows.amax(0)
+    normalised = _normalised(scores, normalize)
+    rows = torch.stack([row for row, _ in normalised])
+    noise = torch.tensor([noise for _, noise in normalised], dtype=torch.float64)
+    if how in ("min", "max"):
+        values = rows.amin(0) if how == "min" else rows.amax(0)
+        left = noise.max()
     else:
         share = torch.tensor(weights or [1.0] * len(rows), dtype=torch.float64)
-        values = (share / share.sum()) @ rows
+        share = share / share.sum()
+        values, left = share @ rows, share @ noise
     names = ", ".join(s.method or "scores" for s in scores)
     kind = how if normalize is None else f"{how} of {normalize}s"
-    return EdgeScores(first.graph, values.float(), method=f"{kind}({names})")
+    return EdgeScores(first.graph, values.float(), method=f"{kind}({names})", noise=float(left))
 
 
-def _normalised(rows: list[Tensor], normalize: Normalize) -> list[Tensor]:
+def _normalised(scores: Sequence[EdgeScores], normalize: Normalize) -> list[tuple[Tensor, float]]:
+    """Each member's values ``[E]`` float64 on the common scale, and the noise left in them."""
+    rows = [s.values.double() for s in scores]
     if normalize is None:
-        return rows
-    if normalize == "rank":
-        return [row.sign() * magnitude_ranks(row) for row in rows]
-    scaled = [row / row.square().mean().sqrt() for row in rows]
+        return [(row, s.noise) for row, s in zip(rows, scores, strict=True)]
     if normalize == "scale":
-        return scaled
-    reference = torch.stack([row.abs().sort().values for row in scaled]).mean(0).numpy()
-    return [row.sign() * torch.from_numpy(_by_rank(row, reference)) for row in scaled]
+        units = [_unit(row) for row in rows]
+        return [(s.values.double() / u, s.noise / u) for s, u in zip(scores, units, strict=True)]
+    placed = [levels(row, s.noise) for row, s in zip(rows, scores, strict=True)]
+    if normalize == "rank":
+        sizes = [magnitude_ranks(s.values, s.noise) for s in scores]
+    else:
+        curves = [row.abs().sort().values / _unit(row) for row in rows]
+        reference = torch.stack(curves).mean(0).numpy()
+        sizes = [torch.from_numpy(_by_rank(level, reference)) for level in placed]
+    # A score that is not told from 0 has no sign. What is left of the noise is float64's own.
+    return [
+        (torch.from_numpy(np.sign(level)) * size, 0.0)
+        for level, size in zip(placed, sizes, strict=True)
+    ]
 
 
-def _by_rank(row: Tensor, reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The ascending ``reference [E]`` dealt out by magnitude; equal ones share their part."""
-    _, place, count = np.unique(row.abs().numpy(), return_inverse=True, return_counts=True)
+def _unit(row: Tensor) -> float:
+    """The root of the mean square."""
+    return float(row.square().mean().sqrt())
+
+
+def _by_rank(level: NDArray[np.int64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The ascending ``reference [E]`` dealt out by magnitude; ties share their part."""
+    _, place, count = np.unique(np.abs(level), return_inverse=True, return_counts=True)
     ends = np.cumsum(count)
     total = np.concatenate([[0.0], np.cumsum(reference)])
     shared = (total[ends] - total[ends - count]) / count

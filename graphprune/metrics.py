@@ -15,6 +15,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError, NumericalError
+from graphprune.ranks import NOISE, levels
 
 __all__ = ["METRICS", "Metric", "as_metric", "everywhere", "kendall_tau"]
 
@@ -218,15 +219,18 @@ def everywhere(holds: Tensor, batch: Batch) -> Tensor:
 
 
 def kendall_tau(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Kendall's tau-b between the last axes of two tensors (scipy's; NaN where undefined)."""
+    """Kendall's tau-b between the last axes of two models' outputs (scipy's; NaN where undefined).
+
+    Outputs that only rounding tells apart are ties, see :mod:`graphprune.ranks`.
+    """
     from scipy.stats import kendalltau
 
-    flat = zip(
-        ours.reshape(-1, ours.shape[-1]).float().cpu().numpy(),
-        theirs.reshape(-1, theirs.shape[-1]).float().cpu().numpy(),
-        strict=True,
-    )
-    taus = [float(kendalltau(a, b).statistic) for a, b in flat]
+    pairs = zip(ours.reshape(-1, ours.shape[-1]), theirs.reshape(-1, theirs.shape[-1]), strict=True)
+    taus = []
+    for pair in pairs:
+        noise = NOISE * max(float(row.detach().abs().max()) for row in pair)
+        first, second = (levels(row, noise) for row in pair)
+        taus.append(float(kendalltau(first, second).statistic))
     return torch.tensor(taus).reshape(ours.shape[:-1])
 
 

@@ -19,6 +19,7 @@ from graphprune.budgeting import exact_budget
 from graphprune.errors import InputError, NumericalError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, budget
+from graphprune.ranks import NOISE
 from graphprune.selection import grow_from_output, ranking
 from graphprune.selection_rules import edge_influence, positives_first, share_checked, take
 
@@ -54,7 +55,11 @@ def _checked(values: Tensor, shape: tuple[int | None, ...], what: str) -> Tensor
 class EdgeScores:
     """One float32 score for each edge of ``graph``; positive = useful.
 
-    ``method`` says how they came about. Raises :class:`NumericalError` for NaN or infinite scores.
+    ``method`` says how they came about. ``noise`` is how far apart scores have to be before more
+    than rounding tells them apart: 0 for scores given as they are, a share of the largest for those
+    that a method computed (:meth:`computed`). Scores within it are ties wherever ranks count.
+
+    Raises :class:`NumericalError` for NaN or infinite scores.
 
     Example:
         >>> graph = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("a", "c")])
@@ -66,10 +71,20 @@ class EdgeScores:
     graph: ComputationalGraph
     values: Float32[Tensor, " edge"]
     method: str = field(default="", kw_only=True)
+    noise: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         checked = _checked(self.values, (self.graph.num_edges,), "edge scores")
         object.__setattr__(self, "values", checked)
+        if not 0.0 <= self.noise < math.inf:
+            raise InputError(f"noise must be a number from 0 on, got {self.noise!r}")
+
+    @classmethod
+    def computed(cls, graph: ComputationalGraph, values: Tensor, *, method: str) -> EdgeScores:
+        """Scores that a model's passes gave, with the noise of a float32 computation."""
+        largest = float(values.detach().abs().max()) if values.numel() else 0.0
+        noise = NOISE * largest if math.isfinite(largest) else 0.0
+        return cls(graph, values, method=method, noise=noise)
 
     def top(self, size: float, by: Ranking = "abs") -> EdgeMask:
         """Keeps the ``size`` highest edges: an int counts edges, a float is a fraction of them.
@@ -238,7 +253,7 @@ class PositionalEdgeScores:
 
     def total(self) -> EdgeScores:
         """The sum over positions: the ordinary edge scores."""
-        return EdgeScores(self.graph, self.values.sum(1), method=self.method)
+        return EdgeScores.computed(self.graph, self.values.sum(1), method=self.method)
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge and position: edge, source, target, kind, pos, score."""

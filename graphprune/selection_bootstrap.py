@@ -172,7 +172,7 @@ def bootstrap_scores(
         rows.append(scorer.score(model, task.subset(np.sort(part).tolist())).values)
     weights = torch.tensor([len(part) / total for part in parts])
     table = torch.stack(rows)
-    scores = EdgeScores(model.graph, weights @ table, method=scorer.label)
+    scores = EdgeScores.computed(model.graph, weights @ table, method=scorer.label)
     drawn = torch.from_numpy(
         generator.multinomial(blocks, np.full(blocks, 1 / blocks), size=resamples)
     ).float()

@@ -44,7 +44,7 @@ class Taylor(Scorer):
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """Sizes of the mask gradient under zero ablation."""
         found = EAP(ablation="zero", batch_size=self.batch_size).score(model, task)
-        return EdgeScores(model.graph, found.values.abs(), method=self.label)
+        return EdgeScores.computed(model.graph, found.values.abs(), method=self.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class EffectiveResistance(Scorer):
                 f"most_nodes={self.most_nodes} allows less"
             )
         values = effective_resistance(given) * weights.abs().numpy()
-        return EdgeScores(model.graph, torch.from_numpy(values).float(), method=self.label)
+        return EdgeScores.computed(model.graph, torch.from_numpy(values).float(), method=self.label)
 
 
 def effective_resistance(given: Wiring) -> FloatArray:

@@ -158,7 +158,7 @@ class SpectralScores(_Spectral, Scorer):
             values = {"damp": effect, "preserve": np.abs(effect), "gap": -effect}[self.goal]
         if self.goal != "preserve":
             values = values - values.min()  # a ranking: what goes first has the smallest size too
-        return EdgeScores(model.graph, torch.from_numpy(values).float(), method=self.label)
+        return EdgeScores.computed(model.graph, torch.from_numpy(values).float(), method=self.label)
 
 
 def _removal_order(search: Search) -> Any:

@@ -131,7 +131,7 @@ def find(method: Any, selection: Selection, model: MaskedModel, task: Task) -> F
         from graphprune.scores import EdgeScores
 
         nodes = method.score_nodes(model, task)
-        scores = EdgeScores(model.graph, nodes.edge_values(), method=nodes.method)
+        scores = EdgeScores.computed(model.graph, nodes.edge_values(), method=nodes.method)
         mask = nodes.top(size, by=by)
     else:
         scores = method.score(model, task)

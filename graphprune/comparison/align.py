@@ -91,7 +91,8 @@ def align_scores(
     out = {}
     for name, one in given.items():
         order = _places(graph, one.graph, "the circuits", f"the scores of {name}")
-        out[name] = EdgeScores(graph, one.values[torch.from_numpy(order)], method=one.method)
+        values = one.values[torch.from_numpy(order)]
+        out[name] = EdgeScores(graph, values, method=one.method, noise=one.noise)
     return out
 
 

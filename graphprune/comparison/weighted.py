@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from graphprune.comparison.nulls import Strata
 from graphprune.errors import InputError
 from graphprune.mask import require_same_graph
+from graphprune.ranks import ranks
 from graphprune.scores import EdgeScores, Ranking
 
 __all__ = [
@@ -124,28 +125,26 @@ def rank_correlation(
         >>> rank_correlation(one, two, make_strata(graph), by="abs").value
         -1.0
     """
-    from scipy.stats import rankdata
-
     require_same_graph(first.graph, second.graph, "scores")
-    ranks = []
+    centred = []
     for scores in (first, second):
-        values = scores.values.double().numpy()
-        rank = rankdata(np.abs(values) if by == "abs" else values)
-        ranks.append(rank - rank.mean())
-    size = math.sqrt(float((ranks[0] ** 2).sum()) * float((ranks[1] ** 2).sum()))
+        values = scores.values.abs() if by == "abs" else scores.values
+        rank = ranks(values, scores.noise)
+        centred.append(rank - rank.mean())
+    size = math.sqrt(float((centred[0] ** 2).sum()) * float((centred[1] ** 2).sum()))
     if not size > 0:
         return None
-    value = float(ranks[0] @ ranks[1]) / size
+    value = float(centred[0] @ centred[1]) / size
     count = np.bincount(strata.codes, minlength=strata.count)
-    sums = [np.bincount(strata.codes, weights=r, minlength=strata.count) for r in ranks]
+    sums = [np.bincount(strata.codes, weights=r, minlength=strata.count) for r in centred]
     within = [
         np.bincount(strata.codes, weights=r**2, minlength=strata.count) - s**2 / count
-        for r, s in zip(ranks, sums, strict=True)
+        for r, s in zip(centred, sums, strict=True)
     ]
     mean = float((sums[0] * sums[1] / count).sum()) / size
     spread = within[0].clip(0) * within[1].clip(0) / np.maximum(count - 1, 1)
     sd = math.sqrt(float(spread.sum())) / size
-    z = value * math.sqrt(len(ranks[0]) - 1)
+    z = value * math.sqrt(len(centred[0]) - 1)
     inner = (value - mean) / sd if sd > 1e-9 else None
     return RankCorrelation(
         value=value,

@@ -9,6 +9,7 @@ import numpy as np
 
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.ranks import ranks
 from graphprune.scores import EdgeScores
 
 __all__ = ["Recovery", "auroc", "recovery", "stability"]
@@ -49,17 +50,15 @@ def recovery(found: EdgeMask, truth: EdgeMask) -> Recovery:
 def auroc(scores: EdgeScores, truth: EdgeMask) -> float:
     """Area under the ROC curve of |score| as a test for being in the true circuit.
 
-    The chance that a true edge outranks a false one, ties counting half (Mann-Whitney).
+    The chance that a true edge outranks a false one, ties counting half (Mann-Whitney); computed
+    scores that only rounding tells apart are ties.
     """
     require_same_graph(scores.graph, truth.graph, "the scores and the true circuit")
-    from scipy.stats import rankdata
-
     inside = truth.kept.numpy()
     positives, negatives = int(inside.sum()), int((~inside).sum())
     if not positives or not negatives:
         raise InputError("AUROC needs a true circuit with some but not all of the graph's edges")
-    ranks = rankdata(scores.values.abs().numpy())
-    wins = ranks[inside].sum() - positives * (positives + 1) / 2
+    wins = ranks(scores.values.abs(), scores.noise)[inside].sum() - positives * (positives + 1) / 2
     return float(wins / (positives * negatives))
 
 

@@ -139,7 +139,7 @@ class CalibratedRanking(Scorer):
         )
         start = member_scores(scorer, model, task, "the scorer")
         require_informative(start, f"the scorer ({describe(scorer)})")
-        strengths = magnitude_ranks(start.values)
+        strengths = magnitude_ranks(start.values, start.noise)
         examples = _Examples(self, model, task)
         steps = nested(
             strengths,
@@ -149,8 +149,9 @@ class CalibratedRanking(Scorer):
             tolerance=self.tolerance,
             rounds=self.rounds,
         )
-        ranks = strengths + 2.0 * sum(step.kept.double() for step in steps)  # shells, then strength
-        scores = EdgeScores(graph, magnitude_ranks(ranks).float(), method=self.label)
+        # Shells, then strength: an order made here, exact, so nothing in it is noise.
+        shells = strengths + 2.0 * sum(step.kept.double() for step in steps)
+        scores = EdgeScores(graph, magnitude_ranks(shells).float(), method=self.label)
         return Calibration(
             scores,
             {step.count: EdgeMask(graph, step.kept.float()) for step in reversed(steps)},

@@ -196,9 +196,9 @@ class _Combination(Scorer):
             if member not in known:
                 ready = _ready(member, known)
                 known[member] = member_scores(ready, model, task, f"member {number}")
-            found.append(EdgeScores(model.graph, known[member].values, method=describe(member)))
+            found.append(replace(known[member], method=describe(member)))
         combined = combine_scores(found, self.how, self.weights, self.normalize)
-        return EdgeScores(model.graph, combined.values, method=self.label)
+        return replace(combined, method=self.label)
 
 
 def _signed(member: Scorer | EdgeScores) -> Scorer | EdgeScores:

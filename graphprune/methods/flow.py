@@ -38,7 +38,8 @@ class InformationFlow(Scorer):
                 for_example = (share * weight).sum(-1) / weight.sum(-1).clamp(min=1)
                 values = for_example.sum(-1).cpu()
                 total[place.edges.reshape(-1)] += values.repeat(place.edges.shape[0])
-        return EdgeScores(model.graph, mean(total, len(task), self.label), method=self.label)
+        values = mean(total, len(task), self.label)
+        return EdgeScores.computed(model.graph, values, method=self.label)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,7 +133,7 @@ class _GradientScorer(Scorer):
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """Mean scores over the task's examples."""
         values = self._mean(model, task, False)
-        return EdgeScores(model.graph, values, method=self.label)
+        return EdgeScores.computed(model.graph, values, method=self.label)
 
     def score_positions(self, model: MaskedModel, task: Task) -> PositionalEdgeScores:
         """Mean scores for each edge and position; they sum to :meth:`score`.
@@ -305,7 +305,7 @@ class NAP(_GradientScorer):
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """Edge scores from node scores: an edge is as useful as the less useful of its ends."""
         nodes = self.score_nodes(model, task)
-        return EdgeScores(model.graph, nodes.edge_values(), method=self.label)
+        return EdgeScores.computed(model.graph, nodes.edge_values(), method=self.label)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -298,7 +298,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
                 f"{type(scores).__name__}"
             )
         require_same_graph(model.graph, scores.graph, "the model and the warm start's scores")
-        return Start(scores.values, warm, self.seed)
+        return Start(scores.values, warm, self.seed, scores.noise)
 
     @property
     def start_density(self) -> float | None:
@@ -320,12 +320,12 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             return cold
         how = start.how
         if how.mapping == "ranks":
-            return cold + rank_values(start.scores)
+            return cold + rank_values(start.scores, start.noise)
         if how.mapping == "published":
             assert how.density is not None
             return published_log_alpha(graph, start.scores, how.density, start.seed)
         if self.gate_kind in ("budget", "ranking"):
-            return cold + (how.spread or 1.0) * rank_values(start.scores)
+            return cold + (how.spread or 1.0) * rank_values(start.scores, start.noise)
         chance = torch.sigmoid if self.gate_kind == "chance" else hard_concrete_open
         assert how.density is not None
         wanted = how.density
@@ -336,7 +336,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
                 f"a start density of {how.density} cannot be met: gates on nodes alone leave "
                 f"{how.density / wanted:.3g} of the edges open"
             )
-        return met_gates(start.scores, wanted, how.spread or 3.0, chance)
+        return met_gates(start.scores, wanted, how.spread or 3.0, chance, start.noise)
 
     def groups(self, gates: list[Tensor], constants: list[Tensor]) -> list[dict[str, Any]]:
         """Parameter groups of an optimiser: gates, and learned constants at their own rate."""

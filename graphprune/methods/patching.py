@@ -50,7 +50,7 @@ class ExactPatching(Scorer):
                     for edge, out in zip(edges.tolist(), outputs, strict=True):
                         change = start - metric(out, batch, full).double()
                         total[edge] += metric.sign * change.sum().cpu()
-        return EdgeScores(graph, mean(total, len(task), self.label), method=self.label)
+        return EdgeScores.computed(graph, mean(total, len(task), self.label), method=self.label)
 
     def _calls(self, graph: ComputationalGraph, order: Tensor, trials: Trials) -> list[Tensor]:
         """The edges of each call: as many as may ride, of one reader where the trials ask it."""
@@ -87,4 +87,5 @@ class IntegratedMaskGradient(Scorer):
                     out = value(model.run(batch, mask, reference)).sum()
                 (gradient,) = torch.autograd.grad(out, mask)
                 total += weight * gradient.double()
-        return EdgeScores(model.graph, mean(total, len(task), self.label), method=self.label)
+        values = mean(total, len(task), self.label)
+        return EdgeScores.computed(model.graph, values, method=self.label)

@@ -25,6 +25,7 @@ from torch import Tensor
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.optimise.gates import BETA
+from graphprune.ranks import ranks
 
 if TYPE_CHECKING:
     from graphprune.methods.base import Scorer
@@ -40,16 +41,17 @@ StartMapping = Literal["ranks", "density", "published"]
 MAPPINGS = ("ranks", "density", "published")
 
 
-def rank_values(scores: Tensor) -> Tensor:
-    """Magnitudes as ranks, evenly from -1 to 1: what gates start from, whatever the scores' scale.
+def rank_values(scores: Tensor, noise: float = 0.0) -> Tensor:
+    """Magnitudes as ranks from -1 to 1: what gates start from, whatever the scores' scale.
+
+    Magnitudes within ``noise`` of each other share their mean rank.
 
     Example:
         >>> rank_values(torch.tensor([0.1, -9.0, 0.0]))
         tensor([ 0.,  1., -1.])
     """
-    ranks = torch.empty_like(scores)
-    ranks[scores.abs().argsort(stable=True)] = torch.linspace(-1.0, 1.0, len(scores))
-    return ranks
+    even = torch.from_numpy(ranks(scores.abs(), noise)) - (len(scores) + 1) / 2
+    return (even / max((len(scores) - 1) / 2, 0.5)).to(scores.dtype)
 
 
 @dataclass(frozen=True)
@@ -86,31 +88,35 @@ class Warm:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """A warm start with its scores at hand: ``scores [E]``; ``seed`` is of the published noise."""
+    """A warm start with its scores at hand: ``scores [E]``; ``seed`` is of the published noise.
+
+    ``noise``: how far apart scores are told apart, see :class:`~graphprune.EdgeScores`.
+    """
 
     scores: Tensor
     how: Warm
     seed: int = 0
+    noise: float = 0.0
 
 
 def met_gates(
-    scores: Tensor, density: float, spread: float, chance: Callable[[Tensor], Tensor]
+    scores: Tensor,
+    density: float,
+    spread: float,
+    chance: Callable[[Tensor], Tensor],
+    noise: float = 0.0,
 ) -> Tensor:
     """``[E]``: gates by rank of magnitude, shifted until the mean ``chance`` of being open is met.
 
-    The shift has no bounds, so every density in (0, 1) is reached; equal magnitudes get equal
-    gates.
+    The shift has no bounds, so every density in (0, 1) is reached; magnitudes within ``noise`` of
+    each other get equal gates.
 
     Example:
         >>> gates = met_gates(torch.arange(100.0), 0.05, 3.0, torch.sigmoid)
         >>> round(float(torch.sigmoid(gates).mean()), 5)
         0.05
     """
-    from scipy.stats import rankdata
-
-    ranks = torch.from_numpy(rankdata(scores.abs().numpy()))
-    middle, half = (len(scores) + 1) / 2, max((len(scores) - 1) / 2, 0.5)
-    gates = spread * (ranks - middle) / half
+    gates = spread * rank_values(scores.double(), noise)
     low, high = -60.0 - spread, 60.0 + spread
     for _ in range(80):
         bias = (low + high) / 2
@@ -139,15 +145,15 @@ def published_log_alpha(
     out = torch.empty(len(size))
     for layer in of_edge.unique():
         edges = torch.nonzero(of_edge == layer)[:, 0]
-        ranks = torch.empty(len(edges))
-        ranks[size[edges].argsort()] = torch.arange(len(edges), dtype=torch.float32)
-        ranks /= max(1, len(edges) - 1)
+        place = torch.empty(len(edges))
+        place[size[edges].argsort()] = torch.arange(len(edges), dtype=torch.float32)
+        place /= max(1, len(edges) - 1)
         low, high = 0.0, 1.0
         for _ in range(40):
             b = (low + high) / 2
-            more = float(torch.sigmoid((ranks - b) / 0.25).mean()) > density
+            more = float(torch.sigmoid((place - b) / 0.25).mean()) > density
             low, high = (b, high) if more else (low, b)
-        keep = torch.sigmoid((ranks - (low + high) / 2) / 0.25)
+        keep = torch.sigmoid((place - (low + high) / 2) / 0.25)
         out[edges] = BETA * torch.logit((keep + 0.1) / 1.2)
     first = min((layer for layer in layers if layer >= 0), default=0)
     ends = torch.isin(graph.edge_index[1], torch.tensor(graph.output_nodes))

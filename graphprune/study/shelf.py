@@ -105,6 +105,7 @@ class Shelf:
             np.savez_compressed(
                 file,
                 values=scores.values.cpu().numpy(),
+                noise=scores.noise,
                 method=method.label,
                 fingerprint=scores.graph.fingerprint,
                 cost=numbers,
@@ -123,7 +124,9 @@ class Shelf:
                     raise ValueError("it belongs to another graph")
                 values = torch.from_numpy(found["values"])
                 seconds, cpu, mib = (float(x) for x in found["cost"])
-                scores = EdgeScores(graph, values, method=str(found["method"]))
+                scores = EdgeScores(
+                    graph, values, method=str(found["method"]), noise=float(found["noise"])
+                )
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise FormatError(f"{path}: no ranking of a study: {error}") from None
         return scores, Cost(seconds, cpu, None if np.isnan(mib) else mib)
