@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -174,6 +175,7 @@ class UGS(MaskOptimiser):
         return log_odds(logs(edges.double()) + sent)
 
 
+@lru_cache(maxsize=4)
 def _kinds(graph: ComputationalGraph) -> Tensor:
     """``[N]``: a number for each kind of node; 0 for inputs, outputs and those alone in a layer."""
     alike = Counter((node.kind, node.layer) for node in graph.nodes)

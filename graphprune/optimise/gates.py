@@ -96,7 +96,7 @@ def log_odds(log_chance: Tensor) -> Tensor:
 
 
 def strength(gates: Tensor) -> Tensor:
-    """Positive float32 numbers in the order of ``gates``: ``1 + x`` from 0 on, ``1 / (1 - x)`` below.
+    """Positive numbers in the order of ``gates``: ``1 + x`` from 0 on, ``1 / (1 - x)`` below.
 
     Both halves are as fine as float32 holds x itself: nothing saturates, whereas float32 has one
     sigmoid of 20 and of 30, and one exponential of -110 and of -120. Opposite gates have inverse
