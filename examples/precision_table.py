@@ -54,13 +54,6 @@ POLICIES = {
 }
 
 
-def positive(method: gp.Scorer, scores: gp.EdgeScores) -> gp.EdgeScores:
-    """The method's ranking as sizes: gates from the lowest up, attributions without their sign."""
-    values = scores.values
-    gates = isinstance(method, gp.EdgePruning)
-    return gp.EdgeScores(scores.graph, values - values.min() if gates else values.abs())
-
-
 def descents(model: gp.MaskedModel, task: gp.Task) -> pd.DataFrame:
     """A row for each way to run ACDC and each published threshold."""
     rows = []
@@ -127,7 +120,8 @@ def main() -> None:
         for number, (name, run) in enumerate(runs):
             low = models[name]
             start = time.perf_counter()
-            scores = positive(run, run.score(low, find))
+            scores = run.score(low, find)
+            scores = gp.EdgeScores(scores.graph, scores.values.abs())
             seconds = time.perf_counter() - start
             truth = truth or scores
             circuit, wanted = scores.top(CIRCUIT), truth.top(CIRCUIT)

@@ -26,13 +26,13 @@ from graphprune.selection_rules import edge_influence, positives_first, share_ch
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EdgeScores", "NodeScores", "PositionalEdgeScores", "Ranking"]
+__all__ = ["EdgeScores", "NodeScores", "PositionalEdgeScores", "Ranking", "ranked_values"]
 
 Ranking = Literal["abs", "signed"]
 
 
-def _ranked(values: Tensor, by: Ranking) -> Tensor:
-    """What a ranking goes by: the magnitudes, or the values with their sign."""
+def ranked_values(values: Tensor, by: Ranking) -> Tensor:
+    """The values that a ranking goes by: the magnitudes, or the values with their sign."""
     if by not in ("abs", "signed"):
         raise InputError(f"by must be 'abs' or 'signed', got {by!r}")
     return values.abs() if by == "abs" else values
@@ -93,7 +93,7 @@ class EdgeScores:
         """
         count = budget(size, self.graph.num_edges)
         values = torch.zeros(self.graph.num_edges)
-        values[ranking(_ranked(self.values, by))[:count]] = 1.0
+        values[ranking(ranked_values(self.values, by))[:count]] = 1.0
         return EdgeMask(self.graph, values)
 
     def threshold(self, t: float, by: Ranking = "abs") -> EdgeMask:
@@ -101,7 +101,7 @@ class EdgeScores:
         number = isinstance(t, int | float | np.integer | np.floating) and not isinstance(t, bool)
         if not number or np.isnan(t):
             raise InputError(f"a threshold must be a number, got {t!r}")
-        return EdgeMask(self.graph, (_ranked(self.values, by) >= t).float())
+        return EdgeMask(self.graph, (ranked_values(self.values, by) >= t).float())
 
     def greedy(self, size: float, by: Ranking = "abs") -> EdgeMask:
         """Grows a circuit from the output: always the best edge into a node already in it.
@@ -110,7 +110,9 @@ class EdgeScores:
         output. Fewer edges are kept only if no more can be reached.
         """
         count = budget(size, self.graph.num_edges)
-        return EdgeMask(self.graph, grow_from_output(self.graph, _ranked(self.values, by), count))
+        return EdgeMask(
+            self.graph, grow_from_output(self.graph, ranked_values(self.values, by), count)
+        )
 
     def connected(self, size: float, by: Ranking = "abs", *, from_inputs: bool = True) -> EdgeMask:
         """Exactly ``size`` edges without dead ends, taken from the top of the ranking.
@@ -119,7 +121,9 @@ class EdgeScores:
         :meth:`EdgeMask.prune_dead_ends`).
         """
         count = budget(size, self.graph.num_edges)
-        return exact_budget(self.graph, _ranked(self.values, by), count, from_inputs=from_inputs)
+        return exact_budget(
+            self.graph, ranked_values(self.values, by), count, from_inputs=from_inputs
+        )
 
     def ilp(
         self,
@@ -163,7 +167,7 @@ class EdgeScores:
                     f"infeasible: positives={positives} of {count} edges are {least}, but only "
                     f"{found} edges score above 0"
                 )
-        values = _ranked(self.values, by)
+        values = ranked_values(self.values, by)
         return best_circuit(
             self.graph,
             values,
@@ -310,7 +314,7 @@ class NodeScores:
         """
         senders = self.senders
         count = budget(size, len(senders))
-        magnitude = _ranked(self.values, by)
+        magnitude = ranked_values(self.values, by)
         kept = torch.zeros(self.graph.num_nodes, dtype=torch.bool)
         kept[senders[ranking(magnitude[senders])[:count]]] = True
         kept[list(self.graph.output_nodes)] = True

@@ -1,8 +1,10 @@
 """A circuit as PyG's explanations, for its plots and its fidelity metrics.
 
-``edge_mask`` holds the mask's values, ``edge_score`` the scores where there are some. PyG's metrics
-multiply messages by the mask: where a layer's normalisation should follow a deleted edge, use
-:func:`graphprune.fidelity` with ``ablation="delete"``.
+``edge_mask`` holds the mask's values, ``edge_score`` the ranking where there are scores: by their
+size, since an explanation asks how much an edge matters. (Under zero ablation edges of the motif
+that a network looks for often score negative.) PyG's metrics multiply messages by the mask: where a
+layer's normalisation should follow a deleted edge, use :func:`graphprune.fidelity` with
+``ablation="delete"``.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 from graphprune.graph_io import numbered_types
+from graphprune.scores import Ranking, ranked_values
 
 if TYPE_CHECKING:
     from graphprune.circuit import Circuit
@@ -36,12 +39,13 @@ def to_explanation(
     target: Tensor | None = None,
     index: Tensor | None = None,
     arguments: Sequence[str] = (),
+    by: Ranking = "abs",
 ) -> Any:
     """The circuit as ``torch_geometric.explain.Explanation``, or ``HeteroExplanation``.
 
     An ``Explanation`` holds every edge of the graph in order, with ``edge_mask [E]`` and, where
-    there are scores, ``edge_score [E]``; a heterogeneous graph gives a ``HeteroExplanation`` with
-    the same for each edge type. Without ``data``, ``node_mask [N, 1]`` says which nodes a kept
+    there are scores, ``edge_score [E]`` and ``edge_score_by``, the ranking that is meant; a
+    heterogeneous graph gives a ``HeteroExplanation`` with the same for each edge type. Without ``data``, ``node_mask [N, 1]`` says which nodes a kept
     edge touches; with it there is none in the way of PyG's metrics, which would blank features.
 
     Args:
@@ -54,14 +58,18 @@ def to_explanation(
         index: the rows of the outputs they are asked at; ``None``: all.
         arguments: what the module's ``forward`` takes behind features and edges, by its name in
             the data, such as ``("edge_weight",)`` or ``("batch",)``.
+        by: ``"abs"``: ``edge_score`` is the scores' size, the larger the more the edge matters to
+            the answer, for or against; ``"signed"``: the scores as they are, positive = useful.
 
     Raises :class:`InputError` where the data's edges are not the circuit's graph.
     """
     from torch_geometric.data import Batch, Data, HeteroData
 
+    ranked = None if circuit.scores is None else ranked_values(circuit.scores.values, by)
     kinds = numbered_types(circuit.graph)
     if data is None:
-        return _valid(_bare(circuit) if kinds is None else _bare_hetero(circuit, kinds))
+        made = _bare(circuit, ranked) if kinds is None else _bare_hetero(circuit, ranked, kinds)
+        return _valid(made, ranked, by)
     if not isinstance(data, Data | HeteroData):
         raise InputError(f"expected PyG's Data, HeteroData or Batch, got {type(data).__name__}")
     if isinstance(data, HeteroData) != (kinds is not None):
@@ -69,9 +77,9 @@ def to_explanation(
             f"the circuit's graph {'has' if kinds else 'has no'} types of nodes and edges, the "
             f"data is {type(data).__name__}"
         )
-    parts = _parts(circuit, data)
+    parts = _parts(circuit, ranked, data)
     if not isinstance(data, Batch):
-        return _one(data, parts, target, index, arguments)
+        return _valid(_one(data, parts, target, index, arguments), ranked, by)
     if index is not None:
         raise InputError("index goes with the rows of one graph; a Batch gives one for each graph")
     if target is not None and len(target) != data.num_graphs:
@@ -86,7 +94,7 @@ def to_explanation(
             for name, by_kind in parts.items()
         }
         own = None if target is None else target[number : number + 1]
-        found.append(_one(one, mine, own, None, arguments))
+        found.append(_valid(_one(one, mine, own, None, arguments), ranked, by))
     return found
 
 
@@ -97,7 +105,7 @@ def _of(data: Any, kind: Any) -> Tensor:
     return found
 
 
-def _parts(circuit: Circuit, data: Any) -> dict[str, dict[Any, Tensor]]:
+def _parts(circuit: Circuit, ranked: Tensor | None, data: Any) -> dict[str, dict[Any, Tensor]]:
     """``edge_mask`` and ``edge_score`` by edge type (``None``: there is one)."""
     from torch_geometric.data import HeteroData
 
@@ -109,9 +117,8 @@ def _parts(circuit: Circuit, data: Any) -> dict[str, dict[Any, Tensor]]:
     stores = [data[kind] for kind in kinds] if several else [data]
     counts = [int(store.edge_index.shape[1]) for store in stores]
     found = {"edge_mask": dict(zip(kinds, circuit.mask.values.split(counts), strict=True))}
-    if circuit.scores is not None:
-        scores = circuit.scores.values.split(counts)
-        found["edge_score"] = dict(zip(kinds, scores, strict=True))
+    if ranked is not None:
+        found["edge_score"] = dict(zip(kinds, ranked.split(counts), strict=True))
     return found
 
 
@@ -150,10 +157,12 @@ def _one(
         made.target = target.clone()
     if index is not None:
         made.index = index.clone()
-    return _valid(made)
+    return made
 
 
-def _valid(explanation: Any) -> Any:
+def _valid(explanation: Any, ranked: Tensor | None, by: Ranking) -> Any:
+    if ranked is not None:
+        explanation.edge_score_by = by
     explanation.validate(raise_on_error=True)
     return explanation
 
@@ -165,11 +174,11 @@ def _touched(circuit: Circuit) -> Tensor:
     return touched
 
 
-def _bare(circuit: Circuit) -> Any:
+def _bare(circuit: Circuit, ranked: Tensor | None) -> Any:
     from torch_geometric.explain import Explanation
 
     graph = circuit.graph
-    extra = {} if circuit.scores is None else {"edge_score": circuit.scores.values.clone()}
+    extra = {} if ranked is None else {"edge_score": ranked.clone()}
     return Explanation(
         edge_index=graph.edge_index.clone(),
         edge_mask=circuit.mask.values.clone(),
@@ -179,7 +188,11 @@ def _bare(circuit: Circuit) -> Any:
     )
 
 
-def _bare_hetero(circuit: Circuit, kinds: Mapping[str, tuple[tuple[str, str, str], Tensor]]) -> Any:
+def _bare_hetero(
+    circuit: Circuit,
+    ranked: Tensor | None,
+    kinds: Mapping[str, tuple[tuple[str, str, str], Tensor]],
+) -> Any:
     from torch_geometric.explain import HeteroExplanation
 
     graph, made = circuit.graph, HeteroExplanation()
@@ -193,6 +206,6 @@ def _bare_hetero(circuit: Circuit, kinds: Mapping[str, tuple[tuple[str, str, str
         mine = graph.edge_kind == number
         made[relation].edge_index = index
         made[relation].edge_mask = circuit.mask.values[mine]
-        if circuit.scores is not None:
-            made[relation].edge_score = circuit.scores.values[mine]
+        if ranked is not None:
+            made[relation].edge_score = ranked[mine]
     return made

@@ -3,7 +3,9 @@
 ``variant="paper"`` is the published method (Bhaskar et al., NeurIPS 2024, arXiv 2406.16778): hard
 concrete gates, one draw a step shared by the batch, a Lagrangian that pulls the sampled sparsity
 along a linear ramp, and AdamW whose default weight decay acts on the gates' log alpha (at its
-learning rate that decay, not the loss, is what closes gates that nothing holds open).
+learning rate that decay, not the loss, is what closes gates that nothing holds open). As in the
+released trainer, senders have gates too, trained by the loss and the decay alone, and gradients are
+cut to a norm of 1, in which the idle multipliers of a sparsity of nodes count.
 
 The default variant meets its budget by construction: gates are sigmoids shifted so that they sum to
 the number of edges allowed, which falls geometrically to the budget while they sharpen. No
@@ -24,6 +26,7 @@ from graphprune.mask import budget
 from graphprune.optimise.gates import (
     budgeted_sigmoid,
     hard_concrete,
+    log_odds,
     log_open,
     noise,
 )
@@ -61,6 +64,11 @@ class EdgePruning(MaskOptimiser):
         weight_decay: the paper's decay on log alpha and the multipliers.
         target: the sparsity the paper's Lagrangian aims at; ``None``: the one asked for. (The
             published runs aim higher than what they get.)
+        node_gates: ``None``: with the paper variant yes, else no.
+        node_target: the sparsity of senders that the paper's idle multipliers measure: they move
+            nothing but the norm that ``clip`` cuts. ``None``: .72, as released for IOI.
+        clip: gradients of all gates, multipliers and learned constants together are cut to this
+            norm; ``None``: 1 as released, none with the default variant; ``float("inf")``: none.
         refine: rounds of local search from the final circuit, each a gradient and a few sparse runs
             of up to eight batches; ``None``: 8, none as published.
         path: further sizes (counts or shares) whose circuits the default variant keeps as its
@@ -79,6 +87,8 @@ class EdgePruning(MaskOptimiser):
     warmup: int | None = None
     weight_decay: float = 0.01
     target: float | None = None
+    node_target: float | None = None
+    clip: float | None = None
     refine: int | None = None
     path: tuple[int | float, ...] = ()
 
@@ -109,13 +119,15 @@ class EdgePruning(MaskOptimiser):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise InputError(f"{name} must be a number from 0 on, got {value!r}")
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"clip must be a positive norm, got {self.clip!r}")
         if self.shape not in (None, "geometric", "linear", "cosine"):
             raise InputError(f"shape must be geometric, linear or cosine, got {self.shape!r}")
 
     def _require_read(self) -> None:
         """Raises where a setting is given that the variant does not read."""
         mine = ("temperature", "gates", "samples", "start", "hold", "shape")
-        theirs = ("lr_lambda", "weight_decay", "target")
+        theirs = ("lr_lambda", "weight_decay", "target", "node_target")
         unread = mine if self.variant == "paper" else theirs
         defaults = {f.name: f.default for f in fields(self)}
         given = [name for name in unread if getattr(self, name) != defaults[name]]
@@ -145,6 +157,16 @@ class EdgePruning(MaskOptimiser):
         return self.gates == "hard"
 
     @property
+    def _gates_on_nodes(self) -> bool:
+        return self._paper if self.node_gates is None else self.node_gates
+
+    @property
+    def _clip(self) -> float | None:
+        if self.clip is not None:
+            return self.clip
+        return 1.0 if self._paper else None
+
+    @property
     def _start_share(self) -> float:
         if self.start is not None:
             return self.start
@@ -158,7 +180,7 @@ class EdgePruning(MaskOptimiser):
     # ---------------------------------------------------------------- recipe
 
     def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
-        """Gates of edges (and senders), and the paper's multipliers."""
+        """Gates of edges (and senders), and the paper's multipliers (the senders' stay at 0)."""
         generator = torch.Generator().manual_seed(self.seed)
 
         def gates(n: int) -> Tensor:
@@ -167,12 +189,14 @@ class EdgePruning(MaskOptimiser):
             return 0.01 * torch.randn(n, generator=generator)
 
         cold = gates(graph.num_edges)
-        nodes = gates(graph.num_nodes) if self.node_gates else None
+        nodes = gates(graph.num_nodes) if self._gates_on_nodes else None
         found = {"edges": self.begin(graph, cold, start, nodes)}
         if nodes is not None:
             found["nodes"] = nodes
         if self._paper:
             found["multipliers"] = torch.zeros(2)
+            if nodes is not None:
+                found["idle"] = torch.zeros(2)
         return found
 
     def optimiser(
@@ -180,7 +204,7 @@ class EdgePruning(MaskOptimiser):
     ) -> torch.optim.Optimizer:
         """AdamW with ascent on the multipliers, as published; Adam."""
         rate = self._rate
-        gates = [p for name, p in parameters.items() if name != "multipliers"]
+        gates = [p for name, p in parameters.items() if name in ("edges", "nodes")]
         groups = self.groups(gates, constants)
         if not self._paper:
             return torch.optim.Adam(groups, lr=rate)
@@ -217,10 +241,17 @@ class EdgePruning(MaskOptimiser):
         first_gap = 0.0 if warm is None else min(1.0 - warm, goal)
         gap = 1.0 - z.mean() - ramp(at.step, first_gap, goal, over)
         first, second = p["multipliers"]
+        penalty = first * gap + second * gap.square()
+        if z_nodes is not None:
+            wanted = 0.72 if self.node_target is None else self.node_target
+            open_share = z_nodes[graph.edge_index[0].unique().to(z_nodes.device)].mean()
+            node_gap = 1.0 - open_share - ramp(at.step, 0.0, wanted, over)
+            penalty = penalty + p["idle"][0] * node_gap + p["idle"][1] * node_gap.square()
         return Draw(
             self._product(z, z_nodes, graph),
             density=float(z.detach().mean()),
-            penalty=first * gap + second * gap.square(),
+            penalty=penalty,
+            clip=self._clip,
             shown={"lambda1": float(first.detach()), "lambda2": float(second.detach())},
         )
 
@@ -238,14 +269,16 @@ class EdgePruning(MaskOptimiser):
         z, _ = budgeted_sigmoid(scores, count, temperature)
         if self._hard:
             return self._drawn(z, count / graph.num_edges, temperature, at)
-        return Draw(z, density=count / graph.num_edges, shown={"temperature": temperature})
+        shown = {"temperature": temperature}
+        return Draw(z, density=count / graph.num_edges, clip=self._clip, shown=shown)
 
     def _drawn(self, p: Tensor, density: float, temperature: float, at: Moment) -> Draw:
         p = p.clamp(1e-4, 1 - 1e-4)
         u = noise((self.samples, len(p)), self.seed, at.step, p.device)
         mask = (u < p.detach()).float()
         log_chance = (mask * p.log() + (1 - mask) * (1 - p).log()).sum(-1)
-        return Draw(mask, density, log_chance=log_chance, shown={"temperature": temperature})
+        shown = {"temperature": temperature}
+        return Draw(mask, density, log_chance=log_chance, clip=self._clip, shown=shown)
 
     def _joint(self, edges: Tensor, nodes: Tensor, graph: ComputationalGraph) -> Tensor:
         return edges + nodes[graph.edge_index[0].to(nodes.device)]
@@ -274,12 +307,13 @@ class EdgePruning(MaskOptimiser):
         return found
 
     def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
-        """Log alpha (with gates on nodes: log chances of being open), or the sigmoids' scores."""
+        """Log alpha (with gates on nodes: log odds of being open), or the sigmoids' scores."""
         edges, nodes = parameters["edges"], parameters.get("nodes")
         if nodes is None:
             return edges
         if self._paper:
-            return log_open(edges) + log_open(nodes)[graph.edge_index[0].to(nodes.device)]
+            sent = log_open(nodes)[graph.edge_index[0].to(nodes.device)]
+            return log_odds(log_open(edges) + sent)
         return self._joint(edges, nodes, graph)
 
     def rounds(self) -> int:

@@ -18,7 +18,6 @@ from graphprune.ensembling import (
     Normalize,
     check_combination,
     combine_scores,
-    magnitude_ranks,
     require_informative,
 )
 from graphprune.errors import InputError
@@ -44,8 +43,7 @@ _FIRST = (EAP(), EAPIG(), EAPIG(integrate="activations", points_at="right"))
 class SequentialEnsemble(Pruner, Scorer):
     """Scores warm-start a mask optimiser, and its gates are the new scores.
 
-    Their magnitudes in (0, 1] rank the gates, so that they are right for a ranking by size as for
-    one by sign (a mask optimiser's own scores are negative outside its budget).
+    Their magnitudes are the optimiser's own scores, which rank the gates.
 
     Args:
         scorer: a scorer, scores, a registered name, or ``{"name": ..., settings}``.
@@ -152,8 +150,7 @@ class SequentialEnsemble(Pruner, Scorer):
     def _strength(self, fit: Fit) -> Tensor:
         if self.mapping == "published" and fit.gates is not None:
             return torch.sigmoid(1.2 * fit.gates)
-        values = fit.scores.values
-        return magnitude_ranks(values - values.min()).float()
+        return fit.scores.values
 
     def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
         """The optimiser's mask, of exactly its size."""

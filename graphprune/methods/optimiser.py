@@ -24,7 +24,7 @@ from graphprune.model import Ablation, MaskedModel
 from graphprune.optimise.checkpoint import RunDirectory, identity
 from graphprune.optimise.distributed import Workers
 from graphprune.optimise.fit import Fit
-from graphprune.optimise.gates import hard_concrete_open
+from graphprune.optimise.gates import hard_concrete_open, strength
 from graphprune.optimise.loop import Optimisation, Recipe, interruptible
 from graphprune.optimise.losses import LossLike, as_loss
 from graphprune.optimise.refine import refine
@@ -64,7 +64,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             (:class:`~graphprune.SequentialEnsemble` makes one).
         node_gates: gates on what each node sends, beside those on edges; an edge's value is their
             product (where gates are shifted to a budget, their scores add up), and the budget
-            counts edges.
+            counts edges. ``None``: none, but for methods that are published with them.
         seed: of the noise and the order of the examples.
         run_dir: a folder for checkpoints; naming it again resumes the run.
         checkpoint_every: steps between checkpoints.
@@ -77,7 +77,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     steps: int = 1000
     loss: LossLike = "auto"
     warm_start: WarmStart = None
-    node_gates: bool = False
+    node_gates: bool | None = None
     seed: int = 0
     run_dir: str | Path | None = field(default=None, compare=False)
     checkpoint_every: int = 50
@@ -145,7 +145,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         return self.fit(model, task).mask
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
-        """The final gates as scores: 0 is the last edge inside the budget."""
+        """The final gates as scores, all positive: 1 is the last edge inside the budget."""
         return self.fit(model, task).scores
 
     def fit(self, model: MaskedModel, task: Task) -> Fit:
@@ -203,7 +203,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             path={k: EdgeMask(model.graph, v) for k, v in sorted(run.path.items())},
             stopped=run.stopped,
             notes=notes,
-            gates=run.values,
+            gates=run.edge_gates,
         )
 
     def _select(
@@ -237,10 +237,14 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         return mask, {"loss_before_refining": loss} if rounds else {}
 
     def scores(self, run: Optimisation, count: int) -> EdgeScores:
-        """The gates' ranking, shifted so that the ``count`` best are not negative."""
-        values = run.values
-        edge = torch.topk(values, count).values[-1]
-        return EdgeScores(run.model.graph, values - edge, method=self.label)
+        """The gates' ranking as positive scores, at least 1 for the ``count`` best.
+
+        No gate says that an edge does harm: with a sign, the most firmly closed edges would stand
+        first in every ranking by size.
+        """
+        values = run.values.double()
+        last = torch.topk(values, count).values[-1]
+        return EdgeScores(run.model.graph, strength(values - last), method=self.label)
 
     def rounds(self) -> int:
         """Rounds of local search at the end; see :func:`~graphprune.optimise.refine.refine`."""

@@ -11,6 +11,7 @@ from graphprune.graph import ComputationalGraph
 from graphprune.optimise.gates import (
     hard_concrete,
     hard_concrete_open,
+    log_odds,
     log_open,
     noise,
 )
@@ -77,8 +78,8 @@ class SubnetworkProbing(MaskOptimiser):
         return Draw(z, density=density, penalty=self.penalty * open_share)
 
     def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
-        """Log alpha, or log chances of being open where senders have gates too."""
+        """Log alpha, or log odds of being open where senders have gates too."""
         edges, nodes = parameters["edges"], parameters.get("nodes")
         if nodes is None:
             return edges
-        return log_open(edges) + log_open(nodes)[graph.edge_index[0].to(nodes.device)]
+        return log_odds(log_open(edges) + log_open(nodes)[graph.edge_index[0].to(nodes.device)])

@@ -1,8 +1,17 @@
-"""Uniform gradient sampling (Li & Janson 2024, arXiv 2409.09951): a mask for every example."""
+"""Uniform gradient sampling (Li & Janson 2024, arXiv 2409.09951): a mask for every example.
+
+The expected gradient by a logit of a loss a m, linear in the gate m with keep chance p, is
+a p (1 - p), as it is of the expected loss a p, and as the price of an edge has it.
+``variant="paper"`` is the authors' code: a w (1 - (1 - w)^n) with w = p (1 - p) for the n masks of
+a step (all examples'), which is the same but for gates that are nearly open or nearly closed.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +19,7 @@ from torch import Tensor
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.optimise.dangling import alive_edges
-from graphprune.optimise.gates import noise, uniform_window
+from graphprune.optimise.gates import log_odds, noise, uniform_window, window_weights
 from graphprune.optimise.loop import Draw, Moment
 from graphprune.optimise.warm import Start
 
@@ -24,40 +33,69 @@ __all__ = ["UGS"]
 class UGS(MaskOptimiser):
     """Gates with keep chances p, sampled anew for every example, under a fixed price of edges.
 
-    Minimises the loss plus ``penalty`` times the sum of p; p is the edge's score. The size that a
-    penalty leads to is not known beforehand: the mask holds exactly the budget's best edges.
+    Minimises the loss plus ``penalty`` times the sum of p. The size that a penalty leads to is not
+    known beforehand: the mask holds exactly the budget's best edges.
 
     Args:
+        variant: ``"default"`` or ``"paper"``, the authors' code: gradients as the module says, an
+            earlier start, gradients cut by group, and a price on nodes.
         penalty: the price lambda of an edge (published: 1e-4 to 1e-2 by circuit size; MIB 1e-3).
+        node_penalty: the price of a node of which a layer has several (a head): rises with the sum
+            of p of its edges, by this much an edge at first, and levels off. ``None``: none, or in
+            the paper variant half of ``penalty``, at most 2e-4.
         samples: masks for each example and step (published: 12 or 25).
         lr: ``None``: .15, .10, .05 for penalties up to 1e-4, up to 5e-4, and larger, a fifth of it
             under counterfactual ablation, as published.
         drop_dangling: edges of a sampled mask that lie on no path count as cut, as published.
-        start: p of every edge at first.
-        clip: gradients of a larger norm are cut to it.
+        start: p of every edge at first; ``None``: .9, or as published .731 (a logit of 1).
+        clip: gradients of a larger norm are cut to it: all of them, or in the paper variant those
+            of edges between two kinds of nodes, group by group. Nodes that are alone in their
+            layer (MLPs), inputs and outputs count as one kind.
     """
 
+    variant: Literal["default", "paper"] = "default"
     penalty: float = 1e-3
+    node_penalty: float | None = None
     samples: int = 12
     lr: float | None = None
     drop_dangling: bool = True
-    start: float = 0.9
+    start: float | None = None
     clip: float = 5.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self.samples, 1, "samples")
-        if not 0 < self.start < 1:
+        if self.variant not in ("default", "paper"):
+            raise InputError(f"variant must be 'default' or 'paper', got {self.variant!r}")
+        if self.start is not None and not 0 < self.start < 1:
             raise InputError(f"start is a chance in (0, 1), got {self.start}")
         if self.penalty < 0 or self.clip <= 0:
             raise InputError(
                 f"penalty must be at least 0 and clip positive, got {self.penalty} and {self.clip}"
             )
+        if self.node_penalty is not None and not 0 <= self.node_penalty < float("inf"):
+            raise InputError(f"node_penalty must be a number from 0 on, got {self.node_penalty!r}")
 
     @property
     def gate_kind(self) -> GateKind:
         """Logits of keep chances."""
         return "chance"
+
+    @property
+    def _paper(self) -> bool:
+        return self.variant == "paper"
+
+    @property
+    def _start_logit(self) -> Tensor:
+        if self.start is not None:
+            return torch.logit(torch.tensor(self.start))
+        return torch.tensor(1.0) if self._paper else torch.logit(torch.tensor(0.9))
+
+    @property
+    def _node_price(self) -> float:
+        if self.node_penalty is not None:
+            return self.node_penalty
+        return min(0.5 * self.penalty, 2e-4) if self._paper else 0.0
 
     @property
     def _rate(self) -> float:
@@ -69,7 +107,7 @@ class UGS(MaskOptimiser):
 
     def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
         """Logits of the keep chances."""
-        first = torch.logit(torch.tensor(self.start))
+        first = self._start_logit
         nodes = first.repeat(graph.num_nodes) if self.node_gates else None
         found = {"edges": self.begin(graph, first.repeat(graph.num_edges), start, nodes)}
         if nodes is not None:
@@ -92,22 +130,75 @@ class UGS(MaskOptimiser):
         edges, nodes = parameters["edges"], parameters.get("nodes")
         width = len(edges) + (0 if nodes is None else len(nodes))
         shape = (self.samples, at.total, width)
-        u = noise(shape, self.seed, at.step, edges.device)[:, list(at.rows)]
+        u = noise(shape, self.seed, at.step, edges.device)
         p = torch.sigmoid(edges)
-        z = uniform_window(p, u[..., : len(edges)])
+        z = self._gates(p, u[..., : len(edges)], at)
         if nodes is not None:
-            sent = uniform_window(torch.sigmoid(nodes), u[..., len(edges) :])
+            sent = self._gates(torch.sigmoid(nodes), u[..., len(edges) :], at)
             z = z * sent[..., graph.edge_index[0].to(edges.device)]
         if self.drop_dangling:
             z = z * alive_edges(graph, z.detach() > 0, from_inputs=at.from_inputs)
         price = p.sum() if nodes is None else p.sum() + torch.sigmoid(nodes).sum()
+        penalty = self.penalty * price
+        if self._node_price:
+            penalty = penalty + self._node_price * _node_load(p, graph)
         return Draw(
-            z, density=float(p.detach().mean()), penalty=self.penalty * price, clip=self.clip
+            z,
+            density=float(p.detach().mean()),
+            penalty=penalty,
+            clip=self.clip,
+            clip_groups=self._groups(parameters, graph) if self._paper else None,
         )
 
+    def _gates(self, p: Tensor, u: Tensor, at: Moment) -> Tensor:
+        """``[samples, rows, n]`` of this process's examples; every process weighs all masks."""
+        z = uniform_window(p, u[:, list(at.rows)])
+        weight = window_weights(p, u, released=self._paper)
+        return weight * z + ((1 - weight) * z).detach()
+
+    def _groups(
+        self, parameters: dict[str, Tensor], graph: ComputationalGraph
+    ) -> dict[str, Tensor]:
+        source, target = _kinds(graph)[graph.edge_index]
+        found = {"edges": torch.stack([source, target], 1).unique(dim=0, return_inverse=True)[1]}
+        if "nodes" in parameters:
+            found["nodes"] = torch.zeros(graph.num_nodes, dtype=torch.int64)
+        return found
+
     def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
-        """Keep chances, times the sender's where nodes have gates."""
-        p, nodes = torch.sigmoid(parameters["edges"]), parameters.get("nodes")
+        """Logits of keep chances, of products of two where nodes have gates."""
+        edges, nodes = parameters["edges"], parameters.get("nodes")
         if nodes is None:
-            return p
-        return p * torch.sigmoid(nodes)[graph.edge_index[0].to(nodes.device)]
+            return edges
+        logs = torch.nn.functional.logsigmoid
+        sent = logs(nodes.double())[graph.edge_index[0].to(nodes.device)]
+        return log_odds(logs(edges.double()) + sent)
+
+
+@lru_cache(maxsize=4)
+def _kinds(graph: ComputationalGraph) -> Tensor:
+    """``[N]``: a number for each kind of node; 0 for inputs, outputs and those alone in a layer."""
+    alike = Counter((node.kind, node.layer) for node in graph.nodes)
+    ends = {*graph.input_nodes, *graph.output_nodes}
+    numbers: dict[str, int] = {}
+    return torch.tensor(
+        [
+            0
+            if number in ends or alike[node.kind, node.layer] == 1
+            else numbers.setdefault(node.kind, len(numbers) + 1)
+            for number, node in enumerate(graph.nodes)
+        ]
+    )
+
+
+def _node_load(p: Tensor, graph: ComputationalGraph) -> Tensor:
+    """The sum over nodes with others beside them of ``N / 2 tanh(2 (sum of p of its edges) / N)``.
+
+    N is their number. The derivative by each p is at most 1, for a node without open edges.
+    """
+    several = _kinds(graph) > 0
+    count = int(several.sum())
+    load = torch.zeros(graph.num_nodes, device=p.device)
+    for ends in graph.edge_index.to(p.device):
+        load = load.index_add(0, ends, p)
+    return (torch.tanh(2 * load[several.to(p.device)] / max(count, 1)) * count / 2).sum()

@@ -23,8 +23,9 @@ class Fit:
 
     Args:
         mask: the circuit, of exactly the size asked for.
-        scores: the gates' final values as a ranking; 0 is the last edge inside the budget. Dead
-            ends, earlier masks that did better and the local search make the mask differ from it.
+        scores: the gates' final values as a ranking, all positive and the larger the more an edge
+            is kept; 1 is the last edge inside the budget. Dead ends, earlier masks that did better
+            and the local search make the mask differ from it.
         ablation: what stands in for ablated messages, learned constants included.
         history: a row for every step kept: ``step``, ``loss``, ``density`` (of the gates), ``rate``
             (the factor on learning rates) and what the method adds.
@@ -32,7 +33,8 @@ class Fit:
         path: circuits of other sizes met on the way down, by their number of edges.
         stopped: why it ended before its last step, or ``""``.
         notes: plain values: sizes before and after polishing, caching, steps done.
-        gates: ``[E]``: the final ranking as the method has it (log alphas, keep chances, scores).
+        gates: ``[E]``: the edges' own parameters at the end (log alphas, logits of keep chances,
+            scores), without the senders'.
     """
 
     mask: EdgeMask

@@ -19,9 +19,12 @@ __all__ = [
     "budgeted_sigmoid",
     "hard_concrete",
     "hard_concrete_open",
+    "log_odds",
     "log_open",
     "noise",
+    "strength",
     "uniform_window",
+    "window_weights",
 ]
 
 BETA = 2.0 / 3.0
@@ -80,23 +83,75 @@ def log_open(log_alpha: Tensor, beta: float = BETA) -> Tensor:
     return torch.nn.functional.logsigmoid(log_alpha.double() - shift)
 
 
+def log_odds(log_chance: Tensor) -> Tensor:
+    """Log odds of chances given by their logs, float64: unlike chances, they do not saturate at 1.
+
+    Example:
+        >>> chance = torch.tensor([0.25, 0.5, 0.75])
+        >>> log_odds(chance.log()).exp().round(decimals=4)
+        tensor([0.3333, 1.0000, 3.0000], dtype=torch.float64)
+    """
+    log_chance = log_chance.double().clamp(max=-1e-300)
+    return log_chance - torch.log(-torch.expm1(log_chance))
+
+
+def strength(gates: Tensor) -> Tensor:
+    """Positive numbers in the order of ``gates``: ``1 + x`` from 0 on, ``1 / (1 - x)`` below.
+
+    Both halves are as fine as float32 holds x itself: nothing saturates, whereas float32 has one
+    sigmoid of 20 and of 30, and one exponential of -110 and of -120. Opposite gates have inverse
+    strengths.
+
+    Example:
+        >>> strength(torch.tensor([-300.0, -1.0, 0.0, 20.0, 30.0]))
+        tensor([3.3223e-03, 5.0000e-01, 1.0000e+00, 2.1000e+01, 3.1000e+01])
+    """
+    x = gates.double()
+    return torch.where(x < 0, 1 / (1 + x.abs()), 1 + x.abs()).float()
+
+
 def uniform_window(p: Tensor, u: Tensor) -> Tensor:
     """Uniform gradient sampling's gate (Li & Janson 2024, arXiv 2409.09951) of keep chances ``p``.
 
     With the window ``w = p (1 - p)``, held constant, the gate is ``clip((p - u) / w + 1/2, 0, 1)``:
-    1 with chance about p, 0 with chance about 1 - p, fractional in a window of width w. The
-    derivative with respect to p is scaled by w, so that a fractional gate passes on the loss's
-    derivative as it is.
+    1 with chance about p, 0 with chance about 1 - p, fractional in a window of width w. A
+    fractional gate has the derivative 1 / w with respect to p, and is one in w of all masks, so
+    that a mean over masks has the derivative 1.
 
     Example:
         >>> theta = torch.tensor([0.0], requires_grad=True)
         >>> gate = uniform_window(torch.sigmoid(theta), torch.tensor([0.4]))
         >>> gate.sum().backward(); round(float(gate.detach()), 4), float(theta.grad)
-        (0.9, 0.25)
+        (0.9, 1.0)
     """
-    window = (p * (1 - p)).detach().clamp_min(1e-6)
-    scaled = p.detach() + window * (p - p.detach())
-    return ((scaled - u) / window + 0.5).clamp(0.0, 1.0)
+    return ((p - u) / _window(p) + 0.5).clamp(0.0, 1.0)
+
+
+def _window(p: Tensor) -> Tensor:
+    return (p * (1 - p)).detach().clamp_min(1e-6)
+
+
+def window_weights(p: Tensor, u: Tensor, *, released: bool = False) -> Tensor:
+    """``[n]``: factors on gradients that make a sum over fractional gates a mean over them.
+
+    Of n masks with a gate of ``uniform_window(p, u)``, c have it fractional: the factor is
+    ``n w / (c (1 - (1 - w)^n))``, and 0 for c = 0. Dividing by the chance of c > 0 keeps the
+    gradient unbiased; averaging over c instead of the expected n w makes it less noisy.
+
+    Args:
+        p: ``[n]`` keep chances.
+        u: ``[..., n]`` the noise of all masks of a step.
+        released: as in the authors' code: not divided, which makes gradients too small where few
+            masks are fractional, and gates within .001 of 0 or 1 are not counted.
+    """
+    with torch.no_grad():
+        w, z = _window(p), uniform_window(p, u).reshape(-1, len(p))
+        margin = 1e-3 if released else 0.0
+        count = ((z > margin) & (z < 1 - margin)).sum(0)
+        weight = torch.where(count > 0, len(z) * w / count.clamp_min(1), 0.0)
+        if released:
+            return weight
+        return weight / -torch.expm1(len(z) * torch.log1p(-w))
 
 
 def budgeted_sigmoid(

@@ -61,7 +61,9 @@ class Draw:
     """A mask ``[E]``, ``[K, E]`` or ``[K, B, E]`` of one step, differentiable in the gates.
 
     ``penalty`` is added to the loss; ``density`` is shown; ``shown`` holds further figures;
-    gradients of a norm above ``clip`` are cut to it. With ``log_chance [K]`` the mask is a random
+    gradients of a norm above ``clip`` are cut to it: all together, or with ``clip_groups`` (for
+    each of some parameters a group number for every entry) each group by itself and the rest not
+    at all. With ``log_chance [K]`` the mask is a random
     0/1 one, not differentiable, drawn with that log probability: the gradient is the score
     function's, with the mean loss of the other masks as the baseline.
     """
@@ -71,6 +73,7 @@ class Draw:
     penalty: Tensor | None = None
     shown: Mapping[str, float] = field(default_factory=dict)
     clip: float | None = None
+    clip_groups: Mapping[str, Tensor] | None = None
     log_chance: Tensor | None = None
 
 
@@ -198,6 +201,12 @@ class Optimisation:
             return self.recipe.values(self.parameters, self.model.graph).detach().float().cpu()
 
     @property
+    def edge_gates(self) -> Tensor | None:
+        """``[E]`` on the CPU: the edges' own parameters, where the recipe has such."""
+        gates = self.parameters.get("edges")
+        return None if gates is None else gates.detach().float().cpu()
+
+    @property
     def history(self) -> list[dict[str, float]]:
         """A row for each step done."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
@@ -240,12 +249,10 @@ class Optimisation:
         factor = self.recipe.rate(moment)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        self.optimiser.zero_grad(set_to_none=False)
         draw = self.recipe.draw(self.parameters, self.model.graph, moment)
         leaves = [*self.parameters.values(), *self.constants]
-        for leaf in leaves:
-            if leaf.grad is None:
-                leaf.grad = torch.zeros_like(leaf)
+        for leaf in leaves:  # those that no optimiser moves too: they may count in a norm
+            leaf.grad = torch.zeros_like(leaf)
         value = torch.zeros((), dtype=torch.float64)
         if part is not None:
             losses = self._losses(draw, *part)
@@ -265,8 +272,7 @@ class Optimisation:
         if draw.penalty is not None:
             draw.penalty.backward()
         self._require_finite(value, leaves, draw)
-        if draw.clip is not None:
-            torch.nn.utils.clip_grad_norm_(leaves, draw.clip)
+        self._clip(draw, leaves)
         self.optimiser.step()
         return {
             "step": float(self.step),
@@ -275,6 +281,20 @@ class Optimisation:
             "rate": factor,
             **draw.shown,
         }
+
+    def _clip(self, draw: Draw, leaves: list[Tensor]) -> None:
+        if draw.clip is None:
+            return
+        if draw.clip_groups is None:
+            torch.nn.utils.clip_grad_norm_(leaves, draw.clip)
+            return
+        for name, group in draw.clip_groups.items():
+            grad = self.parameters[name].grad
+            assert grad is not None
+            group = group.to(grad.device)
+            square = torch.zeros(int(group.max()) + 1, device=grad.device)
+            norm = square.index_add_(0, group, grad.square()).sqrt()
+            grad.mul_((draw.clip / (norm + 1e-6)).clamp(max=1.0)[group])
 
     def _losses(self, draw: Draw, batch: Batch, reference: Reference) -> Tensor:
         """``[K]``: the mean loss of each mask."""

@@ -20,7 +20,6 @@ from graphprune.errors import GraphPruneError, MissingExtraError, UnsupportedMod
 from graphprune.evaluation.curve import circuits_of, curve_of_reports
 from graphprune.evaluation.recovery import auroc
 from graphprune.evaluation.report import evaluate_all
-from graphprune.methods.optimiser import MaskOptimiser
 from graphprune.model import MaskedModel
 from graphprune.plain import plain
 from graphprune.progress import quiet
@@ -173,9 +172,6 @@ def _case(kind: str, task: str, train: int, test: int, seed: int, options: str) 
 def _ranking(job: Job, method: Any, model: MaskedModel, task: Task) -> EdgeScores:
     if not job.method.taus:
         found: EdgeScores = method.score(model, task)
-        if isinstance(method, MaskOptimiser):  # gates: the lowest is the first to go, no sign
-            values = found.values - found.values.min()
-            return EdgeScores(found.graph, values, method=found.method)
         return found
     swept = method.sweep(model, task, job.method.taus)
     stays = torch.stack([tau * descent.mask.values for tau, descent in swept.items()])

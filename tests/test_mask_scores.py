@@ -1,0 +1,192 @@
+"""Scores of mask optimisers: one ranking by size and by sign, the run's own."""
+
+import itertools
+
+import pytest
+import torch
+from scipy.stats import rankdata
+from support.planted import prompts, untrained
+from support.toy import Toy, ToyExamples
+
+import graphprune as gp
+from graphprune.export import from_mib_json, to_mib_json
+from graphprune.optimise.gates import log_odds, log_open, strength
+from graphprune.optimise.warm import rank_values
+
+EDGES = 14
+COMMON = {"edges": EDGES, "batch_size": 16, "loss": "kl"}
+METHODS = {
+    "budget": gp.EdgePruning(steps=60, refine=0, **COMMON),
+    "hard": gp.EdgePruning(steps=60, gates="hard", refine=0, **COMMON),
+    "senders too": gp.EdgePruning(steps=60, node_gates=True, refine=0, **COMMON),
+    "refined": gp.EdgePruning(steps=60, **COMMON),
+    "paper": gp.EdgePruning(steps=60, variant="paper", **COMMON),
+    "ugs": gp.UGS(steps=80, samples=4, penalty=0.003, **COMMON),
+    "ugs paper": gp.UGS(steps=80, samples=4, penalty=0.003, variant="paper", **COMMON),
+    "matryoshka": gp.MatryoshkaPruning(steps=100, **COMMON),
+    "probing": gp.SubnetworkProbing(steps=100, penalty=0.5, **COMMON),
+}
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A random GPT-2 with confident answers, so that nearly every edge counts for something."""
+    module = untrained(11, 0).eval().requires_grad_(False)
+    for weight in module.parameters():
+        weight.mul_(3.0 if weight.ndim > 1 else 1.0)
+    module.transformer.ln_f.weight.mul_(12.0)
+    clean, corrupt = prompts(16, torch.Generator().manual_seed(1))
+    task = gp.Task.from_tensors(clean, corrupt, metric="kl", batch_size=16)
+    return gp.wrap(module), task
+
+
+@pytest.fixture(scope="module")
+def fits(case):
+    return {name: method.fit(*case) for name, method in METHODS.items()}
+
+
+def divergence(case, mask):
+    return gp.evaluate(*case, mask, metrics=["kl"]).to_dict()["kl"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_best_edges_are_the_runs_own_circuit(name, case, fits):
+    """Up to dead ends, which a circuit has none of, and swaps of the local search."""
+    fit = fits[name]
+    shared = {
+        way: int((mask.kept & fit.mask.kept).sum()) / EDGES
+        for way, mask in (
+            ("top", fit.scores.top(EDGES)),
+            ("connected", fit.scores.connected(EDGES)),
+        )
+    }
+    assert shared["connected"] >= 13 / EDGES, shared
+    assert shared["top"] >= (10 if name == "paper" else 12) / EDGES, shared
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "paper"])
+def test_the_best_edges_are_as_faithful_as_the_circuit(name, case, fits):
+    """All but the published variant, whose 60 steps keep a circuit no better than none."""
+    ablated = divergence(case, gp.EdgeMask(case[0].graph, torch.zeros(case[0].graph.num_edges)))
+    own = divergence(case, fits[name].mask)
+    best = divergence(case, fits[name].scores.top(EDGES))
+    assert own < 0.3 * ablated, (own, ablated)
+    assert best < 1.5 * own + 0.01 * ablated, (own, best, ablated)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_rankings_by_size_and_by_sign_agree(name, case, fits):
+    scores = fits[name].scores
+    assert float(scores.values.min()) > 0
+    assert int((scores.values >= 1).sum()) >= EDGES  # 1 is the last edge inside the budget
+    for size in (3, EDGES, 30):
+        for way in ("top", "greedy", "connected", "ilp"):
+            by_size, by_sign = (getattr(scores, way)(size, by=by) for by in ("abs", "signed"))
+            assert by_size == by_sign, (way, size)
+    assert scores.threshold(1.0) == scores.threshold(1.0, by="signed")
+    curve = gp.faithfulness_curve(*case, scores, sizes=[0.1, 0.3, 1.0])
+    assert curve.cpr == pytest.approx(curve_by(case, scores), rel=1e-5)
+
+
+def curve_by(case, scores):
+    """CPR from runs of the top circuits by size, dead ends dropped, by MIB's trapezoid."""
+    total = case[0].graph.num_edges
+    sizes, found = (0.1, 0.3, 1.0), []
+    ends = [divergence_metric(case, torch.full((total,), value)) for value in (0.0, 1.0)]
+    for size in sizes:
+        mask = scores.top(int(size * total), by="abs").prune_dead_ends()
+        value = divergence_metric(case, mask.values)
+        found.append((value - ends[0]) / (ends[1] - ends[0]))
+    pairs = itertools.pairwise(zip(sizes, found, strict=True))
+    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs)
+
+
+def divergence_metric(case, values):
+    model, task = case
+    batch = next(iter(task.batches(16)))
+    reference = model.reference(batch)
+    out = model.run(batch, values, reference)
+    p, q = reference.full.double().log_softmax(-1), out.double().log_softmax(-1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_warm_start_begins_at_the_ranking_itself(name, fits):
+    values = fits[name].scores.values
+    places = torch.tensor(rankdata(values.numpy(), method="ordinal"))
+    start = torch.tensor(rankdata(rank_values(values).numpy(), method="ordinal"))
+    assert start.equal(places)
+
+
+def test_a_run_resumed_from_its_own_scores_keeps_its_circuit(case, fits):
+    """It began at the inverse ranking, of rank correlation -.9 with this one."""
+    again = gp.EdgePruning(
+        steps=1, lr=0.0, refine=0, warm_start=fits["budget"].scores, **COMMON
+    ).fit(*case)
+    both = int((again.mask.kept & fits["budget"].mask.kept).sum())
+    assert both >= EDGES - 1
+
+
+def test_a_calibrated_ranking_of_gates_starts_with_the_kept_edges(case, fits):
+    task = case[1].with_metric("kl")
+    ranked = gp.CalibratedRanking(fits["budget"].scores, sizes=[EDGES], rounds=0).score(
+        case[0], task
+    )
+    assert ranked.top(EDGES) == fits["budget"].scores.top(EDGES)
+
+
+def test_files_keep_the_ranking(case, fits, tmp_path):
+    scores = fits["ugs"].scores
+    read, _ = from_mib_json(to_mib_json(scores, tmp_path / "s.json", d_model=32), case[0].graph)
+    for by in ("abs", "signed"):
+        assert read.top(EDGES, by=by) == scores.top(EDGES)
+
+
+def test_strength_keeps_the_order_where_other_maps_tie():
+    generator = torch.Generator().manual_seed(0)
+    gates = torch.cat([torch.randn(20_000, generator=generator) * s for s in (0.1, 3, 30, 300)])
+    gates = torch.unique(gates)
+    found = strength(gates)
+    assert found.dtype == torch.float32
+    assert bool((found > 0).all())
+    assert bool((found.diff() >= 0).all())
+    tied = (found.diff() == 0).nonzero()[:, 0]  # neighbours in float32, up to its rounding
+    relative = gates.diff()[tied] / (1 + gates[tied].abs())
+    assert bool((relative < 2.5e-7).all())
+    assert len(tied) < 0.02 * len(gates)
+    far = torch.tensor([-400.0, -200.0, -110.0, 15.0, 20.0, 100.0, 101.0])
+    assert bool((strength(far).diff() > 0).all())
+    assert not bool((far.sigmoid().diff() > 0).all())  # what MIB's keep chance would do
+    assert not bool((torch.nn.functional.softplus(far).diff() > 0).all())
+
+
+def test_products_of_open_gates_do_not_tie():
+    """Chances of 1 - 1e-9 and 1 - 1e-12 are one number in float32, not their odds."""
+    first, second = torch.tensor([15.0, 20.0, 25.0, -40.0, -50.0]), torch.full((5,), 30.0)
+    odds = log_odds(log_open(first) + log_open(second)).float()
+    assert odds.argsort().tolist() == [4, 3, 0, 1, 2]
+    assert len(set(odds.tolist())) == 5
+    chance = (log_open(first) + log_open(second)).exp().float()
+    assert len(set(chance.tolist())) < 5
+
+
+def test_the_ranking_of_every_size_on_a_graph_small_enough_to_try():
+    """Of all circuits of each size, the ranking's stands better by size than chance has it."""
+    model, task = Toy(seed=3), gp.Task(ToyExamples(6), "logit_diff", batch_size=6)
+    scores = gp.MatryoshkaPruning(edges=4, steps=200, batch_size=6, loss="mse").score(model, task)
+    batch = next(iter(task.batches(6)))
+    reference = model.reference(batch)
+
+    def loss(values):
+        return float((model.run(batch, values, reference) - reference.full).square().mean())
+
+    places = []
+    for count in (3, 4, 5, 6):
+        every = []
+        for some in itertools.combinations(range(9), count):
+            values = torch.zeros(9)
+            values[list(some)] = 1.0
+            every.append((loss(values), values))
+        losses = sorted(value for value, _ in every)
+        places.append(losses.index(loss(scores.top(count).values)) / (len(every) - 1))
+    assert sum(places) / 4 < 0.2, places  # .5 by chance
