@@ -206,6 +206,18 @@ class RecurrentReference(Reference):
             )  # fmt: skip
         return found
 
+    def with_constants(self, rows: Tensor, constant: Tensor) -> list[Tensor]:
+        """What edges marked in ``constant [E]`` add in each step, and ablated messages as above.
+
+        They carry the clean run's messages times ``rows [1, 1, E]``.
+        """
+        network = self.network
+        weight = network.masked_weight(rows * constant).detach()
+        wiring = Wiring(network.edge_index, weight, network.num_nodes)
+        held = [self.carried(self.clean, wiring, step) for step in range(len(self.plan))]
+        ablated = self.offsets(rows)
+        return held if ablated is None else [a + b for a, b in zip(held, ablated, strict=True)]
+
     @property
     def _values(self) -> Any:
         ablation = self.ablation
