@@ -2,12 +2,12 @@
 
 ``golden/eap_ig.json`` and ``golden/relp.json`` hold its numbers (float64 models, float32 scores).
 How they were made: github.com/hannamw/EAP-IG at 795f560 under TransformerLens 2.15.4, torch 2.13.0
-and transformers 4.57.6; for RelP the same attribution over TransformerLens as github.com/FarnoushRJ/
-RelP carries it at aa0e228. Weights are those of ``support.wavy``, brought over by TransformerLens's
-``convert_gpt2_weights`` and ``convert_llama_weights``; its logits then differ from Hugging Face's by
-1e-15 and 4e-7. Two things were replaced in the code that ran: tokens came as they are instead of
-from a tokenizer, and its tensors stood on the CPU. The metric is the sum over examples of distractor
-minus answer logit at the last position.
+and transformers 4.57.6; for RelP the same attribution over the TransformerLens that
+github.com/FarnoushRJ/RelP carries at aa0e228. Weights are those of ``support.wavy``, brought over
+by TransformerLens's ``convert_gpt2_weights`` and ``convert_llama_weights``; its logits then differ
+from Hugging Face's by 1e-15 and 4e-7. Two things were replaced in the code that ran: tokens came as
+they are instead of from a tokenizer, and its tensors stood on the CPU. The metric is the sum over
+examples of the distractor's minus the answer's logit at the last position.
 """
 
 import json

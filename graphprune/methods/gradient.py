@@ -263,9 +263,7 @@ class EAPIG(_GradientScorer):
         # The paper's integral is a group's own; the authors' code takes the mean of all of them.
         return torch.cat(rows), weights if self.integrate == "activations" else weights / len(rows)
 
-    def _passes(
-        self, model: MaskedModel, batch: Batch
-    ) -> Iterator[tuple[slice, Tensor | None]]:
+    def _passes(self, model: MaskedModel, batch: Batch) -> Iterator[tuple[slice, Tensor | None]]:
         """Points that go together, and ``[E]`` bool: edges they do not score."""
         groups, source = model.source_groups(), model.graph.edge_index[0]
         if self.integrate == "activations":
@@ -317,6 +315,7 @@ class EAPIG(_GradientScorer):
             total = found if total is None else total + found
         assert total is not None
         return total
+
 
 @dataclass(frozen=True, kw_only=True)
 class NAP(_GradientScorer):
