@@ -134,13 +134,13 @@ def test_constant_nodes_send_a_mixture_that_no_gradient_passes_through(model):
     batch = a_batch(task)
     gates = torch.ones(1, 14, dtype=torch.float64)
     constant = torch.zeros(1, 14, dtype=torch.bool)
-    group = [0, 8, 9, 10, 11]
+    group = [4, 6, 8, 10]
     gates[0, group], constant[0, group] = 0.3, True
     ref = model.reference(batch)
     value = lambda out: out.sum(1)  # noqa: E731
     found = model.edge_gradients(batch, value, ref, gates=gates, constant=constant).edge
     through = model.edge_gradients(batch, value, ref, gates=gates).edge
-    edges, h, little = model.graph.num_edges, 1e-6, 1e-9
+    edges, h, little = model.graph.num_edges, 1e-4, 1e-9
     held = np.isin(net.edge_index[0].numpy(), group)
     want = np.zeros(edges)
     for x, other in zip(batch.clean["inputs"], batch.corrupt["inputs"], strict=True):
@@ -157,8 +157,8 @@ def test_constant_nodes_send_a_mixture_that_no_gradient_passes_through(model):
                 last = by_hand(net, x, model.plan, mask, replaced=moved)[-1]
                 outs.append(last[net.output_nodes].sum())
             want[e] += (outs[0] - outs[1]) / (2 * h)
-    assert np.allclose(found.numpy(), want, atol=1e-4)
-    assert np.abs(through.numpy() - want).max() > 0.02 * np.abs(want).max() > 1e-3
+    assert np.abs(found.numpy() - want).max() < 1e-3 * np.abs(want).max()
+    assert np.abs(through.numpy() - want).max() > 0.05 * np.abs(want).max() > 1e-4
 
 
 def test_positions_are_steps_and_neurons_are_channels():
