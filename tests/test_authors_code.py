@@ -11,10 +11,12 @@ examples of the distractor's minus the answer's logit at the last position.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support.tiny import Float64, random_pair, tiny
 from support.wavy import ANSWERS, CLEAN, CORRUPT, DISTRACTORS, wavy_gpt2, wavy_llama
 
 import graphprune as gp
@@ -84,3 +86,101 @@ def test_relevance_is_that_of_the_authors_code(kind, frozen):
     attention = [i for i, e in enumerate(model.graph.edge_names) if e.endswith(("<q>", "<k>"))]
     reached = scores.values[attention] != 0
     assert not reached.any() if frozen else reached.double().mean() > 0.7
+
+
+def scaled(norm):
+    """An RMS or layer norm with its scale detached."""
+
+    def forward(x):
+        wanted = type(norm).forward(norm, x.detach())
+        centre = x - x.mean(-1, keepdim=True) if isinstance(norm, torch.nn.LayerNorm) else x
+        eps = next(getattr(norm, n) for n in ("eps", "variance_epsilon") if hasattr(norm, n))
+        scale = (centre.square().mean(-1, keepdim=True) + eps).rsqrt().detach()
+        gain = norm.weight + 1.0 if "Gemma" in type(norm).__name__ else norm.weight
+        out = centre * scale * gain
+        out = out if getattr(norm, "bias", None) is None else out + norm.bias
+        torch.testing.assert_close(out, wanted)
+        return out
+
+    return forward
+
+
+def linear_act(act, x):
+    return x * (act(x) / x).detach()
+
+
+def half(mlp):
+    """A gated MLP: the activation by its ratio, half of the product's gradient."""
+
+    def forward(x):
+        product = linear_act(mlp.act_fn, mlp.gate_proj(x)) * mlp.up_proj(x)
+        return mlp.down_proj(product / 2 + (product / 2).detach())
+
+    return forward
+
+
+def ratio(mlp):
+    """GPT-NeoX's MLP."""
+    return lambda x: mlp.dense_4h_to_h(linear_act(mlp.act, mlp.dense_h_to_4h(x)))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "olmo2", "gemma3", "gpt_neox"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_relevance_of_nodes_by_autograd_of_a_module_with_the_rules(family, frozen, monkeypatch):
+    """Hugging Face's own model, its norms, gates and attention rewritten with ``detach``.
+
+    A node's edges sum to its message's change times the gradient there; norms of q and k too follow
+    the LN-rule.
+    """
+    module = tiny(family, dtype=torch.float64)
+    with Float64():
+        clean, corrupt = random_pair(module)
+        task = gp.Task.from_tensors(clean, corrupt, answer=[1] * 3, distractor=[2] * 3)
+        scores = gp.RelP(freeze_attention=frozen).score(gp.wrap(module), task)
+        base = module.gpt_neox if family == "gpt_neox" else module.model
+        kind = type(module).__module__
+        eager = sys.modules[kind].eager_attention_forward
+
+        def attention(unit, query, key, value, mask, **options):
+            if frozen:
+                query, key = query.detach(), key.detach()
+            return eager(unit, query, key, value, mask, **options)
+
+        monkeypatch.setattr(sys.modules[kind], "eager_attention_forward", attention)
+        module.config._attn_implementation = "eager"
+        for part in module.modules():
+            name = type(part).__name__
+            if "Norm" in name:
+                monkeypatch.setattr(part, "forward", scaled(part))
+            elif name.endswith("MLP") and hasattr(part, "gate_proj"):
+                monkeypatch.setattr(part, "forward", half(part))
+            elif name.endswith("MLP"):
+                monkeypatch.setattr(part, "forward", ratio(part))
+        sent = {}
+
+        def keep(name):
+            def hook(_, args, out):
+                out.retain_grad()
+                sent.setdefault(name, []).append(out)
+
+            return hook
+
+        first = base.layers[0]
+        after = "post_feedforward_layernorm"
+        source = getattr(first, after) if hasattr(first, after) else first.mlp
+        table = module.get_input_embeddings()
+        hooks = [
+            table.register_forward_hook(keep("input")),
+            source.register_forward_hook(keep("m0")),
+        ]
+        for ids in (clean, corrupt):
+            out = module(ids).logits[:, -1]
+            if ids is clean:
+                (out[:, 1] - out[:, 2]).sum().backward()
+        for hook in hooks:
+            hook.remove()
+        graph = gp.wrap(tiny(family)).graph
+        for name, (ours, other) in sent.items():
+            want = float(((ours - other).detach() * ours.grad).sum()) / 3
+            leaving = graph.edge_index[0] == graph.node_number[name]
+            assert float(scores.values[leaving].sum()) == pytest.approx(want, rel=1e-4, abs=1e-6)
