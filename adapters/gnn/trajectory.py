@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
+from graphprune.idle import rounding
 from graphprune.model import Ablation, Reference
 
 from ..modes import quiet
@@ -133,6 +134,24 @@ class RecurrentReference(Reference):
         each = self.given.start.numel() * self.given.start.element_size()
         sides = 2 if self.ablation.kind == "counterfactual" else 1
         return sides * (len(self.plan) + 1) * each
+
+    def changes_nothing(self) -> bool:
+        """Whether what stands in for each message is the message; learned constants may change."""
+        kind = self.ablation.kind
+        if kind in ("counterfactual", "optimal"):
+            return False  # equal inputs are told before
+        weight = self.network.masked_weight().detach()
+        for step in range(len(self.plan)):
+            instead = self.replaced(step)
+            for states, edges in self.sent(self.clean, step):
+                source = self.network.edge_index[0, edges]
+                own = states[:, source] * weight[edges, None]
+                if instead is None:
+                    if bool(own.any()):
+                        return False
+                elif not rounding(own, instead[edges].expand_as(own)):
+                    return False
+        return True
 
     @property
     def full(self) -> Tensor:

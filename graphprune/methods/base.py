@@ -12,6 +12,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
+from graphprune.idle import Idle
 from graphprune.mask import EdgeMask
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
 from graphprune.progress import track
@@ -116,8 +117,18 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
         require_model(model)
         ablation = resolve_ablation(model, task, self.chosen_ablation)
         size, total = self.batch_size, task.num_batches(self.batch_size)
+        idle = Idle(model, self.label)
+        held: list[tuple[Batch, Reference | None]] = []
         for batch in track(task.batches(size), type(self).__name__, total):
-            yield batch, model.reference(batch, ablation) if reference else None
+            made = model.reference(batch, ablation) if reference else None
+            held.append((batch, made))
+            if made is not None:
+                idle.see(batch, made)
+                if not idle.settled:
+                    continue  # nothing is computed of an ablation that may change nothing
+            yield from held
+            held.clear()
+        idle.finish()
 
 
 def _shown(value: object) -> str:

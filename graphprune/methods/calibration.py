@@ -189,6 +189,7 @@ class _Examples:
         batches = -(-len(task) // min(size, len(task)))
         steps = _PASSES * batches
         self._stream = Stream(model, task, ablation, size, method.chosen_seed, steps, method.cache)
+        self._stream.require_effect()
         self._gradient_batches = min(batches, -(-method._gradient_examples(len(task)) // size))
         full = ablated = 0.0
         for batch, reference in self._parts():
