@@ -15,11 +15,12 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import GraphPruneError, InputError
-from graphprune.model import Ablation, MaskedModel, Reference
+from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
 
 __all__ = ["Compared", "Idle", "changes_nothing", "equal_inputs", "require_effect", "rounding"]
 
 _MASKS = 4  # drawn, where an adapter cannot compare messages
+_OTHERS: tuple[AblationKind, ...] = ("zero", "delete", "mean")
 
 
 @runtime_checkable
@@ -106,7 +107,7 @@ class Idle:
         if self._changed or self._last is None:
             return
         batch, ablation = self._last
-        would = [kind for kind in ("zero", "delete", "mean") if self._would(batch, kind, ablation)]
+        would = [kind for kind in _OTHERS if self._would(batch, kind, ablation)]
         other = " or ".join(f"ablation={kind!r}" for kind in would)
         raise InputError(
             f"{self._what}: {ablation.name} ablation changes nothing here: on every example every "
@@ -116,7 +117,7 @@ class Idle:
             + " corrupted inputs that differ"
         )
 
-    def _would(self, batch: Batch, kind: str, now: Ablation) -> bool:
+    def _would(self, batch: Batch, kind: AblationKind, now: Ablation) -> bool:
         if kind == now.kind:
             return False
         try:
