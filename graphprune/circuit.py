@@ -388,6 +388,10 @@ def _method(method: Any, scores: EdgeScores | None) -> dict[str, Any] | None:
         return {"name": method}
     if isinstance(method, Mapping):
         return dict(plain(method))
+    from graphprune.methods.base import Method
+
+    if isinstance(method, Method):  # what was used, said or not
+        method = method.resolved()
     settings = plain(method) if dataclasses.is_dataclass(method) else {}
     fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
     hidden = {"type", *(f.name for f in fields if not f.compare)}

@@ -173,6 +173,31 @@ def attribution_is_the_mask_gradient(model: MaskedModel, task: Task) -> None:
     _close(found.node, sums, "node gradients against sums over the node's edges", rtol=1e-2)
 
 
+def constants_pass_no_gradient_on(model: MaskedModel, task: Task) -> None:
+    """With every sender a constant only edges into the graph's outputs have a gradient.
+
+    Its gate then decides alone what a node sends: at 1 the clean message, so outputs are the full
+    model's.
+    """
+    batch, graph = _batch(task), model.graph
+    reference = model.reference(batch)
+    value = _objective(task, batch, reference.full)
+    gates = torch.ones(1, graph.num_nodes)
+    constant = torch.zeros(1, graph.num_nodes, dtype=torch.bool)
+    constant[0, graph.edge_index[0]] = True
+    seen: list[Tensor] = []
+
+    def looked_at(outputs: Tensor) -> Tensor:
+        seen.append(outputs.detach())
+        return value(outputs)
+
+    found = model.edge_gradients(batch, looked_at, reference, gates=gates, constant=constant).edge
+    _close(seen[0], reference.full, "outputs with every message a constant")
+    inner = ~torch.isin(graph.edge_index[1], torch.tensor(graph.output_nodes))
+    if bool((found[inner] != 0).any()):
+        raise ConformanceError("edge_gradients: a gradient passed through a constant node")
+
+
 def messages_cover_every_edge_once(model: MaskedModel, task: Task) -> None:
     """``messages`` names each edge exactly once, with finite values."""
     seen = torch.zeros(model.graph.num_edges, dtype=torch.int64)
@@ -273,6 +298,7 @@ _ADAPTER_CHECKS: tuple[AdapterCheck, ...] = (
     examples_do_not_mix,
     gradient_is_finite_difference,
     attribution_is_the_mask_gradient,
+    constants_pass_no_gradient_on,
     messages_cover_every_edge_once,
     groups_cover_every_sender,
     mean_ablation_is_between,

@@ -31,13 +31,14 @@ __all__ = [
     "Objective",
     "Reference",
     "Rule",
+    "as_constant",
     "mask_values",
     "require_same_batch",
 ]
 
 AblationKind = Literal["counterfactual", "zero", "mean", "optimal", "delete"]
 Objective = Callable[[Tensor], Tensor]
-Rule = Literal["gradient", "relp"]
+Rule = Literal["gradient", "relp", "relp-frozen"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -171,6 +172,7 @@ class MaskedModel(ABC):
         by_position: bool = False,
         neurons: bool = False,
         rule: Rule = "gradient",
+        constant: Tensor | None = None,
     ) -> Gradients:
         """``Delta_e * d objective / d (what the reader reads)``, summed over examples.
 
@@ -180,7 +182,9 @@ class MaskedModel(ABC):
         equally, summing to 1). At the
         clean model the result is the derivative with respect to the mask.
         ``objective`` maps outputs to ``[B]``. ``rule="relp"`` replaces the gradient by
-        layer-wise relevance propagation.
+        layer-wise relevance propagation, ``"relp-frozen"`` with attention patterns as constants.
+        ``constant [K, N]`` bool marks nodes whose gated message is put in as a constant, with
+        ``y_n`` of the clean run: no gradient passes through such a node to what it read.
         """
 
     @abstractmethod
@@ -266,6 +270,18 @@ class MaskedModel(ABC):
     @abstractmethod
     def source_groups(self) -> list[list[int]]:
         """Nodes that compute side by side from the same input, in order of depth."""
+
+
+def as_constant(constant: Tensor | None, gates: Tensor) -> Tensor:
+    """``[K, N]`` bool: the ``constant`` of :meth:`MaskedModel.edge_gradients`, checked."""
+    if constant is None:
+        return torch.zeros(gates.shape, dtype=torch.bool)
+    if constant.shape != gates.shape or constant.dtype != torch.bool:
+        raise InputError(
+            f"constant must be a bool tensor shaped as the gates, {list(gates.shape)}; got "
+            f"{list(constant.shape)} {constant.dtype}"
+        )
+    return constant
 
 
 def require_same_batch(batch: Batch, reference: Reference) -> None:

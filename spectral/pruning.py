@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.mask import EdgeMask
-from graphprune.methods.base import Pruner, Scorer, require_model
+from graphprune.methods.base import Pruner, Scorer, ablation_of, require_model
 from graphprune.model import MaskedModel
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
@@ -54,7 +54,7 @@ class _Spectral:
 
     def _closed(self, model: MaskedModel, task: Task) -> Wiring:
         require_model(model)
-        weights = edge_weights(model, task, self.edge_weights)
+        weights = edge_weights(model, task, self.edge_weights, ablation=ablation_of(self))
         try:
             return close(
                 model.graph, weights, feedback=self.feedback, feedback_weight=self.feedback_weight

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.methods import EAP
+from graphprune.methods.base import AblationLike
 from graphprune.model import MaskedModel
 from graphprune.progress import track
 from graphprune.task import Task
@@ -18,12 +19,19 @@ __all__ = ["EdgeWeights", "edge_weights", "message_norms"]
 EdgeWeights = Literal["auto", "module", "message_norm", "attribution"]
 
 
-def edge_weights(model: MaskedModel, task: Task, how: EdgeWeights | Any = "auto") -> Tensor:
+def edge_weights(
+    model: MaskedModel,
+    task: Task,
+    how: EdgeWeights | Any = "auto",
+    *,
+    ablation: AblationLike | None = None,
+) -> Tensor:
     """``[E]`` float64.
 
     ``"module"``: the signed weights of the model's own edges; ``"message_norm"``: see
-    :func:`message_norms`; ``"attribution"``: sizes of EAP's scores on the task; ``"auto"``: the
-    first where the model has weights, else the second. Numbers ``[E]`` are taken as they are.
+    :func:`message_norms`; ``"attribution"``: sizes of EAP's scores on the task, under
+    ``ablation``; ``"auto"``: the first where the model has weights, else the second. Numbers
+    ``[E]`` are taken as they are.
     """
     if not isinstance(how, str):
         values = torch.as_tensor(how, dtype=torch.float64)
@@ -41,7 +49,7 @@ def edge_weights(model: MaskedModel, task: Task, how: EdgeWeights | Any = "auto"
             f"of {type(model).__name__} have none; use 'message_norm' or 'attribution'"
         )
     if how == "attribution":
-        return EAP().score(model, task).values.abs().double()
+        return EAP(ablation=ablation).score(model, task).values.abs().double()
     if how in ("auto", "message_norm"):
         return message_norms(model, task)
     raise InputError(

@@ -96,6 +96,42 @@ def test_replaced_messages_follow_the_definition(kind):
     torch.testing.assert_close(found, want[batch.positions].detach())
 
 
+@pytest.mark.parametrize("kind", ["zero", "counterfactual"])
+def test_constant_nodes_pass_no_gradient_on(kind):
+    """EAP-IG over activations: finite differences of two convolutions by hand."""
+    module, data, model, task = system(MAKERS["GraphConv"])
+    (batch,) = task.batches()
+    layers, h = [module.first, module.second], 1e-6
+    ones = torch.ones(data.num_edges, dtype=torch.float64)
+    _, clean = by_hand(layers, data.x, data.edge_index, ones, None)
+    _, other = by_hand(layers, batch.corrupt["x"], data.edge_index, ones, None)
+    other = [torch.zeros_like(m) if kind == "zero" else m for m in other]
+    group = torch.tensor([0, 2, 3])
+    held = torch.isin(data.edge_index[0], group)
+    gates = torch.ones(1, model.graph.num_nodes, dtype=torch.float64)
+    constant = torch.zeros(1, model.graph.num_nodes, dtype=torch.bool)
+    gates[0, group], constant[0, group] = 0.4, True
+    reference = model.reference(batch, gp.Ablation(kind))
+    value = lambda out: out[:, 0]  # noqa: E731
+    found = model.edge_gradients(batch, value, reference, gates=gates, constant=constant).edge
+    through = model.edge_gradients(batch, value, reference, gates=gates).edge
+    want = torch.zeros(data.num_edges, dtype=torch.float64)
+    for edge in range(data.num_edges):
+        outs = []
+        for shift in (h, -h):
+            mask = torch.where(held, 0.0, 1.0).double()
+            mask[edge] = 0.0 if held[edge] else 1.0 - 1e-9
+            moved = [0.4 * a + 0.6 * b for a, b in zip(clean, other, strict=True)]
+            for place, a, b in zip(moved, clean, other, strict=True):
+                place[~held] = 0.0
+                place[edge] += shift * (a - b)[edge] / (1.0 - mask[edge])
+            out, _ = by_hand(layers, data.x, data.edge_index, mask, moved)
+            outs.append(out[batch.positions, 0].sum().detach())
+        want[edge] = (outs[0] - outs[1]) / (2 * h)
+    torch.testing.assert_close(found.double(), want, rtol=1e-4, atol=1e-4)
+    assert float((through.double() - want).abs().max()) > 1e-2
+
+
 @pytest.mark.parametrize("check", adapter_checks(), ids=lambda c: c.__name__)
 @pytest.mark.parametrize("name", ["GraphConv", "GCN", "GAT", "SAGE", "EdgeConv"])
 def test_it_conforms(check, name):

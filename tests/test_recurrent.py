@@ -128,6 +128,39 @@ def test_gates_scale_what_a_node_sends(model):
     assert np.allclose(found.edge.numpy(), want, atol=1e-4)
 
 
+def test_constant_nodes_send_a_mixture_that_no_gradient_passes_through(model):
+    """EAP-IG over activations: finite differences by hand, constants in the place of messages."""
+    net, task = model.module, a_task(3)
+    batch = a_batch(task)
+    gates = torch.ones(1, 14, dtype=torch.float64)
+    constant = torch.zeros(1, 14, dtype=torch.bool)
+    group = [4, 6, 8, 10]
+    gates[0, group], constant[0, group] = 0.3, True
+    ref = model.reference(batch)
+    value = lambda out: out.sum(1)  # noqa: E731
+    found = model.edge_gradients(batch, value, ref, gates=gates, constant=constant).edge
+    through = model.edge_gradients(batch, value, ref, gates=gates).edge
+    edges, h, little = model.graph.num_edges, 1e-4, 1e-9
+    held = np.isin(net.edge_index[0].numpy(), group)
+    want = np.zeros(edges)
+    for x, other in zip(batch.clean["inputs"], batch.corrupt["inputs"], strict=True):
+        clean, corrupt = (
+            messages_by_hand(net, model.plan, by_hand(net, side, model.plan)) for side in (x, other)
+        )
+        for e in range(edges):
+            outs = []
+            for shift in (h, -h):
+                moved = np.where(held, 0.3 * clean + 0.7 * corrupt, 0.0)
+                mask = np.where(held, 0.0, 1.0)
+                mask[e] = 0.0 if held[e] else 1.0 - little
+                moved[:, e] += shift * (clean - corrupt)[:, e] / (1.0 - mask[e])
+                last = by_hand(net, x, model.plan, mask, replaced=moved)[-1]
+                outs.append(last[net.output_nodes].sum())
+            want[e] += (outs[0] - outs[1]) / (2 * h)
+    assert np.abs(found.numpy() - want).max() < 1e-3 * np.abs(want).max()
+    assert np.abs(through.numpy() - want).max() > 0.05 * np.abs(want).max() > 1e-4
+
+
 def test_positions_are_steps_and_neurons_are_channels():
     net = random_network(10, 2, 3.0, 0, channels=3, outputs=[8, 9], update="sequential").double()
     model = gp.wrap(net)

@@ -21,6 +21,7 @@ from graphprune.model import (
     Objective,
     Reference,
     Rule,
+    as_constant,
     mask_values,
     require_same_batch,
 )
@@ -88,6 +89,7 @@ class GraphModel(MaskedModel):
         by_position: bool = False,
         neurons: bool = False,
         rule: Rule = "gradient",
+        constant: Tensor | None = None,
     ) -> Gradients:
         """See :class:`~graphprune.model.MaskedModel`; a position is a step (a call of a layer)."""
         if rule != "gradient":
@@ -102,13 +104,15 @@ class GraphModel(MaskedModel):
         points = torch.ones(1, nodes) if gates is None else gates
         if points.ndim != 2 or points.shape[1] != nodes:
             raise InputError(f"gates must be [K, {nodes}], got {list(points.shape)}")
+        held = as_constant(constant, points)
         share = torch.full((len(points),), 1.0 / len(points)) if weights is None else weights
         edge: Tensor | None = None
         fine: Tensor | None = None
         source = self._graph.edge_index[0]
-        for point, weight in zip(points, share.tolist(), strict=True):
+        for point, fixed, weight in zip(points, held, share.tolist(), strict=True):
             gate = None if bool((point == 1).all()) else point[source].to(self._like)
-            found = self._point(reference, objective, gate, neurons)
+            stays = fixed[source].to(self._like.device) if bool(fixed.any()) else None
+            found = self._point(reference, objective, gate, neurons, stays)
             edge = weight * found.edge + (0 if edge is None else edge)
             if found.neurons is not None:
                 fine = weight * found.neurons + (0 if fine is None else fine)
@@ -121,9 +125,14 @@ class GraphModel(MaskedModel):
 
     @abstractmethod
     def _point(
-        self, reference: Any, objective: Objective, gate: Tensor | None, neurons: bool
+        self,
+        reference: Any,
+        objective: Objective,
+        gate: Tensor | None,
+        neurons: bool,
+        constant: Tensor | None,
     ) -> Sums:
-        """Gradients at one point; ``gate [E]`` is the sender's on each edge."""
+        """Gradients at one point; ``gate [E]`` and ``constant [E]`` are the sender's, by edge."""
 
     def _by_node(self, fine: Tensor | None) -> dict[str, Tensor]:
         if fine is None:

@@ -298,6 +298,7 @@ class MessageModel(GraphModel):
         objective: Objective,
         gate: Tensor | None,
         neurons: bool,
+        constant: Tensor | None,
     ) -> Sums:
         self._require_messages("gradient of a mask")
         edges, batch = self._graph.num_edges, reference.batch
@@ -305,6 +306,11 @@ class MessageModel(GraphModel):
         row = torch.ones(edges).to(self._like) if gate is None else gate
         place = torch.arange(batch.size) % reference.given.copies
         if reference.ablation.kind == "delete":
+            if constant is not None:
+                raise InputError(
+                    "a deleted edge sends nothing to put a constant in the place of: interpolate "
+                    "activations under zero, mean or counterfactual ablation"
+                )
             mask = row.clone().requires_grad_(True)
             with torch.enable_grad():
                 out = self.read(
@@ -315,6 +321,9 @@ class MessageModel(GraphModel):
         instead = reference.replaced(copies)
         wiring = self.source.wiring(len(copies))
         passing = Passing(wiring, row.repeat(len(copies)), instead, felt=True)
+        if constant is not None:
+            passing.constant = constant.repeat(len(copies))
+            passing.clean = [call.own(len(copies)).flatten(0, 1) for call in reference.clean[0]]
         with quiet(self._module), torch.enable_grad():
             out = self._call(reference.given, copies, passing)
             total = objective(self.read(out, batch, place)).sum()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.idle import rounding
 from graphprune.model import Ablation, Reference
 
 from .passing import Call
@@ -57,6 +58,24 @@ class MessageReference(Reference):
                 "patterns"
             )
         return self.model.seen(given)[0]
+
+    def changes_nothing(self) -> bool | None:
+        """Whether what stands in for each message is the message; learned constants may change."""
+        kind = self.ablation.kind
+        if kind == "delete":
+            return None
+        if kind in ("counterfactual", "optimal"):
+            return False  # equal inputs are told before
+        copies = torch.arange(self.given.copies)
+        instead = self.replaced(copies)
+        for number, call in enumerate(self.clean[0]):
+            own = call.own(len(copies))
+            if instead is None:
+                if bool(own.any()):
+                    return False
+            elif not rounding(own, instead[number].view_as(own)):
+                return False
+        return True
 
     @property
     def full(self) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from .message_model import MessageModel
 
 __all__ = ["each_reader", "learned_constants", "mean_messages"]
+
+log = logging.getLogger(__name__)
 
 
 def each_reader(
@@ -58,19 +62,31 @@ def mean_messages(model: MessageModel, batches: Iterable[Batch], whole: bool) ->
     ``whole``: ``[1, ...]``, over all edges of the call's relation too.
     """
     totals: list[Tensor] | None = None
-    count = 0
+    count, one = 0, not whole
     for batch in batches:
         side = batch.clean if batch.corrupt is None else batch.corrupt
         given = model.source.features(side, batch.size)
         calls, _ = model.seen(given)
+        one = one and given.shared and batch.corrupt is not None
         share = batch.size // given.copies
         parts = [call.own(given.copies).sum(0) * share for call in calls]
         totals = parts if totals is None else [a + b for a, b in zip(totals, parts, strict=True)]
         count += batch.size
     if totals is None:
         raise InputError("the mean over an empty reference set is not defined")
+    if one:
+        _say_mean_is_counterfactual()
     means = [total / count for total in totals]
     return [mean.sum(0, keepdim=True) / max(1, len(mean)) for mean in means] if whole else means
+
+
+@lru_cache(maxsize=1)
+def _say_mean_is_counterfactual() -> None:
+    """Once in a process: a run resolves its ablation many times."""
+    log.warning(
+        "all examples share one corrupted input, so each edge's mean message is its message there: "
+        "mean ablation is counterfactual ablation on this task"
+    )
 
 
 def learned_constants(model: MessageModel, start: Ablation) -> tuple[Tensor, ...]:

@@ -92,6 +92,8 @@ class Passing:
             the call's relation; ``None``: nothing does.
         delete: whether a mask must equal deletion.
         felt: whether messages shall keep gradients.
+        constant: ``[k * E]`` bool: edges that carry ``clean`` messages whatever their source sends.
+        clean: for each call ``[k * E_r, ...]``, the clean run's messages, where some are constant.
     """
 
     wiring: Wiring
@@ -99,6 +101,8 @@ class Passing:
     replaced: list[Tensor] | None = None
     delete: bool = False
     felt: bool = False
+    constant: Tensor | None = None
+    clean: list[Tensor] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     _known: dict[int, tuple[Tensor, int, Tensor]] = field(default_factory=dict)
 
@@ -227,6 +231,10 @@ class Passing:
                 f"of its {index.shape[1]} edges"
             )
         number = len(self.calls)
+        if self.constant is not None:
+            own = torch.nonzero(edges >= 0)[:, 0]
+            stays = self.constant[edges[own]]
+            out = out.index_put((own[stays],), self.clean[number][stays].to(out))
         if self.weights is not None and not (self.delete and way_of(conv) == "weight"):
             shaped = self._mask(edges).view(-1, *[1] * (out.ndim - 1)).to(out.dtype)
             if self.delete:

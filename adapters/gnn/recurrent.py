@@ -133,13 +133,18 @@ class RecurrentModel(GraphModel):
         objective: Objective,
         gate: Tensor | None,
         neurons: bool,
+        constant: Tensor | None,
     ) -> Sums:
         network, plan = self._module, self.plan
         start = reference.given.start
         felt = [torch.zeros_like(start).requires_grad_(True) for _ in range(len(plan))]
         row = torch.ones(network.edge_index.shape[1]).to(start) if gate is None else gate
+        rows, offsets = row[None, None], None
+        if constant is not None:
+            offsets = reference.with_constants(rows, constant)
+            rows = rows * ~constant
         with quiet(network), torch.enable_grad():
-            out = reference.masked(row[None, None], felt)[0]
+            out = reference.masked(rows, felt, offsets)[0]
             total = objective(out).sum()
         gradients = torch.autograd.grad(total, felt)
         edge = torch.zeros(network.edge_index.shape[1], len(plan)).to(start)

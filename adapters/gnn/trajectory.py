@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
+from graphprune.idle import rounding
 from graphprune.model import Ablation, Reference
 
 from ..modes import quiet
@@ -134,6 +135,24 @@ class RecurrentReference(Reference):
         sides = 2 if self.ablation.kind == "counterfactual" else 1
         return sides * (len(self.plan) + 1) * each
 
+    def changes_nothing(self) -> bool:
+        """Whether what stands in for each message is the message; learned constants may change."""
+        kind = self.ablation.kind
+        if kind in ("counterfactual", "optimal"):
+            return False  # equal inputs are told before
+        weight = self.network.masked_weight().detach()
+        for step in range(len(self.plan)):
+            instead = self.replaced(step)
+            for states, edges in self.sent(self.clean, step):
+                source = self.network.edge_index[0, edges]
+                own = states[:, source] * weight[edges, None]
+                if instead is None:
+                    if bool(own.any()):
+                        return False
+                elif not rounding(own, instead[edges].expand_as(own)):
+                    return False
+        return True
+
     @property
     def full(self) -> Tensor:
         """See :class:`~graphprune.model.Reference`."""
@@ -205,6 +224,18 @@ class RecurrentReference(Reference):
                             network.num_nodes)
             )  # fmt: skip
         return found
+
+    def with_constants(self, rows: Tensor, constant: Tensor) -> list[Tensor]:
+        """What edges marked in ``constant [E]`` add in each step, and ablated messages as above.
+
+        They carry the clean run's messages times ``rows [1, 1, E]``.
+        """
+        network = self.network
+        weight = network.masked_weight(rows * constant).detach()
+        wiring = Wiring(network.edge_index, weight, network.num_nodes)
+        held = [self.carried(self.clean, wiring, step) for step in range(len(self.plan))]
+        ablated = self.offsets(rows)
+        return held if ablated is None else [a + b for a, b in zip(held, ablated, strict=True)]
 
     @property
     def _values(self) -> Any:

@@ -116,7 +116,7 @@ class Attribution:
         rule: Rule,
     ) -> None:
         self.arch, self.layout, self.answers = arch, layout, answers
-        self.frozen = rule == "relp"
+        self.frozen = rule != "gradient"
         dtype = torch.float64 if arch.dtype == torch.float64 else torch.float32
         count = layout.places()[2].edges.stop
         self.slots = slots

@@ -27,6 +27,7 @@ from graphprune.model import (
     Objective,
     Reference,
     Rule,
+    as_constant,
     mask_values,
     require_same_batch,
 )
@@ -329,11 +330,13 @@ class LanguageModel(MaskedModel):
         by_position: bool = False,
         neurons: bool = False,
         rule: Rule = "gradient",
+        constant: Tensor | None = None,
     ) -> Gradients:
         """Attribution at the clean model or at gated nodes; see the base class."""
         ours = self._reference(batch, reference)
         inputs, layout = ours.inputs, self.layout
         points = self._gates(gates)
+        held = self._held(constant, gates)
         shares = [1.0 / len(points)] * len(points) if weights is None else weights.tolist()
         sums = Attribution(
             self.arch,
@@ -345,13 +348,14 @@ class LanguageModel(MaskedModel):
         )
         embed = entry_embeddings(ours.glue, layout.embeddings)
         with quiet(self._model):
-            for k, gate in enumerate(points):
+            for k, (gate, fixed) in enumerate(zip(points, held, strict=True)):
                 outer, inner = gate[: layout.embeddings], gate[layout.embeddings :]
                 mixed = embed
                 if not bool((outer == 1).all()):
                     share = outer.to(embed).view(-1, 1, 1, 1)
                     mixed = ours.ablated_embed + share * (embed - ours.ablated_embed)
-                plain = bool((inner == 1).all())
+                inputs_alone = bool((inner == 1).all())
+                plain = inputs_alone and not bool(fixed[layout.embeddings :].any())
                 done = run_shared(
                     self.arch,
                     layout,
@@ -362,10 +366,12 @@ class LanguageModel(MaskedModel):
                     inputs.shape,
                     gates=None if plain else gate,
                     ablated=None if plain else ours.ablated_values,
+                    constant=None if plain else fixed,
+                    clean=ours.clean if bool(fixed.any()) and not plain else None,
                     rule=rule,
                     grad=True,
                 )
-                if plain and (bool((outer == 1).all()) or bool((outer == 0).all())):
+                if inputs_alone and (bool((outer == 1).all()) or bool((outer == 0).all())):
                     ours.offer(bool((outer == 1).all()), done.values)
                 last = k == len(points) - 1
                 delta = ours.clean.deltas(ours.ablated_values, self.arch) if last else None
@@ -391,6 +397,12 @@ class LanguageModel(MaskedModel):
                 f"gates need the shape [K, {self.graph.num_nodes}], got {list(gates.shape)}"
             )
         return gates[:, self.layout.writer_nodes()]
+
+    def _held(self, constant: Tensor | None, gates: Tensor | None) -> Tensor:
+        """``[K, W]`` bool: the writers whose messages are put in as constants."""
+        if gates is None:
+            gates = torch.ones(1, self.graph.num_nodes)
+        return as_constant(constant, gates)[:, self.layout.writer_nodes()]
 
     def messages(self, batch: Batch) -> Iterator[Messages]:
         """Clean messages place by place; see the base class."""

@@ -1,8 +1,9 @@
-"""Layer-wise relevance propagation inside the user's own MLP (RelP, arXiv 2508.21258).
+"""Layer-wise relevance propagation inside the user's own layers (RelP, arXiv 2508.21258).
 
 Backward rules that replace gradients while forward values stay: the *identity rule* lets an
 activation pass ``act(x) / x``; the *half rule* halves the gradient of a product of two activations
-(a gate). Norm scales and attention patterns are constants (the pass sees to that).
+(a gate); the *LN-rule* takes norm scales as constants (here those of q and k; the pass sees to the
+others). Attention patterns have their gradient unless the pass makes them constants.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .architecture import Block, Call
 from .lean import ACTIVATION_MODULES
+from .norms import Norm, describe_norm
 from .surgery import replaced
 
-__all__ = ["relevant"]
+__all__ = ["relevant", "relevant_attention"]
 
 _PRODUCTS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
 
@@ -63,3 +66,32 @@ def relevant(mlp: nn.Module) -> Callable[[Tensor], Tensor]:
         return out
 
     return run
+
+
+class _Scaled(nn.Module):
+    """The LN-rule around a norm."""
+
+    def __init__(self, norm: Norm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm.frozen(x)
+
+
+def relevant_attention(block: Block) -> Callable[[Tensor, Call], Tensor]:
+    """``Block.attend`` with the scales of q and k norms, where there are any, as constants."""
+    found: dict[str, nn.Module] = {}
+    for name in ("q_norm", "k_norm"):
+        norm = getattr(block.attention, name, None)
+        if isinstance(norm, nn.Module):
+            found[name] = _Scaled(describe_norm(norm, f"layer {block.index}'s {name}"))
+    if not found:
+        return block.attend
+    core = replaced(block.core, found)
+
+    def attend(qkv: Tensor, call: Call) -> Tensor:
+        out: Tensor = core(qkv, *call[0], **call[1])[0]
+        return out
+
+    return attend

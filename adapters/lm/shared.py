@@ -18,7 +18,7 @@ from graphprune.model import Rule
 from .architecture import Architecture, Call
 from .layout import Layout
 from .norms import Norm
-from .relevance import relevant
+from .relevance import relevant, relevant_attention
 from .values import Values
 
 __all__ = ["SharedPass", "run_shared"]
@@ -52,6 +52,8 @@ def run_shared(
     *,
     gates: Tensor | None = None,
     ablated: Values | None = None,
+    constant: Tensor | None = None,
+    clean: Values | None = None,
     rule: Rule = "gradient",
     grad: bool = False,
     outputs: bool = True,
@@ -59,14 +61,25 @@ def run_shared(
     """One pass over all layers with embeddings ``embed [E, B, T, D]``.
 
     ``gates [W]`` mixes each head's and MLP's message with its ``ablated`` one (the caller has mixed
-    the embeddings). ``answers`` are flat token numbers whose logits are wanted.
+    the embeddings). Writers marked in ``constant [W]`` send their ``clean`` message instead of this
+    pass's, which no gradient passes through. ``answers`` are flat token numbers whose logits are
+    wanted.
     """
-    relp = rule == "relp"
+    relp = rule != "gradient"
+    frozen = rule == "relp-frozen"
     codes, mlps, stream = [], [], []
     projected, mlp_in, sent = [], [], []
 
     def gated(x: Tensor, other: Tensor, gate: Tensor) -> Tensor:
         return x if bool((gate == 1).all()) else other + gate.to(x) * (x - other)
+
+    def held(x: Tensor, own: Tensor | None, writers: slice) -> Tensor:
+        """``x [..., writers * d]`` with the constant ones' part from the clean run."""
+        stays = None if constant is None else constant[writers]
+        if stays is None or own is None or not bool(stays.any()):
+            return x
+        each = stays.to(x.device).repeat_interleave(x.shape[-1] // len(stays))
+        return torch.where(each, own, x)
 
     def normed(norm: Norm | None, x: Tensor) -> Tensor:
         if norm is None:
@@ -84,16 +97,22 @@ def run_shared(
                 stream.append(x)
                 qkv = block.project(normed(block.attention_norm, x))
                 projected.append(qkv)
-                if relp:
+                if frozen:
                     free = qkv.shape[-1] - block.kv_heads * block.head_dim
                     seen = torch.cat([qkv[..., :free].detach(), qkv[..., free:]], -1)
                 else:
                     seen = qkv
-                message, code = block.share(block.attend(seen, call), frozen=relp)
+                attend = relevant_attention(block) if relp else block.attend
+                message, code = block.share(attend(seen, call), frozen=relp)
                 codes.append(code.detach())
                 if gates is not None and ablated is not None:
                     place = layout.head(block.index)
-                    gate = gates[place : place + block.heads]
+                    mine = slice(place, place + block.heads)
+                    gate = gates[mine]
+                    own = code
+                    code = held(code, None if clean is None else clean.codes[block.index], mine)
+                    if code is not own:
+                        message = block.message(code)
                     if not bool((gate == 1).all()):
                         wide = gate.to(code).repeat_interleave(block.head_dim)
                         old = ablated.codes[block.index]
@@ -112,7 +131,10 @@ def run_shared(
                     y = block.mlp_post_norm.frozen(y) if relp else block.mlp_post_norm(y)
                 mlps.append(y.detach())
                 if gates is not None and ablated is not None:
-                    gate = gates[layout.head(block.index) + block.heads]
+                    last = layout.head(block.index) + block.heads
+                    alone = slice(last, last + 1)
+                    y = held(y, None if clean is None else clean.mlps[block.index], alone)
+                    gate = gates[alone]
                     y = gated(y, ablated.mlps[block.index], gate)
                 sent.append(y)
                 x = middle + y

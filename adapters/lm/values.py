@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
+from graphprune.idle import rounding
 from graphprune.model import Ablation, Reference
 
 from .architecture import Architecture, Call, Glue
@@ -128,6 +129,30 @@ class LMReference(Reference):
             self._clean = values
         if not clean and self._ablated is None and self.exact_counterfactual:
             self._ablated = values
+
+    def changes_nothing(self) -> bool:
+        """Whether every writer's ablated message is its clean one; embeddings are looked at first.
+
+        Padding, which no real position reads, does not count.
+        """
+        if self.constants is not None:
+            return False  # they are still to change
+        real = self.inputs.weight[..., None]
+        if self.ablation.kind == "counterfactual":
+            clean, corrupt = self.inputs.clean, self.inputs.corrupt
+            if corrupt is None or clean.shape != corrupt.shape:
+                return False
+            if not bool(((clean == corrupt) | (self.inputs.weight == 0)).all()):
+                return False
+            if self.inputs.alignment is None:
+                return True
+        alike = torch.equal if self.ablation.kind == "zero" else rounding
+        embed = entry_embeddings(self.glue, self.embeddings) * real
+        if not alike(embed, self.ablated_embed.expand_as(embed) * real):
+            return False
+        ours, other = self.clean, self.ablated_values
+        pairs = zip([*ours.codes, *ours.mlps], [*other.codes, *other.mlps], strict=True)
+        return all(alike(one * real, two.expand_as(one) * real) for one, two in pairs)
 
     @property
     def exact_counterfactual(self) -> bool:

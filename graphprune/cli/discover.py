@@ -15,9 +15,9 @@ from graphprune.cli.loading import (
     Device,
     Dtype,
     Examples,
+    MethodSeed,
     MetricName,
     ModelName,
-    Seed,
     TaskName,
     TaskSettings,
 )
@@ -89,7 +89,7 @@ def discover(
         ),
     ] = None,
     batch_size: BatchSize = None,
-    seed: Seed = 0,
+    seed: MethodSeed = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     tokenizer: Annotated[str | None, typer.Option(help="If not the model's own.")] = None,
@@ -128,10 +128,12 @@ def discover(
         from graphprune.cli.settings import method_from
         from graphprune.evaluation import evaluate
         from graphprune.methods import resolve_ablation
+        from graphprune.methods.base import ablation_of
 
         found_by = method_from(
             method, settings, seed=seed, ablation=ablation, batch_size=batch_size
         )
+        seed = 0 if seed is None else seed
         found_by = _with_run(found_by, method, run_dir)
         selection = Selection(
             select, by, chosen_size, threshold, prune_dead_ends, tuple(select_set)
@@ -157,9 +159,7 @@ def discover(
         same = test is train
         where = "prompts, those it was found on" if same else "held-out prompts"
         jobs.note(f"{mask.num_kept} edges kept; evaluating on {len(test)} {where}")
-        kind = found.ablation or resolve_ablation(
-            masked, train, getattr(found_by, "ablation", "counterfactual")
-        )
+        kind = found.ablation or resolve_ablation(masked, train, ablation_of(found_by))
         report = evaluate(masked, test, mask, ablation=kind)
         document = report_document(report, seed)
         how = found.notes if hasattr(found_by, "prune") else selection.to_dict()

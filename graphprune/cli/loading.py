@@ -25,6 +25,7 @@ __all__ = [
     "Dtype",
     "Examples",
     "Loaded",
+    "MethodSeed",
     "MetricName",
     "ModelName",
     "Seed",
@@ -74,7 +75,11 @@ Ablations = Annotated[
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts at a time.")]
-Seed = Annotated[int, typer.Option(help="Draws the same prompts, splits and intervals again.")]
+_SEED = "Draws the same prompts, splits and intervals again."
+Seed = Annotated[int, typer.Option(help=_SEED)]
+MethodSeed = Annotated[
+    int | None, typer.Option(help=f"{_SEED} The method's too, unless --set says one. Default 0.")
+]
 Dtype = Annotated[Dtypes, typer.Option(help="Of the weights; auto: as they are stored.")]
 Device = Annotated[str, typer.Option(help="Such as cpu or cuda:1; auto: a GPU if there is one.")]
 

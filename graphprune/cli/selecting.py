@@ -121,11 +121,11 @@ def find(method: Any, selection: Selection, model: MaskedModel, task: Task) -> F
     if hasattr(method, "prune"):
         mask = method.prune(model, task)
         return Found(mask, None, mask.num_kept)
-    from graphprune.methods.base import cut_off_nodes_differ
+    from graphprune.methods.base import ablation_of, cut_off_nodes_differ
 
     by: By = selection.by or "abs"
     size = 0.01 if selection.size is None else selection.size
-    under = getattr(method, "ablation", "counterfactual")
+    under = ablation_of(method)
     from_inputs = not cut_off_nodes_differ(under, task)
     if selection.way == "nodes":
         from graphprune.scores import EdgeScores

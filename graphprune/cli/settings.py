@@ -105,10 +105,10 @@ def unknown_setting(what: str, unknown: Sequence[str], known: Mapping[str, str])
     )
 
 
-def method_from(name: str, texts: Sequence[str], *, seed: int, **given: Any) -> Any:
+def method_from(name: str, texts: Sequence[str], *, seed: int | None, **given: Any) -> Any:
     """The method ``name`` with the settings ``texts``; ``given`` are those of other options.
 
-    ``seed`` goes to methods that have one, unless the settings name another.
+    ``seed`` goes to methods that have one, unless it is ``None`` or the settings name another.
     """
     from graphprune.registry import _entries, make_method, method_names
 
@@ -128,7 +128,7 @@ def method_from(name: str, texts: Sequence[str], *, seed: int, **given: Any) -> 
     hints = hints_of(kind)
     values = {key: typed(key, text, hints.get(key, Any), what) for key, text in chosen.items()}
     values |= {k: v for k, v in given.items() if v is not None and k in fields}
-    if "seed" in fields:
+    if "seed" in fields and seed is not None:
         values.setdefault("seed", seed)
     return make_method(name, **values)
 

@@ -102,11 +102,12 @@ def influence(choice: Choice, *, share: float | None = None, connected: bool = T
 
 def polish(choice: Choice, *, pool: float = 2.0, metric: str = "kl", halvings: int = 6) -> EdgeMask:
     """From ``pool`` times as many edges by what cutting costs."""
+    from graphprune.methods.base import ablation_of
     from graphprune.selection_polish import polish as run
 
     return run(
         choice.model, choice.task, choice.scores, choice.size, pool=pool, metric=metric,
-        ablation=choice.method.ablation, batch_size=choice.method.batch_size, halvings=halvings,
+        ablation=ablation_of(choice.method), batch_size=choice.method.batch_size, halvings=halvings,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
+from graphprune.idle import require_effect
 from graphprune.metrics import Metric
 from graphprune.model import Ablation, MaskedModel, Reference
 from graphprune.precision import Precision, PrecisionPolicy
@@ -46,6 +47,7 @@ def _parts(
         reference = model.reference(batch, ablation)
         full = reference.full.double()
         found.append(_Part(batch, reference, full, metric.fixed(full)))
+    require_effect(model, ((p.batch, p.reference) for p in found), f"task {task.name!r}")
     return found
 
 

@@ -281,7 +281,8 @@ class ACDC(Pruner):
     def _settings(self, taus: list[float]) -> dict[str, Any]:
         # What changes the time alone may differ when a run goes on.
         free = {"run_dir", "max_evaluations", "max_seconds", "candidates", "exact", "tau"}
-        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        resolved = self.resolved()
+        found = {f.name: getattr(resolved, f.name) for f in dataclasses.fields(self)}
         if isinstance(self.order, EdgeScores):
             found["order"] = self.order.values.tolist()
         kept = {k: v for k, v in found.items() if k not in free}

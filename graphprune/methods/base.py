@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
+from graphprune.idle import Idle
 from graphprune.mask import EdgeMask
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
 from graphprune.progress import track
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
-__all__ = ["AblationLike", "Method", "Pruner", "Scorer", "resolve_ablation"]
+__all__ = [
+    "DEFAULT_ABLATION",
+    "AblationLike",
+    "Method",
+    "Pruner",
+    "Scorer",
+    "ablation_of",
+    "resolve_ablation",
+]
 
 AblationLike = str | Ablation
+DEFAULT_ABLATION, _DEFAULT_SEED = "counterfactual", 0  # what settings that nobody said come to
 _NAMES = ("counterfactual", "zero", "mean", "mean_positional", "delete")
 
 
@@ -32,14 +43,15 @@ def require_model(model: object) -> None:
         )
 
 
-def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike) -> Ablation:
-    """An :class:`Ablation` from its name.
+def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike | None) -> Ablation:
+    """An :class:`Ablation` from its name; ``None`` is counterfactual.
 
     ``mean`` and ``mean_positional`` are taken over the task's corrupted prompts (over its clean
     ones where it has none). For another reference set give ``model.mean_ablation(batches)``.
     """
     if isinstance(ablation, Ablation):
         return ablation
+    ablation = DEFAULT_ABLATION if ablation is None else ablation
     if ablation == "optimal":
         raise InputError(
             "ablation='optimal' names constants that are still to be learned: a mask optimiser "
@@ -60,12 +72,31 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
     Args:
         ablation: what an ablated message is replaced by: ``"counterfactual"``, ``"zero"``,
             ``"mean"``, ``"mean_positional"``, ``"delete"`` (graph networks: the edge is absent) or
-            an :class:`~graphprune.Ablation` (learned constants are one too).
+            an :class:`~graphprune.Ablation` (learned constants are one too). ``None`` is not
+            said: an ensemble's own then holds, and where nobody says one, counterfactual.
         batch_size: examples at a time; ``None`` takes the task's.
     """
 
-    ablation: AblationLike = "counterfactual"
+    ablation: AblationLike | None = None
     batch_size: int | None = None
+
+    @property
+    def chosen_ablation(self) -> AblationLike:
+        """The ablation it runs under: the one that was said, else counterfactual."""
+        return DEFAULT_ABLATION if self.ablation is None else self.ablation
+
+    @property
+    def chosen_seed(self) -> int:
+        """The seed it draws by: the one that was said, else 0."""
+        seed: int | None = getattr(self, "seed", None)
+        return _DEFAULT_SEED if seed is None else seed
+
+    def resolved(self) -> Self:
+        """The same method with its ablation and its seed said: what a record of it must hold."""
+        said: dict[str, Any] = {"ablation": self.chosen_ablation}
+        if any(f.name == "seed" for f in fields(self)):
+            said["seed"] = self.chosen_seed
+        return replace(self, **said)
 
     @property
     def label(self) -> str:
@@ -84,10 +115,20 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
         self, model: MaskedModel, task: Task, *, reference: bool = True
     ) -> Iterator[tuple[Batch, Reference | None]]:
         require_model(model)
-        ablation = resolve_ablation(model, task, self.ablation)
+        ablation = resolve_ablation(model, task, self.chosen_ablation)
         size, total = self.batch_size, task.num_batches(self.batch_size)
+        idle = Idle(model, self.label)
+        held: list[tuple[Batch, Reference | None]] = []
         for batch in track(task.batches(size), type(self).__name__, total):
-            yield batch, model.reference(batch, ablation) if reference else None
+            made = model.reference(batch, ablation) if reference else None
+            held.append((batch, made))
+            if made is not None:
+                idle.see(batch, made)
+                if not idle.settled:
+                    continue  # nothing is computed of an ablation that may change nothing
+            yield from held
+            held.clear()
+        idle.finish()
 
 
 def _shown(value: object) -> str:
@@ -119,12 +160,18 @@ class Pruner(Method):
         """The mask it found."""
 
 
-def cut_off_nodes_differ(ablation: AblationLike, task: Task) -> bool:
+def ablation_of(method: object) -> AblationLike:
+    """The ablation a method runs under; counterfactual for a function of the user's own."""
+    return method.chosen_ablation if isinstance(method, Method) else DEFAULT_ABLATION
+
+
+def cut_off_nodes_differ(ablation: AblationLike | None, task: Task) -> bool:
     """Whether a node that no kept path reaches may send something else than its ablation value.
 
     Only on a corrupted prompt, position by position, does it compute exactly what replaces it.
     """
     spans = getattr(task.examples, "ranges", None) is not None
+    ablation = DEFAULT_ABLATION if ablation is None else ablation
     return spans or getattr(ablation, "kind", ablation) != "counterfactual"
 
 

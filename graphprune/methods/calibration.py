@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, cast
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 from torch import Tensor
@@ -78,10 +78,10 @@ class CalibratedRanking(Scorer):
             gradient, and there are at most eight a round.
         gradient_examples: how many examples (int) or which share of them a mask gradient is of, in
             whole batches, others each time. Circuits are measured on all examples in any case.
-        seed: of the batches' members, and given to a scorer that keeps its default.
+        seed: of the batches' members (``None``: 0), and given to a scorer that says none.
         cache: bytes that cached clean and ablated passes may take; ``None``: a quarter of the free
             memory; 0: none. It changes the time, never the result.
-        ablation, batch_size: the scorer's too, where that keeps its defaults.
+        ablation, batch_size: the scorer's too, where that says none.
 
     Example:
         >>> CalibratedRanking({"name": "eap-ig", "steps": 3}, rounds=2).label
@@ -94,12 +94,12 @@ class CalibratedRanking(Scorer):
     tolerance: float = 0.01
     rounds: int = 4
     gradient_examples: int | float = 1.0
-    seed: int = 0
+    seed: int | None = None
     cache: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         at_least(self.rounds, 0, "rounds")
-        at_least(self.seed, 0, "seed")
+        at_least(self.chosen_seed, 0, "seed")
         self._gradient_examples(10**9)
         if not self.tolerance >= 0:
             raise InputError(f"tolerance is a distance from 1, from 0 on; got {self.tolerance!r}")
@@ -121,6 +121,17 @@ class CalibratedRanking(Scorer):
                 f"{self.gradient_examples!r}"
             ) from error
 
+    @property
+    def _scorer(self) -> Scorer | EdgeScores:
+        given = cast("Scorer | EdgeScores", self.scorer)
+        return inherit(given, self.ablation, self.batch_size, self.seed)
+
+    def resolved(self) -> Self:
+        """The same with everything said that its scorer inherits."""
+        said = super().resolved()
+        scorer = said._scorer
+        return replace(said, scorer=scorer.resolved() if isinstance(scorer, Scorer) else scorer)
+
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """The calibrated ranking."""
         return self.calibrate(model, task).scores
@@ -134,9 +145,7 @@ class CalibratedRanking(Scorer):
         require_model(model)
         graph = model.graph
         counts = [budget(size, graph.num_edges) for size in self.sizes]
-        scorer = inherit(
-            cast("Scorer | EdgeScores", self.scorer), self.ablation, self.batch_size, self.seed
-        )
+        scorer = self._scorer
         start = member_scores(scorer, model, task, "the scorer")
         require_informative(start, f"the scorer ({describe(scorer)})")
         strengths = magnitude_ranks(start.values, start.noise)
@@ -180,7 +189,8 @@ class _Examples:
         size = task.batch_size if method.batch_size is None else method.batch_size
         batches = -(-len(task) // min(size, len(task)))
         steps = _PASSES * batches
-        self._stream = Stream(model, task, ablation, size, method.seed, steps, method.cache)
+        self._stream = Stream(model, task, ablation, size, method.chosen_seed, steps, method.cache)
+        self._stream.require_effect()
         self._gradient_batches = min(batches, -(-method._gradient_examples(len(task)) // size))
         full = ablated = 0.0
         for batch, reference in self._parts():

@@ -181,7 +181,7 @@ class EdgePruning(MaskOptimiser):
 
     def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
         """Gates of edges (and senders), and the paper's multipliers (the senders' stay at 0)."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.chosen_seed)
 
         def gates(n: int) -> Tensor:
             if self._paper:
@@ -232,7 +232,7 @@ class EdgePruning(MaskOptimiser):
     def _published(self, p: dict[str, Tensor], graph: ComputationalGraph, at: Moment) -> Draw:
         edges, nodes = p["edges"], p.get("nodes")
         extra = 0 if nodes is None else len(nodes)
-        u = noise((len(edges) + extra,), self.seed, at.step, edges.device)
+        u = noise((len(edges) + extra,), self.chosen_seed, at.step, edges.device)
         z = hard_concrete(edges, u[: len(edges)])
         z_nodes = None if nodes is None else hard_concrete(nodes, u[len(edges) :])
         goal = self._goal(graph)
@@ -274,7 +274,7 @@ class EdgePruning(MaskOptimiser):
 
     def _drawn(self, p: Tensor, density: float, temperature: float, at: Moment) -> Draw:
         p = p.clamp(1e-4, 1 - 1e-4)
-        u = noise((self.samples, len(p)), self.seed, at.step, p.device)
+        u = noise((self.samples, len(p)), self.chosen_seed, at.step, p.device)
         mask = (u < p.detach()).float()
         log_chance = (mask * p.log() + (1 - mask) * (1 - p).log()).sum(-1)
         shown = {"temperature": temperature}

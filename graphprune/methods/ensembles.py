@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -62,9 +62,9 @@ class SequentialEnsemble(Pruner, Scorer):
             magnitudes of opposite signs cancel), else ``"none"``, since gates know better than an
             attribution which edges to keep. (The published alternative, the sign of the loss's
             gradient, is inverted there.)
-        seed: given to members that keep their default seed.
-        ablation: given to a scorer and an optimiser that keep the default; an optimiser's own
-            counts for the whole.
+        seed: given to members that say none.
+        ablation: given to a scorer and an optimiser that say none; where this ensemble says none,
+            an optimiser's own is given to the scorer too.
         batch_size: the scorer's; the optimiser's is one of its settings.
     """
 
@@ -75,10 +75,10 @@ class SequentialEnsemble(Pruner, Scorer):
     start_density: float | None = None
     spread: float | None = None
     signs: Literal["scorer", "none"] | None = None
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
-        at_least(self.seed, 0, "seed")
+        at_least(self.chosen_seed, 0, "seed")
         if self.signs not in (None, "scorer", "none"):
             raise InputError(f"signs must be 'scorer' or 'none', got {self.signs!r}")
         object.__setattr__(self, "scorer", as_member(self.scorer, "the scorer"))
@@ -91,14 +91,14 @@ class SequentialEnsemble(Pruner, Scorer):
         if made.warm_start is not None:
             raise InputError("the ensemble's scorer warm-starts the optimiser: leave its own "
                              "warm_start out")  # fmt: skip
-        if made.ablation != "counterfactual" and self.ablation == "counterfactual":
+        if self.ablation is None:
             object.__setattr__(self, "ablation", made.ablation)
-        made = cast("MaskOptimiser", inherit(made, self.ablation, None, self.seed))
-        if made.ablation != self.ablation:
+        if made.ablation not in (None, self.ablation):
             raise InputError(
                 f"the ensemble's ablation is {self.ablation!r}, its optimiser's {made.ablation!r}"
             )
         object.__setattr__(self, "optimiser", made)
+        made = self._optimiser
         if self.mapping == "density" and self.start_density is None:
             density: float | None = None if made.gate_kind in ("budget", "ranking") else 0.5
         else:
@@ -114,7 +114,19 @@ class SequentialEnsemble(Pruner, Scorer):
 
     @property
     def _optimiser(self) -> MaskOptimiser:
-        return cast("MaskOptimiser", self.optimiser)
+        given = cast("MaskOptimiser", self.optimiser)
+        return cast("MaskOptimiser", inherit(given, self.ablation, None, self.seed))
+
+    @property
+    def _scorer(self) -> Scorer | EdgeScores:
+        ablation = "mean" if self.ablation == "optimal" else self.ablation
+        given = cast("Scorer | EdgeScores", self.scorer)
+        return inherit(given, ablation, self.batch_size, self.seed)
+
+    def resolved(self) -> Self:
+        """The same with everything said that its parts inherit."""
+        said = super().resolved()
+        return replace(said, scorer=_said(said._scorer), optimiser=_said(said._optimiser))
 
     def with_size(self, size: int | float) -> SequentialEnsemble:
         """The same with an optimiser that keeps ``size`` edges (int) or that share of them."""
@@ -125,10 +137,7 @@ class SequentialEnsemble(Pruner, Scorer):
     def fit(self, model: MaskedModel, task: Task) -> Fit:
         """The optimisation's result, its scores replaced by this ensemble's."""
         require_model(model)
-        ablation = "mean" if self.ablation == "optimal" else self.ablation
-        scorer = inherit(
-            cast("Scorer | EdgeScores", self.scorer), ablation, self.batch_size, self.seed
-        )
+        scorer = self._scorer
         start = member_scores(scorer, model, task, "the scorer")
         require_informative(start, f"the scorer ({describe(scorer)})")
         return self._fit(model, task, start)
@@ -168,10 +177,10 @@ class _Combination(Scorer):
     how: How = "mean"
     weights: Sequence[float] | None = None
     normalize: Normalize = None
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
-        at_least(self.seed, 0, "seed")
+        at_least(self.chosen_seed, 0, "seed")
         listed = as_members(self.scorers, "the scorers")
         made = tuple(as_member(m, f"member {i}") for i, m in enumerate(listed, start=1))
         if len(made) > 1:
@@ -181,21 +190,32 @@ class _Combination(Scorer):
             object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
         check_combination(len(made), self.how, self.weights, self.normalize)
 
+    @property
+    def _members(self) -> tuple[Scorer | EdgeScores, ...]:
+        given = cast("Sequence[Scorer | EdgeScores]", self.scorers)
+        return tuple(inherit(m, self.ablation, self.batch_size, self.seed) for m in given)
+
+    def resolved(self) -> Self:
+        """The same with everything said that its members inherit."""
+        said = super().resolved()
+        return replace(said, scorers=tuple(map(_said, said._members)))
+
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """The members' scores combined; equal members are run once."""
         require_model(model)
         known: dict[Any, EdgeScores] = {}
         found = []
-        for number, given in enumerate(self.scorers, start=1):
-            member = inherit(
-                cast("Scorer | EdgeScores", given), self.ablation, self.batch_size, self.seed
-            )
+        for number, member in enumerate(self._members, start=1):
             if member not in known:
                 ready = _ready(member, known)
                 known[member] = member_scores(ready, model, task, f"member {number}")
             found.append(replace(known[member], method=describe(member)))
         combined = combine_scores(found, self.how, self.weights, self.normalize)
         return replace(combined, method=self.label)
+
+
+def _said(member: Scorer | EdgeScores) -> Scorer | EdgeScores:
+    return member.resolved() if isinstance(member, Scorer) else member
 
 
 def _signed(member: Scorer | EdgeScores) -> Scorer | EdgeScores:
@@ -211,7 +231,7 @@ def _signed(member: Scorer | EdgeScores) -> Scorer | EdgeScores:
 def _ready(member: Scorer | EdgeScores, known: dict[Any, EdgeScores]) -> Scorer | EdgeScores:
     """A sequential ensemble whose scorer has been run already takes its scores."""
     if isinstance(member, SequentialEnsemble) and isinstance(member.scorer, Scorer):
-        scorer = inherit(member.scorer, member.ablation, member.batch_size, member.seed)
+        scorer = member._scorer
         if scorer in known:
             return replace(member, scorer=known[scorer])
     return member
@@ -229,8 +249,8 @@ class ParallelEnsemble(_Combination):
         weights: for ``how="weighted"``, one from 0 on for each scorer.
         normalize: ``None`` as published, where the method with the largest numbers decides;
             ``"rank"``, ``"quantile"`` or ``"scale"``, see :func:`graphprune.combine_scores`.
-        seed: given to members that keep their default seed.
-        ablation: given to members that keep the default ablation, as ``batch_size`` is to scorers.
+        seed: given to members that say none.
+        ablation: given to members that say none, as ``batch_size`` is to scorers.
 
     Example:
         >>> ParallelEnsemble(["eap", {"name": "eap-ig", "steps": 3}], normalize="rank").label

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,6 +82,10 @@ class _GradientScorer(Scorer):
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Gates ``[K, N]`` and weights ``[K]``; ``(None, None)`` is the clean model."""
 
+    def constant(self, model: MaskedModel) -> Tensor | None:
+        """``[K, N]`` bool: nodes whose gated messages are constants; ``None``: none are."""
+        return None
+
     def _check(self, model: MaskedModel, task: Task) -> None:
         if not task.metric.flat_at_full:
             return
@@ -117,6 +122,7 @@ class _GradientScorer(Scorer):
             weights=weights,
             rule=self.rule,
             by_position=by_position,
+            constant=self.constant(model),
         ).edge
 
     def _mean(self, model: MaskedModel, task: Task, by_position: bool) -> Tensor:
@@ -166,13 +172,21 @@ class EAP(_GradientScorer):
 class RelP(_GradientScorer):
     """Relevance patching (arXiv 2508.21258): EAP with layer-wise relevance rules for gradients.
 
-    Norm scales and attention patterns count as constants, so edges into q and k score 0.
+    Norm scales count as constants (LN-rule), an activation passes ``act(x) / x`` (identity rule)
+    and a product of two activations half its gradient to each (half rule); attention patterns
+    have their gradient, as by the authors' default.
+
+    Args:
+        freeze_attention: attention patterns count as constants too (the authors' AH-rule), so
+            that edges into q and k score 0.
     """
+
+    freeze_attention: bool = False
 
     @property
     def rule(self) -> Rule:
         """Layer-wise relevance propagation."""
-        return "relp"
+        return "relp-frozen" if self.freeze_attention else "relp"
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """The clean model."""
@@ -188,41 +202,88 @@ class CleanCorrupted(_GradientScorer):
         return _input_gates(model, torch.tensor([0.0, 1.0], dtype=torch.float64)), None
 
 
+def _reads_constants_alone(model: MaskedModel, batch: Batch, group: list[int]) -> Tensor | None:
+    """``[E]`` bool: edges of readers that read ``group``, all of it inputs, and nothing else.
+
+    Where such a group is put in as a constant the authors' code has no gradient at these readers:
+    in models with rotary positions, the first layer's. A learned table of positions, which is part
+    of what they read, gives them one.
+    """
+    graph = model.graph
+    if not set(group) <= set(graph.input_nodes) or not graph.is_acyclic:
+        return None
+    found = torch.zeros(graph.num_edges, dtype=torch.bool)
+    for place in model.messages(batch):
+        if not bool(torch.isin(graph.edge_index[0][place.edges], torch.tensor(group)).all()):
+            continue
+        if torch.allclose(place.values.sum(0), place.total, rtol=1e-5, atol=1e-7):
+            found[place.edges.reshape(-1)] = True
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class EAPIG(_GradientScorer):
     """EAP with integrated gradients (Hanna et al. 2024).
 
     Args:
         steps: number of points.
-        points_at: where they lie; ``"left"`` (default) are the reference's for inputs,
-            ``"right"`` its points for activations.
+        points_at: where they lie; ``None``: where the authors' code has them, ``"left"`` for
+            inputs and ``"right"`` for activations.
         integrate: ``"inputs"`` interpolates the input nodes between ablated and clean;
-            ``"activations"`` one group of senders after another, and scores only the edges that
-            leave it (as the paper writes it); ``"activations-reference"`` adds every pass to
-            every edge and divides by groups x steps (as the reference codes it).
+            ``"activations"`` one group of senders after another, put in as a constant between its
+            two values, and scores only the edges that leave it (as the paper writes it);
+            ``"activations-reference"`` adds every pass to every edge and divides by groups x
+            steps (as the authors' code does, which in the passes over the inputs has no gradient
+            where a reader reads inputs alone: the first layer, if positions are rotary). No
+            gradient passes through a constant to what its group read.
     """
 
     steps: int = 5
-    points_at: Points = "left"
+    points_at: Points | None = None
     integrate: Literal["inputs", "activations", "activations-reference"] = "inputs"
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Points of the integral over inputs, or over every group of senders in turn."""
-        places, weights = integration_points(self.steps, self.points_at)
         if self.integrate == "inputs":
+            places, weights = integration_points(self.steps, self.points_at or "left")
             return _input_gates(model, places), weights
         if self.integrate not in ("activations", "activations-reference"):
             raise InputError(
                 f"integrate must be 'inputs', 'activations' or 'activations-reference', got "
                 f"{self.integrate!r}"
             )
+        places, weights = integration_points(self.steps, self.points_at or "right")
         groups = model.source_groups()
         rows = []
         for group in groups:
             gates = torch.ones(self.steps, model.graph.num_nodes, dtype=torch.float64)
             gates[:, group] = places[:, None]
             rows.append(gates)
-        return torch.cat(rows), weights.repeat(len(groups)) / len(groups)
+        weights = weights.repeat(len(groups))
+        # The paper's integral is a group's own; the authors' code takes the mean of all of them.
+        return torch.cat(rows), weights if self.integrate == "activations" else weights / len(rows)
+
+    def _passes(self, model: MaskedModel, batch: Batch) -> Iterator[tuple[slice, Tensor | None]]:
+        """Points that go together, and ``[E]`` bool: edges they do not score."""
+        groups, source = model.source_groups(), model.graph.edge_index[0]
+        if self.integrate == "activations":
+            for number, group in enumerate(groups):
+                rows = slice(number * self.steps, (number + 1) * self.steps)
+                yield rows, ~torch.isin(source, torch.tensor(group))
+            return
+        yield slice(0, self.steps), _reads_constants_alone(model, batch, groups[0])
+        if len(groups) > 1:
+            yield slice(self.steps, None), None
+
+    def constant(self, model: MaskedModel) -> Tensor | None:
+        """The group of senders that each point interpolates; ``None`` where inputs are."""
+        if self.integrate == "inputs":
+            return None
+        groups = model.source_groups()
+        found = torch.zeros(len(groups), model.graph.num_nodes, dtype=torch.bool)
+        for row, group in zip(found, groups, strict=True):
+            row[group] = True
+        return found.repeat_interleave(self.steps, 0)
 
     def _gradients(
         self,
@@ -232,24 +293,25 @@ class EAPIG(_GradientScorer):
         value: Objective,
         by_position: bool,
     ) -> Tensor:
-        if self.integrate != "activations":
+        constant = self.constant(model)
+        if constant is None:
             return super()._gradients(model, batch, reference, value, by_position)
         gates, weights = self.points(model)
         assert gates is not None
         assert weights is not None
-        groups, source = model.source_groups(), model.graph.edge_index[0]
         total: Tensor | None = None
-        for number, group in enumerate(groups):
-            rows = slice(number * self.steps, (number + 1) * self.steps)
+        for rows, left_out in self._passes(model, batch):
             found = model.edge_gradients(
                 batch,
                 value,
                 reference,
                 gates=gates[rows],
-                weights=weights[rows] * len(groups),
+                weights=weights[rows],
                 by_position=by_position,
+                constant=constant[rows],
             ).edge
-            found[~torch.isin(source, torch.tensor(group))] = 0.0
+            if left_out is not None:
+                found[left_out] = 0.0
             total = found if total is None else total + found
         assert total is not None
         return total
@@ -310,10 +372,17 @@ class NAP(_GradientScorer):
 
 @dataclass(frozen=True, kw_only=True)
 class NAPIG(NAP):
-    """NAP with gradients integrated over the inputs, as :class:`EAPIG`."""
+    """NAP with gradients integrated over the inputs, as :class:`EAPIG`.
+
+    Args:
+        steps: number of points.
+        points_at: where they lie; by default where the authors' code has them, ``k / steps`` for
+            k = 1 ... steps: the clean end counts, the ablated one does not (EAP-IG's are the other
+            way round).
+    """
 
     steps: int = 5
-    points_at: Points = "left"
+    points_at: Points = "right"
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Points of the integral over inputs."""

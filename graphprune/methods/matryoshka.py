@@ -89,7 +89,7 @@ class MatryoshkaPruning(MaskOptimiser):
             raise InputError(f"smallest={self.smallest} of a graph with {total} edges")
         least = self.smallest if self.smallest >= 1 else max(1.0, self.smallest * total)
         most = total - 0.5
-        u = noise((self.budgets,), self.seed, at.step, scores.device)
+        u = noise((self.budgets,), self.chosen_seed, at.step, scores.device)
         if self.sizes == "uniform":
             counts = least + u * (most - least)
         elif self.sizes == "curve":

@@ -22,8 +22,6 @@ else:
 
 __all__ = ["Member", "as_member", "as_members", "describe", "inherit", "member_scores"]
 
-_DEFAULT = "counterfactual"
-
 
 def as_member(given: object, what: str) -> Scorer | EdgeScores:
     """A scorer from an object, a registered name or ``{"name": ..., settings}`` (also as JSON).
@@ -69,21 +67,24 @@ def as_members(given: object, what: str) -> Sequence[object]:
 
 
 def inherit(
-    member: Scorer | EdgeScores, ablation: AblationLike, batch_size: int | None, seed: int
+    member: Scorer | EdgeScores,
+    ablation: AblationLike | None,
+    batch_size: int | None,
+    seed: int | None,
 ) -> Scorer | EdgeScores:
-    """The member with its group's settings where its own are the defaults.
+    """The member with its group's settings where its own were not said (``None``).
 
     A batch size goes to scorers alone: to a mask optimiser a batch is one of its steps.
     """
     if not isinstance(member, Scorer):
         return member
     changes: dict[str, Any] = {}
-    if ablation != _DEFAULT and member.ablation == _DEFAULT:
+    if ablation is not None and member.ablation is None:
         changes["ablation"] = ablation
     if batch_size is not None and member.batch_size is None and not isinstance(member, Pruner):
         changes["batch_size"] = batch_size
     own = {f.name for f in fields(member)}
-    if seed and "seed" in own and getattr(member, "seed", None) == 0:
+    if seed is not None and "seed" in own and getattr(member, "seed", None) is None:
         changes["seed"] = seed
     return replace(member, **changes) if changes else member
 

@@ -34,6 +34,7 @@ from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
 from .base import Pruner, Scorer, at_least, cut_off_nodes_differ, require_model, resolve_ablation
+from .members import inherit, member_scores
 
 __all__ = ["GateKind", "MaskOptimiser", "WarmStart"]
 
@@ -59,13 +60,14 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             one process alone), a :class:`~graphprune.Metric`, or a function ``(outputs, batch,
             full) -> [B]``.
         warm_start: :class:`~graphprune.EdgeScores`, a scorer, or a scorer's registered name (run
-            under the same ablation and batch size): the ranking the gates start from. A
+            under the same ablation, batch size and seed unless it says its own): the ranking the
+            gates start from. A
             :class:`~graphprune.optimise.warm.Warm` also says how scores become gates
             (:class:`~graphprune.SequentialEnsemble` makes one).
         node_gates: gates on what each node sends, beside those on edges; an edge's value is their
             product (where gates are shifted to a budget, their scores add up), and the budget
             counts edges. ``None``: none, but for methods that are published with them.
-        seed: of the noise and the order of the examples.
+        seed: of the noise and the order of the examples; ``None``: an ensemble's own, else 0.
         run_dir: a folder for checkpoints; naming it again resumes the run.
         checkpoint_every: steps between checkpoints.
         cache: bytes that cached clean and ablated passes may take; ``None``: a quarter of the free
@@ -78,7 +80,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     loss: LossLike = "auto"
     warm_start: WarmStart = None
     node_gates: bool | None = None
-    seed: int = 0
+    seed: int | None = None
     run_dir: str | Path | None = field(default=None, compare=False)
     checkpoint_every: int = 50
     cache: int | None = field(default=None, compare=False)
@@ -87,7 +89,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
 
     def __post_init__(self) -> None:
         at_least(self.steps, 1, "steps")
-        at_least(self.seed, 0, "seed")
+        at_least(self.chosen_seed, 0, "seed")
         at_least(self.checkpoint_every, 1, "checkpoint_every")
         if self.edges is not None:
             at_least(self.edges, 1, "edges")
@@ -162,7 +164,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         if count is not None:
             require_feasible(model.graph, count, from_inputs=from_inputs)
         size = task.batch_size if self.batch_size is None else self.batch_size
-        workers = Workers.current(model.module)
+        seed, workers = self.chosen_seed, Workers.current(model.module)
         if self.loss == "mean_gap" and workers.world > 1:
             raise InputError(
                 "loss='mean_gap' needs all examples of a batch in one process, here "
@@ -174,9 +176,9 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             task=task,
             ablation=ablation,
             loss=as_loss(self.loss, task),
-            stream=Stream(model, task, ablation, size, self.seed, self.steps, self.cache, workers),
+            stream=Stream(model, task, ablation, size, seed, self.steps, self.cache, workers),
             steps=self.steps,
-            seed=self.seed,
+            seed=seed,
             from_inputs=from_inputs,
             start=self._start(model, task),
             folder=self._folder(model, task, size, workers),
@@ -273,7 +275,8 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
 
     def _settings(self, batch_size: int) -> dict[str, Any]:
         hidden = {"run_dir", "cache", "checkpoint_every"}
-        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        resolved = self.resolved()
+        found = {f.name: getattr(resolved, f.name) for f in dataclasses.fields(self)}
         found["batch_size"] = batch_size
         return {"method": type(self).__name__} | {k: v for k, v in found.items() if k not in hidden}
 
@@ -281,7 +284,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         if self.ablation == "optimal":
             start = resolve_ablation(model, task, "mean")
             return model.learned_ablation(start)
-        return resolve_ablation(model, task, self.ablation)
+        return resolve_ablation(model, task, self.chosen_ablation)
 
     def _start(self, model: MaskedModel, task: Task) -> Start | None:
         given = self.warm_start
@@ -292,17 +295,18 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         if isinstance(scores, str):
             from graphprune.registry import make_method
 
-            ablation = "mean" if self.ablation == "optimal" else self.ablation
-            scores = make_method(scores, ablation=ablation, batch_size=self.batch_size)
+            scores = make_method(scores)
         if isinstance(scores, Scorer):
-            scores = scores.score(model, task)
+            ablation = "mean" if self.ablation == "optimal" else self.ablation
+            scorer = inherit(scores, ablation, self.batch_size, self.seed)
+            scores = member_scores(scorer, model, task, "the warm start")
         if not isinstance(scores, EdgeScores):
             raise InputError(
                 "warm_start must be EdgeScores, a scorer or a scorer's name, got "
                 f"{type(scores).__name__}"
             )
         require_same_graph(model.graph, scores.graph, "the model and the warm start's scores")
-        return Start(scores.values, warm, self.seed, scores.noise)
+        return Start(scores.values, warm, self.chosen_seed, scores.noise)
 
     @property
     def start_density(self) -> float | None:

@@ -68,7 +68,7 @@ class SubnetworkProbing(MaskOptimiser):
         """One mask for the whole batch."""
         edges, nodes = parameters["edges"], parameters.get("nodes")
         width = len(edges) + (0 if nodes is None else len(nodes))
-        u = noise((width,), self.seed, at.step, edges.device)
+        u = noise((width,), self.chosen_seed, at.step, edges.device)
         z = hard_concrete(edges, u[: len(edges)])
         open_share = hard_concrete_open(edges).mean()
         if nodes is not None:

@@ -102,7 +102,7 @@ class UGS(MaskOptimiser):
         if self.lr is not None:
             return self.lr
         found = 0.15 if self.penalty <= 1e-4 else 0.10 if self.penalty <= 5e-4 else 0.05
-        kind = getattr(self.ablation, "kind", self.ablation)
+        kind = getattr(self.chosen_ablation, "kind", self.chosen_ablation)
         return found / 5 if kind == "counterfactual" else found
 
     def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
@@ -130,7 +130,7 @@ class UGS(MaskOptimiser):
         edges, nodes = parameters["edges"], parameters.get("nodes")
         width = len(edges) + (0 if nodes is None else len(nodes))
         shape = (self.samples, at.total, width)
-        u = noise(shape, self.seed, at.step, edges.device)
+        u = noise(shape, self.chosen_seed, at.step, edges.device)
         p = torch.sigmoid(edges)
         z = self._gates(p, u[..., : len(edges)], at)
         if nodes is not None:

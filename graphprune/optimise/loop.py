@@ -129,6 +129,7 @@ class Optimisation:
     label: str = "optimise"
 
     def __post_init__(self) -> None:
+        self.stream.require_effect()
         first = self.stream.part(0)
         device = torch.device("cpu") if first is None else first[1].full.device
         made = self.recipe.parameters(self.model.graph, self.start)

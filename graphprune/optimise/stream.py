@@ -19,6 +19,7 @@ import torch
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
+from graphprune.idle import Idle
 from graphprune.model import Ablation, MaskedModel, Reference
 from graphprune.task import Task
 
@@ -82,6 +83,18 @@ class Stream:
         alone = len(self._members[0]) < self.workers.world
         never = self.passes < 2 or bool(self.ablation.parameters) or alone
         self._keep: bool | None = False if never else None
+
+    def require_effect(self) -> None:
+        """Raises :class:`InputError` where the ablation changes nothing on any example."""
+        idle = Idle(self.model, f"task {self.task.name!r}")
+        for index in range(self.num_batches):
+            mine = self.part(index)
+            if mine is not None:
+                idle.see(*mine)
+            # All processes go on or stop together: with sharded weights all make a reference.
+            if float(self.workers.mean_(torch.tensor(float(idle.settled)), 1.0)) > 0:
+                return
+        idle.finish()
 
     @property
     def num_batches(self) -> int:

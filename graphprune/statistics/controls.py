@@ -29,7 +29,7 @@ from torch import Tensor
 from graphprune.comparison.counts import holm
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask
-from graphprune.methods.base import AblationLike, at_least
+from graphprune.methods.base import AblationLike, ablation_of, at_least
 from graphprune.model import MaskedModel
 from graphprune.progress import track
 from graphprune.task import Task
@@ -93,7 +93,7 @@ def controls(
         mask = circuit_by(method, model, task, size).mask
     circuit = circuit_of(model, mask, full=False)
     if ablation is None:
-        ablation = getattr(method, "ablation", "counterfactual")
+        ablation = ablation_of(method)
     scorer = Runs(model, task if test is None else test, ablation, metric, **options)
     own = float(scorer(circuit.kept[None], "controls")[0].mean())
     gap, floor = scorer.gap, float(scorer.ablated.mean())

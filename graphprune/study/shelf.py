@@ -20,7 +20,7 @@ import torch
 from graphprune.errors import FormatError
 from graphprune.files import atomic_path
 from graphprune.graph import ComputationalGraph
-from graphprune.methods.base import Pruner, Scorer
+from graphprune.methods.base import Method, Pruner, Scorer
 from graphprune.methods.members import inherit
 from graphprune.methods.optimiser import MaskOptimiser
 from graphprune.scores import EdgeScores
@@ -76,7 +76,7 @@ class Shelf:
             nonlocal cost
             if not isinstance(member, Scorer) or isinstance(member, MaskOptimiser):
                 return member
-            seed = getattr(method, "seed", 0)
+            seed = getattr(method, "seed", None)
             asked = inherit(member, method.ablation, method.batch_size, seed)
             assert isinstance(asked, Scorer)
             if asked not in known:
@@ -134,5 +134,6 @@ class Shelf:
     def _path(self, method: Any, taus: Sequence[float]) -> Path | None:
         if self._folder is None:
             return None
+        method = method.resolved() if isinstance(method, Method) else method
         told = f"{MADE_BY} {self._case} {method!r} {[float(tau) for tau in taus]}"
         return self._folder / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.npz"

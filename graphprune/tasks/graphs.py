@@ -166,7 +166,8 @@ def patterns(
     examples = GraphExamples(
         len(labels), given, other, positions=positions, answer=answer, distractor=distractor
     )
-    return Task(examples, as_metric(metric), name=name, batch_size=batch_size)
+    notes = _corruption(corrupt, {"other_class": f"another class's pattern, seed {seed}"})
+    return Task(examples, as_metric(metric), name=name, batch_size=batch_size, notes=notes)
 
 
 def nodes(
@@ -241,7 +242,8 @@ def nodes(
         answer=answer[chosen],
         distractor=distractor[chosen],
     )
-    return Task(examples, as_metric(metric), name=name, batch_size=batch_size)
+    notes = _corruption(corrupt, {"shuffle": f"features shuffled over nodes, seed {seed}"})
+    return Task(examples, as_metric(metric), name=name, batch_size=batch_size, notes=notes)
 
 
 def graphs(
@@ -270,6 +272,14 @@ def graphs(
         distractor=distractor,
     )
     return Task(examples, as_metric(metric), name=name, batch_size=batch_size)
+
+
+def _corruption(corrupt: object, drawn: Mapping[str, str]) -> dict[str, Any]:
+    """A note of what corrupted inputs are: a task that was given none may have drawn them."""
+    if corrupt is None:
+        return {"corrupted inputs": "none"}
+    known = drawn[corrupt] if isinstance(corrupt, str) else "given"
+    return {"corrupted inputs": known}
 
 
 def _is_hetero(value: object) -> bool:

@@ -82,7 +82,14 @@ class Toy(MaskedModel):
         weight, bias = self._module.weight[node].detach(), self._module.bias[node].detach()
         return torch.tanh(x @ weight.to(x) + bias.to(x))
 
-    def forward(self, x: Tensor, mask: Tensor, ablated: Tensor, gates: Tensor | None = None):
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        ablated: Tensor,
+        gates: Tensor | None = None,
+        held: list[Tensor | None] | None = None,
+    ):
         """Sends ``[N, B, D]`` and reads ``{node: [B, D]}``; ``mask`` is ``[E]`` or ``[B, E]``."""
         sources, targets = self._graph.edge_index.tolist()
         sent: dict[int, Tensor] = {}
@@ -99,6 +106,8 @@ class Toy(MaskedModel):
                 if gates is not None:
                     reads[node] = reads[node].requires_grad_(True)
                 sent[node] = self._unit(node, reads[node])
+            if held is not None and held[node] is not None:
+                sent[node] = held[node]
             if gates is not None and node != self.order[-1]:
                 sent[node] = ablated[node] + gates[node] * (sent[node] - ablated[node])
         return sent, reads
@@ -139,6 +148,7 @@ class Toy(MaskedModel):
         by_position=False,
         neurons=False,
         rule="gradient",
+        constant=None,
     ) -> Gradients:
         reference = reference or self.reference(batch)
         delta = reference.clean - reference.corrupt
@@ -146,13 +156,19 @@ class Toy(MaskedModel):
         share = torch.full((len(gates),), 1 / len(gates)) if weights is None else weights
         edge = torch.zeros(self._graph.num_edges)
         ones = torch.ones(self._graph.num_edges)
-        for gate, weight in zip(gates, share.tolist(), strict=True):
-            sent, reads = self.forward(batch.clean, ones, reference.corrupt, gate)
+        fixed = torch.zeros(gates.shape, dtype=torch.bool) if constant is None else constant
+        for gate, weight, row in zip(gates, share.tolist(), fixed.tolist(), strict=True):
+            held = [reference.clean[n] if stays else None for n, stays in enumerate(row)]
+            sent, reads = self.forward(batch.clean, ones, reference.corrupt, gate, held)
             with torch.enable_grad():
                 total = objective(sent[self.order[-1]]).sum()
             nodes = list(reads)
             grads = dict(
-                zip(nodes, torch.autograd.grad(total, [reads[n] for n in nodes]), strict=True)
+                zip(
+                    nodes,
+                    torch.autograd.grad(total, [reads[n] for n in nodes], materialize_grads=True),
+                    strict=True,
+                )
             )
             for e, (u, v) in enumerate(self._graph.edge_index.T.tolist()):
                 edge[e] += weight * (delta[u] * grads[v]).sum()
