@@ -130,8 +130,10 @@ def _whole(labels: Any, chosen: Tensor | None = None) -> tuple[Tensor, int]:
 
 def _classes(
     labels: Any, classes: int | None, chosen: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Class numbers ``[n]``, answer ids ``[n, 1]`` and the ids of all other classes ``[n, C - 1]``.
+
+    Of one class there are no others: ``None``.
 
     ``chosen``: the examples asked for; others' labels need be no classes.
     """
@@ -144,6 +146,8 @@ def _classes(
             f"{int(some[odd][0])}"
             + ("; at= says which nodes are asked for" if chosen is not None else "")
         )
+    if count < 2:
+        return some, some[:, None], None
     every = torch.arange(count).expand(len(some), count)
     others = every[every != some[:, None]].reshape(len(some), count - 1)
     return some, some[:, None], others
