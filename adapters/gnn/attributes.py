@@ -36,6 +36,9 @@ __all__ = [
 LABELS = ("y",)
 
 
+Axis = Literal["node", "edge", "graph", "same", "sparse"]
+
+
 @dataclass(frozen=True)
 class Layout:
     """How copies are laid side by side.
@@ -86,7 +89,7 @@ class Attribute:
         features: whether it is a tensor with its entries along the first dimension.
     """
 
-    axis: Literal["node", "edge", "graph", "same", "sparse"]
+    axis: Axis
     dim: int = 0
     shift: Tensor | None = None
     features: bool = False
@@ -95,6 +98,8 @@ class Attribute:
 def described(whole: Any, store: Any, name: str, axis: str, graphs: int) -> Attribute:
     """How the attribute ``name`` of a store of PyG data is copied."""
     value = store[name]
+    if axis == "either":  # until a smaller graph decides
+        axis = "node"
     if isinstance(value, list | tuple):
         several = graphs > 1 and len(value) == graphs
         return Attribute(axis if axis != "graph" or several else "same")  # type: ignore[arg-type]
@@ -103,8 +108,6 @@ def described(whole: Any, store: Any, name: str, axis: str, graphs: int) -> Attr
     if value.layout != torch.strided:
         return Attribute("sparse")
     dim = whole.__cat_dim__(name, value, store) if value.ndim else None
-    if axis == "either":
-        axis = "node"
     if not isinstance(dim, int):
         return Attribute("same")
     dim %= value.ndim

@@ -60,13 +60,19 @@ class CallPlan:
         more = self.several if copies.count > 1 and source.layout.batch else ()
         return self._named(module, {n: source.read(copies, n) for n in (*self.names, *more)})
 
-    def users(self, module: nn.Module, source: Source, data: Any) -> Any:
-        """The outputs of the user's own call on ``data``, which nothing of ours has touched."""
+    def users(
+        self, module: nn.Module, source: Source, data: Any, more: dict[str, Any] | None = None
+    ) -> Any:
+        """The outputs of the user's own call on ``data``, which nothing of ours has touched.
+
+        ``more``: arguments by name besides.
+        """
         if self.forward is not None:
             return self.forward(module, data)
         if self.whole:
             return module(data)
-        return self._named(module, {name: source.own(name, data) for name in self.names})
+        named = {name: source.own(name, data) for name in self.names}
+        return self._named(module, {**named, **(more or {})})
 
     def _named(self, module: nn.Module, values: dict[str, Any]) -> Any:
         by_place = [values.pop(name) for name in self.names[: self.first]]
@@ -157,16 +163,15 @@ class _Ask:
 def _with_labels(
     plan: CallPlan, labels: list[str], module: nn.Module, source: Source, data: Any, ask: _Ask
 ) -> CallPlan:
-    """Labels are given where they make no difference to outputs, or make a loss: left out."""
+    """Optional labels are left out where they change nothing, or where outputs become a loss."""
     more = replace(plan, names=(*plan.names, *labels))
-    without = plan.users(module, source, untouched(data))
     try:
+        without = plan.users(module, source, untouched(data))
         out = more.users(module, source, untouched(data))
     except failures():
         return plan
-    if isinstance(out, Tensor) and isinstance(without, Tensor) and out.shape == without.shape:
-        if near(out, without):
-            return plan
+    both = isinstance(out, Tensor) and isinstance(without, Tensor)
+    if both and out.shape == without.shape and not near(out, without):
         raise InputError(
             ask(f"{ask.name} gives other outputs once {labels[0]!r} is given, and whether it is "
                 "meant to read the labels is not known")
@@ -183,25 +188,35 @@ def _require_read(
     ask: _Ask,
 ) -> None:
     """What belongs to edges or graphs must be read, or no parameter may wait for it."""
-    for (name, path), value in _extras(source).items():
-        if name in plan.names or f"{name}_dict" in plan.names:
-            takers = [p for p in open_ones if _fits(p, value, path == "edge")]
-            if path != "edge" or not takers or _felt(plan, name, module, source, data):
+    for (name, axis), value in _extras(source).items():
+        takers = [p for p in open_ones if _fits(p, value, axis == "edge")]
+        read = name in plan.names or f"{name}_dict" in plan.names
+        if read and (axis != "edge" or not takers or _felt(plan, name, module, source, data)):
+            continue
+        dotted = f"{name}_dict" if hasattr(source, "relations") and axis == "edge" else name
+        for taker in takers:
+            by = dotted if taker.kind is taker.VAR_KEYWORD else taker.name
+            if _changes_nothing(plan, by, dotted, module, source, data):
                 continue
-        else:
-            takers = [p for p in open_ones if _fits(p, value, path == "edge")]
-        if takers:
-            what = "a value for each edge" if path == "edge" else "a value for the graph"
-            taker = takers[0].name
-            dotted = f"{name}_dict" if hasattr(source, "relations") and path == "edge" else name
-            rest = [n for n in plan.names if n != dotted]
-            by = taker if takers[0].kind is not takers[0].VAR_KEYWORD else dotted
-            call = "".join(f"{n}=d.{n}, " for n in rest) + f"{by}=d.{dotted}"
+            what = "a value for each edge" if axis == "edge" else "a value for the graph"
+            call = "".join(f"{n}=d.{n}, " for n in plan.names if n != dotted) + f"{by}=d.{dotted}"
             raise InputError(
                 ask(f"data.{dotted} has {what} and nothing reads it, while {ask.name} leaves "
-                    f"{taker!r} unfilled; with it or without it are different numbers",
+                    f"{taker.name!r} unfilled; with it or without it are different numbers",
                     f"module({call})")
             )  # fmt: skip
+
+
+def _changes_nothing(
+    plan: CallPlan, by: str, name: str, module: nn.Module, source: Source, data: Any
+) -> bool:
+    """Whether outputs are the same with the data's ``name`` given as the parameter ``by``."""
+    fill = {by: source.own(name, untouched(data))}
+    try:
+        filled = plan.users(module, source, untouched(data), fill)
+        return _same(filled, plan.users(module, source, untouched(data)))
+    except failures():
+        return False
 
 
 def _extras(source: Source) -> dict[tuple[str, str], Any]:
@@ -242,14 +257,22 @@ def _felt(plan: CallPlan, name: str, module: nn.Module, source: Source, data: An
             moved = value[order] * 0.5 if value.is_floating_point() else value[order]
             store = other if isinstance(key, str) else other[key[0]]
             store[name] = moved
-    outs = [plan.users(module, source, some) for some in (untouched(data), other)]
-    first, second = (
+    try:
+        plain = plan.users(module, source, untouched(data))
+        return not _same(plan.users(module, source, other), plain)
+    except failures():
+        return True  # the user's own call fails, which is told later
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """Whether outputs, one tensor or several, are equal but for rounding."""
+    one, two = (
         list(out.values()) if isinstance(out, dict) else out if isinstance(out, tuple) else [out]
-        for out in outs
+        for out in (found, wanted)
     )
-    return not all(
+    return len(one) == len(two) and all(
         isinstance(a, Tensor) and isinstance(b, Tensor) and near(a, b)
-        for a, b in zip(first, second, strict=True)
+        for a, b in zip(one, two, strict=True)
     )
 
 

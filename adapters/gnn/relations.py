@@ -124,15 +124,14 @@ class ManyKinds(Source):
         if len({relation_name(r) for r in relations}) < len(relations):
             raise InputError("two edge types have the same name once joined by '__'")
         batch = {kind: data[kind].batch for kind in types if "batch" in data[kind]}
-        graphs = getattr(data, "num_graphs", None) if batch else 1
-        if graphs is None:  # vectors made by hand
-            graphs = max(int(one.max()) + 1 for one in batch.values() if one.numel())
+        by_hand = max((int(one.max()) + 1 for one in batch.values() if one.numel()), default=1)
+        graphs = int(getattr(data, "num_graphs", by_hand)) if batch else 1
         made: dict[str, dict[Any, Attribute]] = {}
         for kind, key, axis in _axes(data, types):
             store = cls._store(data, kind)
-            made.setdefault(key, {})[kind] = described(data, store, key, axis, int(graphs))
+            made.setdefault(key, {})[kind] = described(data, store, key, axis, graphs)
         found = cls(
-            copy.copy(data), tuple(relations), tuple(index), types, made, batch or None, int(graphs)
+            copy.copy(data), tuple(relations), tuple(index), types, made, batch or None, graphs
         )
         for name, value in found.node.items():
             kind, _, key = name.partition(".")

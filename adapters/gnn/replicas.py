@@ -273,10 +273,11 @@ class OneKind(Source):
         edges = plain_index(data.edge_index, "data.edge_index", nodes, nodes)
         batch = getattr(data, "batch", None)
         axes = attribute_axes(data)
-        graphs = getattr(data, "num_graphs", None) if batch is not None else 1
-        if graphs is None:  # a vector made by hand
-            graphs = int(batch.max()) + 1 if batch.numel() else 1
-        plain = cls(whole, edges, nodes, {}, (), batch, int(graphs))
+        graphs = 1
+        if batch is not None:
+            by_hand = int(batch.max()) + 1 if batch.numel() else 1
+            graphs = int(getattr(data, "num_graphs", by_hand))
+        plain = cls(whole, edges, nodes, {}, (), batch, graphs)
         found = plain.split(axes)
         for name, value in {**found.node, **found.edge}.items():
             finite(value, f"data.{name}")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from graphprune.errors import InputError, UnsupportedModelError
 
 from .answers import Answers
-from .attributes import Copies, Layout, near
+from .attributes import Axis, Copies, Layout, near
 from .calling import CallPlan, call_plan, failures, told
 from .passing import ForeignEdges, Passing
 from .replicas import OneKind, Source, untouched
@@ -108,7 +108,8 @@ def _decided(module: nn.Module, source: Source, plan: CallPlan) -> Source:
         raise _ambiguous(names)
     kept = torch.arange(source.num_edges, device=source.edge_index.device) % 3 > 0
     fit: list[tuple[Source, Any]] = []
-    for axes in product(("node", "edge"), repeat=len(names)):
+    both: tuple[Axis, ...] = ("node", "edge")
+    for axes in product(both, repeat=len(names)):
         made = _with_axes(source, dict(zip(names, axes, strict=True)))
         wiring, which = made.wiring(1).only(kept)
         try:
@@ -119,7 +120,7 @@ def _decided(module: nn.Module, source: Source, plan: CallPlan) -> Source:
             continue
         fit.append((made, out))
     if not fit:  # smaller graphs do not run at all: deletion will say so
-        return _with_axes(source, dict.fromkeys(names, "node"))
+        return _with_axes(source, {name: "node" for name in names})
     first = fit[0][1]
     for _, out in fit[1:]:
         if not (isinstance(out, Tensor) and isinstance(first, Tensor) and near(out, first)):
@@ -127,7 +128,7 @@ def _decided(module: nn.Module, source: Source, plan: CallPlan) -> Source:
     return fit[0][0]
 
 
-def _with_axes(source: OneKind, axes: Mapping[str, str]) -> OneKind:
+def _with_axes(source: OneKind, axes: Mapping[str, Axis]) -> OneKind:
     made = {
         name: replace(one, axis=axes.get(name, one.axis)) for name, one in source.attributes.items()
     }
