@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph, Node
+from graphprune.graph_axes import attribute_axes, edge_subset, unclear
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -139,7 +142,12 @@ def graph_from_pyg(data: Any) -> ComputationalGraph:
     )
 
 
-def without_edges(data: Any, kept: torch.Tensor, graph: ComputationalGraph) -> Any:
+def without_edges(
+    data: Any,
+    kept: torch.Tensor,
+    graph: ComputationalGraph,
+    edge_attrs: Iterable[str] | None = None,
+) -> Any:
     """PyG data with the edges ``kept [E]`` alone; see :meth:`graphprune.EdgeMask.apply`."""
     from torch_geometric.data import Batch, Data, HeteroData
 
@@ -147,15 +155,23 @@ def without_edges(data: Any, kept: torch.Tensor, graph: ComputationalGraph) -> A
         raise InputError(f"expected PyG's Data, Batch or HeteroData, got {type(data).__name__}")
     require_same_edges(data, graph)
     if isinstance(data, HeteroData):
-        return _without_relations(data, kept)
+        return _without_relations(data, kept, edge_attrs)
+    axes = attribute_axes(data, edge_attrs)
+    either = [name for name, axis in axes.items() if axis == "either"]
+    if either:
+        raise unclear(either)
     if isinstance(data, Batch):
         # A batch keeps where each graph's edges begin, and a subgraph of it keeps that too: stale.
         of = data.batch.cpu()[data.edge_index[0].cpu()]
-        some = [
-            one.edge_subgraph(kept[of == number]) for number, one in enumerate(data.to_data_list())
-        ]
+        some = []
+        for number, one in enumerate(data.to_data_list()):
+            small = copy.copy(one)
+            edge_subset(small, kept[of == number], axes, one)
+            some.append(small)
         return Batch.from_data_list(some)
-    return data.edge_subgraph(kept.to(data.edge_index.device))
+    small = copy.copy(data)
+    edge_subset(small, kept, axes, data)
+    return small
 
 
 def require_same_edges(data: Any, graph: ComputationalGraph) -> None:
@@ -179,12 +195,26 @@ def require_same_edges(data: Any, graph: ComputationalGraph) -> None:
         raise InputError("the data's edges are not the graph's, or stand in another order")
 
 
-def _without_relations(data: Any, kept: torch.Tensor) -> Any:
+def _without_relations(data: Any, kept: torch.Tensor, edge_attrs: Iterable[str] | None) -> Any:
     from torch_geometric.data import Batch
 
     index = {kind: data[kind].edge_index for kind in data.edge_types}
     counts = [one.shape[1] for one in index.values()]
     parts = dict(zip(index, kept.split(counts), strict=True))
+    # A relation holds no nodes, so that nothing of it could belong to either.
+    axes = {kind: attribute_axes((data, kind)) for kind in index}
+    for name in edge_attrs or ():
+        if all(found.get(name) != "edge" for found in axes.values()):
+            raise InputError(
+                f"edge_attrs names {name!r}, which has no entry for each edge of the data"
+            )
+
+    def smaller(one: Any, mine: dict[Any, torch.Tensor]) -> Any:
+        small = copy.copy(one)
+        for kind, part in mine.items():
+            edge_subset(small, part, axes[kind], one, kind)
+        return small
+
     if isinstance(data, Batch):
         some = []
         for number, one in enumerate(data.to_data_list()):
@@ -192,13 +222,9 @@ def _without_relations(data: Any, kept: torch.Tensor) -> Any:
                 kind: part[(data[kind[0]].batch[index[kind][0]] == number).cpu()]
                 for kind, part in parts.items()
             }
-            some.append(one.edge_subgraph(_at(mine, index)))
+            some.append(smaller(one, mine))
         return Batch.from_data_list(some)
-    return data.edge_subgraph(_at(parts, index))
-
-
-def _at(parts: dict[Any, torch.Tensor], index: dict[Any, Any]) -> dict[Any, torch.Tensor]:
-    return {kind: part.to(index[kind].device) for kind, part in parts.items()}
+    return smaller(data, parts)
 
 
 def numbered_types(

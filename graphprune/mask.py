@@ -161,13 +161,17 @@ class EdgeMask:
         touched = torch.unique(self.graph.edge_index[:, self.kept])
         return [self.graph.nodes[i].name for i in touched.tolist()]
 
-    def apply(self, data: Any) -> Any:
+    def apply(self, data: Any, *, edge_attrs: Iterable[str] | None = None) -> Any:
         """PyG data without the edges at 0: what is deployed, and the only way to be faster.
 
         ``data`` is the ``Data``, ``Batch`` or ``HeteroData`` the graph came from, edges in its
         order (of ``HeteroData``: type after type). Edge attributes go with their edges, nodes all
-        stay. Gives new data. Raises :class:`InputError` where edges do not fit, or the mask has
-        values between 0 and 1.
+        stay. Gives new data. Where there are as many nodes as edges and an attribute's name has
+        no "edge" or "node" in it, ``edge_attrs`` says which names belong to edges (``None``: not
+        said).
+
+        Raises :class:`InputError` where edges do not fit, the mask has values between 0 and 1, or
+        what an attribute belongs to is not known.
         """
         from graphprune.graph_io import without_edges
 
@@ -175,7 +179,7 @@ class EdgeMask:
             raise InputError(
                 "a mask with values between 0 and 1 deletes nothing; take a mask of zeros and ones"
             )
-        return without_edges(data, self.kept, self.graph)
+        return without_edges(data, self.kept, self.graph, edge_attrs)
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge: columns edge, source, target, kind, kept."""

@@ -24,13 +24,14 @@ from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.model import Ablation, Messages, Objective
 
 from ..modes import quiet
-from .answers import Answers
+from .attributes import Copies, near
 from .base import GraphModel, Sums, require_corrupt
 from .message_reference import MessageReference
 from .messages import each_reader, learned_constants, mean_messages
-from .passing import Call, ForeignEdges, Passing, arguments_of, convolutions, is_fused
+from .passing import Call, Passing, convolutions, is_fused
 from .relations import ManyKinds
 from .replicas import Features, OneKind, Source, Wiring
+from .selfcheck import checked, outputs, require_deletes
 
 __all__ = ["MessageModel", "MessageReference"]
 
@@ -44,9 +45,11 @@ class MessageModel(GraphModel):
         module: the user's own; used as it is.
         data: a PyG ``Data``, ``HeteroData`` or ``Batch``; what the module's ``forward`` names is
             taken from it (``x_dict``, ``edge_index_dict`` and the like of heterogeneous data, or
-            ``x``, ``edge_index`` where ``to_hetero`` made the module).
-        forward: ``(module, data) -> outputs`` where ``forward`` takes something else; ``data`` then
-            is a fresh ``Data`` or ``HeteroData`` of the copies.
+            ``x``, ``edge_index`` where ``to_hetero`` made the module); a module that takes the data
+            itself gets data of the same kind with all its attributes.
+        forward: ``(module, data) -> outputs``, how the module is called on data like the user's,
+            where names do not tell (``forward(x, edge_index, edge_weight)``, weights in
+            ``data.edge_attr``); ``None``: not said.
         level: ``"node"`` or ``"graph"``, what a row of the outputs is; ``None``: by its number.
         node_type: of heterogeneous data, the type of node the outputs are of; ``None``: outputs by
             type say, or the number of rows.
@@ -83,7 +86,7 @@ class MessageModel(GraphModel):
         several = isinstance(data, HeteroData)
         if node_type is not None and not several:
             raise InputError("node_type is for heterogeneous data; this graph has one type")
-        self._module, self._name, self._forward = module, name, forward
+        self._module, self._name = module, name
         self.means = means or ("type" if several else "edge")
         self.source: Source = ManyKinds.of(data) if several else OneKind.of(data)
         if not self.source.num_edges:
@@ -92,69 +95,21 @@ class MessageModel(GraphModel):
             raise InputError("no node of the data has features, such as data.x")
         self._graph = self.source.graph()
         self._followed = False  # whether soft deletion was tried
-        self.merged = ""
-        one, wiring = torch.zeros(1, dtype=torch.int64), self.source.wiring(1)
+        self._deletes = False  # whether running on smaller graphs was tried
         with quiet(module), torch.no_grad():
-            passing = Passing(wiring)
-            try:
-                self._raw(self.source.plain, one, wiring, passing)
-                if not passing.calls:
-                    raise UnsupportedModelError(
-                        f"{type(module).__name__} passed no message that could be seen"
-                    )
-            except ForeignEdges as error:
-                if not several:
-                    raise
-                self.merged = str(error)
-            raw = self._raw(self.source.plain, one, wiring)
-        self.answers = Answers.of(raw, self.source, level, node_type)
-        alone = self.answers.split(raw, 1)
-        self._require_exact(alone)
-        self._require_apart(alone)
+            found = checked(module, self.source, data, forward, level, node_type)
+        self.source, self.plan, self.answers, self.merged = found
 
     @property
     def level(self) -> str:
         """``"node"`` or ``"graph"``, what a row of the outputs is."""
         return self.answers.level
 
-    @torch.no_grad()
-    def _require_exact(self, alone: Tensor) -> None:
-        """Mask 1 must be the module's own output."""
-        if self.merged:
-            return
-        wiring = self.source.wiring(1)
-        one, ones = torch.zeros(1, dtype=torch.int64), torch.ones(self._graph.num_edges)
-        with quiet(self._module):
-            passing = Passing(wiring, ones.to(self._like))
-            masked = self.answers.split(self._raw(self.source.plain, one, wiring, passing), 1)
-        if not _near(masked, alone):
-            raise UnsupportedModelError(
-                f"{type(self._module).__name__} with all edges kept does not give its own outputs: "
-                f"they differ by {float((masked - alone).abs().max()):.3g}"
-            )
-
-    def _require_apart(self, alone: Tensor) -> None:
-        """Copies side by side must not feed each other: the second one's features are reversed."""
-        nodes = self.source.plain.nodes
-        two = Features({k: torch.cat([v, v.flip(1)]) for k, v in nodes.items()})
-        try:
-            _, both = self.seen(two)
-        except UnsupportedModelError as error:
-            both = alone[:0]
-            because = f" ({error})"
-        else:
-            because = ""
-        if len(both) != 2 or not _near(both[:1], alone):
-            raise UnsupportedModelError(
-                f"{type(self._module).__name__} mixes graphs that stand side by side without an "
-                "edge between them (a norm or a pooling over all nodes?); give such layers the "
-                f"batch vector, forward(x, edge_index, batch){because}"
-            )
-
     def provenance(self) -> dict[str, Any]:
         """Sizes, a hash of the weights, and the convolutions."""
         kinds = [type(conv).__name__ for conv in convolutions(self._module).values()]
         found = {**super().provenance(), "convolutions": kinds, "level": self.level}
+        found["call"] = str(self.plan)
         if isinstance(self.source, ManyKinds):
             found["node_types"] = dict(self.source.types)
             found["relations"] = dict(zip(self.source.kinds, self.source.counts, strict=True))
@@ -186,16 +141,8 @@ class MessageModel(GraphModel):
         kept: Any = None,
     ) -> Any:
         """The module's own outputs for copies ``numbers [k]`` while ``passing`` watches."""
-        parts = self.source.parts(given.of(numbers), len(numbers), wiring, kept)
-        if passing is not None:
-            with passing.watch(self._module):
-                return self._raw(given, numbers, wiring, kept=kept)
-        if self._forward is not None:
-            return self._forward(self._module, self.source.data(parts, len(numbers)))
-        wanted = arguments_of(self._module)
-        if wanted == ["data"] or (len(wanted) == 1 and wanted[0] not in parts):
-            return self._module(self.source.data(parts, len(numbers)))
-        return self._module(**{name: parts[name] for name in wanted if name in parts})
+        copies = Copies(given.of(numbers), len(numbers), wiring, kept)
+        return outputs(self._module, self.source, self.plan, copies, passing)
 
     def _call(self, given: Features, numbers: Tensor, passing: Passing) -> Tensor:
         """``[k, rows, V]``: outputs of copies ``numbers [k]`` while ``passing`` watches."""
@@ -204,6 +151,9 @@ class MessageModel(GraphModel):
 
     def _smaller(self, given: Features, numbers: Tensor, kept: Tensor) -> Tensor:
         """The same on copies with the edges ``kept [k * E]`` alone; nothing is watched."""
+        if not self._deletes:
+            require_deletes(self._module, self.source, self.plan, self.answers)
+            self._deletes = True
         wiring, which = self.source.wiring(len(numbers)).only(kept)
         return self.answers.split(self._raw(given, numbers, wiring, kept=which), len(numbers))
 
@@ -282,7 +232,7 @@ class MessageModel(GraphModel):
             kept = drawn.to(self._like.device)
             small = self._smaller(given, one, kept)
             soft = self._call(given, one, Passing(wiring, kept.to(self._like), None, True))
-            if not _near(soft, small):
+            if not near(soft, small):
                 raise UnsupportedModelError(
                     f"a mask on {type(self._module).__name__} does not equal deleting edges: "
                     f"outputs differ by {float((soft - small).abs().max()):.3g}; masks of zeros "
@@ -386,12 +336,3 @@ class MessageModel(GraphModel):
         """
         self._require_messages("optimal ablation")
         return Ablation("optimal", learned_constants(self, start))
-
-
-def _near(found: Tensor, wanted: Tensor) -> bool:
-    """Equal but for rounding."""
-    room = 1e-9 if wanted.dtype == torch.float64 else 1e-4
-    if found.shape != wanted.shape:
-        return False
-    size = 1.0 + float(wanted.abs().max())
-    return float((found - wanted).abs().max()) <= room * size

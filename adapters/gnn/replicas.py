@@ -8,18 +8,22 @@ k copies are numbered copy after copy: edge e of copy c is ``c * E + e``.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph, Node
+from graphprune.graph_axes import attribute_axes, forget_axes
 
-__all__ = ["Features", "OneKind", "Source", "Wiring", "finite", "plain_index", "unwrapped"]
+from .attributes import LABELS, Attribute, Copies, Layout, counted, described, finite, repeated
+
+__all__ = ["Features", "OneKind", "Source", "Wiring", "plain_index", "untouched", "unwrapped"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +99,22 @@ class Source(ABC):
     types: Mapping[str, int]
     ends: tuple[tuple[str, str], ...]
     num_graphs: int
+    layout: Layout
+
+    @property
+    def edge(self) -> Mapping[Any, Tensor]:
+        """Tensors ``[E_r, ...]`` of edges by name, or by relation number and name."""
+        raise NotImplementedError
+
+    @property
+    def globals(self) -> Mapping[str, Any]:
+        """What the data says of itself as a whole, by name."""
+        raise NotImplementedError
+
+    @property
+    def one(self) -> Copies:
+        """The data's own features, one copy."""
+        return Copies(dict(self.node), 1, self.wiring(1))
 
     @property
     def num_nodes(self) -> int:
@@ -126,17 +146,24 @@ class Source(ABC):
         """The edges of ``count`` copies side by side."""
 
     @abstractmethod
-    def parts(
-        self, given: Mapping[str, Tensor], count: int, wiring: Wiring, kept: Any = None
-    ) -> dict[str, Any]:
-        """What a module's ``forward`` may name: node tensors ``given`` and ``wiring``'s edges.
-
-        ``kept``: which edges of all copies the wiring holds, by relation; ``None``: all.
-        """
+    def has(self, name: str) -> bool:
+        """Whether the user's data holds what a module calls ``name``."""
 
     @abstractmethod
-    def data(self, parts: Mapping[str, Any], count: int) -> Any:
-        """The same as fresh PyG data."""
+    def own(self, name: str, data: Any) -> Any:
+        """``data.name``, as a user reads it from data like the model's."""
+
+    @abstractmethod
+    def read(self, copies: Copies, name: str) -> Any:
+        """The same of copies side by side."""
+
+    @abstractmethod
+    def data(self, copies: Copies) -> Any:
+        """All of the user's data, of copies side by side."""
+
+    @abstractmethod
+    def laid(self, layout: Layout) -> Self:
+        """The source with another way of copying what belongs to whole graphs."""
 
     @abstractmethod
     def key(self, name: str) -> str:
@@ -183,19 +210,24 @@ class OneKind(Source):
     """A homogeneous graph.
 
     Args:
+        whole: the user's data.
         edge_index: ``[2, E]``.
         nodes: how many.
-        node, edge: tensors ``[N, ...]`` and ``[E, ...]`` by name.
+        attributes: what each of the data's attributes belongs to.
+        either: names of attributes that could belong to nodes or to edges.
         batch: ``[N]`` graph numbers, or ``None`` for one graph.
         num_graphs: how many graphs.
+        layout: how what belongs to whole graphs is copied.
     """
 
+    whole: Any
     edge_index: Tensor
     nodes: int
-    node: Mapping[str, Tensor]
-    edge: Mapping[str, Tensor]
+    attributes: Mapping[str, Attribute]
+    either: tuple[str, ...] = ()
     batch: Tensor | None = None
     num_graphs: int = 1
+    layout: Layout = field(default_factory=Layout)
 
     kinds = ("message",)
     ends = (("node", "node"),)
@@ -210,26 +242,60 @@ class OneKind(Source):
         """One type."""
         return {"node": self.nodes}
 
+    @property
+    def node(self) -> Mapping[str, Tensor]:  # type: ignore[override]
+        """Tensors of nodes that tasks may replace."""
+        return {
+            name: self.whole[name]
+            for name, one in self.attributes.items()
+            if one.axis == "node" and one.features and name not in LABELS
+        }
+
+    @property
+    def edge(self) -> Mapping[Any, Tensor]:
+        """Tensors ``[E, ...]`` by name."""
+        return {
+            name: self.whole[name]
+            for name, one in self.attributes.items()
+            if one.axis == "edge" and one.features
+        }
+
+    @property
+    def globals(self) -> Mapping[str, Any]:
+        """What belongs to neither nodes nor edges."""
+        return {n: self.whole[n] for n, a in self.attributes.items() if a.axis in ("graph", "same")}
+
     @classmethod
     def of(cls, data: Any) -> OneKind:
         """From a PyG ``Data`` or ``Batch``; raises :class:`InputError` where something is odd."""
+        whole = copy.copy(data)
         nodes = int(data.num_nodes)
         edges = plain_index(data.edge_index, "data.edge_index", nodes, nodes)
         batch = getattr(data, "batch", None)
-        node: dict[str, Tensor] = {}
-        edge: dict[str, Tensor] = {}
-        for name in data.keys():  # noqa: SIM118 - PyG's data is no mapping
-            value = data[name]
-            if name in ("edge_index", "batch", "ptr", "y") or not isinstance(value, Tensor):
-                continue
-            if data.is_edge_attr(name):
-                edge[name] = value
-            elif data.is_node_attr(name):
-                node[name] = value
-        for name, value in {**node, **edge}.items():
+        axes = attribute_axes(data)
+        graphs = 1
+        if batch is not None:
+            by_hand = int(batch.max()) + 1 if batch.numel() else 1
+            graphs = int(getattr(data, "num_graphs", by_hand))
+        plain = cls(whole, edges, nodes, {}, (), batch, graphs)
+        found = plain.split(axes)
+        for name, value in {**found.node, **found.edge}.items():
             finite(value, f"data.{name}")
-        graphs = int(data.num_graphs) if batch is not None else 1
-        return cls(edges, nodes, node, edge, batch, graphs)
+        return found
+
+    def split(self, axes: Mapping[str, Any]) -> OneKind:
+        """The source with the attributes' axes said."""
+        made = {
+            name: described(self.whole, self.whole, name, axis, self.num_graphs)
+            for name, axis in axes.items()
+            if name not in ("edge_index", "batch", "ptr", "num_nodes")
+        }
+        either = tuple(name for name, axis in axes.items() if axis == "either")
+        return replace(self, attributes=made, either=either)
+
+    def laid(self, layout: Layout) -> OneKind:
+        """See the base class."""
+        return replace(self, layout=layout)
 
     def graph(self) -> ComputationalGraph:
         """Nodes named by number."""
@@ -253,25 +319,77 @@ class OneKind(Source):
         numbers = torch.arange(index.shape[1], device=index.device)
         return Wiring(self.kinds, (index,), (numbers,), (False,))
 
-    def parts(
-        self, given: Mapping[str, Tensor], count: int, wiring: Wiring, kept: Any = None
-    ) -> dict[str, Any]:
-        """``edge_index``, ``batch``, node and edge tensors by their names in the data."""
-        found: dict[str, Any] = {}
-        for name, value in self.edge.items():
-            found[name] = value.repeat(count, *[1] * (value.ndim - 1))
-            if kept is not None:
-                found[name] = found[name][kept[0]]
-        if self.batch is not None:
-            shift = torch.arange(count, device=self.batch.device) * self.num_graphs
-            found["batch"] = (self.batch[None] + shift[:, None]).flatten()
-        return {**found, **given, "edge_index": wiring.index[0]}
+    def has(self, name: str) -> bool:
+        """Whether the data has it."""
+        return name in self.whole and self.whole[name] is not None
 
-    def data(self, parts: Mapping[str, Any], count: int) -> Any:
-        """A ``Data``."""
-        from torch_geometric.data import Data
+    def own(self, name: str, data: Any) -> Any:
+        """As it is; what the data lacks, a batch vector of one graph and the like, is made."""
+        return data[name] if self.has(name) else self.read(self.one, name)
 
-        return Data(num_nodes=count * self.nodes, **parts)
+    def read(self, copies: Copies, name: str) -> Any:
+        """By its name in the data, and what a batch knows besides."""
+        if name == "edge_index":
+            return copies.wiring.index[0]
+        if name in ("batch", "ptr"):
+            return self._graphs(copies.count, name)
+        if name not in self.whole or name == "num_nodes":
+            each = {
+                "num_nodes": self.nodes,
+                "num_graphs": self.num_graphs,
+                "batch_size": self.num_graphs,
+            }
+            return copies.count * each[name]
+        return repeated(
+            self.attributes[name],
+            self.whole[name],
+            copies,
+            0,
+            name,
+            layout=self.layout,
+            given=copies.given.get(name),
+        )
+
+    def data(self, copies: Copies) -> Any:
+        """The user's own kind of data."""
+        made = copy.copy(self.whole)
+        forget_axes(made)
+        for name, one in self.attributes.items():
+            if one.axis == "sparse" and copies.changed:
+                del made[name]  # it would still hold the edges that are gone
+            else:
+                made[name] = self.read(copies, name)
+        made["edge_index"] = copies.wiring.index[0]
+        made.num_nodes = copies.count * self.nodes
+        if self.batch is not None or (copies.count > 1 and self.layout.batch):
+            made["batch"] = self._graphs(copies.count, "batch")
+            if "ptr" in made or self.batch is None:
+                made["ptr"] = self._graphs(copies.count, "ptr")
+        counted(made, copies, self.num_graphs)
+        return made
+
+    def _graphs(self, count: int, name: str) -> Tensor:
+        device = self.edge_index.device
+        own = self.batch
+        if own is None:
+            own = torch.zeros(self.nodes, dtype=torch.int64, device=device)
+        shift = torch.arange(count, device=own.device) * self.num_graphs
+        batch = (own[None] + shift[:, None]).flatten()
+        if name == "batch":
+            return batch
+        sizes = torch.bincount(batch, minlength=count * self.num_graphs)
+        return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+
+
+def untouched(data: Any) -> Any:
+    """The user's data for a call of their own: a copy, whose edges are plain tensors."""
+    from torch_geometric.data import HeteroData
+
+    made = data.clone()
+    for store in made.edge_stores if isinstance(made, HeteroData) else [made]:
+        # A sorted ``EdgeIndex`` takes fused paths, which do not know every dtype.
+        store["edge_index"] = unwrapped(store["edge_index"])
+    return made
 
 
 def unwrapped(index: Tensor) -> Tensor:
@@ -290,15 +408,11 @@ def plain_index(index: Any, where: str, sources: int, targets: int) -> Tensor:
             "paths that pass no messages one by one"
         )
     edges = index.as_subclass(Tensor).detach().clone()
+    if edges.is_floating_point() or edges.dtype in (torch.bool, torch.complex64):
+        raise InputError(f"{where} must hold whole numbers of nodes, got {edges.dtype}")
     if edges.ndim != 2 or edges.shape[0] != 2:
         raise InputError(f"{where} must be [2, E], got {list(edges.shape)}")
     for row, nodes in zip(edges, (sources, targets), strict=True):
         if row.numel() and not 0 <= int(row.min()) <= int(row.max()) < nodes:
             raise InputError(f"{where} names a node outside 0..{nodes - 1}")
     return edges
-
-
-def finite(value: Tensor, where: str) -> None:
-    """Raises :class:`InputError` for a NaN or an infinity."""
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-        raise InputError(f"{where} holds NaN or infinite values")

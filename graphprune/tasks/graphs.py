@@ -99,15 +99,58 @@ class GraphExamples:
         )
 
 
-def _classes(labels: Tensor, classes: int | None) -> tuple[Tensor, Tensor]:
-    """Answer ids ``[n, 1]`` and the ids of all other classes ``[n, C - 1]``."""
-    labels = torch.as_tensor(labels, dtype=torch.int64)
-    count = int(labels.max()) + 1 if classes is None else classes
-    if labels.ndim != 1 or not len(labels) or int(labels.min()) < 0 or int(labels.max()) >= count:
-        raise InputError(f"labels must be [n] numbers of {count} classes, got {labels!r:.80}")
-    every = torch.arange(count).expand(len(labels), count)
-    others = every[every != labels[:, None]].reshape(len(labels), count - 1)
-    return labels[:, None], others
+def _whole(labels: Any, chosen: Tensor | None = None) -> tuple[Tensor, int]:
+    """Class numbers ``[n]`` of the examples ``chosen``, and the least number of classes.
+
+    Labels of other examples count as classes where they are any (-1 for "unlabelled" is none).
+    """
+    given = torch.as_tensor(labels).detach().cpu()
+    if given.ndim == 2 and given.shape[1] == 1:
+        raise InputError(
+            f"labels must be [n], got {list(given.shape)}: labels[:, 0] where it is one column of "
+            "classes"
+        )
+    if given.ndim != 1 or not len(given):
+        raise InputError(f"labels must be [n] class numbers, got the shape {list(given.shape)}")
+    if given.is_complex():
+        raise InputError(f"labels must be whole numbers, got {given.dtype}")
+    some = given if chosen is None else given[chosen]
+    if some.is_floating_point() and not torch.equal(some, some.round()):
+        wrong = float(some[some != some.round()][0])
+        raise InputError(
+            f"labels are numbers of classes, got {wrong:g}. For targets of a regression pass class "
+            "0 for all and a callable metric that reads the targets itself: metric(outputs, "
+            "batch) -> [B] with an attribute higher_is_better, batch.indices are the examples' "
+            "numbers"
+        )
+    if given.is_floating_point():
+        given = given[given.isfinite() & (given == given.round())]
+    return some.to(torch.int64), max(0, int(given.max()) + 1 if len(given) else 0)
+
+
+def _classes(
+    labels: Any, classes: int | None, chosen: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Class numbers ``[n]``, answer ids ``[n, 1]`` and the ids of all other classes ``[n, C - 1]``.
+
+    Of one class there are no others: ``None``.
+
+    ``chosen``: the examples asked for; others' labels need be no classes.
+    """
+    some, least = _whole(labels, chosen)
+    count = least if classes is None else classes
+    odd = (some < 0) | (some >= count)
+    if bool(odd.any()):
+        raise InputError(
+            f"labels must be [n] numbers of {count} classes, 0 to {count - 1}, got "
+            f"{int(some[odd][0])}"
+            + ("; at= says which nodes are asked for" if chosen is not None else "")
+        )
+    if count < 2:
+        return some, some[:, None], None
+    every = torch.arange(count).expand(len(some), count)
+    others = every[every != some[:, None]].reshape(len(some), count - 1)
+    return some, some[:, None], others
 
 
 def other_class(labels: Tensor, seed: int = 0) -> Tensor:
@@ -153,8 +196,7 @@ def patterns(
         (torch.Size([3, 3]), [[0], [1], [2]], [[1, 2], [0, 2], [0, 1]])
     """
     given = clean if isinstance(clean, Mapping) else {"inputs": clean}
-    labels = torch.as_tensor(labels, dtype=torch.int64)
-    answer, distractor = _classes(labels, classes)
+    labels, answer, distractor = _classes(labels, classes)
     other: Tensors | None
     if isinstance(corrupt, str):
         if corrupt != "other_class":
@@ -186,15 +228,15 @@ def nodes(
     """A task whose examples are nodes of one graph.
 
     Args:
-        features: ``[N, F]`` of all nodes (named ``x``), or tensors by name; or PyG's ``HeteroData``
-            (or a batch of them), whose types' ``x`` are the features.
+        features: ``[N, F]`` of all nodes (named ``x``), or tensors by name; or PyG's ``Data`` or
+            ``HeteroData`` (or a batch of them), whose ``x`` (of all types) are the features.
         labels: ``[N]`` class numbers of all nodes, of heterogeneous data those of ``node_type``;
-            ``None``: its ``y``.
+            ``None``: its ``y``. Only labels of the nodes ``at`` must be classes.
         at: the nodes asked for, as numbers (of heterogeneous data within ``node_type``) or as a
             mask ``[N]``; ``None``: all.
         corrupt: features as above, of heterogeneous data by type; ``"shuffle"``: every node gets
             another's (of its type), by ``seed``; ``None``: there are no corrupted inputs.
-        classes: how many classes there are; ``None``: the highest label says.
+        classes: how many classes there are; ``None``: the highest label of all nodes says.
         node_type: of heterogeneous data, which type is labelled; ``None``: the one that has ``y``.
 
     Example:
@@ -204,12 +246,19 @@ def nodes(
         ([2, 0], [[1], [0]])
     """
     first = 0
-    if _is_hetero(features):
+    if _is_data(features):
+        if node_type is not None:
+            raise InputError("node_type is for heterogeneous data; this data has one type of node")
+        if "x" not in features:
+            raise InputError(
+                "the data has no x; give the features by name: nodes({'pos': ...}, ...)"
+            )
+        labels = features.get("y") if labels is None else labels
+        given: Tensors = {"x": features.x}
+    elif _is_hetero(features):
         node_type, first = _labelled(features, node_type, labels)
         labels = features[node_type].y if labels is None else labels
-        given: Tensors = {
-            f"{k}.x": features[k].x for k in features.node_types if "x" in features[k]
-        }
+        given = {f"{k}.x": features[k].x for k in features.node_types if "x" in features[k]}
         if isinstance(corrupt, Mapping):
             corrupt = {k if k in given else f"{k}.x": value for k, value in corrupt.items()}
     elif node_type is not None:
@@ -218,11 +267,8 @@ def nodes(
         given = features if isinstance(features, Mapping) else {"x": features}
     if labels is None:
         raise InputError("labels are missing: the class number of each node")
-    labels = torch.as_tensor(labels, dtype=torch.int64)
-    chosen = torch.arange(len(labels)) if at is None else torch.as_tensor(at)
-    if chosen.dtype == torch.bool:
-        chosen = torch.nonzero(chosen)[:, 0]
-    answer, distractor = _classes(labels, classes)
+    chosen = _asked(at, len(labels))
+    _, answer, distractor = _classes(labels, classes, chosen)
     other: Tensors | None
     if isinstance(corrupt, str):
         if corrupt != "shuffle":
@@ -239,8 +285,8 @@ def nodes(
         shared=given,
         shared_corrupt=other,
         positions=first + chosen,
-        answer=answer[chosen],
-        distractor=distractor[chosen],
+        answer=answer,
+        distractor=distractor,
     )
     notes = _corruption(corrupt, {"shuffle": f"features shuffled over nodes, seed {seed}"})
     return Task(examples, as_metric(metric), name=name, batch_size=batch_size, notes=notes)
@@ -263,7 +309,7 @@ def graphs(
             data ``{"paper.x": [N, F]}``.
         classes: how many classes there are; ``None``: the highest label says.
     """
-    answer, distractor = _classes(labels, classes)
+    _, answer, distractor = _classes(labels, classes)
     examples = GraphExamples(
         len(answer),
         clean={"graphs": torch.arange(len(answer))},
@@ -280,6 +326,36 @@ def _corruption(corrupt: object, drawn: Mapping[str, str]) -> dict[str, Any]:
         return {"corrupted inputs": "none"}
     known = drawn[corrupt] if isinstance(corrupt, str) else "given"
     return {"corrupted inputs": known}
+
+
+def _asked(at: Any, count: int) -> Tensor:
+    """``[n]`` numbers of nodes from numbers or a mask; ``None``: all."""
+    if at is None:
+        return torch.arange(count)
+    given = torch.as_tensor(at).detach().cpu()
+    if given.dtype == torch.bool:
+        if given.shape != (count,):
+            raise InputError(f"at as a mask must be [{count}], got {list(given.shape)}")
+        return torch.nonzero(given)[:, 0]
+    if given.ndim != 1 or given.is_floating_point() or given.is_complex():
+        raise InputError(
+            f"at must be [n] numbers of nodes or a mask, got {list(given.shape)} {given.dtype}"
+        )
+    chosen = given.to(torch.int64)
+    if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < count:
+        raise InputError(
+            f"at names nodes {int(chosen.min())} to {int(chosen.max())}; there are labels of "
+            f"0 to {count - 1}"
+        )
+    return chosen
+
+
+def _is_data(value: object) -> bool:
+    if "torch_geometric" not in sys.modules:  # such data cannot exist before it was imported
+        return False
+    from torch_geometric.data import Data
+
+    return isinstance(value, Data)
 
 
 def _is_hetero(value: object) -> bool:
