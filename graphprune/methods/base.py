@@ -15,9 +15,17 @@ from graphprune.mask import EdgeMask
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
 from graphprune.progress import track
 from graphprune.scores import EdgeScores
+from graphprune.selection_circuit import cut_off_nodes_differ
 from graphprune.task import Task
 
-__all__ = ["AblationLike", "Method", "Pruner", "Scorer", "resolve_ablation"]
+__all__ = [
+    "AblationLike",
+    "Method",
+    "Pruner",
+    "Scorer",
+    "cut_off_nodes_differ",
+    "resolve_ablation",
+]
 
 AblationLike = str | Ablation
 _NAMES = ("counterfactual", "zero", "mean", "mean_positional", "delete")
@@ -117,15 +125,6 @@ class Pruner(Method):
     @abstractmethod
     def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
         """The mask it found."""
-
-
-def cut_off_nodes_differ(ablation: AblationLike, task: Task) -> bool:
-    """Whether a node that no kept path reaches may send something else than its ablation value.
-
-    Only on a corrupted prompt, position by position, does it compute exactly what replaces it.
-    """
-    spans = getattr(task.examples, "ranges", None) is not None
-    return spans or getattr(ablation, "kind", ablation) != "counterfactual"
 
 
 def objective(task: Task, batch: Batch, reference: Reference) -> Callable[[Tensor], Tensor]:
