@@ -162,4 +162,4 @@ def test_generators_add_one(make):
     tokenizer = byte_bpe(bos=True, eos=True)
     for row, at in read(make(tokenizer, n=4)):
         assert row.count(tokenizer.bos_token_id) == 1 == row.count(tokenizer.eos_token_id)
-        assert row[0] == tokenizer.bos_token_id and at == len(row) - 2
+        assert (row[0], at) == (tokenizer.bos_token_id, len(row) - 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -43,7 +44,7 @@ def spans():
     tokenizer = byte_bpe()
     words = ("Mary", "the garden", "three old houses", "nobody at all")
     records = []
-    for one, two in zip(words, words[1:], strict=False):
+    for one, two in pairwise(words):
         lengths = [len(tokenizer(text)["input_ids"]) for text in (f"{one} is", f"{two} is")]
         record = {"clean": f"{one} is", "corrupt": f"{two} is", "answer": " a", "distractor": " t"}
         records.append(record | {"spans": {"all": [[0, n] for n in lengths]}})

@@ -193,7 +193,7 @@ def _dot(circuit: Circuit, path: Path) -> None:
         lines.append(f"  {_quoted(source)} -> {_quoted(target)} [{_pairs(shown)}];")
     by_layer: dict[tuple[Any, Any], list[str]] = {}
     for name, data in graph.nodes(data=True):
-        if "layer" in data:
+        if isinstance(data.get("layer"), int):
             by_layer.setdefault((data["layer"], data["kind"]), []).append(name)
     for names in by_layer.values():
         lines.append(f'  {{ rank="same"; {" ".join(_quoted(n) + ";" for n in names)} }}')
