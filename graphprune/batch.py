@@ -21,8 +21,11 @@ class Batch:
 
     Args:
         clean: the adapter's inputs; for language models a mapping with ``input_ids [B, T]`` and
-            ``attention_mask [B, T]`` (right-padded).
-        corrupt: the same for the corrupted prompts, or ``None``.
+            ``attention_mask [B, T]`` (right-padded; without one all tokens are real). An adapter
+            refuses what it does not read: ``position_ids`` other than 0, 1, 2, ...,
+            ``inputs_embeds``, ``labels`` and so on.
+        corrupt: the same for the corrupted prompts, or ``None``. Their own ``attention_mask`` may
+            give them more tokens than the clean ones; fewer, where spans align the two.
         size: number of examples ``B``.
         indices: numbers of the examples in their task.
         positions: ``[B]`` or ``[B, P]`` int64, where answers are read; ``-1`` is padding.

@@ -98,6 +98,7 @@ def run_demo(
     from graphprune.cli.measure import curve_document, report_document
     from graphprune.evaluation import evaluate, faithfulness_curve
     from graphprune.methods import EAPIG
+    from graphprune.selection_circuit import circuit_of_size
     from graphprune.tasks import ioi
 
     if examples < 4:
@@ -126,7 +127,7 @@ def run_demo(
             tried += map(Tried, found.sizes, found.kept["abs"], found.f["abs"])
     chosen = choose(tried)
     lap("selection")
-    mask = scores.top(chosen.size).prune_dead_ends()
+    mask = circuit_of_size(scores, chosen.size, ablation=method.ablation, task=train)
     say(f"{mask.num_kept} edges kept; measuring them on {len(held_out)} held-out prompts")
     report = evaluate(model, held_out, mask)
     lap("evaluation")

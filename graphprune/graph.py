@@ -27,7 +27,9 @@ from graphprune.errors import InputError
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = ["ComputationalGraph", "EdgeNames", "Node"]
+__all__ = ["MOST_KINDS", "ComputationalGraph", "EdgeNames", "Node"]
+
+MOST_KINDS = 256  # an edge's kind is one byte
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,16 @@ class Node:
 
 
 class EdgeNames(Sequence[str]):
-    """The edges' names, made one at a time: four million edges cost no strings until asked."""
+    """The edges' names, all different, made one at a time: millions cost no strings until asked.
+
+    A name is ``source->target``, with ``<kind>`` behind it where the kind is a port. An edge whose
+    name an earlier edge has gets the next free number behind it: the second of two edges ``0->1``
+    is ``0->1#2``, or ``0->1#3`` where some other edge is called ``0->1#2``.
+
+    Example:
+        >>> list(ComputationalGraph.from_edges([("0", "1"), ("0", "1"), ("1", "0")]).edge_names)
+        ['0->1', '0->1#2', '1->0']
+    """
 
     def __init__(self, graph: ComputationalGraph) -> None:
         self._graph = graph
@@ -62,28 +73,64 @@ class EdgeNames(Sequence[str]):
     def __getitem__(self, item: int | slice) -> str | list[str]:
         if isinstance(item, slice):
             return [self[i] for i in range(*item.indices(len(self)))]
-        graph = self._graph
         if not -len(self) <= item < len(self):
             raise IndexError(f"edge {item} of a graph with {len(self)} edges")
-        source, target = graph.edge_index[:, item].tolist()
-        kind = graph.edge_kinds[int(graph.edge_kind[item])]
-        port = f"<{kind}>" if kind in graph.ports else ""
-        return f"{graph.nodes[source].name}->{graph.nodes[target].name}{port}"
+        return next(self._named(torch.tensor([item % len(self)])))
 
     def __iter__(self) -> Iterator[str]:
-        return self._named(self._graph.edge_index, self._graph.edge_kind)
+        return self._named(torch.arange(len(self)))
 
     def at(self, chosen: Tensor) -> list[str]:
         """The names of some edges, by a boolean mask ``[E]`` or by numbers, all made at once."""
-        graph = self._graph
-        return list(self._named(graph.edge_index[:, chosen], graph.edge_kind[chosen]))
+        numbers = torch.nonzero(chosen)[:, 0] if chosen.dtype == torch.bool else chosen
+        return list(self._named(torch.where(numbers < 0, numbers + len(self), numbers)))
 
-    def _named(self, index: Tensor, kinds: Tensor) -> Iterator[str]:
+    def _named(self, numbers: Tensor) -> Iterator[str]:
+        repeated = self.repeated
+        plain = self._plain(numbers)
+        if not repeated:
+            return plain
+        return (repeated.get(i, n) for i, n in zip(numbers.tolist(), plain, strict=True))
+
+    def _plain(self, numbers: Tensor) -> Iterator[str]:
         graph = self._graph
-        names = [node.name for node in graph.nodes]
         ports = [f"<{kind}>" if kind in graph.ports else "" for kind in graph.edge_kinds]
+        index, kinds = graph.edge_index[:, numbers], graph.edge_kind[numbers]
         for source, target, kind in zip(*index.tolist(), kinds.tolist(), strict=True):
-            yield f"{names[source]}->{names[target]}{ports[kind]}"
+            yield f"{graph.nodes[source].name}->{graph.nodes[target].name}{ports[kind]}"
+
+    @cached_property
+    def repeated(self) -> dict[int, str]:
+        """Numbers of the edges whose plain name an earlier edge has, with the names they get."""
+        if not self._may_repeat():
+            return {}
+        plain = list(self._plain(torch.arange(len(self))))
+        taken, count = set(plain), dict.fromkeys(plain, 0)
+        found: dict[int, str] = {}
+        for number, name in enumerate(plain):
+            count[name] += 1
+            if count[name] > 1:
+                while f"{name}#{count[name]}" in taken:
+                    count[name] += 1
+                found[number] = f"{name}#{count[name]}"
+                taken.add(found[number])
+        return found
+
+    def _may_repeat(self) -> bool:
+        """Whether two edges can have one plain name: by numbers alone, without making the names.
+
+        Names of nodes without the marks that edge names are put together with leave no two ways to
+        read an edge's name, so that only edges with the same ends and port share theirs.
+        """
+        graph = self._graph
+        if any(mark in node.name for node in graph.nodes for mark in ("->", "<", "#")):
+            return True
+        ports = [kind if kind in graph.ports else "" for kind in graph.edge_kinds]
+        place = {port: i for i, port in enumerate(dict.fromkeys(ports))}
+        port = np.array([place[p] for p in ports], dtype=np.int64)[graph.edge_kind.numpy()]
+        source, target = graph.edge_index.numpy()
+        keys = np.sort((source * graph.num_nodes + target) * max(len(place), 1) + port)
+        return bool((keys[1:] == keys[:-1]).any())
 
     def __repr__(self) -> str:
         shown = ", ".join(repr(self[i]) for i in range(min(3, len(self))))
@@ -137,6 +184,13 @@ class ComputationalGraph:
                 raise InputError(f"{name} names a node outside 0..{len(self.nodes) - 1}")
         if len({node.name for node in self.nodes}) != len(self.nodes):
             raise InputError("node names must be unique")
+        if len(self.edge_kinds) > MOST_KINDS:
+            raise InputError(
+                f"{len(self.edge_kinds)} kinds of edges, beginning with "
+                f"{', '.join(map(repr, self.edge_kinds[:3]))}; a graph tells at most {MOST_KINDS} "
+                "kinds apart. If every edge has a kind of its own, it is a name: call the "
+                "attribute something else than 'kind'"
+            )
         if self.edge_kind.numel() and int(self.edge_kind.max()) >= len(self.edge_kinds):
             raise InputError(f"edge_kind names a kind outside {self.edge_kinds}")
 
@@ -168,7 +222,9 @@ class ComputationalGraph:
 
         Node attributes ``kind``, ``layer`` and ``index`` and the edge attribute ``kind`` are read
         where present (as :meth:`to_networkx` writes them); a graph exported by graphprune comes
-        back with the same fingerprint. Raises :class:`InputError` for an undirected graph.
+        back with the same fingerprint. A ``layer`` or an ``index`` that is no whole number (a word,
+        2.5, NaN, a tuple) is an attribute like any other and stays among ``Node.attributes``.
+        Raises :class:`InputError` for an undirected graph and for more than 256 kinds of edges.
         """
         from graphprune.graph_io import graph_from_networkx
 
@@ -207,7 +263,7 @@ class ComputationalGraph:
 
     @cached_property
     def edge_names(self) -> EdgeNames:
-        """The edges' names in order, such as ``input->a0.h1<q>``."""
+        """The edges' names in order, such as ``input->a0.h1<q>``; see :class:`EdgeNames`."""
         return EdgeNames(self)
 
     @cached_property
@@ -217,7 +273,7 @@ class ComputationalGraph:
 
     @cached_property
     def edge_number(self) -> Mapping[str, int]:
-        """From an edge's name to its position."""
+        """From an edge's name to its position; no two edges have one name."""
         return {name: i for i, name in enumerate(self.edge_names)}
 
     @cached_property

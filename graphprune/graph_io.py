@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from graphprune.errors import InputError
-from graphprune.graph import ComputationalGraph, Node
+from graphprune.graph import MOST_KINDS, ComputationalGraph, Node
 from graphprune.graph_axes import attribute_axes, edge_subset, unclear
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ __all__ = [
     "graph_from_pyg",
     "graph_to_networkx",
     "graph_to_pyg",
+    "joined",
+    "node_attributes",
     "numbered_types",
     "require_same_edges",
     "without_edges",
@@ -37,19 +42,14 @@ def graph_to_networkx(graph: ComputationalGraph) -> nx.MultiDiGraph[Any]:
     multi = len({tuple(p) for p in pairs}) < len(pairs)
     out: Any = nx.MultiDiGraph() if multi else nx.DiGraph()
     out.graph.update(
-        ports=",".join(graph.ports),
-        edge_kinds=",".join(graph.edge_kinds),
+        ports=joined(graph.ports),
+        edge_kinds=joined(graph.edge_kinds),
         groups=";".join(",".join(map(str, g)) for g in graph.groups),
         inputs=",".join(map(str, graph.input_nodes)),
         outputs=",".join(map(str, graph.output_nodes)),
     )
     for node in graph.nodes:
-        attributes: dict[str, Any] = {"kind": node.kind, **node.attributes}
-        if node.layer is not None:
-            attributes["layer"] = node.layer
-        if node.index is not None:
-            attributes["index"] = node.index
-        out.add_node(node.name, **attributes)
+        out.add_node(node.name, **node_attributes(node))
     kinds = graph.edge_kind.tolist()
     for i, ((u, v), name) in enumerate(
         zip(graph.edge_index.T.tolist(), graph.edge_names, strict=True)
@@ -77,48 +77,101 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
     texts = [str(name) for name in source.nodes]
     if len(set(texts)) != len(texts):
         raise InputError("two nodes have the same name once written as text")
-    nodes = tuple(
-        Node(
-            str(name),
-            kind=str(data.get("kind", "node")),
-            layer=None if data.get("layer") is None else int(data["layer"]),
-            index=None if data.get("index") is None else int(data["index"]),
-            attributes={k: v for k, v in data.items() if k not in ("kind", "layer", "index")},
-        )
-        for name, data in source.nodes(data=True)
-    )
-    ours = "edge_kinds" in source.graph  # written by graph_to_networkx: edges carry their number
+    nodes = tuple(_node(str(name), data) for name, data in source.nodes(data=True))
+    about = source.graph
+    ours = "edge_kinds" in about  # written by graph_to_networkx: edges carry their number
     edges, wires = [], []
-    for place, (u, v, data) in enumerate(source.edges(data=True)):
+    for u, v, data in source.edges(data=True):
         pair = (number[u], number[v], str(data.get("kind", "message")))
         if ours and data.get("fixed"):
-            wires.append((int(data["wire"]) if ours else place, pair))
+            wires.append((data.get("wire"), pair))
         else:
-            edges.append((int(data["number"]) if ours else place, pair))
-    edges.sort(key=lambda item: item[0])
-    wires.sort(key=lambda item: item[0])
-    about = source.graph
-    named = [k for k in str(about.get("edge_kinds", "")).split(",") if k]
-    kinds = tuple(named or dict.fromkeys(kind for _, (_, _, kind) in edges) or ("message",))
+            edges.append((data.get("number"), pair))
+    pairs, fixed = (_in_order(rows) if ours else [p for _, p in rows] for rows in (edges, wires))
+    found = dict.fromkeys(kind for _, _, kind in pairs)
+    kinds = tuple(dict.fromkeys([*_split(about.get("edge_kinds", "")), *found])) or ("message",)
+    places = {kind: i for i, kind in enumerate(kinds[:MOST_KINDS])}  # more are refused below
 
-    def numbers(text: Any) -> tuple[int, ...]:
-        return tuple(int(x) for x in str(text).split(",") if x)
-
-    def index(rows: list[tuple[int, tuple[int, int, str]]]) -> torch.Tensor:
-        pairs = [(u, v) for _, (u, v, _) in rows]
-        return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T.contiguous()
+    def index(rows: list[tuple[int, int, str]]) -> torch.Tensor:
+        ends = [(u, v) for u, v, _ in rows]
+        return torch.tensor(ends, dtype=torch.int64).reshape(-1, 2).T.contiguous()
 
     return ComputationalGraph(
         nodes=nodes,
-        edge_index=index(edges),
-        edge_kind=torch.tensor([kinds.index(k) for _, (_, _, k) in edges], dtype=torch.uint8),
+        edge_index=index(pairs),
+        edge_kind=torch.tensor([places.get(k, 0) for _, _, k in pairs], dtype=torch.uint8),
         edge_kinds=kinds,
-        ports=tuple(p for p in str(about.get("ports", "")).split(",") if p),
-        fixed_edge_index=index(wires),
-        groups=tuple(numbers(g) for g in str(about.get("groups", "")).split(";") if g),
-        inputs=numbers(about["inputs"]) if "inputs" in about else None,
-        outputs=numbers(about["outputs"]) if "outputs" in about else None,
+        ports=tuple(_split(about.get("ports", ""))),
+        fixed_edge_index=index(fixed),
+        groups=tuple(_numbers(g, about) for g in str(about.get("groups", "")).split(";") if g),
+        inputs=_numbers(about["inputs"], about) if "inputs" in about else None,
+        outputs=_numbers(about["outputs"], about) if "outputs" in about else None,
     )
+
+
+def node_attributes(node: Node) -> dict[str, Any]:
+    """A node's attributes as networkx has them, ``kind``, ``layer`` and ``index`` among them."""
+    attributes: dict[str, Any] = {**node.attributes, "kind": node.kind}
+    if node.layer is not None:
+        attributes["layer"] = node.layer
+    if node.index is not None:
+        attributes["index"] = node.index
+    return attributes
+
+
+def _node(name: str, data: dict[str, Any]) -> Node:
+    """Networkx gives attributes no meaning: a ``layer`` that is no number is the user's own."""
+    places = {key: _whole(data.get(key)) for key in ("layer", "index")}
+    own = {key for key, value in places.items() if value is None and data.get(key) is not None}
+    attributes = {k: v for k, v in data.items() if k not in ("kind", *places) or k in own}
+    return Node(name, str(data.get("kind", "node")), **places, attributes=attributes)
+
+
+def _whole(value: Any) -> int | None:
+    """``value`` as an int where it is a whole number, also 2.0 (pandas) or "2" (XML)."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"[+-]?[0-9]{1,18}", value) else None
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if not number or isinstance(value, bool) or not np.isfinite(value) or value != int(value):
+        return None
+    return int(value)
+
+
+def _in_order(rows: list[tuple[Any, tuple[int, int, str]]]) -> list[tuple[int, int, str]]:
+    """Edges by the numbers they carry; as they stand where one was added that carries none."""
+    order = [_whole(number) for number, _ in rows]
+    if any(number is None for number in order):
+        return [pair for _, pair in rows]
+    return [rows[i][1] for i in sorted(range(len(rows)), key=lambda i: order[i] or 0)]
+
+
+def joined(names: Iterable[str]) -> str:
+    """Names as one text; JSON where a comma or an empty name would be lost between commas."""
+    plain = list(names)
+    odd = any(not name or "," in name or name.startswith("[") for name in plain)
+    return json.dumps(plain) if odd else ",".join(plain)
+
+
+def _split(text: Any) -> list[str]:
+    if not str(text).startswith("["):
+        return [name for name in str(text).split(",") if name]
+    try:
+        found = json.loads(str(text))
+    except ValueError as error:
+        raise InputError(f"the graph attribute {text!r} is no list of names: {error}") from None
+    return [str(name) for name in found]
+
+
+def _numbers(text: Any, about: Mapping[str, Any]) -> tuple[int, ...]:
+    try:
+        return tuple(int(x) for x in str(text).split(",") if x)
+    except ValueError:
+        name = next(key for key in ("inputs", "outputs", "groups") if str(text) in str(about[key]))
+        raise InputError(
+            f"the graph attribute {name!r} must hold numbers of nodes, such as '0,1', as "
+            f"to_networkx writes it; got {about[name]!r}. Rename or remove it: "
+            f"del G.graph[{name!r}]"
+        ) from None
 
 
 def graph_to_pyg(graph: ComputationalGraph) -> Any:

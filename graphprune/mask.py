@@ -117,12 +117,22 @@ class EdgeMask:
 
     @classmethod
     def from_edges(cls, graph: ComputationalGraph, names: Iterable[str]) -> EdgeMask:
-        """Keeps exactly the named edges, such as ``"input->a0.h1<q>"``."""
-        values = torch.zeros(graph.num_edges)
+        """Keeps exactly the named edges, such as ``"input->a0.h1<q>"``.
+
+        Of edges with the same ends all but the first have a number: ``"0->1"``, ``"0->1#2"``.
+        Raises :class:`InputError` for a name that no edge has, and for the name of the first of
+        several such edges given twice: it may have been meant for another of them.
+        """
+        chosen: set[int] = set()
         for name in names:
-            if name not in graph.edge_number:
+            number = graph.edge_number.get(name)
+            if number is None:
                 raise InputError(f"the graph has no edge {name!r}; its edges: {graph.edge_names!r}")
-            values[graph.edge_number[name]] = 1.0
+            if number in chosen:
+                _require_alone(graph, name)
+            chosen.add(number)
+        values = torch.zeros(graph.num_edges)
+        values[sorted(chosen)] = 1.0
         return cls(graph, values)
 
     # ---------------------------------------------------------------- reading
@@ -258,6 +268,16 @@ class EdgeMask:
 
     def __repr__(self) -> str:
         return f"EdgeMask({self.num_kept} of {self.graph.num_edges} edges, {self.density:.4%})"
+
+
+def _require_alone(graph: ComputationalGraph, name: str) -> None:
+    """Raises :class:`InputError` where edges with the same ends are told apart from ``name``."""
+    twins = [n for n in graph.edge_names.repeated.values() if n.startswith(f"{name}#")]
+    if twins:
+        raise InputError(
+            f"the edge {name!r} is named twice; edges with the same ends are called "
+            f"{', '.join(map(repr, [name, *twins]))}"
+        )
 
 
 def mask_density(mask: EdgeMask) -> dict[str, float]:

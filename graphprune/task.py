@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,6 +219,18 @@ class Task:
 
     def __len__(self) -> int:
         return len(self.examples) if self.order is None else len(self.order)
+
+    @cached_property
+    def aligns_spans(self) -> bool:
+        """Whether some clean prompt reads its corrupted one span by span, not position by position.
+
+        Asked of the batches themselves, so that it holds for anyone's examples.
+        """
+        from graphprune.tasks.pairs import TokenPairs
+
+        if isinstance(self.examples, TokenPairs) and self.examples.ranges is None:
+            return False
+        return any(batch.alignment is not None for batch in self.batches())
 
     def num_batches(self, size: int | None = None) -> int:
         """How many batches :meth:`batches` makes of ``size`` examples (``None``: the task's own).

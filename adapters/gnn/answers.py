@@ -108,9 +108,22 @@ class Answers:
 
     def at(self, batch: Batch) -> Tensor:
         """``[B]`` or ``[B, P]``: the rows in which a batch's examples are answered."""
+        own, other = (
+            side.get("graphs") if isinstance(side, Mapping) else None
+            for side in (batch.clean, batch.corrupt)
+        )
         if self.level == "graph":
-            given = batch.clean.get("graphs") if isinstance(batch.clean, dict) else None
-            return torch.zeros(batch.size, dtype=torch.int64) if given is None else given
+            if other is not None and (own is None or not torch.equal(own, other)):
+                raise InputError(
+                    "the corrupted inputs name other 'graphs' than the clean ones; an example is "
+                    "one graph of the data, corrupted by other features"
+                )
+            return torch.zeros(batch.size, dtype=torch.int64) if own is None else own
+        if own is not None or other is not None:
+            raise InputError(
+                "the inputs hold 'graphs', which a model that answers at nodes does not read: "
+                "leave it out, positions say which nodes are asked about"
+            )
         if batch.positions is None:
             raise InputError("a task on nodes needs positions: the node each example is about")
         positions = batch.positions.cpu()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from graphprune.batch import Batch
 from graphprune.errors import InputError
 
 from .architecture import Architecture
+
+_KEYS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
 
 __all__ = ["Inputs", "position_slots", "read_inputs", "shared_prefix"]
 
@@ -52,25 +55,104 @@ def shared_prefix(inputs: Inputs) -> int:
     return min(int(differs[0]), last) if len(differs) else last
 
 
+def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
+    """Token ids ``[B, T]`` and the weights of tokens, 0 at padding, of one side of a batch.
+
+    Raises :class:`InputError` for what a masked run would have to leave unread: Hugging Face's
+    model would read it, and the numbers would be another model's.
+    """
+    if not isinstance(given, Mapping) or given.get("input_ids") is None:
+        found = list(given) if isinstance(given, Mapping) else type(given).__name__
+        raise InputError(
+            f"a language model's batch needs a mapping with input_ids, got {found} as {side} inputs"
+        )
+    for key, value in given.items():
+        if value is not None and not (isinstance(value, Tensor) and key in _KEYS):
+            raise InputError(
+                f"the {side} inputs hold {key!r} ({type(value).__name__}), which masked runs do "
+                f"not read; they take the tensors {', '.join(_KEYS[:2])} (right-padded) and "
+                "position_ids 0, 1, 2, ...: leave the rest out"
+            )
+    parts = {key: value for key, value in given.items() if value is not None}
+    ids = parts.pop("input_ids").to(arch.device)
+    if ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
+        raise InputError(f"{side} input_ids must be ids [B, T], got {ids.dtype} {list(ids.shape)}")
+    weight = parts.pop("attention_mask", torch.ones_like(ids)).to(arch.device)
+    if weight.shape != ids.shape or bool(((weight != 0) & (weight != 1)).any()):
+        raise InputError(
+            f"the {side} attention_mask must hold 0 and 1 in the shape of input_ids "
+            f"{list(ids.shape)}, got the shape {list(weight.shape)}"
+        )
+    weight = weight.to(ids)
+    if bool((weight[:, 1:] > weight[:, :-1]).any()) or not bool(weight[:, 0].all()):
+        raise InputError(
+            f"batches must be padded on the right (Task.from_tensors moves padding); the {side} "
+            "attention_mask has padding in front of tokens, or a prompt without any"
+        )
+    for key, value in parts.items():
+        _require_unread(arch, key, value.to(arch.device), weight, side)
+    return ids, weight
+
+
+def _require_unread(arch: Architecture, key: str, value: Tensor, weight: Tensor, side: str) -> None:
+    """Raises :class:`InputError` unless the model would give the same without ``key``.
+
+    Tokenizers add ``token_type_ids`` of zeros by habit, also for models that have no types.
+    """
+    if key == "position_ids":
+        own = torch.arange(weight.shape[1], device=weight.device)
+        try:
+            same = bool(((value == own) | (weight == 0)).all())
+        except RuntimeError:  # the shapes do not fit
+            same = False
+        if same:
+            return
+        raise InputError(
+            f"the {side} position_ids are not 0, 1, 2, ... on every prompt, the only ones that "
+            "masked runs know: leave them out, or move the prompts' padding to the right"
+        )
+    if bool(value.any()) or key in inspect.signature(arch.model.forward).parameters:
+        raise InputError(
+            f"the {side} inputs hold {key!r}, which this model adds something for and masked runs "
+            "do not read: leave it out"
+        )
+
+
+def _require_counterparts(weight: Tensor, there: Tensor, alignment: Tensor | None) -> None:
+    """Raises :class:`InputError` where a clean token would read a corrupted prompt's padding."""
+    read = there.float()
+    if alignment is not None:
+        weights = alignment.to(read)
+        if weights.shape != (*weight.shape, there.shape[1]) or len(there) != len(weight):
+            raise InputError(
+                f"alignment must be {[*weight.shape, there.shape[1]]} for {len(there)} corrupted "
+                f"prompts, got {list(weights.shape)}"
+            )
+        read = torch.bmm(weights, read[..., None])[..., 0]
+    bare = (weight != 0) & (read < 1 - 1e-4)
+    if bool(bare.any()):
+        row, token = (int(i) for i in torch.nonzero(bare)[0])
+        raise InputError(
+            f"token {token} of example {row}'s clean prompt has padding for a counterpart: the "
+            f"attention_mask gives the corrupted prompt {int(there[row].sum())} tokens and the "
+            f"clean one {int(weight[row].sum())}; pairs of different length need spans to align "
+            "them"
+        )
+
+
 def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
     """Checks a batch against the model; raises :class:`InputError` with what came and where."""
     device = arch.device
-    if not isinstance(batch.clean, Mapping) or "input_ids" not in batch.clean:
-        raise InputError(
-            "a language model's batch needs a mapping with input_ids, got "
-            f"{type(batch.clean).__name__}"
-        )
-    ids = batch.clean["input_ids"].to(device)
-    mask = batch.clean.get("attention_mask")
-    weight = torch.ones_like(ids) if mask is None else mask.to(device)
-    if bool((weight[:, 1:] > weight[:, :-1]).any()):
-        raise InputError("batches must be padded on the right (Task.from_tensors moves padding)")
-    corrupt = None if batch.corrupt is None else batch.corrupt["input_ids"].to(device)
-    if corrupt is not None and corrupt.shape != ids.shape and batch.alignment is None:
-        raise InputError(
-            f"clean prompts have the shape {list(ids.shape)} and corrupted ones "
-            f"{list(corrupt.shape)}; pairs of different length need spans to align them"
-        )
+    ids, weight = _side(arch, batch.clean, "clean")
+    corrupt = None
+    if batch.corrupt is not None:
+        corrupt, there = _side(arch, batch.corrupt, "corrupted")
+        if corrupt.shape != ids.shape and batch.alignment is None:
+            raise InputError(
+                f"clean prompts have the shape {list(ids.shape)} and corrupted ones "
+                f"{list(corrupt.shape)}; pairs of different length need spans to align them"
+            )
+        _require_counterparts(weight, there, batch.alignment)
     vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
     for side, tokens in (("clean", ids), ("corrupted", corrupt)):
         if tokens is not None and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:

@@ -121,7 +121,8 @@ def find(method: Any, selection: Selection, model: MaskedModel, task: Task) -> F
     if hasattr(method, "prune"):
         mask = method.prune(model, task)
         return Found(mask, None, mask.num_kept)
-    from graphprune.methods.base import ablation_of, cut_off_nodes_differ
+    from graphprune.methods.base import ablation_of
+    from graphprune.selection_circuit import cut_off_nodes_differ, without_dead_ends
 
     by: By = selection.by or "abs"
     size = 0.01 if selection.size is None else selection.size
@@ -143,7 +144,7 @@ def find(method: Any, selection: Selection, model: MaskedModel, task: Task) -> F
             mask = WAYS[way](choice, **way_settings(way, selection.settings))
     chosen = mask.num_kept
     if selection.prune_dead_ends:
-        mask = mask.prune_dead_ends(from_inputs=from_inputs)
+        mask = without_dead_ends(mask, ablation=under, task=task)
     if mask.num_kept == 0:
         raise InputError(
             f"no edge is left: of the {chosen} selected none lies on a path from the input to the "

@@ -48,11 +48,18 @@ def mask_of(thing: Any, name: str) -> EdgeMask:
 
 
 def same_places(ours: ComputationalGraph, theirs: ComputationalGraph) -> NDArray[np.int64] | None:
-    """``[E]``: where each of our edges stands in theirs; ``None`` where the edges differ."""
+    """``[E]``: where each of our edges stands in theirs; ``None`` where the edges differ.
+
+    Edges with the same ends are numbered as they stand, so graphs that have such are the same only
+    where all edges stand in one order.
+    """
     if ours is theirs or ours.fingerprint == theirs.fingerprint:
         return np.arange(ours.num_edges)
-    if ours.num_edges != theirs.num_edges or len(theirs.edge_number) != theirs.num_edges:
+    if ours.num_edges != theirs.num_edges:
         return None
+    if ours.edge_names.repeated or theirs.edge_names.repeated:
+        same = list(ours.edge_names) == list(theirs.edge_names)
+        return np.arange(ours.num_edges) if same else None
     places = [theirs.edge_number.get(name, -1) for name in ours.edge_names]
     order = np.array(places, dtype=np.int64)
     whole = len(set(places)) == len(places) and bool((order >= 0).all())

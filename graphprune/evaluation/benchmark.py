@@ -30,6 +30,7 @@ from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.scores import EdgeScores, NodeScores, Ranking
 from graphprune.selection import ranking
+from graphprune.selection_circuit import without_dead_ends
 from graphprune.sizes import MIB_SIZES
 
 from .curve import FaithfulnessCurve, curve_of
@@ -81,10 +82,13 @@ def mib_curve(
     """
     require_model(model)
     chosen = resolve_ablation(model, task, ablation)
-    exact = chosen.kind == "counterfactual"
+
+    def pruned(circuits: list[EdgeMask]) -> list[EdgeMask]:
+        return [without_dead_ends(mask, ablation=chosen, task=task) for mask in circuits]
+
     if isinstance(found, EdgeScores):
         require_same_graph(model.graph, found.graph, "the model and the scores")
-        masks = {by: _edge_circuits(found, by, exact) for by in _RANKINGS}
+        masks = {by: pruned(_edge_circuits(found, by)) for by in _RANKINGS}
         return curve_of(model, task, masks, MIB_SIZES, chosen, batch_size, found.method)
     if isinstance(found, Sequence):
         return _of_circuits(model, task, list(found), chosen, batch_size)
@@ -92,11 +96,11 @@ def mib_curve(
         found.scores, found.unscored
     )  # fmt: skip
     require_same_graph(model.graph, nodes.graph, "the model and the scores of nodes")
-    masks = {by: _node_circuits(nodes, unscored, by, exact) for by in _RANKINGS}
+    masks = {by: pruned(_node_circuits(nodes, unscored, by)) for by in _RANKINGS}
     return curve_of(model, task, masks, MIB_SIZES, chosen, batch_size, nodes.method)
 
 
-def _edge_circuits(scores: EdgeScores, by: Ranking, exact: bool) -> list[EdgeMask]:
+def _edge_circuits(scores: EdgeScores, by: Ranking) -> list[EdgeMask]:
     """An edge of a key/value group is in as soon as the budget reaches the first of its repeats."""
     graph = scores.graph
     repeats = field_edges(graph).long()
@@ -106,13 +110,11 @@ def _edge_circuits(scores: EdgeScores, by: Ranking, exact: bool) -> list[EdgeMas
     for size in MIB_SIZES:
         values = torch.zeros(graph.num_edges)
         values[order[starts < int(size * total)]] = 1.0
-        out.append(EdgeMask(graph, values).prune_dead_ends(from_inputs=exact))
+        out.append(EdgeMask(graph, values))
     return out
 
 
-def _node_circuits(
-    nodes: NodeScores, unscored: Sequence[str], by: Ranking, exact: bool
-) -> list[EdgeMask]:
+def _node_circuits(nodes: NodeScores, unscored: Sequence[str], by: Ranking) -> list[EdgeMask]:
     graph = nodes.graph
     always = {graph.node_number[name] for name in unscored}
     scored = torch.tensor([n for n in nodes.senders.tolist() if n not in always])
@@ -129,8 +131,7 @@ def _node_circuits(
         kept[order[: int(size * len(scored))]] = True
         reads = kept.clone()
         reads[wires[0][kept[wires[1]]]] = True
-        mask = EdgeMask(graph, (kept[source] & reads[target]).float())
-        out.append(mask.prune_dead_ends(from_inputs=exact))
+        out.append(EdgeMask(graph, (kept[source] & reads[target]).float()))
     return out
 
 

@@ -21,6 +21,7 @@ from graphprune.mask import EdgeMask, budget, require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.model import Ablation, MaskedModel
 from graphprune.scores import EdgeScores, Ranking
+from graphprune.selection_circuit import circuit_of_size
 from graphprune.sizes import MIB_SIZES
 from graphprune.task import Task
 
@@ -170,7 +171,7 @@ def faithfulness_curve(
         rankings: ``"signed"`` (needed for CPR), ``"abs"`` (needed for CMD).
     """
     fractions, masks, chosen = circuits_of(
-        model, task, scores, sizes, rankings=rankings, ablation=ablation, batch_size=batch_size
+        model, task, scores, sizes, rankings=rankings, ablation=ablation
     )
     return curve_of(model, task, masks, fractions, chosen, batch_size, scores.method)
 
@@ -183,11 +184,12 @@ def circuits_of(
     *,
     rankings: Sequence[Ranking] = ("signed", "abs"),
     ablation: AblationLike = "counterfactual",
-    batch_size: int | None = None,
+    found_under: AblationLike | None = None,
 ) -> tuple[tuple[float, ...], dict[Ranking, list[EdgeMask]], Ablation]:
     """The sizes as fractions, the circuits a curve measures at them, and the ablation.
 
-    Arguments as :func:`faithfulness_curve` takes them.
+    Arguments as :func:`faithfulness_curve` takes them; ``found_under`` is the ablation whose dead
+    ends go (``None``: that of the curve), where circuits are judged under another.
     """
     require_model(model)
     require_same_graph(model.graph, scores.graph, "the model and the scores")
@@ -201,13 +203,9 @@ def circuits_of(
     if len(fractions) < 2 or list(fractions) != sorted(set(fractions)):
         raise InputError(f"sizes must be at least two, increasing, got {asked}")
     chosen = resolve_ablation(model, task, ablation)
-    # A node cut off from the input sends exactly its ablation value only under counterfactual
-    # ablation, position by position; elsewhere its message counts and the edge must stay.
-    exact = chosen.kind == "counterfactual" and all(
-        batch.alignment is None for batch in task.batches(batch_size)
-    )
+    under = chosen if found_under is None else found_under
     masks: dict[Ranking, list[EdgeMask]] = {
-        by: [scores.top(count, by=by).prune_dead_ends(from_inputs=exact) for count in counts]
+        by: [circuit_of_size(scores, n, by, ablation=under, task=task) for n in counts]
         for by in rankings
     }
     return fractions, masks, chosen

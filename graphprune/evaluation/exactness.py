@@ -19,6 +19,7 @@ from graphprune.methods.base import AblationLike, at_least, require_model, resol
 from graphprune.metrics import Metric
 from graphprune.model import Ablation, MaskedModel, Reference
 from graphprune.scores import EdgeScores
+from graphprune.selection_circuit import cut_off_nodes_differ
 from graphprune.task import Task
 
 __all__ = [
@@ -86,9 +87,7 @@ class SameOutputs:
 
         So it is unless the ablation is counterfactual, position by position.
         """
-        return self._chosen.kind != "counterfactual" or any(
-            held.batch.alignment is not None for held in self._held
-        )
+        return cut_off_nodes_differ(self._chosen, self.task)
 
     @torch.no_grad()
     def __call__(self, masks: Tensor) -> Tensor:

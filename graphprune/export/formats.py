@@ -76,6 +76,8 @@ def _known() -> str:
 
 # -------------------------------------------------------------------- networkx
 
+_GEXF = ("id", "pid", "parents", "start", "end", "spells", "slices", "viz")
+
 
 def _for_files(circuit: Circuit) -> Any:
     """The networkx graph with no value but text, numbers and booleans, as XML formats need."""
@@ -88,12 +90,26 @@ def _for_files(circuit: Circuit) -> Any:
 
 
 def _identified(graph: Any) -> Any:
-    """Gives every edge an ``id``: its name, made unique; networkx would repeat q, k and v."""
+    """Gives every edge an ``id``: its name, and a number where a wire has an edge's name."""
     seen: set[str] = set()
     for _, _, data in graph.edges(data=True):
-        name = data["name"]
-        data["id"] = name if name not in seen else f"{name}#{data.get('number', data.get('wire'))}"
+        name, number = data["name"], data.get("number", data.get("wire"))
+        data["id"] = name
+        while data["id"] in seen:
+            data["id"], number = f"{name}#{number}", number + 1
         seen.add(data["id"])
+    return graph
+
+
+def _aside(graph: Any, taken: tuple[str, ...]) -> Any:
+    """Moves node attributes aside whose names a format takes for its own, ``id`` above all.
+
+    networkx would make nodes with one ``id`` one node in GEXF, and lose it in JSON.
+    """
+    for _, data in graph.nodes(data=True):
+        for key in taken:
+            if key in data:
+                data[f"attribute_{key}"] = data.pop(key)
     return graph
 
 
@@ -110,7 +126,7 @@ def _graphml(circuit: Circuit, path: Path) -> None:
 def _gexf(circuit: Circuit, path: Path) -> None:
     import networkx as nx
 
-    graph = _legible(_for_files(circuit))
+    graph = _aside(_legible(_for_files(circuit)), _GEXF)
     text = "\n".join(nx.generate_gexf(graph, prettyprint=True))
     write_text(path, f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n')
 
@@ -142,19 +158,14 @@ def _in_xml(code: int) -> bool:
 def _node_link(circuit: Circuit, path: Path) -> None:
     import networkx as nx
 
-    data = nx.node_link_data(circuit.to_networkx(), edges="edges")
+    data = nx.node_link_data(_aside(circuit.to_networkx(), ("id",)), edges="edges")
     write_text(path, json.dumps(plain(data), allow_nan=False, indent=1) + "\n")
 
 
 def _cytoscape(circuit: Circuit, path: Path) -> None:
     import networkx as nx
 
-    graph = _identified(circuit.to_networkx())
-    # networkx takes a node's `name` and `id` for its own; what an adapter kept there moves aside.
-    for _, data in graph.nodes(data=True):
-        for key in ("name", "id", "value"):
-            if key in data:
-                data[f"attribute_{key}"] = data.pop(key)
+    graph = _aside(_identified(circuit.to_networkx()), ("name", "id", "value"))
     data = nx.cytoscape_data(graph)
     write_text(path, json.dumps(plain(data), allow_nan=False, indent=1) + "\n")
 
@@ -182,7 +193,7 @@ def _dot(circuit: Circuit, path: Path) -> None:
         lines.append(f"  {_quoted(source)} -> {_quoted(target)} [{_pairs(shown)}];")
     by_layer: dict[tuple[Any, Any], list[str]] = {}
     for name, data in graph.nodes(data=True):
-        if "layer" in data:
+        if isinstance(data.get("layer"), int):
             by_layer.setdefault((data["layer"], data["kind"]), []).append(name)
     for names in by_layer.values():
         lines.append(f'  {{ rank="same"; {" ".join(_quoted(n) + ";" for n in names)} }}')

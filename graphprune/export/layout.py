@@ -88,10 +88,12 @@ def picture(circuit: Circuit, max_edges: int) -> Picture:
     touched = torch.unique(graph.edge_index[:, kept]).tolist()
     place = {node: i for i, node in enumerate(touched)}
     edges = []
-    for number, (u, v) in zip(kept.tolist(), graph.edge_index[:, kept].T.tolist(), strict=True):
+    names = graph.edge_names.at(kept)
+    ends = graph.edge_index[:, kept].T.tolist()
+    for name, number, (u, v) in zip(names, kept.tolist(), ends, strict=True):
         edges.append(
             DrawnEdge(
-                graph.edge_names[number],
+                name,
                 place[u],
                 place[v],
                 graph.edge_kinds[int(graph.edge_kind[number])],

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graphprune.graph_io import joined, node_attributes
+
 if TYPE_CHECKING:
     import networkx as nx
 
@@ -34,8 +36,8 @@ def circuit_to_networkx(circuit: Circuit) -> nx.DiGraph[Any]:
 
     groups = [g for g in map(renumbered, graph.groups) if "," in g]
     out.graph.update(
-        ports=",".join(graph.ports),
-        edge_kinds=",".join(graph.edge_kinds),
+        ports=joined(graph.ports),
+        edge_kinds=joined(graph.edge_kinds),
         groups=";".join(groups),
         inputs=renumbered(graph.input_nodes),
         outputs=renumbered(graph.output_nodes),
@@ -44,22 +46,18 @@ def circuit_to_networkx(circuit: Circuit) -> nx.DiGraph[Any]:
     )
     for number in touched:
         node = graph.nodes[number]
-        attributes: dict[str, Any] = {**node.attributes, "kind": node.kind}
-        if node.layer is not None:
-            attributes["layer"] = node.layer
-        if node.index is not None:
-            attributes["index"] = node.index
-        out.add_node(node.name, **attributes)
+        out.add_node(node.name, **node_attributes(node))
 
     values = circuit.mask.values[kept].tolist()
     scores = None if circuit.scores is None else circuit.scores.values[kept].tolist()
     kinds = graph.edge_kind[kept].tolist()
     ends = graph.edge_index[:, kept].T.tolist()
+    names = graph.edge_names.at(kept)
     for i, (number, (u, v)) in enumerate(zip(kept.tolist(), ends, strict=True)):
         kind = graph.edge_kinds[kinds[i]]
         source, target = graph.nodes[u].name, graph.nodes[v].name
         data: dict[str, Any] = {
-            "name": f"{source}->{target}" + (f"<{kind}>" if kind in graph.ports else ""),
+            "name": names[i],
             "kind": kind,
             "kept": values[i],
             "number": number,

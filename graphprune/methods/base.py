@@ -17,6 +17,7 @@ from graphprune.mask import EdgeMask
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
 from graphprune.progress import track
 from graphprune.scores import EdgeScores
+from graphprune.selection_circuit import cut_off_nodes_differ
 from graphprune.task import Task
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Pruner",
     "Scorer",
     "ablation_of",
+    "cut_off_nodes_differ",
     "resolve_ablation",
 ]
 
@@ -163,16 +165,6 @@ class Pruner(Method):
 def ablation_of(method: object) -> AblationLike:
     """The ablation a method runs under; counterfactual for a function of the user's own."""
     return method.chosen_ablation if isinstance(method, Method) else DEFAULT_ABLATION
-
-
-def cut_off_nodes_differ(ablation: AblationLike | None, task: Task) -> bool:
-    """Whether a node that no kept path reaches may send something else than its ablation value.
-
-    Only on a corrupted prompt, position by position, does it compute exactly what replaces it.
-    """
-    spans = getattr(task.examples, "ranges", None) is not None
-    ablation = DEFAULT_ABLATION if ablation is None else ablation
-    return spans or getattr(ablation, "kind", ablation) != "counterfactual"
 
 
 def objective(task: Task, batch: Batch, reference: Reference) -> Callable[[Tensor], Tensor]:

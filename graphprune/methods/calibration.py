@@ -17,10 +17,11 @@ from graphprune.model import MaskedModel, Reference
 from graphprune.optimise.nested import Step, nested
 from graphprune.optimise.stream import Stream
 from graphprune.scores import EdgeScores
+from graphprune.selection_circuit import without_dead_ends
 from graphprune.sizes import MIB_SIZES
 from graphprune.task import Task
 
-from .base import Scorer, at_least, cut_off_nodes_differ, objective, require_model, resolve_ablation
+from .base import Scorer, at_least, objective, require_model, resolve_ablation
 from .gradient import EAPIG
 from .members import Member, as_member, describe, inherit, member_scores
 
@@ -185,7 +186,7 @@ class _Examples:
     def __init__(self, method: CalibratedRanking, model: MaskedModel, task: Task) -> None:
         self.model, self.task, self.runs, self._slopes = model, task, 0, 0
         ablation = resolve_ablation(model, task, method.ablation)
-        self._from_inputs = not cut_off_nodes_differ(ablation, task)
+        self._ablation = ablation
         size = task.batch_size if method.batch_size is None else method.batch_size
         batches = -(-len(task) // min(size, len(task)))
         steps = _PASSES * batches
@@ -218,8 +219,8 @@ class _Examples:
     def faithfulness(self, kept: Tensor) -> float:
         """Of a circuit without its dead ends, as curves measure it."""
         self.runs += 1
-        mask = EdgeMask(self.model.graph, kept.float())
-        mask = mask.prune_dead_ends(from_inputs=self._from_inputs)
+        whole = EdgeMask(self.model.graph, kept.float())
+        mask = without_dead_ends(whole, ablation=self._ablation, task=self.task)
         total = 0.0
         for batch, reference in self._parts():
             outputs = self.model.run(batch, mask, reference)

@@ -17,6 +17,7 @@ from graphprune.mask import EdgeMask
 from graphprune.methods.base import Pruner, Scorer, at_least
 from graphprune.model import MaskedModel
 from graphprune.scores import EdgeScores
+from graphprune.selection_circuit import circuit_of_size
 from graphprune.task import Task
 
 __all__ = ["Found", "MethodLike", "circuit_by", "label_of", "randomised_weights", "shuffled_labels"]
@@ -40,7 +41,8 @@ def circuit_by(method: Any, model: MaskedModel, task: Task, size: float | None) 
     """
     if isinstance(method, Scorer) and size is not None:
         scores = method.score(model, task)
-        return Found(scores.top(size).prune_dead_ends(), scores)
+        mask = circuit_of_size(scores, size, ablation=method.ablation, task=task)
+        return Found(mask, scores)
     if isinstance(method, Pruner):
         if size is not None:
             raise InputError(f"{method.label} decides on the size itself; leave size out")

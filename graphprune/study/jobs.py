@@ -24,6 +24,7 @@ from graphprune.model import MaskedModel
 from graphprune.plain import plain
 from graphprune.progress import quiet
 from graphprune.scores import EdgeScores
+from graphprune.selection_circuit import circuit_of_size
 from graphprune.task import Task
 
 from .shelf import Cost, Shelf
@@ -136,8 +137,9 @@ def _found(job: Job, case: Case, shelf: Shelf) -> tuple[EdgeScores, Cost]:
 
 def judged(case: Case, scores: EdgeScores, job: Job) -> dict[str, Any]:
     """Everything that is measured of a ranking on the test examples; equal circuits run once."""
-    fractions, masks, ablation = circuits_of(case.model, case.test, scores)
-    dense = {d: scores.top(d, by="abs").prune_dead_ends() for d in job.densities}
+    under = getattr(job.method.build(job.seed), "ablation", None)
+    fractions, masks, ablation = circuits_of(case.model, case.test, scores, found_under=under)
+    dense = {d: circuit_of_size(scores, d, ablation=under, task=case.test) for d in job.densities}
     ends = (0, case.model.graph.num_edges)  # of the curve's scale: no run needed
     inner = [m for named in masks.values() for m in named if m.num_kept not in ends]
     circuits = list(dict.fromkeys([*dense.values(), *(inner or masks["abs"][-1:])]))

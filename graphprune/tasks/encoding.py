@@ -1,7 +1,10 @@
 """Texts to token ids, for any Hugging Face tokenizer.
 
 A prompt is what ``tokenizer(text)`` gives: special tokens that the tokenizer adds by itself (a
-BOS in front, an EOS behind) are kept as they are and never added a second time. An answer is what
+BOS in front, an EOS behind) are kept as they are and never added a second time: of a text that
+begins with them already, as every chat template's does, the tokens are those of
+``tokenizer(text, add_special_tokens=False)``, with an EOS behind where the tokenizer adds one. An
+answer is what
 the tokenizer adds to the prompt's tokens when the answer follows the prompt as the user wrote it:
 
 * byte-level BPE (GPT-2, Llama-3): ``"... gave it to" + " Mary"`` adds ``Ġ Mary``, one token;
@@ -29,6 +32,12 @@ REMEMBERED = 8192
 PROBES = ("a", "the", "A", "1")
 
 
+def _overlap(added: Sequence[int], own: Sequence[int]) -> int:
+    """How many of the first of ``own`` are the last of ``added`` over again."""
+    most = min(len(added), len(own))
+    return next((n for n in range(most, 0, -1) if list(added[-n:]) == list(own[:n])), 0)
+
+
 class Encoder:
     """Prompts and answers as token ids, and what a tokenizer puts around a text.
 
@@ -53,12 +62,17 @@ class Encoder:
 
     def _special_tokens(self) -> tuple[list[int], list[int]]:
         """The special tokens in front of and behind every prompt."""
+        doubtful: list[tuple[list[int], list[int]]] = []
         for probe in PROBES:
             bare = self._encode([probe], special=False)[0]
             full = self._encode([probe], special=True)[0]
-            for start in range(len(full) - len(bare) + 1):
-                if bare and full[start : start + len(bare)] == bare:
-                    return full[:start], full[start + len(bare) :]
+            starts = [i for i in range(len(full)) if bare and full[i : i + len(bare)] == bare]
+            around = [(full[:i], full[i + len(bare) :]) for i in starts]
+            if len(around) == 1:
+                return around[0]
+            doubtful += around  # an unknown word's id is the BOS's too
+        if doubtful:
+            return doubtful[0]
         raise InputError(f"the tokenizer turns none of the texts {PROBES} into tokens")
 
     def _encode(self, texts: Sequence[str], special: bool) -> list[list[int]]:
@@ -106,8 +120,24 @@ class Encoder:
     # ---------------------------------------------------------------- texts
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of whole prompts, special tokens as the tokenizer adds them."""
-        return self._encode(texts, special=True)
+        """Token ids of whole prompts, special tokens as the tokenizer adds them, none twice."""
+        rows = self._encode(texts, special=True)
+        return [self._once(row, text) for row, text in zip(rows, texts, strict=True)]
+
+    def _once(self, row: list[int], text: str) -> list[int]:
+        """``row`` without the special tokens that the tokenizer added beside the text's own."""
+        front, back = self.prefix, self.suffix
+        end = len(row) - len(back)
+        if row[: len(front)] != front or row[end:] != back:
+            return row
+        own = row[len(front) : end]
+        own = own[_overlap(front, own) if self._written(front, text) else 0 :]
+        again = _overlap(back[::-1], own[::-1]) if self._written(back, text) else 0
+        return [*front, *own[: len(own) - again], *back]
+
+    def _written(self, special: Sequence[int], text: str) -> bool:
+        """Whether the text may hold these tokens: an unknown word may have the BOS's id too."""
+        return self.unknown_id not in special or self.decode(special).strip() in text
 
     def extended(self, prompt: list[int], end: Sequence[int]) -> list[int]:
         """A prompt's ids with more tokens at its end, in front of what the tokenizer appends."""
