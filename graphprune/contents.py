@@ -1,4 +1,4 @@
-"""Fingerprints of contents: alike for equal values, whatever these are called and wherever they lie.
+"""Fingerprints of contents: alike for equal values, whatever they are called, wherever they lie.
 
 What is kept to be used again (a study's jobs, its rankings, a run's checkpoint) is found by these
 and never by names, so that a file with other contents under an old name is something else.
@@ -31,10 +31,10 @@ def fingerprint(*values: Any) -> str:
     """64 hexadecimal digits (SHA-256) of the contents of ``values``.
 
     Lists and tuples of equal parts are alike, so are mappings in any order. Tensors and arrays
-    count with type and shape; a dataclass by the fields that take part in comparison; a module by its
-    class and weights; a function by its code, its defaults and the constants and functions that it
-    reads from outside (lists, dicts and sets there are its notes, such as a count of calls, and may
-    change); any other object by what pickle keeps of it, or else by its class.
+    count with type and shape; a dataclass by the fields that take part in comparison; a module by
+    its class and weights; a function by its code, its defaults and the constants and functions that
+    it reads from outside (lists, dicts and sets there are its notes, such as a count of calls, and
+    may change); any other object by what pickle keeps of it, or else by its class.
 
     Example:
         >>> fingerprint({"a": 1, "b": [2.0]}) == fingerprint({"b": (2.0,), "a": 1})
@@ -196,7 +196,7 @@ def file_fingerprint(path: str | Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _file_fingerprint(path: str, state: tuple[int, ...]) -> str:
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

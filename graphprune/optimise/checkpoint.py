@@ -109,8 +109,8 @@ class RunDirectory:
             raise FormatError(f"{path}: expected the format {_FORMAT!r}")
         if found.get("version") != _VERSION:
             raise FormatError(
-                f"{path}: version {found.get('version')!r} of the format cannot be resumed, expected "
-                f"{_VERSION}; name another folder"
+                f"{path}: version {found.get('version')!r} of the format cannot be resumed, "
+                f"expected {_VERSION}; name another folder"
             )
         return found
 
