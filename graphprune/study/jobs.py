@@ -70,15 +70,14 @@ class Job:
 
         These are the contents (a text: why there are none), all settings, sizes, seed and version.
         """
-        method = self.method
+        method, system = self.method, self.system
+        named = [self.task, dict(system.options)]
         told = [
             store.MADE_BY,
-            package_of(GROUP, self.system.kind),
+            package_of(GROUP, system.kind),
             package_of("graphprune.methods", method.method),
-            self.system.kind,
-            contents.told()
-            if isinstance(contents, Contents)
-            else [self.task, dict(self.system.options)],
+            system.kind,
+            contents.told() if isinstance(contents, Contents) else named,
             method.build(self.seed),
             method.taus,
             method.max_edges,

@@ -141,11 +141,7 @@ def _table(frame: pd.DataFrame) -> str:
         for name in names:
             mark = " class='best'" if row[name] == best[name] else ""
             low, high = row[f"{name}_low"], row[f"{name}_high"]
-            shown = (
-                ""
-                if low == high or math.isnan(low)
-                else f"<small>{_text(low)} – {_text(high)}</small>"
-            )
+            shown = f"<small>{_text(low)} – {_text(high)}</small>" if low < high else ""
             cells.append(f"<td{mark}>{_text(row[name])}{shown}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<div class='wide'><table><tr><th>method</th>{head}</tr>{''.join(rows)}</table></div>"

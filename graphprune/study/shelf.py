@@ -1,8 +1,8 @@
 """Rankings of a study, kept to be judged at other densities or taken as an ensemble's members.
 
 A ranking is found by its case (fingerprints of the model's weights and of the examples), by its
-method with all settings and by the version of the library: another one makes its own. What it cost is kept beside it and counts for the
-ensemble too, so that tables show what a method takes.
+method with all settings and by the version of the library: another one makes its own. What it cost
+is kept beside it and counts for the ensemble too, so that tables show what a method takes.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class Cost:
 class Shelf:
     """Rankings of one case under ``folder/scores``; without a folder it is empty and keeps nothing.
 
-    ``case`` is a hash of the case's contents. Each is an ``.npz`` file of ``values`` (``[E]``, float32, the graph's order of edges),
-    ``method``, ``fingerprint`` and ``cost`` (:class:`Cost`'s three, NaN where not known).
+    ``case`` is a hash of the case's contents. Each is an ``.npz`` file of ``values`` (``[E]``,
+    float32, the graph's order of edges), ``method``, ``fingerprint`` and ``cost``
+    (:class:`Cost`'s three, NaN where not known).
     """
 
     def __init__(self, folder: str | Path | None, case: str) -> None:

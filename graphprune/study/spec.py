@@ -158,7 +158,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def systems_from(found: Any, folder: str) -> tuple[StudySystem, ...]:
-    """Systems from ``{name: {kind: ..., tasks: [...], option: value}}``; files from ``folder`` on."""
+    """Systems from ``{name: {kind: ..., tasks: [...], option: value}}``, files in ``folder``."""
     rows = []
     for name, row in _named(found, "systems").items():
         entry = dict(row)

@@ -40,8 +40,8 @@ class Study:
         methods: what finds them.
         densities: fractions of all edges at which circuits are judged one by one; curves have MIB's
             ten sizes in any case.
-        seeds: each draws its own prompts, from a file of prompts its own part, and seeds the methods.
-            Where seeds share prompts the tables say how many.
+        seeds: each draws its own prompts, from a file of prompts its own part, and seeds the
+            methods. Where seeds share prompts the tables say how many.
         train: examples that methods see.
         test: others, that circuits are judged on.
 
@@ -133,9 +133,9 @@ class Study:
     def run(self, out: str | Path, *, jobs: int | None = None, retry: bool = True) -> StudyResults:
         """Runs what is not finished yet, and writes tables and the report under ``out``.
 
-        A job is finished if one of equal contents is: prompts with their answers, weights, settings,
-        sizes, seed and version of the library. These are read first, once for each system. What the
-        folder holds beside that is kept, and counted in a message.
+        A job is finished if one of equal contents is: prompts with their answers, weights,
+        settings, sizes, seed and version of the library. These are read first, once for each
+        system. What the folder holds beside that is kept, and counted in a message.
 
         Args:
             out: a folder; naming it again goes on after a stop, a kill or a change of the study.
