@@ -32,9 +32,9 @@ def fingerprint(*values: Any) -> str:
 
     Lists and tuples of equal parts are alike, so are mappings in any order. Tensors and arrays
     count with type and shape; a dataclass by the fields that take part in comparison; a module by
-    its class and weights; a function by its code, its defaults and the constants and functions that
-    it reads from outside (lists, dicts and sets there are its notes, such as a count of calls, and
-    may change); any other object by what pickle keeps of it, or else by its class.
+    its class and weights; a function by its code, its defaults and the constants and functions of
+    its package that it reads (lists, dicts and sets in its closure are its notes, such as a count
+    of calls, and may change); any other object by what pickle keeps of it, or else by its class.
 
     Example:
         >>> fingerprint({"a": 1, "b": [2.0]}) == fingerprint({"b": (2.0,), "a": 1})
@@ -143,7 +143,7 @@ class _Writer:
                 self.add(constant)
         for name in code.co_names:
             value = function.__globals__.get(name)
-            own = isinstance(value, types.FunctionType) and value.__module__ == function.__module__
+            own = isinstance(value, types.FunctionType) and _package(value) == _package(function)
             if own or isinstance(value, (*_PLAIN, tuple, np.ndarray, Tensor)):
                 self.add(value)
 
@@ -170,6 +170,10 @@ def _filled(cell: types.CellType) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _package(function: types.FunctionType) -> str:
+    return function.__module__.partition(".")[0]
 
 
 def _name(value: Any) -> str:

@@ -12,6 +12,7 @@ from support.studies import figures
 
 import graphprune as gp
 from graphprune.study import Case, Study
+from graphprune.study.identity import Source, _Opened, identify
 from graphprune.study.jobs import contents_of, run_job
 from graphprune.tasks.words import NAMES
 
@@ -244,10 +245,15 @@ def test_contents_that_change_while_it_runs_are_told(place, models):
     (planned,) = contents_of([job])
     assert run_job(job, contents=planned)["state"] == "done"
     swap_answers(place, models)
+    _Opened.last = None  # as in another process
     record = run_job(job, contents=planned)
     assert record["state"] == "failed"
     assert "changed while the study ran: train, test" in record["why"]
     assert record["key"] == job.key_of(planned) != job.key
+    case = job.source.make()
+    replace_weights(place, models)
+    with pytest.raises(gp.InputError, match=r"files of the model .* changed while the study ran"):
+        _ = case.model
 
 
 def test_jobs_of_the_old_form_are_counted(place, caplog):
@@ -323,8 +329,6 @@ def test_a_file_with_no_more_than_is_asked_for(place):
 
 def test_no_interval_where_seeds_see_the_same(place, monkeypatch, capsys):
     """A system whose examples do not depend on the seed, and a method that draws nothing."""
-    from graphprune.study.identity import Source
-
     made = Source.make
     monkeypatch.setattr(Source, "make", lambda source: made(source._replace(seed=0)))
     methods = {"EAP": {"method": "eap"}, "chance": {"method": "random"}}
@@ -335,7 +339,7 @@ def test_no_interval_where_seeds_see_the_same(place, monkeypatch, capsys):
     assert math.isnan(frame.loc["EAP", "cpr_high"])
     assert frame.loc["EAP", "note"] == "all seeds have the same prompts: no interval"
     assert frame.loc["chance", "cpr_low"] < frame.loc["chance", "cpr_high"]
-    assert frame.loc["chance", "note"].endswith("the interval is of the method's draws alone")
+    assert frame.loc["chance", "note"].endswith("the interval is of the method's own draws alone")
     page = (place / "out" / "report.html").read_text()
     assert "EAP: all seeds have the same prompts: no interval" in page
     assert call("study", place / "plan.yaml", "--out", place / "out") == 0
@@ -376,7 +380,6 @@ def test_a_benchmarks_data_set_is_drawn_from_too(place):
 
 def test_a_model_that_is_there_is_known_by_its_parameters(models):
     """Systems of other packages give a wrapped model and need to do nothing."""
-    from graphprune.study.identity import _Opened, identify
     from graphprune.study.systems import language
 
     case = language("ioi", train=4, test=4, seed=0, model=str(models[0]))

@@ -46,15 +46,15 @@ def checkpoint(model: str, dtype: str) -> Checkpoint:
 
     folder = model_folder(_job(), model) or _snapshot(model)
     if folder is None:  # not here yet
-        _loaded(model, dtype, "")
+        _loaded(model, dtype, "", None)
         folder = _snapshot(model)
     state = "" if folder is None else files_fingerprint(folder, ("*",))
     if folder is None or not _whole(folder):
-        loaded = _loaded(model, dtype, state)
+        loaded = _loaded(model, dtype, state, folder)
         return Checkpoint(loaded.tokenizer, loaded.model, None, state)
     weights = fingerprint("files", files_fingerprint(folder, _WEIGHTS), dtype)
     tokenizer = _tokenizer(str(folder), state, load_tokenizer)
-    return Checkpoint(tokenizer, lambda: _loaded(model, dtype, state).model, weights, state)
+    return Checkpoint(tokenizer, lambda: _loaded(model, dtype, state, folder).model, weights, state)
 
 
 def forget() -> None:
@@ -98,11 +98,17 @@ def _job() -> Any:
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str, dtype: str, state: str) -> Any:
-    """The model in this ``state``."""
+def _loaded(model: str, dtype: str, state: str, folder: Path | None) -> Any:
+    """The model in this ``state`` of its folder; raises :class:`InputError` if it is another."""
     from graphprune.cli.loading import load_model
 
-    return load_model(_job(), model, dtype=dtype)
+    loaded = load_model(_job(), model, dtype=dtype)
+    if folder is not None and files_fingerprint(folder, ("*",)) != state:
+        raise InputError(
+            f"the files of the model {model!r} changed while the study ran; run the study again, "
+            "it does what is new"
+        )
+    return loaded
 
 
 @lru_cache(maxsize=1)
