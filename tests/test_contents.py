@@ -171,12 +171,14 @@ def test_a_run_knows_what_its_loss_reads(tmp_path):
         run(tmp_path, loss=loss_with(2.0))
 
 
-def test_a_run_knows_its_warm_start(tmp_path):
-    graph = Toy(seed=3).graph
-    start = torch.linspace(0, 1, graph.num_edges)
-    run(tmp_path, warm_start=gp.EdgeScores(graph, start))
-    with pytest.raises(gp.InputError, match=r"settings.warm_start was"):
-        run(tmp_path, warm_start=gp.EdgeScores(graph, start.flip(0)))
+def test_a_run_knows_the_numbers_of_its_ablation(tmp_path):
+    """Means over two reference sets have one name."""
+    means = [Toy(seed=3).mean_ablation(toy_task(n).batches()) for n in (10, 5)]
+    assert repr(means[0]) == repr(means[1])
+    run(tmp_path, ablation=means[0])
+    run(tmp_path, ablation=means[0])
+    with pytest.raises(gp.InputError, match=r"settings.ablation was Ablation\('mean'\) \w+, is"):
+        run(tmp_path, ablation=means[1])
 
 
 def test_a_run_of_another_version_is_not_resumed(tmp_path, monkeypatch):

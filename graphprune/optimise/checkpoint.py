@@ -52,8 +52,10 @@ def _shown(value: Any) -> Any:
     told = plain(value)
     if value is None or isinstance(value, bool | int | float | str):
         return told
-    shown = told if isinstance(told, str) else json.dumps(told, sort_keys=True)
-    return f"{shown} {fingerprint(value)[:12]}"
+    contents = fingerprint(value)[:12]
+    if isinstance(told, str):
+        return f"{told} {contents}"
+    return {**(told if isinstance(told, dict) else {"value": told}), "contents": contents}
 
 
 def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -134,7 +134,11 @@ def prompts(
     """
     from graphprune.cli.loading import load_task, prompt_files
 
-    options = {"metric": metric, "batch_size": batch_size, "settings": tuple(settings)}
+    options: dict[str, Any] = {
+        "metric": metric,
+        "batch_size": batch_size,
+        "settings": tuple(settings),
+    }
     files = prompt_files(task)
     if files:
         state = fingerprint([file_fingerprint(path) for path in files], loaded.state)
@@ -147,7 +151,7 @@ def prompts(
                 "fewer"
             )
         order = np.random.default_rng(seed).permutation(len(whole))
-        yield whole.subset(order)
+        yield whole.subset(order.tolist())
         return
     for extra in (1, 2, 4):
         yield load_task(task, loaded.tokenizer, examples=count * extra, seed=seed, **options)

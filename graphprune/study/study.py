@@ -181,8 +181,8 @@ class Study:
             if found is None:
                 found = {"state": "open"} | ({"why": contents} if isinstance(contents, str) else {})
             records.append((job, found))
-        contents = {_label(j): c.told() if isinstance(c, Contents) else None for j, c in known}
-        aside = store.aside(set(keys), contents)
+        now = {_label(j): c.told() if isinstance(c, Contents) else None for j, c in known}
+        aside = store.aside(set(keys), now)
         _tell_of_others(aside, store.folder)
         return StudyResults(self.name, records, _prompts(known), aside)
 
