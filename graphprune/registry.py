@@ -50,6 +50,13 @@ def _entries(group: str) -> dict[str, EntryPoint]:
     return found
 
 
+def package_of(group: str, name: str) -> str:
+    """The package and version that registers ``name``; ``""`` where nothing is known of it."""
+    entry = _entries(group).get(name)
+    package = None if entry is None else entry.dist
+    return "" if package is None else f"{package.name} {package.version}"
+
+
 def adapters() -> dict[str, Adapter]:
     """Every installed adapter by its entry point's name."""
     return {name: entry.load() for name, entry in _entries("graphprune.adapters").items()}

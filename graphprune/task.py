@@ -12,13 +12,16 @@ import numpy as np
 from torch import Tensor
 
 from graphprune.batch import Batch, Examples
+from graphprune.contents import fingerprint
 from graphprune.errors import InputError
-from graphprune.metrics import Metric, as_metric
+from graphprune.metrics import METRICS, Metric, as_metric
 
 if TYPE_CHECKING:
     from graphprune.tasks.pairs import OnMismatch
 
 __all__ = ["Task"]
+
+_PIECE = 128  # examples whose contents are read at a time
 
 
 def _is_integer(value: Any) -> bool:
@@ -231,6 +234,21 @@ class Task:
         if isinstance(self.examples, TokenPairs) and self.examples.ranges is None:
             return False
         return any(batch.alignment is not None for batch in self.batches())
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits of what is asked: the examples in order, the metric, batch size.
+
+        Clean and corrupted inputs, answers, distractors, positions and alignment count; names and
+        notes do not. Computed anew each time (100,000 prompts take some seconds).
+        """
+        numbers = range(len(self.examples)) if self.order is None else self.order
+        parts = []
+        for start in range(0, len(numbers), _PIECE):
+            batch = self.examples.batch([*numbers[start : start + _PIECE]])
+            parts.append(fingerprint(replace(batch, indices=())))
+        metric = self.metric.name if METRICS.get(self.metric.name) == self.metric else self.metric
+        return fingerprint(len(numbers), parts, metric, self.batch_size)
 
     def num_batches(self, size: int | None = None) -> int:
         """How many batches :meth:`batches` makes of ``size`` examples (``None``: the task's own).

@@ -117,17 +117,23 @@ def test_a_second_run_repeats_nothing_and_a_larger_study_only_what_is_new(plan, 
     assert len(after) == 6
 
 
-def test_jobs_of_another_version_are_kept_and_named(plan, tmp_path, caplog):
+def test_jobs_of_another_version_are_kept_and_run_anew(plan, tmp_path, caplog, monkeypatch):
     plan = {**plan, "methods": {"chance": {"method": "random"}}, "seeds": [0, 1]}
-    Study.from_dict(plan).run(tmp_path)
-    Study.from_dict(plan).run(tmp_path)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("graphprune.study.store.MADE_BY", "graphprune 0.0.9")
+        Study.from_dict(plan).run(tmp_path)
+        Study.from_dict(plan).run(tmp_path)
     assert not caplog.messages
-    path = next((tmp_path / "jobs").glob("*.json"))
-    path.write_text(path.read_text().replace(f"graphprune {gp.__version__}", "graphprune 0.0.9"))
-    Study.from_dict(plan).run(tmp_path)
+    before = records(tmp_path)
+    results = Study.from_dict(plan).run(tmp_path)
     (said,) = caplog.messages
-    assert said.startswith(f"1 finished jobs were made by graphprune 0.0.9, this is {MADE_BY}")
-    assert "0.0.9" in path.read_text()
+    assert said.startswith("2 finished jobs in ")
+    assert "not shown: 2 made by graphprune 0.0.9" in said
+    assert results.aside == {"made by graphprune 0.0.9": 2}
+    after = records(tmp_path)
+    assert before.items() <= after.items()
+    assert len(after) == 4
+    assert {record["made_by"] for _, record in results.records} == {MADE_BY}
 
 
 def test_two_processes_give_the_same_figures(plan, tmp_path):
@@ -267,15 +273,15 @@ def test_a_programs_truth_gives_an_auroc(tmp_path):
 
 
 def test_a_case_may_measure_more(plan, monkeypatch):
-    from graphprune.study import jobs
+    from graphprune.study.identity import Source
 
-    made = jobs._case.__wrapped__
+    made = Source.make
 
-    def with_measure(*asked):
-        case = made(*asked)
+    def with_measure(source):
+        case = made(source)
         return Case(case.model, case.train, case.test, measure=lambda mask: {"half": 0.5})
 
-    monkeypatch.setattr(jobs, "_case", with_measure)
+    monkeypatch.setattr(Source, "make", with_measure)
     record = run_job(Study.from_dict(plan).jobs()[0])
     assert [row["half"] for row in record["rows"]] == [0.5, 0.5]
 

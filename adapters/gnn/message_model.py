@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from graphprune.batch import Batch
+from graphprune.contents import fingerprint
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.model import Ablation, Messages, Objective
 
@@ -106,10 +107,11 @@ class MessageModel(GraphModel):
         return self.answers.level
 
     def provenance(self) -> dict[str, Any]:
-        """Sizes, a hash of the weights, and the convolutions."""
+        """Sizes, hashes of the weights and of the data, and the convolutions."""
         kinds = [type(conv).__name__ for conv in convolutions(self._module).values()]
         found = {**super().provenance(), "convolutions": kinds, "level": self.level}
         found["call"] = str(self.plan)
+        found["data"] = fingerprint(self.source)[:16]
         if isinstance(self.source, ManyKinds):
             found["node_types"] = dict(self.source.types)
             found["relations"] = dict(zip(self.source.kinds, self.source.counts, strict=True))

@@ -120,7 +120,7 @@ def _decided(module: nn.Module, source: Source, plan: CallPlan) -> Source:
             continue
         fit.append((made, out))
     if not fit:  # smaller graphs do not run at all: deletion will say so
-        return _with_axes(source, {name: "node" for name in names})
+        return _with_axes(source, dict.fromkeys(names, "node"))
     first = fit[0][1]
     for _, out in fit[1:]:
         if not (isinstance(out, Tensor) and isinstance(first, Tensor) and near(out, first)):

@@ -6,8 +6,6 @@ cache folder under a hash of what they depend on.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv, GraphConv
 
+from graphprune.contents import fingerprint
 from graphprune.errors import MissingExtraError
 from graphprune.fetch import cache_folder
 from graphprune.files import atomic_path
@@ -44,9 +43,11 @@ log = logging.getLogger(__name__)
 def kept_weights(
     name: str, settings: dict[str, Any], module: nn.Module, train: Callable[[], None]
 ) -> None:
-    """Loads the module's weights from the cache, or trains it and keeps them."""
-    text = json.dumps([name, settings, torch.__version__.split("+")[0]], sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Loads the module's weights from the cache, or trains it and keeps them.
+
+    They are found by the settings, the untrained module and ``train``'s code with all it reads.
+    """
+    key = fingerprint(name, settings, torch.__version__.split("+")[0], module, train)[:16]
     path = Path(cache_folder()) / "graph-networks" / f"{name}-{key}.safetensors"
     if path.exists():
         module.load_state_dict(load_file(path))

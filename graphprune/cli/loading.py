@@ -34,6 +34,8 @@ __all__ = [
     "load_model",
     "load_task",
     "load_tokenizer",
+    "model_folder",
+    "prompt_files",
 ]
 
 Dtypes = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -145,7 +147,7 @@ def load_model(
         return Loaded(own.model(), own, name)
 
     place = _device(torch, device)
-    source = _source(job, name)
+    source = model_folder(job, name)
     job.note(f"loading {name}")
     with _hugging_face_bars(not job.quiet and source is None):
         module = _weights(name, source, dtype if dtype == "auto" else getattr(torch, dtype))
@@ -167,7 +169,7 @@ def _device(torch: Any, device: str) -> Any:
     return chosen
 
 
-def _source(job: Job, name: str) -> Path | None:
+def model_folder(job: Job, name: str) -> Path | None:
     """The folder of a model that lies on this machine, or ``None`` for a Hugging Face id."""
     from graphprune.fetch import ARTIFACTS, fetch
 
@@ -287,7 +289,7 @@ def load_task(
         return tokenizer.task(name, examples, seed, settings, common)
     path = Path(name).expanduser()
     readers = {".jsonl": Task.from_jsonl, ".csv": Task.from_csv}
-    if path.suffix.lower() in readers:
+    if path.suffix.lower() in readers:  # as `prompt_files` says
         options = task_options(Task.from_pairs, settings, f"a task from {path.name}")
         task = readers[path.suffix.lower()](path, tokenizer, **options, **common)
         return task if examples is None else task.take(examples)
@@ -307,3 +309,14 @@ def load_task(
     options = task_options(TASKS[plain], settings, f"task {plain!r}")
     count = {} if examples is None else {"n": examples}
     return make(plain, tokenizer, seed=seed, **count, **options, **common)
+
+
+def prompt_files(name: str) -> list[Path]:
+    """The files that the task ``name`` reads its prompts from; none for a built-in task."""
+    from graphprune.tasks import TASKS
+    from graphprune.tasks.benchmark import data_files
+
+    path = Path(name).expanduser()
+    if path.suffix.lower() in (".jsonl", ".csv"):
+        return [path]
+    return [] if name.replace("-", "_") in TASKS or not path.is_dir() else data_files(path)

@@ -71,10 +71,10 @@ def plan(
 
 def _subject(out: Job, model: str) -> tuple[str, str]:
     """What is read, and what it is called (a folder by its last part)."""
-    from graphprune.cli.loading import _source
+    from graphprune.cli.loading import model_folder
     from graphprune.fetch import ARTIFACTS
 
-    folder = _source(out, model)
+    folder = model_folder(out, model)
     if folder is None:
         return model, model
     return str(folder), model if model in ARTIFACTS else folder.resolve().name

@@ -33,7 +33,8 @@ def study(
     """Compare methods on systems and tasks, over densities and seeds.
 
     Jobs are independent: a stopped or killed study goes on where it was, a failing job stops no
-    other. Writes results.csv, results.parquet, summary.csv and report.html.
+    other; what has other prompts, weights or settings than before is run anew. Names of files start
+    from the YAML's folder. Writes results.csv, results.parquet, summary.csv and report.html.
     """
     with job(quiet=quiet, as_json=as_json, debug=debug) as now:
         from graphprune.study import Study
@@ -51,6 +52,8 @@ def study(
         document: dict[str, Any] = {
             "name": plan.name,
             "jobs": results.counts,
+            "left_aside": dict(results.aside),
+            "notes": results.notes(),
             "failures": failures,
             "out": str(place),
             "overall": overall.to_dict("records"),
@@ -66,6 +69,8 @@ def study(
             ]
             if rows:
                 cells(console, plan.name, ["method", *names], rows, numbers=True)
+            for note in results.notes():
+                console.print(note, markup=False)
             console.print(f"report: {place / 'report.html'}", markup=False)
 
         now.result(document, table)

@@ -8,7 +8,6 @@ resumed ends in the same bits.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from graphprune.batch import Batch
+from graphprune import __version__
+from graphprune.contents import fingerprint
 from graphprune.errors import FormatError, InputError
 from graphprune.files import atomic_path, write_text
 from graphprune.model import MaskedModel
@@ -30,38 +30,32 @@ from graphprune.task import Task
 __all__ = ["Checkpoint", "RunDirectory", "identity"]
 
 _FORMAT = "graphprune-run"
+_VERSION = 2  # 1 knew the ends of long data sets alone, and settings by name
 _RUN, _STATE = "run.json", "checkpoint.safetensors"
 
 
 def identity(model: MaskedModel, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run belongs to: settings, graph, weights and examples."""
-    digest = hashlib.sha256(repr((task.name, len(task), task.metric.name)).encode())
-    numbers = range(len(task.examples)) if task.order is None else task.order
-    some = [*numbers[:64], *numbers[-64:]]
-    batch = task.examples.batch(some)
-    for tensor in _tensors(batch):
-        digest.update(str(tensor.dtype).encode())
-        digest.update(
-            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
-    told = plain(dict(settings))
-    told |= {k: f"{told[k]} {_code(v)}" for k, v in settings.items() if _code(v)}
+    """What a run belongs to: version of the library, settings, graph, weights and all examples."""
     return {
         "format": _FORMAT,
-        "version": 1,
-        "settings": told,
+        "version": _VERSION,
+        "made_by": f"graphprune {__version__}",
+        "settings": {k: _shown(v) for k, v in settings.items()},
         "graph": model.graph.fingerprint,
         "model": plain(model.provenance()),
-        "task": {"name": task.name, "examples": len(task), "digest": digest.hexdigest()[:16]},
+        "task": {"name": task.name, "examples": len(task), "digest": task.fingerprint[:16]},
     }
 
 
-def _tensors(batch: Batch) -> list[Tensor]:
-    """Everything in a batch that a loss may depend on."""
-    found = [batch.positions, batch.answer, batch.distractor, batch.alignment]
-    for side in (batch.clean, batch.corrupt):
-        found += list(side.values()) if isinstance(side, Mapping) else [side]
-    return [part for part in found if isinstance(part, Tensor)]
+def _shown(value: Any) -> Any:
+    """A setting as people read it, and the start of its fingerprint where that does not say all."""
+    told = plain(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return told
+    contents = fingerprint(value)[:12]
+    if isinstance(told, str):
+        return f"{told} {contents}"
+    return {**(told if isinstance(told, dict) else {"value": told}), "contents": contents}
 
 
 def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -72,17 +66,6 @@ def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         found |= _leaves(item, f"{prefix}.{key}" if prefix else str(key))
     return found
-
-
-def _code(value: Any) -> str:
-    """A short hash of a function's code: two lambdas have one name."""
-    inner = getattr(value, "function", value)  # a Metric's
-    code = getattr(inner, "__code__", None)
-    if code is None:
-        return ""
-    constants = [c for c in code.co_consts if isinstance(c, (int, float, str))]
-    text = repr((code.co_code, code.co_names, constants))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +109,11 @@ class RunDirectory:
             raise FormatError(f"{path}: no run description: {error}") from None
         if not isinstance(found, dict) or found.get("format") != _FORMAT:
             raise FormatError(f"{path}: expected the format {_FORMAT!r}")
-        if found.get("version") != 1:
-            raise FormatError(f"{path}: version {found.get('version')!r} is not known, expected 1")
+        if found.get("version") != _VERSION:
+            raise FormatError(
+                f"{path}: version {found.get('version')!r} of the format cannot be resumed, "
+                f"expected {_VERSION}; name another folder"
+            )
         return found
 
     def _require_same(self, found: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from graphprune.errors import GraphPruneError, MissingExtraError, UnsupportedModelError
+from graphprune.contents import fingerprint
+from graphprune.errors import (
+    GraphPruneError,
+    InputError,
+    MissingExtraError,
+    UnsupportedModelError,
+)
 from graphprune.evaluation.curve import circuits_of, curve_of_reports
 from graphprune.evaluation.recovery import auroc
 from graphprune.evaluation.report import evaluate_all
+from graphprune.methods.base import ablation_of
 from graphprune.model import MaskedModel
 from graphprune.plain import plain
 from graphprune.progress import quiet
+from graphprune.registry import package_of
 from graphprune.scores import EdgeScores
 from graphprune.selection_circuit import circuit_of_size
 from graphprune.task import Task
 
+from . import store
+from .identity import Contents, Source, identify, open_case
 from .shelf import Cost, Shelf
 from .spec import StudyMethod, StudySystem
-from .systems import Case, make_case
+from .systems import GROUP, Case
 
-__all__ = ["Job", "run_job"]
+__all__ = ["Job", "contents_of", "run_job"]
 
 _ALONE = threading.Lock()  # jobs of one process share a model: a backend's threads take turns
 METRICS = ("kl", "faithfulness", "accuracy", "exact_match")
@@ -50,22 +57,37 @@ class Job:
     densities: tuple[float, ...]
 
     @property
-    def key(self) -> str:
-        """A hash of everything the answer depends on: names in tables do not."""
-        told = asdict(self)
-        for name in ("name", "tasks", "train", "test"):
-            told["system"].pop(name)
-        for name in ("name", "systems"):
-            told["method"].pop(name)
-        text = json.dumps(plain(told), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    def source(self) -> Source:
+        """What makes its case; raises :class:`InputError` for a file that is elsewhere."""
+        return self.system.source(self.task, self.train, self.test, self.seed)
 
     @property
-    def case_key(self) -> str:
-        """A hash of the model and the examples: rankings of one case can be shared."""
-        system = {"kind": self.system.kind, "options": dict(self.system.options)}
-        told = [system, self.task, self.seed, self.train, self.test]
-        return hashlib.sha256(json.dumps(plain(told), sort_keys=True).encode()).hexdigest()[:16]
+    def key(self) -> str:
+        """:meth:`key_of` what there is now, which is read for it."""
+        return self.key_of(contents_of([self])[0])
+
+    def key_of(self, contents: Contents | str) -> str:
+        """A hash of everything the answer depends on; names in tables and of files do not count.
+
+        These are the contents (a text: why there are none), all settings, sizes, seed and version.
+        """
+        method, system = self.method, self.system
+        named = [self.task, dict(system.options)]
+        told = [
+            store.MADE_BY,
+            package_of(GROUP, system.kind),
+            package_of("graphprune.methods", method.method),
+            system.kind,
+            contents.told() if isinstance(contents, Contents) else named,
+            method.build(self.seed),
+            method.taus,
+            method.max_edges,
+            self.seed,
+            self.train,
+            self.test,
+            self.densities,
+        ]
+        return fingerprint(told)[:16]
 
     @property
     def label(self) -> dict[str, Any]:
@@ -78,23 +100,45 @@ class Job:
         }
 
 
+def contents_of(jobs: Sequence[Job]) -> list[Contents | str]:
+    """The contents of each job's case, or why it has none; each case is read once."""
+    sources = [_source(job) for job in jobs]
+    with _ALONE:
+        known = identify([source for source in sources if isinstance(source, Source)])
+    return [known[source] if isinstance(source, Source) else source for source in sources]
+
+
+def _source(job: Job) -> Source | str:
+    try:
+        return job.source
+    except InputError as error:
+        return str(error)
+
+
 def run_job(
-    job: Job, threads: int | None = None, folder: str | Path | None = None
+    job: Job,
+    threads: int | None = None,
+    folder: str | Path | None = None,
+    contents: Contents | str | None = None,
 ) -> dict[str, Any]:
     """The job's record: ``state`` is ``"done"``, ``"refused"`` or ``"failed"``; never raises.
 
     A refusal is a method that does not serve the model, or a graph above ``max_edges``. In the
     study's ``folder`` its ranking is kept, to be judged at other densities without being found
     again; those of an ensemble's members that stand there already are taken from it, their cost
-    added to the ensemble's (see :class:`Shelf`).
+    added to the ensemble's (see :class:`Shelf`). Where the case is not of the ``contents`` that the
+    study was planned with, the job fails.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     started = time.perf_counter()
-    record: dict[str, Any] = {"key": job.key}
+    expected = contents if isinstance(contents, Contents) else None
+    found: Contents | str = contents or "its case was not made"
+    record: dict[str, Any] = {}
     try:
         with _ALONE, quiet():
-            record |= _answer(job, Shelf(folder, job.case_key))
+            case, found = open_case(job.source, expected)
+            record |= _answer(job, case, Shelf(folder, found.of_case()))
     except (UnsupportedModelError, MissingExtraError) as error:
         record |= {"state": "refused", "why": str(error)}
     except GraphPruneError as error:
@@ -103,14 +147,14 @@ def run_job(
         why = f"{type(error).__name__}: {error}"
         record |= {"state": "failed", "why": why, "traceback": traceback.format_exc()}
     record["wall_seconds"] = time.perf_counter() - started
-    found: dict[str, Any] = plain(record)
-    return found
+    told = found.told() if isinstance(found, Contents) else None
+    done: dict[str, Any] = plain(
+        {"key": job.key_of(found), "label": job.label, "contents": told, **record}
+    )
+    return done
 
 
-def _answer(job: Job, shelf: Shelf) -> dict[str, Any]:
-    system = job.system
-    options = json.dumps(plain(dict(system.options)), sort_keys=True)
-    case = _case(system.kind, job.task, job.train, job.test, job.seed, options)
+def _answer(job: Job, case: Case, shelf: Shelf) -> dict[str, Any]:
     edges = case.model.graph.num_edges
     if job.method.max_edges is not None and edges > job.method.max_edges:
         why = f"the graph has {edges} edges, more than the {job.method.max_edges} asked for"
@@ -137,7 +181,7 @@ def _found(job: Job, case: Case, shelf: Shelf) -> tuple[EdgeScores, Cost]:
 
 def judged(case: Case, scores: EdgeScores, job: Job) -> dict[str, Any]:
     """Everything that is measured of a ranking on the test examples; equal circuits run once."""
-    under = getattr(job.method.build(job.seed), "ablation", None)
+    under = ablation_of(job.method.build(job.seed))
     fractions, masks, ablation = circuits_of(case.model, case.test, scores, found_under=under)
     dense = {d: circuit_of_size(scores, d, ablation=under, task=case.test) for d in job.densities}
     ends = (0, case.model.graph.num_edges)  # of the curve's scale: no run needed
@@ -164,11 +208,6 @@ def judged(case: Case, scores: EdgeScores, job: Job) -> dict[str, Any]:
     if case.truth is not None:
         told["auroc"] = auroc(scores, case.truth)
     return told
-
-
-@lru_cache(maxsize=1)
-def _case(kind: str, task: str, train: int, test: int, seed: int, options: str) -> Case:
-    return make_case(kind, task, train=train, test=test, seed=seed, options=json.loads(options))
 
 
 def _ranking(job: Job, method: Any, model: MaskedModel, task: Task) -> EdgeScores:

@@ -82,6 +82,7 @@ def study_page(results: StudyResults) -> str:
         if drawn:
             parts += [_curves(drawn, by, colours) for by in ("signed", "abs")]
         parts.append("</div>")
+        parts += [f"<p class='note'>{html.escape(note)}</p>" for note in _of_intervals(mine)]
         parts += _notes(rows)
     parts.append("</body></html>\n")
     return "".join(parts)
@@ -89,7 +90,8 @@ def study_page(results: StudyResults) -> str:
 
 def _state(results: StudyResults) -> str:
     told = ", ".join(f"{count} {state}" for state, count in sorted(results.counts.items()))
-    return f"Jobs: {told}. Figures are means over seeds with 95 % bootstrap intervals."
+    aside = "".join(f" {n} more are not shown: {why}." for why, n in results.aside.items())
+    return f"Jobs: {told}.{aside} Figures are means over seeds with 95 % bootstrap intervals."
 
 
 def _by_task(results: StudyResults) -> dict[tuple[str, str], list[tuple[Any, dict[str, Any]]]]:
@@ -139,10 +141,23 @@ def _table(frame: pd.DataFrame) -> str:
         for name in names:
             mark = " class='best'" if row[name] == best[name] else ""
             low, high = row[f"{name}_low"], row[f"{name}_high"]
-            shown = "" if low == high else f"<small>{_text(low)} – {_text(high)}</small>"
+            shown = f"<small>{_text(low)} – {_text(high)}</small>" if low < high else ""
             cells.append(f"<td{mark}>{_text(row[name])}{shown}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<div class='wide'><table><tr><th>method</th>{head}</tr>{''.join(rows)}</table></div>"
+
+
+def _of_intervals(frame: pd.DataFrame) -> list[str]:
+    """What the intervals of a task's methods say, and do not."""
+    if not len(frame):
+        return []
+    named = frame.groupby("note", sort=False)["method"].agg(list)
+    every = len(frame)
+    return [
+        str(note) if len(methods) == every else f"{', '.join(map(str, methods))}: {note}"
+        for note, methods in named.items()
+        if note
+    ]
 
 
 def _notes(rows: Sequence[tuple[Any, dict[str, Any]]]) -> list[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from graphprune.contents import fingerprint
 from graphprune.evaluation.report import bootstrap_interval
 from graphprune.files import atomic_path, write_text
 
@@ -18,7 +21,9 @@ from .jobs import Job
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["StudyResults"]
+__all__ = ["Prompts", "StudyResults"]
+
+Prompts = Mapping[tuple[str, str, int], tuple[frozenset[str], frozenset[str]]]
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +37,16 @@ class StudyResults:
     """Records of all jobs of a study, in the study's order.
 
     ``records`` holds ``(job, record)``; a record's ``state`` is ``done``, ``refused`` (the method
-    does not serve the model, or the graph is too large), ``failed`` or ``open``.
+    does not serve the model, or the graph is too large), ``failed`` or ``open``. ``prompts`` are
+    hashes of the training and the test prompts by system, task and seed. ``aside`` counts finished
+    jobs of the folder that are not shown, by the reason: they are of other prompts, weights,
+    settings or versions.
     """
 
     name: str
     records: Sequence[tuple[Job, dict[str, Any]]]
+    prompts: Prompts = field(default_factory=dict)
+    aside: Mapping[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         states = ", ".join(f"{count} {state}" for state, count in self.counts.items())
@@ -71,21 +81,27 @@ class StudyResults:
 
         Columns ``figure``, ``figure_low`` and ``figure_high``; KL at a density is ``kl@0.01``.
         ``rank_cpr`` and ``rank_cmd`` are places among the methods of the same task (1 is best).
+        ``shared_train`` and ``shared_test`` are the mean shares of a seed's prompts that another
+        seed has too, and ``note`` says what that means for the intervals. There are none (NaN) for
+        one seed, and where all seeds have the same prompts and the method draws nothing.
         """
         import pandas as pd
 
-        groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        groups: dict[tuple[str, str, str], list[tuple[Job, dict[str, Any]]]] = {}
         for job, record in self.records:
             if record["state"] == "done":
                 key = (job.system.name, job.task, job.method.name)
-                groups.setdefault(key, []).append(_figures(record))
+                groups.setdefault(key, []).append((job, record))
         rows = []
-        for (system, task, method), found in groups.items():
+        for (system, task, method), of_seeds in groups.items():
+            found = [_figures(record) for _, record in of_seeds]
             row: dict[str, Any] = {"system": system, "task": task, "method": method}
             row["seeds"] = len(found)
+            shares, note, usable = self._shared([job for job, _ in of_seeds])
+            row |= {**shares, "note": note}
             for name in dict.fromkeys(name for one in found for name in one):
                 values = torch.tensor([one[name] for one in found if name in one])
-                low, high = bootstrap_interval(values)
+                low, high = bootstrap_interval(values) if usable else (math.nan, math.nan)
                 row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
         frame = pd.DataFrame(rows)
@@ -94,6 +110,53 @@ class StudyResults:
                 by = frame.groupby(["system", "task"])[name]
                 frame[f"rank_{name}"] = by.rank(ascending=ascending)
         return frame
+
+    def _shared(self, jobs: Sequence[Job]) -> tuple[dict[str, float], str, bool]:
+        """Shares of common prompts of the jobs of one group, a sentence, and whether to trust them.
+
+        That is, whether an interval over these seeds says anything.
+        """
+        if len(jobs) < 2:
+            return {}, "one seed: no interval", False
+        known = [self.prompts.get((job.system.name, job.task, job.seed)) for job in jobs]
+        drawn = [prompts for prompts in known if prompts is not None]
+        if len(drawn) < len(jobs):
+            return {}, "", True
+        shares = {
+            f"shared_{part}": _common([prompts[place] for prompts in drawn])
+            for place, part in enumerate(("train", "test"))
+        }
+        pools = {train | test for train, test in drawn}
+        test = shares["shared_test"]
+        if len(set(drawn)) == 1:
+            if len({fingerprint(job.method.build(job.seed)) for job in jobs}) == 1:
+                return shares, "all seeds have the same prompts: no interval", False
+            note = (
+                "all seeds have the same prompts: the interval is of the method's own draws alone"
+            )
+        elif len(pools) == 1:
+            note = (
+                f"all seeds draw from the same {len(pools.pop())} prompts and share {test:.0%} of "
+                "their test prompts: the interval is too narrow for new prompts"
+            )
+        elif test >= 0.005:
+            note = (
+                f"seeds share {test:.0%} of their test prompts: the interval is too narrow for new "
+                "prompts"
+            )
+        else:
+            note = ""
+        return shares, note, True
+
+    def notes(self) -> list[str]:
+        """Sentences of :meth:`summary` about intervals, each with its system and task, once."""
+        frame = self.summary()
+        told = [
+            f"{row['system']}, {row['task']}: {row['note']}"
+            for row in (frame.to_dict("records") if len(frame) else [])
+            if row["note"]
+        ]
+        return list(dict.fromkeys(told))
 
     def overall(self) -> pd.DataFrame:
         """By method: means over tasks of the figures, and mean ranks; best mean CMD rank first."""
@@ -121,6 +184,12 @@ class StudyResults:
         except ImportError:
             log.warning('results.parquet needs pyarrow: pip install "graphprune[parquet]"')
         write_text(place / "report.html", study_page(self))
+
+
+def _common(sets: Sequence[frozenset[str]]) -> float:
+    """The mean share of one set's members that another has, over all pairs."""
+    pairs = list(itertools.permutations(sets, 2))
+    return sum(len(a & b) / len(a) for a, b in pairs) / len(pairs)
 
 
 def _figures(record: dict[str, Any]) -> dict[str, float]:

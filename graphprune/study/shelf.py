@@ -1,13 +1,12 @@
 """Rankings of a study, kept to be judged at other densities or taken as an ensemble's members.
 
-A ranking is found by its case (model and examples), by its method with all settings and by the
-version of the library: another one makes its own. What it cost is kept beside it and counts for the
-ensemble too, so that tables show what a method takes.
+A ranking is found by its case (fingerprints of the model's weights and of the examples), by its
+method with all settings and by the version of the library: another one makes its own. What it cost
+is kept beside it and counts for the ensemble too, so that tables show what a method takes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphprune.contents import fingerprint
 from graphprune.errors import FormatError
 from graphprune.files import atomic_path
 from graphprune.graph import ComputationalGraph
@@ -25,7 +25,7 @@ from graphprune.methods.members import inherit
 from graphprune.methods.optimiser import MaskOptimiser
 from graphprune.scores import EdgeScores
 
-from .store import MADE_BY
+from . import store
 
 __all__ = ["Cost", "Shelf"]
 
@@ -56,8 +56,9 @@ class Cost:
 class Shelf:
     """Rankings of one case under ``folder/scores``; without a folder it is empty and keeps nothing.
 
-    Each is an ``.npz`` file of ``values`` (``[E]``, float32, the graph's order of edges),
-    ``method``, ``fingerprint`` and ``cost`` (:class:`Cost`'s three, NaN where not known).
+    ``case`` is a hash of the case's contents. Each is an ``.npz`` file of ``values`` (``[E]``,
+    float32, the graph's order of edges), ``method``, ``fingerprint`` and ``cost``
+    (:class:`Cost`'s three, NaN where not known).
     """
 
     def __init__(self, folder: str | Path | None, case: str) -> None:
@@ -135,5 +136,5 @@ class Shelf:
         if self._folder is None:
             return None
         method = method.resolved() if isinstance(method, Method) else method
-        told = f"{MADE_BY} {self._case} {method!r} {[float(tau) for tau in taus]}"
-        return self._folder / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.npz"
+        key = fingerprint(store.MADE_BY, self._case, method, [float(tau) for tau in taus])
+        return self._folder / f"{key[:16]}.npz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import Any
 
 from graphprune.errors import InputError, MissingExtraError
 from graphprune.methods.base import at_least
+from graphprune.plain import plain
 from graphprune.registry import make_method, method_class, method_names
+from graphprune.tasks import TASKS
+
+from .identity import Source
 
 __all__ = ["StudyMethod", "StudySystem", "read_yaml"]
 
@@ -18,6 +23,7 @@ __all__ = ["StudyMethod", "StudySystem", "read_yaml"]
 class StudySystem:
     """A system: its name in tables, its kind (an entry point), its tasks and the kind's options.
 
+    Tasks and options may name files and folders, from ``folder`` on (``""``: as they are).
     ``train`` and ``test`` are numbers of examples in place of the study's, one for all tasks or by
     task (the study's for tasks that are not named).
     """
@@ -28,6 +34,7 @@ class StudySystem:
     options: Mapping[str, Any] = field(default_factory=dict)
     train: int | Mapping[str, int] | None = None
     test: int | Mapping[str, int] | None = None
+    folder: str = ""
 
     def __post_init__(self) -> None:
         for what in ("train", "test"):
@@ -40,6 +47,45 @@ class StudySystem:
                     at_least(count, 1, f"{of} on {task!r}")
             elif asked is not None:
                 at_least(asked, 1, of)
+
+    def source(self, task: str, train: int, test: int, seed: int) -> Source:
+        """What makes the case of a task; texts that name files are absolute in it.
+
+        Raises :class:`InputError` for a file that only the current folder has.
+        """
+        bare = self.kind == "language"  # others' names may be those of any folder
+        options = {
+            name: self._placed(value, bare and name == "model")
+            for name, value in self.options.items()
+        }
+        told = json.dumps(plain(options), sort_keys=True)
+        known = bare and task.replace("-", "_") in TASKS
+        where = task if known else str(self._placed(task, bare))
+        return Source(self.kind, where, train, test, seed, told)
+
+    def _placed(self, text: Any, bare: bool) -> Any:
+        """The absolute name of a file or folder, anything else as it is.
+
+        ``bare``: whether a word alone may be the name of one.
+        """
+        if not isinstance(text, str) or not text or not self.folder:
+            return text
+        path, place = Path(text).expanduser(), Path(self.folder)
+        if path.is_absolute():
+            return str(path)
+        here = place / path
+        if text.startswith(".") or path.suffix.lower() in (".jsonl", ".csv"):
+            return str(here.resolve())
+        if not bare and len(path.parts) == 1:
+            return text
+        if here.exists():
+            return str(here.resolve())
+        if path.exists():
+            raise InputError(
+                f"system {self.name!r}: {text} is not in {place}, where the study looks for files; "
+                "there is one in the current folder: name it from there, or by its whole path"
+            )
+        return text
 
     def train_on(self, task: str, default: int) -> int:
         """Examples to find circuits on; ``default`` is the study's."""
@@ -111,8 +157,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def systems_from(found: Any) -> tuple[StudySystem, ...]:
-    """Systems from ``{name: {kind: ..., tasks: [...], option: value}}``."""
+def systems_from(found: Any, folder: str) -> tuple[StudySystem, ...]:
+    """Systems from ``{name: {kind: ..., tasks: [...], option: value}}``, files in ``folder``."""
     rows = []
     for name, row in _named(found, "systems").items():
         entry = dict(row)
@@ -122,7 +168,7 @@ def systems_from(found: Any) -> tuple[StudySystem, ...]:
             raise InputError(f"system {name!r} needs tasks, a list of names, got {tasks!r}")
         train, test = entry.pop("train", None), entry.pop("test", None)
         names = tuple(str(task) for task in tasks)
-        rows.append(StudySystem(name, str(kind), names, entry, train, test))
+        rows.append(StudySystem(name, str(kind), names, entry, train, test, folder))
     return tuple(rows)
 
 

@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from graphprune.mask import budget
 from graphprune.methods.base import at_least
 from graphprune.progress import bar
 
-from .jobs import Job, run_job
-from .results import StudyResults
+from .identity import Contents
+from .jobs import Job, contents_of, run_job
+from .results import Prompts, StudyResults
 from .spec import StudyMethod, StudySystem, methods_from, read_yaml, systems_from
-from .store import MADE_BY, Store
+from .store import NOT_ASKED, Store
 from .systems import system_names
 
 __all__ = ["Study"]
@@ -39,7 +40,8 @@ class Study:
         methods: what finds them.
         densities: fractions of all edges at which circuits are judged one by one; curves have MIB's
             ten sizes in any case.
-        seeds: each draws other prompts and seeds the methods.
+        seeds: each draws its own prompts, from a file of prompts its own part, and seeds the
+            methods. Where seeds share prompts the tables say how many.
         train: examples that methods see.
         test: others, that circuits are judged on.
 
@@ -80,12 +82,16 @@ class Study:
                 )
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Study:
-        """A study from plain values, checked; see the README for the form."""
+    def from_dict(cls, found: Mapping[str, Any], *, folder: str | Path | None = None) -> Study:
+        """A study from plain values, checked; see the README for the form.
+
+        Names of files in it start from ``folder``, the current one by default.
+        """
+        place = Path.cwd() if folder is None else Path(folder).resolve()
         unknown = sorted(set(found) - set(_KNOWN))
         if unknown:
             raise InputError(f"a study has no {unknown[0]!r}; it has {', '.join(_KNOWN)}")
-        systems = systems_from(found.get("systems"))
+        systems = systems_from(found.get("systems"), str(place))
         options = {k: found[k] for k in ("name", "train", "test") if k in found}
         for name, kind in (("densities", float), ("seeds", int)):
             if name in found:
@@ -94,9 +100,12 @@ class Study:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Study:
-        """A study from a YAML file; raises :class:`InputError` naming what is wrong in it."""
+        """A study from a YAML file; names of files in it start from the YAML's own folder.
+
+        Raises :class:`InputError` naming what is wrong in it.
+        """
         try:
-            return cls.from_dict(read_yaml(path))
+            return cls.from_dict(read_yaml(path), folder=Path(path).resolve().parent)
         except InputError as error:
             if str(path) in str(error):
                 raise
@@ -124,6 +133,10 @@ class Study:
     def run(self, out: str | Path, *, jobs: int | None = None, retry: bool = True) -> StudyResults:
         """Runs what is not finished yet, and writes tables and the report under ``out``.
 
+        A job is finished if one of equal contents is: prompts with their answers, weights,
+        settings, sizes, seed and version of the library. These are read first, once for each
+        system. What the folder holds beside that is kept, and counted in a message.
+
         Args:
             out: a folder; naming it again goes on after a stop, a kill or a change of the study.
             jobs: processes at once; ``None``: one, or as ``joblib.parallel_config(backend=...,
@@ -133,46 +146,84 @@ class Study:
         if jobs is not None:
             at_least(jobs, 1, "jobs")
         store = Store(out)
-        known = [(job, store.load(job.key)) for job in self.jobs()]
-        todo = [job for job, record in known if _is_open(record, retry)]
-        _tell_of_others([record for _, record in known if not _is_open(record, retry)])
-        total = len(known)
-        with bar(self.name, total, total - len(todo)) as shown:
+        known = _identified(self.jobs(), jobs)
+        state = [(job, found, store.load(job.key_of(found))) for job, found in known]
+        todo = [(job, found) for job, found, record in state if _is_open(record, retry)]
+        made: dict[tuple[Any, ...], str] = {}
+        with bar(self.name, len(state), len(state) - len(todo)) as shown:
             try:
                 for record in _records(todo, jobs, store.folder):
                     store.save(record)
+                    made[tuple(record["label"].values())] = record["key"]
                     if record["state"] == "failed":
                         log.warning("%s failed: %s", record["key"], record["why"])
                     shown.update(1)
             finally:
-                results = self.results(out)
+                results = self._results(store, known, made)
                 results.write(out)
         return results
 
     def results(self, out: str | Path) -> StudyResults:
-        """What is finished so far."""
-        store = Store(out)
-        found = []
-        for job in self.jobs():
-            record = store.load(job.key)
-            found.append((job, {"state": "open"} if record is None else record))
-        return StudyResults(self.name, found)
+        """What is finished so far of the prompts, weights and settings that there are now."""
+        return self._results(Store(out), _identified(self.jobs(), 1), {})
+
+    def _results(
+        self,
+        store: Store,
+        known: Sequence[tuple[Job, Contents | str]],
+        made: Mapping[tuple[Any, ...], str],
+    ) -> StudyResults:
+        """``made`` are keys by label, of jobs whose contents only their own process could read."""
+        keys = [made.get(_label(job), job.key_of(contents)) for job, contents in known]
+        records = []
+        for (job, contents), key in zip(known, keys, strict=True):
+            found = store.load(key)
+            if found is None:
+                found = {"state": "open"} | ({"why": contents} if isinstance(contents, str) else {})
+            records.append((job, found))
+        now = {_label(j): c.told() if isinstance(c, Contents) else None for j, c in known}
+        aside = store.aside(set(keys), now)
+        _tell_of_others(aside, store.folder)
+        return StudyResults(self.name, records, _prompts(known), aside)
+
+
+def _identified(jobs: Sequence[Job], processes: int | None) -> list[tuple[Job, Contents | str]]:
+    """The jobs with their contents. A system is read by one process, as its jobs will be."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.system.name, []).append(job)
+    calls = [(contents_of, (group,)) for group in groups.values()]
+    read = _parallel(calls, processes) if len(calls) > 1 else [contents_of(jobs)]
+    found = [contents for group in read for contents in group]
+    ordered = [job for group in groups.values() for job in group]
+    return list(zip(ordered, found, strict=True))
+
+
+def _prompts(known: Sequence[tuple[Job, Contents | str]]) -> Prompts:
+    """The prompts of each system, task and seed."""
+    return {
+        (job.system.name, job.task, job.seed): contents.prompts
+        for job, contents in known
+        if isinstance(contents, Contents)
+    }
+
+
+def _label(job: Job) -> tuple[Any, ...]:
+    return tuple(job.label.values())
 
 
 def _is_open(record: dict[str, Any] | None, retry: bool) -> bool:
     return record is None or (record["state"] == "failed" and retry)
 
 
-def _tell_of_others(finished: Sequence[dict[str, Any] | None]) -> None:
-    """A warning if another version of the library made some of the records."""
-    makers = [record.get("made_by", "an earlier graphprune") for record in finished if record]
-    others = sorted({maker for maker in makers if maker != MADE_BY})
-    if others:
-        log.warning(
-            "%d finished jobs were made by %s, this is %s; another folder runs them anew",
-            sum(maker in others for maker in makers),
-            " and ".join(others),
-            MADE_BY,
+def _tell_of_others(aside: Mapping[str, int], folder: Path) -> None:
+    """Says how many finished jobs of the folder are not shown, and why."""
+    if aside:
+        why = "; ".join(f"{count} {reason}" for reason, count in aside.items())
+        told = "%d finished jobs in %s are left aside and not shown: %s"
+        only_others = set(aside) == {NOT_ASKED}
+        log.log(
+            logging.INFO if only_others else logging.WARNING, told, sum(aside.values()), folder, why
         )
 
 
@@ -183,26 +234,38 @@ def _listed(value: Any, name: str, kind: type) -> tuple[Any, ...]:
     return tuple(kind(v) if kind(v) == v else v for v in value)
 
 
-def _records(todo: Sequence[Job], jobs: int | None, folder: Path) -> Iterator[dict[str, Any]]:
-    """Records as their jobs finish; where a backend gives whole lists alone, a wave at a time."""
+def _records(
+    todo: Sequence[tuple[Job, Contents | str]], jobs: int | None, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Records as their jobs finish."""
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs is not None and jobs > 1 else None
+    calls = [(run_job, (job, threads, folder, contents)) for job, contents in todo]
+    return _parallel(calls, jobs, ordered=False)
+
+
+def _parallel(
+    calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]],
+    jobs: int | None,
+    ordered: bool = True,
+) -> Iterator[Any]:
+    """What the calls give, as they finish; a wave at a time where a backend gives lists alone."""
     try:
         import joblib
         from joblib.externals.loky.process_executor import TerminatedWorkerError
     except ImportError as error:
         raise MissingExtraError('studies need joblib: pip install "graphprune[study]"') from error
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs is not None and jobs > 1 else None
-    calls = [joblib.delayed(run_job)(job, threads, folder) for job in todo]
     backend, _ = joblib.parallel.get_active_backend()
     at_once = getattr(backend, "supports_return_generator", False)
-    how = "generator_unordered" if at_once else "list"
+    how = ("generator" if ordered else "generator_unordered") if at_once else "list"
     parallel = joblib.Parallel(n_jobs=jobs, return_as=how, batch_size=1)
-    wave = len(calls) if at_once else joblib.effective_n_jobs(jobs)
+    wave = max(len(calls) if at_once else joblib.effective_n_jobs(jobs), 1)
+    tasks = [joblib.delayed(function)(*given) for function, given in calls]
     try:
         with warnings.catch_warnings():
             # A process that has grown, as with models, is replaced by a fresh one; no job is lost.
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-            for start in range(0, len(calls), max(wave, 1)):
-                yield from parallel(calls[start : start + wave])
+            for start in range(0, len(tasks), wave):
+                yield from parallel(tasks[start : start + wave])
     except TerminatedWorkerError as error:
         raise GraphPruneError(
             "a process of the study was killed, out of memory perhaps; what was finished is kept, "

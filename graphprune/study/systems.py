@@ -2,14 +2,12 @@
 
 An entry point is a function ``(task, *, train, test, seed, **options) -> Case``. It draws ``train``
 examples to find circuits on and ``test`` others to judge them on, by ``seed``; the model is the
-same for every seed.
+same for every seed. What it reads is read anew at each call: contents decide whether a job is done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from graphprune.errors import InputError
@@ -23,23 +21,42 @@ __all__ = ["Case", "case_of", "language", "make_case", "system_names"]
 GROUP = "graphprune.systems"
 
 
-@dataclass(frozen=True, eq=False)
 class Case:
     """What one job works on.
 
     Args:
-        model: the wrapped model.
+        model: the wrapped model, or a function that loads it when it is first asked for.
         train: examples that methods see.
         test: others, that circuits are judged on.
         truth: the true circuit, where it is known.
         measure: further figures of a circuit on the test examples, by name.
+        weights: a fingerprint of everything that a model which is loaded later is made of, so that
+            finished jobs are found without it. ``None``: the model's own provenance says.
+
+    Raises :class:`InputError` for a model to be loaded without ``weights``.
     """
 
-    model: MaskedModel
-    train: Task
-    test: Task
-    truth: EdgeMask | None = None
-    measure: Callable[[EdgeMask], Mapping[str, float]] | None = None
+    def __init__(
+        self,
+        model: MaskedModel | Callable[[], MaskedModel],
+        train: Task,
+        test: Task,
+        truth: EdgeMask | None = None,
+        measure: Callable[[EdgeMask], Mapping[str, float]] | None = None,
+        weights: str | None = None,
+    ) -> None:
+        if not isinstance(model, MaskedModel) and weights is None:
+            raise InputError("a case whose model is loaded later needs weights=, a fingerprint")
+        self._model = model
+        self.train, self.test, self.truth, self.measure = train, test, truth, measure
+        self.weights = weights
+
+    @property
+    def model(self) -> MaskedModel:
+        """The wrapped model."""
+        if not isinstance(self._model, MaskedModel):
+            self._model = self._model()
+        return self._model
 
 
 def system_names() -> list[str]:
@@ -93,41 +110,22 @@ def language(
 ) -> Case:
     """A language model by folder, hub id or ``smollm2``, on a built-in task or a file of prompts.
 
-    ``settings`` are the task's, as text or numbers. Test prompts differ in text from all training
-    prompts; the task is asked for more prompts where too many coincide.
+    ``settings`` are the task's, as text or numbers. Each seed draws its own prompts, from a file
+    its own part. Test prompts differ in text from all training prompts; a built-in task is asked
+    for more prompts where too many coincide.
     """
-    from graphprune.cli.loading import load_task
+    from .language import checkpoint, prompts
 
-    loaded = _loaded(model, dtype)
+    loaded = checkpoint(model, dtype)
     texts = [f"{name}={value}" for name, value in settings.items()]
-    for extra in (1.0, 2.0, 4.0):
-        asked = int((train + test) * extra)
-        whole = load_task(
-            task,
-            loaded.tokenizer,
-            examples=asked,
-            seed=seed,
-            metric=metric,
-            batch_size=batch_size,
-            settings=texts,
-        )
+    for whole in prompts(task, loaded, train + test, seed, metric, batch_size, texts):
         found = apart(whole, train, test)
         if found is not None:
-            return Case(loaded.model, *found)
+            return Case(loaded.load, *found, weights=loaded.weights)
     raise InputError(
         f"task {task!r} has fewer than {test} test prompts that differ from {train} training "
         "prompts; ask for fewer"
     )
-
-
-@lru_cache(maxsize=1)
-def _loaded(model: str, dtype: str) -> Any:
-    import sys
-
-    from graphprune.cli.job import Job
-    from graphprune.cli.loading import load_model
-
-    return load_model(Job(sys.stderr, as_json=False, quiet=True), model, dtype=dtype)
 
 
 def apart(task: Task, train: int, test: int) -> tuple[Task, Task] | None:

@@ -21,7 +21,7 @@ from graphprune.task import Task
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.records import FileRecord
 
-__all__ = ["MIB_TASKS", "holds_data_set", "mib", "mib_rows"]
+__all__ = ["MIB_TASKS", "data_files", "holds_data_set", "mib", "mib_rows"]
 
 Row = Mapping[str, Any]
 _FILES = (".parquet", ".jsonl", ".json")
@@ -192,6 +192,12 @@ def mib_rows(folder: str | Path, split: str, config: str | None = None) -> list[
 def holds_data_set(folder: Path) -> bool:
     """Whether a folder has files that are named after splits."""
     return folder.is_dir() and bool(_splits(folder))
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The files of a data set's folder that are named after splits."""
+    named = (paths for splits in _splits(folder).values() for paths in splits.values())
+    return sorted(path for paths in named for path in paths)
 
 
 def _splits(place: Path) -> dict[str, dict[str, list[Path]]]:

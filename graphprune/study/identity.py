@@ -1,0 +1,187 @@
+"""What a job works on, by contents: the model's weights and the prompts, whatever they are called.
+
+A job's key holds these, so that prompts or weights that changed under an old name are another job,
+and a renamed copy is the same one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from graphprune.contents import file_fingerprint, files_fingerprint, fingerprint
+from graphprune.errors import GraphPruneError, InputError
+from graphprune.model import MaskedModel
+from graphprune.progress import quiet
+from graphprune.task import Task
+
+from .language import forget
+from .systems import Case, make_case
+
+__all__ = ["Contents", "Source", "identify", "open_case"]
+
+
+class Source(NamedTuple):
+    """A case as a study names it; texts that name files are absolute. ``options`` is JSON."""
+
+    kind: str
+    task: str
+    train: int
+    test: int
+    seed: int
+    options: str
+
+    def make(self) -> Case:
+        """The case."""
+        return make_case(
+            self.kind,
+            self.task,
+            train=self.train,
+            test=self.test,
+            seed=self.seed,
+            options=json.loads(self.options),
+        )
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Fingerprints of what a job works on.
+
+    Args:
+        weights: the model: its graph, all parameters and what else its adapter says of it.
+        options: the system's settings, files by contents.
+        train, test: the examples with answers and metric; see ``Task.fingerprint``.
+        truth: the known circuit.
+        prompts: short hashes of the training and of the test prompts, one by one.
+    """
+
+    weights: str
+    options: str
+    train: str
+    test: str
+    truth: str
+    prompts: tuple[frozenset[str], frozenset[str]] = field(compare=False, repr=False)
+
+    def told(self) -> dict[str, str]:
+        """The fingerprints by name."""
+        return {k: v for k, v in asdict(self).items() if k != "prompts"}
+
+    def of_case(self) -> str:
+        """One hash of all: rankings of one case can be shared."""
+        return fingerprint(self.told())
+
+
+def identify(sources: Sequence[Source]) -> dict[Source, Contents | str]:
+    """The contents of each source, or why its case cannot be made.
+
+    Sources of one system should stand together: its model is loaded and hashed once.
+    """
+    forget()
+    _model.cache_clear()
+    found: dict[Source, Contents | str] = {}
+    for source in dict.fromkeys(sources):
+        try:
+            with quiet():
+                found[source] = _Opened.anew(source).contents
+        except GraphPruneError as error:
+            found[source] = str(error)
+        except Exception as error:  # as in a job, which will say so too
+            found[source] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def open_case(source: Source, expected: Contents | None) -> tuple[Case, Contents]:
+    """The case and its contents; made once for jobs that stand together.
+
+    Raises :class:`InputError` if it is not what was ``expected``.
+    """
+    last = _Opened.last
+    if last is None or last.source != source or last.contents != expected:
+        last = _Opened.anew(source)
+    if expected is not None and last.contents != expected:
+        forget()
+        last = _Opened.anew(source)
+    if expected is not None and last.contents != expected:
+        now, before = last.contents.told(), expected.told()
+        changed = ", ".join(name for name in now if now[name] != before[name])
+        raise InputError(
+            f"changed while the study ran: {changed}; run the study again, it does what is new"
+        )
+    return last.case, last.contents
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """The last case that this process made, with its contents at that time."""
+
+    source: Source
+    case: Case
+    contents: Contents
+
+    last: ClassVar[_Opened | None] = None
+
+    @classmethod
+    def anew(cls, source: Source) -> _Opened:
+        """Makes the case from what there is now."""
+        case = source.make()
+        contents = Contents(
+            weights=case.weights or _model(case.model),
+            options=fingerprint(_options(source, by_contents=case.weights is None)),
+            train=case.train.fingerprint,
+            test=case.test.fingerprint,
+            truth="" if case.truth is None else fingerprint(case.truth.values),
+            prompts=(frozenset(_prompts(case.train)), frozenset(_prompts(case.test))),
+        )
+        cls.last = cls(source, case, contents)
+        return cls.last
+
+
+@lru_cache(maxsize=1)
+def _model(model: MaskedModel) -> str:
+    """Of the graph and the provenance, which holds a hash of the weights; names do not count.
+
+    The model of a system is one object for all its cases, or small.
+    """
+    told = {k: v for k, v in model.provenance().items() if k != "model"}
+    return fingerprint(model.graph, told)
+
+
+def _options(source: Source, *, by_contents: bool) -> dict[str, Any]:
+    """The options; of a file its contents stand for its name, of a folder those of its files.
+
+    Without ``by_contents`` a folder counts for nothing: the case hashed what it reads of it.
+    """
+    found: dict[str, Any] = {}
+    for name, value in json.loads(source.options).items():
+        path = Path(value) if isinstance(value, str) else None
+        if path is None or not path.is_absolute() or not path.exists():
+            found[name] = value
+        elif path.is_file():
+            found[name] = ["file", file_fingerprint(path)]
+        else:
+            found[name] = ["folder", files_fingerprint(path) if by_contents else ""]
+    return found
+
+
+def _prompts(task: Task) -> list[str]:
+    """A short hash of each example's clean input and where its answer is read."""
+    numbers = range(len(task.examples)) if task.order is None else task.order
+    known: dict[str, tuple[Any, str]] = {}  # inputs that all examples share are hashed once
+    found = []
+    for number in numbers:
+        batch = task.examples.batch([number])
+        parts = batch.clean if isinstance(batch.clean, Mapping) else {"": batch.clean}
+        for name, part in parts.items():
+            before = known.get(name)
+            if before is None or before[0] is not part:
+                known[name] = part, fingerprint(part)
+        told = [known[name][1] for name in parts]
+        where = batch.positions if isinstance(batch.positions, Tensor) else None
+        found.append(fingerprint(told, where)[:16])
+    return found
