@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from graphprune.errors import GraphPruneError, InputError
 
 from .attributes import LABELS, Copies, near
-from .replicas import Source, untouched
+from .edge_tensors import untouched
+from .replicas import Source
 
 __all__ = ["CallPlan", "call_plan", "failures", "told"]
 

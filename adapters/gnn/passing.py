@@ -22,7 +22,8 @@ from torch_geometric.nn import MessagePassing
 from graphprune.errors import InputError, UnsupportedModelError
 
 from .deletion import way_of
-from .replicas import Wiring, unwrapped
+from .edge_tensors import unwrapped
+from .replicas import Wiring
 
 __all__ = ["Call", "ForeignEdges", "Passing", "arguments_of", "convolutions", "is_fused"]
 

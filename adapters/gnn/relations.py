@@ -21,7 +21,8 @@ from graphprune.graph import ComputationalGraph, Node
 from graphprune.graph_axes import attribute_axes, forget_axes
 
 from .attributes import LABELS, Attribute, Copies, Layout, counted, described, finite, repeated
-from .replicas import Source, Wiring, plain_index
+from .edge_tensors import plain_index
+from .replicas import Source, Wiring
 
 __all__ = ["ManyKinds", "relation_name"]
 
