@@ -45,8 +45,9 @@ def to_explanation(
 
     An ``Explanation`` holds every edge of the graph in order, with ``edge_mask [E]`` and, where
     there are scores, ``edge_score [E]`` and ``edge_score_by``, the ranking that is meant; a
-    heterogeneous graph gives a ``HeteroExplanation`` with the same for each edge type. Without ``data``, ``node_mask [N, 1]`` says which nodes a kept
-    edge touches; with it there is none in the way of PyG's metrics, which would blank features.
+    heterogeneous graph gives a ``HeteroExplanation`` with the same for each edge type. Without
+    ``data``, ``node_mask [N, 1]`` says which nodes a kept edge touches; with it there is none in
+    the way of PyG's metrics, which would blank features.
 
     Args:
         circuit: of a graph network (or any other model, without ``data``).
