@@ -238,7 +238,7 @@ def test_data_that_does_not_fit_is_refused():
 HOUSE = [(0, 1), (1, 2), (2, 3), (3, 0), (0, 4), (1, 4)]
 
 
-def ba_shapes(base=80, houses=20, attach=3, seed=2):
+def ba_shapes(base=80, houses=20, attach=3, seed=0):
     """BA-shapes (Ying et al. 2019), small: a Barabasi-Albert graph with houses hung on it.
 
     Returns the edges both ways, classes (0: no house; 1, 2, 3: its middle, ground, roof) and
@@ -289,28 +289,28 @@ def area_under_curve(values, positive):
 
 
 def test_planted_motifs_are_ranked_first():
-    """With features that say nothing, under zero ablation; half by chance, .39 by sign."""
+    """With features that say nothing, under zero ablation; half by chance, .42 by sign."""
     edges, classes, planted = ba_shapes()
     data = Data(x=torch.ones(len(classes), 10), edge_index=edges)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
+        torch.manual_seed(0)
         module = ThreeLayers()
     optimiser = torch.optim.Adam(module.parameters(), lr=1e-2)
-    for _ in range(1000):
+    for _ in range(600):
         loss = torch.nn.functional.cross_entropy(module(data.x, edges), classes)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     module.eval().requires_grad_(False)
-    assert float((module(data.x, edges).argmax(1) == classes).float().mean()) > 0.85
+    assert float((module(data.x, edges).argmax(1) == classes).float().mean()) > 0.9
     model = gp.wrap(module, data=data)
     task = nodes(data.x, classes, at=classes > 0, corrupt=None)
     scores = gp.EAP(ablation="zero").score(model, task)
     circuit = gp.Circuit.from_mask(scores.top(240), scores=scores, model=model, task=task)
     houses = planted > 0
     handed = to_explanation(circuit, data)
-    assert area_under_curve(handed.edge_score, houses) > 0.85
-    assert area_under_curve(scores.values, houses) < 0.5
+    assert area_under_curve(handed.edge_score, houses) > 0.95
+    assert area_under_curve(scores.values, houses) < 0.6
     bare = to_explanation(circuit)
     assert torch.equal(bare.edge_score, handed.edge_score)
     # A mask optimiser's ranking has no sign to be misled by.

@@ -142,6 +142,22 @@ def test_files_keep_the_ranking(case, fits, tmp_path):
         assert read.top(EDGES, by=by) == scores.top(EDGES)
 
 
+@pytest.mark.parametrize("label", ["UGS(edges=4)", "EdgePruning", "EAP"])
+def test_folders_of_the_first_release_are_turned(label, tmp_path):
+    """Their gates were negative outside the budget; an attribution's sign is its own."""
+    graph = Toy().graph
+    old = torch.tensor([-5.0, 2.0, 0.0, -1.0, 0.5, -9.0, 3.0, -0.5, -2.0])
+    mask = gp.EdgeScores(graph, old).top(4, by="signed")
+    circuit = gp.Circuit.from_mask(mask, scores=gp.EdgeScores(graph, old, method=label))
+    circuit.save(tmp_path / "old")
+    read = gp.Circuit.load(tmp_path / "old").scores
+    if label == "EAP":
+        assert read.values.equal(old)
+        return
+    assert read.top(4) == mask
+    assert read.values.argsort().equal(old.argsort())
+
+
 def test_strength_keeps_the_order_where_other_maps_tie():
     generator = torch.Generator().manual_seed(0)
     gates = torch.cat([torch.randn(20_000, generator=generator) * s for s in (0.1, 3, 30, 300)])

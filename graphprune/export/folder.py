@@ -24,6 +24,7 @@ from graphprune.export.schema import FORMAT, VERSION, CircuitFile, parse
 from graphprune.files import beside
 from graphprune.graph import ComputationalGraph, Node
 from graphprune.mask import EdgeMask
+from graphprune.optimise.gates import strength
 from graphprune.scores import EdgeScores
 
 if TYPE_CHECKING:
@@ -207,7 +208,8 @@ def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
     try:
         scores = None
         if "scores" in tensors:
-            scores = EdgeScores(graph, tensors["scores"], method=file.score_method or "")
+            values = _upright(tensors["scores"], file.score_method or "")
+            scores = EdgeScores(graph, values, method=file.score_method or "")
         mask = EdgeMask(graph, tensors["mask"])
     except GraphPruneError as error:
         raise FormatError(f"{place}: {error}") from error
@@ -221,6 +223,18 @@ def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
             f"{about}: num_kept says {file.num_kept} edges, the mask keeps {mask.num_kept}"
         )
     return Circuit(graph, mask, scores, file.report, file.provenance)
+
+
+def _upright(values: Tensor, method: str) -> Tensor:
+    """Scores of mask optimisers as they are written today.
+
+    Those of 0.1.0 were below 0 outside the budget and ranked upside down by size; the order that
+    they had by sign is the right one.
+    """
+    optimisers = ("EdgePruning", "MatryoshkaPruning", "SubnetworkProbing", "UGS")
+    if method.partition("(")[0] in optimisers and bool((values < 0).any()):
+        return strength(values)
+    return values
 
 
 def _read_tensors(path: Path, file: CircuitFile) -> dict[str, Tensor]:
