@@ -54,6 +54,7 @@ class _Backward:
                 rows = x[:, 0].requires_grad_(True)
                 logits = run.read_out(rows)
             (dx,) = torch.autograd.grad(logits, rows, grad)
+        dx = dx.to(last.grad)
         every = run.prefix(run.layout.writers)
         self._edges(last, dx[:, None], run.final.edges, every)
         last.spread(run.final_weights(), dx[:, None], every)
@@ -100,11 +101,11 @@ class _Backward:
         run, first = self.run, self.run.layout.head(block.index)
         readings, kept = run.readings(block), run.kept[block.index]
         box = readings[-1].box
-        reads = [run.read(block, reading) for reading in readings]
-        kept = self._restored(block, readings, reads, kept)
-        fed = reads[-1][:, -1:]
+        pairs = [run.read(block, reading) for reading in readings]
+        reads, fed = [x for x, _ in pairs], pairs[-1][1]
+        kept = self._restored(block, readings, reads, fed, kept)
         dx = self._mlp(block, box, fed, kept)
-        fed[:, 0] = dx
+        reads[-1][:, -1] = dx
         heads = slice(first, first + block.heads)
         self._writers(box, heads, None if block.parallel else dx)
         assert kept.qkv is not None
@@ -132,7 +133,12 @@ class _Backward:
         box.spread(run.weights(block, reading), dx, prefix)
 
     def _restored(
-        self, block: Block, readings: list[Reading], reads: list[Tensor], kept: Kept
+        self,
+        block: Block,
+        readings: list[Reading],
+        reads: list[Tensor],
+        fed: Tensor,
+        kept: Kept,
     ) -> Kept:
         """What forward did not keep, made again; completes the inputs."""
         run = self.run
@@ -143,7 +149,6 @@ class _Backward:
         else:
             for projected, x in zip(kept.projected, reads, strict=True):
                 projected.prepare(x[:, : len(projected.rows)])
-        fed = reads[-1][:, -1:]
         run.read_own(block, readings[-1].box, fed)
         if kept.mlp is None:
             run.feed(block, fed[:, 0], kept)

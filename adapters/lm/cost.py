@@ -57,13 +57,14 @@ def cost(subject: Any, request: Request) -> Cost:
 def reference_bytes(shape: Shape, request: Request) -> int:
     """Ablated codes, messages and streams, and both ends' outputs: ``LMReference.nbytes``."""
     n, answers = request.batch_size * request.tokens, request.batch_size * request.answers
-    return _values(shape) * n * shape.dtype.itemsize + 2 * 4 * shape.outputs * answers
+    return _values(shape) * n + 2 * 4 * shape.outputs * answers
 
 
 def _values(shape: Shape) -> int:
-    """Numbers that one pass leaves for each token: codes, messages and streams."""
-    layers = shape.layout.layers
-    return (3 * layers + 2) * shape.width + layers * shape.layout.heads * shape.head_dim
+    """Bytes that one pass leaves for each token: codes and messages, streams in float32 at least."""
+    layers, item = shape.layout.layers, shape.dtype.itemsize
+    sent = (layers + 1) * shape.width + layers * shape.layout.heads * shape.head_dim
+    return sent * item + (2 * layers + 1) * shape.width * max(item, 4)
 
 
 def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[MemoryPart]:
@@ -86,7 +87,7 @@ def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[Memor
     if item == 2:
         products += min(n, 32) * (main + rows + 1) * width * 4
     plain = request.batch_size * request.tokens * (3 * shape.hidden + 4 * width) * item
-    clean = _values(shape) * n // request.copies * item
+    clean = _values(shape) * n // request.copies
     parts = [
         MemoryPart("weights", shape.parameters * item),
         MemoryPart("reference", reference_bytes(shape, request)),

@@ -138,14 +138,17 @@ class MaskedPass:
             values = values[..., self.columns[chosen.start - 1 : chosen.stop - 1] - first]
         if based:
             values = torch.cat([values.new_ones(*values.shape[:-1], 1), values], -1)
-        return values.to(self.main.delta.dtype)
+        return values.to(self.main.wide)
 
     def base(self, box: Outbox, place: int) -> Tensor:
-        """``[count, D]``: the ablated residual stream at a place, for an outbox's tokens."""
+        """``[count, D]`` in float32 at least: the ablated stream at a place, an outbox's tokens."""
         return centre(box.tokens.take(self.stream[place]), self.arch.centred)
 
-    def read(self, block: Block, reading: Reading) -> Tensor:
-        """``[count, R, D]``: what a reading's readers read, without the layer's own heads."""
+    def read(self, block: Block, reading: Reading) -> tuple[Tensor, Tensor]:
+        """``[count, R, D]``: what a reading's readers read, without the layer's own heads.
+
+        With it the last reader's ``[count, 1, D]``, to which more may be added before it is rounded.
+        """
         base = self.base(reading.box, 2 * block.index)
         return reading.box.read(self.weights(block, reading), base)
 
@@ -173,7 +176,7 @@ class MaskedPass:
 
     def final_read(self) -> Tensor:
         """``[count, 1, D]``: the masked run's final residual at the last outbox's tokens."""
-        return self.last.read(self.final_weights(), self.base(self.last, -1))
+        return self.last.read(self.final_weights(), self.base(self.last, -1))[1]
 
     def _send(self, box: Outbox, writer: int, change: Tensor) -> None:
         if bool(self.plan.computed[writer]):
@@ -191,12 +194,12 @@ class MaskedPass:
         for reading in readings:
             if not len(reading.rows) and not reading.mlp:
                 continue
-            x = self.read(block, reading)
+            x, last = self.read(block, reading)
             if qkv is not None and len(reading.rows):
                 kept.projected.append(self.project(block, reading, x, qkv))
             if reading.mlp:
-                fed = x[:, -1:].clone()
-            del x
+                fed = last.clone()
+            del x, last
         if qkv is not None:
             self._send_heads(block, box, heads, self.attend(block, qkv))
             kept.qkv = qkv
@@ -242,7 +245,7 @@ class MaskedPass:
         if len(rows) < block.rows:
             # An answer in the prefix has a query of its own, the ablated one where none is read.
             start = tokens.start if self.asked_in_main[1] is None else 0
-            base = self.stream[2 * block.index][:, start:]
+            base = self.stream[2 * block.index][:, start:].to(self.reference.dtype)
             norm = block.attention_norm
             untouched = block.project(base if norm is None else norm(base))
             qkv = untouched.new_zeros(shape)
@@ -269,6 +272,7 @@ class MaskedPass:
 
     def feed(self, block: Block, x: Tensor, kept: Kept | None) -> Tensor:
         """The MLP's message ``[count, D]`` from its input ``[count, D]``; so with its graph."""
+        x = x.to(self.reference.dtype)
         fed = x if block.mlp_norm is None else block.mlp_norm(x)
         with torch.set_grad_enabled(kept is not None):
             if kept is not None:
@@ -284,7 +288,7 @@ class MaskedPass:
         if self.tail is None:
             rows = rows[self.asked_in_main[0]]
         rows = rows.view(self.candidates, len(self.asked), -1)[:, self.where].flatten(0, 1)
-        logits = self.arch.read_out(rows)
+        logits = self.arch.read_out(rows.to(self.reference.dtype))
         return logits.view(self.candidates, *self.reference.inputs.shape, -1)
 
 

@@ -44,6 +44,7 @@ from .layout import Layout
 from .lowered import Lowering, lower
 from .means import ablation_values, learned_constants, mean_values
 from .messages import clean_messages
+from .norms import wide
 from .presence import unloadable, whole_tensor
 from .pruning import pruned
 from .shared import run_shared
@@ -349,8 +350,9 @@ class LanguageModel(MaskedModel):
                 outer, inner = gate[: layout.embeddings], gate[layout.embeddings :]
                 mixed = embed
                 if not bool((outer == 1).all()):
-                    share = outer.to(embed).view(-1, 1, 1, 1)
-                    mixed = ours.ablated_embed + share * (embed - ours.ablated_embed)
+                    # Not in half precision, where a gate near 1 would be rounded.
+                    old, new = wide(ours.ablated_embed), wide(embed)
+                    mixed = old + outer.to(new).view(-1, 1, 1, 1) * (new - old)
                 plain = bool((inner == 1).all())
                 done = run_shared(
                     self.arch,

@@ -10,6 +10,7 @@ example. Both order tokens as (K, B, T).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ from .norms import wide
 __all__ = ["Outbox", "Tokens"]
 
 _TOKENS = 32  # how many tokens' products stand side by side before they are summed
+_ROOM = 2**19  # numbers of Deltas that are widened at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,10 @@ class Tokens:
 class Outbox:
     """Deltas ``[tokens.count, 1 + slots, D]`` of computed writers, and their gradients.
 
-    A token's slots stand together, so that each product works on what fits a cache.
+    A token's slots stand together, so that each product works on what fits a cache. Deltas are kept
+    in the model's dtype; the base they are added to, mask values and sums are float32 at least. A
+    Delta is then rounded once, and a sum once more when its reader's module reads it: both are of
+    the size of one step of the model's own, which rounds its stream at every layer.
     """
 
     def __init__(self, slots: int, copies: int, tokens: Tokens, like: Tensor) -> None:
@@ -109,28 +114,40 @@ class Outbox:
         self.delta = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.grad: Tensor | None = None
         self._scratch = self.delta.new_empty(0)
+        self.wide = wide(self._scratch).dtype
 
-    def read(self, weights: Tensor, base: Tensor) -> Tensor:
+    def read(self, weights: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
         """``[count, R, D]``: what readers with ``weights [C, R, 1 + S]`` read over ``base``.
 
-        Stands in one buffer, which the next reading overwrites.
+        Stands in one buffer, which the next reading overwrites. The second is the last reader's
+        alone ``[count, 1, D]``, not rounded (the same memory where the dtype is not rounded to).
         """
-        self.delta[:, 0] = base
         count, _, width = self.delta.shape
         size = count * weights.shape[1] * width
         if len(self._scratch) < size:
             self._scratch = self.delta.new_empty(size)
         out = self._scratch[:size].view(count, -1, width)
-        return torch.bmm(self._each(weights), self.delta[:, : weights.shape[2]], out=out)
+        each = self._each(weights)
+        if self.delta.dtype == self.wide:
+            self.delta[:, 0] = base
+            torch.bmm(each, self.delta[:, : weights.shape[2]], out=out)
+            return out, out[:, -1:]
+        last = base.new_empty(count, 1, width)
+        for at in self._some(weights.shape[2]):
+            sent = self.delta[at, 1 : weights.shape[2]].to(self.wide)
+            sums = torch.baddbmm(base[at, None], each[at, :, 1:], sent)
+            out[at], last[at] = sums, sums[:, -1:]
+        return out, last
 
     def add(self, out: Tensor, weights: Tensor, slots: slice) -> None:
         """Adds the Deltas of ``slots``, weighted by ``[C, R, S]``, to ``out [count, R, D]``."""
-        out.baddbmm_(self._each(weights), self.delta[:, slots])
+        out.baddbmm_(self._each(weights), self.delta[:, slots].to(self.wide))
 
     def spread(self, weights: Tensor, grad: Tensor, slots: slice) -> None:
         """Adds to the Deltas' gradients what ``grad [count, R, D]`` at their readers gives."""
         assert self.grad is not None
-        self.grad[:, slots].baddbmm_(self._each(weights).transpose(1, 2), grad)
+        each = self._each(weights).transpose(1, 2).to(grad.dtype)
+        self.grad[:, slots].baddbmm_(each, grad)
 
     def against(self, grad: Tensor, slots: slice) -> Tensor:
         """``[C, R, S]``: gradients ``[count, R, D]`` against Deltas, in float32 at least."""
@@ -141,6 +158,14 @@ class Outbox:
             products = (torch.bmm(wide(a), wide(b).transpose(1, 2)).sum(0) for a, b in pairs)
             found.append(sum(products, grad.new_zeros((), dtype=wide(grad[:0]).dtype)))
         return torch.stack(found)
+
+    def _some(self, slots: int) -> Iterator[slice]:
+        """Tokens a few at a time, whose ``slots`` in float32 fit a cache (or are a few launches)."""
+        count, _, width = self.delta.shape
+        room = _ROOM if self.delta.device.type == "cpu" else 64 * _ROOM
+        step = max(1, room // (slots * width))
+        for start in range(0, count, step):
+            yield slice(start, start + step)
 
     def _each(self, weights: Tensor) -> Tensor:
         """``[C, R, S]`` for each token; a view where there is one mask."""

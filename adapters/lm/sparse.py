@@ -20,6 +20,7 @@ from torch import Tensor
 from .architecture import Block
 from .heads import HeadCores
 from .layout import Layout
+from .norms import wide
 from .plan import Plan
 from .reading import Projected, centre, sender
 from .values import LMReference, entry_embeddings
@@ -86,13 +87,16 @@ class Fixed:
 
 
 class Base:
-    """Values that outlive a run: ablated streams and messages, and keys and values by layer."""
+    """Values that outlive a run: ablated streams and messages, and keys and values by layer.
+
+    Streams and sums of messages are float32 at least; what modules read is rounded to ``dtype``.
+    """
 
     def __init__(self, layout: Layout, reference: LMReference, cores: list[HeadCores]) -> None:
         self.layout, self.reference, self.cores = layout, reference, cores
         self.arch, self.old = reference.arch, reference.ablated_values
         self.attention, self.mlps, self.final = layout.places()
-        self.tokens = TokenRange.of(reference)
+        self.tokens, self.dtype = TokenRange.of(reference), reference.dtype
 
     def stream(self, place: int, asked: bool = False) -> Tensor:
         """``[n, D]``: the ablated residual stream at a place, without its mean where norms ask."""
@@ -108,7 +112,7 @@ class Base:
         All tokens of the heads' other rows; keys and values of all heads before ``start``.
         """
         block, tokens = self.arch.blocks[layer], self.tokens
-        place = self.reference.stream[2 * layer]
+        place = self.reference.stream[2 * layer].to(self.dtype)
         out = place.new_zeros(tokens.batch, tokens.length, block.rows, block.head_dim)
         kv = block.heads + heads // (block.heads // block.kv_heads)
         needed = torch.zeros(block.rows, dtype=torch.bool)
@@ -138,6 +142,8 @@ class Base:
 class Sent:
     """Deltas of computed writers: of wide ones ``[s, n, D]``, of narrow ones ``[s, A, D]``.
 
+    In float32 at least.
+
     ``slots [W]`` says where a writer stands among its kind (-1: not computed).
     """
 
@@ -161,7 +167,7 @@ class Sent:
         """Keeps ``change`` of ``writers [s]``: of one kind, one after another."""
         if not len(writers):
             return
-        kind = bool(self.narrow[writers[0]])
+        kind, change = bool(self.narrow[writers[0]]), wide(change)
         if self.graph:
             self._parts[kind].extend(change)
             return
@@ -197,14 +203,13 @@ class Sent:
     def scattered(self, writers: Tensor) -> list[Tensor] | None:
         """``[n, D]`` of each of the wide ``writers``, where :meth:`of` would copy them first.
 
-        ``None`` elsewhere, where many small steps are slow, and where each would be rounded to
-        half precision.
+        ``None`` elsewhere, where many small steps are slow.
         """
         slots = self.slots[writers]
         if self.graph or _neighbours(slots):
             return None
         buffer = self._buffers[False]
-        if buffer.device.type != "cpu" or torch.finfo(buffer.dtype).bits < 32:
+        if buffer.device.type != "cpu":
             return None
         return [buffer[slot] for slot in slots.tolist()]
 
@@ -306,7 +311,7 @@ class SparseRun:
         """``[C, B, ..., V]`` from final residuals ``[C * A, D]``."""
         tokens = self.base.tokens
         rows = rows.view(-1, len(tokens.asked), rows.shape[-1])[:, tokens.where].flatten(0, 1)
-        logits = self.arch.read_out(rows, graph=self.messages.graph)
+        logits = self.arch.read_out(rows.to(self.base.dtype), graph=self.messages.graph)
         return logits.view(-1, *self.base.reference.inputs.shape, logits.shape[-1])
 
     def _heads(self, block: Block, heads: Tensor) -> None:
@@ -347,12 +352,12 @@ class SparseRun:
             for some in torch.arange(len(rows)).split(few):
                 at = slice(int(some[0]), int(some[-1]) + 1)
                 x = self._read(fixed[at], masks[at], base.attention[i].prefix, None)
-                found.append(project(block, rows[at], x))
+                found.append(project(block, rows[at], x.to(base.dtype)))
             numbers.append(rows)
         given = self.given
         if given is not None and given.layer == i and given.row is not None:
             row = torch.tensor([given.row])
-            found.append(project(block, row, given.x.flatten(0, 1)[None]))
+            found.append(project(block, row, given.x.flatten(0, 1)[None].to(base.dtype)))
             numbers.append(row)
         if not found:
             return qkv
@@ -375,6 +380,7 @@ class SparseRun:
                 self.fixed.mlps[i] = base.stream(2 * i + 1, asked is not None)
             mask = self.mask[None, place.edges]
             x = self._read(self.fixed.mlps[i][None], mask, place.prefix, asked)[0]
+        x = x.to(base.dtype)
         fed = x if block.mlp_norm is None else block.mlp_norm(x)
         mlp = block.mlp if self.messages.graph else block.lean_mlp
         y: Tensor = mlp(fed[None])[0]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graphprune.greedy.trials import Trials
 
+from .norms import wide
 from .plan import Plan, dense_plan, sparse_plan
 from .sparse import Base, Fixed, Given, SparseRun
 from .surgery import quiet
@@ -90,7 +91,8 @@ class SuffixTrials(Trials):
         self.overhead = _LAUNCH[kind][narrow] / count
 
     def _mask(self) -> Tensor:
-        return self.kept.to(self._device, self.base.reference.glue.entry.dtype)
+        entry = self.base.reference.glue.entry
+        return self.kept.to(self._device, wide(entry[:0]).dtype)
 
     def _put(self, layer: int, rows: Tensor, new: Tensor) -> None:
         tokens = self.base.tokens

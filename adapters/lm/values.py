@@ -19,6 +19,7 @@ from graphprune.model import Ablation, Reference
 from .architecture import Architecture, Call, Glue
 from .inputs import Inputs
 from .layout import Layout
+from .norms import wide
 
 __all__ = ["LMReference", "Values", "residuals"]
 
@@ -29,7 +30,8 @@ class Values:
 
     Position axes may have length 1 (means pooled over positions), batch axes too. ``heads``
     ``[L, H, D]`` is added to the messages that codes give: learned constants are no head's code.
-    ``stream`` is the residual stream at the attention, MLP and final places, where known.
+    ``stream`` is the residual stream at the attention, MLP and final places, where known: in
+    float32 at least, as every sum of messages is.
     ``layout`` says whose values they are, where they outlive a batch (means).
     """
 
@@ -80,9 +82,10 @@ def expand_codes(weight: Tensor, code: Tensor, out: Tensor, gain: Tensor | None)
 def residuals(arch: Architecture, values: Values, position: Tensor, like: Tensor) -> list[Tensor]:
     """The residual stream when every writer sends ``values``: two places a layer, then the final.
 
-    ``position`` is the unmaskable part of the embedding; ``like [B, T, D]`` gives the shape.
+    ``position`` is the unmaskable part of the embedding; ``like [B, T, D]`` gives the shape. Sums
+    stand in float32 at least: half precision would round the whole stream once for each layer.
     """
-    x = (position + values.embed.sum(0)).expand_as(like)
+    x = (wide(position) + wide(values.embed).sum(0)).expand_as(like)
     places = []
     for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
         places.append(x)
@@ -168,6 +171,11 @@ class LMReference(Reference):
         return self._ablated
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the model's own modules are called with: sums in float32 are rounded to it once."""
+        return self.glue.entry.dtype
+
+    @property
     def unmaskable(self) -> Tensor:
         """The part of the embedding that belongs to no node: positions, or nothing."""
         position = self.glue.position
@@ -189,6 +197,7 @@ class LMReference(Reference):
         """``[B, stop, 2 * H_kv, dh]``: keys and values of the positions that have no Delta."""
         if layer not in self._prefix:
             block, x = self.arch.blocks[layer], self.stream[2 * layer][:, : self.start]
+            x = x.to(self.dtype)
             norm = block.attention_norm
             with block.present():
                 qkv = block.project(x if norm is None else norm(x))
@@ -209,7 +218,7 @@ class LMReference(Reference):
     def read_out(self, final: Tensor) -> Tensor:
         """Outputs ``[B, V]`` or ``[B, P, V]`` from the final residual ``[B, T, D]``."""
         rows = final.reshape(-1, final.shape[-1])[self.inputs.answers]
-        logits = self.arch.read_out(rows)
+        logits = self.arch.read_out(rows.to(self.dtype))
         return logits.view(*self.inputs.shape, -1)
 
     def _output(self, clean: bool) -> Tensor:
@@ -236,11 +245,13 @@ class LMReference(Reference):
         entry, blocks = self.glue.entry, self.arch.blocks
         layers, tokens = len(blocks), entry.shape[0] * entry.shape[1]
         code = blocks[0].heads * blocks[0].head_dim
-        each = (3 * layers + 2) * entry.shape[-1] + layers * code
+        each = (layers + 1) * entry.shape[-1] + layers * code
+        stream = (2 * layers + 1) * entry.shape[-1] * wide(entry[:0]).element_size()
         prefix = 2 * blocks[0].kv_heads * blocks[0].head_dim * layers
         logits = cast(Tensor, self.arch.embedding.weight).shape[0] * len(self.inputs.answers)
-        count = each * tokens * (1 if self._clean is None else 2) + 2 * logits
-        return entry.element_size() * (count + prefix * self.start * entry.shape[0])
+        runs = tokens * (1 if self._clean is None else 2)
+        count = each * runs + 2 * logits + prefix * self.start * entry.shape[0]
+        return entry.element_size() * count + stream * runs
 
     @property
     def full(self) -> Tensor:
