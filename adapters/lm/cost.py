@@ -61,7 +61,7 @@ def reference_bytes(shape: Shape, request: Request) -> int:
 
 
 def _values(shape: Shape) -> int:
-    """Bytes that one pass leaves for each token: codes and messages, streams in float32 at least."""
+    """Bytes that one pass leaves for a token: codes, messages, and streams (float32 at least)."""
     layers, item = shape.layout.layers, shape.dtype.itemsize
     sent = (layers + 1) * shape.width + layers * shape.layout.heads * shape.head_dim
     return sent * item + (2 * layers + 1) * shape.width * max(item, 4)

@@ -28,7 +28,6 @@ from .layout import Layout
 from .outbox import Outbox, Tokens
 from .plan import Plan, dense_plan, sparse_plan
 from .reading import Projected, centre, sender, span
-from .surgery import quiet
 from .values import LMReference, entry_embeddings
 
 __all__ = ["MaskedPass", "masked_run"]
@@ -147,7 +146,7 @@ class MaskedPass:
     def read(self, block: Block, reading: Reading) -> tuple[Tensor, Tensor]:
         """``[count, R, D]``: what a reading's readers read, without the layer's own heads.
 
-        With it the last reader's ``[count, 1, D]``, to which more may be added before it is rounded.
+        With it the last reader's ``[count, 1, D]``, not rounded: more may be added to it.
         """
         base = self.base(reading.box, 2 * block.index)
         return reading.box.read(self.weights(block, reading), base)
@@ -317,7 +316,7 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        with quiet(ctx.run.arch.model):  # backward runs later, when the user may be training
+        with ctx.run.arch.running():  # backward runs later, when the user may be training
             mask, constants = pull_back(ctx.run, grad, *ctx.needs_input_grad[:2])
         return mask, constants, None, None
 

@@ -160,7 +160,7 @@ class Outbox:
         return torch.stack(found)
 
     def _some(self, slots: int) -> Iterator[slice]:
-        """Tokens a few at a time, whose ``slots`` in float32 fit a cache (or are a few launches)."""
+        """Tokens a few at a time, whose ``slots`` in float32 fit a cache (on a GPU: many more)."""
         count, _, width = self.delta.shape
         room = _ROOM if self.delta.device.type == "cpu" else 64 * _ROOM
         step = max(1, room // (slots * width))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
+from graphprune.errors import InputError
 from graphprune.model import Ablation, Reference
 
 from .architecture import Architecture, Call, Glue
@@ -105,7 +106,8 @@ class LMReference(Reference):
 
     Ablated values that are learned may change between runs and are made anew each time. ``start``
     is the first position at which a Delta can differ from 0; ``checkpointing`` makes backward
-    compute every layer again instead of keeping its activations.
+    compute every layer again instead of keeping its activations. ``weights``: the state of the
+    model's weights when it was made (``None``: they come and go).
     """
 
     batch: Batch
@@ -117,6 +119,7 @@ class LMReference(Reference):
     compute: Callable[[LMReference, bool], Values]
     start: int = 0
     checkpointing: bool = False
+    weights: tuple[tuple[int, int], ...] | None = None
     _clean: Values | None = None
     _ablated: Values | None = None
     _stream: list[Tensor] | None = None
@@ -169,6 +172,14 @@ class LMReference(Reference):
         if self._ablated is None:
             self._ablated = self.compute(self, False)
         return self._ablated
+
+    def require_same_weights(self) -> None:
+        """Raises :class:`InputError` if the model's weights were changed since."""
+        if self.weights is not None and self.weights != self.arch.snapshot.weights():
+            raise InputError(
+                "the model's weights were changed after this reference (or compiled circuit) was "
+                "made, and its values are those of the old ones: make it again"
+            )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -224,13 +235,14 @@ class LMReference(Reference):
     def _output(self, clean: bool) -> Tensor:
         if clean in self._outputs:
             return self._outputs[clean]
+        self.require_same_weights()
         if clean:
             # Not kept: the outputs are wanted at every step, the values hardly ever.
             values = self.compute(self, True) if self._clean is None else self._clean
             stream = values.stream or residuals(self.arch, values, self.unmaskable, self.glue.entry)
         else:
             stream = self.stream
-        with torch.no_grad():
+        with torch.no_grad(), self.arch.running():
             outputs = self.read_out(stream[-1])
         if clean or self.constants is None:
             self._outputs[clean] = outputs
