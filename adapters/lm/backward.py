@@ -47,14 +47,14 @@ class _Backward:
 
     def walk(self, grad: Tensor) -> None:
         run, last = self.run, self.run.last
-        last.grad = torch.zeros_like(last.delta)
+        last.start_gradients()
         x = run.final_read()
         with run.arch.ends():
             with torch.enable_grad():
                 rows = x[:, 0].requires_grad_(True)
                 logits = run.read_out(rows)
             (dx,) = torch.autograd.grad(logits, rows, grad)
-        dx = dx.to(last.grad)
+        dx = dx.to(last.dtype)
         every = run.prefix(run.layout.writers)
         self._edges(last, dx[:, None], run.final.edges, every)
         last.spread(run.final_weights(), dx[:, None], every)
@@ -79,8 +79,7 @@ class _Backward:
         if inside is not None:
             mine *= inside.view(-1, 1, 1)
         tail.grad = None
-        main.grad = torch.zeros_like(main.delta)
-        main.grad.index_add_(0, local, mine)
+        main.start_gradients().index_add_(0, local, mine)
 
     def _writers(self, box: Outbox, writers: slice, also: Tensor | None) -> None:
         """Gradients of the constants of ``writers``, all of whose readers have been passed.
@@ -101,11 +100,12 @@ class _Backward:
         run, first = self.run, self.run.layout.head(block.index)
         readings, kept = run.readings(block), run.kept[block.index]
         box = readings[-1].box
-        pairs = [run.read(block, reading) for reading in readings]
-        reads, fed = [x for x, _ in pairs], pairs[-1][1]
-        kept = self._restored(block, readings, reads, fed, kept)
+        reads = [run.read(block, reading) for reading in readings]
+        kept = self._restored(block, readings, reads, kept)
+        fed = reads[-1][:, -1:]
         dx = self._mlp(block, box, fed, kept)
-        reads[-1][:, -1] = dx
+        fed[:, 0] = dx
+        reads = [x.to(box.dtype) for x in reads]  # gradients are written over them
         heads = slice(first, first + block.heads)
         self._writers(box, heads, None if block.parallel else dx)
         assert kept.qkv is not None
@@ -133,12 +133,7 @@ class _Backward:
         box.spread(run.weights(block, reading), dx, prefix)
 
     def _restored(
-        self,
-        block: Block,
-        readings: list[Reading],
-        reads: list[Tensor],
-        fed: Tensor,
-        kept: Kept,
+        self, block: Block, readings: list[Reading], reads: list[Tensor], kept: Kept
     ) -> Kept:
         """What forward did not keep, made again; completes the inputs."""
         run = self.run
@@ -149,6 +144,7 @@ class _Backward:
         else:
             for projected, x in zip(kept.projected, reads, strict=True):
                 projected.prepare(x[:, : len(projected.rows)])
+        fed = reads[-1][:, -1:]
         run.read_own(block, readings[-1].box, fed)
         if kept.mlp is None:
             run.feed(block, fed[:, 0], kept)

@@ -73,7 +73,7 @@ def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[Memor
     n = request.batch_size * request.tokens * request.copies
     answers = request.batch_size * request.answers * request.copies
     main, tail = _slots(shape, request)
-    box = (n * main + answers * tail) * width * item
+    slots = (n * main + answers * tail) * width
     heads, rows, dh = layout.heads, shape.rows, shape.head_dim
     # What a layer's graphs keep: q/k/v, rotated and repeated copies, the code, the MLP's inside.
     turned = 0 if shape.family.position is not None else (heads + layout.kv_heads) * dh
@@ -85,7 +85,7 @@ def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[Memor
     folded = (rows + heads) * dh * width * item
     products = min(n, 32) * (rows + 1) * main * 4
     if item == 2:
-        products += min(n, 32) * (main + rows + 1) * width * 4
+        products += min(n, 32) * (rows + 1) * width * 4
     plain = request.batch_size * request.tokens * (3 * shape.hidden + 4 * width) * item
     clean = _values(shape) * n // request.copies
     parts = [
@@ -93,8 +93,8 @@ def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[Memor
         MemoryPart("reference", reference_bytes(shape, request)),
         MemoryPart("clean pass", clean, ("reference",)),
         MemoryPart("a plain layer", plain, ("reference",)),
-        MemoryPart("Delta", box, ("forward", "backward")),
-        MemoryPart("its gradient", box, ("backward",)),
+        MemoryPart("Delta", slots * max(item, 4), ("forward", "backward")),
+        MemoryPart("its gradient", slots * item, ("backward",)),
         MemoryPart("kept graphs", 0 if checkpointing else kept, ("forward", "backward")),
         MemoryPart("a layer's inputs", inputs, ("forward", "backward")),
         MemoryPart("a layer's weights", folded, ("forward", "backward")),
@@ -109,7 +109,9 @@ def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[Memor
         MemoryPart("outputs", 3 * 4 * shape.outputs * answers, ("forward", "backward")),
     ]
     if request.device.type == "cpu":
-        parts += _on_cpu(request, clean, 0 if checkpointing else kept, box + inputs, item == 2)
+        parts += _on_cpu(
+            request, clean, 0 if checkpointing else kept, slots * item + inputs, item == 2
+        )
     return parts
 
 

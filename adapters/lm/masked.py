@@ -25,6 +25,7 @@ from .architecture import Block
 from .backward import pull_back
 from .kept import Kept, Reading
 from .layout import Layout
+from .norms import wide
 from .outbox import Outbox, Tokens
 from .plan import Plan, dense_plan, sparse_plan
 from .reading import Projected, centre, sender, span
@@ -143,11 +144,8 @@ class MaskedPass:
         """``[count, D]`` in float32 at least: the ablated stream at a place, an outbox's tokens."""
         return centre(box.tokens.take(self.stream[place]), self.arch.centred)
 
-    def read(self, block: Block, reading: Reading) -> tuple[Tensor, Tensor]:
-        """``[count, R, D]``: what a reading's readers read, without the layer's own heads.
-
-        With it the last reader's ``[count, 1, D]``, not rounded: more may be added to it.
-        """
+    def read(self, block: Block, reading: Reading) -> Tensor:
+        """``[count, R, D]``: what a reading's readers read, without the layer's own heads."""
         base = self.base(reading.box, 2 * block.index)
         return reading.box.read(self.weights(block, reading), base)
 
@@ -175,11 +173,11 @@ class MaskedPass:
 
     def final_read(self) -> Tensor:
         """``[count, 1, D]``: the masked run's final residual at the last outbox's tokens."""
-        return self.last.read(self.final_weights(), self.base(self.last, -1))[1]
+        return self.last.read(self.final_weights(), self.base(self.last, -1))
 
     def _send(self, box: Outbox, writer: int, change: Tensor) -> None:
         if bool(self.plan.computed[writer]):
-            box.delta[:, self.slots(writer).start] = centre(change, self.arch.centred)
+            box.delta[:, self.slots(writer).start] = centre(wide(change), self.arch.centred)
 
     def _layer(self, block: Block) -> None:
         readings, kept = self.readings(block), self.kept[block.index]
@@ -193,12 +191,12 @@ class MaskedPass:
         for reading in readings:
             if not len(reading.rows) and not reading.mlp:
                 continue
-            x, last = self.read(block, reading)
+            x = self.read(block, reading)
             if qkv is not None and len(reading.rows):
                 kept.projected.append(self.project(block, reading, x, qkv))
             if reading.mlp:
-                fed = last.clone()
-            del x, last
+                fed = x[:, -1:].clone()
+            del x
         if qkv is not None:
             self._send_heads(block, box, heads, self.attend(block, qkv))
             kept.qkv = qkv
@@ -220,9 +218,9 @@ class MaskedPass:
 
     def _send_heads(self, block: Block, box: Outbox, heads: Tensor, code: Tensor) -> None:
         first, i = self.layout.head(block.index), block.index
-        change = box.tokens.cut(code) - box.tokens.take(self.ablated.codes[i])
+        change = wide(box.tokens.cut(code)) - wide(box.tokens.take(self.ablated.codes[i]))
         change = change.unflatten(-1, (block.heads, block.head_dim))
-        weight, fixed = sender(block, self.arch.centred), self.ablated.heads
+        weight, fixed = sender(block, self.arch.centred, exact=True), self.ablated.heads
         if not bool(heads.all()):
             chosen = torch.nonzero(heads)[:, 0].to(change.device)
             change, weight = change[:, chosen], weight[chosen]
@@ -230,7 +228,7 @@ class MaskedPass:
         torch.bmm(change.transpose(0, 1), weight, out=out.transpose(0, 1))
         if fixed is not None:
             mine = fixed[i] if bool(heads.all()) else fixed[i][chosen]
-            out -= centre(mine, self.arch.centred)
+            out -= centre(wide(mine), self.arch.centred)
 
     # -------------------------------------------------------------- one layer's parts
 
@@ -250,7 +248,7 @@ class MaskedPass:
             qkv = untouched.new_zeros(shape)
             qkv[:, start:] = untouched.unflatten(-1, shape[2:])
         else:
-            qkv = self.main.delta.new_zeros(shape)
+            qkv = self.main.delta.new_zeros(shape, dtype=self.main.dtype)
         if tokens.start:
             qkv[:, : tokens.start, block.heads :] = self.reference.prefix(block.index, tokens.start)
         return qkv if self.candidates == 1 else qkv.repeat(self.candidates, 1, 1, 1)

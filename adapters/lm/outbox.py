@@ -10,7 +10,6 @@ example. Both order tokens as (K, B, T).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +20,6 @@ from .norms import wide
 __all__ = ["Outbox", "Tokens"]
 
 _TOKENS = 32  # how many tokens' products stand side by side before they are summed
-_ROOM = 2**19  # numbers of Deltas that are widened at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,46 +100,41 @@ class Tokens:
 class Outbox:
     """Deltas ``[tokens.count, 1 + slots, D]`` of computed writers, and their gradients.
 
-    A token's slots stand together, so that each product works on what fits a cache. Deltas are kept
-    in the model's dtype; the base they are added to, mask values and sums are float32 at least. A
-    Delta is then rounded once, and a sum once more when its reader's module reads it: both are of
-    the size of one step of the model's own, which rounds its stream at every layer.
+    A token's slots stand together, so that each product works on what fits a cache. Deltas,
+    mask values and sums are float32 at least: rounded to half precision, hundreds of Deltas would
+    add up to more than the model's own rounding, which is once for each layer. Gradients are in the
+    model's dtype.
     """
 
     def __init__(self, slots: int, copies: int, tokens: Tokens, like: Tensor) -> None:
         self.tokens, self.sizes = tokens, tokens.split(copies)
         shape = (tokens.count, 1 + slots, like.shape[-1])
-        self.delta = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.dtype, self.wide = like.dtype, wide(like[:0]).dtype
+        self.delta = torch.empty(shape, dtype=self.wide, device=like.device)
         self.grad: Tensor | None = None
         self._scratch = self.delta.new_empty(0)
-        self.wide = wide(self._scratch).dtype
 
-    def read(self, weights: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, weights: Tensor, base: Tensor) -> Tensor:
         """``[count, R, D]``: what readers with ``weights [C, R, 1 + S]`` read over ``base``.
 
-        Stands in one buffer, which the next reading overwrites. The second is the last reader's
-        alone ``[count, 1, D]``, not rounded (the same memory where the dtype is not rounded to).
+        Stands in one buffer, which the next reading overwrites; in float32 at least.
         """
+        self.delta[:, 0] = base
         count, _, width = self.delta.shape
         size = count * weights.shape[1] * width
         if len(self._scratch) < size:
             self._scratch = self.delta.new_empty(size)
         out = self._scratch[:size].view(count, -1, width)
-        each = self._each(weights)
-        if self.delta.dtype == self.wide:
-            self.delta[:, 0] = base
-            torch.bmm(each, self.delta[:, : weights.shape[2]], out=out)
-            return out, out[:, -1:]
-        last = base.new_empty(count, 1, width)
-        for at in self._some(weights.shape[2]):
-            sent = self.delta[at, 1 : weights.shape[2]].to(self.wide)
-            sums = torch.baddbmm(base[at, None], each[at, :, 1:], sent)
-            out[at], last[at] = sums, sums[:, -1:]
-        return out, last
+        return torch.bmm(self._each(weights), self.delta[:, : weights.shape[2]], out=out)
+
+    def start_gradients(self) -> Tensor:
+        """Deltas' gradients, all 0."""
+        self.grad = torch.zeros_like(self.delta, dtype=self.dtype)
+        return self.grad
 
     def add(self, out: Tensor, weights: Tensor, slots: slice) -> None:
         """Adds the Deltas of ``slots``, weighted by ``[C, R, S]``, to ``out [count, R, D]``."""
-        out.baddbmm_(self._each(weights), self.delta[:, slots].to(self.wide))
+        out.baddbmm_(self._each(weights), self.delta[:, slots])
 
     def spread(self, weights: Tensor, grad: Tensor, slots: slice) -> None:
         """Adds to the Deltas' gradients what ``grad [count, R, D]`` at their readers gives."""
@@ -158,14 +151,6 @@ class Outbox:
             products = (torch.bmm(wide(a), wide(b).transpose(1, 2)).sum(0) for a, b in pairs)
             found.append(sum(products, grad.new_zeros((), dtype=wide(grad[:0]).dtype)))
         return torch.stack(found)
-
-    def _some(self, slots: int) -> Iterator[slice]:
-        """Tokens a few at a time, whose ``slots`` in float32 fit a cache (on a GPU: many more)."""
-        count, _, width = self.delta.shape
-        room = _ROOM if self.delta.device.type == "cpu" else 64 * _ROOM
-        step = max(1, room // (slots * width))
-        for start in range(0, count, step):
-            yield slice(start, start + step)
 
     def _each(self, weights: Tensor) -> Tensor:
         """``[C, R, S]`` for each token; a view where there is one mask."""

@@ -135,7 +135,8 @@ class Base:
     def embedded(self) -> Tensor:
         """``[E, n, D]``: what embeddings send, minus what stands in for it."""
         sent = entry_embeddings(self.reference.glue, self.layout.embeddings)
-        change = [self.tokens.take(s - a) for s, a in zip(sent, self.old.embed, strict=True)]
+        pairs = zip(sent, self.old.embed, strict=True)
+        change = [self.tokens.take(wide(s) - wide(a)) for s, a in pairs]
         return centre(torch.stack(change), self.arch.centred)
 
 
@@ -322,8 +323,8 @@ class SparseRun:
         tokens, first = base.tokens, self.layout.head(i)
         code = code[:, tokens.start :].reshape(self.copies, tokens.count, len(heads), -1)
         old = tokens.take(base.old.codes[i]).unflatten(-1, (block.heads, -1))[:, heads]
-        change = code - old
-        weight = sender(block, self.arch.centred)[heads.to(qkv.device)]
+        change = wide(code) - wide(old)
+        weight = sender(block, self.arch.centred, exact=True)[heads.to(qkv.device)]
         narrow = self.plan.narrow[heads + first]
         for kind in (False, True):
             some = torch.nonzero(narrow == kind)[:, 0]
@@ -333,7 +334,8 @@ class SparseRun:
             mine = mine[:, tokens.asked] if kind else mine
             sent = torch.bmm(mine.flatten(0, 1).transpose(0, 1), weight[some])
             if base.old.heads is not None:
-                sent = sent - centre(base.old.heads[i][heads[some]], self.arch.centred)[:, None]
+                fixed = centre(wide(base.old.heads[i][heads[some]]), self.arch.centred)
+                sent = sent - fixed[:, None]
             self.messages.send(heads[some] + first, sent)
 
     def _qkv(self, block: Block, heads: Tensor) -> Tensor:
@@ -352,12 +354,12 @@ class SparseRun:
             for some in torch.arange(len(rows)).split(few):
                 at = slice(int(some[0]), int(some[-1]) + 1)
                 x = self._read(fixed[at], masks[at], base.attention[i].prefix, None)
-                found.append(project(block, rows[at], x.to(base.dtype)))
+                found.append(project(block, rows[at], x))
             numbers.append(rows)
         given = self.given
         if given is not None and given.layer == i and given.row is not None:
             row = torch.tensor([given.row])
-            found.append(project(block, row, given.x.flatten(0, 1)[None].to(base.dtype)))
+            found.append(project(block, row, given.x.flatten(0, 1)[None]))
             numbers.append(row)
         if not found:
             return qkv
@@ -387,7 +389,8 @@ class SparseRun:
         y = y if block.mlp_post_norm is None else block.mlp_post_norm(y)
         old = base.tokens.take(base.old.mlps[i])
         old = old if asked is None else old[asked]
-        change = centre((y.view(self.copies, *old.shape) - old).flatten(0, 1), self.arch.centred)
+        change = wide(y.view(self.copies, *old.shape)) - wide(old)
+        change = centre(change.flatten(0, 1), self.arch.centred)
         self.messages.send(torch.tensor([writer]), change[None])
 
 
