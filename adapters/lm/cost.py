@@ -81,7 +81,7 @@ def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[Memor
     attention = (rows * dh + heads * dh + turned + repeated) * item + rows * 4
     fed = (3 if shape.gated else 1) * shape.hidden * item
     kept = layout.layers * n * (attention + fed)
-    inputs = n * (rows + 1) * width * item
+    inputs = n * (rows + 1) * width * max(item, 4)
     folded = (rows + heads) * dh * width * item
     products = min(n, 32) * (rows + 1) * main * 4
     if item == 2:

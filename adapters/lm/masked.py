@@ -165,7 +165,7 @@ class MaskedPass:
         """Outputs ``[K, B, ..., V]``."""
         sent = entry_embeddings(self.reference.glue, self.layout.embeddings)
         for e in range(self.layout.embeddings):
-            self._send(self.main, e, self.main.tokens.take(sent[e] - self.ablated.embed[e]))
+            self._send(self.main, e, sent[e], self.ablated.embed[e])
         for block in self.arch.blocks:
             with block.present():
                 self._layer(block)
@@ -175,9 +175,12 @@ class MaskedPass:
         """``[count, 1, D]``: the masked run's final residual at the last outbox's tokens."""
         return self.last.read(self.final_weights(), self.base(self.last, -1))
 
-    def _send(self, box: Outbox, writer: int, change: Tensor) -> None:
+    def _send(self, box: Outbox, writer: int, new: Tensor, old: Tensor) -> None:
+        """Writes a Delta: ``new`` messages of all tokens or of the box's, minus ``old`` of all."""
         if bool(self.plan.computed[writer]):
-            box.delta[:, self.slots(writer).start] = centre(wide(change), self.arch.centred)
+            new = new if new.ndim == 2 else box.tokens.take(new)
+            change = wide(new) - wide(box.tokens.take(old))
+            box.delta[:, self.slots(writer).start] = centre(change, self.arch.centred)
 
     def _layer(self, block: Block) -> None:
         readings, kept = self.readings(block), self.kept[block.index]
@@ -203,8 +206,7 @@ class MaskedPass:
         if fed is not None:
             self.read_own(block, box, fed)
             message = self.feed(block, fed[:, 0], kept if self.keep else None)
-            old = box.tokens.take(self.ablated.mlps[block.index])
-            self._send(box, first + block.heads, message - old)
+            self._send(box, first + block.heads, message, self.ablated.mlps[block.index])
         if not self.keep:
             self.kept[block.index] = Kept()
 
