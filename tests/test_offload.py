@@ -13,6 +13,7 @@ from support.sharded import results
 from support.tiny import random_pair, tiny
 
 import graphprune as gp
+from graphprune.adapters.lm.lean import ACTIVATION_MODULES
 from graphprune.errors import UnsupportedModelError
 
 FAMILIES = ["gpt2", "llama", "gemma2", "gpt_neox", "olmo2"]
@@ -76,19 +77,22 @@ class Watch:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_one_layer_is_present_at_a_time(family, tmp_path):
+def test_one_layer_is_present_at_a_time(family, tmp_path, monkeypatch):
     """Looked at whenever an MLP runs, forward and backward."""
     module = disk(tiny(family, **LAYERS), tmp_path)
+    kind = next(type(m) for m in module.modules() if type(m).__module__ in ACTIVATION_MODULES)
+    inner, calls, watches = kind.forward, [], []
+
+    def look(*args):
+        for watch in watches:
+            watch.look()
+            calls.append(1)
+        return inner(*args)
+
+    monkeypatch.setattr(kind, "forward", look)
     model = gp.wrap(module)
-    watch, calls = Watch(model), []
-
-    def look(*_):
-        watch.look()
-        calls.append(1)
-
-    for block in model.arch.blocks:
-        activation = next(m for m in block.mlp.modules() if "ctivation" in type(m).__module__)
-        activation.register_forward_hook(look)
+    watch = Watch(model)
+    watches.append(watch)
     clean, corrupt = random_pair(module)
     batch = gp.Batch({"input_ids": clean}, {"input_ids": corrupt}, len(clean))
     mask = torch.full((model.graph.num_edges,), 0.5, requires_grad=True)
@@ -97,19 +101,25 @@ def test_one_layer_is_present_at_a_time(family, tmp_path):
     assert len(calls) >= 8
 
 
-def test_weights_leave_after_an_error(tmp_path):
+def test_weights_leave_after_an_error(tmp_path, monkeypatch):
     module = disk(tiny("llama", **LAYERS), tmp_path)
+    kind = type(module.model.layers[2].mlp.act_fn)
+    inner, bad = kind.forward, []
+
+    def burst(self, x):
+        if self in bad:
+            raise RuntimeError("burst")
+        return inner(self, x)
+
+    monkeypatch.setattr(kind, "forward", burst)
     model = gp.wrap(module)
     clean, corrupt = random_pair(module)
     batch = gp.Batch({"input_ids": clean}, {"input_ids": corrupt}, len(clean))
 
-    def burst(*_):
-        raise RuntimeError("burst")
-
-    handle = model.arch.blocks[2].mlp.act_fn.register_forward_hook(burst)
+    bad.append(module.model.layers[2].mlp.act_fn)
     with pytest.raises(RuntimeError, match="burst"):
         model.run(batch, torch.ones(model.graph.num_edges))
-    handle.remove()
+    bad.clear()
     assert all(p.is_meta for p in module.parameters())
     whole = gp.wrap(tiny("llama", **LAYERS))
     edges = torch.ones(model.graph.num_edges)

@@ -7,6 +7,8 @@ enters the residual stream.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,12 +19,13 @@ from torch import Tensor, nn
 from graphprune.errors import UnsupportedModelError
 
 from .family import Family
+from .interventions import Snapshot
 from .lean import lean
 from .norms import Norm, describe_norm
 from .pieces import tall
 from .presence import Presence, main_device
 from .rounding import Rounds
-from .surgery import Given, Interleave, Recorder, Slice, Zero, part, replaced
+from .surgery import Given, Interleave, Recorder, Slice, Zero, part, quiet, replaced
 
 __all__ = ["Architecture", "Block", "Call", "Glue", "matrix"]
 
@@ -40,7 +43,8 @@ class Projection:
 def matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
     """``[out, in]`` weight (a view) and bias of a Linear or GPT-2's transposed Conv1D."""
     kind = type(module).__name__
-    if not isinstance(module, nn.Linear) and kind != "Conv1D":
+    transposed = any(c.__name__ == "Conv1D" for c in type(module).__mro__)  # or parametrised
+    if not isinstance(module, nn.Linear) and not transposed:
         raise UnsupportedModelError(
             f"{where} is a {kind}; expected a plain Linear (merge adapters such as LoRA and "
             "dequantise the weights before wrapping)"
@@ -52,7 +56,7 @@ def matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
             f"{where} holds a weight of shape {list(weight.shape)} and type {weight.dtype}; "
             "expected a floating point matrix (dequantise the model before wrapping)"
         )
-    return (weight.T if kind == "Conv1D" else weight), bias if isinstance(bias, Tensor) else None
+    return (weight.T if transposed else weight), bias if isinstance(bias, Tensor) else None
 
 
 class Block:
@@ -258,6 +262,7 @@ class Architecture:
         self, model: nn.Module, family: Family, rounds: tuple[Rounds | None, ...] | None = None
     ) -> None:
         self.model, self.family = model, family
+        self.snapshot = Snapshot(model)
         config: Any = model.config
         self.config = config
         try:
@@ -309,6 +314,13 @@ class Architecture:
         if family.position is not None and self._table is not None:
             hollow[family.position] = self._table
         self._hollow = replaced(self.base, hollow)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around every computation: modules are quiet, and nothing was put on them meanwhile."""
+        with quiet(self.model):
+            self.snapshot.check()
+            yield
 
     @cached_property
     def width(self) -> int:

@@ -47,13 +47,14 @@ class _Backward:
 
     def walk(self, grad: Tensor) -> None:
         run, last = self.run, self.run.last
-        last.grad = torch.zeros_like(last.delta)
+        last.start_gradients()
         x = run.final_read()
         with run.arch.ends():
             with torch.enable_grad():
                 rows = x[:, 0].requires_grad_(True)
                 logits = run.read_out(rows)
             (dx,) = torch.autograd.grad(logits, rows, grad)
+        dx = dx.to(last.dtype)
         every = run.prefix(run.layout.writers)
         self._edges(last, dx[:, None], run.final.edges, every)
         last.spread(run.final_weights(), dx[:, None], every)
@@ -78,8 +79,7 @@ class _Backward:
         if inside is not None:
             mine *= inside.view(-1, 1, 1)
         tail.grad = None
-        main.grad = torch.zeros_like(main.delta)
-        main.grad.index_add_(0, local, mine)
+        main.start_gradients().index_add_(0, local, mine)
 
     def _writers(self, box: Outbox, writers: slice, also: Tensor | None) -> None:
         """Gradients of the constants of ``writers``, all of whose readers have been passed.
@@ -105,6 +105,7 @@ class _Backward:
         fed = reads[-1][:, -1:]
         dx = self._mlp(block, box, fed, kept)
         fed[:, 0] = dx
+        reads = [x.to(box.dtype) for x in reads]  # gradients are written over them
         heads = slice(first, first + block.heads)
         self._writers(box, heads, None if block.parallel else dx)
         assert kept.qkv is not None

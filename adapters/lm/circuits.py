@@ -14,7 +14,6 @@ from .layout import Layout
 from .masked import masked_run
 from .plan import Plan, computed_share, sparse_plan
 from .sparse import Base, Fixed, SparseRun
-from .surgery import quiet
 from .values import LMReference
 
 __all__ = ["circuit_run", "compiled", "run"]
@@ -69,7 +68,8 @@ def compiled(
 
     @torch.no_grad()
     def run() -> Tensor:
-        with quiet(reference.arch.model):
+        reference.require_same_weights()
+        with reference.arch.running():
             return SparseRun(base, plan, mask, held, fixed).run()[0]
 
     return run

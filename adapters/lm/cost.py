@@ -57,13 +57,14 @@ def cost(subject: Any, request: Request) -> Cost:
 def reference_bytes(shape: Shape, request: Request) -> int:
     """Ablated codes, messages and streams, and both ends' outputs: ``LMReference.nbytes``."""
     n, answers = request.batch_size * request.tokens, request.batch_size * request.answers
-    return _values(shape) * n * shape.dtype.itemsize + 2 * 4 * shape.outputs * answers
+    return _values(shape) * n + 2 * 4 * shape.outputs * answers
 
 
 def _values(shape: Shape) -> int:
-    """Numbers that one pass leaves for each token: codes, messages and streams."""
-    layers = shape.layout.layers
-    return (3 * layers + 2) * shape.width + layers * shape.layout.heads * shape.head_dim
+    """Bytes that one pass leaves for a token: codes, messages, and streams (float32 at least)."""
+    layers, item = shape.layout.layers, shape.dtype.itemsize
+    sent = (layers + 1) * shape.width + layers * shape.layout.heads * shape.head_dim
+    return sent * item + (2 * layers + 1) * shape.width * max(item, 4)
 
 
 def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[MemoryPart]:
@@ -72,7 +73,7 @@ def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[Memor
     n = request.batch_size * request.tokens * request.copies
     answers = request.batch_size * request.answers * request.copies
     main, tail = _slots(shape, request)
-    box = (n * main + answers * tail) * width * item
+    slots = (n * main + answers * tail) * width
     heads, rows, dh = layout.heads, shape.rows, shape.head_dim
     # What a layer's graphs keep: q/k/v, rotated and repeated copies, the code, the MLP's inside.
     turned = 0 if shape.family.position is not None else (heads + layout.kv_heads) * dh
@@ -80,20 +81,20 @@ def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[Memor
     attention = (rows * dh + heads * dh + turned + repeated) * item + rows * 4
     fed = (3 if shape.gated else 1) * shape.hidden * item
     kept = layout.layers * n * (attention + fed)
-    inputs = n * (rows + 1) * width * item
+    inputs = n * (rows + 1) * width * max(item, 4)
     folded = (rows + heads) * dh * width * item
     products = min(n, 32) * (rows + 1) * main * 4
     if item == 2:
-        products += min(n, 32) * (main + rows + 1) * width * 4
+        products += min(n, 32) * (rows + 1) * width * 4
     plain = request.batch_size * request.tokens * (3 * shape.hidden + 4 * width) * item
-    clean = _values(shape) * n // request.copies * item
+    clean = _values(shape) * n // request.copies
     parts = [
         MemoryPart("weights", shape.parameters * item),
         MemoryPart("reference", reference_bytes(shape, request)),
         MemoryPart("clean pass", clean, ("reference",)),
         MemoryPart("a plain layer", plain, ("reference",)),
-        MemoryPart("Delta", box, ("forward", "backward")),
-        MemoryPart("its gradient", box, ("backward",)),
+        MemoryPart("Delta", slots * max(item, 4), ("forward", "backward")),
+        MemoryPart("its gradient", slots * item, ("backward",)),
         MemoryPart("kept graphs", 0 if checkpointing else kept, ("forward", "backward")),
         MemoryPart("a layer's inputs", inputs, ("forward", "backward")),
         MemoryPart("a layer's weights", folded, ("forward", "backward")),
@@ -108,7 +109,9 @@ def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[Memor
         MemoryPart("outputs", 3 * 4 * shape.outputs * answers, ("forward", "backward")),
     ]
     if request.device.type == "cpu":
-        parts += _on_cpu(request, clean, 0 if checkpointing else kept, box + inputs, item == 2)
+        parts += _on_cpu(
+            request, clean, 0 if checkpointing else kept, slots * item + inputs, item == 2
+        )
     return parts
 
 

@@ -25,10 +25,10 @@ from .architecture import Block
 from .backward import pull_back
 from .kept import Kept, Reading
 from .layout import Layout
+from .norms import wide
 from .outbox import Outbox, Tokens
 from .plan import Plan, dense_plan, sparse_plan
 from .reading import Projected, centre, sender, span
-from .surgery import quiet
 from .values import LMReference, entry_embeddings
 
 __all__ = ["MaskedPass", "masked_run"]
@@ -138,10 +138,10 @@ class MaskedPass:
             values = values[..., self.columns[chosen.start - 1 : chosen.stop - 1] - first]
         if based:
             values = torch.cat([values.new_ones(*values.shape[:-1], 1), values], -1)
-        return values.to(self.main.delta.dtype)
+        return values.to(self.main.wide)
 
     def base(self, box: Outbox, place: int) -> Tensor:
-        """``[count, D]``: the ablated residual stream at a place, for an outbox's tokens."""
+        """``[count, D]`` in float32 at least: the ablated stream at a place, an outbox's tokens."""
         return centre(box.tokens.take(self.stream[place]), self.arch.centred)
 
     def read(self, block: Block, reading: Reading) -> Tensor:
@@ -165,7 +165,7 @@ class MaskedPass:
         """Outputs ``[K, B, ..., V]``."""
         sent = entry_embeddings(self.reference.glue, self.layout.embeddings)
         for e in range(self.layout.embeddings):
-            self._send(self.main, e, self.main.tokens.take(sent[e] - self.ablated.embed[e]))
+            self._send(self.main, e, sent[e], self.ablated.embed[e])
         for block in self.arch.blocks:
             with block.present():
                 self._layer(block)
@@ -175,8 +175,11 @@ class MaskedPass:
         """``[count, 1, D]``: the masked run's final residual at the last outbox's tokens."""
         return self.last.read(self.final_weights(), self.base(self.last, -1))
 
-    def _send(self, box: Outbox, writer: int, change: Tensor) -> None:
+    def _send(self, box: Outbox, writer: int, new: Tensor, old: Tensor) -> None:
+        """Writes a Delta: ``new`` messages of all tokens or of the box's, minus ``old`` of all."""
         if bool(self.plan.computed[writer]):
+            new = new if new.ndim == 2 else box.tokens.take(new)
+            change = wide(new) - wide(box.tokens.take(old))
             box.delta[:, self.slots(writer).start] = centre(change, self.arch.centred)
 
     def _layer(self, block: Block) -> None:
@@ -203,8 +206,7 @@ class MaskedPass:
         if fed is not None:
             self.read_own(block, box, fed)
             message = self.feed(block, fed[:, 0], kept if self.keep else None)
-            old = box.tokens.take(self.ablated.mlps[block.index])
-            self._send(box, first + block.heads, message - old)
+            self._send(box, first + block.heads, message, self.ablated.mlps[block.index])
         if not self.keep:
             self.kept[block.index] = Kept()
 
@@ -218,9 +220,9 @@ class MaskedPass:
 
     def _send_heads(self, block: Block, box: Outbox, heads: Tensor, code: Tensor) -> None:
         first, i = self.layout.head(block.index), block.index
-        change = box.tokens.cut(code) - box.tokens.take(self.ablated.codes[i])
+        change = wide(box.tokens.cut(code)) - wide(box.tokens.take(self.ablated.codes[i]))
         change = change.unflatten(-1, (block.heads, block.head_dim))
-        weight, fixed = sender(block, self.arch.centred), self.ablated.heads
+        weight, fixed = sender(block, self.arch.centred, exact=True), self.ablated.heads
         if not bool(heads.all()):
             chosen = torch.nonzero(heads)[:, 0].to(change.device)
             change, weight = change[:, chosen], weight[chosen]
@@ -228,7 +230,7 @@ class MaskedPass:
         torch.bmm(change.transpose(0, 1), weight, out=out.transpose(0, 1))
         if fixed is not None:
             mine = fixed[i] if bool(heads.all()) else fixed[i][chosen]
-            out -= centre(mine, self.arch.centred)
+            out -= centre(wide(mine), self.arch.centred)
 
     # -------------------------------------------------------------- one layer's parts
 
@@ -242,13 +244,13 @@ class MaskedPass:
         if len(rows) < block.rows:
             # An answer in the prefix has a query of its own, the ablated one where none is read.
             start = tokens.start if self.asked_in_main[1] is None else 0
-            base = self.stream[2 * block.index][:, start:]
+            base = self.stream[2 * block.index][:, start:].to(self.reference.dtype)
             norm = block.attention_norm
             untouched = block.project(base if norm is None else norm(base))
             qkv = untouched.new_zeros(shape)
             qkv[:, start:] = untouched.unflatten(-1, shape[2:])
         else:
-            qkv = self.main.delta.new_zeros(shape)
+            qkv = self.main.delta.new_zeros(shape, dtype=self.main.dtype)
         if tokens.start:
             qkv[:, : tokens.start, block.heads :] = self.reference.prefix(block.index, tokens.start)
         return qkv if self.candidates == 1 else qkv.repeat(self.candidates, 1, 1, 1)
@@ -269,6 +271,7 @@ class MaskedPass:
 
     def feed(self, block: Block, x: Tensor, kept: Kept | None) -> Tensor:
         """The MLP's message ``[count, D]`` from its input ``[count, D]``; so with its graph."""
+        x = x.to(self.reference.dtype)
         fed = x if block.mlp_norm is None else block.mlp_norm(x)
         with torch.set_grad_enabled(kept is not None):
             if kept is not None:
@@ -284,7 +287,7 @@ class MaskedPass:
         if self.tail is None:
             rows = rows[self.asked_in_main[0]]
         rows = rows.view(self.candidates, len(self.asked), -1)[:, self.where].flatten(0, 1)
-        logits = self.arch.read_out(rows)
+        logits = self.arch.read_out(rows.to(self.reference.dtype))
         return logits.view(self.candidates, *self.reference.inputs.shape, -1)
 
 
@@ -313,7 +316,7 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        with quiet(ctx.run.arch.model):  # backward runs later, when the user may be training
+        with ctx.run.arch.running():  # backward runs later, when the user may be training
             mask, constants = pull_back(ctx.run, grad, *ctx.needs_input_grad[:2])
         return mask, constants, None, None
 

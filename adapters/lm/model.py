@@ -45,11 +45,11 @@ from .layout import Layout
 from .lowered import Lowering, lower
 from .means import ablation_values, learned_constants, mean_values
 from .messages import clean_messages
+from .norms import wide
 from .presence import unloadable, whole_tensor
 from .pruning import pruned
 from .shared import run_shared
 from .sparse import Base
-from .surgery import quiet
 from .trials import SuffixTrials
 from .values import LMReference, Values, entry_embeddings
 
@@ -135,6 +135,7 @@ class LanguageModel(MaskedModel):
         stream stay in the model's own dtype. ``module`` is a copy that shares what is not rounded.
         """
         source, arch = self._model, self.arch
+        arch.snapshot.check()
         if self._lowering is not None:
             source = self._lowering.source
             arch = Architecture(source, arch.family)
@@ -197,7 +198,7 @@ class LanguageModel(MaskedModel):
                 "counterfactual ablation needs corrupted prompts and this task has none; give "
                 "them, or use ablation='zero' or 'mean'"
             )
-        with quiet(self._model), torch.no_grad():
+        with self.arch.running(), torch.no_grad():
             glue = self.arch.glue(inputs.clean)
         return LMReference(
             batch,
@@ -209,6 +210,7 @@ class LanguageModel(MaskedModel):
             self._compute,
             start=self._start(inputs, ablation),
             checkpointing=self.checkpointing,
+            weights=None if self.arch.partial else self.arch.snapshot.weights(),
         )
 
     def _start(self, inputs: Inputs, ablation: Ablation) -> int:
@@ -217,7 +219,7 @@ class LanguageModel(MaskedModel):
         return shared_prefix(inputs) if free else 0
 
     def _compute(self, reference: LMReference, clean: bool) -> Values:
-        with quiet(self._model), torch.no_grad():
+        with self.arch.running(), torch.no_grad():
             if clean or reference.ablation.kind == "counterfactual":
                 return self._plain_values(reference, clean)
             return ablation_values(reference, self.layout)
@@ -251,6 +253,7 @@ class LanguageModel(MaskedModel):
         if not isinstance(reference, LMReference) or reference.arch is not self.arch:
             raise InputError("the reference was made by another model")
         require_same_batch(batch, reference)
+        reference.require_same_weights()
         return reference
 
     # ---------------------------------------------------------------- running
@@ -276,7 +279,7 @@ class LanguageModel(MaskedModel):
             raise InputError("sparse=True takes masks [E] or [K, E], not one for each example")
         ours = self._reference(batch, reference)
         rows = values[None] if values.ndim == 1 else values
-        with quiet(self._model):
+        with self.arch.running():
             out = circuits.run(self.layout, ours, rows, self._cores, sparse)
         return out[0] if values.ndim == 1 else out
 
@@ -284,7 +287,7 @@ class LanguageModel(MaskedModel):
         """Runs of the circuit alone; projections and streams of the ablated run are kept."""
         values = mask_values(self.graph, mask).to(self.arch.device)
         ours = self._reference(batch, reference)
-        with torch.no_grad(), quiet(self._model):
+        with torch.no_grad(), self.arch.running():
             return circuits.compiled(self.layout, ours, values, self._cores)
 
     def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> Trials:
@@ -347,13 +350,14 @@ class LanguageModel(MaskedModel):
             rule=rule,
         )
         embed = entry_embeddings(ours.glue, layout.embeddings)
-        with quiet(self._model):
+        with self.arch.running():
             for k, (gate, fixed) in enumerate(zip(points, held, strict=True)):
                 outer, inner = gate[: layout.embeddings], gate[layout.embeddings :]
                 mixed = embed
                 if not bool((outer == 1).all()):
-                    share = outer.to(embed).view(-1, 1, 1, 1)
-                    mixed = ours.ablated_embed + share * (embed - ours.ablated_embed)
+                    # Not in half precision, where a gate near 1 would be rounded.
+                    old, new = wide(ours.ablated_embed), wide(embed)
+                    mixed = old + outer.to(new).view(-1, 1, 1, 1) * (new - old)
                 inputs_alone = bool((inner == 1).all())
                 plain = inputs_alone and not bool(fixed[layout.embeddings :].any())
                 done = run_shared(
@@ -407,7 +411,7 @@ class LanguageModel(MaskedModel):
     def messages(self, batch: Batch) -> Iterator[Messages]:
         """Clean messages place by place; see the base class."""
         reference = self.reference(batch, Ablation("zero"))
-        with quiet(self._model), torch.no_grad():
+        with self.arch.running(), torch.no_grad():
             yield from clean_messages(self.layout, reference)
 
     def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:

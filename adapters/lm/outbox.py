@@ -100,20 +100,24 @@ class Tokens:
 class Outbox:
     """Deltas ``[tokens.count, 1 + slots, D]`` of computed writers, and their gradients.
 
-    A token's slots stand together, so that each product works on what fits a cache.
+    A token's slots stand together, so that each product works on what fits a cache. Deltas,
+    mask values and sums are float32 at least: rounded to half precision, hundreds of Deltas would
+    add up to more than the model's own rounding, which is once for each layer. Gradients are in the
+    model's dtype.
     """
 
     def __init__(self, slots: int, copies: int, tokens: Tokens, like: Tensor) -> None:
         self.tokens, self.sizes = tokens, tokens.split(copies)
         shape = (tokens.count, 1 + slots, like.shape[-1])
-        self.delta = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.dtype, self.wide = like.dtype, wide(like[:0]).dtype
+        self.delta = torch.empty(shape, dtype=self.wide, device=like.device)
         self.grad: Tensor | None = None
         self._scratch = self.delta.new_empty(0)
 
     def read(self, weights: Tensor, base: Tensor) -> Tensor:
         """``[count, R, D]``: what readers with ``weights [C, R, 1 + S]`` read over ``base``.
 
-        Stands in one buffer, which the next reading overwrites.
+        Stands in one buffer, which the next reading overwrites; in float32 at least.
         """
         self.delta[:, 0] = base
         count, _, width = self.delta.shape
@@ -123,6 +127,11 @@ class Outbox:
         out = self._scratch[:size].view(count, -1, width)
         return torch.bmm(self._each(weights), self.delta[:, : weights.shape[2]], out=out)
 
+    def start_gradients(self) -> Tensor:
+        """Deltas' gradients, all 0."""
+        self.grad = torch.zeros_like(self.delta, dtype=self.dtype)
+        return self.grad
+
     def add(self, out: Tensor, weights: Tensor, slots: slice) -> None:
         """Adds the Deltas of ``slots``, weighted by ``[C, R, S]``, to ``out [count, R, D]``."""
         out.baddbmm_(self._each(weights), self.delta[:, slots])
@@ -130,7 +139,8 @@ class Outbox:
     def spread(self, weights: Tensor, grad: Tensor, slots: slice) -> None:
         """Adds to the Deltas' gradients what ``grad [count, R, D]`` at their readers gives."""
         assert self.grad is not None
-        self.grad[:, slots].baddbmm_(self._each(weights).transpose(1, 2), grad)
+        each = self._each(weights).transpose(1, 2).to(grad.dtype)
+        self.grad[:, slots].baddbmm_(each, grad)
 
     def against(self, grad: Tensor, slots: slice) -> Tensor:
         """``[C, R, S]``: gradients ``[count, R, D]`` against Deltas, in float32 at least."""

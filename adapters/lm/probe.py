@@ -123,13 +123,15 @@ def _edge_seconds(shape: Shape, request: Request) -> float:
     copies = request.copies * (request.batch_size if request.per_example else 1)
     box = Outbox(deep, copies, tokens, torch.empty(0, width, device=device, dtype=dtype))
     box.delta.fill_(0.5)
-    box.grad = torch.zeros_like(box.delta)
+    box.start_gradients()
     base = box.delta[:, 0].clone()
 
     def products(slots: int) -> None:
-        weights = torch.full((copies, shape.rows + 1, 1 + slots), 0.5, device=device, dtype=dtype)
+        weights = torch.full(
+            (copies, shape.rows + 1, 1 + slots), 0.5, device=device, dtype=box.wide
+        )
         for _ in range(2):
-            read = box.read(weights, base)
+            read = box.read(weights, base).to(dtype)
         box.against(read, slice(1, 1 + slots))
         box.spread(weights, read, slice(0, 1 + slots))
 

@@ -38,7 +38,7 @@ def pruned(model: LanguageModel, values: Tensor, ablation: Ablation, logits_to_k
             f"{float(values[number]):.3g}); round the mask first"
         )
     last = _last(logits_to_keep, ablation, longest_of(arch))
-    with torch.no_grad(), quiet(model.module):
+    with torch.no_grad(), model.arch.running():
         module = pruned_module(arch, model.layout, values != 0, ablation, last)
     causal: Any = model.module
     vocabulary = cast(Tensor, arch.embedding.weight).shape[0]

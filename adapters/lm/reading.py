@@ -8,8 +8,10 @@ The gradient at the input is, with ``g = dq * scale``,
 
 written over the input itself. Where a precision policy rounds what projections read, the norm
 cannot be folded: the normed input is made and rounded, and the gradient is the same one, rounding
-being the identity there. Where the norms are LayerNorms, inputs hold no mean (the base and
-all Deltas are centred, see :class:`Centre`), and a gradient's mean is left in: it meets only them.
+being the identity there. Nor is it folded in half precision, which would round the folded weights,
+where the model itself rounds none. Where the norms are LayerNorms, inputs hold no mean (the base
+and all Deltas are centred, see :func:`centre`), and a gradient's mean is left in: it meets only
+them.
 """
 
 from __future__ import annotations
@@ -30,9 +32,8 @@ __all__ = ["Projected", "centre", "sender", "span"]
 class Projected:
     """What ``rows`` of a layer's attention readers read and project at some tokens.
 
-    ``scale [n, R, 1]`` is the norm's (``None``: no norm). float16 inputs, since ``W' x`` could
-    overflow, and inputs to be rounded must be ``prepare``d (normalised in place); others are left
-    as they are.
+    ``scale [n, R, 1]`` is the norm's (``None``: no norm). Inputs to be rounded by a policy must be
+    ``prepare``d (normalised in place); others are left as they are.
     """
 
     block: Block
@@ -45,9 +46,7 @@ class Projected:
         """Takes the statistics of inputs ``x [n, R, D]``."""
         norm = block.attention_norm
         scale = None if norm is None else norm.scale(x)
-        wanted = x.dtype == torch.float16 or block.rounds is not None
-        normalised = norm is not None and wanted
-        return cls(block, rows, scale, normalised)
+        return cls(block, rows, scale, norm is not None and block.rounds is not None)
 
     def prepare(self, x: Tensor) -> None:
         """What forward and backward expect of inputs just read."""
@@ -57,27 +56,31 @@ class Projected:
 
     def forward(self, x: Tensor) -> Tensor:
         """``[n, R, dh]`` from ``x [n, R, D]``."""
-        out = x.new_empty(len(x), len(self.rows), self.block.head_dim)
-        if self.block.rounds is not None:
-            return self._rounded(x, out)
+        kind = self.block.readers[0].weight.dtype
+        out = x.new_empty(len(x), len(self.rows), self.block.head_dim, dtype=kind)
+        if self.block.rounds is not None or out.dtype in (torch.float16, torch.bfloat16):
+            return self._unfolded(x, out)
         for at, weight, constant in self._parts():
             q = torch.bmm(x[:, at].transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
-            if self.scale is not None and not self.normalised:
+            if self.scale is not None:
                 q = q * self.scale[:, at]
             out[:, at] = q if constant is None else q + constant
             del weight  # the next part's is made first otherwise
         return out
 
-    def _rounded(self, x: Tensor, out: Tensor) -> Tensor:
-        """The same where inputs are rounded, which fits no folded weight."""
+    def _unfolded(self, x: Tensor, out: Tensor) -> Tensor:
+        """The same by weights as they are; normed inputs are rounded to their dtype once."""
         norm, rounds = self.block.attention_norm, self.block.rounds
-        assert rounds is not None
         for at, weight, constant in self._parts(fold=False):
-            read = x[:, at]
+            read = wide(x[:, at])
+            if self.scale is not None and not self.normalised:
+                read = read * self.scale[:, at]
             if norm is not None:
                 read = read * norm.gain if norm.bias is None else read * norm.gain + norm.bias
-            read = rounds.reader_input(read, self.rows[at]).transpose(0, 1)
-            q = torch.bmm(read, weight.transpose(1, 2)).transpose(0, 1)
+            read = read.to(out.dtype)
+            if rounds is not None:
+                read = rounds.reader_input(read, self.rows[at])
+            q = torch.bmm(read.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
             out[:, at] = q if constant is None else q + constant
         return out
 
@@ -138,9 +141,12 @@ def span(rows: Tensor, device: torch.device) -> Tensor | slice:
     return rows.to(device)
 
 
-def sender(block: Block, centred: bool) -> Tensor:
-    """``[H, dh, D]``: each head's map from code to message, without its mean if ``centred``."""
-    weight = block.output_weight
+def sender(block: Block, centred: bool, *, exact: bool = False) -> Tensor:
+    """``[H, dh, D]``: each head's map from code to message, without its mean if ``centred``.
+
+    ``exact``: in float32 at least, so that neither the gain nor the mean rounds the weights.
+    """
+    weight = wide(block.output_weight) if exact else block.output_weight
     if block.gain is not None:
         weight = weight * block.gain
     return centre(weight, centred)

@@ -68,7 +68,7 @@ def self_check(model: LanguageModel, length: int = 5) -> None:
     except Exception as error:
         raise UnsupportedModelError(
             f"{name} could not be run part by part as its family describes it: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}; {_blame(model)}"
         ) from error
     tolerance = _TOLERANCE.get(arch.dtype, 1e-3)
     for what, (ours, theirs) in found.items():
@@ -77,6 +77,16 @@ def self_check(model: LanguageModel, length: int = 5) -> None:
         if not gap <= tolerance * size:
             raise UnsupportedModelError(
                 f"{name} failed the exactness check: {what} differs by {gap:.3g} (logits up to "
-                f"{size:.3g}, tolerance {tolerance * size:.3g}); its architecture is not what its "
-                "family describes"
+                f"{size:.3g}, tolerance {tolerance * size:.3g}); {_blame(model)}"
             )
+
+
+def _blame(model: LanguageModel) -> str:
+    """The likely cause: a forward that somebody replaced, or else the architecture."""
+    patched = model.arch.snapshot.patched
+    if patched:
+        return (
+            f"the forward of {', '.join(patched[:3])} was replaced on the module itself, and "
+            "graphprune calls and reads the parts of modules instead: take it off before wrapping"
+        )
+    return "its architecture is not what its family describes"

@@ -17,7 +17,7 @@ from graphprune.model import Rule
 
 from .architecture import Architecture, Call
 from .layout import Layout
-from .norms import Norm
+from .norms import Norm, wide
 from .relevance import relevant, relevant_attention
 from .values import Values
 
@@ -63,15 +63,19 @@ def run_shared(
     ``gates [W]`` mixes each head's and MLP's message with its ``ablated`` one (the caller has mixed
     the embeddings). Writers marked in ``constant [W]`` send their ``clean`` message instead of this
     pass's, which no gradient passes through. ``answers`` are flat token numbers whose logits are
-    wanted.
+    wanted. The residual stream stands in float32 at least; what modules read of it is rounded to
+    ``unmaskable``'s dtype, the model's own.
     """
-    relp = rule != "gradient"
+    relp, kind = rule != "gradient", unmaskable.dtype
     frozen = rule == "relp-frozen"
     codes, mlps, stream = [], [], []
     projected, mlp_in, sent = [], [], []
 
     def gated(x: Tensor, other: Tensor, gate: Tensor) -> Tensor:
-        return x if bool((gate == 1).all()) else other + gate.to(x) * (x - other)
+        if bool((gate == 1).all()):
+            return x
+        x, other = wide(x), wide(other)
+        return other + gate.to(x) * (x - other)
 
     def held(x: Tensor, own: Tensor | None, writers: slice) -> Tensor:
         """``x [..., writers * d]`` with the constant ones' part from the clean run."""
@@ -82,12 +86,13 @@ def run_shared(
         return torch.where(each, own, x)
 
     def normed(norm: Norm | None, x: Tensor) -> Tensor:
+        x = x.to(kind)
         if norm is None:
             return x.view_as(x)
         return norm.frozen(x) if relp else norm(x)
 
     with torch.enable_grad() if grad else torch.no_grad():
-        first = embed.sum(0)
+        first = wide(embed).sum(0)
         if grad:
             first = first.detach().requires_grad_(True)
         sent.append(first)
@@ -114,11 +119,11 @@ def run_shared(
                     if code is not own:
                         message = block.message(code)
                     if not bool((gate == 1).all()):
-                        wide = gate.to(code).repeat_interleave(block.head_dim)
-                        old = ablated.codes[block.index]
-                        message = block.message(old + wide * (code - old))
+                        each = gate.to(first).repeat_interleave(block.head_dim)
+                        mixed = gated(code, ablated.codes[block.index], each)
+                        message = block.message(mixed.to(kind))
                         if ablated.heads is not None:
-                            share = (1 - gate).to(code)[:, None] * ablated.heads[block.index]
+                            share = (1 - gate).to(first)[:, None] * ablated.heads[block.index]
                             message = message + share.sum(0)
                 sent.append(message)
                 middle = x + message
@@ -145,5 +150,5 @@ def run_shared(
             with arch.ends(lent=grad):
                 final_in = normed(arch.final_norm, rows)
                 out = arch.unembed(final_in).view(*shape, -1)
-    values = Values(embed.detach(), codes, mlps, [s.detach() for s in stream])
+    values = Values(embed.detach().to(kind), codes, mlps, [s.detach() for s in stream])
     return SharedPass(values, stream, projected, mlp_in, final_in, sent, out)

@@ -20,6 +20,7 @@ from torch import Tensor
 from .architecture import Block
 from .heads import HeadCores
 from .layout import Layout
+from .norms import wide
 from .plan import Plan
 from .reading import Projected, centre, sender
 from .values import LMReference, entry_embeddings
@@ -86,13 +87,16 @@ class Fixed:
 
 
 class Base:
-    """Values that outlive a run: ablated streams and messages, and keys and values by layer."""
+    """Values that outlive a run: ablated streams and messages, and keys and values by layer.
+
+    Streams and sums of messages are float32 at least; what modules read is rounded to ``dtype``.
+    """
 
     def __init__(self, layout: Layout, reference: LMReference, cores: list[HeadCores]) -> None:
         self.layout, self.reference, self.cores = layout, reference, cores
         self.arch, self.old = reference.arch, reference.ablated_values
         self.attention, self.mlps, self.final = layout.places()
-        self.tokens = TokenRange.of(reference)
+        self.tokens, self.dtype = TokenRange.of(reference), reference.dtype
 
     def stream(self, place: int, asked: bool = False) -> Tensor:
         """``[n, D]``: the ablated residual stream at a place, without its mean where norms ask."""
@@ -108,7 +112,7 @@ class Base:
         All tokens of the heads' other rows; keys and values of all heads before ``start``.
         """
         block, tokens = self.arch.blocks[layer], self.tokens
-        place = self.reference.stream[2 * layer]
+        place = self.reference.stream[2 * layer].to(self.dtype)
         out = place.new_zeros(tokens.batch, tokens.length, block.rows, block.head_dim)
         kv = block.heads + heads // (block.heads // block.kv_heads)
         needed = torch.zeros(block.rows, dtype=torch.bool)
@@ -131,12 +135,15 @@ class Base:
     def embedded(self) -> Tensor:
         """``[E, n, D]``: what embeddings send, minus what stands in for it."""
         sent = entry_embeddings(self.reference.glue, self.layout.embeddings)
-        change = [self.tokens.take(s - a) for s, a in zip(sent, self.old.embed, strict=True)]
+        pairs = zip(sent, self.old.embed, strict=True)
+        change = [self.tokens.take(wide(s) - wide(a)) for s, a in pairs]
         return centre(torch.stack(change), self.arch.centred)
 
 
 class Sent:
     """Deltas of computed writers: of wide ones ``[s, n, D]``, of narrow ones ``[s, A, D]``.
+
+    In float32 at least.
 
     ``slots [W]`` says where a writer stands among its kind (-1: not computed).
     """
@@ -161,7 +168,7 @@ class Sent:
         """Keeps ``change`` of ``writers [s]``: of one kind, one after another."""
         if not len(writers):
             return
-        kind = bool(self.narrow[writers[0]])
+        kind, change = bool(self.narrow[writers[0]]), wide(change)
         if self.graph:
             self._parts[kind].extend(change)
             return
@@ -197,14 +204,13 @@ class Sent:
     def scattered(self, writers: Tensor) -> list[Tensor] | None:
         """``[n, D]`` of each of the wide ``writers``, where :meth:`of` would copy them first.
 
-        ``None`` elsewhere, where many small steps are slow, and where each would be rounded to
-        half precision.
+        ``None`` elsewhere, where many small steps are slow.
         """
         slots = self.slots[writers]
         if self.graph or _neighbours(slots):
             return None
         buffer = self._buffers[False]
-        if buffer.device.type != "cpu" or torch.finfo(buffer.dtype).bits < 32:
+        if buffer.device.type != "cpu":
             return None
         return [buffer[slot] for slot in slots.tolist()]
 
@@ -306,7 +312,7 @@ class SparseRun:
         """``[C, B, ..., V]`` from final residuals ``[C * A, D]``."""
         tokens = self.base.tokens
         rows = rows.view(-1, len(tokens.asked), rows.shape[-1])[:, tokens.where].flatten(0, 1)
-        logits = self.arch.read_out(rows, graph=self.messages.graph)
+        logits = self.arch.read_out(rows.to(self.base.dtype), graph=self.messages.graph)
         return logits.view(-1, *self.base.reference.inputs.shape, logits.shape[-1])
 
     def _heads(self, block: Block, heads: Tensor) -> None:
@@ -317,8 +323,8 @@ class SparseRun:
         tokens, first = base.tokens, self.layout.head(i)
         code = code[:, tokens.start :].reshape(self.copies, tokens.count, len(heads), -1)
         old = tokens.take(base.old.codes[i]).unflatten(-1, (block.heads, -1))[:, heads]
-        change = code - old
-        weight = sender(block, self.arch.centred)[heads.to(qkv.device)]
+        change = wide(code) - wide(old)
+        weight = sender(block, self.arch.centred, exact=True)[heads.to(qkv.device)]
         narrow = self.plan.narrow[heads + first]
         for kind in (False, True):
             some = torch.nonzero(narrow == kind)[:, 0]
@@ -328,7 +334,8 @@ class SparseRun:
             mine = mine[:, tokens.asked] if kind else mine
             sent = torch.bmm(mine.flatten(0, 1).transpose(0, 1), weight[some])
             if base.old.heads is not None:
-                sent = sent - centre(base.old.heads[i][heads[some]], self.arch.centred)[:, None]
+                fixed = centre(wide(base.old.heads[i][heads[some]]), self.arch.centred)
+                sent = sent - fixed[:, None]
             self.messages.send(heads[some] + first, sent)
 
     def _qkv(self, block: Block, heads: Tensor) -> Tensor:
@@ -375,13 +382,15 @@ class SparseRun:
                 self.fixed.mlps[i] = base.stream(2 * i + 1, asked is not None)
             mask = self.mask[None, place.edges]
             x = self._read(self.fixed.mlps[i][None], mask, place.prefix, asked)[0]
+        x = x.to(base.dtype)
         fed = x if block.mlp_norm is None else block.mlp_norm(x)
         mlp = block.mlp if self.messages.graph else block.lean_mlp
         y: Tensor = mlp(fed[None])[0]
         y = y if block.mlp_post_norm is None else block.mlp_post_norm(y)
         old = base.tokens.take(base.old.mlps[i])
         old = old if asked is None else old[asked]
-        change = centre((y.view(self.copies, *old.shape) - old).flatten(0, 1), self.arch.centred)
+        change = wide(y.view(self.copies, *old.shape)) - wide(old)
+        change = centre(change.flatten(0, 1), self.arch.centred)
         self.messages.send(torch.tensor([writer]), change[None])
 
 

@@ -33,8 +33,8 @@ def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
     twin.training = False  # whatever mode the original is in, the copy evaluates
     twin.__dict__.pop("forward", None)  # an instance-level forward would call the original
     twin._modules = dict(module._modules)
-    if sharded:  # its hooks would gather the original's weights
-        twin._forward_hooks, twin._forward_pre_hooks = OrderedDict(), OrderedDict()
+    # The original's hooks are for the original's calls (FSDP's would gather its weights).
+    twin._forward_hooks, twin._forward_pre_hooks = OrderedDict(), OrderedDict()
     nested: dict[str, dict[str, nn.Module]] = {}
     for path, new in parts.items():
         head, _, rest = path.partition(".")

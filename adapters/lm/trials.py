@@ -16,9 +16,9 @@ from torch import Tensor
 
 from graphprune.greedy.trials import Trials
 
+from .norms import wide
 from .plan import Plan, dense_plan, sparse_plan
 from .sparse import Base, Fixed, Given, SparseRun
-from .surgery import quiet
 
 __all__ = ["SuffixTrials"]
 
@@ -71,7 +71,7 @@ class SuffixTrials(Trials):
         layout, base = self.layout, self.base
         plan = dense_plan(layout)
         run = SparseRun(base, plan, self._mask(), {}, Fixed())
-        with quiet(base.arch.model):
+        with base.arch.running():
             self._outputs = run.run()[0]
         last = layout.head(layout.layers - 1)
         every = torch.arange(layout.writers)
@@ -90,7 +90,8 @@ class SuffixTrials(Trials):
         self.overhead = _LAUNCH[kind][narrow] / count
 
     def _mask(self) -> Tensor:
-        return self.kept.to(self._device, self.base.reference.glue.entry.dtype)
+        entry = self.base.reference.glue.entry
+        return self.kept.to(self._device, wide(entry[:0]).dtype)
 
     def _put(self, layer: int, rows: Tensor, new: Tensor) -> None:
         tokens = self.base.tokens
@@ -224,7 +225,7 @@ class SuffixTrials(Trials):
             copies=len(cuts),
             given=given,
         )
-        with quiet(self.base.arch.model):
+        with self.base.arch.running():
             self._rows: Tensor = self._run.run()
         return self._rows
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
+from graphprune.errors import InputError
 from graphprune.idle import rounding
 from graphprune.model import Ablation, Reference
 
 from .architecture import Architecture, Call, Glue
 from .inputs import Inputs
 from .layout import Layout
+from .norms import wide
 
 __all__ = ["LMReference", "Values", "residuals"]
 
@@ -30,7 +32,8 @@ class Values:
 
     Position axes may have length 1 (means pooled over positions), batch axes too. ``heads``
     ``[L, H, D]`` is added to the messages that codes give: learned constants are no head's code.
-    ``stream`` is the residual stream at the attention, MLP and final places, where known.
+    ``stream`` is the residual stream at the attention, MLP and final places, where known: in
+    float32 at least, as every sum of messages is.
     ``layout`` says whose values they are, where they outlive a batch (means).
     """
 
@@ -81,9 +84,10 @@ def expand_codes(weight: Tensor, code: Tensor, out: Tensor, gain: Tensor | None)
 def residuals(arch: Architecture, values: Values, position: Tensor, like: Tensor) -> list[Tensor]:
     """The residual stream when every writer sends ``values``: two places a layer, then the final.
 
-    ``position`` is the unmaskable part of the embedding; ``like [B, T, D]`` gives the shape.
+    ``position`` is the unmaskable part of the embedding; ``like [B, T, D]`` gives the shape. Sums
+    stand in float32 at least: half precision would round the whole stream once for each layer.
     """
-    x = (position + values.embed.sum(0)).expand_as(like)
+    x = (wide(position) + wide(values.embed).sum(0)).expand_as(like)
     places = []
     for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
         places.append(x)
@@ -103,7 +107,8 @@ class LMReference(Reference):
 
     Ablated values that are learned may change between runs and are made anew each time. ``start``
     is the first position at which a Delta can differ from 0; ``checkpointing`` makes backward
-    compute every layer again instead of keeping its activations.
+    compute every layer again instead of keeping its activations. ``weights``: the state of the
+    model's weights when it was made (``None``: they come and go).
     """
 
     batch: Batch
@@ -115,6 +120,7 @@ class LMReference(Reference):
     compute: Callable[[LMReference, bool], Values]
     start: int = 0
     checkpointing: bool = False
+    weights: tuple[tuple[int, int], ...] | None = None
     _clean: Values | None = None
     _ablated: Values | None = None
     _stream: list[Tensor] | None = None
@@ -192,6 +198,19 @@ class LMReference(Reference):
             self._ablated = self.compute(self, False)
         return self._ablated
 
+    def require_same_weights(self) -> None:
+        """Raises :class:`InputError` if the model's weights were changed since."""
+        if self.weights is not None and self.weights != self.arch.snapshot.weights():
+            raise InputError(
+                "the model's weights were changed after this reference (or compiled circuit) was "
+                "made, and its values are those of the old ones: make it again"
+            )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model's own modules are called with: sums in float32 are rounded to it once."""
+        return self.glue.entry.dtype
+
     @property
     def unmaskable(self) -> Tensor:
         """The part of the embedding that belongs to no node: positions, or nothing."""
@@ -214,6 +233,7 @@ class LMReference(Reference):
         """``[B, stop, 2 * H_kv, dh]``: keys and values of the positions that have no Delta."""
         if layer not in self._prefix:
             block, x = self.arch.blocks[layer], self.stream[2 * layer][:, : self.start]
+            x = x.to(self.dtype)
             norm = block.attention_norm
             with block.present():
                 qkv = block.project(x if norm is None else norm(x))
@@ -234,19 +254,20 @@ class LMReference(Reference):
     def read_out(self, final: Tensor) -> Tensor:
         """Outputs ``[B, V]`` or ``[B, P, V]`` from the final residual ``[B, T, D]``."""
         rows = final.reshape(-1, final.shape[-1])[self.inputs.answers]
-        logits = self.arch.read_out(rows)
+        logits = self.arch.read_out(rows.to(self.dtype))
         return logits.view(*self.inputs.shape, -1)
 
     def _output(self, clean: bool) -> Tensor:
         if clean in self._outputs:
             return self._outputs[clean]
+        self.require_same_weights()
         if clean:
             # Not kept: the outputs are wanted at every step, the values hardly ever.
             values = self.compute(self, True) if self._clean is None else self._clean
             stream = values.stream or residuals(self.arch, values, self.unmaskable, self.glue.entry)
         else:
             stream = self.stream
-        with torch.no_grad():
+        with torch.no_grad(), self.arch.running():
             outputs = self.read_out(stream[-1])
         if clean or self.constants is None:
             self._outputs[clean] = outputs
@@ -261,11 +282,13 @@ class LMReference(Reference):
         entry, blocks = self.glue.entry, self.arch.blocks
         layers, tokens = len(blocks), entry.shape[0] * entry.shape[1]
         code = blocks[0].heads * blocks[0].head_dim
-        each = (3 * layers + 2) * entry.shape[-1] + layers * code
+        each = (layers + 1) * entry.shape[-1] + layers * code
+        stream = (2 * layers + 1) * entry.shape[-1] * wide(entry[:0]).element_size()
         prefix = 2 * blocks[0].kv_heads * blocks[0].head_dim * layers
         logits = cast(Tensor, self.arch.embedding.weight).shape[0] * len(self.inputs.answers)
-        count = each * tokens * (1 if self._clean is None else 2) + 2 * logits
-        return entry.element_size() * (count + prefix * self.start * entry.shape[0])
+        runs = tokens * (1 if self._clean is None else 2)
+        count = each * runs + 2 * logits + prefix * self.start * entry.shape[0]
+        return entry.element_size() * count + stream * runs
 
     @property
     def full(self) -> Tensor:

@@ -37,7 +37,7 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
 
     full, ablated = document.get("full", {}), document.get("ablated", {})
     intervals = document.get("intervals", {})
-    skipped = {*COUNTS, "full", "ablated", "absent", "settings", "intervals"}
+    skipped = {*COUNTS, "full", "ablated", "absent", "notes", "settings", "intervals"}
     names = [n for n in NAMES if n in document]
     names += [n for n in document if n not in NAMES and n not in skipped]
     rows = []

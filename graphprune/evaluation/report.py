@@ -25,6 +25,7 @@ from graphprune.progress import track
 from graphprune.task import Task
 
 from .cost import measure
+from .noise import notes, rounding, suspect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +91,8 @@ class EvaluationReport:
     """What :func:`evaluate` found.
 
     ``values`` maps a measure to its mean, ``examples`` to its value for every example, ``absent``
-    to the reason why a measure is missing. ``full`` and ``ablated`` hold the same metrics of the
+    to the reason why a measure is missing, ``notes`` to what is to be said of its value (that it is
+    within rounding). ``full`` and ``ablated`` hold the same metrics of the
     full and of the wholly ablated model, ``full_examples`` and ``ablated_examples`` for every
     example.
     """
@@ -103,6 +105,7 @@ class EvaluationReport:
     settings: dict[str, Any] = field(default_factory=dict)
     full_examples: dict[str, Tensor] = field(default_factory=dict)
     ablated_examples: dict[str, Tensor] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> float:
         if name not in self.values:
@@ -121,12 +124,13 @@ class EvaluationReport:
         return bootstrap_interval(self.examples[name], level=level, seed=seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every measure as a plain number; absent ones are left out and stand under ``absent``."""
+        """Every measure as a plain number; those left out stand under ``absent`` with a reason."""
         return {
             **self.values,
             "full": dict(self.full),
             "ablated": dict(self.ablated),
             "absent": dict(self.absent),
+            "notes": dict(self.notes),
             "settings": dict(self.settings),
         }
 
@@ -146,7 +150,7 @@ class EvaluationReport:
                     "high": high,
                     "full": self.full.get(name, np.nan),
                     "ablated": self.ablated.get(name, np.nan),
-                    "note": "",
+                    "note": self.notes.get(name, ""),
                 }
             )
         rows += [{"measure": name, "note": why} for name, why in self.absent.items()]
@@ -266,11 +270,18 @@ def evaluate_all(
         "graph": model.graph.fingerprint,
     }
     sides = [ends.columns(side, absent) for side in ("full", "ablated")]
-    return {
+    reports = {
         name: _report(mask, table[name].columns("circuit", absent), sides, absent, spent[name],
                       settings)
         for name, mask in chosen_masks.items()
     }  # fmt: skip
+    if any(suspect(model, report.values) for report in reports.values()):
+        noise = rounding(model, task, chosen, batch_size)
+        for report in reports.values():
+            own = task.metric.name
+            gap = report.full.get(own, 0.0) - report.ablated.get(own, 0.0)
+            report.notes.update(notes(model, report.values, gap, noise))
+    return reports
 
 
 def _report(

@@ -1,0 +1,161 @@
+"""Refuses a module that something else changes while it is taken apart: hooks and the like.
+
+The engine reads the weights of projections and norms, calls other modules on parts of the tokens,
+and runs shallow copies of layers. A hook would therefore act on some of its numbers and not on
+others, and what was copied would go on as it was. So all of it is looked for at every call, on the
+modules as they are then, and refused by name; what only changes a module's weights is honoured.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as hooked
+
+from graphprune.errors import UnsupportedModelError
+
+__all__ = ["Snapshot"]
+
+_HOOKS = {
+    "_forward_hooks": "forward hook",
+    "_forward_pre_hooks": "forward pre-hook",
+    "_backward_hooks": "backward hook",
+    "_backward_pre_hooks": "backward pre-hook",
+}
+# Whose hooks change no number: gathering of shards, records of outputs, counting of FLOPs.
+_HARMLESS = ("torch.distributed.", "torch.utils.", "transformers.")
+# Hooks before a call that set the module's own weights from other parameters; they are run.
+_SETS_WEIGHTS = "torch.nn.utils."
+# Numbers of a module that change no output.
+_CALLED = (nn.Linear, nn.Embedding, nn.Dropout)  # whose numbers are no copy's
+_IDLE = ("training", "gradient_checkpointing", "layer_idx")
+
+
+class Snapshot:
+    """A model's modules as they were when they were taken apart.
+
+    Raises :class:`UnsupportedModelError` where a hook already stands on one of them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        named = list(model.named_modules())
+        self._modules = [
+            (name, m, type(m), m.__dict__, tuple(m._modules.values()), m.__dict__.get("forward"))
+            for name, m in named
+        ]
+        self._forwards = {type(m): type(m).forward for _, m in named}
+        self._numbers = [
+            (name, m.__dict__, key, value)
+            for name, m in named
+            for key, value in m.__dict__.items()
+            if type(value) in (int, float, bool) and key not in _IDLE and key[0] != "_"
+            if not isinstance(m, _CALLED)
+        ]
+        self._parameters = [m._parameters for _, m in named if m._parameters]
+        for name, m in named:
+            hook = m.__dict__.get("_hf_hook")
+            for part in getattr(hook, "hooks", () if hook is None else (hook,)):
+                if not type(part).__module__.startswith("accelerate."):
+                    _refuse(f"{name or 'the model itself'} has a hook ({_title(type(part))})")
+        self.check()
+
+    @property
+    def patched(self) -> list[str]:
+        """Modules whose ``forward`` was replaced on the instance before the snapshot was taken."""
+        return [
+            name or "the model itself"
+            for name, _, _, state, _, own in self._modules
+            if own is not None and "_hf_hook" not in state
+        ]
+
+    def weights(self) -> tuple[tuple[int, int], ...]:
+        """Where every parameter lies now, and how often it was written to."""
+        return tuple(
+            (p.data_ptr(), p._version)
+            for mine in self._parameters
+            for p in mine.values()
+            if p is not None
+        )
+
+    def check(self) -> None:
+        """Raises :class:`UnsupportedModelError` naming what was hooked or replaced since."""
+        for name, module, kind, state, children, own in self._modules:
+            if (
+                state["_forward_hooks"]
+                or state["_forward_pre_hooks"]
+                or state["_backward_hooks"]
+                or state.get("_backward_pre_hooks")
+            ):
+                _check_hooks(name, module, state)
+            if module.__class__ is not kind:
+                _changed(name, f"is a {type(module).__name__} and was a {kind.__name__}")
+            if tuple(state["_modules"].values()) != children:
+                _replaced(name, state["_modules"], children)
+            if state.get("forward") is not own:
+                _changed(name, "had its forward replaced")
+        for kind, forward in self._forwards.items():
+            if kind.forward is not forward:
+                _changed(kind.__name__, "(the class) had its forward replaced")
+        for name, state, key, value in self._numbers:
+            if state.get(key) != value:
+                _changed(name, f"had {key}={value} and has {key}={state.get(key)}")
+        if (
+            hooked._global_forward_hooks
+            or hooked._global_forward_pre_hooks
+            or hooked._global_backward_hooks
+            or hooked._global_backward_pre_hooks
+        ):
+            _check_global_hooks()
+
+
+def _check_hooks(name: str, module: nn.Module, state: dict[str, Any]) -> None:
+    for attribute, what in _HOOKS.items():
+        for hook in list((state.get(attribute) or {}).values()):
+            home = _home(hook)
+            if home.startswith(_SETS_WEIGHTS) and attribute == "_forward_pre_hooks":
+                if not module.training:  # spectral norms take a step where a module trains
+                    with torch.no_grad():
+                        hook(module, ())
+            elif not home.startswith(_HARMLESS):
+                _refuse(f"{name or 'the model itself'} has a {what} ({_title(hook)})")
+
+
+def _check_global_hooks() -> None:
+    for attribute, what in _HOOKS.items():
+        for hook in getattr(hooked, f"_global{attribute}").values():
+            if not _home(hook).startswith(_HARMLESS):
+                _refuse(f"every module has a {what} (a global one, {_title(hook)})")
+
+
+def _home(hook: Any) -> str:
+    """The module that a hook was written in."""
+    hook = getattr(hook, "func", hook)  # of a functools.partial
+    return str(getattr(hook, "__module__", None) or type(hook).__module__)
+
+
+def _title(hook: Any) -> str:
+    hook = getattr(hook, "func", hook)
+    return f"{getattr(hook, '__qualname__', type(hook).__qualname__)} of {_home(hook)}"
+
+
+def _refuse(what: str) -> None:
+    raise UnsupportedModelError(
+        f"{what}. graphprune reads weights and calls modules on parts of the tokens, so a hook "
+        "would count in some numbers and not in others: take it off (handle.remove()) as long as "
+        "graphprune runs, or change the weights instead, which is honoured"
+    )
+
+
+def _changed(name: str, what: str) -> None:
+    raise UnsupportedModelError(
+        f"since gp.wrap, {name or 'the model itself'} {what}; the masked model has parts of what "
+        "was there before: undo it, or wrap the model again"
+    )
+
+
+def _replaced(name: str, now: dict[str, Any], before: tuple[nn.Module | None, ...]) -> None:
+    new = [key for key, m in now.items() if not any(m is old for old in before)]
+    path = f"{name}.{new[0]}" if name and new else (new[0] if new else name)
+    _changed(path, "was replaced" if new else "lost a submodule")
