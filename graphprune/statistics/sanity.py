@@ -40,7 +40,7 @@ def circuit_by(method: Any, model: MaskedModel, task: Task, size: float | None) 
     """
     if isinstance(method, Scorer) and size is not None:
         scores = method.score(model, task)
-        return Found(scores.top(size).prune_dead_ends(), scores)
+        return Found(selected(scores, size), scores)
     if isinstance(method, Pruner):
         if size is not None:
             raise InputError(f"{method.label} decides on the size itself; leave size out")
@@ -57,6 +57,11 @@ def circuit_by(method: Any, model: MaskedModel, task: Task, size: float | None) 
     if not isinstance(mask, EdgeMask):
         raise InputError(f"the method gave a {type(mask).__name__}, expected an EdgeMask")
     return Found(mask)
+
+
+def selected(scores: EdgeScores, size: float) -> EdgeMask:
+    """The ``size`` strongest edges without dead ends."""
+    return scores.top(size).prune_dead_ends()
 
 
 def label_of(method: Any) -> str:
