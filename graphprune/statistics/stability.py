@@ -57,7 +57,7 @@ def stability(
     seeds: Sequence[int] | None = None,
     resamples: int = 10,
     match: Match | Literal["rankings"] | None = None,
-    draws: int = 199,
+    draws: int = 99,
     alpha: float = 0.05,
     seed: int = 0,
 ) -> Finding:
@@ -115,16 +115,9 @@ def stability(
     if how == "rankings" and not ranked:
         raise InputError("match='rankings' stands for random scores: it needs a scorer and size=")
     values: dict[str, Any] = {"seeds": None, "resamples": None}
-    least = []
-    for kind, runs in track(list(parts.items()), "circuits by chance"):
-        masks = [found.mask for _, found in runs]
-        if how == "rankings":
-            families = _rankings(model.graph, len(masks), size or 0, draws, generator)
-        else:
-            families = _matched(masks, how, draws, generator)
-        chance = np.array([mean_overlap(family) for family in families])
-        values[kind] = _share(model.graph, [found for _, found in runs], chance)
-        least.append(rank_p(1.0, chance, tolerance=1e-12))
+    chance = _by_chance(model.graph, parts, how, size, draws, generator)
+    for kind, runs in parts.items():
+        values[kind] = _share(model.graph, [found for _, found in runs], chance[kind])
     p = max(values[kind]["p_value"] for kind in parts)
     unseeded = f"{name} has no seed that could be changed"
     values["not_measured"] = {
@@ -146,7 +139,8 @@ def stability(
         p_value=p,
         alpha=alpha,
         passed=p <= alpha,
-        least_p=max(least),
+        # The largest share there is, had the runs reached it.
+        least_p=max(rank_p(1.0, drawn, tolerance=1e-12) for drawn in chance.values()),
         correction="none: every kind of run must be beyond chance; p_value is the largest",
         values=values,
         rows=tuple(
@@ -292,16 +286,37 @@ def _spearman(first: Found, second: Found) -> float | None:
 # ---------------------------------------------------------------- circuits by chance
 
 
-def _rankings(
-    graph: ComputationalGraph, runs: int, size: float, draws: int, generator: np.random.Generator
-) -> Iterator[NDArray[np.bool_]]:
-    """``draws`` families ``[runs, E]`` of circuits by random scores, selected as a scorer's are."""
-    for _ in range(draws):
-        rows = []
-        for _ in range(runs):
-            order = torch.from_numpy(generator.permutation(graph.num_edges) + 1.0)
-            rows.append(selected(EdgeScores(graph, order), size).kept)
-        yield torch.stack(rows).numpy()
+def _by_chance(
+    graph: ComputationalGraph,
+    parts: dict[str, list[tuple[int, Found]]],
+    match: str,
+    size: float | None,
+    draws: int,
+    generator: np.random.Generator,
+) -> dict[str, NDArray[np.float64]]:
+    """``[draws]`` for each kind of run: mean overlaps of random families of as many circuits."""
+    if match != "rankings":
+        out = {}
+        for kind, runs in parts.items():
+            families = _matched([found.mask for _, found in runs], match, draws, generator)
+            out[kind] = np.array([mean_overlap(family) for family in families])
+        return out
+    # Random rankings know nothing of the runs, so that a family serves every kind.
+    out = {kind: np.empty(draws) for kind in parts}
+    most = max(map(len, parts.values()))
+    for number in track(range(draws), "circuits by chance", draws):
+        family = np.stack([_ranked(graph, size or 0, generator) for _ in range(most)])
+        for kind, runs in parts.items():
+            out[kind][number] = mean_overlap(family[: len(runs)])
+    return out
+
+
+def _ranked(
+    graph: ComputationalGraph, size: float, generator: np.random.Generator
+) -> NDArray[np.bool_]:
+    """``[E]``: the circuit of random scores, selected as a scorer's circuits are."""
+    order = torch.from_numpy(generator.permutation(graph.num_edges) + 1.0)
+    return np.asarray(selected(EdgeScores(graph, order), size).kept.numpy())
 
 
 def _matched(
