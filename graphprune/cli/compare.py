@@ -55,7 +55,7 @@ def compare(
     samples: Annotated[
         int,
         typer.Option(
-            min=0, help="Random draws for the overlap of scores; 20 or more for a p of .05."
+            min=0, help="Random draws for the overlap of scores; 19 at least for a p of .05."
         ),
     ] = 200,
     bins: Annotated[
