@@ -168,11 +168,12 @@ def profile_difference(
         kept = np.array([[side[name].kept for name in shared] for side in (ones, twos)])
         whole = [{n: g.graph_share for n, g in groups.items()} for groups in (ones, twos)]
         graph_distance[axis] = total_variation(*whole)
-        standard = dict.fromkeys(shared, (None, None))
+        standard: dict[str, tuple[float, float]] = {}
         why = _nothing_to_compare(ones, twos, kept)
         if why is None:
             table = standardised(edges, kept)
-            standard = dict(zip(shared, map(tuple, table.T.tolist()), strict=True))
+            rows_of = zip(shared, table.T.tolist(), strict=True)
+            standard = {name: (shares[0], shares[1]) for name, shares in rows_of}
             both = None
             if moved is not None:
                 inside = first.mask.kept.numpy() & moved.kept.numpy()
@@ -200,16 +201,16 @@ def profile_difference(
             p = _exchange(first.mask, moved, axis, first.bins)
         for name in dict.fromkeys([*ones, *twos]):
             one, two = ones.get(name), twos.get(name)
-            mine, other = standard.get(name, (None, None))
+            pair = standard.get(name)
             rows.append(
                 {
                     "axis": axis,
                     "group": name,
                     "share_first": float(one.share or 0.0) if one else 0.0,
                     "share_second": float(two.share or 0.0) if two else 0.0,
-                    "standard_first": mine,
-                    "standard_second": other,
-                    "difference": None if mine is None or other is None else mine - other,
+                    "standard_first": pair and pair[0],
+                    "standard_second": pair and pair[1],
+                    "difference": pair and pair[0] - pair[1],
                     "enrichment_first": one.enrichment if one else None,
                     "enrichment_second": two.enrichment if two else None,
                     "test": "woolf" if moved is None else "exchange",

@@ -27,7 +27,8 @@ def reseeded(method: Any, seed: int) -> Any | None:
         (Random(ablation='counterfactual', batch_size=None, seed=7), None)
     """
     if not dataclasses.is_dataclass(method) or isinstance(method, type):
-        return functools.partial(method, seed=seed) if _takes_seed(method) else None
+        function: Any = method
+        return functools.partial(function, seed=seed) if _takes_seed(function) else None
     changes: dict[str, Any] = {}
     for entry in dataclasses.fields(method):
         if not entry.init:
