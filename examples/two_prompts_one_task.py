@@ -63,7 +63,10 @@ def show_overlap(circuits: dict[str, gp.Circuit], out: Path) -> None:
     profiles.to_frame().to_csv(out / "profiles.csv", index=False)
     profiles.plot(out / "profiles.png")
     [difference] = profiles.differences.values()
-    apart = ", ".join(f"{axis} {share:.3f}" for axis, share in difference.distance.items())
+    apart = ", ".join(
+        f"{axis} {found.distance:.3f} (by chance {found.by_chance:.3f}, p {found.p:.2g})"
+        for axis, found in difference.axes.items()
+    )
     print(f"share of edges that lies elsewhere: {apart}")
 
 

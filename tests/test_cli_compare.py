@@ -63,7 +63,8 @@ def test_tables(folders, capsys, monkeypatch):
     assert said.err == ""
 
 
-def test_models_that_differ_are_compared_by_profile(folders, tmp_path, capsys):
+def test_models_that_differ_are_compared_by_profile(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     out = tmp_path / "out"
     assert call("compare", folders["one"], folders["two"], "--out", out, "--quiet") == 0
     capsys.readouterr()
@@ -78,10 +79,33 @@ def test_models_that_differ_are_compared_by_profile(folders, tmp_path, capsys):
     assert "Their profiles by relative depth and kind follow" in said.err
     assert document["profiles"]["axes"][0] == "source_depth"
     # Nothing of the first comparison is left that does not belong to this one.
-    left = ["profile.csv", "profile.png", "profile_differences.csv"]
+    left = ["profile.csv", "profile.png", "profile_differences.csv", "profile_distances.csv"]
     assert sorted(path.name for path in out.iterdir()) == left
     differences = pd.read_csv(out / "profile_differences.csv")
     assert {"0-50%", "50-100%"} <= set(differences["group"])
+    distances = pd.read_csv(out / "profile_distances.csv").set_index("axis")
+    found = document["profiles"]["differences"][0]
+    assert distances["corrected"].to_dict() == pytest.approx(found["corrected"])
+    assert distances["graph_distance"].to_dict() == pytest.approx(found["graph_distance"])
+    # What the table shows: beyond chance, and the whole graphs beside it.
+    assert call("compare", folders["one"], folders["deep"], "--quiet") == 0
+    shown = capsys.readouterr().out
+    assert "how differently the circuits choose" in shown
+    assert "beyond chance" in shown
+    assert "whole graphs" in shown
+
+
+def test_kinds_without_a_like_are_said_to_have_no_distance(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    graph = gp.ComputationalGraph.from_edges(
+        [(f"{n}.{i}", f"{n + 1}.{j}") for n in range(4) for i in range(3) for j in range(3)]
+    )
+    plain = gp.Circuit.from_mask(random_scores(graph).top(8)).save(tmp_path / "network")
+    assert call("compare", folders["one"], plain) == 0
+    shown = capsys.readouterr()
+    words = "one | network: no distance by source kind: no group in common: embed, head, mlp in the"
+    assert words in shown.out
+    assert "depth is not measured alike: layer in one, depth in network" in shown.err
 
 
 def test_strata(folders, capsys):

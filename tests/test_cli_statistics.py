@@ -45,6 +45,10 @@ def test_chosen_tests_and_a_table(circuit_dir, model_dir, capsys):
     assert call(*base, "--tests", "equivalence, controls", "--ablation", "zero", "-q") == 0
     said = capsys.readouterr()
     assert "zero ablation" in said.out
+    # Eight controls of two kinds cannot reach .05: the smallest p-value is 2/9.
+    assert "controls: underpowered: with these settings p is at least 0.22" in said.out
+    assert 0.6**6 + 0.4**6 > 0.05  # six examples, all on one side
+    assert "equivalence: underpowered: with these settings p is at least 0.051" in said.out
     assert "controls" in said.out
     assert "minimality" not in said.out
     assert said.err == ""

@@ -145,6 +145,43 @@ def test_swaps_and_fitted_chances_expect_the_same_overlap():
     assert overlap_null(one, two, "degrees").p_more > 0.1
 
 
+@pytest.mark.parametrize("null", ["uniform", "composition", "degrees"])
+def test_random_circuits_are_rejected_no_more_than_they_may_and_alike_ones_are(null):
+    match = {"uniform": "size", "composition": "composition", "degrees": "degree"}[null]
+    graph = transformer_graph(3, 3)
+    one, two = random_scores(graph, 1).top(40), random_scores(graph, 2).top(40)
+    n = 60 if null == "degrees" else 300
+    drawn = random_circuits(one, n, match=match, seed=3)
+    p = np.array([overlap_null(mask, two, null).p_more for mask in drawn])
+    assert np.mean(p <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / n)
+    assert 0.4 < p.mean() < 0.75  # exact p-values of counts lie above the middle
+    # Circuits that share three quarters of their edges with one another are told from chance.
+    for seed in range(5):
+        near = (one - random_circuits(one, 1, match="size", seed=seed)[0]) | (
+            random_circuits(one, 1, match=match, seed=seed)[0] & two
+        )
+        assert overlap_null(near, one, null).p_more < 1e-3
+
+
+def test_the_least_p_value_is_that_of_the_largest_overlap():
+    for null, circuits in (
+        ("uniform", circuits_of(4)),
+        ("composition", [m.kept.numpy() for m in random_circuits(ONE, 400, match="composition")]),
+    ):
+        found = overlap_null(ONE, TWO, null)
+        every = {tuple(kept.tolist()) for kept in circuits}
+        shared = np.array([(np.array(kept) & TWO.kept.numpy()).sum() for kept in every])
+        assert found.p_least == pytest.approx((shared == shared.max()).mean())
+        assert found.p_least <= found.p_more
+    # Two edges between layers of two nodes each can share both by chance one time in six.
+    small = gp.EdgeMask.from_edges(SMALL, ["a->c", "b->d", "in->out"])
+    compared = gp.compare_circuits({"one": small, "two": small}, nulls=["composition"])
+    assert compared.pairs[0].nulls["composition"].p_least == pytest.approx(1 / 6)
+    assert compared.remarks[-1].startswith('underpowered by the chance "composition": one | two')
+    large = {name: random_scores(transformer_graph(3, 3), i).top(40) for i, name in enumerate("ab")}
+    assert not any("underpowered" in r for r in gp.compare_circuits(large).remarks)
+
+
 def test_random_circuits_keep_their_composition():
     graph = transformer_graph(3, 3)
     mask = random_scores(graph).top(40)

@@ -124,16 +124,37 @@ def test_between_models_odds_ratios_are_compared():
 
 
 def test_models_of_different_depth_and_the_graph_of_one_axis():
-    """The same habit in two depths has the same profile by relative depth, not by layer."""
+    """The same habit in two depths is told from chance by relative depth no more than it should be.
+
+    Plain shares are the same, a quarter each; what the graphs offer in these quarters is not.
+    """
     masks = {}
     for layers in (4, 8):
         graph = transformer_graph(layers, 1)
         names = [f"m{layer}->logits" for layer in range(layers)]
         masks[str(layers)] = gp.EdgeMask.from_edges(graph, names)
     found = gp.compare_profiles(masks).differences["4", "8"]
-    assert found.distance["source_depth"] == pytest.approx(0)
+    groups = [g for g in found.groups if g.axis == "source_depth" and g.share_first]
+    assert [(g.share_first, g.share_second) for g in groups] == [(0.25, 0.25)] * 4
+    along = found.axes["source_depth"]
+    assert along.distance < 0.05
+    assert along.p > 0.5
+    assert along.low < 0 < along.high
+    # By layer the deeper one is compared in the layers that both have: half of its circuit.
     by_layer = gp.compare_profiles(masks, ["source_level"]).differences["4", "8"]
-    assert by_layer.distance["source_level"] == pytest.approx(0.5)
+    layered = by_layer.axes["source_level"]
+    assert layered.groups == ("input", "0", "1", "2", "3")
+    assert (layered.covered_first, layered.covered_second) == (1.0, 0.5)
+    offered = []
+    for mask in masks.values():
+        names = [e.split("->")[0] for e in mask.graph.edge_names]
+        counts = [names.count("input")]
+        counts += [names.count(f"a{n}.h0") + names.count(f"m{n}") for n in range(4)]
+        offered.append(np.array(counts, dtype=float))
+    base = sum(counts / counts.sum() for counts in offered) / 2
+    chosen = [base * np.array([0, 1, 1, 1, 1]) / counts for counts in offered]
+    chosen = [row / row.sum() for row in chosen]
+    assert layered.distance == pytest.approx(np.abs(chosen[0] - chosen[1]).sum() / 2)
 
 
 def test_language_models_and_graph_networks_side_by_side():
@@ -156,8 +177,10 @@ def test_language_models_and_graph_networks_side_by_side():
     found = gp.compare_profiles(masks)
     assert not network.is_acyclic
     assert "kind" in found.axes
-    for axis in found.axes:
-        assert found.differences["language", "network"].distance[axis] <= 1
+    difference = found.differences["language", "network"]
+    assert difference.distance == {}
+    assert "no group in common: q, k, v, mlp, resid in the first" in difference.absent["kind"]
+    assert difference.graph_distance["kind"] == 1.0
     if found.left_out:
         assert "network: levels need a graph" in found.left_out["source_depth"]
     assert gp.circuit_profile(masks["network"], ["kind"]).groups[0].kept == 9
@@ -212,7 +235,15 @@ def test_figures(tmp_path):
     assert len(panels) == len(compared.axes)
     kinds = panels[-1]
     heights = sorted(bar.get_height() for bar in kinds.patches)
-    shares = [g.share for p in compared.profiles.values() for g in p.along("kind")]
+    groups = [g for p in compared.profiles.values() for g in p.along("kind")]
+    # Of two models: how many times as often as by chance, since shares would show the graphs.
+    assert heights == pytest.approx(sorted(g.enrichment for g in groups))
+    assert panels[0].get_ylabel() == "times as often as by chance"
+    pair = {"one": masks["small"], "two": random_scores(GRAPH, 3).top(40)}
+    same = gp.compare_profiles(pair).plot()
+    kinds = [ax for ax in same.axes if ax.get_visible()][-1]
+    heights = sorted(bar.get_height() for bar in kinds.patches)
+    shares = [g.share for p in gp.compare_profiles(pair).profiles.values() for g in p.along("kind")]
     assert heights == pytest.approx(sorted(shares))
     gp.circuit_profile(masks["small"]).plot(tmp_path / "one.svg")
     gp.circuit_profile(masks["small"], ["kind"]).plot(tmp_path / "kind.pdf")

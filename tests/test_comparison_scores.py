@@ -12,7 +12,7 @@ from scipy.stats import kendalltau, spearmanr
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
-from graphprune.comparison import make_strata, rank_correlation
+from graphprune.comparison import Strata, make_strata, rank_correlation
 from graphprune.errors import GraphMismatchError, InputError
 
 GRAPH = transformer_graph(3, 2)
@@ -79,6 +79,56 @@ def test_the_correlation_of_scores_permuted_within_strata_is_exact():
     found = rank_correlation(one, two, make_strata(graph))
     assert found.composition_mean == pytest.approx(np.mean(every))
     assert found.composition_sd == pytest.approx(np.std(every))
+
+
+@pytest.mark.parametrize("size", [2, 12], ids=["pairs", "dozens"])
+def test_rank_correlations_of_unrelated_scores_are_rejected_no_more_than_they_may(size):
+    """Scores permuted within strata: three of two edges, in which no p is below 1/8, and of 12."""
+    graph = gp.ComputationalGraph.from_edges(
+        [(f"{layer}", f"{layer + 1}.{i}") for layer in range(3) for i in range(size)]
+    )
+    kinds = np.repeat(np.arange(3), size)
+    strata = Strata(axes=(), codes=kinds, left_out={})
+    one = random_scores(graph, 1)
+    rng = np.random.default_rng(0)
+    p, whole = [], []
+    for _ in range(400):
+        moved = gp.EdgeScores(graph, one.values[strata.shuffled(rng)])
+        found = rank_correlation(one, moved, strata)
+        p.append(found.composition_p)
+        again = gp.EdgeScores(graph, one.values[rng.permutation(3 * size)])
+        whole.append(rank_correlation(one, again, strata).p)
+    error = 3 * np.sqrt(0.05 * 0.95 / 400)
+    assert np.mean(np.array(p) <= 0.05) <= 0.05 + error
+    assert np.mean(np.array(whole) <= 0.05) <= 0.05 + error
+    same = rank_correlation(one, one, strata)
+    assert (same.composition_p == pytest.approx(1 / 8)) == (size == 2)
+    assert (same.composition_p < 1e-3) == (size == 12)
+
+
+def test_weighted_overlaps_of_unrelated_scores_are_rejected_no_more_than_they_may():
+    strata = make_strata(GRAPH, ["kind"])
+    rng = np.random.default_rng(1)
+    p = []
+    for seed in range(80):
+        scores = {name: random_scores(GRAPH, 1000 + 2 * seed + i) for i, name in enumerate("ab")}
+        masks = {name: one.top(0.2) for name, one in scores.items()}
+        found = gp.compare_circuits(
+            masks, scores=scores, samples=19, strata=["kind"], nulls=["uniform"], seed=seed
+        )
+        p.append(found.pairs[0].scores.sampled.p_more)
+    assert np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 80)
+    assert 0.35 < np.mean(p) < 0.65
+    near = gp.EdgeScores(GRAPH, scores["a"].values * torch.from_numpy(rng.uniform(0.5, 2, 100)))
+    pair = {"a": scores["a"], "b": near}
+    masks = {name: one.top(0.2) for name, one in pair.items()}
+    found = gp.compare_circuits(masks, scores=pair, samples=39, strata=["kind"])
+    assert found.pairs[0].scores.sampled.p_more == 1 / 40
+    assert strata.count == 5
+    few = gp.compare_circuits(masks, scores=pair, samples=9, strata=["kind"])
+    assert few.pairs[0].scores.sampled.p_least == 1 / 10
+    assert any("underpowered: weighted overlaps beside 9" in remark for remark in few.remarks)
+    assert not any("weighted" in remark for remark in found.remarks)
 
 
 def test_sampled_overlaps_are_those_of_permuted_scores():

@@ -316,6 +316,12 @@ def test_a_finding_says_everything(toy):
         assert finding.to_dict()["rejected"] == finding.rejected
         assert finding.settings["graph"] == model.graph.fingerprint
         assert (finding.p_value is None) == (finding.null is None)
+        # Every test knows the smallest p-value it could have given, and is no verdict above alpha.
+        if finding.p_value is not None and finding.name != "equivalence":
+            assert 0 < finding.least_p <= finding.p_value + 1e-12
+        assert finding.underpowered == ("underpowered" in finding.summary())
+        assert finding.passed is None or not finding.underpowered
+        assert finding.to_dict()["underpowered"] == finding.underpowered
     assert report.summary().count("\n") == len(st.TESTS) - 1
     with pytest.raises(KeyError, match="not among"):
         report["equivalence"]["beauty"]
@@ -343,6 +349,59 @@ def test_too_few_draws_are_pointed_out(toy):
     assert "too few" in st.sufficiency_test(model, task, mask, draws=10).remarks[0]
     assert "too few" in st.equivalence_test(model, task.take(3), mask).remarks[0]
     assert "too few" in st.controls(model, task, mask, kinds=["random"], draws=5).remarks[0]
+
+
+def test_what_could_not_have_been_rejected_is_underpowered_in_the_summary(toy):
+    model, task = toy
+    mask = mask_of(model, CIRCUIT)
+    few = task.take(3)
+    for test, weak, strong, least in (
+        (st.minimality_test, {"draws": 1}, {"draws": 30}, 6 * 0.1),
+        (st.sufficiency_test, {"draws": 10}, {"draws": 30}, 0.9**10),
+        (st.necessity_test, {"draws": 10, "source": "graph"}, {"draws": 30, "source": "graph"},
+         0.9**10),
+        (st.controls, {"draws": 5, "kinds": ["random"]}, {"kinds": ["random"]}, 1 / 6),
+        (st.independence_test, {"draws": 9, "of": "scores"}, {"of": "scores"}, 1 / 10),
+    ):  # fmt: skip
+        found = test(model, task, mask, **weak)
+        assert found.least_p == pytest.approx(least), test
+        assert f"underpowered: with these settings p is at least {least:.2g}" in found.summary()
+        assert found.passed is None
+        enough = test(model, task, mask, **strong)
+        assert not enough.underpowered
+        assert "underpowered" not in enough.summary()
+        assert enough.passed is not None
+    found = st.equivalence_test(model, few, mask)
+    assert found.least_p == pytest.approx(0.6**3 + 0.4**3)
+    assert found.passed is None
+    assert "underpowered" in found.summary()
+    # Equivalence that is shown is a verdict, whatever the opposite test could have seen.
+    whole = st.equivalence_test(model, task.take(13), gp.EdgeMask.full(model.graph), epsilon=0.3)
+    assert whole["p_not_equivalent"] <= 0.05 < 0.8**13 + 0.2**13
+    assert whole.passed is True
+
+
+def test_independence_of_few_examples_knows_all_their_orders(toy):
+    """Four examples can be paired in 24 ways: the largest HSIC of them has that many ties."""
+    model, task = toy
+    mask = mask_of(model, SMALL)
+    found = st.independence_test(model, task.take(4), mask, of="scores", draws=2000)
+    runs = st.runs.Runs(model, task.take(4))
+    full = runs.full.numpy()
+    left = runs((~mask).values[None])[0].numpy()
+    every = [st.hsic(full, left[list(order)]) for order in itertools.permutations(range(4))]
+    ties = sum(value > max(every) - 1e-9 for value in every)
+    assert found.least_p == pytest.approx(ties / 24, abs=0.02)
+    assert found.underpowered == (ties > 1)
+
+
+def test_a_model_that_always_says_the_same_shows_no_independence(toy):
+    model, task = toy
+    same = task.subset([0] * 8)
+    found = st.independence_test(model, same, mask_of(model, CIRCUIT), of="scores", draws=99)
+    assert found.p_value == found.least_p == 1.0
+    assert found.passed is None
+    assert "underpowered" in found.summary()
 
 
 TESTS = [st.equivalence_test, st.independence_test, st.minimality_test, st.sufficiency_test,

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from graphprune.comparison import CircuitComparison, ProfileComparison
     from graphprune.comparison.nulls import NullName
 
-FILES = ("comparison.csv", "profile.csv", "profile_differences.csv", "overlap.png", "profile.png")
+FILES = (
+    "comparison.csv",
+    "profile.csv",
+    "profile_differences.csv",
+    "overlap.png",
+    "profile.png",
+    "profile_distances.csv",
+)
 _CHANCE: dict[NullName, str] = {
     "uniform": "any edges",
     "composition": "same levels and kinds",
@@ -32,7 +39,7 @@ def compare(
         Path | None,
         typer.Option(
             help="A new folder for comparison.csv, profile.csv, profile_differences.csv, "
-            "overlap.png and profile.png."
+            "profile_distances.csv, overlap.png and profile.png."
         ),
     ] = None,
     strata: Annotated[
@@ -46,11 +53,19 @@ def compare(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=0, help="Random draws for the overlap of scores.")
+        int,
+        typer.Option(
+            min=0, help="Random draws for the overlap of scores; 19 at least for a p of .05."
+        ),
     ] = 200,
     bins: Annotated[
-        int, typer.Option(min=1, help="Parts of the depth, where models differ in theirs.")
-    ] = 4,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Parts of the depth, where models differ in theirs. By default 4, or as many as "
+            "the shallowest has levels.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier comparison in --out.")
@@ -61,7 +76,9 @@ def compare(
 ) -> None:
     """Compare circuits: what they share beyond chance, and where their edges lie.
 
-    Circuits of models with other layers or heads are compared by relative depth and kind alone.
+    Circuits of models with other layers or heads are compared by relative depth and kind alone:
+    by what they keep of what their graphs offer, beyond chance, within the groups that both have.
+    The distance of the whole graphs stands beside it.
     """
     with job(quiet=quiet, as_json=as_json, debug=debug) as now:
         from graphprune.circuit import Circuit
@@ -81,8 +98,10 @@ def compare(
         except GraphMismatchError as error:
             why = str(error).partition(". Compare ")[0]
             now.warn(f"{why}. Their profiles by relative depth and kind follow")
-        profiles = compare_profiles(circuits, bins=bins)
+        profiles = compare_profiles(circuits, bins=bins, seed=seed)
         for remark in edges.remarks if edges is not None else ():
+            now.note(f"note: {remark}")
+        for remark in profiles.remarks:
             now.note(f"note: {remark}")
         for axis, reason in profiles.left_out.items():
             now.note(f"note: no {axis}: {reason}")
@@ -140,6 +159,7 @@ def _write(out: Path, edges: CircuitComparison | None, profiles: ProfileComparis
         profiles.to_frame().to_csv(folder / FILES[1], index=False)
         profiles.differences_frame().to_csv(folder / FILES[2], index=False)
         profiles.plot(folder / FILES[4])
+        profiles.distances_frame().to_csv(folder / FILES[5], index=False)
         made = sorted(path.name for path in folder.iterdir())
     for name in set(FILES) - set(made):
         (out / name).unlink(missing_ok=True)
@@ -172,8 +192,8 @@ def _show_pairs(console: Console, edges: CircuitComparison) -> None:
 
 
 def _show_profiles(console: Console, profiles: ProfileComparison) -> None:
-    """The groups that differ most from the graph, for each circuit."""
-    rows = []
+    """The groups that differ most from the graph, for each circuit; then the distances of pairs."""
+    rows, why = [], list[str]()
     for name, profile in profiles.profiles.items():
         told = [group for group in profile.groups if group.p_adjusted is not None]
         told.sort(key=lambda group: (group.p_adjusted, -abs((group.enrichment or 0.0) - 1)))
@@ -194,13 +214,27 @@ def _show_profiles(console: Console, profiles: ProfileComparison) -> None:
         columns = ["circuit", "edges by", "kept", "share", "of all edges", "times", "p"]
         title = "where the edges lie: the clearest departures from random edges"
         cells(console, title, columns, rows, numbers=True)
-    apart = [
-        [f"{first} | {second}", *(f"{found.distance[axis]:.3f}" for axis in profiles.axes)]
-        for (first, second), found in profiles.differences.items()
-    ]
+    apart = []
+    for (first, second), found in profiles.differences.items():
+        for axis, whole in found.graph_distance.items():
+            row = [f"{first} | {second}", axis.replace("_", " ")]
+            if axis in found.axes:
+                one = found.axes[axis]
+                known = (one.corrected, one.low, one.high)
+                beyond, low, high = ("–" if v is None else f"{v:.2f}" for v in known)
+                row += [beyond, f"{low} to {high}", _p(one.p_adjusted), f"{one.distance:.3f}",
+                        f"{one.by_chance:.3f}"]  # fmt: skip
+            else:
+                row += ["–"] * 5
+                why.append(f"{first} | {second}: no distance by {row[1]}: {found.absent[axis]}")
+            apart.append([*row, f"{whole:.3f}"])
     if apart:
-        columns = ["circuits", *(axis.replace("_", " ") for axis in profiles.axes)]
-        cells(console, "profiles: share of edges that lies elsewhere", columns, apart, numbers=True)
+        columns = ["circuits", "edges by", "beyond chance", "95 %", "p", "distance", "by chance",
+                   "whole graphs"]  # fmt: skip
+        title = "how differently the circuits choose: 0 alike, 1 nothing in common"
+        cells(console, title, columns, apart, numbers=True)
+    for reason in why:
+        console.print(reason, markup=False)
 
 
 def _p(value: float | None) -> str:

@@ -40,7 +40,11 @@ def examine(
     ] = None,
     draws: Annotated[
         int | None,
-        typer.Option(min=1, help="Random circuits, permutations or sets of each test."),
+        typer.Option(
+            min=1,
+            help="Random circuits, permutations or sets of each test. By default each test's own, "
+            "enough for a verdict at .05; tests with too few say that they are underpowered.",
+        ),
     ] = None,
     alpha: Annotated[float, typer.Option(help="The level each test is decided at.")] = 0.05,
     task_set: TaskSettings = [],  # noqa: B006 - typer copies it
@@ -86,6 +90,7 @@ def examine(
             for name, finding in found.findings.items():
                 p = "" if finding.p_value is None else f"{finding.p_value:.2g}"
                 verdict = {True: "yes", False: "no", None: ""}[finding.passed]
+                verdict = "underpowered" if finding.underpowered else verdict
                 rows.append((name, verdict, p, finding.said))
             rows += [(name, "not made", "", why) for name, why in found.not_made.items()]
             title = (
@@ -94,6 +99,12 @@ def examine(
             )
             cells(console, title, ["test", "passed", "p", "found"], rows)
             for name, finding in found.findings.items():
+                if finding.underpowered:
+                    console.print(
+                        f"{name}: underpowered: with these settings p is at least "
+                        f"{finding.least_p:.2g}",
+                        markup=False,
+                    )
                 for remark in finding.remarks:
                     console.print(f"{name}: {remark}", markup=False)
 

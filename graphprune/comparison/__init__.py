@@ -13,14 +13,10 @@ from .nulls import (
     overlap_distribution,
     overlap_null,
 )
+from .preference import PreferenceDistance
 from .profile import CircuitProfile, ProfileGroup, circuit_profile
-from .profile_difference import (
-    GroupDifference,
-    ProfileComparison,
-    ProfileDifference,
-    compare_profiles,
-    profile_difference,
-)
+from .profile_comparison import ProfileComparison, compare_profiles
+from .profile_difference import GroupDifference, ProfileDifference, profile_difference
 from .result import (
     QUANTITIES,
     CircuitComparison,
@@ -47,6 +43,7 @@ __all__ = [
     "OverlapNull",
     "OverlapPoint",
     "PairOverlap",
+    "PreferenceDistance",
     "ProfileComparison",
     "ProfileDifference",
     "ProfileGroup",

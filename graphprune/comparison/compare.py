@@ -118,16 +118,17 @@ def compare_circuits(
             )
         )
     kept = torch.stack([mask.kept for mask in masks.values()]).sum(0)
+    adjusted = _adjusted(pairs, nulls)
     return CircuitComparison(
         masks=masks,
-        pairs=_adjusted(pairs, nulls),
+        pairs=adjusted,
         in_exactly=tuple(torch.bincount(kept, minlength=len(masks) + 1).tolist()),
         strata=classes.axes,
         num_strata=classes.count,
         left_out=classes.left_out,
         samples=samples,
         seed=seed,
-        remarks=_remarks(circuits, classes),
+        remarks=(*_remarks(circuits, classes), *_underpowered(adjusted, nulls)),
     )
 
 
@@ -145,6 +146,32 @@ def _adjusted(pairs: list[PairOverlap], nulls: Sequence[NullName]) -> tuple[Pair
             for pair, p in zip(out, adjusted, strict=True)
         ]
     return tuple(out)
+
+
+_LEVEL = 0.05  # what is called underpowered could not have had an adjusted p-value up to this
+
+
+def _underpowered(pairs: Sequence[PairOverlap], nulls: Sequence[NullName]) -> list[str]:
+    """Pairs for which no overlap, however large, could have been told from chance."""
+    remarks = []
+    for null in nulls:
+        least = holm([pair.nulls[null].p_least for pair in pairs])
+        weak = [f"{pair.first} | {pair.second}"
+                for pair, p in zip(pairs, least, strict=True) if p > _LEVEL]  # fmt: skip
+        if weak:
+            remarks.append(
+                f'underpowered by the chance "{null}": {", ".join(weak)}: circuits of these sizes '
+                f"that share all they can have p above {_LEVEL:g}"
+            )
+    drawn = {pair.scores.sampled.samples for pair in pairs
+             if pair.scores is not None and pair.scores.sampled is not None
+             and pair.scores.sampled.p_least > _LEVEL}  # fmt: skip
+    if drawn:
+        remarks.append(
+            f"underpowered: weighted overlaps beside {max(drawn)} samples cannot have p up to "
+            f"{_LEVEL:g}; give more"
+        )
+    return remarks
 
 
 def _remarks(circuits: Mapping[str, Any], strata: Strata) -> tuple[str, ...]:

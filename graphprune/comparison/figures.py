@@ -93,10 +93,14 @@ def _chance(comparison: CircuitComparison) -> dict[tuple[int, int], float]:
     return out
 
 
-def plot_profiles(profiles: Mapping[str, CircuitProfile], *, path: Any = None) -> Any:
+def plot_profiles(
+    profiles: Mapping[str, CircuitProfile], *, path: Any = None, enrichment: bool = False
+) -> Any:
     """Shares of kept edges by group: a panel an axis, a colour a circuit, a line for the graph.
 
     The dark line across a bar is the share of all the graph's edges, what random edges would give.
+    With ``enrichment``, for circuits of several graphs, each bar is the share over that of its own
+    graph, and the line stands at 1.
     """
     target = figure_target(path)
     first = next(iter(profiles.values()))
@@ -116,10 +120,11 @@ def plot_profiles(profiles: Mapping[str, CircuitProfile], *, path: Any = None) -
                 if name not in found:
                     continue
                 x = place + (number + 0.5) * width - 0.4
-                ax.bar(x, found[name].share or 0.0, width * 0.92, color=f"C{number}")
-                ax.hlines(
-                    found[name].graph_share, x - width / 2, x + width / 2, color="0.1", lw=1.4
-                )
+                group = found[name]
+                height = group.enrichment if enrichment else group.share
+                line = 1.0 if enrichment else group.graph_share
+                ax.bar(x, height or 0.0, width * 0.92, color=f"C{number}")
+                ax.hlines(line, x - width / 2, x + width / 2, color="0.1", lw=1.4)
         every = -(-len(groups) // 18)  # as many names as have room
         shown = [n if i % every == 0 or not n.isdigit() else "" for i, n in enumerate(groups)]
         turned = len(groups) > 8 or max(map(len, groups)) * len(groups) > 44
@@ -130,9 +135,11 @@ def plot_profiles(profiles: Mapping[str, CircuitProfile], *, path: Any = None) -
         ax.set_title(_AXES[axis].format(level=_level_word(profiles)), fontsize=9, loc="left")
         ax.set_ylim(bottom=0)
         ax.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("share of kept edges", fontsize=8)
+    panels[0].set_ylabel(
+        "times as often as by chance" if enrichment else "share of kept edges", fontsize=8
+    )
     figure.legend(
-        handles=_legend(list(profiles)),
+        handles=_legend(list(profiles), "random edges" if enrichment else "all edges of the graph"),
         loc="outside upper center",
         ncols=min(len(profiles) + 1, 5),
         frameon=False,
@@ -142,12 +149,12 @@ def plot_profiles(profiles: Mapping[str, CircuitProfile], *, path: Any = None) -
     return figure
 
 
-def _legend(names: list[str]) -> list[Any]:
+def _legend(names: list[str], line: str) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     patches: list[Any] = [Patch(color=f"C{i}", label=name) for i, name in enumerate(names)]
-    return [*patches, Line2D([], [], color="0.1", lw=1.4, label="all edges of the graph")]
+    return [*patches, Line2D([], [], color="0.1", lw=1.4, label=line)]
 
 
 def _level_word(profiles: Mapping[str, CircuitProfile]) -> str:

@@ -18,7 +18,7 @@ A circuit is taken as the set of its kept edges (mask value above 0).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -96,8 +96,9 @@ class OverlapNull:
 
     ``low`` to ``high`` holds 95 %; ``z`` is ``None`` where chance leaves nothing open;
     ``p_more`` and ``p_less`` are the chances of at least and at most as many as found;
-    ``jaccard`` is the expected overlap (not that of the expected number); ``p_adjusted`` is
-    ``p_more`` after Holm's correction over all pairs compared together.
+    ``jaccard`` is the expected overlap (not that of the expected number); ``p_least`` is the
+    smallest ``p_more`` that there could have been, had the circuits shared all that chance leaves
+    open; ``p_adjusted`` is ``p_more`` after Holm's correction over all pairs compared together.
     """
 
     name: NullName
@@ -109,6 +110,7 @@ class OverlapNull:
     z: float | None
     p_more: float
     p_less: float
+    p_least: float
     p_adjusted: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -180,7 +182,8 @@ def overlap_null(
     if null != "degrees":
         return found
     turned = judged(overlap_distribution(second, first, null), shared, both, null)
-    return max(found, turned, key=lambda side: (side.p_more, side.mean))
+    told = max(found, turned, key=lambda side: (side.p_more, side.mean))
+    return replace(told, p_least=max(found.p_least, turned.p_least))
 
 
 def judged(chance: CountDistribution, shared: int, both: int, null: NullName) -> OverlapNull:
@@ -197,4 +200,5 @@ def judged(chance: CountDistribution, shared: int, both: int, null: NullName) ->
         z=(shared - chance.mean) / sd if sd > 1e-9 else None,
         p_more=chance.at_least(shared),
         p_less=chance.at_most(shared),
+        p_least=chance.at_least(int(chance.counts[-1])),
     )

@@ -1,33 +1,36 @@
 """Two profiles beside each other, of one graph or of two.
 
-On one graph the test looks at the edges that only one of the two circuits has. If the circuits did
-not differ, which of these are the first one's would have nothing to do with their group: the
-number of them in a group is hypergeometric (``test == "exchange"``, exact). Between different
-graphs there is no such pairing: whether the odds of being kept, inside a group against outside,
-are the same in both models is tested by Woolf's comparison of log odds ratios with half an edge
-added to each count (``test == "woolf"``, normal approximation; Woolf 1955). P-values are
-two-sided, and adjusted by Holm's method over all groups.
+How far apart two circuits are along an axis is measured by what they chose of what their graphs
+offer (:mod:`graphprune.comparison.preference`): two circuits of all edges are at 0, however
+different their models. Along an axis whose groups the graphs do not share there is no such number,
+and ``absent`` says why. The distance of the whole graphs stands beside it.
+
+Group by group, on one graph, the test looks at the edges that only one of the two circuits has. If
+the circuits did not differ, which of these are the first one's would have nothing to do with their
+group: the number of them in a group is hypergeometric (``test == "exchange"``, exact). Between
+different graphs there is no such pairing: whether the odds of being kept, inside a group against
+the other groups that both graphs have, are the same in both models is tested by Woolf's comparison
+of log odds ratios with half an edge added to each count (``test == "woolf"``, normal approximation;
+Woolf 1955). P-values are two-sided, and adjusted by Holm's method over all groups.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from graphprune.circuit import Circuit
-from graphprune.comparison.align import mask_of, require_named, same_places
-from graphprune.comparison.axes import edge_groups, usable_axes
+from graphprune.comparison.align import same_places
+from graphprune.comparison.axes import edge_groups
 from graphprune.comparison.counts import holm, hypergeometric
+from graphprune.comparison.preference import PreferenceDistance, preference_distance, standardised
 from graphprune.comparison.profile import (
-    PROFILE_AXES,
     CircuitProfile,
     ProfileGroup,
-    circuit_profile,
     total_variation,
     two_sided,
 )
@@ -37,21 +40,26 @@ from graphprune.mask import EdgeMask
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ProfileComparison", "ProfileDifference", "compare_profiles", "profile_difference"]
-
-RELATIVE_AXES = ("source_depth", "target_depth", "source_kind", "target_kind", "kind")
-"""Axes that mean the same in models of different depth and width."""
+__all__ = ["GroupDifference", "ProfileDifference", "profile_difference"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupDifference:
-    """A group's share in two circuits; enrichments are ``None`` where a graph lacks the group."""
+    """A group in two circuits.
+
+    ``share_first`` and ``share_second`` are plain shares of each circuit's edges;
+    ``standard_first`` and ``standard_second`` those on a graph of the mean composition, and
+    ``difference`` the first of these minus the second: ``None`` where a graph lacks the group. On
+    one graph both kinds are the same. Enrichments are against each circuit's own graph.
+    """
 
     axis: str
     group: str
     share_first: float
     share_second: float
-    difference: float
+    standard_first: float | None
+    standard_second: float | None
+    difference: float | None
     enrichment_first: float | None
     enrichment_second: float | None
     test: str
@@ -61,15 +69,31 @@ class GroupDifference:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProfileDifference:
-    """Two profiles, group by group.
+    """Two profiles, group by group and axis by axis.
 
-    ``distance[axis]`` is half the sum of the differences of shares (total variation), and
-    ``graph_distance[axis]`` that of the two graphs themselves: 0 on one graph.
+    Attributes:
+        groups: the groups of all axes.
+        axes: what is known along each axis, by name: the distance, corrected for chance with an
+            interval and a p-value, and the part of the circuits' edges that it covers.
+        absent: axes without a distance, with the reason.
+        graph_distance: for every axis half the sum of differences of the graphs' own shares: 0 on
+            one graph.
     """
 
     groups: tuple[GroupDifference, ...]
-    distance: Mapping[str, float]
+    axes: Mapping[str, PreferenceDistance]
+    absent: Mapping[str, str]
     graph_distance: Mapping[str, float]
+
+    @property
+    def distance(self) -> dict[str, float]:
+        """Half the sum of differences of standardised shares, along every axis that has it."""
+        return {axis: found.distance for axis, found in self.axes.items()}
+
+    @property
+    def corrected(self) -> dict[str, float | None]:
+        """The distance beyond chance: 0 for equal preferences, 1 for no group in common."""
+        return {axis: found.corrected for axis, found in self.axes.items()}
 
     def group(self, axis: str, name: str) -> GroupDifference:
         """One group by name."""
@@ -88,19 +112,28 @@ class ProfileDifference:
         """Everything as plain values."""
         return {
             "distance": dict(self.distance),
+            "corrected": dict(self.corrected),
             "graph_distance": dict(self.graph_distance),
+            "axes": [dict(found.__dict__) for found in self.axes.values()],
+            "absent": dict(self.absent),
             "groups": [dict(group.__dict__) for group in self.groups],
         }
 
 
-def profile_difference(first: CircuitProfile, second: CircuitProfile) -> ProfileDifference:
-    """Group by group, along the axes that both profiles have.
+def profile_difference(
+    first: CircuitProfile, second: CircuitProfile, *, draws: int = 999, seed: int = 0
+) -> ProfileDifference:
+    """Axis by axis and group by group, along the axes that both profiles have.
+
+    Args:
+        draws: circuits by chance, and resamples for intervals.
+        seed: of the draws.
 
     Raises :class:`InputError` for empty circuits, profiles without a common axis, and profiles
     whose relative depths are divided differently.
 
     Example:
-        >>> from graphprune import ComputationalGraph
+        >>> from graphprune import ComputationalGraph, circuit_profile
         >>> graph = ComputationalGraph.from_edges(
         ...     [("in", "a"), ("in", "b"), ("a", "out"), ("b", "out")])
         >>> early, late = EdgeMask(graph, [1, 1, 0, 0]), EdgeMask(graph, [0, 0, 1, 1])
@@ -113,6 +146,8 @@ def profile_difference(first: CircuitProfile, second: CircuitProfile) -> Profile
         raise InputError(f"the profiles have no axis in common: {first.axes}, {second.axes}")
     if first.bins != second.bins:
         raise InputError(f"the profiles divide depth into {first.bins} and {second.bins} parts")
+    if draws < 1:
+        raise InputError(f"draws must be at least 1, got {draws}")
     for profile in (first, second):
         if not profile.mask.num_kept:
             raise InputError("an empty circuit has no shares to compare")
@@ -120,43 +155,99 @@ def profile_difference(first: CircuitProfile, second: CircuitProfile) -> Profile
     moved = None
     if order is not None:
         moved = EdgeMask(first.mask.graph, second.mask.values[torch.from_numpy(order)])
+    generator = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
-    distance, graph_distance = {}, {}
+    found: dict[str, PreferenceDistance] = {}
+    absent: dict[str, str] = {}
+    graph_distance = {}
     for axis in axes:
         ones = {group.group: group for group in first.along(axis)}
         twos = {group.group: group for group in second.along(axis)}
+        shared = tuple(name for name in ones if name in twos)
+        edges = np.array([[side[name].edges for name in shared] for side in (ones, twos)])
+        kept = np.array([[side[name].kept for name in shared] for side in (ones, twos)])
+        whole = [{n: g.graph_share for n, g in groups.items()} for groups in (ones, twos)]
+        graph_distance[axis] = total_variation(*whole)
+        standard: dict[str, tuple[float, float]] = {}
+        why = _nothing_to_compare(ones, twos, kept)
+        if why is None:
+            table = standardised(edges, kept)
+            rows_of = zip(shared, table.T.tolist(), strict=True)
+            standard = {name: (shares[0], shares[1]) for name, shares in rows_of}
+            both = None
+            if moved is not None:
+                inside = first.mask.kept.numpy() & moved.kept.numpy()
+                both = edge_groups(first.mask.graph, axis, bins=first.bins).count(inside)
+            found[axis] = preference_distance(
+                axis,
+                shared,
+                edges,
+                kept,
+                both=both,
+                covered=(
+                    float(kept[0].sum() / first.mask.num_kept),
+                    float(kept[1].sum() / second.mask.num_kept),
+                ),
+                graph_distance=graph_distance[axis],
+                draws=draws,
+                generator=generator,
+            )
+        else:
+            absent[axis] = why
         if moved is None:
-            p = {name: _woolf(ones.get(name), twos.get(name), first, second) for name in ones}
+            p = {name: _woolf(edges[:, i], kept[:, i], edges.sum(1), kept.sum(1))
+                 for i, name in enumerate(shared)}  # fmt: skip
         else:
             p = _exchange(first.mask, moved, axis, first.bins)
         for name in dict.fromkeys([*ones, *twos]):
             one, two = ones.get(name), twos.get(name)
-            shares = [float(g.share or 0.0) if g else 0.0 for g in (one, two)]
+            pair = standard.get(name)
             rows.append(
                 {
                     "axis": axis,
                     "group": name,
-                    "share_first": shares[0],
-                    "share_second": shares[1],
-                    "difference": shares[0] - shares[1],
+                    "share_first": float(one.share or 0.0) if one else 0.0,
+                    "share_second": float(two.share or 0.0) if two else 0.0,
+                    "standard_first": pair and pair[0],
+                    "standard_second": pair and pair[1],
+                    "difference": pair and pair[0] - pair[1],
                     "enrichment_first": one.enrichment if one else None,
                     "enrichment_second": two.enrichment if two else None,
                     "test": "woolf" if moved is None else "exchange",
                     "p": p.get(name),
                 }
             )
-        named = [{n: g.share or 0.0 for n, g in groups.items()} for groups in (ones, twos)]
-        whole = [{n: g.graph_share for n, g in groups.items()} for groups in (ones, twos)]
-        distance[axis] = total_variation(*named)
-        graph_distance[axis] = total_variation(*whole)
     adjusted = holm([row["p"] for row in rows])
+    over_axes = holm([one.p for one in found.values()])
     return ProfileDifference(
         groups=tuple(
             GroupDifference(**row, p_adjusted=p) for row, p in zip(rows, adjusted, strict=True)
         ),
-        distance=distance,
+        axes={
+            axis: replace(one, p_adjusted=p)
+            for (axis, one), p in zip(found.items(), over_axes, strict=True)
+        },
+        absent=absent,
         graph_distance=graph_distance,
     )
+
+
+def _nothing_to_compare(
+    ones: Mapping[str, ProfileGroup], twos: Mapping[str, ProfileGroup], kept: Any
+) -> str | None:
+    """Why two circuits cannot be compared along an axis; ``kept [2, shared groups]``."""
+    shared = [name for name in ones if name in twos]
+    if not shared:
+        return f"no group in common: {', '.join(ones)} in the first, {', '.join(twos)} in the other"
+    if len(shared) == 1:
+        others = "" if len(ones) == len(twos) == 1 else (
+            f" ({', '.join(ones)} in the first, {', '.join(twos)} in the other)"
+        )  # fmt: skip
+        return f"only the group {shared[0]!r} in common, which leaves nothing to choose{others}"
+    for place, side in enumerate(("first", "second")):
+        if not kept[place].sum():
+            return f"the {side} circuit keeps no edge of the common groups {', '.join(shared)}"
+    return None
 
 
 def _exchange(first: EdgeMask, second: EdgeMask, axis: str, bins: int) -> dict[str, float | None]:
@@ -171,131 +262,15 @@ def _exchange(first: EdgeMask, second: EdgeMask, axis: str, bins: int) -> dict[s
     }
 
 
-def _woolf(
-    one: ProfileGroup | None,
-    two: ProfileGroup | None,
-    first: CircuitProfile,
-    second: CircuitProfile,
-) -> float | None:
-    if one is None or two is None:
-        return None
+def _woolf(edges: Any, kept: Any, all_edges: Any, all_kept: Any) -> float | None:
+    """Woolf's test of one group (``[2]`` each), within the groups that both graphs have."""
     logs, variances = [], []
-    for group, profile in ((one, first), (two, second)):
-        kept, total = profile.mask.num_kept, profile.mask.graph.num_edges
-        if group.edges == total:
+    for inside, mine, total, ours in zip(edges, kept, all_edges, all_kept, strict=True):
+        if inside == total:
             return None
-        cells = [
-            group.kept,
-            group.edges - group.kept,
-            kept - group.kept,
-            total - group.edges - kept + group.kept,
-        ]
-        a, b, c, d = (cell + 0.5 for cell in cells)
+        cells = [mine, inside - mine, ours - mine, total - inside - ours + mine]
+        a, b, c, d = (float(cell) + 0.5 for cell in cells)
         logs.append(math.log(a * d / (b * c)))
         variances.append(1 / a + 1 / b + 1 / c + 1 / d)
     z = (logs[0] - logs[1]) / math.sqrt(sum(variances))
     return math.erfc(abs(z) / math.sqrt(2))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ProfileComparison:
-    """Profiles of several circuits and the difference of each pair.
-
-    ``same_graph`` says whether all lie on one graph; ``left_out`` names axes that some graph does
-    not have, with the reason.
-    """
-
-    profiles: Mapping[str, CircuitProfile]
-    differences: Mapping[tuple[str, str], ProfileDifference]
-    axes: tuple[str, ...]
-    same_graph: bool
-    left_out: Mapping[str, str]
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row for each circuit and group."""
-        import pandas as pd
-
-        frames = [p.to_frame().assign(circuit=name) for name, p in self.profiles.items()]
-        whole = pd.concat(frames, ignore_index=True)
-        return whole[["circuit", *(c for c in whole if c != "circuit")]]
-
-    def differences_frame(self) -> pd.DataFrame:
-        """A row for each pair and group."""
-        import pandas as pd
-
-        rows = [
-            {"first": first, "second": second, **group.__dict__}
-            for (first, second), found in self.differences.items()
-            for group in found.groups
-        ]
-        return pd.DataFrame(rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values."""
-        return {
-            "axes": list(self.axes),
-            "same_graph": self.same_graph,
-            "left_out": dict(self.left_out),
-            "profiles": {name: p.to_dict() for name, p in self.profiles.items()},
-            "differences": [
-                {"first": first, "second": second, **found.to_dict()}
-                for (first, second), found in self.differences.items()
-            ],
-        }
-
-    def plot(self, path: Any = None) -> Any:
-        """Shares by group, a panel an axis, a colour a circuit; gives the figure."""
-        from graphprune.comparison.figures import plot_profiles
-
-        return plot_profiles(self.profiles, path=path)
-
-
-def compare_profiles(
-    circuits: Mapping[str, Circuit | EdgeMask],
-    axes: Sequence[str] | None = None,
-    *,
-    bins: int = 4,
-) -> ProfileComparison:
-    """Where the edges of several circuits lie, on one graph or on graphs of different models.
-
-    Args:
-        circuits: at least two, by name.
-        axes: ``None``: levels, distances and kinds on one graph; relative depth and kinds on
-            several, in which levels would not mean the same.
-        bins: parts of a relative depth.
-
-    Pairs with an empty circuit have no difference. Raises :class:`InputError` as
-    :func:`circuit_profile` does.
-
-    Example:
-        >>> from graphprune import ComputationalGraph
-        >>> short = ComputationalGraph.from_edges([("a", "b"), ("b", "c")])
-        >>> long = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")])
-        >>> found = compare_profiles(
-        ...     {"short": EdgeMask(short, [1, 0]), "long": EdgeMask(long, [1, 1, 0, 0])}, bins=2)
-        >>> found.same_graph, found.differences["short", "long"].distance["source_depth"]
-        (False, 0.0)
-    """
-    require_named(circuits)
-    masks = {name: mask_of(thing, name) for name, thing in circuits.items()}
-    base = next(iter(masks.values())).graph
-    same = all(same_places(base, mask.graph) is not None for mask in masks.values())
-    default = PROFILE_AXES if same else RELATIVE_AXES
-    left_out: dict[str, str] = {}
-    for name, mask in masks.items():
-        _, missing = usable_axes(mask.graph, axes, default)
-        left_out |= {axis: f"{name}: {why}" for axis, why in missing.items()}
-    used = tuple(axis for axis in (default if axes is None else axes) if axis not in left_out)
-    profiles = {name: circuit_profile(mask, used, bins=bins) for name, mask in masks.items()}
-    differences = {
-        (first, second): profile_difference(profiles[first], profiles[second])
-        for first, second in combinations(masks, 2)
-        if masks[first].num_kept and masks[second].num_kept
-    }
-    return ProfileComparison(
-        profiles=profiles,
-        differences=differences,
-        axes=used,
-        same_graph=same,
-        left_out=left_out,
-    )

@@ -33,13 +33,17 @@ QUANTITIES = ("jaccard", "contained", "shared", "nodes", "weighted", "spearman",
 
 @dataclass(frozen=True, kw_only=True)
 class SampledNull:
-    """Random draws of a quantity: ``p_more`` is (1 + draws at least as large) / (1 + draws)."""
+    """Random draws of a quantity: ``p_more`` is (1 + draws at least as large) / (1 + draws).
+
+    ``p_least`` is the smallest that it could have been, of the largest value there is, 1.
+    """
 
     mean: float
     sd: float
     low: float
     high: float
     p_more: float
+    p_least: float
     samples: int
 
     @classmethod
@@ -53,13 +57,14 @@ class SampledNull:
         values = np.asarray(drawn, dtype=np.float64)
         low, high = np.quantile(values, [0.025, 0.975]).tolist()
         # Sums in another order differ in the last digits; a tie counts as at least as large.
-        above = int((values >= found - 1e-12).sum())
+        above, equal = (int((values >= least - 1e-12).sum()) for least in (found, 1.0))
         return cls(
             mean=float(values.mean()),
             sd=float(values.std()),
             low=low,
             high=high,
             p_more=(1 + above) / (1 + len(values)),
+            p_least=(1 + equal) / (1 + len(values)),
             samples=len(values),
         )
 

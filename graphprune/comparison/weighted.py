@@ -149,12 +149,17 @@ def rank_correlation(
     return RankCorrelation(
         value=value,
         z=z,
-        p=_upper(z),
+        p=max(_upper(z), _one_in([len(ranks[0])])),
         composition_mean=mean,
         composition_sd=sd,
         composition_z=inner,
-        composition_p=None if inner is None else _upper(inner),
+        composition_p=None if inner is None else max(_upper(inner), _one_in(count.tolist())),
     )
+
+
+def _one_in(sizes: list[int]) -> float:
+    """One over the number of permutations within groups of these sizes."""
+    return math.exp(-sum(math.lgamma(size + 1) for size in sizes))
 
 
 def _upper(z: float) -> float:

@@ -67,7 +67,7 @@ class Examination:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each test: columns test, p_value, rejected, passed, finding."""
+        """A row for each test: columns test, p_value, rejected, passed, underpowered, finding."""
         import pandas as pd
 
         rows = [
@@ -76,6 +76,7 @@ class Examination:
                 "p_value": finding.p_value,
                 "rejected": finding.rejected,
                 "passed": finding.passed,
+                "underpowered": finding.underpowered,
                 "finding": finding.said,
             }
             for name, finding in self.findings.items()
@@ -83,7 +84,8 @@ class Examination:
         rows += [
             {"test": name, "finding": f"not made: {why}"} for name, why in self.not_made.items()
         ]
-        return pd.DataFrame(rows, columns=["test", "p_value", "rejected", "passed", "finding"])
+        columns = ["test", "p_value", "rejected", "passed", "underpowered", "finding"]
+        return pd.DataFrame(rows, columns=columns)
 
 
 def examine(

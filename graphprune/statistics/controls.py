@@ -54,8 +54,8 @@ def controls(
     size: float | None = None,
     test: Task | None = None,
     kinds: Sequence[str] = KINDS,
-    draws: int = 100,
-    reruns: int = 19,
+    draws: int | None = None,
+    reruns: int | None = None,
     metric: MetricLike = None,
     ablation: AblationLike | None = None,
     alpha: float = 0.05,
@@ -72,8 +72,12 @@ def controls(
         test: what circuits are judged on; ``None``: ``task`` itself, which favours the found one
             over controls that never saw it: give held-out examples.
         kinds: which controls.
-        draws: random circuits of each kind; the least p-value is ``1 / (1 + draws)``.
-        reruns: of the method; the least p-value is ``1 / (1 + reruns)``.
+        draws: random circuits of each kind; the least p-value is ``1 / (1 + draws)``. ``None``:
+            100, or as many as ``alpha`` and the number of kinds need.
+        reruns: of the method, whose own seed is held: only labels or weights differ. The least
+            p-value is ``1 / (1 + reruns)``. ``None``: as many as let a kind be beaten whatever the
+            others give, the least with ``kinds / (1 + reruns) < alpha``: 80 for four kinds at .05,
+            20 for one kind alone. With fewer the summary may say "underpowered".
         metric: circuits are judged by its mean (the test task's own by default).
         ablation: of the judged runs; ``None``: the method's own, else counterfactual.
 
@@ -92,6 +96,9 @@ def controls(
             raise InputError("give the circuit, or the method that finds it")
         mask = circuit_by(method, model, task, size).mask
     circuit = circuit_of(model, mask, full=False)
+    enough = powered(len(kinds), alpha)
+    draws = max(100, enough) if draws is None else at_least(draws, 1, "draws")
+    reruns = enough if reruns is None else at_least(reruns, 1, "reruns")
     if ablation is None:
         ablation = ablation_of(method)
     scorer = Runs(model, task if test is None else test, ablation, metric, **options)
@@ -112,17 +119,14 @@ def controls(
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     beaten = [kind for kind, p in corrected.items() if p <= alpha]
     lost = [kind for kind in kinds if kind not in beaten]
-    remarks = []
-    for kind, count in (
-        ("random", draws),
-        ("degree", draws),
-        ("labels", reruns),
-        ("weights", reruns),
-    ):
-        if kind in kinds and len(kinds) / (1 + count) > alpha:
-            remarks.append(
-                f"{count} controls ({kind}) are too few for {alpha:g} over {len(kinds)} kinds"
-            )
+    counts = {"random": draws, "degree": draws, "labels": reruns, "weights": reruns}
+    least = holm([1 / (1 + counts[kind]) for kind in kinds])
+    remarks = [
+        f"{counts[kind]} controls ({kind}) are too few for {alpha:g} over {len(kinds)} kinds: give "
+        f"{'draws' if kind in ('random', 'degree') else 'reruns'}={enough} or more"
+        for kind, p in zip(kinds, least, strict=True)
+        if p > alpha
+    ]
     if test is None:
         remarks.append("judged on the examples the circuit was found on")
     outcome = "beats all controls" if not lost else f"does not beat the controls {', '.join(lost)}"
@@ -134,6 +138,7 @@ def controls(
         p_value=max(corrected.values()),
         alpha=alpha,
         passed=not lost,
+        least_p=max(least),
         correction=f"Holm over {len(kinds)} kinds; p_value is the largest",
         values={
             "p_values": p_values,
@@ -155,6 +160,19 @@ def controls(
         },
         remarks=tuple(remarks),
     )
+
+
+def powered(kinds: int, alpha: float) -> int:
+    """The fewest controls n of each kind with ``kinds / (1 + n) < alpha``.
+
+    Example:
+        >>> powered(4, 0.05), powered(1, 0.05)
+        (80, 20)
+    """
+    count = int(kinds / alpha)
+    while kinds / (1 + count) >= alpha:
+        count += 1
+    return count
 
 
 def _row(
@@ -185,7 +203,6 @@ def _masks(
         return draw(circuit, draws, "paths", seed)
     if kind == "degree":
         return _of_equal_degrees(circuit, draws, seed)
-    at_least(reruns, 1, "reruns")
     found = []
     for number in track(range(reruns), f"controls: {kind}", reruns):
         if kind == "labels":

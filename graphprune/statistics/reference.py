@@ -165,6 +165,7 @@ def _compared(
         p_value=p,
         alpha=alpha,
         passed=p <= alpha,
+        least_p=least,
         values={
             "distance": float(distances[0]),
             "random_mean": float(distances[1:].mean()),

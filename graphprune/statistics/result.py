@@ -23,7 +23,10 @@ class Finding:
         alpha: the level at which ``rejected`` and ``passed`` are decided.
         passed: whether the circuit did well. Of some tests that is a null hypothesis rejected (it
             beats random circuits), of others one that stands (it is equivalent). ``None``: the
-            measure sets no bar.
+            measure sets no bar, or the test is underpowered and says nothing either way.
+        least_p: the smallest p-value that the test could have given with these settings, corrected
+            as ``p_value`` is. Above ``alpha`` no circuit could have been told apart: the test is
+            *underpowered*, its summary says so, and ``passed`` is ``None``.
         correction: for how many comparisons, and how.
         values: statistics by name, plain values.
         rows: the table behind them, a dict for each row.
@@ -43,11 +46,22 @@ class Finding:
     p_value: float | None = None
     alpha: float = 0.05
     passed: bool | None = None
+    least_p: float | None = None
     correction: str = "none"
     values: dict[str, Any] = field(default_factory=dict)
     rows: tuple[dict[str, Any], ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # A verdict that could only have come out one way is none.
+        if self.underpowered:
+            object.__setattr__(self, "passed", None)
+
+    @property
+    def underpowered(self) -> bool:
+        """Whether the settings are such that the null hypothesis could not have been rejected."""
+        return self.least_p is not None and self.least_p > self.alpha
 
     @property
     def rejected(self) -> bool | None:
@@ -60,10 +74,16 @@ class Finding:
         return self.values[name]
 
     def summary(self) -> str:
-        """One sentence: what was found, with its p-value where there is one."""
+        """One sentence: what was found, with its p-value, and whether the test was underpowered."""
         if self.p_value is None:
             return f"{self.name}: {self.said}"
-        return f"{self.name}: {self.said} (p = {self.p_value:.2g})"
+        power = (
+            f"; underpowered: with these settings p is at least {self.least_p:.2g}, so that "
+            f"nothing is rejected at {self.alpha:g}"
+            if self.underpowered
+            else ""
+        )
+        return f"{self.name}: {self.said} (p = {self.p_value:.2g}{power})"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values; the table under ``rows``."""
@@ -78,6 +98,8 @@ class Finding:
                 "alpha": self.alpha,
                 "rejected": self.rejected,
                 "passed": self.passed,
+                "least_p": self.least_p,
+                "underpowered": self.underpowered,
                 "correction": self.correction,
                 "values": self.values,
                 "rows": self.rows,

@@ -14,7 +14,7 @@ from torch import Tensor
 from graphprune.batch import Batch, Examples
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask
-from graphprune.methods.base import Pruner, Scorer, at_least
+from graphprune.methods.base import Pruner, Scorer, ablation_of, at_least
 from graphprune.model import MaskedModel
 from graphprune.scores import EdgeScores
 from graphprune.selection_circuit import circuit_of_size
@@ -41,8 +41,7 @@ def circuit_by(method: Any, model: MaskedModel, task: Task, size: float | None) 
     """
     if isinstance(method, Scorer) and size is not None:
         scores = method.score(model, task)
-        mask = circuit_of_size(scores, size, ablation=method.ablation, task=task)
-        return Found(mask, scores)
+        return Found(selected(method, scores, size, task), scores)
     if isinstance(method, Pruner):
         if size is not None:
             raise InputError(f"{method.label} decides on the size itself; leave size out")
@@ -59,6 +58,11 @@ def circuit_by(method: Any, model: MaskedModel, task: Task, size: float | None) 
     if not isinstance(mask, EdgeMask):
         raise InputError(f"the method gave a {type(mask).__name__}, expected an EdgeMask")
     return Found(mask)
+
+
+def selected(method: Any, scores: EdgeScores, size: float, task: Task) -> EdgeMask:
+    """The circuit of a size that a scorer's scores give under its own ablation."""
+    return circuit_of_size(scores, size, ablation=ablation_of(method), task=task)
 
 
 def label_of(method: Any) -> str:

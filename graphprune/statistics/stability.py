@@ -1,28 +1,53 @@
-"""Stability: the same method with other seeds and on resampled prompts."""
+"""Stability: the same method with other seeds, and on resampled prompts.
+
+Two questions, answered apart:
+
+- *seeds*: the same examples, another seed each. Do the circuits depend on the method's randomness?
+- *resamples*: bootstrap samples of the examples, and another seed each. Do they depend on which
+  examples there were? If the seed were held, a method that reads nothing would give one circuit
+  on all samples and look perfectly stable.
+
+A share of common edges is large or small only beside chance. The null hypothesis is that runs have
+nothing in common but how circuits are made; ``match`` says how:
+
+- ``"rankings"``: random rankings of all edges, cut and freed of dead ends as the scorer's are. What
+  is left without dead ends shares several times more edges than random sets of its size do;
+- any ``match`` of :func:`~graphprune.statistics.random_circuits`: for each run a random circuit of
+  exactly its size.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from graphprune.errors import InputError
-from graphprune.evaluation.recovery import stability as mean_jaccard
-from graphprune.methods.base import at_least
+from graphprune.graph import ComputationalGraph
+from graphprune.mask import EdgeMask
+from graphprune.methods.base import Scorer, at_least
 from graphprune.model import MaskedModel
 from graphprune.progress import track
+from graphprune.ranks import ranks
+from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
+from .circuits import Match, Walker, draw
 from .pvalues import rank_p, share
 from .result import Finding
 from .runs import require_examples
-from .sanity import Found, circuit_by, label_of
+from .sanity import Found, circuit_by, label_of, selected
+from .seeds import reseeded
 
 __all__ = ["stability"]
+
+_SEEDS = 5
+_CHUNK = 16  # random circuits of each run held at once
 
 
 def stability(
@@ -31,134 +56,277 @@ def stability(
     task: Task,
     *,
     size: float | None = None,
-    seeds: Sequence[int] = (),
+    seeds: Sequence[int] | None = None,
     resamples: int = 10,
-    draws: int = 999,
+    match: Match | Literal["rankings"] | None = None,
+    draws: int = 99,
     alpha: float = 0.05,
     seed: int = 0,
 ) -> Finding:
-    """How much circuits of several runs of a method share.
+    """How much circuits of several runs of a method share, over seeds and over resamples apart.
 
-    The mean Jaccard overlap over pairs of runs (:func:`graphprune.stability`), against that of as
-    many random sets of edges of the same sizes: the null hypothesis is that runs share no more.
+    Each share is a mean Jaccard overlap over pairs of runs (two empty circuits share nothing), with
+    a 95 % interval by the jackknife over runs, beside the same of ``draws`` families of random
+    circuits. The method passes if every share that was measured is beyond chance; ``p_value`` is
+    the largest of theirs, which needs no correction where all must be rejected.
 
     Args:
-        method: a scorer (with ``size``), a pruner, or a function ``(model, task) -> EdgeMask``.
-        seeds: the method with each of these as its ``seed``, on all examples.
-        resamples: the method as it is on so many bootstrap samples of the examples.
-        draws: random families that the overlap is compared with.
+        method: a scorer (with ``size``), a pruner, or a function ``(model, task) -> EdgeMask``;
+            one that also takes ``seed`` is given one.
+        seeds: seeds, each once, on all examples. ``None``: 0 to 4, and none where the method has no
+            seed, which the summary says. Seeds of methods inside the method change too.
+        resamples: bootstrap samples of the examples, each with a seed of its own where the method
+            has one. Any two have about 40 % of the examples in common, so that circuits of fresh
+            examples may share less.
+        match: how random circuits are made, see the module; ``None``: ``"rankings"`` for a scorer
+            with ``size``; for others ``"paths"`` where their circuits have no dead ends, else
+            ``"size"``. ``"composition"`` and ``"degree"`` ask for more: single edges in common
+            beyond those of the same layers, kinds or degrees.
+        draws: families of random circuits.
         seed: of the resamples and the random families.
 
-    The table has a row for each pair: kinds and numbers of the two runs, their Jaccard overlap, and
-    Spearman's correlation of their scores where the method gives scores. ``values["frequency"]``
-    maps every edge that was ever kept to the share of runs that kept it; ``values["core"]`` names
-    those that all did.
+    ``values["seeds"]`` and ``values["resamples"]`` each hold ``jaccard``, ``low``, ``high``,
+    ``by_chance``, ``p_value``, ``spearman`` (mean rank correlation of scores), ``edges`` (of every
+    run), ``frequency`` (every edge ever kept, with the share of runs that kept it) and ``core``
+    (those that all kept), or are ``None``, and ``values["not_measured"]`` says why. The table has a
+    row for each pair of runs.
 
     Raises:
-        InputError: fewer than two runs, or ``seeds`` for a method that has none.
+        InputError: a single run of a kind, ``seeds`` for a method that has none, a seed twice.
     """
     share(alpha, "alpha")
+    at_least(draws, 1, "draws")
     at_least(resamples, 0, "resamples")
-    if resamples + len(seeds) < 2:
-        raise InputError("stability compares at least two runs: give seeds or resamples")
-    fields = (
-        {f.name for f in dataclasses.fields(method)} if dataclasses.is_dataclass(method) else ()
-    )
-    if len(seeds) and "seed" not in fields:
-        raise InputError(f"{label_of(method)} has no seed; use resamples")
+    generator = np.random.default_rng(at_least(seed, 0, "seed"))
+    name, seeded = label_of(method), reseeded(method, 0) is not None
+    chosen = (range(_SEEDS) if seeded else ()) if seeds is None else tuple(seeds)
+    _require_runs(chosen, resamples, seeded, name)
     if resamples:
         require_examples(task, 2, "resampling")
-    generator = np.random.default_rng(at_least(seed, 0, "seed"))
-    runs: list[tuple[str, int, Found]] = []
-    for number in track(seeds, "seeds", len(seeds)):
-        runs.append(("seed", number, circuit_by(_seeded(method, number), model, task, size)))
+    parts: dict[str, list[tuple[int, Found]]] = {"seeds": [], "resamples": []}
+    for number in track(chosen, "seeds", len(chosen)):
+        run = circuit_by(reseeded(method, number), model, task, size)
+        parts["seeds"].append((number, run))
     for number in track(range(resamples), "resamples", resamples):
         some = task.subset(np.sort(generator.integers(len(task), size=len(task))).tolist())
-        runs.append(("resample", number, circuit_by(method, model, some, size)))
-    masks = [found.mask for _, _, found in runs]
-    sizes = [mask.num_kept for mask in masks]
-    mean = mean_jaccard(masks)
-    chance = _by_chance(sizes, model.graph.num_edges, draws, generator)
-    p = rank_p(mean, chance, tolerance=1e-12)
-    empty = sizes.count(0)
-    kept = torch.stack([mask.kept for mask in masks]).double().mean(0)
-    ever = torch.nonzero(kept)[:, 0]
-    frequency = dict(
-        zip(model.graph.edge_names.at(ever), (float(v) for v in kept[ever]), strict=True)
-    )
-    rows = [_pair(runs[i], runs[j]) for i, j in combinations(range(len(runs)), 2)]
-    among = {
-        kind: [m for k, _, f in runs if k == kind for m in (f.mask,)]
-        for kind in ("seed", "resample")
+        own = reseeded(method, int(generator.integers(2**31))) if seeded else method
+        parts["resamples"].append((number, circuit_by(own, model, some, size)))
+    parts = {kind: runs for kind, runs in parts.items() if runs}
+    ranked = isinstance(method, Scorer) and size is not None
+    how = match or ("rankings" if ranked else _default_match(model.graph, parts))
+    if how == "rankings" and not ranked:
+        raise InputError("match='rankings' stands for random scores: it needs a scorer and size=")
+    values: dict[str, Any] = {"seeds": None, "resamples": None}
+    cut = partial(selected, method, size=size or 0, task=task)
+    chance = _by_chance(model.graph, parts, how, cut, draws, generator)
+    for kind, runs in parts.items():
+        values[kind] = _share(model.graph, [found for _, found in runs], chance[kind])
+    p = max(values[kind]["p_value"] for kind in parts)
+    unseeded = f"{name} has no seed that could be changed"
+    values["not_measured"] = {
+        **({} if "seeds" in parts else {"seeds": "not asked for" if seeded else unseeded}),
+        **({} if "resamples" in parts else {"resamples": "not asked for"}),
     }
-    ranks = [row["spearman"] for row in rows if row["spearman"] is not None]
+    empty = sum(f.mask.num_kept == 0 for runs in parts.values() for _, f in runs)
+    total = sum(map(len, parts.values()))
+    remarks = [f"{empty} of {total} circuits keep no edge"] if empty else []
+    if not seeded and not isinstance(method, Scorer):
+        remarks.append(
+            "randomness inside the method, with a seed of its own, would not show: every run has "
+            "the same; let it take seed="
+        )
     return Finding(
         name="stability",
-        null="circuits of two runs share no more edges than random ones of their sizes",
-        said=f"circuits of {len(runs)} runs share {mean:.0%} of their edges (Jaccard), by chance "
-        f"{chance.mean():.2g}",
+        null="circuits of two runs share no more edges than random ones (of some kind of run)",
+        said=_said(values, parts, seeded, unseeded),
         p_value=p,
         alpha=alpha,
         passed=p <= alpha,
-        values={
-            "jaccard": mean,
-            "jaccard_seeds": mean_jaccard(among["seed"]) if len(seeds) > 1 else None,
-            "jaccard_resamples": mean_jaccard(among["resample"]) if resamples > 1 else None,
-            "jaccard_by_chance": float(chance.mean()),
-            "spearman": float(np.mean(ranks)) if ranks else None,
-            "edges": sizes,
-            "core": [name for name, share_ in frequency.items() if share_ == 1.0],
-            "frequency": frequency,
-        },
-        rows=tuple(rows),
+        # The largest share there is, had the runs reached it.
+        least_p=max(rank_p(1.0, drawn, tolerance=1e-12) for drawn in chance.values()),
+        correction="none: every kind of run must be beyond chance; p_value is the largest",
+        values=values,
+        rows=tuple(
+            _pair(kind, one, two) for kind, runs in parts.items() for one, two in
+            combinations(runs, 2)
+        ),
         settings={
             "task": task.name,
             "examples": len(task),
-            "method": label_of(method),
+            "method": name,
             "size": size,
-            "seeds": list(seeds),
+            "seeds": list(chosen),
             "resamples": resamples,
+            "match": how,
             "draws": draws,
             "seed": seed,
             "graph": model.graph.fingerprint,
         },
-        remarks=(f"{empty} of {len(runs)} circuits keep no edge",) if empty else (),
-    )
+        remarks=tuple(remarks),
+    )  # fmt: skip
 
 
-def _seeded(method: Any, seed: int) -> Any:
-    return dataclasses.replace(method, seed=seed)
+def _require_runs(seeds: Sequence[int], resamples: int, seeded: bool, name: str) -> None:
+    if len(seeds) and not seeded:
+        raise InputError(f"{name} has no seed; use resamples")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"a seed twice gives one circuit twice: name each once; got {list(seeds)}")
+    if not len(seeds) and not resamples:
+        raise InputError("stability compares at least two runs: give seeds or resamples")
+    if len(seeds) == 1 or resamples == 1:
+        raise InputError(
+            "one seed or one resample has no other to be compared with: give two, or 0"
+        )
 
 
-def _pair(first: tuple[str, int, Found], second: tuple[str, int, Found]) -> dict[str, Any]:
-    from scipy.stats import spearmanr
+def _default_match(graph: ComputationalGraph, parts: dict[str, list[tuple[int, Found]]]) -> Match:
+    masks = [found.mask for runs in parts.values() for _, found in runs]
+    if any(mask.prune_dead_ends(from_inputs=False) != mask for mask in masks):
+        return "size"
+    try:
+        Walker(graph)
+    except InputError:  # no path from an input to an output
+        return "size"
+    return "paths"
 
-    ours, theirs = first[2], second[2]
-    correlation = None
-    if ours.scores is not None and theirs.scores is not None:
-        a, b = ours.scores.values.numpy(), theirs.scores.values.numpy()
-        if np.ptp(a) and np.ptp(b):
-            correlation = float(spearmanr(a, b).statistic)
+
+def _said(values: dict[str, Any], parts: dict[str, Any], seeded: bool, unseeded: str) -> str:
+    said = []
+    for kind, runs in parts.items():
+        found = values[kind]
+        spread = "" if found["low"] is None else f", {found['low']:.2g} to {found['high']:.2g}"
+        what = f"{len(runs)} {kind}"
+        what += ", each with a seed of its own," if kind == "resamples" and seeded else ""
+        said.append(
+            f"circuits of {what} share {found['jaccard']:.0%} of their edges (Jaccard "
+            f"{found['jaccard']:.2g}{spread}; by chance {found['by_chance']:.2g}, "
+            f"p = {found['p_value']:.2g})"
+        )
+    return "; ".join(said if seeded else [*said, unseeded])
+
+
+# ---------------------------------------------------------------- one kind of run
+
+
+def mean_overlap(family: NDArray[np.bool_]) -> float:
+    """The mean Jaccard overlap of all pairs of rows ``[R, E]``; two empty rows share nothing.
+
+    Example:
+        >>> mean_overlap(np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0]], dtype=bool))
+        0.1111111111111111
+    """
+    return float(_overlaps(family)[np.triu_indices(len(family), 1)].mean())
+
+
+def _overlaps(family: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """``[R, R]`` Jaccard overlaps."""
+    rows = family.astype(np.float32)
+    both = (rows @ rows.T).astype(np.float64)
+    sizes = both.diagonal()
+    return np.asarray(both / np.maximum(sizes[:, None] + sizes - both, 1))
+
+
+def jackknife(overlaps: NDArray[np.float64], level: float = 0.95) -> tuple[float, float] | None:
+    """The interval of the mean over pairs of ``[R, R]``, by leaving out each run; R from 3 on."""
+    from scipy.stats import t
+
+    n = len(overlaps)
+    if n < 3:
+        return None
+    sums = overlaps.sum(1) - overlaps.diagonal()
+    pairs = sums.sum() / 2
+    without = (pairs - sums) / ((n - 1) * (n - 2) / 2)
+    spread = np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
+    mean, reach = pairs / (n * (n - 1) / 2), float(t.ppf((1 + level) / 2, n - 1)) * spread
+    return float(max(mean - reach, 0.0)), float(min(mean + reach, 1.0))
+
+
+def _share(
+    graph: ComputationalGraph, runs: Sequence[Found], chance: NDArray[np.float64]
+) -> dict[str, Any]:
+    kept = torch.stack([found.mask.kept for found in runs])
+    overlaps = _overlaps(kept.numpy())
+    mean = mean_overlap(kept.numpy())
+    interval = jackknife(overlaps)
+    often = kept.double().mean(0)
+    ever = torch.nonzero(often)[:, 0]
+    frequency = dict(zip(graph.edge_names.at(ever), often[ever].tolist(), strict=True))
+    ranks = [_spearman(one, two) for one, two in combinations(runs, 2)]
+    known = [rank for rank in ranks if rank is not None]
     return {
-        "first": f"{first[0]} {first[1]}",
-        "second": f"{second[0]} {second[1]}",
-        "jaccard": ours.mask.jaccard(theirs.mask),
-        "spearman": correlation,
+        "jaccard": mean,
+        "low": None if interval is None else interval[0],
+        "high": None if interval is None else interval[1],
+        "by_chance": float(chance.mean()),
+        "p_value": rank_p(mean, chance, tolerance=1e-12),
+        "spearman": float(np.mean(known)) if known else None,
+        "edges": kept.sum(1).tolist(),
+        "core": [name for name, part in frequency.items() if part == 1.0],
+        "frequency": frequency,
     }
 
 
-def _by_chance(
-    sizes: Sequence[int], total: int, draws: int, generator: np.random.Generator
-) -> np.ndarray:
-    """``[draws]``: mean Jaccard overlaps of random sets of these sizes, among ``total`` edges.
+def _pair(kind: str, one: tuple[int, Found], two: tuple[int, Found]) -> dict[str, Any]:
+    family = torch.stack([one[1].mask.kept, two[1].mask.kept]).numpy()
+    return {
+        "over": kind,
+        "first": one[0],
+        "second": two[0],
+        "jaccard": mean_overlap(family),
+        "spearman": _spearman(one[1], two[1]),
+    }
 
-    Overlaps of pairs are drawn from their hypergeometric law, pair by pair.
-    """
-    at_least(draws, 1, "draws")
-    found = np.zeros(draws)
-    pairs = list(combinations(sizes, 2))
-    for one, two in pairs:
-        both = generator.hypergeometric(one, total - one, two, size=draws) if one and two else 0
-        union = one + two - both
-        found += np.where(union > 0, both / np.maximum(union, 1), 1.0)
-    return found / len(pairs)
+
+def _spearman(first: Found, second: Found) -> float | None:
+    if first.scores is None or second.scores is None:
+        return None
+    a, b = (ranks(scores.values, scores.noise) for scores in (first.scores, second.scores))
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else None
+
+
+# ---------------------------------------------------------------- circuits by chance
+
+
+def _by_chance(
+    graph: ComputationalGraph,
+    parts: dict[str, list[tuple[int, Found]]],
+    match: str,
+    cut: Callable[[EdgeScores], EdgeMask],
+    draws: int,
+    generator: np.random.Generator,
+) -> dict[str, NDArray[np.float64]]:
+    """``[draws]`` for each kind of run: mean overlaps of random families of as many circuits."""
+    if match != "rankings":
+        out = {}
+        for kind, runs in parts.items():
+            families = _matched([found.mask for _, found in runs], match, draws, generator)
+            out[kind] = np.array([mean_overlap(family) for family in families])
+        return out
+    # Random rankings know nothing of the runs, so that a family serves every kind.
+    out = {kind: np.empty(draws) for kind in parts}
+    most = max(map(len, parts.values()))
+    for number in track(range(draws), "circuits by chance", draws):
+        family = np.stack([_ranked(graph, cut, generator) for _ in range(most)])
+        for kind, runs in parts.items():
+            out[kind][number] = mean_overlap(family[: len(runs)])
+    return out
+
+
+def _ranked(
+    graph: ComputationalGraph,
+    cut: Callable[[EdgeScores], EdgeMask],
+    generator: np.random.Generator,
+) -> NDArray[np.bool_]:
+    """``[E]``: the circuit of random scores, selected as a scorer's circuits are."""
+    order = torch.from_numpy(generator.permutation(graph.num_edges) + 1.0)
+    return np.asarray(cut(EdgeScores(graph, order)).kept.numpy())
+
+
+def _matched(
+    masks: Sequence[EdgeMask], match: str, draws: int, generator: np.random.Generator
+) -> Iterator[NDArray[np.bool_]]:
+    """``draws`` families ``[runs, E]`` of random circuits with the masks' sizes."""
+    for first in range(0, draws, _CHUNK):
+        count = min(_CHUNK, draws - first)
+        rows = [draw(mask, count, match, int(generator.integers(2**31))) for mask in masks]
+        yield from torch.stack(rows, 1).numpy()

@@ -100,6 +100,15 @@ def transfer(
         row["p_corrected"] = None
     for row, p in zip(tested, corrected, strict=True):
         row["p_corrected"] = p
+    # Of the 2^n ways to flip n signs two give the largest mean difference that there is.
+    leasts = [max(2.0 ** (1 - len(tasks[row["tested_on"]])), 1 / (1 + draws)) for row in tested]
+    least = holm(leasts)
+    remarks = [
+        f"{row['found_on']} on {row['tested_on']}: {len(tasks[row['tested_on']])} examples and "
+        f"{draws} flips are too few to reject at {alpha:g} over {len(tested)} pairs"
+        for row, p in zip(tested, leasts, strict=True)
+        if p * len(tested) > alpha
+    ]
     worse = [r for r in tested if r["p_corrected"] <= alpha and r["loss"] > 0]
     return Finding(
         name="transfer",
@@ -108,6 +117,7 @@ def transfer(
         p_value=min(corrected) if tested else None,
         alpha=alpha,
         passed=not worse if tested else None,
+        least_p=min(least) if tested else None,
         correction=f"Holm over {len(tested)} pairs" if tested else "none",
         values={
             "faithfulness": table,
@@ -121,6 +131,7 @@ def transfer(
             "seed": seed,
             "graph": model.graph.fingerprint,
         },
+        remarks=tuple(remarks),
     )
 
 
