@@ -53,6 +53,8 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
         rows,
         numbers=True,
     )
+    for name, note in document.get("notes", {}).items():
+        console.print(f"{NAMES.get(name, name)}: {note}", markup=False)
 
 
 def _number(value: Any) -> str:
