@@ -24,6 +24,7 @@ from graphprune.errors import InputError
 
 from .blocks import ComplexArray
 from .spectra import Decomposition
+from .wiring import FloatArray
 
 __all__ = ["Measure", "MeasureName", "measure_named"]
 
@@ -40,12 +41,17 @@ class Measure:
 
     def value(self, values: ComplexArray) -> float:
         """F of eigenvalues; 0 for an empty spectrum."""
+        return float(self.values(values[None])[0])
+
+    def values(self, values: ComplexArray) -> FloatArray:
+        """F of each spectrum of a stack ``[B, k]``."""
         if self.name == "sum":
-            return 2.0 * float(values.imag[values.imag > 0].sum())
+            return np.asarray(2.0 * np.maximum(values.imag, 0.0).sum(1))
         if self.name == "max":
-            return float(values.imag.max(initial=0.0))
-        real = np.sort(values.real)
-        return float(real[self.skip]) if self.skip < len(real) else 0.0
+            return np.asarray(values.imag.max(1, initial=0.0))
+        if self.skip >= values.shape[1]:
+            return np.zeros(len(values))
+        return np.sort(values.real, axis=1)[:, self.skip]
 
     def pull(self, values: ComplexArray) -> ComplexArray:
         """``h`` for each eigenvalue."""
