@@ -14,16 +14,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eig, eigh, eigvals, eigvalsh, matrix_balance
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from graphprune.errors import NumericalError
 
 from .components import Block
 from .wiring import FloatArray, IntArray
 
-__all__ = ["ComplexArray", "Part", "solve"]
+__all__ = ["DENSE_LIMIT", "ComplexArray", "Part", "solve"]
 
 ComplexArray = NDArray[np.complex128]
 EPS = float(np.finfo(np.float64).eps)
+
+DENSE_LIMIT = 2000
+"""Nodes of a component up to which all its eigenvalues are computed."""
 
 DOUBTFUL = 1e-5
 """Imaginary parts below this share of the norm are judged with eigenvectors, never without."""
@@ -73,20 +78,49 @@ def solve(block: Block, *, vectors: bool) -> Part:
         if not ((size > 0) & (size <= DOUBTFUL * norm)).any():
             return Part(block.nodes, values)
     values, left, right = eig(balanced, left=True, right=True, check_finite=False)
-    overlap = np.einsum("nk,nk->k", left.conj(), right)
-    nearness = np.abs(overlap)
+    left, nearness = _dual(values, left, right, norm)
     noise = 10 * block.size * EPS * norm / np.maximum(nearness, EPS**2)
     values = np.where(np.abs(values.imag) <= noise, values.real + 0j, values)
     if not vectors:
         return Part(block.nodes, values)
-    safe = np.where(nearness > 0, overlap, 1.0)
     return Part(
         block.nodes,
         values,
-        left.conj() / safe / scaling[:, None],
+        left / scaling[:, None],
         right * scaling[:, None],
         1.0 / np.maximum(nearness, EPS**2),
     )
+
+
+def _dual(
+    values: ComplexArray, left: ComplexArray, right: ComplexArray, norm: float
+) -> tuple[ComplexArray, FloatArray]:
+    """conj(u) / nu ``[n, k]``, and the size of nu ``[k]`` for unit vectors.
+
+    LAPACK's vectors of a repeated eigenvalue are any basis of its space on either side, which need
+    not be dual to one another: they are made so, together. What a function of all copies gains
+    from them then does not depend on which basis that was.
+    """
+    dual = left.conj()
+    overlap = np.einsum("nk,nk->k", dual, right)
+    nearness = np.abs(overlap)
+    dual = dual / np.where(nearness > 0, overlap, 1.0)
+    for copies in _repeated(values, norm):
+        gram = left[:, copies].conj().T @ right[:, copies]
+        if np.linalg.cond(gram) < 1e8:  # else it is defective, and each vector says so by its nu
+            dual[:, copies] = left[:, copies].conj() @ np.linalg.inv(gram).T
+            nearness[copies] = 1.0 / np.linalg.norm(dual[:, copies], axis=0)
+    return dual, nearness
+
+
+def _repeated(values: ComplexArray, norm: float) -> list[IntArray]:
+    """The numbers of eigenvalues that are one but for rounding, in groups of two and more."""
+    close = np.abs(values[:, None] - values) <= 1e-10 * norm
+    if not np.triu(close, 1).any():
+        return []
+    count, label = connected_components(csr_array(close), directed=False)
+    groups = [np.flatnonzero(label == number) for number in range(count)]
+    return [group for group in groups if len(group) > 1]
 
 
 def _symmetric(block: Block, matrix: FloatArray, scale: FloatArray, vectors: bool) -> Part:
@@ -120,9 +154,6 @@ def _symmetriser(block: Block) -> FloatArray | None:
         return None
     # l_ij t_j / t_i = l_ji t_i / t_j, so log t_j - log t_i = log(l_ji / l_ij) / 2.
     steps = np.log(mirrored / entries) / 2
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import breadth_first_order
-
     pattern = csr_array((np.ones(len(rows)), (rows, columns)), shape=(block.size, block.size))
     order, before = breadth_first_order(pattern, 0, directed=True)
     by = np.lexsort((columns, rows))

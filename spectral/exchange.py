@@ -1,16 +1,16 @@
 """Exchange: one edge goes and another comes back, exactly verified, past local minima.
 
-Each step tries the edges whose removal is predicted best and keeps the best of them, then the same
-for edges to bring back; the step is taken whether it helps or not, and edges that moved stay put
-for some steps (tabu search), so that it can leave a minimum. The best set seen is the answer, so
-it is never worse than what it began with.
+Each step tries the edges whose removal is predicted best (all, where a trial costs little) and
+keeps the best of them, then the same for edges to bring back; the step is taken whether it helps or
+not, and edges that moved stay put for some steps (tabu search), so that it can leave a minimum. The
+best set seen is the answer, so it is never worse than what it began with.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .trials import Trials
+from .trials import Trials, first_least, flipped
 from .wiring import BoolArray
 
 __all__ = ["exchange"]
@@ -29,34 +29,35 @@ def exchange(
     alive, best = alive.copy(), alive
     now = trials.decompose(alive)
     value = trials.measure.value(now.values)
-    least, scale = trials.loss(value), trials.scale(now)
+    loss = least = trials.loss(value)
+    scale = trials.scale(now)
     free_from = np.zeros(trials.given.num_edges, dtype=np.int64)
     step = stale = 0
     limit = trials.spent + work
     few, many = TRIED
     width = int(np.clip(work / (80 * trials.cost(now)), few, many))
-    while stale < patience and not trials.done(value, scale):
-        if trials.spent + (2 * width + 6) * trials.cost(now) > limit:
-            break
+    cost = (2 * width + 6) * trials.cost(now)
+    if trials.stacks is not None:
+        cost = len(alive) * trials.stacks.cost
+    while stale < patience and trials.spent + cost <= limit and not trials.none_better(loss, scale):
         step += 1
         for going in (True, False):
             edges = np.flatnonzero((alive == going) & ~locked & (free_from < step))
             if not len(edges):
                 return best
-            effects = trials.effects(alive, now)[edges]
-            predicted = np.array([trials.loss(value + effect) for effect in effects.tolist()])
-            tried: list[tuple[float, int]] = []
-            for edge in edges[np.argsort(predicted, kind="stable")[:width]].tolist():
-                alive[edge] = not going
-                tried.append((trials.loss(trials.value(alive)), edge))
-                alive[edge] = going
-            _, edge = min(tried)
+            if trials.stacks is None:
+                effects = trials.effects(alive, now)[edges]
+                edges = edges[np.argsort(trials.losses_of(value + effects), kind="stable")[:width]]
+            losses = trials.losses(flipped(alive, edges[:, None]))
+            chosen = first_least(losses, scale)
+            loss, edge = float(losses[chosen]), edges[chosen]
             alive[edge] = not going
             free_from[edge] = step + REST[0 if going else 1]
-            now = trials.decompose(alive)
-            value = trials.measure.value(now.values)
-        if trials.loss(value) < least - 1e-9 * scale:
-            least, best, stale = trials.loss(value), alive.copy(), 0
+            if trials.stacks is None:
+                now = trials.decompose(alive)
+                value = trials.measure.value(now.values)
+        if loss < least - 1e-9 * scale:
+            least, best, stale = loss, alive.copy(), 0
         else:
             stale += 1
     return best

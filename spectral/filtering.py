@@ -78,29 +78,38 @@ class Filter:
         product = np.ascontiguousarray(both).view(np.complex128)[:, 0]
         return np.asarray((product - self.middle * vector) / self.radius)
 
-    def pairs(self, count: int, basis: int, tolerance: float) -> tuple[ComplexArray, ComplexArray]:
-        """About ``count`` eigenpairs of the largest imaginary parts, from one drawn start.
+    def vectors(
+        self, count: int, width: int, tolerance: float, taken: ComplexArray
+    ) -> ComplexArray:
+        """About ``count`` eigenvectors of the largest imaginary parts, from one drawn start.
 
-        ``basis`` vectors are kept; ``tolerance`` is of the filtered eigenvalues.
+        Args:
+            width: vectors that ARPACK keeps.
+            tolerance: of the filtered eigenvalues.
+            taken: ``[n, m]``, an orthonormal basis of an invariant subspace to leave out.
 
-        ``[k]`` Rayleigh quotients and ``[n, k]`` unit vectors, unchecked; none where ARPACK gives
-        up.
+        Returns:
+            ``[n, k]`` unit vectors orthogonal to ``taken``, eigenvectors but for what lies in it;
+            unchecked, and none where ARPACK gives up.
         """
+
+        def outside(vector: ComplexArray) -> ComplexArray:
+            return np.asarray(vector - taken @ (taken.conj().T @ vector))
+
         start = self.generator.standard_normal(self.size)
-        start = start + 1j * self.generator.standard_normal(self.size)
-        form = LinearOperator((self.size, self.size), self.apply, dtype=np.complex128)
+        start = outside(start + 1j * self.generator.standard_normal(self.size))
+        form = LinearOperator(
+            (self.size, self.size), lambda v: outside(self.apply(v)), dtype=np.complex128
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 _, vectors = eigs(
-                    form, k=count, which="LM", v0=start, ncv=basis, tol=tolerance, maxiter=12
+                    form, k=count, which="LM", v0=start, ncv=width, tol=tolerance, maxiter=12
                 )
             except ArpackNoConvergence as error:
                 vectors = error.eigenvectors
             except ArpackError:
                 vectors = np.zeros((self.size, 0), dtype=np.complex128)
-        if not vectors.shape[1]:
-            return np.zeros(0, dtype=np.complex128), vectors
-        vectors = vectors / np.linalg.norm(vectors, axis=0)
-        values = np.einsum("nk,nk->k", vectors.conj(), self.matrix @ vectors)
-        return values, vectors
+        vectors = outside(vectors)
+        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=0), 1e-300))

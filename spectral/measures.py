@@ -8,6 +8,9 @@ non-zero for one member of each conjugate pair only (the one with the positive i
 - ``gap``: the real part of the eigenvalue that comes after ``skip`` others in order of real parts;
   ``skip`` counts those at or below 0 in the graph as it was given. A cut that makes one more
   eigenvalue 0 (one more closed class) therefore closes the gap.
+
+Where several eigenvalues tie for the ``max`` or the ``gap``, repeated ones among them, each counts
+in equal parts: no order of nodes and no choice of eigenvectors decides between them.
 """
 
 from __future__ import annotations
@@ -21,10 +24,12 @@ from graphprune.errors import InputError
 
 from .blocks import ComplexArray
 from .spectra import Decomposition
+from .wiring import FloatArray
 
 __all__ = ["Measure", "MeasureName", "measure_named"]
 
 MeasureName = Literal["sum", "max", "gap"]
+TIE = 1e-10  # of the largest size: what rounding sets apart
 
 
 @dataclass(frozen=True)
@@ -36,23 +41,32 @@ class Measure:
 
     def value(self, values: ComplexArray) -> float:
         """F of eigenvalues; 0 for an empty spectrum."""
+        return float(self.values(values[None])[0])
+
+    def values(self, values: ComplexArray) -> FloatArray:
+        """F of each spectrum of a stack ``[B, k]``."""
         if self.name == "sum":
-            return 2.0 * float(values.imag[values.imag > 0].sum())
+            return np.asarray(2.0 * np.maximum(values.imag, 0.0).sum(1))
         if self.name == "max":
-            return float(values.imag.max(initial=0.0))
-        real = np.sort(values.real)
-        return float(real[self.skip]) if self.skip < len(real) else 0.0
+            return np.asarray(values.imag.max(1, initial=0.0))
+        if self.skip >= values.shape[1]:
+            return np.zeros(len(values))
+        return np.sort(values.real, axis=1)[:, self.skip]
 
     def pull(self, values: ComplexArray) -> ComplexArray:
         """``h`` for each eigenvalue."""
         h = np.zeros(len(values), dtype=np.complex128)
         if self.name == "sum":
             h[values.imag > 0] = -2j
-        elif self.name == "max":
-            if len(values) and values.imag.max() > 0:
-                h[np.argmax(values.imag)] = -1j
-        elif self.skip < len(values):
-            h[np.lexsort((-values.imag, values.real))[self.skip]] = 1.0
+            return h
+        now = self.value(values)
+        if self.skip >= len(values) or (self.name == "max" and now <= 0):
+            return h
+        part = (
+            values.imag if self.name == "max" else np.where(values.imag >= 0, values.real, np.inf)
+        )
+        tied = np.abs(part - now) <= TIE * np.abs(values).max()
+        h[tied] = (-1j if self.name == "max" else 1.0) / tied.sum()
         return h
 
 

@@ -1,4 +1,4 @@
-"""The global search: rounds of first-order short-lists, feedback arcs, and exchange.
+"""The global search: rounds of first-order short-lists, feedback arcs, exchange, and annealing.
 
 One round takes the spectrum and all sensitivities of what is left, predicts every edge's effect,
 and either tries the ``shortlist`` best single edges exactly and cuts the one that does best, or
@@ -8,33 +8,44 @@ taken back and halved.
 
 Rounds see one step ahead. Damping therefore also looks at the goal itself, a graph without cycles:
 if its feedback arcs are no more than the edges to remove they go and nothing rotates; if they are
-more, arcs come back from there (:mod:`graphprune.spectral.restoring`) and the better of the two
-ends is taken. Single edges are exchanged at last (:mod:`graphprune.spectral.exchange`), for every
-goal. None of these is kept unless its exact value is better than the rounds'; but where arcs came
-back, rounds stop halving chunks once they cost four times their plan (``effort=0``: they never do),
-and are left out where large components have lost 99 % already. Work is counted, not timed: the same
-input gives the same answer on any machine.
+more, arcs come back from there (:mod:`graphprune.spectral.restoring`). Where arcs came back, rounds
+stop halving chunks once they cost four times their plan (``effort=0``: they never do), and are left
+out where large components have lost 99 % already.
+
+What is left of the work goes into what can be paid (:mod:`graphprune.spectral.exhaustive`): all
+sets of edges, where they are at most 1e5 and the graph has at most 64 nodes, which is the optimum;
+else the ends of rounds, of exact greedy, of arcs and of random draws, single edges exchanged
+(:mod:`graphprune.spectral.exchange`), and annealing from the best of them
+(:mod:`graphprune.spectral.annealing`, up to 64 nodes). The best exact value is the answer, and
+``by`` names what found it. Work is counted, not timed: the same input gives the same answer on any
+machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from graphprune.progress import bar
 
+from .annealing import annealed
 from .effects import first_order
 from .exchange import exchange
+from .exhaustive import best_of_all, drawn, greedy, number_of_sets
 from .measures import Measure
 from .restoring import acyclic, restored
 from .spectra import Solver
-from .trials import WORK, Goal, Trials
+from .trials import WORK, Goal, Trials, flipped
 from .wiring import BoolArray, FloatArray, IntArray, Wiring
 
 __all__ = ["Search", "automatic_chunk"]
+
+SETS = 100_000  # of edges: as many are all tried
+DRAWS = 50
+COOLINGS, ANNEALING = 6, 2.0  # how often, and how much work in all, by that of a phase
 
 
 def automatic_chunk(removals: int, sizes: IntArray) -> int:
@@ -98,21 +109,74 @@ class Search:
         if other is not None:
             found = self.trials.value(other)
             enough = 1e-2 * self.start if self._plan(kept)[1] > WORK / 2 else 0.0
-            if found <= enough or self.trials.done(found, self._scale()):
+            if found <= enough or self.trials.none_better(self._loss(found), self._scale()):
                 self._offer(other, "cycles cut", better_than=np.inf)
                 return self.alive
         self._rounds(kept, hurry=other is not None)
-        if work <= 0 or self.trials.done(self.value, self._scale()):
+        free = np.flatnonzero(before & ~self._locked)
+        if work <= 0 or self._finished() or len(free) < total:
             return self.alive
-        self._exchange(before, work)
-        if self._tiny(before, kept) and not self.trials.done(self.value, self._scale()):
-            self._offer(self._greedy(before, kept), "greedy", better_than=self._loss(self.value))
-            self._exchange(before, work)
-        if other is not None:
-            # The two ends lead to different answers: the better one after exchange is taken.
-            other = exchange(self.trials, other, self._gone(before), work=work)
-            self._offer(other, "cycles cut, exchanged", better_than=self._loss(self.value))
+        if self._few(number_of_sets(len(free), total)):
+            best = best_of_all(self.trials, before, free, total, self._tie, self._scale())
+            self._offer(best, "all sets tried", better_than=np.inf)
+            return self.alive
+        for by, start in self._starts(before, free, kept, other):
+            self._exchange(start, by, before, work)
+            if self._finished():
+                return self.alive
+        if self.trials.stacks is not None:
+            self._anneal(before, free, work)
         return self.alive
+
+    def _few(self, sets: int) -> bool:
+        """Whether all sets can be tried."""
+        least = self.trials.one(self.now)
+        small = self.trials.stacks is not None or sets * least <= self.effort * WORK
+        return sets <= self.effort * SETS and small
+
+    def _starts(
+        self, before: BoolArray, free: IntArray, kept: int, other: BoolArray | None
+    ) -> Iterator[tuple[str, BoolArray]]:
+        """Ways to ``kept`` edges that lead to different answers, as far as they can be paid."""
+        yield "rounds", self.alive
+        one, work, scale = self.trials.one(self.now), self.effort * WORK, self._scale()
+        total = int(before.sum()) - kept
+        if float(len(free)) * total * one <= 2 * work:
+            yield "greedy", greedy(self.trials, before, self._locked, kept, scale)
+        if other is not None:
+            yield "cycles cut", other
+        if DRAWS * one <= work / 2:
+            yield "draws", drawn(self.trials, before, free, total, scale, DRAWS)
+
+    def _exchange(self, start: BoolArray, by: str, before: BoolArray, work: float) -> None:
+        found = exchange(self.trials, start, self._gone(before), work=work)
+        by = by if np.array_equal(found, start) else f"{by}, exchanged"
+        if by != "rounds":
+            self._offer(found, by, better_than=self._loss(self.value))
+
+    def _anneal(self, before: BoolArray, free: IntArray, work: float) -> None:
+        """By turns from a draw, hot, and from the best so far, cooler."""
+        generator = np.random.default_rng(0)
+        total = int(before.sum() - self.alive.sum())
+        for number in range(COOLINGS):
+            start = self.alive
+            if number % 2 == 0:
+                start = flipped(before, generator.permutation(free)[None, :total])[0]
+            found = annealed(
+                self.trials,
+                start,
+                free,
+                generator,
+                work=ANNEALING * work / COOLINGS,
+                heat=(1.0, 0.3)[number % 2],
+                scale=self._scale(),
+            )
+            self._exchange(found, "annealed", before, work / COOLINGS)
+            if self._finished():
+                return
+
+    def _finished(self) -> bool:
+        return self.trials.none_better(self._loss(self.value), self._scale())
 
     def _from_no_cycles(self, before: BoolArray, kept: int, work: float) -> BoolArray | None:
         """``kept`` edges by way of a graph without cycles, where that is the goal."""
@@ -122,29 +186,6 @@ class Search:
         if int(still.sum()) >= kept:
             return self._thinned(still, kept)
         return restored(self.trials, still, before, kept, self._tie, work=4 * work)
-
-    def _tiny(self, before: BoolArray, kept: int) -> bool:
-        """Whether every edge can be tried in every round within the work beyond the rounds."""
-        trials = float(before.sum()) * (int(before.sum()) - kept)
-        return trials * self.trials.cost(self.now) <= self.effort * WORK / 2
-
-    def _greedy(self, before: BoolArray, kept: int) -> BoolArray:
-        """Rounds of one edge with all edges on the short-list: greedy, exactly."""
-        every = replace(
-            self,
-            given=self.given.keep(before),
-            chunk=1,
-            shortlist=int(before.sum()),
-            effort=0.0,
-            report=None,
-            trace=[],
-        )
-        every.trials.start = self.start
-        return every.run(kept)
-
-    def _exchange(self, before: BoolArray, work: float) -> None:
-        found = exchange(self.trials, self.alive, self._gone(before), work=work)
-        self._offer(found, f"{self.by}, exchanged", better_than=self._loss(self.value))
 
     def _gone(self, before: BoolArray) -> BoolArray:
         """Edges that no exchange may touch: locked ones, and those that were not there."""

@@ -11,15 +11,12 @@ import numpy as np
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 
-from .blocks import ComplexArray, Part, solve
+from .blocks import DENSE_LIMIT, ComplexArray, Part, solve
 from .components import Block, Components, components
 from .laplacians import Degrees, Kind, Operator, operator
 from .wiring import FloatArray, IntArray, Wiring, wiring
 
-__all__ = ["DENSE_LIMIT", "Decomposition", "Solver", "spectrum"]
-
-DENSE_LIMIT = 2000
-"""Nodes of a component up to which all its eigenvalues are computed."""
+__all__ = ["DENSE_LIMIT", "Decomposition", "Solver", "levels", "spectrum"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +137,11 @@ def spectrum(
     found = solver.decompose(wiring(graph, weights), vectors=True).values
     # A conjugate pair's real parts may differ in the last digit; pairs stand together all the same.
     size = float(np.abs(found).max(initial=0.0))
-    order = np.lexsort((found.imag, _levels(found.real, 1e-10 * size)))
+    order = np.lexsort((found.imag, levels(found.real, 1e-10 * size)))
     return np.asarray(found[order] + 0.0)
 
 
-def _levels(values: FloatArray, gap: float) -> IntArray:
+def levels(values: FloatArray, gap: float) -> IntArray:
     """``values`` by rank, those closer than ``gap`` to their neighbour sharing one."""
     order = np.argsort(values, kind="stable")
     ranks = np.empty(len(values), dtype=np.int64)
