@@ -149,7 +149,7 @@ def rank_correlation(
     return RankCorrelation(
         value=value,
         z=z,
-        p=max(_upper(z), _one_in([len(ranks[0])])),
+        p=max(_upper(z), _one_in([len(centred[0])])),
         composition_mean=mean,
         composition_sd=sd,
         composition_z=inner,
