@@ -1,7 +1,9 @@
 """Annealing of small graphs: edges swapped at random, worse sets taken ever more rarely.
 
-Exchange looks one swap ahead and the measures of the goals have many minima (the gap is the least of
-many eigenvalues); annealing crosses more of them, where a trial is cheap. Several swaps of one set
+Exchange looks one swap ahead, and the goals' measures have many minima; annealing crosses more of
+them, where a trial is cheap. Half of its moves are of a node: all its edges in (or out) go, and as
+many come back, another node's first. One swap after the other hardly gets there: the gap, say, is
+often widest where some nodes lie on no cycle, and is narrow on the way. Several moves of one set
 are tried at once, and the first that is taken counts: the chain is that of one after the other.
 """
 
@@ -9,13 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .trials import Trials, flipped
+from .trials import Trials
 from .wiring import BoolArray, IntArray
 
 __all__ = ["annealed"]
 
-AT_ONCE = 8  # swaps
-COOLEST = 1e-3  # the last temperature, by the first
+AT_ONCE = 8  # moves
+COOLEST = 1e-2  # the last temperature, by the first
 
 
 def annealed(
@@ -31,22 +33,21 @@ def annealed(
     """``[E]`` bool: the best set of as many edges that one cooling from ``alive`` saw.
 
     Args:
-        free: ``[f]``, numbers of edges that may go or come.
-        heat: the first temperature, in typical changes of the loss by a swap.
+        free: ``[f]``, numbers of edges that may go or come: some of either.
+        heat: the first temperature, in typical changes of the loss by a move.
         scale: of the losses.
     """
-    swaps = _swaps(alive, free, generator, 32)
-    if not len(swaps):
-        return alive
-    loss, *losses = trials.losses(np.concatenate([alive[None], flipped(alive, swaps)])).tolist()
-    changes = np.abs(np.array(losses) - loss)
+    loss, *others = trials.losses(
+        np.concatenate([alive[None], _moved(trials, alive, free, generator, 4 * AT_ONCE)])
+    ).tolist()
+    changes = np.abs(np.array(others) - loss)
     changes = changes[changes > 1e-11 * scale]
     warm = heat * (float(np.median(changes)) if len(changes) else 1e-3 * scale)
     least, best = loss, alive
     begun, limit = trials.spent, trials.spent + work
     while trials.spent < limit and not trials.none_better(least, scale):
         temperature = warm * COOLEST ** ((trials.spent - begun) / work)
-        sets = flipped(alive, _swaps(alive, free, generator, AT_ONCE))
+        sets = _moved(trials, alive, free, generator, AT_ONCE)
         losses = trials.losses(sets)
         bound = loss - temperature * np.log1p(-generator.random(AT_ONCE))
         taken = np.flatnonzero(losses <= bound)
@@ -57,11 +58,22 @@ def annealed(
     return best
 
 
-def _swaps(
-    alive: BoolArray, free: IntArray, generator: np.random.Generator, count: int
-) -> IntArray:
-    """``[count, 2]``: an edge that goes and one that comes; none where there is no choice."""
+def _moved(
+    trials: Trials, alive: BoolArray, free: IntArray, generator: np.random.Generator, count: int
+) -> BoolArray:
+    """``[count, E]``: sets one move away from ``alive``."""
     going, coming = free[alive[free]], free[~alive[free]]
-    if not len(going) or not len(coming):
-        return np.zeros((0, 2), dtype=np.int64)
-    return np.stack([generator.choice(going, count), generator.choice(coming, count)], axis=1)
+    sets = np.repeat(alive[None], count, axis=0)
+    whole = generator.random(count) < 0.5
+    firsts = going[generator.integers(len(going), size=count)]
+    seconds = coming[generator.integers(len(coming), size=count)]
+    for moved, by_node, first, second in zip(sets, whole, firsts, seconds, strict=True):
+        if not by_node:
+            moved[first], moved[second] = False, True
+            continue
+        ends = (trials.given.sources, trials.given.targets)[generator.integers(2)]
+        out = going[ends[going] == ends[first]][: len(coming)]
+        # The other node's edges come before any others, either in no order.
+        order = (ends[coming] != ends[second]) + generator.random(len(coming)) / 2
+        moved[out], moved[coming[np.argsort(order)[: len(out)]]] = False, True
+    return sets

@@ -6,7 +6,7 @@ They are the truth where they can be paid, and what a heuristic has to reach els
 from __future__ import annotations
 
 import itertools
-from math import comb
+from math import inf
 
 import numpy as np
 
@@ -18,9 +18,19 @@ __all__ = ["best_of_all", "drawn", "greedy", "number_of_sets"]
 AT_ONCE = 4096  # sets
 
 
-def number_of_sets(free: int, removals: int) -> int:
-    """How many sets of ``removals`` edges there are among those that may go."""
-    return comb(free, removals) if 0 <= removals <= free else 0
+def number_of_sets(free: int, removals: int, limit: float) -> float:
+    """How many sets of ``removals`` edges there are among those that may go; infinite above limit.
+
+    Example:
+        >>> number_of_sets(6, 4, 100), number_of_sets(10**5, 10**4, 100)
+        (15, inf)
+    """
+    sets = 1
+    for number in range(min(removals, free - removals)):
+        sets = sets * (free - number) // (number + 1)
+        if sets > limit:
+            return inf
+    return sets
 
 
 def best_of_all(

@@ -45,6 +45,7 @@ __all__ = ["Search", "automatic_chunk"]
 
 SETS = 100_000  # of edges: as many are all tried
 DRAWS = 50
+HELD = 1e-5  # of the measure that is preserved: nearer need no annealing come
 COOLINGS, ANNEALING = 6, 2.0  # how often, and how much work in all, by that of a phase
 
 
@@ -116,7 +117,7 @@ class Search:
         free = np.flatnonzero(before & ~self._locked)
         if work <= 0 or self._finished() or len(free) < total:
             return self.alive
-        if self._few(number_of_sets(len(free), total)):
+        if self._few(len(free), total):
             best = best_of_all(self.trials, before, free, total, self._tie, self._scale())
             self._offer(best, "all sets tried", better_than=np.inf)
             return self.alive
@@ -124,15 +125,15 @@ class Search:
             self._exchange(start, by, before, work)
             if self._finished():
                 return self.alive
-        if self.trials.stacks is not None:
+        if self.trials.stacks is not None and len(free) > total:
             self._anneal(before, free, work)
         return self.alive
 
-    def _few(self, sets: int) -> bool:
+    def _few(self, free: int, removals: int) -> bool:
         """Whether all sets can be tried."""
-        least = self.trials.one(self.now)
-        small = self.trials.stacks is not None or sets * least <= self.effort * WORK
-        return sets <= self.effort * SETS and small
+        sets = number_of_sets(free, removals, self.effort * SETS)
+        small = self.trials.stacks is not None
+        return sets < np.inf and (small or sets * self.trials.one(self.now) <= self.effort * WORK)
 
     def _starts(
         self, before: BoolArray, free: IntArray, kept: int, other: BoolArray | None
@@ -146,7 +147,9 @@ class Search:
         if other is not None:
             yield "cycles cut", other
         if DRAWS * one <= work / 2:
-            yield "draws", drawn(self.trials, before, free, total, scale, DRAWS)
+            best = drawn(self.trials, before, free, total, scale, DRAWS)
+            if self._loss(self.trials.value(best)) < self._loss(self.value):
+                yield "draws", best
 
     def _exchange(self, start: BoolArray, by: str, before: BoolArray, work: float) -> None:
         found = exchange(self.trials, start, self._gone(before), work=work)
@@ -172,7 +175,7 @@ class Search:
                 scale=self._scale(),
             )
             self._exchange(found, "annealed", before, work / COOLINGS)
-            if self._finished():
+            if self.goal == "preserve" and self._loss(self.value) <= HELD * self.start:
                 return
 
     def _finished(self) -> bool:
@@ -193,7 +196,8 @@ class Search:
 
     def _offer(self, alive: BoolArray, by: str, *, better_than: float) -> None:
         value = self.trials.value(alive)
-        if self._loss(value) < better_than:
+        # Rounding makes nothing better.
+        if self._loss(value) < better_than - self._slack():
             self._move(alive)
             self.by = by
             self.trace.append((int(alive.sum()), self.value))
