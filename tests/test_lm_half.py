@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from support.tiny import random_pair, tiny
 
 import graphprune as gp
 from graphprune.metrics import METRICS
 from graphprune.model import Ablation
-from tests.support.tiny import random_pair, tiny
 
 DTYPES = [torch.bfloat16, torch.float16]
 PROMPTS = 64

@@ -1,15 +1,16 @@
 """What users put on a wrapped model's modules: refused by name, or honoured as plain HF does."""
 
+import copy
 import functools
 
 import pytest
 import torch
+from support.tiny import random_pair, tiny
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 import graphprune as gp
-from tests.support.tiny import random_pair, tiny
 
 FAMILIES = ["llama", "gpt2"]
 
@@ -188,6 +189,23 @@ def test_a_replaced_forward_class_or_number_is_refused(monkeypatch):
             model.reference(batch)
     vars(attention).pop("forward", None)
     model.reference(batch)
+
+
+def test_a_deep_copy_looks_at_its_own_modules():
+    _, model, batch = system("llama")
+    mask = torch.ones(model.graph.num_edges)
+    other = copy.deepcopy(model)
+    attention = other.module.model.layers[1].self_attn
+    attention.scaling, was = 5.0, attention.scaling
+    with pytest.raises(gp.GraphPruneError, match=r"layers\.1\.self_attn had scaling="):
+        other.run(batch, mask)
+    attention.scaling = was
+    inner = attention.q_proj.forward
+    attention.q_proj.forward = lambda x: 2 * inner(x)
+    with pytest.raises(gp.GraphPruneError, match=r"self_attn\.q_proj had its forward replaced"):
+        other.run(batch, mask)
+    del attention.q_proj.forward
+    assert torch.equal(other.run(batch, mask), model.run(batch, mask))
 
 
 def test_a_forward_replaced_before_wrapping_is_blamed():

@@ -42,12 +42,12 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         named = list(model.named_modules())
         self._modules = [
-            (name, m, type(m), m.__dict__, tuple(m._modules.values()), m.__dict__.get("forward"))
+            (name, m, type(m), tuple(m._modules.values()), m.__dict__.get("forward"))
             for name, m in named
         ]
         self._forwards = {type(m): type(m).forward for _, m in named}
         self._numbers = [
-            (name, m.__dict__, key, value)
+            (name, m, key, value)
             for name, m in named
             for key, value in m.__dict__.items()
             if type(value) in (int, float, bool) and key not in _IDLE and key[0] != "_"
@@ -66,12 +66,15 @@ class Snapshot:
         """Modules whose ``forward`` was replaced on the instance before the snapshot was taken."""
         return [
             name or "the model itself"
-            for name, _, _, state, _, own in self._modules
-            if own is not None and "_hf_hook" not in state
+            for name, module, _, _, own in self._modules
+            if own is not None and "_hf_hook" not in module.__dict__
         ]
 
     def weights(self) -> tuple[tuple[int, int], ...]:
-        """Where every parameter lies now, and how often it was written to."""
+        """Where every parameter lies now, and how often it was written to.
+
+        Torch does not count what is written through ``parameter.data``.
+        """
         return tuple(
             (p.data_ptr(), p._version)
             for mine in self._parameters
@@ -81,7 +84,8 @@ class Snapshot:
 
     def check(self) -> None:
         """Raises :class:`UnsupportedModelError` naming what was hooked or replaced since."""
-        for name, module, kind, state, children, own in self._modules:
+        for name, module, kind, children, own in self._modules:
+            state = module.__dict__  # as it is now: a deep copy's modules have dicts of their own
             if (
                 state["_forward_hooks"]
                 or state["_forward_pre_hooks"]
@@ -98,9 +102,9 @@ class Snapshot:
         for kind, forward in self._forwards.items():
             if kind.forward is not forward:
                 _changed(kind.__name__, "(the class) had its forward replaced")
-        for name, state, key, value in self._numbers:
-            if state.get(key) != value:
-                _changed(name, f"had {key}={value} and has {key}={state.get(key)}")
+        for name, module, key, value in self._numbers:
+            if module.__dict__.get(key) != value:
+                _changed(name, f"had {key}={value} and has {key}={module.__dict__.get(key)}")
         if (
             hooked._global_forward_hooks
             or hooked._global_forward_pre_hooks
