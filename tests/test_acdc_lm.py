@@ -181,7 +181,7 @@ def test_ablations_that_come_as_values(kind):
 def test_half_precision_is_decided_in_float64(family, dtype):
     """Where half precision's noise covers tau, the circuit is that of the float64 model."""
     model, task = system(family, dtype)
-    tau = 3e-3
+    tau = 2e-3
     found = gp.ACDC(tau=tau).fit(model, task)
     assert found.notes["noise"] > tau
     wide = model.widened()

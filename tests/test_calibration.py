@@ -309,5 +309,5 @@ def test_nothing_to_be_faithful_to():
 
     data = gp.Task(Same(6), "logit_diff", batch_size=6)
     given = gp.EdgeScores(Toy(seed=3).graph, torch.arange(9.0))
-    with pytest.raises(gp.InputError, match="not defined on task"):
+    with pytest.raises(gp.InputError, match="counterfactual ablation changes nothing"):
         CalibratedRanking(given).score(Toy(seed=3), data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ import graphprune as gp
 from graphprune.cli.selecting import Selection, find
 from graphprune.errors import InputError
 from graphprune.export import export
+from graphprune.methods.base import Scorer
 from graphprune.model import Ablation
 
 GRAPH = gp.ComputationalGraph.from_edges(
@@ -24,11 +26,9 @@ GRAPH = gp.ComputationalGraph.from_edges(
 PLAIN = gp.Task.from_tensors(torch.arange(4).reshape(2, 2), torch.arange(4).reshape(2, 2) + 1)
 
 
-class ByHand:
+@dataclass(frozen=True, kw_only=True)
+class ByHand(Scorer):
     """Ranks the edges after ``h`` first."""
-
-    def __init__(self, ablation: Any) -> None:
-        self.ablation = ablation
 
     def score(self, model: Any, task: gp.Task) -> gp.EdgeScores:
         return gp.EdgeScores(GRAPH, torch.tensor([1.0, 3.0, 2.0]))
@@ -53,15 +53,15 @@ def aligned() -> gp.Task:
     ],
 )
 def test_what_follows_a_cut_off_node_stays_where_it_matters(ablation, task):
-    found = find(ByHand(ablation), Selection(size=2), SimpleNamespace(), task)
+    found = find(ByHand(ablation=ablation), Selection(size=2), SimpleNamespace(), task)
     assert (found.mask.edges(), found.selected) == (["h->out"], 2)
 
 
 @pytest.mark.parametrize("ablation", ["counterfactual", Ablation()])
 def test_under_counterfactual_ablation_it_goes(ablation):
     with pytest.raises(InputError, match="no edge is left"):
-        find(ByHand(ablation), Selection(size=2), SimpleNamespace(), PLAIN)
-    found = find(ByHand(ablation), Selection(size=3), SimpleNamespace(), PLAIN)
+        find(ByHand(ablation=ablation), Selection(size=2), SimpleNamespace(), PLAIN)
+    found = find(ByHand(ablation=ablation), Selection(size=3), SimpleNamespace(), PLAIN)
     assert found.mask.edges() == ["in->h", "h->out"]
 
 

@@ -76,10 +76,14 @@ def test_random_methods_are_found_stable_no_more_often_than_alpha(toy, seeds, re
     assert 0.35 < np.mean(p) < 0.75  # shares of few edges tie, which counts for chance
 
 
+def cut(size):
+    return lambda scores: scores.top(size).prune_dead_ends()
+
+
 def test_circuits_without_dead_ends_share_more_than_random_sets_do():
     """So that chance must be made as the circuits are: else random methods look stable."""
     graph, generator = transformer_graph(3, 2), np.random.default_rng(0)
-    pool = np.stack([_ranked(graph, 0.3, generator) for _ in range(80)])
+    pool = np.stack([_ranked(graph, cut(0.3), generator) for _ in range(80)])
     pool = pool[pool.sum(1) > 0]
     p = {"size": [], "paths": []}
     for match, _ in itertools.product(p, range(40)):
@@ -195,7 +199,7 @@ def test_chance_of_rankings_by_all_subsets():
     shares = [len(a & b) / len(a | b) if a | b else 0.0 for a in left for b in left]
     assert np.mean(shares) == pytest.approx(0.18)
     generator = np.random.default_rng(0)
-    drawn = [mean_overlap(np.stack([_ranked(graph, 2, generator) for _ in range(2)]))
+    drawn = [mean_overlap(np.stack([_ranked(graph, cut(2), generator) for _ in range(2)]))
              for _ in range(250)]  # fmt: skip
     assert np.mean(drawn) == pytest.approx(0.18, abs=4 * np.std(drawn) / np.sqrt(250))
 

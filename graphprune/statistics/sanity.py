@@ -163,8 +163,9 @@ def shuffled_labels(
 def randomised_weights(model: MaskedModel, seed: int = 0) -> Iterator[MaskedModel]:
     """The model with every weight tensor's entries shuffled; the user's weights come back.
 
-    Each tensor keeps the distribution of its values. Copies of all weights are held on the CPU
-    meanwhile, and written back in ``finally``, whatever happens inside. Buffers stay.
+    Each tensor keeps the distribution of its values. The weights themselves are not written to:
+    shuffled copies stand in their place, and ``finally`` takes them out again. So a reference made
+    before holds again afterwards, and is refused inside. Buffers stay.
 
     Example:
         >>> import graphprune as gp
@@ -190,14 +191,12 @@ def randomised_weights(model: MaskedModel, seed: int = 0) -> Iterator[MaskedMode
     if model.lowered is not None:
         raise InputError("randomise the original model, not a copy in low precision")
     generator = torch.Generator().manual_seed(seed)
-    kept = [p.detach().to("cpu", copy=True) for p in parameters]
+    kept = [p.data for p in parameters]
     try:
-        with torch.no_grad():
-            for parameter, values in zip(parameters, kept, strict=True):
-                order = torch.randperm(values.numel(), generator=generator)
-                parameter.copy_(values.flatten()[order].view_as(values))
+        for parameter, values in zip(parameters, kept, strict=True):
+            order = torch.randperm(values.numel(), generator=generator).to(values.device)
+            parameter.data = values.flatten()[order].view_as(values)
         yield model
     finally:
-        with torch.no_grad():
-            for parameter, values in zip(parameters, kept, strict=True):
-                parameter.copy_(values)
+        for parameter, values in zip(parameters, kept, strict=True):
+            parameter.data = values
