@@ -75,7 +75,6 @@ def test_a_kill_at_any_event_leaves_the_old_files_or_the_new(what, tmp_path):
         ("saves", "no", "no"),
         ("saves", "no", "yes"),
         ("saves", "yes", "yes"),
-        ("models", "no", "no"),
     ],
 )
 def test_where_folders_cannot_be_exchanged_reading_completes(what, exchange, foreign, tmp_path):
@@ -281,3 +280,123 @@ def test_a_flipped_bit_of_a_ranking_is_found(tmp_path):
     np.savez_compressed(path, **contents)  # as it was before there was a digest
     with pytest.raises(FormatError, match="of a version that wrote no digest"):
         shelf.find(gp.EAP(), graph)
+
+
+# -------------------------------------------------------------------- .pt files of strangers
+
+
+def damaged_pt(tmp_path, change):
+    """A good file whose content was changed, and the graph it belongs to."""
+    from graphprune.export import to_mib_pt
+
+    graph = transformer_graph(1, 2)
+    path = to_mib_pt(random_scores(graph), tmp_path / "a.pt", d_model=8)
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    return graph, path
+
+
+def expand(content):
+    content["cfg"]["d_model"] = 1 << 27
+    rows = len(content["src_nodes"])
+    content["neurons_scores"] = torch.zeros(1, 1).expand(rows, 1 << 27)
+
+
+def sparse(content):
+    content["nodes_scores"] = torch.zeros(len(content["src_nodes"])).to_sparse()
+
+
+def names(content):
+    content["src_nodes"] = torch.zeros(1).expand(1 << 30)
+
+
+def sizes(content):
+    content["cfg"]["n_layers"] = torch.zeros(1).expand(1 << 30)
+
+
+@pytest.mark.parametrize("change", [expand, sparse, names, sizes])
+def test_a_small_pt_file_takes_little_memory(change, tmp_path):
+    from graphprune.export import from_mib_pt
+
+    graph, path = damaged_pt(tmp_path, change)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(FormatError, match=r"expanded, sparse|safely|should be|another model"):
+        from_mib_pt(path, graph)
+
+
+def test_pt_files_that_grow_on_reading_are_refused(tmp_path):
+    import zipfile
+
+    from graphprune.export import from_mib_pt
+
+    graph, path = damaged_pt(tmp_path, lambda content: content.update(nodes_scores=torch.zeros(9)))
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data + bytes(10_000_000) * name.endswith("/data/0"))
+    with pytest.raises(FormatError, match="its parts would unpack"):
+        from_mib_pt(packed, graph)
+    called = tmp_path / "called.pt"
+    with zipfile.ZipFile(called, "w") as archive:
+        for name, data in parts.items():
+            # bytearray(2_000_000_000), which weights_only=True calls
+            call = b"\x80\x02c__builtin__\nbytearray\nJ\x00\x94\x35\x77\x85R."
+            archive.writestr(name, call if name.endswith("data.pkl") else data)
+    with pytest.raises(FormatError, match="names __builtin__ bytearray, which is no part"):
+        from_mib_pt(called, graph)
+
+
+def test_transposed_tensors_and_old_pt_files_are_read(tmp_path):
+    from graphprune.export import from_mib_pt
+
+    def transpose(content):
+        content["edges_scores"] = content["edges_scores"].T.contiguous().T
+
+    graph, path = damaged_pt(tmp_path, transpose)
+    scores, _ = from_mib_pt(path, graph)
+    assert torch.equal(scores.values, random_scores(graph).values)
+    torch.save(
+        torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False
+    )  # as torch before 1.6
+    scores, _ = from_mib_pt(path, graph)
+    assert torch.equal(scores.values, random_scores(graph).values)
+
+
+# -------------------------------------------------------------------- threads
+
+
+def test_one_model_in_two_threads():
+    """Each gets the numbers of a thread alone; modes and gradients are as before."""
+    import threading
+
+    from support.exporting import drawn, system
+
+    model, batch = system("gpt2", torch.float32)
+    mask = drawn(model, 0.5)
+    model.module.train()
+
+    def work():
+        reference = model.reference(batch)
+        squared = model.edge_gradients(batch, lambda out: out.square().sum((1, 2)), reference)
+        return torch.cat([model.run(batch, mask, reference).detach().flatten(), squared.edge])
+
+    alone, results = work(), []
+
+    def repeat():
+        for _ in range(10):
+            try:
+                results.append(torch.equal(work(), alone))
+            except Exception as error:
+                results.append(error)
+
+    threads = [threading.Thread(target=repeat) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 30
+    assert all(m.training for m in model.module.modules())
+    assert all(p.requires_grad for p in model.module.parameters())

@@ -239,7 +239,7 @@ def kill_discover(root, exchange, foreign):
         names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
         assert names == ["circuit.csv", "circuit.json", "tensors.safetensors"]
         with (folder / "circuit.csv").open(newline="") as file:
-            kept = sum(row["in_circuit"] == "True" for row in csv.DictReader(file))
+            kept = sum(float(row["kept"]) > 0 for row in csv.DictReader(file))
         assert kept == circuit.mask.num_kept
         return {30: "old", 60: "new"}[kept]
 
