@@ -209,7 +209,7 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path):
     (tmp_path / "a.csv").symlink_to("far/b.csv")
     export(circuits()[0], tmp_path / "a.csv")
     assert (tmp_path / "a.csv").is_symlink()
-    assert (tmp_path / "far" / "b.csv").read_text().startswith("source")
+    assert (tmp_path / "far" / "b.csv").read_text().startswith("edge,source")
 
 
 # -------------------------------------------------------------------- flipped bits
