@@ -10,11 +10,11 @@ rest. So a reader that calls it first finds the old files or the new ones, never
 from __future__ import annotations
 
 import os
+import platform
 import re
 import secrets
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -248,11 +248,11 @@ def _exchange_call() -> Callable[[bytes, bytes], int] | None:
     import ctypes
 
     try:
-        if sys.platform.startswith("linux"):
+        if platform.system() == "Linux":
             renameat2 = ctypes.CDLL(None).renameat2
             here = -100  # AT_FDCWD: relative to the working folder
             return lambda a, b: int(renameat2(here, a, here, b, 2))  # RENAME_EXCHANGE
-        if sys.platform == "darwin":
+        if platform.system() == "Darwin":
             renamex_np = ctypes.CDLL(None).renamex_np
             return lambda a, b: int(renamex_np(a, b, 2))  # RENAME_SWAP
     except (OSError, AttributeError):  # an older C library
