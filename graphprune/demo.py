@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from graphprune.cli.output import new_folder, require_free
+from graphprune.cli.output import require_free
 from graphprune.errors import InputError, MissingExtraError
+from graphprune.files import atomic_folder
 
 if TYPE_CHECKING:
     from graphprune.circuit import Circuit
@@ -177,7 +178,7 @@ def _write(circuit: Circuit, curve: FaithfulnessCurve, document: dict[str, Any],
     from graphprune.cli.output import write_export
     from graphprune.plain import plain
 
-    with new_folder(out) as scratch:
+    with atomic_folder(out) as scratch:
         circuit.save(scratch / "saved")
         for path in (scratch / "saved").iterdir():
             path.replace(scratch / path.name)

@@ -1,16 +1,48 @@
-"""Writing without halves: a file appears whole, or not at all."""
+"""Writing without halves: a file or a folder appears whole, or not at all, also after a kill.
+
+A file is written beside its place and renamed. A folder is written beside its place too; where one
+stands there already, the two are exchanged in one step. Where that cannot be (the system has no
+such call, or files that must stay lie in the old folder), the new files are moved into it as one
+hidden folder, and from there each to its place: after a kill in between, :func:`finish` moves the
+rest. So a reader that calls it first finds the old files or the new ones, never some of each.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
+import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
-from graphprune.errors import InputError
+from graphprune.errors import FormatError, InputError
 
-__all__ = ["atomic_path", "beside", "write_text"]
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "beside",
+    "contents",
+    "finish",
+    "remove_stale",
+    "write_bytes",
+    "write_text",
+]
+
+PENDING = ".graphprune-pending"
+"""Holds the new files of a folder while they are moved to their places in it."""
+
+_SCRATCH = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.[^.]*)?", re.DOTALL)
+_STALE_SECONDS = 24 * 3600
+
+
+# -------------------------------------------------------------------- files
 
 
 def beside(path: Path) -> Path:
@@ -18,12 +50,18 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}")
 
 
+def contents(folder: Path) -> list[Path]:
+    """What lies in a folder, without what a killed write left there."""
+    return [p for p in folder.iterdir() if p.name != PENDING and not _SCRATCH.fullmatch(p.name)]
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to that becomes ``path`` when the block ends well, and is removed if not.
 
-    Missing parent folders are made. A file that stands there is replaced in one step; a folder
-    there is an :class:`InputError`.
+    Missing parent folders are made. A file that stands there is replaced in one step (a link stays
+    a link, and the file it leads to is replaced). Anything else there, such as a folder, a device
+    or a pipe, is an :class:`InputError`, and so is a write that fails, as on a full disk.
 
     Example:
         >>> import tempfile
@@ -33,23 +71,206 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> place.read_text(), len(list(place.parent.iterdir()))
         ('whole', 1)
     """
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"expected the name of a file to write, got the folder {target}")
+    given = Path(path)
+    if given.is_dir():
+        raise InputError(f"expected the name of a file to write, got the folder {given}")
+    if given.exists() and not given.is_file():
+        raise InputError(
+            f"expected the name of a file to write, but {given} is a device, a pipe or a socket; "
+            "nothing was touched, name a file"
+        )
+    target = given.resolve()
     temporary = beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error}") from error
-    try:
         yield temporary
+        _flush(temporary)
         temporary.replace(target)
+    except OSError as error:
+        raise InputError(f"cannot write {given}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder was not made, or may not be written to
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> Path:
+    """Writes bytes, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Writes UTF-8 text with ``\\n`` line ends, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))
-    return Path(path)
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def remove_stale(folder: Path, name: str = "*") -> None:
+    """Removes what killed writes of ``name`` left in a folder, but nothing of the last day.
+
+    Another process may be at work on younger ones.
+    """
+    for path in folder.glob(f".{name}.*.tmp*"):
+        if _SCRATCH.fullmatch(path.name):
+            with suppress(OSError):  # gone meanwhile
+                if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's contents are on the disk: a power cut must not leave an empty name."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+# -------------------------------------------------------------------- folders
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[Path]:
+    """A folder to write to whose files stand in ``path`` when the block ends well.
+
+    Missing parents are made, and removed again if nothing comes of it. Files of other names in a
+    folder that stands there stay, unless ``whole``: then they go. After a kill at any moment,
+    :func:`finish` and then reading gives all old files or all new ones. Whether the folder may be
+    overwritten is for the caller to decide.
+
+    Raises :class:`InputError` for what cannot be written, as on a full disk.
+
+    Example:
+        >>> import tempfile
+        >>> place = Path(tempfile.mkdtemp()) / "new"
+        >>> for text in ("old", "new"):
+        ...     with atomic_folder(place) as folder:
+        ...         _ = (folder / "a.txt").write_text(text)
+        >>> (place / "a.txt").read_text(), [p.name for p in place.parent.iterdir()]
+        ('new', ['new'])
+    """
+    target = Path(path).resolve()
+    staging = beside(target)
+    missing = [parent for parent in target.parents if not parent.exists()]
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        for file in _files(staging):
+            _flush(staging / file)
+        with _uninterrupted():
+            _put(staging, target, whole)
+    except OSError as error:
+        raise InputError(f"cannot write to {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        for folder in missing:
+            with suppress(OSError):  # what is not empty stays
+                folder.rmdir()
+
+
+def _put(staging: Path, target: Path, whole: bool) -> None:
+    """Puts the files of ``staging`` into ``target``; the old ones may be left in ``staging``."""
+    remove_stale(target.parent, target.name)
+    if not target.exists():
+        staging.rename(target)  # fails where somebody else made one meanwhile
+        return
+    remove_stale(target)
+    finish(target)
+    others = set(_files(target)) - set(_files(staging))
+    if (whole or not others) and not _works_in(target):
+        shutil.copymode(target, staging)
+        if _exchange(staging, target):
+            return
+    # The journal: one rename decides, and what it brings is moved by whoever comes next.
+    inside = beside(target / PENDING)
+    try:
+        try:
+            staging.rename(inside)
+        except OSError:  # the target is a disk of its own
+            shutil.copytree(staging, inside)
+        inside.rename(target / PENDING)
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)
+    finish(target)
+    for other in others if whole else ():
+        (target / other).unlink(missing_ok=True)
+
+
+def _works_in(folder: Path) -> bool:
+    """Whether this process works in the folder, which then must not be exchanged and removed."""
+    try:
+        return Path.cwd().is_relative_to(folder)
+    except FileNotFoundError:  # it works in one that was removed before
+        return False
+
+
+def finish(folder: Path) -> None:
+    """Completes an overwriting of ``folder`` that was killed half-way; else does nothing.
+
+    Raises :class:`FormatError` where the files cannot be moved.
+    """
+    pending = folder / PENDING
+    if not pending.is_dir():
+        return
+    try:
+        for name in _files(pending):
+            (folder / name).parent.mkdir(exist_ok=True, parents=True)
+            with suppress(FileNotFoundError):  # another reader moved it meanwhile
+                (pending / name).replace(folder / name)
+        for left in sorted((p for p in pending.rglob("*") if p.is_dir()), reverse=True):
+            left.rmdir()
+        pending.rmdir()
+    except FileNotFoundError:  # another reader was faster
+        return
+    except OSError as error:
+        raise FormatError(
+            f"an overwriting of {folder} was stopped half-way and cannot be completed: "
+            f"{error.strerror or error}; move the files in {pending} one level up"
+        ) from error
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files under a folder, as paths in it, without what killed writes left."""
+    inside = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return [
+        path
+        for path in inside
+        if not any(part == PENDING or _SCRATCH.fullmatch(part) for part in path.parts)
+    ]
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchanges two folders in one step; ``False`` where the system or the disk cannot."""
+    call = _exchange_call()
+    return call is not None and call(os.fsencode(first), os.fsencode(second)) == 0
+
+
+@cache
+def _exchange_call() -> Callable[[bytes, bytes], int] | None:
+    """The C library's exchange of two paths, 0 where it went well; ``None`` where it has none."""
+    import ctypes
+
+    try:
+        if platform.system() == "Linux":
+            renameat2 = ctypes.CDLL(None).renameat2
+            here = -100  # AT_FDCWD: relative to the working folder
+            return lambda a, b: int(renameat2(here, a, here, b, 2))  # RENAME_EXCHANGE
+        if platform.system() == "Darwin":
+            renamex_np = ctypes.CDLL(None).renamex_np
+            return lambda a, b: int(renamex_np(a, b, 2))  # RENAME_SWAP
+    except (OSError, AttributeError):  # an older C library
+        return None
+    return None
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv, GraphConv
@@ -21,7 +21,7 @@ from torch_geometric.nn import GCNConv, GraphConv
 from graphprune.contents import fingerprint
 from graphprune.errors import MissingExtraError
 from graphprune.fetch import cache_folder
-from graphprune.files import atomic_path
+from graphprune.files import write_bytes
 
 from .argnn import ARGNN
 from .training import train_bptt
@@ -54,8 +54,7 @@ def kept_weights(
         return
     log.info("training %s into %s", name, path)
     train()
-    with atomic_path(path) as temporary:
-        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, temporary)
+    write_bytes(path, save({k: v.contiguous() for k, v in module.state_dict().items()}))
 
 
 # -------------------------------------------------------------------- digits

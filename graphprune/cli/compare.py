@@ -139,10 +139,11 @@ def _names(folders: list[Path]) -> list[str]:
 def _require_own(out: Path, overwrite: bool) -> None:
     """Raises unless ``out`` is new or empty, or holds nothing but an earlier comparison."""
     from graphprune.errors import InputError
+    from graphprune.files import contents
 
     if out.exists() and not out.is_dir():
         raise InputError(f"expected a folder to write to, but {out} is a file")
-    there = {path.name for path in out.iterdir()} if out.exists() else set()
+    there = {path.name for path in contents(out)} if out.exists() else set()
     if there and not (overwrite and there <= set(FILES)):
         hint = ", or say --overwrite" if there <= set(FILES) else ""
         raise InputError(f"the folder {out} exists and is not empty; name another{hint}")
@@ -150,9 +151,9 @@ def _require_own(out: Path, overwrite: bool) -> None:
 
 def _write(out: Path, edges: CircuitComparison | None, profiles: ProfileComparison) -> list[Path]:
     """All files at once; those of an earlier comparison that do not come again are removed."""
-    from graphprune.cli.output import new_folder
+    from graphprune.files import atomic_folder
 
-    with new_folder(out) as folder:
+    with atomic_folder(out, whole=True) as folder:
         if edges is not None:
             edges.to_frame().to_csv(folder / FILES[0], index=False)
             edges.plot(folder / FILES[3])
@@ -161,8 +162,6 @@ def _write(out: Path, edges: CircuitComparison | None, profiles: ProfileComparis
         profiles.plot(folder / FILES[4])
         profiles.distances_frame().to_csv(folder / FILES[5], index=False)
         made = sorted(path.name for path in folder.iterdir())
-    for name in set(FILES) - set(made):
-        (out / name).unlink(missing_ok=True)
     return [out / name for name in made]
 
 

@@ -123,10 +123,11 @@ def discover(
         from graphprune.circuit import Circuit
         from graphprune.cli.loading import load_model, load_task
         from graphprune.cli.measure import report_document, show_report
-        from graphprune.cli.output import new_folder, write_export
+        from graphprune.cli.output import write_export
         from graphprune.cli.selecting import find, sized
         from graphprune.cli.settings import method_from
         from graphprune.evaluation import evaluate
+        from graphprune.files import atomic_folder
         from graphprune.methods import resolve_ablation
         from graphprune.methods.base import ablation_of
 
@@ -170,7 +171,7 @@ def discover(
         circuit = Circuit.from_mask(
             mask, scores, masked, train, document, method=found_by, seed=seed, notes=notes
         )
-        with new_folder(out) as scratch:
+        with atomic_folder(out) as scratch:
             circuit.save(scratch / "circuit")
             for path in (scratch / "circuit").iterdir():
                 path.replace(scratch / path.name)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphprune.errors import InputError
+from graphprune.files import contents
 
 if TYPE_CHECKING:
     from graphprune.circuit import Circuit
@@ -23,7 +19,6 @@ __all__ = [
     "MIB_SUFFIXES",
     "export_target",
     "formats",
-    "new_folder",
     "require_absent",
     "require_curve_file",
     "require_free",
@@ -60,7 +55,7 @@ def require_free(folder: Path, *, overwrite: bool, ours: Sequence[str] = ()) -> 
         return
     if not folder.is_dir():
         raise InputError(f"expected a folder to write to, but {folder} is a file")
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in contents(folder)}
     if not names:
         return
     if not _is_circuit(folder):
@@ -81,56 +76,6 @@ def _is_circuit(folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("format") == "graphprune-circuit"
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A scratch folder beside ``target`` whose files move there when the block ends well.
-
-    A new ``target`` appears in one step; in one that stands there already each file does.
-    """
-    target = target.resolve()
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    made = not target.parent.exists()
-    try:
-        scratch.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {target}: {error.strerror}") from None
-    try:
-        yield scratch
-        with _uninterrupted():
-            if target.is_dir() and any(target.iterdir()):
-                for path in sorted(scratch.iterdir()):
-                    path.replace(target / path.name)
-            else:
-                scratch.replace(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        if made and not target.exists():
-            _remove_empty(target.parent)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block is done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
-
-
-def _remove_empty(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError:  # somebody else's file is in it
-        return
 
 
 def export_target(wish: str, folder: Path) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from graphprune.errors import FormatError, GraphPruneError, InputError
 from graphprune.export.schema import FORMAT, VERSION, CircuitFile, parse
-from graphprune.files import beside
+from graphprune.files import atomic_folder, contents, finish
 from graphprune.graph import ComputationalGraph, Node
 from graphprune.mask import EdgeMask
 from graphprune.optimise.gates import strength
@@ -87,20 +86,9 @@ def save_circuit(
         ],
     }
     text = document_text(document)
-    staging = beside(target)
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot write a circuit to {target}: {error}") from error
-    try:
+    with atomic_folder(target) as staging:
         (staging / TENSORS_NAME).write_bytes(dump_tensors(tensors))
         (staging / JSON_NAME).write_text(text, encoding="utf-8", newline="\n")
-        if target.is_dir():
-            _swap(staging, target)
-        else:
-            staging.replace(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return target
 
 
@@ -110,7 +98,7 @@ def _require_free(target: Path, overwrite: bool) -> None:
         return
     if not target.is_dir():
         raise InputError(f"expected a folder to save a circuit in, but {target} is a file")
-    if not any(target.iterdir()):
+    if not contents(target):
         return
     if not overwrite:
         raise InputError(
@@ -127,21 +115,6 @@ def _require_free(target: Path, overwrite: bool) -> None:
             f"the folder {target} exists and holds no graphprune circuit; overwrite=True replaces "
             "circuits only, so nothing was touched"
         )
-
-
-def _swap(staging: Path, target: Path) -> None:
-    """Puts the two files in place and touches no other; an interruption puts back what was."""
-    tensors, backup = target / TENSORS_NAME, staging / "previous"
-    if tensors.exists():
-        tensors.replace(backup)
-    try:
-        (staging / TENSORS_NAME).replace(tensors)
-        (staging / JSON_NAME).replace(target / JSON_NAME)
-    except BaseException:
-        tensors.unlink(missing_ok=True)
-        if backup.exists():
-            backup.replace(tensors)
-        raise
 
 
 def document_text(document: dict[str, Any]) -> str:
@@ -189,6 +162,8 @@ def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
     folder = Path(directory)
     if folder.name == JSON_NAME and folder.is_file():
         folder = folder.parent
+    finish(folder.parent)  # an exported model's folder holds its circuit's
+    finish(folder)
     about, place = folder / JSON_NAME, folder / TENSORS_NAME
     for path in (about, place):
         if not path.is_file():

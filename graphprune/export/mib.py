@@ -10,6 +10,7 @@ kept"; here it is an error unless ``unscored`` says what to do.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,7 @@ from graphprune.export.mib_read import (
     read_mib_json,
     read_mib_pt,
 )
-from graphprune.files import atomic_path
+from graphprune.files import atomic_path, write_bytes
 from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.scores import EdgeScores, NodeScores
 
@@ -105,9 +106,10 @@ def to_mib_pt(
     if table.neuron_scores is not None and table.neurons_kept is not None:
         content["neurons_in_graph"] = torch.from_numpy(table.neurons_kept)
         content["neurons_scores"] = torch.from_numpy(table.neuron_scores)
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
-    return Path(path)
+    # In memory first: on a full disk torch's own writer ends the whole process.
+    whole = io.BytesIO()
+    torch.save(content, whole)
+    return write_bytes(path, whole.getbuffer())
 
 
 class _Table:

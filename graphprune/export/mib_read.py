@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from graphprune.errors import FormatError, InputError, NumericalError
 from graphprune.export.field import FieldLayout
+from graphprune.export.pt_read import read_pt, require_stored
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask
 from graphprune.scores import EdgeScores, NodeScores
@@ -170,19 +172,17 @@ def _json_nodes(
 
 
 def read_mib_pt(path: str | os.PathLike[str], layout: FieldLayout) -> MIBFile:
-    """Loads (``weights_only=True``) and checks a ``.pt`` file."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its reader met
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FormatError(f"{path} is no .pt file that can be read safely: {first}") from error
+    """Loads (:func:`read_pt`) and checks a ``.pt`` file."""
+    found = read_pt(path)
     _require_keys(path, found, _PT_KEYS, _PT_OPTIONAL)
     _check_cfg(path, found["cfg"], layout)
     for key, names in (("src_nodes", layout.rows), ("dst_nodes", layout.columns)):
-        if list(found[key]) != list(names):
+        listed = found[key]
+        if not isinstance(listed, list | tuple) or list(listed) != list(names):
+            got = len(listed) if isinstance(listed, list | tuple) else type(listed).__name__
             raise FormatError(
                 f"{path}: {key} should be the graph's {len(names)} names from {names[0]!r} to "
-                f"{names[-1]!r} in order, got {len(found[key])}"
+                f"{names[-1]!r} in order, got {got}"
             )
     rows, full = [len(layout.rows)], list(layout.edge.shape)
     out: dict[str, NDArray[Any]] = {}
@@ -191,10 +191,11 @@ def read_mib_pt(path: str | os.PathLike[str], layout: FieldLayout) -> MIBFile:
             continue
         value, shape = found[key], full if key.startswith("edges") else rows
         if key.startswith("neurons"):
-            shape = [*rows, int(found["cfg"].get("d_model", 0))]
+            shape = [*rows, found["cfg"].get("d_model", 0)]
         if not isinstance(value, Tensor) or list(value.shape) != shape:
             got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise FormatError(f"{path}: {key} should be a tensor {shape}, got {got}")
+        require_stored(value, f"{path}: {key}")
         truth = key.endswith("in_graph")
         out[key] = value.detach().to(torch.bool if truth else torch.float32).numpy()
     stray = out["edges_in_graph"] & ~layout.real
@@ -321,10 +322,10 @@ def _check_cfg(path: object, cfg: Any, layout: FieldLayout) -> None:
     if not isinstance(cfg, dict):
         raise FormatError(f"{path}: cfg should be a mapping, got {type(cfg).__name__}")
     for key, value in expected.items():
-        if key not in cfg or cfg[key] != value:
+        if not isinstance(cfg.get(key), int | float) or cfg[key] != value:
             raise FormatError(
-                f"{path}: cfg says {key}={cfg.get(key)!r}, the graph has {value!r}; the file "
-                "belongs to another model"
+                f"{path}: cfg says {key}={reprlib.repr(cfg.get(key))}, the graph has {value!r}; "
+                "the file belongs to another model"
             )
 
 

@@ -7,13 +7,12 @@ pickle, are left out. A folder appears whole or not at all.
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
 from graphprune.export.folder import JSON_NAME, TENSORS_NAME
-from graphprune.files import beside
+from graphprune.files import atomic_folder, contents
 from graphprune.mask import require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.model import Ablation, MaskedModel
@@ -63,7 +62,7 @@ def export_model(
     pruned = model.pruned(circuit.mask, given, logits_to_keep=logits_to_keep)
     shape = _shape(pruned, task, shape)
     gap, where = _difference(pruned, model, circuit, given, task)
-    with _staging(target) as staging:
+    with atomic_folder(target, whole=True) as staging:
         _write_program(pruned, staging / MODEL_NAME)
         saved = _read_back(pruned, staging / MODEL_NAME)
         report = {
@@ -85,7 +84,6 @@ def export_model(
         circuit.save(staging / CIRCUIT_NAME)
         text = json.dumps(report, indent=1, allow_nan=False) + "\n"
         (staging / REPORT_NAME).write_text(text, encoding="utf-8", newline="\n")
-        _put(staging, target)
     return ExportedModel(target, pruned.module, report)
 
 
@@ -97,7 +95,7 @@ def _require_free(target: Path, overwrite: bool) -> None:
         return
     if not target.is_dir():
         raise InputError(f"expected a folder to export a model to, but {target} is a file")
-    if not any(target.iterdir()):
+    if not contents(target):
         return
     if not overwrite:
         raise InputError(
@@ -109,7 +107,7 @@ def _require_free(target: Path, overwrite: bool) -> None:
         ours = isinstance(found, dict) and found.get("format") == FORMAT
     except (OSError, ValueError, RecursionError):
         ours = False
-    names = {p.relative_to(target).as_posix() for p in target.rglob("*")}
+    names = {p.relative_to(target).as_posix() for top in contents(target) for p in _below(top)}
     known = {MODEL_NAME, REPORT_NAME, CIRCUIT_NAME}
     known |= {f"{CIRCUIT_NAME}/{name}" for name in (JSON_NAME, TENSORS_NAME)}
     if not ours or not names <= known:
@@ -117,6 +115,10 @@ def _require_free(target: Path, overwrite: bool) -> None:
             f"the folder {target} exists and holds something else than an exported model; "
             "overwrite=True replaces exported models only, so nothing was touched"
         )
+
+
+def _below(path: Path) -> list[Path]:
+    return [path, *path.rglob("*")]
 
 
 def _require_same_weights(circuit: Circuit, model: MaskedModel) -> None:
@@ -291,7 +293,10 @@ def _write_program(pruned: Pruned, path: Path) -> None:
             f"{type(error).__name__}: {str(error)[:500]}"
         ) from error
     program.example_inputs = None
-    torch.export.save(program, path)
+    # In memory first: on a full disk torch's own writer ends the whole process.
+    whole = io.BytesIO()
+    torch.export.save(program, whole)
+    path.write_bytes(whole.getbuffer())
 
 
 @torch.no_grad()
@@ -308,36 +313,3 @@ def _read_back(pruned: Pruned, path: Path) -> nn.Module:
             "written"
         )
     return saved
-
-
-@contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A scratch folder beside ``target``; in the end it is gone, and so are parents made for it."""
-    staging = beside(target)
-    missing = [p for p in target.parents if not p.exists()]
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-    except OSError as error:
-        raise InputError(f"cannot write a model to {target}: {error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        for folder in missing:
-            with suppress(OSError):  # what is not empty stays
-                folder.rmdir()
-
-
-def _put(staging: Path, target: Path) -> None:
-    """Puts the new folder where the old one was; an interruption puts back what was."""
-    if not target.exists():
-        staging.replace(target)
-        return
-    backup = beside(target)
-    try:
-        target.replace(backup)
-        staging.replace(target)
-    except BaseException:
-        if backup.exists() and not target.exists():
-            backup.replace(target)
-        raise
-    shutil.rmtree(backup, ignore_errors=True)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from graphprune.ensembling import require_informative
 from graphprune.errors import FormatError, GraphPruneError, InputError
@@ -28,6 +27,7 @@ from graphprune.export.mib import (
     to_mib_pt,
 )
 from graphprune.export.mib_read import Ungrouped
+from graphprune.export.pt_read import read_pt
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask
 from graphprune.scores import EdgeScores, NodeScores
@@ -228,18 +228,17 @@ def _circuit_files(folder: Path) -> Iterator[Path]:
 
 def _cfg(path: Path) -> dict[str, Any]:
     """The shape that a file says it has."""
-    try:
-        if path.suffix == ".pt":
-            found: Any = torch.load(path, map_location="cpu", weights_only=True)
-        else:
+    if path.suffix == ".pt":
+        found: Any = read_pt(path)
+    else:
+        try:
             found = json.loads(path.read_bytes())
-    except Exception as error:  # whatever torch's or json's reader met
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FormatError(f"{path} cannot be read: {first}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise FormatError(f"{path} cannot be read: {error}") from error
     cfg = found.get("cfg") if isinstance(found, dict) else None
     needed = {"n_layers": int, "n_heads": int, "parallel_attn_mlp": bool, "d_model": int}
     if not isinstance(cfg, dict) or any(type(cfg.get(k)) is not t for k, t in needed.items()):
-        raise FormatError(f"{path}: cfg should say {', '.join(needed)}, got {cfg!r:.100}")
+        raise FormatError(f"{path}: cfg should say {', '.join(needed)}, got {reprlib.repr(cfg)}")
     if not 0 < cfg["n_layers"] <= 1000 or not 0 < cfg["n_heads"] <= 1000:
         raise FormatError(f"{path}: {cfg['n_layers']} layers of {cfg['n_heads']} heads")
     if not 0 < cfg["d_model"] < _LARGEST:

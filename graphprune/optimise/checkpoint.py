@@ -3,11 +3,13 @@
 A run directory holds ``run.json`` (settings and what the run belongs to, written once) and
 ``checkpoint.safetensors`` (replaced in one step each time). Noise and order of examples are
 functions of seed and step, so there is no random state to keep: a run killed at any step and
-resumed ends in the same bits.
+resumed ends in the same bits. Each checkpoint carries the SHA-256 of its own file, so that a
+flipped bit is found.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from graphprune import __version__
 from graphprune.contents import fingerprint
 from graphprune.errors import FormatError, InputError
-from graphprune.files import atomic_path, write_text
+from graphprune.files import contents, remove_stale, write_bytes, write_text
 from graphprune.model import MaskedModel
 from graphprune.plain import plain
 from graphprune.task import Task
@@ -30,8 +33,10 @@ from graphprune.task import Task
 __all__ = ["Checkpoint", "RunDirectory", "identity"]
 
 _FORMAT = "graphprune-run"
-_VERSION = 2  # 1 knew the ends of long data sets alone, and settings by name
+_VERSION = 3  # 1 knew settings by name and the ends of long data sets alone; 2 had no digest
 _RUN, _STATE = "run.json", "checkpoint.safetensors"
+# Stands where the file's digest goes while that is computed; no other text happens to be this one.
+_UNSEALED = hashlib.sha256(_FORMAT.encode()).hexdigest().encode()
 
 
 def identity(model: MaskedModel, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,6 +93,7 @@ class RunDirectory:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"expected a run directory, but {self.folder} is a file")
+        remove_stale(self.folder)
         found = self._read()
         if found is None:
             write_text(self.folder / _RUN, json.dumps(belongs_to, indent=2) + "\n")
@@ -97,7 +103,7 @@ class RunDirectory:
     def _read(self) -> dict[str, Any] | None:
         path = self.folder / _RUN
         if not path.exists():
-            if self.folder.exists() and any(self.folder.iterdir()):
+            if self.folder.exists() and contents(self.folder):
                 raise InputError(
                     f"the folder {self.folder} is not empty and holds no run; nothing was touched, "
                     "name another"
@@ -131,26 +137,39 @@ class RunDirectory:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replaces the checkpoint in one step."""
-        notes = {"step": checkpoint.step, **checkpoint.notes}
+        notes = {"step": checkpoint.step, "sha256": _UNSEALED.decode(), **checkpoint.notes}
         data = dump_tensors(
             {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()},
             {"graphprune": json.dumps(plain(notes))},
         )
-        with atomic_path(self.folder / _STATE) as path:
-            path.write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest().encode()
+        write_bytes(self.folder / _STATE, data.replace(_UNSEALED, digest, 1))
 
     def load(self) -> Checkpoint | None:
-        """The last checkpoint, or ``None`` if there is none yet."""
+        """The last checkpoint, or ``None`` if there is none yet.
+
+        Raises :class:`FormatError` if a single bit of it is not as it was written.
+        """
         path = self.folder / _STATE
         if not path.exists():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                notes = json.loads(file.metadata()["graphprune"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            data = path.read_bytes()
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            notes = json.loads(header["__metadata__"]["graphprune"])
+            digest = notes.pop("sha256").encode()
+            if hashlib.sha256(data.replace(digest, _UNSEALED, 1)).hexdigest().encode() != digest:
+                raise ValueError("its bytes are not those that were written (digests differ)")
+            tensors = load_tensors(data)
             step = int(notes.pop("step"))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{path}: no checkpoint: {error}") from None
+        except (
+            *(SafetensorError, OSError, ValueError, KeyError),
+            *(TypeError, AttributeError, RecursionError),
+        ) as error:
+            raise FormatError(
+                f"{path}: no checkpoint, the file is damaged: {error}. Put back a copy of it, or "
+                "delete it and the run begins anew"
+            ) from None
         return Checkpoint(step, tensors, notes)
 
 

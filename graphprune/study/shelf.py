@@ -7,6 +7,8 @@ is kept beside it and counts for the ensemble too, so that tables show what a me
 
 from __future__ import annotations
 
+import hashlib
+import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +20,7 @@ import torch
 
 from graphprune.contents import fingerprint
 from graphprune.errors import FormatError
-from graphprune.files import atomic_path
+from graphprune.files import write_bytes
 from graphprune.graph import ComputationalGraph
 from graphprune.methods.base import Method, Pruner, Scorer
 from graphprune.methods.members import inherit
@@ -58,7 +60,8 @@ class Shelf:
 
     ``case`` is a hash of the case's contents. Each is an ``.npz`` file of ``values`` (``[E]``,
     float32, the graph's order of edges), ``method``, ``fingerprint`` and ``cost``
-    (:class:`Cost`'s three, NaN where not known).
+    (:class:`Cost`'s three, NaN where not known). The zip archive's comment
+    is the SHA-256 of all bytes before it.
     """
 
     def __init__(self, folder: str | Path | None, case: str) -> None:
@@ -102,15 +105,16 @@ class Shelf:
         if path is None:
             return
         numbers = [cost.seconds, cost.cpu_seconds, float("nan") if cost.mib is None else cost.mib]
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(
-                file,
-                values=scores.values.cpu().numpy(),
-                noise=scores.noise,
-                method=method.label,
-                fingerprint=scores.graph.fingerprint,
-                cost=numbers,
-            )
+        file = io.BytesIO()
+        np.savez_compressed(
+            file,
+            values=scores.values.cpu().numpy(),
+            noise=scores.noise,
+            method=method.label,
+            fingerprint=scores.graph.fingerprint,
+            cost=numbers,
+        )
+        write_bytes(path, _sealed(file.getvalue()))
 
     def find(
         self, method: Any, graph: ComputationalGraph, taus: Sequence[float] = ()
@@ -120,7 +124,7 @@ class Shelf:
         if path is None or not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as found:
+            with np.load(io.BytesIO(_unsealed(path.read_bytes())), allow_pickle=False) as found:
                 if str(found["fingerprint"]) != graph.fingerprint:
                     raise ValueError("it belongs to another graph")
                 values = torch.from_numpy(found["values"])
@@ -129,7 +133,10 @@ class Shelf:
                     graph, values, method=str(found["method"]), noise=float(found["noise"])
                 )
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise FormatError(f"{path}: no ranking of a study: {error}") from None
+            raise FormatError(
+                f"{path}: no ranking of a study: {error}. Delete the file, and the study finds the "
+                "ranking anew"
+            ) from None
         return scores, Cost(seconds, cpu, None if np.isnan(mib) else mib)
 
     def _path(self, method: Any, taus: Sequence[float]) -> Path | None:
@@ -138,3 +145,20 @@ class Shelf:
         method = method.resolved() if isinstance(method, Method) else method
         key = fingerprint(store.MADE_BY, self._case, method, [float(tau) for tau in taus])
         return self._folder / f"{key[:16]}.npz"
+
+
+_DIGEST = 64  # bytes of a SHA-256 in hexadecimal
+
+
+def _sealed(archive: bytes) -> bytes:
+    """A zip archive (without a comment) whose comment is the digest of all before it."""
+    body = archive[:-2] + _DIGEST.to_bytes(2, "little")  # an archive ends with its comment's length
+    return body + hashlib.sha256(body).hexdigest().encode()
+
+
+def _unsealed(data: bytes) -> bytes:
+    """The same bytes; :class:`ValueError` if one of their bits is not as it was written."""
+    body, digest = data[:-_DIGEST], data[-_DIGEST:]
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise ValueError("it is damaged, or of a version that wrote no digest (digests differ)")
+    return data

@@ -1,0 +1,402 @@
+"""What is written survives kills, full disks and flipped bits, and takes nothing else's place."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.killing import circuits
+from transformer_graph import random_scores, transformer_graph
+
+import graphprune as gp
+from graphprune import files
+from graphprune.circuit import Circuit
+from graphprune.errors import FormatError, InputError
+from graphprune.export import export
+from graphprune.optimise.checkpoint import Checkpoint, RunDirectory
+from graphprune.study.shelf import Cost, Shelf
+
+HERE = Path(__file__).parent
+LINUX = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
+
+
+def in_a_process(*command):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+# -------------------------------------------------------------------- kills
+
+
+def kills(what, folder, exchange="yes", foreign="no"):
+    done = in_a_process("-m", "support.killing", what, folder / "root", exchange, foreign)
+    assert done.returncode == 0, done.stderr
+    assert "words" in done.stdout, done.stderr
+    words = json.loads(done.stdout.split("words", 1)[1])
+    assert words.pop() == "status 0", done.stderr
+    return words
+
+
+def turns_once(words, before, after):
+    """All kills up to some event leave ``before``, all later ones ``after``; both do occur."""
+    turn = words.index(after[0]) if after[0] in words else len(words)
+    first = min([turn, *(words.index(word) for word in after if word in words)])
+    assert set(words[:first]) <= set(before), words
+    assert set(words[first:]) <= set(after), words
+    assert 0 < first < len(words), words
+
+
+@LINUX
+@pytest.mark.parametrize("what", ["saves", "models"])
+def test_a_kill_at_any_event_leaves_the_old_files_or_the_new(what, tmp_path):
+    turns_once(kills(what, tmp_path), ["old"], ["new"])
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("what", "exchange", "foreign"),
+    [
+        ("saves", "no", "no"),
+        ("saves", "no", "yes"),
+        ("saves", "yes", "yes"),
+    ],
+)
+def test_where_folders_cannot_be_exchanged_reading_completes(what, exchange, foreign, tmp_path):
+    words = kills(what, tmp_path, exchange, foreign)
+    turns_once(words, ["old"], ["new, completed", "new"])
+    assert "new, completed" in words  # of the events after the one that decides
+
+
+@LINUX
+def test_kills_of_discover(tmp_path):
+    turns_once(kills("discover", tmp_path), ["old"], ["new"])
+
+
+@LINUX
+@pytest.mark.parametrize("what", ["new", "runs"])
+def test_kills_of_a_first_write(what, tmp_path):
+    turns_once(kills(what, tmp_path), ["none"], ["new"])
+
+
+def test_a_process_that_works_in_the_folder_stays_there(tmp_path, monkeypatch):
+    old, new = circuits()
+    old.save(tmp_path / "c")
+    monkeypatch.chdir(tmp_path / "c")
+    new.save(".", overwrite=True)
+    assert Path.cwd() == (tmp_path / "c").resolve()
+    assert Circuit.load(".") == new
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [
+        "c", "circuit.json", "tensors.safetensors",
+    ]  # fmt: skip
+
+
+def test_what_kills_left_goes_after_a_day_and_is_in_nobodys_way(tmp_path):
+    old, new = circuits()
+    left = files.beside(tmp_path / "c"), files.beside(tmp_path / "c" / "circuit.csv")
+    for path in left:
+        path.mkdir(parents=True)
+    old.save(tmp_path / "c")  # a folder with nothing but leftovers is empty
+    for path in left:
+        path.mkdir(parents=True, exist_ok=True)
+    new.save(tmp_path / "c", overwrite=True)
+    for path in left:
+        os.utime(path, (0, 0)) if path.exists() else None
+    mine = tmp_path / ".c.notes.tmp"
+    mine.write_text("mine")
+    os.utime(mine, (0, 0))
+    old.save(tmp_path / "c", overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [mine.name, "c"]
+
+
+# -------------------------------------------------------------------- full disks
+
+FULL = """
+import resource, signal, sys
+import torch
+from support.exporting import drawn, system
+import graphprune as gp
+from graphprune.export import export, mib
+from transformer_graph import random_scores, transformer_graph
+what, folder = sys.argv[1:]
+if what == "model":
+    model, _ = system("gpt2", torch.float32)
+    circuit = gp.Circuit.from_mask(drawn(model, 0.3), model=model)
+    write = lambda: circuit.export_model(folder + "/new/out", repeats=1)
+elif what == "pt":
+    scores = random_scores(transformer_graph(2, 3))
+    write = lambda: mib.to_mib_pt(scores, folder + "/a.pt", d_model=8)
+else:
+    graph = transformer_graph(2, 3)
+    circuit = gp.Circuit(graph, gp.EdgeMask.full(graph), random_scores(graph))
+    write = lambda: export(circuit, folder + "/a." + what)
+resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
+try:
+    write()
+except gp.InputError as error:
+    print("told", error)
+"""
+
+
+@LINUX
+@pytest.mark.parametrize("what", ["model", "pt", "html", "csv", "svg"])
+def test_a_full_disk_is_told(what, tmp_path):
+    (tmp_path / "kept").write_text("kept")
+    done = in_a_process("-c", FULL, what, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "told cannot write" in done.stdout
+    assert "File too large" in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_full_disk_leaves_the_old_circuit(tmp_path, monkeypatch):
+    old, new = circuits()
+    old.save(tmp_path / "c")
+    write = Path.write_bytes
+
+    def full(path, data):
+        write(path, data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"cannot write to .*c: No space left on device"):
+        new.save(tmp_path / "c", overwrite=True)
+    with pytest.raises(InputError, match=r"cannot write .*a\.csv: No space left on device"):
+        export(new, tmp_path / "a.csv")
+    monkeypatch.undo()
+    assert Circuit.load(tmp_path / "c") == old
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+# -------------------------------------------------------------------- what is no file
+
+
+@LINUX
+@pytest.mark.parametrize("name", ["a.csv", "a.mib.json", "a.pt", "a.html", "a.svg", "a.dot"])
+def test_devices_and_pipes_are_never_replaced(name, tmp_path):
+    circuit = circuits()[0]
+    settings = {"d_model": 8} if name in ("a.mib.json", "a.pt") else {}
+    pipe, link = tmp_path / name, tmp_path / f"link-{name}"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    for place in (pipe, link):
+        with pytest.raises(InputError, match="is a device, a pipe or a socket; nothing was"):
+            export(circuit, place, **settings)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([pipe.name, link.name])
+
+
+@LINUX
+def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "b.csv").write_text("old")
+    (tmp_path / "a.csv").symlink_to("far/b.csv")
+    export(circuits()[0], tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").is_symlink()
+    assert (tmp_path / "far" / "b.csv").read_text().startswith("edge,source")
+
+
+# -------------------------------------------------------------------- flipped bits
+
+
+def flips(path):
+    """The file with one bit flipped, in every 8th byte."""
+    whole = path.read_bytes()
+    for number, place in enumerate(range(0, len(whole), 8)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << number % 8
+        path.write_bytes(damaged)
+        yield place
+    path.write_bytes(whole)
+
+
+def told(read):
+    """The sentence of a refusal; nothing where there is none."""
+    try:
+        read()
+    except FormatError as error:
+        return str(error)
+    return ""
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_found(tmp_path):
+    about = {"format": "graphprune-run", "version": 3}
+    run = RunDirectory(tmp_path, about)
+    tensors = {"gates": torch.randn(50), "optimiser.0.step": torch.tensor(3.0)}
+    run.save(Checkpoint(7, tensors, {"best": [0.25, None], "words": "é"}))
+    path = tmp_path / "checkpoint.safetensors"
+    for place in flips(path):
+        assert re.search(r"checkpoint\.safetensors: .*delete it and the run", told(run.load)), place
+    found = run.load()
+    assert found.step == 7
+    assert found.notes == {"best": [0.25, None], "words": "é"}
+    assert found.tensors.keys() == tensors.keys()
+    assert all(torch.equal(found.tensors[name], tensors[name]) for name in tensors)
+
+
+def test_checkpoints_without_a_digest_are_refused(tmp_path):
+    from safetensors.torch import save
+
+    about = {"format": "graphprune-run", "version": 3}
+    run = RunDirectory(tmp_path, about)
+    old = save({"gates": torch.zeros(3)}, {"graphprune": json.dumps({"step": 1})})
+    (tmp_path / "checkpoint.safetensors").write_bytes(old)
+    with pytest.raises(FormatError, match="no checkpoint"):
+        run.load()
+    (tmp_path / "run.json").write_text(json.dumps({**about, "version": 2}))
+    with pytest.raises(FormatError, match=r"version 2 .* cannot be resumed.*name another folder"):
+        RunDirectory(tmp_path, about)
+
+
+def test_a_flipped_bit_of_a_ranking_is_found(tmp_path):
+    graph = transformer_graph(1, 2, 1)
+    scores, shelf = random_scores(graph), Shelf(tmp_path, "case")
+    shelf.keep(gp.EAP(), scores, Cost(1.0, 2.0))
+    (path,) = (tmp_path / "scores").iterdir()
+    for place in flips(path):
+        words = told(lambda: shelf.find(gp.EAP(), graph))
+        assert re.search(f"{path.name}: .*Delete the file, and the study", words), place
+    found, cost = shelf.find(gp.EAP(), graph)
+    assert torch.equal(found.values, scores.values)
+    assert (cost.seconds, cost.cpu_seconds, cost.mib) == (1.0, 2.0, None)
+    with np.load(path) as parts:  # as any .npz file
+        contents = dict(parts)
+    np.savez_compressed(path, **contents)  # as it was before there was a digest
+    with pytest.raises(FormatError, match="of a version that wrote no digest"):
+        shelf.find(gp.EAP(), graph)
+
+
+# -------------------------------------------------------------------- .pt files of strangers
+
+
+def damaged_pt(tmp_path, change):
+    """A good file whose content was changed, and the graph it belongs to."""
+    from graphprune.export import to_mib_pt
+
+    graph = transformer_graph(1, 2)
+    path = to_mib_pt(random_scores(graph), tmp_path / "a.pt", d_model=8)
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    return graph, path
+
+
+def expand(content):
+    content["cfg"]["d_model"] = 1 << 27
+    rows = len(content["src_nodes"])
+    content["neurons_scores"] = torch.zeros(1, 1).expand(rows, 1 << 27)
+
+
+def sparse(content):
+    content["nodes_scores"] = torch.zeros(len(content["src_nodes"])).to_sparse()
+
+
+def names(content):
+    content["src_nodes"] = torch.zeros(1).expand(1 << 30)
+
+
+def sizes(content):
+    content["cfg"]["n_layers"] = torch.zeros(1).expand(1 << 30)
+
+
+@pytest.mark.parametrize("change", [expand, sparse, names, sizes])
+def test_a_small_pt_file_takes_little_memory(change, tmp_path):
+    from graphprune.export import from_mib_pt
+
+    graph, path = damaged_pt(tmp_path, change)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(FormatError, match=r"expanded, sparse|safely|should be|another model"):
+        from_mib_pt(path, graph)
+
+
+def test_pt_files_that_grow_on_reading_are_refused(tmp_path):
+    import zipfile
+
+    from graphprune.export import from_mib_pt
+
+    graph, path = damaged_pt(tmp_path, lambda content: content.update(nodes_scores=torch.zeros(9)))
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data + bytes(10_000_000) * name.endswith("/data/0"))
+    with pytest.raises(FormatError, match="its parts would unpack"):
+        from_mib_pt(packed, graph)
+    called = tmp_path / "called.pt"
+    with zipfile.ZipFile(called, "w") as archive:
+        for name, data in parts.items():
+            # bytearray(2_000_000_000), which weights_only=True calls
+            call = b"\x80\x02c__builtin__\nbytearray\nJ\x00\x94\x35\x77\x85R."
+            archive.writestr(name, call if name.endswith("data.pkl") else data)
+    with pytest.raises(FormatError, match="names __builtin__ bytearray, which is no part"):
+        from_mib_pt(called, graph)
+
+
+def test_transposed_tensors_and_old_pt_files_are_read(tmp_path):
+    from graphprune.export import from_mib_pt
+
+    def transpose(content):
+        content["edges_scores"] = content["edges_scores"].T.contiguous().T
+
+    graph, path = damaged_pt(tmp_path, transpose)
+    scores, _ = from_mib_pt(path, graph)
+    assert torch.equal(scores.values, random_scores(graph).values)
+    torch.save(
+        torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False
+    )  # as torch before 1.6
+    scores, _ = from_mib_pt(path, graph)
+    assert torch.equal(scores.values, random_scores(graph).values)
+
+
+# -------------------------------------------------------------------- threads
+
+
+def test_one_model_in_two_threads():
+    """Each gets the numbers of a thread alone; modes and gradients are as before."""
+    import threading
+
+    from support.exporting import drawn, system
+
+    model, batch = system("gpt2", torch.float32)
+    mask = drawn(model, 0.5)
+    model.module.train()
+
+    def work():
+        reference = model.reference(batch)
+        squared = model.edge_gradients(batch, lambda out: out.square().sum((1, 2)), reference)
+        return torch.cat([model.run(batch, mask, reference).detach().flatten(), squared.edge])
+
+    alone, results = work(), []
+
+    def repeat():
+        for _ in range(10):
+            try:
+                results.append(torch.equal(work(), alone))
+            except Exception as error:
+                results.append(error)
+
+    threads = [threading.Thread(target=repeat) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 30
+    assert all(m.training for m in model.module.modules())
+    assert all(p.requires_grad for p in model.module.parameters())
