@@ -17,6 +17,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from graphprune.errors import GraphMismatchError, InputError, NumericalError
+from graphprune.gradient_mode import ordinary
 from graphprune.graph import ComputationalGraph
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class EdgeMask:
             raise InputError(f"mask values must be numbers, got {self.values!r}: {error}") from None
         if given.is_complex():
             raise InputError(f"mask values must be real numbers, got {given.dtype}")
-        values = given.detach().to("cpu", torch.float32).clone()
+        values = ordinary(given.detach().to("cpu", torch.float32).clone())
         if values.shape != (self.graph.num_edges,):
             raise InputError(
                 f"a mask of this graph needs {self.graph.num_edges} values, got "

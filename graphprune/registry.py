@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.gradient_mode import ordinary_tensors
 from graphprune.model import MaskedModel
 
 __all__ = ["Adapter", "adapters", "make_method", "method_names", "supported", "wrap"]
@@ -62,6 +63,7 @@ def adapters() -> dict[str, Adapter]:
     return {name: entry.load() for name, entry in _entries("graphprune.adapters").items()}
 
 
+@ordinary_tensors
 def wrap(module: Any, **options: Any) -> MaskedModel:
     """A Hugging Face or PyG module as a :class:`MaskedModel`; picks the adapter.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
+from graphprune.gradient_mode import decorate, with_gradients
 from graphprune.idle import Idle
 from graphprune.mask import EdgeMask
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
@@ -71,6 +72,8 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike | No
 class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
     """Settings every method has.
 
+    A method runs with gradients on, in ``torch.no_grad`` and ``torch.inference_mode`` too.
+
     Args:
         ablation: what an ablated message is replaced by: ``"counterfactual"``, ``"zero"``,
             ``"mean"``, ``"mean_positional"``, ``"delete"`` (graph networks: the edge is absent) or
@@ -81,6 +84,10 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
 
     ablation: AblationLike | None = None
     batch_size: int | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        decorate(cls, ("score", "prune"), with_gradients)
 
     @property
     def chosen_ablation(self) -> AblationLike:

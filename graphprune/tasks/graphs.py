@@ -25,6 +25,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
+from graphprune.gradient_mode import ordinary
 from graphprune.metrics import Metric, as_metric
 from graphprune.task import Task
 
@@ -56,6 +57,10 @@ class GraphExamples:
     distractor: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name in ("clean", "corrupt", "shared", "shared_corrupt"):
+            given = getattr(self, name)
+            if given is not None:  # a batch holds the shared tensors themselves, not copies
+                object.__setattr__(self, name, {k: ordinary(v) for k, v in given.items()})
         rows = {**self.clean, "positions": self.positions, "answer": self.answer}
         rows |= {f"corrupt {k}": v for k, v in (self.corrupt or {}).items()}
         rows["distractor"] = self.distractor
