@@ -74,6 +74,7 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
         return module
     if not isinstance(module, nn.Module):
         raise InputError(f"expected a torch module to wrap, got {type(module).__name__}")
+    _require_ordinary_weights(module)
     known = adapters()
     for adapter in known.values():
         if adapter.matches(module):
@@ -86,6 +87,17 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
         f"no adapter knows {type(module).__module__}.{type(module).__qualname__}; adapters: "
         f"{', '.join(known) or 'none (is graphprune installed?)'}"
     )
+
+
+def _require_ordinary_weights(module: nn.Module) -> None:
+    made = [name for name, value in module.named_parameters() if value.is_inference()]
+    if made:
+        raise InputError(
+            f"{len(made)} weights of {type(module).__name__}, such as {made[0]}, were made in "
+            "torch.inference_mode(), and no gradient can ever pass through such weights: build or "
+            "load the module outside that mode, or wrap a copy made outside it, "
+            "copy.deepcopy(module)"
+        )
 
 
 def supported() -> dict[str, list[str]]:

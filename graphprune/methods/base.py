@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import wraps
 from typing import Any, Self
 
 import torch
@@ -46,6 +47,16 @@ def require_model(model: object) -> None:
         )
 
 
+def require_task(task: object) -> None:
+    """Raises :class:`InputError` unless ``task`` is a task."""
+    if not isinstance(task, Task):
+        raise InputError(
+            f"expected a task, got {type(task).__name__}; make one first: "
+            "gp.Task.from_tensors(clean, corrupt, answer=...) of prompts, gp.tasks.nodes(data) or "
+            "gp.tasks.graphs(labels) of graphs"
+        )
+
+
 def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike | None) -> Ablation:
     """An :class:`Ablation` from its name; ``None`` is counterfactual.
 
@@ -54,6 +65,7 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike | No
     """
     if isinstance(ablation, Ablation):
         return ablation
+    require_task(task)
     ablation = DEFAULT_ABLATION if ablation is None else ablation
     if ablation == "optimal":
         raise InputError(
@@ -87,7 +99,7 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        decorate(cls, ("score", "prune"), with_gradients)
+        decorate(cls, ("score", "prune"), _entered)
 
     @property
     def chosen_ablation(self) -> AblationLike:
@@ -124,6 +136,7 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
         self, model: MaskedModel, task: Task, *, reference: bool = True
     ) -> Iterator[tuple[Batch, Reference | None]]:
         require_model(model)
+        require_task(task)
         ablation = resolve_ablation(model, task, self.chosen_ablation)
         size, total = self.batch_size, task.num_batches(self.batch_size)
         idle = Idle(model, self.label)
@@ -138,6 +151,20 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
             yield from held
             held.clear()
         idle.finish()
+
+
+def _entered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method's ``score`` or ``prune`` with gradients on, given a task (or ``None``)."""
+    run = with_gradients(function)
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        task = args[2] if len(args) > 2 else options.get("task")
+        if task is not None:  # a few methods read none
+            require_task(task)
+        return run(*args, **options)
+
+    return call
 
 
 def _shown(value: object) -> str:
