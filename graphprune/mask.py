@@ -176,8 +176,8 @@ class EdgeMask:
         """PyG data without the edges at 0: what is deployed, and the only way to be faster.
 
         ``data`` is the ``Data``, ``Batch`` or ``HeteroData`` the graph came from, edges in its
-        order (of ``HeteroData``: type after type), or the networkx graph. Edge attributes go with their edges, nodes all
-        stay. Gives new data. Where there are as many nodes as edges and an attribute's name has
+        order (of ``HeteroData``: type after type), or the networkx graph. Edge attributes go with
+        their edges, nodes all stay. Gives new data. Where there are as many nodes as edges and an attribute's name has
         no "edge" or "node" in it, ``edge_attrs`` says which names belong to edges (``None``: not
         said).
 

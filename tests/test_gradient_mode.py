@@ -79,7 +79,7 @@ def toy(mode=nothing_changed):
 SYSTEMS = [language, graph_network, argnn, toy]
 
 SETTINGS = {
-    **dict.fromkeys(["edge-pruning", "subnetwork-probing"], {"edges": 5, "steps": 3}),
+    **{name: {"edges": 5, "steps": 3} for name in ("edge-pruning", "subnetwork-probing")},
     "ugs": {"edges": 5, "steps": 3},
     "matryoshka": {"steps": 3},
 }

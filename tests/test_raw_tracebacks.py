@@ -154,7 +154,7 @@ def test_norms_over_a_graph_work_on_one_graph(norm):
 
 
 def plainly(module, x, edge_index, weight):
-    """PyG's own forward with the edges' weights; GraphConv multiplies each message by its weight."""
+    """PyG's own forward; GraphConv multiplies each message by its edge's weight."""
     x = module.norm(module.a(x, edge_index, weight))
     return module.b(torch.tanh(x), edge_index, weight).detach()
 
