@@ -177,9 +177,9 @@ class EdgeMask:
 
         ``data`` is the ``Data``, ``Batch`` or ``HeteroData`` the graph came from, edges in its
         order (of ``HeteroData``: type after type), or the networkx graph. Edge attributes go with
-        their edges, nodes all stay. Gives new data. Where there are as many nodes as edges and an attribute's name has
-        no "edge" or "node" in it, ``edge_attrs`` says which names belong to edges (``None``: not
-        said).
+        their edges, nodes all stay. Gives new data. Where there are as many nodes as edges and an
+        attribute's name has no "edge" or "node" in it, ``edge_attrs`` says which names belong to
+        edges (``None``: not said).
 
         Raises :class:`InputError` where edges do not fit, the mask has values between 0 and 1, or
         what an attribute belongs to is not known.
