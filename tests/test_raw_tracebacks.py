@@ -26,9 +26,9 @@ class Net(torch.nn.Module):
         torch.manual_seed(1)
         self.a, self.b, self.norm = pyg.GraphConv(3, 4), pyg.GraphConv(4, outputs), norm
 
-    def forward(self, x, edge_index):
+    def forward(self, x, edge_index, batch=None):
         x = self.a(x, edge_index)
-        return self.b(torch.tanh(x if self.norm is None else self.norm(x)), edge_index)
+        return self.b(torch.tanh(x if self.norm is None else self.norm(x, batch)), edge_index)
 
 
 def language():
