@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.errors import InputError
+from graphprune.gradient_mode import ordinary
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -172,6 +173,8 @@ class ComputationalGraph:
     outputs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("edge_index", "edge_kind", "fixed_edge_index"):
+            object.__setattr__(self, name, ordinary(getattr(self, name)))
         if self.edge_index.ndim != 2 or self.edge_index.shape[0] != 2:
             raise InputError(f"edge_index must be [2, E], got {list(self.edge_index.shape)}")
         if self.edge_kind.shape != self.edge_index.shape[1:]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -201,11 +202,19 @@ def without_edges(
     graph: ComputationalGraph,
     edge_attrs: Iterable[str] | None = None,
 ) -> Any:
-    """PyG data with the edges ``kept [E]`` alone; see :meth:`graphprune.EdgeMask.apply`."""
+    """Data with the edges ``kept [E]`` alone; see :meth:`graphprune.EdgeMask.apply`."""
+    if "networkx" in sys.modules:  # such a graph cannot exist before it was imported
+        import networkx as nx
+
+        if isinstance(data, nx.Graph):
+            return _without_networkx(data, kept, graph)
     from torch_geometric.data import Batch, Data, HeteroData
 
     if not isinstance(data, Data | HeteroData):
-        raise InputError(f"expected PyG's Data, Batch or HeteroData, got {type(data).__name__}")
+        raise InputError(
+            "expected PyG's Data, Batch or HeteroData, or a networkx graph, got "
+            f"{type(data).__name__}"
+        )
     require_same_edges(data, graph)
     if isinstance(data, HeteroData):
         return _without_relations(data, kept, edge_attrs)
@@ -225,6 +234,30 @@ def without_edges(
     small = copy.copy(data)
     edge_subset(small, kept, axes, data)
     return small
+
+
+def _without_networkx(source: Any, kept: torch.Tensor, graph: ComputationalGraph) -> Any:
+    theirs = graph_from_networkx(source)
+    same = [n.name for n in theirs.nodes] == [n.name for n in graph.nodes]
+    if not same or not torch.equal(theirs.edge_index, graph.edge_index):
+        raise InputError(
+            f"the networkx graph's edges are not those of the mask's graph: {theirs!r} and "
+            f"{graph!r}; apply a mask to the graph that it was found on"
+        )
+    every = source.edges(keys=True) if source.is_multigraph() else source.edges
+    edges = [edge for edge in every if not _is_wire(source, edge)]
+    carried = [_whole(source.edges[edge].get("number")) for edge in edges]
+    if "edge_kinds" in source.graph and None not in carried:
+        edges.sort(key=lambda edge: int(source.edges[edge]["number"]))
+    small = source.copy()
+    small.remove_edges_from(
+        edge for edge, stays in zip(edges, kept.tolist(), strict=True) if not stays
+    )
+    return small
+
+
+def _is_wire(source: Any, edge: Any) -> bool:
+    return "edge_kinds" in source.graph and bool(source.edges[edge].get("fixed"))
 
 
 def require_same_edges(data: Any, graph: ComputationalGraph) -> None:

@@ -17,6 +17,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from graphprune.errors import GraphMismatchError, InputError, NumericalError
+from graphprune.gradient_mode import ordinary
 from graphprune.graph import ComputationalGraph
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class EdgeMask:
             raise InputError(f"mask values must be numbers, got {self.values!r}: {error}") from None
         if given.is_complex():
             raise InputError(f"mask values must be real numbers, got {given.dtype}")
-        values = given.detach().to("cpu", torch.float32).clone()
+        values = ordinary(given.detach().to("cpu", torch.float32).clone())
         if values.shape != (self.graph.num_edges,):
             raise InputError(
                 f"a mask of this graph needs {self.graph.num_edges} values, got "
@@ -175,10 +176,10 @@ class EdgeMask:
         """PyG data without the edges at 0: what is deployed, and the only way to be faster.
 
         ``data`` is the ``Data``, ``Batch`` or ``HeteroData`` the graph came from, edges in its
-        order (of ``HeteroData``: type after type). Edge attributes go with their edges, nodes all
-        stay. Gives new data. Where there are as many nodes as edges and an attribute's name has
-        no "edge" or "node" in it, ``edge_attrs`` says which names belong to edges (``None``: not
-        said).
+        order (of ``HeteroData``: type after type), or the networkx graph. Edge attributes go with
+        their edges, nodes all stay. Gives new data. Where there are as many nodes as edges and an
+        attribute's name has no "edge" or "node" in it, ``edge_attrs`` says which names belong to
+        edges (``None``: not said).
 
         Raises :class:`InputError` where edges do not fit, the mask has values between 0 and 1, or
         what an attribute belongs to is not known.

@@ -6,6 +6,7 @@ outputs of the unmasked model, which the KL divergence compares with.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -132,6 +133,17 @@ def _average(values: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
 
 def _gather(values: Tensor, ids: Tensor, fill: float) -> tuple[Tensor, Tensor]:
     """Values at ``ids`` and which of them are real; ids are ``[B, A]`` or ``[B, P, A]``."""
+    if ids.numel() and int(ids.max()) >= values.shape[-1]:
+        count = values.shape[-1]
+        raise InputError(
+            f"answers and distractors are numbers of outputs, and the model has {count}, 0 to "
+            f"{count - 1}; got {int(ids.max())}. "
+            + (
+                "One output can be asked about classes by a callable metric(outputs, batch) -> [B]"
+                if count == 1
+                else "Are these the labels, or the tokenizer, of another model?"
+            )
+        )
     ids = ids.to(values.device)
     if values.ndim == 3 and ids.ndim == 2:
         ids = ids[:, None].expand(-1, values.shape[1], -1)
@@ -294,6 +306,20 @@ METRICS = {
 }
 
 
+def _require_two_arguments(function: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some of C's functions do not say
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise InputError(
+            "a metric is called as metric(outputs, batch) and gives [B] values; "
+            f"{getattr(function, '__name__', function)!r} takes {signature}: {error}"
+        ) from None
+
+
 def as_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
     """A :class:`Metric` from a name, a metric, or a callable ``(outputs, batch) -> [B]``.
 
@@ -313,6 +339,7 @@ def as_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
             f"higher_is_better = True or False; got {metric!r}"
         )
     function = metric
+    _require_two_arguments(function)
 
     def wrapped(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
         return torch.as_tensor(function(outputs, batch))

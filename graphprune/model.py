@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.gradient_mode import decorate, ordinary_tensors, with_gradients
 from graphprune.graph import ComputationalGraph
 from graphprune.greedy.trials import FullTrials, Trials
 from graphprune.mask import EdgeMask, require_same_graph
@@ -80,6 +81,10 @@ class Reference(ABC):
     batch: Batch
     ablation: Ablation
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        decorate(cls, ("full", "ablated"), ordinary_tensors)  # they may be computed when first read
+
     @property
     @abstractmethod
     def nbytes(self) -> int:
@@ -124,11 +129,34 @@ class Messages:
     weight: Tensor
 
 
+_COMPUTING = (  # what of a model makes or keeps tensors
+    "__init__",
+    "reference",
+    "run",
+    "messages",
+    "mean_ablation",
+    "learned_ablation",
+    "edge_weights",
+    "trials",
+    "compiled",
+    "pruned",
+    "widened",
+    "at_precision",
+)
+
+
 class MaskedModel(ABC):
     """A model on whose computational graph edges can be masked.
 
-    An adapter wraps the user's own module and leaves it unchanged after every call.
+    An adapter wraps the user's own module and leaves it unchanged after every call. Whatever it
+    computes can be differentiated later, in ``torch.inference_mode`` too: its functions leave that
+    mode, and ``edge_gradients`` takes gradients where they are switched off.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        decorate(cls, _COMPUTING, ordinary_tensors)
+        decorate(cls, ("edge_gradients",), with_gradients)
 
     @property
     @abstractmethod

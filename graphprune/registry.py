@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.gradient_mode import ordinary_tensors
 from graphprune.model import MaskedModel
 
 __all__ = ["Adapter", "adapters", "make_method", "method_names", "supported", "wrap"]
@@ -62,6 +63,7 @@ def adapters() -> dict[str, Adapter]:
     return {name: entry.load() for name, entry in _entries("graphprune.adapters").items()}
 
 
+@ordinary_tensors
 def wrap(module: Any, **options: Any) -> MaskedModel:
     """A Hugging Face or PyG module as a :class:`MaskedModel`; picks the adapter.
 
@@ -72,6 +74,7 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
         return module
     if not isinstance(module, nn.Module):
         raise InputError(f"expected a torch module to wrap, got {type(module).__name__}")
+    _require_ordinary_weights(module)
     known = adapters()
     for adapter in known.values():
         if adapter.matches(module):
@@ -84,6 +87,17 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
         f"no adapter knows {type(module).__module__}.{type(module).__qualname__}; adapters: "
         f"{', '.join(known) or 'none (is graphprune installed?)'}"
     )
+
+
+def _require_ordinary_weights(module: nn.Module) -> None:
+    made = [name for name, value in module.named_parameters() if value.is_inference()]
+    if made:
+        raise InputError(
+            f"{len(made)} weights of {type(module).__name__}, such as {made[0]}, were made in "
+            "torch.inference_mode(), and no gradient can ever pass through such weights: build or "
+            "load the module outside that mode, or wrap a copy made outside it, "
+            "copy.deepcopy(module)"
+        )
 
 
 def supported() -> dict[str, list[str]]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from graphprune.budgeting import exact_budget
 from graphprune.errors import InputError, NumericalError
+from graphprune.gradient_mode import ordinary
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, budget
 from graphprune.ranks import NOISE
@@ -39,7 +40,7 @@ def ranked_values(values: Tensor, by: Ranking) -> Tensor:
 
 
 def _checked(values: Tensor, shape: tuple[int | None, ...], what: str) -> Tensor:
-    out = torch.as_tensor(values).detach().to("cpu", torch.float32).clone()
+    out = ordinary(torch.as_tensor(values).detach().to("cpu", torch.float32).clone())
     if out.ndim != len(shape) or any(
         want is not None and want != got for want, got in zip(shape, out.shape, strict=True)
     ):

@@ -14,6 +14,7 @@ from torch import Tensor
 from graphprune.batch import Batch, Examples
 from graphprune.contents import fingerprint
 from graphprune.errors import InputError
+from graphprune.gradient_mode import ordinary_tensors
 from graphprune.metrics import METRICS, Metric, as_metric
 
 if TYPE_CHECKING:
@@ -275,8 +276,9 @@ class Task:
             chosen = np.argsort(lengths, kind="stable")
         if self.order is not None:
             chosen = np.array(self.order)[chosen]
+        draw = ordinary_tensors(self.examples.batch)
         for number in range(self.num_batches(size)):
-            yield self.examples.batch(chosen[number * size : (number + 1) * size].tolist())
+            yield draw(chosen[number * size : (number + 1) * size].tolist())
 
     def subset(self, indices: Sequence[int]) -> Task:
         """The task on some of its examples, numbered as in this task.

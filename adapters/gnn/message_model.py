@@ -70,8 +70,19 @@ class MessageModel(GraphModel):
         means: Literal["edge", "type"] | None = None,
         name: str = "",
     ) -> None:
-        from torch_geometric.data import HeteroData
+        from torch_geometric.data import Data, HeteroData
 
+        if not isinstance(data, Data | HeteroData):
+            several = isinstance(data, list | tuple)
+            raise InputError(
+                "data must be PyG's Data, HeteroData or Batch, got "
+                + (
+                    f"a {type(data).__name__} of {len(data)}; put graphs into one: "
+                    "torch_geometric.data.Batch.from_data_list(graphs)"
+                    if several
+                    else f"{type(data).__name__}; give Data(x=x, edge_index=edge_index)"
+                )
+            )
         why = is_fused(module)
         if why:
             raise UnsupportedModelError(why)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, HeteroData
 from torch_geometric.nn import HeteroConv, SAGEConv
 
+from graphprune.gradient_mode import with_gradients
+
 from .trained import kept_weights
 
 __all__ = ["PLANTED", "Relational", "planted_examples", "planted_graph", "relational"]
@@ -105,6 +107,7 @@ class Relational(nn.Module):
         return found
 
 
+@with_gradients
 def relational(seed: int = 0, steps: int = 150, graphs: int = 16) -> Relational:
     """The network, trained on ``graphs`` drawn graphs, with classes drawn anew at every step.
 

@@ -22,6 +22,7 @@ from graphprune.contents import fingerprint
 from graphprune.errors import MissingExtraError
 from graphprune.fetch import cache_folder
 from graphprune.files import write_bytes
+from graphprune.gradient_mode import with_gradients
 
 from .argnn import ARGNN
 from .training import train_bptt
@@ -77,6 +78,7 @@ def digits() -> tuple[Tensor, Tensor]:
 TEST_DIGITS = 597  # the last ones, by other writers than most of the first
 
 
+@with_gradients
 def argnn_digits(
     *,
     hidden: int = 60,
@@ -134,6 +136,7 @@ class Communities(nn.Module):
         return found
 
 
+@with_gradients
 def karate(seed: int = 0) -> tuple[Communities, Any]:
     """Zachary's karate club (in PyG, both directions of each tie) and a GCN that learned it.
 
@@ -193,6 +196,7 @@ def reachability_graph(nodes: int, degree: float, seed: int) -> Any:
     return Data(x=x, edge_index=index, y=y)
 
 
+@with_gradients
 def reaching(seed: int = 0, nodes: int = 20, degree: float = 1.3) -> Reaching:
     """The module, trained on graphs of 20 nodes; it is asked about larger ones."""
     from torch_geometric.data import Batch

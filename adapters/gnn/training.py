@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import NumericalError
+from graphprune.gradient_mode import with_gradients
 from graphprune.progress import track
 
 from .argnn import ARGNN
@@ -13,6 +14,7 @@ from .argnn import ARGNN
 __all__ = ["accuracy", "train_bptt"]
 
 
+@with_gradients
 def train_bptt(
     network: ARGNN,
     x: Tensor,

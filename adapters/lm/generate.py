@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,10 +19,36 @@ if TYPE_CHECKING:
 __all__ = ["generate"]
 
 
+def _ids(given: Any) -> Tensor:
+    """Token ids as a tensor, of what a tokenizer gives too; its one prompt must have no padding."""
+    real = None
+    if isinstance(given, Mapping):
+        if "input_ids" not in given:
+            raise InputError(
+                f"expected token ids, or a tokenizer's mapping with input_ids; got one with "
+                f"{', '.join(map(repr, given)) or 'nothing'}"
+            )
+        given, real = given["input_ids"], given.get("attention_mask")
+    try:
+        ids = torch.as_tensor(given)
+        marked = None if real is None else torch.as_tensor(real)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"expected the token ids of one prompt, got {type(given).__name__}: {error}. Of a text "
+            "tokenizer(text, return_tensors='pt') gives them"
+        ) from None
+    if marked is not None and not bool((marked == 1).all()):
+        raise InputError(
+            "the prompt's attention_mask marks padding; generation takes one prompt without it: "
+            "tokenizer(text, return_tensors='pt')"
+        )
+    return ids
+
+
 def generate(
     model: LanguageModel,
     mask: EdgeMask,
-    input_ids: Tensor,
+    input_ids: Tensor | Mapping[str, Any],
     *,
     ablation: Ablation | str = "zero",
     max_new_tokens: int = 20,
@@ -32,7 +59,7 @@ def generate(
     """Continues one prompt under zero ablation (default) or means pooled over positions.
 
     Args:
-        input_ids: ``[T]`` or ``[1, T]`` int64.
+        input_ids: ``[T]`` or ``[1, T]`` int64, or what a tokenizer gives for one prompt.
         ablation: ``"zero"`` or what ``model.mean_ablation(batches)`` gives. There is no corrupted
             text to compare a growing prompt with, so counterfactual ablation is refused, as are
             means kept for each position.
@@ -55,7 +82,7 @@ def generate(
         )
     if temperature < 0:
         raise InputError(f"temperature must be at least 0, got {temperature}")
-    ids = torch.as_tensor(input_ids)
+    ids = _ids(input_ids)
     if ids.ndim == 1:
         ids = ids[None]
     if ids.ndim != 2 or ids.shape[0] != 1 or not ids.shape[1] or ids.is_floating_point():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import wraps
 from typing import Any, Self
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
+from graphprune.gradient_mode import decorate, with_gradients
 from graphprune.idle import Idle
 from graphprune.mask import EdgeMask
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
@@ -45,6 +47,16 @@ def require_model(model: object) -> None:
         )
 
 
+def require_task(task: object) -> None:
+    """Raises :class:`InputError` unless ``task`` is a task."""
+    if not isinstance(task, Task):
+        raise InputError(
+            f"expected a task, got {type(task).__name__}; make one first: "
+            "gp.Task.from_tensors(clean, corrupt, answer=...) of prompts, gp.tasks.nodes(data) or "
+            "gp.tasks.graphs(labels) of graphs"
+        )
+
+
 def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike | None) -> Ablation:
     """An :class:`Ablation` from its name; ``None`` is counterfactual.
 
@@ -53,6 +65,7 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike | No
     """
     if isinstance(ablation, Ablation):
         return ablation
+    require_task(task)
     ablation = DEFAULT_ABLATION if ablation is None else ablation
     if ablation == "optimal":
         raise InputError(
@@ -71,6 +84,8 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike | No
 class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
     """Settings every method has.
 
+    A method runs with gradients on, in ``torch.no_grad`` and ``torch.inference_mode`` too.
+
     Args:
         ablation: what an ablated message is replaced by: ``"counterfactual"``, ``"zero"``,
             ``"mean"``, ``"mean_positional"``, ``"delete"`` (graph networks: the edge is absent) or
@@ -81,6 +96,10 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
 
     ablation: AblationLike | None = None
     batch_size: int | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        decorate(cls, ("score", "prune"), _entered)
 
     @property
     def chosen_ablation(self) -> AblationLike:
@@ -117,6 +136,7 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
         self, model: MaskedModel, task: Task, *, reference: bool = True
     ) -> Iterator[tuple[Batch, Reference | None]]:
         require_model(model)
+        require_task(task)
         ablation = resolve_ablation(model, task, self.chosen_ablation)
         size, total = self.batch_size, task.num_batches(self.batch_size)
         idle = Idle(model, self.label)
@@ -131,6 +151,20 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
             yield from held
             held.clear()
         idle.finish()
+
+
+def _entered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method's ``score`` or ``prune`` with gradients on, given a task (or ``None``)."""
+    run = with_gradients(function)
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        task = args[2] if len(args) > 2 else options.get("task")
+        if task is not None:  # a few methods read none
+            require_task(task)
+        return run(*args, **options)
+
+    return call
 
 
 def _shown(value: object) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
+from graphprune.gradient_mode import ordinary
 from graphprune.metrics import Metric, as_metric
 from graphprune.task import Task
 
@@ -56,6 +57,10 @@ class GraphExamples:
     distractor: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name in ("clean", "corrupt", "shared", "shared_corrupt"):
+            given = getattr(self, name)
+            if given is not None:  # a batch holds the shared tensors themselves, not copies
+                object.__setattr__(self, name, {k: ordinary(v) for k, v in given.items()})
         rows = {**self.clean, "positions": self.positions, "answer": self.answer}
         rows |= {f"corrupt {k}": v for k, v in (self.corrupt or {}).items()}
         rows["distractor"] = self.distractor
@@ -104,7 +109,13 @@ def _whole(labels: Any, chosen: Tensor | None = None) -> tuple[Tensor, int]:
 
     Labels of other examples count as classes where they are any (-1 for "unlabelled" is none).
     """
-    given = torch.as_tensor(labels).detach().cpu()
+    try:
+        given = torch.as_tensor(labels).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"labels must be [n] class numbers, got {type(labels).__name__}: {error}. Of graphs "
+            "give Batch.from_data_list(graphs).y"
+        ) from None
     if given.ndim == 2 and given.shape[1] == 1:
         raise InputError(
             f"labels must be [n], got {list(given.shape)}: labels[:, 0] where it is one column of "
@@ -195,7 +206,7 @@ def patterns(
         >>> batch.clean["inputs"].shape, batch.answer.tolist(), batch.distractor.tolist()
         (torch.Size([3, 3]), [[0], [1], [2]], [[1, 2], [0, 2], [0, 1]])
     """
-    given = clean if isinstance(clean, Mapping) else {"inputs": clean}
+    given = _tensors(clean if isinstance(clean, Mapping) else {"inputs": clean})
     labels, answer, distractor = _classes(labels, classes)
     other: Tensors | None
     if isinstance(corrupt, str):
@@ -264,7 +275,7 @@ def nodes(
     elif node_type is not None:
         raise InputError("node_type is for heterogeneous data: nodes(data, node_type='paper')")
     else:
-        given = features if isinstance(features, Mapping) else {"x": features}
+        given = _tensors(features if isinstance(features, Mapping) else {"x": features})
     if labels is None:
         raise InputError("labels are missing: the class number of each node")
     chosen = _asked(at, len(labels))
@@ -326,6 +337,16 @@ def _corruption(corrupt: object, drawn: Mapping[str, str]) -> dict[str, Any]:
         return {"corrupted inputs": "none"}
     known = drawn[corrupt] if isinstance(corrupt, str) else "given"
     return {"corrupted inputs": known}
+
+
+def _tensors(given: Tensors) -> Tensors:
+    for key, value in given.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{key} must be a tensor, got {type(value).__name__}; several graphs are put into "
+                "one by torch_geometric.data.Batch.from_data_list(graphs)"
+            )
+    return given
 
 
 def _asked(at: Any, count: int) -> Tensor:

@@ -1,0 +1,91 @@
+"""Autograd's modes: gradients where a method needs them, and tensors that outlive inference mode.
+
+A notebook may switch gradients off for all of its cells, and ``torch.inference_mode`` marks each
+tensor made in it so that autograd refuses the tensor for ever. Methods take gradients, and models
+and references keep tensors from one call to the next. So each function that a user can enter
+through says here which modes its body runs in; the caller's modes come back when it returns.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["decorate", "ordinary", "ordinary_tensors", "with_gradients"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def _modes(gradients: bool) -> Iterator[None]:
+    """Outside inference mode; gradients on, or as the caller has them."""
+    enabled = gradients or torch.is_grad_enabled()  # read first: leaving the mode turns them on
+    with torch.inference_mode(False), torch.set_grad_enabled(enabled):
+        yield
+
+
+def _in_modes(function: Callable[P, R], gradients: bool) -> Callable[P, R]:
+    def as_it_is() -> bool:
+        on = torch.is_grad_enabled() or not gradients
+        return on and not torch.is_inference_mode_enabled()
+
+    @functools.wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        if as_it_is():
+            return function(*args, **options)
+        with _modes(gradients):
+            return function(*args, **options)
+
+    @functools.wraps(function)
+    def generate(*args: P.args, **options: P.kwargs) -> Any:
+        items: Any = function(*args, **options)
+        while True:  # the modes are the caller's again between two items
+            with _modes(gradients):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+    return generate if inspect.isgeneratorfunction(function) else call
+
+
+def ordinary_tensors(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, making tensors that autograd takes later, whatever mode it is called in.
+
+    Example:
+        >>> with torch.inference_mode():
+        ...     torch.ones(1).is_inference(), ordinary_tensors(torch.ones)(1).is_inference()
+        (True, False)
+    """
+    return _in_modes(function, gradients=False)
+
+
+def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, run with gradients on, whatever mode it is called in."""
+    return _in_modes(function, gradients=True)
+
+
+def ordinary(values: Tensor) -> Tensor:
+    """``values``; a copy that autograd takes where they were made in inference mode."""
+    if not values.is_inference():
+        return values
+    with _modes(gradients=False):
+        return values.clone()
+
+
+def decorate(kind: type, names: tuple[str, ...], decorator: Callable[[Any], Any]) -> None:
+    """Decorates those functions and properties among ``names`` that the class itself defines."""
+    for name in names:
+        own = vars(kind).get(name)
+        if inspect.isfunction(own):
+            setattr(kind, name, decorator(own))
+        elif isinstance(own, property) and own.fget is not None:
+            setattr(kind, name, property(decorator(own.fget), own.fset, own.fdel, own.__doc__))
