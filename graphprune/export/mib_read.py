@@ -189,7 +189,8 @@ def read_mib_pt(path: str | os.PathLike[str], layout: FieldLayout) -> MIBFile:
     for key in (*_PT_KEYS[3:], *_PT_OPTIONAL):
         if key not in found:
             continue
-        value, shape = found[key], full if key.startswith("edges") else rows
+        value: Any = found[key]
+        shape: list[Any] = full if key.startswith("edges") else rows
         if key.startswith("neurons"):
             shape = [*rows, found["cfg"].get("d_model", 0)]
         if not isinstance(value, Tensor) or list(value.shape) != shape:
