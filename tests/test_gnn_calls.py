@@ -451,6 +451,11 @@ class Whatever(Net):
         return self.body(x, edge_index, *more)
 
 
+class WhateverBehind(Net):
+    def forward(self, x, edge_index, scale=2.0, *more):
+        return self.body(x, edge_index, *more) * scale
+
+
 class WeightOrOne(Net):
     def forward(self, x, edge_index, w=1.0):
         return self.body(x, edge_index, None if isinstance(w, float) else w)
@@ -514,6 +519,7 @@ class HeteroWeights(OfHetero):
             lambda: a_graph(edge_attr=drawn(E)),
             r"module\(d.x, d.edge_index, d.edge_attr\)",
         ),
+        (WhateverBehind, lambda: a_graph(w=drawn(E)), r"module\(d.x, d.edge_index, 2.0, d.w\)"),
         (WeightOrOne, lambda: a_graph(edge_attr=drawn(E)), "w=d.edge_attr"),
         (Added, lambda: a_graph(u=torch.arange(C)[None] + 1), "more=d.u"),
         (Added, lambda: a_graph(k=3), "more=d.k"),
@@ -771,3 +777,17 @@ def test_regression_works_as_the_error_says():
     want = -(module(data.x, data.edge_index).detach() - targets).square().sum(-1).mean()
     assert found["closeness"] == pytest.approx(float(want))
     assert (gp.EAP(ablation="zero").score(model, task).values != 0).any()
+
+
+def test_tasks_that_no_edge_reaches_are_told():
+    """The last node receives nothing; beside a node that does, it is asked about as any other."""
+    data, module = a_graph(), Plain().double().eval()
+    data.edge_index = data.edge_index[:, data.edge_index[1] < N - 1]
+    model = gp.wrap(module, data=data)
+    alone = nodes(data.x, torch.arange(N) % C, at=[N - 1])
+    for method in (gp.EAP(), gp.EAP(ablation="zero"), gp.EdgePruning(edges=5, steps=2)):
+        with pytest.raises(gp.InputError, match="a node that no edge leads to"):
+            method.prune(model, alone) if hasattr(method, "prune") else method.score(model, alone)
+    both = nodes(data.x, torch.arange(N) % C, at=[N - 1, 0])
+    reaching = data.edge_index[1] == 0
+    assert (gp.EAP(ablation="zero").score(model, both).values[reaching] != 0).all()

@@ -50,10 +50,11 @@ class _Place:
         """``module`` with ``named`` by name, and ``more`` behind what is given by position."""
         left = dict(named)
         by_place: list[Any] = []
-        kinds = [inspect.Parameter.POSITIONAL_ONLY]
-        if more:
-            kinds.append(inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        placed = [p for p in self.parameters if p.kind in kinds]
+        placed = [
+            p
+            for p in self.parameters
+            if p.kind is p.POSITIONAL_ONLY or (more and p.kind is p.POSITIONAL_OR_KEYWORD)
+        ]
         last = max((i for i, p in enumerate(placed) if more or p.name in left), default=-1)
         for parameter in placed[: last + 1]:
             by_place.append(left.pop(parameter.name, parameter.default))
@@ -74,13 +75,17 @@ class _Trial:
             return place.call(module, {**given, **{n: values(n) for n in self.names}})
         return place.call(module, {**given, self.taker.name: values(self.names[0])})
 
-    def told(self, where: str, given: Sequence[str], whole: bool) -> tuple[str, str]:
+    def told(self, where: str, given: Sequence[str], place: _Place, whole: bool) -> tuple[str, str]:
         """What is not known, and the call that would read the attributes."""
         several = " and ".join(f"data.{n}" for n in self.names)
         it = "them" if len(self.names) > 1 else "it"
-        by_name, by_place = [f"{n}=d.{n}" for n in given], [f"d.{n}" for n in given]
+        by_name = ["d"] if whole else [f"{n}=d.{n}" for n in given]
+        before = [p for p in place.parameters if p.kind <= p.POSITIONAL_OR_KEYWORD]
+        if self.taker in before:
+            before = before[: before.index(self.taker)]
+        by_place = [f"d.{p.name}" if p.name in given else repr(p.default) for p in before]
         if whole:
-            by_name = by_place = ["d"]
+            by_place[0] = "d"
         ends = f"; with {it} or without {it} are different numbers"
         if self.taker.kind is self.taker.VAR_POSITIONAL:
             what = f"{where} takes whatever follows (*{self.taker.name}), so {several} may be meant"
@@ -157,7 +162,7 @@ def require_read(
                 raise
             continue
         if not _same(out, plain):
-            what, call = trial.told(where, names, whole)
+            what, call = trial.told(where, names, place, whole)
             raise InputError(ask(what, f"module({call})"))
 
 
