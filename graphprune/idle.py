@@ -1,8 +1,9 @@
-"""Ablations that change nothing: every ablated message is the clean one, so no edge matters.
+"""Ablations that change nothing, so that no edge matters: no message differs, or none that counts.
 
 Scores would be all zero, a mask of the best edges arbitrary, and an optimiser would find that any
 circuit is perfect. It happens where corrupted inputs are the clean ones, where features are alike
-on all nodes and are shuffled, and where a mean is taken over equal inputs.
+on all nodes and are shuffled, where a mean is taken over equal inputs, and where no edge leads to
+the nodes that are asked about.
 """
 
 from __future__ import annotations
@@ -61,16 +62,17 @@ def rounding(one: Tensor, other: Tensor) -> bool:
 
 @torch.no_grad()
 def changes_nothing(model: MaskedModel, batch: Batch, reference: Reference) -> bool:
-    """Whether no edge of the batch sends anything else when it is ablated.
+    """Whether no edge of the batch sends anything else, or nothing that reaches the outputs.
 
-    Equal outputs are not enough: single edges may matter where all of them together do not. Where
-    the adapter cannot compare messages, runs of a few drawn circuits decide.
+    Equal outputs are not enough: single edges may matter where all of them together do not. So
+    runs of a few drawn circuits decide, unless all messages are known to be the clean ones.
     """
     if reference.ablation.kind == "counterfactual" and equal_inputs(batch):
         return True
     told = reference.changes_nothing() if isinstance(reference, Compared) else None
-    if told is not None:
-        return told
+    if told:
+        return True
+    # Messages that differ may still not reach what is asked, a node that no edge leads to.
     if not rounding(reference.full, reference.ablated):
         return False
     generator = torch.Generator().manual_seed(0)
@@ -112,9 +114,10 @@ class Idle:
         raise InputError(
             f"{self._what}: {ablation.name} ablation changes nothing here: on every example every "
             "ablated message is the clean one (corrupted inputs equal to the clean ones, features "
-            "alike on all nodes, or a mean over equal inputs), so no edge has an effect. "
+            "alike on all nodes, or a mean over equal inputs), or none that differs reaches the "
+            "outputs asked for (a node that no edge leads to), so no edge has an effect. "
             + (f"Use {other}, or give" if other else "Give")
-            + " corrupted inputs that differ"
+            + " corrupted inputs that differ, or ask where edges lead"
         )
 
     def _would(self, batch: Batch, kind: AblationKind, now: Ablation) -> bool:

@@ -175,6 +175,41 @@ class Gine(torch.nn.Module):
         return pyg.global_add_pool(torch.tanh(self.a(x, edge_index, edge_attr)), batch)
 
 
+class Table(Net):
+    """Rows of a table by ids that PyG's name rule takes for numbers of nodes."""
+
+    def forward(self, node_index, edge_index, parent_index=None):
+        out = self.body(self.table(node_index), edge_index)
+        return out if parent_index is None else out + out[parent_index]
+
+
+class TableOfData(Net):
+    def forward(self, data):
+        return self.body(data.x + self.table(data.node_index), data.edge_index)
+
+
+def table(kind, rows=N):
+    return lambda: kind(table=torch.nn.Embedding(rows, F))
+
+
+def standard(e=E, **more):
+    """What PyG's data sets hold."""
+    masks = {f"{n}_mask": torch.arange(N) % 3 == i for i, n in enumerate(("train", "val", "test"))}
+    return a_graph(e=e, y=torch.arange(N) % C, pos=drawn(N, 3), edge_attr=drawn(e, 4),
+                   idx=torch.tensor([7]), name="one", **masks, **more)  # fmt: skip
+
+
+class Plain(Net):
+    def forward(self, x, edge_index):
+        return self.body(x, edge_index)
+
+
+class Switched(Net):
+    def forward(self, x, edge_index, hidden=False, dropout=0.0):
+        out = torch.nn.functional.dropout(self.body(x, edge_index), dropout, self.training)
+        return (out, x) if hidden else out
+
+
 def hetero(**weights):
     data = a_hetero_graph()
     for number, relation in enumerate(data.edge_types):
@@ -265,6 +300,28 @@ CASES = {
                   lambda m, d: m(d.x, d.edge_index, d.edge_weight), ["edge_weight"], {}),
     "PyG's GIN, no weights": (lambda: pyg.GIN(F, 6, 2, C), lambda: a_graph(edge_weight=drawn(E)),
                               lambda m, d: m(d.x, d.edge_index), ["edge_weight"], {}),
+    "ids called index": (table(Table), lambda: a_graph(node_index=torch.arange(N)),
+                         lambda m, d: m(d.node_index, d.edge_index), [], {}),
+    "ids, a larger table": (table(Table, 5 * N), lambda: a_graph(node_index=torch.arange(N)),
+                            lambda m, d: m(d.node_index, d.edge_index), [], {}),
+    "ids and numbers of nodes": (table(Table), lambda: a_graph(node_index=torch.arange(N).flip(0),
+                                                               parent_index=parents),
+                                 lambda m, d: m(d.node_index, d.edge_index, d.parent_index), [],
+                                 {}),
+    "ids in the data itself": (table(TableOfData), lambda: a_graph(node_index=torch.arange(N)),
+                               lambda m, d: m(d), [], {}),
+    "a data set": (Plain, standard, lambda m, d: m(d.x, d.edge_index), [], {}),
+    "a data set, open weights": (Weighted, standard, lambda m, d: m(d.x, d.edge_index), [], {}),
+    "a data set, as many nodes as edges": (Weighted, lambda: standard(N),
+                                           lambda m, d: m(d.x, d.edge_index), [], {}),
+    "a data set, switches": (Switched, lambda: standard(k=3), lambda m, d: m(d.x, d.edge_index), [],
+                             {}),
+    "a data set, PyG's GCN": (lambda: pyg.GCN(F, 6, 2, C), standard,
+                              lambda m, d: m(d.x, d.edge_index), [], {}),
+    "a data set, PyG's GIN": (lambda: pyg.GIN(F, 6, 2, C), standard,
+                              lambda m, d: m(d.x, d.edge_index), [], {}),
+    "a data set, PyG's GraphSAGE": (lambda: pyg.GraphSAGE(F, 6, 2, C), standard,
+                                    lambda m, d: m(d.x, d.edge_index), [], {}),
     "PyG's GAT": (lambda: pyg.GAT(F, 6, 2, C, edge_dim=2, add_self_loops=False),
                   lambda: a_graph(edge_attr=drawn(E, 2)),
                   lambda m, d: m(d.x, d.edge_index, edge_attr=d.edge_attr), ["edge_attr"], {}),
@@ -383,6 +440,45 @@ class Anything(Net):
         return self.body(x, edge_index, more.get("edge_weight"))
 
 
+class AnyNames(Net):
+    def forward(self, x, edge_index, **more):
+        out = self.body(x + more.get("pe", 0), edge_index) * more.get("scale", 1.0)
+        return out + more["shift"] * more["size"] if {"shift", "size"} <= set(more) else out
+
+
+class Whatever(Net):
+    def forward(self, x, edge_index, *more):
+        return self.body(x, edge_index, *more)
+
+
+class WhateverBehind(Net):
+    def forward(self, x, edge_index, scale=2.0, *more):
+        return self.body(x, edge_index, *more) * scale
+
+
+class WeightOrOne(Net):
+    def forward(self, x, edge_index, w=1.0):
+        return self.body(x, edge_index, None if isinstance(w, float) else w)
+
+
+class Added(Net):
+    def forward(self, x, edge_index, more=None):
+        out = self.body(x, edge_index)
+        return out if more is None else out + more
+
+
+class AddedByPlace(Net):
+    def forward(self, x, edge_index, more=None, /):
+        out = self.body(x, edge_index)
+        return out if more is None else out + more
+
+
+class DataAndMore(Net):
+    def forward(self, data, more=None):
+        out = self.body(data.x, data.edge_index)
+        return out if more is None else out * more
+
+
 class Strange(Net):
     def forward(self, feat, edges):
         return self.body(feat, edges)
@@ -410,6 +506,28 @@ class HeteroWeights(OfHetero):
         # PyG's GCN takes edge_attr and leaves it unread.
         (lambda: pyg.GCN(F, 6, 2, C), lambda: a_graph(edge_attr=drawn(E)), "edge_weight=d.edge_a"),
         (FirstOfU, lambda: a_graph(state=U), "u=d.state"),
+        (Weighted, lambda: a_graph(e=N, w=drawn(N)), "edge_weight=d.w"),
+        (Weighted, lambda: a_graph(e=N, weight=drawn(N)), "edge_weight=d.weight"),
+        (Weighted, lambda: a_graph(e=N, attr=drawn(N)), "edge_weight=d.attr"),
+        (Anything, lambda: a_graph(edge_weight=drawn(E)), r"takes any names \(\*\*more\), so"),
+        (AnyNames, lambda: a_graph(scale=3.0), "scale=d.scale"),
+        (AnyNames, lambda: a_graph(scale=3), "scale=d.scale"),
+        (AnyNames, lambda: a_graph(pe=drawn(N, F)), "pe=d.pe"),
+        (AnyNames, lambda: a_graph(shift=2.0, size=drawn(1, C)), "shift=d.shift, size=d.size"),
+        (
+            Whatever,
+            lambda: a_graph(edge_attr=drawn(E)),
+            r"module\(d.x, d.edge_index, d.edge_attr\)",
+        ),
+        (WhateverBehind, lambda: a_graph(w=drawn(E)), r"module\(d.x, d.edge_index, 2.0, d.w\)"),
+        (WeightOrOne, lambda: a_graph(edge_attr=drawn(E)), "w=d.edge_attr"),
+        (Added, lambda: a_graph(u=torch.arange(C)[None] + 1), "more=d.u"),
+        (Added, lambda: a_graph(k=3), "more=d.k"),
+        (Added, lambda: a_graph(pos_enc=drawn(N, C)), "more=d.pos_enc"),
+        (Added, lambda: a_graph(kinds=torch.arange(N * C).view(N, C)), "more=d.kinds"),
+        (AddedByPlace, lambda: a_graph(u=drawn(1, C)), r"module\(d.x, d.edge_index, d.u\)"),
+        (DataAndMore, lambda: a_graph(scale=3.0), r"module\(d, more=d.scale\)"),
+        (Added, lambda: a_graph(**{f"n{i}": i for i in range(65)}), "more than 64 ways"),
         (Strange, a_graph, r"needs 'feat'"),
         (lambda: torch.nn.DataParallel(Weighted()), a_graph, "whatever it is given"),
         (OfLabels, lambda: a_graph(y=torch.arange(N)), "meant to read the labels"),
@@ -659,3 +777,17 @@ def test_regression_works_as_the_error_says():
     want = -(module(data.x, data.edge_index).detach() - targets).square().sum(-1).mean()
     assert found["closeness"] == pytest.approx(float(want))
     assert (gp.EAP(ablation="zero").score(model, task).values != 0).any()
+
+
+def test_tasks_that_no_edge_reaches_are_told():
+    """The last node receives nothing; beside a node that does, it is asked about as any other."""
+    data, module = a_graph(), Plain().double().eval()
+    data.edge_index = data.edge_index[:, data.edge_index[1] < N - 1]
+    model = gp.wrap(module, data=data)
+    alone = nodes(data.x, torch.arange(N) % C, at=[N - 1])
+    for method in (gp.EAP(), gp.EAP(ablation="zero"), gp.EdgePruning(edges=5, steps=2)):
+        with pytest.raises(gp.InputError, match="a node that no edge leads to"):
+            method.prune(model, alone) if hasattr(method, "prune") else method.score(model, alone)
+    both = nodes(data.x, torch.arange(N) % C, at=[N - 1, 0])
+    reaching = data.edge_index[1] == 0
+    assert (gp.EAP(ablation="zero").score(model, both).values[reaching] != 0).all()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -297,6 +297,23 @@ class OneKind(Source):
     def laid(self, layout: Layout) -> OneKind:
         """See the base class."""
         return replace(self, layout=layout)
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Attributes whose numbers move along from copy to copy because of their names."""
+        return tuple(
+            name
+            for name, one in self.attributes.items()
+            if one.shift is not None and not name.endswith("batch")
+        )
+
+    def staying(self, names: Collection[str]) -> OneKind:
+        """The source with numbers in attributes ``names`` that stay from copy to copy."""
+        made = {
+            name: replace(one, shift=None) if name in names else one
+            for name, one in self.attributes.items()
+        }
+        return replace(self, attributes=made)
 
     def graph(self) -> ComputationalGraph:
         """Nodes named by number."""

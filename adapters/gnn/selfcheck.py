@@ -199,8 +199,7 @@ def _apart(
 ) -> Source:
     """The source with a layout in which copies do not feed each other."""
     because = ""
-    for layout in _layouts(source):
-        laid = source.laid(layout)
+    for laid in _ways(source):
         try:
             far = _feed(module, laid, plan, answers, own, bool(merged))
             if far is None:
@@ -215,6 +214,19 @@ def _apart(
         "edge between them (a norm, a pooling or attention over all nodes?); give such layers the "
         f"batch vector, forward(x, edge_index, batch){because}"
     )
+
+
+def _ways(source: Source) -> Iterator[Source]:
+    """PyG's way first: names with "index" hold numbers of nodes, which move with the copies.
+
+    By any other name they may be ids, rows of a table of embeddings say, and stay.
+    """
+    moving = source.moving if isinstance(source, OneKind) else ()
+    sets = product((True, False), repeat=len(moving)) if len(moving) < 4 else [(True,) * 4]
+    for moves in sets:
+        stay = [name for name, move in zip(moving, moves, strict=False) if not move]
+        some = source.staying(stay) if isinstance(source, OneKind) else source
+        yield from (some.laid(layout) for layout in _layouts(source))
 
 
 def _layouts(source: Source) -> Iterator[Layout]:
