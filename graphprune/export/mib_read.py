@@ -194,8 +194,8 @@ def read_mib_pt(path: str | os.PathLike[str], layout: FieldLayout) -> MIBFile:
         if key.startswith("neurons"):
             shape = [*rows, found["cfg"].get("d_model", 0)]
         if not isinstance(value, Tensor) or list(value.shape) != shape:
-            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise FormatError(f"{path}: {key} should be a tensor {shape}, got {got}")
+            came = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise FormatError(f"{path}: {key} should be a tensor {shape}, got {came}")
         require_stored(value, f"{path}: {key}")
         truth = key.endswith("in_graph")
         out[key] = value.detach().to(torch.bool if truth else torch.float32).numpy()
