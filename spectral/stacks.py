@@ -62,7 +62,7 @@ class Stacks:
 
     def _values(self, alive: BoolArray) -> tuple[FloatArray, BoolArray]:
         matrices = self._matrices(alive)
-        values = np.linalg.eigvals(matrices)
+        values = np.linalg.eigvals(matrices).astype(np.complex128)
         if self.measure.name == "gap":
             return self.measure.values(values), np.zeros(len(alive), dtype=bool)
         norm = np.linalg.norm(matrices, axis=(1, 2))[:, None]

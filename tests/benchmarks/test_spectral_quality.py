@@ -110,9 +110,11 @@ def annealing(loss, removed, seconds, seed=1):
 
 
 def goals():
-    for goal, kind in itertools.product(("damp", "preserve", "gap"), KINDS):
-        if goal != "gap" or kind in ("out", "in", "rw"):
-            yield goal, kind
+    return [
+        (goal, kind)
+        for goal, kind in itertools.product(("damp", "preserve", "gap"), KINDS)
+        if goal != "gap" or kind in ("out", "in", "rw")
+    ]
 
 
 @pytest.mark.parametrize(("goal", "kind"), goals())
