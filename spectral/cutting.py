@@ -77,10 +77,10 @@ def prune(
         density: what is kept: an int counts edges, a float is a fraction of all.
         mode: ``"global"``: re-solved chunks, first-order short-lists, feedback arcs and exchange,
             verified exactly; up to 64 nodes also all sets of edges, where they are at most 1e5
-            (the optimum), or exact greedy, draws and annealing.
-            ``"local"``: the closed form of each node's star (damping only). ``"paper"``: the published rule with its defect, and a warning (kinds ``count`` and
-            ``both``). The last two stop where they find nothing more to cut and may leave more
-            edges than asked for.
+            (the optimum), or exact greedy, draws and annealing. ``"local"``: the closed form of
+            each node's star (damping only). ``"paper"``: the published rule with its defect, and a
+            warning (kinds ``count`` and ``both``). The last two stop where they find nothing more
+            to cut and may leave more edges than asked for.
         measure: ``"sum"`` or ``"max"`` of ``|Im lambda|``; ``None``: the sum (for ``goal="gap"``
             the gap).
         feedback, feedback_weight: edges that close the graph for the spectrum only, see
