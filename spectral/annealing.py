@@ -1,10 +1,10 @@
 """Annealing of small graphs: edges swapped at random, worse sets taken ever more rarely.
 
 Exchange looks one swap ahead, and the goals' measures have many minima; annealing crosses more of
-them, where a trial is cheap. Half of its moves are of a node: all its edges in (or out) go, and as
-many come back, another node's first. One swap after the other hardly gets there: the gap, say, is
-often widest where some nodes lie on no cycle, and is narrow on the way. Several moves of one set
-are tried at once, and the first that is taken counts: the chain is that of one after the other.
+them, where a trial is cheap. Some moves are of a node: all its edges in (or out) go, and as many
+come back, another node's first. One swap after the other hardly gets there: the gap, say, is often
+widest where some nodes lie on no cycle, and is narrow on the way. Several moves of one set are
+tried at once, and the first that is taken counts: the chain is that of one after the other.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def annealed(
     *,
     work: float,
     heat: float,
+    by_node: float,
     scale: float,
 ) -> BoolArray:
     """``[E]`` bool: the best set of as many edges that one cooling from ``alive`` saw.
@@ -35,11 +36,14 @@ def annealed(
     Args:
         free: ``[f]``, numbers of edges that may go or come: some of either.
         heat: the first temperature, in typical changes of the loss by a move.
+        by_node: the share of moves that are of a node.
         scale: of the losses.
     """
-    loss, *others = trials.losses(
-        np.concatenate([alive[None], _moved(trials, alive, free, generator, 4 * AT_ONCE)])
-    ).tolist()
+
+    def moved(count: int) -> BoolArray:
+        return _moved(trials, alive, free, generator, count, by_node)
+
+    loss, *others = trials.losses(np.concatenate([alive[None], moved(4 * AT_ONCE)])).tolist()
     changes = np.abs(np.array(others) - loss)
     changes = changes[changes > 1e-11 * scale]
     warm = heat * (float(np.median(changes)) if len(changes) else 1e-3 * scale)
@@ -47,7 +51,7 @@ def annealed(
     begun, limit = trials.spent, trials.spent + work
     while trials.spent < limit and not trials.none_better(least, scale):
         temperature = warm * COOLEST ** ((trials.spent - begun) / work)
-        sets = _moved(trials, alive, free, generator, AT_ONCE)
+        sets = moved(AT_ONCE)
         losses = trials.losses(sets)
         bound = loss - temperature * np.log1p(-generator.random(AT_ONCE))
         taken = np.flatnonzero(losses <= bound)
@@ -59,16 +63,21 @@ def annealed(
 
 
 def _moved(
-    trials: Trials, alive: BoolArray, free: IntArray, generator: np.random.Generator, count: int
+    trials: Trials,
+    alive: BoolArray,
+    free: IntArray,
+    generator: np.random.Generator,
+    count: int,
+    by_node: float,
 ) -> BoolArray:
     """``[count, E]``: sets one move away from ``alive``."""
     going, coming = free[alive[free]], free[~alive[free]]
     sets = np.repeat(alive[None], count, axis=0)
-    whole = generator.random(count) < 0.5
+    whole = generator.random(count) < by_node
     firsts = going[generator.integers(len(going), size=count)]
     seconds = coming[generator.integers(len(coming), size=count)]
-    for moved, by_node, first, second in zip(sets, whole, firsts, seconds, strict=True):
-        if not by_node:
+    for moved, all_of_it, first, second in zip(sets, whole, firsts, seconds, strict=True):
+        if not all_of_it:
             moved[first], moved[second] = False, True
             continue
         ends = (trials.given.sources, trials.given.targets)[generator.integers(2)]

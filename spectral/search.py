@@ -46,7 +46,7 @@ __all__ = ["Search", "automatic_chunk"]
 SETS = 100_000  # of edges: as many are all tried
 DRAWS = 50
 HELD = 1e-5  # of the measure that is preserved: nearer need no annealing come
-COOLINGS, ANNEALING = 6, 2.0  # how often, and how much work in all, by that of a phase
+COOLINGS, ANNEALING = 6, 3.0  # how often, and how much work in all, by that of a phase
 
 
 def automatic_chunk(removals: int, sizes: IntArray) -> int:
@@ -146,7 +146,9 @@ class Search:
             yield "greedy", greedy(self.trials, before, self._locked, kept, scale)
         if other is not None:
             yield "cycles cut", other
-        if DRAWS * one <= work / 2:
+        # Rounds are better than any draw, except where the gap closed on them.
+        few = self.trials.stacks is not None or self.goal == "gap"
+        if few and DRAWS * one <= work / 2:
             best = drawn(self.trials, before, free, total, scale, DRAWS)
             if self._loss(self.trials.value(best)) < self._loss(self.value):
                 yield "draws", best
@@ -172,6 +174,8 @@ class Search:
                 generator,
                 work=ANNEALING * work / COOLINGS,
                 heat=(1.0, 0.3)[number % 2],
+                # What turns least hardly depends on whole nodes; the gap does.
+                by_node=0.0 if self.goal == "damp" else 0.5,
                 scale=self._scale(),
             )
             self._exchange(found, "annealed", before, work / COOLINGS)

@@ -187,9 +187,12 @@ def test_threads_and_kernels_decide_nothing():
         "n = np.arange(36); t = np.concatenate([[n, n // 6 * 6 + (n + 1) % 6],"
         " [n, (n + 6) % 36]], axis=1);"
         "a = spectral.leading((i, 40), None, 'out', count=4, dense_limit=9);"
-        "b = spectral.prune((t, 36), None, 'out', goal='preserve', density=66).kept.numpy();"
+        "b = spectral.prune((t, 36), None, 'out', goal='preserve', density=66, effort=0.02);"
+        "b = b.kept.numpy();"
+        "d = spectral.prune((i, 40), None, 'out', goal='gap', density=130, effort=0.02).kept;"
         "c = spectral.sensitivity((t, 36), None, 'out', measure='max').numpy();"
-        "print(np.round(a, 8).tolist(), np.flatnonzero(~b).tolist(), np.round(c, 8).tolist())"
+        "print(np.round(a, 8).tolist(), np.flatnonzero(~b).tolist(),"
+        "np.flatnonzero(~d.numpy()).tolist(), np.round(c, 8).tolist())"
     )
     answers = set()
     for setting in ({}, {"OPENBLAS_CORETYPE": "Haswell"}, {"OMP_NUM_THREADS": "2"}):
