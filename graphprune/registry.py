@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.gradient_mode import ordinary_tensors
@@ -90,7 +91,11 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
 
 
 def _require_ordinary_weights(module: nn.Module) -> None:
-    made = [name for name, value in module.named_parameters() if value.is_inference()]
+    made = [
+        name
+        for name, value in module.named_parameters()
+        if not is_lazy(value) and value.is_inference()
+    ]
     if made:
         raise InputError(
             f"{len(made)} weights of {type(module).__name__}, such as {made[0]}, were made in "

@@ -146,7 +146,7 @@ def test_refusals(tmp_path):
     with pytest.raises(gp.InputError, match=r"\[batch, positions\], got 1 dimensions"):
         model.pruned(mask, Ablation("zero")).module(torch.zeros(3, dtype=torch.int64))
     (tmp_path / "file").write_text("")
-    with pytest.raises(gp.InputError, match="cannot write a model"):
+    with pytest.raises(gp.InputError, match="cannot write"):
         circuit.export_model(tmp_path / "file" / "out", repeats=1)
     (tmp_path / "file").unlink()
     with pytest.raises(gp.InputError, match="unknown ablation 'sum'"):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import graphprune as gp
 from graphprune.errors import InputError
 from graphprune.plots import plot_curves
 
@@ -33,7 +34,7 @@ def test_a_failed_figure_leaves_the_old_one(tmp_path, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", half)
     path = tmp_path / "c.png"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(gp.InputError, match="disk full"):
         plot_curves([CURVE], path=path)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
 

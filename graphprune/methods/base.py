@@ -65,13 +65,13 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike | No
     """
     if isinstance(ablation, Ablation):
         return ablation
-    require_task(task)
     ablation = DEFAULT_ABLATION if ablation is None else ablation
     if ablation == "optimal":
         raise InputError(
             "ablation='optimal' names constants that are still to be learned: a mask optimiser "
             "does that, gp.EdgePruning(ablation='optimal'); elsewhere give the Ablation it learned"
         )
+    require_task(task)
     if not isinstance(ablation, str) or ablation not in _NAMES:
         raise InputError(f"unknown ablation {ablation!r}; known: {', '.join(_NAMES)}")
     if ablation.startswith("mean"):

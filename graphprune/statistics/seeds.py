@@ -24,7 +24,7 @@ def reseeded(method: Any, seed: int) -> Any | None:
     Example:
         >>> import graphprune as gp
         >>> reseeded(gp.Random(seed=1), 7), reseeded(gp.EAP(), 7)
-        (Random(ablation='counterfactual', batch_size=None, seed=7), None)
+        (Random(ablation=None, batch_size=None, seed=7), None)
     """
     if not dataclasses.is_dataclass(method) or isinstance(method, type):
         function: Any = method
