@@ -88,7 +88,7 @@ def prune(
         chunk, shortlist: edges a round and candidates verified; ``None``: by size.
         effort: work beyond the rounds (0: rounds alone), a factor; more for better answers. At 1
             a graph of 12 to 24 nodes takes 5 to 10 s of one core where annealing is needed; 1e5
-            sets of edges take 3 s at 10 nodes and about 80 s at 64.
+            sets of edges take about 3 s at 10 nodes and 80 s at 64 (extrapolated).
         dense_limit, modes: nodes of a component up to which all its eigenvalues are computed, and
             how many pairs are followed above.
 
