@@ -22,6 +22,7 @@ import torch
 from small_models import random_gpt2, small_tokenizer
 
 import graphprune as gp
+from graphprune.capabilities import PlacedMessages, require
 from graphprune.conformance import check_method
 
 
@@ -35,10 +36,13 @@ class MessageChange(gp.Scorer):
     power: float = 1.0
 
     def score(self, model: gp.MaskedModel, task: gp.Task) -> gp.EdgeScores:
+        inside = require(model, PlacedMessages, self.label)
         total = torch.zeros(model.graph.num_edges, dtype=torch.float64)
         for batch in task.batches(self.batch_size):
             swapped = replace(batch, clean=batch.corrupt, corrupt=batch.clean)
-            for clean, corrupt in zip(model.messages(batch), model.messages(swapped), strict=True):
+            for clean, corrupt in zip(
+                inside.messages(batch), inside.messages(swapped), strict=True
+            ):
                 change = ((clean.values - corrupt.values).abs().sum(-1) * clean.weight).sum(-1)
                 change = change.double() ** self.power
                 share = change / change.sum(0, keepdim=True).clamp(min=1e-30)

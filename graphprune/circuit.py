@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphprune.capabilities import identity_of
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
@@ -121,7 +122,7 @@ class Circuit:
         provenance: dict[str, Any] = {}
         if model is not None:
             require_same_graph(model.graph, mask.graph, "the model and the circuit's mask")
-            provenance["model"] = model.provenance()
+            provenance["model"] = identity_of(model)
         if task is not None:
             provenance["task"] = {
                 "name": task.name,

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
+from graphprune.capabilities import CompiledCircuits
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
-from graphprune.model import MaskedModel
+from graphprune.model import MaskedModel, Reference
 from graphprune.task import Task
 
 __all__ = ["CompiledCircuit"]
@@ -42,7 +43,7 @@ class CompiledCircuit:
         numbers: list[int] = []
         for batch in task.batches(batch_size):
             reference = model.reference(batch, self._ablation)
-            self._runs.append(model.compiled(batch, mask, reference))
+            self._runs.append(_compiled(model, batch, mask, reference))
             numbers += batch.indices
         order = range(len(task)) if task.order is None else task.order
         place = {number: at for at, number in enumerate(order)}
@@ -72,10 +73,19 @@ class CompiledCircuit:
             return outputs if self._order is None else outputs[self._order.to(outputs.device)]
         batch = Batch(_inputs(clean), None if corrupt is None else _inputs(corrupt), _size(clean))
         reference = self.model.reference(batch, self._ablation)
-        return self.model.compiled(batch, self.mask, reference)()
+        return _compiled(self.model, batch, self.mask, reference)()
 
     def __repr__(self) -> str:
         return f"CompiledCircuit({self.mask!r})"
+
+
+def _compiled(
+    model: MaskedModel, batch: Batch, mask: EdgeMask, reference: Reference
+) -> Callable[[], Tensor]:
+    """The model's own run of the circuit's nodes alone, else the masked run."""
+    if isinstance(model, CompiledCircuits):
+        return model.compiled(batch, mask, reference)
+    return lambda: model.run(batch, mask, reference)
 
 
 def _inputs(given: Any) -> Any:

@@ -22,8 +22,21 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
+from graphprune.capabilities import (
+    CompiledCircuits,
+    EdgeGradients,
+    IncrementalTrials,
+    LearnedConstants,
+    MeanMessages,
+    PlacedMessages,
+    UserModule,
+    WiderCopy,
+    module_of,
+)
 from graphprune.errors import GraphMismatchError, GraphPruneError
 from graphprune.graph import ComputationalGraph
+from graphprune.greedy.order import edge_order
+from graphprune.greedy.trials import FullTrials
 from graphprune.mask import EdgeMask
 from graphprune.methods.base import Method, Pruner, Scorer
 from graphprune.model import Ablation, MaskedModel
@@ -159,7 +172,7 @@ def gradient_is_finite_difference(model: MaskedModel, task: Task) -> None:
         _close(got, torch.tensor((ahead - behind) / (2 * step)), "mask gradient", rtol=3e-2)
 
 
-def attribution_is_the_mask_gradient(model: MaskedModel, task: Task) -> None:
+def attribution_is_the_mask_gradient(model: Any, task: Task) -> None:
     """``edge_gradients`` at the clean model is the mask's gradient at 1; node sums follow."""
     batch = _batch(task)
     reference = model.reference(batch)
@@ -173,7 +186,7 @@ def attribution_is_the_mask_gradient(model: MaskedModel, task: Task) -> None:
     _close(found.node, sums, "node gradients against sums over the node's edges", rtol=1e-2)
 
 
-def constants_pass_no_gradient_on(model: MaskedModel, task: Task) -> None:
+def constants_pass_no_gradient_on(model: Any, task: Task) -> None:
     """With every sender a constant only edges into the graph's outputs have a gradient.
 
     Its gate then decides alone what a node sends: at 1 the clean message, so outputs are the full
@@ -198,7 +211,62 @@ def constants_pass_no_gradient_on(model: MaskedModel, task: Task) -> None:
         raise ConformanceError("edge_gradients: a gradient passed through a constant node")
 
 
-def messages_cover_every_edge_once(model: MaskedModel, task: Task) -> None:
+def constants_begin_as_they_should(model: Any, task: Task) -> None:
+    """Learned constants that begin at zero run as zero ablation does, and have a gradient."""
+    batch = _batch(task)
+    mask = _mask(model, 9)
+    learned = model.learned_ablation(Ablation("zero"))
+    got = model.run(batch, mask, model.reference(batch, learned))
+    _close(got.detach(), model.run(batch, mask, model.reference(batch, Ablation("zero"))),
+           "constants that begin at zero")  # fmt: skip
+    slopes = torch.autograd.grad(got.sum(), learned.parameters)
+    if not any(bool((slope != 0).any()) for slope in slopes):
+        raise ConformanceError("learned_ablation: outputs have no gradient by the constants")
+
+
+def trials_are_whole_runs(model: Any, task: Task) -> None:
+    """Trials give the outputs of the masked runs that they stand for, as edges are cut."""
+    batch = _batch(task)
+    reference = model.reference(batch)
+    order = edge_order(model.graph, "reverse_topological")
+    kept = torch.ones(model.graph.num_edges, dtype=torch.bool)
+    with torch.no_grad():
+        trials = model.trials(batch, kept, reference, order)
+        whole = FullTrials(model, batch, kept, reference)
+        for edge in order[: min(6, len(order))]:
+            one, cut = edge[None], torch.ones(1, 1, dtype=torch.bool)
+            _close(trials.without(one, cut), whole.without(one, cut), "a trial against a whole run")
+            trials.cut(0)
+            whole.cut(0)
+            _close(trials.outputs(), whole.outputs(), "the circuit after a cut")
+
+
+def compiled_circuits_are_masked_runs(model: Any, task: Task) -> None:
+    """A compiled circuit gives the masked run's outputs, again at each call."""
+    batch = _batch(task)
+    reference = model.reference(batch)
+    mask = EdgeMask(model.graph, (_mask(model, 11) < 0.3).float())
+    run = model.compiled(batch, mask, reference)
+    want = model.run(batch, mask, reference)
+    for call in ("first", "second"):
+        _close(run(), want, f"the {call} call of a compiled circuit")
+
+
+def a_wider_copy_is_the_model(model: Any, task: Task) -> None:
+    """The float64 copy has the same graph, and outputs that rounding alone tells apart."""
+    wide = model.widened()
+    if wide is None:
+        return
+    if wide.graph != model.graph:
+        raise ConformanceError("widened: the copy has another graph")
+    batch, mask = _batch(task), _mask(model, 12)
+    got = wide.run(batch, mask)
+    if got.dtype != torch.float64:
+        raise ConformanceError(f"widened: outputs are {got.dtype}, expected torch.float64")
+    _close(model.run(batch, mask), got, "the model against its float64 copy")
+
+
+def messages_cover_every_edge_once(model: Any, task: Task) -> None:
     """``messages`` names each edge exactly once, with finite values."""
     seen = torch.zeros(model.graph.num_edges, dtype=torch.int64)
     for place in model.messages(_batch(task)):
@@ -209,14 +277,14 @@ def messages_cover_every_edge_once(model: MaskedModel, task: Task) -> None:
         raise ConformanceError(f"messages: {int((seen != 1).sum())} edges are not named just once")
 
 
-def groups_cover_every_sender(model: MaskedModel, task: Task) -> None:
+def groups_cover_every_sender(model: Any, task: Task) -> None:
     """``source_groups`` holds every sending node exactly once."""
     members = sorted(n for group in model.source_groups() for n in group)
     if members != torch.unique(model.graph.edge_index[0]).tolist():
         raise ConformanceError("source_groups: not every sender stands in exactly one group")
 
 
-def mean_ablation_is_between(model: MaskedModel, task: Task) -> None:
+def mean_ablation_is_between(model: Any, task: Task) -> None:
     """Zero and mean ablation run, and mean ablation over one repeated input is that input."""
     batch = _batch(task.take(1))
     if batch.corrupt is None:
@@ -249,20 +317,21 @@ def foreign_masks_are_refused(model: MaskedModel, task: Task) -> None:
     raise ConformanceError("run: a mask of another graph was not refused")
 
 
-def module_is_unchanged(model: MaskedModel, task: Task) -> None:
+def module_is_unchanged(model: Any, task: Task) -> None:
     """Weights, gradients, flags, modes, hooks and submodules are as before, after errors too."""
     before = _state(model.module)
     batch = _batch(task)
     mask = _mask(model, 7).requires_grad_(True)
     model.run(batch, mask).sum().backward()
-    full = model.reference(batch).full
-    model.edge_gradients(batch, _objective(task, batch, full))
 
     def fails(outputs: Tensor) -> Tensor:
         raise ZeroDivisionError
 
-    with contextlib.suppress(ZeroDivisionError):
-        model.edge_gradients(batch, fails)
+    full = model.reference(batch).full
+    if isinstance(model, EdgeGradients):
+        model.edge_gradients(batch, _objective(task, batch, full))
+        with contextlib.suppress(ZeroDivisionError):
+            model.edge_gradients(batch, fails)
     after = _state(model.module)
     for name, value in before.items():
         if not _same(value, after[name]):
@@ -289,7 +358,7 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-_ADAPTER_CHECKS: tuple[AdapterCheck, ...] = (
+_CONTRACT_CHECKS: tuple[AdapterCheck, ...] = (
     graph_is_stable,
     ends_are_the_references,
     full_is_the_users_module,
@@ -297,15 +366,22 @@ _ADAPTER_CHECKS: tuple[AdapterCheck, ...] = (
     examples_have_their_own_masks,
     examples_do_not_mix,
     gradient_is_finite_difference,
-    attribution_is_the_mask_gradient,
-    constants_pass_no_gradient_on,
-    messages_cover_every_edge_once,
-    groups_cover_every_sender,
-    mean_ablation_is_between,
     dead_ends_change_nothing,
     foreign_masks_are_refused,
-    module_is_unchanged,
 )
+
+_CAPABILITY_CHECKS: dict[AdapterCheck, type[Any]] = {
+    attribution_is_the_mask_gradient: EdgeGradients,
+    constants_pass_no_gradient_on: EdgeGradients,
+    groups_cover_every_sender: EdgeGradients,
+    messages_cover_every_edge_once: PlacedMessages,
+    mean_ablation_is_between: MeanMessages,
+    constants_begin_as_they_should: LearnedConstants,
+    trials_are_whole_runs: IncrementalTrials,
+    compiled_circuits_are_masked_runs: CompiledCircuits,
+    a_wider_copy_is_the_model: WiderCopy,
+    module_is_unchanged: UserModule,
+}
 
 
 # -------------------------------------------------------------------- methods
@@ -340,9 +416,12 @@ def result_is_reproducible(method: Method, model: MaskedModel, task: Task) -> No
 
 def method_leaves_the_module_alone(method: Method, model: MaskedModel, task: Task) -> None:
     """The user's module is as before."""
-    before = _state(model.module)
+    module = module_of(model)
+    if module is None:
+        return
+    before = _state(module)
     _run(method, model, task)
-    after = _state(model.module)
+    after = _state(module)
     for name, value in before.items():
         if not _same(value, after[name]):
             raise ConformanceError(f"the user's module changed: {name}")
@@ -391,9 +470,13 @@ _METHOD_CHECKS: tuple[MethodCheck, ...] = (
 # -------------------------------------------------------------------- running them
 
 
-def adapter_checks() -> tuple[AdapterCheck, ...]:
-    """The checks of an adapter, each ``check(model, task)``; for ``pytest.mark.parametrize``."""
-    return _ADAPTER_CHECKS
+def adapter_checks(model: MaskedModel | None = None) -> tuple[AdapterCheck, ...]:
+    """The checks of an adapter, each ``check(model, task)``; for ``pytest.mark.parametrize``.
+
+    Without a model those of the contract alone; with one also those of its capabilities.
+    """
+    claimed = tuple(c for c, kind in _CAPABILITY_CHECKS.items() if isinstance(model, kind))
+    return _CONTRACT_CHECKS + claimed
 
 
 def method_checks() -> tuple[MethodCheck, ...]:
@@ -429,8 +512,17 @@ def _all(
 def check_adapter(
     model: MaskedModel, task: Task, *, expected_failures: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Runs every check of an adapter; gives ``{check: "passed"}`` or raises with all failures."""
-    return _all(_ADAPTER_CHECKS, (model, task), expected_failures or {})
+    """Runs the checks of the contract and of each capability that the model has.
+
+    Gives ``{check: "passed"}``, ``"no <capability>"`` for those of capabilities that it lacks, or
+    raises with all failures.
+    """
+    found = _all(adapter_checks(model), (model, task), expected_failures or {})
+    return found | {
+        check.__name__: f"no {kind.__name__}"
+        for check, kind in _CAPABILITY_CHECKS.items()
+        if check.__name__ not in found
+    }
 
 
 def check_method(

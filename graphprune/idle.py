@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
+from graphprune.capabilities import MeanMessages, require
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
 
@@ -124,9 +125,11 @@ class Idle:
         if kind == now.kind:
             return False
         try:
-            other = Ablation(kind) if kind != "mean" else self._model.mean_ablation([batch])
+            other = Ablation(kind)
+            if kind == "mean":
+                other = require(self._model, MeanMessages, "mean ablation").mean_ablation([batch])
             return not changes_nothing(self._model, batch, self._model.reference(batch, other))
-        except (GraphPruneError, NotImplementedError):
+        except GraphPruneError:
             return False  # this adapter has no such ablation
 
 

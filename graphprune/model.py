@@ -1,4 +1,4 @@
-"""What an adapter gives: a model whose edges can be masked.
+"""The contract: a model whose edges can be masked.
 
 What a reader v reads is ``sum_e m_e * y_e + (1 - m_e) * y~_e`` over its incoming edges plus what
 cannot be masked. ``y_e`` is the message in the masked run, ``y~_e`` its ablation value.
@@ -7,7 +7,7 @@ cannot be masked. ``y_e`` is the message in the masked run, ``y~_e`` its ablatio
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,13 +15,10 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
-from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.errors import InputError
 from graphprune.gradient_mode import decorate, ordinary_tensors, with_gradients
 from graphprune.graph import ComputationalGraph
-from graphprune.greedy.trials import FullTrials, Trials
 from graphprune.mask import EdgeMask, require_same_graph
-from graphprune.precision import Lowered, PrecisionPolicy
-from graphprune.pruned import Pruned
 
 __all__ = [
     "Ablation",
@@ -31,15 +28,14 @@ __all__ = [
     "Messages",
     "Objective",
     "Reference",
-    "Rule",
     "as_constant",
+    "each_mask",
     "mask_values",
     "require_same_batch",
 ]
 
 AblationKind = Literal["counterfactual", "zero", "mean", "optimal", "delete"]
 Objective = Callable[[Tensor], Tensor]
-Rule = Literal["gradient", "relp", "relp-frozen"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,30 +71,44 @@ class Ablation:
         return f"Ablation({self.name!r})"
 
 
-class Reference(ABC):
-    """The clean and the ablated values of one batch, computed once and shared by many runs."""
+class Reference:
+    """The clean and the ablated values of one batch, computed once and shared by many runs.
+
+    An adapter puts what its runs share into a class of its own, or gives this one.
+
+    Args:
+        batch: the examples.
+        ablation: what stands in for ablated messages.
+        full: outputs of the unmasked model, ``[B, V]`` or ``[B, P, V]``.
+        ablated: outputs with every edge ablated, shaped as ``full``.
+    """
 
     batch: Batch
     ablation: Ablation
+
+    def __init__(self, batch: Batch, ablation: Ablation, full: Tensor, ablated: Tensor) -> None:
+        self.batch, self.ablation = batch, ablation
+        self._ends = full, ablated
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         decorate(cls, ("full", "ablated"), ordinary_tensors)  # they may be computed when first read
 
     @property
-    @abstractmethod
     def nbytes(self) -> int:
         """Memory the reference holds, or will hold once everything in it was asked for."""
+        held = [*self._ends, *(v for v in vars(self).values() if isinstance(v, Tensor))]
+        return sum(value.numel() * value.element_size() for value in held)
 
     @property
-    @abstractmethod
     def full(self) -> Tensor:
         """Outputs of the unmasked model, ``[B, V]`` or ``[B, P, V]``."""
+        return self._ends[0]
 
     @property
-    @abstractmethod
     def ablated(self) -> Tensor:
         """Outputs with every edge ablated, shaped as ``full``."""
+        return self._ends[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +139,8 @@ class Messages:
     weight: Tensor
 
 
-_COMPUTING = (  # what of a model makes or keeps tensors
+# What of a model, its capabilities included, makes or keeps tensors.
+_COMPUTING = (
     "__init__",
     "reference",
     "run",
@@ -146,31 +157,48 @@ _COMPUTING = (  # what of a model makes or keeps tensors
 
 
 class MaskedModel(ABC):
-    """A model on whose computational graph edges can be masked.
+    """A model on whose computational graph edges can be masked: a graph, references, runs.
+
+    These three are all that attribution by mask gradients, exact patching, mask optimisers, ACDC,
+    evaluation, statistics and export ask for. What more a model can do is a capability, see
+    :mod:`graphprune.capabilities`.
 
     An adapter wraps the user's own module and leaves it unchanged after every call. Whatever it
     computes can be differentiated later, in ``torch.inference_mode`` too: its functions leave that
-    mode, and ``edge_gradients`` takes gradients where they are switched off.
+    mode, and those that take gradients switch them on.
+
+    Example:
+        A chain of two units that read sums of numbers, with zeros for ablated messages.
+
+        >>> class Chain(MaskedModel):
+        ...     graph = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("a", "c")])
+        ...
+        ...     def reference(self, batch, ablation=None):
+        ...         full = self._outputs(batch, torch.ones(3))
+        ...         return Reference(batch, Ablation("zero"), full, 0 * full)
+        ...
+        ...     def run(self, batch, mask, reference=None):
+        ...         one = lambda m: self._outputs(batch, m)
+        ...         return each_mask(self.graph, mask, one, batch.size)
+        ...
+        ...     def _outputs(self, batch, mask):  # [E] or [B, E]
+        ...         ab, bc, ac = mask.unbind(-1)
+        ...         a = batch.clean
+        ...         return (bc * torch.tanh(ab * a) + ac * a)[:, None]
+        >>> batch = Batch(torch.tensor([1.0, 2.0]), None, 2)
+        >>> Chain().run(batch, torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).tolist()
+        [[[0.761...], [0.964...]], [[1.0], [2.0]]]
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         decorate(cls, _COMPUTING, ordinary_tensors)
-        decorate(cls, ("edge_gradients",), with_gradients)
+        decorate(cls, ("edge_gradients", "relevance_gradients"), with_gradients)
 
     @property
     @abstractmethod
     def graph(self) -> ComputationalGraph:
         """The graph whose edges can be masked."""
-
-    @property
-    @abstractmethod
-    def module(self) -> torch.nn.Module:
-        """The user's own module."""
-
-    @abstractmethod
-    def provenance(self) -> dict[str, Any]:
-        """Plain values that identify the model: ``model``, ``architecture``, ``weights`` (hash)."""
 
     @abstractmethod
     def reference(self, batch: Batch, ablation: Ablation | None = None) -> Reference:
@@ -185,123 +213,33 @@ class MaskedModel(ABC):
         ``mask`` is an :class:`EdgeMask`, ``[E]``, a stack ``[K, E]`` of candidates, or
         ``[K, B, E]``: candidates for each of the batch's B examples. A stack gives outputs with a
         leading axis of ``K``; example b of candidate k ran under ``mask[k, b]``. Also
-        differentiable in the parameters of a learned ablation.
+        differentiable in the parameters of a learned ablation. :func:`each_mask` does this for
+        adapters that compute one mask at a time.
         """
 
-    @abstractmethod
-    def edge_gradients(
-        self,
-        batch: Batch,
-        objective: Objective,
-        reference: Reference | None = None,
-        *,
-        gates: Tensor | None = None,
-        weights: Tensor | None = None,
-        by_position: bool = False,
-        neurons: bool = False,
-        rule: Rule = "gradient",
-        constant: Tensor | None = None,
-    ) -> Gradients:
-        """``Delta_e * d objective / d (what the reader reads)``, summed over examples.
 
-        ``Delta_e`` is the clean minus the ablated message. Each row of ``gates [K, N]`` is a point
-        at which the gradient is taken: node n sends ``gate * y_n + (1 - gate) * y~_n`` to all its
-        readers. ``None`` is the clean model. Points are weighted by ``weights [K]`` (``None``:
-        equally, summing to 1). At the
-        clean model the result is the derivative with respect to the mask.
-        ``objective`` maps outputs to ``[B]``. ``rule="relp"`` replaces the gradient by
-        layer-wise relevance propagation, ``"relp-frozen"`` with attention patterns as constants.
-        ``constant [K, N]`` bool marks nodes whose gated message is put in as a constant, with
-        ``y_n`` of the clean run: no gradient passes through such a node to what it read.
-        """
+def each_mask(
+    graph: ComputationalGraph,
+    mask: EdgeMask | Tensor,
+    outputs: Callable[[Tensor], Tensor],
+    examples: int,
+) -> Tensor:
+    """What :meth:`MaskedModel.run` gives, from a function of one mask.
 
-    @abstractmethod
-    def messages(self, batch: Batch) -> Iterator[Messages]:
-        """The clean messages, group by group of readers that share one input."""
-
-    @abstractmethod
-    def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:
-        """Mean messages of every node over the batches' corrupted inputs (clean if there are none).
-
-        Padding does not count. ``per_position`` keeps one mean for each position, and needs all
-        inputs to have one length.
-        """
-
-    def learned_ablation(self, start: Ablation) -> Ablation:
-        """An ``optimal`` ablation: constants in place of messages, to be learned.
-
-        ``start`` is a zero or a mean ablation; the constants begin as its values. Its
-        ``parameters`` are float32 leaf tensors (float64 for a float64 model) that require grad.
-        Raises :class:`UnsupportedModelError` where an adapter has none.
-        """
-        raise UnsupportedModelError(
-            f"{type(self).__name__} has no learned ablation constants; use counterfactual, zero "
-            "or mean ablation"
-        )
-
-    def edge_weights(self) -> Tensor | None:
-        """``[E]`` float: each edge's signed weight; ``None`` where edges have none."""
-        return None
-
-    def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> Trials:
-        """Runs of a circuit ``kept [E]`` bool that loses its edges in ``order [E]``, one by one.
-
-        The default makes a whole run for each; an adapter may compute only what a cut changes.
-        """
-        return FullTrials(self, batch, kept, reference)
-
-    def compiled(self, batch: Batch, mask: EdgeMask, reference: Reference) -> Callable[[], Tensor]:
-        """A function that gives the circuit's outputs on the batch, again at each call.
-
-        The default runs the masked model; an adapter may compute the circuit's nodes alone.
-        """
-        return lambda: self.run(batch, mask, reference)
-
-    def pruned(self, mask: EdgeMask, ablation: Ablation, *, logits_to_keep: int = 0) -> Pruned:
-        """The circuit as a module of its own, with copies of the weights it needs and no others.
-
-        ``logits_to_keep``: outputs at how many of the last positions, as Hugging Face's models
-        take it; 0: at all. What only they need is then computed there alone.
-
-        ``ablation`` is one that needs no corrupted prompt; the mask keeps edges or cuts them,
-        nothing between. Raises :class:`InputError` otherwise, :class:`UnsupportedModelError` where
-        an adapter or an architecture has no such module.
-        """
-        raise UnsupportedModelError(
-            f"{type(self).__name__} makes no modules of circuits; run the masked model, or "
-            "circuit.compile(model, task)"
-        )
-
-    def widened(self) -> MaskedModel | None:
-        """The same model in float64, over copies of its weights; ``None`` where there is none."""
-        return None
-
-    def at_precision(self, policy: PrecisionPolicy) -> MaskedModel:
-        """The same model and graph, computed in a policy's precisions; this one stays as it is.
-
-        Weights are rounded as they are now. Masks and scores of the two are interchangeable.
-        Asked of a model that is in low precision already, it starts from the original again; what
-        both policies round alike is shared.
-        Raises :class:`UnsupportedModelError` where an adapter has none, or where the policy refuses
-        emulation and the device lacks a precision.
-        """
-        raise UnsupportedModelError(
-            f"{type(self).__name__} has no precision policies; it computes in the module's own "
-            "dtype alone"
-        )
-
-    @property
-    def lowered(self) -> Lowered | None:
-        """What a precision policy came to; ``None`` for a model that has none."""
-        return None
-
-    @abstractmethod
-    def source_groups(self) -> list[list[int]]:
-        """Nodes that compute side by side from the same input, in order of depth."""
+    Args:
+        graph: the model's; the mask is checked against it.
+        mask: as ``run`` takes it.
+        outputs: gives ``[B, ...]`` of a mask ``[E]``, or ``[B, E]``: one for each example.
+        examples: B.
+    """
+    values = mask_values(graph, mask, examples)
+    if values.ndim == 1:
+        return outputs(values)
+    return torch.stack([outputs(row) for row in values])
 
 
 def as_constant(constant: Tensor | None, gates: Tensor) -> Tensor:
-    """``[K, N]`` bool: the ``constant`` of :meth:`MaskedModel.edge_gradients`, checked."""
+    """``[K, N]`` bool: the ``constant`` of ``edge_gradients``, checked."""
     if constant is None:
         return torch.zeros(gates.shape, dtype=torch.bool)
     if constant.shape != gates.shape or constant.dtype != torch.bool:

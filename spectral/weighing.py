@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from graphprune.capabilities import PlacedMessages, WeightedEdges, require
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.methods import EAP
 from graphprune.methods.base import AblationLike
@@ -40,9 +41,10 @@ def edge_weights(
                 f"edge_weights: expected {model.graph.num_edges} numbers, got {list(values.shape)}"
             )
         return values
-    own = model.edge_weights() if how in ("auto", "module") else None
-    if own is not None:
-        return own.detach().double().cpu()
+    if how in ("auto", "module") and isinstance(model, WeightedEdges):
+        own = model.edge_weights()
+        if own is not None:
+            return own.detach().double().cpu()
     if how == "module":
         raise UnsupportedModelError(
             "edge_weights='module' needs a model whose edges have weights of their own, and those "
@@ -61,11 +63,12 @@ def edge_weights(
 @torch.no_grad()
 def message_norms(model: MaskedModel, task: Task) -> Tensor:
     """``[E]`` float64: the norm of each edge's clean message, averaged over real positions."""
+    inside = require(model, PlacedMessages, "edge_weights='message_norm'")
     total = torch.zeros(model.graph.num_edges, dtype=torch.float64)
     count = 0.0
     for batch in track(task.batches(), "message norms", task.num_batches()):
         seen = 0.0
-        for group in model.messages(batch):
+        for group in inside.messages(batch):
             weight = group.weight.double()
             norms = group.values.double().norm(dim=-1)
             mean = (norms * weight).flatten(1).sum(1).cpu()

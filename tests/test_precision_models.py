@@ -195,8 +195,8 @@ def test_paths_for_rounding_are_exact_where_nothing_is_rounded(monkeypatch, fami
         full = low.reference(batch).full
         torch.testing.assert_close(full, model.reference(batch).full, rtol=0, atol=1e-9)
         objective = lambda y: y[..., 1] - y[..., 2]  # noqa: E731
-        for rule in ("gradient", "relp"):
-            ours, theirs = (m.edge_gradients(batch, objective, rule=rule) for m in (low, model))
+        for name in ("edge_gradients", "relevance_gradients"):
+            ours, theirs = (getattr(m, name)(batch, objective) for m in (low, model))
             torch.testing.assert_close(ours.edge, theirs.edge, rtol=0, atol=1e-9)
         assert set(check_adapter(low, task_of(batch)).values()) == {"passed"}
 

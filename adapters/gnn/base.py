@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.batch import Batch
-from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.greedy.order import component_depth
 from graphprune.mask import EdgeMask
@@ -20,7 +20,6 @@ from graphprune.model import (
     MaskedModel,
     Objective,
     Reference,
-    Rule,
     as_constant,
     mask_values,
     require_same_batch,
@@ -88,15 +87,9 @@ class GraphModel(MaskedModel):
         weights: Tensor | None = None,
         by_position: bool = False,
         neurons: bool = False,
-        rule: Rule = "gradient",
         constant: Tensor | None = None,
     ) -> Gradients:
-        """See :class:`~graphprune.model.MaskedModel`; a position is a step (a call of a layer)."""
-        if rule != "gradient":
-            raise UnsupportedModelError(
-                f"rule={rule!r} is layer-wise relevance propagation for transformers; graph "
-                "networks have no such rules here: use EAP or EAPIG"
-            )
+        """See :class:`~graphprune.capabilities.EdgeGradients`; a position is a layer's call."""
         if reference is None:
             reference = self.reference(batch)
         require_same_batch(batch, reference)

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from graphprune.model import Objective, Rule
+from graphprune.model import Objective
 
 from .architecture import Architecture, Block
 from .layout import Layout, Place
 from .norms import Norm, wide
+from .relevance import Rule
 from .shared import SharedPass
 
 __all__ = ["Attribution"]

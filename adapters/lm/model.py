@@ -17,7 +17,7 @@ from graphprune.batch import Batch
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.graph import ComputationalGraph
 from graphprune.greedy.order import is_reverse_topological
-from graphprune.greedy.trials import Trials
+from graphprune.greedy.trials import FullTrials, Trials
 from graphprune.mask import EdgeMask
 from graphprune.model import (
     Ablation,
@@ -26,7 +26,6 @@ from graphprune.model import (
     Messages,
     Objective,
     Reference,
-    Rule,
     as_constant,
     mask_values,
     require_same_batch,
@@ -48,6 +47,7 @@ from .messages import clean_messages
 from .norms import wide
 from .presence import unloadable, whole_tensor
 from .pruning import pruned
+from .relevance import Rule
 from .shared import run_shared
 from .sparse import Base
 from .trials import SuffixTrials
@@ -127,7 +127,7 @@ class LanguageModel(MaskedModel):
         return self._model
 
     def at_precision(self, policy: PrecisionPolicy) -> LanguageModel:
-        """The model in a policy's precisions; see :meth:`graphprune.MaskedModel.at_precision`.
+        """The model in a policy's precisions; see the capability.
 
         Kinds are ``head`` (its q rows and output map, and k and v rows where each head has its
         own), ``kv`` (k and v rows of grouped heads; as ``head`` unless named), ``mlp``, ``output``
@@ -294,11 +294,11 @@ class LanguageModel(MaskedModel):
         """Trials that recompute what a cut changes, where edges go from the output backwards."""
         ours = self._reference(batch, reference)
         if not is_reverse_topological(self.graph, order) or ours.constants is not None:
-            return super().trials(batch, kept, reference, order)
+            return FullTrials(self, batch, kept, reference)
         return SuffixTrials(Base(self.layout, ours, self._cores), kept)
 
     def pruned(self, mask: EdgeMask, ablation: Ablation, *, logits_to_keep: int = 0) -> Pruned:
-        """A module ``input_ids [B, T] -> logits [B, T, V]`` in plain torch; see the base class.
+        """A module ``input_ids [B, T] -> logits [B, T, V]`` in plain torch; see the capability.
 
         With ``logits_to_keep=k`` logits are ``[B, k, V]``. The module is tried against masked runs
         on drawn tokens before it is given away.
@@ -332,10 +332,46 @@ class LanguageModel(MaskedModel):
         weights: Tensor | None = None,
         by_position: bool = False,
         neurons: bool = False,
-        rule: Rule = "gradient",
         constant: Tensor | None = None,
     ) -> Gradients:
-        """Attribution at the clean model or at gated nodes; see the base class."""
+        """Attribution at the clean model or at gated nodes; see the capability."""
+        return self._attributed(
+            batch,
+            objective,
+            reference,
+            gates=gates,
+            weights=weights,
+            by_position=by_position,
+            neurons=neurons,
+            constant=constant,
+        )
+
+    def relevance_gradients(
+        self,
+        batch: Batch,
+        objective: Objective,
+        reference: Reference | None = None,
+        *,
+        by_position: bool = False,
+        frozen: bool = False,
+    ) -> Gradients:
+        """Relevance at the clean model; see the capability."""
+        rule: Rule = "relp-frozen" if frozen else "relp"
+        return self._attributed(batch, objective, reference, by_position=by_position, rule=rule)
+
+    def _attributed(
+        self,
+        batch: Batch,
+        objective: Objective,
+        reference: Reference | None,
+        *,
+        gates: Tensor | None = None,
+        weights: Tensor | None = None,
+        by_position: bool = False,
+        neurons: bool = False,
+        constant: Tensor | None = None,
+        rule: Rule = "gradient",
+    ) -> Gradients:
         ours = self._reference(batch, reference)
         inputs, layout = ours.inputs, self.layout
         points = self._gates(gates)
@@ -409,13 +445,13 @@ class LanguageModel(MaskedModel):
         return as_constant(constant, gates)[:, self.layout.writer_nodes()]
 
     def messages(self, batch: Batch) -> Iterator[Messages]:
-        """Clean messages place by place; see the base class."""
+        """Clean messages place by place; see the capability."""
         reference = self.reference(batch, Ablation("zero"))
         with self.arch.running(), torch.no_grad():
             yield from clean_messages(self.layout, reference)
 
     def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:
-        """Mean messages of every node; see the base class."""
+        """Mean messages of every node; see the capability."""
 
         def sides() -> Iterator[tuple[Values, Tensor]]:
             for batch in batches:
@@ -428,7 +464,7 @@ class LanguageModel(MaskedModel):
         return Ablation("mean", values, per_position)
 
     def learned_ablation(self, start: Ablation) -> Ablation:
-        """One constant ``[d_model]`` for each writer, pooled over positions; see the base class."""
+        """One constant ``[d_model]`` for each writer, pooled over positions; see the capability."""
         return Ablation("optimal", (learned_constants(start, self.arch, self.layout),))
 
     def source_groups(self) -> list[list[int]]:

@@ -9,7 +9,7 @@ others). Attention patterns have their gradient unless the pass makes them const
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,9 @@ from .lean import ACTIVATION_MODULES
 from .norms import Norm, describe_norm
 from .surgery import replaced
 
-__all__ = ["relevant", "relevant_attention"]
+__all__ = ["Rule", "relevant", "relevant_attention"]
+
+Rule = Literal["gradient", "relp", "relp-frozen"]  # the last: attention patterns are constants
 
 _PRODUCTS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
 

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphprune.model import Rule
-
 from .architecture import Architecture, Call
 from .layout import Layout
 from .norms import Norm, wide
-from .relevance import relevant, relevant_attention
+from .relevance import Rule, relevant, relevant_attention
 from .values import Values
 
 __all__ = ["SharedPass", "run_shared"]

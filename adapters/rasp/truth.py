@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.batch import Batch
+from graphprune.capabilities import module_of
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask
 from graphprune.model import Ablation, MaskedModel
@@ -43,13 +44,13 @@ _CHANGE = 1e-3
 
 def program_of(model: MaskedModel) -> TracrTransformer:
     """The compiled program behind a masked model; raises :class:`InputError` if there is none."""
-    module = model.module
-    if not isinstance(model, LanguageModel) or not isinstance(module, TracrTransformer):
-        raise InputError(
-            "expected the model that gp.adapters.tracr(compiled) gives, got one around "
-            f"{type(module).__name__}"
-        )
-    return module
+    module = module_of(model)
+    if isinstance(model, LanguageModel) and isinstance(module, TracrTransformer):
+        return module
+    raise InputError(
+        "expected the model that gp.adapters.tracr(compiled) gives, got one around "
+        f"{type(module).__name__}"
+    )
 
 
 @dataclass(frozen=True, eq=False)

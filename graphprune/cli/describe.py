@@ -65,15 +65,17 @@ def _summary(thing: Callable[..., Any]) -> str:
 
 def model_facts(loaded: Loaded) -> dict[str, Any]:
     """Sizes of the model and of its graph."""
+    from graphprune.capabilities import UserModule, identity_of, require
     from graphprune.export.field import FieldLayout
 
     model = loaded.model
-    facts = {k: v for k, v in model.provenance().items() if k != "model"}
-    seen = {p.data_ptr(): p.numel() for p in model.module.parameters()}
+    facts = {k: v for k, v in identity_of(model).items() if k != "model"}
+    module = require(model, UserModule, "a description").module
+    seen = {p.data_ptr(): p.numel() for p in module.parameters()}
     facts |= {
         "name": loaded.name,
         "parameters": sum(seen.values()),
-        "device": str(next(model.module.parameters()).device),
+        "device": str(next(module.parameters()).device),
         "nodes": model.graph.num_nodes,
         "edges": model.graph.num_edges,
     }

@@ -110,10 +110,12 @@ def evaluate(
 
 def compare_weights(out: Job, circuit: Circuit, model: MaskedModel) -> None:
     """Warns where the circuit was found in a model with other weights."""
+    from graphprune.capabilities import identity_of
+
     recorded = circuit.provenance.get("model")
     if not isinstance(recorded, dict) or "weights" not in recorded:
         return
-    if recorded["weights"] != model.provenance().get("weights"):
+    if recorded["weights"] != identity_of(model).get("weights"):
         out.warn(
             "the circuit was found in a model with other weights (or another dtype) of the same "
             "shape"

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.batch import Batch
+from graphprune.capabilities import module_of
 from graphprune.mask import EdgeMask
 from graphprune.model import MaskedModel, Reference
 
@@ -52,6 +53,7 @@ def measure(
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    module = module_of(model)
     jobs: dict[str, Callable[[], Tensor]] = {
         "circuit": lambda: model.run(batch, mask, reference),
         "full": lambda: model.reference(batch, reference.ablation).full,
@@ -62,8 +64,11 @@ def measure(
         seconds = time.perf_counter() - start
         with FlopCounterMode(display=False) as counter:
             job()
-        with _WeightsRead(model.module) as read:
-            job()
+        read = 0.0
+        if module is not None:
+            with _WeightsRead(module) as weights:
+                job()
+            read = float(weights.total)
         spent[f"seconds_{side}"] = spent.get(f"seconds_{side}", 0.0) + seconds
         spent[f"flops_{side}"] = spent.get(f"flops_{side}", 0.0) + counter.get_total_flops()
-        spent[f"bytes_{side}"] = max(spent.get(f"bytes_{side}", 0.0), float(read.total))
+        spent[f"bytes_{side}"] = max(spent.get(f"bytes_{side}", 0.0), read)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
+from graphprune.capabilities import module_of
 from graphprune.mask import EdgeMask
 from graphprune.metrics import METRICS
 from graphprune.model import Ablation, MaskedModel
@@ -44,10 +45,14 @@ def rounding(
     return found
 
 
+def _dtypes(model: MaskedModel) -> set[torch.dtype]:
+    module = module_of(model)
+    return set() if module is None else {p.dtype for p in module.parameters()}
+
+
 def suspect(model: MaskedModel, values: Mapping[str, float]) -> bool:
     """Whether a figure may be one of rounding alone."""
-    kinds = {p.dtype for p in model.module.parameters()}
-    if kinds & {torch.float16, torch.bfloat16}:
+    if _dtypes(model) & {torch.float16, torch.bfloat16}:
         return True
     off = abs(1 - values["faithfulness"]) if "faithfulness" in values else math.inf
     return values.get("kl", math.inf) < _KL or off < _FAITHFULNESS
@@ -60,7 +65,7 @@ def notes(
 
     ``gap``: the metric of the full model minus that of the wholly ablated one.
     """
-    kinds = sorted({str(p.dtype).removeprefix("torch.") for p in model.module.parameters()})
+    kinds = sorted(str(kind).removeprefix("torch.") for kind in _dtypes(model))
     found = {}
     for name, off, limit in (
         ("kl", values.get("kl"), noise.get("kl")),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from graphprune.capabilities import ExportedModules, identity_of, require
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
 from graphprune.export.folder import JSON_NAME, TENSORS_NAME
 from graphprune.files import atomic_folder, contents
@@ -59,7 +60,9 @@ def export_model(
     _require_free(target, overwrite)
     _require_same_weights(circuit, model)
     given = _ablation(circuit, model, task, ablation)
-    pruned = model.pruned(circuit.mask, given, logits_to_keep=logits_to_keep)
+    pruned = require(model, ExportedModules, "export_model").pruned(
+        circuit.mask, given, logits_to_keep=logits_to_keep
+    )
     shape = _shape(pruned, task, shape)
     gap, where = _difference(pruned, model, circuit, given, task)
     with atomic_folder(target, whole=True) as staging:
@@ -126,7 +129,7 @@ def _require_same_weights(circuit: Circuit, model: MaskedModel) -> None:
     hashed = known.get("weights") if isinstance(known, Mapping) else None
     if hashed is None:
         return
-    now = model.provenance()
+    now = identity_of(model)
     if now.get("weights") != hashed:
         raise InputError(
             f"the circuit was found in a model with the weights {str(hashed)[:12]}, this model "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
+from graphprune.capabilities import LowPrecision, require
 from graphprune.idle import require_effect
 from graphprune.metrics import Metric
 from graphprune.model import Ablation, MaskedModel, Reference
@@ -203,7 +204,8 @@ class RaisingJudge(Judge):
         kept = self.kept.clone()
         self._trials = []
         names: dict[str, Precision] = dict.fromkeys(sorted(wanted), "fp32")
-        self._use(self._model.at_precision(self._policy.with_nodes(names)))
+        low = require(self._model, LowPrecision, "raised precision")
+        self._use(low.at_precision(self._policy.with_nodes(names)))
         self._now = wanted
         self.start(kept)
         return True

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphprune.capabilities import WiderCopy, trials_of
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.greedy.judge import Judge, MakeTrials, Recheck, Referee
@@ -255,7 +256,7 @@ class ACDC(Pruner):
     def _trials(self, order: Tensor) -> MakeTrials:
         if self.exact == "sequential":
             return FullTrials
-        return lambda model, batch, kept, reference: model.trials(batch, kept, reference, order)
+        return lambda model, batch, kept, reference: trials_of(model, batch, kept, reference, order)
 
     def _rechecks(
         self, model: MaskedModel, task: Task, metric: Metric, judge: Judge, order: Tensor
@@ -274,7 +275,7 @@ class ACDC(Pruner):
 
     def _referee(self, model: MaskedModel, task: Task, metric: Metric, *, wide: bool) -> Referee:
         """Whole runs, of a float64 copy if ``wide`` and there is one."""
-        judge = (model.widened() if wide else None) or model
+        judge = (model.widened() if wide and isinstance(model, WiderCopy) else None) or model
         ablation = resolve_ablation(judge, task, self.ablation)
         return Referee(judge, task, metric, ablation, self.batch_size)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
+from graphprune.capabilities import MeanMessages, require
 from graphprune.errors import InputError
 from graphprune.gradient_mode import decorate, with_gradients
 from graphprune.idle import Idle
@@ -75,7 +76,8 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike | No
     if not isinstance(ablation, str) or ablation not in _NAMES:
         raise InputError(f"unknown ablation {ablation!r}; known: {', '.join(_NAMES)}")
     if ablation.startswith("mean"):
-        return model.mean_ablation(task.batches(), per_position=ablation == "mean_positional")
+        inside = require(model, MeanMessages, f"{ablation} ablation")
+        return inside.mean_ablation(task.batches(), per_position=ablation == "mean_positional")
     kinds: dict[str, AblationKind] = {"zero": "zero", "delete": "delete"}
     return Ablation(kinds.get(ablation, "counterfactual"))
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from graphprune.capabilities import PlacedMessages, require
 from graphprune.model import MaskedModel
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
-from .base import Scorer, mean
+from .base import Scorer, mean, require_model
 
 __all__ = ["InformationFlow", "Random"]
 
@@ -25,9 +26,11 @@ class InformationFlow(Scorer):
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """Mean shares over the task's examples, each in [0, 1]."""
+        require_model(model)
+        inside = require(model, PlacedMessages, self.label)
         total = torch.zeros(model.graph.num_edges, dtype=torch.float64)
         for batch, _ in self._each(model, task, reference=False):
-            for place in model.messages(batch):
+            for place in inside.messages(batch):
                 x = place.total.double()
                 whole = x.abs().sum(-1)
                 share = torch.stack(

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
+from graphprune.capabilities import EdgeGradients, PlacedMessages, RelevanceGradients, require
 from graphprune.errors import InputError
-from graphprune.model import MaskedModel, Objective, Reference, Rule
+from graphprune.model import MaskedModel, Objective, Reference
 from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
 from graphprune.task import Task
 
@@ -71,13 +72,22 @@ def _input_gates(model: MaskedModel, places: Tensor) -> Tensor:
     return gates
 
 
+def mask_gradient(
+    model: MaskedModel, batch: Batch, value: Objective, reference: Reference
+) -> Tensor:
+    """``[E]`` float32: the derivative of ``value`` by the mask at the full model, by autograd.
+
+    Summed over the batch. It is what ``edge_gradients`` gives at the clean model.
+    """
+    mask = torch.ones(model.graph.num_edges, requires_grad=True)
+    with torch.enable_grad():
+        total = value(model.run(batch, mask, reference)).sum()
+    (gradient,) = torch.autograd.grad(total, mask)
+    return gradient
+
+
 @dataclass(frozen=True, kw_only=True)
 class _GradientScorer(Scorer):
-    @property
-    def rule(self) -> Rule:
-        """How derivatives are taken; see ``MaskedModel.edge_gradients``."""
-        return "gradient"
-
     @abstractmethod
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Gates ``[K, N]`` and weights ``[K]``; ``(None, None)`` is the clean model."""
@@ -114,13 +124,15 @@ class _GradientScorer(Scorer):
     ) -> Tensor:
         """One batch's sums, ``[E]`` or ``[E, pos]``."""
         gates, weights = self.points(model)
-        return model.edge_gradients(
+        if gates is None and not by_position and not isinstance(model, EdgeGradients):
+            return mask_gradient(model, batch, value, reference)
+        inside = require(model, EdgeGradients, self.label)
+        return inside.edge_gradients(
             batch,
             value,
             reference,
             gates=gates,
             weights=weights,
-            rule=self.rule,
             by_position=by_position,
             constant=self.constant(model),
         ).edge
@@ -183,14 +195,22 @@ class RelP(_GradientScorer):
 
     freeze_attention: bool = False
 
-    @property
-    def rule(self) -> Rule:
-        """Layer-wise relevance propagation."""
-        return "relp-frozen" if self.freeze_attention else "relp"
-
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """The clean model."""
         return None, None
+
+    def _gradients(
+        self,
+        model: MaskedModel,
+        batch: Batch,
+        reference: Reference,
+        value: Objective,
+        by_position: bool,
+    ) -> Tensor:
+        inside = require(model, RelevanceGradients, self.label)
+        return inside.relevance_gradients(
+            batch, value, reference, by_position=by_position, frozen=self.freeze_attention
+        ).edge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +233,7 @@ def _reads_constants_alone(model: MaskedModel, batch: Batch, group: list[int]) -
     if not set(group) <= set(graph.input_nodes) or not graph.is_acyclic:
         return None
     found = torch.zeros(graph.num_edges, dtype=torch.bool)
-    for place in model.messages(batch):
+    for place in require(model, PlacedMessages, "EAPIG over activations").messages(batch):
         if not bool(torch.isin(graph.edge_index[0][place.edges], torch.tensor(group)).all()):
             continue
         if torch.allclose(place.values.sum(0), place.total, rtol=1e-5, atol=1e-7):
@@ -253,7 +273,7 @@ class EAPIG(_GradientScorer):
                 f"{self.integrate!r}"
             )
         places, weights = integration_points(self.steps, self.points_at or "right")
-        groups = model.source_groups()
+        groups = self._groups(model)
         rows = []
         for group in groups:
             gates = torch.ones(self.steps, model.graph.num_nodes, dtype=torch.float64)
@@ -263,9 +283,12 @@ class EAPIG(_GradientScorer):
         # The paper's integral is a group's own; the authors' code takes the mean of all of them.
         return torch.cat(rows), weights if self.integrate == "activations" else weights / len(rows)
 
+    def _groups(self, model: MaskedModel) -> list[list[int]]:
+        return require(model, EdgeGradients, self.label).source_groups()
+
     def _passes(self, model: MaskedModel, batch: Batch) -> Iterator[tuple[slice, Tensor | None]]:
         """Points that go together, and ``[E]`` bool: edges they do not score."""
-        groups, source = model.source_groups(), model.graph.edge_index[0]
+        groups, source = self._groups(model), model.graph.edge_index[0]
         if self.integrate == "activations":
             for number, group in enumerate(groups):
                 rows = slice(number * self.steps, (number + 1) * self.steps)
@@ -279,7 +302,7 @@ class EAPIG(_GradientScorer):
         """The group of senders that each point interpolates; ``None`` where inputs are."""
         if self.integrate == "inputs":
             return None
-        groups = model.source_groups()
+        groups = self._groups(model)
         found = torch.zeros(len(groups), model.graph.num_nodes, dtype=torch.bool)
         for row, group in zip(found, groups, strict=True):
             row[group] = True
@@ -301,15 +324,19 @@ class EAPIG(_GradientScorer):
         assert weights is not None
         total: Tensor | None = None
         for rows, left_out in self._passes(model, batch):
-            found = model.edge_gradients(
-                batch,
-                value,
-                reference,
-                gates=gates[rows],
-                weights=weights[rows],
-                by_position=by_position,
-                constant=constant[rows],
-            ).edge
+            found = (
+                require(model, EdgeGradients, self.label)
+                .edge_gradients(
+                    batch,
+                    value,
+                    reference,
+                    gates=gates[rows],
+                    weights=weights[rows],
+                    by_position=by_position,
+                    constant=constant[rows],
+                )
+                .edge
+            )
             if left_out is not None:
                 found[left_out] = 0.0
             total = found if total is None else total + found
@@ -342,7 +369,7 @@ class NAP(_GradientScorer):
         single: dict[str, Tensor] = {}
         for batch, reference in self._each(model, task):
             assert reference is not None
-            found = model.edge_gradients(
+            found = require(model, EdgeGradients, self.label).edge_gradients(
                 batch,
                 objective(task, batch, reference),
                 reference,

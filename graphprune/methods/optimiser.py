@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from graphprune.budgeting import exact_budget, require_feasible
+from graphprune.capabilities import LearnedConstants, module_of, require
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
@@ -164,7 +165,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         if count is not None:
             require_feasible(model.graph, count, from_inputs=from_inputs)
         size = task.batch_size if self.batch_size is None else self.batch_size
-        seed, workers = self.chosen_seed, Workers.current(model.module)
+        seed, workers = self.chosen_seed, Workers.current(module_of(model))
         if self.loss == "mean_gap" and workers.world > 1:
             raise InputError(
                 "loss='mean_gap' needs all examples of a batch in one process, here "
@@ -283,7 +284,8 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     def _ablation(self, model: MaskedModel, task: Task) -> Ablation:
         if self.ablation == "optimal":
             start = resolve_ablation(model, task, "mean")
-            return model.learned_ablation(start)
+            inside = require(model, LearnedConstants, "optimal ablation")
+            return inside.learned_ablation(start)
         return resolve_ablation(model, task, self.chosen_ablation)
 
     def _start(self, model: MaskedModel, task: Task) -> Start | None:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from graphprune.capabilities import LowPrecision, require
 from graphprune.errors import InputError
 from graphprune.greedy.judge import Judge, RaisingJudge, Recheck, Referee
 from graphprune.metrics import Metric
@@ -48,7 +49,7 @@ class _Quantised(ACDC):
         return ()
 
     def _judge(self, model: MaskedModel, task: Task, metric: Metric, order: Tensor) -> Judge:
-        low = model.at_precision(self._precisions)
+        low = require(model, LowPrecision, self.label).at_precision(self._precisions)
         return RaisingJudge(
             low,
             task,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphprune.capabilities import trials_of
 from graphprune.graph import ComputationalGraph
 from graphprune.greedy.order import edge_order, readers
 from graphprune.greedy.trials import Trials
@@ -43,7 +44,7 @@ class ExactPatching(Scorer):
             metric, full = task.metric, reference.full
             every = torch.ones(len(order), dtype=torch.bool)
             with torch.no_grad():
-                trials = model.trials(batch, every, reference, order)
+                trials = trials_of(model, batch, every, reference, order)
                 start = metric(trials.outputs(), batch, full).double()
                 for edges in track(self._calls(graph, order, trials), "edges"):
                     outputs = trials.without(edges, torch.eye(len(edges), dtype=torch.bool))

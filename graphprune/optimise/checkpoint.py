@@ -23,6 +23,7 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from graphprune import __version__
+from graphprune.capabilities import identity_of
 from graphprune.contents import fingerprint
 from graphprune.errors import FormatError, InputError
 from graphprune.files import contents, remove_stale, write_bytes, write_text
@@ -47,7 +48,7 @@ def identity(model: MaskedModel, task: Task, settings: Mapping[str, Any]) -> dic
         "made_by": f"graphprune {__version__}",
         "settings": {k: _shown(v) for k, v in settings.items()},
         "graph": model.graph.fingerprint,
-        "model": plain(model.provenance()),
+        "model": plain(identity_of(model)),
         "task": {"name": task.name, "examples": len(task), "digest": task.fingerprint[:16]},
     }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch, Examples
+from graphprune.capabilities import LowPrecision, UserModule, require
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask
 from graphprune.methods.base import Pruner, Scorer, ablation_of, at_least
@@ -181,14 +182,15 @@ def randomised_weights(model: MaskedModel, seed: int = 0) -> Iterator[MaskedMode
         True
     """
     at_least(seed, 0, "seed")
-    parameters = list(model.module.parameters())
+    module = require(model, UserModule, "a control by random weights").module
+    parameters = list(module.parameters())
     if not parameters:
         raise InputError("the model has no parameters to randomise")
     if any(p.is_meta for p in parameters):
         raise InputError(
             "weights that are offloaded cannot be randomised in place; load them first"
         )
-    if model.lowered is not None:
+    if isinstance(model, LowPrecision) and model.lowered is not None:
         raise InputError("randomise the original model, not a copy in low precision")
     generator = torch.Generator().manual_seed(seed)
     kept = [p.data for p in parameters]

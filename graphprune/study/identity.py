@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from graphprune.capabilities import identity_of
 from graphprune.contents import file_fingerprint, files_fingerprint, fingerprint
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.model import MaskedModel
@@ -148,7 +149,7 @@ def _model(model: MaskedModel) -> str:
 
     The model of a system is one object for all its cases, or small.
     """
-    told = {k: v for k, v in model.provenance().items() if k != "model"}
+    told = {k: v for k, v in identity_of(model).items() if k != "model"}
     return fingerprint(model.graph, told)
 
 

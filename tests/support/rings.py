@@ -6,24 +6,9 @@ from torch import nn
 
 from graphprune.batch import Batch
 from graphprune.graph import ComputationalGraph
-from graphprune.model import Ablation, Gradients, MaskedModel, Reference, mask_values
+from graphprune.model import Ablation, MaskedModel, Reference, each_mask
 
 WIDTH = 2
-
-
-class RingReference(Reference):
-    def __init__(self, batch, ablation, full, ablated):
-        self.batch, self.ablation, self._full, self._ablated = batch, ablation, full, ablated
-
-    nbytes = 0
-
-    @property
-    def full(self):
-        return self._full
-
-    @property
-    def ablated(self):
-        return self._ablated
 
 
 class Rings(MaskedModel):
@@ -44,49 +29,26 @@ class Rings(MaskedModel):
     def graph(self):
         return self._graph
 
-    @property
-    def module(self):
-        return self._module
-
-    def provenance(self):
-        return {"model": "rings", "architecture": "rings", "weights": "seeded"}
-
     def reference(self, batch, ablation=None):
         edges = torch.ones(self._graph.num_edges)
-        made = RingReference(batch, ablation or Ablation("zero"), None, None)
-        made._full = self.run(batch, edges, made)
-        made._ablated = self.run(batch, 0 * edges, made)
-        return made
+        full, ablated = self._one(batch.clean, edges), self._one(batch.clean, 0 * edges)
+        return Reference(batch, ablation or Ablation("zero"), full, ablated)
 
     def run(self, batch, mask, reference=None):
-        values = mask_values(self._graph, mask, batch.size)
-        rows = values[None] if values.ndim == 1 else values
-        outs = torch.stack([self._one(batch.clean, row) for row in rows])
-        return outs[0] if values.ndim == 1 else outs
+        return each_mask(self._graph, mask, lambda m: self._one(batch.clean, m), batch.size)
 
     def _one(self, x, mask):
         weight = self._module.weight.detach()
         sources, targets = self._graph.edge_index
         x = x.to(weight)
+        masks = mask.to(weight).expand(len(x), -1)
         state = torch.zeros(self._graph.num_nodes, len(x), WIDTH).to(weight)
         for _ in range(self.steps):
-            sent = mask.to(weight)[:, None, None] * state[sources]
+            sent = masks.T[..., None] * state[sources]
             read = torch.zeros_like(state).index_add(0, targets, sent)
             read[0] += x
             state = torch.tanh(torch.einsum("nbd,nde->nbe", read, weight) + 0.1)
         return state[-1]
-
-    def edge_gradients(self, *args, **kwargs) -> Gradients:
-        raise NotImplementedError
-
-    def messages(self, batch):
-        raise NotImplementedError
-
-    def mean_ablation(self, batches, *, per_position=False):
-        raise NotImplementedError
-
-    def source_groups(self):
-        return [[n] for n in range(self._graph.num_nodes)]
 
 
 class RingExamples:

@@ -36,7 +36,7 @@ def results(module) -> dict[str, torch.Tensor]:
         "mean": model.run(batch, sparse, model.reference(batch, means)).detach(),
         "eap": model.edge_gradients(batch, objective).edge,
         "gated": model.edge_gradients(batch, objective, gates=gates).edge,
-        "relp": model.edge_gradients(batch, objective, rule="relp").edge,
+        "relp": model.relevance_gradients(batch, objective).edge,
         "digest": torch.tensor(list(bytes.fromhex(digest))),
     }
 

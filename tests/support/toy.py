@@ -147,7 +147,6 @@ class Toy(MaskedModel):
         weights=None,
         by_position=False,
         neurons=False,
-        rule="gradient",
         constant=None,
     ) -> Gradients:
         reference = reference or self.reference(batch)

@@ -1,0 +1,161 @@
+"""An adapter of three members alone: what runs on it is right, what cannot says what it lacks."""
+
+import itertools
+
+import pytest
+import torch
+from support.toy import EDGES, Toy, ToyExamples
+
+import graphprune as gp
+from graphprune.conformance import check_adapter, check_method
+from graphprune.model import Ablation, MaskedModel, Reference, each_mask
+
+
+class Small(MaskedModel):
+    """The toy network again, by its definition alone: no module, no gradients, no messages."""
+
+    def __init__(self):
+        self._whole = Toy(seed=3)
+
+    graph = gp.ComputationalGraph.from_edges(EDGES)
+
+    def reference(self, batch, ablation=None):
+        ablation = ablation or Ablation()
+        clean = self._messages(batch.clean)
+        other = self._messages(batch.corrupt) if ablation.kind == "counterfactual" else 0 * clean
+        nothing = torch.zeros(self.graph.num_edges)
+        ablated = self._messages(batch.clean, nothing, other)[-1]
+        made = Reference(batch, ablation, clean[-1], ablated)
+        made.other = other
+        return made
+
+    def run(self, batch, mask, reference=None):
+        other = (reference or self.reference(batch)).other
+        return each_mask(
+            self.graph, mask, lambda m: self._messages(batch.clean, m, other)[-1], batch.size
+        )
+
+    def _messages(self, x, mask=None, other=None):
+        names = self.graph.node_number
+        masks = torch.ones(len(x), len(EDGES)) if mask is None else mask.expand(len(x), -1)
+        other = torch.zeros(len(names), 1, 1) if other is None else other
+        sent = {"in": x}
+        for node in ("a", "b", "c", "out"):
+            read = 0
+            for edge, (source, target) in enumerate(EDGES):
+                if target == node:
+                    m, away = masks[:, edge, None], other[names[source]]
+                    read = read + m * sent[source] + (1 - m) * away
+            sent[node] = self._whole._unit(self._whole.graph.node_number[node], read)
+        return torch.stack([sent[name] for name in names])
+
+
+def system():
+    return Small(), gp.Task(ToyExamples(), "logit_diff", name="toy")
+
+
+QUICK = {"steps": 6, "batch_size": 3}
+SAME = [
+    gp.EAP(),
+    gp.IntegratedMaskGradient(steps=3),
+    gp.ExactPatching(),
+    gp.ParallelEnsemble([gp.EAP(), gp.ExactPatching()], normalize="rank"),
+    gp.EdgePruning(edges=4, **QUICK),
+    gp.MatryoshkaPruning(edges=4, **QUICK),
+    gp.UGS(edges=4, samples=2, **QUICK),
+    gp.SequentialEnsemble("eap", gp.EdgePruning(edges=4, **QUICK)),
+    gp.CalibratedRanking("eap", sizes=(0.3, 0.5)),
+    gp.ACDC(tau=1e-3),
+]
+
+
+@pytest.mark.parametrize("method", SAME, ids=lambda m: type(m).__name__)
+def test_methods_find_what_they_find_with_every_capability(method):
+    """The toy adapter computes the same network with gradients of its own."""
+    small, task = system()
+    whole = Toy(seed=3)
+    if isinstance(method, gp.Scorer):
+        got, want = method.score(small, task).values, method.score(whole, task).values
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+    if isinstance(method, gp.Pruner):
+        assert method.prune(small, task).edges() == method.prune(whole, task).edges()
+
+
+def test_the_contract_is_all_it_needs_to_conform():
+    found = check_adapter(*system())
+    assert {v for v in found.values() if v != "passed"} == {
+        "no EdgeGradients", "no PlacedMessages", "no MeanMessages", "no LearnedConstants",
+        "no IncrementalTrials", "no CompiledCircuits", "no WiderCopy", "no UserModule",
+    }  # fmt: skip
+    for method in (gp.EAP(), gp.ExactPatching(), gp.ACDC(tau=1e-3)):
+        assert set(check_method(method, *system()).values()) == {"passed"}
+
+
+def test_eap_is_the_finite_difference():
+    small, task = system()
+    got = gp.EAP().score(small, task).values
+    (batch,) = task.batches()
+    reference, step = small.reference(batch), 1e-3
+    for edge in range(len(EDGES)):
+        values = []
+        for sign in (1, -1):
+            mask = torch.ones(len(EDGES)).double()
+            mask[edge] += sign * step
+            out = small._messages(batch.clean.double(), mask, reference.other.double())[-1]
+            values.append(float((out[:, 0] - out[:, 1]).mean()))
+        assert got[edge] == pytest.approx((values[0] - values[1]) / (2 * step), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "lacking"),
+    [
+        (gp.EAPIG(steps=2), "edge_gradients"),
+        (gp.EAPIG(steps=2, integrate="activations"), "edge_gradients"),
+        (gp.NAP(), "edge_gradients"),
+        (gp.CleanCorrupted(), "edge_gradients"),
+        (gp.RelP(), "relevance_gradients"),
+        (gp.InformationFlow(), r"\(messages\)"),
+        (gp.EAP(ablation="mean"), "mean_ablation"),
+        (gp.EdgePruning(edges=4, ablation="optimal", **QUICK), "mean_ablation"),
+        (gp.PAHQ(tau=0.1), "at_precision"),
+    ],
+    ids=lambda value: getattr(value, "label", ""),
+)
+def test_what_looks_inside_says_what_it_lacks(method, lacking):
+    run = method.score if isinstance(method, gp.Scorer) else method.prune
+    with pytest.raises(gp.UnsupportedModelError, match=f"needs .*{lacking}.* Small gives none"):
+        run(*system())
+
+
+def test_circuits_are_judged_kept_and_run(tmp_path):
+    small, task = system()
+    scores = gp.EAP().score(small, task)
+    mask = scores.top(4)
+    report = gp.evaluate(small, task, mask)
+    want = gp.evaluate(Toy(seed=3), task, gp.EdgeMask(Toy(seed=3).graph, mask.values))
+    assert report.to_dict()["faithfulness"] == pytest.approx(want.to_dict()["faithfulness"])
+    curve = gp.faithfulness_curve(small, task, scores)
+    assert curve.cpr == pytest.approx(gp.faithfulness_curve(Toy(seed=3), task, scores).cpr)
+    circuit = gp.Circuit.from_mask(mask, scores=scores, model=small, task=task, report=report)
+    circuit.save(tmp_path / "c")
+    assert gp.Circuit.load(tmp_path / "c").edges() == mask.edges()
+    assert circuit.provenance["model"] == {"model": "Small"}
+    assert circuit.to_networkx().number_of_edges() == 4
+    (batch,) = task.batches()
+    torch.testing.assert_close(circuit.compile(small, task)(), small.run(batch, mask))
+    with pytest.raises(gp.UnsupportedModelError, match="export_model needs circuits as modules"):
+        circuit.export_model(tmp_path / "m", small)
+
+
+def test_every_circuit_of_a_size_was_worse_than_what_exact_search_keeps():
+    """Exact patching on a graph small enough to try all circuits of four edges."""
+    small, task = system()
+    (batch,) = task.batches()
+    reference = small.reference(batch)
+    masks = torch.zeros(126, len(EDGES))
+    for row, kept in enumerate(itertools.combinations(range(len(EDGES)), 4)):
+        masks[row, list(kept)] = 1
+    gaps = (small.run(batch, masks, reference) - reference.full).pow(2).sum((1, 2))
+    found = gp.EdgePruning(edges=4, steps=60, batch_size=6, loss="mse").prune(small, task)
+    mine = (small.run(batch, found, reference) - reference.full).pow(2).sum()
+    assert float(mine) <= float(gaps.kthvalue(13).values)  # among the best tenth
