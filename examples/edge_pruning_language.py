@@ -116,7 +116,9 @@ def run_task(model, tokenizer, name: str, out: Path, args) -> None:
         if fit.stopped:
             raise SystemExit(f"{fit.stopped}; the same command goes on from there")
         seconds = time.perf_counter() - start
-        frame = judged(model, judge, name, "edge pruning", {sizes[0]: fit.mask, **fit.path}, out)
+        frame = judged(
+            model, judge, name, "edge pruning", {sizes[0]: fit.mask, **fit.circuits}, out
+        )
         frame["seconds"] = seconds
         frame.to_csv(file.with_suffix(".csv"), index=False)
         print(frame.round(3).to_string(index=False), flush=True)

@@ -57,7 +57,7 @@ POLICIES = {
 def descents(model: gp.MaskedModel, task: gp.Task) -> pd.DataFrame:
     """A row for each way to run ACDC and each published threshold."""
     rows = []
-    truth: dict[float, gp.Descent] = {}
+    truth: dict[float, gp.Result] = {}
     edges = model.graph.num_edges
     for label, method in DESCENTS.items():
         start = time.perf_counter()

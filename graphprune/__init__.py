@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from graphprune.progress import quiet
     from graphprune.pruned import ExportedModel, Pruned
     from graphprune.registry import make_method, method_names, supported, wrap
+    from graphprune.result import Result
     from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
     from graphprune.selection_bootstrap import BootstrapScores, bootstrap_scores
     from graphprune.selection_polish import polish
@@ -150,6 +151,7 @@ __all__ = [
     "Random",
     "Reference",
     "RelP",
+    "Result",
     "Scorer",
     "SequentialEnsemble",
     "Study",
@@ -300,6 +302,7 @@ _HOMES = {
         "supported",
         "wrap",
     ),
+    "graphprune.result": ("Result",),
     "graphprune.scores": (
         "EdgeScores",
         "NodeScores",

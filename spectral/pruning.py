@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.mask import EdgeMask
 from graphprune.methods.base import Pruner, Scorer, ablation_of, require_model
 from graphprune.model import MaskedModel
+from graphprune.result import Result
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
@@ -102,18 +102,18 @@ class SpectralPruning(_Spectral, Pruner):
         self._checked()
         known(self.mode, Mode, "mode")
 
-    def with_size(self, size: float) -> SpectralPruning:
+    def sized(self, size: int | float | None) -> SpectralPruning:
         """The same method that keeps ``size``: a number of edges or a fraction of them."""
-        return replace(self, density=size)
+        return self if size is None else replace(self, density=size)
 
-    def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
-        """The mask; see :func:`graphprune.spectral.prune`."""
+    def fit(self, model: MaskedModel, task: Task, size: int | float | None = None) -> Result:
+        """The mask, with its notes; see :func:`graphprune.spectral.prune`."""
         self._refuse_acyclic(model)
-        return prune(
+        mask = prune(
             self._closed(model, task),
             kind=self.laplacian,
             goal=self.goal,
-            density=self.density,
+            density=self.density if size is None else size,
             mode=self.mode,
             measure=self.measure,
             degrees=self.degrees,
@@ -122,6 +122,7 @@ class SpectralPruning(_Spectral, Pruner):
             effort=self.effort,
             dense_limit=self.dense_limit,
         )
+        return Result(mask, None, self.chosen_ablation, notes=mask.notes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,8 +68,10 @@ def test_a_sweep_is_its_single_runs_and_shares_them(toy):
     for tau, descent in swept.items():
         single = gp.ACDC(tau=tau, metric=DISTANCE).fit(model, task)
         assert descent.mask == single.mask
-        assert torch.equal(descent.effects.isnan(), single.effects.isnan())
-        torch.testing.assert_close(descent.effects, single.effects, equal_nan=True)
+        assert torch.equal(descent.values["effects"].isnan(), single.values["effects"].isnan())
+        torch.testing.assert_close(
+            descent.values["effects"], single.values["effects"], equal_nan=True
+        )
         alone += single.notes["evaluations"]
     assert swept[0.1].notes["evaluations"] < alone
 
@@ -82,16 +84,16 @@ def test_a_stopped_run_goes_on_at_its_edge(toy, tmp_path):
         part = gp.ACDC(
             tau=0.03, metric=DISTANCE, candidates=1, max_evaluations=limit, run_dir=tmp_path / "run"
         ).fit(model, task)
-        at.append(part.decided)
+        at.append(part.notes["decided"])
         if not part.stopped:
             break
-        assert f"stopped at edge {part.decided} of 9" in part.remark
-        undecided = gp.ACDC().edge_order(model.graph)[part.decided :]
+        assert f"stopped at edge {part.notes['decided']} of 9" in part.stopped
+        undecided = gp.ACDC().edge_order(model.graph)[part.notes["decided"] :]
         assert bool(part.mask.values[undecided].all())
     assert at == sorted(at)
     assert len(at) > 2
     assert part.mask == whole.mask
-    assert part.decided == 9
+    assert part.notes["decided"] == 9
     again = gp.ACDC(tau=0.03, metric=DISTANCE, run_dir=tmp_path / "run").fit(model, task)
     assert again.mask == whole.mask
     with pytest.raises(gp.InputError, match="absolute was False, is True"):
@@ -114,7 +116,7 @@ def test_ctrl_c_keeps_what_was_decided(toy, tmp_path, at):
     settings = {"tau": 0.03, "metric": metric, "recheck": "off", "candidates": 1}
     part = gp.ACDC(**settings, run_dir=tmp_path / "run").fit(model, task)
     assert "interrupted" in part.stopped
-    assert 0 < part.decided < 9
+    assert 0 < part.notes["decided"] < 9
     rest = gp.ACDC(**settings, run_dir=tmp_path / "run").fit(model, task)
     assert not rest.stopped
     assert rest.mask == gp.ACDC(tau=0.03, metric=DISTANCE).prune(model, task)
@@ -147,10 +149,10 @@ def test_everything_and_nothing_are_said(toy, caplog):
     model, task = toy
     none = gp.ACDC(tau=1e6, metric=DISTANCE).fit(model, task)
     assert none.mask.num_kept == 0
-    assert "removes every edge" in none.remark
+    assert "removes every edge" in none.remarks[0]
     every = gp.ACDC(tau=-1e6, metric=DISTANCE).fit(model, task)
     assert every.mask.num_kept == 9
-    assert "removes nothing" in every.remark
+    assert "removes nothing" in every.remarks[0]
     assert [r.levelname for r in caplog.records] == ["WARNING"] * 2
 
 
@@ -162,15 +164,15 @@ def test_effects_are_the_rises_of_the_loss(toy):
     for edge in gp.ACDC().edge_order(model.graph).tolist():
         less = kept.clone()
         less[edge] = 0
-        if not found.effects[edge].isnan():
-            assert float(found.effects[edge]) == pytest.approx(
+        if not found.values["effects"][edge].isnan():
+            assert float(found.values["effects"][edge]) == pytest.approx(
                 losses(less) - losses(kept), abs=1e-6
             )
         if not found.mask.values[edge]:
             kept = less
     frame = found.to_frame()
     assert list(frame.columns) == ["edge", "source", "target", "kind", "kept", "effect"]
-    assert found.dropped == int(frame.effect.isna().sum())
+    assert found.notes["dropped"] == int(frame.effects.isna().sum())
 
 
 def test_a_metric_that_is_nan_names_the_prompt(toy):

@@ -94,7 +94,9 @@ def test_wrong_guesses_of_a_run_that_stops_and_goes_on(wrong, tmp_path):
     assert parts > 3
     for tau in TAUS[:3]:
         assert found[tau].mask == whole[tau].mask
-        assert torch.equal(found[tau].effects.isnan(), whole[tau].effects.isnan())
+        assert torch.equal(
+            found[tau].values["effects"].isnan(), whole[tau].values["effects"].isnan()
+        )
 
 
 class Layered(Rings):
@@ -131,7 +133,7 @@ def test_senders_that_always_stay_are_guessed(monkeypatch):
         other = rule.fit(model, task)
         assert other.mask == found.mask
         runs[kind] = other.notes["evaluations"]
-    assert runs[None] < 1.05 * len(found.effects)
+    assert runs[None] < 1.05 * len(found.values["effects"])
     assert 4 * runs[None] < min(runs[AllStay], runs[AllGo])
 
 

@@ -157,7 +157,7 @@ def test_near_ties_go_to_the_referee():
     """A threshold at an edge's own effect: within the noise, decided in float64 by both loops."""
     model, task = system("gpt2")
     first = gp.ACDC().edge_order(model.graph)[0]
-    effect = float(gp.ACDC(recheck="off").fit(model, task).effects[first])
+    effect = float(gp.ACDC(recheck="off").fit(model, task).values["effects"][first])
     for tau in (effect, effect * (1 + 1e-7), effect * (1 - 1e-7)):
         quick = gp.ACDC(tau=tau).fit(model, task)
         plain = gp.ACDC(tau=tau, exact="sequential").fit(model, task)
@@ -187,7 +187,7 @@ def test_half_precision_is_decided_in_float64(family, dtype):
     wide = model.widened()
     want = gp.ACDC(tau=tau, exact="sequential").fit(wide, task)
     differ = found.mask.values != want.mask.values
-    decided = (found.effects - tau).abs() > found.notes["noise"]
+    decided = (found.values["effects"] - tau).abs() > found.notes["noise"]
     assert not differ[~decided].any()
 
 

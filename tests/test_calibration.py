@@ -143,11 +143,11 @@ def test_a_slope_of_nothing_changes_nothing():
 
 def test_what_it_says_is_what_a_curve_measures():
     model, data = Toy(seed=3), task()
-    found = CalibratedRanking("eap", sizes=(2, 4, 6), rounds=6).calibrate(model, data)
-    assert list(found.circuits) == [2, 4, 6] == [row["kept"] for row in found.steps]
+    found = CalibratedRanking("eap", sizes=(2, 4, 6), rounds=6).fit(model, data)
+    assert list(found.circuits) == [2, 4, 6] == [row["kept"] for row in found.history]
     curve = gp.faithfulness_curve(model, data, found.scores, [2, 4, 6], rankings=["abs"])
     for (count, circuit), row, f in zip(
-        found.circuits.items(), found.steps, curve.f["abs"], strict=True
+        found.circuits.items(), found.history, curve.f["abs"], strict=True
     ):
         assert found.scores.top(count) == circuit
         assert row["after"] == pytest.approx(f, abs=1e-5)
@@ -155,7 +155,7 @@ def test_what_it_says_is_what_a_curve_measures():
     largest = gp.faithfulness_curve(
         model, data, gp.EAP().score(model, data), [6, 9], rankings=["abs"]
     )
-    assert found.steps[-1]["before"] == pytest.approx(largest.f["abs"][0], abs=1e-5)
+    assert found.history[-1]["before"] == pytest.approx(largest.f["abs"][0], abs=1e-5)
     for small, large in itertools.pairwise(found.circuits.values()):
         assert small & large == small
     values = found.scores.values
@@ -239,8 +239,8 @@ def test_it_serves_graph_networks():
     from graphprune.study.systems import make_case
 
     case = make_case("gnn-reachability", "reachable", train=16, test=8, seed=0, options={})
-    found = CalibratedRanking("eap-ig", sizes=(0.2, 0.5)).calibrate(case.model, case.train)
-    for row in found.steps:
+    found = CalibratedRanking("eap-ig", sizes=(0.2, 0.5)).fit(case.model, case.train)
+    for row in found.history:
         assert abs(1 - row["after"]) <= abs(1 - row["before"])
 
 

@@ -306,8 +306,10 @@ def test_published_scores_are_the_published_sigmoids():
         "eap-ig", gp.EdgePruning(variant="paper", **QUICK), mapping="published"
     )
     fit = method.fit(model, data)
-    assert torch.allclose(fit.scores.values.abs(), torch.sigmoid(1.2 * fit.gates))
-    assert float(fit.gates.abs().max()) < 6  # log alphas as started, not the cold start's 10
+    assert torch.allclose(fit.scores.values.abs(), torch.sigmoid(1.2 * fit.values["gates"]))
+    assert (
+        float(fit.values["gates"].abs().max()) < 6
+    )  # log alphas as started, not the cold start's 10
 
 
 # -------------------------------------------------------------------- any adapter, command line

@@ -80,7 +80,7 @@ def test_budget_is_exact_without_dead_ends(method, model, task):
     assert float(fit.scores.values.min()) > 0
     assert int((fit.scores.values >= 1).sum()) >= 4  # equal gates may tie
     assert fit.to_frame()["step"].tolist() == list(range(60))
-    assert fit.loss == pytest.approx(mse(model, task, fit.mask), rel=1e-5)
+    assert fit.notes["loss"] == pytest.approx(mse(model, task, fit.mask), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=LABELS)
@@ -135,10 +135,10 @@ def test_loss_by_callable_and_by_task(model, task):
     fit = gp.EdgePruning(edges=4, steps=60, batch_size=6, loss=towards_answer).fit(model, task)
     batch = next(iter(task.batches(6)))
     outputs = model.run(batch, fit.mask, model.reference(batch))
-    assert fit.loss == pytest.approx(float(-outputs[:, 0].mean()), rel=1e-5)
+    assert fit.notes["loss"] == pytest.approx(float(-outputs[:, 0].mean()), rel=1e-5)
     by_task = gp.EdgePruning(edges=4, steps=60, batch_size=6, loss="task").fit(model, task)
     report = gp.evaluate(model, task, by_task.mask)
-    assert by_task.loss == pytest.approx(-report["logit_diff"], rel=1e-5)
+    assert by_task.notes["loss"] == pytest.approx(-report["logit_diff"], rel=1e-5)
 
 
 def test_loss_by_the_tasks_gap_to_the_full_model(model, task):
@@ -154,7 +154,7 @@ def test_loss_by_the_tasks_gap_to_the_full_model(model, task):
         return float((difference(outputs) - difference(reference.full)).abs().mean())
 
     fit = gp.EdgePruning(edges=4, steps=60, batch_size=6, loss="task_gap").fit(model, task)
-    assert fit.loss == pytest.approx(gap(fit.mask), rel=1e-5)
+    assert fit.notes["loss"] == pytest.approx(gap(fit.mask), rel=1e-5)
     # Overshooting the model costs as falling short.
     full = reference.full
     for share in (0.5, 1.5):
@@ -223,8 +223,8 @@ def test_cache_changes_nothing(model):
 def test_path_holds_a_circuit_of_every_size(model, task):
     method = gp.EdgePruning(edges=3, path=(8, 6, 0.5, 2), steps=80, batch_size=6, loss="mse")
     fit = method.fit(model, task)
-    assert list(fit.path) == [4, 6, 8]  # 2 is below the final size
-    for size, mask in fit.path.items():
+    assert list(fit.circuits) == [4, 6, 8]  # 2 is below the final size
+    for size, mask in fit.circuits.items():
         assert mask.num_kept == size
         assert mask.prune_dead_ends() == mask
 

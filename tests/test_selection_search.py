@@ -166,7 +166,7 @@ def test_descents_within_a_circuit_are_the_plain_loop(family):
         found = gp.ACDC(tau=tau, exact=exact, recheck="same").fit(model, data, within=start)
         assert torch.equal(found.mask.values, kept)
         assert not bool((found.mask.kept & ~start.kept).any())
-        assert torch.isnan(found.effects[~start.kept]).all()
+        assert torch.isnan(found.values["effects"][~start.kept]).all()
     assert 0 < int(kept.sum()) < 60
 
 

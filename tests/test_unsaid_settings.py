@@ -75,7 +75,7 @@ def test_a_sequential_ensembles_parts_keep_what_they_say():
     kept = gp.SequentialEnsemble(scores, dataclasses.replace(pruning, seed=0), seed=5)
     zero = gp.SequentialEnsemble(scores, pruning)
     gates = [
-        e.fit(model, task).gates
+        e.fit(model, task).values["gates"]
         for e in (kept, zero, gp.SequentialEnsemble(scores, pruning, seed=5))
     ]
     assert gates[0].equal(gates[1])
@@ -95,7 +95,7 @@ def test_a_warm_starts_scorer_takes_what_it_does_not_say():
 
     def gates(scorer):
         method = gp.EdgePruning(**PRUNING, ablation=ZERO, warm_start=scorer)
-        return method.fit(model, task).gates
+        return method.fit(model, task).values["gates"]
 
     assert gates(gp.EAP()).equal(gates(gp.EAP(ablation=ZERO)))
     assert gates("eap").equal(gates(gp.EAP(ablation=ZERO)))

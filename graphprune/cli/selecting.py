@@ -96,15 +96,15 @@ class Found:
 
 
 def _takes_size(method: Any) -> bool:
-    return hasattr(method, "edges") or hasattr(method, "with_size")
+    return type(method).sized is not Pruner.sized
 
 
 def sized(method: Any, size: int | float | None) -> Any:
     """A mask optimiser with ``--size`` as its budget: a count, or a density."""
     if size is None or not _takes_size(method):
         return method
-    if hasattr(method, "with_size"):
-        return method.with_size(size)
+    if hasattr(method, "sized"):
+        return method.sized(size)
     if isinstance(size, int):
         return replace(method, edges=size)
     return replace(method, edges=None, sparsity=1.0 - size)

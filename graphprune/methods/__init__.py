@@ -1,8 +1,8 @@
 """Methods: frozen dataclasses of settings that score or prune any masked model."""
 
-from .acdc import ACDC, Descent
+from .acdc import ACDC
 from .base import Method, Pruner, Scorer, resolve_ablation
-from .calibration import CalibratedRanking, Calibration
+from .calibration import CalibratedRanking
 from .edge_pruning import EdgePruning
 from .ensembles import HybridEnsemble, ParallelEnsemble, SequentialEnsemble
 from .flow import InformationFlow, Random
@@ -24,9 +24,7 @@ __all__ = [
     "RTNQ",
     "UGS",
     "CalibratedRanking",
-    "Calibration",
     "CleanCorrupted",
-    "Descent",
     "EdgePruning",
     "ExactPatching",
     "HybridEnsemble",

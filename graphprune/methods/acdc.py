@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,67 +29,15 @@ from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.metrics import Metric, as_metric
 from graphprune.model import MaskedModel
 from graphprune.optimise.checkpoint import RunDirectory, identity
+from graphprune.result import Result
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
 from .base import Pruner, at_least, require_model, resolve_ablation
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["ACDC", "Descent"]
+__all__ = ["ACDC"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Descent:
-    """What a descent at one threshold found.
-
-    Args:
-        mask: the circuit; edges that were not decided are kept.
-        tau: the threshold.
-        effects: ``[E]`` float64, the rise of the loss when an edge was decided; NaN where none was
-            measured (its reader led nowhere, or it was not reached).
-        decided: how many edges of the order were decided, ``dropped`` of them untried.
-        stopped: why it ended early, or ``""``.
-        notes: plain values: evaluations, rechecks, the noise band, seconds; those of a sweep are
-            the whole sweep's.
-    """
-
-    mask: EdgeMask
-    tau: float
-    effects: Tensor
-    decided: int
-    stopped: str = ""
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def dropped(self) -> int:
-        """How many edges were cut untried, since their reader led nowhere."""
-        return self.decided - int((~torch.isnan(self.effects)).sum())
-
-    @property
-    def remark(self) -> str:
-        """What should be known of the circuit: that nothing or everything is left, or ``""``."""
-        if self.stopped:
-            return self.stopped
-        if not self.mask.num_kept:
-            return f"tau={self.tau:g} removes every edge: no single cut costs that much"
-        if self.mask.num_kept == self.mask.graph.num_edges:
-            return f"tau={self.tau:g} removes nothing: every cut costs at least that much"
-        return ""
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row for each edge: edge, source, target, kind, kept, effect."""
-        from graphprune.frames import edge_frame
-
-        columns = {"kept": self.mask.values.numpy(), "effect": self.effects.numpy()}
-        return edge_frame(self.mask.graph, **columns)
-
-    def __repr__(self) -> str:
-        said = f", {self.remark}" if self.remark else ""
-        return f"Descent({self.mask!r}, tau {self.tau:g}{said})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,15 +109,26 @@ class ACDC(Pruner):
         """
         return edge_order(graph, self.order)
 
-    def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
-        """The circuit at ``tau``; edges that a limit left undecided are kept."""
-        return self.fit(model, task).mask
+    def fit(
+        self,
+        model: MaskedModel,
+        task: Task,
+        size: int | float | None = None,
+        *,
+        within: EdgeMask | None = None,
+    ) -> Result:
+        """The circuit at ``tau``; Ctrl-C ends it with what was decided, other edges are kept.
 
-    def fit(self, model: MaskedModel, task: Task, *, within: EdgeMask | None = None) -> Descent:
-        """The circuit at ``tau`` with each edge's effect; Ctrl-C ends it with what was decided.
+        ``values["effects"]`` is the rise of the loss when an edge was decided. ``notes``: ``tau``,
+        ``decided`` (how many edges of the order), ``dropped`` (of them untried, since their reader
+        led nowhere), ``evaluations``, ``rechecks``, ``noise`` (the band) and ``seconds``.
 
-        ``within``: a circuit to begin with instead of the whole graph; its edges alone are decided.
+        Args:
+            model, task: what is pruned, on which examples.
+            size: refused; ``tau`` decides.
+            within: a circuit to begin with instead of the whole graph; its edges alone are decided.
         """
+        self.sized(size)
         return self.sweep(model, task, [self.tau], within=within)[float(self.tau)]
 
     def sweep(
@@ -179,7 +138,7 @@ class ACDC(Pruner):
         taus: Sequence[float],
         *,
         within: EdgeMask | None = None,
-    ) -> dict[float, Descent]:
+    ) -> dict[float, Result]:
         """Circuits at many thresholds, by threshold, ascending.
 
         They share clean and ablated passes, and every decision up to the first they disagree about.
@@ -195,28 +154,36 @@ class ACDC(Pruner):
                 raise InputError("the circuit to begin with must be a mask of zeros and ones")
         search = self._search(model, task, wanted, within)
         search.run()
-        found: dict[float, Descent] = {}
+        found: dict[float, Result] = {}
         for branch in (*search.done, *search.open):
             for tau in branch.taus:
                 found[tau] = self._descent(model, search, branch, tau)
-                if found[tau].remark and not found[tau].stopped and within is None:
-                    log.warning("%s", found[tau].remark)
+                if within is None:
+                    for remark in found[tau].remarks:
+                        log.warning("%s", remark)
         return {tau: found[tau] for tau in wanted}
 
-    def _descent(self, model: MaskedModel, search: Search, branch: Branch, tau: float) -> Descent:
+    def _descent(self, model: MaskedModel, search: Search, branch: Branch, tau: float) -> Result:
+        mask = EdgeMask(model.graph, branch.kept.float())
+        stopped = search.stopped if branch in search.open else ""
         notes = {
+            "tau": tau,
+            "decided": branch.at,
+            "dropped": branch.at - int((~torch.isnan(branch.effects)).sum()),
             "evaluations": search.evaluations,
             "rechecks": sum(check.count for check in search.rechecks),
             "noise": max((check.band for check in search.rechecks), default=0.0),
             "seconds": search.seconds,
         }
-        return Descent(
-            EdgeMask(model.graph, branch.kept.float()),
-            tau,
-            branch.effects,
-            branch.at,
-            search.stopped if branch in search.open else "",
-            notes,
+        remarks = () if stopped else _remarks(mask, tau)
+        return Result(
+            mask,
+            None,
+            self.chosen_ablation,
+            values={"effects": branch.effects},
+            notes=notes,
+            remarks=remarks,
+            stopped=stopped,
         )
 
     # ---------------------------------------------------------------- parts
@@ -312,6 +279,15 @@ def passed_circuits(graph: ComputationalGraph, order: Tensor) -> Iterator[tuple[
         cut = order[: max(1, int(share * graph.num_edges))]
         kept[cut] = torch.rand(len(cut), generator=generator) < 0.2
         yield len(cut), kept
+
+
+def _remarks(mask: EdgeMask, tau: float) -> tuple[str, ...]:
+    """What should be known of the circuit: that nothing or everything is left."""
+    if not mask.num_kept:
+        return (f"tau={tau:g} removes every edge: no single cut costs that much",)
+    if mask.num_kept == mask.graph.num_edges:
+        return (f"tau={tau:g} removes nothing: every cut costs at least that much",)
+    return ()
 
 
 def _numbers(order: object) -> tuple[int, ...]:

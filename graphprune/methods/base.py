@@ -19,8 +19,9 @@ from graphprune.idle import Idle
 from graphprune.mask import EdgeMask
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
 from graphprune.progress import track
+from graphprune.result import Result
 from graphprune.scores import EdgeScores
-from graphprune.selection_circuit import cut_off_nodes_differ
+from graphprune.selection_circuit import circuit_of_size, cut_off_nodes_differ
 from graphprune.task import Task
 
 __all__ = [
@@ -83,10 +84,12 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike | No
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
-    """Settings every method has.
+class Method(ABC):
+    """A frozen dataclass of settings with one verb, :meth:`fit`.
 
-    A method runs with gradients on, in ``torch.no_grad`` and ``torch.inference_mode`` too.
+    :meth:`score` and :meth:`prune` give the parts of its result. A new method is a :class:`Scorer`,
+    which writes ``score``, or a :class:`Pruner`, which writes ``fit``. A method runs with gradients
+    on, in ``torch.no_grad`` and ``torch.inference_mode`` too.
 
     Args:
         ablation: what an ablated message is replaced by: ``"counterfactual"``, ``"zero"``,
@@ -101,7 +104,7 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        decorate(cls, ("score", "prune"), _entered)
+        decorate(cls, ("fit", "score", "prune"), _entered)
 
     @property
     def chosen_ablation(self) -> AblationLike:
@@ -120,6 +123,35 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
         if any(f.name == "seed" for f in fields(self)):
             said["seed"] = self.chosen_seed
         return replace(self, **said)
+
+    @abstractmethod
+    def fit(self, model: MaskedModel, task: Task, size: int | float | None = None) -> Result:
+        """Everything that the method finds.
+
+        Args:
+            model: any masked model.
+            task: the examples and the metric.
+            size: how many edges the circuit keeps: a count (int) or a share of all edges (float).
+                ``None``: the method's own setting; of a scorer, which has none, the ranking alone.
+
+        Raises:
+            InputError: a size for a method that chooses the number of edges itself.
+            UnsupportedModelError: the model lacks what the method needs.
+        """
+
+    def score(self, model: MaskedModel, task: Task) -> EdgeScores:
+        """The ranking of :meth:`fit`: positive = useful; :class:`InputError` where it has none."""
+        scores = self.fit(model, task).scores
+        if scores is None:
+            raise InputError(f"{self.label} chooses edges and ranks none; use prune or fit")
+        return scores
+
+    def prune(self, model: MaskedModel, task: Task, size: int | float | None = None) -> EdgeMask:
+        """The circuit of :meth:`fit`; :class:`InputError` where a size is missing."""
+        mask = self.fit(model, task, size).mask
+        if mask is None:
+            raise InputError(f"{self.label} ranks all edges; say how many to keep: size=0.01")
+        return mask
 
     @property
     def label(self) -> str:
@@ -156,7 +188,7 @@ class Method(ABC):  # noqa: B024 - Scorer and Pruner add the abstract methods
 
 
 def _entered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A method's ``score`` or ``prune`` with gradients on, given a task (or ``None``)."""
+    """A method's ``fit``, ``score`` or ``prune`` with gradients on, given a task (or ``None``)."""
     run = with_gradients(function)
 
     @wraps(function)
@@ -183,19 +215,40 @@ def _methods(values: tuple[object, ...]) -> bool:
 
 
 class Scorer(Method):
-    """A method that gives every edge a score: positive = useful."""
+    """A method that gives every edge a score: positive = useful.
+
+    A circuit of a size is its strongest edges without dead ends, see
+    :func:`~graphprune.selection_circuit.circuit_of_size`.
+    """
 
     @abstractmethod
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """Mean scores over the task's examples, float32."""
 
+    def fit(self, model: MaskedModel, task: Task, size: int | float | None = None) -> Result:
+        """The scores, and their circuit where a size is given."""
+        scores = self.score(model, task)
+        mask = None
+        if size is not None:
+            mask = circuit_of_size(scores, size, ablation=self.chosen_ablation, task=task)
+        return Result(mask, scores, self.chosen_ablation)
+
 
 class Pruner(Method):
-    """A method that gives a mask."""
+    """A method that chooses the edges itself."""
 
-    @abstractmethod
-    def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
-        """The mask it found."""
+    def sized(self, size: int | float | None) -> Self:
+        """The same method that keeps ``size`` edges (int) or that share of them (float).
+
+        ``None``: as it is. Raises :class:`InputError` where its settings decide how many edges
+        stay.
+        """
+        if size is None:
+            return self
+        raise InputError(
+            f"{type(self).__name__} takes no size, its settings decide how many edges stay; got "
+            f"size={size!r}"
+        )
 
 
 def ablation_of(method: object) -> AblationLike:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import TYPE_CHECKING, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor
@@ -16,45 +16,19 @@ from graphprune.mask import EdgeMask, budget
 from graphprune.model import MaskedModel, Reference
 from graphprune.optimise.nested import Step, nested
 from graphprune.optimise.stream import Stream
+from graphprune.result import Result
 from graphprune.scores import EdgeScores
-from graphprune.selection_circuit import without_dead_ends
+from graphprune.selection_circuit import circuit_of_size, without_dead_ends
 from graphprune.sizes import MIB_SIZES
 from graphprune.task import Task
 
-from .base import Scorer, at_least, objective, require_model, resolve_ablation
+from .base import Method, Scorer, at_least, objective, require_model, resolve_ablation
 from .gradient import EAPIG
 from .members import Member, as_member, describe, inherit, member_scores
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["CalibratedRanking", "Calibration"]
+__all__ = ["CalibratedRanking"]
 
 _PASSES = 100  # each example is seen about as often: references are worth keeping
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """What calibrating a ranking found.
-
-    Args:
-        scores: ranks in (0, 1]; ``scores.top(n)`` is ``circuits[n]``.
-        circuits: by number of edges, each inside the next larger one, dead ends included.
-        steps: a row for each size, the smallest first: ``kept``, faithfulness ``before`` and
-            ``after`` the swaps (training examples), ``swaps``, ``rounds``.
-        runs: circuits measured, each on all examples.
-    """
-
-    scores: EdgeScores
-    circuits: dict[int, EdgeMask]
-    steps: list[dict[str, float]]
-    runs: int
-
-    def to_frame(self) -> pd.DataFrame:
-        """The steps as a table."""
-        import pandas as pd
-
-        return pd.DataFrame(self.steps)
 
 
 @dataclass(frozen=True)
@@ -134,11 +108,17 @@ class CalibratedRanking(Scorer):
         return replace(said, scorer=scorer.resolved() if isinstance(scorer, Scorer) else scorer)
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
-        """The calibrated ranking."""
-        return self.calibrate(model, task).scores
+        """The calibrated ranking: ranks in (0, 1]."""
+        return Method.score(self, model, task)
 
-    def calibrate(self, model: MaskedModel, task: Task) -> Calibration:
+    def fit(self, model: MaskedModel, task: Task, size: int | float | None = None) -> Result:
         """The ranking, its circuits and their faithfulness on the task's examples.
+
+        ``circuits`` are those of the calibrated sizes, each inside the next larger one, dead ends
+        included: ``scores.top(n)`` is ``circuits[n]``. ``history`` has a row for each of them, the
+        smallest first: ``kept``, faithfulness ``before`` and ``after`` the swaps (training
+        examples), ``swaps``, ``rounds``. ``notes["runs"]``: circuits measured, each on all
+        examples.
 
         Raises :class:`InputError` for a metric without a gradient, for one that is the same on the
         whole and on the wholly ablated model, and for constant scores.
@@ -162,11 +142,16 @@ class CalibratedRanking(Scorer):
         # Shells, then strength: an order made here, exact, so nothing in it is noise.
         shells = strengths + 2.0 * sum(step.kept.double() for step in steps)
         scores = EdgeScores(graph, magnitude_ranks(shells).float(), method=self.label)
-        return Calibration(
+        mask = None
+        if size is not None:
+            mask = circuit_of_size(scores, size, ablation=self.chosen_ablation, task=task)
+        return Result(
+            mask,
             scores,
-            {step.count: EdgeMask(graph, step.kept.float()) for step in reversed(steps)},
-            [_row(step) for step in reversed(steps)],
-            examples.runs,
+            self.chosen_ablation,
+            history=[_row(step) for step in reversed(steps)],
+            circuits={s.count: EdgeMask(graph, s.kept.float()) for s in reversed(steps)},
+            notes={"runs": examples.runs},
         )
 
 

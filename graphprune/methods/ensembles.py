@@ -11,7 +11,6 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal, Self, cast
 
 import torch
-from torch import Tensor
 
 from graphprune.ensembling import (
     How,
@@ -21,10 +20,9 @@ from graphprune.ensembling import (
     require_informative,
 )
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask
 from graphprune.model import MaskedModel
-from graphprune.optimise.fit import Fit
 from graphprune.optimise.warm import StartMapping, Warm
+from graphprune.result import Result
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
@@ -128,21 +126,21 @@ class SequentialEnsemble(Pruner, Scorer):
         said = super().resolved()
         return replace(said, scorer=_said(said._scorer), optimiser=_said(said._optimiser))
 
-    def with_size(self, size: int | float) -> SequentialEnsemble:
+    def sized(self, size: int | float | None) -> Self:
         """The same with an optimiser that keeps ``size`` edges (int) or that share of them."""
-        if isinstance(size, int):
-            return replace(self, optimiser=replace(self._optimiser, edges=size))
-        return replace(self, optimiser=replace(self._optimiser, edges=None, sparsity=1.0 - size))
+        return replace(self, optimiser=self._optimiser.sized(size))
 
-    def fit(self, model: MaskedModel, task: Task) -> Fit:
-        """The optimisation's result, its scores replaced by this ensemble's."""
+    def fit(self, model: MaskedModel, task: Task, size: int | float | None = None) -> Result:
+        """The optimisation's result; its scores are the gates' ranking, with signs if wanted."""
         require_model(model)
+        if size is not None:
+            return self.sized(size).fit(model, task)
         scorer = self._scorer
         start = member_scores(scorer, model, task, "the scorer")
         require_informative(start, f"the scorer ({describe(scorer)})")
         return self._fit(model, task, start)
 
-    def _fit(self, model: MaskedModel, task: Task, start: EdgeScores) -> Fit:
+    def _fit(self, model: MaskedModel, task: Task, start: EdgeScores) -> Result:
         graph, optimiser = model.graph, self._optimiser
         count = optimiser.count(graph)
         density = self._density((count or graph.num_edges) / graph.num_edges)
@@ -150,24 +148,18 @@ class SequentialEnsemble(Pruner, Scorer):
             density = None if optimiser.gate_kind == "budget" else 0.99
         warm = Warm(start, self.mapping, density, self.spread)
         fit = replace(optimiser, warm_start=warm).fit(model, task)
-        values = self._strength(fit)
+        assert fit.scores is not None
+        values = fit.scores.values
+        if self.mapping == "published" and "gates" in fit.values:
+            values = torch.sigmoid(1.2 * fit.values["gates"])
         signed = self.mapping == "published" if self.signs is None else self.signs == "scorer"
         if signed:
             values = torch.where(start.values < 0, -values, values)
         return replace(fit, scores=EdgeScores(graph, values, method=self.label))
 
-    def _strength(self, fit: Fit) -> Tensor:
-        if self.mapping == "published" and fit.gates is not None:
-            return torch.sigmoid(1.2 * fit.gates)
-        return fit.scores.values
-
-    def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
-        """The optimiser's mask, of exactly its size."""
-        return self.fit(model, task).mask
-
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """The gates' ranking, with the scorer's signs if wanted."""
-        return self.fit(model, task).scores
+        return Pruner.score(self, model, task)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -24,13 +24,13 @@ from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.model import Ablation, MaskedModel
 from graphprune.optimise.checkpoint import RunDirectory, identity
 from graphprune.optimise.distributed import Workers
-from graphprune.optimise.fit import Fit
 from graphprune.optimise.gates import hard_concrete_open, strength
 from graphprune.optimise.loop import Optimisation, Recipe, interruptible
 from graphprune.optimise.losses import LossLike, as_loss
 from graphprune.optimise.refine import refine
 from graphprune.optimise.stream import Stream
 from graphprune.optimise.warm import Start, Warm, met_gates, published_log_alpha, rank_values
+from graphprune.result import Result
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
@@ -143,28 +143,40 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
 
     # ---------------------------------------------------------------- results
 
-    def prune(self, model: MaskedModel, task: Task) -> EdgeMask:
-        """The mask, of exactly the size asked for and without dead ends."""
-        return self.fit(model, task).mask
+    def sized(self, size: int | float | None) -> Self:
+        """The same method that keeps ``size`` edges (int) or that share of them (float)."""
+        if size is None:
+            return self
+        if isinstance(size, int):
+            return replace(self, edges=size)
+        return replace(self, edges=None, sparsity=1.0 - size)
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """The final gates as scores, all positive: 1 is the last edge inside the budget."""
-        return self.fit(model, task).scores
+        return Pruner.score(self, model, task)
 
-    def fit(self, model: MaskedModel, task: Task) -> Fit:
-        """Runs the optimisation; see :class:`~graphprune.optimise.fit.Fit`.
+    def fit(self, model: MaskedModel, task: Task, size: int | float | None = None) -> Result:
+        """Runs the optimisation: the mask has exactly the size asked for, and no dead ends.
+
+        ``scores`` are the gates' ranking, all positive: 1 is the last edge inside the budget. Dead
+        ends, earlier masks that did better and the local search make the mask differ from it.
+        ``history`` has a row for every step kept: ``step``, ``loss``, ``density`` (of the gates),
+        ``rate`` (the factor on learning rates) and what the method adds; ``notes`` has the mask's
+        own ``loss`` on the training examples, where it was measured.
 
         Ctrl-C ends it with the best mask so far. Raises :class:`InputError` for a budget that no
         circuit can meet, a loss without a gradient and a run directory of another run, and
         :class:`NumericalError` with step and cause for a NaN.
         """
         require_model(model)
+        if size is not None:
+            return self.sized(size).fit(model, task)
         count = self.count(model.graph)
         ablation = self._ablation(model, task)
         from_inputs = not cut_off_nodes_differ(ablation, task)
         if count is not None:
             require_feasible(model.graph, count, from_inputs=from_inputs)
-        size = task.batch_size if self.batch_size is None else self.batch_size
+        examples = task.batch_size if self.batch_size is None else self.batch_size
         seed, workers = self.chosen_seed, Workers.current(module_of(model))
         if self.loss == "mean_gap" and workers.world > 1:
             raise InputError(
@@ -177,12 +189,12 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             task=task,
             ablation=ablation,
             loss=as_loss(self.loss, task),
-            stream=Stream(model, task, ablation, size, seed, self.steps, self.cache, workers),
+            stream=Stream(model, task, ablation, examples, seed, self.steps, self.cache, workers),
             steps=self.steps,
             seed=seed,
             from_inputs=from_inputs,
             start=self._start(model, task),
-            folder=self._folder(model, task, size, workers),
+            folder=self._folder(model, task, examples, workers),
             every=self.checkpoint_every,
             label=type(self).__name__,
         )
@@ -193,20 +205,21 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
                 return minimal(run, self)
             return self._finish(run, count, from_inputs)
 
-    def _finish(self, run: Optimisation, count: int, from_inputs: bool) -> Fit:
+    def _finish(self, run: Optimisation, count: int, from_inputs: bool) -> Result:
         model, ablation = run.model, run.ablation
         mask, notes = self._select(run, count, from_inputs)
         notes |= {"steps": run.step, "cached": run.stream.caching}
-        return Fit(
+        if run.best is not None:
+            notes["loss"] = run.best[0]
+        return Result(
             mask=mask,
             scores=self.scores(run, count),
             ablation=ablation,
             history=run.history,
-            loss=None if run.best is None else run.best[0],
-            path={k: EdgeMask(model.graph, v) for k, v in sorted(run.path.items())},
+            circuits={k: EdgeMask(model.graph, v) for k, v in sorted(run.path.items())},
+            values={"gates": run.edge_gates},
             stopped=run.stopped,
             notes=notes,
-            gates=run.edge_gates,
         )
 
     def _select(

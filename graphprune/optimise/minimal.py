@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from graphprune.mask import EdgeMask
+from graphprune.result import Result
 from graphprune.selection import ranking
 
-from .fit import Fit
 from .loop import Optimisation
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def exact_prefix(ask: SameOutputs, values: Tensor, *, below: int) -> EdgeMask | 
     return EdgeMask(graph, best.float())
 
 
-def minimal(run: Optimisation, method: MaskOptimiser) -> Fit:
+def minimal(run: Optimisation, method: MaskOptimiser) -> Result:
     """Runs the optimisation to the end; the smallest exact circuit on the way, polished."""
     from graphprune.evaluation.exactness import SameOutputs, greedy_polish
 
@@ -95,14 +95,14 @@ def minimal(run: Optimisation, method: MaskOptimiser) -> Fit:
     polished = optimised
     if not run.stopped:
         polished = greedy_polish(run.model, run.task, optimised, scores, ablation=run.ablation)
-    return Fit(
+    return Result(
         mask=polished,
         scores=scores,
         ablation=run.ablation,
         history=run.history,
-        loss=run.judge(polished),
         stopped=run.stopped,
         notes={
+            "loss": run.judge(polished),
             "optimised_edges": optimised.num_kept,
             "polished_edges": polished.num_kept,
             "optimised_mask": optimised.edges() if optimised.num_kept <= 1000 else None,

@@ -45,7 +45,7 @@ def test_against_the_plain_loop(tau):
     start = time.process_time()
     found = gp.ACDC(tau=tau).fit(model, task)
     quick = time.process_time() - start
-    tried = int((~found.effects.isnan()).sum())
+    tried = int((~found.values["effects"].isnan()).sum())
     per_edge = {"plain loop": [], "with the engine's savings": []}
     order = gp.ACDC().edge_order(model.graph)
     (one,) = task.batches()
@@ -69,7 +69,7 @@ def test_against_the_plain_loop(tau):
         per_edge["plain loop"].append(middle - start)
         per_edge["with the engine's savings"].append(time.process_time() - middle)
     print(
-        f"\ntau {tau:g}: {found.mask.num_kept} edges kept, {tried} tried, {found.dropped} dropped, "
+        f"\ntau {tau:g}: {found.mask.num_kept} edges kept, {tried} tried, {found.notes['dropped']} dropped, "
         f"{found.notes['rechecks']} rechecked; whole run {quick:.0f} s"
     )
     ratios = {}
@@ -82,7 +82,7 @@ def test_against_the_plain_loop(tau):
 
 def _stratified(graph, order, found, count):
     """Places in the order of edges that were tried, as many from each layer as there are."""
-    tried = torch.nonzero(~found.effects[order].isnan())[:, 0]
+    tried = torch.nonzero(~found.values["effects"][order].isnan())[:, 0]
     layers = torch.tensor([99 if n.layer is None else n.layer for n in graph.nodes])
     of = layers[graph.edge_index[1][order[tried]]]
     generator = torch.Generator().manual_seed(0)

@@ -27,7 +27,7 @@ def fits(folder=None) -> dict[str, torch.Tensor]:
         found[f"{name}.loss"] = torch.tensor([row["loss"] for row in fit.history])
         found[f"{name}.scores"] = fit.scores.values
         found[f"{name}.mask"] = fit.mask.values
-        found[f"{name}.final"] = torch.tensor([fit.loss])
+        found[f"{name}.final"] = torch.tensor([fit.notes["loss"]])
     return found
 
 
