@@ -255,7 +255,7 @@ def require(model: object, capability: type[C], what: str) -> C:
     if isinstance(model, capability):
         return model
     raise UnsupportedModelError(
-        f"{what} needs {_NEEDED[capability]}, and {type(model).__name__} gives none"  # type: ignore[index]
+        f"{what} needs {_NEEDED[capability]}, and {type(model).__name__} gives none"
     )
 
 

@@ -171,7 +171,7 @@ def test_effects_are_the_rises_of_the_loss(toy):
         if not found.mask.values[edge]:
             kept = less
     frame = found.to_frame()
-    assert list(frame.columns) == ["edge", "source", "target", "kind", "kept", "effect"]
+    assert list(frame.columns) == ["edge", "source", "target", "kind", "kept", "effects"]
     assert found.notes["dropped"] == int(frame.effects.isna().sum())
 
 

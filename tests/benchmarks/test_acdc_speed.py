@@ -69,8 +69,9 @@ def test_against_the_plain_loop(tau):
         per_edge["plain loop"].append(middle - start)
         per_edge["with the engine's savings"].append(time.process_time() - middle)
     print(
-        f"\ntau {tau:g}: {found.mask.num_kept} edges kept, {tried} tried, {found.notes['dropped']} dropped, "
-        f"{found.notes['rechecks']} rechecked; whole run {quick:.0f} s"
+        f"\ntau {tau:g}: {found.mask.num_kept} edges kept, {tried} tried, "
+        f"{found.notes['dropped']} dropped, {found.notes['rechecks']} rechecked; "
+        f"whole run {quick:.0f} s"
     )
     ratios = {}
     for name, seconds in per_edge.items():
