@@ -54,7 +54,7 @@ def aligned() -> gp.Task:
 )
 def test_what_follows_a_cut_off_node_stays_where_it_matters(ablation, task):
     found = find(ByHand(ablation=ablation), Selection(size=2), SimpleNamespace(), task)
-    assert (found.mask.edges(), found.selected) == (["h->out"], 2)
+    assert (found.mask.edges(), found.notes["selected"]) == (["h->out"], 2)
 
 
 @pytest.mark.parametrize("ablation", ["counterfactual", Ablation()])

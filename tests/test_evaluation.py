@@ -231,7 +231,7 @@ def test_auroc_and_recovery():
     ties = gp.EdgeScores(graph, torch.ones(4))
     assert gp.auroc(ties, gp.EdgeMask(graph, [1, 0, 0, 0])) == 0.5
     masks = [gp.EdgeMask(graph, [1, 1, 0, 0]), gp.EdgeMask(graph, [1, 0, 0, 0])]
-    assert gp.stability(masks) == 0.5
+    assert gp.mean_jaccard(masks) == 0.5
 
 
 def test_text_generated_by_the_full_mask_is_plain_greedy_text():

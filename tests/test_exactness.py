@@ -80,7 +80,7 @@ def test_polishing_ends_at_a_minimal_circuit(toy, table, seed, candidates):
     task = task.with_metric(close(WITHIN))
     order = gp.Random(seed=seed).score(model, task)
     full = gp.EdgeMask.full(model.graph)
-    found = gp.greedy_polish(model, task, full, order, ablation=name, max_candidates=candidates)
+    found = gp.minimal_circuit(model, task, full, order, ablation=name, max_candidates=candidates)
     bits = tuple(found.values.tolist())
     assert minimal(bits, good)
     assert found.num_kept < full.num_kept or minimal(tuple(full.values.tolist()), good)
@@ -117,7 +117,7 @@ def test_polishing_follows_the_order(toy):
         scores = torch.arange(len(ones), dtype=torch.float32) + 10
         scores[low], scores[high] = 0.0, 1.0
         order = gp.EdgeScores(model.graph, scores)
-        found = gp.greedy_polish(model, task, gp.EdgeMask.full(model.graph), order)
+        found = gp.minimal_circuit(model, task, gp.EdgeMask.full(model.graph), order)
         assert not found.kept[low]
         assert found.kept[high]
 
@@ -136,10 +136,10 @@ def test_bad_input(toy):
     graph = model.graph
     half = gp.EdgeMask(graph, torch.full((graph.num_edges,), 0.5))
     with pytest.raises(gp.InputError, match="keeps or drops each edge"):
-        gp.greedy_polish(model, task, half)
+        gp.minimal_circuit(model, task, half)
     strict = task.with_metric(close(1e-6))
     with pytest.raises(gp.InputError, match="circuit of 0 edges does not give"):
-        gp.greedy_polish(model, strict, gp.EdgeMask.empty(graph))
+        gp.minimal_circuit(model, strict, gp.EdgeMask.empty(graph))
     with pytest.raises(gp.InputError, match=r"\[K, 9\]"):
         gp.same_outputs(model, task, torch.ones(9))
     with pytest.raises(gp.InputError, match="at least 1"):

@@ -341,7 +341,7 @@ def test_wiring_of_reverse_is_the_program():
 def test_polishing_the_full_graph_finds_a_minimal_circuit(name):
     """The baseline: greedy deletion alone. It ends at a minimal circuit, checked by hand."""
     model, task = program(name)
-    found = gp.greedy_polish(model, task, gp.EdgeMask.full(model.graph), ablation="zero")
+    found = gp.minimal_circuit(model, task, gp.EdgeMask.full(model.graph), ablation="zero")
     full = outputs_of(model, task, gp.EdgeMask.full(model.graph))
     assert exact_by_hand(model, task, full, found.values)
     for edge in torch.nonzero(found.kept)[:, 0].tolist():

@@ -87,7 +87,7 @@ def test_how_many_seeds_succeed(capsys):
 @pytest.mark.timeout(3600)
 def test_dyck_is_recovered_with_fewer_edges_than_its_truth(capsys):
     model, task, fit = recovered("dyck", seed=0, steps=400)
-    greedy = gp.greedy_polish(model, task, gp.EdgeMask.full(model.graph), ablation="zero")
+    greedy = gp.minimal_circuit(model, task, gp.EdgeMask.full(model.graph), ablation="zero")
     with capsys.disabled():
         print(f"\ndyck: {fit.notes}, greedy deletion {greedy.num_kept}")
     assert gp.is_minimal(model, task, fit.mask, ablation="zero")

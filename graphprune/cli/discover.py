@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,12 +124,12 @@ def discover(
         from graphprune.cli.loading import load_model, load_task
         from graphprune.cli.measure import report_document, show_report
         from graphprune.cli.output import write_export
-        from graphprune.cli.selecting import find, sized
+        from graphprune.cli.selecting import find
         from graphprune.cli.settings import method_from
         from graphprune.evaluation import evaluate
         from graphprune.files import atomic_folder
         from graphprune.methods import resolve_ablation
-        from graphprune.methods.base import ablation_of
+        from graphprune.methods.base import Pruner
 
         found_by = method_from(
             method, settings, seed=seed, ablation=ablation, batch_size=batch_size
@@ -140,7 +140,8 @@ def discover(
             select, by, chosen_size, threshold, prune_dead_ends, tuple(select_set)
         )
         selection.check(found_by, method)
-        found_by = sized(found_by, chosen_size)
+        if isinstance(found_by, Pruner):
+            found_by = found_by.sized(chosen_size)
         loaded = load_model(jobs, model, dtype=dtype, device=device, tokenizer=tokenizer)
         masked = loaded.model
         made = load_task(
@@ -153,17 +154,18 @@ def discover(
             f"{made.name}"
         )
         found = find(found_by, selection, masked, train)
-        mask, scores, chosen = found.mask, found.scores, found.selected
+        mask, scores, chosen = found.mask, found.scores, found.notes["selected"]
+        assert mask is not None
         if found.stopped:
             again = "; the same command with --overwrite resumes it" if run_dir else ""
             jobs.warn(f"{found.stopped}: this is the best mask so far{again}")
         same = test is train
         where = "prompts, those it was found on" if same else "held-out prompts"
         jobs.note(f"{mask.num_kept} edges kept; evaluating on {len(test)} {where}")
-        kind = found.ablation or resolve_ablation(masked, train, ablation_of(found_by))
+        kind = resolve_ablation(masked, train, found.ablation)
         report = evaluate(masked, test, mask, ablation=kind)
         document = report_document(report, seed)
-        how = found.notes if hasattr(found_by, "prune") else selection.to_dict()
+        how = found.notes if isinstance(found_by, Pruner) else selection.to_dict()
         notes = {
             "selection": {**how, "selected": chosen, "kept": mask.num_kept},
             "report_on": "the prompts it was found on" if same else "held-out prompts",
@@ -208,7 +210,7 @@ def discover(
 def _with_run(method: Any, name: str, run_dir: Path | None) -> Any:
     if run_dir is None:
         return method
-    if not hasattr(method, "run_dir"):
+    if not any(field.name == "run_dir" for field in fields(method)):
         raise InputError(
             f"method {name!r} keeps no checkpoints; --run-dir is for mask optimisers, such as "
             "edge-pruning"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphprune.cli.ways import WAYS, By, Choice, check_exact, way_settings
@@ -11,11 +10,12 @@ from graphprune.errors import InputError
 
 if TYPE_CHECKING:
     from graphprune.mask import EdgeMask
+    from graphprune.methods.base import Method
     from graphprune.model import MaskedModel
-    from graphprune.scores import EdgeScores
+    from graphprune.result import Result
     from graphprune.task import Task
 
-__all__ = ["By", "Found", "Selection", "Ways", "find", "sized"]
+__all__ = ["By", "Selection", "Ways", "find"]
 
 Ways = Literal[
     "top", "greedy", "threshold", "nodes",
@@ -34,9 +34,11 @@ class Selection:
     prune_dead_ends: bool = True
     settings: tuple[str, ...] = ()
 
-    def check(self, method: Any, name: str) -> None:
+    def check(self, method: Method, name: str) -> None:
         """Raises where the options do not fit each other or the method, before anything runs."""
-        if hasattr(method, "prune"):
+        from graphprune.methods.base import NodeScorer, Pruner
+
+        if isinstance(method, Pruner):
             given = (self.way, self.by, self.threshold)
             if any(option is not None for option in given):
                 raise InputError(
@@ -47,8 +49,7 @@ class Selection:
                 raise InputError(f"--select-set is for --select; method {name!r} takes --set alone")
             if not self.prune_dead_ends:
                 raise InputError(f"method {name!r} keeps no dead ends; leave --keep-dead-ends out")
-            if self.size is not None and not _takes_size(method):
-                raise InputError(f"method {name!r} takes no --size; see its settings")
+            method.sized(self.size)
             return
         if self.way == "threshold" and self.threshold is None:
             raise InputError("--select threshold needs --threshold")
@@ -61,7 +62,7 @@ class Selection:
         check_exact(way, self.by)
         if "share" in chosen and self.size is not None:
             raise InputError("--select-set share says how many edges are kept; leave --size out")
-        if self.way == "nodes" and not hasattr(method, "score_nodes"):
+        if self.way == "nodes" and not isinstance(method, NodeScorer):
             raise InputError(f"method {name!r} scores no nodes; --select nodes is for nap, nap-ig")
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,75 +80,51 @@ class Selection:
         return {**done, "prune_dead_ends": self.prune_dead_ends}
 
 
-@dataclass(frozen=True)
-class Found:
-    """A mask, the scores if there are any, and how many edges were selected before dead ends went.
+def find(method: Method, selection: Selection, model: MaskedModel, task: Task) -> Result:
+    """Runs the method and selects the edges; ``notes["selected"]`` counts them before dead ends go.
 
-    ``ablation`` is what the mask was found under, where it was learned; ``stopped`` says why the
-    search ended early; ``notes`` are a mask optimiser's own.
+    Raises :class:`InputError` where no edge is left.
     """
+    from graphprune.methods.base import Pruner
+    from graphprune.selection_circuit import without_dead_ends
 
-    mask: EdgeMask
-    scores: EdgeScores | None
-    selected: int
-    ablation: Any = None
-    stopped: str = ""
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _takes_size(method: Any) -> bool:
-    return type(method).sized is not Pruner.sized
-
-
-def sized(method: Any, size: int | float | None) -> Any:
-    """A mask optimiser with ``--size`` as its budget: a count, or a density."""
-    if size is None or not _takes_size(method):
-        return method
-    if hasattr(method, "sized"):
-        return method.sized(size)
-    if isinstance(size, int):
-        return replace(method, edges=size)
-    return replace(method, edges=None, sparsity=1.0 - size)
-
-
-def find(method: Any, selection: Selection, model: MaskedModel, task: Task) -> Found:
-    """Runs the method and selects the edges."""
-    if hasattr(method, "fit"):
-        fit = method.fit(model, task)
-        ablation = getattr(fit, "ablation", None)  # a greedy descent learns no constants
-        learned = ablation if ablation is not None and ablation.parameters else None
-        scores = getattr(fit, "scores", None)
-        return Found(fit.mask, scores, fit.mask.num_kept, learned, fit.stopped, fit.notes)
-    if hasattr(method, "prune"):
-        mask = method.prune(model, task)
-        return Found(mask, None, mask.num_kept)
-    from graphprune.methods.base import ablation_of
-    from graphprune.selection_circuit import cut_off_nodes_differ, without_dead_ends
-
-    by: By = selection.by or "abs"
-    size = 0.01 if selection.size is None else selection.size
-    under = ablation_of(method)
-    from_inputs = not cut_off_nodes_differ(under, task)
-    if selection.way == "nodes":
-        from graphprune.scores import EdgeScores
-
-        nodes = method.score_nodes(model, task)
-        scores = EdgeScores.computed(model.graph, nodes.edge_values(), method=nodes.method)
-        mask = nodes.top(size, by=by)
-    else:
-        scores = method.score(model, task)
-        if selection.way == "threshold" and selection.threshold is not None:
-            mask = scores.threshold(selection.threshold, by=by)
-        else:
-            way = selection.way or "top"
-            choice = Choice(method, model, task, scores, size, by, from_inputs)
-            mask = WAYS[way](choice, **way_settings(way, selection.settings))
+    if isinstance(method, Pruner):
+        found = method.fit(model, task)
+        assert found.mask is not None
+        return replace(found, notes={**found.notes, "selected": found.mask.num_kept})
+    mask, found = _selected(method, selection, model, task)
     chosen = mask.num_kept
     if selection.prune_dead_ends:
-        mask = without_dead_ends(mask, ablation=under, task=task)
+        mask = without_dead_ends(mask, ablation=method.chosen_ablation, task=task)
     if mask.num_kept == 0:
         raise InputError(
             f"no edge is left: of the {chosen} selected none lies on a path from the input to the "
             "output; a larger --size, --select greedy or --keep-dead-ends keeps more"
         )
-    return Found(mask, scores, chosen)
+    return replace(found, mask=mask, notes={**found.notes, "selected": chosen})
+
+
+def _selected(
+    method: Method, selection: Selection, model: MaskedModel, task: Task
+) -> tuple[EdgeMask, Result]:
+    """The edges that a ranking gives, dead ends included, and the ranking's own result."""
+    from graphprune.methods.base import NodeScorer
+    from graphprune.result import Result
+    from graphprune.scores import EdgeScores
+    from graphprune.selection_circuit import cut_off_nodes_differ
+
+    by: By = selection.by or "abs"
+    size = 0.01 if selection.size is None else selection.size
+    way = selection.way or "top"
+    if way == "nodes" and isinstance(method, NodeScorer):
+        nodes = method.score_nodes(model, task)
+        ranked = EdgeScores.computed(model.graph, nodes.edge_values(), method=nodes.method)
+        return nodes.top(size, by=by), Result(None, ranked, method.chosen_ablation)
+    found = method.fit(model, task)
+    scores = found.scores
+    assert scores is not None
+    if way == "threshold" and selection.threshold is not None:
+        return scores.threshold(selection.threshold, by=by), found
+    from_inputs = not cut_off_nodes_differ(method.chosen_ablation, task)
+    choice = Choice(method, model, task, scores, size, by, from_inputs)
+    return WAYS[way](choice, **way_settings(way, selection.settings)), found

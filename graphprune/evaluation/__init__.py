@@ -5,13 +5,13 @@ from .curve import FaithfulnessCurve, faithfulness_curve
 from .exactness import (
     SameOutputs,
     equivalent,
-    greedy_polish,
     is_minimal,
+    minimal_circuit,
     removable_edges,
     same_outputs,
 )
 from .fidelity import Fidelity, fidelity
-from .recovery import Recovery, auroc, recovery, stability
+from .recovery import Recovery, auroc, mean_jaccard, recovery
 from .report import EvaluationReport, evaluate, evaluate_all
 
 __all__ = [
@@ -26,12 +26,12 @@ __all__ = [
     "evaluate_all",
     "faithfulness_curve",
     "fidelity",
-    "greedy_polish",
     "is_minimal",
+    "mean_jaccard",
     "mib_auroc",
     "mib_curve",
+    "minimal_circuit",
     "recovery",
     "removable_edges",
     "same_outputs",
-    "stability",
 ]

@@ -25,8 +25,8 @@ from graphprune.task import Task
 __all__ = [
     "SameOutputs",
     "equivalent",
-    "greedy_polish",
     "is_minimal",
+    "minimal_circuit",
     "removable_edges",
     "same_outputs",
 ]
@@ -203,7 +203,7 @@ def is_minimal(
     return removable_edges(model, task, mask, ablation=ablation).num_kept == 0
 
 
-def greedy_polish(
+def minimal_circuit(
     model: MaskedModel,
     task: Task,
     mask: EdgeMask,

@@ -1,4 +1,4 @@
-"""Against a known circuit, and against itself: recovery and stability."""
+"""Against a known circuit, and against itself: recovery and agreement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.ranks import ranks
 from graphprune.scores import EdgeScores
 
-__all__ = ["Recovery", "auroc", "recovery", "stability"]
+__all__ = ["Recovery", "auroc", "mean_jaccard", "recovery"]
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def auroc(scores: EdgeScores, truth: EdgeMask) -> float:
     return float(wins / (positives * negatives))
 
 
-def stability(masks: Sequence[EdgeMask]) -> float:
+def mean_jaccard(masks: Sequence[EdgeMask]) -> float:
     """Mean Jaccard overlap over all pairs of masks, such as those of several seeds."""
     if len(masks) < 2:
-        raise InputError(f"stability compares at least two masks, got {len(masks)}")
+        raise InputError(f"mean_jaccard compares at least two masks, got {len(masks)}")
     pairs = [a.jaccard(b) for i, a in enumerate(masks) for b in masks[i + 1 :]]
     return float(np.mean(pairs))

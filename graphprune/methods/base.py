@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import wraps
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from graphprune.mask import EdgeMask
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
 from graphprune.progress import track
 from graphprune.result import Result
-from graphprune.scores import EdgeScores
+from graphprune.scores import EdgeScores, NodeScores
 from graphprune.selection_circuit import circuit_of_size, cut_off_nodes_differ
 from graphprune.task import Task
 
@@ -28,8 +28,10 @@ __all__ = [
     "DEFAULT_ABLATION",
     "AblationLike",
     "Method",
+    "NodeScorer",
     "Pruner",
     "Scorer",
+    "Sweep",
     "ablation_of",
     "cut_off_nodes_differ",
     "resolve_ablation",
@@ -249,6 +251,26 @@ class Pruner(Method):
             f"{type(self).__name__} takes no size, its settings decide how many edges stay; got "
             f"size={size!r}"
         )
+
+
+@runtime_checkable
+class NodeScorer(Protocol):
+    """A method that also scores nodes."""
+
+    def score_nodes(self, model: MaskedModel, task: Task) -> NodeScores:
+        """Mean node scores over the task's examples."""
+        ...
+
+
+@runtime_checkable
+class Sweep(Protocol):
+    """A method that gives circuits at many thresholds at once."""
+
+    def sweep(
+        self, model: MaskedModel, task: Task, taus: Sequence[float]
+    ) -> Mapping[float, Result]:
+        """Results by threshold, ascending."""
+        ...
 
 
 def ablation_of(method: object) -> AblationLike:

@@ -64,7 +64,7 @@ def exact_prefix(ask: SameOutputs, values: Tensor, *, below: int) -> EdgeMask | 
 
 def minimal(run: Optimisation, method: MaskOptimiser) -> Result:
     """Runs the optimisation to the end; the smallest exact circuit on the way, polished."""
-    from graphprune.evaluation.exactness import SameOutputs, greedy_polish
+    from graphprune.evaluation.exactness import SameOutputs, minimal_circuit
 
     graph = run.model.graph
     ask = SameOutputs(run.model, run.task, run.ablation)
@@ -94,7 +94,7 @@ def minimal(run: Optimisation, method: MaskOptimiser) -> Result:
     scores = method.scores(run, optimised.num_kept)
     polished = optimised
     if not run.stopped:
-        polished = greedy_polish(run.model, run.task, optimised, scores, ablation=run.ablation)
+        polished = minimal_circuit(run.model, run.task, optimised, scores, ablation=run.ablation)
     return Result(
         mask=polished,
         scores=scores,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.errors import InputError, MissingExtraError
-from graphprune.methods.base import at_least
+from graphprune.methods.base import Scorer, Sweep, at_least
 from graphprune.plain import plain
 from graphprune.registry import make_method, method_class, method_names
 from graphprune.tasks import TASKS
@@ -193,9 +193,9 @@ def methods_from(found: Any, systems: Sequence[StudySystem]) -> tuple[StudyMetho
             name, method, entry, tuple(map(float, taus)), limit, None if only is None else (*only,)
         )
         built = made.build(0)
-        if taus and not hasattr(built, "sweep"):
+        if taus and not isinstance(built, Sweep):
             raise InputError(f"method {name!r} has no thresholds; leave taus out")
-        if not taus and not hasattr(built, "score"):
+        if not taus and not isinstance(built, Scorer):
             raise InputError(f"method {name!r} gives no scores; name the taus to sweep")
         rows.append(made)
     return tuple(rows)
