@@ -217,7 +217,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             ablation=ablation,
             history=run.history,
             circuits={k: EdgeMask(model.graph, v) for k, v in sorted(run.path.items())},
-            values={"gates": run.edge_gates},
+            values={} if run.edge_gates is None else {"gates": run.edge_gates},
             stopped=run.stopped,
             notes=notes,
         )
