@@ -11,7 +11,7 @@ import dataclasses
 import os
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.overlap import ExampleFingerprint, as_table
 from graphprune.plain import plain
 from graphprune.scores import EdgeScores
 
@@ -50,6 +51,8 @@ class Circuit:
         report: how well the circuit does; an object with ``to_dict()``, or a dict.
         provenance: plain values: ``model``, ``task``, ``method``, ``seed``, ``versions``,
             ``created``, ``notes``, each present where known.
+        found_on: fingerprints of the examples that its method saw; ``None``: not known. Figures on
+            these say how well the method has fitted: ``task.unseen(circuit.found_on)`` are others.
 
     Raises :class:`~graphprune.errors.GraphMismatchError` where mask or scores belong to another
     graph.
@@ -70,6 +73,7 @@ class Circuit:
     scores: EdgeScores | None = None
     report: Any = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    found_on: frozenset[ExampleFingerprint] | None = None
     _model: weakref.ref[MaskedModel] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +94,10 @@ class Circuit:
                 f"{type(self.report).__name__}"
             )
         object.__setattr__(self, "provenance", plain(self.provenance))
+        if self.found_on is not None:
+            rows = as_table(self.found_on).tolist()
+            known = frozenset(ExampleFingerprint(*row) for row in rows)
+            object.__setattr__(self, "found_on", known)
 
     # ---------------------------------------------------------------- building
 
@@ -104,6 +112,7 @@ class Circuit:
         method: Any = None,
         seed: int | None = None,
         notes: Mapping[str, Any] | None = None,
+        found_on: Task | Iterable[ExampleFingerprint] | None = None,
     ) -> Circuit:
         """A circuit with everything that is known of how it came about.
 
@@ -111,12 +120,15 @@ class Circuit:
             mask: the kept edges.
             scores: the scores they were chosen by.
             model: whose graph it is; its ``provenance()`` (name, hash of the weights) is kept.
-            task: what the circuit is for; its name, size, metric and notes are kept.
+            task: the examples that the circuit was found on; the task's name, size, metric and
+                notes are kept, and the examples' fingerprints as ``found_on``.
             report: what :func:`graphprune.evaluate` gave.
             method: the scorer or pruner (its settings are kept), or a name; ``None`` takes
                 ``scores.method``.
             seed: ``None`` takes the method's own ``seed`` setting.
             notes: any further plain values.
+            found_on: the examples that the circuit was found on, as a task or as fingerprints,
+                where they are others than those of ``task``.
         """
         provenance: dict[str, Any] = {}
         if model is not None:
@@ -139,7 +151,8 @@ class Circuit:
         provenance["created"] = datetime.now(UTC).isoformat(timespec="seconds")
         if notes:
             provenance["notes"] = dict(notes)
-        made = cls(mask.graph, mask, scores, report, provenance)
+        seen: Any = task if found_on is None else found_on  # made fingerprints of
+        made = cls(mask.graph, mask, scores, report, provenance, seen)
         if model is not None:
             object.__setattr__(made, "_model", weakref.ref(model))
         return made
@@ -341,7 +354,9 @@ class Circuit:
         if model is not None and model == other.provenance.get("model"):
             provenance["model"] = model
         scores = self.scores if self.scores is not None else other.scores
-        return Circuit(self.graph, mask, scores, None, provenance)
+        known = self.found_on is not None and other.found_on is not None
+        seen = (self.found_on or frozenset()) | (other.found_on or frozenset()) if known else None
+        return Circuit(self.graph, mask, scores, None, provenance, seen)
 
     def __and__(self, other: Circuit) -> Circuit:
         """Edges of both. The scores are the left circuit's, or the right's if it has none."""
@@ -369,6 +384,8 @@ class Circuit:
             same = self.scores.values.equal(other.scores.values)
             if not same or self.scores.method != other.scores.method:
                 return False
+        if self.found_on != other.found_on:
+            return False
         return self.provenance == other.provenance and self.report_dict() == other.report_dict()
 
     def __hash__(self) -> int:
