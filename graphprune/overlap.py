@@ -32,6 +32,7 @@ __all__ = [
     "apart",
     "as_table",
     "digest",
+    "old_ones",
     "parted",
     "prints",
     "token_digest",
@@ -96,6 +97,13 @@ def as_table(found_on: Task | Iterable[ExampleFingerprint]) -> Table:
             f"(task.example_fingerprints()), got {type(found_on).__name__}"
         ) from None
     return np.asarray(rows, dtype=np.int64).reshape(-1, 2)
+
+
+def old_ones(own: Table, seen: Table) -> NDArray[np.bool_]:
+    """``[N]``: which of the examples ``own [N, 2]`` overlap one of ``seen [M, 2]``."""
+    crossed = (own[:, 1] != 0) & np.isin(own[:, 1], seen[:, 0])
+    old: NDArray[np.bool_] = np.isin(own[:, 0], seen[seen != 0]) | crossed
+    return old
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ def circuit_facts(folder: Path) -> dict[str, Any]:
         "nodes": len(circuit.nodes()),
         "scored": circuit.scores is not None,
         "graph": circuit.graph.fingerprint,
+        "found_on_examples": None if circuit.found_on is None else len(circuit.found_on),
         **provenance,
         "report": circuit.report_dict(),
     }

@@ -109,7 +109,7 @@ def evaluate(
 
         def show(console: Console) -> None:
             edges = f"{circuit.mask.num_kept} of {circuit.graph.num_edges} edges"
-            title = f"{edges} on {len(made)} prompts of {made.name} ({kind} ablation)"
+            title = f"{edges} on {len(made)} {judged.called} of {made.name} ({kind} ablation)"
             show_report(console, measured, title)
             console.print(judged.said, markup=False)
             if drawn is not None:

@@ -26,9 +26,10 @@ AllExamples = Annotated[
 
 @dataclass(frozen=True)
 class Judged:
-    """The examples to judge on, a line that says which they are, and the same as plain values."""
+    """The examples to judge on, what they are called, a line about them, the same as values."""
 
     task: Task
+    called: str
     said: str
     document: dict[str, Any]
 
@@ -36,7 +37,7 @@ class Judged:
 def judged_on(out: Job, circuit: Circuit, task: Task, everything: bool) -> Judged:
     """The part of ``task`` that did not find the circuit, or all of it if asked for.
 
-    Where nothing is left all examples are taken, with a warning. ``document`` has ``given``,
+    Where nothing is left all examples are taken, called old. ``document`` has ``given``,
     ``judged``, ``old`` (given ones that found the circuit or share a prompt with one that did;
     ``None``: not known), ``redrawn`` (judged ones with another corrupted prompt, since theirs found
     the circuit) and ``held_out``, whether no judged example found the circuit.
@@ -46,7 +47,7 @@ def judged_on(out: Job, circuit: Circuit, task: Task, everything: bool) -> Judge
     count = len(task)
     if circuit.found_on is None:
         said = f"it is not known which prompts found the circuit; some of these {count} may have"
-        return _judged(task, said, count, old=None, held_out=None)
+        return _judged(task, "prompts", said, count, old=None, held_out=None)
     found = apart(task, as_table(circuit.found_on))
     shared = found.old + found.redrawn
     said = (
@@ -54,25 +55,28 @@ def judged_on(out: Job, circuit: Circuit, task: Task, everything: bool) -> Judge
         "the circuit"
     )
     if not shared:
-        return _judged(task, f"none of these {count} prompts found the circuit", count, old=0)
+        said = f"none of these {count} prompts found the circuit"
+        return _judged(task, "new prompts", said, count, old=0)
     if everything:
         said += "; judged on all, as asked for"
-        return _judged(task, said, count, old=shared, held_out=False)
+        called = "old prompts" if found.task is None else "old and new prompts"
+        return _judged(task, called, said, count, old=shared, held_out=False)
     if found.task is None:
         said = (
             f"all {count} prompts are old: the figures are of the prompts that found the circuit; "
             "more --examples or another --seed give new ones"
         )
-        out.warn(said)
-        return _judged(task, said, count, old=count, held_out=False)
+        out.note(said)
+        return _judged(task, "old prompts", said, count, old=count, held_out=False)
     said = f"judged on {len(found.task)} new prompts: {said}; {found.old} were left out"
     if found.redrawn:
         said += f", {found.redrawn} got another corrupted prompt"
-    return _judged(found.task, said, count, old=shared, redrawn=found.redrawn)
+    return _judged(found.task, "new prompts", said, count, old=shared, redrawn=found.redrawn)
 
 
 def _judged(
     task: Task,
+    called: str,
     said: str,
     given: int,
     *,
@@ -87,4 +91,4 @@ def _judged(
         "redrawn": redrawn,
         "held_out": held_out,
     }
-    return Judged(task, said, document)
+    return Judged(task, called, said, document)

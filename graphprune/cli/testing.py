@@ -104,7 +104,7 @@ def examine(
             rows += [(name, "not made", "", why) for name, why in found.not_made.items()]
             title = (
                 f"{circuit.mask.num_kept} of {circuit.graph.num_edges} edges on {len(made)} "
-                f"prompts of {made.name} ({kind} ablation)"
+                f"{judged.called} of {made.name} ({kind} ablation)"
             )
             cells(console, title, ["test", "passed", "p", "found"], rows)
             console.print(judged.said, markup=False)

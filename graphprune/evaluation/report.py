@@ -21,6 +21,7 @@ from graphprune.mask import EdgeMask, mask_density, require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.metrics import Metric, as_metric, kendall_tau
 from graphprune.model import MaskedModel
+from graphprune.overlap import as_table, old_ones, prints
 from graphprune.progress import track
 from graphprune.task import Task
 
@@ -92,7 +93,7 @@ class EvaluationReport:
 
     ``values`` maps a measure to its mean, ``examples`` to its value for every example, ``absent``
     to the reason why a measure is missing, ``notes`` to what is to be said of its value (that it is
-    within rounding). ``full`` and ``ablated`` hold the same metrics of the
+    within rounding), and ``examples`` to how many of them found the circuit, if any did. ``full`` and ``ablated`` hold the same metrics of the
     full and of the wholly ablated model, ``full_examples`` and ``ablated_examples`` for every
     example.
     """
@@ -275,6 +276,14 @@ def evaluate_all(
                       settings)
         for name, mask in chosen_masks.items()
     }  # fmt: skip
+    for name, given in masks.items():
+        seen = getattr(given, "found_on", None)  # a circuit's; masks do not know it
+        old = 0 if seen is None else int(old_ones(prints(task), as_table(seen)).sum())
+        if old:
+            reports[name].notes["examples"] = (
+                f"{old} of {len(task)} are old: they, or one that shares a prompt with them, found "
+                "the circuit; task.unseen(circuit.found_on) are the others"
+            )
     if any(suspect(model, report.values) for report in reports.values()):
         noise = rounding(model, task, chosen, batch_size)
         for report in reports.values():

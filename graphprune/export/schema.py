@@ -64,7 +64,7 @@ class CircuitFile(_Strict):
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
         if (self.found_on is None) != (self.version == 1):
-            raise ValueError("found_on is a number in version 2 and not there in version 1")
+            raise ValueError("version 2 of the format has found_on, version 1 has not")
         if len(self.nodes) != self.graph.num_nodes:
             raise ValueError(f"num_nodes is {self.graph.num_nodes}, nodes are {len(self.nodes)}")
         named = [*self.graph.inputs, *self.graph.outputs]

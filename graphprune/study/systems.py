@@ -112,8 +112,8 @@ def language(
     """A language model by folder, hub id or ``smollm2``, on a built-in task or a file of prompts.
 
     ``settings`` are the task's, as text or numbers. Each seed draws its own prompts, from a file
-    its own part. No test prompt is a training prompt, clean or corrupted, nor the other way round; a
-    built-in task is asked for more prompts where too many coincide.
+    its own part. No clean prompt of training or test is a prompt of the other, clean or corrupted;
+    a built-in task is asked for more prompts where too many coincide.
     """
     from .language import checkpoint, prompts
 

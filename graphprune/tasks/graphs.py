@@ -16,7 +16,7 @@ numbered type after type. Labels are answer ids; all other classes are the distr
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
