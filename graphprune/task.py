@@ -355,12 +355,13 @@ class Task:
             )
         if rest.redrawn or rest.old:
             say = log.warning if rest.old else log.info
-            say(
-                "split of %s: %d corrupted prompts that were the other part's clean ones were "
-                "drawn again; %d of %d held-out pairs shared a prompt with the other part and were "
-                "left out",
-                self.name, rest.redrawn, rest.old, len(second),
-            )  # fmt: skip
+            again = f"{rest.redrawn} corrupted prompts (clean ones of the other part) drawn again"
+            gone = (
+                f"{rest.old} of {len(second)} held-out pairs left out, which share a prompt with "
+                "the other part"
+            )
+            told = [text for text, n in ((again, rest.redrawn), (gone, rest.old)) if n]
+            say("split of %s: %s", self.name, "; ".join(told))
         return first, rest.task
 
     def example_fingerprints(self) -> tuple[ExampleFingerprint, ...]:

@@ -93,9 +93,9 @@ class EvaluationReport:
 
     ``values`` maps a measure to its mean, ``examples`` to its value for every example, ``absent``
     to the reason why a measure is missing, ``notes`` to what is to be said of its value (that it is
-    within rounding), and ``examples`` to how many of them found the circuit, if any did. ``full`` and ``ablated`` hold the same metrics of the
-    full and of the wholly ablated model, ``full_examples`` and ``ablated_examples`` for every
-    example.
+    within rounding), and ``"examples"`` to how many examples found the circuit, if any did.
+    ``full`` and ``ablated`` hold the same metrics of the full and of the wholly ablated model,
+    ``full_examples`` and ``ablated_examples`` for every example.
     """
 
     values: dict[str, float]
