@@ -23,6 +23,8 @@ AllExamples = Annotated[
     ),
 ]
 
+FEW = 8  # new prompts below which a note says how to get more
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -37,10 +39,10 @@ class Judged:
 def judged_on(out: Job, circuit: Circuit, task: Task, everything: bool) -> Judged:
     """The part of ``task`` that did not find the circuit, or all of it if asked for.
 
-    Where nothing is left all examples are taken, called old. ``document`` has ``given``,
-    ``judged``, ``old`` (given ones that found the circuit or share a prompt with one that did;
-    ``None``: not known), ``redrawn`` (judged ones with another corrupted prompt, since theirs found
-    the circuit) and ``held_out``, whether no judged example found the circuit.
+    Where nothing is left all examples are taken, called old; where little is, a note says so.
+    ``document`` has ``given``, ``judged``, ``old`` (given ones that found the circuit or share a
+    prompt with one that did; ``None``: not known), ``redrawn`` (judged ones with another corrupted
+    prompt, since theirs found the circuit) and ``held_out``, whether no judged example found it.
     """
     from graphprune.overlap import apart, as_table
 
@@ -68,6 +70,11 @@ def judged_on(out: Job, circuit: Circuit, task: Task, everything: bool) -> Judge
         )
         out.note(said)
         return _judged(task, "old prompts", said, count, old=count, held_out=False)
+    if len(found.task) < FEW:
+        out.note(
+            f"only {len(found.task)} of {count} prompts are new to the circuit; more --examples or "
+            "another --seed give more"
+        )
     said = f"judged on {len(found.task)} new prompts: {said}; {found.old} were left out"
     if found.redrawn:
         said += f", {found.redrawn} got another corrupted prompt"
