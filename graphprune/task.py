@@ -368,8 +368,8 @@ class Task:
         """Each example's fingerprint: alike for equal contents in any place, batch or padding.
 
         Of language tasks the token ids count, of patterns the features, of nodes of one graph the
-        features and the node, of batched graphs the graph's number. 100,000 prompts take under a
-        second.
+        features and the node, of batched graphs the graph's number. 100,000 prompts take a few
+        seconds at most.
         """
         return tuple(ExampleFingerprint(*row) for row in prints(self).tolist())
 
