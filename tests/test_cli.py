@@ -256,7 +256,7 @@ def test_info_on_a_model_and_a_task_it_does_not_do(model_dir, capsys):
     assert facts["model"]["n_kv_heads"] == 2
     assert facts["task"]["prompts"] == 8
     measured = facts["task"]["performance"]
-    assert set(measured["clean"]) == {"accuracy", "logit_diff", "prob_diff", "top_1"}
+    assert set(measured["clean"]) == {"accuracy", "logit_diff", "prob_diff", "top1_accuracy"}
     assert measured["corrupted"]["logit_diff"] != measured["clean"]["logit_diff"]
     assert "does not do" in facts["task"]["warning"]
     assert "does not do" in said.err

@@ -17,8 +17,10 @@ NAMES = {
     "kl": "KL to the full model",
     "logit_diff": "logit difference",
     "prob_diff": "probability difference",
-    "accuracy": "accuracy",
-    "exact_match": "same answer as the full model",
+    "accuracy": "accuracy, answer against distractor",
+    "exact_match": "as the full model, answer against distractor",
+    "top1_accuracy": "top-1 accuracy, of all outputs",
+    "top1_match": "top-1 as the full model, of all outputs",
     "kendall_tau": "Kendall's tau",
 }
 COUNTS = ("n_edges", "density", "sparsity")
@@ -38,7 +40,9 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
     full, ablated = document.get("full", {}), document.get("ablated", {})
     intervals = document.get("intervals", {})
     skipped = {*COUNTS, "full", "ablated", "absent", "notes", "settings", "intervals"}
-    names = [n for n in NAMES if n in document]
+    if document.get("settings", {}).get("choices") == "all outputs":
+        skipped |= {"accuracy", "exact_match"}  # the same numbers as those of top 1
+    names = [n for n in NAMES if n in document and n not in skipped]
     names += [n for n in document if n not in NAMES and n not in skipped]
     rows = []
     for name in names:

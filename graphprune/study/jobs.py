@@ -41,7 +41,7 @@ from .systems import GROUP, Case
 __all__ = ["Job", "contents_of", "run_job"]
 
 _ALONE = threading.Lock()  # jobs of one process share a model: a backend's threads take turns
-METRICS = ("kl", "faithfulness", "accuracy", "exact_match")
+METRICS = ("kl", "faithfulness", "accuracy", "exact_match", "top1_accuracy", "top1_match")
 
 
 @dataclass(frozen=True)
