@@ -3,9 +3,9 @@
 Outputs are ``[B, V]`` or ``[B, P, V]`` (several answer positions, averaged). ``full`` are the
 outputs of the unmasked model, which the KL divergence compares with.
 
-``accuracy`` and ``exact_match`` look at a task's answers and distractors alone, which is easier than
-``top1_accuracy`` and ``top1_match``: those look at all outputs (the whole vocabulary, all classes).
-Without distractors the two are one.
+``accuracy`` and ``exact_match`` look at a task's answers and distractors alone, which is easier
+than ``top1_accuracy`` and ``top1_match``: those look at all outputs (the whole vocabulary, all
+classes). Without distractors the two are one.
 """
 
 from __future__ import annotations

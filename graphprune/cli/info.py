@@ -121,7 +121,10 @@ def _show_parts(console: Console, parts: dict[str, dict[str, Any]]) -> None:
             # Without distractors accuracy is that of top 1, which stands below it.
             alone = "logit_diff" not in performance["clean"]
             rows = [
-                (NAMES.get(name, name), *(_number(performance[side].get(name)) for side in performance))
+                (
+                    NAMES.get(name, name),
+                    *(_number(performance[side].get(name)) for side in performance),
+                )
                 for name in performance["clean"]
                 if not (alone and name == "accuracy")
             ]

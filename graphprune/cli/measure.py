@@ -17,11 +17,16 @@ NAMES = {
     "kl": "KL to the full model",
     "logit_diff": "logit difference",
     "prob_diff": "probability difference",
-    "accuracy": "accuracy, answer against distractor",
-    "exact_match": "as the full model, answer against distractor",
-    "top1_accuracy": "top-1 accuracy, of all outputs",
-    "top1_match": "top-1 as the full model, of all outputs",
+    "accuracy": "accuracy vs distractor",
+    "exact_match": "match vs distractor",
+    "top1_accuracy": "top-1 accuracy",
+    "top1_match": "top-1 match",
     "kendall_tau": "Kendall's tau",
+}
+MEANINGS = {
+    "vs distractor": "the answer against the distractor alone",
+    "top-1": "the largest of all outputs",
+    "match": "the full model's choice",
 }
 COUNTS = ("n_edges", "density", "sparsity")
 
@@ -57,6 +62,10 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
         rows,
         numbers=True,
     )
+    labels = " ".join(row[0] for row in rows)
+    told = [f"{words}: {meaning}" for words, meaning in MEANINGS.items() if words in labels]
+    if told:
+        console.print("; ".join(told), markup=False)
     for name, note in document.get("notes", {}).items():
         console.print(f"{NAMES.get(name, name)}: {note}", markup=False)
 

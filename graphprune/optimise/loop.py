@@ -1,8 +1,8 @@
 """The loop: draw a mask, run it, step the gates; keep what is needed to go on after a stop.
 
 A step's outcome is a function of the gates before it, the seed and the step's number. Ctrl-C ends
-the run after the step at hand with the best mask so far; a NaN ends it with an error that names the
-step and the cause, and leaves the last good checkpoint.
+the run after the step at hand with a mask (``made_at`` says of which step's gates); a NaN ends it
+with an error that names the step and the cause, and leaves the last good checkpoint.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ from .warm import Start
 if TYPE_CHECKING:
     from graphprune.batch import Batch
 
-__all__ = ["Draw", "Moment", "Optimisation", "Recipe", "interruptible"]
+__all__ = ["Draw", "Moment", "Optimisation", "Recipe", "interruptible", "whole_results"]
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ class Optimisation:
         self.columns: list[str] = []
         self.rows: list[list[float]] = []
         self.best: tuple[float, Tensor] | None = None
+        self.made_at: int | None = None  # the step whose gates the best mask was made of
         self.path: dict[int, Tensor] = {}
         self.stopped = ""
         self.saved = 0
@@ -178,6 +180,7 @@ class Optimisation:
         }
         if "best" in found.tensors:
             self.best = (float(found.notes["best_loss"]), found.tensors["best"])
+            self.made_at = found.notes.get("best_step")
         log.info("resumed at step %d of %d from %s", self.step, self.steps, self.folder)
 
     def save(self) -> None:
@@ -192,6 +195,7 @@ class Optimisation:
         notes: dict[str, Any] = {"columns": self.columns}
         if self.best is not None:
             notes["best_loss"], tensors["best"] = self.best
+            notes["best_step"] = self.made_at
         self.folder.save(Checkpoint(self.step, tensors, notes))
         self.saved = self.step
 
@@ -234,7 +238,6 @@ class Optimisation:
                 if self.step % self.every == 0 or self.step == end or halt:
                     self.save()
                 if halt:
-                    log.warning("%s; this is the best mask so far", self.stopped)
                     return
 
     def _any(self, flag: bool) -> bool:
@@ -367,13 +370,47 @@ class Optimisation:
         found = self.judge(mask)
         if self.best is None or found < self.best[0]:
             self.best = (found, mask.values.clone())
+            self.made_at = self.step
         return found
+
+    def say_stopped(self) -> dict[str, Any]:
+        """Warns of a run that Ctrl-C ended, once, and gives the notes that its result carries."""
+        if not self.stopped:
+            return {}
+        if self.made_at is None:
+            what = "all edges, since none was dropped yet"
+        elif self.made_at == self.step:
+            what = f"the mask of the gates at step {self.step}, which were still moving"
+        else:
+            what = f"the mask of step {self.made_at}, the best of those judged"
+        if self.folder is None:
+            after = "with a run directory (run_dir=, --run-dir) a stopped run can go on"
+        else:
+            after = f"the same run goes on from {self.folder.folder}"
+        log.warning("%s: the circuit is no finished result, but %s; %s", self.stopped, what, after)
+        return {"stopped": self.stopped, "circuit_is": what}
+
+
+_WHOLE: ContextVar[bool] = ContextVar("graphprune_whole_results", default=False)
+
+
+@contextmanager
+def whole_results() -> Iterator[None]:
+    """Ctrl-C inside ends everything, for callers that could not tell a stopped run's result."""
+    token = _WHOLE.set(True)
+    try:
+        yield
+    finally:
+        _WHOLE.reset(token)
 
 
 @contextmanager
 def interruptible(came: list[int]) -> Iterator[list[int]]:
-    """Notes a first Ctrl-C in ``came``; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
+    """Notes a first Ctrl-C in ``came``; a second one stops at once.
+
+    Inside :func:`whole_results` the first one does.
+    """
+    if _WHOLE.get() or threading.current_thread() is not threading.main_thread():
         yield came
         return
 
