@@ -368,7 +368,7 @@ def test_export_model_says_what_is_wrong(model_dir, circuit_dir, tmp_path, capsy
         assert words in capsys.readouterr().err
     assert call("export-model", circuit_dir, "--model", model_dir, *out, "-q", "--json") == 0
     told = capsys.readouterr()
-    assert "found under counterfactual ablation and is exported under zero ablation" in told.err
+    assert "found under counterfactual ablation and is exported under zero; no task" in told.err
     assert json.loads(told.out)["report"]["ablation"] == "zero"
     other = save_model(tmp_path / "other", seed=1)
     assert call("export-model", circuit_dir, "--model", other, "--out", tmp_path / "no") == 1
