@@ -151,7 +151,7 @@ def bootstrap_scores(
     Raises :class:`InputError` for tasks too small to resample.
     """
     from graphprune.methods.base import at_least
-    from graphprune.optimise.loop import whole_results
+    from graphprune.optimise.interrupts import whole_results
 
     def score(some: Task) -> EdgeScores:
         with whole_results():

@@ -146,7 +146,7 @@ class _Cuts:
         from dataclasses import replace
 
         from graphprune.methods.acdc import ACDC
-        from graphprune.optimise.loop import whole_results
+        from graphprune.optimise.interrupts import whole_results
 
         assert isinstance(method, ACDC)
         if start.num_kept == self.count:

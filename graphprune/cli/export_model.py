@@ -60,6 +60,7 @@ def export_model(
         from graphprune.export.agreement import LIMIT
 
         circuit = Circuit.load(folder)
+        warn_of_stop(now, circuit)
         loaded = load_model(now, model, dtype=dtype, device=device, tokenizer=tokenizer)
         made = None
         if task is not None:
@@ -77,7 +78,6 @@ def export_model(
             allow_difference=allow_difference,
         )
 
-        warn_of_stop(now, circuit)
         used, found = done.report["ablation"], done.report["found_under"]
         performance = done.report["performance"]
         if "task" not in performance:

@@ -151,7 +151,12 @@ def _difference(pruned: Pruned, found: Tensor, masked: Tensor, task: Task) -> fl
 
 def said(figures: Mapping[str, Any]) -> list[str]:
     """A line for each of the four, as errors show them."""
-    names = {"kl": "KL from the original", "kl_from_found": "KL from the circuit as found"}
+    names = {
+        "kl": "KL from the original",
+        "accuracy": "accuracy against the distractor",
+        "top1_accuracy": "top-1 accuracy",
+        "kl_from_found": "KL from the circuit as found",
+    }
     lines = []
     for side, title in SIDES.items():
         values = dict(figures.get(side, {}))

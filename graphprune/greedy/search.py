@@ -25,7 +25,7 @@ from torch import Tensor
 
 from graphprune.graph import ComputationalGraph
 from graphprune.optimise.checkpoint import Checkpoint, RunDirectory
-from graphprune.optimise.loop import interruptible
+from graphprune.optimise.interrupts import interruptible
 from graphprune.progress import bar
 
 from .forecast import Forecast

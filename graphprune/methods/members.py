@@ -96,7 +96,7 @@ def member_scores(
     if isinstance(member, EdgeScores):
         require_same_graph(model.graph, member.graph, f"the model and {what}")
         return member
-    from graphprune.optimise.loop import whole_results
+    from graphprune.optimise.interrupts import whole_results
 
     try:
         with whole_results():

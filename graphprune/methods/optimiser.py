@@ -25,7 +25,8 @@ from graphprune.optimise.checkpoint import RunDirectory, identity
 from graphprune.optimise.distributed import Workers
 from graphprune.optimise.fit import Fit
 from graphprune.optimise.gates import hard_concrete_open, strength
-from graphprune.optimise.loop import Optimisation, Recipe, interruptible
+from graphprune.optimise.interrupts import interruptible
+from graphprune.optimise.loop import Optimisation, Recipe
 from graphprune.optimise.losses import LossLike, as_loss
 from graphprune.optimise.refine import refine
 from graphprune.optimise.stream import Stream

@@ -8,12 +8,8 @@ with an error that names the step and the cause, and leaves the last good checkp
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +24,7 @@ from graphprune.progress import bar
 from graphprune.task import Task
 
 from .checkpoint import Checkpoint, RunDirectory, optimiser_tensors, restore_optimiser
+from .interrupts import interruptible
 from .losses import Loss
 from .stream import Stream
 from .warm import Start
@@ -35,7 +32,7 @@ from .warm import Start
 if TYPE_CHECKING:
     from graphprune.batch import Batch
 
-__all__ = ["Draw", "Moment", "Optimisation", "Recipe", "interruptible", "whole_results"]
+__all__ = ["Draw", "Moment", "Optimisation", "Recipe"]
 
 log = logging.getLogger(__name__)
 
@@ -389,38 +386,3 @@ class Optimisation:
             after = f"the same run goes on from {self.folder.folder}"
         log.warning("%s: the circuit is no finished result, but %s; %s", self.stopped, what, after)
         return {"stopped": self.stopped, "circuit_is": what}
-
-
-_WHOLE: ContextVar[bool] = ContextVar("graphprune_whole_results", default=False)
-
-
-@contextmanager
-def whole_results() -> Iterator[None]:
-    """Ctrl-C inside ends everything, for callers that could not tell a stopped run's result."""
-    token = _WHOLE.set(True)
-    try:
-        yield
-    finally:
-        _WHOLE.reset(token)
-
-
-@contextmanager
-def interruptible(came: list[int]) -> Iterator[list[int]]:
-    """Notes a first Ctrl-C in ``came``; a second one stops at once.
-
-    Inside :func:`whole_results` the first one does.
-    """
-    if _WHOLE.get() or threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if came:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield came
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -16,7 +16,7 @@ from graphprune.errors import InputError
 from graphprune.mask import EdgeMask
 from graphprune.methods.base import Pruner, Scorer, ablation_of, at_least
 from graphprune.model import MaskedModel
-from graphprune.optimise.loop import whole_results
+from graphprune.optimise.interrupts import whole_results
 from graphprune.scores import EdgeScores
 from graphprune.selection_circuit import circuit_of_size
 from graphprune.task import Task

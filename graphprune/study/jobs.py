@@ -25,7 +25,7 @@ from graphprune.evaluation.recovery import auroc
 from graphprune.evaluation.report import evaluate_all
 from graphprune.methods.base import ablation_of
 from graphprune.model import MaskedModel
-from graphprune.optimise.loop import whole_results
+from graphprune.optimise.interrupts import whole_results
 from graphprune.plain import plain
 from graphprune.progress import quiet
 from graphprune.registry import package_of
