@@ -117,7 +117,9 @@ def _show_performance(console: Console, performance: dict[str, Any]) -> None:
     ]
     title = f"on {performance['prompts']} prompts of {performance['task']}"
     cells(console, title, ["", *(SIDES[side] for side in sides)], rows, numbers=True)
-    told = [f"{words}: {MEANINGS[words]}" for words in ("vs distractor", "top-1")]
+    labels = " ".join(row[0] for row in rows)
+    shown = [words for words in ("vs distractor", "top-1") if words in labels]
+    told = [f"{words}: {MEANINGS[words]}" for words in shown]
     console.print("; ".join(told), markup=False)
 
 
