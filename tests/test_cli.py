@@ -345,7 +345,8 @@ def test_export_model_writes_a_program(model_dir, circuit_dir, tmp_path, capsys)
 
     out = tmp_path / "own"
     arguments = ("--model", model_dir, "--task", "ioi", "-n", 4, "--ablation", "mean")
-    options = ("--logits-to-keep", 1, "--out", out)
+    # Found with corrupted prompts: under mean ablation it is another model.
+    options = ("--logits-to-keep", 1, "--out", out, "--allow-difference")
     assert call("export-model", circuit_dir, *arguments, *options, "--json") == 0
     document = out_of(capsys)
     assert document["report"]["logits_to_keep"] == 1
