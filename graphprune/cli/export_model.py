@@ -117,8 +117,8 @@ def _show_performance(console: Console, performance: dict[str, Any]) -> None:
     ]
     title = f"on {performance['prompts']} prompts of {performance['task']}"
     cells(console, title, ["", *(SIDES[side] for side in sides)], rows, numbers=True)
-    labels = " ".join(row[0] for row in rows)
-    shown = [words for words in ("vs distractor", "top-1") if words in labels]
+    titles = " ".join(row[0] for row in rows)
+    shown = [words for words in ("vs distractor", "top-1") if words in titles]
     told = [f"{words}: {MEANINGS[words]}" for words in shown]
     console.print("; ".join(told), markup=False)
 
