@@ -270,6 +270,7 @@ class Circuit:
         shape: tuple[int, int] | None = None,
         repeats: int = 5,
         overwrite: bool = False,
+        allow_difference: bool = False,
     ) -> ExportedModel:
         """The circuit as an ordinary torch module, in memory and in the folder ``path``.
 
@@ -286,7 +287,10 @@ class Circuit:
             ablation: ``"zero"``, ``"mean"``, ``"mean_positional"`` (prompts then have one length)
                 or an :class:`~graphprune.Ablation`, learned constants included. ``None``: what the
                 circuit was found with, where that was a mean, else ``"zero"``.
-            task: whose prompts means are taken over, and which the module is compared on.
+            task: whose prompts means are taken over, and which the module is compared on:
+                ``report["performance"]`` has KL, accuracies and the metric of the circuit as found
+                (under its own ablation), of the masked run under this one, of the exported and of
+                the original model. Without a task nothing of that is known.
             logits_to_keep: at how many of the last positions there are logits, as Hugging Face's
                 models take it; 0: at all. What only they need is computed there alone: for next
                 tokens, 1 is much faster.
@@ -294,10 +298,13 @@ class Circuit:
                 batch, or 8 and 16.
             repeats: how many times.
             overwrite: whether an exported model at ``path`` is replaced.
+            allow_difference: whether to write a model that is another one than the circuit as
+                found: with a KL from it of more than 0.1 nats a prompt of the task.
 
         Raises:
             InputError: an ablation that needs the corrupted prompt, a mask with values between 0
-                and 1, another model than the circuit's, a folder in use.
+                and 1, another model than the circuit's, a folder in use; a model that is another
+                one than the circuit as found (see ``allow_difference``).
             UnsupportedModelError: no module can be made of this architecture's circuits.
             NumericalError: the module differs from the masked run on the task.
 
@@ -339,6 +346,7 @@ class Circuit:
             shape=shape,
             repeats=repeats,
             overwrite=overwrite,
+            allow_difference=allow_difference,
         )
 
     # ---------------------------------------------------------------- set algebra

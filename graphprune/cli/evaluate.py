@@ -85,6 +85,7 @@ def evaluate(
         masked = loaded.model
         require_same_graph(masked.graph, circuit.graph, f"the model {model!r} and {folder}")
         compare_weights(out, circuit, masked)
+        warn_of_stop(out, circuit)
         made = load_task(
             task, loaded.tokenizer, examples=examples, seed=seed, metric=metric,
             batch_size=batch_size, settings=task_set,
@@ -116,6 +117,14 @@ def evaluate(
                 show_curve(console, drawn, f"faithfulness by size ({drawn.method or 'scores'})")
 
         out.result(document, show)
+
+
+def warn_of_stop(out: Job, circuit: Circuit) -> None:
+    """Warns of a circuit whose search did not end by itself."""
+    notes = circuit.provenance.get("notes")
+    stopped = notes.get("stopped") if isinstance(notes, dict) else None
+    if stopped:
+        out.warn(f"the search for this circuit was not finished: {stopped}")
 
 
 def compare_weights(out: Job, circuit: Circuit, model: MaskedModel) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphprune.cli.evaluate import compare_weights
+from graphprune.cli.evaluate import compare_weights, warn_of_stop
 from graphprune.cli.job import AsJson, Debug, Quiet, job
 from graphprune.cli.judging import AllExamples, judged_on
 from graphprune.cli.loading import (
@@ -78,6 +78,7 @@ def examine(
         masked = loaded.model
         require_same_graph(masked.graph, circuit.graph, f"the model {model!r} and {folder}")
         compare_weights(out, circuit, masked)
+        warn_of_stop(out, circuit)
         made = load_task(
             task, loaded.tokenizer, examples=examples, seed=seed, metric=metric,
             batch_size=batch_size, settings=task_set,

@@ -39,7 +39,9 @@ __all__ = [
     "evaluate_all",
 ]
 
-DEFAULT_METRICS = ("kl", "logit_diff", "prob_diff", "accuracy", "exact_match")
+DEFAULT_METRICS = (
+    "kl", "logit_diff", "prob_diff", "accuracy", "exact_match", "top1_accuracy", "top1_match",
+)  # fmt: skip
 
 
 def _resampled(rows: Tensor, draws: int, seed: int) -> NDArray[np.float64]:
@@ -95,7 +97,9 @@ class EvaluationReport:
     to the reason why a measure is missing, ``notes`` to what is to be said of its value (that it is
     within rounding), and ``"examples"`` to how many examples found the circuit, if any did.
     ``full`` and ``ablated`` hold the same metrics of the full and of the wholly ablated model,
-    ``full_examples`` and ``ablated_examples`` for every example.
+    ``full_examples`` and ``ablated_examples`` for every example. ``settings["choices"]`` says what
+    ``accuracy`` and ``exact_match`` choose among: the answers and distractors, or all outputs
+    where there are no distractors.
     """
 
     values: dict[str, float]
@@ -189,9 +193,11 @@ def evaluate(
         mask: the circuit (an :class:`EdgeMask` or a :class:`Circuit`), run as it is: dead ends are
             not removed, and count as edges.
         ablation: what stands in for edges outside.
-        metrics: names or metrics; ``None`` takes KL, logit and probability difference, accuracy and
-            exact match (same choice as the full model), and Kendall's tau with the full model's
-            logits over answers and distractors.
+        metrics: names or metrics; ``None`` takes KL, logit and probability difference; accuracy and
+            exact match (same choice as the full model), both of answer against distractor where the
+            task has distractors; ``top1_accuracy`` and ``top1_match``, the same over all outputs,
+            as published circuits are judged; and Kendall's tau with the full model's logits over
+            answers and distractors.
         cost: also measure seconds, FLOPs and bytes of weights read by the circuit's and the full
             model's forward passes, for the whole task.
 
@@ -234,9 +240,10 @@ def evaluate_all(
     table, ends = {name: _Table(task) for name in chosen_masks}, _Table(task)
     absent: dict[str, str] = {}
     spent: dict[str, dict[str, float]] = {name: {} for name in chosen_masks}
-    batches = task.batches(batch_size)
+    batches, against = task.batches(batch_size), False
     for batch in track(batches, "evaluate", task.num_batches(batch_size)):
         reference = model.reference(batch, chosen)
+        against = batch.answer is not None and batch.distractor is not None
         with torch.no_grad():
             full, ablated = reference.full, reference.ablated
         check_outputs(full, batch, "the full model")
@@ -269,6 +276,7 @@ def evaluate_all(
         "metric": task.metric.name,
         "ablation": chosen.name,
         "graph": model.graph.fingerprint,
+        "choices": "answers and distractors" if against else "all outputs",
     }
     sides = [ends.columns(side, absent) for side in ("full", "ablated")]
     reports = {
