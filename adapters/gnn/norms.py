@@ -47,7 +47,7 @@ def apart(module: nn.Module, paths: Collection[str]) -> Iterator[None]:
     norms = [module.get_submodule(path) for path in paths]
     try:
         for norm in norms:
-            norm.forward = _each(norm)  # type: ignore[method-assign]
+            norm.forward = _each(norm)
         yield
     finally:
         for norm in norms:
@@ -70,7 +70,7 @@ def _each(norm: Any) -> Callable[..., Tensor]:
         variance = mean(x * x)
         some = variance > 0  # as torch's own deviation, which has no gradient at 0
         std = torch.where(some, torch.where(some, variance, 1.0).sqrt(), 0.0)
-        out = x / (std + norm.eps)[batch, None]
+        out: Tensor = x / (std + norm.eps)[batch, None]
         if norm.weight is not None and norm.bias is not None:
             out = out * norm.weight + norm.bias
         return out

@@ -124,7 +124,7 @@ def _whole(value: Tensor) -> bool:
     return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
 
 
-def _integers(value: Any, name: str, size: int) -> Tensor:
+def _integers(value: Tensor, name: str, size: int) -> Tensor:
     """Ids or positions of ``size`` examples, where -1 pads, as int64.
 
     Raises :class:`InputError` for other types and smaller numbers.

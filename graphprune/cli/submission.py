@@ -105,7 +105,7 @@ def submission(
             found |= _recovered(folder, truth)
         if model is not None and task is not None:
             loading = {"dtype": dtype, "device": device, "tokenizer": tokenizer}
-            prompts = {
+            prompts: dict[str, Any] = {
                 "examples": examples, "seed": seed, "metric": metric, "batch_size": batch_size,
             }  # fmt: skip
             prompts["settings"] = _with_split(task, split, task_set)
