@@ -52,7 +52,8 @@ def main() -> None:
         f"\n{mask.num_kept} of {model.graph.num_edges} edges; on {len(held_out)} held-out prompts:"
     )
     print(f"faithfulness {report['faithfulness']:.2f} (95% interval {low:.2f} to {high:.2f})")
-    print(f"accuracy     {report['accuracy']:.2f} (full model {report.full['accuracy']:.2f})")
+    for name, what in (("accuracy", "against the distractor"), ("top1_accuracy", "of all tokens")):
+        print(f"{name:13} {report[name]:.2f} {what} (full model {report.full[name]:.2f})")
 
     circuit = gp.Circuit.from_mask(mask, scores, model, train, report, gp.EAPIG(steps=5))
     graph = circuit.to_networkx()

@@ -23,12 +23,14 @@ class Batch:
         clean: the adapter's inputs; for language models a mapping with ``input_ids [B, T]`` and
             ``attention_mask [B, T]`` (right-padded; without one all tokens are real). An adapter
             refuses what it does not read: ``position_ids`` other than 0, 1, 2, ...,
-            ``inputs_embeds``, ``labels`` and so on.
+            ``inputs_embeds``, ``labels`` and so on; what a tokenizer tells besides (``length``,
+            ``offset_mapping``, ``special_tokens_mask`` and so on) is no input and is passed over.
         corrupt: the same for the corrupted prompts, or ``None``. Their own ``attention_mask`` may
             give them more tokens than the clean ones; fewer, where spans align the two.
         size: number of examples ``B``.
         indices: numbers of the examples in their task.
-        positions: ``[B]`` or ``[B, P]`` int64, where answers are read; ``-1`` is padding.
+        positions: ``[B]`` or ``[B, P]`` int64, where answers are read, counted from 0; ``-1`` pads
+            a row of several. Other negative numbers are refused.
         answer: ``[B, A]`` (or ``[B, P, A]``) int64 ids of right answers; ``-1`` is padding.
         distractor: the same for wrong answers.
         alignment: ``[B, T, T']`` float, rows sum to 1: how a clean position reads corrupted

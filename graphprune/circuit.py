@@ -11,7 +11,7 @@ import dataclasses
 import os
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,6 +22,7 @@ from graphprune.capabilities import identity_of
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.overlap import ExampleFingerprint, as_table
 from graphprune.plain import plain
 from graphprune.scores import EdgeScores
 
@@ -51,6 +52,8 @@ class Circuit:
         report: how well the circuit does; an object with ``to_dict()``, or a dict.
         provenance: plain values: ``model``, ``task``, ``method``, ``seed``, ``versions``,
             ``created``, ``notes``, each present where known.
+        found_on: fingerprints of the examples that its method saw; ``None``: not known. Figures on
+            these say how well the method has fitted: ``task.unseen(circuit.found_on)`` are others.
 
     Raises :class:`~graphprune.errors.GraphMismatchError` where mask or scores belong to another
     graph.
@@ -71,6 +74,7 @@ class Circuit:
     scores: EdgeScores | None = None
     report: Any = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    found_on: frozenset[ExampleFingerprint] | None = None
     _model: weakref.ref[MaskedModel] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +95,10 @@ class Circuit:
                 f"{type(self.report).__name__}"
             )
         object.__setattr__(self, "provenance", plain(self.provenance))
+        if self.found_on is not None:
+            rows = as_table(self.found_on).tolist()
+            known = frozenset(ExampleFingerprint(*row) for row in rows)
+            object.__setattr__(self, "found_on", known)
 
     # ---------------------------------------------------------------- building
 
@@ -105,6 +113,7 @@ class Circuit:
         method: Any = None,
         seed: int | None = None,
         notes: Mapping[str, Any] | None = None,
+        found_on: Task | Iterable[ExampleFingerprint] | None = None,
     ) -> Circuit:
         """A circuit with everything that is known of how it came about.
 
@@ -112,12 +121,15 @@ class Circuit:
             mask: the kept edges.
             scores: the scores they were chosen by.
             model: whose graph it is; its ``provenance()`` (name, hash of the weights) is kept.
-            task: what the circuit is for; its name, size, metric and notes are kept.
+            task: the examples that the circuit was found on; the task's name, size, metric and
+                notes are kept, and the examples' fingerprints as ``found_on``.
             report: what :func:`graphprune.evaluate` gave.
             method: the scorer or pruner (its settings are kept), or a name; ``None`` takes
                 ``scores.method``.
             seed: ``None`` takes the method's own ``seed`` setting.
             notes: any further plain values.
+            found_on: the examples that the circuit was found on, as a task or as fingerprints,
+                where they are others than those of ``task``.
         """
         provenance: dict[str, Any] = {}
         if model is not None:
@@ -140,7 +152,8 @@ class Circuit:
         provenance["created"] = datetime.now(UTC).isoformat(timespec="seconds")
         if notes:
             provenance["notes"] = dict(notes)
-        made = cls(mask.graph, mask, scores, report, provenance)
+        seen: Any = task if found_on is None else found_on  # made fingerprints of
+        made = cls(mask.graph, mask, scores, report, provenance, seen)
         if model is not None:
             object.__setattr__(made, "_model", weakref.ref(model))
         return made
@@ -258,6 +271,7 @@ class Circuit:
         shape: tuple[int, int] | None = None,
         repeats: int = 5,
         overwrite: bool = False,
+        allow_difference: bool = False,
     ) -> ExportedModel:
         """The circuit as an ordinary torch module, in memory and in the folder ``path``.
 
@@ -274,7 +288,10 @@ class Circuit:
             ablation: ``"zero"``, ``"mean"``, ``"mean_positional"`` (prompts then have one length)
                 or an :class:`~graphprune.Ablation`, learned constants included. ``None``: what the
                 circuit was found with, where that was a mean, else ``"zero"``.
-            task: whose prompts means are taken over, and which the module is compared on.
+            task: whose prompts means are taken over, and which the module is compared on:
+                ``report["performance"]`` has KL, accuracies and the metric of the circuit as found
+                (under its own ablation), of the masked run under this one, of the exported and of
+                the original model. Without a task nothing of that is known.
             logits_to_keep: at how many of the last positions there are logits, as Hugging Face's
                 models take it; 0: at all. What only they need is computed there alone: for next
                 tokens, 1 is much faster.
@@ -282,10 +299,13 @@ class Circuit:
                 batch, or 8 and 16.
             repeats: how many times.
             overwrite: whether an exported model at ``path`` is replaced.
+            allow_difference: whether to write a model that is another one than the circuit as
+                found: with a KL from it of more than 0.1 nats a prompt of the task.
 
         Raises:
             InputError: an ablation that needs the corrupted prompt, a mask with values between 0
-                and 1, another model than the circuit's, a folder in use.
+                and 1, another model than the circuit's, a folder in use; a model that is another
+                one than the circuit as found (see ``allow_difference``).
             UnsupportedModelError: no module can be made of this architecture's circuits.
             NumericalError: the module differs from the masked run on the task.
 
@@ -327,6 +347,7 @@ class Circuit:
             shape=shape,
             repeats=repeats,
             overwrite=overwrite,
+            allow_difference=allow_difference,
         )
 
     # ---------------------------------------------------------------- set algebra
@@ -342,7 +363,9 @@ class Circuit:
         if model is not None and model == other.provenance.get("model"):
             provenance["model"] = model
         scores = self.scores if self.scores is not None else other.scores
-        return Circuit(self.graph, mask, scores, None, provenance)
+        known = self.found_on is not None and other.found_on is not None
+        seen = (self.found_on or frozenset()) | (other.found_on or frozenset()) if known else None
+        return Circuit(self.graph, mask, scores, None, provenance, seen)
 
     def __and__(self, other: Circuit) -> Circuit:
         """Edges of both. The scores are the left circuit's, or the right's if it has none."""
@@ -370,6 +393,8 @@ class Circuit:
             same = self.scores.values.equal(other.scores.values)
             if not same or self.scores.method != other.scores.method:
                 return False
+        if self.found_on != other.found_on:
+            return False
         return self.provenance == other.provenance and self.report_dict() == other.report_dict()
 
     def __hash__(self) -> int:

@@ -2,6 +2,10 @@
 
 Outputs are ``[B, V]`` or ``[B, P, V]`` (several answer positions, averaged). ``full`` are the
 outputs of the unmasked model, which the KL divergence compares with.
+
+``accuracy`` and ``exact_match`` look at a task's answers and distractors alone, which is easier
+than ``top1_accuracy`` and ``top1_match``: those look at all outputs (the whole vocabulary, all
+classes). Without distractors the two are one.
 """
 
 from __future__ import annotations
@@ -230,12 +234,34 @@ def _divergence(log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
 
 
 def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+    """Whether an answer beats every distractor; of a task without any, as :func:`_top1_accuracy`.
+
+    A tie is no answer, so it counts as wrong.
+    """
     assert batch.answer is not None
-    best = _gather(outputs, batch.answer, float("-inf"))[0].amax(-1)
     if batch.distractor is None:
-        hit = best >= outputs.amax(-1)
-    else:
-        hit = best > _gather(outputs, batch.distractor, float("-inf"))[0].amax(-1)
+        return _top1_accuracy(outputs, batch, full)
+    best = _gather(outputs, batch.answer, float("-inf"))[0].amax(-1)
+    hit = best > _gather(outputs, batch.distractor, float("-inf"))[0].amax(-1)
+    return _average(hit.to(outputs.dtype), outputs, batch)
+
+
+def _top1_accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+    """Whether the largest of all outputs is an answer.
+
+    An answer that shares the first place with another output counts as wrong, as it does against a
+    distractor. By the first of the largest, outputs that are all alike would have the accuracy of
+    class 0.
+    """
+    assert batch.answer is not None
+    best, real = _gather(outputs, batch.answer, float("-inf"))
+    top = outputs.amax(-1, keepdim=True)
+    ids = batch.answer.to(outputs.device)
+    if outputs.ndim == 3 and ids.ndim == 2:
+        ids = ids[:, None].expand(-1, outputs.shape[1], -1)
+    ids = torch.where(real, ids, ids.amax(-1, keepdim=True)).clamp(min=0)  # padding: a real one
+    others = (outputs == top).scatter_(-1, ids, False)
+    hit = (best.amax(-1) == top[..., 0]) & ~others.any(-1)
     return _average(hit.to(outputs.dtype), outputs, batch)
 
 
@@ -243,6 +269,16 @@ def _exact_match(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
     """Whether the choice is the full model's: among answers and distractors, or all outputs."""
     assert full is not None
     return _average(_agreed(outputs, batch, full).to(outputs.dtype), outputs, batch)
+
+
+def _top1_match(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+    """Whether the largest of all outputs is the full model's; of equal ones the first counts.
+
+    That is the choice of greedy decoding, and the full model matches itself.
+    """
+    assert full is not None
+    same = outputs.argmax(-1) == full.argmax(-1)
+    return _average(same.to(outputs.dtype), outputs, batch)
 
 
 def _agreed(outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
@@ -302,6 +338,14 @@ METRICS = {
         ),
         Metric("accuracy", _accuracy, needs=("answer",), differentiable=False, choices=True),
         Metric("exact_match", _exact_match, needs=("full",), differentiable=False, choices=True),
+        Metric(
+            "top1_accuracy",
+            _top1_accuracy,
+            needs=("answer",),
+            differentiable=False,
+            choices=True,
+        ),
+        Metric("top1_match", _top1_match, needs=("full",), differentiable=False, choices=True),
     )
 }
 

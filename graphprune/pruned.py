@@ -68,7 +68,8 @@ class ExportedModel:
 
     ``module`` is the circuit in memory, ``path`` the folder, ``report`` what stands in its
     ``report.json``: ``original`` and ``exported`` with ``parameters``, ``bytes``,
-    ``flops_per_token`` and ``seconds``, the ``shape`` they were run on, and ``max_difference``.
+    ``flops_per_token`` and ``seconds``, the ``shape`` they were run on, ``max_difference``, and
+    ``performance`` on the task beside the circuit as found and the original model.
     """
 
     path: Path

@@ -151,6 +151,11 @@ def bootstrap_scores(
     Raises :class:`InputError` for tasks too small to resample.
     """
     from graphprune.methods.base import at_least
+    from graphprune.optimise.interrupts import whole_results
+
+    def score(some: Task) -> EdgeScores:
+        with whole_results():
+            return scorer.score(model, some)
 
     at_least(resamples, 2, "resamples")
     total = len(task)
@@ -159,17 +164,17 @@ def bootstrap_scores(
     generator = np.random.default_rng(seed)
     rows = []
     if blocks is None:
-        scores = scorer.score(model, task)
+        scores = score(task)
         for _ in track(range(resamples), "bootstrap", resamples):
             some = generator.integers(total, size=total)
-            rows.append(scorer.score(model, task.subset(some.tolist())).values)
+            rows.append(score(task.subset(some.tolist())).values)
         inflate = math.sqrt(total / (total - 1))
         return BootstrapScores(scores, torch.stack(rows), inflate, resamples - 1)
     if not 2 <= at_least(blocks, 2, "blocks") <= total:
         raise InputError(f"{total} examples cannot be dealt into {blocks} blocks")
     parts = np.array_split(generator.permutation(total), blocks)
     for part in track(parts, "bootstrap blocks", blocks):
-        rows.append(scorer.score(model, task.subset(np.sort(part).tolist())).values)
+        rows.append(score(task.subset(np.sort(part).tolist())).values)
     weights = torch.tensor([len(part) / total for part in parts])
     table = torch.stack(rows)
     scores = EdgeScores.computed(model.graph, weights @ table, method=scorer.label)

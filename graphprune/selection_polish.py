@@ -146,6 +146,7 @@ class _Cuts:
         from dataclasses import replace
 
         from graphprune.methods.acdc import ACDC
+        from graphprune.optimise.interrupts import whole_results
 
         assert isinstance(method, ACDC)
         if start.num_kept == self.count:
@@ -156,7 +157,8 @@ class _Cuts:
         low, high, best = 1e-6 * top, 4.0 * top, start
         tau = max(float(sizes[start.num_kept - self.count - 1]), low)
         for _ in range(halvings):
-            found = replace(method, tau=tau).fit(model, task, within=start).mask
+            with whole_results():
+                found = replace(method, tau=tau).fit(model, task, within=start).mask
             found = found.prune_dead_ends(from_inputs=self.from_inputs)
             if found.num_kept >= self.count:
                 low = tau

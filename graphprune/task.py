@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -16,11 +17,14 @@ from graphprune.contents import fingerprint
 from graphprune.errors import InputError
 from graphprune.gradient_mode import ordinary_tensors
 from graphprune.metrics import METRICS, Metric, as_metric
+from graphprune.overlap import ExampleFingerprint, apart, as_table, parted, prints
 
 if TYPE_CHECKING:
     from graphprune.tasks.pairs import OnMismatch
 
 __all__ = ["Task"]
+
+log = logging.getLogger("graphprune.tasks")
 
 _PIECE = 128  # examples whose contents are read at a time
 
@@ -170,7 +174,7 @@ class Task:
             ...     while True:
             ...         yield {"clean": "up to", "corrupt": "down to", "answer": " down"}
             >>> task = Task.from_stream(endless, words, length=2_500, metric="kl")
-            >>> train, held_out = task.split(2_000)
+            >>> train, held_out = task.split(2_000, overlap="keep")  # all prompts are one
             >>> len(train), next(held_out.batches(2)).clean["input_ids"].tolist()
             (2000, [[1, 2], [1, 2]])
             >>> Task.from_stream(iter([{"clean": "up"}]), words, length=5)
@@ -302,14 +306,33 @@ class Task:
         """The first ``n`` examples (all, if there are fewer)."""
         return self.subset(range(min(n, len(self))))
 
-    def split(self, train: float = 0.5, seed: int = 0) -> tuple[Task, Task]:
-        """Two disjoint random parts; ``train`` is a count (int) or a fraction (float)."""
+    def split(
+        self, train: float = 0.5, seed: int = 0, *, overlap: Literal["mend", "keep"] = "mend"
+    ) -> tuple[Task, Task]:
+        """Two disjoint random parts that share no clean prompt; ``train`` is a count or a fraction.
+
+        No clean prompt of one part is a clean or a corrupted prompt of the other. Corrupted prompts
+        that are, are drawn again where the task can (capitals, antonyms, successor, pronouns,
+        boolean expressions, patterns of other classes); otherwise the pair leaves the second part,
+        which is smaller then. ``notes["overlap"]`` of a part counts both, and a log line says so.
+
+        Args:
+            train: how many examples the first part has (int) or which share (float).
+            seed: draws the same parts again.
+            overlap: ``"keep"`` leaves the parts as they were drawn.
+
+        Raises:
+            InputError: where a part would be empty, also where all prompts of the second part are
+                prompts of the first.
+        """
         if (
             isinstance(train, bool)
             or not isinstance(train, int | float | np.integer | np.floating)
             or not np.isfinite(train)
         ):
             raise InputError(f"train must be a count (int) or a fraction (float), got {train!r}")
+        if overlap not in ("mend", "keep"):
+            raise InputError(f"overlap must be 'mend' or 'keep', got {overlap!r}")
         count = int(train) if _is_integer(train) else round(float(train) * len(self))
         if not 0 < count < len(self):
             raise InputError(
@@ -318,7 +341,54 @@ class Task:
             )
         order = np.random.default_rng(_checked_seed(seed)).permutation(len(self))
         parts: Any = np.sort(order[:count]), np.sort(order[count:])
-        return self.subset(parts[0]), self.subset(parts[1])
+        first, second = self.subset(parts[0]), self.subset(parts[1])
+        return (first, second) if overlap == "keep" else self._parted(first, second)
+
+    def _parted(self, first: Task, second: Task) -> tuple[Task, Task]:
+        """Two parts without overlap; the first keeps all its examples."""
+        first, rest = parted(first, second)
+        if rest.task is None:
+            raise InputError(
+                f"cannot split task {self.name!r}: every prompt of the second part "
+                f"({len(second)} examples) is a prompt of the first; take more different examples, "
+                "or overlap='keep' to leave it so"
+            )
+        if rest.redrawn or rest.old:
+            say = log.warning if rest.old else log.info
+            again = f"{rest.redrawn} corrupted prompts (clean ones of the other part) drawn again"
+            gone = (
+                f"{rest.old} of {len(second)} held-out pairs left out, which share a prompt with "
+                "the other part"
+            )
+            told = [text for text, n in ((again, rest.redrawn), (gone, rest.old)) if n]
+            say("split of %s: %s", self.name, "; ".join(told))
+        return first, rest.task
+
+    def example_fingerprints(self) -> tuple[ExampleFingerprint, ...]:
+        """Each example's fingerprint: alike for equal contents in any place, batch or padding.
+
+        Of language tasks the token ids count, of patterns the features, of nodes of one graph the
+        features and the node, of batched graphs the graph's number. 100,000 prompts take a few
+        seconds at most.
+        """
+        return tuple(ExampleFingerprint(*row) for row in prints(self).tolist())
+
+    def unseen(self, found_on: Task | Iterable[ExampleFingerprint]) -> Task:
+        """The examples that share no clean prompt with those of ``found_on``.
+
+        ``task.unseen(circuit.found_on)`` is the part to judge a circuit on: of the task whose split
+        found it exactly the held-out part. Corrupted prompts are drawn again as by :meth:`split`.
+
+        Raises:
+            InputError: where none is left.
+        """
+        found = apart(self, as_table(found_on))
+        if found.task is None:
+            raise InputError(
+                f"all {len(self)} examples of task {self.name!r} are old: their prompts found the "
+                "circuit; take more examples or another seed"
+            )
+        return found.task
 
     def with_metric(self, metric: str | Metric | Callable[..., Any]) -> Task:
         """The same examples under another metric."""

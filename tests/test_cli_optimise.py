@@ -94,8 +94,16 @@ def test_ctrl_c_writes_the_best_mask_so_far_and_the_same_command_goes_on(model_d
     assert process.returncode == 130, err
     document = json.loads(out)
     assert document["stopped"].startswith("stopped at step ")
-    assert "this is the best mask so far; the same command with --overwrite resumes it" in err
+    assert err.count("stopped at step") == 1
+    assert "the best mask" not in err
+    assert "the circuit is no finished result, but the mask of the gates at step" in err
+    assert "the same command with --overwrite resumes the run" in err
     stopped = gp.Circuit.load(tmp_path / "a")
+    notes = stopped.provenance["notes"]
+    assert notes["stopped"] == notes["selection"]["stopped"] == document["stopped"]
+    step = int(document["stopped"].split()[3])
+    assert notes["selection"]["circuit_is"].startswith(f"the mask of the gates at step {step}, ")
+    assert stopped.report_dict()["kl"] == document["report"]["kl"]
     assert stopped.mask.num_kept == document["kept"] == int(0.02 * document["graph_edges"] + 1e-9)
     done = subprocess.run(
         [*program, *options("run", "a"), "--overwrite"],

@@ -81,6 +81,8 @@ def test_report_equals_hand_computation(case):
         "faithfulness",
         "accuracy",
         "exact_match",
+        "top1_accuracy",
+        "top1_match",
         "kendall_tau",
         "logit_diff",
     ):

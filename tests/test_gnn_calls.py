@@ -232,8 +232,8 @@ def rich(n=N, e=E):
 
 
 def graph_norm():
-    # With a batch vector PyG adds eps elsewhere than without one: 5e-6 of a number's size.
-    return pyg.LayerNorm(F, mode="graph", eps=1e-12).double()
+    # With a batch vector PyG adds eps elsewhere than without one; this eps makes that large.
+    return pyg.LayerNorm(F, mode="graph", eps=0.1).double()
 
 
 def attention():
@@ -244,7 +244,13 @@ U = torch.tensor([[5.0, 2.0, -1.0, 0.5]], dtype=D)
 own_pairs = torch.tensor([[0, 3, 5, 5], [1, 2, 9, 0]])
 parents = torch.arange(N).roll(3)
 
+
 # (module, data, the user's call on data, names of what belongs to edges, options of wrap)
+def by_vector(module, data):
+    batch = torch.zeros(data.num_nodes).long() if data.batch is None else data.batch
+    return module(data.x, data.edge_index, batch)
+
+
 by_attr = {"forward": lambda m, d: m(d.x, d.edge_index, d.edge_attr)}
 CASES = {
     "weights": (Weighted, lambda: a_graph(edge_weight=drawn(E)),
@@ -282,6 +288,9 @@ CASES = {
                          lambda m, d: m(d.x, d.edge_index, d.batch), [], {}),
     "LayerNorm of graphs": (lambda: NormedByGraph(norm=graph_norm()), a_graph,
                             lambda m, d: m(d.x, d.edge_index), [], {}),
+    "LayerNorm of graphs, by a vector": (lambda: NormedByGraph(norm=graph_norm()), a_graph,
+                                         lambda m, d: m(d.x, d.edge_index, torch.zeros(N).long()),
+                                         [], {"forward": by_vector}),
     "GPSConv": (lambda: Attending(gps=attention()), a_graph, lambda m, d: m(d.x, d.edge_index), [],
                 {}),
     "by place": (ByPlace, a_graph, lambda m, d: m(d.x, d.edge_index), [], {}),

@@ -243,7 +243,10 @@ def test_reports_curves_and_fidelity():
     (batch,) = task.batches()
     at = batch.positions - FIRST
     want = (answer[at].argmax(-1) == batch.answer[:, 0]).double().mean()
-    assert report["accuracy"] == pytest.approx(float(want))
+    assert report["accuracy"] == report["top1_accuracy"] == pytest.approx(float(want))
+    own = paper_outputs(module, data)[at].argmax(-1)
+    match = (answer[at].argmax(-1) == own).double().mean()
+    assert report["top1_match"] == report["exact_match"] == pytest.approx(float(match))
     curve = gp.faithfulness_curve(model, task, scores, [0.2, 1.0])
     assert curve.to_frame()["faithfulness"].iloc[-1] == pytest.approx(1.0)
     full = paper_outputs(module, data)[at].argmax(-1)

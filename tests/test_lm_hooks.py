@@ -172,7 +172,8 @@ def test_a_replaced_forward_class_or_number_is_refused(monkeypatch):
     module, model, batch = system("llama")
     attention = module.model.layers[1].self_attn
     with monkeypatch.context() as patch:
-        patch.setattr(attention, "forward", attention.forward, raising=False)
+        inner = attention.forward
+        patch.setattr(attention, "forward", lambda *a, **k: inner(*a, **k), raising=False)
         with pytest.raises(gp.UnsupportedModelError, match=r"layers\.1\.self_attn had its forward"):
             model.reference(batch)
     with monkeypatch.context() as patch:

@@ -76,6 +76,33 @@ def test_another_graph_inside_is_refused():
         gp.wrap(Turned(MAKERS["GraphConv"]).double(), data=a_graph())
 
 
+def test_a_layer_that_takes_its_relations_one_by_one_is_refused_as_such():
+    """RGCNConv propagates over parts of the edges; FastRGCNConv over all, with the same result."""
+
+    class Relations(torch.nn.Module):
+        def __init__(self, kind):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = kind(F, 2, 3).double()
+
+        def forward(self, x, edge_index, edge_type):
+            return self.conv(x, edge_index, edge_type)
+
+    data = a_graph()
+    data.edge_type = torch.arange(data.num_edges) % 3
+    with pytest.raises(gp.UnsupportedModelError) as refusal:
+        gp.wrap(Relations(pyg.RGCNConv), data=data)
+    part = len(data.edge_type[data.edge_type == 0])
+    assert f"conv passes messages over {part} of the graph's {data.num_edges}" in str(refusal.value)
+    assert "FastRGCNConv computes the same over all edges at once" in str(refusal.value)
+    slow, fast = Relations(pyg.RGCNConv), Relations(pyg.FastRGCNConv)
+    fast.load_state_dict(slow.state_dict())
+    model = gp.wrap(fast, data=data)
+    batch = next(nodes(data.x, torch.arange(N) % 2).batches())
+    expected = slow(data.x, data.edge_index, data.edge_type)[list(batch.indices)]
+    torch.testing.assert_close(model.reference(batch).full, expected)
+
+
 def test_hooks_leave_no_trace_in_copies():
     module, _, model, task = system(MAKERS["GAT"])
     gp.EAP().score(model, task)

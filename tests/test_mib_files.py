@@ -233,7 +233,13 @@ def test_scores_of_edges_and_nodes_come_back(tmp_path, form):
     file = next(deep.iterdir())
     assert torch.allclose(from_mib_nodes(file, GRAPH).scores.neurons["m0"], neurons["m0"])
     assert {c.level for c in check_submission(tmp_path)} == {"edge", "node", "neuron"}
-    assert not any(c.problem for c in check_submission(tmp_path))
+    problems = {c.folder: c.problem for c in check_submission(tmp_path)}
+    assert problems.pop("ioi_interpbench") == ""
+    # the evaluator runs InterpBench's model on ioi alone
+    assert problems == {
+        f"{task}_interpbench": f"MIB scores interpbench on ioi and skips {task}"
+        for task in ("arc-easy", "mcqa")
+    }
 
 
 def circuits(extra=0):
@@ -290,7 +296,6 @@ def second_file(folder):
 
 BROKEN = [
     (broken(lambda c: c.pop("nodes")), r"missing keys \['nodes'\]"),
-    (broken(lambda c: c["edges"].pop("input->m0")), "first one missing is 'input->m0'"),
     (broken(lambda c: c["edges"].update(x=1)), "no edge 'x'"),
     (broken(lambda c: c["edges"]["input->m0"].pop("score")), "should have score and in_graph"),
     (broken(lambda c: c["edges"]["input->m0"].update(score=float("nan"))), "no score .NaN."),
@@ -298,7 +303,7 @@ BROKEN = [
     (broken(lambda c: c["cfg"].update(n_heads=3)), "6 layers of 3 heads, MIB's interpbench has"),
     (broken(lambda c: c["cfg"].pop("d_model")), "cfg should say n_layers"),
     (broken(lambda c: c["cfg"].update(d_model=32)), "d_model is 32, MIB's interpbench has 64"),
-    (broken(lambda c: c["nodes"].pop("m3")), r"nodes lack \['m3'\]"),
+    (broken(lambda c: c["nodes"].update(m9={"in_graph": True})), r"have besides \['m9'\]"),
     (lambda folder: next(folder.iterdir()).write_text("{"), "cannot be read|can be read safely"),
     (lambda folder: next(folder.iterdir()).unlink(), "has 0 files"),
     (second_file, "has 2 files"),
@@ -310,10 +315,12 @@ BROKEN = [
 @pytest.mark.parametrize(("change", "message"), BROKEN)
 def test_a_check_says_what_is_wrong(tmp_path, change, message):
     folder = write_submission(tmp_path, "ioi", "interpbench", random_scores(GRAPH))
-    write_submission(tmp_path, "mcqa", "interpbench", random_scores(GRAPH))
+    other = write_submission(tmp_path / "x", "ioi", "interpbench", random_scores(GRAPH))
+    other.rename(tmp_path / "other_ioi_interpbench")
+    (tmp_path / "x").rmdir()
     change(folder)
     found = {c.folder: c for c in check_submission(tmp_path)}
-    assert not found.pop("mcqa_interpbench").problem
+    assert not found.pop("other_ioi_interpbench").problem
     (one,) = found.values()
     assert re.search(message, one.problem), one.problem
 

@@ -14,6 +14,7 @@ from support.toy import EDGES, Toy, ToyExamples
 
 import graphprune as gp
 from graphprune.errors import FormatError, InputError, NumericalError
+from graphprune.optimise.loop import Optimisation
 
 HERE = Path(__file__).parent
 
@@ -61,9 +62,16 @@ def test_a_finished_run_is_read_not_repeated(tmp_path):
     assert again.history == first.history
 
 
-def test_ctrl_c_gives_the_best_mask_so_far_and_can_be_resumed(tmp_path):
+def test_ctrl_c_gives_a_mask_that_says_what_it_is_and_can_be_resumed(tmp_path, caplog):
     loss = make_loss("interrupt", 15)
     stopped = make_method("default", tmp_path / "run", loss).fit(Toy(seed=3), toy_task())
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert said == (
+        "stopped at step 15 of 40: the circuit is no finished result, but the mask of the gates at "
+        f"step 15, which were still moving; the same run goes on from {tmp_path / 'run'}"
+    )
+    assert stopped.notes["stopped"] == stopped.stopped
+    assert stopped.notes["circuit_is"] in said
     assert stopped.stopped == "stopped at step 15 of 40"
     assert stopped.mask.num_kept == 4
     assert stopped.mask.prune_dead_ends() == stopped.mask
@@ -72,6 +80,59 @@ def test_ctrl_c_gives_the_best_mask_so_far_and_can_be_resumed(tmp_path):
     straight = whole("default")
     assert torch.equal(resumed.scores.values, straight.scores.values)
     assert not resumed.stopped
+    assert "stopped" not in resumed.notes
+
+
+class Halting(gp.EdgePruning):
+    """Judged at step 10 too."""
+
+    def points(self):
+        return [10, self.steps]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_stopped_run_says_which_steps_mask_it_gives(resumed, tmp_path, caplog, monkeypatch):
+    """The mask judged at step 10 is made the better one; it stays that of step 10 when resumed."""
+    monkeypatch.setattr(Optimisation, "judge", lambda run, mask: float(run.step))
+    common = {"edges": 4, "steps": 40, "batch_size": 4, "checkpoint_every": 6}
+    folder = tmp_path / "run" if resumed else None
+    loss = make_loss("interrupt", 13)
+    fit = Halting(loss=loss, run_dir=folder, **common).fit(Toy(seed=3), toy_task())
+    if resumed:
+        fit = Halting(loss=make_loss("interrupt", 5), run_dir=folder, **common).fit(
+            Toy(seed=3), toy_task()
+        )
+    assert fit.notes["circuit_is"] == "the mask of step 10, the best of those judged"
+    assert fit.stopped == ("stopped at step 18 of 40" if resumed else "stopped at step 13 of 40")
+    said = caplog.records[-1].getMessage()
+    assert ("run_dir=, --run-dir" in said) == (not resumed)
+
+
+@pytest.mark.parametrize("inside", ["warm start", "study", "bootstrap", "rerun"])
+def test_ctrl_c_inside_something_larger_ends_it(inside):
+    """Half a run's ranking was taken for the method's, and kept by a study."""
+    from graphprune.selection_bootstrap import bootstrap_scores
+    from graphprune.statistics.sanity import circuit_by
+    from graphprune.study import jobs
+
+    member = make_method("default", None, make_loss("interrupt", 5))
+    model, task = Toy(seed=3), toy_task()
+
+    class Job:
+        class method:
+            taus = ()
+
+    calls = {
+        "warm start": lambda: make_method("default", None, make_loss(), warm_start=member).fit(
+            model, task
+        ),
+        "study": lambda: jobs._ranking(Job(), member, model, task),
+        "bootstrap": lambda: bootstrap_scores(member, model, task, resamples=2),
+        "rerun": lambda: circuit_by(member, model, task, None),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        calls[inside]()
+    assert member.fit(model, task).mask.num_kept == 4  # the handler is as before
 
 
 def test_second_ctrl_c_stops_at_once(tmp_path):

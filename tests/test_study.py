@@ -233,6 +233,49 @@ def test_bad_folders(plan, tmp_path):
         Study.from_dict(plan).run(tmp_path / "out")
 
 
+def test_a_flipped_bit_gives_no_other_figure(plan, tmp_path, caplog):
+    """A bit of every second byte of a finished job's file: an error that names the file."""
+    from graphprune.study.store import Store
+
+    one = {**plan, "methods": {"EAP": {"method": "eap"}}, "seeds": [0]}
+    Study.from_dict(one).run(tmp_path)
+    (path,) = (tmp_path / "jobs").iterdir()
+    store, whole = Store(tmp_path), path.read_bytes()
+    record = store.load(path.stem)
+    assert record["state"] == "done"
+    assert len(whole) > 500
+    for bit in range(0, 8 * len(whole), 13):  # every place in a byte, in turn
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        if damaged.startswith(whole[: whole.index(b"version") + 10]):
+            with pytest.raises(gp.FormatError) as refusal:
+                store.load(path.stem)
+            assert f"{path}: no record of a job" in str(refusal.value)
+            assert str(refusal.value).endswith("Delete the file, and the study finds it anew")
+    path.write_bytes(whole.replace(b'"state": "done"', b'"state": "Done"'))
+    with pytest.raises(gp.FormatError, match="digests differ"):
+        Study.from_dict(one).run(tmp_path)
+    path.write_bytes(whole)
+    assert store.load(path.stem) == record
+
+
+def test_records_without_a_digest_are_found_anew(plan, tmp_path, caplog):
+    one = {**plan, "methods": {"EAP": {"method": "eap"}}, "seeds": [0]}
+    study = Study.from_dict(one)
+    first = study.run(tmp_path).summary()["cpr"].item()
+    (path,) = (tmp_path / "jobs").iterdir()
+    old = json.loads(path.read_text()) | {"version": 2, "cpr": 99.0}
+    del old["sha256"]
+    path.write_text(json.dumps(old))
+    assert study.results(tmp_path).counts == {"open": 1}
+    assert "of an earlier version, which wrote no digest, and counts as not" in caplog.text
+    assert study.run(tmp_path).summary()["cpr"].item() == first
+    other = path.with_name("0123456789abcdef.json")  # the same of a job that is not asked for
+    other.write_text(json.dumps(old | {"key": other.stem}))
+    assert study.run(tmp_path).aside == {"of an earlier version, which wrote no digest": 1}
+
+
 def test_the_command(plan, tmp_path, capsys):
     import yaml
 

@@ -20,6 +20,7 @@ from graphprune.errors import GraphPruneError, InputError
 
 from .attributes import LABELS, Copies, near
 from .edge_tensors import untouched
+from .norms import apart
 from .replicas import Source
 from .unread import MADE, require_read
 
@@ -38,6 +39,7 @@ class CallPlan:
         names: parameters that are filled by the data's attributes of those names.
         several: parameters that are filled once several copies stand side by side.
         first: how many of ``names`` must be given by position.
+        bare: paths of norms over whole graphs that the user's call gives no batch vector.
     """
 
     forward: Forward | None = None
@@ -45,9 +47,14 @@ class CallPlan:
     names: tuple[str, ...] = ()
     several: tuple[str, ...] = ()
     first: int = 0
+    bare: tuple[str, ...] = ()
 
     def __call__(self, module: nn.Module, source: Source, copies: Copies) -> Any:
         """The module's own outputs for copies of the data."""
+        with apart(module, self.bare if copies.count > 1 else ()):
+            return self._copies(module, source, copies)
+
+    def _copies(self, module: nn.Module, source: Source, copies: Copies) -> Any:
         if self.forward is not None:
             return self.forward(module, source.data(copies))
         if self.whole:

@@ -177,6 +177,14 @@ class Passing:
         found = [(r, e) for r in among if (e := self._matched(path, r, index)) is not None]
         several = len(wiring.index) > 1
         if not found:
+            part = _part_of(index, wiring.index[0])
+            if not several and part:
+                raise ForeignEdges(
+                    f"{path} passes messages over {index.shape[1]} of the graph's "
+                    f"{wiring.index[0].shape[1]} edges at a time, where a mask needs all of them "
+                    "in one call (RGCNConv, for one, takes each relation by itself; FastRGCNConv "
+                    "computes the same over all edges at once)"
+                )
             what = (
                 f"({index.shape[1]} of them; no one relation's, as where a layer merges them)"
                 if several
@@ -334,3 +342,11 @@ def _end(conv: Any) -> int:
 def _targets(conv: Any, index: Tensor) -> Tensor:
     """``[M]``: the nodes that messages over ``index [2, M]`` reach."""
     return index[_end(conv)]
+
+
+def _part_of(some: Tensor, whole: Tensor) -> bool:
+    """Whether fewer edges, all of them the graph's."""
+    if some.shape[1] >= whole.shape[1]:
+        return False
+    pairs = set(map(tuple, whole.T.tolist()))
+    return all(tuple(pair) in pairs for pair in some.T.tolist())

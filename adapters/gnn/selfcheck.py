@@ -22,6 +22,7 @@ from .answers import Answers
 from .attributes import Axis, Copies, Layout, near
 from .calling import CallPlan, call_plan, failures, told
 from .edge_tensors import untouched
+from .norms import bare_norms
 from .passing import ForeignEdges, Passing
 from .replicas import OneKind, Source
 
@@ -56,7 +57,9 @@ def checked(
         source = _decided(module, source, plan)
         # Watched first: what masks cannot reach is refused before anything else is run.
         masked, merged = _open(module, source, plan)
-        raw = plan.users(module, source, untouched(data))
+        with bare_norms(module) as bare:
+            raw = plan.users(module, source, untouched(data))
+        plan = replace(plan, bare=tuple(sorted(bare)))
     except failures() as error:
         if told(error):
             raise

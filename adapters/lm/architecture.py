@@ -25,7 +25,7 @@ from .norms import Norm, describe_norm
 from .pieces import tall
 from .presence import Presence, main_device
 from .rounding import Rounds
-from .surgery import Given, Interleave, Recorder, Slice, Zero, part, quiet, replaced
+from .surgery import Given, Interleave, Recorder, Slice, Zero, part, quiet, replaced, uncompiled
 
 __all__ = ["Architecture", "Block", "Call", "Glue", "matrix"]
 
@@ -267,8 +267,9 @@ class Architecture:
         self.config = config
         try:
             self.base = part(model, family.base)
-            layers = part(self.base, family.layers)
-            assert isinstance(layers, nn.ModuleList)
+            found = part(self.base, family.layers)
+            assert isinstance(found, nn.ModuleList)
+            layers = [uncompiled(layer) for layer in found]
             self.embedding = part(self.base, family.embedding)
             device = main_device(self.embedding)
             presences = [Presence(model, list(layer.modules()), device) for layer in layers]

@@ -16,6 +16,15 @@ from graphprune.errors import InputError
 from .architecture import Architecture
 
 _KEYS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+# What tokenizers tell about a text beside the model's inputs; no model reads it.
+_TOLD = (
+    "special_tokens_mask",
+    "length",
+    "offset_mapping",
+    "overflow_to_sample_mapping",
+    "overflowing_tokens",
+    "num_truncated_tokens",
+)
 
 __all__ = ["Inputs", "position_slots", "read_inputs", "shared_prefix"]
 
@@ -66,6 +75,11 @@ def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
         raise InputError(
             f"a language model's batch needs a mapping with input_ids, got {found} as {side} inputs"
         )
+    given = {
+        key: value
+        for key, value in given.items()
+        if key not in _TOLD or key in inspect.signature(arch.model.forward).parameters
+    }
     for key, value in given.items():
         if value is not None and not (isinstance(value, Tensor) and key in _KEYS):
             raise InputError(
@@ -75,13 +89,24 @@ def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
             )
     parts = {key: value for key, value in given.items() if value is not None}
     ids = parts.pop("input_ids").to(arch.device)
-    if ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
-        raise InputError(f"{side} input_ids must be ids [B, T], got {ids.dtype} {list(ids.shape)}")
-    weight = parts.pop("attention_mask", torch.ones_like(ids)).to(arch.device)
-    if weight.shape != ids.shape or bool(((weight != 0) & (weight != 1)).any()):
+    if ids.ndim != 2 or not _whole(ids) or not ids.numel():
         raise InputError(
-            f"the {side} attention_mask must hold 0 and 1 in the shape of input_ids "
-            f"{list(ids.shape)}, got the shape {list(weight.shape)}"
+            f"{side} input_ids must be ids [B, T] of an integer type, got {ids.dtype} "
+            f"{list(ids.shape)}"
+        )
+    if ids.dtype != torch.int32:  # which tables of embeddings take as it is, but none smaller
+        ids = ids.long()
+    weight = parts.pop("attention_mask", torch.ones_like(ids)).to(arch.device)
+    if weight.shape != ids.shape:
+        raise InputError(
+            f"the {side} attention_mask must have the shape of input_ids, {list(ids.shape)}, got "
+            f"{list(weight.shape)}"
+        )
+    odd = weight[(weight != 0) & (weight != 1)]
+    if odd.numel():
+        raise InputError(
+            f"the {side} attention_mask must hold 1 at tokens and 0 at padding, got "
+            f"{odd[0].item()} too"
         )
     weight = weight.to(ids)
     if bool((weight[:, 1:] > weight[:, :-1]).any()) or not bool(weight[:, 0].all()):
@@ -92,6 +117,33 @@ def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
     for key, value in parts.items():
         _require_unread(arch, key, value.to(arch.device), weight, side)
     return ids, weight
+
+
+def _whole(value: Tensor) -> bool:
+    """Whether a tensor's type is one of integers."""
+    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+
+
+def _integers(value: Tensor, name: str, size: int) -> Tensor:
+    """Ids or positions of ``size`` examples, where -1 pads, as int64.
+
+    Raises :class:`InputError` for other types and smaller numbers.
+    """
+    if not isinstance(value, Tensor) or not _whole(value):
+        came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"{name} must be a tensor of an integer type, got {came}")
+    if not value.ndim or len(value) != size or not value.numel():
+        raise InputError(
+            f"{name} must have a row for each of the {size} examples, got the shape "
+            f"{list(value.shape)}"
+        )
+    value = value.long()
+    if int(value.min()) < -1:
+        raise InputError(
+            f"{name} hold {int(value.min())}; numbers count from 0, and of those below only -1 is "
+            "known, which pads a row (it is not the last token)"
+        )
+    return value
 
 
 def _require_unread(arch: Architecture, key: str, value: Tensor, weight: Tensor, side: str) -> None:
@@ -166,12 +218,22 @@ def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
             f"the prompts have {ids.shape[1]} tokens; the model's position table ends at {limit}"
         )
     for side, found in (("answer", batch.answer), ("distractor", batch.distractor)):
-        if found is not None and found.numel() and int(found.max()) >= arch.outputs:
+        if found is None or (isinstance(found, Tensor) and not found.numel()):
+            continue
+        largest = int(_integers(found, f"{side} ids", len(ids)).max())
+        if largest >= arch.outputs:
             raise InputError(
-                f"a {side} id is {int(found.max())}; the model's outputs are 0 to "
+                f"the largest {side} id is {largest}; the model's outputs are 0 to "
                 f"{arch.outputs - 1}"
             )
-    positions = (weight.sum(1) - 1) if batch.positions is None else batch.positions.to(device)
+    positions = weight.sum(1) - 1
+    if batch.positions is not None:
+        positions = _integers(batch.positions, "positions", len(ids)).to(device)
+    if positions.ndim > 2:
+        raise InputError(f"positions must be [B] or [B, P], got {list(positions.shape)}")
+    lost = (positions.reshape(len(ids), -1) < 0).all(1)
+    if bool(lost.any()):
+        raise InputError(f"positions of example {int(lost.nonzero()[0, 0])} are all -1")
     if int(positions.max()) >= ids.shape[1]:
         raise InputError(
             f"an answer is read at position {int(positions.max())}; the prompts of this batch have "

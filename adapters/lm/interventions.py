@@ -3,7 +3,9 @@
 The engine reads the weights of projections and norms, calls other modules on parts of the tokens,
 and runs shallow copies of layers. A hook would therefore act on some of its numbers and not on
 others, and what was copied would go on as it was. So all of it is looked for at every call, on the
-modules as they are then, and refused by name; what only changes a module's weights is honoured.
+modules as they are then, and refused by name. Weights that are changed in place are honoured, by
+whatever means; so is ``torch.compile``, which computes the same. Parametrizations and accelerate's
+hooks are honoured where they stood before the model was wrapped.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from torch import nn
 from torch.nn.modules import module as hooked
 
 from graphprune.errors import UnsupportedModelError
+
+from .surgery import uncompiled
 
 __all__ = ["Snapshot"]
 
@@ -67,7 +71,20 @@ class Snapshot:
         return [
             name or "the model itself"
             for name, module, _, _, own in self._modules
-            if own is not None and "_hf_hook" not in module.__dict__
+            if _written(module, own) is not None and "_hf_hook" not in module.__dict__
+        ]
+
+    def derived(self, among: set[nn.Module]) -> list[tuple[str, str]]:
+        """Linear maps ``among`` some modules with a ``forward`` of their own: name and class.
+
+        Torch's, transformers' and graphprune's own classes are not meant.
+        """
+        return [
+            (name, kind.__name__)
+            for name, module, kind, _, _ in self._modules
+            if module in among
+            and any(base is nn.Linear or base.__name__ == "Conv1D" for base in kind.__mro__[1:])
+            and not _forward_home(kind).startswith(("torch.", "transformers.", "graphprune."))
         ]
 
     def weights(self) -> tuple[tuple[int, int], ...]:
@@ -94,10 +111,13 @@ class Snapshot:
             ):
                 _check_hooks(name, module, state)
             if module.__class__ is not kind:
+                _check_parametrized(name, module, kind)
                 _changed(name, f"is a {type(module).__name__} and was a {kind.__name__}")
             if tuple(state["_modules"].values()) != children:
-                _replaced(name, state["_modules"], children)
-            if state.get("forward") is not own:
+                _check_children(name, state["_modules"], children)
+            now = state.get("forward")
+            if now is not own and _written(module, now) is not _written(module, own):
+                _check_offloading(name, module, now)
                 _changed(name, "had its forward replaced")
         for kind, forward in self._forwards.items():
             if kind.forward is not forward:
@@ -148,8 +168,45 @@ def _refuse(what: str) -> None:
     raise UnsupportedModelError(
         f"{what}. graphprune reads weights and calls modules on parts of the tokens, so a hook "
         "would count in some numbers and not in others: take it off (handle.remove()) as long as "
-        "graphprune runs, or change the weights instead, which is honoured"
+        "graphprune runs, or change the weights in place instead, which is honoured"
     )
+
+
+def _written(module: nn.Module, forward: Any) -> Any:
+    """A module's own ``forward`` without what ``torch.compile`` made of it.
+
+    ``None``: the module runs its class's, compiled or not; accelerate leaves it behind as such.
+    """
+    inner = getattr(forward, "_torchdynamo_orig_callable", forward)
+    usual = getattr(inner, "__func__", None) is type(module).forward
+    return None if usual and getattr(inner, "__self__", None) is module else inner
+
+
+def _forward_home(kind: type) -> str:
+    """The Python module that a class's ``forward`` was written in."""
+    owner = next(base for base in kind.__mro__ if "forward" in vars(base))
+    return f"{owner.__module__}."
+
+
+def _check_offloading(name: str, module: nn.Module, now: Any) -> None:
+    """Refuses hooks of accelerate's that came since, or went."""
+    hook, place = module.__dict__.get("_hf_hook"), name or "the model itself"
+    if hook is not None:
+        raise UnsupportedModelError(
+            f"since gp.wrap, {place} has a hook of accelerate's ({type(hook).__name__}, as "
+            "dispatch_model and cpu_offload put there): wrap the model again, which honours it, or "
+            "take the hooks off by accelerate.hooks.remove_hook_from_module(model, recurse=True)"
+        )
+
+
+def _check_parametrized(name: str, module: nn.Module, kind: type) -> None:
+    if type(module).__name__.startswith("Parametrized") and kind in type(module).__mro__:
+        raise UnsupportedModelError(
+            f"since gp.wrap, {name or 'the model itself'} is a {type(module).__name__} and was a "
+            f"{kind.__name__}: a parametrization (weight_norm and the like) makes its weights anew "
+            "at every call. Wrap the model again, which honours it, or take it off by "
+            "torch.nn.utils.parametrize.remove_parametrizations"
+        )
 
 
 def _changed(name: str, what: str) -> None:
@@ -159,7 +216,13 @@ def _changed(name: str, what: str) -> None:
     )
 
 
-def _replaced(name: str, now: dict[str, Any], before: tuple[nn.Module | None, ...]) -> None:
+def _check_children(name: str, now: dict[str, Any], before: tuple[nn.Module | None, ...]) -> None:
+    """Refuses other submodules than before; compiled ones are the same."""
+    same = [m if m is None else uncompiled(m) for m in now.values()]
+    if len(same) == len(before) and all(
+        m is (old if old is None else uncompiled(old)) for m, old in zip(same, before, strict=True)
+    ):
+        return
     new = [key for key, m in now.items() if not any(m is old for old in before)]
     path = f"{name}.{new[0]}" if name and new else (new[0] if new else name)
     _changed(path, "was replaced" if new else "lost a submodule")

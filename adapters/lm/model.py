@@ -192,13 +192,13 @@ class LanguageModel(MaskedModel):
                 "nothing in a transformer normalises over the messages that a reader sums, so an "
                 "edge that is deleted is an edge that sends zero: use ablation='zero'"
             )
-        inputs = read_inputs(self.arch, batch)
-        if ablation.kind == "counterfactual" and inputs.corrupt is None:
-            raise InputError(
-                "counterfactual ablation needs corrupted prompts and this task has none; give "
-                "them, or use ablation='zero' or 'mean'"
-            )
-        with self.arch.running(), torch.no_grad():
+        with self.arch.running(), torch.no_grad():  # which says first what became of the model
+            inputs = read_inputs(self.arch, batch)
+            if ablation.kind == "counterfactual" and inputs.corrupt is None:
+                raise InputError(
+                    "counterfactual ablation needs corrupted prompts and this task has none; give "
+                    "them, or use ablation='zero' or 'mean'"
+                )
             glue = self.arch.glue(inputs.clean)
         return LMReference(
             batch,

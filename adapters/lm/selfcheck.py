@@ -82,11 +82,21 @@ def self_check(model: LanguageModel, length: int = 5) -> None:
 
 
 def _blame(model: LanguageModel) -> str:
-    """The likely cause: a forward that somebody replaced, or else the architecture."""
+    """The likely cause: a forward that somebody replaced or wrote, or else the architecture."""
     patched = model.arch.snapshot.patched
     if patched:
         return (
             f"the forward of {', '.join(patched[:3])} was replaced on the module itself, and "
             "graphprune calls and reads the parts of modules instead: take it off before wrapping"
+        )
+    read = {m for block in model.arch.blocks for m in block.attention.modules()}
+    derived = model.arch.snapshot.derived(read)
+    if derived:
+        shown = ", ".join(f"{name} is a {kind}" for name, kind in derived[:3])
+        more = f" (and {len(derived) - 3} more)" if len(derived) > 3 else ""
+        return (
+            f"{shown}{more}, with a forward of its own, of which graphprune reads the weight "
+            "alone: merge adapters such as LoRA into the weights before wrapping, or say what the "
+            "class does to its weight as a parametrization (torch.nn.utils.parametrize)"
         )
     return "its architecture is not what its family describes"

@@ -18,16 +18,27 @@ from torch import Tensor, nn
 from ..modes import quiet
 from .presence import is_sharded
 
-__all__ = ["Given", "Recorder", "Slice", "Zero", "part", "quiet", "replaced"]
+__all__ = ["Given", "Recorder", "Slice", "Zero", "part", "quiet", "replaced", "uncompiled"]
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module itself, or what ``torch.compile`` was given where it is what that gave.
+
+    A compiled module hands everything written to it on to the original: no copy of it can be made.
+    """
+    while type(module).__module__.startswith("torch._dynamo."):
+        module = module._modules["_orig_mod"]  # type: ignore[assignment]
+    return module
 
 
 def part(module: nn.Module, path: str) -> nn.Module:
-    """The submodule at a dotted ``path`` (``""``: the module itself)."""
-    return module.get_submodule(path) if path else module
+    """The submodule at a dotted ``path`` (``""``: the module itself), uncompiled."""
+    return uncompiled(module.get_submodule(path) if path else module)
 
 
 def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
     """A shallow copy of ``module`` with the submodules at the dotted paths replaced."""
+    module = uncompiled(module)
     sharded = is_sharded(module)
     twin = _plain(module) if sharded else copy.copy(module)
     twin.training = False  # whatever mode the original is in, the copy evaluates

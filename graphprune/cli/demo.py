@@ -65,7 +65,8 @@ def _show(console: Console, document: dict[str, Any]) -> None:
     report, task = document["report"], document["task"]
     full = report["full"]
     console.print(
-        f"The model solves the task: accuracy {full['accuracy']:.2f}, logit difference "
+        f"The model solves the task: accuracy {full['accuracy']:.2f} (answer against distractor; "
+        f"top-1 {full['top1_accuracy']:.2f}), logit difference "
         f"{full['logit_diff']:.2f}, on {task['held_out']} held-out prompts.",
         markup=False,
     )

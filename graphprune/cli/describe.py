@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +101,7 @@ def circuit_facts(folder: Path) -> dict[str, Any]:
         "nodes": len(circuit.nodes()),
         "scored": circuit.scores is not None,
         "graph": circuit.graph.fingerprint,
+        "found_on_examples": None if circuit.found_on is None else len(circuit.found_on),
         **provenance,
         "report": circuit.report_dict(),
     }
@@ -268,7 +268,8 @@ def performance(model: MaskedModel, task: Task) -> dict[str, dict[str, float]]:
     from graphprune.model import Ablation
     from graphprune.progress import track
 
-    metrics = {name: METRICS[name] for name in ("accuracy", "logit_diff", "prob_diff")}
+    names = ("accuracy", "top1_accuracy", "logit_diff", "prob_diff")
+    metrics = {name: METRICS[name] for name in names}
     metrics.setdefault(task.metric.name, as_metric(task.metric))
     totals: dict[str, dict[str, float]] = {"clean": {}, "corrupted": {}}
     size = task.batch_size
@@ -284,10 +285,6 @@ def performance(model: MaskedModel, task: Task) -> dict[str, dict[str, float]]:
                     if metric.missing(batch, full) is None and metric.name != "kl":
                         value = float(metric(outputs, batch, full).double().sum())
                         totals[side][name] = totals[side].get(name, 0.0) + value
-                if batch.answer is not None:
-                    alone = replace(batch, distractor=None)
-                    value = float(METRICS["accuracy"](outputs, alone).double().sum())
-                    totals[side]["top_1"] = totals[side].get("top_1", 0.0) + value
     means = {s: {n: v / len(task) for n, v in named.items()} for s, named in totals.items()}
     return {side: named for side, named in means.items() if named}
 
@@ -300,8 +297,8 @@ def not_solved(found: dict[str, dict[str, float]], model: str, task: str) -> str
     if accuracy >= SOLVED:
         return None
     return (
-        f"{model} does not do {task!r}: accuracy {accuracy:.2f} is below {SOLVED}; a circuit found "
-        "on it explains little"
+        f"{model} does not do {task!r}: accuracy {accuracy:.2f} (answer against distractor, where "
+        f"there is one) is below {SOLVED}; a circuit found on it explains little"
     )
 
 

@@ -156,9 +156,6 @@ def discover(
         found = find(found_by, selection, masked, train)
         mask, scores, chosen = found.mask, found.scores, found.notes["selected"]
         assert mask is not None
-        if found.stopped:
-            again = "; the same command with --overwrite resumes it" if run_dir else ""
-            jobs.warn(f"{found.stopped}: this is the best mask so far{again}")
         same = test is train
         where = "prompts, those it was found on" if same else "held-out prompts"
         jobs.note(f"{mask.num_kept} edges kept; evaluating on {len(test)} {where}")
@@ -170,6 +167,8 @@ def discover(
             "selection": {**how, "selected": chosen, "kept": mask.num_kept},
             "report_on": "the prompts it was found on" if same else "held-out prompts",
         }
+        if found.stopped:
+            notes["stopped"] = found.stopped
         circuit = Circuit.from_mask(
             mask, scores, masked, train, document, method=found_by, seed=seed, notes=notes
         )
@@ -199,11 +198,13 @@ def discover(
         def show(console: Console) -> None:
             edges = f"{mask.num_kept} of {masked.graph.num_edges} edges"
             title = f"{edges} on {len(test)} {where} ({made.name})"
-            show_report(console, document, title)
+            show_report(console, document, f"{title}; {found.stopped}" if found.stopped else title)
             console.print(f"written to {out}: {', '.join(files)}", markup=False)
 
         jobs.result(summary, show)
         if found.stopped:
+            if run_dir is not None:
+                jobs.note("the same command with --overwrite resumes the run")
             raise SystemExit(130)
 
 

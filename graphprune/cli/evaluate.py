@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphprune.cli.job import AsJson, Debug, Job, Quiet, job
+from graphprune.cli.judging import AllExamples, judged_on
 from graphprune.cli.loading import (
     Ablations,
     BatchSize,
@@ -34,6 +35,7 @@ def evaluate(
     task: TaskName,
     task_set: TaskSettings = [],  # noqa: B006 - typer copies it
     examples: Examples = None,
+    all_examples: AllExamples = False,
     metric: MetricName = None,
     ablation: Ablations = None,
     curve: Annotated[
@@ -51,7 +53,10 @@ def evaluate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Compare a circuit with the full model and the wholly ablated one on a task."""
+    """Compare a circuit with the full model and the wholly ablated one on a task.
+
+    Prompts that found the circuit are left out; a line says how many these are.
+    """
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
         from graphprune.circuit import Circuit
         from graphprune.cli.loading import load_model, load_task
@@ -80,15 +85,20 @@ def evaluate(
         masked = loaded.model
         require_same_graph(masked.graph, circuit.graph, f"the model {model!r} and {folder}")
         compare_weights(out, circuit, masked)
+        warn_of_stop(out, circuit)
         made = load_task(
             task, loaded.tokenizer, examples=examples, seed=seed, metric=metric,
             batch_size=batch_size, settings=task_set,
         )  # fmt: skip
+        judged = judged_on(out, circuit, made, all_examples)
+        made = judged.task
         kind = ablation or circuit.ablation or "counterfactual"
         chosen = resolve_ablation(masked, made, kind)
         report = run_evaluation(masked, made, circuit.mask, ablation=chosen)
         measured = report_document(report, seed)
-        document: dict[str, Any] = {"circuit": str(folder), "model": model, **measured}
+        document: dict[str, Any] = {
+            "circuit": str(folder), "model": model, "examples": judged.document, **measured,
+        }  # fmt: skip
         drawn = None
         if (curve or plot) and circuit.scores is not None:
             drawn = faithfulness_curve(masked, made, circuit.scores, ablation=chosen)
@@ -100,12 +110,21 @@ def evaluate(
 
         def show(console: Console) -> None:
             edges = f"{circuit.mask.num_kept} of {circuit.graph.num_edges} edges"
-            title = f"{edges} on {len(made)} prompts of {made.name} ({kind} ablation)"
+            title = f"{edges} on {len(made)} {judged.called} of {made.name} ({kind} ablation)"
             show_report(console, measured, title)
+            console.print(judged.said, markup=False)
             if drawn is not None:
                 show_curve(console, drawn, f"faithfulness by size ({drawn.method or 'scores'})")
 
         out.result(document, show)
+
+
+def warn_of_stop(out: Job, circuit: Circuit) -> None:
+    """Warns of a circuit whose search did not end by itself."""
+    notes = circuit.provenance.get("notes")
+    stopped = notes.get("stopped") if isinstance(notes, dict) else None
+    if stopped:
+        out.warn(f"the search for this circuit was not finished: {stopped}")
 
 
 def compare_weights(out: Job, circuit: Circuit, model: MaskedModel) -> None:

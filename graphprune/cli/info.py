@@ -116,9 +116,17 @@ def _show_parts(console: Console, parts: dict[str, dict[str, Any]]) -> None:
         cells(console, title, ["", ""], [(k, _line(v)) for k, v in flatten(plain(shown))])
         performance = facts.get("performance")
         if performance:
+            from graphprune.cli.measure import NAMES
+
+            # Without distractors accuracy is that of top 1, which stands below it.
+            alone = "logit_diff" not in performance["clean"]
             rows = [
-                (name, *(_number(performance[side].get(name)) for side in performance))
+                (
+                    NAMES.get(name, name),
+                    *(_number(performance[side].get(name)) for side in performance),
+                )
                 for name in performance["clean"]
+                if not (alone and name == "accuracy")
             ]
             cells(console, "how well the model does it", ["", *performance], rows, numbers=True)
 

@@ -67,7 +67,10 @@ Examples = Annotated[
 ]
 MetricName = Annotated[
     str | None,
-    typer.Option(help="logit_diff (default), prob_diff, kl, accuracy or exact_match."),
+    typer.Option(
+        help="logit_diff (default), prob_diff, kl, accuracy or exact_match (answer against "
+        "distractor), top1_accuracy or top1_match (of all outputs)."
+    ),
 ]
 Ablations = Annotated[
     str | None,

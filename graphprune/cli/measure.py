@@ -17,9 +17,16 @@ NAMES = {
     "kl": "KL to the full model",
     "logit_diff": "logit difference",
     "prob_diff": "probability difference",
-    "accuracy": "accuracy",
-    "exact_match": "same answer as the full model",
+    "accuracy": "accuracy vs distractor",
+    "exact_match": "match vs distractor",
+    "top1_accuracy": "top-1 accuracy",
+    "top1_match": "top-1 match",
     "kendall_tau": "Kendall's tau",
+}
+MEANINGS = {
+    "vs distractor": "the answer against the distractor alone",
+    "top-1": "the largest of all outputs",
+    "match": "the full model's choice",
 }
 COUNTS = ("n_edges", "density", "sparsity")
 
@@ -38,7 +45,9 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
     full, ablated = document.get("full", {}), document.get("ablated", {})
     intervals = document.get("intervals", {})
     skipped = {*COUNTS, "full", "ablated", "absent", "notes", "settings", "intervals"}
-    names = [n for n in NAMES if n in document]
+    if document.get("settings", {}).get("choices") == "all outputs":
+        skipped |= {"accuracy", "exact_match"}  # the same numbers as those of top 1
+    names = [n for n in NAMES if n in document and n not in skipped]
     names += [n for n in document if n not in NAMES and n not in skipped]
     rows = []
     for name in names:
@@ -53,6 +62,10 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
         rows,
         numbers=True,
     )
+    labels = " ".join(row[0] for row in rows)
+    told = [f"{words}: {meaning}" for words, meaning in MEANINGS.items() if words in labels]
+    if told:
+        console.print("; ".join(told), markup=False)
     for name, note in document.get("notes", {}).items():
         console.print(f"{NAMES.get(name, name)}: {note}", markup=False)
 

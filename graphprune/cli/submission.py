@@ -56,6 +56,14 @@ def submission(
         Literal["edge", "node"] | None,
         typer.Option(help="For files with scores of both; by default nodes where they have any."),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the folder with MIB's data set: train, validation or test. Default: test, as "
+            "the leaderboard's evaluator takes (of a private set); else validation, as MIB's own "
+            "script does."
+        ),
+    ] = None,
     task_set: TaskSettings = [],  # noqa: B006 - typer copies it
     examples: Examples = None,
     metric: MetricName = None,
@@ -68,12 +76,17 @@ def submission(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Check a submission to MIB's circuit track, and score it as its evaluator does."""
+    """Check a submission to MIB's circuit track, and score it as its evaluator does.
+
+    Names and files are read as the evaluator reads them; where it is lenient, a remark says so.
+    """
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
         from dataclasses import asdict
 
         if (model is None) != (task is None):
             raise InputError("scoring needs both --model and --task")
+        if split is not None and task is None:
+            raise InputError("--split is of the data set to score on; give --model and --task too")
         if model is None and truth is None:
             from graphprune.export import check_submission
 
@@ -92,10 +105,10 @@ def submission(
             found |= _recovered(folder, truth)
         if model is not None and task is not None:
             loading = {"dtype": dtype, "device": device, "tokenizer": tokenizer}
-            prompts = {
+            prompts: dict[str, Any] = {
                 "examples": examples, "seed": seed, "metric": metric, "batch_size": batch_size,
-                "settings": task_set,
             }  # fmt: skip
+            prompts["settings"] = _with_split(task, split, task_set)
             curve, facts = _scored(out, folder, level, model, task, loading, prompts)
             found |= facts
         out.result(found, lambda console: _show_scored(console, found, curve))
@@ -118,12 +131,24 @@ def _scored(
     loaded = load_model(out, model, **loading)
     read = read_submission(folder, loaded.model.graph, level=level)
     made = load_task(task, loaded.tokenizer, **prompts)
-    out.note(f"scoring {folder} on {len(made)} prompts of {made.name}")
+    used = made.notes.get("split")
+    rows = ("left_out", "dropped", "shared_token") if used is not None else ()
+    name = made.name if used is None else f"{made.name} ({used})"
+    out.note(f"scoring {folder} on {len(made)} prompts of {name}")
+    for remark in read.remarks:
+        out.warn(f"{folder}: {remark}")
+    if used is None:
+        out.note("these prompts are not of MIB's data sets, which the benchmark scores on")
+    elif used != "test":
+        out.note(f"the benchmark's leaderboard scores on a test split, not on {used}")
     curve = mib_curve(loaded.model, made, read.found, batch_size=prompts["batch_size"])
     facts = {
         "model": model,
         "task": made.name,
+        "split": used,
         "prompts": len(made),
+        **{key: made.notes[key] for key in rows if key in made.notes},
+        "remarks": list(read.remarks),
         "level": "circuits" if read.circuits else read.level,
         **curve_document(curve),
         "average": curve.average,
@@ -131,6 +156,28 @@ def _scored(
         "cmd_log": curve.cmd_log,
     }
     return curve, facts
+
+
+def _with_split(task: str, split: str | None, settings: list[str]) -> list[str]:
+    """The task's settings with the split to score on; of other tasks than MIB's as they are."""
+    from graphprune.cli.settings import pairs
+    from graphprune.tasks import TASKS
+    from graphprune.tasks.benchmark import holds_data_set, split_names
+
+    if split is not None:
+        return [*settings, f"split={split}"]
+    given = pairs(settings, "--task-set")
+    place = Path(task).expanduser()
+    if "split" in given or task.replace("-", "_") in TASKS or not holds_data_set(place):
+        return settings
+    there = split_names(place, given.get("config"))
+    for usual in ("test", "validation"):
+        if usual in there:
+            return [*settings, f"split={usual}"]
+    raise InputError(
+        f"{place} has neither a test nor a validation split, only {', '.join(there)}, on which MIB "
+        f"finds circuits and does not score them; to score on it say --split {there[0]}"
+    )
 
 
 def _recovered(folder: Path, truth: Path) -> dict[str, float]:
@@ -155,6 +202,9 @@ def _show_checked(console: Console, document: dict[str, Any]) -> None:
         for one in document["folders"]
     ]
     cells(console, "submission", ["folder", "level", "files", ""], rows)
+    for one in document["folders"]:
+        for remark in one["remarks"]:
+            console.print(f"{one['folder']}: {remark}", markup=False)
     if "note" in document:
         console.print(document["note"], markup=False)
 
@@ -163,7 +213,8 @@ def _show_scored(console: Console, found: dict[str, Any], curve: FaithfulnessCur
     from graphprune.cli.measure import show_curve
 
     if curve is not None:
-        title = f"{found['level']} scores on {found['prompts']} prompts of {found['task']}"
+        split = "" if found["split"] is None else f", split {found['split']}"
+        title = f"{found['level']} scores on {found['prompts']} prompts of {found['task']}{split}"
         show_curve(console, curve, title)
     names = ("average", "cpr_log", "cmd_log", "mib_auroc", "auroc")
     shown = [f"{name} {found[name]:.3f}" for name in names if name in found]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphprune.cli.evaluate import compare_weights
+from graphprune.cli.evaluate import compare_weights, warn_of_stop
 from graphprune.cli.job import AsJson, Debug, Quiet, job
+from graphprune.cli.judging import AllExamples, judged_on
 from graphprune.cli.loading import (
     Ablations,
     BatchSize,
@@ -49,6 +50,7 @@ def examine(
     alpha: Annotated[float, typer.Option(help="The level each test is decided at.")] = 0.05,
     task_set: TaskSettings = [],  # noqa: B006 - typer copies it
     examples: Examples = None,
+    all_examples: AllExamples = False,
     metric: MetricName = None,
     ablation: Ablations = None,
     batch_size: BatchSize = None,
@@ -60,7 +62,10 @@ def examine(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Test a circuit as a hypothesis: is it equivalent, independent of the rest, minimal?"""
+    """Test a circuit as a hypothesis: is it equivalent, independent of the rest, minimal?
+
+    Prompts that found the circuit are left out; a line says how many these are.
+    """
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
         from graphprune.circuit import Circuit
         from graphprune.cli.loading import load_model, load_task
@@ -73,15 +78,20 @@ def examine(
         masked = loaded.model
         require_same_graph(masked.graph, circuit.graph, f"the model {model!r} and {folder}")
         compare_weights(out, circuit, masked)
+        warn_of_stop(out, circuit)
         made = load_task(
             task, loaded.tokenizer, examples=examples, seed=seed, metric=metric,
             batch_size=batch_size, settings=task_set,
         )  # fmt: skip
+        judged = judged_on(out, circuit, made, all_examples)
+        made = judged.task
         kind = ablation or circuit.ablation or "counterfactual"
         found = run_tests(
             masked, made, circuit.mask, names, draws=draws, ablation=kind, alpha=alpha, seed=seed
         )
-        document: dict[str, Any] = {"circuit": str(folder), "model": model, **found.to_dict()}
+        document: dict[str, Any] = {
+            "circuit": str(folder), "model": model, "examples": judged.document, **found.to_dict(),
+        }  # fmt: skip
 
         def show(console: Console) -> None:
             from graphprune.cli.job import cells
@@ -95,9 +105,10 @@ def examine(
             rows += [(name, "not made", "", why) for name, why in found.not_made.items()]
             title = (
                 f"{circuit.mask.num_kept} of {circuit.graph.num_edges} edges on {len(made)} "
-                f"prompts of {made.name} ({kind} ablation)"
+                f"{judged.called} of {made.name} ({kind} ablation)"
             )
             cells(console, title, ["test", "passed", "p", "found"], rows)
+            console.print(judged.said, markup=False)
             for name, finding in found.findings.items():
                 if finding.underpowered:
                     console.print(

@@ -21,6 +21,7 @@ from graphprune.mask import EdgeMask, mask_density, require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.metrics import Metric, as_metric, kendall_tau
 from graphprune.model import MaskedModel
+from graphprune.overlap import as_table, old_ones, prints
 from graphprune.progress import track
 from graphprune.task import Task
 
@@ -38,7 +39,9 @@ __all__ = [
     "evaluate_all",
 ]
 
-DEFAULT_METRICS = ("kl", "logit_diff", "prob_diff", "accuracy", "exact_match")
+DEFAULT_METRICS = (
+    "kl", "logit_diff", "prob_diff", "accuracy", "exact_match", "top1_accuracy", "top1_match",
+)  # fmt: skip
 
 
 def _resampled(rows: Tensor, draws: int, seed: int) -> NDArray[np.float64]:
@@ -92,9 +95,11 @@ class EvaluationReport:
 
     ``values`` maps a measure to its mean, ``examples`` to its value for every example, ``absent``
     to the reason why a measure is missing, ``notes`` to what is to be said of its value (that it is
-    within rounding). ``full`` and ``ablated`` hold the same metrics of the
-    full and of the wholly ablated model, ``full_examples`` and ``ablated_examples`` for every
-    example.
+    within rounding), and ``"examples"`` to how many examples found the circuit, if any did.
+    ``full`` and ``ablated`` hold the same metrics of the full and of the wholly ablated model,
+    ``full_examples`` and ``ablated_examples`` for every example. ``settings["choices"]`` says what
+    ``accuracy`` and ``exact_match`` choose among: the answers and distractors, or all outputs
+    where there are no distractors.
     """
 
     values: dict[str, float]
@@ -188,9 +193,11 @@ def evaluate(
         mask: the circuit (an :class:`EdgeMask` or a :class:`Circuit`), run as it is: dead ends are
             not removed, and count as edges.
         ablation: what stands in for edges outside.
-        metrics: names or metrics; ``None`` takes KL, logit and probability difference, accuracy and
-            exact match (same choice as the full model), and Kendall's tau with the full model's
-            logits over answers and distractors.
+        metrics: names or metrics; ``None`` takes KL, logit and probability difference; accuracy and
+            exact match (same choice as the full model), both of answer against distractor where the
+            task has distractors; ``top1_accuracy`` and ``top1_match``, the same over all outputs,
+            as published circuits are judged; and Kendall's tau with the full model's logits over
+            answers and distractors.
         cost: also measure seconds, FLOPs and bytes of weights read by the circuit's and the full
             model's forward passes, for the whole task.
 
@@ -233,9 +240,10 @@ def evaluate_all(
     table, ends = {name: _Table(task) for name in chosen_masks}, _Table(task)
     absent: dict[str, str] = {}
     spent: dict[str, dict[str, float]] = {name: {} for name in chosen_masks}
-    batches = task.batches(batch_size)
+    batches, against = task.batches(batch_size), False
     for batch in track(batches, "evaluate", task.num_batches(batch_size)):
         reference = model.reference(batch, chosen)
+        against = batch.answer is not None and batch.distractor is not None
         with torch.no_grad():
             full, ablated = reference.full, reference.ablated
         check_outputs(full, batch, "the full model")
@@ -268,6 +276,7 @@ def evaluate_all(
         "metric": task.metric.name,
         "ablation": chosen.name,
         "graph": model.graph.fingerprint,
+        "choices": "answers and distractors" if against else "all outputs",
     }
     sides = [ends.columns(side, absent) for side in ("full", "ablated")]
     reports = {
@@ -275,6 +284,14 @@ def evaluate_all(
                       settings)
         for name, mask in chosen_masks.items()
     }  # fmt: skip
+    for name, given in masks.items():
+        seen = getattr(given, "found_on", None)  # a circuit's; masks do not know it
+        old = 0 if seen is None else int(old_ones(prints(task), as_table(seen)).sum())
+        if old:
+            reports[name].notes["examples"] = (
+                f"{old} of {len(task)} are old: they, or one that shares a prompt with them, found "
+                "the circuit; task.unseen(circuit.found_on) are the others"
+            )
     if any(suspect(model, report.values) for report in reports.values()):
         noise = rounding(model, task, chosen, batch_size)
         for report in reports.values():

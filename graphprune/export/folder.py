@@ -24,6 +24,7 @@ from graphprune.files import atomic_folder, contents, finish
 from graphprune.graph import ComputationalGraph, Node
 from graphprune.mask import EdgeMask
 from graphprune.optimise.gates import strength
+from graphprune.overlap import ExampleFingerprint, as_table
 from graphprune.scores import EdgeScores
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _DTYPES = {
     "fixed_edge_index": torch.int64,
     "mask": torch.float32,
     "scores": torch.float32,
+    "found_on": torch.int64,
 }
 
 
@@ -57,7 +59,7 @@ def save_circuit(
     graph = circuit.graph
     document = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 1 if circuit.found_on is None else VERSION,
         "graph": {
             "fingerprint": graph.fingerprint,
             "num_nodes": graph.num_nodes,
@@ -74,6 +76,7 @@ def save_circuit(
         "digest": _digest(tensors),
         "provenance": circuit.provenance,
         "report": None if circuit.report is None else circuit.report_dict(),
+        **({} if circuit.found_on is None else {"found_on": len(circuit.found_on)}),
         "nodes": [
             {
                 "name": node.name,
@@ -140,6 +143,8 @@ def _tensors(circuit: Circuit) -> dict[str, Tensor]:
     }
     if circuit.scores is not None:
         tensors["scores"] = circuit.scores.values
+    if circuit.found_on is not None:
+        tensors["found_on"] = torch.from_numpy(as_table(circuit.found_on))
     return {name: value.contiguous() for name, value in tensors.items()}
 
 
@@ -197,7 +202,10 @@ def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
         raise FormatError(
             f"{about}: num_kept says {file.num_kept} edges, the mask keeps {mask.num_kept}"
         )
-    return Circuit(graph, mask, scores, file.report, file.provenance)
+    seen = None
+    if "found_on" in tensors:
+        seen = frozenset(ExampleFingerprint(*row) for row in tensors["found_on"].tolist())
+    return Circuit(graph, mask, scores, file.report, file.provenance, seen)
 
 
 def _upright(values: Tensor, method: str) -> Tensor:
@@ -217,7 +225,8 @@ def _read_tensors(path: Path, file: CircuitFile) -> dict[str, Tensor]:
         tensors = load_tensors(path.read_bytes())
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise FormatError(f"{path} is no readable safetensors file: {error}") from error
-    expected = set(_DTYPES) - ({"scores"} if file.score_method is None else set())
+    optional = {"scores": file.score_method, "found_on": file.found_on}
+    expected = set(_DTYPES) - {name for name, given in optional.items() if given is None}
     if set(tensors) != expected:
         raise FormatError(
             f"{path}: expected the tensors {sorted(expected)}; missing "
@@ -229,6 +238,7 @@ def _read_tensors(path: Path, file: CircuitFile) -> dict[str, Tensor]:
         "fixed_edge_index": [2, file.graph.num_wires],
         "mask": [file.graph.num_edges],
         "scores": [file.graph.num_edges],
+        "found_on": [file.found_on, 2],
     }
     for name, value in tensors.items():
         if value.dtype != _DTYPES[name] or list(value.shape) != shapes[name]:

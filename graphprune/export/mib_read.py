@@ -1,4 +1,11 @@
-"""Reading MIB and EAP-IG files: parse and check first, then bring them onto a graph."""
+"""Reading MIB and EAP-IG files: parse and check first, then bring them onto a graph.
+
+The benchmark's own loader passes over some faults: edges and nodes that are not in the file (they
+score 0 and are outside the circuit; a node without a score is always kept), keys that it does not
+know, the order of the names in a ``.pt`` file (its matrices are read by place) and pairs that are
+no edge. Readers here refuse these, unless they are given a list of ``remarks``: then they read as
+it does, and the list says what was passed over.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +82,28 @@ class MIBFile:
     neuron_scores: NDArray[np.float32] | None = None
 
 
-def read_mib_json(path: str | os.PathLike[str], layout: FieldLayout) -> MIBFile:
-    """Parses and checks a JSON file."""
+def _fault(message: str, path: object, remarks: list[str] | None) -> None:
+    """Refuses what the benchmark's loader passes over, or adds it to the remarks."""
+    if remarks is None:
+        raise FormatError(f"{path}: {message}")
+    remarks.append(message)
+
+
+def read_mib_json(
+    path: str | os.PathLike[str],
+    layout: FieldLayout,
+    *,
+    remarks: list[str] | None = None,
+    circuit: bool = False,
+) -> MIBFile:
+    """Parses and checks a JSON file.
+
+    Args:
+        path: the file.
+        layout: of the graph that it belongs to.
+        remarks: gets what the benchmark's loader passes over; ``None``: that is an error.
+        circuit: whether edges may lack a score, as in the benchmark's files of circuits.
+    """
     try:
         found = json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -87,18 +114,20 @@ def read_mib_json(path: str | os.PathLike[str], layout: FieldLayout) -> MIBFile:
             raise FormatError(f"{path}: {part} should be an object")
     _check_cfg(path, found["cfg"], layout)
     width, real = len(layout.columns), layout.real.reshape(-1).tolist()
+    needed = {"in_graph"} if circuit else {"score", "in_graph"}
     places, numbers, truths = [], [], []
     for name, entry in found["edges"].items():
         source, _, target = name.partition("->")
         row, column = layout.row_number.get(source), layout.column_number.get(target)
         if row is None or column is None or not real[row * width + column]:
             raise FormatError(f"{path}: the graph has no edge {name!r}")
-        if not isinstance(entry, dict) or "score" not in entry or "in_graph" not in entry:
+        if not isinstance(entry, dict) or not needed <= entry.keys():
             raise FormatError(
-                f"{path}: edge {name!r} should have score and in_graph, got {entry!r:.80}"
+                f"{path}: edge {name!r} should have {' and '.join(sorted(needed, reverse=True))}, "
+                f"got {entry!r:.80}"
             )
         places.append(row * width + column)
-        numbers.append(_number(entry["score"], path, "edge", name))
+        numbers.append(_number(entry.get("score", 0.0), path, "edge", name))
         truths.append(_truth(entry["in_graph"], path, "edge", name))
     scores = np.full(layout.edge.shape, np.nan, dtype=np.float32)
     kept = np.zeros(layout.edge.shape, dtype=bool)
@@ -108,11 +137,14 @@ def read_mib_json(path: str | os.PathLike[str], layout: FieldLayout) -> MIBFile:
     seen.reshape(-1)[places] = True
     if not np.array_equal(seen, layout.real):
         row, column = np.argwhere(layout.real & ~seen)[0].tolist()
-        raise FormatError(
-            f"{path} has {int(seen.sum())} of the graph's {int(layout.real.sum())} edges; the "
-            f"first one missing is {layout.name(row, column)!r}"
-        )
-    return _json_nodes(path, found["nodes"], layout, scores, kept)
+        _fault(
+            f"{int(seen.sum())} of the graph's {int(layout.real.sum())} edges are there; the first "
+            f"one missing is {layout.name(row, column)!r} (MIB's loader gives missing edges the "
+            "score 0, outside the circuit)",
+            path, remarks,
+        )  # fmt: skip
+        scores[layout.real & ~seen] = 0.0
+    return _json_nodes(path, found["nodes"], layout, scores, kept, remarks)
 
 
 def _json_nodes(
@@ -121,20 +153,37 @@ def _json_nodes(
     layout: FieldLayout,
     scores: NDArray[np.float32],
     kept: NDArray[np.bool_],
+    remarks: list[str] | None,
 ) -> MIBFile:
     expected = set(layout.rows) | {"logits"}
     missing, extra = sorted(set(layout.rows) - set(nodes)), sorted(set(nodes) - expected)
-    if missing or extra:
+    if extra:
         raise FormatError(f"{path}: nodes lack {missing[:5]} and have besides {extra[:5]}")
+    if missing:
+        _fault(
+            f"nodes lack {missing[:5]} (MIB's loader gives them no score, so that circuits of "
+            "nodes always keep them)",
+            path, remarks,
+        )  # fmt: skip
     count = len(layout.rows)
     nodes_kept = np.zeros(count, dtype=bool)
     node_scores = np.full(count, np.nan, dtype=np.float32)
     neurons: dict[str, dict[int, list[Any]]] = {"neurons": {}, "neurons_scores": {}}
     scored = False
+    unknown: set[str] = set()
     for row, name in enumerate(layout.rows):
+        if name not in nodes:
+            continue
         entry, where = nodes[name], f"{path}: node {name!r}"
-        if not isinstance(entry, dict) or "in_graph" not in entry or set(entry) - _NODE_KEYS:
+        if not isinstance(entry, dict) or "in_graph" not in entry:
             raise FormatError(f"{where} should have in_graph and may have {sorted(_NODE_KEYS)}")
+        if set(entry) - _NODE_KEYS - unknown:
+            unknown |= set(entry) - _NODE_KEYS
+            _fault(
+                f"node {name!r} should have in_graph and may have {sorted(_NODE_KEYS)}, but has "
+                f"{sorted(set(entry) - _NODE_KEYS)} too (MIB's loader does not read that)",
+                path, remarks,
+            )  # fmt: skip
         nodes_kept[row] = _truth(entry["in_graph"], path, "node", name)
         if "score" in entry:
             scored = True
@@ -171,19 +220,31 @@ def _json_nodes(
     )
 
 
-def read_mib_pt(path: str | os.PathLike[str], layout: FieldLayout) -> MIBFile:
-    """Loads (:func:`read_pt`) and checks a ``.pt`` file."""
+def read_mib_pt(
+    path: str | os.PathLike[str],
+    layout: FieldLayout,
+    *,
+    remarks: list[str] | None = None,
+    circuit: bool = False,
+) -> MIBFile:
+    """Loads (:func:`read_pt`) and checks a ``.pt`` file; see :func:`read_mib_json`."""
     found = read_pt(path)
-    _require_keys(path, found, _PT_KEYS, _PT_OPTIONAL)
+    needed = tuple(key for key in _PT_KEYS if not (circuit and key == "edges_scores"))
+    _require_keys(path, found, needed, None)
+    extra = sorted({str(key) for key in found} - {*_PT_KEYS, *_PT_OPTIONAL})
+    if extra:
+        _fault(f"unexpected keys {extra[:8]} (MIB's loader does not read them)", path, remarks)
     _check_cfg(path, found["cfg"], layout)
     for key, names in (("src_nodes", layout.rows), ("dst_nodes", layout.columns)):
         listed = found[key]
         if not isinstance(listed, list | tuple) or list(listed) != list(names):
             got = len(listed) if isinstance(listed, list | tuple) else type(listed).__name__
-            raise FormatError(
-                f"{path}: {key} should be the graph's {len(names)} names from {names[0]!r} to "
-                f"{names[-1]!r} in order, got {got}"
-            )
+            _fault(
+                f"{key} should be the graph's {len(names)} names from {names[0]!r} to "
+                f"{names[-1]!r} in order, got {got} (MIB's loader does not read them: the matrices "
+                "count by place)",
+                path, remarks,
+            )  # fmt: skip
     rows, full = [len(layout.rows)], list(layout.edge.shape)
     out: dict[str, NDArray[Any]] = {}
     for key in (*_PT_KEYS[3:], *_PT_OPTIONAL):
@@ -202,11 +263,15 @@ def read_mib_pt(path: str | os.PathLike[str], layout: FieldLayout) -> MIBFile:
     stray = out["edges_in_graph"] & ~layout.real
     if stray.any():
         row, column = np.argwhere(stray)[0].tolist()
-        raise FormatError(f"{path}: the graph has no edge {layout.name(row, column)!r}")
+        _fault(
+            f"the graph has no edge {layout.name(row, column)!r}, but edges_in_graph marks it "
+            "(MIB's loader lets it pass, and runs nothing for it)",
+            path, remarks,
+        )  # fmt: skip
     return MIBFile(
         str(path),
         layout,
-        out["edges_scores"],
+        out.get("edges_scores", np.where(layout.real, np.float32(0), np.float32(np.nan))),
         out["edges_in_graph"],
         out["nodes_in_graph"],
         out.get("nodes_scores"),

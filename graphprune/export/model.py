@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from graphprune.capabilities import ExportedModules, identity_of, require
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
+from graphprune.export.agreement import NO_TASK, agreement, found_under, require_agreement
 from graphprune.export.folder import JSON_NAME, TENSORS_NAME
 from graphprune.files import atomic_folder, contents
 from graphprune.mask import require_same_graph
@@ -50,6 +51,7 @@ def export_model(
     shape: tuple[int, int] | None,
     repeats: int,
     overwrite: bool,
+    allow_difference: bool,
 ) -> ExportedModel:
     """See :meth:`graphprune.Circuit.export_model`."""
     require_model(model)
@@ -64,7 +66,13 @@ def export_model(
         circuit.mask, given, logits_to_keep=logits_to_keep
     )
     shape = _shape(pruned, task, shape)
-    gap, where = _difference(pruned, model, circuit, given, task)
+    gap, where = pruned.gap, "drawn inputs"
+    figures: dict[str, Any] = {"absent": {"task": NO_TASK}}
+    if task is not None:
+        gap, figures = agreement(pruned, model, circuit, given, task)
+        where = f"answer positions of {len(task)} prompts of {task.name}"
+        if not allow_difference:
+            require_agreement(figures)
     with atomic_folder(target, whole=True) as staging:
         _write_program(pruned, staging / MODEL_NAME)
         saved = _read_back(pruned, staging / MODEL_NAME)
@@ -72,13 +80,14 @@ def export_model(
             "format": FORMAT,
             "version": VERSION,
             "ablation": given.name,
-            "found_under": circuit.ablation,
+            "found_under": found_under(circuit),
             "edges": circuit.mask.num_kept,
             "of_edges": circuit.graph.num_edges,
             "logits_to_keep": logits_to_keep,
             **compare(pruned, saved, shape, repeats),
             "max_difference": gap,
             "compared_on": where,
+            "performance": figures,
             "longest": pruned.longest,
             "shortest": pruned.shortest,
             "exact_length": pruned.exact,
@@ -172,31 +181,6 @@ def _shape(pruned: Pruned, task: Task | None, shape: tuple[int, int] | None) -> 
             f"shape {shape!r} cannot be run: expected 1 example or more and {wanted} positions"
         )
     return numbers[0], numbers[1]
-
-
-@torch.no_grad()
-def _difference(
-    pruned: Pruned, model: MaskedModel, circuit: Circuit, ablation: Ablation, task: Task | None
-) -> tuple[float, str]:
-    """The largest difference to the masked run at answer positions, and where it was looked for.
-
-    Raises :class:`NumericalError` if it is more than rounding.
-    """
-    if task is None:
-        return pruned.gap, "drawn inputs"
-    gap = 0.0
-    for batch in task.batches():
-        want = model.run(batch, circuit.mask, model.reference(batch, ablation)).double()
-        found = float((pruned.answers(batch).double() - want).abs().max())
-        dtype = next(pruned.module.parameters()).dtype
-        size = 1 + float(want.abs().max())
-        if not found <= tolerance(dtype) * size:
-            raise NumericalError(
-                f"the exported model and the masked run differ by {found:.3g} at answer positions "
-                f"of {task.name!r} (outputs up to {size:.3g}); nothing was written"
-            )
-        gap = max(gap, found)
-    return gap, f"answer positions of {len(task)} prompts of {task.name}"
 
 
 # -------------------------------------------------------------------- figures

@@ -13,7 +13,7 @@ from graphprune.errors import FormatError
 __all__ = ["FORMAT", "VERSION", "CircuitFile", "parse", "read_json"]
 
 FORMAT = "graphprune-circuit"
-VERSION = 1
+VERSION = 2  # 1 knew no `found_on`; a circuit without it is still written so
 
 Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -51,17 +51,20 @@ class CircuitFile(_Strict):
     """The whole document."""
 
     format: Literal["graphprune-circuit"]
-    version: Literal[1]
+    version: Literal[1, 2]
     graph: GraphHead
     num_kept: Count
     score_method: str | None
     digest: Sha256
     provenance: dict[str, Any]
     report: dict[str, Any] | None
+    found_on: Count | None = None
     nodes: list[NodeRow]
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
+        if (self.found_on is None) != (self.version == 1):
+            raise ValueError("version 2 of the format has found_on, version 1 has not")
         if len(self.nodes) != self.graph.num_nodes:
             raise ValueError(f"num_nodes is {self.graph.num_nodes}, nodes are {len(self.nodes)}")
         named = [*self.graph.inputs, *self.graph.outputs]

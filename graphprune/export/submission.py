@@ -3,6 +3,12 @@
 A submission holds folders such as ``ioi_gpt2``. Each has one file of scores (of edges, nodes or
 neurons; JSON or ``.pt``), or nine files with circuits, one for each size below 1 (ten where one is
 the whole graph). What is not ``.json`` or ``.pt`` is not looked at.
+
+Names and files are read as the benchmark's own loader reads them. Where it is lenient, its result
+is followed and a remark says so: see :mod:`graphprune.export.mib_read`. Four checks are stricter,
+for it would score what its README forbids or what says nothing: NaN and infinite scores of edges
+(it ranks NaN first), constant scores, another number of circuits or circuits above their sizes, and
+a file that describes another model's shape.
 """
 
 from __future__ import annotations
@@ -18,15 +24,15 @@ from typing import Any, Literal
 from graphprune.ensembling import require_informative
 from graphprune.errors import FormatError, GraphPruneError, InputError
 from graphprune.export.field import FieldLayout, field_graph
-from graphprune.export.mib import (
-    MIBNodes,
-    from_mib_json,
-    from_mib_nodes,
-    from_mib_pt,
-    to_mib_json,
-    to_mib_pt,
+from graphprune.export.mib import MIBNodes, to_mib_json, to_mib_pt
+from graphprune.export.mib_read import (
+    MIBFile,
+    Ungrouped,
+    edges_onto_graph,
+    nodes_onto_graph,
+    read_mib_json,
+    read_mib_pt,
 )
-from graphprune.export.mib_read import Ungrouped
 from graphprune.export.pt_read import read_pt
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask
@@ -56,6 +62,15 @@ MIB_MODELS = {
 }
 """The benchmark's models as it names them in folders, with their shapes."""
 
+_SCORED = {
+    "gpt2": ("ioi",),
+    "qwen2.5": ("ioi", "mcqa"),
+    "gemma2": ("ioi", "mcqa", "arc-easy"),
+    "llama3": tuple(MIB_TASKS),
+    "interpbench": ("ioi",),
+}
+"""The tasks that the benchmark scores each model on."""
+
 _SUFFIXES = (".json", ".pt")
 _LARGEST = 1 << 32
 
@@ -71,6 +86,7 @@ class Submission:
         scores: of edges, from a file of scores.
         nodes: of nodes, where the file has any.
         circuits: nine or ten, smallest first; empty where there are scores.
+        remarks: faults that MIB's own loader passes over, and what it makes of them.
     """
 
     folder: Path
@@ -80,6 +96,7 @@ class Submission:
     scores: EdgeScores | None = None
     nodes: MIBNodes | None = None
     circuits: tuple[EdgeMask, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def level(self) -> Level:
@@ -109,7 +126,10 @@ class Submission:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found of one folder: ``problem`` is ``""`` where there is none."""
+    """What a check found of one folder: ``problem`` is ``""`` where there is none.
+
+    ``remarks`` say where MIB's loader is lenient: what it passes over, and what it makes of it.
+    """
 
     folder: str
     task: str | None
@@ -117,25 +137,32 @@ class Checked:
     level: str
     files: int
     problem: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 # -------------------------------------------------------------------- names
 
 
 def split_name(name: str) -> tuple[str | None, str | None]:
-    """Task and model from a folder's name, as the benchmark finds them: anywhere in it.
+    """Task and model from a folder's name, as the benchmark's evaluator finds them.
+
+    Each stands at the beginning or behind an underscore, in letters of any case; of several the
+    first in the benchmark's own order counts.
 
     Example:
-        >>> split_name("ioi_gpt2"), split_name("eap_arc_easy_llama3"), split_name("notes")
+        >>> split_name("ioi_gpt2"), split_name("EAP_arc_easy_llama3"), split_name("eap-ioi-gpt2")
         (('ioi', 'gpt2'), ('arc-easy', 'llama3'), (None, None))
     """
-    plain = name.replace("_", "-")
+    plain = name.lower()
 
-    def last(known: Iterable[str]) -> str | None:
-        found = [k for k in known if plain.startswith(k) or f"-{k}" in plain]
-        return found[-1] if found else None
+    def first(known: Iterable[str]) -> str | None:
+        for one in known:
+            spelt = (one, one.replace("-", "_"))
+            if any(plain.startswith(s) or f"_{s}" in plain for s in spelt):
+                return one
+        return None
 
-    return last(MIB_TASKS), last(MIB_MODELS)
+    return first(MIB_TASKS), first(MIB_MODELS)
 
 
 def _known(kind: str, name: str, known: Sequence[str]) -> str:
@@ -273,9 +300,10 @@ def read_submission(
             any, else of edges.
         ungrouped: see :func:`graphprune.export.from_mib_json`.
 
-    Raises :class:`FormatError` (or :class:`InputError`) for the first thing that is wrong: a wrong
-    number of files, missing and extra keys and edges, another model's shape, NaN or constant
-    scores, circuits that are larger than their sizes allow.
+    Missing edges and nodes and what else MIB's loader passes over are read as it reads them, and
+    ``remarks`` say so. Raises :class:`FormatError` (or :class:`InputError`) for the first thing
+    that is wrong: a wrong number of files, missing keys, edges that the graph does not have,
+    another model's shape, NaN or constant scores, circuits larger than their sizes allow.
     """
     place = Path(folder)
     if not place.is_dir():
@@ -291,12 +319,20 @@ def read_submission(
         cfg = _cfg(files[0])
         graph = field_graph(cfg["n_layers"], cfg["n_heads"], cfg["parallel_attn_mlp"])
     _require_shape(FieldLayout.of(graph), model, f"{place}")
+    layout = FieldLayout.of(graph)
     if len(files) > 1:
-        masks = [_read(path, graph, ungrouped, "zero")[1] for path in files]
+        told: list[str] = []
+        masks = []
+        for path in files:
+            read = _read(path, layout, told, circuit=True)
+            masks.append(edges_onto_graph(read, graph, ungrouped, "zero")[1])
         masks.sort(key=lambda mask: mask.num_kept)
-        _check_sizes(masks, FieldLayout.of(graph), str(place))
-        return Submission(place, task, model, graph, circuits=tuple(masks))
-    nodes = from_mib_nodes(files[0], graph)
+        _check_sizes(masks, layout, str(place))
+        remarks = tuple(dict.fromkeys(told))
+        return Submission(place, task, model, graph, circuits=tuple(masks), remarks=remarks)
+    told = []
+    file = _read(files[0], layout, told)
+    nodes, remarks = nodes_onto_graph(file, graph), tuple(told)
     scored = len(nodes.unscored) < len(FieldLayout.of(graph).rows) or bool(nodes.scores.neurons)
     if level in ("node", "neuron") and not scored:
         raise FormatError(f"{files[0]} has no scores of nodes")
@@ -305,17 +341,15 @@ def read_submission(
             nodes = MIBNodes(
                 NodeScores(graph, nodes.scores.values, method="file"), nodes.kept, nodes.unscored
             )
-        return Submission(place, task, model, graph, nodes=nodes)
-    scores, _ = _read(files[0], graph, ungrouped, "error")
+        return Submission(place, task, model, graph, nodes=nodes, remarks=remarks)
+    scores, _ = edges_onto_graph(file, graph, ungrouped, "error")
     require_informative(scores, f"the file {files[0]}")
-    return Submission(place, task, model, graph, scores=scores)
+    return Submission(place, task, model, graph, scores=scores, remarks=remarks)
 
 
-def _read(
-    path: Path, graph: ComputationalGraph, ungrouped: Ungrouped, unscored: Literal["error", "zero"]
-) -> tuple[EdgeScores, EdgeMask]:
-    read = from_mib_pt if path.suffix == ".pt" else from_mib_json
-    return read(path, graph, ungrouped=ungrouped, unscored=unscored)
+def _read(path: Path, layout: FieldLayout, remarks: list[str], *, circuit: bool = False) -> MIBFile:
+    read = read_mib_pt if path.suffix == ".pt" else read_mib_json
+    return read(path, layout, remarks=remarks, circuit=circuit)
 
 
 # -------------------------------------------------------------------- checking
@@ -324,18 +358,28 @@ def _read(
 def check_submission(root: PathLike) -> list[Checked]:
     """Checks every folder of a submission, or the one of a single task and model.
 
-    Files are checked against the graph of the model that the folder names, without the model.
+    Files are checked against the graph of the model that the folder names, without the model. Of
+    folders whose names hold ``abs`` and ``true`` or ``false`` those inside are looked at, as the
+    benchmark's evaluator does.
     Raises :class:`InputError` where there is no folder to check.
     """
     place = Path(root)
     if not place.is_dir():
         raise InputError(f"expected a submission's folder, but {place} is not there")
-    folders = [place] if any(_circuit_files(place)) else sorted(
-        path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )  # fmt: skip
+    folders = [place] if any(_circuit_files(place)) else _folders(place)
     if not folders:
         raise InputError(f"{place} has neither circuit files nor folders with them")
     return [_check(folder) for folder in folders]
+
+
+def _folders(place: Path) -> list[Path]:
+    found: list[Path] = []
+    for path in sorted(place.iterdir()):
+        name = path.name.lower()
+        if path.is_dir() and not name.startswith("."):
+            ranked = "abs" in name and ("true" in name or "false" in name)
+            found += _folders(path) if ranked else [path]
+    return found
 
 
 def _check(folder: Path) -> Checked:
@@ -348,12 +392,16 @@ def _check(folder: Path) -> Checked:
             f"{', '.join(MIB_MODELS)}"
         )
         return Checked(folder.name, task, model, level, count, problem)
+    remarks: tuple[str, ...] = ()
     try:
         read = read_submission(folder)
+        remarks = read.remarks
         level = "circuits" if read.circuits else read.level
         cfg = _cfg(next(_circuit_files(folder)))
         if cfg["d_model"] != MIB_MODELS[model][2]:
             problem = f"d_model is {cfg['d_model']}, MIB's {model} has {MIB_MODELS[model][2]}"
+        elif task not in _SCORED[model]:
+            problem = f"MIB scores {model} on {', '.join(_SCORED[model])} and skips {task}"
     except GraphPruneError as error:
         problem = str(error)
-    return Checked(folder.name, task, model, level, count, problem)
+    return Checked(folder.name, task, model, level, count, problem, remarks)

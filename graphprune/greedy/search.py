@@ -25,7 +25,7 @@ from torch import Tensor
 
 from graphprune.graph import ComputationalGraph
 from graphprune.optimise.checkpoint import Checkpoint, RunDirectory
-from graphprune.optimise.loop import interruptible
+from graphprune.optimise.interrupts import interruptible
 from graphprune.progress import bar
 
 from .forecast import Forecast
@@ -153,7 +153,10 @@ class Search:
                             self.save()
                             saved = time.perf_counter()
                         if self.stopped:
-                            log.warning("%s; undecided edges are kept", self.stopped)
+                            after = "a run directory (run_dir=, --run-dir) lets a run go on"
+                            if self.folder is not None:
+                                after = f"the same run goes on from {self.folder.folder}"
+                            log.warning("%s; undecided edges are kept; %s", self.stopped, after)
                             return
                 self.open.remove(branch)
                 self.done.append(branch)

@@ -96,8 +96,11 @@ def member_scores(
     if isinstance(member, EdgeScores):
         require_same_graph(model.graph, member.graph, f"the model and {what}")
         return member
+    from graphprune.optimise.interrupts import whole_results
+
     try:
-        found = member.score(model, task)
+        with whole_results():
+            found = member.score(model, task)
     except NumericalError as error:
         raise NumericalError(f"{what} ({member.label}): {error}") from error
     require_same_graph(model.graph, found.graph, f"the model and {what} ({member.label})")

@@ -25,7 +25,8 @@ from graphprune.model import Ablation, MaskedModel
 from graphprune.optimise.checkpoint import RunDirectory, identity
 from graphprune.optimise.distributed import Workers
 from graphprune.optimise.gates import hard_concrete_open, strength
-from graphprune.optimise.loop import Optimisation, Recipe, interruptible
+from graphprune.optimise.interrupts import interruptible
+from graphprune.optimise.loop import Optimisation, Recipe
 from graphprune.optimise.losses import LossLike, as_loss
 from graphprune.optimise.refine import refine
 from graphprune.optimise.stream import Stream
@@ -164,9 +165,10 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         ``rate`` (the factor on learning rates) and what the method adds; ``notes`` has the mask's
         own ``loss`` on the training examples, where it was measured.
 
-        Ctrl-C ends it with the best mask so far. Raises :class:`InputError` for a budget that no
-        circuit can meet, a loss without a gradient and a run directory of another run, and
-        :class:`NumericalError` with step and cause for a NaN.
+        Ctrl-C ends it with the mask of the gates as they are, or with one judged before that is
+        better; ``stopped`` and ``notes`` say so, and a warning. Raises :class:`InputError` for a
+        budget that no circuit can meet, a loss without a gradient and a run directory of another
+        run, and :class:`NumericalError` with step and cause for a NaN.
         """
         require_model(model)
         if size is not None:
@@ -208,7 +210,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     def _finish(self, run: Optimisation, count: int, from_inputs: bool) -> Result:
         model, ablation = run.model, run.ablation
         mask, notes = self._select(run, count, from_inputs)
-        notes |= {"steps": run.step, "cached": run.stream.caching}
+        notes |= {"steps": run.step, "cached": run.stream.caching, **run.say_stopped()}
         if run.best is not None:
             notes["loss"] = run.best[0]
         return Result(

@@ -1,18 +1,15 @@
 """The loop: draw a mask, run it, step the gates; keep what is needed to go on after a stop.
 
 A step's outcome is a function of the gates before it, the seed and the step's number. Ctrl-C ends
-the run after the step at hand with the best mask so far; a NaN ends it with an error that names the
-step and the cause, and leaves the last good checkpoint.
+the run after the step at hand with a mask (``made_at`` says of which step's gates); a NaN ends it
+with an error that names the step and the cause, and leaves the last good checkpoint.
 """
 
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +24,7 @@ from graphprune.progress import bar
 from graphprune.task import Task
 
 from .checkpoint import Checkpoint, RunDirectory, optimiser_tensors, restore_optimiser
+from .interrupts import interruptible
 from .losses import Loss
 from .stream import Stream
 from .warm import Start
@@ -34,7 +32,7 @@ from .warm import Start
 if TYPE_CHECKING:
     from graphprune.batch import Batch
 
-__all__ = ["Draw", "Moment", "Optimisation", "Recipe", "interruptible"]
+__all__ = ["Draw", "Moment", "Optimisation", "Recipe"]
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +142,7 @@ class Optimisation:
         self.columns: list[str] = []
         self.rows: list[list[float]] = []
         self.best: tuple[float, Tensor] | None = None
+        self.made_at: int | None = None  # the step whose gates the best mask was made of
         self.path: dict[int, Tensor] = {}
         self.stopped = ""
         self.saved = 0
@@ -178,6 +177,7 @@ class Optimisation:
         }
         if "best" in found.tensors:
             self.best = (float(found.notes["best_loss"]), found.tensors["best"])
+            self.made_at = found.notes.get("best_step")
         log.info("resumed at step %d of %d from %s", self.step, self.steps, self.folder)
 
     def save(self) -> None:
@@ -192,6 +192,7 @@ class Optimisation:
         notes: dict[str, Any] = {"columns": self.columns}
         if self.best is not None:
             notes["best_loss"], tensors["best"] = self.best
+            notes["best_step"] = self.made_at
         self.folder.save(Checkpoint(self.step, tensors, notes))
         self.saved = self.step
 
@@ -234,7 +235,6 @@ class Optimisation:
                 if self.step % self.every == 0 or self.step == end or halt:
                     self.save()
                 if halt:
-                    log.warning("%s; this is the best mask so far", self.stopped)
                     return
 
     def _any(self, flag: bool) -> bool:
@@ -367,23 +367,22 @@ class Optimisation:
         found = self.judge(mask)
         if self.best is None or found < self.best[0]:
             self.best = (found, mask.values.clone())
+            self.made_at = self.step
         return found
 
-
-@contextmanager
-def interruptible(came: list[int]) -> Iterator[list[int]]:
-    """Notes a first Ctrl-C in ``came``; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if came:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield came
-    finally:
-        signal.signal(signal.SIGINT, before)
+    def say_stopped(self) -> dict[str, Any]:
+        """Warns of a run that Ctrl-C ended, once, and gives the notes that its result carries."""
+        if not self.stopped:
+            return {}
+        if self.made_at is None:
+            what = "all edges, since none was dropped yet"
+        elif self.made_at == self.step:
+            what = f"the mask of the gates at step {self.step}, which were still moving"
+        else:
+            what = f"the mask of step {self.made_at}, the best of those judged"
+        if self.folder is None:
+            after = "with a run directory (run_dir=, --run-dir) a stopped run can go on"
+        else:
+            after = f"the same run goes on from {self.folder.folder}"
+        log.warning("%s: the circuit is no finished result, but %s; %s", self.stopped, what, after)
+        return {"stopped": self.stopped, "circuit_is": what}

@@ -79,6 +79,7 @@ def minimal(run: Optimisation, method: MaskOptimiser) -> Result:
         found = exact_prefix(ask, run.values, below=before)
         if found is not None:
             run.best = (float(found.num_kept), found.values.clone())
+            run.made_at = run.step
         elif run.best is None:
             run.best = (float(graph.num_edges), torch.ones(graph.num_edges))
         run.save()
@@ -108,5 +109,6 @@ def minimal(run: Optimisation, method: MaskOptimiser) -> Result:
             "optimised_mask": optimised.edges() if optimised.num_kept <= 1000 else None,
             "steps": run.step,
             "cached": run.stream.caching,
+            **run.say_stopped(),
         },
     )

@@ -17,6 +17,7 @@ from graphprune.errors import InputError
 from graphprune.mask import EdgeMask
 from graphprune.methods.base import Pruner, Scorer, ablation_of, at_least
 from graphprune.model import MaskedModel
+from graphprune.optimise.interrupts import whole_results
 from graphprune.scores import EdgeScores
 from graphprune.selection_circuit import circuit_of_size
 from graphprune.task import Task
@@ -41,12 +42,14 @@ def circuit_by(method: Any, model: MaskedModel, task: Task, size: float | None) 
     ``None``); or what a function ``(model, task) -> EdgeMask`` gives.
     """
     if isinstance(method, Scorer) and size is not None:
-        scores = method.score(model, task)
+        with whole_results():
+            scores = method.score(model, task)
         return Found(selected(method, scores, size, task), scores)
     if isinstance(method, Pruner):
         if size is not None:
             raise InputError(f"{method.label} decides on the size itself; leave size out")
-        return Found(method.prune(model, task))
+        with whole_results():
+            return Found(method.prune(model, task))
     if isinstance(method, Scorer):
         raise InputError(f"{method.label} ranks all edges; say how many to keep: size=0.01")
     if not callable(method):

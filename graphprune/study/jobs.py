@@ -25,6 +25,7 @@ from graphprune.evaluation.recovery import auroc
 from graphprune.evaluation.report import evaluate_all
 from graphprune.methods.base import ablation_of
 from graphprune.model import MaskedModel
+from graphprune.optimise.interrupts import whole_results
 from graphprune.plain import plain
 from graphprune.progress import quiet
 from graphprune.registry import package_of
@@ -41,7 +42,7 @@ from .systems import GROUP, Case
 __all__ = ["Job", "contents_of", "run_job"]
 
 _ALONE = threading.Lock()  # jobs of one process share a model: a backend's threads take turns
-METRICS = ("kl", "faithfulness", "accuracy", "exact_match")
+METRICS = ("kl", "faithfulness", "accuracy", "exact_match", "top1_accuracy", "top1_match")
 
 
 @dataclass(frozen=True)
@@ -211,10 +212,11 @@ def judged(case: Case, scores: EdgeScores, job: Job) -> dict[str, Any]:
 
 
 def _ranking(job: Job, method: Any, model: MaskedModel, task: Task) -> EdgeScores:
-    if not job.method.taus:
-        found: EdgeScores = method.score(model, task)
-        return found
-    swept = method.sweep(model, task, job.method.taus)
+    with whole_results():  # what a stopped search leaves would be kept as the method's ranking
+        if not job.method.taus:
+            found: EdgeScores = method.score(model, task)
+            return found
+        swept = method.sweep(model, task, job.method.taus)
     stays = torch.stack([tau * descent.mask.values for tau, descent in swept.items()])
     return EdgeScores(model.graph, stays.amax(0), method=job.method.name)
 

@@ -195,7 +195,7 @@ def _common(sets: Sequence[frozenset[str]]) -> float:
 def _figures(record: dict[str, Any]) -> dict[str, float]:
     found = {name: float(record[name]) for name in FIGURES if _number(record.get(name))}
     for row in record["rows"]:
-        for name in ("kl", "faithfulness", "accuracy"):
+        for name in ("kl", "faithfulness", "accuracy", "top1_accuracy"):
             if _number(row.get(name)):
                 found[f"{name}@{row['density']:g}"] = float(row[name])
     return found

@@ -1,19 +1,30 @@
-"""A study's folder: one file for each finished job, written whole, and tables made from them."""
+"""A study's folder: one file for each finished job, written whole, and tables made from them.
+
+A record's ``sha256`` is that of its file with a placeholder in its place, so that a flipped bit
+gives no other figure. Records of versions that wrote none count as not finished and are found anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from graphprune import __version__
 from graphprune.errors import FormatError, InputError
-from graphprune.files import write_text
+from graphprune.files import write_bytes
 
 __all__ = ["MADE_BY", "NOT_ASKED", "Store"]
 
-_FORMAT = {"format": "graphprune-job", "version": 2}  # 1 was found by names, not by contents
+log = logging.getLogger(__name__)
+
+# 1 was found by names, not by contents; 2 had no digest
+_FORMAT: dict[str, Any] = {"format": "graphprune-job", "version": 3}
+# Stands where the file's digest goes while that is computed; no other text happens to be this one.
+_UNSEALED = hashlib.sha256(b"graphprune-job").hexdigest().encode()
 MADE_BY = f"graphprune {__version__}"
 NOT_ASKED = "not of this study"
 OTHER_SETTINGS = "found with other settings"
@@ -41,25 +52,30 @@ class Store:
         return self.folder / "jobs"
 
     def load(self, key: str) -> dict[str, Any] | None:
-        """The record of a job, or ``None``; raises :class:`FormatError` if it is damaged."""
+        """The record of a job, or ``None``; raises :class:`FormatError` if it is damaged.
+
+        ``None`` too, with a message, for a record of an earlier version.
+        """
         path = self._jobs / f"{key}.json"
         if not path.exists():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{path}: no record of a job: {error}") from None
-        if not isinstance(found, dict) or found.get("format") != _FORMAT["format"]:
-            raise FormatError(f"{path}: expected the format {_FORMAT['format']!r}")
-        if found.get("version") != _FORMAT["version"]:
-            raise FormatError(f"{path}: version {found.get('version')!r} is not known, expected 2")
+            found = _read(path)
+        except (OSError, ValueError, RecursionError) as error:
+            raise FormatError(
+                f"{path}: no record of a job: {error}. Delete the file, and the study finds it anew"
+            ) from None
+        if found["version"] in (1, 2):
+            log.warning("%s is %s, and counts as not finished", path, _EARLIER[found["version"]])
+            return None
         return found
 
     def save(self, record: dict[str, Any]) -> None:
         """Writes a record with the library's version (``made_by``), whole or not at all."""
-        told = {**_FORMAT, "made_by": MADE_BY, **record}
-        text = json.dumps(told, indent=1, allow_nan=False)
-        write_text(self._jobs / f"{record['key']}.json", text + "\n")
+        told = {**_FORMAT, "sha256": _UNSEALED.decode(), "made_by": MADE_BY, **record}
+        data = f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode()
+        digest = hashlib.sha256(data).hexdigest().encode()
+        write_bytes(self._jobs / f"{record['key']}.json", data.replace(_UNSEALED, digest, 1))
 
     def aside(
         self, current: Collection[str], jobs: Mapping[tuple[Any, ...], Any]
@@ -75,20 +91,41 @@ class Store:
             if path.stem in current:
                 continue
             try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-                why = _why_aside(record, jobs)
-            except (OSError, ValueError, TypeError, AttributeError, KeyError):
+                why = _why_aside(_read(path), jobs)
+            except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
                 why = "damaged"
             if why:
                 found[why] = found.get(why, 0) + 1
         return found
 
 
+_EARLIER = {
+    1: "of an earlier version, which did not say what they were found on",
+    2: "of an earlier version, which wrote no digest",
+}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file's record without its digest; :class:`ValueError` if that is not the file's."""
+    data = path.read_bytes()
+    found = json.loads(data)
+    if not isinstance(found, dict) or found.get("format") != _FORMAT["format"]:
+        raise ValueError(f"expected the format {_FORMAT['format']!r}")
+    if found.get("version") in (1, 2):
+        return found
+    if found.get("version") != _FORMAT["version"]:
+        raise ValueError(f"version {found.get('version')!r} is not known, expected 3")
+    digest = str(found.pop("sha256", "")).encode()
+    if hashlib.sha256(data.replace(digest, _UNSEALED, 1)).hexdigest().encode() != digest:
+        raise ValueError("its bytes are not those that were written (digests differ)")
+    return found
+
+
 def _why_aside(record: Mapping[str, Any], jobs: Mapping[tuple[Any, ...], Any]) -> str:
     if record["state"] not in ("done", "refused"):
         return ""
-    if record["version"] != _FORMAT["version"]:
-        return "of an earlier version, which did not say what they were found on"
+    if record["version"] in _EARLIER:
+        return _EARLIER[record["version"]]
     if record["made_by"] != MADE_BY:
         return f"made by {record['made_by']}"
     label = tuple(record["label"].values())

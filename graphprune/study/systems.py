@@ -13,6 +13,7 @@ from typing import Any
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask
 from graphprune.model import MaskedModel
+from graphprune.overlap import parted
 from graphprune.registry import _entries
 from graphprune.task import Task
 
@@ -111,8 +112,8 @@ def language(
     """A language model by folder, hub id or ``smollm2``, on a built-in task or a file of prompts.
 
     ``settings`` are the task's, as text or numbers. Each seed draws its own prompts, from a file
-    its own part. Test prompts differ in text from all training prompts; a built-in task is asked
-    for more prompts where too many coincide.
+    its own part. No clean prompt of training or test is a prompt of the other, clean or corrupted;
+    a built-in task is asked for more prompts where too many coincide.
     """
     from .language import checkpoint, prompts
 
@@ -129,25 +130,13 @@ def language(
 
 
 def apart(task: Task, train: int, test: int) -> tuple[Task, Task] | None:
-    """``train`` examples and ``test`` others with clean inputs that none of the first has."""
-    if len(task) < train + 1:
+    """``train`` examples and ``test`` others that share no prompt with them.
+
+    That is, as the parts of ``Task.split``; ``None`` where there are fewer.
+    """
+    if len(task) <= train:
         return None
-    seen: set[bytes] = set()
-    first: list[int] = []
-    second: list[int] = []
-    for number in range(len(task)):
-        (batch,) = task.subset([number]).batches(1)
-        key = _key(batch.clean)
-        if len(first) < train:
-            first.append(number)
-            seen.add(key)
-        elif key not in seen:
-            second.append(number)
-            if len(second) == test:
-                return task.subset(first), task.subset(second)
-    return None
-
-
-def _key(clean: Any) -> bytes:
-    parts = clean.values() if isinstance(clean, Mapping) else [clean]
-    return b"".join(part.cpu().numpy().tobytes() for part in parts)
+    first, rest = parted(task.take(train), task.subset(range(train, len(task))))
+    if rest.task is None or len(rest.task) < test:
+        return None
+    return first, rest.task.take(test)

@@ -2,13 +2,15 @@
 
 Rules are those of the benchmark's own loader: which column holds the counterfactual, which texts
 are answer and distractor, which rows are left out, and that an answer's id is the first one of the
-text tokenised by itself. Pairs whose prompts differ in length are dropped; the benchmark's code
-stops at them.
+text tokenised by itself. A row whose answer and distractor begin with one token stays, as there:
+its logit difference is 0 in every circuit. Pairs whose prompts differ in length are dropped; the
+benchmark's code stops at them.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,8 +23,9 @@ from graphprune.task import Task
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.records import FileRecord
 
-__all__ = ["MIB_TASKS", "data_files", "holds_data_set", "mib", "mib_rows"]
+__all__ = ["MIB_TASKS", "data_files", "holds_data_set", "mib", "mib_rows", "split_names"]
 
+log = logging.getLogger("graphprune.tasks")
 Row = Mapping[str, Any]
 _FILES = (".parquet", ".jsonl", ".json")
 _PREFERRED = "4_answer_choices"  # the benchmark's configuration of copycolors_mcqa
@@ -105,7 +108,8 @@ def mib(
             their split, such as ``data/train-00000-of-00001.parquet``.
         tokenizer: a Hugging Face tokenizer.
         n: the first so many rows that are not left out; ``None``: all.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
+        split: ``"train"``, on which MIB finds circuits; its own scripts score on ``"validation"``
+            and its leaderboard on a ``"test"`` split.
         config: the data set's configuration, a folder in it; by default the only one, or
             ``4_answer_choices`` as the benchmark takes it.
         counterfactual: the column of the corrupted prompt, with or without ``_counterfactual``;
@@ -114,6 +118,10 @@ def mib(
         metric, batch_size: as of any task.
         name: shown in tables; by default the folder's.
         seed: not read: the rows stand in the file's order.
+
+    The task's ``notes`` say the split, how many rows were left out or dropped, and in how many
+    answer and distractor share their first token (``shared_token``; also logged): these have a
+    logit difference of 0, and by accuracy the wrong choice, whatever the model does.
 
     Raises:
         InputError: no such folder, split, configuration or column, naming those that are there;
@@ -149,7 +157,7 @@ def mib(
             raise InputError(
                 f"{where} is not as MIB's {kind} rows are: {type(error).__name__} {error}"
             ) from None
-        records.append(FileRecord(record, where))
+        records.append(FileRecord(record, where, may_share=True))
         if n is not None and len(records) == n:
             break
     if not records:
@@ -158,13 +166,41 @@ def mib(
         records, tokenizer, metric=metric, name=name or place.name, on_mismatch="drop",
         batch_size=batch_size,
     )  # fmt: skip
+    shared = sum(
+        int((batch.answer == batch.distractor).sum())
+        for batch in task.batches()
+        if batch.answer is not None and batch.distractor is not None
+    )
+    if shared:
+        log.warning(
+            "%d of %d rows of %s have an answer and a distractor that begin with the same token; "
+            "they stay, as in the benchmark's loader: their logit difference is always 0",
+            shared, len(task), place.name,
+        )  # fmt: skip
     notes = {"split": split, "counterfactual": column, "left_out": left_out}
-    return replace(task, notes={**task.notes, **notes})
+    return replace(task, notes={**task.notes, **notes, "shared_token": shared})
 
 
 def mib_rows(folder: str | Path, split: str, config: str | None = None) -> list[Row]:
     """The rows of a split as plain values; see :func:`mib`."""
     place = Path(folder)
+    files = _files_of(place, config)
+    if split not in files:
+        known = ", ".join(sorted(files))
+        raise InputError(f"{place} has no split {split!r}; it has {known}")
+    rows = [row for path in files[split] for row in _read(path)]
+    if not rows:
+        raise InputError(f"the split {split!r} of {place} has no rows")
+    return rows
+
+
+def split_names(folder: str | Path, config: str | None = None) -> list[str]:
+    """The splits that a data set's folder has; see :func:`mib` for ``config``."""
+    return sorted(_files_of(Path(folder), config))
+
+
+def _files_of(place: Path, config: str | None) -> dict[str, list[Path]]:
+    """The files of each split of one configuration."""
     if not place.is_dir():
         raise InputError(f"expected the folder of a data set, but {place} is not there")
     files = _splits(place)
@@ -180,13 +216,7 @@ def mib_rows(folder: str | Path, split: str, config: str | None = None) -> list[
     chosen = next(iter(files)) if config is None else config
     if chosen not in files:
         raise InputError(f"{place} has no configuration {chosen!r}; it has {list(files)}")
-    if split not in files[chosen]:
-        known = ", ".join(sorted(files[chosen]))
-        raise InputError(f"{place} has no split {split!r}; it has {known}")
-    rows = [row for path in files[chosen][split] for row in _read(path)]
-    if not rows:
-        raise InputError(f"the split {split!r} of {place} has no rows")
-    return rows
+    return files[chosen]
 
 
 def holds_data_set(folder: Path) -> bool:

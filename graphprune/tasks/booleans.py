@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from graphprune.errors import InputError
@@ -108,11 +109,13 @@ def boolean_expressions(
         batch_size=batch_size,
         seed=seed,
         notes={"corruption": "one truth value or operator", "shots": shots},
+        every=partial(_draw, "".join(SHOTS[:shots]), seed, every=True),
     )
 
 
-def _draw(lead: str, seed: int) -> Iterator[Candidate]:
-    source = random.Random(seed)
+def _draw(lead: str, seed: int, every: bool = False) -> Iterator[Candidate]:
+    """Expressions with one that differs and has another value; ``every``: with each such one."""
+    source, order = random.Random(seed), random.Random(seed)
     wanted = True
     while True:
         expression = _expression(source)
@@ -120,12 +123,14 @@ def _draw(lead: str, seed: int) -> Iterator[Candidate]:
         if expression.value != wanted or not turned:
             continue
         wanted = not wanted
-        yield Candidate(
-            f"{lead}{expression} is",
-            f"{lead}{source.choice(turned)} is",
-            (f" {expression.value}",),
-            (f" {not expression.value}",),
-        )
+        chosen = [source.choice(turned)]
+        for other in order.sample(turned, len(turned)) if every else chosen:
+            yield Candidate(
+                f"{lead}{expression} is",
+                f"{lead}{other} is",
+                (f" {expression.value}",),
+                (f" {not expression.value}",),
+            )
 
 
 def _expression(source: random.Random) -> Expression:

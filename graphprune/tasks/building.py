@@ -7,7 +7,10 @@ distractors begin with different tokens the vocabulary has.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from math import prod
 from typing import Any, NamedTuple
@@ -19,14 +22,19 @@ from graphprune.metrics import Metric, as_metric
 from graphprune.task import Task
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.records import pack
+from graphprune.tasks.redrawing import Option, Redraw
 
 __all__ = ["Candidate", "MetricLike", "build", "choose_templates", "combinations", "one_of"]
 
 MetricLike = str | Metric | Callable[..., Any]
 
+log = logging.getLogger("graphprune.tasks")
+
 PATIENCE = 10_000  # draws without a new prompt before giving up
 FIRST_PATIENCE = 1_000  # the same before there is any prompt
 PERMUTED = 5_000_000
+SHARED = 0.05  # share of all prompts from which on a task says that seeds share some
+REDRAWN = 512  # candidates that are encoded at a time in search of other corrupted prompts
 
 
 class Candidate(NamedTuple):
@@ -98,8 +106,14 @@ def build(
     metric: MetricLike,
     batch_size: int,
     notes: dict[str, Any],
+    every: Callable[[], Iterator[Candidate]] | None = None,
+    pool: int | None = None,
 ) -> Task:
     """A task of the first ``n`` distinct candidates that fit.
+
+    ``every`` draws the same prompts again in the same order, each with all corrupted prompts that
+    it can have, in a row: parts of the task take others from there (see ``Task.split``). ``pool``
+    is how many prompts there are at most, noted and logged where seeds must share many of them.
 
     ``seed`` is what the candidates are drawn by; it is checked before the first is. Notes gain
     ``n``, ``seed``, ``template`` (a template number for each example) and ``unfit`` (pairs
@@ -132,6 +146,15 @@ def build(
         list(column) for column in zip(*kept.values(), strict=True)
     )
     examples = pack(clean, corrupt, answer, distractor, encoder)
+    if every is not None:
+        examples = replace(examples, redraw=Redraw(partial(_options, every, encoder)))
+    if pool is not None:
+        notes = {**notes, "pool": pool}
+        if n / pool >= SHARED:
+            log.info(
+                "%s: %d of at most %d prompts that there are: of another seed's, about %.0f %% are "
+                "the same", name, n, pool, 100 * n / pool,
+            )  # fmt: skip
     notes = {"generator": name, "n": n, "seed": seed, **notes, "template": template, "unfit": unfit}
     return Task(examples, metric, name=name, batch_size=batch_size, notes=notes)
 
@@ -154,6 +177,16 @@ def _too_few(name: str, n: int, found: int, drawn: int) -> str:
         else "its vocabulary leaves too few words of equal token length to choose from"
     )
     return f"{name}: this tokenizer can make no prompt: {reason}"
+
+
+def _options(every: Callable[[], Iterator[Candidate]], encoder: Encoder) -> Iterator[Option]:
+    """All corrupted prompts of each prompt, encoded, without those that do not fit."""
+    candidates = every()
+    while chunk := list(islice(candidates, REDRAWN)):
+        for fitted in _fit(chunk, encoder):
+            if fitted is not None:
+                clean, corrupt, _, distractor, _ = fitted
+                yield clean, corrupt, distractor
 
 
 def _fit(chunk: list[Candidate], encoder: Encoder) -> Iterator[Fitted | None]:

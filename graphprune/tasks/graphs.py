@@ -16,92 +16,20 @@ numbered type after type. Labels are answer ids; all other classes are the distr
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
 from graphprune.errors import InputError
-from graphprune.gradient_mode import ordinary
 from graphprune.metrics import Metric, as_metric
 from graphprune.task import Task
+from graphprune.tasks.graph_examples import GraphExamples, Tensors
 
 __all__ = ["GraphExamples", "graphs", "nodes", "other_class", "patterns"]
 
-Tensors = Mapping[str, Tensor]
 MetricLike = str | Metric | Callable[..., Any]
-
-
-@dataclass(frozen=True, eq=False)
-class GraphExamples:
-    """A source of examples on a graph.
-
-    Args:
-        size: how many there are.
-        clean, corrupt: tensors ``[size, ...]``, a row for each example; ``corrupt`` may be None.
-        shared, shared_corrupt: tensors that all examples share.
-        positions: ``[size]`` or ``[size, P]`` node numbers, where answers are read.
-        answer, distractor: ``[size, A]`` ids of outputs.
-    """
-
-    size: int
-    clean: Tensors = field(default_factory=dict)
-    corrupt: Tensors | None = None
-    shared: Tensors = field(default_factory=dict)
-    shared_corrupt: Tensors | None = None
-    positions: Tensor | None = None
-    answer: Tensor | None = None
-    distractor: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("clean", "corrupt", "shared", "shared_corrupt"):
-            given = getattr(self, name)
-            if given is not None:  # a batch holds the shared tensors themselves, not copies
-                object.__setattr__(self, name, {k: ordinary(v) for k, v in given.items()})
-        rows = {**self.clean, "positions": self.positions, "answer": self.answer}
-        rows |= {f"corrupt {k}": v for k, v in (self.corrupt or {}).items()}
-        rows["distractor"] = self.distractor
-        for name, value in rows.items():
-            if value is not None and len(value) != self.size:
-                raise InputError(
-                    f"{name} has {len(value)} rows for {self.size} examples, got the shape "
-                    f"{list(value.shape)}"
-                )
-        for name, value in {**self.clean, **self.shared}.items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise InputError(f"{name} holds NaN or infinite values")
-
-    def __len__(self) -> int:
-        return self.size
-
-    def lengths(self) -> Sequence[int]:
-        """All alike."""
-        return [1] * self.size
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """The examples ``indices``."""
-        chosen = torch.as_tensor(list(indices), dtype=torch.int64)
-
-        def rows(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value[chosen]
-
-        corrupt: dict[str, Tensor] | None = None
-        if self.corrupt is not None or self.shared_corrupt is not None:
-            corrupt = {**self.shared, **(self.shared_corrupt or {})}
-            own = self.clean if self.corrupt is None else {**self.clean, **self.corrupt}
-            corrupt |= {name: value[chosen] for name, value in own.items()}
-        return Batch(
-            clean={**self.shared, **{name: value[chosen] for name, value in self.clean.items()}},
-            corrupt=corrupt,
-            size=len(chosen),
-            indices=tuple(int(i) for i in indices),
-            positions=rows(self.positions),
-            answer=rows(self.answer),
-            distractor=rows(self.distractor),
-        )
 
 
 def _whole(labels: Any, chosen: Tensor | None = None) -> tuple[Tensor, int]:
@@ -209,6 +137,7 @@ def patterns(
     given = _tensors(clean if isinstance(clean, Mapping) else {"inputs": clean})
     labels, answer, distractor = _classes(labels, classes)
     other: Tensors | None
+    drawn = isinstance(corrupt, str)
     if isinstance(corrupt, str):
         if corrupt != "other_class":
             raise InputError(f"corrupt is tensors, 'other_class' or None, got {corrupt!r}")
@@ -217,8 +146,9 @@ def patterns(
     else:
         other = {"inputs": corrupt} if isinstance(corrupt, Tensor) else corrupt
     examples = GraphExamples(
-        len(labels), given, other, positions=positions, answer=answer, distractor=distractor
-    )
+        len(labels), given, other, positions=positions, answer=answer, distractor=distractor,
+        classes=labels if drawn else None, seed=seed,
+    )  # fmt: skip
     notes = _corruption(corrupt, {"other_class": f"another class's pattern, seed {seed}"})
     return Task(examples, as_metric(metric), name=name, batch_size=batch_size, notes=notes)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from graphprune.task import Task
@@ -147,7 +148,7 @@ SUCCESSOR_WORDINGS = Wordings(
         ("nine", "ten", "eleven", "twelve"),
     ),
 )
-TRIES = 4
+TRIES = 4  # corrupted prompts of a prompt that are tried, until one fits
 
 
 def capitals(
@@ -188,15 +189,17 @@ def capitals(
     texts = CAPITAL_WORDINGS.texts(style, shots)
     chosen = choose_templates(templates, len(texts), "capitals")
     shown = CAPITAL_WORDINGS.shown(style, shots)
-    drawn = _lookup(encoder, _without(CAPITALS, shown), texts, chosen, seed)
+    partners = encoder.partners(_without(CAPITALS, shown))
+    draw = partial(_lookup, CAPITALS, partners, texts, chosen, seed)
     notes = {
         "corruption": "other country",
         **CAPITAL_WORDINGS.notes(style, shots),
         "templates": list(chosen),
     }
     return build(
-        "capitals", encoder, drawn, n, seed=seed, metric=metric, batch_size=batch_size, notes=notes
-    )
+        "capitals", encoder, draw(), n, seed=seed, metric=metric, batch_size=batch_size,
+        notes=notes, every=partial(draw, tries=None), pool=len(chosen) * len(partners) or None,
+    )  # fmt: skip
 
 
 def antonyms(
@@ -223,15 +226,17 @@ def antonyms(
         known.setdefault(one, other)
         known.setdefault(other, one)
     shown = OPPOSITE_WORDINGS.shown(style, shots)
-    drawn = _lookup(encoder, _without(known, shown), texts, chosen, seed)
+    partners = encoder.partners(_without(known, shown))
+    draw = partial(_lookup, known, partners, texts, chosen, seed)
     notes = {
         "corruption": "other word",
         **OPPOSITE_WORDINGS.notes(style, shots),
         "templates": list(chosen),
     }
     return build(
-        "antonyms", encoder, drawn, n, seed=seed, metric=metric, batch_size=batch_size, notes=notes
-    )
+        "antonyms", encoder, draw(), n, seed=seed, metric=metric, batch_size=batch_size,
+        notes=notes, every=partial(draw, tries=None), pool=len(chosen) * len(partners) or None,
+    )  # fmt: skip
 
 
 def successor(
@@ -259,15 +264,19 @@ def successor(
         **SUCCESSOR_WORDINGS.notes(style, shots),
         "templates": list(chosen),
     }
+    series = _series(SUCCESSOR_WORDINGS.shown(style, shots))
+    draw = partial(_runs, series, texts, chosen, seed)
     return build(
         "successor",
         encoder,
-        _runs(texts, SUCCESSOR_WORDINGS.shown(style, shots), chosen, seed),
+        draw(),
         n,
         metric=metric,
         batch_size=batch_size,
         seed=seed,
         notes=notes,
+        every=draw,  # each run comes with all others of its series anyway
+        pool=len(chosen) * sum(map(len, series)),
     )
 
 
@@ -277,20 +286,22 @@ def _without(known: Mapping[str, str], shown: frozenset[str]) -> dict[str, str]:
 
 
 def _lookup(
-    encoder: Encoder,
     known: Mapping[str, str],
+    partners: Mapping[str, Sequence[str]],
     texts: Sequence[str],
     templates: tuple[int, ...],
     seed: int,
+    tries: int | None = TRIES,
 ) -> Iterator[Candidate]:
+    """Prompts, each with ``tries`` corrupted ones in turn; ``None``: with all that there are."""
     source = random.Random(seed)
-    partners = encoder.partners(known)
     words = list(partners)
     for template, which in combinations(seed, len(templates), len(words)):
         word = words[which]
         text = texts[templates[template]]
         others = [o for o in partners[word] if known[o] != word and known[o] != known[word]]
-        for other in source.sample(others, min(TRIES, len(others))):
+        most = len(others) if tries is None else min(tries, len(others))
+        for other in source.sample(others, most):
             yield Candidate(
                 text.format(word),
                 text.format(other),
@@ -300,18 +311,25 @@ def _lookup(
             )
 
 
-def _runs(
-    texts: Sequence[str], shown: frozenset[str], templates: tuple[int, ...], seed: int
-) -> Iterator[Candidate]:
-    """Runs of three with what comes next; each prompt with a few corrupted runs in turn."""
-    source = random.Random(seed)
+def _series(shown: frozenset[str]) -> list[list[list[str]]]:
+    """Runs of three with what comes next, series by series, without the words ``shown``."""
     series = []
     for words in (text.split() for text in CYCLES):
         turned = words + words
         series.append([turned[i : i + 4] for i in range(len(words))])
     for words in (text.split() for text in ROWS):
         series.append([words[i : i + 4] for i in range(len(words) - 3)])
-    series = [[run for run in row if shown.isdisjoint(run)] for row in series]
+    return [[run for run in row if shown.isdisjoint(run)] for row in series]
+
+
+def _runs(
+    series: Sequence[Sequence[Sequence[str]]],
+    texts: Sequence[str],
+    templates: tuple[int, ...],
+    seed: int,
+) -> Iterator[Candidate]:
+    """Runs of three with what comes next; each prompt with the other runs in turn."""
+    source = random.Random(seed)
     runs = [(row, i) for row in series for i in range(len(row))]
     for template, which in combinations(seed, len(templates), len(runs)):
         row, place = runs[which]

@@ -6,9 +6,10 @@ right to its longest prompt; padding holds ``pad_id`` and is masked.
 
 from __future__ import annotations
 
+import itertools
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +21,12 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
+from graphprune.overlap import digest
 from graphprune.tasks.alignment import alignment_matrix
 from graphprune.tasks.ragged import Ragged
+from graphprune.tasks.redrawing import Redraw
 from graphprune.tasks.spool import Spool
-from graphprune.tasks.tables import id_table, integer_tensor, overlap, place_table
+from graphprune.tasks.tables import id_table, integer_tensor, overlap, pad_rows, place_table
 
 __all__ = ["OnMismatch", "TokenPairs"]
 
@@ -50,6 +53,7 @@ class TokenPairs:
             names the same spans.
         pad_id: fills padding.
         spool: the files behind the arrays, where they are mapped and not in memory.
+        redraw: other corrupted prompts, where the source of the prompts has more of them.
     """
 
     clean: Ragged
@@ -62,6 +66,7 @@ class TokenPairs:
     slot_names: tuple[str, ...] = ()
     pad_id: int = 0
     spool: Spool | None = None
+    redraw: Redraw | None = field(default=None, compare=False, repr=False)
 
     # ---------------------------------------------------------------- building
 
@@ -208,6 +213,45 @@ class TokenPairs:
         """Tokens of each example, the longer of its two prompts."""
         return self._lengths
 
+    def prints(self) -> NDArray[np.int64]:
+        """``[N, 2]``: fingerprints of the clean and the corrupted prompts (0: none)."""
+        table = np.zeros((len(self), 2), dtype=np.int64)
+        for column, prompts in enumerate((self.clean, self.corrupt)):
+            if prompts is None:
+                continue
+            for start in range(0, len(self), PIECE):
+                ends = prompts.starts[start : start + PIECE + 1]
+                # Slices of bytes are much faster than an array for each prompt.
+                raw = prompts.values[ends[0] : ends[-1]].astype("<i4").tobytes()
+                places = (4 * (ends - ends[0])).tolist()
+                table[start : start + PIECE, column] = [
+                    digest(raw[a:b]) for a, b in itertools.pairwise(places)
+                ]
+                if self.spool is not None:
+                    self.spool.release()
+        return table
+
+    def redrawn(
+        self, wanted: NDArray[np.int64], part: NDArray[np.int64], taken: Set[int]
+    ) -> tuple[TokenPairs, list[int]]:
+        """The examples with other corrupted prompts of those ``wanted``, and which were found.
+
+        None of them has a fingerprint of ``taken``. Distractors change with their prompts.
+        """
+        if self.redraw is None or self.corrupt is None or self.distractor is None:
+            return self, []
+        rows = {tuple(self.clean.row(i).tolist()): i for i in wanted.tolist()}
+        found = self.redraw.find(rows, taken)
+        values, distractors = self.corrupt.values.copy(), self.distractor
+        for i, (corrupt, distractor) in found.items():  # as long as the prompt that it replaces
+            values[self.corrupt.starts[i] : self.corrupt.starts[i + 1]] = corrupt
+            new = pad_rows([distractor])
+            width = max(new.shape[-1], distractors.shape[-1])
+            distractors = _widened(distractors, width, copy=distractors is self.distractor)
+            distractors[i] = _widened(new, width)[0]
+        corrupted = Ragged(values, self.corrupt.starts)
+        return replace(self, corrupt=corrupted, distractor=distractors), list(found)
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """The examples ``indices``, padded on the right to the longest of them.
 
@@ -268,6 +312,14 @@ class TokenPairs:
 
     def __repr__(self) -> str:
         return f"TokenPairs({len(self)} examples, up to {max(self.lengths())} tokens)"
+
+
+def _widened(table: NDArray[np.int32], width: int, copy: bool = False) -> NDArray[np.int32]:
+    """``[..., width]``: the table with ``-1`` behind its rows."""
+    missing = width - table.shape[-1]
+    if not missing:
+        return table.copy() if copy else table
+    return np.pad(table, [(0, 0)] * (table.ndim - 1) + [(0, missing)], constant_values=-1)
 
 
 def _rows(table: NDArray[np.int32] | None, rows: NDArray[np.int64]) -> Any:

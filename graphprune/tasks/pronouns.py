@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from graphprune.task import Task
@@ -105,31 +106,48 @@ def _pronouns(
 ) -> Task:
     chosen = choose_templates(templates, len(texts), name)
     encoder = Encoder(tokenizer)
+    partners = _partners(encoder)
+    draw = partial(_draw, partners, texts, chosen, seed)
     return build(
         name,
         encoder,
-        _draw(encoder, texts, chosen, seed),
+        draw(),
         n,
         metric=metric,
         batch_size=batch_size,
         seed=seed,
         notes={"corruption": "other gender", "templates": list(chosen)},
+        every=partial(draw, every=True),
+        pool=len(chosen) * len(partners) or None,
     )
 
 
-def _draw(
-    encoder: Encoder, texts: Sequence[str], templates: tuple[int, ...], seed: int
-) -> Iterator[Candidate]:
-    source = random.Random(seed)
+def _partners(encoder: Encoder) -> dict[str, list[str]]:
+    """For each name those of the other gender that can stand in its place, at least one."""
     women = set(FEMALE)
     partners = {
         name: [other for other in others if (other in women) != (name in women)]
         for name, others in encoder.partners([*MALE, *FEMALE]).items()
     }
-    names = [name for name, others in partners.items() if others]
+    return {name: others for name, others in partners.items() if others}
+
+
+def _draw(
+    partners: Mapping[str, Sequence[str]],
+    texts: Sequence[str],
+    templates: tuple[int, ...],
+    seed: int,
+    every: bool = False,
+) -> Iterator[Candidate]:
+    """Prompts with a corrupted one each; ``every``: with each that there is."""
+    source, order = random.Random(seed), random.Random(seed)
+    women = set(FEMALE)
+    names = list(partners)
     for template, which in combinations(seed, len(templates), len(names)):
         name = names[which]
         pronouns = ((" she",), (" he",)) if name in women else ((" he",), (" she",))
         text = texts[templates[template]]
-        other = source.choice(partners[name])
-        yield Candidate(text.format(name), text.format(other), *pronouns, templates[template])
+        others = partners[name]
+        chosen = order.sample(others, len(others)) if every else [source.choice(others)]
+        for other in chosen:
+            yield Candidate(text.format(name), text.format(other), *pronouns, templates[template])

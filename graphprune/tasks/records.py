@@ -35,11 +35,16 @@ log = logging.getLogger("graphprune.tasks")
 
 
 class FileRecord(dict[str, Any]):
-    """A record that knows where it stands, ``"pairs.jsonl:3"``, for errors that come later."""
+    """A record that knows where it stands, ``"pairs.jsonl:3"``, for errors that come later.
 
-    def __init__(self, record: Mapping[str, Any], where: str) -> None:
+    ``may_share``: answer and distractor may be one token, as a benchmark that is scored with such
+    rows has them; otherwise that is an error.
+    """
+
+    def __init__(self, record: Mapping[str, Any], where: str, *, may_share: bool = False) -> None:
         super().__init__(record)
         self.where = where
+        self.may_share = may_share
 
 
 def _label(record: Any, number: int) -> str:
@@ -279,7 +284,8 @@ class RecordEncoder:
         distractor: list[list[int]],
     ) -> None:
         for record, where, mine, theirs in zip(records, labels, answer, distractor, strict=True):
-            if not set(mine).isdisjoint(theirs):
+            allowed = isinstance(record, FileRecord) and record.may_share
+            if not allowed and not set(mine).isdisjoint(theirs):
                 token = self.encoder.decode(sorted(set(mine) & set(theirs))[:1])
                 raise InputError(
                     f"{where}: answer {record['answer']!r} and distractor "

@@ -1,0 +1,143 @@
+"""The examples of every task on a graph, as tensors; :mod:`graphprune.tasks.graphs` says which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphprune.batch import Batch
+from graphprune.contents import fingerprint
+from graphprune.errors import InputError
+from graphprune.gradient_mode import ordinary
+from graphprune.overlap import digest
+
+__all__ = ["GraphExamples", "Tensors"]
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class GraphExamples:
+    """A source of examples on a graph.
+
+    Args:
+        size: how many there are.
+        clean, corrupt: tensors ``[size, ...]``, a row for each example; ``corrupt`` may be None.
+        shared, shared_corrupt: tensors that all examples share.
+        positions: ``[size]`` or ``[size, P]`` node numbers, where answers are read.
+        answer, distractor: ``[size, A]`` ids of outputs.
+        classes: ``[size]``, where the corrupted inputs are those of an example of another class.
+        seed: draws such examples again.
+    """
+
+    size: int
+    clean: Tensors = field(default_factory=dict)
+    corrupt: Tensors | None = None
+    shared: Tensors = field(default_factory=dict)
+    shared_corrupt: Tensors | None = None
+    positions: Tensor | None = None
+    answer: Tensor | None = None
+    distractor: Tensor | None = None
+    classes: Tensor | None = field(default=None, compare=False)
+    seed: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("clean", "corrupt", "shared", "shared_corrupt"):
+            given = getattr(self, name)
+            if given is not None:  # a batch holds the shared tensors themselves, not copies
+                object.__setattr__(self, name, {k: ordinary(v) for k, v in given.items()})
+        rows = {**self.clean, "positions": self.positions, "answer": self.answer}
+        rows |= {f"corrupt {k}": v for k, v in (self.corrupt or {}).items()}
+        rows["distractor"] = self.distractor
+        for name, value in rows.items():
+            if value is not None and len(value) != self.size:
+                raise InputError(
+                    f"{name} has {len(value)} rows for {self.size} examples, got the shape "
+                    f"{list(value.shape)}"
+                )
+        for name, value in {**self.clean, **self.shared}.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise InputError(f"{name} holds NaN or infinite values")
+
+    def __len__(self) -> int:
+        return self.size
+
+    def lengths(self) -> Sequence[int]:
+        """All alike."""
+        return [1] * self.size
+
+    def prints(self) -> NDArray[np.int64]:
+        """``[size, 2]``: fingerprints of the clean and the corrupted inputs (0: none).
+
+        An example is known by the tensors of its own; where it has none, by its node.
+        """
+        table = np.zeros((self.size, 2), dtype=np.int64)
+        table[:, 0] = self._prints(self.shared, self.clean)
+        if self.corrupt is not None or self.shared_corrupt is not None:
+            shared = {**self.shared, **(self.shared_corrupt or {})}
+            table[:, 1] = self._prints(shared, {**self.clean, **(self.corrupt or {})})
+        return table
+
+    def _prints(self, shared: Tensors, own: Tensors) -> list[int]:
+        base = fingerprint(dict(shared)).encode()
+        rows = dict(own)
+        if not rows:  # examples without answers' places cannot be told apart
+            at = torch.arange(self.size) if self.positions is None else self.positions
+            rows = {"positions": at}
+        tables = {k: rows[k].detach().cpu().reshape(self.size, -1).numpy() for k in sorted(rows)}
+        kinds = {k: f"{k} {v.dtype} {list(rows[k].shape[1:])}".encode() for k, v in tables.items()}
+        return [
+            digest(base + b"".join(kinds[k] + v[i].tobytes() for k, v in tables.items()))
+            for i in range(self.size)
+        ]
+
+    def redrawn(
+        self, wanted: NDArray[np.int64], part: NDArray[np.int64], taken: Set[int]
+    ) -> tuple[GraphExamples, list[int]]:
+        """The examples with corrupted inputs of those ``wanted`` from ``part``, and which were.
+
+        Only where corrupted inputs are other examples'; none has a fingerprint of ``taken``.
+        """
+        if self.classes is None or self.corrupt is None:
+            return self, []
+        clean = self.prints()[:, 0]
+        free = np.asarray([i for i in part.tolist() if int(clean[i]) not in taken], dtype=np.int64)
+        classes = self.classes.numpy()
+        source = np.random.default_rng(self.seed)
+        twins = {}
+        for i in wanted.tolist():
+            others = free[classes[free] != classes[i]]
+            if len(others):
+                twins[i] = int(source.choice(others))
+        corrupt = {name: value.clone() for name, value in self.corrupt.items()}
+        for i, twin in twins.items():
+            for name, value in corrupt.items():
+                value[i] = self.clean[name][twin]
+        return replace(self, corrupt=corrupt), list(twins)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The examples ``indices``."""
+        chosen = torch.as_tensor(list(indices), dtype=torch.int64)
+
+        def rows(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[chosen]
+
+        corrupt: dict[str, Tensor] | None = None
+        if self.corrupt is not None or self.shared_corrupt is not None:
+            corrupt = {**self.shared, **(self.shared_corrupt or {})}
+            own = self.clean if self.corrupt is None else {**self.clean, **self.corrupt}
+            corrupt |= {name: value[chosen] for name, value in own.items()}
+        return Batch(
+            clean={**self.shared, **{name: value[chosen] for name, value in self.clean.items()}},
+            corrupt=corrupt,
+            size=len(chosen),
+            indices=tuple(int(i) for i in indices),
+            positions=rows(self.positions),
+            answer=rows(self.answer),
+            distractor=rows(self.distractor),
+        )
