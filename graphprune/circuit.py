@@ -7,14 +7,11 @@ method made the mask; :meth:`Circuit.save` and :meth:`Circuit.load` keep it (see
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import sys
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +21,7 @@ from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.overlap import ExampleFingerprint, as_table
 from graphprune.plain import plain
+from graphprune.provenance import ablation_name, method_record, versions
 from graphprune.scores import EdgeScores
 
 if TYPE_CHECKING:
@@ -34,11 +32,10 @@ if TYPE_CHECKING:
     from graphprune.methods.base import AblationLike
     from graphprune.model import MaskedModel
     from graphprune.pruned import ExportedModel
+    from graphprune.result import Result
     from graphprune.task import Task
 
 __all__ = ["Circuit"]
-
-_PACKAGES = ("graphprune", "numpy", "torch", "transformers", "torch_geometric")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +51,8 @@ class Circuit:
             ``created``, ``notes``, each present where known.
         found_on: fingerprints of the examples that its method saw; ``None``: not known. Figures on
             these say how well the method has fitted: ``task.unseen(circuit.found_on)`` are others.
+        ablation: the name of the ablation that it was found under; ``None``: not known. It is
+            judged under this one unless another is asked for.
 
     Raises :class:`~graphprune.errors.GraphMismatchError` where mask or scores belong to another
     graph.
@@ -75,6 +74,7 @@ class Circuit:
     report: Any = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     found_on: frozenset[ExampleFingerprint] | None = None
+    ablation: str | None = None
     _model: weakref.ref[MaskedModel] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +114,7 @@ class Circuit:
         seed: int | None = None,
         notes: Mapping[str, Any] | None = None,
         found_on: Task | Iterable[ExampleFingerprint] | None = None,
+        ablation: AblationLike | None = None,
     ) -> Circuit:
         """A circuit with everything that is known of how it came about.
 
@@ -130,6 +131,7 @@ class Circuit:
             notes: any further plain values.
             found_on: the examples that the circuit was found on, as a task or as fingerprints,
                 where they are others than those of ``task``.
+            ablation: what the circuit was found under; ``None``: the method's, else the report's.
         """
         provenance: dict[str, Any] = {}
         if model is not None:
@@ -142,32 +144,63 @@ class Circuit:
                 "metric": task.metric.name,
                 "notes": task.notes,
             }
-        described = _method(method, scores)
+        described = method_record(method, scores)
         if described is not None:
             provenance["method"] = described
         seed = described.get("settings", {}).get("seed") if seed is None and described else seed
         if seed is not None:
             provenance["seed"] = seed
-        provenance["versions"] = _versions()
+        provenance["versions"] = versions()
         provenance["created"] = datetime.now(UTC).isoformat(timespec="seconds")
         if notes:
             provenance["notes"] = dict(notes)
         seen: Any = task if found_on is None else found_on  # made fingerprints of
-        made = cls(mask.graph, mask, scores, report, provenance, seen)
+        under = ablation_name(ablation, method, report)
+        made = cls(mask.graph, mask, scores, report, provenance, seen, under)
         if model is not None:
             object.__setattr__(made, "_model", weakref.ref(model))
         return made
 
+    @classmethod
+    def from_result(
+        cls,
+        result: Result,
+        model: MaskedModel | None = None,
+        task: Task | None = None,
+        *,
+        method: Any = None,
+        report: Any = None,
+        notes: Mapping[str, Any] | None = None,
+    ) -> Circuit:
+        """The circuit of what a method's ``fit`` gave, with its scores, ablation and examples.
+
+        Arguments as :meth:`from_mask` takes them; ``task=None`` is the one it was found on.
+
+        Example:
+            >>> graph = ComputationalGraph.from_edges([("input", "h"), ("h", "out")])
+            >>> from graphprune.result import Result
+            >>> Circuit.from_result(Result(EdgeMask.full(graph), ablation="zero")).ablation
+            'zero'
+        """
+        if result.mask is None:
+            raise InputError("the result ranks edges and keeps none: fit it with a size")
+        said = {"stopped": result.stopped} if result.stopped else {}
+        if result.remarks:
+            said["remarks"] = list(result.remarks)
+        return cls.from_mask(
+            result.mask,
+            result.scores,
+            model,
+            result.task if task is None else task,
+            report,
+            method,
+            notes={**said, **(notes or {})} or None,
+            found_on=result.task,
+            ablation=result.ablation,
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_model": None}  # a weak reference neither copies nor travels
-
-    @property
-    def ablation(self) -> str | None:
-        """The ablation that the circuit's method used, where it is recorded by name."""
-        method = self.provenance.get("method")
-        settings = method.get("settings") if isinstance(method, Mapping) else None
-        found = settings.get("ablation") if isinstance(settings, Mapping) else None
-        return found if isinstance(found, str) else None
 
     # ---------------------------------------------------------------- reading
 
@@ -229,17 +262,19 @@ class Circuit:
         model: MaskedModel,
         task: Task,
         *,
-        ablation: AblationLike = "counterfactual",
+        ablation: AblationLike | None = None,
         batch_size: int | None = None,
     ) -> CompiledCircuit:
         """The circuit ready to run: ``run = circuit.compile(model, task)``, then ``run()``.
 
         Only the circuit's nodes are computed and only its edges read; what stands in for the rest
         is computed here, once. ``run(clean, corrupt)`` does the same on fresh inputs.
+        ``ablation=None``: the one the circuit was found under, else counterfactual.
         """
         from graphprune.compiled import CompiledCircuit
 
-        return CompiledCircuit(model, task, self.mask, ablation=ablation, batch_size=batch_size)
+        under = self.ablation if ablation is None else ablation
+        return CompiledCircuit(model, task, self.mask, ablation=under, batch_size=batch_size)
 
     # ---------------------------------------------------------------- files
 
@@ -356,7 +391,7 @@ class Circuit:
         provenance = {
             "operation": operation,
             "operands": [self.provenance, other.provenance],
-            "versions": _versions(),
+            "versions": versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         model = self.provenance.get("model")
@@ -365,7 +400,8 @@ class Circuit:
         scores = self.scores if self.scores is not None else other.scores
         known = self.found_on is not None and other.found_on is not None
         seen = (self.found_on or frozenset()) | (other.found_on or frozenset()) if known else None
-        return Circuit(self.graph, mask, scores, None, provenance, seen)
+        under = self.ablation if self.ablation == other.ablation else None
+        return Circuit(self.graph, mask, scores, None, provenance, seen, under)
 
     def __and__(self, other: Circuit) -> Circuit:
         """Edges of both. The scores are the left circuit's, or the right's if it has none."""
@@ -405,33 +441,3 @@ class Circuit:
             f"Circuit({self.mask.num_kept} of {self.graph.num_edges} edges, "
             f"{len(self.nodes())} nodes)"
         )
-
-
-def _method(method: Any, scores: EdgeScores | None) -> dict[str, Any] | None:
-    if method is None:
-        return {"name": scores.method} if scores is not None and scores.method else None
-    if isinstance(method, str):
-        return {"name": method}
-    if isinstance(method, Mapping):
-        return dict(plain(method))
-    from graphprune.methods.base import Method
-
-    if isinstance(method, Method):  # what was used, said or not
-        method = method.resolved()
-    settings = plain(method) if dataclasses.is_dataclass(method) else {}
-    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
-    hidden = {"type", *(f.name for f in fields if not f.compare)}
-    settings = {k: v for k, v in settings.items() if k not in hidden}
-    return {"name": type(method).__name__, "settings": settings}
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in _PACKAGES:
-        # What is not imported had no part in the result.
-        if package in sys.modules:
-            try:
-                found[package] = metadata.version(package)
-            except metadata.PackageNotFoundError:
-                found[package] = "uninstalled checkout"
-    return found

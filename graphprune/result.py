@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,6 +17,9 @@ from graphprune.scores import EdgeScores
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from graphprune.overlap import ExampleFingerprint
+    from graphprune.task import Task
 
 __all__ = ["Result"]
 
@@ -38,6 +42,7 @@ class Result:
         notes: plain values: the circuit's ``loss``, ``steps``, ``evaluations``, ``seconds``, ...
         remarks: sentences that a reader of the circuit should know.
         stopped: why it ended before it was done, or ``""``.
+        task: the examples that it was found on.
 
     Example:
         >>> import torch
@@ -56,10 +61,16 @@ class Result:
     notes: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     stopped: str = ""
+    task: Task | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.mask is None and self.scores is None:
             raise InputError("a result holds a mask, scores or both; got neither")
+
+    @cached_property
+    def found_on(self) -> frozenset[ExampleFingerprint] | None:
+        """Fingerprints of the examples that the method saw; ``None``: not known."""
+        return None if self.task is None else frozenset(self.task.example_fingerprints())
 
     @property
     def graph(self) -> ComputationalGraph:

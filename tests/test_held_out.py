@@ -275,18 +275,23 @@ def test_a_circuit_keeps_what_found_it(tmp_path, words):
         gp.Circuit.from_mask(mask, found_on=7)
 
 
-def test_folders_of_version_1_load_and_are_still_written(tmp_path):
+def test_folders_of_version_1_load(tmp_path):
     plain = gp.Circuit.from_mask(gp.EdgeMask.full(Toy().graph))
     place = plain.save(tmp_path / "c") / "circuit.json"
     about = json.loads(place.read_text())
-    assert about["version"] == 1
-    assert "found_on" not in about
+    assert (about["version"], about["found_on"], about["ablation"]) == (2, None, None)
+    later = ("found_on", "ablation", "score_noise")
+    record = {"name": "EAP", "settings": {"ablation": "mean"}}
+    old = {k: v for k, v in about.items() if k not in later}
+    old |= {"version": 1, "provenance": {"method": record}}
+    place.write_text(json.dumps(old))
+    assert gp.Circuit.load(tmp_path / "c").ablation == "mean"
     assert gp.Circuit.load(tmp_path / "c").found_on is None
     place.write_text(json.dumps({**about, "version": 3}))
     with pytest.raises(FormatError, match="version 3 of the format"):
         gp.Circuit.load(tmp_path / "c")
-    place.write_text(json.dumps({**about, "found_on": 3}))
-    with pytest.raises(FormatError, match="version 1 has not"):
+    place.write_text(json.dumps({**old, "found_on": 3}))
+    with pytest.raises(FormatError, match="version 1 of the format has no found_on"):
         gp.Circuit.load(tmp_path / "c")
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.batch import Batch
+from graphprune.circuit import Circuit
 from graphprune.errors import InputError, NumericalError
 from graphprune.mask import EdgeMask, mask_density, require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
@@ -182,7 +183,7 @@ def evaluate(
     task: Task,
     mask: EdgeMask,
     *,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     metrics: Sequence[str | Metric] | None = None,
     batch_size: int | None = None,
     cost: bool = False,
@@ -192,7 +193,8 @@ def evaluate(
     Args:
         mask: the circuit (an :class:`EdgeMask` or a :class:`Circuit`), run as it is: dead ends are
             not removed, and count as edges.
-        ablation: what stands in for edges outside.
+        ablation: what stands in for edges outside; ``None``: what a circuit was found under, else
+            counterfactual.
         metrics: names or metrics; ``None`` takes KL, logit and probability difference; accuracy and
             exact match (same choice as the full model), both of answer against distractor where the
             task has distractors; ``top1_accuracy`` and ``top1_match``, the same over all outputs,
@@ -221,7 +223,7 @@ def evaluate_all(
     task: Task,
     masks: Mapping[str, Any],
     *,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     metrics: Sequence[str | Metric] | None = None,
     batch_size: int | None = None,
     cost: bool = False,
@@ -236,7 +238,7 @@ def evaluate_all(
         require_same_graph(model.graph, mask.graph, "the model and the mask")
     wanted = _wanted(metrics, task.metric)
     ranked = metrics is None or "kendall_tau" in metrics
-    chosen = resolve_ablation(model, task, ablation)
+    chosen = resolve_ablation(model, task, _own(masks) if ablation is None else ablation)
     table, ends = {name: _Table(task) for name in chosen_masks}, _Table(task)
     absent: dict[str, str] = {}
     spent: dict[str, dict[str, float]] = {name: {} for name in chosen_masks}
@@ -285,7 +287,7 @@ def evaluate_all(
         for name, mask in chosen_masks.items()
     }  # fmt: skip
     for name, given in masks.items():
-        seen = getattr(given, "found_on", None)  # a circuit's; masks do not know it
+        seen = given.found_on if isinstance(given, Circuit) else None
         old = 0 if seen is None else int(old_ones(prints(task), as_table(seen)).sum())
         if old:
             reports[name].notes["examples"] = (
@@ -325,6 +327,17 @@ def _report(
     return EvaluationReport(
         values, examples, full, ablated, missing, dict(settings), ends[0], ends[1]
     )
+
+
+def _own(masks: Mapping[str, Any]) -> str | None:
+    """The ablation that the circuits among ``masks`` were found under."""
+    known = {m.ablation for m in masks.values() if isinstance(m, Circuit)} - {None}
+    if len(known) > 1:
+        raise InputError(
+            f"these circuits were found under {' and '.join(sorted(map(str, known)))}; say which "
+            "ablation they are compared under: ablation="
+        )
+    return next(iter(known), None)
 
 
 def _as_mask(mask: Any) -> EdgeMask:

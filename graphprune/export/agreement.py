@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from graphprune.circuit import Circuit
     from graphprune.task import Task
 
-__all__ = ["LIMIT", "NO_TASK", "SIDES", "agreement", "found_under", "require_agreement", "said"]
+__all__ = ["LIMIT", "NO_TASK", "SIDES", "agreement", "require_agreement", "said"]
 
 LIMIT = 0.1  # nats a prompt
 SIDES = {
@@ -36,13 +36,6 @@ NO_TASK = (
     "no task was given (task=, --task), so it was not compared with the circuit as it was found, "
     "nor with the original model"
 )
-
-
-def found_under(circuit: Circuit) -> str | None:
-    """The ablation that the circuit was found under, else judged under, where one is recorded."""
-    settings = circuit.report_dict().get("settings")
-    judged = settings.get("ablation") if isinstance(settings, Mapping) else None
-    return circuit.ablation or (judged if isinstance(judged, str) else None)
 
 
 @torch.no_grad()
@@ -118,7 +111,7 @@ def _origin(
     model: MaskedModel, circuit: Circuit, ablation: Ablation, task: Task
 ) -> tuple[Ablation | None, str]:
     """The ablation the circuit was found under, or why it cannot be run under it."""
-    name = found_under(circuit)
+    name = circuit.ablation
     if name is None:
         return None, "the circuit does not say under which ablation it was found"
     if name == ablation.name:

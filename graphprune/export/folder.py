@@ -25,6 +25,7 @@ from graphprune.graph import ComputationalGraph, Node
 from graphprune.mask import EdgeMask
 from graphprune.optimise.gates import strength
 from graphprune.overlap import ExampleFingerprint, as_table
+from graphprune.provenance import ablation_name
 from graphprune.scores import EdgeScores
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def save_circuit(
     graph = circuit.graph
     document = {
         "format": FORMAT,
-        "version": 1 if circuit.found_on is None else VERSION,
+        "version": VERSION,
         "graph": {
             "fingerprint": graph.fingerprint,
             "num_nodes": graph.num_nodes,
@@ -76,7 +77,9 @@ def save_circuit(
         "digest": _digest(tensors),
         "provenance": circuit.provenance,
         "report": None if circuit.report is None else circuit.report_dict(),
-        **({} if circuit.found_on is None else {"found_on": len(circuit.found_on)}),
+        "found_on": None if circuit.found_on is None else len(circuit.found_on),
+        "ablation": circuit.ablation,
+        "score_noise": 0.0 if circuit.scores is None else circuit.scores.noise,
         "nodes": [
             {
                 "name": node.name,
@@ -189,7 +192,8 @@ def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
         scores = None
         if "scores" in tensors:
             values = _upright(tensors["scores"], file.score_method or "")
-            scores = EdgeScores(graph, values, method=file.score_method or "")
+            method = file.score_method or ""
+            scores = EdgeScores(graph, values, method=method, noise=file.score_noise)
         mask = EdgeMask(graph, tensors["mask"])
     except GraphPruneError as error:
         raise FormatError(f"{place}: {error}") from error
@@ -205,7 +209,10 @@ def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
     seen = None
     if "found_on" in tensors:
         seen = frozenset(ExampleFingerprint(*row) for row in tensors["found_on"].tolist())
-    return Circuit(graph, mask, scores, file.report, file.provenance, seen)
+    ablation = file.ablation
+    if file.version == 1:  # it stood in the record of the method
+        ablation = ablation_name(None, file.provenance.get("method"), file.report)
+    return Circuit(graph, mask, scores, file.report, file.provenance, seen, ablation)
 
 
 def _upright(values: Tensor, method: str) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from graphprune.capabilities import ExportedModules, identity_of, require
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
-from graphprune.export.agreement import NO_TASK, agreement, found_under, require_agreement
+from graphprune.export.agreement import NO_TASK, agreement, require_agreement
 from graphprune.export.folder import JSON_NAME, TENSORS_NAME
 from graphprune.files import atomic_folder, contents
 from graphprune.mask import require_same_graph
@@ -80,7 +80,7 @@ def export_model(
             "format": FORMAT,
             "version": VERSION,
             "ablation": given.name,
-            "found_under": found_under(circuit),
+            "found_under": circuit.ablation,
             "edges": circuit.mask.num_kept,
             "of_edges": circuit.graph.num_edges,
             "logits_to_keep": logits_to_keep,

@@ -13,7 +13,7 @@ from graphprune.errors import FormatError
 __all__ = ["FORMAT", "VERSION", "CircuitFile", "parse", "read_json"]
 
 FORMAT = "graphprune-circuit"
-VERSION = 2  # 1 knew no `found_on`; a circuit without it is still written so
+VERSION = 2  # 1 knew neither `ablation` nor `found_on` nor `score_noise`
 
 Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -59,12 +59,15 @@ class CircuitFile(_Strict):
     provenance: dict[str, Any]
     report: dict[str, Any] | None
     found_on: Count | None = None
+    ablation: str | None = None
+    score_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     nodes: list[NodeRow]
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
-        if (self.found_on is None) != (self.version == 1):
-            raise ValueError("version 2 of the format has found_on, version 1 has not")
+        later = {"found_on", "ablation", "score_noise"}
+        if self.version == 1 and self.model_fields_set & later:
+            raise ValueError("version 1 of the format has no found_on, ablation or score_noise")
         if len(self.nodes) != self.graph.num_nodes:
             raise ValueError(f"num_nodes is {self.graph.num_nodes}, nodes are {len(self.nodes)}")
         named = [*self.graph.inputs, *self.graph.outputs]

@@ -198,7 +198,10 @@ def _entered(function: Callable[..., Any]) -> Callable[..., Any]:
         task = args[2] if len(args) > 2 else options.get("task")
         if task is not None:  # a few methods read none
             require_task(task)
-        return run(*args, **options)
+        found: Any = run(*args, **options)
+        if isinstance(found, Result) and found.task is None:
+            return replace(found, task=task)
+        return found
 
     return call
 

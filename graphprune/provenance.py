@@ -1,0 +1,62 @@
+"""What a circuit's provenance records, as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from graphprune.plain import plain
+from graphprune.scores import EdgeScores
+
+__all__ = ["ablation_name", "method_record", "versions"]
+
+_PACKAGES = ("graphprune", "numpy", "torch", "transformers", "torch_geometric")
+
+
+def method_record(method: Any, scores: EdgeScores | None) -> dict[str, Any] | None:
+    """A method's name and settings as plain values; ``None`` where neither it nor scores say."""
+    if method is None:
+        return {"name": scores.method} if scores is not None and scores.method else None
+    if isinstance(method, str):
+        return {"name": method}
+    if isinstance(method, Mapping):
+        return dict(plain(method))
+    from graphprune.methods.base import Method
+
+    if isinstance(method, Method):  # what was used, said or not
+        method = method.resolved()
+    settings = plain(method) if dataclasses.is_dataclass(method) else {}
+    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+    hidden = {"type", *(f.name for f in fields if not f.compare)}
+    settings = {k: v for k, v in settings.items() if k not in hidden}
+    return {"name": type(method).__name__, "settings": settings}
+
+
+def ablation_name(given: Any, method: Any = None, report: Any = None) -> str | None:
+    """The ablation that was said: outright, by a method (or a record of one), or by a report."""
+    if given is None and method is not None:
+        settings = method.get("settings") if isinstance(method, Mapping) else None
+        recorded = settings.get("ablation") if isinstance(settings, Mapping) else None
+        given = getattr(method, "chosen_ablation", recorded)
+    if given is None and report is not None:
+        values = report if isinstance(report, Mapping) else report.to_dict()
+        settings = values.get("settings")
+        given = settings.get("ablation") if isinstance(settings, Mapping) else None
+    name = getattr(given, "name", given)  # of an Ablation
+    return name if isinstance(name, str) else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that may have had a part in a result."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in _PACKAGES:
+        # What is not imported had no part in the result.
+        if package in sys.modules:
+            try:
+                found[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                found[package] = "uninstalled checkout"
+    return found
