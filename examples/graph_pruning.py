@@ -141,7 +141,7 @@ def reservoir(wiring: str, seeds: int) -> pd.DataFrame:
 
 def told(frame: pd.DataFrame, by: list[str], columns: list[str]) -> pd.DataFrame:
     """Means with 95 % bootstrap intervals over seeds."""
-    from graphprune.evaluation.report import bootstrap_interval
+    from graphprune.intervals import bootstrap_interval
 
     rows = []
     for key, group in frame.groupby(by, sort=False):

@@ -17,7 +17,7 @@ from graphprune.intervals import ENOUGH, bootstrap_interval
 __all__ = ["Gap"]
 
 _NOISE = 1e-6  # of the scores, at least of 1: rounding of float32 outputs
-_ERRORS = 0.25  # standard errors: within one, a share of less than that takes any value, of any sign
+_ERRORS = 0.25  # standard errors, below which a share of the difference is anything, of any sign
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ class Idle:
             raise InputError(f"{self._what}: {why}")
 
     def reason(self) -> str | None:
-        """Why all that were seen change nothing, and what would; ``None`` if one changes something."""
+        """Why all that were seen change nothing, and what would; ``None`` if one does."""
         if self._changed or self._last is None:
             return None
         batch, ablation = self._last

@@ -126,7 +126,7 @@ def ratio_interval(
     under, over = _pivots(rest - rest.mean(), level, draws, seed)
 
     def end(pivot: float) -> float:
-        """Where ``mean(a - r b)`` is ``pivot`` standard errors from 0, on that side of the ratio."""
+        """The r at which ``mean(a - r b)`` is ``pivot`` standard errors from 0."""
         square = bottom**2 - pivot**2 * bb
         if square <= 0:
             return math.copysign(math.inf, -pivot)

@@ -90,7 +90,10 @@ def evaluate(
         measured = report_document(report, seed)
         document: dict[str, Any] = {"circuit": str(folder), "model": model, **measured}
         drawn = None
-        if (curve or plot) and circuit.scores is not None:
+        undefined = report.absent.get("faithfulness")
+        if undefined and curve and not plot:
+            out.warn(f"no curve of faithfulness: {undefined}")
+        elif (curve or plot) and circuit.scores is not None:
             drawn = faithfulness_curve(masked, made, circuit.scores, ablation=chosen)
             document["curve"] = curve_document(drawn)
             if plot is not None:

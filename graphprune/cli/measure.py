@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,12 @@ COUNTS = ("n_edges", "density", "sparsity")
 
 
 def report_document(report: EvaluationReport, seed: int = 0) -> dict[str, Any]:
-    """The report's plain values and ``intervals`` (bootstrap over prompts, 95 %)."""
+    """The report's plain values and ``intervals`` (over prompts, 95 %; ``None``: none)."""
     measured = [*report.examples, *(["faithfulness"] if "faithfulness" in report.values else [])]
-    intervals = {name: list(report.interval(name, seed=seed)) for name in measured}
+    intervals = {
+        name: [None if math.isnan(end) else end for end in report.interval(name, seed=seed)]
+        for name in measured
+    }
     return {**report.to_dict(), "intervals": intervals}
 
 
@@ -37,7 +41,7 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
 
     full, ablated = document.get("full", {}), document.get("ablated", {})
     intervals = document.get("intervals", {})
-    skipped = {*COUNTS, "full", "ablated", "absent", "notes", "settings", "intervals"}
+    skipped = {*COUNTS, "full", "ablated", "absent", "notes", "settings", "intervals", "remarks"}
     names = [n for n in NAMES if n in document]
     names += [n for n in document if n not in NAMES and n not in skipped]
     rows = []
@@ -53,8 +57,13 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
         rows,
         numbers=True,
     )
+    why = document.get("absent", {}).get("faithfulness")
+    if why:  # the one measure that a reader looks for
+        console.print(f"no faithfulness: {why}", markup=False)
     for name, note in document.get("notes", {}).items():
         console.print(f"{NAMES.get(name, name)}: {note}", markup=False)
+    for remark in document.get("remarks", ()):
+        console.print(remark, markup=False)
 
 
 def _number(value: Any) -> str:
@@ -72,6 +81,7 @@ def curve_document(curve: FaithfulnessCurve) -> dict[str, Any]:
         "metric": curve.metric,
         "full": curve.full,
         "ablated": curve.ablated,
+        "note": curve.note,
         **curve.summary(),
     }
 
@@ -92,3 +102,5 @@ def show_curve(console: Console, curve: FaithfulnessCurve, title: str) -> None:
     cells(console, title, columns, rows, numbers=True)
     areas = "  ".join(f"{name} {value:.3f}" for name, value in curve.summary().items())
     console.print(areas, markup=False)
+    if curve.note:
+        console.print(f"f: {curve.note}", markup=False)
