@@ -163,21 +163,18 @@ def _pivots(
     if n < _RESAMPLED:
         return -reach, reach
     generator = np.random.default_rng(seed)
-    moments = np.stack([centred, centred**2], 1)
     found = []
     for first in range(0, draws, _CHUNK):
-        size = min(_CHUNK, draws - first)
-        counts = generator.multinomial(n, np.full(n, 1.0 / n), size=size)
-        mean, square = (counts @ moments / n).T
-        variance = square - mean**2
+        drawn = centred[generator.integers(n, size=(min(_CHUNK, draws - first), n))]
+        mean, variance = drawn.mean(1), drawn.var(1)
         spread = variance > 1e-9 * centred.var()  # a resample of equal values tells no error
         found.append(mean[spread] / np.sqrt(variance[spread] / (n - 1)))
-    drawn = np.concatenate(found)
-    if not len(drawn):
+    pivots = np.concatenate(found)
+    if not len(pivots):
         return -reach, reach
     m = max(n, ENOUGH)  # fewer values have no tail as far out as theirs would be
     outer = float(norm.cdf(math.sqrt(m / (m - 1)) * t.ppf(tail, m - 1)))
-    low, high = np.quantile(drawn, [outer, 1 - outer])
+    low, high = np.quantile(pivots, [outer, 1 - outer])
     return min(float(low), -reach), max(float(high), reach)
 
 

@@ -165,7 +165,11 @@ def _notes(rows: Sequence[tuple[Any, dict[str, Any]]]) -> list[str]:
     for job, record in rows:
         if record["state"] in ("refused", "failed"):
             line = f"{job.method.name} {record['state']}: {record['why']}"
-            told[line] = told.get(line, 0) + 1
+        elif "faithfulness_note" in record:
+            line = f"faithfulness, seed {job.seed}: {record['faithfulness_note']}"
+        else:
+            continue
+        told[line] = told.get(line, 0) + 1
     return [f"<p class='note'>{html.escape(line)} ({n} jobs)</p>" for line, n in told.items()]
 
 
