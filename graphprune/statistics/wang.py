@@ -160,7 +160,7 @@ def completeness(
         null=None,
         said=f"circuit and model differ by at most {shown}, after {int(chosen.sum())} of {n} "
         f"{over} are knocked out of both ({len(rows)} sets tried)",
-        passed=None if bar is None or relative is None else relative <= bar,
+        passed=_passed(worst <= scorer.noise, relative, bar),
         values={
             "worst": worst,
             "relative": relative,
@@ -190,6 +190,13 @@ def completeness(
             *filter(None, [few_examples(len(ours))]),
         ),
     )
+
+
+def _passed(same: bool, relative: float | None, bar: float | None) -> bool | None:
+    """Whether the worst is within the bar: where nothing is lost, whatever the bar is a share of."""
+    if bar is None or (relative is None and not same):
+        return None
+    return same or relative is None or relative <= bar
 
 
 def minimality(

@@ -57,17 +57,18 @@ def test_attribution_time(case, capsys):
     seconds = medians(
         {
             "plain forward + backward, frozen weights": plain_forward_backward(module),
+            "the same, last position's logits": plain_forward_backward(module, last=True),
             "EAP": lambda: model.edge_gradients(fresh_batch(), objective),
             "EAP-IG (inputs, 5 steps)": lambda: model.edge_gradients(
                 fresh_batch(), objective, gates=gates
             ),
         }
     )
-    plain, eap, eapig = seconds.values()
+    plain, last, eap, eapig = seconds.values()
     with capsys.disabled():
         print()
         for name, value in seconds.items():
-            print(f"{name:45s} {value:7.3f} CPU s   {value / plain:6.2f}x")
+            print(f"{name:45s} {value:7.3f} CPU s   {value / plain:6.2f}x {value / last:6.2f}x")
     assert model.graph.num_edges == 32_491
     assert eap <= 1.8 * plain
     assert eapig <= 6.0 * plain
