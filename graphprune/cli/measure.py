@@ -22,14 +22,15 @@ NAMES = {
     "exact_match": "same answer as the full model",
     "kendall_tau": "Kendall's tau",
 }
+NONE = (None, None)
 COUNTS = ("n_edges", "density", "sparsity")
 
 
 def report_document(report: EvaluationReport, seed: int = 0) -> dict[str, Any]:
-    """The report's plain values and ``intervals`` (over prompts, 95 %; ``None``: none)."""
+    """The report's plain values and ``intervals`` (over prompts, 95 %; ``None``: no bound)."""
     measured = [*report.examples, *(["faithfulness"] if "faithfulness" in report.values else [])]
     intervals = {
-        name: [None if math.isnan(end) else end for end in report.interval(name, seed=seed)]
+        name: [end if math.isfinite(end) else None for end in report.interval(name, seed=seed)]
         for name in measured
     }
     return {**report.to_dict(), "intervals": intervals}
@@ -47,7 +48,7 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
     rows = []
     for name in names:
         low, high = intervals.get(name, (None, None))
-        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
+        interval = f"{_end(low, '-inf')} to {_end(high, 'inf')}" if (low, high) != NONE else ""
         ends = ("1", "0") if name == "faithfulness" else (full.get(name), ablated.get(name))
         rows.append((NAMES.get(name, name), _number(document[name]), interval, *map(_number, ends)))
     cells(
@@ -64,6 +65,10 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
         console.print(f"{NAMES.get(name, name)}: {note}", markup=False)
     for remark in document.get("remarks", ()):
         console.print(remark, markup=False)
+
+
+def _end(value: float | None, unbounded: str) -> str:
+    return unbounded if value is None else f"{value:.3f}"
 
 
 def _number(value: Any) -> str:
