@@ -193,7 +193,7 @@ def completeness(
 
 
 def _passed(same: bool, relative: float | None, bar: float | None) -> bool | None:
-    """Whether the worst is within the bar: where nothing is lost, whatever the bar is a share of."""
+    """Whether the worst is within the bar; where nothing is lost, whatever that is a share of."""
     if bar is None or (relative is None and not same):
         return None
     return same or relative is None or relative <= bar
