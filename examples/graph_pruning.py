@@ -3,7 +3,7 @@
 A network of 64 inputs, 60 recurrent nodes and 10 outputs reads 8 x 8 digits. Every method ranks its
 3,540 recurrent edges, the lowest go, and the rest is judged on digits the network never saw, as it
 is and after one more epoch with the cut edges gone for good. Seeds train other networks; intervals
-are 95 % bootstrap intervals over seeds. With --reservoir the same is asked of a reservoir on a real
+are 95 % intervals over seeds. With --reservoir the same is asked of a reservoir on a real
 wiring (fetched once), by its memory capacity: that of C. elegans, whose signs are drawn, or of the
 fly's optic lobe, whose signs are known.
 
@@ -140,8 +140,8 @@ def reservoir(wiring: str, seeds: int) -> pd.DataFrame:
 
 
 def told(frame: pd.DataFrame, by: list[str], columns: list[str]) -> pd.DataFrame:
-    """Means with 95 % bootstrap intervals over seeds."""
-    from graphprune.evaluation.report import bootstrap_interval
+    """Means with 95 % intervals over seeds."""
+    from graphprune.intervals import bootstrap_interval
 
     rows = []
     for key, group in frame.groupby(by, sort=False):

@@ -107,13 +107,19 @@ class Idle:
 
     def finish(self) -> None:
         """Raises :class:`InputError` if all that were seen change nothing."""
+        why = self.reason()
+        if why is not None:
+            raise InputError(f"{self._what}: {why}")
+
+    def reason(self) -> str | None:
+        """Why all that were seen change nothing, and what would; ``None`` if one does."""
         if self._changed or self._last is None:
-            return
+            return None
         batch, ablation = self._last
         would = [kind for kind in _OTHERS if self._would(batch, kind, ablation)]
         other = " or ".join(f"ablation={kind!r}" for kind in would)
-        raise InputError(
-            f"{self._what}: {ablation.name} ablation changes nothing here: on every example every "
+        return (
+            f"{ablation.name} ablation changes nothing here: on every example every "
             "ablated message is the clean one (corrupted inputs equal to the clean ones, features "
             "alike on all nodes, or a mean over equal inputs), or none that differs reaches the "
             "outputs asked for (a node that no edge leads to), so no edge has an effect. "

@@ -11,6 +11,7 @@ classes). Without distractors the two are one.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError, NumericalError
+from graphprune.intervals import UNBOUNDED
 from graphprune.ranks import NOISE, levels
 
 __all__ = ["METRICS", "Metric", "as_metric", "everywhere", "kendall_tau"]
@@ -43,6 +45,8 @@ class Metric:
         choices: whether it reads outputs as scores of at least two choices.
         beside: ``full -> function``, the same function with what ``full`` alone decides computed
             once; ``None``: it is computed each time.
+        bounds: the least and the largest value that it can have; intervals of its mean stay inside,
+            and values that all lie at an end (right or wrong) are counted.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Metric:
     same: MetricFunction | None = None
     choices: bool = False
     beside: Callable[[Tensor], MetricFunction] | None = None
+    bounds: tuple[float, float] = UNBOUNDED
 
     def fixed(self, full: Tensor) -> Metric:
         """The metric for many outputs beside one ``full``, which must not change meanwhile."""
@@ -326,7 +331,7 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("logit_diff", _logit_diff, needs=("answer", "distractor")),
-        Metric("prob_diff", _prob_diff, needs=("answer", "distractor")),
+        Metric("prob_diff", _prob_diff, needs=("answer", "distractor"), bounds=(-1.0, 1.0)),
         Metric(
             "kl",
             _kl,
@@ -335,17 +340,40 @@ METRICS = {
             flat_at_full=True,
             choices=True,
             beside=_kl_beside,
+            bounds=(0.0, math.inf),
         ),
-        Metric("accuracy", _accuracy, needs=("answer",), differentiable=False, choices=True),
-        Metric("exact_match", _exact_match, needs=("full",), differentiable=False, choices=True),
+        Metric(
+            "accuracy",
+            _accuracy,
+            needs=("answer",),
+            differentiable=False,
+            choices=True,
+            bounds=(0.0, 1.0),
+        ),
+        Metric(
+            "exact_match",
+            _exact_match,
+            needs=("full",),
+            differentiable=False,
+            choices=True,
+            bounds=(0.0, 1.0),
+        ),
         Metric(
             "top1_accuracy",
             _top1_accuracy,
             needs=("answer",),
             differentiable=False,
             choices=True,
+            bounds=(0.0, 1.0),
         ),
-        Metric("top1_match", _top1_match, needs=("full",), differentiable=False, choices=True),
+        Metric(
+            "top1_match",
+            _top1_match,
+            needs=("full",),
+            differentiable=False,
+            choices=True,
+            bounds=(0.0, 1.0),
+        ),
     )
 }
 

@@ -42,7 +42,7 @@ def ablation_name(given: Any, method: Any = None, report: Any = None) -> str | N
         recorded = settings.get("ablation") if isinstance(settings, Mapping) else None
         given = getattr(method, "chosen_ablation", recorded)
     if given is None and report is not None:
-        values = report if isinstance(report, Mapping) else report.to_dict()
+        values = report if isinstance(report, Mapping) else getattr(report, "to_dict", dict)()
         settings = values.get("settings")
         given = settings.get("ablation") if isinstance(settings, Mapping) else None
     name = getattr(given, "name", given)  # of an Ablation

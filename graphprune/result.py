@@ -49,7 +49,7 @@ class Result:
         >>> graph = ComputationalGraph.from_edges([("input", "h"), ("h", "out"), ("input", "out")])
         >>> scores = EdgeScores(graph, torch.tensor([0.5, -2.0, 1.0]))
         >>> Result(scores.top(2), scores)
-        Result(EdgeMask(2 of 3 edges), EdgeScores(3 edges))
+        Result(EdgeMask(2 of 3 edges, 66.6667%), EdgeScores(3 edges, method=''))
     """
 
     mask: EdgeMask | None = None

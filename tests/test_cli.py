@@ -56,8 +56,12 @@ def test_discover_writes_a_circuit_and_exports(model_dir, tmp_path, capsys):
     assert document["method"] == "EAPIG(steps=2)"
     assert document["train_prompts"] == 9
     assert document["report"]["settings"]["examples"] == 3
-    low, high = document["report"]["intervals"]["faithfulness"]
-    assert low <= document["report"]["faithfulness"] <= high
+    low, high = document["report"]["intervals"]["kl"]
+    assert low <= document["report"]["kl"] <= high
+    # Three prompts of a random model do not tell the full from the ablated one: no end is known.
+    assert document["report"]["intervals"]["faithfulness"] == [None, None]
+    assert "full - ablated is" in document["report"]["notes"]["faithfulness"]
+    assert "3 examples: below 20" in document["report"]["remarks"][0]
     assert sorted(path.name for path in out.iterdir()) == sorted(document["files"])
     assert nx.read_graphml(out / "circuit.graphml").number_of_edges() >= circuit.mask.num_kept
     assert circuit.provenance["method"]["settings"]["steps"] == 2

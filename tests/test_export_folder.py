@@ -16,6 +16,7 @@ from graphprune.errors import FormatError, InputError
 from graphprune.export import folder as folder_module
 from graphprune.graph import ComputationalGraph, Node
 from graphprune.mask import EdgeMask
+from graphprune.overlap import ExampleFingerprint
 from graphprune.scores import EdgeScores
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -25,29 +26,40 @@ def listed(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def tiny() -> Circuit:
+def tiny(ablation: str | None = "mean") -> Circuit:
     graph = transformer_graph(1, 2, 1)
-    scores = EdgeScores(graph, torch.arange(graph.num_edges) / 4 - 1, method="EAP")
+    values = torch.arange(graph.num_edges) / 4 - 1
+    later = {"noise": 0.125} if ablation else {}
+    scores = EdgeScores(graph, values, method="EAP", **later)
     return Circuit(
         graph,
         scores.top(4),
         scores,
         {"kl": 0.5, "n_edges": 4, "accuracy": float("nan"), "why": {"accuracy": "no labels"}},
         {"model": {"model": "tiny", "d_model": 8}, "seed": 0, "notes": "naïve </script>"},
+        found_on=frozenset([ExampleFingerprint(3, -4), ExampleFingerprint(-5)])
+        if ablation
+        else None,
+        ablation=ablation,
     )
 
 
 def test_circuit_json_is_byte_for_byte_the_golden_file(tmp_path):
     tiny().save(tmp_path / "c")
     written = (tmp_path / "c" / "circuit.json").read_bytes()
-    assert written == (GOLDEN / "circuit_v1" / "circuit.json").read_bytes()
-    stored = load_file(GOLDEN / "circuit_v1" / "tensors.safetensors")
+    assert written == (GOLDEN / "circuit_v2" / "circuit.json").read_bytes()
+    stored = load_file(GOLDEN / "circuit_v2" / "tensors.safetensors")
     fresh = load_file(tmp_path / "c" / "tensors.safetensors")
     assert {k: v.tolist() for k, v in stored.items()} == {k: v.tolist() for k, v in fresh.items()}
 
 
-def test_the_golden_folder_is_still_read():
-    assert Circuit.load(GOLDEN / "circuit_v1") == tiny()
+def test_golden_folders_of_every_version_are_read():
+    old, new = (Circuit.load(GOLDEN / f"circuit_v{version}") for version in (1, 2))
+    assert old == tiny(ablation=None)
+    assert (old.ablation, old.found_on, old.scores.noise) == (None, None, 0.0)
+    assert new == tiny()
+    assert (new.ablation, new.scores.noise) == ("mean", 0.125)
+    assert new.found_on == {ExampleFingerprint(3, -4), ExampleFingerprint(-5)}
 
 
 @pytest.mark.parametrize("scored", [True, False])
@@ -182,7 +194,7 @@ ATTACKS = {
     "NaN in json": (edit(lambda d: d.update(report={"kl": float("nan")})), "NaN is no JSON"),
     "repeated key": (raw("circuit.json", b'{"a": 1, "a": 2}'), "'a' stands there twice"),
     "foreign": (edit(lambda d: d.update(format="onnx")), "got 'onnx'"),
-    "newer": (edit(lambda d: d.update(version=2)), "version 2 of the format"),
+    "newer": (edit(lambda d: d.update(version=3)), "version 3 of the format"),
     "version a text": (edit(lambda d: d.update(version="1")), "a whole number as version"),
     "version a boolean": (edit(lambda d: d.update(version=True)), "a whole number as version"),
     "extra key": (edit(lambda d: d.update(tensors="../../etc/passwd")), "tensors: Extra inputs"),

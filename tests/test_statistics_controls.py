@@ -49,6 +49,10 @@ def test_a_planted_circuit_passes_what_it_should():
     assert report["minimality"].passed, report.summary()
     assert report["sufficiency"].passed
     assert report["necessity"].passed
+    ends = gp.evaluate(model, task, truth)
+    worst = st.completeness(model, task, truth, draws=5, greedy=0)
+    gap = ends.full[task.metric.name] - ends.ablated[task.metric.name]
+    assert worst["relative"] == pytest.approx(worst["worst"] / abs(gap), rel=1e-4)
     # What both prompts share tells of the full model's score, without any edge at all.
     left = report["independence"]
     assert left["p_ablated"] <= 0.05

@@ -100,7 +100,10 @@ def evaluate(
             "circuit": str(folder), "model": model, "examples": judged.document, **measured,
         }  # fmt: skip
         drawn = None
-        if (curve or plot) and circuit.scores is not None:
+        undefined = report.absent.get("faithfulness")
+        if undefined and curve and not plot:
+            out.warn(f"no curve of faithfulness: {undefined}")
+        elif (curve or plot) and circuit.scores is not None:
             drawn = faithfulness_curve(masked, made, circuit.scores, ablation=chosen)
             document["curve"] = curve_document(drawn)
             if plot is not None:

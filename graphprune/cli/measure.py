@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,17 @@ MEANINGS = {
     "top-1": "the largest of all outputs",
     "match": "the full model's choice",
 }
+NONE = (None, None)
 COUNTS = ("n_edges", "density", "sparsity")
 
 
 def report_document(report: EvaluationReport, seed: int = 0) -> dict[str, Any]:
-    """The report's plain values and ``intervals`` (bootstrap over prompts, 95 %)."""
+    """The report's plain values and ``intervals`` (over prompts, 95 %; ``None``: no bound)."""
     measured = [*report.examples, *(["faithfulness"] if "faithfulness" in report.values else [])]
-    intervals = {name: list(report.interval(name, seed=seed)) for name in measured}
+    intervals = {
+        name: [end if math.isfinite(end) else None for end in report.interval(name, seed=seed)]
+        for name in measured
+    }
     return {**report.to_dict(), "intervals": intervals}
 
 
@@ -44,7 +49,7 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
 
     full, ablated = document.get("full", {}), document.get("ablated", {})
     intervals = document.get("intervals", {})
-    skipped = {*COUNTS, "full", "ablated", "absent", "notes", "settings", "intervals"}
+    skipped = {*COUNTS, "full", "ablated", "absent", "notes", "settings", "intervals", "remarks"}
     if document.get("settings", {}).get("choices") == "all outputs":
         skipped |= {"accuracy", "exact_match"}  # the same numbers as those of top 1
     names = [n for n in NAMES if n in document and n not in skipped]
@@ -52,7 +57,7 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
     rows = []
     for name in names:
         low, high = intervals.get(name, (None, None))
-        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
+        interval = f"{_end(low, '-inf')} to {_end(high, 'inf')}" if (low, high) != NONE else ""
         ends = ("1", "0") if name == "faithfulness" else (full.get(name), ablated.get(name))
         rows.append((NAMES.get(name, name), _number(document[name]), interval, *map(_number, ends)))
     cells(
@@ -66,8 +71,17 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
     told = [f"{words}: {meaning}" for words, meaning in MEANINGS.items() if words in labels]
     if told:
         console.print("; ".join(told), markup=False)
+    why = document.get("absent", {}).get("faithfulness")
+    if why:  # the one measure that a reader looks for
+        console.print(f"no faithfulness: {why}", markup=False)
     for name, note in document.get("notes", {}).items():
         console.print(f"{NAMES.get(name, name)}: {note}", markup=False)
+    for remark in document.get("remarks", ()):
+        console.print(remark, markup=False)
+
+
+def _end(value: float | None, unbounded: str) -> str:
+    return unbounded if value is None else f"{value:.3f}"
 
 
 def _number(value: Any) -> str:
@@ -85,6 +99,7 @@ def curve_document(curve: FaithfulnessCurve) -> dict[str, Any]:
         "metric": curve.metric,
         "full": curve.full,
         "ablated": curve.ablated,
+        "note": curve.note,
         **curve.summary(),
     }
 
@@ -105,3 +120,5 @@ def show_curve(console: Console, curve: FaithfulnessCurve, title: str) -> None:
     cells(console, title, columns, rows, numbers=True)
     areas = "  ".join(f"{name} {value:.3f}" for name, value in curve.summary().items())
     console.print(areas, markup=False)
+    if curve.note:
+        console.print(f"f: {curve.note}", markup=False)

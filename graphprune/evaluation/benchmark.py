@@ -169,6 +169,7 @@ def _of_circuits(
         measured.ablated,
         measured.metric,
         "circuits",
+        measured.note,
     )
 
 

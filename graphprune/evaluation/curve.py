@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphprune.errors import InputError
+from graphprune.gap import Gap
 from graphprune.mask import EdgeMask, budget, require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.model import Ablation, MaskedModel
@@ -56,7 +57,7 @@ class FaithfulnessCurve:
 
     ``f[ranking]`` and ``kept[ranking]`` go with ``sizes`` (fractions of all edges); ``kept`` counts
     edges after dead ends are pruned. ``values`` holds the metric itself; ``full`` and ``ablated``
-    its ends.
+    its ends, and ``note`` what is to be said of their difference, the unit of f.
     """
 
     sizes: tuple[float, ...]
@@ -67,6 +68,7 @@ class FaithfulnessCurve:
     ablated: float
     metric: str
     method: str = ""
+    note: str = ""
 
     def _of(self, ranking: Ranking) -> list[float]:
         if ranking not in self.f:
@@ -169,6 +171,9 @@ def faithfulness_curve(
     Args:
         sizes: increasing fractions in (0, 1] or numbers of edges (int); ``None``: MIB's ten.
         rankings: ``"signed"`` (needed for CPR), ``"abs"`` (needed for CMD).
+
+    Raises :class:`InputError` where the full and the wholly ablated model are not told apart on the
+    task: f, CPR, CMD and the log area are shares of their difference (see :mod:`graphprune.gap`).
     """
     fractions, masks, chosen = circuits_of(
         model, task, scores, sizes, rankings=rankings, ablation=ablation
@@ -273,4 +278,5 @@ def curve_of_reports(
                 values[by].append(float(reports[mask].examples[metric].mean()))
                 f[by].append(reports[mask]["faithfulness"])
     kept: dict[str, list[int]] = {by: [m.num_kept for m in named] for by, named in masks.items()}
-    return FaithfulnessCurve(fractions, f, kept, values, full, ablated, metric, method)
+    note = Gap.of(some.full_examples[metric], some.ablated_examples[metric]).note or ""
+    return FaithfulnessCurve(fractions, f, kept, values, full, ablated, metric, method, note)

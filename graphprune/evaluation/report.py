@@ -1,7 +1,8 @@
 """One circuit against the full model and the task.
 
 ``faithfulness = (m(circuit) - m(ablated)) / (m(full) - m(ablated))`` with m the mean of the task's
-metric: 1 is the full model, 0 the model with every edge ablated, and a circuit may overshoot.
+metric: 1 is the full model, 0 the model with every edge ablated, and a circuit may overshoot. Where
+full and ablated are not told apart it is absent (see :mod:`graphprune.gap`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.circuit import Circuit
 from graphprune.errors import InputError, NumericalError
+from graphprune.gap import Gap
+from graphprune.idle import Idle
+from graphprune.intervals import UNBOUNDED, bootstrap_interval, few_examples, ratio_interval
 from graphprune.mask import EdgeMask, mask_density, require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.metrics import Metric, as_metric, kendall_tau
@@ -45,39 +48,6 @@ DEFAULT_METRICS = (
 )  # fmt: skip
 
 
-def _resampled(rows: Tensor, draws: int, seed: int) -> NDArray[np.float64]:
-    """``[k, draws]``: means of ``rows [k, n]`` over bootstrap samples, in small chunks."""
-    sample = rows.double().numpy()
-    n = sample.shape[1]
-    generator = np.random.default_rng(seed)
-    out = np.empty((len(sample), draws))
-    for first in range(0, draws, 50):
-        size = min(50, draws - first)
-        counts = generator.multinomial(n, np.full(n, 1.0 / n), size=size)
-        out[:, first : first + size] = sample @ counts.T / n
-    return out
-
-
-def bootstrap_interval(
-    values: Tensor, *, level: float = 0.95, draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of ``values [n]``."""
-    means = _resampled(values[None], draws, seed)[0]
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _ratio_interval(
-    circuit: Tensor, full: Tensor, ablated: Tensor, *, level: float, seed: int, draws: int = 1000
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of ``(circuit - ablated) / (full - ablated)`` of the means."""
-    above, below = _resampled(torch.stack([circuit - ablated, full - ablated]), draws, seed)
-    tail = (1 - level) / 2
-    low, high = np.quantile(above[below != 0] / below[below != 0], [tail, 1 - tail])
-    return float(low), float(high)
-
-
 def check_outputs(outputs: Tensor, batch: Batch, what: str) -> None:
     """Raises :class:`NumericalError` naming the examples whose outputs are NaN or infinite."""
     finite = torch.isfinite(outputs).flatten(1).all(1)
@@ -100,7 +70,9 @@ class EvaluationReport:
     ``full`` and ``ablated`` hold the same metrics of the full and of the wholly ablated model,
     ``full_examples`` and ``ablated_examples`` for every example. ``settings["choices"]`` says what
     ``accuracy`` and ``exact_match`` choose among: the answers and distractors, or all outputs
-    where there are no distractors.
+    where there are no distractors. ``bounds`` holds the
+    least and the largest value of measures that have them, ``remarks`` what is to be said of the
+    intervals of all measures.
     """
 
     values: dict[str, float]
@@ -112,6 +84,7 @@ class EvaluationReport:
     full_examples: dict[str, Tensor] = field(default_factory=dict)
     ablated_examples: dict[str, Tensor] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> float:
         if name not in self.values:
@@ -119,15 +92,38 @@ class EvaluationReport:
         return self.values[name]
 
     def interval(self, name: str, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-        """Bootstrap interval over examples of a measure's mean.
+        """The interval of a measure's mean over examples (see :mod:`graphprune.intervals`).
 
-        For ``"faithfulness"`` the circuit, the full and the ablated model are drawn together.
+        That of ``"faithfulness"`` is of a ratio: its ends are infinite where the examples do not
+        bound it. Both ends are NaN where a single example gives none.
+
+        Raises :class:`InputError` for a measure that was not made, or has one value for all
+        examples.
         """
         if name == "faithfulness" and name in self.values:
             metric = self.settings["metric"]
             sides = (self.examples, self.full_examples, self.ablated_examples)
-            return _ratio_interval(*(side[metric] for side in sides), level=level, seed=seed)
-        return bootstrap_interval(self.examples[name], level=level, seed=seed)
+            circuit, full, ablated = (side[metric] for side in sides)
+            return ratio_interval(circuit - ablated, full - ablated, level=level, seed=seed)
+        if name not in self.examples:
+            why = self.absent.get(name) or (
+                "it has one value for all examples" if name in self.values else "not measured"
+            )
+            raise InputError(f"{name} has no interval: {why}")
+        bounds = self.bounds.get(name) or self._seen_bounds(name)
+        return bootstrap_interval(self.examples[name], level=level, seed=seed, bounds=bounds)
+
+    def _seen_bounds(self, name: str) -> tuple[float, float]:
+        """0 and 1 for a measure that gave both and nothing else on any side: it counts."""
+        sides = (self.examples, self.full_examples, self.ablated_examples)
+        seen = torch.cat([side[name] for side in sides if name in side]).unique().tolist()
+        return (0.0, 1.0) if seen == [0.0, 1.0] else UNBOUNDED
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be said of all intervals: that there are few examples."""
+        said = few_examples(int(self.settings["examples"])) if "examples" in self.settings else None
+        return () if said is None else (said,)
 
     def to_dict(self) -> dict[str, Any]:
         """Every measure as a plain number; those left out stand under ``absent`` with a reason."""
@@ -137,6 +133,7 @@ class EvaluationReport:
             "ablated": dict(self.ablated),
             "absent": dict(self.absent),
             "notes": dict(self.notes),
+            "remarks": list(self.remarks),
             "settings": dict(self.settings),
         }
 
@@ -165,17 +162,6 @@ class EvaluationReport:
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v:.4g}" for k, v in self.values.items())
         return f"EvaluationReport({shown})"
-
-
-def faithfulness(circuit: float, full: float, ablated: float) -> float | str:
-    """The normalised metric, or the reason why it has none."""
-    gap = full - ablated
-    if abs(gap) <= 1e-6 * max(1.0, abs(full), abs(ablated)):
-        return (
-            f"the full model ({full:.4g}) and the wholly ablated one ({ablated:.4g}) score the "
-            "same; there is nothing to be faithful to"
-        )
-    return (circuit - ablated) / gap
 
 
 def evaluate(
@@ -241,6 +227,7 @@ def evaluate_all(
     chosen = resolve_ablation(model, task, _own(masks) if ablation is None else ablation)
     table, ends = {name: _Table(task) for name in chosen_masks}, _Table(task)
     absent: dict[str, str] = {}
+    idle = Idle(model, f"task {task.name!r}")
     spent: dict[str, dict[str, float]] = {name: {} for name in chosen_masks}
     batches, against = task.batches(batch_size), False
     for batch in track(batches, "evaluate", task.num_batches(batch_size)):
@@ -249,6 +236,7 @@ def evaluate_all(
         with torch.no_grad():
             full, ablated = reference.full, reference.ablated
         check_outputs(full, batch, "the full model")
+        idle.see(batch, reference)
         present = []
         for metric in wanted:
             why = metric.missing(batch, full)
@@ -281,9 +269,14 @@ def evaluate_all(
         "choices": "answers and distractors" if against else "all outputs",
     }
     sides = [ends.columns(side, absent) for side in ("full", "ablated")]
+    own = task.metric.name
+    gap = None if own in absent else Gap.of(sides[0][own], sides[1][own], idle.reason())
+    bounds = {metric.name: metric.bounds for metric in wanted if metric.bounds != UNBOUNDED}
+    if ranked:
+        bounds["kendall_tau"] = (-1.0, 1.0)
     reports = {
         name: _report(mask, table[name].columns("circuit", absent), sides, absent, spent[name],
-                      settings)
+                      settings, gap, bounds)
         for name, mask in chosen_masks.items()
     }  # fmt: skip
     for name, given in masks.items():
@@ -297,9 +290,10 @@ def evaluate_all(
     if any(suspect(model, report.values) for report in reports.values()):
         noise = rounding(model, task, chosen, batch_size)
         for report in reports.values():
-            own = task.metric.name
-            gap = report.full.get(own, 0.0) - report.ablated.get(own, 0.0)
-            report.notes.update(notes(model, report.values, gap, noise))
+            size = 0.0 if gap is None else gap.size
+            for name, note in notes(model, report.values, size, noise).items():
+                said = report.notes.get(name)
+                report.notes[name] = f"{said}; {note}" if said else note
     return reports
 
 
@@ -310,23 +304,26 @@ def _report(
     absent: Mapping[str, str],
     spent: Mapping[str, float],
     settings: Mapping[str, Any],
+    gap: Gap | None,
+    bounds: Mapping[str, tuple[float, float]],
 ) -> EvaluationReport:
     values: dict[str, float] = {"n_edges": mask.num_kept, **mask_density(mask)}
     values |= {name: float(v.mean()) for name, v in examples.items()}
     full, ablated = ({n: float(v.mean()) for n, v in side.items()} for side in ends)
-    missing, name = dict(absent), str(settings["metric"])
-    if name in missing:
+    missing, name, said = dict(absent), str(settings["metric"]), {}
+    if gap is None:
         missing["faithfulness"] = missing[name]
+    elif gap.why is not None:
+        missing["faithfulness"] = gap.why
     else:
-        ratio = faithfulness(values[name], full[name], ablated[name])
-        if isinstance(ratio, str):
-            missing["faithfulness"] = ratio
-        else:
-            values["faithfulness"] = ratio
+        values["faithfulness"] = gap.share(values[name])
+        if gap.note is not None:
+            said["faithfulness"] = gap.note
     values |= spent
     return EvaluationReport(
-        values, examples, full, ablated, missing, dict(settings), ends[0], ends[1]
-    )
+        values, examples, full, ablated, missing, dict(settings), ends[0], ends[1], said,
+        dict(bounds),
+    )  # fmt: skip
 
 
 def _own(masks: Mapping[str, Any]) -> str | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.ensembling import magnitude_ranks, require_informative
 from graphprune.errors import InputError
+from graphprune.gap import Gap
 from graphprune.mask import EdgeMask, budget
 from graphprune.model import MaskedModel, Reference
 from graphprune.optimise.nested import Step, nested
@@ -120,8 +121,9 @@ class CalibratedRanking(Scorer):
         examples), ``swaps``, ``rounds``. ``notes["runs"]``: circuits measured, each on all
         examples.
 
-        Raises :class:`InputError` for a metric without a gradient, for one that is the same on the
-        whole and on the wholly ablated model, and for constant scores.
+        Raises :class:`InputError` for a metric without a gradient, for constant scores, and for a
+        metric that does not tell the whole model from the wholly ablated one (see
+        :mod:`graphprune.gap`).
         """
         require_model(model)
         graph = model.graph
@@ -178,19 +180,20 @@ class _Examples:
         self._stream = Stream(model, task, ablation, size, method.chosen_seed, steps, method.cache)
         self._stream.require_effect()
         self._gradient_batches = min(batches, -(-method._gradient_examples(len(task)) // size))
-        full = ablated = 0.0
+        ends: list[tuple[Tensor, Tensor]] = []
         for batch, reference in self._parts():
             value = objective(task, batch, reference)
             with torch.no_grad():
-                full += float(value(reference.full).double().sum())
-                ablated += float(value(reference.ablated).double().sum())
-        self._ablated, self._range = ablated, full - ablated
-        if abs(self._range) <= 1e-6 * max(len(task), abs(full), abs(ablated)):
+                ends.append((value(reference.full).cpu(), value(reference.ablated).cpu()))
+        full, ablated = (torch.cat(side).double() for side in zip(*ends, strict=True))
+        gap = Gap.of(full, ablated)
+        if gap.why is not None:
             raise InputError(
-                f"faithfulness is not defined on task {task.name!r}: metric {task.metric.name!r} "
-                f"is {full / len(task):.4g} on the full model and {ablated / len(task):.4g} on the "
-                "wholly ablated one"
+                f"faithfulness is not defined on task {task.name!r}, metric {task.metric.name!r}: "
+                f"{gap.why}"
             )
+        self._ablated = float(ablated.sum())
+        self._range = float(full.sum()) - self._ablated
 
     def _parts(self, first: int = 0, count: int = 0) -> Iterator[tuple[Batch, Reference]]:
         """``count`` batches from ``first`` on, round and round; all of them by default."""

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from graphprune.comparison.counts import holm
 from graphprune.errors import InputError
+from graphprune.gap import Gap
 from graphprune.mask import EdgeMask
 from graphprune.methods.base import AblationLike, ablation_of, at_least
 from graphprune.model import MaskedModel
@@ -103,16 +104,15 @@ def controls(
         ablation = ablation_of(method)
     scorer = Runs(model, task if test is None else test, ablation, metric, **options)
     own = float(scorer(circuit.kept[None], "controls")[0].mean())
-    gap, floor = scorer.gap, float(scorer.ablated.mean())
-    rows = [_row("found", circuit.kept, circuit.kept, own, floor, gap)]
+    unit = scorer.unit
+    rows = [_row("found", circuit.kept, circuit.kept, own, unit)]
     p_values: dict[str, float] = {}
     overlaps: dict[str, float] = {}
     for kind in kinds:
         masks = _masks(kind, model, task, circuit, method, size, draws, reruns, seed)
         means = scorer(masks, f"controls: {kind}").mean(1)
         rows += [
-            _row(kind, m, circuit.kept, float(v), floor, gap)
-            for m, v in zip(masks, means, strict=True)
+            _row(kind, m, circuit.kept, float(v), unit) for m, v in zip(masks, means, strict=True)
         ]
         p_values[kind] = rank_p(own, means.numpy(), tolerance=scorer.noise)
         overlaps[kind] = float((masks & circuit.kept).sum(1).double().mean()) / circuit.num_kept
@@ -129,6 +129,7 @@ def controls(
     ]
     if test is None:
         remarks.append("judged on the examples the circuit was found on")
+    remarks += [f"faithfulness: {said}" for said in (unit.why, unit.note) if said]
     outcome = "beats all controls" if not lost else f"does not beat the controls {', '.join(lost)}"
     detail = ", ".join(f"{kind} {p:.2g}" for kind, p in corrected.items())
     return Finding(
@@ -145,7 +146,7 @@ def controls(
             "p_corrected": corrected,
             "shared": overlaps,
             "metric": own,
-            "faithfulness": (own - floor) / gap if abs(gap) > scorer.noise else None,
+            "faithfulness": rows[0]["faithfulness"],
         },
         rows=tuple(rows),
         settings={
@@ -175,14 +176,12 @@ def powered(kinds: int, alpha: float) -> int:
     return count
 
 
-def _row(
-    kind: str, mask: Tensor, found: Tensor, value: float, floor: float, gap: float
-) -> dict[str, Any]:
+def _row(kind: str, mask: Tensor, found: Tensor, value: float, unit: Gap) -> dict[str, Any]:
     return {
         "circuit": kind,
         "edges": int(mask.sum()),
         "metric": value,
-        "faithfulness": (value - floor) / gap if gap else None,
+        "faithfulness": unit.share(value) if unit.why is None else None,
         "shared": int((mask & found).sum()) / int(found.sum()),
     }
 

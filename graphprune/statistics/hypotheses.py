@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
-from graphprune.evaluation.report import bootstrap_interval
+from graphprune.intervals import bootstrap_interval, few_examples
 from graphprune.mask import EdgeMask
 from graphprune.methods.base import AblationLike, at_least
 from graphprune.model import MaskedModel
@@ -87,6 +87,9 @@ def equivalence_test(
         )
     if p > alpha and opposite > alpha:
         remarks.append("neither equivalence nor a difference is shown; more examples would tell")
+    few = few_examples(n)
+    if few is not None:
+        remarks.append(few)
     equal = n - wins - losses
     verdict = (
         "differs from the full model" if p <= alpha else

@@ -15,6 +15,8 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.errors import InputError
 from graphprune.evaluation.report import check_outputs
+from graphprune.gap import Gap
+from graphprune.idle import Idle
 from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.methods.base import AblationLike, at_least, require_model, resolve_ablation
 from graphprune.metrics import Metric, as_metric
@@ -121,6 +123,9 @@ class Runs:
         max_candidates: masks run at once; ``None``: see :class:`RunOptions`.
         batch_size: examples at a time; ``None`` takes the task's.
         ties: differences of scores below this share of the largest score are float noise.
+
+    Raises:
+        InputError: an ablation that changes nothing, with which no circuit differs from another.
     """
 
     model: MaskedModel
@@ -142,11 +147,14 @@ class Runs:
         self._chosen: Ablation = resolve_ablation(self.model, self.task, self.ablation)
         self._held = [_Held(batch) for batch in self.task.batches(self.batch_size)]
         self._space = _CACHE_BYTES
-        ends = [self._ends(held) for held in self._held]
+        idle = Idle(self.model, f"task {self.task.name!r}")
+        ends = [self._ends(held, idle) for held in self._held]
+        idle.finish()
         self.full: Float64[Tensor, " n"] = torch.cat([full for full, _ in ends])
         self.ablated: Float64[Tensor, " n"] = torch.cat([ablated for _, ablated in ends])
         largest = max(float(self.full.abs().max()), float(self.ablated.abs().max()))
         self.noise = self.ties * largest
+        self.unit = Gap.of(self.full, self.ablated)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -178,8 +186,9 @@ class Runs:
         return self.measure.sign * values
 
     @torch.no_grad()
-    def _ends(self, held: _Held) -> tuple[Tensor, Tensor]:
+    def _ends(self, held: _Held, idle: Idle) -> tuple[Tensor, Tensor]:
         reference = self._reference(held)
+        idle.see(held.batch, reference)
         full, ablated = reference.full, reference.ablated
         check_outputs(full, held.batch, "the full model")
         return self._score(full, held.batch, full), self._score(ablated, held.batch, full)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from graphprune.comparison.counts import holm
 from graphprune.errors import InputError
-from graphprune.evaluation.report import EvaluationReport, evaluate_all
+from graphprune.evaluation.report import evaluate_all
+from graphprune.intervals import few_examples, ratio_interval
 from graphprune.methods.base import AblationLike, at_least
 from graphprune.model import MaskedModel
 from graphprune.task import Task
@@ -35,10 +32,10 @@ def transfer(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Finding:
-    """Every circuit on every task: faithfulness with bootstrap intervals over examples.
+    """Every circuit on every task: faithfulness with intervals over examples.
 
     Where the tested task has a circuit of its own (of the same name), the table also has what a
-    foreign circuit loses against it, with an interval from the same resamples, and the p-value of
+    foreign circuit loses against it, with an interval from the same examples, and the p-value of
     "example by example, neither is better" by random flips of signs, Holm-corrected over all of
     them.
 
@@ -61,20 +58,27 @@ def transfer(
         raise InputError("transfer needs at least one circuit and one task")
     masks = {name: whole_circuit(model, mask) for name, mask in circuits.items()}
     rows: list[dict[str, Any]] = []
+    remarks: list[str] = []
     table: dict[str, dict[str, float]] = {name: {} for name in masks}
     for number, (where, task) in enumerate(tasks.items()):
         name = task.metric.name
         reports = evaluate_all(
             model, task, masks, ablation=ablation, metrics=[task.metric], batch_size=batch_size
         )
-        shares = _bootstrap(len(task), draws, at_least(seed, 0, "seed") + number)
-        ratio = {found: _ratios(report, name, shares) for found, report in reports.items()}
+        few = few_examples(len(task))
+        if few is not None:
+            remarks.append(f"on {where}: {few}")
+        again: dict[str, Any] = {
+            "level": level, "draws": draws, "seed": at_least(seed, 0, "seed") + number
+        }  # fmt: skip
         own = reports.get(where)
         for found, report in reports.items():
             if "faithfulness" not in report.values:
                 raise InputError(f"on {where}: {report.absent['faithfulness']}")
             table[found][where] = report["faithfulness"]
-            low, high = _ends(ratio[found], level)
+            full, ablated = report.full_examples[name], report.ablated_examples[name]
+            ours = report.examples[name]
+            low, high = ratio_interval(ours - ablated, full - ablated, **again)
             row = {
                 "found_on": found,
                 "tested_on": where,
@@ -90,9 +94,9 @@ def transfer(
             }
             if own is not None and found != where:
                 row["loss"] = own["faithfulness"] - report["faithfulness"]
-                row["loss_low"], row["loss_high"] = _ends(ratio[where] - ratio[found], level)
-                gaps = task.metric.sign * (own.examples[name] - report.examples[name])
-                row["p_value"] = sign_flip_p(gaps, draws=draws, seed=seed)
+                better = own.examples[name] - ours
+                row["loss_low"], row["loss_high"] = ratio_interval(better, full - ablated, **again)
+                row["p_value"] = sign_flip_p(task.metric.sign * better, draws=draws, seed=seed)
             rows.append(row)
     tested = [row for row in rows if row["p_value"] is not None]
     corrected = holm([float(row["p_value"]) for row in tested])
@@ -103,7 +107,7 @@ def transfer(
     # Of the 2^n ways to flip n signs two give the largest mean difference that there is.
     leasts = [max(2.0 ** (1 - len(tasks[row["tested_on"]])), 1 / (1 + draws)) for row in tested]
     least = holm(leasts)
-    remarks = [
+    remarks += [
         f"{row['found_on']} on {row['tested_on']}: {len(tasks[row['tested_on']])} examples and "
         f"{draws} flips are too few to reject at {alpha:g} over {len(tested)} pairs"
         for row, p in zip(tested, leasts, strict=True)
@@ -149,25 +153,3 @@ def _said(
         f"of {len(tested)} circuits tested on another task than their own, {len(worse)} do worse "
         f"than the task's own; {low}"
     )
-
-
-def _bootstrap(n: int, draws: int, seed: int) -> Tensor:
-    """``[draws, n]``: how often each example is drawn, over n."""
-    generator = np.random.default_rng(seed)
-    return torch.from_numpy(generator.multinomial(n, np.full(n, 1 / n), size=draws) / n)
-
-
-def _ratios(report: EvaluationReport, name: str, shares: Tensor) -> Tensor:
-    """``[draws]``: faithfulness on resampled examples, circuit, full and ablated drawn together."""
-    ours, full, ablated = (
-        shares @ side[name].double()
-        for side in (report.examples, report.full_examples, report.ablated_examples)
-    )
-    return (ours - ablated) / (full - ablated)
-
-
-def _ends(values: Tensor, level: float) -> tuple[float, float]:
-    tail = (1 - level) / 2
-    known = values[torch.isfinite(values)].numpy()
-    low, high = np.quantile(known, [tail, 1 - tail])
-    return float(low), float(high)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
-from graphprune.evaluation.report import bootstrap_interval
+from graphprune.intervals import bootstrap_interval, few_examples
 from graphprune.mask import EdgeMask
 from graphprune.methods.base import AblationLike, at_least
 from graphprune.model import MaskedModel
@@ -147,7 +147,7 @@ def completeness(
     worst, chosen, ours, theirs = best
     low, high = bootstrap_interval(ours - theirs, seed=seed)
     gap = abs(scorer.gap)
-    relative = worst / gap if gap > scorer.noise else None
+    relative = worst / gap if scorer.unit.why is None else None
     by = {
         kind: [r["incompleteness"] for r in rows if r["found"] == kind]
         for kind in ("random", "greedy")
@@ -160,7 +160,7 @@ def completeness(
         null=None,
         said=f"circuit and model differ by at most {shown}, after {int(chosen.sum())} of {n} "
         f"{over} are knocked out of both ({len(rows)} sets tried)",
-        passed=None if bar is None or relative is None else relative <= bar,
+        passed=_passed(worst <= scorer.noise, relative, bar),
         values={
             "worst": worst,
             "relative": relative,
@@ -184,10 +184,19 @@ def completeness(
             "edges": circuit.num_kept,
         },
         remarks=(
-            "low and high are a bootstrap over examples at the worst set found, which was chosen "
+            "low and high are an interval over examples at the worst set found, which was chosen "
             "for being worst; other sets may be worse still",
+            *(f"relative: {said}" for said in (scorer.unit.why, scorer.unit.note) if said),
+            *filter(None, [few_examples(len(ours))]),
         ),
     )
+
+
+def _passed(same: bool, relative: float | None, bar: float | None) -> bool | None:
+    """Whether the worst is within the bar; where nothing is lost, whatever that is a share of."""
+    if bar is None or (relative is None and not same):
+        return None
+    return same or relative is None or relative <= bar
 
 
 def minimality(
@@ -264,7 +273,8 @@ def minimality(
              "with": parts.named(chosen)}
         )  # fmt: skip
     gap = abs(scorer.gap)
-    least = max(bar * gap, scorer.noise)
+    # Where full and ablated are not told apart, a share of their difference is no bar.
+    least = max(bar * gap if scorer.unit.why is None else 0.0, scorer.noise)
     idle = [str(row["component"]) for row in rows if float(str(row["effect"])) <= least]
     some = f": {', '.join(idle[:3])}{', ...' if len(idle) > 3 else ''}" if idle else ""
     return Finding(
@@ -289,4 +299,5 @@ def minimality(
             "seed": seed,
             "edges": circuit.num_kept,
         },
+        remarks=tuple(f"bar: {said}" for said in (scorer.unit.why, scorer.unit.note) if said),
     )

@@ -200,12 +200,17 @@ def judged(case: Case, scores: EdgeScores, job: Job) -> dict[str, Any]:
         if case.measure is not None:
             row |= dict(case.measure(mask))
         rows.append(row)
-    curve = curve_of_reports(masks, fractions, reports, scores.method)
-    told: dict[str, Any] = {
-        **curve.summary(),
-        "curve": {"sizes": list(curve.sizes), "f": curve.f, "kept": curve.kept},
-        "rows": rows,
-    }
+    told: dict[str, Any] = {"rows": rows}
+    some = next(iter(reports.values()))
+    if "faithfulness" in some.values:
+        curve = curve_of_reports(masks, fractions, reports, scores.method)
+        told |= curve.summary()
+        told["curve"] = {"sizes": list(curve.sizes), "f": curve.f, "kept": curve.kept}
+        said = curve.note
+    else:
+        said = some.absent["faithfulness"]
+    if said:
+        told["faithfulness_note"] = said
     if case.truth is not None:
         told["auroc"] = auroc(scores, case.truth)
     return told

@@ -91,7 +91,7 @@ def study_page(results: StudyResults) -> str:
 def _state(results: StudyResults) -> str:
     told = ", ".join(f"{count} {state}" for state, count in sorted(results.counts.items()))
     aside = "".join(f" {n} more are not shown: {why}." for why, n in results.aside.items())
-    return f"Jobs: {told}.{aside} Figures are means over seeds with 95 % bootstrap intervals."
+    return f"Jobs: {told}.{aside} Figures are means over seeds with 95 % intervals."
 
 
 def _by_task(results: StudyResults) -> dict[tuple[str, str], list[tuple[Any, dict[str, Any]]]]:
@@ -165,7 +165,11 @@ def _notes(rows: Sequence[tuple[Any, dict[str, Any]]]) -> list[str]:
     for job, record in rows:
         if record["state"] in ("refused", "failed"):
             line = f"{job.method.name} {record['state']}: {record['why']}"
-            told[line] = told.get(line, 0) + 1
+        elif "faithfulness_note" in record:
+            line = f"faithfulness, seed {job.seed}: {record['faithfulness_note']}"
+        else:
+            continue
+        told[line] = told.get(line, 0) + 1
     return [f"<p class='note'>{html.escape(line)} ({n} jobs)</p>" for line, n in told.items()]
 
 
@@ -188,6 +192,8 @@ def _curves(rows: Sequence[tuple[Any, dict[str, Any]]], by: str, colours: dict[s
     named: dict[str, list[list[float]]] = {}
     sizes: list[float] = []
     for job, record in rows:
+        if "curve" not in record:  # faithfulness is not defined there
+            continue
         sizes = record["curve"]["sizes"]
         named.setdefault(job.method.name, []).append(record["curve"]["f"][by])
     title = "signed ranking (CPR)" if by == "signed" else "absolute ranking (CMD)"

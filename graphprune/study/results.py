@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graphprune.contents import fingerprint
-from graphprune.evaluation.report import bootstrap_interval
 from graphprune.files import atomic_path, write_text
+from graphprune.intervals import bootstrap_interval
 
 from .jobs import Job
 
@@ -77,7 +77,9 @@ class StudyResults:
         return pd.DataFrame(rows)
 
     def summary(self) -> pd.DataFrame:
-        """Means over seeds by system, task and method, with 95 % bootstrap intervals.
+        """Means over seeds by system, task and method, with 95 % intervals.
+
+        Of few seeds these are Student's t or wider (see :mod:`graphprune.intervals`).
 
         Columns ``figure``, ``figure_low`` and ``figure_high``; KL at a density is ``kl@0.01``.
         ``rank_cpr`` and ``rank_cmd`` are places among the methods of the same task (1 is best).

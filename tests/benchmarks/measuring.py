@@ -45,15 +45,20 @@ def plain_forward(module) -> Callable[[], None]:
     return run
 
 
-def plain_forward_backward(module) -> Callable[[], None]:
-    """A plain forward and backward with frozen weights (gradients to the embeddings only)."""
+def plain_forward_backward(module, last: bool = False) -> Callable[[], None]:
+    """A plain forward and backward with frozen weights (gradients to the embeddings only).
+
+    ``last``: logits of the last position alone, which is all that the objective reads; else of all
+    positions, as a call without further settings gives them.
+    """
+    keep = {"logits_to_keep": 1} if last else {}
 
     def run() -> None:
         flags = [p.requires_grad for p in module.parameters()]
         module.requires_grad_(False)
         try:
             embeds = module.get_input_embeddings()(fresh_batch().clean["input_ids"])
-            logits = module(inputs_embeds=embeds.requires_grad_(True)).logits
+            logits = module(inputs_embeds=embeds.requires_grad_(True), **keep).logits
             objective(logits[:, -1]).sum().backward()
         finally:
             for p, flag in zip(module.parameters(), flags, strict=True):

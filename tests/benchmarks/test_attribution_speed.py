@@ -9,6 +9,8 @@ Figures of 2026-11-23, virtual machine with 2 AMD EPYC cores, torch 2.13.0 (CPU)
 - plain forward + backward, frozen weights: 1.09 CPU s, 194 MiB over the model;
 - EAP: 1.47x, 281 MiB over the model (target 1.8x, 450 MiB);
 - EAP-IG (inputs, 5 steps): 4.52x, 397 MiB over the model (target 6x, 450 MiB);
+- the same with the last position's logits alone (2026-11-29, load 8 to 9, medians of five): 0.84 of
+  it; EAP 1.8x and EAP-IG 5.2x of that, 1.48x and 4.4x of the pass above;
 - ten-size faithfulness curve, one ranking: 9.7 plain forwards with EAP's scores, 6.2 with random
   ones (target 14);
 - a graph of 3,877,661 edges: built in 0.07 s, hashed in 0.11 s, 207 MiB (target 5 s, 1 GB).
@@ -57,17 +59,18 @@ def test_attribution_time(case, capsys):
     seconds = medians(
         {
             "plain forward + backward, frozen weights": plain_forward_backward(module),
+            "the same, last position's logits": plain_forward_backward(module, last=True),
             "EAP": lambda: model.edge_gradients(fresh_batch(), objective),
             "EAP-IG (inputs, 5 steps)": lambda: model.edge_gradients(
                 fresh_batch(), objective, gates=gates
             ),
         }
     )
-    plain, eap, eapig = seconds.values()
+    plain, last, eap, eapig = seconds.values()
     with capsys.disabled():
         print()
         for name, value in seconds.items():
-            print(f"{name:45s} {value:7.3f} CPU s   {value / plain:6.2f}x")
+            print(f"{name:45s} {value:7.3f} CPU s   {value / plain:6.2f}x {value / last:6.2f}x")
     assert model.graph.num_edges == 32_491
     assert eap <= 1.8 * plain
     assert eapig <= 6.0 * plain
