@@ -429,7 +429,7 @@ class Circuit:
             same = self.scores.values.equal(other.scores.values)
             if not same or self.scores.method != other.scores.method:
                 return False
-        if self.found_on != other.found_on:
+        if (self.found_on, self.ablation) != (other.found_on, other.ablation):
             return False
         return self.provenance == other.provenance and self.report_dict() == other.report_dict()
 

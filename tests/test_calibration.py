@@ -161,7 +161,7 @@ def test_what_it_says_is_what_a_curve_measures():
     values = found.scores.values
     assert float(values.min()) > 0
     assert float(values.max()) <= 1
-    assert list(found.to_frame().columns) == ["kept", "before", "after", "swaps", "rounds"]
+    assert list(found.history[0]) == ["kept", "before", "after", "swaps", "rounds"]
 
 
 def test_slopes_are_finite_differences():
