@@ -184,7 +184,7 @@ class Circuit:
         """
         if result.mask is None:
             raise InputError("the result ranks edges and keeps none: fit it with a size")
-        said = {"stopped": result.stopped} if result.stopped else {}
+        said: dict[str, Any] = {"stopped": result.stopped} if result.stopped else {}
         if result.remarks:
             said["remarks"] = list(result.remarks)
         return cls.from_mask(

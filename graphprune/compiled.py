@@ -32,7 +32,7 @@ class CompiledCircuit:
         task: Task,
         mask: EdgeMask,
         *,
-        ablation: AblationLike = "counterfactual",
+        ablation: AblationLike | None = None,
         batch_size: int | None = None,
     ) -> None:
         require_model(model)

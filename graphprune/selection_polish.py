@@ -159,6 +159,7 @@ class _Cuts:
         for _ in range(halvings):
             with whole_results():
                 found = replace(method, tau=tau).fit(model, task, within=start).mask
+            assert found is not None
             found = found.prune_dead_ends(from_inputs=self.from_inputs)
             if found.num_kept >= self.count:
                 low = tau
