@@ -15,7 +15,7 @@ from graphprune.batch import Batch, Examples
 from graphprune.capabilities import LowPrecision, UserModule, require
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask
-from graphprune.methods.base import Pruner, Scorer, ablation_of, at_least
+from graphprune.methods.base import Method, ablation_of, at_least
 from graphprune.model import MaskedModel
 from graphprune.optimise.interrupts import whole_results
 from graphprune.scores import EdgeScores
@@ -24,7 +24,7 @@ from graphprune.task import Task
 
 __all__ = ["Found", "MethodLike", "circuit_by", "label_of", "randomised_weights", "shuffled_labels"]
 
-MethodLike = Scorer | Pruner | Callable[[MaskedModel, Task], EdgeMask]
+MethodLike = Method | Callable[[MaskedModel, Task], EdgeMask]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,20 +38,15 @@ class Found:
 def circuit_by(method: Any, model: MaskedModel, task: Task, size: float | None) -> Found:
     """The circuit that ``method`` finds.
 
-    A scorer's ``size`` strongest edges without dead ends; a pruner's mask (``size`` is then
-    ``None``); or what a function ``(model, task) -> EdgeMask`` gives.
+    A scorer's ``size`` strongest edges without dead ends; a pruner's mask (of ``size`` where one is
+    given); or what a function ``(model, task) -> EdgeMask`` gives.
     """
-    if isinstance(method, Scorer) and size is not None:
+    if isinstance(method, Method):
         with whole_results():
-            scores = method.score(model, task)
-        return Found(selected(method, scores, size, task), scores)
-    if isinstance(method, Pruner):
-        if size is not None:
-            raise InputError(f"{method.label} decides on the size itself; leave size out")
-        with whole_results():
-            return Found(method.prune(model, task))
-    if isinstance(method, Scorer):
-        raise InputError(f"{method.label} ranks all edges; say how many to keep: size=0.01")
+            result = method.fit(model, task, size)
+        if result.mask is None:
+            raise InputError(f"{method.label} ranks all edges; say how many to keep: size=0.01")
+        return Found(result.mask, result.scores)
     if not callable(method):
         raise InputError(
             "a method is a scorer, a pruner or a function (model, task) -> EdgeMask; got "

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask
-from graphprune.methods.base import Scorer, at_least
+from graphprune.methods.base import Pruner, Scorer, at_least
 from graphprune.model import MaskedModel
 from graphprune.progress import track
 from graphprune.ranks import ranks
@@ -112,7 +112,8 @@ def stability(
         own = reseeded(method, int(generator.integers(2**31))) if seeded else method
         parts["resamples"].append((number, circuit_by(own, model, some, size)))
     parts = {kind: runs for kind, runs in parts.items() if runs}
-    ranked = isinstance(method, Scorer) and size is not None
+    cut_from_scores = isinstance(method, Scorer) and not isinstance(method, Pruner)
+    ranked = cut_from_scores and size is not None
     how = match or ("rankings" if ranked else _default_match(model.graph, parts))
     if how == "rankings" and not ranked:
         raise InputError("match='rankings' stands for random scores: it needs a scorer and size=")

@@ -1,0 +1,21 @@
+"""CONTRIBUTING.md's adapter and method, as someone who pastes them runs them."""
+
+import re
+from pathlib import Path
+
+from graphprune.conformance import method_checks
+
+TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+
+
+def test_its_adapter_and_its_method_conform(capsys):
+    place = {"__name__": "contributing"}
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
+        exec(block, place)  # noqa: S102
+    told = capsys.readouterr().out.splitlines()
+    adapter, scored, optimised, method = told[:4]
+    assert "'gradient_is_finite_difference': 'passed'" in adapter
+    assert "EdgeScores(6 edges, method='EAP')" in scored
+    assert optimised.startswith("Result(EdgeMask(3 of 6 edges")
+    assert method.count("passed") == len(method_checks())
+    assert len(place["OneEdgeAlone"]().prune(place["model"], place["task"], size=0.5).edges())
