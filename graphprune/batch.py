@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["Batch", "Examples"]
+__all__ = ["Aligned", "Batch", "Examples"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,4 +64,14 @@ class Examples(Protocol):
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The examples ``indices`` as one batch, padded to the longest of them."""
+        ...
+
+
+@runtime_checkable
+class Aligned(Protocol):
+    """Examples that know whether their clean and corrupted inputs are aligned span by span."""
+
+    @property
+    def aligned(self) -> bool:
+        """Whether some may be; batches without an ``alignment`` are not."""
         ...

@@ -186,11 +186,11 @@ class CompiledCircuits(Protocol):
 class ExportedModules(Protocol):
     """Circuits as ordinary torch modules."""
 
-    def pruned(self, mask: EdgeMask, ablation: Ablation, *, logits_to_keep: int = 0) -> Pruned:
+    def pruned(self, mask: EdgeMask, ablation: Ablation, **options: Any) -> Pruned:
         """The circuit as a module of its own, with copies of the weights it needs and no others.
 
         ``ablation`` is one that needs no corrupted prompt; the mask keeps edges or cuts them,
-        nothing between. ``logits_to_keep``: outputs at how many of the last positions, 0: at all.
+        nothing between. ``options`` are the adapter's own.
         """
         ...
 

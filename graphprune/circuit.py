@@ -302,11 +302,11 @@ class Circuit:
         *,
         ablation: AblationLike | None = None,
         task: Task | None = None,
-        logits_to_keep: int = 0,
         shape: tuple[int, int] | None = None,
         repeats: int = 5,
         overwrite: bool = False,
         allow_difference: bool = False,
+        **options: Any,
     ) -> ExportedModel:
         """The circuit as an ordinary torch module, in memory and in the folder ``path``.
 
@@ -327,15 +327,15 @@ class Circuit:
                 ``report["performance"]`` has KL, accuracies and the metric of the circuit as found
                 (under its own ablation), of the masked run under this one, of the exported and of
                 the original model. Without a task nothing of that is known.
-            logits_to_keep: at how many of the last positions there are logits, as Hugging Face's
-                models take it; 0: at all. What only they need is computed there alone: for next
-                tokens, 1 is much faster.
             shape: examples and positions that seconds are measured on; ``None``: the task's first
                 batch, or 8 and 16.
             repeats: how many times.
             overwrite: whether an exported model at ``path`` is replaced.
             allow_difference: whether to write a model that is another one than the circuit as
                 found: with a KL from it of more than 0.1 nats a prompt of the task.
+            **options: the adapter's own. Of language models ``logits_to_keep``: at how many of the
+                last positions there are logits, as Hugging Face's models take it; 0: at all. What
+                only they need is computed there alone: for next tokens, 1 is much faster.
 
         Raises:
             InputError: an ablation that needs the corrupted prompt, a mask with values between 0
@@ -378,7 +378,7 @@ class Circuit:
             model,
             ablation=ablation,
             task=task,
-            logits_to_keep=logits_to_keep,
+            options=options,
             shape=shape,
             repeats=repeats,
             overwrite=overwrite,

@@ -40,6 +40,7 @@ class Pruned:
         longest: the most positions there may be; ``None``: any number.
         shortest: the fewest.
         exact: the only number of positions there may be; ``None``: any up to ``longest``.
+        options: the adapter's own settings that it was made with, plain values.
     """
 
     module: torch.nn.Module
@@ -53,6 +54,7 @@ class Pruned:
     longest: int | None = None
     shortest: int = 1
     exact: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def length(self, wanted: int) -> int:
         """``wanted`` positions, or as many as there may be."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
-from graphprune.batch import Batch, Examples
+from graphprune.batch import Aligned, Batch, Examples
 from graphprune.contents import fingerprint
 from graphprune.errors import InputError
 from graphprune.gradient_mode import ordinary_tensors
@@ -234,9 +234,7 @@ class Task:
 
         Asked of the batches themselves, so that it holds for anyone's examples.
         """
-        from graphprune.tasks.pairs import TokenPairs
-
-        if isinstance(self.examples, TokenPairs) and self.examples.ranges is None:
+        if isinstance(self.examples, Aligned) and not self.examples.aligned:
             return False
         return any(batch.alignment is not None for batch in self.batches())
 

@@ -77,6 +77,7 @@ def pruned(model: LanguageModel, values: Tensor, ablation: Ablation, logits_to_k
         longest=module.longest,
         shortest=last or 1,
         exact=module.exact,
+        options={"logits_to_keep": logits_to_keep},
     )
     return replace(made, gap=_gap(made, model, values, ablation, last))
 

@@ -47,7 +47,7 @@ def export_model(
     *,
     ablation: AblationLike | None,
     task: Task | None,
-    logits_to_keep: int,
+    options: Mapping[str, Any],
     shape: tuple[int, int] | None,
     repeats: int,
     overwrite: bool,
@@ -62,9 +62,8 @@ def export_model(
     _require_free(target, overwrite)
     _require_same_weights(circuit, model)
     given = _ablation(circuit, model, task, ablation)
-    pruned = require(model, ExportedModules, "export_model").pruned(
-        circuit.mask, given, logits_to_keep=logits_to_keep
-    )
+    modules = require(model, ExportedModules, "export_model")
+    pruned = modules.pruned(circuit.mask, given, **options)
     shape = _shape(pruned, task, shape)
     gap, where = pruned.gap, "drawn inputs"
     figures: dict[str, Any] = {"absent": {"task": NO_TASK}}
@@ -83,7 +82,7 @@ def export_model(
             "found_under": circuit.ablation,
             "edges": circuit.mask.num_kept,
             "of_edges": circuit.graph.num_edges,
-            "logits_to_keep": logits_to_keep,
+            **pruned.options,
             **compare(pruned, saved, shape, repeats),
             "max_difference": gap,
             "compared_on": where,

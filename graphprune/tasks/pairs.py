@@ -299,6 +299,11 @@ class TokenPairs:
         other = len(self.slot_names) - 1
         return torch.from_numpy(self.slots.padded(rows, width, fill=other).astype(np.int64))
 
+    @property
+    def aligned(self) -> bool:
+        """Whether the records named spans."""
+        return self.ranges is not None
+
     def _alignment(self, rows: NDArray[np.int64]) -> Tensor | None:
         if self.ranges is None or self.corrupt is None:
             return None
