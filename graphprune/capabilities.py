@@ -255,7 +255,9 @@ def require(model: object, capability: type[C], what: str) -> C:
     if isinstance(model, capability):
         return model
     raise UnsupportedModelError(
-        f"{what} needs {_NEEDED[capability]}, and {type(model).__name__} gives none"
+        f"{what} needs {_NEEDED[capability]}, and {type(model).__name__} gives none. Methods that "
+        "only run the model work with any: EAP, IntegratedMaskGradient, ExactPatching, "
+        "EdgePruning, UGS, MatryoshkaPruning, ACDC; graphprune.capabilities says what others need"
     )
 
 

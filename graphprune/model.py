@@ -6,6 +6,7 @@ cannot be masked. ``y_e`` is the message in the masked run, ``y~_e`` its ablatio
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ __all__ = [
     "Reference",
     "as_constant",
     "each_mask",
+    "gradient_by_mask",
     "mask_values",
     "require_same_batch",
 ]
@@ -192,6 +194,7 @@ class MaskedModel(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        decorate(cls, ("reference",), _checked_reference)
         decorate(cls, _COMPUTING, ordinary_tensors)
         decorate(cls, ("edge_gradients", "relevance_gradients"), with_gradients)
 
@@ -216,6 +219,40 @@ class MaskedModel(ABC):
         differentiable in the parameters of a learned ablation. :func:`each_mask` does this for
         adapters that compute one mask at a time.
         """
+
+
+def _checked_reference(function: Callable[..., Reference]) -> Callable[..., Reference]:
+    """``reference`` without gradients (runs take them by the mask), of the ablation asked for."""
+
+    @functools.wraps(function)
+    def reference(
+        self: MaskedModel, batch: Batch, ablation: Ablation | None = None, **options: Any
+    ) -> Reference:
+        with torch.no_grad():
+            made = function(self, batch, ablation, **options)
+        if ablation is not None and made.ablation.kind != ablation.kind:
+            raise InputError(
+                f"{type(self).__name__}.reference was asked for {ablation.name} ablation and gave "
+                f"{made.ablation.name}; an adapter refuses an ablation that it does not have"
+            )
+        return made
+
+    return reference
+
+
+def gradient_by_mask(outputs: Tensor, mask: Tensor) -> Tensor:
+    """The derivative of a number by the mask that a run was given.
+
+    Raises :class:`InputError` where autograd knows of no dependence: the adapter's ``run`` detaches
+    its outputs, or makes the mask hard.
+    """
+    if not outputs.requires_grad:
+        raise InputError(
+            "run's outputs do not depend on the mask as autograd sees it: run must be "
+            "differentiable in the mask (no torch.no_grad, no .detach(), no comparison of it)"
+        )
+    (gradient,) = torch.autograd.grad(outputs, mask)
+    return gradient
 
 
 def each_mask(

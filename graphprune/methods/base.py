@@ -16,7 +16,7 @@ from graphprune.capabilities import MeanMessages, require
 from graphprune.errors import InputError
 from graphprune.gradient_mode import decorate, with_gradients
 from graphprune.idle import Idle
-from graphprune.mask import EdgeMask
+from graphprune.mask import EdgeMask, budget
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
 from graphprune.progress import track
 from graphprune.result import Result
@@ -134,7 +134,9 @@ class Method(ABC):
             model: any masked model.
             task: the examples and the metric.
             size: how many edges the circuit keeps: a count (int) or a share of all edges (float).
-                ``None``: the method's own setting; of a scorer, which has none, the ranking alone.
+                A scorer's best edges may hold dead ends; these go, so that fewer are left
+                (``remarks`` says so; ``scores.connected(n)`` keeps exactly n). ``None``: the
+                method's own setting; of a scorer, which has none, the ranking alone.
 
         Raises:
             InputError: a size for a method that chooses the number of edges itself.
@@ -199,6 +201,10 @@ def _entered(function: Callable[..., Any]) -> Callable[..., Any]:
         if task is not None:  # a few methods read none
             require_task(task)
         found: Any = run(*args, **options)
+        if function.__name__ == "fit" and not isinstance(found, Result):
+            raise InputError(
+                f"{type(args[0]).__name__}.fit gave {type(found).__name__}, expected a gp.Result"
+            )
         if isinstance(found, Result) and found.task is None:
             return replace(found, task=task)
         return found
@@ -232,11 +238,7 @@ class Scorer(Method):
 
     def fit(self, model: MaskedModel, task: Task, size: int | float | None = None) -> Result:
         """The scores, and their circuit where a size is given."""
-        scores = self.score(model, task)
-        mask = None
-        if size is not None:
-            mask = circuit_of_size(scores, size, ablation=self.chosen_ablation, task=task)
-        return Result(mask, scores, self.chosen_ablation)
+        return ranked(self.score(model, task), size, self.chosen_ablation, task)
 
 
 class Pruner(Method):
@@ -245,11 +247,14 @@ class Pruner(Method):
     def sized(self, size: int | float | None) -> Self:
         """The same method that keeps ``size`` edges (int) or that share of them (float).
 
-        ``None``: as it is. Raises :class:`InputError` where its settings decide how many edges
-        stay.
+        ``None``: as it is. A method with a setting ``size`` takes one. Raises :class:`InputError`
+        where other settings decide how many edges stay.
         """
         if size is None:
             return self
+        if any(field.name == "size" for field in fields(self)):
+            said: dict[str, Any] = {"size": size}
+            return replace(self, **said)
         raise InputError(
             f"{type(self).__name__} takes no size, its settings decide how many edges stay; got "
             f"size={size!r}"
@@ -274,6 +279,19 @@ class Sweep(Protocol):
     ) -> Mapping[float, Result]:
         """Results by threshold, ascending."""
         ...
+
+
+def ranked(
+    scores: EdgeScores, size: int | float | None, ablation: AblationLike, task: Task
+) -> Result:
+    """The result of scores alone, with their circuit where a size is given."""
+    if size is None:
+        return Result(None, scores, ablation)
+    mask = circuit_of_size(scores, size, ablation=ablation, task=task)
+    selected = budget(size, scores.graph.num_edges)
+    gone = selected - mask.num_kept
+    remarks = (f"{gone} of the {selected} best edges are dead ends and were left out",)
+    return Result(mask, scores, ablation, remarks=remarks if gone else ())
 
 
 def ablation_of(method: object) -> AblationLike:

@@ -14,16 +14,16 @@ from graphprune.ensembling import magnitude_ranks, require_informative
 from graphprune.errors import InputError
 from graphprune.gap import Gap
 from graphprune.mask import EdgeMask, budget
-from graphprune.model import MaskedModel, Reference
+from graphprune.model import MaskedModel, Reference, gradient_by_mask
 from graphprune.optimise.nested import Step, nested
 from graphprune.optimise.stream import Stream
 from graphprune.result import Result
 from graphprune.scores import EdgeScores
-from graphprune.selection_circuit import circuit_of_size, without_dead_ends
+from graphprune.selection_circuit import without_dead_ends
 from graphprune.sizes import MIB_SIZES
 from graphprune.task import Task
 
-from .base import Method, Scorer, at_least, objective, require_model, resolve_ablation
+from .base import Method, Scorer, at_least, objective, ranked, require_model, resolve_ablation
 from .gradient import EAPIG
 from .members import Member, as_member, describe, inherit, member_scores
 
@@ -144,13 +144,8 @@ class CalibratedRanking(Scorer):
         # Shells, then strength: an order made here, exact, so nothing in it is noise.
         shells = strengths + 2.0 * sum(step.kept.double() for step in steps)
         scores = EdgeScores(graph, magnitude_ranks(shells).float(), method=self.label)
-        mask = None
-        if size is not None:
-            mask = circuit_of_size(scores, size, ablation=self.chosen_ablation, task=task)
-        return Result(
-            mask,
-            scores,
-            self.chosen_ablation,
+        return replace(
+            ranked(scores, size, self.chosen_ablation, task),
             history=[_row(step) for step in reversed(steps)],
             circuits={s.count: EdgeMask(graph, s.kept.float()) for s in reversed(steps)},
             notes={"runs": examples.runs},
@@ -230,6 +225,5 @@ class _Examples:
             with torch.enable_grad():
                 outputs = self.model.run(batch, mask, reference)
                 value = objective(self.task, batch, reference)(outputs).sum()
-            (gradient,) = torch.autograd.grad(value, mask)
-            total += gradient.double().cpu()
+            total += gradient_by_mask(value, mask).double().cpu()
         return total * (len(self.task) / seen) / self._range

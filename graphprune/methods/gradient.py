@@ -20,7 +20,7 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.capabilities import EdgeGradients, PlacedMessages, RelevanceGradients, require
 from graphprune.errors import InputError
-from graphprune.model import MaskedModel, Objective, Reference
+from graphprune.model import MaskedModel, Objective, Reference, gradient_by_mask
 from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
 from graphprune.task import Task
 
@@ -82,8 +82,7 @@ def mask_gradient(
     mask = torch.ones(model.graph.num_edges, requires_grad=True)
     with torch.enable_grad():
         total = value(model.run(batch, mask, reference)).sum()
-    (gradient,) = torch.autograd.grad(total, mask)
-    return gradient
+    return gradient_by_mask(total, mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +125,8 @@ class _GradientScorer(Scorer):
         gates, weights = self.points(model)
         if gates is None and not by_position and not isinstance(model, EdgeGradients):
             return mask_gradient(model, batch, value, reference)
-        inside = require(model, EdgeGradients, self.label)
+        who = f"{self.label} by position" if by_position else self.label
+        inside = require(model, EdgeGradients, who)
         return inside.edge_gradients(
             batch,
             value,

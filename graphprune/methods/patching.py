@@ -11,7 +11,7 @@ from graphprune.capabilities import trials_of
 from graphprune.graph import ComputationalGraph
 from graphprune.greedy.order import edge_order, readers
 from graphprune.greedy.trials import Trials
-from graphprune.model import MaskedModel
+from graphprune.model import MaskedModel, gradient_by_mask
 from graphprune.progress import track
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
@@ -86,7 +86,6 @@ class IntegratedMaskGradient(Scorer):
                 mask = torch.full((edges,), place, requires_grad=True)
                 with torch.enable_grad():
                     out = value(model.run(batch, mask, reference)).sum()
-                (gradient,) = torch.autograd.grad(out, mask)
-                total += weight * gradient.double()
+                total += weight * gradient_by_mask(out, mask).double()
         values = mean(total, len(task), self.label)
         return EdgeScores.computed(model.graph, values, method=self.label)

@@ -265,13 +265,14 @@ class Optimisation:
                 data = ((seen - others) * draw.log_chance).mean()
                 if self.constants:
                     data = data + losses.mean()
-            data.backward(retain_graph=draw.penalty is not None)
+            # The user's weights may ask for gradients too: theirs stay as they are.
+            data.backward(inputs=leaves, retain_graph=draw.penalty is not None)
         for leaf in leaves:
             assert leaf.grad is not None
             self.stream.workers.mean_(leaf.grad, size)
         self.stream.workers.mean_(value, size)
         if draw.penalty is not None:
-            draw.penalty.backward()
+            draw.penalty.backward(inputs=leaves)
         self._require_finite(value, leaves, draw)
         self._clip(draw, leaves)
         self.optimiser.step()

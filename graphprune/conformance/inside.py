@@ -1,0 +1,201 @@
+"""Checks of capabilities: what an adapter promises beyond the contract."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.capabilities import (
+    CompiledCircuits,
+    EdgeGradients,
+    IncrementalTrials,
+    LearnedConstants,
+    MeanMessages,
+    PlacedMessages,
+    UserModule,
+    WiderCopy,
+)
+from graphprune.greedy.order import edge_order
+from graphprune.greedy.trials import FullTrials
+from graphprune.mask import EdgeMask
+from graphprune.model import Ablation, gradient_by_mask
+from graphprune.task import Task
+
+from .common import (
+    ConformanceError,
+    a_batch,
+    drawn,
+    objective_of,
+    require_close,
+    same_state,
+    state_of,
+)
+from .contract import AdapterCheck
+
+__all__ = ["CAPABILITY_CHECKS"]
+
+
+def attribution_is_the_mask_gradient(model: Any, task: Task) -> None:
+    """``edge_gradients`` at the clean model is the mask's gradient at 1; node sums follow."""
+    batch = a_batch(task)
+    reference = model.reference(batch)
+    value = objective_of(task, batch, reference.full)
+    found = model.edge_gradients(batch, value, reference)
+    ones = torch.ones(model.graph.num_edges, requires_grad=True)
+    (want,) = torch.autograd.grad(value(model.run(batch, ones, reference)).sum(), ones)
+    require_close(found.edge, want, "edge_gradients at the clean model", rtol=1e-2)
+    sums = torch.zeros(model.graph.num_nodes, dtype=found.edge.dtype)
+    sums.index_add_(0, model.graph.edge_index[0], found.edge)
+    require_close(found.node, sums, "node gradients against sums over the node's edges", rtol=1e-2)
+
+
+def constants_pass_no_gradient_on(model: Any, task: Task) -> None:
+    """With every sender a constant only edges into the graph's outputs have a gradient.
+
+    Its gate then decides alone what a node sends: at 1 the clean message, so outputs are the full
+    model's.
+    """
+    batch, graph = a_batch(task), model.graph
+    reference = model.reference(batch)
+    value = objective_of(task, batch, reference.full)
+    gates = torch.ones(1, graph.num_nodes)
+    constant = torch.zeros(1, graph.num_nodes, dtype=torch.bool)
+    constant[0, graph.edge_index[0]] = True
+    seen: list[Tensor] = []
+
+    def looked_at(outputs: Tensor) -> Tensor:
+        seen.append(outputs.detach())
+        return value(outputs)
+
+    found = model.edge_gradients(batch, looked_at, reference, gates=gates, constant=constant).edge
+    require_close(seen[0], reference.full, "outputs with every message a constant")
+    inner = ~torch.isin(graph.edge_index[1], torch.tensor(graph.output_nodes))
+    if bool((found[inner] != 0).any()):
+        raise ConformanceError("edge_gradients: a gradient passed through a constant node")
+
+
+def groups_cover_every_sender(model: Any, task: Task) -> None:
+    """``source_groups`` holds every sending node exactly once."""
+    members = sorted(n for group in model.source_groups() for n in group)
+    if members != torch.unique(model.graph.edge_index[0]).tolist():
+        raise ConformanceError("source_groups: not every sender stands in exactly one group")
+
+
+def messages_cover_every_edge_once(model: Any, task: Task) -> None:
+    """``messages`` names each edge exactly once, with finite values."""
+    seen = torch.zeros(model.graph.num_edges, dtype=torch.int64)
+    for place in model.messages(a_batch(task)):
+        seen[place.edges.reshape(-1)] += 1
+        if not bool(torch.isfinite(place.values).all()):
+            raise ConformanceError("messages: a value is NaN or infinite")
+    if not bool((seen == 1).all()):
+        raise ConformanceError(f"messages: {int((seen != 1).sum())} edges are not named just once")
+
+
+def mean_ablation_is_between(model: Any, task: Task) -> None:
+    """Zero and mean ablation run, and mean ablation over one repeated input is that input."""
+    batch = a_batch(task.take(1))
+    if batch.corrupt is None:
+        return
+    mean = model.mean_ablation([batch], per_position=True)
+    mask = drawn(model, 5)
+    got = model.run(batch, mask, model.reference(batch, mean))
+    require_close(got, model.run(batch, mask), "the mean over one example against that example")
+    out = model.run(batch, mask, model.reference(batch, Ablation("zero")))
+    if not bool(torch.isfinite(out).all()):
+        raise ConformanceError("zero ablation: outputs are not finite")
+
+
+def constants_begin_as_they_should(model: Any, task: Task) -> None:
+    """Learned constants that begin at zero run as zero ablation does, and have a gradient."""
+    batch = a_batch(task)
+    mask = drawn(model, 9)
+    learned = model.learned_ablation(Ablation("zero"))
+    got = model.run(batch, mask, model.reference(batch, learned))
+    require_close(got.detach(), model.run(batch, mask, model.reference(batch, Ablation("zero"))),
+           "constants that begin at zero")  # fmt: skip
+    slopes = torch.autograd.grad(got.sum(), learned.parameters)
+    if not any(bool((slope != 0).any()) for slope in slopes):
+        raise ConformanceError("learned_ablation: outputs have no gradient by the constants")
+
+
+def trials_are_whole_runs(model: Any, task: Task) -> None:
+    """Trials give the outputs of the masked runs that they stand for, as edges are cut."""
+    batch = a_batch(task)
+    reference = model.reference(batch)
+    order = edge_order(model.graph, "reverse_topological")
+    kept = torch.ones(model.graph.num_edges, dtype=torch.bool)
+    with torch.no_grad():
+        trials = model.trials(batch, kept, reference, order)
+        whole = FullTrials(model, batch, kept, reference)
+        for edge in order[: min(6, len(order))]:
+            one, cut = edge[None], torch.ones(1, 1, dtype=torch.bool)
+            require_close(
+                trials.without(one, cut), whole.without(one, cut), "a trial against a whole run"
+            )
+            trials.cut(0)
+            whole.cut(0)
+            require_close(trials.outputs(), whole.outputs(), "the circuit after a cut")
+
+
+def compiled_circuits_are_masked_runs(model: Any, task: Task) -> None:
+    """A compiled circuit gives the masked run's outputs, again at each call."""
+    batch = a_batch(task)
+    reference = model.reference(batch)
+    mask = EdgeMask(model.graph, (drawn(model, 11) < 0.3).float())
+    run = model.compiled(batch, mask, reference)
+    want = model.run(batch, mask, reference)
+    for call in ("first", "second"):
+        require_close(run(), want, f"the {call} call of a compiled circuit")
+
+
+def a_wider_copy_is_the_model(model: Any, task: Task) -> None:
+    """The float64 copy has the same graph, and outputs that rounding alone tells apart."""
+    wide = model.widened()
+    if wide is None:
+        return
+    if wide.graph != model.graph:
+        raise ConformanceError("widened: the copy has another graph")
+    batch, mask = a_batch(task), drawn(model, 12)
+    got = wide.run(batch, mask)
+    if got.dtype != torch.float64:
+        raise ConformanceError(f"widened: outputs are {got.dtype}, expected torch.float64")
+    require_close(model.run(batch, mask), got, "the model against its float64 copy")
+
+
+def module_is_unchanged(model: Any, task: Task) -> None:
+    """Weights, gradients, flags, modes, hooks and submodules are as before, after errors too."""
+    before = state_of(model.module)
+    batch = a_batch(task)
+    mask = drawn(model, 7).requires_grad_(True)
+    gradient_by_mask(model.run(batch, mask).sum(), mask)
+
+    def fails(outputs: Tensor) -> Tensor:
+        raise ZeroDivisionError
+
+    full = model.reference(batch).full
+    if isinstance(model, EdgeGradients):
+        model.edge_gradients(batch, objective_of(task, batch, full))
+        with contextlib.suppress(ZeroDivisionError):
+            model.edge_gradients(batch, fails)
+    after = state_of(model.module)
+    for name, value in before.items():
+        if not same_state(value, after[name]):
+            raise ConformanceError(f"the user's module changed: {name}")
+
+
+CAPABILITY_CHECKS: dict[AdapterCheck, type[Any]] = {
+    attribution_is_the_mask_gradient: EdgeGradients,
+    constants_pass_no_gradient_on: EdgeGradients,
+    groups_cover_every_sender: EdgeGradients,
+    messages_cover_every_edge_once: PlacedMessages,
+    mean_ablation_is_between: MeanMessages,
+    constants_begin_as_they_should: LearnedConstants,
+    trials_are_whole_runs: IncrementalTrials,
+    compiled_circuits_are_masked_runs: CompiledCircuits,
+    a_wider_copy_is_the_model: WiderCopy,
+    module_is_unchanged: UserModule,
+}
