@@ -33,7 +33,7 @@ def method_checks() -> tuple[MethodCheck, ...]:
 
 
 def _all(
-    checks: tuple[Callable[..., None], ...], args: tuple[Any, ...], excused: Mapping[str, str]
+    checks: tuple[Callable[..., str | None], ...], args: tuple[Any, ...], excused: Mapping[str, str]
 ) -> dict[str, str]:
     names = [check.__name__ for check in checks]
     unknown = sorted(set(excused) - set(names))
