@@ -43,8 +43,9 @@ def test_toy_circuits_are_the_definitions(toy, exact, absolute, drop_dead):
     assert len(sizes) > 3  # the thresholds tell circuits apart
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("seed", "dtype"), [(0, torch.float32), (1, torch.float64), (2, torch.float32)]
+)
 @pytest.mark.parametrize("order", ["reverse_topological", "descending", "ascending", "drawn"])
 def test_cyclic_graphs(seed, dtype, order):
     model = Rings(seed=seed, dtype=dtype)

@@ -209,7 +209,10 @@ def test_gradients_of_some_examples_take_turns():
         assert parts.slope(kept).equal(whole)
 
 
-@pytest.mark.parametrize("ablation", ["counterfactual", "zero", "mean"])
+@pytest.mark.parametrize(
+    "ablation",
+    ["counterfactual", *(pytest.param(a, marks=pytest.mark.slow) for a in ("zero", "mean"))],
+)
 def test_a_better_curve_on_its_own_examples(ablation):
     model, data = gp.wrap(planted()), planted_task()
     sizes = (6, 12, 20, 30)

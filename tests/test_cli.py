@@ -14,6 +14,8 @@ from support.cli import call, out_of, save_circuit, save_model
 
 import graphprune as gp
 from graphprune.fetch import fetch
+from graphprune.methods.optimiser import MaskOptimiser
+from graphprune.registry import method_class
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,14 @@ def test_every_selection(model_dir, tmp_path, capsys, options, selection):
 @pytest.mark.parametrize("name", sorted(gp.method_names()))
 def test_every_registered_method_runs(model_dir, tmp_path, capsys, name):
     budget = ("--set", "tau=0.001") if name in ("acdc", "pahq", "rtn-q") else ("--size", "0.5")
+    few = {"name": "edge-pruning", "steps": 20}
+    chain = {"name": "sequential-ensemble", "optimiser": few}
+    quick = {
+        "sequential-ensemble": {"optimiser": few},
+        "hybrid-ensemble": {"scorers": ["eap", chain]},
+    }.get(name, {"steps": 20} if issubclass(method_class(name), MaskOptimiser) else {})
+    for setting, value in quick.items():
+        budget += ("--set", f"{setting}={json.dumps(value)}")
     arguments = ("--method", name, *budget, "-n", 2, "--out", tmp_path / "c", "-q")
     code = call("discover", "--model", model_dir, "--task", "ioi", "--json", *arguments)
     if name in ("spectral", "spectral-scores"):  # a language model's graph has no cycle

@@ -131,7 +131,7 @@ def test_weights_that_no_hook_brings_are_refused():
         gp.wrap(tiny("llama").to("meta"))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 def test_two_fsdp_processes_give_the_numbers_of_one(family, tmp_path):
     script = Path(__file__).parent / "support" / "sharded.py"
     launch(script, family, str(tmp_path))

@@ -11,7 +11,7 @@ from support.toy import Toy, ToyExamples
 import graphprune as gp
 from graphprune.precision import PAHQ_POLICY, rtn
 
-SOME = ["gpt2", "llama", "gemma2", "gpt_neox"]
+SOME = ["gpt2", "llama", *(pytest.param(f, marks=pytest.mark.slow) for f in ("gemma2", "gpt_neox"))]
 COARSE = gp.PrecisionPolicy({"head": "int4", "mlp": "int8"}, emulate=True)
 
 

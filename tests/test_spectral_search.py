@@ -130,6 +130,7 @@ def test_never_worse_than_rounds_alone(kind, goal, signed):
     assert whole.measure.value(values) == pytest.approx(whole.value, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_better_than_rounds_where_arcs_are_too_many():
     """Degree 8: feedback arcs are half as many again as the budget."""
     ours, rounds = [], []

@@ -35,7 +35,13 @@ def recovered(name, seed, steps=200):
     return model, task, method.fit(model, task)
 
 
-@pytest.mark.parametrize("name", SMALL)
+QUICK = ("frac_prevs", "reverse", "hist", "length", "sort")  # the published two are the first
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SMALL],
+)
 def test_the_optimised_mask_is_the_true_circuit(name):
     model, task, fit = recovered(name, seed=0)
     truth = gp.adapters.tracr_truth(model)
@@ -47,6 +53,7 @@ def test_the_optimised_mask_is_the_true_circuit(name):
     assert fit.notes["optimised_mask"] == truth.edges()
 
 
+@pytest.mark.slow
 def test_the_published_programs_with_other_seeds():
     """Edge Pruning's two: reverse (94 edges) and xproportion (32 edges)."""
     for name, edges in (("reverse", 94), ("frac_prevs", 32)):
