@@ -7,8 +7,10 @@ says, as a normal distribution's do when they have to reach Student's t times th
 n / (n - 1), since samples of skewed values show too little of their tail. Simulated coverage at
 95 % of 20 examples is .97 for normal and for exponential values and .94 for log-normal ones (sigma
 1), of 100 examples .96, .96 and .95; plain percentiles cover .93, .90 and .86 of 20.
-Values that all lie at the ends of their scale, such as right and wrong answers, are counted:
-Clopper and Pearson's interval, which covers at least at its level.
+Values that all lie at the ends of their scale, such as right and wrong answers, are counted, and so
+are values of two kinds: Clopper and Pearson's interval, which covers at least at its level. What a
+sample does not show no interval knows: values that are 0 nine times in ten and exponential
+otherwise are covered .7 of the time at 20, log-normal ones with sigma 1.5 .9 of the time.
 
 Sources: Hall, The Bootstrap and Edgeworth Expansion, 1992 (studentised); Hesterberg, The American
 Statistician 69, 2015 (quantiles farther out); Fieller 1954 (ratios); Clopper and Pearson 1934.
@@ -83,6 +85,11 @@ def bootstrap_interval(
         return least + (most - least) * low, least + (most - least) * high
     if n == 1:
         return math.nan, math.nan
+    seen = np.unique(x)
+    if len(seen) == 2 and n >= _RESAMPLED:  # right and wrong under other names
+        low, high = _counted(int((x == seen[1]).sum()), n, level)
+        width = float(seen[1] - seen[0])
+        return max(float(seen[0]) + width * low, least), min(float(seen[0]) + width * high, most)
     mean = float(x.mean())
     error = _error(x, float(np.abs(x).max()))
     if error == 0.0:

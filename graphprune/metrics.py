@@ -411,10 +411,17 @@ def as_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
             f"higher_is_better = True or False; got {metric!r}"
         )
     function = metric
+    name = getattr(metric, "__name__", type(metric).__name__)
     _require_two_arguments(function)
 
     def wrapped(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-        return torch.as_tensor(function(outputs, batch))
+        values = function(outputs, batch)
+        if not isinstance(values, Tensor) or values.is_complex():
+            got = values.dtype if isinstance(values, Tensor) else type(values).__name__
+            raise InputError(
+                f"metric {name!r} must give a tensor of {batch.size} real numbers, one for each "
+                f"example; got {got}"
+            )
+        return values
 
-    name = getattr(metric, "__name__", type(metric).__name__)
     return Metric(name, wrapped, higher_is_better=direction)

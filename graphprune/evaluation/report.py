@@ -281,6 +281,12 @@ def evaluate_all(
     }  # fmt: skip
     for name, given in masks.items():
         seen = given.found_on if isinstance(given, Circuit) else None
+        own_means = ablation is None and seen is not None and chosen.kind == "mean"
+        if own_means and seen != frozenset(task.example_fingerprints()):
+            reports[name].notes["ablation"] = (
+                "means are taken over these examples, the circuit was found under means over "
+                "others; ablation= takes the Ablation that it was found under"
+            )
         old = 0 if seen is None else int(old_ones(prints(task), as_table(seen)).sum())
         if old:
             reports[name].notes["examples"] = (

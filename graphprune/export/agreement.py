@@ -114,19 +114,36 @@ def _origin(
     name = circuit.ablation
     if name is None:
         return None, "the circuit does not say under which ablation it was found"
-    if name == ablation.name:
-        return ablation, ""
+    if name in ("zero", "delete"):
+        return (ablation if name == ablation.name else resolve_ablation(model, task, name)), ""
     if name == "optimal":
         return None, "the circuit was found with learned constants, which are not kept with it"
     if name == "counterfactual" and any(batch.corrupt is None for batch in task.batches()):
         return None, "the circuit was found with corrupted prompts, and the task has none"
+    own = task
+    if name.startswith("mean"):
+        same = found_on_part(circuit, task)
+        if same is None:
+            return None, (
+                f"the circuit was found under {name} ablation, whose means were taken over other "
+                "examples than these"
+            )
+        own = same
     try:
-        return resolve_ablation(model, task, name), ""
+        return resolve_ablation(model, own, name), ""
     except InputError as error:  # prompts of several lengths and means for each position
         return (
             None,
             f"the circuit was found under {name} ablation, which the task cannot have: {error}",
         )
+
+
+def found_on_part(circuit: Circuit, task: Task) -> Task | None:
+    """The examples that the circuit was found on, where the task has all of them."""
+    own = task.example_fingerprints()
+    if circuit.found_on is None or not circuit.found_on <= set(own):
+        return None
+    return task.subset([number for number, one in enumerate(own) if one in circuit.found_on])
 
 
 def _difference(pruned: Pruned, found: Tensor, masked: Tensor, task: Task) -> float:

@@ -151,6 +151,11 @@ def _ablation(
 ) -> Ablation:
     if ablation is None:
         found = circuit.ablation
+        if found == "optimal":
+            raise InputError(
+                "the circuit was found with learned constants, which it does not keep: give the "
+                "Ablation that was learned (ablation=result.ablation), or name another"
+            )
         ablation = found if found in ("mean", "mean_positional") else "zero"
     if getattr(ablation, "kind", ablation) == "counterfactual":
         raise InputError(

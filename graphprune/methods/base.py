@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import wraps
 from typing import Any, Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -253,7 +254,7 @@ class Pruner(Method):
         if size is None:
             return self
         if any(field.name == "size" for field in fields(self)):
-            said: dict[str, Any] = {"size": size}
+            said: dict[str, Any] = {"size": as_size(size)}
             return replace(self, **said)
         raise InputError(
             f"{type(self).__name__} takes no size, its settings decide how many edges stay; got "
@@ -279,6 +280,26 @@ class Sweep(Protocol):
     ) -> Mapping[float, Result]:
         """Results by threshold, ascending."""
         ...
+
+
+def as_size(size: Any) -> int | float:
+    """A number of edges as an int, a share of them as a float.
+
+    Raises :class:`InputError` for anything else; whether a graph has so many is seen when it runs.
+    """
+    if isinstance(size, int | np.integer) and not isinstance(size, bool):
+        return int(size)
+    if isinstance(size, float | np.floating):
+        return float(size)
+    raise InputError(f"size is a number of edges (int) or a share of them (float), got {size!r}")
+
+
+def some_edges(size: Any, total: int) -> int:
+    """How many edges ``size`` means, at least one; :class:`InputError` otherwise."""
+    count = budget(size, total)
+    if count < 1:
+        raise InputError(f"size={size!r} keeps no edge of {total}")
+    return count
 
 
 def ranked(

@@ -26,7 +26,7 @@ from graphprune.result import Result
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
-from .base import Pruner, Scorer, at_least, require_model
+from .base import Pruner, Scorer, at_least, require_model, some_edges
 from .edge_pruning import EdgePruning
 from .gradient import EAP, EAPIG
 from .members import Member, as_member, as_members, describe, inherit, member_scores
@@ -134,7 +134,7 @@ class SequentialEnsemble(Pruner, Scorer):
         """The optimisation's result; its scores are the gates' ranking, with signs if wanted."""
         require_model(model)
         if size is not None:
-            return self.sized(size).fit(model, task)
+            return self.sized(some_edges(size, model.graph.num_edges)).fit(model, task)
         scorer = self._scorer
         start = member_scores(scorer, model, task, "the scorer")
         require_informative(start, f"the scorer ({describe(scorer)})")

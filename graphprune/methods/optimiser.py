@@ -35,7 +35,16 @@ from graphprune.result import Result
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
-from .base import Pruner, Scorer, at_least, cut_off_nodes_differ, require_model, resolve_ablation
+from .base import (
+    Pruner,
+    Scorer,
+    as_size,
+    at_least,
+    cut_off_nodes_differ,
+    require_model,
+    resolve_ablation,
+    some_edges,
+)
 from .members import inherit, member_scores
 
 __all__ = ["GateKind", "MaskOptimiser", "WarmStart"]
@@ -148,8 +157,11 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         """The same method that keeps ``size`` edges (int) or that share of them (float)."""
         if size is None:
             return self
+        size = as_size(size)
         if isinstance(size, int):
             return replace(self, edges=size)
+        if not 0.0 < size <= 1.0:
+            raise InputError(f"a size that is a share of the edges lies in (0, 1], got {size!r}")
         return replace(self, edges=None, sparsity=1.0 - size)
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
@@ -172,7 +184,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         """
         require_model(model)
         if size is not None:
-            return self.sized(size).fit(model, task)
+            return self.sized(some_edges(size, model.graph.num_edges)).fit(model, task)
         count = self.count(model.graph)
         ablation = self._ablation(model, task)
         from_inputs = not cut_off_nodes_differ(ablation, task)

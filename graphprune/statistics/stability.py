@@ -303,24 +303,26 @@ def _by_chance(
             families = _matched([found.mask for _, found in runs], match, draws, generator)
             out[kind] = np.array([mean_overlap(family) for family in families])
         return out
-    # Random rankings know nothing of the runs, so that a family serves every kind.
     out = {kind: np.empty(draws) for kind in parts}
-    most = max(map(len, parts.values()))
     for number in track(range(draws), "circuits by chance", draws):
-        family = np.stack([_ranked(graph, cut, generator) for _ in range(most)])
         for kind, runs in parts.items():
-            out[kind][number] = mean_overlap(family[: len(runs)])
+            family = [_ranked(found, cut, generator) for _, found in runs]
+            out[kind][number] = mean_overlap(np.stack(family))
     return out
 
 
 def _ranked(
-    graph: ComputationalGraph,
-    cut: Callable[[EdgeScores], EdgeMask],
-    generator: np.random.Generator,
+    found: Found, cut: Callable[[EdgeScores], EdgeMask], generator: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """``[E]``: the circuit of random scores, selected as a scorer's circuits are."""
-    order = torch.from_numpy(generator.permutation(graph.num_edges) + 1.0)
-    return np.asarray(cut(EdgeScores(graph, order)).kept.numpy())
+    """``[E]``: the circuit of a run's own scores, dealt out to the edges at random.
+
+    Ties stay ties: which of equal scores are kept is the order of the edges, in every circuit.
+    """
+    scores = found.scores
+    assert scores is not None
+    order = torch.from_numpy(generator.permutation(len(scores.values)))
+    dealt = EdgeScores(scores.graph, scores.values[order], noise=scores.noise)
+    return np.asarray(cut(dealt).kept.numpy())
 
 
 def _matched(

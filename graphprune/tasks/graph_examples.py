@@ -84,13 +84,14 @@ class GraphExamples:
         return table
 
     def _prints(self, shared: Tensors, own: Tensors) -> list[int]:
-        base = fingerprint(dict(shared)).encode()
-        rows = dict(own)
+        # A number is itself in every dtype.
+        base = fingerprint({name: _wide(tensor) for name, tensor in shared.items()}).encode()
+        rows = {name: _wide(tensor) for name, tensor in own.items()}
         if not rows:  # examples without answers' places cannot be told apart
             at = torch.arange(self.size) if self.positions is None else self.positions
             rows = {"positions": at}
         tables = {k: rows[k].detach().cpu().reshape(self.size, -1).numpy() for k in sorted(rows)}
-        kinds = {k: f"{k} {v.dtype} {list(rows[k].shape[1:])}".encode() for k, v in tables.items()}
+        kinds = {k: f"{k} {list(rows[k].shape[1:])}".encode() for k in tables}
         return [
             digest(base + b"".join(kinds[k] + v[i].tobytes() for k, v in tables.items()))
             for i in range(self.size)
@@ -141,3 +142,7 @@ class GraphExamples:
             answer=rows(self.answer),
             distractor=rows(self.distractor),
         )
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor.long()
