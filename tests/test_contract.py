@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from support.toy import EDGES, Toy, ToyExamples
@@ -243,3 +244,25 @@ def test_dead_ends_that_went_are_said():
             (f"{gone} of the {size} best edges are dead ends and were left out",) if gone else ()
         )
     assert any(result.remarks for result in found)
+
+
+@pytest.mark.parametrize("method", [gp.EAP(), gp.EdgePruning(edges=4, **QUICK)])
+def test_sizes_are_read_alike(method):
+    small, task = system()
+    for size in (4, np.int64(4), 4 / 9 + 1e-3, np.float32(0.45)):
+        assert method.prune(small, task, size).num_kept <= 4
+    for size in (True, np.bool_(True), "4", [4], 0.0, -1, 1.5, 10):
+        with pytest.raises(gp.InputError):
+            method.prune(small, task, size)
+
+
+def test_metrics_that_give_no_numbers_are_told():
+    small, task = system()
+    for answer in (None, "much", torch.ones(6, dtype=torch.complex64)):
+
+        def metric(outputs, batch, answer=answer):
+            return answer
+
+        metric.higher_is_better = True
+        with pytest.raises(gp.InputError, match="must give a tensor of 6 real numbers"):
+            gp.evaluate(small, task.with_metric(metric), gp.EdgeMask.full(small.graph))

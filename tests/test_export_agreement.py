@@ -104,10 +104,33 @@ def test_refused_unless_said_and_all_four_stand_in_the_report(case, tmp_path):
 def test_the_same_ablation_is_the_same_circuit(case, tmp_path):
     _, model, task, mask, _ = case
     method = {"name": "eap", "settings": {"ablation": "mean"}}
-    circuit = gp.Circuit.from_mask(mask, model=model, method=method)
+    circuit = gp.Circuit.from_mask(mask, model=model, method=method, task=task)
     found = circuit.export_model(tmp_path / "out", task=task, repeats=1).report["performance"]
     assert found["exported"]["kl_from_found"] < 1e-4
     assert found["found"]["ablation"] == found["masked"]["ablation"] == "mean"
+
+
+def test_means_over_other_prompts_are_another_ablation(case, tmp_path):
+    """One name, other numbers: compared where the task has the prompts that found the circuit."""
+    _, model, task, mask, _ = case
+    half = task.take(4)
+    circuit = gp.Circuit.from_mask(mask, model=model, method=gp.EAP(ablation="mean"), task=half)
+    assert circuit.ablation == "mean"
+    whole, part = (model.mean_ablation(t.batches()) for t in (task, half))
+    own, exported = (log_softmax(outputs_of(model, task, mask, a)) for a in (part, whole))
+    want = (np.exp(own) * (own - exported)).sum(-1).mean()
+    assert want > 1e-3
+    report = circuit.export_model(
+        tmp_path / "a", task=task, repeats=1, allow_difference=True
+    ).report
+    figures = report["performance"]
+    assert figures["masked"]["kl_from_found"] == pytest.approx(want, rel=1e-3)
+    rest = task.subset([4, 5, 6, 7])
+    report = circuit.export_model(tmp_path / "b", task=rest, repeats=1).report
+    assert "means were taken over other examples" in report["performance"]["absent"]["found"]
+    told = gp.evaluate(model, rest, circuit).notes["ablation"]
+    assert "found under means over others" in told
+    assert "ablation" not in gp.evaluate(model, half, circuit).notes
 
 
 def test_near_enough_is_written(case, tmp_path):
@@ -141,8 +164,10 @@ def test_where_nothing_can_be_compared_it_says_why(case, tmp_path):
     assert "no answer" in told["absent"]["top1_accuracy"]
     learned = {"name": "edge-pruning", "settings": {"ablation": "optimal"}}
     circuit = gp.Circuit.from_mask(mask, model=model, method=learned)
-    told = circuit.export_model(tmp_path / "d", task=task, repeats=1).report["performance"]
-    assert "learned constants" in told["absent"]["found"]
+    with pytest.raises(gp.InputError, match="found with learned constants"):
+        circuit.export_model(tmp_path / "d", task=task)
+    report = circuit.export_model(tmp_path / "d", task=task, ablation="zero", repeats=1).report
+    assert "learned constants" in report["performance"]["absent"]["found"]
 
 
 def test_the_command_line(tmp_path, capsys, monkeypatch):
