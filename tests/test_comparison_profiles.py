@@ -180,7 +180,7 @@ def test_language_models_and_graph_networks_side_by_side():
     difference = found.differences["language", "network"]
     assert difference.distance == {}
     assert "no group in common: q, k, v, mlp, resid in the first" in difference.absent["kind"]
-    assert difference.graph_distance["kind"] == 1.0
+    assert difference.graph_distance["kind"] == pytest.approx(1.0)
     if found.left_out:
         assert "network: levels need a graph" in found.left_out["source_depth"]
     assert gp.circuit_profile(masks["network"], ["kind"]).groups[0].kept == 9

@@ -91,11 +91,10 @@ def found(make, name, mode=nothing_changed):
     with mode():
         method = gp.make_method(name, **SETTINGS.get(name, {}))
         try:
-            result = method.score(model, task) if hasattr(method, "score") else None
-            result = method.prune(model, task) if result is None else result
+            result = method.fit(model, task)
         except gp.GraphPruneError as error:
             return str(error)
-        return result.values.clone()
+        return (result.mask if result.scores is None else result.scores).values.clone()
 
 
 METHODS = ["eap", "integrated-mask-gradient", "exact-patching", "edge-pruning", "ugs", "acdc"]

@@ -13,8 +13,8 @@ from test_lm_exactness import ask, setup
 
 from graphprune.adapters.hf import adapter
 from graphprune.batch import Batch
-from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.model import Ablation, MaskedModel
+from graphprune.errors import InputError
+from graphprune.model import Ablation
 
 SOME = ["gpt2", "qwen2", "olmo2", "gemma2", "gpt_neox"]
 
@@ -200,8 +200,6 @@ def test_constants_of_another_model_or_start_are_refused():
     with pytest.raises(InputError, match="another model"):
         model.learned_ablation(other.mean_ablation([batch]))
     assert Ablation().parameters == ()
-    with pytest.raises(UnsupportedModelError, match="no learned ablation"):
-        MaskedModel.learned_ablation(model, Ablation("zero"))
 
 
 # -------------------------------------------------------------------- tokens that can matter

@@ -79,7 +79,7 @@ def test_budget_is_exact_without_dead_ends(method, model, task):
     assert fit.mask.prune_dead_ends() == fit.mask
     assert float(fit.scores.values.min()) > 0
     assert int((fit.scores.values >= 1).sum()) >= 4  # equal gates may tie
-    assert fit.to_frame()["step"].tolist() == list(range(60))
+    assert [row["step"] for row in fit.history] == list(range(60))
     assert fit.notes["loss"] == pytest.approx(mse(model, task, fit.mask), rel=1e-5)
 
 

@@ -291,7 +291,7 @@ def test_ctrl_c_while_masks_are_judged_keeps_the_mask(tmp_path):
         ({"loss": lambda outputs, batch, full: outputs.sum()}, "one value for each"),
         ({"warm_start": 3}, "EdgeScores, a scorer or a scorer's name"),
         ({"warm_start": "nonsense"}, "unknown method 'nonsense'"),
-        ({"ablation": "optimal"}, "no learned ablation constants"),
+        ({"ablation": "optimal"}, "needs constants to learn in place of messages"),
     ],
 )
 def test_bad_settings(options, words):

@@ -131,7 +131,7 @@ def test_a_run_goes_on_and_keeps_its_policy(tmp_path):
 
 def test_bad_input():
     task = gp.Task(ToyExamples(), "kl", name="toy")
-    with pytest.raises(gp.UnsupportedModelError, match="no precision policies"):
+    with pytest.raises(gp.UnsupportedModelError, match="needs copies in low precision"):
         gp.PAHQ(tau=0.1).prune(Toy(), task)
     with pytest.raises(gp.InputError, match="policy is a PrecisionPolicy, got str"):
         gp.PAHQ(policy="fp8")

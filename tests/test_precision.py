@@ -12,7 +12,6 @@ from accelerate import cpu_offload
 from support.grids import by_hand, e4m3, gaussian, nearest, relative
 from support.lowering import setup
 from support.tiny import tiny
-from support.toy import Toy
 
 import graphprune as gp
 from graphprune.adapters.lm import linears, rounding
@@ -175,8 +174,6 @@ def test_policies_that_make_no_sense_are_refused():
     offloaded = cpu_offload(tiny("gpt2"), execution_device=torch.device("cpu"))
     with pytest.raises(gp.UnsupportedModelError, match="offloaded or sharded"):
         gp.wrap(offloaded).at_precision(PAHQ_POLICY)
-    with pytest.raises(gp.UnsupportedModelError, match="Toy has no precision policies"):
-        Toy().at_precision(PAHQ_POLICY)
 
 
 def test_a_policy_is_a_value():

@@ -262,7 +262,7 @@ def test_every_method_runs_unchanged(method):
 
 
 def test_relevance_rules_are_refused():
-    with pytest.raises(gp.UnsupportedModelError, match="layer-wise relevance"):
+    with pytest.raises(gp.UnsupportedModelError, match="RelP needs relevance propagation"):
         gp.RelP().score(gp.wrap(network()), a_task())
 
 
