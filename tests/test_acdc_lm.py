@@ -44,7 +44,9 @@ def same_circuits(model, task, taus, **settings):
     return kept
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kept_sets_are_the_plain_loops(family, dtype):
     """Grouped keys and values, coupled groups, parallel layers, windows: every family."""

@@ -63,7 +63,12 @@ def test_every_example_is_listed():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {*SCRIPTS, *HELPERS}
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+LONG = ("graph_pruning.py", "precision_table.py", "edge_pruning_language.py")
+
+
+@pytest.mark.parametrize(
+    "script", [pytest.param(s, marks=pytest.mark.slow) if s in LONG else s for s in SCRIPTS]
+)
 def test_example(script, tmp_path):
     files, word = SCRIPTS[script]
     out = tmp_path / "out"

@@ -25,6 +25,7 @@ def answers(mask):
     return logits, clean[:, 0], corrupt[:, 0]
 
 
+@pytest.mark.slow
 def test_the_planted_circuit_is_the_truth():
     """Shown by an oracle that shares no code with training or with the library's runs."""
     everything = dict.fromkeys(edge_names(), 1.0)

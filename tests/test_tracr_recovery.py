@@ -35,7 +35,7 @@ def recovered(name, seed, steps=200):
     return model, task, method.fit(model, task)
 
 
-QUICK = ("frac_prevs", "reverse", "hist", "length", "sort")  # the published two are the first
+QUICK = ("frac_prevs", "reverse", "hist", "length")  # the published two are the first
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,7 @@ def test_the_published_programs_with_other_seeds():
         assert successes == 2, f"{name}: {successes} of 2 seeds"
 
 
+@pytest.mark.slow
 def test_soft_gates_have_no_gradient_where_only_a_whole_cut_tells():
     """Why minimal circuits use hard gates: on this program soft ones learn nothing."""
     model, task = program("count_less_freq")
