@@ -138,9 +138,7 @@ def test_refusals(tmp_path):
             circuit.export_model(out, ablation=ablation)
     with pytest.raises(gp.InputError, match="give task="):
         circuit.export_model(out, ablation="mean")
-    recorded = gp.Circuit(
-        circuit.graph, mask, provenance={"method": {"settings": {"ablation": "mean"}}}
-    )
+    recorded = gp.Circuit(circuit.graph, mask, ablation="mean")
     with pytest.raises(gp.InputError, match="'mean' is taken over a task's prompts"):
         recorded.export_model(out, model)
     with pytest.raises(gp.InputError, match=r"\[batch, positions\], got 1 dimensions"):

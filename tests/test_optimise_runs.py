@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import weakref
@@ -130,8 +131,12 @@ def test_ctrl_c_inside_something_larger_ends_it(inside):
         "bootstrap": lambda: bootstrap_scores(member, model, task, resamples=2),
         "rerun": lambda: circuit_by(member, model, task, None),
     }
-    with pytest.raises(KeyboardInterrupt):
-        calls[inside]()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            calls[inside]()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert member.fit(model, task).mask.num_kept == 4  # the handler is as before
 
 

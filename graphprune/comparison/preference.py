@@ -151,8 +151,10 @@ def preference_distance(
             low, high = (
                 float(end - zero) / (1 - zero) for end in np.quantile(spread, [0.025, 0.975])
             )
-            # A few edges are resampled to themselves: that is no certainty.
-            low, high = (None, None) if low == high else (min(low, corrected), max(high, corrected))
+            if low == high and abs(low - corrected) > 1e-9:
+                low = high = None  # a few edges are resampled to themselves: no certainty
+            else:
+                low, high = min(low, corrected), max(high, corrected)
     return PreferenceDistance(
         axis=axis,
         groups=groups,
