@@ -7,7 +7,6 @@ and studies.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,7 +16,6 @@ from graphprune.intervals import ENOUGH, bootstrap_interval
 __all__ = ["Gap"]
 
 _NOISE = 1e-6  # of the scores, at least of 1: rounding of float32 outputs
-_ERRORS = 0.25  # standard errors, below which a share of the difference is anything, of any sign
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,7 @@ class Gap:
 
         They are told apart where the interval excludes 0, and the difference is larger than the
         rounding of the scores. Fewer than 20 examples are too few for an interval to decide: there
-        it stands in the note, and only a mean difference within a quarter of its standard error
-        measures nothing. One example is taken at its word.
+        it stands in the note. One example is taken at its word.
 
         Args:
             idle: why the ablation changes nothing, if it does.
@@ -78,8 +75,7 @@ class Gap:
                 f"full - ablated is {gap:.4g} on average, 95 % interval {low:.4g} to {high:.4g} on "
                 f"{n} examples, so the two models are not told apart"
             )
-            error = float(differences.std()) / math.sqrt(n)
-            if n >= ENOUGH or abs(gap) <= _ERRORS * error:
+            if n >= ENOUGH:
                 why = (
                     f"{said} and there is nothing to be faithful to; give more examples, or a "
                     "metric or an ablation that separates them"

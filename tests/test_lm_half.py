@@ -114,7 +114,10 @@ def test_reports_say_what_is_rounding():
     low, _, batch = systems("llama", torch.bfloat16)
     model = gp.wrap(low)
     ids, corrupt = batch.clean["input_ids"], batch.corrupt["input_ids"]
-    task = gp.Task.from_tensors(ids, corrupt, answer=[1] * PROMPTS, distractor=[2] * PROMPTS)
+    reference = model.reference(batch)
+    rise = (reference.full - reference.ablated).float()  # what tells the two models apart
+    places = {"answer": rise.argmax(-1).tolist(), "distractor": rise.argmin(-1).tolist()}
+    task = gp.Task.from_tensors(ids, corrupt, **places)
     whole = gp.evaluate(model, task, gp.EdgeMask.full(model.graph))
     for name in ("kl", "faithfulness"):
         assert "is within rounding (bfloat16)" in whole.notes[name]
