@@ -14,6 +14,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -327,6 +328,8 @@ def kendall_tau(ours: Tensor, theirs: Tensor) -> Tensor:
     return torch.tensor(taus).reshape(ours.shape[:-1])
 
 
+_right_or_wrong = partial(Metric, differentiable=False, choices=True, bounds=(0.0, 1.0))
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -342,38 +345,10 @@ METRICS = {
             beside=_kl_beside,
             bounds=(0.0, math.inf),
         ),
-        Metric(
-            "accuracy",
-            _accuracy,
-            needs=("answer",),
-            differentiable=False,
-            choices=True,
-            bounds=(0.0, 1.0),
-        ),
-        Metric(
-            "exact_match",
-            _exact_match,
-            needs=("full",),
-            differentiable=False,
-            choices=True,
-            bounds=(0.0, 1.0),
-        ),
-        Metric(
-            "top1_accuracy",
-            _top1_accuracy,
-            needs=("answer",),
-            differentiable=False,
-            choices=True,
-            bounds=(0.0, 1.0),
-        ),
-        Metric(
-            "top1_match",
-            _top1_match,
-            needs=("full",),
-            differentiable=False,
-            choices=True,
-            bounds=(0.0, 1.0),
-        ),
+        _right_or_wrong("accuracy", _accuracy, needs=("answer",)),
+        _right_or_wrong("exact_match", _exact_match, needs=("full",)),
+        _right_or_wrong("top1_accuracy", _top1_accuracy, needs=("answer",)),
+        _right_or_wrong("top1_match", _top1_match, needs=("full",)),
     )
 }
 

@@ -69,6 +69,7 @@ def test_a_sweep_is_its_single_runs_and_shares_them(toy):
     for tau, descent in swept.items():
         single = gp.ACDC(tau=tau, metric=DISTANCE).fit(model, task)
         assert descent.mask == single.mask
+        assert descent.found_on == single.found_on == frozenset(task.example_fingerprints())
         assert torch.equal(descent.values["effects"].isnan(), single.values["effects"].isnan())
         torch.testing.assert_close(
             descent.values["effects"], single.values["effects"], equal_nan=True

@@ -233,6 +233,9 @@ def test_a_circuit_of_all_edges_costs_what_the_model_costs():
     small, task = system()
     report = gp.evaluate(small, task, gp.EdgeMask.full(small.graph), cost=True).to_dict()
     assert report["flops_full"] == report["flops_circuit"]
+    for name in ("bytes_full", "bytes_circuit"):  # nothing was counted, which is not 0
+        assert name not in report
+        assert "no torch module" in report["absent"][name]
 
 
 def test_dead_ends_that_went_are_said():

@@ -49,7 +49,7 @@ def measure(
     """Adds ``seconds_``, ``flops_`` and ``bytes_`` of ``circuit`` and ``full`` to ``spent``.
 
     The circuit's pass has its ablated values at hand, as in an evaluation; ``bytes_`` is the most
-    that one batch reads of the weights.
+    that one batch reads of the weights of the model's module, where it runs one.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -64,14 +64,13 @@ def measure(
         seconds = time.perf_counter() - start
         with FlopCounterMode(display=False) as counter:
             job()
-        read = 0.0
-        if module is not None:
-            with _WeightsRead(module) as weights:
-                job()
-            read = float(weights.total)
         spent[f"seconds_{side}"] = spent.get(f"seconds_{side}", 0.0) + seconds
         spent[f"flops_{side}"] = spent.get(f"flops_{side}", 0.0) + counter.get_total_flops()
-        spent[f"bytes_{side}"] = max(spent.get(f"bytes_{side}", 0.0), read)
+        if module is None:
+            continue
+        with _WeightsRead(module) as read:
+            job()
+        spent[f"bytes_{side}"] = max(spent.get(f"bytes_{side}", 0.0), float(read.total))
 
 
 def _full(model: MaskedModel, batch: Batch, reference: Reference) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
+from graphprune.capabilities import module_of
 from graphprune.circuit import Circuit
 from graphprune.errors import InputError, NumericalError
 from graphprune.gap import Gap
@@ -227,6 +228,9 @@ def evaluate_all(
     chosen = resolve_ablation(model, task, _own(masks) if ablation is None else ablation)
     table, ends = {name: _Table(task) for name in chosen_masks}, _Table(task)
     absent: dict[str, str] = {}
+    if cost and module_of(model) is None:
+        no_weights = "the model runs no torch module whose weights could be counted"
+        absent |= {"bytes_circuit": no_weights, "bytes_full": no_weights}
     idle = Idle(model, f"task {task.name!r}")
     spent: dict[str, dict[str, float]] = {name: {} for name in chosen_masks}
     batches, against = task.batches(batch_size), False

@@ -161,7 +161,7 @@ class ACDC(Pruner):
                 if within is None:
                     for remark in found[tau].remarks:
                         log.warning("%s", remark)
-        return {tau: found[tau] for tau in wanted}
+        return {tau: dataclasses.replace(found[tau], task=task) for tau in wanted}
 
     def _descent(self, model: MaskedModel, search: Search, branch: Branch, tau: float) -> Result:
         mask = EdgeMask(model.graph, branch.kept.float())
