@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from support.wheels import by_hand, random_network
 
 import graphprune as gp
-from graphprune.adapters.gnn import ARGNN, DeltaRule, train_bptt
+from graphprune.adapters import ARGNN
+from graphprune.adapters.gnn import DeltaRule, train_bptt
 from graphprune.adapters.gnn.schedule import levels_of
 from graphprune.adapters.gnn.training import accuracy
 from graphprune.adapters.gnn.wiring import Wiring

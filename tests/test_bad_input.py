@@ -11,8 +11,8 @@ import torch
 from support.tokenizers import byte_bpe
 
 import graphprune as gp
+from graphprune import Task
 from graphprune.errors import InputError
-from graphprune.task import Task
 from graphprune.tasks import TASKS, read_csv, read_jsonl
 
 

@@ -10,8 +10,8 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GraphConv, global_add_pool
 
 import graphprune as gp
+from graphprune import Ablation
 from graphprune.errors import InputError
-from graphprune.model import Ablation
 
 T, LENGTHS = 7, (7, 4, 5)
 LONGER = (7, 6, 5)

@@ -11,12 +11,8 @@ import pytest
 import torch
 from transformer_graph import random_scores, transformer_graph
 
-from graphprune.circuit import Circuit
+from graphprune import Ablation, Circuit, ComputationalGraph, EdgeMask, EdgeScores
 from graphprune.errors import GraphMismatchError, InputError
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask
-from graphprune.model import Ablation
-from graphprune.scores import EdgeScores
 
 
 @dataclass(frozen=True)

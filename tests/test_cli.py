@@ -14,7 +14,7 @@ from support.cli import call, out_of, save_circuit, save_model
 
 import graphprune as gp
 from graphprune.fetch import fetch
-from graphprune.methods.optimiser import MaskOptimiser
+from graphprune.methods import MaskOptimiser
 from graphprune.registry import method_class
 
 

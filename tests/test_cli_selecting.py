@@ -14,11 +14,10 @@ from support.tokenizers import byte_bpe
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
+from graphprune import Ablation, Scorer
 from graphprune.cli.selecting import Selection, find
 from graphprune.errors import InputError
 from graphprune.export import export
-from graphprune.methods.base import Scorer
-from graphprune.model import Ablation
 
 GRAPH = gp.ComputationalGraph.from_edges(
     [("in", "h"), ("h", "out"), ("h", "side")], inputs=(0,), outputs=(2,)

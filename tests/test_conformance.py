@@ -8,12 +8,12 @@ from support.tiny import FAMILIES, random_pair, tiny
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
+from graphprune import Scorer
 from graphprune.conformance import (
     ConformanceError,
     check_adapter,
     check_method,
 )
-from graphprune.methods.base import Scorer
 
 METHODS = [
     gp.EAP(),

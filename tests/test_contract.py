@@ -8,8 +8,9 @@ import torch
 from support.toy import EDGES, Toy, ToyExamples
 
 import graphprune as gp
+from graphprune import Ablation, MaskedModel, Reference
 from graphprune.conformance import ConformanceError, check_adapter, check_method
-from graphprune.model import Ablation, MaskedModel, Reference, each_mask
+from graphprune.model import each_mask
 
 
 class Small(MaskedModel):

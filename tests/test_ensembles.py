@@ -14,8 +14,8 @@ from test_conformance import language, toy
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
+from graphprune import Scorer
 from graphprune.conformance import check_method
-from graphprune.methods.base import Scorer
 from graphprune.optimise.gates import budgeted_sigmoid, hard_concrete
 from graphprune.optimise.loop import Moment
 from graphprune.optimise.warm import Start, Warm

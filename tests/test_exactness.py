@@ -7,9 +7,9 @@ import torch
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
-from graphprune.batch import Batch
+from graphprune import Batch, Metric
 from graphprune.evaluation import SameOutputs
-from graphprune.metrics import METRICS, Metric
+from graphprune.metrics import METRICS
 
 ABLATIONS = ["counterfactual", "zero", "mean"]
 WITHIN = 1.2  # loose: dozens of masks are exact, and not all of what contains an exact one is

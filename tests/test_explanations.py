@@ -15,7 +15,7 @@ from torch_geometric.explain.metric import (
 
 import graphprune as gp
 from graphprune.export import to_explanation
-from graphprune.tasks.graphs import graphs, nodes
+from graphprune.tasks import graphs, nodes
 
 N = 9
 

@@ -10,7 +10,7 @@ from support.exporting import drawn
 from support.tiny import random_pair, tiny
 
 import graphprune as gp
-from graphprune.methods.base import resolve_ablation
+from graphprune.methods import resolve_ablation
 
 EAP = {"name": "eap", "settings": {"ablation": "counterfactual"}}
 

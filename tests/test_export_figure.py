@@ -10,13 +10,11 @@ import pytest
 import torch
 from transformer_graph import random_scores, transformer_graph
 
-from graphprune.circuit import Circuit
+from graphprune import Circuit, ComputationalGraph, EdgeMask
 from graphprune.errors import InputError, MissingExtraError
-from graphprune.export.figure import draw
+from graphprune.export import draw
 from graphprune.export.layout import COLUMN, picture, port_offset
 from graphprune.export.routing import _samples, route
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask
 
 
 def circuit(count: int, *shape, **options) -> Circuit:

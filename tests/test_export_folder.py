@@ -10,14 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformer_graph import random_scores, transformer_graph
 
-from graphprune import files
-from graphprune.circuit import Circuit
+from graphprune import Circuit, ComputationalGraph, EdgeMask, EdgeScores, Node, files
 from graphprune.errors import FormatError, InputError
 from graphprune.export import folder as folder_module
-from graphprune.graph import ComputationalGraph, Node
-from graphprune.mask import EdgeMask
 from graphprune.overlap import ExampleFingerprint
-from graphprune.scores import EdgeScores
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -12,13 +12,10 @@ import pytest
 import torch
 from transformer_graph import random_scores, transformer_graph
 
-from graphprune.circuit import Circuit
+from graphprune import Circuit, ComputationalGraph, EdgeMask, Node
 from graphprune.errors import InputError
-from graphprune.export.explanation import to_explanation
-from graphprune.export.formats import export
+from graphprune.export import export, to_explanation
 from graphprune.files import atomic_path
-from graphprune.graph import ComputationalGraph, Node
-from graphprune.mask import EdgeMask
 
 ODD = ('say "hi" & <b>', "back\\slash\nline", "a:b;{c}", "ключ")
 

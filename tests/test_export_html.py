@@ -11,11 +11,8 @@ from html.parser import HTMLParser
 import torch
 from transformer_graph import random_scores, transformer_graph
 
-from graphprune.circuit import Circuit
-from graphprune.export.html import to_html
-from graphprune.graph import ComputationalGraph, Node
-from graphprune.mask import EdgeMask
-from graphprune.scores import EdgeScores
+from graphprune import Circuit, ComputationalGraph, EdgeMask, EdgeScores, Node
+from graphprune.export import to_html
 
 EVIL = '</script><script>alert("1")</script><!-- & \u2028 \'"'
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 from transformer_graph import random_scores, transformer_graph
 
-from graphprune.circuit import Circuit
+from graphprune import Circuit, ComputationalGraph, EdgeMask, EdgeScores, NodeScores
 from graphprune.errors import FormatError, GraphMismatchError, InputError
-from graphprune.export.field import FieldLayout
-from graphprune.export.mib import (
+from graphprune.export import (
     MIBNodes,
     from_mib_json,
     from_mib_nodes,
@@ -20,9 +19,7 @@ from graphprune.export.mib import (
     to_mib_json,
     to_mib_pt,
 )
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask
-from graphprune.scores import EdgeScores, NodeScores
+from graphprune.export.field import FieldLayout
 
 SHAPES = [(1, 2, None, False), (2, 3, None, True), (3, 4, 2, False), (2, 4, 1, True)]
 WAYS = {"json": (to_mib_json, from_mib_json), "pt": (to_mib_pt, from_mib_pt)}

@@ -9,8 +9,8 @@ from support.oracle import oracle_edges, oracle_logits, oracle_writer_values
 from support.tiny import FAMILIES, random_pair
 
 import graphprune as gp
+from graphprune import Ablation
 from graphprune.export import model as exporting
-from graphprune.model import Ablation
 
 KINDS = ["zero", "mean", "mean_positional"]
 

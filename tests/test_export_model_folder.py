@@ -14,8 +14,8 @@ from support.tiny import tiny
 from support.toy import Toy
 
 import graphprune as gp
+from graphprune import Ablation
 from graphprune.export import model as exporting
-from graphprune.model import Ablation
 
 # ------------------------------------------------------------------ the folder
 

@@ -14,8 +14,7 @@ from support.killing import circuits
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
-from graphprune import files
-from graphprune.circuit import Circuit
+from graphprune import Circuit, files
 from graphprune.errors import FormatError, InputError
 from graphprune.export import export
 from graphprune.optimise.checkpoint import Checkpoint, RunDirectory

@@ -9,7 +9,7 @@ from torch_geometric.data import Batch as Graphs
 from torch_geometric.data import Data
 
 import graphprune as gp
-from graphprune.tasks.graphs import graphs, nodes, patterns
+from graphprune.tasks import graphs, nodes, patterns
 
 N, E, F, C = 11, 26, 4, 3
 D = torch.float64

@@ -12,9 +12,9 @@ from support.toy import Toy, ToyExamples
 from torch_geometric.data import Data
 
 import graphprune as gp
-from graphprune.adapters.gnn import ARGNN
-from graphprune.registry import method_names
-from graphprune.tasks.graphs import nodes, patterns
+from graphprune import method_names
+from graphprune.adapters import ARGNN
+from graphprune.tasks import nodes, patterns
 
 
 @contextlib.contextmanager

@@ -17,10 +17,9 @@ from support.tokenizers import byte_bpe
 from support.toy import Toy
 
 import graphprune as gp
-from graphprune import tasks
+from graphprune import Task, tasks
 from graphprune.errors import FormatError, InputError
 from graphprune.study.systems import apart
-from graphprune.task import Task
 
 
 @pytest.fixture(scope="module")

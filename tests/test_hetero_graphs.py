@@ -23,7 +23,7 @@ from torch_geometric.data import Batch as Graphs
 import graphprune as gp
 from graphprune.conformance import check_adapter, check_method
 from graphprune.export import export
-from graphprune.tasks.graphs import graphs, patterns
+from graphprune.tasks import graphs, patterns
 
 # ------------------------------------------------------------------ the graph
 

@@ -28,7 +28,7 @@ from torch_geometric.data import HeteroData
 
 import graphprune as gp
 from graphprune.adapters.gnn.passing import convolutions
-from graphprune.tasks.graphs import nodes, patterns
+from graphprune.tasks import nodes, patterns
 
 # ------------------------------------------------------------------ layers that merge relations
 

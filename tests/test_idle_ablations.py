@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 
 import graphprune as gp
 from graphprune.adapters.gnn import messages
-from graphprune.tasks.graphs import nodes, patterns
+from graphprune.tasks import nodes, patterns
 
 QUICK = {"sparsity": 0.5, "steps": 2}
 METHODS = [

@@ -8,9 +8,9 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import binomtest, t
 
+from graphprune import MIB_SIZES
 from graphprune.evaluation import EvaluationReport
 from graphprune.metrics import METRICS
-from graphprune.sizes import MIB_SIZES
 
 
 def report(values, full=None, ablated=None, metric="score"):

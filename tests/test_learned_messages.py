@@ -7,7 +7,7 @@ from support.hetero import FIRST, LABELS, MAKERS, NODES, RELATIONS, C, F, Transf
 from torch_geometric.data import Data
 
 import graphprune as gp
-from graphprune.tasks.graphs import nodes, patterns
+from graphprune.tasks import nodes, patterns
 
 N = 9
 

@@ -12,10 +12,9 @@ import torch
 from support.oracle import oracle_edges, oracle_logits, oracle_writer_values
 from support.tiny import EAGER_ONLY, FAMILIES, random_pair, tiny
 
+from graphprune import Ablation, Batch
 from graphprune.adapters.hf import adapter
-from graphprune.batch import Batch
 from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.model import Ablation
 
 
 def setup(family, **options):

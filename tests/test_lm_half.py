@@ -7,8 +7,8 @@ import torch
 from support.tiny import random_pair, tiny
 
 import graphprune as gp
+from graphprune import Ablation
 from graphprune.metrics import METRICS
-from graphprune.model import Ablation
 
 DTYPES = [torch.bfloat16, torch.float16]
 PROMPTS = 64

@@ -11,10 +11,9 @@ from support.oracle import oracle_logits
 from support.tiny import FAMILIES, random_pair, tiny
 from test_lm_exactness import ask, setup
 
+from graphprune import Ablation, Batch
 from graphprune.adapters.hf import adapter
-from graphprune.batch import Batch
 from graphprune.errors import InputError
-from graphprune.model import Ablation
 
 SOME = ["gpt2", "qwen2", "olmo2", "gemma2", "gpt_neox"]
 
@@ -316,7 +315,7 @@ def test_low_precision_gradients_stay_close(family, dtype):
 
 
 def test_learned_constants_have_no_name_to_resolve():
-    from graphprune.methods.base import resolve_ablation
+    from graphprune.methods import resolve_ablation
 
     model = adapter.wrap(tiny("gpt2"))
     with pytest.raises(InputError, match=r"mask optimiser.*EdgePruning\(ablation='optimal'\)"):

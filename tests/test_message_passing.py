@@ -10,7 +10,7 @@ import graphprune as gp
 from graphprune.adapters.gnn.deletion import way_of
 from graphprune.adapters.gnn.passing import convolutions
 from graphprune.conformance import check_adapter, check_method
-from graphprune.tasks.graphs import graphs, nodes, patterns
+from graphprune.tasks import graphs, nodes, patterns
 
 
 @pytest.mark.parametrize("name", [*MAKERS, *HARD])

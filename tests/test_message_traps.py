@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 import graphprune as gp
 from graphprune.adapters.gnn.deletion import way_of
 from graphprune.adapters.gnn.passing import convolutions
-from graphprune.tasks.graphs import nodes, patterns
+from graphprune.tasks import nodes, patterns
 
 # ------------------------------------------------------------------ silent traps
 

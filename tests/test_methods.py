@@ -346,8 +346,8 @@ def test_integration_rules_are_exact_for_their_degree():
 
 def span_task(model):
     """Pairs of unequal length, aligned by two named spans, through the public door."""
+    from graphprune.tasks import TokenPairs
     from graphprune.tasks.alignment import span_ranges, span_slots
-    from graphprune.tasks.pairs import TokenPairs
     from graphprune.tasks.ragged import Ragged
 
     clean = [[3, 4, 5, 6, 7, 8], [9, 4, 5, 6, 7]]

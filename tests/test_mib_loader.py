@@ -155,8 +155,8 @@ def test_circuits_need_no_scores(tmp_path, form):
     [("gpt2", "mcqa", True), ("interpbench", "mcqa", True), ("interpbench", "ioi", False)],
 )
 def test_pairs_that_the_benchmark_skips(tmp_path, model, task, skipped):
+    from graphprune.export import MIB_MODELS
     from graphprune.export.field import field_graph
-    from graphprune.export.submission import MIB_MODELS
 
     graph = field_graph(*MIB_MODELS[model][:2])
     write_submission(tmp_path, task, model, random_scores(graph), form="pt")

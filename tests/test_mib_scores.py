@@ -13,8 +13,8 @@ from support.toy import Toy, ToyExamples
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
+from graphprune import FaithfulnessCurve
 from graphprune.evaluation.benchmark import field_edges
-from graphprune.evaluation.curve import FaithfulnessCurve
 from graphprune.export import MIBNodes
 
 PERCENTAGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)

@@ -112,7 +112,7 @@ def test_a_stopped_run_says_which_steps_mask_it_gives(resumed, tmp_path, caplog,
 @pytest.mark.parametrize("inside", ["warm start", "study", "bootstrap", "rerun"])
 def test_ctrl_c_inside_something_larger_ends_it(inside):
     """Half a run's ranking was taken for the method's, and kept by a study."""
-    from graphprune.selection_bootstrap import bootstrap_scores
+    from graphprune import bootstrap_scores
     from graphprune.statistics.sanity import circuit_by
     from graphprune.study import jobs
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from graphprune.adapters.gnn import ARGNN, DeltaRule
+from graphprune.adapters import ARGNN
+from graphprune.adapters.gnn import DeltaRule
 from graphprune.spectral.published import published_edge
 
 GATES = {"AND": lambda a, b: a & b, "OR": lambda a, b: a | b, "XOR": lambda a, b: a ^ b}

@@ -67,9 +67,8 @@ def test_normalised_scores_repeat(normalize):
 
 
 def test_starts_tests_and_correlations_repeat():
-    from graphprune.comparison.nulls import make_strata
-    from graphprune.comparison.weighted import rank_correlation
-    from graphprune.evaluation.recovery import auroc
+    from graphprune import auroc
+    from graphprune.comparison import make_strata, rank_correlation
 
     both = first, second = [gp.EdgeScores.computed(GRAPH, one, method="") for one in TWO]
     assert torch.equal(*(rank_values(s.values, s.noise) for s in both))

@@ -10,7 +10,7 @@ from support.tiny import random_pair, tiny
 from torch_geometric.data import Batch, Data
 
 import graphprune as gp
-from graphprune.tasks.graphs import graphs, nodes, patterns
+from graphprune.tasks import graphs, nodes, patterns
 
 RING = torch.tensor([[0, 1, 2, 3, 4, 0, 2], [1, 2, 3, 4, 0, 2, 0]])
 

@@ -6,9 +6,9 @@ import torch
 from support.wheels import by_hand, messages_by_hand, random_network
 
 import graphprune as gp
-from graphprune.adapters.gnn import ARGNN
+from graphprune.adapters import ARGNN
 from graphprune.conformance import check_adapter, check_method
-from graphprune.tasks.graphs import patterns
+from graphprune.tasks import patterns
 
 UPDATES = ("sequential", "bernoulli", "synchronous")
 

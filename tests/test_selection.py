@@ -13,8 +13,8 @@ from support.cli import call, out_of, save_model
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
+from graphprune import ComputationalGraph, Node
 from graphprune.cli.ways import WAYS
-from graphprune.graph import ComputationalGraph, Node
 from graphprune.selection_rules import edge_influence
 
 

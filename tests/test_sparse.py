@@ -7,10 +7,9 @@ from support.tiny import FAMILIES, Float64, random_pair, tiny
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
+from graphprune import Ablation, Batch
 from graphprune.adapters.lm import sparse
 from graphprune.adapters.lm.heads import HeadCores
-from graphprune.batch import Batch
-from graphprune.model import Ablation
 
 
 def system(family, same=1):

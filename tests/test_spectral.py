@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 import graphprune as gp
 from graphprune import spectral
+from graphprune.spectral import wiring
 from graphprune.spectral.laplacians import operator
 from graphprune.spectral.local import star_turns
 from graphprune.spectral.spectra import Solver
-from graphprune.spectral.wiring import wiring
 
 KINDS = ["out", "in", "both", "rw", "adjacency", "count"]
 

@@ -13,10 +13,10 @@ from torch_geometric.data import Data
 
 import graphprune as gp
 from graphprune import spectral
+from graphprune.spectral import wiring
 from graphprune.spectral.laplacians import operator
 from graphprune.spectral.local import LocalSearch, star_turns
 from graphprune.spectral.stars import star_of
-from graphprune.spectral.wiring import wiring
 
 KINDS = ("out", "in", "both", "rw", "adjacency", "count")
 RING = [[0, 1, 2, 2, 3], [1, 2, 0, 3, 2]]

@@ -13,11 +13,11 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from graphprune import spectral
+from graphprune.spectral import wiring
 from graphprune.spectral.laplacians import operator
 from graphprune.spectral.measures import measure_named
 from graphprune.spectral.sensitivity import contract, slopes
 from graphprune.spectral.spectra import Solver
-from graphprune.spectral.wiring import wiring
 
 KINDS = ("out", "in", "both", "rw", "adjacency", "count")
 

@@ -9,6 +9,7 @@ import torch
 
 import graphprune as gp
 from graphprune import spectral
+from graphprune.spectral import close, wiring
 from graphprune.spectral.arcs import feedback_arcs
 from graphprune.spectral.exchange import exchange
 from graphprune.spectral.laplacians import operator
@@ -16,7 +17,6 @@ from graphprune.spectral.measures import Measure, measure_named
 from graphprune.spectral.search import Search
 from graphprune.spectral.spectra import Solver
 from graphprune.spectral.trials import Trials
-from graphprune.spectral.wiring import close, wiring
 
 KINDS = ("out", "in", "both", "rw", "adjacency", "count")
 

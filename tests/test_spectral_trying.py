@@ -11,13 +11,13 @@ import pytest
 
 import graphprune as gp
 from graphprune import spectral
+from graphprune.spectral import wiring
 from graphprune.spectral.exhaustive import number_of_sets
 from graphprune.spectral.laplacians import operator
 from graphprune.spectral.measures import measure_named
 from graphprune.spectral.search import Search
 from graphprune.spectral.spectra import Solver
 from graphprune.spectral.stacks import Stacks
-from graphprune.spectral.wiring import wiring
 
 KINDS = ("out", "in", "both", "rw", "adjacency", "count")
 

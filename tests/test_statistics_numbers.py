@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom, binomtest, kstest
 
 import graphprune as gp
-from graphprune.comparison.counts import holm
+from graphprune.comparison import holm
 from graphprune.statistics import hsic, hsic_test
 from graphprune.statistics.pvalues import (
     beats_share,

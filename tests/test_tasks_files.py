@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tokenizers import byte_bpe
 
+from graphprune import Task
 from graphprune.errors import InputError
-from graphprune.task import Task
 from graphprune.tasks import read_csv, read_jsonl
 
 RECORDS: list[dict[str, Any]] = [

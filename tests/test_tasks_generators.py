@@ -16,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tokenizers import TOKENIZERS, byte_bpe, word_level
 
-from graphprune import tasks
+from graphprune import Task, tasks
 from graphprune.errors import InputError
-from graphprune.task import Task
 from graphprune.tasks.booleans import _expression
 from graphprune.tasks.building import combinations
 from graphprune.tasks.encoding import Encoder

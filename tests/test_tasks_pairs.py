@@ -10,9 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphprune.batch import Examples
+from graphprune import Examples, Task
 from graphprune.errors import InputError
-from graphprune.task import Task
 from graphprune.tasks import TokenPairs
 from graphprune.tasks.ragged import Ragged
 

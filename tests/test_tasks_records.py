@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tokenizers import TOKENIZERS, byte_bpe, sentence_piece, word_level
 
+from graphprune import Task
 from graphprune.errors import InputError
-from graphprune.task import Task
 from graphprune.tasks import TokenPairs
 from graphprune.tasks.alignment import span_ranges
 from graphprune.tasks.encoding import Encoder

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from graphprune import tasks
+from graphprune import Task, tasks
 from graphprune.fetch import ARTIFACTS, cache_folder
 from graphprune.metrics import METRICS
-from graphprune.task import Task
 
 SOLVED = [
     ("ioi", {"corruption": "abc"}),

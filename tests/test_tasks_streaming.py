@@ -24,8 +24,8 @@ from support.tokenizers import TOKENIZERS, byte_bpe
 
 import graphprune.tasks.files as files
 import graphprune.tasks.streaming as streaming
+from graphprune import Task
 from graphprune.errors import InputError
-from graphprune.task import Task
 from graphprune.tasks import encoding
 from graphprune.tasks.words import NAMES, OBJECTS, PLAIN_WORDS
 

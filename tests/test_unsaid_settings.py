@@ -7,8 +7,9 @@ import torch
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
-from graphprune.registry import method_class, method_names
-from graphprune.study.spec import StudyMethod
+from graphprune import method_names
+from graphprune.registry import method_class
+from graphprune.study import StudyMethod
 
 CF, ZERO = "counterfactual", "zero"
 PRUNING = {"sparsity": 0.5, "steps": 3}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from graphprune.graph import ComputationalGraph, Node
-from graphprune.scores import EdgeScores
+from graphprune import ComputationalGraph, EdgeScores, Node
 
 
 def transformer_graph(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from graphprune.batch import Batch
+from graphprune import Batch
 
 BATCH, TOKENS, VOCAB = 8, 16, 50257
 

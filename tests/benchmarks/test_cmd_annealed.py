@@ -27,8 +27,8 @@ import pytest
 import torch
 
 import graphprune as gp
+from graphprune import quiet
 from graphprune.evaluation.curve import area
-from graphprune.progress import quiet
 from graphprune.study.systems import make_case
 
 TRIES = 3_000  # from each start, at each size

@@ -22,8 +22,8 @@ import pytest
 import torch
 
 import graphprune as gp
+from graphprune import quiet
 from graphprune.evaluation.curve import area
-from graphprune.progress import quiet
 from graphprune.study.systems import make_case
 
 EFFECT = 1e-9

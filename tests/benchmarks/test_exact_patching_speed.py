@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import graphprune as gp
-from graphprune.progress import quiet
+from graphprune import quiet
 from graphprune.study.systems import make_case
 
 STACKED = 16

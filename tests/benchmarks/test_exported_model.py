@@ -30,7 +30,7 @@ import pytest
 import torch
 
 import graphprune as gp
-from graphprune.batch import Batch
+from graphprune import Batch
 
 from .measuring import gpt2_small, medians, objective
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.measuring import medians
-from graphprune.adapters.gnn import ARGNN
+from graphprune.adapters import ARGNN
 
 pytestmark = pytest.mark.benchmark
 

@@ -3,8 +3,7 @@
 import torch
 
 import graphprune as gp
-from graphprune.batch import Batch
-from graphprune.model import Ablation
+from graphprune import Ablation, Batch
 
 from .tiny import random_pair, tiny
 

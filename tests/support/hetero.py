@@ -6,7 +6,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.nn import HeteroConv, to_hetero
 
 import graphprune as gp
-from graphprune.tasks.graphs import nodes
+from graphprune.tasks import nodes
 
 F, H, C = 4, 6, 3
 NODES = {"author": 5, "paper": 8, "venue": 3}

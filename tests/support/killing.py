@@ -126,8 +126,7 @@ def circuits():
     import torch
     from transformer_graph import random_scores, transformer_graph
 
-    from graphprune.circuit import Circuit
-    from graphprune.mask import EdgeMask
+    from graphprune import Circuit, EdgeMask
 
     graph = transformer_graph(1, 2, 1)
     scores = random_scores(graph)
@@ -151,7 +150,7 @@ def looker(root, folder, old, new, load):
 
 
 def kill_saves(root, exchange, foreign):
-    from graphprune.circuit import Circuit
+    from graphprune import Circuit
 
     old, new = circuits()
     folder = root / "c"
@@ -174,7 +173,7 @@ def kill_saves(root, exchange, foreign):
 
 def kill_new(root, exchange, foreign):
     """The first save: nothing or the whole circuit, and no second one in its way."""
-    from graphprune.circuit import Circuit
+    from graphprune import Circuit
 
     circuit = circuits()[0]
 
@@ -193,7 +192,7 @@ def kill_models(root, exchange, foreign):
     """The folder of ``export-model``; making the program itself is left out."""
     import torch
 
-    from graphprune.circuit import Circuit
+    from graphprune import Circuit
     from graphprune.export import model as exporting
 
     from .exporting import drawn, system
@@ -223,7 +222,7 @@ def kill_discover(root, exchange, foreign):
     import contextlib
     import io
 
-    from graphprune.circuit import Circuit
+    from graphprune import Circuit
 
     from .cli import call, save_model
 

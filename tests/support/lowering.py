@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import graphprune as gp
-from graphprune.batch import Batch
+from graphprune import Batch
 
 from .tiny import random_pair, tiny
 

@@ -5,7 +5,7 @@ import torch_geometric.nn as pyg
 from torch_geometric.data import Data
 
 import graphprune as gp
-from graphprune.tasks.graphs import nodes
+from graphprune.tasks import nodes
 
 N, F, C = 9, 5, 3
 

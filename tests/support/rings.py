@@ -4,9 +4,8 @@ import networkx as nx
 import torch
 from torch import nn
 
-from graphprune.batch import Batch
-from graphprune.graph import ComputationalGraph
-from graphprune.model import Ablation, MaskedModel, Reference, each_mask
+from graphprune import Ablation, Batch, ComputationalGraph, MaskedModel, Reference
+from graphprune.model import each_mask
 
 WIDTH = 2
 

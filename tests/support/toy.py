@@ -11,9 +11,16 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from graphprune.batch import Batch
-from graphprune.graph import ComputationalGraph
-from graphprune.model import Ablation, Gradients, MaskedModel, Messages, Reference, mask_values
+from graphprune import (
+    Ablation,
+    Batch,
+    ComputationalGraph,
+    Gradients,
+    MaskedModel,
+    Messages,
+    Reference,
+)
+from graphprune.model import mask_values
 
 WIDTH = 3
 EDGES = [

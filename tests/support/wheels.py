@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from graphprune.adapters.gnn import ARGNN
+from graphprune.adapters import ARGNN
 
 
 def random_network(nodes=12, inputs=3, degree=3.0, seed=0, **options):
