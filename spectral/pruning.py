@@ -76,7 +76,8 @@ class SpectralPruning(_Spectral, Pruner):
     Args:
         size: what is kept: an int counts edges, a float is a fraction of all; ``None`` is not said:
             the size that :meth:`fit` is given, else 0.8.
-        mode, variant: ``"global"`` or ``"local"``, ``"default"`` or ``"paper"``.
+        mode: ``"global"`` search, or ``"local"``: each node's star in closed form.
+        variant: ``"default"``, or ``"paper"``: the published rule with its defect.
         effort: work beyond the rounds of the global search, a factor.
         edge_weights: see :func:`graphprune.spectral.edge_weights`.
         feedback: edges that close the graph for the spectrum only: never cut, never counted.
