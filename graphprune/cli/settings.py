@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, nearest
 
 __all__ = [
     "hints_of",
