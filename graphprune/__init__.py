@@ -1,8 +1,8 @@
 """graphprune: prune the edges of a model's computational graph, and find the circuit that works.
 
 Methods give scores, scores make masks, evaluation and export read masks. Importing graphprune loads
-nothing heavy: each name loads when first used, adapters when a model is wrapped. The names and where
-they live stand in ``__init__.pyi``.
+nothing heavy: each name loads when first used, adapters when a model is wrapped. The names, and
+where each lives, stand in ``__init__.pyi``.
 """
 
 from lazy_loader import attach_stub

@@ -262,7 +262,8 @@ class Pruner(Method):
         asked, before = as_size(size), said["size"]
         if before is not None and (type(before), before) != (type(asked), asked):  # 1 is not 1.0
             raise InputError(f"{self.label} was also asked for size={size!r}: give one of the two")
-        return replace(self, size=asked)
+        chosen: dict[str, Any] = {"size": asked}
+        return replace(self, **chosen)
 
 
 @runtime_checkable
