@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.errors import UnsupportedModelError, unknown_name
 from graphprune.model import MaskedModel
 from graphprune.planning import Cost, Request
 
@@ -54,9 +54,10 @@ class TransformersAdapter:
             )
         unknown = sorted(set(options) - {"checkpointing", "embedding_nodes"})
         if unknown:
-            raise InputError(
-                f"unknown option {unknown[0]!r} for a language model; known: check, "
-                "checkpointing, embedding_nodes"
+            raise unknown_name(
+                "option of a language model",
+                unknown[0],
+                ("check", "checkpointing", "embedding_nodes"),
             )
         model = LanguageModel(module, family, **options)
         if check:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.model import MaskedModel
 
 __all__ = ["PyGAdapter", "adapter"]
@@ -55,7 +55,7 @@ class PyGAdapter:
 def _known(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise InputError(f"unknown option {unknown[0]!r} for {what}; known: {', '.join(known)}")
+        raise unknown_name(f"option of {what}", unknown[0], known)
 
 
 adapter = PyGAdapter()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.study import Case
 
 __all__ = [
@@ -33,7 +33,7 @@ def tracr(task: str, *, train: int, test: int, seed: int, ablation_seed: int = 0
 
     programs = rasp_programs()
     if task not in programs:
-        raise InputError(f"unknown program {task!r}; known: {', '.join(programs)}")
+        raise unknown_name("program", task, programs)
     model, whole, truth = _compiled(task, wrapped, ablation_seed)
     drawn = whole.subset(np.random.default_rng(seed).permutation(len(whole)).tolist())
     first, second = drawn, drawn

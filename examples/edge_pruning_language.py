@@ -104,7 +104,7 @@ def run_task(model, tokenizer, name: str, out: Path, args) -> None:
     if not file.with_suffix(".csv").exists():
         start = time.perf_counter()
         pruning = gp.EdgePruning(
-            edges=sizes[0],
+            size=sizes[0],
             path=tuple(sizes[1:]),
             steps=20 if args.quick else args.steps,
             batch_size=8,

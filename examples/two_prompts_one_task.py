@@ -32,7 +32,7 @@ def find(model, task, style: str, out: Path, args) -> gp.Circuit:
         return gp.Circuit.load(folder)
     warm = gp.EAPIG(steps=5).score(model, task.with_metric("kl"))
     pruning = gp.EdgePruning(
-        edges=args.edges, steps=args.steps, batch_size=8, warm_start=warm,
+        size=args.edges, steps=args.steps, batch_size=8, warm_start=warm,
         run_dir=out / f"{style}-run", checkpoint_every=10,
     )  # fmt: skip
     fit = pruning.fit(model, task)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.mask import require_same_graph
 from graphprune.ranks import levels, ranks
 from graphprune.scores import EdgeScores
@@ -62,10 +62,9 @@ def check_combination(
     if members < 1:
         raise InputError("an ensemble needs at least one member")
     if how not in HOWS:
-        raise InputError(f"how must be one of {', '.join(HOWS)}, got {how!r}")
+        raise unknown_name("how", how, HOWS)
     if normalize not in NORMALIZATIONS:
-        known = ", ".join(repr(n) for n in NORMALIZATIONS)
-        raise InputError(f"normalize must be one of {known}, got {normalize!r}")
+        raise unknown_name("normalize", normalize, NORMALIZATIONS)
     if how != "weighted":
         if weights is not None:
             raise InputError(f"weights are for how='weighted', not for how={how!r}")

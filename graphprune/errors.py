@@ -1,5 +1,10 @@
 """One family of errors: each says what was expected, what came and where."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_SHOWN = 40  # names that an error lists at most
+
 
 class GraphPruneError(Exception):
     """Base class of every error graphprune raises on purpose."""
@@ -31,3 +36,42 @@ class FormatError(GraphPruneError, ValueError):
 
 class NumericalError(GraphPruneError, ArithmeticError):
     """A NaN or an infinity appeared where a finite number was expected."""
+
+
+def unknown_name(
+    what: str, got: object, known: Iterable[object], hint: str = "", *, where: str = ""
+) -> InputError:
+    """The error for a name that is not known.
+
+    It suggests the nearest name, whatever the case and the kind of dashes.
+
+    Args:
+        what: what is named, such as ``"metric"``.
+        got: the name that came, or anything else that came in its place.
+        known: the names that are known; of very many only some are shown.
+        hint: what else may be given, said at the end.
+        where: the place in a file or a table, said at the start.
+
+    Example:
+        >>> print(unknown_name("metric", "KL", ["accuracy", "kl"], "a callable"))
+        unknown metric 'KL'; did you mean 'kl'? Known: accuracy, kl, a callable
+    """
+    names = [str(name) for name in known]
+    close = nearest(got, names)
+    meant = f"did you mean {close!r}? Known" if close else "known"
+    shown = names if len(names) <= _SHOWN else [*names[:5], f"... ({len(names):,} in all)"]
+    listed = ", ".join([*shown, *([hint] if hint else [])]) or "none"
+    return InputError(f"{where}{': ' if where else ''}unknown {what} {got!r}; {meant}: {listed}")
+
+
+def nearest(got: object, known: Iterable[str]) -> str | None:
+    """The known name that a mistyped one most likely means; ``None`` where none is close."""
+    if not isinstance(got, str):
+        return None
+    plain = {_plain(name): name for name in reversed(list(known))}
+    found = get_close_matches(_plain(got), plain, n=1, cutoff=0.6)
+    return plain[found[0]] if found else None
+
+
+def _plain(name: str) -> str:
+    return name.casefold().translate(str.maketrans("_ ", "--"))

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from graphprune.errors import GraphMismatchError, InputError, NumericalError
+from graphprune.errors import GraphMismatchError, InputError, NumericalError, unknown_name
 from graphprune.gradient_mode import ordinary
 from graphprune.graph import ComputationalGraph
 
@@ -128,7 +128,7 @@ class EdgeMask:
         for name in names:
             number = graph.edge_number.get(name)
             if number is None:
-                raise InputError(f"the graph has no edge {name!r}; its edges: {graph.edge_names!r}")
+                raise unknown_name("edge", name, graph.edge_names)
             if number in chosen:
                 _require_alone(graph, name)
             chosen.add(number)

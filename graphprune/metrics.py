@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
-from graphprune.errors import InputError, NumericalError
+from graphprune.errors import InputError, NumericalError, unknown_name
 from graphprune.intervals import UNBOUNDED
 from graphprune.ranks import NOISE, levels
 
@@ -376,7 +376,7 @@ def as_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
         return metric
     if isinstance(metric, str):
         if metric not in METRICS:
-            raise InputError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
+            raise unknown_name("metric", metric, METRICS)
         return METRICS[metric]
     direction = getattr(metric, "higher_is_better", None)
     if not callable(metric) or not isinstance(direction, bool):

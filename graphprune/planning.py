@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.errors import InputError, UnsupportedModelError, unknown_name
 from graphprune.gradient_mode import with_gradients
 from graphprune.optimise.stream import SHARE, available_memory
 from graphprune.quantities import best_seconds, size_text, time_text
@@ -273,7 +273,7 @@ def plan(
     :class:`UnsupportedModelError` where no adapter knows the model.
     """
     if method not in METHODS:
-        raise InputError(f"no plan for method {method!r}; known: {', '.join(METHODS)}")
+        raise unknown_name("method", method, METHODS, where="plan")
     numbers = {
         "batch_size": batch_size, "tokens": tokens, "answers": answers, "copies": copies,
         "steps": steps, "examples": examples,
@@ -368,7 +368,7 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:
         return None
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise InputError(f"unknown dtype {dtype!r}; expected auto, float32, bfloat16 or float16")
+        raise unknown_name("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     return found
 
 

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast, get_args
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 
 __all__ = ["BITS", "PAHQ_POLICY", "Lowered", "Precision", "PrecisionPolicy", "rtn"]
 
@@ -33,8 +33,7 @@ BITS: dict[Precision, int] = {"fp32": 32, "bf16": 16, "fp8": 8, "int8": 8, "int4
 
 def _precision(value: object, where: str) -> Precision:
     if value not in get_args(Precision):
-        known = ", ".join(get_args(Precision))
-        raise InputError(f"{where} asks for the precision {value!r}; known: {known}")
+        raise unknown_name("precision", value, get_args(Precision), where=where)
     return cast(Precision, value)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.errors import InputError, UnsupportedModelError, unknown_name
 from graphprune.gradient_mode import ordinary_tensors
 from graphprune.model import MaskedModel
 
@@ -119,7 +119,7 @@ def method_class(name: str) -> type[Any]:
     """The class of a registered method; raises :class:`InputError` that lists the known ones."""
     entries = _entries("graphprune.methods")
     if name not in entries:
-        raise InputError(f"unknown method {name!r}; known: {', '.join(sorted(entries))}")
+        raise unknown_name("method", name, sorted(entries))
     kind: type[Any] = entries[name].load()
     return kind
 

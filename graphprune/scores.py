@@ -16,7 +16,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from graphprune.budgeting import exact_budget
-from graphprune.errors import InputError, NumericalError
+from graphprune.errors import InputError, NumericalError, unknown_name
 from graphprune.gradient_mode import ordinary
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, budget
@@ -35,7 +35,7 @@ Ranking = Literal["abs", "signed"]
 def ranked_values(values: Tensor, by: Ranking) -> Tensor:
     """The values that a ranking goes by: the magnitudes, or the values with their sign."""
     if by not in ("abs", "signed"):
-        raise InputError(f"by must be 'abs' or 'signed', got {by!r}")
+        raise unknown_name("by", by, ("abs", "signed"))
     return values.abs() if by == "abs" else values
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.mask import EdgeMask, budget
 from graphprune.progress import track
 from graphprune.scores import EdgeScores, Ranking
@@ -82,7 +82,7 @@ class BootstrapScores:
             mean = self.scores.values
             half = t.ppf(1 - tail, self.freedom or count - 1) * self.error
         else:
-            raise InputError(f"kind is one of t, percentile, paper; got {kind!r}")
+            raise unknown_name("kind", kind, get_args(IntervalKind))
         return mean - half, mean + half
 
     def certain(self, level: float = 0.95, kind: IntervalKind = "t") -> Tensor:
@@ -114,7 +114,7 @@ class BootstrapScores:
         """
         graph, values = self.scores.graph, self.scores.values
         if by not in ("abs", "signed"):
-            raise InputError(f"by must be 'abs' or 'signed', got {by!r}")
+            raise unknown_name("by", by, ("abs", "signed"))
         sure = self.certain(level, kind)
         order = ranking(values.abs() if by == "abs" else values)
         tier = torch.where(sure, 0, 1)

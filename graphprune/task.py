@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphprune.batch import Aligned, Batch, Examples
 from graphprune.contents import fingerprint
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.gradient_mode import ordinary_tensors
 from graphprune.metrics import METRICS, Metric, as_metric
 from graphprune.overlap import ExampleFingerprint, apart, as_table, parted, prints
@@ -330,7 +330,7 @@ class Task:
         ):
             raise InputError(f"train must be a count (int) or a fraction (float), got {train!r}")
         if overlap not in ("mend", "keep"):
-            raise InputError(f"overlap must be 'mend' or 'keep', got {overlap!r}")
+            raise unknown_name("overlap", overlap, ("mend", "keep"))
         count = int(train) if _is_integer(train) else round(float(train) * len(self))
         if not 0 < count < len(self):
             raise InputError(

@@ -48,7 +48,7 @@ def test_a_size_as_a_share_and_all_settings(model_dir, tmp_path, capsys):
     assert document["kept"] == int(0.25 * edges)
     settings = gp.Circuit.load(tmp_path / "c").provenance["method"]["settings"]
     assert settings["variant"] == "paper"
-    assert settings["sparsity"] == 0.75
+    assert settings["size"] == 0.25
     assert settings["warm_start"] == "eap-ig"
     assert "run_dir" not in settings  # says nothing of the user's folders
 

@@ -145,7 +145,7 @@ def test_a_task_is_its_examples_metric_and_order():
 
 
 def run(folder, task=None, **options):
-    options = {"edges": 4, "steps": 3, "batch_size": 50, **options}
+    options = {"size": 4, "steps": 3, "batch_size": 50, **options}
     return gp.EdgePruning(run_dir=folder, **options).fit(Toy(seed=3), task or toy_task(10))
 
 

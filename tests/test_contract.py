@@ -62,10 +62,10 @@ SAME = [
     gp.IntegratedMaskGradient(steps=3),
     gp.ExactPatching(),
     gp.ParallelEnsemble([gp.EAP(), gp.ExactPatching()], normalize="rank"),
-    gp.EdgePruning(edges=4, **QUICK),
-    gp.MatryoshkaPruning(edges=4, **QUICK),
-    gp.UGS(edges=4, samples=2, **QUICK),
-    gp.SequentialEnsemble("eap", gp.EdgePruning(edges=4, **QUICK)),
+    gp.EdgePruning(size=4, **QUICK),
+    gp.MatryoshkaPruning(size=4, **QUICK),
+    gp.UGS(size=4, samples=2, **QUICK),
+    gp.SequentialEnsemble("eap", gp.EdgePruning(size=4, **QUICK)),
     gp.CalibratedRanking("eap", sizes=(0.3, 0.5)),
     gp.ACDC(tau=1e-3),
 ]
@@ -119,7 +119,7 @@ def test_eap_is_the_finite_difference():
         (gp.RelP(), "relevance_gradients"),
         (gp.InformationFlow(), r"\(messages\)"),
         (gp.EAP(ablation="mean"), "mean_ablation"),
-        (gp.EdgePruning(edges=4, ablation="optimal", **QUICK), "mean_ablation"),
+        (gp.EdgePruning(size=4, ablation="optimal", **QUICK), "mean_ablation"),
         (gp.PAHQ(tau=0.1), "at_precision"),
     ],
     ids=lambda value: getattr(value, "label", ""),
@@ -159,7 +159,7 @@ def test_every_circuit_of_a_size_was_worse_than_what_exact_search_keeps():
     for row, kept in enumerate(itertools.combinations(range(len(EDGES)), 4)):
         masks[row, list(kept)] = 1
     gaps = (small.run(batch, masks, reference) - reference.full).pow(2).sum((1, 2))
-    found = gp.EdgePruning(edges=4, steps=60, batch_size=6, loss="mse").prune(small, task)
+    found = gp.EdgePruning(size=4, steps=60, batch_size=6, loss="mse").prune(small, task)
     mine = (small.run(batch, found, reference) - reference.full).pow(2).sum()
     assert float(mine) <= float(gaps.kthvalue(13).values)  # among the best tenth
 
@@ -250,7 +250,7 @@ def test_dead_ends_that_went_are_said():
     assert any(result.remarks for result in found)
 
 
-@pytest.mark.parametrize("method", [gp.EAP(), gp.EdgePruning(edges=4, **QUICK)])
+@pytest.mark.parametrize("method", [gp.EAP(), gp.EdgePruning(**QUICK)])
 def test_sizes_are_read_alike(method):
     small, task = system()
     for size in (4, np.int64(4), 4 / 9 + 1e-3, np.float32(0.45)):

@@ -21,7 +21,7 @@ from graphprune.optimise.loop import Moment
 from graphprune.optimise.warm import Start, Warm
 
 GRAPH = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("a", "c"), ("b", "d")])
-QUICK = {"edges": 4, "steps": 15, "loss": "mse", "batch_size": 6}
+QUICK = {"size": 4, "steps": 15, "loss": "mse", "batch_size": 6}
 
 
 def scores(*values, method=""):

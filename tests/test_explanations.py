@@ -315,7 +315,7 @@ def test_planted_motifs_are_ranked_first():
     bare = to_explanation(circuit)
     assert torch.equal(bare.edge_score, handed.edge_score)
     # A mask optimiser's ranking has no sign to be misled by.
-    pruning = gp.EdgePruning(edges=240, ablation="zero", steps=60, refine=0)
+    pruning = gp.EdgePruning(size=240, ablation="zero", steps=60, refine=0)
     kept = pruning.fit(model, task)
     found = gp.Circuit.from_mask(kept.mask, scores=kept.scores, model=model, task=task)
     by_size, by_sign = (to_explanation(found, by=by).edge_score for by in ("abs", "signed"))

@@ -794,7 +794,7 @@ def test_tasks_that_no_edge_reaches_are_told():
     data.edge_index = data.edge_index[:, data.edge_index[1] < N - 1]
     model = gp.wrap(module, data=data)
     alone = nodes(data.x, torch.arange(N) % C, at=[N - 1])
-    for method in (gp.EAP(), gp.EAP(ablation="zero"), gp.EdgePruning(edges=5, steps=2)):
+    for method in (gp.EAP(), gp.EAP(ablation="zero"), gp.EdgePruning(size=5, steps=2)):
         with pytest.raises(gp.InputError, match="a node that no edge leads to"):
             method.prune(model, alone) if hasattr(method, "prune") else method.score(model, alone)
     both = nodes(data.x, torch.arange(N) % C, at=[N - 1, 5])

@@ -79,8 +79,8 @@ def toy(mode=nothing_changed):
 SYSTEMS = [language, graph_network, argnn, toy]
 
 SETTINGS = {
-    **{name: {"edges": 5, "steps": 3} for name in ("edge-pruning", "subnetwork-probing")},
-    "ugs": {"edges": 5, "steps": 3},
+    **{name: {"size": 5, "steps": 3} for name in ("edge-pruning", "subnetwork-probing")},
+    "ugs": {"size": 5, "steps": 3},
     "matryoshka": {"steps": 3},
 }
 

@@ -14,7 +14,7 @@ from graphprune.optimise.gates import log_odds, log_open, strength
 from graphprune.optimise.warm import rank_values
 
 EDGES = 14
-COMMON = {"edges": EDGES, "batch_size": 16, "loss": "kl"}
+COMMON = {"size": EDGES, "batch_size": 16, "loss": "kl"}
 METHODS = {
     "budget": gp.EdgePruning(steps=60, refine=0, **COMMON),
     "hard": gp.EdgePruning(steps=60, gates="hard", refine=0, **COMMON),
@@ -142,7 +142,7 @@ def test_files_keep_the_ranking(case, fits, tmp_path):
         assert read.top(EDGES, by=by) == scores.top(EDGES)
 
 
-@pytest.mark.parametrize("label", ["UGS(edges=4)", "EdgePruning", "EAP"])
+@pytest.mark.parametrize("label", ["UGS(size=4)", "EdgePruning", "EAP"])
 def test_folders_of_the_first_release_are_turned(label, tmp_path):
     """Their gates were negative outside the budget; an attribution's sign is its own."""
     graph = Toy().graph
@@ -189,7 +189,7 @@ def test_products_of_open_gates_do_not_tie():
 def test_the_ranking_of_every_size_on_a_graph_small_enough_to_try():
     """Of all circuits of each size, the ranking's stands better by size than chance has it."""
     model, task = Toy(seed=3), gp.Task(ToyExamples(6), "logit_diff", batch_size=6)
-    scores = gp.MatryoshkaPruning(edges=4, steps=200, batch_size=6, loss="mse").score(model, task)
+    scores = gp.MatryoshkaPruning(size=4, steps=200, batch_size=6, loss="mse").score(model, task)
     batch = next(iter(task.batches(6)))
     reference = model.reference(batch)
 

@@ -7,6 +7,7 @@ import torch
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
+from graphprune import InputError
 from graphprune.budgeting import exact_budget
 from graphprune.conformance import check_method
 from graphprune.optimise.dangling import alive_edges
@@ -15,18 +16,18 @@ from graphprune.optimise.losses import as_loss
 
 SMALL = {"steps": 60, "batch_size": 6, "loss": "mse"}
 METHODS = [
-    gp.EdgePruning(edges=4, **SMALL),
-    gp.EdgePruning(edges=4, node_gates=True, **SMALL),
-    gp.EdgePruning(edges=4, variant="paper", **SMALL),
-    gp.EdgePruning(edges=4, variant="paper", node_gates=False, clip=0.5, **SMALL),
-    gp.UGS(edges=4, samples=3, **SMALL),
-    gp.UGS(edges=4, samples=3, variant="paper", **SMALL),
-    gp.UGS(edges=4, samples=3, node_gates=True, **SMALL),
-    gp.MatryoshkaPruning(edges=4, budgets=2, **SMALL),
-    gp.MatryoshkaPruning(edges=4, node_gates=True, sizes="uniform", **SMALL),
-    gp.MatryoshkaPruning(edges=4, sizes="curve", **SMALL),
-    gp.SubnetworkProbing(edges=4, **SMALL),
-    gp.SubnetworkProbing(edges=4, node_gates=True, **SMALL),
+    gp.EdgePruning(size=4, **SMALL),
+    gp.EdgePruning(size=4, node_gates=True, **SMALL),
+    gp.EdgePruning(size=4, variant="paper", **SMALL),
+    gp.EdgePruning(size=4, variant="paper", node_gates=False, clip=0.5, **SMALL),
+    gp.UGS(size=4, samples=3, **SMALL),
+    gp.UGS(size=4, samples=3, variant="paper", **SMALL),
+    gp.UGS(size=4, samples=3, node_gates=True, **SMALL),
+    gp.MatryoshkaPruning(size=4, budgets=2, **SMALL),
+    gp.MatryoshkaPruning(size=4, node_gates=True, sizes="uniform", **SMALL),
+    gp.MatryoshkaPruning(size=4, sizes="curve", **SMALL),
+    gp.SubnetworkProbing(size=4, **SMALL),
+    gp.SubnetworkProbing(size=4, node_gates=True, **SMALL),
 ]
 LABELS = [f"{type(m).__name__}-{i}" for i, m in enumerate(METHODS)]
 
@@ -64,7 +65,7 @@ def test_default_finds_the_best_circuit_or_nearly(task):
     for seed, count in itertools.product(range(6), (4, 5)):
         model = Toy(seed=seed)
         every = ranked_circuits(model, task, count)
-        found = gp.EdgePruning(edges=count, steps=150, batch_size=6, loss="mse").prune(model, task)
+        found = gp.EdgePruning(size=count, steps=150, batch_size=6, loss="mse").prune(model, task)
         places.append(every.index(found))
     # Of 9 and 15 circuits; chance would find the best one in about 1 of 12 cases.
     assert places.count(0) >= 6, places
@@ -98,29 +99,54 @@ def test_better_than_chance(kind, task):
     for seed in range(8):
         model = Toy(seed=seed)
         options = {"samples": 4, "penalty": 0.05} if kind is gp.UGS else {}
-        method = kind(edges=5, steps=150, batch_size=6, loss="mse", **options)
+        method = kind(size=5, steps=150, batch_size=6, loss="mse", **options)
         places.append(ranked_circuits(model, task, 5).index(method.prune(model, task)))
     assert sum(places) / len(places) <= 4.0, places
 
 
 def test_sizes():
     graph = Toy().graph
-    assert gp.EdgePruning(sparsity=0.5).count(graph) == 4
-    assert gp.EdgePruning(sparsity=1 / 3).count(graph) == 6  # int(2/3 * 9), not 5.999
-    assert gp.EdgePruning(edges=7).count(graph) == 7
-    assert gp.EdgePruning(sparsity="minimal").count(graph) is None
+    for settings, kept in (
+        ({"size": 7}, 7),
+        ({"size": 0.5}, 4),  # int(size * E)
+        ({"sparsity": 0.5}, 5),  # E - int(sparsity * E)
+        ({"sparsity": 1 / 3}, 6),
+        ({"size": "minimal"}, None),
+        ({"sparsity": "minimal"}, None),
+    ):
+        assert gp.EdgePruning(**settings).count(graph) == kept, settings
+    wide = gp.ComputationalGraph.from_edges([("input", f"n{i}") for i in range(200)])
+    assert gp.EdgePruning().count(wide) == 4  # 2 % where nobody says a size
+
+
+def test_a_size_that_was_said_is_never_overwritten(model, task):
+    quick = {"steps": 2, "batch_size": 6, "loss": "mse"}
+    with pytest.raises(InputError, match=r"size=4 .* and sparsity=0.5 .* one of the two"):
+        gp.EdgePruning(size=4, sparsity=0.5)
+    for settings, size in (
+        ({"size": 4}, 5),
+        ({"size": 1}, 1.0),  # one edge is not all of them
+        ({"sparsity": 0.5}, 5),
+        ({"sparsity": "minimal"}, 0.5),
+    ):
+        with pytest.raises(InputError, match=rf"also asked for size={size}: give one of the two"):
+            gp.EdgePruning(**settings, **quick).fit(model, task, size=size)
+    with pytest.raises(InputError, match="also asked for size=5"):
+        gp.SequentialEnsemble("eap", gp.EdgePruning(size=4, **quick)).prune(model, task, size=5)
+    assert gp.EdgePruning(size=4, **quick).prune(model, task, size=4).num_kept == 4
+    assert gp.EdgePruning(**quick).prune(model, task, size=5).num_kept == 5
 
 
 @pytest.mark.parametrize("edges", range(1, 10))
 def test_every_budget(edges, model, task):
-    fit = gp.EdgePruning(edges=edges, steps=20, batch_size=6, loss="mse").fit(model, task)
+    fit = gp.EdgePruning(size=edges, steps=20, batch_size=6, loss="mse").fit(model, task)
     assert fit.mask.num_kept == edges
     assert fit.mask.prune_dead_ends() == fit.mask
 
 
 def test_warm_start_ranks_the_gates(model, task):
     scores = gp.EAPIG(steps=5).score(model, task)
-    frozen = {"steps": 1, "batch_size": 6, "loss": "mse", "edges": 4, "refine": 0}
+    frozen = {"steps": 1, "batch_size": 6, "loss": "mse", "size": 4, "refine": 0}
     fit = gp.EdgePruning(warm_start=scores, **frozen).fit(model, task)
     assert fit.scores.values.argsort()[-2:].tolist() == scores.values.abs().argsort()[-2:].tolist()
     for warm in (gp.EAPIG(steps=5), "eap-ig"):
@@ -132,11 +158,11 @@ def test_loss_by_callable_and_by_task(model, task):
     def towards_answer(outputs, batch, full):
         return -outputs[:, 0]
 
-    fit = gp.EdgePruning(edges=4, steps=60, batch_size=6, loss=towards_answer).fit(model, task)
+    fit = gp.EdgePruning(size=4, steps=60, batch_size=6, loss=towards_answer).fit(model, task)
     batch = next(iter(task.batches(6)))
     outputs = model.run(batch, fit.mask, model.reference(batch))
     assert fit.notes["loss"] == pytest.approx(float(-outputs[:, 0].mean()), rel=1e-5)
-    by_task = gp.EdgePruning(edges=4, steps=60, batch_size=6, loss="task").fit(model, task)
+    by_task = gp.EdgePruning(size=4, steps=60, batch_size=6, loss="task").fit(model, task)
     report = gp.evaluate(model, task, by_task.mask)
     assert by_task.notes["loss"] == pytest.approx(-report["logit_diff"], rel=1e-5)
 
@@ -153,7 +179,7 @@ def test_loss_by_the_tasks_gap_to_the_full_model(model, task):
         outputs = model.run(batch, mask, reference)
         return float((difference(outputs) - difference(reference.full)).abs().mean())
 
-    fit = gp.EdgePruning(edges=4, steps=60, batch_size=6, loss="task_gap").fit(model, task)
+    fit = gp.EdgePruning(size=4, steps=60, batch_size=6, loss="task_gap").fit(model, task)
     assert fit.notes["loss"] == pytest.approx(gap(fit.mask), rel=1e-5)
     # Overshooting the model costs as falling short.
     full = reference.full
@@ -187,7 +213,7 @@ def test_a_loss_of_means_is_refused_where_processes_share_a_batch(model, task, m
     two = Workers(rank=0, world=2)
     monkeypatch.setattr(Workers, "current", staticmethod(lambda module: two))
     with pytest.raises(gp.InputError, match="2 share them"):
-        gp.EdgePruning(edges=4, steps=2, loss="mean_gap").fit(model, task)
+        gp.EdgePruning(size=4, steps=2, loss="mean_gap").fit(model, task)
 
 
 def test_losses_by_gaps_are_the_distance_where_the_metric_is_one(model, task):
@@ -202,7 +228,7 @@ def test_losses_by_gaps_are_the_distance_where_the_metric_is_one(model, task):
 
 def test_seeds_differ_and_repeat(model, task):
     runs = [
-        gp.EdgePruning(edges=4, variant="paper", seed=seed, **SMALL).score(model, task).values
+        gp.EdgePruning(size=4, variant="paper", seed=seed, **SMALL).score(model, task).values
         for seed in (0, 1, 0)
     ]
     assert torch.equal(runs[0], runs[2])
@@ -211,7 +237,7 @@ def test_seeds_differ_and_repeat(model, task):
 
 def test_cache_changes_nothing(model):
     task = gp.Task(ToyExamples(11), "logit_diff", batch_size=4)
-    method = {"edges": 4, "steps": 30, "loss": "mse"}
+    method = {"size": 4, "steps": 30, "loss": "mse"}
     kept = gp.EdgePruning(**method).fit(model, task)
     made = gp.EdgePruning(cache=0, **method).fit(model, task)
     assert kept.notes["cached"]
@@ -221,7 +247,7 @@ def test_cache_changes_nothing(model):
 
 
 def test_path_holds_a_circuit_of_every_size(model, task):
-    method = gp.EdgePruning(edges=3, path=(8, 6, 0.5, 2), steps=80, batch_size=6, loss="mse")
+    method = gp.EdgePruning(size=3, path=(8, 6, 0.5, 2), steps=80, batch_size=6, loss="mse")
     fit = method.fit(model, task)
     assert list(fit.circuits) == [4, 6, 8]  # 2 is below the final size
     for size, mask in fit.circuits.items():
@@ -280,6 +306,6 @@ def test_dangling_edges_are_those_of_the_graph_with_coupled_groups():
 
 def test_gates_on_nodes_do_not_tie(model, task):
     method = gp.EdgePruning(
-        edges=4, variant="paper", node_gates=True, steps=200, batch_size=6, loss="mse"
+        size=4, variant="paper", node_gates=True, steps=200, batch_size=6, loss="mse"
     )
     assert len(set(method.score(model, task).values.tolist())) == 9

@@ -95,7 +95,7 @@ class Halting(gp.EdgePruning):
 def test_a_stopped_run_says_which_steps_mask_it_gives(resumed, tmp_path, caplog, monkeypatch):
     """The mask judged at step 10 is made the better one; it stays that of step 10 when resumed."""
     monkeypatch.setattr(Optimisation, "judge", lambda run, mask: float(run.step))
-    common = {"edges": 4, "steps": 40, "batch_size": 4, "checkpoint_every": 6}
+    common = {"size": 4, "steps": 40, "batch_size": 4, "checkpoint_every": 6}
     folder = tmp_path / "run" if resumed else None
     loss = make_loss("interrupt", 13)
     fit = Halting(loss=loss, run_dir=folder, **common).fit(Toy(seed=3), toy_task())
@@ -165,7 +165,7 @@ def test_nan_gradient_is_named():
         return (outputs[:, 0] - outputs[:, 0].detach()).abs().sqrt()  # 0, with an infinite slope
 
     with pytest.raises(NumericalError, match=r"step 0: \d of 9 gradients of edges are NaN"):
-        gp.EdgePruning(edges=4, steps=5, loss=loss).fit(Toy(seed=3), toy_task())
+        gp.EdgePruning(size=4, steps=5, loss=loss).fit(Toy(seed=3), toy_task())
 
 
 def test_nan_metric_names_the_example():
@@ -175,7 +175,7 @@ def test_nan_metric_names_the_example():
 
     loss = gp.Metric("broken", broken, higher_is_better=False)
     with pytest.raises(NumericalError, match=r"step \d+: metric 'broken' .*example numbers \[5\]"):
-        gp.EdgePruning(edges=4, steps=5, loss=loss).fit(Toy(seed=3), toy_task())
+        gp.EdgePruning(size=4, steps=5, loss=loss).fit(Toy(seed=3), toy_task())
 
 
 def test_changed_settings_model_and_task_are_refused(tmp_path):
@@ -224,11 +224,11 @@ class Chain(Toy):
 
 def test_budget_below_one_path_is_refused_before_anything_runs():
     with pytest.raises(InputError, match=r"a circuit of 2 edges .* the shortest path needs 4"):
-        gp.EdgePruning(edges=2, steps=5).fit(Chain(), toy_task())
+        gp.EdgePruning(size=2, steps=5).fit(Chain(), toy_task())
     with pytest.raises(InputError, match="a circuit of 0 edges"):
-        gp.EdgePruning(sparsity=0.99, steps=5).fit(Toy(), toy_task())
-    with pytest.raises(InputError, match="edges=10 of a graph with 9 edges"):
-        gp.EdgePruning(edges=10, steps=5).fit(Toy(), toy_task())
+        gp.EdgePruning(size=0.05, steps=5).fit(Toy(), toy_task())
+    with pytest.raises(InputError, match="from 0 to 9, got 10"):
+        gp.EdgePruning(size=10, steps=5).fit(Toy(), toy_task())
 
 
 def test_other_answers_and_another_function_are_another_run(tmp_path):
@@ -241,7 +241,7 @@ def test_other_answers_and_another_function_are_another_run(tmp_path):
             )  # fmt: skip
 
     first = {
-        "edges": 4,
+        "size": 4,
         "steps": 4,
         "run_dir": tmp_path,
         "loss": lambda o, b, f: (o - f).abs().mean(-1),
@@ -263,7 +263,7 @@ def test_ctrl_c_while_masks_are_judged_keeps_the_mask(tmp_path):
             os.kill(os.getpid(), 2)
         return (outputs - full).square().mean(-1)
 
-    fit = gp.EdgePruning(edges=4, steps=10, batch_size=4, loss=loss).fit(Toy(seed=3), toy_task())
+    fit = gp.EdgePruning(size=4, steps=10, batch_size=4, loss=loss).fit(Toy(seed=3), toy_task())
     assert calls
     assert fit.mask.num_kept == 4
 
@@ -274,19 +274,21 @@ def test_ctrl_c_while_masks_are_judged_keeps_the_mask(tmp_path):
         ({"sparsity": 1.0}, r"in \[0, 1\)"),
         ({"sparsity": "least"}, "or 'minimal'"),
         ({"sparsity": True}, "or 'minimal'"),
-        ({"edges": 0}, "at least 1"),
+        ({"size": 0}, "size is a number of edges from 1"),
+        ({"size": "least"}, "size is a number of edges"),
+        ({"size": 1.5}, r"in \(0, 1\]"),
         ({"steps": 0}, "at least 1"),
         ({"seed": -1}, "at least 0"),
-        ({"variant": "best"}, "'default' or 'paper'"),
-        ({"variant": "paper", "sparsity": "minimal", "edges": None}, "'minimal' needs the default"),
+        ({"variant": "best"}, "unknown variant 'best'; known: default, paper"),
+        ({"variant": "paper", "size": "minimal"}, "'minimal' needs the default"),
         ({"variant": "paper", "path": (5,)}, "the paper's has none"),
-        ({"sparsity": "minimal", "edges": None, "path": (5,)}, "reads neither path nor refine"),
-        ({"sparsity": "minimal", "edges": None, "refine": 2}, "reads neither path nor refine"),
+        ({"size": "minimal", "path": (5,)}, "reads neither path nor refine"),
+        ({"size": "minimal", "refine": 2}, "reads neither path nor refine"),
         ({"temperature": (0.5, 0.0)}, "positive"),
         ({"start": 1.0}, "shares"),
         ({"lr": -1.0}, "lr must be a number from 0 on"),
         ({"refine": -1}, "refine must be"),
-        ({"shape": "round"}, "shape must be"),
+        ({"shape": "round"}, "unknown shape 'round'"),
         ({"variant": "paper", "hold": 0.5}, "variant='paper' does not read hold"),
         ({"target": 0.9}, "variant='default' does not read target"),
         ({"loss": "nll"}, "unknown loss 'nll'; known: auto, kl, mse, task"),
@@ -301,7 +303,7 @@ def test_ctrl_c_while_masks_are_judged_keeps_the_mask(tmp_path):
 )
 def test_bad_settings(options, words):
     with pytest.raises(gp.GraphPruneError, match=words):
-        gp.EdgePruning(**{"edges": 4, "steps": 2, **options}).fit(Toy(), toy_task())
+        gp.EdgePruning(**{"size": 4, "steps": 2, **options}).fit(Toy(), toy_task())
 
 
 def test_a_data_set_that_ends_early_is_named():
@@ -311,14 +313,14 @@ def test_a_data_set_that_ends_early_is_named():
 
     task = gp.Task(Short(10), "accuracy", batch_size=4)
     with pytest.raises(InputError, match=r"the data set ended early: 4 examples were asked for"):
-        gp.EdgePruning(edges=4, steps=9, loss="mse").fit(Toy(), task)
+        gp.EdgePruning(size=4, steps=9, loss="mse").fit(Toy(), task)
 
 
 def test_scores_of_another_graph_do_not_warm_start():
     other = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c")])
     scores = gp.EdgeScores(other, torch.zeros(2))
     with pytest.raises(gp.GraphMismatchError, match="warm start"):
-        gp.EdgePruning(edges=4, steps=2, warm_start=scores).fit(Toy(), toy_task())
+        gp.EdgePruning(size=4, steps=2, warm_start=scores).fit(Toy(), toy_task())
 
 
 @pytest.mark.parametrize("kind", ["default", "paper", "ugs", "calibrated"])

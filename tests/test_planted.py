@@ -50,9 +50,9 @@ METHODS = [
     gp.EAPIG(),
     gp.IntegratedMaskGradient(),
     gp.ParallelEnsemble(normalize="rank"),
-    gp.SequentialEnsemble(gp.EAPIG(), gp.EdgePruning(edges=5, steps=60)),
+    gp.SequentialEnsemble(gp.EAPIG(), gp.EdgePruning(size=5, steps=60)),
     gp.HybridEnsemble(
-        ["eap", "eap-ig", gp.SequentialEnsemble("eap-ig", gp.EdgePruning(edges=5, steps=60))]
+        ["eap", "eap-ig", gp.SequentialEnsemble("eap-ig", gp.EdgePruning(size=5, steps=60))]
     ),
 ]
 
@@ -77,7 +77,7 @@ def test_chance_does_not(case):
 
 def test_masks_find_what_was_planted(case):
     model, task, truth = case
-    assert gp.EdgePruning(edges=5, steps=100).prune(model, task) == truth
+    assert gp.EdgePruning(size=5, steps=100).prune(model, task) == truth
     assert gp.polish(model, task, gp.Random().score(model, task), 5, pool=46 / 5) == truth
     assert gp.ACDC(tau=0.05).prune(model, task).prune_dead_ends() == truth
 

@@ -65,7 +65,7 @@ REFUSED = {
         "expected a task, got Data; make one first",
     ),
     "data in place of a task, optimised": (
-        lambda: gp.EdgePruning(edges=3, steps=2).prune(gp.wrap(Net(), data=data()), data()),
+        lambda: gp.EdgePruning(size=3, steps=2).prune(gp.wrap(Net(), data=data()), data()),
         "expected a task, got Data; make one first",
     ),
     "features in place of data": (

@@ -155,7 +155,7 @@ def ours(model, task, **settings):
         model.graph, torch.rand(model.graph.num_edges, generator=torch.Generator().manual_seed(1))
     )
     method = gp.EdgePruning(
-        variant="paper", edges=EDGES, steps=STEPS, warmup=WARMUP, lr=RATE, lr_lambda=UP,
+        variant="paper", size=EDGES, steps=STEPS, warmup=WARMUP, lr=RATE, lr_lambda=UP,
         batch_size=EXAMPLES, loss=scaled_kl, warm_start=Warm(scores, "density", 0.5), **settings,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:

@@ -249,6 +249,10 @@ def test_a_size_is_said_to_the_method_or_to_fit():
         (gp.SpectralPruning(effort=0, size=0.7), 0.7, int(0.7 * edges)),
     ):
         assert method.fit(model, task, size).mask.num_kept == kept
+    said = gp.SpectralPruning(effort=0, size=0.7)
+    for other in (0.5, edges - 3):
+        with pytest.raises(gp.InputError, match=rf"size=0\.7\) was also asked for size={other}"):
+            said.fit(model, task, other)
     with pytest.raises(gp.InputError, match="number of edges"):
         gp.SpectralPruning(size=True)
 

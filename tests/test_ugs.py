@@ -37,7 +37,7 @@ def expected_gradient(method, nodes=None):
 
 
 def method(**settings):
-    return gp.UGS(edges=3, samples=4, drop_dangling=False, **settings)
+    return gp.UGS(size=3, samples=4, drop_dangling=False, **settings)
 
 
 def test_the_expected_gradient_is_that_of_the_keep_chance():
@@ -73,14 +73,14 @@ def test_processes_that_share_a_batch_weigh_all_its_masks():
 
 def test_the_released_settings():
     graph = fan(7)
-    paper, ours = gp.UGS(edges=3, variant="paper"), gp.UGS(edges=3)
-    for made, start in ((paper, 0.731), (ours, 0.9), (gp.UGS(edges=3, start=0.4), 0.4)):
+    paper, ours = gp.UGS(size=3, variant="paper"), gp.UGS(size=3)
+    for made, start in ((paper, 0.731), (ours, 0.9), (gp.UGS(size=3, start=0.4), 0.4)):
         first = made.parameters(graph, None)["edges"].sigmoid()
         assert float(first.min()) == pytest.approx(start, abs=1e-4)
-    assert gp.UGS(edges=3, variant="paper", start=0.9).start == 0.9
+    assert gp.UGS(size=3, variant="paper", start=0.9).start == 0.9
     for wrong in ({"variant": "best"}, {"node_penalty": -1.0}, {"start": 1.0}):
         with pytest.raises(gp.InputError):
-            gp.UGS(edges=3, **wrong)
+            gp.UGS(size=3, **wrong)
 
 
 def ends(name):
@@ -97,7 +97,7 @@ def test_gradients_are_cut_by_the_released_groups():
     grads = torch.randn(graph.num_edges, generator=torch.Generator().manual_seed(0))
     grads *= torch.where(torch.tensor([ends(name)[1] for name in graph.edge_names]), 3.0, 0.1)
     for variant in ("paper", "default"):
-        some = gp.UGS(edges=20, variant=variant, samples=1, clip=2.0)
+        some = gp.UGS(size=20, variant=variant, samples=1, clip=2.0)
         parameters = some.parameters(graph, None)
         run = object.__new__(Optimisation)
         run.parameters = {"edges": parameters["edges"].requires_grad_(True)}
@@ -123,7 +123,7 @@ def test_the_released_price_of_nodes():
     """``N / 2 tanh(2 load / N)`` over heads, their load the keep chances of all their edges."""
     model = gp.wrap(tiny("gpt2"))
     graph = model.graph
-    some = gp.UGS(edges=20, variant="paper", penalty=1e-3, samples=1)
+    some = gp.UGS(size=20, variant="paper", penalty=1e-3, samples=1)
     assert some.node_penalty is None
     logits = torch.randn(graph.num_edges, generator=torch.Generator().manual_seed(0))
     draw = some.draw({"edges": logits}, graph, Moment(0, 1, 1, (0,)))
@@ -139,7 +139,7 @@ def test_the_released_price_of_nodes():
     price = sum(n / 2 * torch.tensor(2 * x / n).tanh() for x in load.values())
     assert float(draw.penalty) == pytest.approx(1e-3 * sum(p) + 2e-4 * float(price), rel=1e-5)
     assert float(price) > 0
-    free = gp.UGS(edges=20, penalty=1e-3, samples=1)
+    free = gp.UGS(size=20, penalty=1e-3, samples=1)
     draw = free.draw({"edges": logits}, graph, Moment(0, 1, 1, (0,)))
     assert float(draw.penalty) == pytest.approx(1e-3 * sum(p), rel=1e-5)
 
@@ -148,7 +148,7 @@ def test_the_released_price_of_nodes():
 def test_the_paper_variant_runs(node_gates):
     task = gp.Task(ToyExamples(6), "logit_diff", batch_size=6)
     made = gp.UGS(
-        edges=4, variant="paper", node_gates=node_gates, steps=20, batch_size=6, loss="mse"
+        size=4, variant="paper", node_gates=node_gates, steps=20, batch_size=6, loss="mse"
     )
     fit = made.fit(Toy(seed=3), task)
     assert fit.mask.num_kept == 4

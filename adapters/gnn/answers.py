@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
-from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.errors import InputError, UnsupportedModelError, unknown_name
 
 from .replicas import Source
 
@@ -35,7 +35,7 @@ class Answers:
     def of(cls, raw: Any, source: Source, level: str | None, node_type: str | None) -> Answers:
         """From the outputs ``raw`` for one copy; raises where they have no such rows."""
         if node_type is not None and node_type not in source.types:
-            raise InputError(f"node_type is one of {', '.join(source.types)}, got {node_type!r}")
+            raise unknown_name("node_type", node_type, source.types)
         if isinstance(raw, Mapping):
             return cls._of_types(raw, source, level, node_type)
         rows = {"node": source.types, "graph": {"": source.num_graphs}}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.mask import EdgeMask
 
 from .schedule import UPDATES, Levels, Schedule, Update, make_schedule
@@ -364,12 +364,12 @@ def _numbers(given: Iterable[int], nodes: int, what: str) -> Tensor:
 
 def _check_settings(update: str, rate: float, *activations: str | None) -> None:
     if update not in UPDATES:
-        raise InputError(f"update is one of {', '.join(UPDATES)}, got {update!r}")
+        raise unknown_name("update", update, UPDATES)
     if not 0 < rate <= 1:
         raise InputError(f"rate is the chance of an update, in (0, 1], got {rate!r}")
     unknown: Sequence[str] = [a for a in activations if a is not None and a not in ACTIVATIONS]
     if unknown:
-        raise InputError(f"unknown activation {unknown[0]!r}; known: {', '.join(ACTIVATIONS)}")
+        raise unknown_name("activation", unknown[0], ACTIVATIONS)
 
 
 def _first_weights(edges: Tensor, nodes: int, weight: Tensor | None, seed: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 
 from graphprune.batch import Batch
 from graphprune.contents import fingerprint
-from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.errors import InputError, UnsupportedModelError, unknown_name
 from graphprune.model import Ablation, Messages, Objective
 
 from ..modes import quiet
@@ -87,9 +87,9 @@ class MessageModel(GraphModel):
         if why:
             raise UnsupportedModelError(why)
         if level not in (None, "node", "graph"):
-            raise InputError(f"level must be 'node' or 'graph', got {level!r}")
+            raise unknown_name("level", level, ("node", "graph"))
         if means not in (None, "edge", "type"):
-            raise InputError(f"means must be 'edge' or 'type', got {means!r}")
+            raise unknown_name("means", means, ("edge", "type"))
         if any(is_lazy(value) for value in (*module.parameters(), *module.buffers())):
             raise InputError(
                 f"{type(module).__name__} has sizes that its first run decides (-1 channels); run "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.errors import UnsupportedModelError, unknown_name
 from graphprune.planning import Cost, MemoryPart, Request, Work
 
 from .shape import Shape, config_of, read_shape
@@ -23,9 +23,10 @@ def cost(subject: Any, request: Request) -> Cost:
     embeddings = options.pop("embedding_nodes", 1)
     checkpointing = bool(options.pop("checkpointing", False))
     if options:
-        raise InputError(
-            f"unknown option {sorted(options)[0]!r} for a language model's plan; known: "
-            "checkpointing, embedding_nodes"
+        raise unknown_name(
+            "option of a language model's plan",
+            sorted(options)[0],
+            ("checkpointing", "embedding_nodes"),
         )
     config = config_of(subject)
     shape = read_shape(config, embedding_nodes=embeddings, dtype=request.dtype)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.errors import UnsupportedModelError, unknown_name
 from graphprune.graph import ComputationalGraph
 from graphprune.precision import BITS, Lowered, Precision, PrecisionPolicy
 
@@ -117,12 +117,8 @@ def _check(arch: Architecture, graph: ComputationalGraph, policy: PrecisionPolic
     ):
         unknown = sorted(set(named) - known)
         if unknown:
-            shown = (
-                f"kinds: {', '.join(KINDS)}" if what == "kind" else f"nodes such as {min(known)}"
-            )
-            raise InputError(
-                f"the policy names the {what} {unknown[0]!r}; this model's graph has {shown}"
-            )
+            some = KINDS if what == "kind" else sorted(known)
+            raise unknown_name(what, unknown[0], some, where="the precision policy")
     if arch.dtype not in (torch.float32, torch.float64):
         raise UnsupportedModelError(
             f"a precision policy lowers a float32 (or float64) model; this one is "

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,9 +124,7 @@ def untokenized(name: str) -> dict[str, Any]:
         }
     plain = name.replace("-", "_")
     if plain not in TASKS:
-        raise InputError(
-            f"unknown task {name!r}; known: {', '.join(TASKS)}; or a .jsonl or .csv file"
-        )
+        raise unknown_name("task", name, TASKS, "a .jsonl or .csv file")
     parameters = list(inspect.signature(TASKS[plain]).parameters.values())[1:]
     defaults = {p.name: p.default for p in parameters if not isinstance(p.default, tuple)}
     return {"name": plain, "about": _summary(TASKS[plain]), "settings": defaults}

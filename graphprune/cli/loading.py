@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from graphprune.errors import GraphPruneError, InputError, UnsupportedModelError
+from graphprune.errors import GraphPruneError, InputError, UnsupportedModelError, unknown_name
 
 if TYPE_CHECKING:
     from graphprune.cli.job import Job
@@ -305,9 +305,8 @@ def load_task(
         raise InputError(f"files of prompts end in .jsonl or .csv, got {path}")
     plain = name.replace("-", "_")
     if plain not in TASKS:
-        raise InputError(
-            f"unknown task {name!r}; known: {', '.join(TASKS)}; or a .jsonl or .csv file, or a "
-            "folder with one of MIB's data sets"
+        raise unknown_name(
+            "task", name, TASKS, "a .jsonl or .csv file, or a folder with one of MIB's data sets"
         )
     options = task_options(TASKS[plain], settings, f"task {plain!r}")
     count = {} if examples is None else {"n": examples}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.files import contents
 
 if TYPE_CHECKING:
@@ -131,7 +131,5 @@ def formats(text: str) -> list[str]:
     wishes = [part.strip() for part in text.split(",") if part.strip()]
     unknown = [wish for wish in wishes if wish not in FILE_OF]
     if unknown:
-        raise InputError(
-            f"unknown export {', '.join(map(repr, unknown))}; known: {', '.join(FILE_OF)}"
-        )
+        raise unknown_name("export", unknown[0], FILE_OF)
     return list(dict.fromkeys(FILE_OF[wish] for wish in wishes))

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, nearest
 
 __all__ = [
     "hints_of",
@@ -100,8 +100,10 @@ def typed(name: str, text: str, hint: Any, what: str) -> Any:
 def unknown_setting(what: str, unknown: Sequence[str], known: Mapping[str, str]) -> InputError:
     """The error for settings that ``what`` does not have."""
     shown = ", ".join(f"{name} ({value})" if value else name for name, value in known.items())
+    close = nearest(unknown[0], known)
+    meant = f"did you mean {close!r}? It has" if close else "it has"
     return InputError(
-        f"{what} has no setting {', '.join(map(repr, unknown))}; it has: {shown or 'none'}"
+        f"{what} has no setting {', '.join(map(repr, unknown))}; {meant}: {shown or 'none'}"
     )
 
 

@@ -124,7 +124,7 @@ def examine(
 
 def _names(tests: str | None) -> list[str] | None:
     """``"equivalence,minimality"`` as names; ``"all"`` is every one."""
-    from graphprune.errors import InputError
+    from graphprune.errors import unknown_name
     from graphprune.statistics import TESTS
 
     if tests is None:
@@ -134,8 +134,5 @@ def _names(tests: str | None) -> list[str] | None:
         return list(TESTS)
     unknown = [name for name in names if name not in TESTS]
     if unknown or not names:
-        raise InputError(
-            f"--tests expects some of {', '.join(TESTS)}, with commas between, or all; got "
-            f"{tests!r}"
-        )
+        raise unknown_name("test", unknown[0] if unknown else tests, TESTS, "all", where="--tests")
     return names

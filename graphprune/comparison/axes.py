@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.graph import ComputationalGraph
 
 __all__ = ["AXES", "EdgeGroups", "Levels", "edge_groups", "levels", "usable_axes"]
@@ -143,7 +143,7 @@ def usable_axes(
     asked = tuple(default if axes is None else axes)
     unknown = [axis for axis in asked if axis not in AXES]
     if unknown or not asked:
-        raise InputError(f"axes are some of {', '.join(AXES)}; got {list(asked)}")
+        raise unknown_name("axis", unknown[0] if unknown else axes, AXES)
     needing = [axis for axis in asked if axis in _NEEDS_LEVELS]
     if not needing:
         return asked, {}

@@ -38,7 +38,7 @@ from graphprune.comparison.result import (
     ScoreOverlap,
 )
 from graphprune.comparison.weighted import amounts, rank_correlation, ruzicka
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.mask import EdgeMask
 from graphprune.progress import track
 from graphprune.scores import EdgeScores
@@ -90,7 +90,7 @@ def compare_circuits(
     found = align_scores(circuits, scores, graph)
     unknown = [null for null in nulls if null not in NULLS]
     if unknown:
-        raise InputError(f"nulls are some of {', '.join(NULLS)}, got {list(nulls)}")
+        raise unknown_name("null", unknown[0], NULLS)
     if samples < 0:
         raise InputError(f"samples must be 0 or more, got {samples}")
     classes = make_strata(graph, strata)

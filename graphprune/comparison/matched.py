@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graphprune.comparison.nulls import NULLS, NullName, OverlapNull, make_strata, overlap_null
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.mask import budget, require_same_graph
 from graphprune.scores import EdgeScores, Ranking
 from graphprune.sizes import MIB_SIZES
@@ -140,7 +140,7 @@ def matched_overlap(
     require_same_graph(first.graph, second.graph, "scores")
     unknown = [null for null in nulls if null not in NULLS]
     if unknown:
-        raise InputError(f"nulls are some of {', '.join(NULLS)}, got {list(nulls)}")
+        raise unknown_name("null", unknown[0], NULLS)
     total = first.graph.num_edges
     asked = tuple(MIB_SIZES if sizes is None else sizes)
     if not asked:

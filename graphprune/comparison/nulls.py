@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from graphprune.comparison.axes import edge_groups, usable_axes
 from graphprune.comparison.counts import CountDistribution, hypergeometric, total
 from graphprune.comparison.degrees import degree_overlap, edge_chances
-from graphprune.errors import InputError
+from graphprune.errors import unknown_name
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
 
@@ -144,7 +144,7 @@ def overlap_distribution(
     if null == "degrees":
         chances, _ = edge_chances(first.graph, one)
         return degree_overlap(chances, two, int(one.sum()))
-    raise InputError(f"a null is one of {', '.join(NULLS)}, got {null!r}")
+    raise unknown_name("null", null, NULLS)
 
 
 def stratified(

@@ -11,7 +11,7 @@ import torch
 
 from graphprune.comparison.nulls import NullName, OverlapNull
 from graphprune.comparison.weighted import RankCorrelation
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask
 
@@ -219,7 +219,7 @@ class CircuitComparison:
         import pandas as pd
 
         if quantity not in QUANTITIES:
-            raise InputError(f"a quantity is one of {', '.join(QUANTITIES)}, got {quantity!r}")
+            raise unknown_name("quantity", quantity, QUANTITIES)
         names = list(self.names)
         table = np.full((len(names), len(names)), np.nan)
         for place, name in enumerate(names):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.comparison.nulls import Strata
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.mask import require_same_graph
 from graphprune.ranks import ranks
 from graphprune.scores import EdgeScores, Ranking
@@ -73,7 +73,7 @@ def amounts(
     elif signs == "positive":
         parts = np.maximum(values, 0)[None]
     else:
-        raise InputError(f"signs must be 'split', 'ignore' or 'positive', got {signs!r}")
+        raise unknown_name("signs", signs, ("split", "ignore", "positive"))
     if scale not in ("sum", None):
         raise InputError(f"scale must be 'sum' or None, got {scale!r}")
     whole = float(parts.sum())

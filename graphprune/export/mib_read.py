@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.errors import FormatError, InputError, NumericalError
+from graphprune.errors import FormatError, NumericalError, unknown_name
 from graphprune.export.field import FieldLayout
 from graphprune.export.pt_read import read_pt, require_stored
 from graphprune.graph import ComputationalGraph
@@ -285,9 +285,9 @@ def edges_onto_graph(
 ) -> tuple[EdgeScores, EdgeMask]:
     """The file's edges as scores and mask of ``graph``; see :func:`from_mib_json`."""
     if ungrouped not in ("require", "sum", "any"):
-        raise InputError(f"ungrouped must be 'require', 'sum' or 'any', got {ungrouped!r}")
+        raise unknown_name("ungrouped", ungrouped, ("require", "sum", "any"))
     if unscored not in ("error", "zero", "keep"):
-        raise InputError(f"unscored must be 'error', 'zero' or 'keep', got {unscored!r}")
+        raise unknown_name("unscored", unscored, ("error", "zero", "keep"))
     layout, real = file.layout, file.layout.real
     scores, kept, edge = file.scores[real], file.kept[real], layout.edge[real]
     places = np.argwhere(real)

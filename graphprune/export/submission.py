@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graphprune.ensembling import require_informative
-from graphprune.errors import FormatError, GraphPruneError, InputError
+from graphprune.errors import FormatError, GraphPruneError, InputError, unknown_name
 from graphprune.export.field import FieldLayout, field_graph
 from graphprune.export.mib import MIBNodes, to_mib_json, to_mib_pt
 from graphprune.export.mib_read import (
@@ -168,7 +168,7 @@ def split_name(name: str) -> tuple[str | None, str | None]:
 def _known(kind: str, name: str, known: Sequence[str]) -> str:
     plain = name.replace("_", "-")
     if plain not in known:
-        raise InputError(f"MIB has no {kind} {name!r}; it has {', '.join(known)}")
+        raise unknown_name(f"{kind} of MIB", name, known)
     return plain
 
 

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import require_same_graph
 from graphprune.scores import EdgeScores
@@ -56,9 +56,8 @@ def edge_order(graph: ComputationalGraph, order: EdgeOrder = "reverse_topologica
         if order in ORDERS:
             numbers = torch.arange(count)
             return numbers.flip(0) if order == "descending" else numbers
-        raise InputError(
-            f"unknown order {order!r}; known: {', '.join(ORDERS)}, EdgeScores (least first) or a "
-            "sequence of all edge numbers"
+        raise unknown_name(
+            "order", order, ORDERS, "EdgeScores (least first) or a sequence of all edge numbers"
         )
     if isinstance(order, EdgeScores):
         require_same_graph(graph, order.graph, "the model and the scores that order its edges")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import WiderCopy, trials_of
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.graph import ComputationalGraph
 from graphprune.greedy.judge import Judge, MakeTrials, Recheck, Referee
 from graphprune.greedy.order import EdgeOrder, edge_order
@@ -89,9 +89,7 @@ class ACDC(Pruner):
             ("recheck", ("float64", "same", "off")),
         ):
             if getattr(self, name) not in known:
-                raise InputError(
-                    f"{name} is one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
+                raise unknown_name(name, getattr(self, name), known)
         at_least(self.candidates, 1, "candidates")
         if not isinstance(self.order, str | EdgeScores):
             object.__setattr__(self, "order", _numbers(self.order))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.capabilities import MeanMessages, require
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.gradient_mode import decorate, with_gradients
 from graphprune.idle import Idle
 from graphprune.mask import EdgeMask, budget
@@ -78,7 +78,7 @@ def resolve_ablation(model: MaskedModel, task: Task, ablation: AblationLike | No
         )
     require_task(task)
     if not isinstance(ablation, str) or ablation not in _NAMES:
-        raise InputError(f"unknown ablation {ablation!r}; known: {', '.join(_NAMES)}")
+        raise unknown_name("ablation", ablation, _NAMES)
     if ablation.startswith("mean"):
         inside = require(model, MeanMessages, f"{ablation} ablation")
         return inside.mean_ablation(task.batches(), per_position=ablation == "mean_positional")
@@ -249,17 +249,21 @@ class Pruner(Method):
         """The same method that keeps ``size`` edges (int) or that share of them (float).
 
         ``None``: as it is. A method with a setting ``size`` takes one. Raises :class:`InputError`
-        where other settings decide how many edges stay.
+        where that setting was said and is another, or other settings decide how many edges stay.
         """
         if size is None:
             return self
-        if any(field.name == "size" for field in fields(self)):
-            said: dict[str, Any] = {"size": as_size(size)}
-            return replace(self, **said)
-        raise InputError(
-            f"{type(self).__name__} takes no size, its settings decide how many edges stay; got "
-            f"size={size!r}"
-        )
+        said = {f.name: getattr(self, f.name) for f in fields(self) if f.name == "size"}
+        if not said:
+            raise InputError(
+                f"{type(self).__name__} takes no size, its settings decide how many edges stay; "
+                f"got size={size!r}"
+            )
+        asked, before = as_size(size), said["size"]
+        if before is not None and (type(before), before) != (type(asked), asked):  # 1 is not 1.0
+            raise InputError(f"{self.label} was also asked for size={size!r}: give one of the two")
+        chosen: dict[str, Any] = {"size": asked}
+        return replace(self, **chosen)
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import budget
 from graphprune.optimise.gates import (
@@ -52,7 +52,7 @@ class EdgePruning(MaskOptimiser):
             chances of ``samples`` random 0/1 masks a step, and the gradient is the score
             function's with a leave-one-out baseline: for models in which nothing changes until a
             message is gone altogether, such as compiled programs. ``None``: hard for
-            ``sparsity="minimal"``, else soft.
+            ``size="minimal"``, else soft.
         start: the share of edges that are open at the first step of the default variant; ``None``:
             a warm start's density, else .9, for hard gates .98.
         shape: how the default variant's budget falls: ``"geometric"`` (``None`` for soft gates),
@@ -97,20 +97,20 @@ class EdgePruning(MaskOptimiser):
         self._require_ranges()
         self._require_read()
         if self.variant not in ("default", "paper"):
-            raise InputError(f"variant must be 'default' or 'paper', got {self.variant!r}")
+            raise unknown_name("variant", self.variant, ("default", "paper"))
         if self._paper and self._exact:
-            raise InputError("variant='paper' aims at a sparsity; 'minimal' needs the default one")
+            raise InputError("variant='paper' aims at a size; 'minimal' needs the default one")
         if not 0.0 < self._start_share < 1.0 or not 0.0 <= self.hold < 1.0:
             raise InputError(
                 f"start and hold are shares in (0, 1), got {self.start} and {self.hold}"
             )
         if self.gates not in (None, "soft", "hard"):
-            raise InputError(f"gates must be 'soft' or 'hard', got {self.gates!r}")
+            raise unknown_name("gates", self.gates, ("soft", "hard"))
         at_least(self.samples, 2, "samples")
         if self.path and self._paper:
             raise InputError("path= follows the default variant's budget; the paper's has none")
         if self._exact and (self.path or self.refine is not None):
-            raise InputError("sparsity='minimal' reads neither path nor refine: a polish ends it")
+            raise InputError("size='minimal' reads neither path nor refine: a polish ends it")
         if min(self.temperature) <= 0:
             raise InputError(f"temperatures must be positive, got {self.temperature}")
 
@@ -122,7 +122,7 @@ class EdgePruning(MaskOptimiser):
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"clip must be a positive norm, got {self.clip!r}")
         if self.shape not in (None, "geometric", "linear", "cosine"):
-            raise InputError(f"shape must be geometric, linear or cosine, got {self.shape!r}")
+            raise unknown_name("shape", self.shape, ("geometric", "linear", "cosine"))
 
     def _require_read(self) -> None:
         """Raises where a setting is given that the variant does not read."""
@@ -148,7 +148,7 @@ class EdgePruning(MaskOptimiser):
 
     @property
     def _exact(self) -> bool:
-        return self.sparsity == "minimal" and self.edges is None
+        return self.is_minimal
 
     @property
     def _hard(self) -> bool:

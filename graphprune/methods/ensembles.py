@@ -19,7 +19,7 @@ from graphprune.ensembling import (
     combine_scores,
     require_informative,
 )
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.model import MaskedModel
 from graphprune.optimise.warm import StartMapping, Warm
 from graphprune.result import Result
@@ -78,7 +78,7 @@ class SequentialEnsemble(Pruner, Scorer):
     def __post_init__(self) -> None:
         at_least(self.chosen_seed, 0, "seed")
         if self.signs not in (None, "scorer", "none"):
-            raise InputError(f"signs must be 'scorer' or 'none', got {self.signs!r}")
+            raise unknown_name("signs", self.signs, ("scorer", "none"))
         object.__setattr__(self, "scorer", as_member(self.scorer, "the scorer"))
         made = as_member(self.optimiser, "the optimiser")
         if not isinstance(made, MaskOptimiser):
@@ -134,7 +134,8 @@ class SequentialEnsemble(Pruner, Scorer):
         """The optimisation's result; its scores are the gates' ranking, with signs if wanted."""
         require_model(model)
         if size is not None:
-            return self.sized(some_edges(size, model.graph.num_edges)).fit(model, task)
+            some_edges(size, model.graph.num_edges)
+            return self.sized(size).fit(model, task)
         scorer = self._scorer
         start = member_scores(scorer, model, task, "the scorer")
         require_informative(start, f"the scorer ({describe(scorer)})")

@@ -11,7 +11,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.capabilities import EdgeGradients, PlacedMessages, RelevanceGradients, require
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.model import MaskedModel, Objective, Reference, gradient_by_mask
 from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
 from graphprune.task import Task
@@ -60,9 +60,7 @@ def integration_points(steps: int, points: Points) -> tuple[Tensor, Tensor]:
     if points == "gauss-legendre":
         places, weights_np = np.polynomial.legendre.leggauss(steps)
         return torch.from_numpy((places + 1) / 2), torch.from_numpy(weights_np / 2)
-    raise InputError(
-        f"unknown points {points!r}; known: left, right, midpoint, trapezoid, gauss-legendre"
-    )
+    raise unknown_name("points", points, get_args(Points))
 
 
 def _input_gates(model: MaskedModel, places: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.graph import ComputationalGraph
 from graphprune.optimise.gates import budgeted_sigmoid, noise
 from graphprune.optimise.loop import Draw, Moment
@@ -49,9 +49,7 @@ class MatryoshkaPruning(MaskOptimiser):
         super().__post_init__()
         at_least(self.budgets, 1, "budgets")
         if self.sizes not in ("log_uniform", "uniform", "curve"):
-            raise InputError(
-                f"sizes must be 'log_uniform', 'uniform' or 'curve', got {self.sizes!r}"
-            )
+            raise unknown_name("sizes", self.sizes, ("log_uniform", "uniform", "curve"))
         if self.temperature <= 0 or self.smallest <= 0:
             raise InputError(
                 f"temperature and smallest must be positive, got {self.temperature} and "

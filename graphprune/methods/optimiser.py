@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from abc import abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from graphprune.budgeting import exact_budget, require_feasible
 from graphprune.capabilities import LearnedConstants, module_of, require
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.mask import EdgeMask, budget, require_same_graph
 from graphprune.model import Ablation, MaskedModel
 from graphprune.optimise.checkpoint import RunDirectory, identity
 from graphprune.optimise.distributed import Workers
@@ -49,6 +49,8 @@ from .members import inherit, member_scores
 
 __all__ = ["GateKind", "MaskOptimiser", "WarmStart"]
 
+_SPARSITY = 0.98  # where nobody says how many edges stay
+
 log = logging.getLogger(__name__)
 
 WarmStart = EdgeScores | Scorer | Warm | str | None
@@ -60,9 +62,11 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     """Settings of every mask optimiser.
 
     Args:
-        sparsity: the share of edges to remove; ``int((1 - sparsity) * E)`` are kept, exactly.
-            ``"minimal"``: as few as keep the outputs on every example as they are.
-        edges: how many edges to keep, instead of a share.
+        size: what is kept, exactly: a number of edges (int) or a share of all E (float,
+            ``int(size * E)`` edges). ``"minimal"``: as few as keep the outputs on every example as
+            they are.
+        sparsity: the same as the share to remove, as the papers say it: ``E - int(sparsity * E)``
+            are kept. One of the two; where neither is said, ``sparsity=0.98``.
         steps: optimisation steps.
         loss: ``"auto"`` (the task's metric where it is a distance to the full model, else KL),
             ``"kl"`` or ``"mse"`` to the full model's outputs, ``"task"`` (the task's metric: what
@@ -85,8 +89,8 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             memory; 0: none. It changes the time, never the result.
     """
 
-    sparsity: float | Literal["minimal"] = 0.98
-    edges: int | None = None
+    size: int | float | Literal["minimal"] | None = None
+    sparsity: float | Literal["minimal"] | None = None
     steps: int = 1000
     loss: LossLike = "auto"
     warm_start: WarmStart = None
@@ -102,16 +106,30 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         at_least(self.steps, 1, "steps")
         at_least(self.chosen_seed, 0, "seed")
         at_least(self.checkpoint_every, 1, "checkpoint_every")
-        if self.edges is not None:
-            at_least(self.edges, 1, "edges")
+        self._check_size()
         self._check_warm()
-        if self.sparsity == "minimal":
-            return
-        number = isinstance(self.sparsity, int | float) and not isinstance(self.sparsity, bool)
-        if not number or not 0.0 <= float(self.sparsity) < 1.0:
+
+    def _check_size(self) -> None:
+        size, sparsity = self.size, self.sparsity
+        if size is not None and sparsity is not None:
             raise InputError(
-                f"sparsity is a share of edges to remove, in [0, 1), or 'minimal'; got "
-                f"{self.sparsity!r} (edges= takes a number of edges to keep)"
+                f"size={size!r} (what is kept) and sparsity={sparsity!r} (what is removed): give "
+                "one of the two"
+            )
+        if size is not None and size != "minimal":
+            said = as_size(size)
+            if said <= 0 or (isinstance(said, float) and not said <= 1.0):
+                raise InputError(
+                    "size is a number of edges from 1, a share of them in (0, 1] or 'minimal'; "
+                    f"got {size!r}"
+                )
+        if sparsity is None or sparsity == "minimal":
+            return
+        number = isinstance(sparsity, int | float) and not isinstance(sparsity, bool)
+        if not number or not 0.0 <= sparsity < 1.0:
+            raise InputError(
+                "sparsity is a share of edges to remove, in [0, 1), or 'minimal'; got "
+                f"{sparsity!r} (size= says how many are kept)"
             )
 
     def _check_warm(self) -> None:
@@ -141,28 +159,30 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         shifted to a budget; ``"ranking"``: a score with a random budget.
         """
 
+    @property
+    def is_minimal(self) -> bool:
+        """Whether the fewest edges that keep the outputs are asked for."""
+        return "minimal" in (self.size, self.sparsity)
+
     def count(self, graph: ComputationalGraph) -> int | None:
         """How many edges will be kept; ``None`` for a minimal circuit."""
-        if self.edges is not None:
-            if self.edges > graph.num_edges:
-                raise InputError(f"edges={self.edges} of a graph with {graph.num_edges} edges")
-            return self.edges
-        if self.sparsity == "minimal":
+        if self.is_minimal:
             return None
-        return int((1.0 - float(self.sparsity)) * graph.num_edges + 1e-9)
+        if self.size is not None:
+            return budget(cast("int | float", self.size), graph.num_edges)
+        sparsity = _SPARSITY if self.sparsity is None else cast(float, self.sparsity)
+        return graph.num_edges - int(sparsity * graph.num_edges)
 
     # ---------------------------------------------------------------- results
 
     def sized(self, size: int | float | None) -> Self:
-        """The same method that keeps ``size`` edges (int) or that share of them (float)."""
-        if size is None:
-            return self
-        size = as_size(size)
-        if isinstance(size, int):
-            return replace(self, edges=size)
-        if not 0.0 < size <= 1.0:
-            raise InputError(f"a size that is a share of the edges lies in (0, 1], got {size!r}")
-        return replace(self, edges=None, sparsity=1.0 - size)
+        """The same method that keeps ``size`` edges (int) or that share of them (float).
+
+        Raises :class:`InputError` where its settings say another size.
+        """
+        if size is not None and self.sparsity is not None:
+            raise InputError(f"{self.label} was also asked for size={size!r}: give one of the two")
+        return super().sized(size)
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """The final gates as scores, all positive: 1 is the last edge inside the budget."""
@@ -184,7 +204,8 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         """
         require_model(model)
         if size is not None:
-            return self.sized(some_edges(size, model.graph.num_edges)).fit(model, task)
+            some_edges(size, model.graph.num_edges)
+            return self.sized(size).fit(model, task)
         count = self.count(model.graph)
         ablation = self._ablation(model, task)
         from_inputs = not cut_off_nodes_differ(ablation, task)
@@ -296,16 +317,16 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         """The run directory, made by the main process before the others look into it."""
         if self.run_dir is None:
             return None
-        belongs_to = identity(model, task, self._settings(batch_size))
+        belongs_to = identity(model, task, self._settings(batch_size, model.graph))
         found = RunDirectory(self.run_dir, belongs_to) if workers.is_main else None
         workers.barrier()
         return found or RunDirectory(self.run_dir, belongs_to)
 
-    def _settings(self, batch_size: int) -> dict[str, Any]:
-        hidden = {"run_dir", "cache", "checkpoint_every"}
+    def _settings(self, batch_size: int, graph: ComputationalGraph) -> dict[str, Any]:
+        hidden = {"run_dir", "cache", "checkpoint_every", "sparsity"}
         resolved = self.resolved()
         found = {f.name: getattr(resolved, f.name) for f in dataclasses.fields(self)}
-        found["batch_size"] = batch_size
+        found |= {"batch_size": batch_size, "size": self.count(graph) or "minimal"}
         return {"method": type(self).__name__} | {k: v for k, v in found.items() if k not in hidden}
 
     def _ablation(self, model: MaskedModel, task: Task) -> Ablation:

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.graph import ComputationalGraph
 from graphprune.optimise.dangling import alive_edges
 from graphprune.optimise.gates import log_odds, noise, uniform_window, window_weights
@@ -66,7 +66,7 @@ class UGS(MaskOptimiser):
         super().__post_init__()
         at_least(self.samples, 1, "samples")
         if self.variant not in ("default", "paper"):
-            raise InputError(f"variant must be 'default' or 'paper', got {self.variant!r}")
+            raise unknown_name("variant", self.variant, ("default", "paper"))
         if self.start is not None and not 0 < self.start < 1:
             raise InputError(f"start is a chance in (0, 1), got {self.start}")
         if self.penalty < 0 or self.clip <= 0:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.batch import Batch
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.metrics import METRICS, Metric
 from graphprune.task import Task
 
@@ -93,9 +93,12 @@ def as_loss(loss: LossLike, task: Task) -> Loss:
         if loss == "mse":
             return _squared
         if loss not in LOSSES:
-            raise InputError(
-                f"unknown loss {loss!r}; known: {', '.join(LOSSES)}, a gp.Metric, or a callable "
-                "(outputs, batch, full) -> one value an example, lower is better"
+            raise unknown_name(
+                "loss",
+                loss,
+                LOSSES,
+                "a gp.Metric, or a callable (outputs, batch, full) -> one value an example, lower "
+                "is better",
             )
         if loss in ("task_gap", "mean_gap"):
             return _gap_of(task.metric, mean=loss == "mean_gap")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 
 __all__ = ["Shape", "learning_rate", "ramp"]
 
@@ -28,7 +28,7 @@ def ramp(step: int, start: float, stop: float, over: int, shape: Shape = "linear
         if start <= 0 or stop <= 0:
             raise InputError(f"a geometric ramp needs positive ends, got {start} and {stop}")
         return float(start * (stop / start) ** t)
-    raise InputError(f"unknown ramp {shape!r}; known: linear, geometric, cosine")
+    raise unknown_name("ramp", shape, ("linear", "geometric", "cosine"))
 
 
 def learning_rate(step: int, steps: int, warmup: int, decay: bool = True) -> float:

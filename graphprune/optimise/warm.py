@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.graph import ComputationalGraph
 from graphprune.optimise.gates import BETA
 from graphprune.ranks import ranks
@@ -74,7 +74,7 @@ class Warm:
 
     def __post_init__(self) -> None:
         if self.mapping not in MAPPINGS:
-            raise InputError(f"mapping must be one of {', '.join(MAPPINGS)}, got {self.mapping!r}")
+            raise unknown_name("mapping", self.mapping, MAPPINGS)
         if self.density is not None and not 0 < self.density < 1:
             raise InputError(f"a start density is a share in (0, 1), got {self.density!r}")
         if self.spread is not None and not 0 < self.spread < math.inf:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.methods.base import AblationLike, resolve_ablation
 from graphprune.model import MaskedModel
 from graphprune.task import Task
@@ -115,7 +115,7 @@ def examine(
     names = list(TESTS)[:5] if tests is None else list(dict.fromkeys(tests))
     unknown = [name for name in names if name not in TESTS]
     if unknown or not names:
-        raise InputError(f"tests are some of {', '.join(TESTS)}; got {list(names)!r}")
+        raise unknown_name("test", unknown[0] if unknown else tests, TESTS)
     circuit = circuit_of(model, mask)
     chosen = resolve_ablation(model, task, ablation)
     findings: dict[str, Finding] = {}

@@ -18,7 +18,7 @@ Five kinds, all of exactly equal size, from weak to strict:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.comparison import make_strata
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask
 from graphprune.methods.base import at_least
@@ -182,7 +182,7 @@ def draw(
                 "the circuit itself; take match='ends' or 'paths'"
             )
     else:
-        raise InputError(f"match is one of size, composition, paths, ends, degree; got {match!r}")
+        raise unknown_name("match", match, get_args(Match))
     return out
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.intervals import bootstrap_interval, few_examples
 from graphprune.mask import EdgeMask
 from graphprune.methods.base import AblationLike, at_least
@@ -350,7 +350,7 @@ def edge_numbers(circuit: EdgeMask, edges: Any) -> Tensor:
     found = []
     for edge in edges:
         if isinstance(edge, str) and edge not in graph.edge_number:
-            raise InputError(f"the graph has no edge {edge!r}")
+            raise unknown_name("edge", edge, graph.edge_names)
         number = graph.edge_number[edge] if isinstance(edge, str) else int(edge)
         if not 0 <= number < graph.num_edges or not bool(circuit.kept[number]):
             raise InputError(f"the edge {edge!r} is not in the circuit")

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from graphprune.batch import Batch
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.evaluation.report import check_outputs
 from graphprune.gap import Gap
 from graphprune.idle import Idle
@@ -100,7 +100,7 @@ def distance_of(ours: Tensor, theirs: Tensor, how: Distance) -> Tensor:
     absolute one; ``"mean"``: the absolute difference of the means.
     """
     if how not in DISTANCES:
-        raise InputError(f"distance is one of {', '.join(DISTANCES)}; got {how!r}")
+        raise unknown_name("distance", how, DISTANCES)
     gap = ours - theirs
     if how == "squared":
         return gap.square().mean(-1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graphprune.errors import InputError, MissingExtraError
+from graphprune.errors import InputError, MissingExtraError, unknown_name
 from graphprune.methods.base import Scorer, Sweep, at_least
 from graphprune.plain import plain
 from graphprune.registry import make_method, method_class, method_names
@@ -180,9 +180,7 @@ def methods_from(found: Any, systems: Sequence[StudySystem]) -> tuple[StudyMetho
         entry = dict(row)
         method = entry.pop("method", name)
         if method not in method_names():
-            raise InputError(
-                f"method {name!r}: unknown {method!r}; known: {', '.join(method_names())}"
-            )
+            raise unknown_name("method", method, method_names(), where=f"method {name!r}")
         taus = entry.pop("taus", ())
         limit = entry.pop("max_edges", None)
         only = entry.pop("systems", None)

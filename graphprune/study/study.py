@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphprune.errors import GraphPruneError, InputError, MissingExtraError
+from graphprune.errors import GraphPruneError, InputError, MissingExtraError, unknown_name
 from graphprune.mask import budget
 from graphprune.methods.base import at_least
 from graphprune.progress import bar
@@ -76,9 +76,8 @@ class Study:
             at_least(seed, 0, "a seed")
         for system in self.systems:
             if system.kind not in system_names():
-                raise InputError(
-                    f"system {system.name!r}: unknown kind {system.kind!r}; known: "
-                    f"{', '.join(system_names())}"
+                raise unknown_name(
+                    "kind", system.kind, system_names(), where=f"system {system.name!r}"
                 )
 
     @classmethod
@@ -90,7 +89,7 @@ class Study:
         place = Path.cwd() if folder is None else Path(folder).resolve()
         unknown = sorted(set(found) - set(_KNOWN))
         if unknown:
-            raise InputError(f"a study has no {unknown[0]!r}; it has {', '.join(_KNOWN)}")
+            raise unknown_name("key of a study", unknown[0], _KNOWN)
         systems = systems_from(found.get("systems"), str(place))
         options = {k: found[k] for k in ("name", "train", "test") if k in found}
         for name, kind in (("densities", float), ("seeds", int)):

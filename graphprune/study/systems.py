@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.mask import EdgeMask
 from graphprune.model import MaskedModel
 from graphprune.overlap import parted
@@ -71,7 +71,7 @@ def make_case(
     """The case of a system; raises :class:`InputError` for unknown kinds and options."""
     entries = _entries(GROUP)
     if kind not in entries:
-        raise InputError(f"unknown kind of system {kind!r}; known: {', '.join(sorted(entries))}")
+        raise unknown_name("kind of system", kind, sorted(entries))
     make = entries[kind].load()
     try:
         case = make(task, train=train, test=test, seed=seed, **options)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.metrics import Metric, as_metric
 from graphprune.task import Task
 from graphprune.tasks.encoding import Encoder
@@ -93,7 +93,7 @@ def choose_templates(templates: Sequence[int] | None, count: int, name: str) -> 
 def one_of(value: str, known: Sequence[str], what: str) -> None:
     """Raises unless ``value`` is one of ``known``."""
     if value not in known:
-        raise InputError(f"{what} must be one of {', '.join(map(repr, known))}, got {value!r}")
+        raise unknown_name(what, value, known)
 
 
 def build(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.tasks.alignment import span_ranges, span_slots
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.pairs import OnMismatch, TokenPairs
@@ -62,10 +62,7 @@ def check_record(record: Any, where: str) -> None:
         raise InputError(f"{where}: a record must map names to texts, got {record!r}")
     unknown = [key for key in record if key not in FIELDS]
     if unknown:
-        raise InputError(
-            f"{where}: unknown {'keys' if len(unknown) > 1 else 'key'} "
-            f"{', '.join(map(repr, unknown))}; known: {', '.join(FIELDS)}"
-        )
+        raise unknown_name("key", unknown[0], FIELDS, where=where)
     if record.get("clean") is None:
         raise InputError(f"{where}: 'clean' is missing; it holds the prompt")
     for name in ("clean", "corrupt"):
@@ -121,7 +118,7 @@ class RecordEncoder:
 
     def __init__(self, tokenizer: Any, on_mismatch: OnMismatch, chunked: bool = False) -> None:
         if on_mismatch not in ("error", "drop"):
-            raise InputError(f"on_mismatch must be 'error' or 'drop', got {on_mismatch!r}")
+            raise unknown_name("on_mismatch", on_mismatch, ("error", "drop"))
         self.encoder = Encoder(tokenizer)
         self.seen = 0
         self._drop = on_mismatch == "drop"

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from graphprune.errors import InputError
+from graphprune.errors import unknown_name
 from graphprune.task import Task
 from graphprune.tasks.agreement import subject_verb_agreement
 from graphprune.tasks.booleans import boolean_expressions
@@ -41,12 +41,9 @@ def make(name: str, tokenizer: Any, **options: Any) -> Task:
         InputError: for an unknown name (listing the known ones) or unknown options.
     """
     if name not in TASKS:
-        raise InputError(f"unknown task {name!r}; known: {', '.join(TASKS)}")
+        raise unknown_name("task", name, TASKS)
     known = list(inspect.signature(TASKS[name]).parameters)[1:]
     unknown = [option for option in options if option not in known]
     if unknown:
-        raise InputError(
-            f"task {name!r} has no option {', '.join(map(repr, unknown))}; its options: "
-            f"{', '.join(known)}"
-        )
+        raise unknown_name(f"option of task {name!r}", unknown[0], known)
     return TASKS[name](tokenizer, **options)

@@ -31,14 +31,14 @@ def make_loss(event: str = "", at: int = -1):
 
 
 def make_method(kind: str, folder, loss, **options):
-    common = {"edges": 4, "steps": 40, "batch_size": 4, "loss": loss, "run_dir": folder}
+    common = {"size": 4, "steps": 40, "batch_size": 4, "loss": loss, "run_dir": folder}
     common |= {"checkpoint_every": 6, **options}
     kinds = {
         "default": lambda: gp.EdgePruning(path=(7, 6), **common),
         "paper": lambda: gp.EdgePruning(variant="paper", node_gates=True, **common),
         "ugs": lambda: gp.UGS(samples=2, **common),
         "matryoshka": lambda: gp.MatryoshkaPruning(**common),
-        "minimal": lambda: gp.EdgePruning(sparsity="minimal", **{**common, "edges": None}),
+        "minimal": lambda: gp.EdgePruning(**{**common, "size": "minimal"}),
     }
     return kinds[kind]()
 
