@@ -122,9 +122,9 @@ def reservoir(wiring: str, seeds: int) -> pd.DataFrame:
         np.add.at(whole, tuple(index), weights)
         weights *= 0.9 / np.abs(np.linalg.eigvals(whole)).max()  # of the whole graph, once
         goals = {
-            "damp": lambda w: gp.spectral.prune(graph, w, "adjacency", goal="damp", density=0.5),
+            "damp": lambda w: gp.spectral.prune(graph, w, "adjacency", goal="damp", size=0.5),
             "preserve": lambda w: gp.spectral.prune(
-                graph, w, "adjacency", goal="preserve", density=0.5
+                graph, w, "adjacency", goal="preserve", size=0.5
             ),
             "magnitude": lambda w: gp.EdgeScores(graph, torch.tensor(np.abs(w)).float()).top(0.5),
             "random": lambda w, g=generator: gp.EdgeScores(

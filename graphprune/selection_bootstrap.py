@@ -3,7 +3,7 @@
 An interval is the score plus and minus t times the bootstrap's standard deviation, which is the
 standard error already. (The published filter, Nikankin et al., arXiv 2510.25786, divides it by the
 root of the number of resamples once more; with its ten resamples an interval is 3.2 times too
-narrow and holds the truth less than half of the time. ``kind="published"`` is that one.)
+narrow and holds the truth less than half of the time. ``kind="paper"`` is that one.)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BootstrapScores", "IntervalKind", "bootstrap_scores"]
 
-IntervalKind = Literal["t", "percentile", "published"]
+IntervalKind = Literal["t", "percentile", "paper"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class BootstrapScores:
         """``[E]`` and ``[E]``: the ends of each score's interval.
 
         ``"t"``: see the module; ``"percentile"``: of the resamples, which needs many;
-        ``"published"``: too narrow, see the module.
+        ``"paper"``: too narrow, see the module.
         """
         from scipy.stats import norm, t
 
@@ -75,7 +75,7 @@ class BootstrapScores:
                 )
             ends = torch.quantile(self.samples, torch.tensor([tail, 1 - tail]), dim=0)
             return ends[0], ends[1]
-        if kind == "published":
+        if kind == "paper":
             mean = self.samples.mean(0)
             half = norm.ppf(1 - tail) * self.samples.std(0, correction=0) / math.sqrt(count)
         elif kind == "t":

@@ -1,6 +1,7 @@
 """Laplacians, spectra, sensitivities and the spectral pruners.
 
-``A[i, j] = w`` is the edge i -> j everywhere. See :mod:`graphprune.spectral.laplacians` for kinds.
+``A[i, j] = w`` is the edge i -> j everywhere. See :mod:`graphprune.spectral.laplacians` for the
+matrices that ``laplacian=`` names.
 """
 
 from .arpack import solve_leading

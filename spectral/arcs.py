@@ -1,7 +1,7 @@
 """Feedback arcs: few edges whose removal leaves no directed cycle, so that nothing rotates.
 
 Without cycles of three nodes or more, and with 2-cycles of non-negative product only, a real
-diagonal plus the edges is similar to a symmetric matrix: its spectrum is real whatever the kind of
+diagonal plus the edges is similar to a symmetric matrix: its spectrum is real whatever the
 Laplacian. Cutting every cycle is enough for that. The fewest such edges are hard to find (a
 minimum feedback arc set); here nodes are put in an order with few edges that lead backwards: from
 several starts, each node is moved to its best place until none moves (insertion search, in time

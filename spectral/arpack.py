@@ -71,7 +71,7 @@ def solve_leading(block: Block, count: int, *, vectors: bool, seed: int = 0) -> 
             f"no eigenvalue of a component of {block.size} nodes met the residual of "
             f"{_allowed(block.size):.0e} of the norm from {right.starts} starts: its leading "
             "imaginary parts lie too close together; a larger dense_limit solves it whole, fewer "
-            "modes or kind='rw' may be told apart"
+            "modes or laplacian='rw' may be told apart"
         )
     noise = 10 * block.size * EPS * norm + _allowed(block.size) * norm
     upper = np.where(np.abs(right.values.imag) <= noise, right.values.real + 0j, right.values)

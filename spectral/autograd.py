@@ -15,8 +15,9 @@ from torch import Tensor
 from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 
-from .laplacians import Degrees, Kind, operator
+from .laplacians import Degrees, Laplacian, operator
 from .measures import measure_named
+from .names import known
 from .sensitivity import contract, slopes
 from .spectra import DENSE_LIMIT, Solver
 from .wiring import Wiring, wiring
@@ -45,7 +46,7 @@ class _Rotation(torch.autograd.Function):
 def rotation(
     graph: ComputationalGraph | Wiring | Any,
     weights: Tensor,
-    kind: Kind = "out",
+    laplacian: Laplacian = "out",
     *,
     measure: Literal["sum", "max"] = "sum",
     degrees: Degrees | None = None,
@@ -55,7 +56,7 @@ def rotation(
     """The sum (or the largest) of ``|Im lambda|``, differentiable once in ``weights [E]``.
 
     Args:
-        graph, kind, degrees, dense_limit: as for :func:`~graphprune.spectral.spectrum`.
+        graph, laplacian, degrees, dense_limit: as for :func:`~graphprune.spectral.spectrum`.
         measure: ``"sum"`` over all eigenvalues, or the ``"max"``.
         limit: the condition ``1 / |u^H v|`` above which an eigenvalue's part of the gradient is
             scaled down to what it would be there.
@@ -75,9 +76,8 @@ def rotation(
     """
     if not isinstance(weights, Tensor) or not weights.is_floating_point():
         raise InputError("weights must be a float tensor [E]; a list has no gradient")
-    if measure not in ("sum", "max"):
-        raise InputError(f"measure must be 'sum' or 'max', got {measure!r}")
+    known(measure, Literal["sum", "max"], "measure")
     given = wiring(graph)
-    solver = Solver(operator(kind, degrees), dense_limit)
+    solver = Solver(operator(laplacian, degrees), dense_limit)
     out: Tensor = _Rotation.apply(weights, given, solver, measure, limit)  # type: ignore[no-untyped-call]
     return out

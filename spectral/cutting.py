@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
@@ -16,9 +16,10 @@ from graphprune.mask import EdgeMask, budget
 
 from .components import component_sizes
 from .inputs import graph_of
-from .laplacians import Degrees, Kind, operator
+from .laplacians import Degrees, Laplacian, operator
 from .local import LocalSearch
 from .measures import Measure, MeasureName, measure_named
+from .names import known
 from .published import WARNING, published_sweeps
 from .search import Search
 from .sparse_search import PROOF, LargeSearch, without_cycles
@@ -26,11 +27,13 @@ from .spectra import DENSE_LIMIT, Decomposition, Solver
 from .trials import Goal
 from .wiring import BoolArray, Closure, Wiring, close
 
-__all__ = ["Mode", "SpectralMask", "known", "prune", "start"]
+__all__ = ["SIZE", "Mode", "SpectralMask", "Variant", "prune", "require_consistent", "start"]
 
 log = logging.getLogger(__name__)
 
-Mode = Literal["global", "local", "paper"]
+Mode = Literal["global", "local"]
+Variant = Literal["default", "paper"]
+SIZE = 0.8  # of all edges: what is kept where nobody says
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +50,12 @@ class SpectralMask(EdgeMask):
 def prune(
     graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
-    kind: Kind = "out",
+    laplacian: Laplacian = "out",
     *,
     goal: Goal = "damp",
-    density: float = 0.8,
+    size: int | float = SIZE,
     mode: Mode = "global",
+    variant: Variant = "default",
     measure: MeasureName | None = None,
     degrees: Degrees | None = None,
     feedback: Closure = (),
@@ -69,18 +73,20 @@ def prune(
     LargeSearch` says what is guaranteed then.
 
     Args:
-        graph, weights, kind, degrees: as for :func:`~graphprune.spectral.spectrum`; also a directed
-            networkx graph, a PyG ``Data``, a scipy.sparse matrix or ``(edge_index, weights)``, see
-            :mod:`graphprune.spectral.inputs`. The mask's edges stand in the input's order.
+        graph, weights, laplacian, degrees: as for :func:`~graphprune.spectral.spectrum`; also a
+            directed networkx graph, a PyG ``Data``, a scipy.sparse matrix or ``(edge_index,
+            weights)``, see :mod:`graphprune.spectral.inputs`. The mask's edges stand in the
+            input's order.
         goal: ``"damp"`` lowers the rotation, ``"preserve"`` keeps it and removes what it does not
             need, ``"gap"`` keeps the smallest positive real part up.
-        density: what is kept: an int counts edges, a float is a fraction of all.
+        size: what is kept: an int counts edges, a float is a fraction of all.
         mode: ``"global"``: re-solved chunks, first-order short-lists, feedback arcs and exchange,
             verified exactly; up to 64 nodes also all sets of edges, where they are at most 1e5
             (the optimum), or exact greedy, draws and annealing. ``"local"``: the closed form of
-            each node's star (damping only). ``"paper"``: the published rule with its defect, and a
-            warning (kinds ``count`` and ``both``). The last two stop where they find nothing more
-            to cut and may leave more edges than asked for.
+            each node's star (damping only).
+        variant: ``"paper"``: the published rule with its defect, and a warning (damping only, by
+            signed ``count`` or ``both``, without feedback). It and ``mode="local"`` stop where they
+            find nothing more to cut and may leave more edges than asked for.
         measure: ``"sum"`` or ``"max"`` of ``|Im lambda|``; ``None``: the sum (for ``goal="gap"``
             the gap).
         feedback, feedback_weight: edges that close the graph for the spectrum only, see
@@ -100,29 +106,27 @@ def prune(
     Example:
         >>> two_rings = ComputationalGraph.from_edges(
         ...     [("a", "b"), ("b", "c"), ("c", "a"), ("a", "d"), ("d", "a")])
-        >>> mask = prune(two_rings, [1.0, 1.0, 1.0, 1.0, 1.0], goal="damp", density=4)
+        >>> mask = prune(two_rings, [1.0, 1.0, 1.0, 1.0, 1.0], goal="damp", size=4)
         >>> (~mask.kept).nonzero().item() < 3  # one of the three-cycle's edges goes
         True
     """
-    known(goal, Goal, "goal")
-    known(mode, Mode, "mode")
+    require_consistent(goal, laplacian, degrees, measure, mode, variant)
     if effort < 0 or modes < 1:
         raise InputError(f"expected effort >= 0 and modes >= 1, got {effort} and {modes}")
     given = close(graph, weights, feedback=feedback, feedback_weight=feedback_weight)
     source = given.graph or _graph(given)
-    kept = budget(density, given.num_edges)
+    kept = budget(size, given.num_edges)
+    by_stars = mode == "local" or variant == "paper"
     notes: dict[str, Any]
-    large = mode == "global" and goal == "damp" and component_sizes(given)[:1].sum() > dense_limit
+    large = not by_stars and goal == "damp" and component_sizes(given)[:1].sum() > dense_limit
     still = None
     if large:
-        measure_named(_measured(goal, measure))
         _refuse_undirected(given)
         still = without_cycles(given, kept)
     if still is not None:
-        operator(kind, degrees)
         left, notes = still, {"by": "cycles cut", "solved": PROOF, "end": 0.0}
-    elif mode == "global":
-        solver, chosen, found = start(given, kind, degrees, goal, measure, dense_limit, modes)
+    elif not by_stars:
+        solver, chosen, found = start(given, laplacian, degrees, goal, measure, dense_limit, modes)
         search: Search | LargeSearch
         if found.complete:
             search = Search(
@@ -134,8 +138,8 @@ def prune(
         notes = {"solved": "all eigenvalues of every component"} | search.notes()
         log.info("spectral %s: %s", goal, notes)
     else:
-        left = _by_stars(given, kind, degrees, goal, mode, kept)
-        notes = {"by": mode, "solved": "each node's star"}
+        left = _by_stars(given, laplacian, degrees, variant, kept)
+        notes = {"by": mode if variant == "default" else variant, "solved": "each node's star"}
     return SpectralMask(source, torch.from_numpy(left).float(), notes)
 
 
@@ -144,10 +148,36 @@ def _graph(given: Wiring) -> ComputationalGraph:
     return graph_of(given.sources[:edges], given.targets[:edges], given.num_nodes)
 
 
-def known(value: object, names: Any, what: str) -> None:
-    """Raises :class:`InputError` unless a setting is one of a ``Literal``'s names."""
-    if value not in get_args(names):
-        raise InputError(f"{what} must be one of {', '.join(get_args(names))}, got {value!r}")
+def require_consistent(
+    goal: Goal,
+    laplacian: Laplacian,
+    degrees: Degrees | None,
+    measure: MeasureName | None,
+    mode: Mode = "global",
+    variant: Variant = "default",
+) -> None:
+    """Raises :class:`InputError` for unknown names and for settings that contradict each other."""
+    known(goal, Goal, "goal")
+    known(mode, Mode, "mode")
+    known(variant, Variant, "variant")
+    form = operator(laplacian, degrees)
+    known(_measured(goal, measure), MeasureName, "measure")
+    if mode == "local" and goal != "damp":
+        raise InputError(f"mode='local' only damps; goal={goal!r} needs mode='global'")
+    if variant == "default":
+        return
+    if mode == "local":
+        raise InputError(
+            "variant='paper' is the rule that mode='local' corrects: give one of them, not both"
+        )
+    if goal != "damp":
+        raise InputError(f"variant='paper' only damps; goal={goal!r} needs variant='default'")
+    if laplacian not in ("count", "both"):
+        raise InputError(
+            f"variant='paper' is published for laplacian='count' and 'both', got {laplacian!r}"
+        )
+    if form.degrees != "signed":
+        raise InputError(f"variant='paper' sums signed weights, got degrees={degrees!r}")
 
 
 def _measured(goal: Goal, measure: MeasureName | None) -> MeasureName:
@@ -161,7 +191,7 @@ def _measured(goal: Goal, measure: MeasureName | None) -> MeasureName:
 
 def start(
     given: Wiring,
-    kind: Kind,
+    laplacian: Laplacian,
     degrees: Degrees | None,
     goal: Goal,
     measure: MeasureName | None,
@@ -170,7 +200,7 @@ def start(
 ) -> tuple[Solver, Measure, Decomposition]:
     """The solver and the measure; refuses graphs on which the goal says nothing."""
     name = _measured(goal, measure)
-    solver = Solver(operator(kind, degrees), dense_limit, leading=2 * modes)
+    solver = Solver(operator(laplacian, degrees), dense_limit, leading=2 * modes)
     found = solver.decompose(given, vectors=True)
     if goal != "gap" and found.components.largest <= 1:
         raise InputError(
@@ -178,7 +208,7 @@ def start(
             "parts say nothing; close it by feedback, such as feedback=[('logits', 'input')] (the "
             "sampled token feeds the embedding), or use another method"
         )
-    chosen = measure_named(name, found, kind)
+    chosen = measure_named(name, found, laplacian)
     if goal != "gap":
         _refuse_undirected(given)
     if goal != "gap" and chosen.value(found.values) == 0:
@@ -199,17 +229,18 @@ def _refuse_undirected(given: Wiring) -> None:
 
 
 def _by_stars(
-    given: Wiring, kind: Kind, degrees: Degrees | None, goal: Goal, mode: Mode, kept: int
+    given: Wiring, laplacian: Laplacian, degrees: Degrees | None, variant: Variant, kept: int
 ) -> BoolArray:
-    if goal != "damp":
-        raise InputError(f"mode={mode!r} only damps; goal={goal!r} needs mode='global'")
-    if mode == "local":
-        found = LocalSearch(given, kind, degrees=degrees).run(kept)
-    elif kind == "count" or kind == "both":
-        warnings.warn(WARNING, UserWarning, stacklevel=4)
-        found = published_sweeps(given, kept, kind)
+    if variant == "default":
+        found = LocalSearch(given, laplacian, degrees=degrees).run(kept)
     else:
-        raise InputError(f"mode='paper' is published for kinds 'count' and 'both', got {kind!r}")
+        if len(given.sources) > given.num_edges:
+            raise InputError(
+                "variant='paper' knows neither feedback nor fixed edges, and this graph has "
+                f"{len(given.sources) - given.num_edges}; mode='local' reads them"
+            )
+        warnings.warn(WARNING, UserWarning, stacklevel=3)
+        found = published_sweeps(given, kept, "count" if laplacian == "count" else "both")
     if int(found.sum()) > kept:
         log.warning(
             "no star turns any more: %d edges are left, %d were asked for", found.sum(), kept

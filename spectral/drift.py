@@ -12,7 +12,7 @@ from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
 
 from .blocks import ComplexArray
-from .laplacians import Degrees, Kind
+from .laplacians import Degrees, Laplacian
 from .spectra import DENSE_LIMIT, spectrum
 from .wiring import BoolArray, Wiring, wiring
 
@@ -25,7 +25,7 @@ def drift(
     graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
     mask: EdgeMask | Any = None,
-    kind: Kind = "out",
+    laplacian: Laplacian = "out",
     *,
     degrees: Degrees | None = None,
     dense_limit: int = DENSE_LIMIT,
@@ -33,7 +33,8 @@ def drift(
     """What cutting a mask's edges does to the spectrum; their nodes stay, degrees are made anew.
 
     Args:
-        graph, weights, kind, degrees, dense_limit: as for :func:`~graphprune.spectral.spectrum`.
+        graph, weights, laplacian, degrees, dense_limit: as for
+            :func:`~graphprune.spectral.spectrum`.
         mask: an :class:`~graphprune.EdgeMask` or ``[E]`` of what is kept: zeros and ones.
 
     Returns:
@@ -49,7 +50,7 @@ def drift(
 
     Example:
         >>> ring = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("c", "a")])
-        >>> found = drift(ring, mask=[1, 1, 0], kind="adjacency")
+        >>> found = drift(ring, mask=[1, 1, 0], laplacian="adjacency")
         >>> round(found["distance"], 3), found["rotation_after"], found["radius_before"]
         (1.0, 0.0, 1.0)
     """
@@ -61,7 +62,7 @@ def drift(
             "compare spectrum() or leading() before and after"
         )
     before, after = (
-        spectrum(one, kind=kind, degrees=degrees, dense_limit=dense_limit)
+        spectrum(one, laplacian=laplacian, degrees=degrees, dense_limit=dense_limit)
         for one in (given, given.keep(kept))
     )
     distance = _distance(before, after)

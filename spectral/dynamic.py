@@ -16,9 +16,11 @@ from torch import Tensor
 from graphprune.errors import InputError
 from graphprune.mask import budget
 
-from .laplacians import Degrees, Kind, operator
+from .cutting import require_consistent
+from .laplacians import Degrees, Laplacian, operator
 from .local import LocalSearch
 from .measures import measure_named
+from .names import known
 from .search import Search
 from .spectra import DENSE_LIMIT, Solver
 from .trials import Goal
@@ -38,20 +40,19 @@ class Prunable(Protocol):
 
 
 def scheduled(schedule: Schedule, share: float, end: float) -> float:
-    """The density after a ``share`` of the schedule, from 1 down to ``end``.
+    """The share of edges kept after a ``share`` of the schedule, from 1 down to ``end``.
 
     Example:
         >>> [scheduled(s, 0.5, 0.25) for s in ("linear", "cubic", "geometric")]
         [0.625, 0.34375, 0.5]
     """
+    known(schedule, Schedule, "schedule")
     share = min(max(share, 0.0), 1.0)
     if schedule == "linear":
         return 1.0 - (1.0 - end) * share
     if schedule == "cubic":
         return end + (1.0 - end) * (1.0 - share) ** 3
-    if schedule == "geometric":
-        return float(end**share)
-    raise InputError(f"unknown schedule {schedule!r}; known: linear, cubic, geometric")
+    return float(end**share)
 
 
 @dataclass(eq=False)
@@ -62,8 +63,8 @@ class DynamicPruning:
         target: has ``edge_weight [E]`` and ``edge_keep [E]``; only the flags are changed, and the
             weights of edges that grow again, which start at 0.
         edge_index: ``[2, E]``, and ``num_nodes``.
-        density: kept at the end: an int counts edges, a float is a fraction.
-        begin, end: calls of :meth:`step` between which the density falls.
+        size: kept at the end: an int counts edges, a float is a fraction.
+        begin, end: calls of :meth:`step` between which the number of edges falls.
         every: calls between two prunings.
         schedule: how it falls.
         criterion: ``"spectral"`` (``goal``, ``laplacian``), ``"local"`` (closed-form stars; may cut
@@ -76,7 +77,7 @@ class DynamicPruning:
     Example:
         >>> class Ring:
         ...     edge_weight, edge_keep = torch.ones(3), torch.ones(3, dtype=torch.bool)
-        >>> pruning = DynamicPruning(Ring, [[0, 1, 2], [1, 2, 0]], 3, density=2, end=2)
+        >>> pruning = DynamicPruning(Ring, [[0, 1, 2], [1, 2, 0]], 3, size=2, end=2)
         >>> [pruning.step() for _ in range(3)], Ring.edge_keep.sum().item()
         ([0, 1, 0], 2)
     """
@@ -84,14 +85,14 @@ class DynamicPruning:
     target: Any
     edge_index: Any
     num_nodes: int
-    density: float = 0.5
+    size: int | float = 0.5
     begin: int = 0
     end: int = 1000
     every: int = 1
     schedule: Schedule = "cubic"
     criterion: Criterion = "spectral"
     goal: Goal = "damp"
-    laplacian: Kind = "out"
+    laplacian: Laplacian = "out"
     degrees: Degrees | None = None
     regrow: float = 0.0
     chunk: int | None = None
@@ -118,15 +119,12 @@ class DynamicPruning:
             )
         if not 0.0 <= self.regrow < 1.0:
             raise InputError(f"regrow is a share of the cut edges in [0, 1), got {self.regrow}")
-        if self.criterion not in ("spectral", "local", "magnitude"):
-            raise InputError(
-                f"criterion must be spectral, local or magnitude, got {self.criterion!r}"
-            )
+        known(self.criterion, Criterion, "criterion")
+        known(self.schedule, Schedule, "schedule")
         if self.criterion == "local" and self.goal != "damp":
             raise InputError(f"criterion='local' only damps, got goal={self.goal!r}")
-        operator(self.laplacian, self.degrees)
-        self._last = budget(self.density, edges)
-        scheduled(self.schedule, 0.0, 0.5)
+        require_consistent(self.goal, self.laplacian, self.degrees, None)
+        self._last = budget(self.size, edges)
 
     # ---------------------------------------------------------------- training
 

@@ -13,13 +13,13 @@ from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.progress import track
 
-from .laplacians import Degrees, Kind, Operator, operator
+from .laplacians import Degrees, Laplacian, Operator, operator
 from .measures import Measure, MeasureName, measure_named
 from .sensitivity import contract, removals
 from .spectra import DENSE_LIMIT, Decomposition, Solver
 from .wiring import FloatArray, Wiring, wiring
 
-__all__ = ["first_order", "removal_effects", "value_without"]
+__all__ = ["first_order", "removal_effects"]
 
 
 def first_order(
@@ -29,17 +29,10 @@ def first_order(
     return removals(form, given, contract(given, found, measure))[: given.num_edges]
 
 
-def value_without(solver: Solver, given: Wiring, edges: Any, measure: Measure) -> float:
-    """The measure with some edges gone, exactly; only the blocks they touch are solved again."""
-    kept = np.ones(given.num_edges, dtype=bool)
-    kept[edges] = False
-    return measure.value(solver.decompose(given.keep(kept), vectors=False).values)
-
-
 def removal_effects(
     graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
-    kind: Kind = "out",
+    laplacian: Laplacian = "out",
     *,
     measure: MeasureName = "sum",
     degrees: Degrees | None = None,
@@ -50,7 +43,7 @@ def removal_effects(
     """The change of the sum of \\|Im lambda\\| (or another measure) where an edge is removed.
 
     Args:
-        graph, weights, kind, degrees, measure, dense_limit: as for
+        graph, weights, laplacian, degrees, measure, dense_limit: as for
             :func:`~graphprune.spectral.sensitivity`.
         exact: solve again without each edge (slow: an eigendecomposition an edge); otherwise to
             first order, from one decomposition.
@@ -66,9 +59,9 @@ def removal_effects(
          tensor([-1.7321, -1.7321, -1.7321], dtype=torch.float64))
     """
     given = wiring(graph, weights)
-    solver = Solver(operator(kind, degrees), dense_limit)
+    solver = Solver(operator(laplacian, degrees), dense_limit)
     found = solver.decompose(given, vectors=True)
-    chosen = measure_named(measure, found, kind)
+    chosen = measure_named(measure, found, laplacian)
     wanted = np.arange(given.num_edges) if edges is None else np.asarray(list(edges), dtype=int)
     if wanted.size and not 0 <= wanted.min() <= wanted.max() < given.num_edges:
         raise InputError(f"edges names an edge outside 0..{given.num_edges - 1}")
@@ -77,8 +70,11 @@ def removal_effects(
         values[wanted] = first_order(solver.operator, given, found, chosen)[wanted]
         return torch.from_numpy(values)
     now = chosen.value(found.values)
+    every = np.arange(given.num_edges)
     for edge in track(wanted, "edges"):
-        values[edge] = value_without(solver, given, edge, chosen) - now
+        # Only the blocks that the edge touches are solved again.
+        less = solver.decompose(given.keep(every != edge), vectors=False)
+        values[edge] = chosen.value(less.values) - now
         solver.forget()
         solver.decompose(given, vectors=False)  # its blocks stay known
     return torch.from_numpy(values)

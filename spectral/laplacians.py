@@ -4,7 +4,7 @@
 where ``a(w)`` is w (``degrees="signed"``) or \\|w\\| (``"absolute"``), edge by edge.
 
 =============  =============================  ==============================================
-kind           matrix
+laplacian      matrix
 =============  =============================  ==============================================
 ``out``        ``D_out - A``                  rows sum to 0 (signed degrees)
 ``in``         ``D_in - A``                   columns sum to 0 (signed degrees)
@@ -21,33 +21,34 @@ out. ``rw`` takes absolute degrees by default, the others signed ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array, diags_array
 
-from graphprune.errors import InputError, NumericalError
+from graphprune.errors import NumericalError
 from graphprune.graph import ComputationalGraph
 
+from .names import known
 from .wiring import FloatArray, Wiring, wiring
 
-__all__ = ["Degrees", "Kind", "Operator", "laplacian", "operator"]
+__all__ = ["Degrees", "Laplacian", "Operator", "laplacian", "operator"]
 
-Kind = Literal["out", "in", "both", "rw", "adjacency", "count"]
+Laplacian = Literal["out", "in", "both", "rw", "adjacency", "count"]
 Degrees = Literal["signed", "absolute"]
 
 
 @dataclass(frozen=True)
 class Operator:
-    """Which matrix of a wiring: a kind and how degrees are counted."""
+    """Which matrix of a wiring: its name and how degrees are counted."""
 
-    kind: Kind = "out"
+    laplacian: Laplacian = "out"
     degrees: Degrees = "signed"
 
     @property
     def has_zero_sums(self) -> bool:
         """Whether rows (or columns) sum to 0 for non-negative weights: a Laplacian proper."""
-        return self.kind in ("out", "in", "rw")
+        return self.laplacian in ("out", "in", "rw")
 
     def size_of(self, weights: FloatArray) -> FloatArray:
         """``a(w)``: what a weight adds to a degree."""
@@ -58,22 +59,22 @@ class Operator:
         return np.sign(weights) if self.degrees == "absolute" else np.ones_like(weights)
 
     def diagonal(self, given: Wiring) -> FloatArray:
-        """``[N]``: the degrees that this kind has on its diagonal (for ``rw``: that it divides by).
+        """``[N]``: the degrees on its diagonal (for ``rw``: those that it divides by).
 
         Zeros for the adjacency matrix.
         """
         here = given.present
         size = self.size_of(given.weights[here])
-        if self.kind == "count":
+        if self.laplacian == "count":
             size = np.ones_like(size)
         n = given.num_nodes
         out: FloatArray = np.bincount(given.sources[here], size, n).astype(np.float64)
         into: FloatArray = np.bincount(given.targets[here], size, n).astype(np.float64)
-        if self.kind in ("out", "rw"):
+        if self.laplacian in ("out", "rw"):
             return out
-        if self.kind == "in":
+        if self.laplacian == "in":
             return into
-        return np.zeros(given.num_nodes) if self.kind == "adjacency" else out + into
+        return np.zeros(given.num_nodes) if self.laplacian == "adjacency" else out + into
 
     def matrix(self, given: Wiring) -> Any:
         """The matrix as a sparse float64 ``[N, N]`` CSR array without stored zeros."""
@@ -81,10 +82,10 @@ class Operator:
         shape = (given.num_nodes, given.num_nodes)
         entries = (given.weights[here], (given.sources[here], given.targets[here]))
         adjacency = csr_array(coo_array(entries, shape=shape))
-        if self.kind != "adjacency":
+        if self.laplacian != "adjacency":
             degree = self.diagonal(given)
             adjacency = diags_array(degree, format="csr") - adjacency
-            if self.kind == "rw":
+            if self.laplacian == "rw":
                 adjacency = diags_array(self._inverse(given, degree), format="csr") @ adjacency
         made = csr_array(adjacency)
         made.sum_duplicates()
@@ -98,7 +99,7 @@ class Operator:
         bad = np.flatnonzero((np.abs(degree) <= 1e-14 * sums) & (sums > 0))
         if len(bad):
             raise NumericalError(
-                f"kind 'rw' divides by out-degrees, and the signed weights that leave "
+                f"Laplacian 'rw' divides by out-degrees, and the signed weights that leave "
                 f"{given.node_name(int(bad[0]))} add up to 0 ({len(bad)} such nodes); use "
                 "degrees='absolute'"
             )
@@ -106,21 +107,19 @@ class Operator:
         return found
 
 
-def operator(kind: Kind, degrees: Degrees | None) -> Operator:
+def operator(laplacian: Laplacian, degrees: Degrees | None) -> Operator:
     """The operator by name; ``degrees=None``: absolute for ``rw``, signed for the others."""
-    if kind not in get_args(Kind):
-        raise InputError(f"unknown kind of Laplacian {kind!r}; known: {', '.join(get_args(Kind))}")
+    known(laplacian, Laplacian, "laplacian")
     if degrees is None:
-        degrees = "absolute" if kind == "rw" else "signed"
-    if degrees not in get_args(Degrees):
-        raise InputError(f"degrees must be 'signed' or 'absolute', got {degrees!r}")
-    return Operator(kind, degrees)
+        degrees = "absolute" if laplacian == "rw" else "signed"
+    known(degrees, Degrees, "degrees")
+    return Operator(laplacian, degrees)
 
 
 def laplacian(
     graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
-    kind: Kind = "out",
+    laplacian: Laplacian = "out",
     *,
     degrees: Degrees | None = None,
 ) -> Any:
@@ -129,7 +128,7 @@ def laplacian(
     Args:
         graph: a :class:`~graphprune.ComputationalGraph`, or ``(edge_index [2, E], num_nodes)``.
         weights: ``[E]`` signed weights; ``None``: 1 for every edge.
-        kind: see the table at the top of this module.
+        laplacian: which matrix, see the table at the top of this module.
         degrees: ``"signed"`` sums or ``"absolute"`` sums of weights; ``None``: absolute for
             ``rw``, signed otherwise.
 
@@ -137,7 +136,7 @@ def laplacian(
         A ``scipy.sparse.csr_array`` ``[N, N]``, float64.
 
     Raises:
-        InputError: an unknown kind, or another number of weights than edges.
+        InputError: an unknown Laplacian, or another number of weights than edges.
         NumericalError: a weight is NaN or infinite, or ``rw`` would divide by 0.
 
     Example:
@@ -146,7 +145,7 @@ def laplacian(
         array([[ 1., -1.,  0.],
                [ 0.,  2., -2.],
                [-3.,  0.,  3.]])
-        >>> laplacian(ring, [1.0, 2.0, 3.0], kind="both").diagonal()
+        >>> laplacian(ring, [1.0, 2.0, 3.0], laplacian="both").diagonal()
         array([4., 3., 5.])
     """
-    return operator(kind, degrees).matrix(wiring(graph, weights))
+    return operator(laplacian, degrees).matrix(wiring(graph, weights))

@@ -11,7 +11,7 @@ from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 
 from .blocks import ComplexArray
-from .laplacians import Degrees, Kind, operator
+from .laplacians import Degrees, Laplacian, operator
 from .spectra import DENSE_LIMIT, Solver, levels
 from .wiring import Wiring, wiring
 
@@ -21,7 +21,7 @@ __all__ = ["leading"]
 def leading(
     graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
-    kind: Kind = "out",
+    laplacian: Laplacian = "out",
     *,
     count: int = 6,
     degrees: Degrees | None = None,
@@ -36,7 +36,7 @@ def leading(
     doubt is solved whole.
 
     Args:
-        graph, weights, kind, degrees: as for :func:`~graphprune.spectral.spectrum`.
+        graph, weights, laplacian, degrees: as for :func:`~graphprune.spectral.spectrum`.
         count: how many.
         seed: of the start vectors.
 
@@ -52,7 +52,7 @@ def leading(
     """
     if count < 1:
         raise InputError(f"count must be at least 1, got {count}")
-    solver = Solver(operator(kind, degrees), dense_limit, leading=2 * count, seed=seed)
+    solver = Solver(operator(laplacian, degrees), dense_limit, leading=2 * count, seed=seed)
     found = solver.decompose(wiring(graph, weights), vectors=False)
     for doubt in found.doubts:
         warnings.warn(doubt, UserWarning, stacklevel=2)

@@ -1,6 +1,6 @@
 """The local rule: each node's star by itself, in closed form.
 
-The correction of the published rule (:mod:`graphprune.spectral.published`) for every kind of
+The correction of the published rule (:mod:`graphprune.spectral.published`) for every
 Laplacian: where a star turns (:mod:`graphprune.spectral.stars`), the weaker direction of its most
 negative product ``L_ni L_in`` is cut. Without negative products no star turns and nothing is ever
 cut.
@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from .laplacians import Degrees, Kind, Operator, operator
+from .laplacians import Degrees, Laplacian, Operator, operator
 from .stars import Star, star_of
 from .wiring import BoolArray, IntArray, Wiring
 
@@ -26,19 +26,19 @@ class LocalSearch:
 
     Args:
         given: the wiring; self-loops are in no star, wires are but cannot be cut.
-        kind, degrees: which Laplacian the stars have.
+        laplacian, degrees: which Laplacian the stars have.
         locked: edges ``[E]`` that must stay.
     """
 
     given: Wiring
-    kind: Kind = "count"
+    laplacian: Laplacian
     locked: BoolArray | None = None
     degrees: Degrees | None = None
     _of: dict[int, IntArray] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         edges = self.given.num_edges
-        self.form = operator(self.kind, self.degrees)
+        self.form = operator(self.laplacian, self.degrees)
         self.alive = self.given.present[:edges].copy()
         if self.locked is None:
             self.locked = np.zeros(edges, dtype=bool)
@@ -113,7 +113,7 @@ def _star(
 
 
 def star_turns(
-    given: Wiring, alive: BoolArray, node: int, kind: Kind, degrees: Degrees | None = None
+    given: Wiring, alive: BoolArray, node: int, laplacian: Laplacian, degrees: Degrees | None = None
 ) -> float:
     """The largest imaginary part of a node's star; exactly 0 where it is real.
 
@@ -121,4 +121,4 @@ def star_turns(
     """
     u, v = given.sources, given.targets
     edges = np.flatnonzero(((u == node) | (v == node)) & (u != v))
-    return _star(operator(kind, degrees), given, alive, node, edges)[0].turn
+    return _star(operator(laplacian, degrees), given, alive, node, edges)[0].turn

@@ -23,6 +23,7 @@ import numpy as np
 from graphprune.errors import InputError
 
 from .blocks import ComplexArray
+from .names import known
 from .spectra import Decomposition
 from .wiring import FloatArray
 
@@ -70,16 +71,15 @@ class Measure:
         return h
 
 
-def measure_named(name: str, start: Decomposition | None = None, kind: str = "out") -> Measure:
+def measure_named(name: str, start: Decomposition | None = None, laplacian: str = "out") -> Measure:
     """A measure by name; ``gap`` counts the closed classes of ``start``."""
+    known(name, MeasureName, "measure")
     if name in ("sum", "max"):
         return Measure("sum" if name == "sum" else "max")
-    if name != "gap":
-        raise InputError(f"unknown measure {name!r}; known: sum, max, gap")
-    if kind not in ("out", "in", "rw"):
+    if laplacian not in ("out", "in", "rw"):
         raise InputError(
             f"the gap is defined for Laplacians whose rows or columns sum to 0: out, in or rw, not "
-            f"{kind!r}"
+            f"{laplacian!r}"
         )
     if start is None or not start.complete:
         raise InputError("the gap needs the whole spectrum: no component may be above dense_limit")

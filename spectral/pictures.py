@@ -9,7 +9,7 @@ from graphprune.errors import MissingExtraError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
 
-from .laplacians import Degrees, Kind
+from .laplacians import Degrees, Laplacian
 from .spectra import DENSE_LIMIT, spectrum
 from .wiring import Wiring, wiring
 
@@ -19,7 +19,7 @@ __all__ = ["plot"]
 def plot(
     graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
-    kind: Kind = "out",
+    laplacian: Laplacian = "out",
     *,
     mask: EdgeMask | None = None,
     degrees: Degrees | None = None,
@@ -30,7 +30,8 @@ def plot(
     """Draws the eigenvalues, and those after a mask's cuts beside them; gives the axes.
 
     Args:
-        graph, weights, kind, degrees, dense_limit: as for :func:`~graphprune.spectral.spectrum`.
+        graph, weights, laplacian, degrees, dense_limit: as for
+            :func:`~graphprune.spectral.spectrum`.
         mask: the edges that are kept; ``None`` draws the whole graph's spectrum only.
         path: a figure to write, whole or not at all.
         ax: axes to draw into; ``None`` makes a figure.
@@ -55,13 +56,13 @@ def plot(
         figure = Figure(figsize=(5.6, 4.4), layout="constrained")
         ax = figure.add_subplot()
     for label, one, marker, colour, options in sets:
-        values = spectrum(one, None, kind, degrees=degrees, dense_limit=dense_limit)
+        values = spectrum(one, None, laplacian, degrees=degrees, dense_limit=dense_limit)
         extra = {"edgecolors": colour, **options} if options else {"color": colour}
         ax.scatter(values.real, values.imag, s=22, marker=marker, label=label, **extra)
     ax.axhline(0, color="0.7", lw=0.8)
     ax.set_xlabel("real part")
     ax.set_ylabel("imaginary part")
-    ax.set_title(f"spectrum ({kind})", fontsize=10)
+    ax.set_title(f"spectrum ({laplacian})", fontsize=10)
     ax.legend(frameon=False, fontsize=8)
     if path is not None:
         from graphprune.files import atomic_path

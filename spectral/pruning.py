@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.methods.base import Pruner, Scorer, ablation_of, require_model
+from graphprune.methods.base import Pruner, Scorer, ablation_of, as_size, require_model
 from graphprune.model import MaskedModel
 from graphprune.result import Result
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
-from .cutting import Mode, known, prune, start
+from .cutting import SIZE, Mode, Variant, prune, require_consistent, start
 from .effects import first_order
-from .laplacians import Degrees, Kind, operator
+from .laplacians import Degrees, Laplacian
 from .measures import MeasureName
 from .search import Search
 from .spectra import DENSE_LIMIT
 from .trials import Goal
 from .weighing import EdgeWeights, edge_weights
-from .wiring import Wiring, close
+from .wiring import Wiring, close, finite_number
 
 __all__ = ["SpectralPruning", "SpectralScores", "feedback_dependence"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Spectral:
-    laplacian: Kind = "out"
+    laplacian: Laplacian = "out"
     goal: Goal = "damp"
     measure: MeasureName | None = None
     degrees: Degrees | None = None
@@ -42,15 +41,12 @@ class _Spectral:
     feedback_weight: Literal["mean"] | float = "mean"
     dense_limit: int = DENSE_LIMIT
 
-    def _checked(self) -> None:
-        known(self.goal, Goal, "goal")
-        operator(self.laplacian, self.degrees)
+    def __post_init__(self) -> None:
+        require_consistent(self.goal, self.laplacian, self.degrees, self.measure)
         pairs: Sequence[Any] = self.feedback
         object.__setattr__(self, "feedback", tuple(tuple(pair) for pair in pairs))
-        weight: Any = self.feedback_weight
-        good = isinstance(weight, int | float) and math.isfinite(weight)
-        if weight != "mean" and not good:
-            raise InputError(f"feedback_weight must be 'mean' or a finite number, got {weight!r}")
+        if self.feedback_weight != "mean":
+            finite_number(self.feedback_weight, "feedback_weight")
 
     def _closed(self, model: MaskedModel, task: Task) -> Wiring:
         require_model(model)
@@ -75,12 +71,13 @@ class _Spectral:
 class SpectralPruning(_Spectral, Pruner):
     """Edges removed by what they do to the Laplacian's imaginary parts.
 
-    The seed method on any graph; see :func:`graphprune.spectral.prune` for the settings that bear
-    its names (``laplacian`` is its ``kind``).
+    The seed method on any graph; see :func:`graphprune.spectral.prune` for settings of its names.
 
     Args:
-        density: what is kept: an int counts edges, a float is a fraction of all.
-        mode: ``"global"``, ``"local"`` or ``"paper"``.
+        size: what is kept: an int counts edges, a float is a fraction of all; ``None`` is not said:
+            the size that :meth:`fit` is given, else 0.8.
+        mode: ``"global"`` search, or ``"local"``: each node's star in closed form.
+        variant: ``"default"``, or ``"paper"``: the published rule with its defect.
         effort: work beyond the rounds of the global search, a factor.
         edge_weights: see :func:`graphprune.spectral.edge_weights`.
         feedback: edges that close the graph for the spectrum only: never cut, never counted.
@@ -88,33 +85,46 @@ class SpectralPruning(_Spectral, Pruner):
     Raises :class:`UnsupportedModelError` for an acyclic graph without feedback.
 
     Example:
-        >>> SpectralPruning(goal="preserve", density=0.5).label
-        "SpectralPruning(goal='preserve', density=0.5)"
+        >>> SpectralPruning(goal="preserve", size=0.5).label
+        "SpectralPruning(goal='preserve', size=0.5)"
     """
 
-    density: float = 0.8
+    size: int | float | None = None
     mode: Mode = "global"
+    variant: Variant = "default"
     chunk: int | None = None
     shortlist: int | None = None
     effort: float = 1.0
 
     def __post_init__(self) -> None:
-        self._checked()
-        known(self.mode, Mode, "mode")
+        super().__post_init__()
+        require_consistent(
+            self.goal, self.laplacian, self.degrees, self.measure, self.mode, self.variant
+        )
+        if self.size is not None:
+            object.__setattr__(self, "size", as_size(self.size))
 
-    def sized(self, size: int | float | None) -> SpectralPruning:
-        """The same method that keeps ``size``: a number of edges or a fraction of them."""
-        return self if size is None else replace(self, density=size)
+    @property
+    def chosen_size(self) -> int | float:
+        """What it keeps: the size that was said, else 0.8 of the edges."""
+        return SIZE if self.size is None else self.size
+
+    def resolved(self) -> Self:
+        """The same method with its ablation and its size said."""
+        return replace(super().resolved(), size=self.chosen_size)
 
     def fit(self, model: MaskedModel, task: Task, size: int | float | None = None) -> Result:
         """The mask, with its notes; see :func:`graphprune.spectral.prune`."""
+        if size is not None:
+            return self.sized(size).fit(model, task)
         self._refuse_acyclic(model)
         mask = prune(
             self._closed(model, task),
-            kind=self.laplacian,
+            laplacian=self.laplacian,
             goal=self.goal,
-            density=self.density if size is None else size,
+            size=self.chosen_size,
             mode=self.mode,
+            variant=self.variant,
             measure=self.measure,
             degrees=self.degrees,
             chunk=self.chunk,
@@ -136,9 +146,6 @@ class SpectralScores(_Spectral, Scorer):
     """
 
     by_search: bool = False
-
-    def __post_init__(self) -> None:
-        self._checked()
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """One score for each edge; see the class."""

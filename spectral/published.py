@@ -13,7 +13,6 @@ nodes are numbered. Re-implemented from the description of that behaviour; no co
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -23,13 +22,17 @@ from .wiring import BoolArray, FloatArray, Wiring
 __all__ = ["WARNING", "published_edge", "published_sweeps"]
 
 WARNING = (
-    "mode='paper' takes an eigenvalue's place in LAPACK's list for a node: it can only cut edges "
-    "k+1 -> k, and its result depends on the numbering of nodes. mode='local' is the corrected rule"
+    "variant='paper' takes an eigenvalue's place in LAPACK's list for a node: it can only cut "
+    "edges k+1 -> k, and its result depends on the numbering of nodes. mode='local' is the "
+    "corrected rule"
 )
 
 
 def published_edge(
-    adjacency: BoolArray, weights: FloatArray, node: int, kind: Literal["count", "both"] = "both"
+    adjacency: BoolArray,
+    weights: FloatArray,
+    node: int,
+    laplacian: Literal["count", "both"] = "both",
 ) -> tuple[int, int] | None:
     """The edge that the rule deletes after an update of ``node``, or ``None``.
 
@@ -43,7 +46,7 @@ def published_edge(
     star = np.zeros(adjacency.shape)
     star[node], star[:, node] = adjacency[node], adjacency[:, node]
     weighted = star * weights
-    counted = star if kind == "count" else weighted
+    counted = star if laplacian == "count" else weighted
     matrix = np.diag(counted.sum(0) + counted.sum(1)) - weighted
     imaginary = np.linalg.eigvals(matrix).imag
     if (imaginary == 0).all():
@@ -55,9 +58,7 @@ def published_edge(
     return (a, b) if adjacency[a, b] else None
 
 
-def published_sweeps(
-    given: Wiring, kept: int, kind: Literal["count", "both"], order: Iterable[int] | None = None
-) -> BoolArray:
+def published_sweeps(given: Wiring, kept: int, laplacian: Literal["count", "both"]) -> BoolArray:
     """``[E]`` bool: sweeps over all nodes until one deletes nothing, or ``kept`` edges are left."""
     edges, n = given.num_edges, given.num_nodes
     alive = given.present[:edges].copy()
@@ -65,14 +66,13 @@ def published_sweeps(
     adjacency, weights = np.zeros((n, n), dtype=bool), np.zeros((n, n))
     adjacency[u[alive], v[alive]] = True
     np.add.at(weights, (u[alive], v[alive]), given.weights[:edges][alive])
-    nodes = list(range(n) if order is None else order)
     cut = True
     while cut and int(alive.sum()) > kept:
         cut = False
-        for node in nodes:
+        for node in range(n):
             if int(alive.sum()) <= kept:
                 break
-            found = published_edge(adjacency, weights, node, kind)
+            found = published_edge(adjacency, weights, node, laplacian)
             if found is not None:
                 adjacency[found] = False
                 alive &= ~((u == found[0]) & (v == found[1]))

@@ -318,10 +318,10 @@ class Search:
                     yield spread
 
     def _spread(self, order: IntArray, count: int, most: int) -> IntArray:
-        kind = self.solver.operator.kind
+        laplacian = self.solver.operator.laplacian
         ends = {"in": (self.given.targets,), "out": (self.given.sources,)}
         ends["rw"] = ends["out"]
-        sides = ends.get(kind, (self.given.sources, self.given.targets))
+        sides = ends.get(laplacian, (self.given.sources, self.given.targets))
         used: dict[tuple[int, int], int] = {}
         chosen = []
         for edge in order.tolist():

@@ -28,7 +28,7 @@ from torch import Tensor
 from graphprune.graph import ComputationalGraph
 
 from .blocks import ComplexArray, Part
-from .laplacians import Degrees, Kind, Operator, operator
+from .laplacians import Degrees, Laplacian, Operator, operator
 from .measures import Measure, MeasureName, measure_named
 from .spectra import DENSE_LIMIT, Decomposition, Solver
 from .wiring import FloatArray, IntArray, Wiring, wiring
@@ -118,15 +118,15 @@ def slopes(form: Operator, given: Wiring, k: Contractions) -> FloatArray:
     """``[E + F]``: the derivative of the measure by each edge's weight."""
     i, j = given.sources, given.targets
     slope = form.slope_of(given.weights)
-    if form.kind == "out":
+    if form.laplacian == "out":
         return np.asarray(slope * k.node[i] - k.edge)
-    if form.kind == "in":
+    if form.laplacian == "in":
         return np.asarray(slope * k.node[j] - k.edge)
-    if form.kind == "both":
+    if form.laplacian == "both":
         return np.asarray(slope * (k.node[i] + k.node[j]) - k.edge)
-    if form.kind == "rw":
+    if form.laplacian == "rw":
         return np.asarray(-(k.edge - slope * k.walk[i]) * _inverse(form.diagonal(given))[i])
-    return np.asarray(k.edge if form.kind == "adjacency" else -k.edge)
+    return np.asarray(k.edge if form.laplacian == "adjacency" else -k.edge)
 
 
 def removals(form: Operator, given: Wiring, k: Contractions) -> FloatArray:
@@ -136,9 +136,9 @@ def removals(form: Operator, given: Wiring, k: Contractions) -> FloatArray:
     by what is left of the degree (a last out-edge leaves a row of zeros).
     """
     i, j, w = given.sources, given.targets, given.weights
-    if form.kind == "count":
+    if form.laplacian == "count":
         return np.asarray(w * k.edge - k.node[i] - k.node[j])
-    if form.kind != "rw":
+    if form.laplacian != "rw":
         return np.asarray(-w * slopes(form, given, k))
     degree, size = form.diagonal(given)[i], form.size_of(w)
     rest = degree - size
@@ -155,7 +155,7 @@ def _inverse(values: FloatArray) -> FloatArray:
 def sensitivity(
     graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
-    kind: Kind = "out",
+    laplacian: Laplacian = "out",
     *,
     measure: MeasureName = "sum",
     degrees: Degrees | None = None,
@@ -164,7 +164,8 @@ def sensitivity(
     """d(sum of \\|Im lambda\\|) / d(weight) for every edge, from one decomposition.
 
     Args:
-        graph, weights, kind, degrees, dense_limit: as for :func:`~graphprune.spectral.spectrum`.
+        graph, weights, laplacian, degrees, dense_limit: as for
+            :func:`~graphprune.spectral.spectrum`.
         measure: ``"sum"`` of \\|Im lambda\\| over all eigenvalues, ``"max"`` of them, or ``"gap"``,
             the smallest positive real part (see :mod:`graphprune.spectral.measures`).
 
@@ -178,8 +179,8 @@ def sensitivity(
         >>> sensitivity(ring, [1.0, 1.0, 1.0])
         tensor([0.5774, 0.5774, 0.5774], dtype=torch.float64)
     """
-    given, form = wiring(graph, weights), operator(kind, degrees)
+    given, form = wiring(graph, weights), operator(laplacian, degrees)
     found = Solver(form, dense_limit).decompose(given, vectors=True)
-    chosen = measure_named(measure, found, kind)
+    chosen = measure_named(measure, found, laplacian)
     values = slopes(form, given, contract(given, found, chosen))
     return torch.from_numpy(values[: given.num_edges].copy())

@@ -13,7 +13,7 @@ from graphprune.graph import ComputationalGraph
 
 from .blocks import DENSE_LIMIT, ComplexArray, Part, solve
 from .components import Block, Components, components
-from .laplacians import Degrees, Kind, Operator, operator
+from .laplacians import Degrees, Laplacian, Operator, operator
 from .wiring import FloatArray, IntArray, Wiring, wiring
 
 __all__ = ["DENSE_LIMIT", "Decomposition", "Solver", "levels", "spectrum"]
@@ -104,7 +104,7 @@ class Solver:
 def spectrum(
     graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
-    kind: Kind = "out",
+    laplacian: Laplacian = "out",
     *,
     degrees: Degrees | None = None,
     dense_limit: int = DENSE_LIMIT,
@@ -115,7 +115,7 @@ def spectrum(
     :mod:`graphprune.spectral.blocks`.
 
     Args:
-        graph, weights, kind, degrees: as for :func:`~graphprune.spectral.laplacian`.
+        graph, weights, laplacian, degrees: as for :func:`~graphprune.spectral.laplacian`.
         dense_limit: the largest component, in nodes, that is solved.
 
     Returns:
@@ -133,7 +133,7 @@ def spectrum(
         >>> spectrum(chain)
         array([0.+0.j, 1.+0.j, 1.+0.j])
     """
-    solver = Solver(operator(kind, degrees), dense_limit)
+    solver = Solver(operator(laplacian, degrees), dense_limit)
     found = solver.decompose(wiring(graph, weights), vectors=True).values
     # A conjugate pair's real parts may differ in the last digit; pairs stand together all the same.
     size = float(np.abs(found).max(initial=0.0))

@@ -20,7 +20,7 @@ from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 
 from .blocks import ComplexArray
-from .laplacians import Degrees, Kind
+from .laplacians import Degrees, Laplacian
 from .spectra import DENSE_LIMIT, spectrum
 from .wiring import Wiring
 
@@ -30,7 +30,7 @@ __all__ = ["stable_step"]
 def stable_step(
     graph: ComputationalGraph | Wiring | Any,
     weights: Any = None,
-    kind: Kind = "out",
+    laplacian: Laplacian = "out",
     *,
     degrees: Degrees | None = None,
     dense_limit: int = DENSE_LIMIT,
@@ -38,8 +38,8 @@ def stable_step(
     """The largest ``eps`` for which ``h <- h - eps L h`` does not grow: a bound from above.
 
     Args:
-        graph, weights, kind, degrees, dense_limit: as for :func:`~graphprune.spectral.spectrum`;
-            kinds other than ``adjacency``, which is no Laplacian.
+        graph, weights, laplacian, degrees, dense_limit: as for
+            :func:`~graphprune.spectral.spectrum`; not ``adjacency``, which is no Laplacian.
 
     Returns:
         The smallest ``2 Re lambda / |lambda|^2`` over modes that are not 0: below it every such
@@ -54,12 +54,12 @@ def stable_step(
         >>> stable_step(both_ways)  # lambda = 2
         1.0
     """
-    if kind == "adjacency":
+    if laplacian == "adjacency":
         raise InputError(
-            "h <- h - eps A h is no diffusion: kind 'adjacency' has no stable step; use out, in, "
-            "both, rw or count"
+            "h <- h - eps A h is no diffusion: Laplacian 'adjacency' has no stable step; use "
+            "out, in, both, rw or count"
         )
-    found = spectrum(graph, weights, kind, degrees=degrees, dense_limit=dense_limit)
+    found = spectrum(graph, weights, laplacian, degrees=degrees, dense_limit=dense_limit)
     return _bound(found)
 
 

@@ -31,11 +31,11 @@ class Stacks:
         self.given, self.form, self.measure = given, form, measure
         n, count = given.num_nodes, len(given.sources)
         i, j, w = given.sources, given.targets, given.weights
-        size = np.ones_like(w) if form.kind == "count" else form.size_of(w)
-        entries = [(i * n + j, w if form.kind == "adjacency" else -w)]
-        if form.kind in ("out", "rw", "both", "count"):
+        size = np.ones_like(w) if form.laplacian == "count" else form.size_of(w)
+        entries = [(i * n + j, w if form.laplacian == "adjacency" else -w)]
+        if form.laplacian in ("out", "rw", "both", "count"):
             entries.append((i * n + i, size))
-        if form.kind in ("in", "both", "count"):
+        if form.laplacian in ("in", "both", "count"):
             entries.append((j * n + j, size))
         rows = np.concatenate([row for row, _ in entries])
         values = np.concatenate([value for _, value in entries])
@@ -46,7 +46,9 @@ class Stacks:
     @staticmethod
     def fit(given: Wiring, form: Operator) -> bool:
         """Whether a graph is small enough, and no set of its edges can divide by 0."""
-        signed = form.kind == "rw" and form.degrees == "signed" and bool((given.weights < 0).any())
+        signed = (
+            form.laplacian == "rw" and form.degrees == "signed" and bool((given.weights < 0).any())
+        )
         return given.num_nodes <= LARGEST and not signed
 
     @property
@@ -76,7 +78,7 @@ class Stacks:
         present[:, : self.given.num_edges] = alive
         present *= self.given.present
         made = np.ascontiguousarray((self.entries @ present.T).T).reshape(count, n, n)
-        if self.form.kind == "rw":
+        if self.form.laplacian == "rw":
             degree = (self.degrees @ present.T).T[:, :, None]
             made = np.divide(made, degree, out=np.zeros_like(made), where=degree != 0)
         reach = ((made != 0) | np.eye(n, dtype=bool)).astype(np.float32)

@@ -9,7 +9,7 @@ the secular equation
 over the neighbours in both directions, of the diagonal entries c (the centre's) and d_i:
 
 =============  ==================================  ==================  =========================
-kind           c                                   d_i                 s_i
+laplacian      c                                   d_i                 s_i
 =============  ==================================  ==================  =========================
 ``out``        sum of a(w_nj)                      a(w_in)             w_ni w_in
 ``in``         sum of a(w_jn)                      a(w_ni)             w_ni w_in
@@ -87,18 +87,18 @@ def star_of(
         ([-4.0], 2.0)
     """
     both = np.intersect1d(out, into)
-    a_out = np.ones_like(forth) if form.kind == "count" else form.size_of(forth)
-    a_into = np.ones_like(back) if form.kind == "count" else form.size_of(back)
+    a_out = np.ones_like(forth) if form.laplacian == "count" else form.size_of(forth)
+    a_into = np.ones_like(back) if form.laplacian == "count" else form.size_of(back)
     w_out, w_into = _sums(both, out, forth), _sums(both, into, back)
     d_out, d_into = _sums(both, out, a_out), _sums(both, into, a_into)
     sum_out, sum_into = float(a_out.sum()), float(a_into.sum())
-    if form.kind == "rw" and len(both):
+    if form.laplacian == "rw" and len(both):
         total = np.concatenate([[float(np.abs(forth).sum())], _sums(both, into, np.abs(back))])
         zero = np.abs(np.concatenate([[sum_out], d_into])) <= 1e-14 * total
         if zero.any():
             raise NumericalError(
-                f"kind 'rw' divides by out-degrees, and signed weights that leave a node of the "
-                f"star of node {node} add up to 0; use degrees='absolute'"
+                f"Laplacian 'rw' divides by out-degrees, and signed weights that leave a node of "
+                f"the star of node {node} add up to 0; use degrees='absolute'"
             )
         products = w_out * w_into / (sum_out * d_into)
         return Star(1.0, np.ones(len(both)), products, both)
@@ -106,7 +106,7 @@ def star_of(
         "out": (sum_out, d_into),
         "in": (sum_into, d_out),
         "adjacency": (0.0, np.zeros(len(both))),
-    }.get(form.kind, (sum_out + sum_into, d_out + d_into))
+    }.get(form.laplacian, (sum_out + sum_into, d_out + d_into))
     return Star(centre, leaves, w_out * w_into, both)
 
 

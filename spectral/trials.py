@@ -106,10 +106,10 @@ class Trials:
         k = contract(here, found, self.measure)
         going = removals(form, here, k)[:edges]
         coming = (slopes(form, here, k) * self.given.weights)[:edges]
-        if form.kind == "count":
+        if form.laplacian == "count":
             i, j = self.given.sources[:edges], self.given.targets[:edges]
             coming = coming + k.node[i] + k.node[j]
-        if form.kind == "rw":
+        if form.laplacian == "rw":
             empty = form.diagonal(here)[self.given.sources[:edges]] == 0
             coming = np.where(empty, np.inf, coming)
         return np.where(alive, going, coming)

@@ -20,12 +20,11 @@ from graphprune.graph import ComputationalGraph
 
 from .inputs import understood
 
-__all__ = ["Closure", "FloatArray", "GraphLike", "IntArray", "Wiring", "close", "wiring"]
+__all__ = ["Closure", "FloatArray", "IntArray", "Wiring", "close", "finite_number", "wiring"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
-GraphLike = "ComputationalGraph | Wiring | tuple[Any, int]"
 Closure = Sequence[tuple[str | int, str | int]]
 
 
@@ -136,7 +135,9 @@ def wiring(
         made = _plain(sources, targets, graph.num_nodes, weights, graph)
         if graph.fixed_edge_index.numel():
             size = (
-                made.mean_weight if wire_weight == "mean" else _number(wire_weight, "wire_weight")
+                made.mean_weight
+                if wire_weight == "mean"
+                else finite_number(wire_weight, "wire_weight")
             )
             index = graph.fixed_edge_index.numpy()
             made = made.extended(index[0], index[1], np.full(index.shape[1], size))
@@ -228,11 +229,12 @@ def close(
         return made
     ends = [(made.node(u), made.node(v)) for u, v in feedback]
     mean = feedback_weight == "mean"
-    size = made.mean_weight if mean else _number(feedback_weight, "feedback_weight")
+    size = made.mean_weight if mean else finite_number(feedback_weight, "feedback_weight")
     return made.extended([u for u, _ in ends], [v for _, v in ends], [size] * len(ends))
 
 
-def _number(value: Any, what: str) -> float:
+def finite_number(value: Any, what: str) -> float:
+    """``value`` as a float; raises :class:`InputError` for what is no finite number."""
     good = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not good or not np.isfinite(value):
         raise InputError(f"{what} must be 'mean' or a finite number, got {value!r}")

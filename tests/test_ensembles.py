@@ -273,7 +273,7 @@ def test_the_published_mapping(density):
     graph = transformer_graph(2, 3)
     given = gp.EdgeScores(graph, random_scores(graph).values)
     method = gp.EdgePruning(variant="paper", seed=4)
-    start = Start(given.values, Warm(given, "published", density), 4)
+    start = Start(given.values, Warm(given, "paper", density), 4)
     found = method.parameters(graph, start)["edges"]
     assert np.allclose(found, by_the_book(graph, given.values, density, 4), atol=2e-3)
 
@@ -290,20 +290,20 @@ def test_the_published_defects_are_there_and_ours_has_none():
         return method.parameters(graph, start)["edges"]
 
     ranks = given.values.abs()
-    assert abs(spearmanr(first("published", 0.1), ranks)[0]) < 0.1
+    assert abs(spearmanr(first("paper", 0.1), ranks)[0]) < 0.1
     assert spearmanr(first("density", 0.1), ranks)[0] == pytest.approx(1.0)
-    assert torch.allclose(first("published", 0.1), first("published", 0.05), atol=1e-4)
+    assert torch.allclose(first("paper", 0.1), first("paper", 0.05), atol=1e-4)
     u = torch.rand(200, graph.num_edges, generator=torch.Generator().manual_seed(1))
     share = {m: float((hard_concrete(first(m, 0.05), u) > 0).float().mean())
-             for m in ("published", "density")}  # fmt: skip
-    assert share["published"] > 0.6
+             for m in ("paper", "density")}  # fmt: skip
+    assert share["paper"] > 0.6
     assert share["density"] == pytest.approx(0.05, rel=0.1)
 
 
 def test_published_scores_are_the_published_sigmoids():
     model, data = Toy(seed=3), task()
     method = gp.SequentialEnsemble(
-        "eap-ig", gp.EdgePruning(variant="paper", **QUICK), mapping="published"
+        "eap-ig", gp.EdgePruning(variant="paper", **QUICK), mapping="paper"
     )
     fit = method.fit(model, data)
     assert torch.allclose(fit.scores.values.abs(), torch.sigmoid(1.2 * fit.values["gates"]))
@@ -377,7 +377,7 @@ def test_ensembles_from_the_command_line(tmp_path, capsys):
         (lambda: gp.HybridEnsemble(normalize=None), "needs a common scale"),
         (lambda: gp.SequentialEnsemble("eap", "eap-ig"), "is a mask optimiser"),
         (lambda: gp.SequentialEnsemble("eap", gp.UGS(warm_start="eap")), "leave its own"),
-        (lambda: gp.SequentialEnsemble("eap", "ugs", mapping="published"), "hard concrete gates"),
+        (lambda: gp.SequentialEnsemble("eap", "ugs", mapping="paper"), "hard concrete gates"),
         (lambda: gp.SequentialEnsemble("eap", "matryoshka", start_density=0.1), "no start density"),
         (lambda: gp.SequentialEnsemble(start_density=1.5), r"share in \(0, 1\), got 1.5"),
         (lambda: gp.SequentialEnsemble(spread=0.0), "positive number"),

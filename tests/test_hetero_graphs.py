@@ -213,7 +213,7 @@ def test_a_batch_is_pruned_graph_by_graph():
     [
         gp.EAP(), gp.EAPIG(steps=3), gp.ExactPatching(), gp.InformationFlow(), gp.NAP(),
         gp.EdgePruning(sparsity=0.5, steps=5), gp.UGS(sparsity=0.5, steps=5),
-        gp.MatryoshkaPruning(sparsity=0.5, steps=5), gp.SpectralPruning(density=0.7),
+        gp.MatryoshkaPruning(sparsity=0.5, steps=5), gp.SpectralPruning(size=0.7),
         gp.EAP(ablation="delete"), gp.EAP(ablation="mean"),
         gp.EdgePruning(sparsity=0.5, steps=5, ablation="delete"),
         gp.EdgePruning(sparsity=0.5, steps=5, ablation="optimal"),

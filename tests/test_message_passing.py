@@ -164,7 +164,7 @@ def test_batched_graphs_conform():
     [
         gp.EAP(), gp.EAPIG(steps=3), gp.ExactPatching(), gp.InformationFlow(),
         gp.EdgePruning(sparsity=0.5, steps=5), gp.UGS(sparsity=0.5, steps=5),
-        gp.MatryoshkaPruning(sparsity=0.5, steps=5), gp.SpectralPruning(density=0.7),
+        gp.MatryoshkaPruning(sparsity=0.5, steps=5), gp.SpectralPruning(size=0.7),
         gp.EAP(ablation="delete"), gp.EdgePruning(sparsity=0.5, steps=5, ablation="delete"),
     ],
     ids=lambda m: m.label,

@@ -51,7 +51,7 @@ def coverage(kind, blocks, draws=300, n=24):
 def test_intervals_hold_the_truth_as_often_as_they_say():
     assert 0.93 < coverage("t", None) < 0.97
     assert 0.92 < coverage("t", 12) < 0.98
-    assert coverage("published", None) < 0.5  # divided by the root of 10 once too often
+    assert coverage("paper", None) < 0.5  # divided by the root of 10 once too often
 
 
 def test_the_error_is_the_standard_error():

@@ -63,6 +63,6 @@ def test_a_bad_mask_is_told():
 
 def test_graphs_as_users_have_them():
     ring = nx.DiGraph([("a", "b"), ("b", "c"), ("c", "a")])
-    found = spectral.drift(ring, mask=[1, 1, 0], kind="adjacency")
+    found = spectral.drift(ring, mask=[1, 1, 0], laplacian="adjacency")
     assert found["rotation_before"] == pytest.approx(3**0.5)
     assert found["rotation_after"] == 0

@@ -46,7 +46,7 @@ def test_all_forms_are_one_graph(form):
     graph = every_form()[form]
     expected = spectral.laplacian((RING, 4), WEIGHTS).toarray()
     np.testing.assert_allclose(spectral.laplacian(graph).toarray(), expected, rtol=1e-6)
-    mask = spectral.prune(graph, density=4)
+    mask = spectral.prune(graph, size=4)
     assert mask.num_kept == 4
     assert mask.graph.num_nodes == 4
     kept = mask.kept.numpy()
@@ -120,7 +120,7 @@ def test_the_local_rule_of_every_kind(kind, degrees):
     pairs = [p for p in itertools.permutations(range(8), 2) if generator.random() < 0.7]
     index = np.array(pairs).T
     weights = generator.normal(0, 4, len(pairs))
-    mask = spectral.prune((index, 8), weights, kind, degrees=degrees, mode="local", density=1)
+    mask = spectral.prune((index, 8), weights, kind, degrees=degrees, mode="local", size=1)
     kept = mask.kept.numpy()
     form = operator(kind, degrees)
     before = after = 0.0
@@ -136,7 +136,7 @@ def test_the_local_rule_of_every_kind(kind, degrees):
     assert before > 1e-2 or kind == "both"
     assert after < 1e-5
     assert (mask.num_kept < len(pairs)) == (before > 1e-5)
-    positive = spectral.prune((index, 8), np.abs(weights), kind, mode="local", density=1)
+    positive = spectral.prune((index, 8), np.abs(weights), kind, mode="local", size=1)
     assert positive.num_kept == len(pairs)
 
 
@@ -181,7 +181,7 @@ def test_odd_stable_steps():
     assert spectral.stable_step((np.zeros((2, 0), dtype=int), 3)) == float("inf")
     assert spectral.stable_step(ring, [-1.0, -1.0, -1.0]) == 0  # grows at any step
     with pytest.raises(gp.InputError, match="no diffusion"):
-        spectral.stable_step(ring, kind="adjacency")
+        spectral.stable_step(ring, laplacian="adjacency")
 
 
 # ------------------------------------------------------------------ large components
@@ -206,7 +206,7 @@ def test_the_filter_finds_the_dense_leaders(kind):
 def test_pruning_above_the_dense_limit():
     (index, nodes), weights = large()
     with pytest.warns(UserWarning, match="leading eigenvalues only.*first-order error"):
-        mask = spectral.prune((index, nodes), weights, density=0.95, dense_limit=100)
+        mask = spectral.prune((index, nodes), weights, size=0.95, dense_limit=100)
     assert mask.num_kept == int(0.95 * len(weights))
     kept = mask.kept.numpy()
 
@@ -227,7 +227,7 @@ def test_pruning_above_the_dense_limit():
 
 def test_no_cycle_left_is_a_proof():
     graph, weights = large(300)
-    mask = spectral.prune(graph, weights, density=0.7, dense_limit=100)  # no warning
+    mask = spectral.prune(graph, weights, size=0.7, dense_limit=100)  # no warning
     assert mask.num_kept == int(0.7 * len(weights))
     assert "no directed cycle is left" in mask.notes["solved"]
     left = nx.DiGraph(graph[0][:, mask.kept.numpy()].T.tolist())
@@ -237,11 +237,11 @@ def test_no_cycle_left_is_a_proof():
 def test_large_goals():
     graph, weights = large(250)
     with pytest.warns(UserWarning, match="leading eigenvalues only"):
-        kept = spectral.prune(graph, weights, goal="preserve", density=0.8, dense_limit=100)
+        kept = spectral.prune(graph, weights, goal="preserve", size=0.8, dense_limit=100)
     assert abs(kept.notes["end"] / kept.notes["start"] - 1) < 0.2
     with pytest.raises(gp.InputError, match="the gap needs"):
         spectral.prune(graph, weights, goal="gap", dense_limit=100)
     with pytest.raises(gp.InputError, match="measure='gap' goes with goal='gap'"):
-        spectral.prune(graph, weights, measure="gap", density=0.5, dense_limit=100)
-    with pytest.raises(gp.InputError, match="unknown measure 'mean'"):
-        spectral.prune(graph, weights, measure="mean", density=0.5, dense_limit=100)
+        spectral.prune(graph, weights, measure="gap", size=0.5, dense_limit=100)
+    with pytest.raises(gp.InputError, match="measure must be one of sum, max, gap, got 'mean'"):
+        spectral.prune(graph, weights, measure="mean", size=0.5, dense_limit=100)

@@ -33,7 +33,7 @@ def turning(graph, weights, mask, kind="out"):
 @pytest.mark.parametrize("kind", ["out", "in", "both", "rw", "adjacency"])
 def test_damping_beats_chance_and_meets_its_budget(kind):
     graph, weights = graph_of(40, 4, 0)
-    mask = spectral.prune(graph, weights, kind, density=0.8)
+    mask = spectral.prune(graph, weights, kind, size=0.8)
     assert mask.num_kept == int(0.8 * graph.num_edges)
     full = gp.EdgeMask(graph, torch.ones(graph.num_edges))
     start, end = turning(graph, weights, full, kind), turning(graph, weights, mask, kind)
@@ -52,7 +52,7 @@ def test_one_removal_is_the_best_there_is():
     for seed in range(3):
         graph, weights = graph_of(9, 3, seed, signed=True)
         mask = spectral.prune(
-            graph, weights, density=graph.num_edges - 1, chunk=1, shortlist=graph.num_edges
+            graph, weights, size=graph.num_edges - 1, chunk=1, shortlist=graph.num_edges
         )
         results = []
         for edge in range(graph.num_edges):
@@ -67,8 +67,8 @@ def test_preserving_keeps_what_damping_removes():
     graph, weights = graph_of(30, 4, 1)
     full = gp.EdgeMask(graph, torch.ones(graph.num_edges))
     start = turning(graph, weights, full)
-    damped = turning(graph, weights, spectral.prune(graph, weights, density=0.7))
-    kept = turning(graph, weights, spectral.prune(graph, weights, goal="preserve", density=0.7))
+    damped = turning(graph, weights, spectral.prune(graph, weights, size=0.7))
+    kept = turning(graph, weights, spectral.prune(graph, weights, goal="preserve", size=0.7))
     assert damped < 0.3 * start
     assert abs(kept - start) < 0.1 * start
 
@@ -82,7 +82,7 @@ def test_the_gap_stays_open():
         values = spectral.spectrum((index, graph.num_nodes), weights[kept], "out").real
         return np.sort(values)[1]
 
-    ours = gap(spectral.prune(graph, weights, goal="gap", density=0.8))
+    ours = gap(spectral.prune(graph, weights, goal="gap", size=0.8))
     generator = np.random.default_rng(0)
     chance = []
     for _ in range(10):
@@ -110,7 +110,7 @@ def test_the_local_rule_leaves_no_star_that_turns():
     weights = generator.normal(0, 4, len(pairs))
     index = graph.edge_index.numpy()
     assert any(star_turns(index, weights, n, 8) for n in range(8))
-    mask = spectral.prune(graph, weights, "count", mode="local", density=1)
+    mask = spectral.prune(graph, weights, "count", mode="local", size=1)
     kept = mask.kept.numpy()
     assert 1 < mask.num_kept < len(pairs)  # it stops where no star turns
     assert not any(star_turns(index[:, kept], weights[kept], n, 8) for n in range(8))
@@ -118,13 +118,35 @@ def test_the_local_rule_leaves_no_star_that_turns():
         u, v = index[:, edge]
         back = np.flatnonzero((index[0] == v) & (index[1] == u))[0]
         assert weights[edge] * weights[back] < 0
-    some = spectral.prune(graph, weights, "count", mode="local", density=len(pairs) - 2)
+    some = spectral.prune(graph, weights, "count", mode="local", size=len(pairs) - 2)
     assert some.num_kept == len(pairs) - 2
-    positive = spectral.prune(graph, np.abs(weights), "count", mode="local", density=1)
+    positive = spectral.prune(graph, np.abs(weights), "count", mode="local", size=1)
     assert positive.num_kept == len(pairs)
 
 
-def test_the_published_rule_cuts_neighbours_in_the_list_only():
+def swept(index, weights, nodes, laplacian):
+    """What the published rule leaves, by its description: ``[E]`` bool."""
+    edges = {(u, v): number for number, (u, v) in enumerate(index.T.tolist())}
+    cut = True
+    while cut:
+        cut = False
+        for centre in range(nodes):
+            matrix = np.zeros((nodes, nodes))
+            for (u, v), number in edges.items():
+                if centre in (u, v):
+                    matrix[u, v] = -weights[number]
+                    size = 1.0 if laplacian == "count" else weights[number]
+                    matrix[u, u] += size
+                    matrix[v, v] += size
+            imaginary = np.linalg.eigvals(matrix).imag.tolist()
+            pair = imaginary.index(min(imaginary)), imaginary.index(max(imaginary))
+            if any(imaginary) and edges.pop(pair, None) is not None:
+                cut = True
+    return np.isin(np.arange(index.shape[1]), list(edges.values()))
+
+
+@pytest.mark.parametrize("laplacian", ["count", "both"])
+def test_the_published_rule_cuts_neighbours_in_the_list_only(laplacian):
     generator = np.random.default_rng(1)
     pairs = list(itertools.permutations(range(9), 2))
     graph = gp.ComputationalGraph.from_edges([(f"n{u}", f"n{v}") for u, v in pairs])
@@ -133,7 +155,8 @@ def test_the_published_rule_cuts_neighbours_in_the_list_only():
     for _ in range(5):
         weights = generator.uniform(-1, 1, len(pairs))
         with pytest.warns(UserWarning, match="depends on the numbering of nodes"):
-            mask = spectral.prune(graph, weights, "both", mode="paper", density=1)
+            mask = spectral.prune(graph, weights, laplacian, variant="paper", size=1)
+        assert mask.kept.tolist() == swept(index, weights, 9, laplacian).tolist()
         gone = index[:, ~mask.kept.numpy()]
         assert (gone[0] == gone[1] + 1).all()
         removed.append(gone.shape[1])
@@ -158,7 +181,7 @@ def test_an_acyclic_graph_is_refused_and_feedback_closes_it():
         with pytest.raises(gp.UnsupportedModelError, match=r"acyclic.*feedback=\[\('logits', 'inp"):
             (method.prune if hasattr(method, "prune") else method.score)(model, task)
     closed = {"feedback": [("logits", "input")]}
-    mask = gp.SpectralPruning(**closed, density=0.5).prune(model, task)
+    mask = gp.SpectralPruning(**closed, size=0.5).prune(model, task)
     assert mask.num_kept == model.graph.num_edges // 2
     scores = gp.SpectralScores(**closed).score(model, task)
     assert scores.graph is model.graph
@@ -191,24 +214,57 @@ def test_message_norms_are_hugging_faces():
     assert min(abs(norms[edge] - plain), abs(norms[edge] - centred)) < 1e-4
 
 
-def test_edges_with_weights_of_their_own():
-    class Weighted(Rings):
-        def edge_weights(self):
-            return torch.linspace(-1, 1, self.graph.num_edges)
+class Weighted(Rings):
+    def edge_weights(self):
+        return torch.linspace(-1, 1, self.graph.num_edges)
 
-    model = Weighted(seed=0)
-    task = gp.Task(
-        RingExamples(),
-        gp.Metric("far", lambda out, batch, full: out.sum(-1), higher_is_better=True),
-        name="rings",
-    )
+
+def weighted():
+    far = gp.Metric("far", lambda out, batch, full: out.sum(-1), higher_is_better=True)
+    return Weighted(seed=0), gp.Task(RingExamples(), far, name="rings")
+
+
+def test_edges_with_weights_of_their_own():
+    model, task = weighted()
     scores = spectral.Magnitude().score(model, task)
     torch.testing.assert_close(scores.values, torch.linspace(-1, 1, len(scores.values)).abs())
-    assert gp.SpectralPruning(density=0.7).prune(model, task).num_kept == int(
+    assert gp.SpectralPruning(size=0.7).prune(model, task).num_kept == int(
         0.7 * model.graph.num_edges
     )
     with pytest.raises(gp.UnsupportedModelError, match="have none"):
         spectral.Magnitude(edge_weights="module").score(Rings(seed=0), task)
+
+
+def test_a_size_is_said_to_the_method_or_to_fit():
+    model, task = weighted()
+    edges = model.graph.num_edges
+    plain = gp.SpectralPruning(effort=0)
+    assert plain.size is None
+    assert plain.resolved().size == 0.8
+    for method, size, kept in (
+        (plain, None, int(0.8 * edges)),
+        (plain, 0.5, int(0.5 * edges)),
+        (plain, edges - 3, edges - 3),
+        (gp.SpectralPruning(effort=0, size=edges - 2), None, edges - 2),
+        (gp.SpectralPruning(effort=0, size=0.7), 0.7, int(0.7 * edges)),
+    ):
+        assert method.fit(model, task, size).mask.num_kept == kept
+    with pytest.raises(gp.InputError, match="number of edges"):
+        gp.SpectralPruning(size=True)
+
+
+def test_the_published_rule_prunes_a_model():
+    model, task = weighted()
+    method = gp.SpectralPruning(laplacian="both", variant="paper", size=1)
+    with pytest.warns(UserWarning, match="depends on the numbering of nodes"):
+        found = method.fit(model, task)
+    index = model.graph.edge_index.numpy()
+    kept = swept(index, model.edge_weights().numpy(), model.graph.num_nodes, "both")
+    assert found.mask.kept.tolist() == kept.tolist()
+    assert found.notes["by"] == "paper"
+    closed = gp.SpectralPruning(laplacian="both", variant="paper", feedback=[(0, 1)])
+    with pytest.raises(gp.InputError, match="knows neither feedback nor fixed edges"):
+        closed.fit(model, task)
 
 
 def test_taylor_is_the_slope_towards_a_silent_edge():
@@ -258,7 +314,7 @@ def test_schedules_are_met(criterion, schedule):
     graph, _ = graph_of(15, 4, 0)
     net = Net(graph.num_edges)
     pruning = spectral.DynamicPruning(
-        net, graph.edge_index, 15, density=0.4, begin=2, end=10, every=2, schedule=schedule,
+        net, graph.edge_index, 15, size=0.4, begin=2, end=10, every=2, schedule=schedule,
         criterion=criterion,
     )  # fmt: skip
     before = net.edge_weight.detach().clone()
@@ -279,7 +335,7 @@ def test_regrowth_brings_back_large_gradients_and_resumes():
     for stop in (None, 4):
         net = Net(graph.num_edges)
         net.edge_weight.grad = torch.arange(graph.num_edges, dtype=torch.float32)
-        options = {"density": 0.5, "end": 8, "regrow": 0.3, "criterion": "magnitude"}
+        options = {"size": 0.5, "end": 8, "regrow": 0.3, "criterion": "magnitude"}
         pruning = spectral.DynamicPruning(net, graph.edge_index, 15, **options)
         for call in range(8):
             if call == stop:
@@ -303,10 +359,14 @@ def test_bad_dynamic_input():
         spectral.DynamicPruning(net, ring, 3, begin=5, end=5)
     with pytest.raises(gp.InputError, match="regrow is a share"):
         spectral.DynamicPruning(net, ring, 3, regrow=1.0)
-    with pytest.raises(gp.InputError, match="unknown schedule"):
+    with pytest.raises(gp.InputError, match="schedule must be one of linear, cubic, geometric"):
         spectral.DynamicPruning(net, ring, 3, schedule="quick")
     with pytest.raises(gp.InputError, match="'local' only damps"):
         spectral.DynamicPruning(net, ring, 3, criterion="local", goal="preserve")
+    with pytest.raises(gp.InputError, match="criterion must be one of spectral, local, magnitude"):
+        spectral.DynamicPruning(net, ring, 3, criterion="size")
+    with pytest.raises(gp.InputError, match="goal must be one of damp, preserve, gap"):
+        spectral.DynamicPruning(net, ring, 3, goal="calm")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +374,11 @@ def test_bad_dynamic_input():
     [
         ({"goal": "calm"}, "goal must be one of damp, preserve, gap"),
         ({"mode": "fast"}, "mode must be one of"),
-        ({"laplacian": "sym"}, "unknown kind of Laplacian"),
+        ({"mode": "paper"}, "mode must be one of global, local, got 'paper'"),
+        ({"variant": "published"}, "variant must be one of default, paper"),
+        ({"measure": "mean"}, "measure must be one of sum, max, gap"),
+        ({"degrees": "loud"}, "degrees must be one of signed, absolute"),
+        ({"laplacian": "sym"}, "laplacian must be one of"),
         ({"feedback_weight": "big"}, "feedback_weight must be"),
     ],
 )
@@ -327,8 +391,18 @@ def test_settings_that_contradict():
     graph, weights = graph_of(10, 3, 0)
     with pytest.raises(gp.InputError, match="only damps"):
         spectral.prune(graph, weights, "count", mode="local", goal="gap")
-    with pytest.raises(gp.InputError, match="published for kinds 'count' and 'both'"):
-        spectral.prune(graph, weights, "out", mode="paper")
+    with pytest.raises(gp.InputError, match="only damps"):
+        spectral.prune(graph, weights, "count", variant="paper", goal="preserve")
+    with pytest.raises(gp.InputError, match="the rule that mode='local' corrects: give one of th"):
+        spectral.prune(graph, weights, "count", mode="local", variant="paper")
+    with pytest.raises(gp.InputError, match="the rule that mode='local' corrects: give one of th"):
+        gp.SpectralPruning(laplacian="count", mode="local", variant="paper")
+    with pytest.raises(
+        gp.InputError, match="published for laplacian='count' and 'both', got 'out'"
+    ):
+        spectral.prune(graph, weights, "out", variant="paper")
+    with pytest.raises(gp.InputError, match="sums signed weights, got degrees='absolute'"):
+        spectral.prune(graph, weights, "both", variant="paper", degrees="absolute")
     with pytest.raises(gp.InputError, match="effort >= 0"):
         spectral.prune(graph, weights, effort=-1)
     with pytest.raises(gp.InputError, match="no cycle"):
@@ -337,7 +411,7 @@ def test_settings_that_contradict():
 
 def test_pictures(tmp_path):
     graph, weights = graph_of(20, 4, 0)
-    mask = spectral.prune(graph, weights, density=0.8)
+    mask = spectral.prune(graph, weights, size=0.8)
     axes = spectral.plot(graph, weights, mask=mask, path=tmp_path / "s.png")
     assert [c.get_offsets().shape for c in axes.collections] == [(20, 2), (20, 2)]
     assert (tmp_path / "s.png").stat().st_size > 5000
@@ -353,7 +427,7 @@ def test_an_undirected_graph_is_refused(caplog):
             spectral.prune(graph, weights, kind)
     weights[:3], weights[4:7] = 3.0, 0.1  # one way round weighs more: directed, and it turns
     assert spectral.spectrum(graph, weights, "out").imag.any()
-    assert spectral.prune(graph, weights, density=6).num_kept == 6
+    assert spectral.prune(graph, weights, size=6).num_kept == 6
     tree = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "a")])
-    spectral.prune(tree, [1.0, 2.0], density=1)
+    spectral.prune(tree, [1.0, 2.0], size=1)
     assert "the spectrum is real already" in caplog.text

@@ -187,9 +187,9 @@ def test_threads_and_kernels_decide_nothing():
         "n = np.arange(36); t = np.concatenate([[n, n // 6 * 6 + (n + 1) % 6],"
         " [n, (n + 6) % 36]], axis=1);"
         "a = spectral.leading((i, 40), None, 'out', count=4, dense_limit=9);"
-        "b = spectral.prune((t, 36), None, 'out', goal='preserve', density=66, effort=0.02);"
+        "b = spectral.prune((t, 36), None, 'out', goal='preserve', size=66, effort=0.02);"
         "b = b.kept.numpy();"
-        "d = spectral.prune((i, 40), None, 'out', goal='gap', density=130, effort=0.02).kept;"
+        "d = spectral.prune((i, 40), None, 'out', goal='gap', size=130, effort=0.02).kept;"
         "c = spectral.sensitivity((t, 36), None, 'out', measure='max').numpy();"
         "print(np.round(a, 8).tolist(), np.flatnonzero(~b).tolist(),"
         "np.flatnonzero(~d.numpy()).tolist(), np.round(c, 8).tolist())"
@@ -208,6 +208,6 @@ def test_pruning_follows_copies_too():
     """LargeSearch follows modes with their copies: what it says is the dense sum of the leaders."""
     graph, weights = around_a_hub(60, 3)
     with pytest.warns(UserWarning, match="leading eigenvalues only"):
-        mask = spectral.prune(graph, weights, goal="preserve", density=0.95, dense_limit=50)
+        mask = spectral.prune(graph, weights, goal="preserve", size=0.95, dense_limit=50)
     whole = np.linalg.eigvals(spectral.laplacian(graph, weights).toarray()).imag
     assert mask.notes["start"] == pytest.approx(2 * np.sort(whole)[::-1][:8].sum(), rel=1e-6)

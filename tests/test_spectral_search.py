@@ -83,7 +83,7 @@ def test_a_fifth_of_forty_nodes(kind):
         graph = gp.ComputationalGraph.from_edges(
             [(str(u), str(v)) for u, v in index.T], [str(n) for n in range(40)]
         )
-        found = spectral.prune(graph, weights, kind, density=0.8)
+        found = spectral.prune(graph, weights, kind, size=0.8)
         assert found.num_kept == kept
         shot = np.argsort(spectral.removal_effects(graph, weights, kind).numpy())
         chance = np.random.default_rng(seed).permutation(len(weights))
@@ -151,7 +151,7 @@ def test_without_cycles_every_kind_is_real(kind, degrees):
     graph = gp.ComputationalGraph.from_edges(
         [(str(u), str(v)) for u, v in index.T], [str(n) for n in range(30)]
     )
-    mask = spectral.prune(graph, weights, kind, degrees=degrees, density=0.75)
+    mask = spectral.prune(graph, weights, kind, degrees=degrees, size=0.75)
     assert mask.num_kept == int(0.75 * len(weights))
     assert mask.notes["end"] == 0.0
     assert not spectral.spectrum(
@@ -170,7 +170,7 @@ def test_locked_edges_and_wires_stay():
     assert int(alive.sum()) == int(0.75 * len(weights))
     chain = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("a", "c"), ("c", "d")])
     closed = close(chain, [1.0, 1.0, 1.0, 1.0], feedback=[("d", "a")])
-    mask = spectral.prune(closed, density=3)
+    mask = spectral.prune(closed, size=3)
     assert mask.num_kept == 3
     assert mask.notes["end"] == 0.0  # the only way through the wire is cut: c->d
     assert mask.edges() == ["a->b", "b->c", "a->c"]
@@ -227,7 +227,7 @@ def test_the_worm_stops_turning(kind):
         graph, synapses = gp.tasks.celegans()
     except gp.FetchError as error:
         pytest.skip(str(error))
-    mask = spectral.prune(graph, synapses, kind, density=0.8)
+    mask = spectral.prune(graph, synapses, kind, size=0.8)
     kept = mask.kept.numpy()
     assert mask.num_kept == 1908
     left = nx.DiGraph(graph.edge_index.numpy()[:, kept].T.tolist())

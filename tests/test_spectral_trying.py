@@ -71,9 +71,7 @@ class Goal:
 
     def pruned(self, kept, **options):
         index, nodes, weights, kind = self.given
-        mask = spectral.prune(
-            (index, nodes), weights, kind, goal=self.goal, density=kept, **options
-        )
+        mask = spectral.prune((index, nodes), weights, kind, goal=self.goal, size=kept, **options)
         alive = mask.kept.numpy()
         assert alive.sum() == kept
         return alive, mask.notes
@@ -201,4 +199,4 @@ def test_counting_sets_stops_in_time():
     assert number_of_sets(30, 4, 1e5) == 27_405
     assert number_of_sets(10**6, 10**5, 1e5) == np.inf
     graph = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "a"), ("b", "c")])
-    assert spectral.prune(graph, [1.0, -1.0, 1.0], density=2).num_kept == 2
+    assert spectral.prune(graph, [1.0, -1.0, 1.0], size=2).num_kept == 2

@@ -181,9 +181,9 @@ def graph_facts(path: Path) -> dict[str, Any]:
         )
         return facts
     spectra = {}
-    for kind in ("out", "both", "adjacency"):
-        values = spectral.spectrum(*pair, kind)
-        spectra[kind] = {
+    for laplacian in ("out", "both", "adjacency"):
+        values = spectral.spectrum(*pair, laplacian)
+        spectra[laplacian] = {
             "complex": int((values.imag != 0).sum()),
             "sum of |Im|": float(abs(values.imag).sum()),
             "largest |Im|": float(values.imag.max()),
@@ -191,7 +191,7 @@ def graph_facts(path: Path) -> dict[str, Any]:
     facts["spectrum"] = spectra
     start = spectra["out"]["sum of |Im|"]
     if start > 0:
-        mask = spectral.prune(*pair, goal="damp", density=0.9)
+        mask = spectral.prune(*pair, goal="damp", size=0.9)
         left = spectral.spectrum(
             (graph.edge_index[:, mask.kept], graph.num_nodes),
             None if weights is None else weights[mask.kept],

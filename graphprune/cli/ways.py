@@ -74,7 +74,7 @@ def bootstrap(
     resamples: int = 10,
     blocks: int | None = None,
     level: float = 0.95,
-    kind: Literal["t", "percentile", "published"] = "t",
+    kind: Literal["t", "percentile", "paper"] = "t",
     connected: bool = True,
     seed: int = 0,
 ) -> EdgeMask:

@@ -49,14 +49,14 @@ class SequentialEnsemble(Pruner, Scorer):
             ensemble's to set.
         mapping: ``"density"``: gates by rank, without noise, placed so that the expected share of
             open edges at the first step is ``start_density``, however low; ``"ranks"``: ranks added
-            to the optimiser's cold start; ``"published"``: with the defects that
+            to the optimiser's cold start; ``"paper"``: with the defects that
             :mod:`graphprune.optimise.warm` lists, for hard concrete gates. Then scores are
             ``sigmoid(1.2 log alpha)``, as published.
         start_density: ``None``: the root of the final density for ``"density"`` (half-way down on a
-            log scale), 0.1 for ``"published"``.
+            log scale), 0.1 for ``"paper"``.
         spread: of the first gates, see :class:`~graphprune.optimise.warm.Warm`.
         signs: ``"scorer"``: an edge the scorer finds harmful scores negative; ``"none"``: none
-            does; ``None``: ``"scorer"`` for the published mapping and inside other ensembles (where
+            does; ``None``: ``"scorer"`` for the paper's mapping and inside other ensembles (where
             magnitudes of opposite signs cancel), else ``"none"``, since gates know better than an
             attribution which edges to keep. (The published alternative, the sign of the loss's
             gradient, is inverted there.)
@@ -106,7 +106,7 @@ class SequentialEnsemble(Pruner, Scorer):
     def _density(self, final: float) -> float | None:
         if self.start_density is not None or self.mapping == "ranks":
             return self.start_density
-        if self.mapping == "published":
+        if self.mapping == "paper":
             return 0.1
         return None if self._optimiser.gate_kind == "ranking" else float(final**0.5)
 
@@ -151,9 +151,9 @@ class SequentialEnsemble(Pruner, Scorer):
         fit = replace(optimiser, warm_start=warm).fit(model, task)
         assert fit.scores is not None
         values = fit.scores.values
-        if self.mapping == "published" and "gates" in fit.values:
+        if self.mapping == "paper" and "gates" in fit.values:
             values = torch.sigmoid(1.2 * fit.values["gates"])
-        signed = self.mapping == "published" if self.signs is None else self.signs == "scorer"
+        signed = self.mapping == "paper" if self.signs is None else self.signs == "scorer"
         if signed:
             values = torch.where(start.values < 0, -values, values)
         return replace(fit, scores=EdgeScores(graph, values, method=self.label))

@@ -30,7 +30,7 @@ from graphprune.optimise.loop import Optimisation, Recipe
 from graphprune.optimise.losses import LossLike, as_loss
 from graphprune.optimise.refine import refine
 from graphprune.optimise.stream import Stream
-from graphprune.optimise.warm import Start, Warm, met_gates, published_log_alpha, rank_values
+from graphprune.optimise.warm import Start, Warm, met_gates, paper_log_alpha, rank_values
 from graphprune.result import Result
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
@@ -136,9 +136,9 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         warm = self.warm_start
         if not isinstance(warm, Warm):
             return
-        if warm.mapping == "published" and self.gate_kind != "hard concrete":
+        if warm.mapping == "paper" and self.gate_kind != "hard concrete":
             raise InputError(
-                "mapping='published' gives log alphas of hard concrete gates, as "
+                "mapping='paper' gives log alphas of hard concrete gates, as "
                 "EdgePruning(variant='paper') and SubnetworkProbing have them; "
                 f"{type(self).__name__} here has gates of the kind {self.gate_kind!r}"
             )
@@ -379,9 +379,9 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         how = start.how
         if how.mapping == "ranks":
             return cold + rank_values(start.scores, start.noise)
-        if how.mapping == "published":
+        if how.mapping == "paper":
             assert how.density is not None
-            return published_log_alpha(graph, start.scores, how.density, start.seed)
+            return paper_log_alpha(graph, start.scores, how.density, start.seed)
         if self.gate_kind in ("budget", "ranking"):
             return cold + (how.spread or 1.0) * rank_values(start.scores, start.noise)
         chance = torch.sigmoid if self.gate_kind == "chance" else hard_concrete_open

@@ -1,8 +1,8 @@
 """Where gates start from when scores are known: three ways from scores to gates.
 
 ``ranks`` nudges the cold start by the scores' ranks. ``density`` places gates by rank so that the
-expected share of open edges at the first step is the one asked for. ``published`` is the mapping
-of Mondorf et al. (arXiv 2510.06811), kept for comparison, with its defects:
+expected share of open edges at the first step is the one asked for. ``paper`` is the mapping of
+Mondorf et al. (arXiv 2510.06811), kept for comparison, with its defects:
 
 - it mixes 3 % of uniform noise into raw magnitudes, which are around 1e-6 in practice, so beyond
   the few largest edges the order is random;
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 else:
     Source = Any
 
-__all__ = ["Start", "StartMapping", "Warm", "met_gates", "published_log_alpha", "rank_values"]
+__all__ = ["Start", "StartMapping", "Warm", "met_gates", "paper_log_alpha", "rank_values"]
 
-StartMapping = Literal["ranks", "density", "published"]
-MAPPINGS = ("ranks", "density", "published")
+StartMapping = Literal["ranks", "density", "paper"]
+MAPPINGS = ("ranks", "density", "paper")
 
 
 def rank_values(scores: Tensor, noise: float = 0.0) -> Tensor:
@@ -82,8 +82,8 @@ class Warm:
         if self.mapping == "ranks" and (self.density is not None or self.spread is not None):
             raise InputError("mapping='ranks' nudges the optimiser's own start: it reads neither "
                              "density nor spread")  # fmt: skip
-        if self.mapping == "published" and (self.density is None or self.spread is not None):
-            raise InputError("mapping='published' needs a density and reads no spread")
+        if self.mapping == "paper" and (self.density is None or self.spread is not None):
+            raise InputError("mapping='paper' needs a density and reads no spread")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +127,7 @@ def met_gates(
     return (gates + (low + high) / 2).float()
 
 
-def published_log_alpha(
-    graph: ComputationalGraph, scores: Tensor, density: float, seed: int
-) -> Tensor:
+def paper_log_alpha(graph: ComputationalGraph, scores: Tensor, density: float, seed: int) -> Tensor:
     """``[E]``: log alpha as Mondorf et al. start them, defects included; see the module.
 
     Magnitudes with 3 % noise are ranked to [0, 1] among the edges into one layer; keep chances are

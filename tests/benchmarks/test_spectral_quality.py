@@ -67,7 +67,7 @@ class Loss:
             self.weights,
             self.kind,
             goal=self.goal,
-            density=self.edges - removed,
+            size=self.edges - removed,
         )
         return self(mask.kept.numpy()), time.process_time() - begun, mask.notes["by"]
 

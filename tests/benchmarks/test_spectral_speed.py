@@ -3,8 +3,8 @@
 2-core AMD EPYC virtual machine, 2026-11-25 and 28, other work beside it: all sensitivities 383
 times faster than an eigendecomposition an edge at 200 nodes, 2,059 times at 1,000; components 30
 times faster than the whole matrix; a fifth of C. elegans' connections in 0.09 s to no rotation in
-all six kinds, a tenth in 0.2 s to none, a twentieth in 14 s to .079; four leading modes of 3,000
-nodes in 1.1 s (out) and 0.7 s (rw), the whole spectra in 9 s, apart by 8e-14; a million edges
+all six Laplacians, a tenth in 0.2 s to none, a twentieth in 14 s to .079; four leading modes of
+3,000 nodes in 1.1 s (out) and 0.7 s (rw), the whole spectra in 9 s, apart by 8e-14; a million edges
 without their cycles in 23 s, their leading mode (rw) in 148 s, residual 2.3e-8 of the norm; 20,000
 nodes in components up to 2,000, a tenth of 99,274 edges, in 240 s.
 """
@@ -82,7 +82,7 @@ def test_damping_the_worm(kind):
     """A fifth of C. elegans' 2,386 connections."""
     graph, synapses = gp.tasks.celegans()
     start = np.abs(spectral.spectrum(graph, synapses, kind).imag).sum()
-    seconds, mask = cpu(lambda: spectral.prune(graph, synapses, kind, goal="damp", density=0.8))
+    seconds, mask = cpu(lambda: spectral.prune(graph, synapses, kind, goal="damp", size=0.8))
     kept = mask.kept.numpy()
     index = graph.edge_index.numpy()[:, kept]
     rest = spectral.spectrum((index, graph.num_nodes), synapses.numpy()[kept], kind)
@@ -92,13 +92,13 @@ def test_damping_the_worm(kind):
     assert end <= 0.1 * start
 
 
-@pytest.mark.parametrize(("density", "wanted"), [(0.95, 0.2), (0.9, 0.01)])
-def test_damping_the_worm_by_less(density, wanted):
+@pytest.mark.parametrize(("size", "wanted"), [(0.95, 0.2), (0.9, 0.01)])
+def test_damping_the_worm_by_less(size, wanted):
     """Where feedback arcs are more than what is removed (0.95), or just fit with 2-cycles kept."""
     graph, synapses = gp.tasks.celegans()
-    seconds, mask = cpu(lambda: spectral.prune(graph, synapses, density=density))
+    seconds, mask = cpu(lambda: spectral.prune(graph, synapses, size=size))
     left = mask.notes["end"] / mask.notes["start"]
-    print(f"\n{density}: {seconds:.2f} s, {left:.4f} left by {mask.notes['by']}")
+    print(f"\n{size}: {seconds:.2f} s, {left:.4f} left by {mask.notes['by']}")
     assert left <= wanted
 
 
@@ -119,9 +119,7 @@ def test_twenty_thousand_nodes():
     order = {name: n for n, name in enumerate(node.name for node in graph.nodes)}
     assert len(order) > 19_000
     seconds, mask = cpu(
-        lambda: spectral.prune(
-            graph, weights, goal="damp", density=0.9, chunk=graph.num_edges // 40
-        )
+        lambda: spectral.prune(graph, weights, goal="damp", size=0.9, chunk=graph.num_edges // 40)
     )
     print(f"\n{graph.num_nodes} nodes, {graph.num_edges} edges: {seconds:.0f} s")
     assert mask.num_kept == int(0.9 * graph.num_edges)
@@ -148,7 +146,7 @@ def test_leading_modes_against_the_whole_spectrum(kind):
 def test_a_million_edges_lose_their_cycles():
     """One component of nearly 200,000 nodes, a quarter of the edges: proved by what is left."""
     graph, weights = drawn(200_000, 5)
-    seconds, mask = cpu(lambda: spectral.prune(graph, weights, goal="damp", density=0.75))
+    seconds, mask = cpu(lambda: spectral.prune(graph, weights, goal="damp", size=0.75))
     print(f"\n{len(weights)} edges: {seconds:.0f} s; {mask.notes['solved']}")
     kept = mask.kept.numpy()
     assert mask.num_kept == int(0.75 * len(weights))
@@ -159,8 +157,8 @@ def test_a_million_edges_lose_their_cycles():
 def test_the_leading_mode_of_a_million_edges():
     """The same graph's fastest rotation, with the residual and the agreement of two starts.
 
-    Kind ``rw``: by out-degrees the leaders of a random graph this large lie too close together to
-    be told apart in minutes (337 filterings gave none to 1e-6), and ``leading`` says so.
+    Laplacian ``rw``: by out-degrees the leaders of a random graph this large lie too close together
+    to be told apart in minutes (337 filterings gave none to 1e-6), and ``leading`` says so.
     """
     graph, weights = drawn(200_000, 5)
     with warnings.catch_warnings(record=True) as said:
