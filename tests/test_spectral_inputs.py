@@ -243,5 +243,5 @@ def test_large_goals():
         spectral.prune(graph, weights, goal="gap", dense_limit=100)
     with pytest.raises(gp.InputError, match="measure='gap' goes with goal='gap'"):
         spectral.prune(graph, weights, measure="gap", size=0.5, dense_limit=100)
-    with pytest.raises(gp.InputError, match="measure must be one of sum, max, gap, got 'mean'"):
+    with pytest.raises(gp.InputError, match="unknown measure 'mean'"):
         spectral.prune(graph, weights, measure="mean", size=0.5, dense_limit=100)
