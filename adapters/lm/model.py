@@ -30,7 +30,7 @@ from graphprune.model import (
     mask_values,
     require_same_batch,
 )
-from graphprune.precision import Lowered, PrecisionPolicy
+from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
 from graphprune.pruned import Pruned
 
 from . import circuits
@@ -41,7 +41,7 @@ from .generate import generate
 from .heads import HeadCores
 from .inputs import Inputs, position_slots, read_inputs, shared_prefix
 from .layout import Layout
-from .lowered import Lowering, lower
+from .lowered import DEFAULTS, Lowering, lower
 from .means import ablation_values, learned_constants, mean_values
 from .messages import clean_messages
 from .norms import wide
@@ -149,6 +149,11 @@ class LanguageModel(MaskedModel):
         )
         low._graph = self.graph  # the same, and large
         return low
+
+    @property
+    def precision_defaults(self) -> PrecisionDefaults:
+        """PAHQ's and RTN-Q's precisions, as their paper describes them."""
+        return DEFAULTS
 
     @property
     def lowered(self) -> Lowered | None:

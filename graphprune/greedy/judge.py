@@ -160,7 +160,7 @@ class Recheck:
 
 
 class RaisingJudge(Judge):
-    """A judge in low precision that raises the component whose edges are being tried.
+    """A judge in low precision that raises the node whose edges are being tried.
 
     Args:
         policy: the precisions otherwise.
