@@ -20,7 +20,7 @@ from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.overlap import ExampleFingerprint, as_table
-from graphprune.plain import plain
+from graphprune.plain import Documented, plain
 from graphprune.provenance import ablation_name, method_record, versions
 from graphprune.scores import EdgeScores
 
@@ -85,11 +85,7 @@ class Circuit:
             raise InputError(
                 f"provenance must be a dict of plain values, got {type(self.provenance).__name__}"
             )
-        if not (
-            self.report is None
-            or isinstance(self.report, Mapping)
-            or callable(getattr(self.report, "to_dict", None))
-        ):
+        if not isinstance(self.report, Mapping | Documented | None):
             raise InputError(
                 "report must be a dict or have to_dict(), as an EvaluationReport has; got "
                 f"{type(self.report).__name__}"

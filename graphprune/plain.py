@@ -8,13 +8,22 @@ import math
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["flatten", "plain"]
+__all__ = ["Documented", "flatten", "plain"]
+
+
+@runtime_checkable
+class Documented(Protocol):
+    """Whatever can be written as plain values, such as an :class:`~graphprune.EvaluationReport`."""
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Its figures by name."""
+        ...
 
 
 def plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Which numbers a model's parts are computed in: policies from nodes to precisions, as data.
 
-Kinds of nodes are an adapter's own words. Which of them a method in low precision takes where nobody
-names any, the adapter says (:class:`PrecisionDefaults`).
+Kinds of nodes are an adapter's own words. Which of them a method in low precision takes where
+nobody names any, the adapter says (:class:`PrecisionDefaults`).
 
 A precision is a grid of values that weights and inputs are rounded to; products are accumulated
 and kept in float32 (PAHQ and its baseline RTN-Q, arXiv 2510.23264, as the paper describes them).

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from graphprune.plain import plain
+from graphprune.model import Ablation
+from graphprune.plain import Documented, plain
 from graphprune.scores import EdgeScores
 
 __all__ = ["ablation_name", "method_record", "versions"]
@@ -38,15 +39,19 @@ def method_record(method: Any, scores: EdgeScores | None) -> dict[str, Any] | No
 def ablation_name(given: Any, method: Any = None, report: Any = None) -> str | None:
     """The ablation that was said: outright, by a method (or a record of one), or by a report."""
     if given is None and method is not None:
-        settings = method.get("settings") if isinstance(method, Mapping) else None
-        recorded = settings.get("ablation") if isinstance(settings, Mapping) else None
-        given = getattr(method, "chosen_ablation", recorded)
-    if given is None and report is not None:
-        values = report if isinstance(report, Mapping) else getattr(report, "to_dict", dict)()
-        settings = values.get("settings")
-        given = settings.get("ablation") if isinstance(settings, Mapping) else None
-    name = getattr(given, "name", given)  # of an Ablation
+        from graphprune.methods.base import Method
+
+        given = method.chosen_ablation if isinstance(method, Method) else _setting(method)
+    if given is None:
+        given = _setting(report.to_dict() if isinstance(report, Documented) else report)
+    name = given.name if isinstance(given, Ablation) else given
     return name if isinstance(name, str) else None
+
+
+def _setting(record: Any) -> Any:
+    """The ablation among the settings of a method's or a report's record."""
+    settings = record.get("settings") if isinstance(record, Mapping) else None
+    return settings.get("ablation") if isinstance(settings, Mapping) else None
 
 
 def versions() -> dict[str, str]:

@@ -86,7 +86,9 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
         )
     raise UnsupportedModelError(
         f"no adapter knows {type(module).__module__}.{type(module).__qualname__}; adapters: "
-        f"{', '.join(known) or 'none (is graphprune installed?)'}"
+        f"{', '.join(known) or 'none (is graphprune installed?)'}. An adapter of three members "
+        "(graph, reference, run) is enough to run the methods: CONTRIBUTING.md, 'An adapter', has "
+        "one to start from"
     )
 
 

@@ -8,10 +8,11 @@ ablated edge carries, see :func:`cut_off_nodes_differ`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from graphprune.errors import InputError
 from graphprune.mask import EdgeMask
+from graphprune.model import Ablation, ablation_kind
 
 if TYPE_CHECKING:
     from graphprune.scores import EdgeScores, Ranking
@@ -22,7 +23,7 @@ __all__ = ["Rule", "circuit_of_size", "cut_off_nodes_differ", "without_dead_ends
 Rule = Literal["top", "greedy", "connected"]
 
 
-def cut_off_nodes_differ(ablation: Any, task: Task) -> bool:
+def cut_off_nodes_differ(ablation: str | Ablation | None, task: Task) -> bool:
     """Whether a node that no kept path reaches may send something else than its ablation value.
 
     Only on a corrupted prompt, position by position, does it compute exactly what replaces it:
@@ -30,12 +31,12 @@ def cut_off_nodes_differ(ablation: Any, task: Task) -> bool:
     are aligned span by span it reads pooled messages. ``ablation`` is a name or an
     :class:`~graphprune.Ablation`; ``None``, not said, is counterfactual.
     """
-    if getattr(ablation, "kind", ablation) not in ("counterfactual", None):
+    if ablation_kind(ablation) not in ("counterfactual", None):
         return True
     return task.aligns_spans
 
 
-def without_dead_ends(mask: EdgeMask, *, ablation: Any, task: Task) -> EdgeMask:
+def without_dead_ends(mask: EdgeMask, *, ablation: str | Ablation | None, task: Task) -> EdgeMask:
     """``mask`` without the edges that change no output under this ablation on this task."""
     return mask.prune_dead_ends(from_inputs=not cut_off_nodes_differ(ablation, task))
 
@@ -45,7 +46,7 @@ def circuit_of_size(
     size: float,
     by: Ranking = "abs",
     *,
-    ablation: Any,
+    ablation: str | Ablation | None,
     task: Task,
     rule: Rule = "top",
 ) -> EdgeMask:

@@ -100,7 +100,11 @@ def test_an_adapter_says_which_nodes_take_which_precision():
     circuits = []
     for tau in (1e-3, 1e-2, 0.1):
         want, known = defined(
-            model, task, model.precision_defaults.policy, tau, raised=lambda reader, graph: (reader,)
+            model,
+            task,
+            model.precision_defaults.policy,
+            tau,
+            raised=lambda reader, graph: (reader,),
         )
         assert len(known) > 2
         got = gp.PAHQ(tau=tau).fit(model, task)

@@ -32,6 +32,7 @@ __all__ = [
     "NodeScorer",
     "Pruner",
     "Scorer",
+    "Seeded",
     "Sweep",
     "ablation_of",
     "cut_off_nodes_differ",
@@ -117,8 +118,22 @@ class Method(ABC):
     @property
     def chosen_seed(self) -> int:
         """The seed it draws by: the one that was said, else 0."""
-        seed: int | None = getattr(self, "seed", None)
+        seed = self.seed if isinstance(self, Seeded) else None
         return _DEFAULT_SEED if seed is None else seed
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """The capabilities without which it cannot run, see :mod:`graphprune.capabilities`."""
+        return ()
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        """Methods inside it whose scores may take their place, with what they inherit from it."""
+        return ()
+
+    def with_scores(self, known: Mapping[Method, EdgeScores]) -> Self:
+        """The same method with scores in the place of those ``members`` whose scores are known."""
+        return self
 
     def resolved(self) -> Self:
         """The same method with its ablation and its seed said: what a record of it must hold."""
@@ -260,6 +275,16 @@ class Pruner(Method):
             f"{type(self).__name__} takes no size, its settings decide how many edges stay; got "
             f"size={size!r}"
         )
+
+
+@runtime_checkable
+class Seeded(Protocol):
+    """A method that draws by a seed; ``None`` is not said."""
+
+    @property
+    def seed(self) -> int | None:
+        """What it draws by."""
+        ...
 
 
 @runtime_checkable

@@ -195,6 +195,11 @@ class RelP(_GradientScorer):
 
     freeze_attention: bool = False
 
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """Relevance propagation."""
+        return (RelevanceGradients,)
+
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """The clean model."""
         return None, None
@@ -216,6 +221,11 @@ class RelP(_GradientScorer):
 @dataclass(frozen=True, kw_only=True)
 class CleanCorrupted(_GradientScorer):
     """The mean of the gradients at the clean and at the ablated input, times the difference."""
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """Gradients at nodes inside the model."""
+        return (EdgeGradients,)
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Input nodes at 0 and at 1."""
@@ -261,6 +271,12 @@ class EAPIG(_GradientScorer):
     steps: int = 5
     points_at: Points | None = None
     integrate: Literal["inputs", "activations", "activations-reference"] = "inputs"
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """Gradients at nodes inside the model; the authors' way over activations messages too."""
+        messages = (PlacedMessages,) if self.integrate == "activations-reference" else ()
+        return (EdgeGradients, *messages)
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Points of the integral over inputs, or over every group of senders in turn."""
@@ -356,6 +372,11 @@ class NAP(_GradientScorer):
     """
 
     neurons: bool = False
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """Gradients at nodes inside the model."""
+        return (EdgeGradients,)
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """The clean model."""

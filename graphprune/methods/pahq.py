@@ -1,9 +1,9 @@
 """ACDC in low precision: PAHQ (arXiv 2510.23264) as its paper describes it, and its baseline RTN-Q.
 
 The search is ACDC's. Its runs are a low-precision model's, in which PAHQ computes the node under
-investigation in float32: of a transformer q, k, v and the output map of the head whose incoming edges
-are tried. Which nodes take which precision is the adapter's to say, unless the user does.
-A change of model changes the loss of the circuit as it stands, so that it is measured anew, and KL
+investigation in float32 (of a transformer q, k, v and the output map of the head whose incoming
+edges are tried). Which nodes take which precision is the adapter's to say, unless the user does. A
+change of model changes the loss of the circuit as it stands, so that it is measured anew, and KL
 is taken to the full model in the same precisions: an effect is always a difference of one model.
 
 With ``recheck`` low precision only screens. A decision closer to tau than low precision strays is
@@ -46,6 +46,11 @@ class _Quantised(ACDC):
     @abstractmethod
     def _precisions(self, defaults: PrecisionDefaults) -> tuple[PrecisionPolicy, tuple[str, ...]]:
         """The policy of the runs, and the kinds of nodes raised to float32."""
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """Copies in low precision."""
+        return (LowPrecision,)
 
     def _judge(self, model: MaskedModel, task: Task, metric: Metric, order: Tensor) -> Judge:
         policy, raised = self._chosen(model)
