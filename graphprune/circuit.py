@@ -20,8 +20,7 @@ from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.overlap import ExampleFingerprint, as_table
-from graphprune.plain import Documented, plain
-from graphprune.provenance import ablation_name, method_record, versions
+from graphprune.plain import Documented, ablation_name, method_record, plain, versions
 from graphprune.scores import EdgeScores
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
-from graphprune.idle import rounding
+from graphprune.measurable import equal_but_for_rounding
 from graphprune.model import Ablation, Reference
 
 from ..modes import quiet
@@ -149,7 +149,7 @@ class RecurrentReference(Reference):
                 if instead is None:
                     if bool(own.any()):
                         return False
-                elif not rounding(own, instead[edges].expand_as(own)):
+                elif not equal_but_for_rounding(own, instead[edges].expand_as(own)):
                     return False
         return True
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
-from graphprune.idle import rounding
 from graphprune.model import Ablation, Reference
 
 from .architecture import Architecture, Call, Glue

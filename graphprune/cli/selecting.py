@@ -86,7 +86,7 @@ def find(method: Method, selection: Selection, model: MaskedModel, task: Task) -
     Raises :class:`InputError` where no edge is left.
     """
     from graphprune.methods.base import Pruner
-    from graphprune.selection_circuit import without_dead_ends
+    from graphprune.selection import without_dead_ends
 
     if isinstance(method, Pruner):
         found = method.fit(model, task)
@@ -111,7 +111,7 @@ def _selected(
     from graphprune.methods.base import NodeScorer
     from graphprune.result import Result
     from graphprune.scores import EdgeScores
-    from graphprune.selection_circuit import cut_off_nodes_differ
+    from graphprune.selection import cut_off_nodes_differ
 
     by: By = selection.by or "abs"
     size = 0.01 if selection.size is None else selection.size

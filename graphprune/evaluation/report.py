@@ -2,7 +2,7 @@
 
 ``faithfulness = (m(circuit) - m(ablated)) / (m(full) - m(ablated))`` with m the mean of the task's
 metric: 1 is the full model, 0 the model with every edge ablated, and a circuit may overshoot. Where
-full and ablated are not told apart it is absent (see :mod:`graphprune.gap`).
+full and ablated are not told apart it is absent (see :mod:`graphprune.measurable`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from graphprune.batch import Batch
 from graphprune.capabilities import module_of
 from graphprune.circuit import Circuit
 from graphprune.errors import InputError, NumericalError
-from graphprune.gap import Gap
-from graphprune.idle import Idle
 from graphprune.intervals import UNBOUNDED, bootstrap_interval, few_examples, ratio_interval
 from graphprune.mask import EdgeMask, mask_density, mask_of, require_same_graph
+from graphprune.measurable import Gap, Idle, may_be_rounding, rounding_notes, rounding_of
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.metrics import Metric, as_metric, kendall_tau
 from graphprune.model import Ablation, MaskedModel
@@ -32,7 +31,6 @@ from graphprune.result import Result
 from graphprune.task import Task
 
 from .cost import measure
-from .noise import notes, rounding, suspect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -299,11 +297,11 @@ def evaluate_all(
                 f"{old} of {len(task)} are old: they, or one that shares a prompt with them, found "
                 "the circuit; task.unseen(circuit.found_on) are the others"
             )
-    if any(suspect(model, report.values) for report in reports.values()):
-        noise = rounding(model, task, chosen, batch_size)
+    if any(may_be_rounding(model, report.values) for report in reports.values()):
+        noise = rounding_of(model, task, chosen, batch_size)
         for report in reports.values():
             size = 0.0 if gap is None else gap.size
-            for name, note in notes(model, report.values, size, noise).items():
+            for name, note in rounding_notes(model, report.values, size, noise).items():
                 said = report.notes.get(name)
                 report.notes[name] = f"{said}; {note}" if said else note
     return reports

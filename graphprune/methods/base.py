@@ -16,13 +16,13 @@ from graphprune.batch import Batch
 from graphprune.capabilities import MeanMessages, require
 from graphprune.errors import InputError
 from graphprune.gradient_mode import decorate, with_gradients
-from graphprune.idle import Idle
 from graphprune.mask import EdgeMask, budget
+from graphprune.measurable import Idle
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
 from graphprune.progress import track
 from graphprune.result import Result
 from graphprune.scores import EdgeScores, NodeScores
-from graphprune.selection_circuit import circuit_of_size, cut_off_nodes_differ
+from graphprune.selection import circuit_of_size, cut_off_nodes_differ
 from graphprune.task import Task
 
 __all__ = [
@@ -245,7 +245,7 @@ class Scorer(Method):
     """A method that gives every edge a score: positive = useful.
 
     A circuit of a size is its strongest edges without dead ends, see
-    :func:`~graphprune.selection_circuit.circuit_of_size`.
+    :func:`~graphprune.selection.circuit_of_size`.
     """
 
     @abstractmethod

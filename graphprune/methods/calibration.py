@@ -12,14 +12,14 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.ensembling import magnitude_ranks, require_informative
 from graphprune.errors import InputError
-from graphprune.gap import Gap
 from graphprune.mask import EdgeMask, budget
+from graphprune.measurable import Gap
 from graphprune.model import MaskedModel, Reference, gradient_by_mask
 from graphprune.optimise.nested import Step, nested
 from graphprune.optimise.stream import Stream
 from graphprune.result import Result
 from graphprune.scores import EdgeScores
-from graphprune.selection_circuit import without_dead_ends
+from graphprune.selection import without_dead_ends
 from graphprune.sizes import MIB_SIZES
 from graphprune.task import Task
 
@@ -141,7 +141,7 @@ class CalibratedRanking(Scorer):
 
         Raises :class:`InputError` for a metric without a gradient, for constant scores, and for a
         metric that does not tell the whole model from the wholly ablated one (see
-        :mod:`graphprune.gap`).
+        :mod:`graphprune.measurable`).
         """
         require_model(model)
         graph = model.graph

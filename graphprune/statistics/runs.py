@@ -15,9 +15,8 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.errors import InputError
 from graphprune.evaluation.report import check_outputs
-from graphprune.gap import Gap
-from graphprune.idle import Idle
 from graphprune.mask import EdgeMask, mask_of, require_same_graph
+from graphprune.measurable import Gap, Idle
 from graphprune.methods.base import AblationLike, at_least, require_model, resolve_ablation
 from graphprune.metrics import Metric, as_metric
 from graphprune.model import Ablation, MaskedModel, Reference

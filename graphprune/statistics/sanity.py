@@ -19,7 +19,7 @@ from graphprune.methods.base import Method, ablation_of, at_least
 from graphprune.model import MaskedModel
 from graphprune.optimise.interrupts import whole_results
 from graphprune.scores import EdgeScores
-from graphprune.selection_circuit import circuit_of_size
+from graphprune.selection import circuit_of_size
 from graphprune.task import Task
 
 __all__ = ["Found", "MethodLike", "circuit_by", "label_of", "randomised_weights", "shuffled_labels"]
