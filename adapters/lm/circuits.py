@@ -10,9 +10,8 @@ from torch import Tensor
 from graphprune.errors import InputError
 
 from .heads import HeadCores
-from .layout import Layout
+from .layout import Layout, Plan, computed_share, sparse_plan
 from .masked import masked_run
-from .plan import Plan, computed_share, sparse_plan
 from .sparse import Base, Fixed, SparseRun
 from .values import LMReference
 

@@ -35,7 +35,7 @@ from graphprune.pruned import Pruned
 
 from . import circuits
 from .architecture import Architecture
-from .attribution import Attribution
+from .attribution import Attribution, run_shared
 from .family import Family
 from .generate import generate
 from .heads import HeadCores
@@ -48,7 +48,6 @@ from .norms import wide
 from .presence import unloadable, whole_tensor
 from .pruning import pruned
 from .relevance import Rule
-from .shared import run_shared
 from .sparse import Base
 from .trials import SuffixTrials
 from .values import LMReference, Values, entry_embeddings

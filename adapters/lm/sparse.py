@@ -19,9 +19,8 @@ from torch import Tensor
 
 from .architecture import Block
 from .heads import HeadCores
-from .layout import Layout
+from .layout import Layout, Plan
 from .norms import wide
-from .plan import Plan
 from .reading import Projected, centre, sender
 from .values import LMReference, entry_embeddings
 

@@ -173,7 +173,8 @@ def faithfulness_curve(
         rankings: ``"signed"`` (needed for CPR), ``"abs"`` (needed for CMD).
 
     Raises :class:`InputError` where the full and the wholly ablated model are not told apart on the
-    task: f, CPR, CMD and the log area are shares of their difference (see :mod:`graphprune.measurable`).
+    task: f, CPR, CMD and the log area are shares of their difference (see
+    :mod:`graphprune.measurable`).
     """
     fractions, masks, chosen = circuits_of(
         model, task, scores, sizes, rankings=rankings, ablation=ablation

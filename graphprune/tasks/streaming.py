@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.errors import InputError
-from graphprune.tasks.encoding import Encoder
+from graphprune.tasks.encoding import Encoder, aligned, slotted
 from graphprune.tasks.pairs import OnMismatch, TokenPairs
-from graphprune.tasks.ragged import Ragged
-from graphprune.tasks.records import EncodedRows, RecordEncoder, aligned, slotted
+from graphprune.tasks.records import EncodedRows, RecordEncoder
 from graphprune.tasks.spool import ArrayFile, RaggedFile, Spool
+from graphprune.tasks.tables import Ragged
 
 __all__ = ["CHUNK", "encode_stream"]
 
