@@ -17,8 +17,8 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from graphprune.errors import GraphMismatchError, InputError, NumericalError
-from graphprune.gradient_mode import ordinary
 from graphprune.graph import ComputationalGraph
+from graphprune.modes import ordinary
 
 if TYPE_CHECKING:
     import pandas as pd

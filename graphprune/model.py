@@ -17,9 +17,9 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
-from graphprune.gradient_mode import decorate, ordinary_tensors, with_gradients
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.modes import decorate, ordinary_tensors, with_gradients
 
 __all__ = [
     "Ablation",

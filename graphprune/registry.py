@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.gradient_mode import ordinary_tensors
 from graphprune.model import MaskedModel
+from graphprune.modes import ordinary_tensors
 
 __all__ = ["Adapter", "adapters", "make_method", "method_names", "supported", "wrap"]
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from graphprune.batch import Aligned, Batch, Examples
 from graphprune.contents import fingerprint
 from graphprune.errors import InputError
-from graphprune.gradient_mode import ordinary_tensors
 from graphprune.metrics import METRICS, Metric, as_metric
+from graphprune.modes import ordinary_tensors
 from graphprune.overlap import ExampleFingerprint, apart, as_table, parted, prints
 
 if TYPE_CHECKING:

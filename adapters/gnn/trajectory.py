@@ -18,8 +18,8 @@ from graphprune.batch import Batch
 from graphprune.errors import InputError
 from graphprune.measurable import equal_but_for_rounding
 from graphprune.model import Ablation, Reference
+from graphprune.modes import quiet
 
-from ..modes import quiet
 from .argnn import ARGNN
 from .schedule import Schedule
 from .wiring import Wiring, add_at

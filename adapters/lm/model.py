@@ -38,7 +38,6 @@ from .architecture import Architecture
 from .attribution import Attribution, run_shared
 from .family import Family
 from .generate import generate
-from .heads import HeadCores
 from .inputs import Inputs, position_slots, read_inputs, shared_prefix
 from .layout import Layout
 from .lowered import DEFAULTS, Lowering, lower
@@ -47,6 +46,7 @@ from .messages import clean_messages
 from .norms import wide
 from .presence import unloadable, whole_tensor
 from .pruning import pruned
+from .reading import HeadCores
 from .relevance import Rule
 from .sparse import Base
 from .trials import SuffixTrials

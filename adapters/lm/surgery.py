@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from ..modes import quiet
+from graphprune.modes import quiet
+
 from .presence import is_sharded
 
 __all__ = [
@@ -169,7 +170,7 @@ class Recorder(nn.Module):
         return self.hidden.new_zeros((1,) * self.hidden.ndim), None
 
 
-_TOKENS = 32
+_TOKENS = 32  # computed side by side, here and on the way back
 _NUMBERS = 2**19  # of a weight
 
 
@@ -224,8 +225,6 @@ def tall(model: Any) -> dict[str, nn.Module]:
 
 
 ACTIVATION_MODULES = ("transformers.activations", "torch.nn.modules.activation")
-
-_TOKENS = 32  # computed again side by side
 
 
 class _Again(torch.autograd.Function):

@@ -15,10 +15,10 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.capabilities import MeanMessages, require
 from graphprune.errors import InputError
-from graphprune.gradient_mode import decorate, with_gradients
 from graphprune.mask import EdgeMask, budget
 from graphprune.measurable import Idle
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
+from graphprune.modes import decorate, with_gradients
 from graphprune.progress import track
 from graphprune.result import Result
 from graphprune.scores import EdgeScores, NodeScores
