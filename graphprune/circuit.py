@@ -328,9 +328,8 @@ class Circuit:
             overwrite: whether an exported model at ``path`` is replaced.
             allow_difference: whether to write a model that is another one than the circuit as
                 found: with a KL from it of more than 0.1 nats a prompt of the task.
-            **options: the adapter's own. Of language models ``logits_to_keep``: at how many of the
-                last positions there are logits, as Hugging Face's models take it; 0: at all. What
-                only they need is computed there alone: for next tokens, 1 is much faster.
+            **options: the adapter's own, such as ``logits_to_keep`` of a language model (see
+                :meth:`graphprune.adapters.lm.LanguageModel.pruned`).
 
         Raises:
             InputError: an ablation that needs the corrupted prompt, a mask with values between 0

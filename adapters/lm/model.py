@@ -304,8 +304,14 @@ class LanguageModel(MaskedModel):
     def pruned(self, mask: EdgeMask, ablation: Ablation, *, logits_to_keep: int = 0) -> Pruned:
         """A module ``input_ids [B, T] -> logits [B, T, V]`` in plain torch; see the capability.
 
-        With ``logits_to_keep=k`` logits are ``[B, k, V]``. The module is tried against masked runs
-        on drawn tokens before it is given away.
+        The module is tried against masked runs on drawn tokens before it is given away.
+
+        Args:
+            mask: zeros and ones.
+            ablation: one that needs no corrupted prompt.
+            logits_to_keep: at how many of the last positions there are logits, ``[B, k, V]``, as
+                Hugging Face's models take it; 0: at all. What only they need is computed there
+                alone: for next tokens, 1 is much faster.
         """
         values = mask_values(self.graph, mask)
         if self._lowering is not None:
