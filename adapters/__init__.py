@@ -60,8 +60,8 @@ def tracr(
     """
     import torch
 
+    from .hf import self_check
     from .lm import LanguageModel
-    from .lm.selfcheck import self_check
     from .rasp import TRACR, convert, program_task
 
     module = convert(compiled, dtype=torch.float64 if dtype is None else dtype)

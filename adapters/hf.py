@@ -1,17 +1,26 @@
-"""The adapter for Hugging Face's causal language models."""
+"""The adapter for Hugging Face's causal language models, and its check at wrap time.
+
+A model is only accepted if masked runs reproduce it exactly.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from graphprune.errors import UnsupportedModelError, unknown_name
+from graphprune.batch import Batch
+from graphprune.errors import NumericalError, UnsupportedModelError, unknown_name
 from graphprune.model import MaskedModel
+from graphprune.modes import quiet
 from graphprune.planning import Cost, Request
 
-__all__ = ["TransformersAdapter", "adapter"]
+if TYPE_CHECKING:
+    from .lm.model import LanguageModel
+
+__all__ = ["TransformersAdapter", "adapter", "self_check"]
 
 
 class TransformersAdapter:
@@ -35,7 +44,6 @@ class TransformersAdapter:
         Raises :class:`UnsupportedModelError` with what failed.
         """
         from .lm import FAMILIES, LanguageModel
-        from .lm.selfcheck import self_check
 
         config: Any = getattr(module, "config", None)
         kind = getattr(config, "model_type", None)
@@ -79,3 +87,88 @@ class TransformersAdapter:
 
 
 adapter = TransformersAdapter()
+
+
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.12, torch.float16: 0.03}
+
+
+def self_check(model: LanguageModel, length: int = 5) -> None:
+    """Compares with the plain model on random prompts of ``length`` and one shorter, padded.
+
+    Mask 1 must give the model's logits, mask 0 those on the corrupted prompts, both within a
+    relative tolerance for the dtype. Raises :class:`UnsupportedModelError` naming what failed.
+    """
+    arch = model.arch
+    length = min(length, arch.longest or length)
+    vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (2, 2, length), generator=generator).to(arch.device)
+    mask = torch.ones(2, length, dtype=torch.int64, device=arch.device)
+    mask[1, max(1, length - 2) :] = 0
+    batch = Batch(
+        clean={"input_ids": ids[0], "attention_mask": mask},
+        corrupt={"input_ids": ids[1], "attention_mask": mask},
+        size=2,
+    )
+    name = type(model.module).__name__
+    causal: Any = model.module
+    plain: list[Tensor] = []
+    try:
+        with quiet(model.module), torch.no_grad():
+            for side in ids:
+                logits = causal(input_ids=side, attention_mask=mask, use_cache=False).logits
+                plain.append(logits[torch.arange(2), mask.sum(1) - 1])
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{name} itself could not be run on {length} random tokens: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    for logits in plain:
+        if logits.ndim != 2 or not bool(torch.isfinite(logits).all()):
+            raise NumericalError(f"{name} gives NaN or infinite logits on random tokens")
+    try:
+        reference = model.reference(batch)
+        edges = torch.ones(model.graph.num_edges)
+        found = {
+            "the clean pass": (reference.full, plain[0]),
+            "the corrupted pass": (reference.ablated, plain[1]),
+            "mask 1 against the plain model": (model.run(batch, edges, reference), plain[0]),
+            "mask 0 against the plain model": (model.run(batch, 0 * edges, reference), plain[1]),
+        }
+    except UnsupportedModelError:
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{name} could not be run part by part as its family describes it: "
+            f"{type(error).__name__}: {error}; {_blame(model)}"
+        ) from error
+    tolerance = _TOLERANCE.get(arch.dtype, 1e-3)
+    for what, (ours, theirs) in found.items():
+        gap = float((ours.double() - theirs.double()).abs().max())
+        size = float(theirs.double().abs().max()) + 1.0
+        if not gap <= tolerance * size:
+            raise UnsupportedModelError(
+                f"{name} failed the exactness check: {what} differs by {gap:.3g} (logits up to "
+                f"{size:.3g}, tolerance {tolerance * size:.3g}); {_blame(model)}"
+            )
+
+
+def _blame(model: LanguageModel) -> str:
+    """The likely cause: a forward that somebody replaced or wrote, or else the architecture."""
+    patched = model.arch.snapshot.patched
+    if patched:
+        return (
+            f"the forward of {', '.join(patched[:3])} was replaced on the module itself, and "
+            "graphprune calls and reads the parts of modules instead: take it off before wrapping"
+        )
+    read = {m for block in model.arch.blocks for m in block.attention.modules()}
+    derived = model.arch.snapshot.derived(read)
+    if derived:
+        shown = ", ".join(f"{name} is a {kind}" for name, kind in derived[:3])
+        more = f" (and {len(derived) - 3} more)" if len(derived) > 3 else ""
+        return (
+            f"{shown}{more}, with a forward of its own, of which graphprune reads the weight "
+            "alone: merge adapters such as LoRA into the weights before wrapping, or say what the "
+            "class does to its weight as a parametrization (torch.nn.utils.parametrize)"
+        )
+    return "its architecture is not what its family describes"

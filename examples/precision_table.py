@@ -27,7 +27,7 @@ from scipy.stats import spearmanr
 from small_models import random_gpt2, small_tokenizer, train
 
 import graphprune as gp
-from graphprune.precision import PAHQ_POLICY, rtn
+from graphprune.precision import rtn
 
 TEMPLATES = [0, 1, 15, 16]
 CIRCUIT = 0.1  # of all edges
@@ -47,10 +47,10 @@ POLICIES = {
     "fp32": gp.PrecisionPolicy(),
     "bf16": BF16,
     "int8 MLPs": gp.PrecisionPolicy({"mlp": "int8"}),
-    "PAHQ (fp8, bf16)": PAHQ_POLICY,
+    "PAHQ (fp8, bf16)": gp.PrecisionPolicy({"head": "fp8", "mlp": "bf16"}),
     "fp8": gp.PrecisionPolicy({"head": "fp8", "mlp": "fp8"}),
-    "int8 RTN": rtn(8),
-    "int4 RTN": rtn(4),
+    "int8 RTN": rtn(8, ["head", "mlp"]),
+    "int4 RTN": rtn(4, ["head", "mlp"]),
 }
 
 

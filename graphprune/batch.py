@@ -6,13 +6,15 @@ list of positions or answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Aligned", "Batch", "Examples"]
+__all__ = ["Aligned", "Batch", "Examples", "Fingerprinted", "Redrawable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,4 +76,27 @@ class Aligned(Protocol):
     @property
     def aligned(self) -> bool:
         """Whether some may be; batches without an ``alignment`` are not."""
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """Examples that know fingerprints of their inputs; of others single examples are read."""
+
+    def prints(self) -> NDArray[np.int64]:
+        """``[N, 2]``: fingerprints of the clean and the corrupted inputs (0: none)."""
+        ...
+
+
+@runtime_checkable
+class Redrawable(Protocol):
+    """Examples that can draw corrupted inputs again."""
+
+    def redrawn(
+        self, wanted: NDArray[np.int64], part: NDArray[np.int64], taken: Set[int]
+    ) -> tuple[Examples, Sequence[int]]:
+        """The examples with other corrupted inputs of those ``wanted``, and which were found.
+
+        ``part`` are the examples in use; no new input has a fingerprint of ``taken``.
+        """
         ...

@@ -19,7 +19,7 @@ from graphprune.errors import UnsupportedModelError
 from graphprune.greedy.trials import FullTrials, Trials
 from graphprune.mask import EdgeMask
 from graphprune.model import Ablation, Gradients, MaskedModel, Messages, Objective, Reference
-from graphprune.precision import Lowered, PrecisionPolicy
+from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
 from graphprune.pruned import Pruned
 
 __all__ = [
@@ -219,6 +219,11 @@ class LowPrecision(Protocol):
         ...
 
     @property
+    def precision_defaults(self) -> PrecisionDefaults:
+        """What methods take where nobody names kinds of nodes."""
+        ...
+
+    @property
     def lowered(self) -> Lowered | None:
         """What a precision policy came to; ``None`` for a model that has none."""
         ...
@@ -228,7 +233,7 @@ _NEEDED = {
     UserModule: "the user's torch module (module)",
     Identity: "what tells the model from others (provenance)",
     EdgeGradients: "gradients at nodes inside the model (edge_gradients, source_groups)",
-    RelevanceGradients: "relevance propagation, which transformers have (relevance_gradients)",
+    RelevanceGradients: "relevance propagation (relevance_gradients)",
     PlacedMessages: "the messages at every place (messages)",
     MeanMessages: "mean messages (mean_ablation)",
     LearnedConstants: "constants to learn in place of messages (learned_ablation)",
@@ -237,7 +242,7 @@ _NEEDED = {
     CompiledCircuits: "runs of a circuit's nodes alone (compiled)",
     ExportedModules: "circuits as modules of their own (pruned)",
     WiderCopy: "a copy in float64 (widened)",
-    LowPrecision: "copies in low precision (at_precision, lowered)",
+    LowPrecision: "copies in low precision (at_precision, precision_defaults, lowered)",
 }
 
 

@@ -20,8 +20,7 @@ from graphprune.errors import InputError
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.overlap import ExampleFingerprint, as_table
-from graphprune.plain import plain
-from graphprune.provenance import ablation_name, method_record, versions
+from graphprune.plain import Documented, ablation_name, method_record, plain, versions
 from graphprune.scores import EdgeScores
 
 if TYPE_CHECKING:
@@ -85,11 +84,7 @@ class Circuit:
             raise InputError(
                 f"provenance must be a dict of plain values, got {type(self.provenance).__name__}"
             )
-        if not (
-            self.report is None
-            or isinstance(self.report, Mapping)
-            or callable(getattr(self.report, "to_dict", None))
-        ):
+        if not isinstance(self.report, Mapping | Documented | None):
             raise InputError(
                 "report must be a dict or have to_dict(), as an EvaluationReport has; got "
                 f"{type(self.report).__name__}"
@@ -333,9 +328,8 @@ class Circuit:
             overwrite: whether an exported model at ``path`` is replaced.
             allow_difference: whether to write a model that is another one than the circuit as
                 found: with a KL from it of more than 0.1 nats a prompt of the task.
-            **options: the adapter's own. Of language models ``logits_to_keep``: at how many of the
-                last positions there are logits, as Hugging Face's models take it; 0: at all. What
-                only they need is computed there alone: for next tokens, 1 is much faster.
+            **options: the adapter's own, such as ``logits_to_keep`` of a language model (see
+                :meth:`graphprune.adapters.lm.LanguageModel.pruned`).
 
         Raises:
             InputError: an ablation that needs the corrupted prompt, a mask with values between 0

@@ -96,10 +96,10 @@ def run_demo(
         say: takes a line about each step.
     """
     _require_matplotlib()
-    from graphprune.cli.measure import curve_document, report_document
+    from graphprune.cli.output import curve_document, report_document
     from graphprune.evaluation import evaluate, faithfulness_curve
     from graphprune.methods import EAPIG
-    from graphprune.selection_circuit import circuit_of_size
+    from graphprune.selection import circuit_of_size
     from graphprune.tasks import ioi
 
     if examples < 4:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.errors import InputError
-from graphprune.gradient_mode import ordinary
+from graphprune.modes import ordinary
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,13 +17,13 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from graphprune.errors import GraphMismatchError, InputError, NumericalError, unknown_name
-from graphprune.gradient_mode import ordinary
 from graphprune.graph import ComputationalGraph
+from graphprune.modes import ordinary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EdgeMask", "budget", "mask_density", "require_same_graph"]
+__all__ = ["EdgeMask", "Masked", "budget", "mask_density", "mask_of", "require_same_graph"]
 
 
 def require_same_graph(ours: ComputationalGraph, theirs: ComputationalGraph, what: str) -> None:
@@ -284,3 +284,29 @@ def _require_alone(graph: ComputationalGraph, name: str) -> None:
 def mask_density(mask: EdgeMask) -> dict[str, float]:
     """``{"density": ..., "sparsity": ...}`` of a mask, for tables."""
     return {"density": mask.density, "sparsity": mask.sparsity}
+
+
+@runtime_checkable
+class Masked(Protocol):
+    """Whatever a mask stands in: a circuit, or a method's result."""
+
+    @property
+    def mask(self) -> EdgeMask | None:
+        """The mask; ``None`` where there is none yet."""
+        ...
+
+
+def mask_of(given: object) -> EdgeMask:
+    """The mask itself, or that of the circuit or result it stands in.
+
+    Raises :class:`InputError` for anything else, and for a result without a mask.
+    """
+    mask = given.mask if isinstance(given, Masked) else given
+    if isinstance(mask, EdgeMask):
+        return mask
+    if mask is None and given is not None:
+        raise InputError(
+            "this result ranks all edges and has no mask: fit with a size, or select from its "
+            "scores, result.scores.connected(0.01)"
+        )
+    raise InputError(f"expected an EdgeMask or a Circuit, got {type(given).__name__}")

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
-from graphprune.gradient_mode import decorate, ordinary_tensors, with_gradients
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.modes import decorate, ordinary_tensors, with_gradients
 
 __all__ = [
     "Ablation",
@@ -29,6 +29,7 @@ __all__ = [
     "Messages",
     "Objective",
     "Reference",
+    "ablation_kind",
     "as_constant",
     "each_mask",
     "gradient_by_mask",
@@ -71,6 +72,11 @@ class Ablation:
 
     def __repr__(self) -> str:
         return f"Ablation({self.name!r})"
+
+
+def ablation_kind(ablation: str | Ablation | None) -> str | None:
+    """The kind of an ablation, or the name that stands for one; ``None`` where none was said."""
+    return ablation.kind if isinstance(ablation, Ablation) else ablation
 
 
 class Reference:

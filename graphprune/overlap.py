@@ -14,12 +14,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphprune.batch import Fingerprinted, Redrawable
 from graphprune.contents import fingerprint
 from graphprune.errors import InputError
 
@@ -62,11 +63,10 @@ def token_digest(ids: Any) -> int:
 def prints(task: Task) -> Table:
     """``[len(task), 2]``: each example's :class:`ExampleFingerprint`, in the task's order.
 
-    Examples may give theirs by a method ``prints() -> [N, 2]``; of others single examples are read.
+    Of examples that are not :class:`~graphprune.batch.Fingerprinted` single ones are read.
     """
-    own = getattr(task.examples, "prints", None)
-    if callable(own):
-        table: Table = own()
+    if isinstance(task.examples, Fingerprinted):
+        table = task.examples.prints()
         return table if task.order is None else table[np.asarray(task.order, dtype=np.int64)]
     numbers = range(len(task.examples)) if task.order is None else task.order
     rows = [_read(task.examples.batch([number])) for number in numbers]
@@ -85,12 +85,20 @@ def _read(batch: Any) -> tuple[int, int]:
     return one(batch.clean), 0 if batch.corrupt is None else one(batch.corrupt)
 
 
-def as_table(found_on: Task | Iterable[ExampleFingerprint]) -> Table:
+@runtime_checkable
+class HasFingerprints(Protocol):
+    """A task, or whatever else knows the fingerprints of its examples."""
+
+    def example_fingerprints(self) -> tuple[ExampleFingerprint, ...]:
+        """Each example's."""
+        ...
+
+
+def as_table(found_on: HasFingerprints | Iterable[ExampleFingerprint]) -> Table:
     """``[M, 2]`` of a task or of fingerprints; raises :class:`InputError` for anything else."""
-    if callable(getattr(found_on, "example_fingerprints", None)):
-        return prints(found_on)  # type: ignore[arg-type]
+    given = found_on.example_fingerprints() if isinstance(found_on, HasFingerprints) else found_on
     try:
-        rows = sorted({ExampleFingerprint(*(int(part) for part in row)) for row in found_on})  # type: ignore[union-attr]
+        rows = sorted({ExampleFingerprint(*(int(part) for part in row)) for row in given})
     except (TypeError, ValueError):
         raise InputError(
             "found_on is the task whose examples found the circuit, or their fingerprints "
@@ -125,21 +133,22 @@ def apart(task: Task, seen: Table, *, drop: bool = True) -> Apart:
     """The part of a task that does not overlap the examples ``seen [M, 2]``.
 
     A corrupted prompt that is a clean one of ``seen`` is drawn again where the examples can
-    (``redrawn(wanted, part, taken)``); otherwise the example is left out, as is one whose clean
-    prompt was seen. ``drop=False`` leaves none out and only draws again. Without overlap the task
-    comes back as it is.
+    (:class:`~graphprune.batch.Redrawable`); otherwise the example is left out, as is one whose
+    clean prompt was seen. ``drop=False`` leaves none out and only draws again. Without overlap the
+    task comes back as it is.
     """
     own = prints(task)
     old = np.isin(own[:, 0], seen[seen != 0]) if drop else np.zeros(len(own), dtype=bool)
     taken = seen[:, 0]
     crossed = ~old & (own[:, 1] != 0) & np.isin(own[:, 1], taken)
-    examples: Any = task.examples
-    redraw = getattr(examples, "redrawn", None)
+    examples = task.examples
     done = np.zeros(len(own), dtype=bool)
-    if crossed.any() and callable(redraw):
+    if crossed.any() and isinstance(examples, Redrawable):
         every = range(len(own)) if task.order is None else task.order
         numbers = np.asarray(every, dtype=np.int64)
-        examples, drawn = redraw(numbers[crossed], numbers[~old], frozenset(taken.tolist()))
+        examples, drawn = examples.redrawn(
+            numbers[crossed], numbers[~old], frozenset(taken.tolist())
+        )
         done = crossed & np.isin(numbers, np.asarray(drawn, dtype=np.int64))
     if drop:
         old |= crossed & ~done

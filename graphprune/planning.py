@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from graphprune.errors import InputError, UnsupportedModelError, unknown_name
-from graphprune.gradient_mode import with_gradients
+from graphprune.modes import with_gradients
 from graphprune.optimise.stream import SHARE, available_memory
 from graphprune.quantities import best_seconds, size_text, time_text
 

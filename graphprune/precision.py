@@ -1,5 +1,8 @@
 """Which numbers a model's parts are computed in: policies from nodes to precisions, as data.
 
+Kinds of nodes are an adapter's own words. Which of them a method in low precision takes where
+nobody names any, the adapter says (:class:`PrecisionDefaults`).
+
 A precision is a grid of values that weights and inputs are rounded to; products are accumulated
 and kept in float32 (PAHQ and its baseline RTN-Q, arXiv 2510.23264, as the paper describes them).
 
@@ -13,18 +16,18 @@ name      values                                                   scale
 ``int4``  -7 to 7, round to nearest                                largest value = 7
 ========  =======================================================  ==================
 
-Weights have one scale a tensor (or a row); inputs have one for each token (and head).
+Weights have one scale a tensor (or a row); inputs have one for each vector that is multiplied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast, get_args
 
 from graphprune.errors import InputError, unknown_name
 
-__all__ = ["BITS", "PAHQ_POLICY", "Lowered", "Precision", "PrecisionPolicy", "rtn"]
+__all__ = ["BITS", "Lowered", "Precision", "PrecisionDefaults", "PrecisionPolicy", "rtn"]
 
 Precision = Literal["fp32", "bf16", "fp8", "int8", "int4"]
 
@@ -53,8 +56,8 @@ class PrecisionPolicy:
             lacking. What was done is said by :class:`Lowered`.
 
     Example:
-        >>> policy = PrecisionPolicy({"head": "fp8"}, nodes={"a0.h1": "fp32"})
-        >>> policy.of("a0.h0", "head"), policy.of("a0.h1", "head"), policy.of("m0", "mlp")
+        >>> policy = PrecisionPolicy({"unit": "fp8"}, nodes={"u1": "fp32"})
+        >>> policy.of("u0", "unit"), policy.of("u1", "unit"), policy.of("out", "output")
         ('fp8', 'fp32', 'fp32')
     """
 
@@ -109,26 +112,40 @@ class PrecisionPolicy:
         }
 
 
-PAHQ_POLICY = PrecisionPolicy({"head": "fp8", "mlp": "bf16"})
-"""PAHQ as described: heads in fp8 with scales, MLPs in bf16, all else float32.
+@dataclass(frozen=True)
+class PrecisionDefaults:
+    """What an adapter gives to methods in low precision where nobody names kinds of nodes.
 
-The head under investigation is raised by ``PAHQ_POLICY.with_nodes({"a3.h2": "fp32"})``.
-"""
+    Attributes:
+        policy: what PAHQ computes in.
+        rounded: kinds of nodes whose weights RTN-Q rounds.
+        raised: kinds of nodes that PAHQ computes in float32 while edges into them are tried.
+    """
+
+    policy: PrecisionPolicy
+    rounded: tuple[str, ...]
+    raised: tuple[str, ...]
 
 
-def rtn(bits: int) -> PrecisionPolicy:
-    """RTN-Q: each projection's weights rounded to nearest, symmetric, one scale a tensor.
+def rtn(bits: int, kinds: Iterable[str]) -> PrecisionPolicy:
+    """RTN-Q: weights rounded to nearest, symmetric, one scale a tensor.
 
-    The scale is ``max|w| / (2^(bits-1) - 1)``; inputs stay as they are. ``bits`` is 8 or 4.
+    The scale is ``max|w| / (2^(bits-1) - 1)``; inputs stay as they are.
+
+    Args:
+        bits: 8 or 4.
+        kinds: of the nodes whose weights are rounded, such as
+            ``model.precision_defaults.rounded``.
 
     Example:
-        >>> rtn(4).of("m0", "mlp"), rtn(4).activations
+        >>> policy = rtn(4, ["unit"])
+        >>> policy.of("u0", "unit"), policy.activations
         ('int4', False)
     """
     found: dict[int, Precision] = {8: "int8", 4: "int4"}
     if bits not in found:
         raise InputError(f"round to nearest has 8 or 4 bits, got {bits!r}")
-    return PrecisionPolicy({"head": found[bits], "mlp": found[bits]}, activations=False)
+    return PrecisionPolicy(dict.fromkeys(kinds, found[bits]), activations=False)
 
 
 @dataclass(frozen=True)

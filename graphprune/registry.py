@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from graphprune.errors import InputError, UnsupportedModelError, unknown_name
-from graphprune.gradient_mode import ordinary_tensors
 from graphprune.model import MaskedModel
+from graphprune.modes import ordinary_tensors
 
 __all__ = ["Adapter", "adapters", "make_method", "method_names", "supported", "wrap"]
 
@@ -86,7 +86,9 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
         )
     raise UnsupportedModelError(
         f"no adapter knows {type(module).__module__}.{type(module).__qualname__}; adapters: "
-        f"{', '.join(known) or 'none (is graphprune installed?)'}"
+        f"{', '.join(known) or 'none (is graphprune installed?)'}. An adapter of three members "
+        "(graph, reference, run) is enough to run the methods: CONTRIBUTING.md, 'An adapter', has "
+        "one to start from"
     )
 
 

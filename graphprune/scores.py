@@ -17,9 +17,9 @@ from torch import Tensor
 
 from graphprune.budgeting import exact_budget
 from graphprune.errors import InputError, NumericalError, unknown_name
-from graphprune.gradient_mode import ordinary
 from graphprune.graph import ComputationalGraph
 from graphprune.mask import EdgeMask, budget
+from graphprune.modes import ordinary
 from graphprune.ranks import NOISE
 from graphprune.selection import grow_from_output, ranking
 from graphprune.selection_rules import edge_influence, positives_first, share_checked, take

@@ -15,8 +15,8 @@ from torch import Tensor
 from graphprune.batch import Aligned, Batch, Examples
 from graphprune.contents import fingerprint
 from graphprune.errors import InputError, unknown_name
-from graphprune.gradient_mode import ordinary_tensors
 from graphprune.metrics import METRICS, Metric, as_metric
+from graphprune.modes import ordinary_tensors
 from graphprune.overlap import ExampleFingerprint, apart, as_table, parted, prints
 
 if TYPE_CHECKING:
@@ -197,31 +197,16 @@ class Task:
         A file of more than 16 MiB is read line by line, in constant memory, as
         :meth:`from_stream` does it; so is any file where ``length`` or ``spool`` is given.
         """
-        from graphprune.tasks.files import iterate_jsonl
+        from graphprune.tasks.files import iterate_jsonl, task_of
 
-        return cls._from_file(iterate_jsonl, path, tokenizer, options)
+        return task_of(cls, iterate_jsonl, path, tokenizer, **options)
 
     @classmethod
     def from_csv(cls, path: str | Path, tokenizer: Any, **options: Any) -> Task:
         """A task from a CSV file with a header; options and large files as :meth:`from_jsonl`."""
-        from graphprune.tasks.files import iterate_csv
+        from graphprune.tasks.files import iterate_csv, task_of
 
-        return cls._from_file(iterate_csv, path, tokenizer, options)
-
-    @classmethod
-    def _from_file(
-        cls,
-        iterate: Callable[[str | Path], Iterator[dict[str, Any]]],
-        path: str | Path,
-        tokenizer: Any,
-        options: dict[str, Any],
-    ) -> Task:
-        from graphprune.tasks.files import is_large
-
-        options = {"name": Path(path).stem, **options}
-        if is_large(path) or "length" in options or "spool" in options:
-            return cls.from_stream(iterate(path), tokenizer, **options)
-        return cls.from_pairs(list(iterate(path)), tokenizer, **options)
+        return task_of(cls, iterate_csv, path, tokenizer, **options)
 
     # ---------------------------------------------------------------- reading
 

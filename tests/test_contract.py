@@ -1,5 +1,6 @@
 """An adapter of three members alone: what runs on it is right, what cannot says what it lacks."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -128,6 +129,50 @@ def test_what_looks_inside_says_what_it_lacks(method, lacking):
     run = method.score if isinstance(method, gp.Scorer) else method.prune
     with pytest.raises(gp.UnsupportedModelError, match=f"needs .*{lacking}.* Small gives none"):
         run(*system())
+
+
+@pytest.mark.parametrize(
+    ("method", "who"),
+    [
+        (gp.ParallelEnsemble(), r"member 2 \(EAPIG\)"),
+        (gp.HybridEnsemble(), r"member 2 \(EAPIG\)"),
+        (gp.SequentialEnsemble(), r"the scorer \(EAPIG\)"),
+        (gp.CalibratedRanking(), r"the scorer \(EAPIG\)"),
+        (gp.ParallelEnsemble([gp.EAP(), gp.SequentialEnsemble()]), r"member 2 \(SequentialE.*\)"),
+    ],
+    ids=lambda value: getattr(value, "label", "")[:20],
+)
+def test_an_ensemble_says_which_member_lacks_what_and_what_to_pass(method, who, monkeypatch):
+    """Before any member has run; and what it says to pass runs."""
+    ran = []
+    monkeypatch.setattr(Small, "run", lambda *_: ran.append(1))
+    with pytest.raises(gp.UnsupportedModelError, match=f"{who} needs .*edge_gradients.*") as told:
+        method.score(*system())
+    assert not ran
+    monkeypatch.undo()
+    _, _, instead = str(told.value).partition("Pass for instance ")
+    name, _, value = instead.partition("=")
+    said = dataclasses.replace(method, **{name: eval(value)})
+    if not isinstance(method, gp.HybridEnsemble | gp.SequentialEnsemble):  # quick ones
+        assert said.score(*system()).graph == Small.graph
+    assert not said.needs
+
+
+def test_an_unknown_module_is_told_what_is_enough():
+    with pytest.raises(gp.UnsupportedModelError, match=r"three members .*CONTRIBUTING\.md"):
+        gp.wrap(torch.nn.Linear(2, 2))
+
+
+def test_a_result_is_judged_under_its_own_ablation():
+    small, task = system()
+    for ablation in ("zero", Ablation("zero")):
+        result = gp.EAP(ablation=ablation).fit(small, task, 5)
+        own = gp.evaluate(small, task, result).to_dict()
+        said = gp.evaluate(small, task, result.mask, ablation="zero").to_dict()
+        other = gp.evaluate(small, task, result.mask).to_dict()
+        assert own["kl"] == said["kl"] != other["kl"]
+    with pytest.raises(gp.InputError, match="ranks all edges and has no mask"):
+        gp.evaluate(small, task, gp.EAP().fit(small, task))
 
 
 def test_circuits_are_judged_kept_and_run(tmp_path):

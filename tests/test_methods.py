@@ -348,7 +348,7 @@ def span_task(model):
     """Pairs of unequal length, aligned by two named spans, through the public door."""
     from graphprune.tasks import TokenPairs
     from graphprune.tasks.alignment import span_ranges, span_slots
-    from graphprune.tasks.ragged import Ragged
+    from graphprune.tasks.tables import Ragged
 
     clean = [[3, 4, 5, 6, 7, 8], [9, 4, 5, 6, 7]]
     corrupt = [[3, 14, 15, 6, 17, 18, 8], [19, 4, 15, 16, 7]]

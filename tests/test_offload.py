@@ -13,7 +13,7 @@ from support.sharded import results
 from support.tiny import random_pair, tiny
 
 import graphprune as gp
-from graphprune.adapters.lm.lean import ACTIVATION_MODULES
+from graphprune.adapters.lm.surgery import ACTIVATION_MODULES
 from graphprune.errors import UnsupportedModelError
 
 FAMILIES = ["gpt2", "llama", "gemma2", "gpt_neox", "olmo2"]

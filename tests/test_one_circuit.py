@@ -16,7 +16,7 @@ from graphprune.adapters import ARGNN
 from graphprune.cli.selecting import Selection, find
 from graphprune.evaluation import mib_curve
 from graphprune.evaluation.curve import circuits_of
-from graphprune.selection_circuit import circuit_of_size, cut_off_nodes_differ
+from graphprune.selection import circuit_of_size, cut_off_nodes_differ
 from graphprune.statistics import shuffled_labels
 from graphprune.statistics.sanity import circuit_by
 from graphprune.study.jobs import judged

@@ -5,11 +5,11 @@ import re
 import pytest
 import torch
 from support.greedy import brute_force, mean_loss
+from support.lowering import PAPER, rtn
 from support.tiny import random_pair, tiny
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
-from graphprune.precision import PAHQ_POLICY, rtn
 
 SOME = ["gpt2", "llama", *(pytest.param(f, marks=pytest.mark.slow) for f in ("gemma2", "gpt_neox"))]
 COARSE = gp.PrecisionPolicy({"head": "int4", "mlp": "int8"}, emulate=True)
@@ -39,14 +39,14 @@ def investigated(name, graph):
     return (name, *(f"a{layer}.h{h}" for h in range(index * share, (index + 1) * share)))
 
 
-def defined(model, task, policy, tau, *, raised=True):
+def defined(model, task, policy, tau, *, raised=investigated):
     """The circuit by whole runs of separate models, one for each component."""
     known = {}
     order = gp.ACDC().edge_order(model.graph)
 
     def at(edge):
         reader = model.graph.nodes[int(model.graph.edge_index[1, edge])].name
-        names = investigated(reader, model.graph) if raised else ()
+        names = raised(reader, model.graph)
         key = tuple(sorted(names))
         if key not in known:
             low = model.at_precision(policy.with_nodes(dict.fromkeys(names, "fp32")))
@@ -56,7 +56,7 @@ def defined(model, task, policy, tau, *, raised=True):
     return brute_force(None, model.graph, order, tau, at=at), known
 
 
-@pytest.mark.parametrize("policy", [PAHQ_POLICY, COARSE], ids=["paper", "coarse"])
+@pytest.mark.parametrize("policy", [PAPER, COARSE], ids=["paper", "coarse"])
 @pytest.mark.parametrize("family", SOME)
 def test_pahq_is_its_definition(family, policy):
     model, task = system(family)
@@ -71,9 +71,57 @@ def test_pahq_is_its_definition(family, policy):
 @pytest.mark.parametrize("bits", [4, 8])
 def test_rtnq_is_its_definition(bits):
     model, task = system("llama")
-    want, known = defined(model, task, rtn(bits), 1e-3, raised=False)
+    want, known = defined(model, task, rtn(bits), 1e-3, raised=lambda reader, graph: ())
     assert len(known) == 1
     assert torch.equal(gp.RTNQ(tau=1e-3, bits=bits).prune(model, task).values.bool(), want)
+
+
+class CoarseToy(Toy):
+    """Units whose weights may be rounded to multiples of a quarter: another adapter's own kinds."""
+
+    lowered = None
+    precision_defaults = gp.precision.PrecisionDefaults(
+        gp.PrecisionPolicy({"node": "int4"}), rounded=("node",), raised=("node",)
+    )
+
+    def at_precision(self, policy):
+        low = CoarseToy()
+        low.module.load_state_dict(Toy().module.state_dict())
+        for node, weight in zip(self.graph.nodes, low.module.weight, strict=True):
+            if policy.of(node.name, node.kind) != "fp32":
+                with torch.no_grad():
+                    weight.copy_((4 * weight).round() / 4)
+        return low
+
+
+def test_an_adapter_says_which_nodes_take_which_precision():
+    model, task = CoarseToy(), gp.Task(ToyExamples(), "kl", name="toy")
+    assert {node.kind for node in model.graph.nodes} == {"node"}
+    circuits = []
+    for tau in (1e-3, 1e-2, 0.1):
+        want, known = defined(
+            model,
+            task,
+            model.precision_defaults.policy,
+            tau,
+            raised=lambda reader, graph: (reader,),
+        )
+        assert len(known) > 2
+        got = gp.PAHQ(tau=tau).fit(model, task)
+        assert torch.equal(got.mask.values.bool(), want)
+        assert got.notes["precision"]["policy"]["kinds"] == {"node": "int4"}
+        assert got.notes["precision"]["raised"] == ["node"]
+        circuits.append(got.mask == gp.ACDC(tau=tau).prune(model, task))
+    assert not all(circuits)  # rounding decides somewhere
+
+
+def test_a_transformers_defaults_are_the_papers():
+    model, task = system("llama")
+    said = gp.PAHQ(tau=1e-3, policy=PAPER, raised=("head", "kv")).fit(model, task)
+    found = gp.PAHQ(tau=1e-3).fit(model, task)
+    assert found.mask == said.mask
+    assert found.notes["precision"] == said.notes["precision"]
+    assert model.precision_defaults.policy == PAPER
 
 
 @pytest.mark.parametrize("family", SOME)
@@ -101,9 +149,9 @@ def test_a_policy_of_float32_is_acdc():
 def test_raising_a_head_rounds_its_layer_alone():
     model, _ = system("gpt2", torch.float32)
     before = {k: v.clone() for k, v in model.module.state_dict().items()}
-    low = model.at_precision(PAHQ_POLICY)
-    high = low.at_precision(PAHQ_POLICY.with_nodes({"a1.h0": "fp32"}))
-    fresh = model.at_precision(PAHQ_POLICY.with_nodes({"a1.h0": "fp32"}))
+    low = model.at_precision(PAPER)
+    high = low.at_precision(PAPER.with_nodes({"a1.h0": "fp32"}))
+    fresh = model.at_precision(PAPER.with_nodes({"a1.h0": "fp32"}))
     others = {name: m for name, m in high.module.named_modules() if "Rounded" in type(m).__name__}
     shared = [n for n, m in others.items() if m is low.module.get_submodule(n)]
     assert any(".1.attn" in name for name in others)

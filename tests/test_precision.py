@@ -10,12 +10,11 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from support.grids import by_hand, e4m3, gaussian, nearest, relative
-from support.lowering import setup
+from support.lowering import PAPER, rtn, setup
 from support.tiny import tiny
 
 import graphprune as gp
 from graphprune.adapters.lm import linears, rounding
-from graphprune.precision import PAHQ_POLICY, rtn
 
 # -------------------------------------------------------------------- grids
 
@@ -94,7 +93,7 @@ def test_bytes_of_weights():
     low = model.at_precision(rtn(4)).lowered
     assert low.full_weight_bytes == whole
     assert low.weight_bytes == whole - 2 * (attention + mlp) * 4 + 2 * (attention + mlp) // 2 + 56
-    low = model.at_precision(PAHQ_POLICY).lowered
+    low = model.at_precision(PAPER).lowered
     assert low.weight_bytes == whole - 2 * (attention * 3 + mlp * 2) + 2 * 4 * 4
     rows = dataclasses.replace(rtn(8), weight_scale="row", kinds={"mlp": "int8"})
     low = model.at_precision(rows).lowered
@@ -170,17 +169,17 @@ def test_policies_that_make_no_sense_are_refused():
     with pytest.raises(gp.InputError, match=r"node 'a9\.h9'"):
         model.at_precision(gp.PrecisionPolicy(nodes={"a9.h9": "fp8"}))
     with pytest.raises(gp.UnsupportedModelError, match="bfloat16: load it with"):
-        gp.wrap(tiny("gpt2", dtype=torch.bfloat16)).at_precision(PAHQ_POLICY)
+        gp.wrap(tiny("gpt2", dtype=torch.bfloat16)).at_precision(PAPER)
     offloaded = cpu_offload(tiny("gpt2"), execution_device=torch.device("cpu"))
     with pytest.raises(gp.UnsupportedModelError, match="offloaded or sharded"):
-        gp.wrap(offloaded).at_precision(PAHQ_POLICY)
+        gp.wrap(offloaded).at_precision(PAPER)
 
 
 def test_a_policy_is_a_value():
     policy = gp.PrecisionPolicy({"head": "fp8"}, nodes={"a0.h1": "fp32"})
     assert policy == gp.PrecisionPolicy({"head": "fp8"}).with_nodes({"a0.h1": "fp32"})
-    assert len({policy, dataclasses.replace(policy), PAHQ_POLICY}) == 2
+    assert len({policy, dataclasses.replace(policy), PAPER}) == 2
     assert gp.PrecisionPolicy(**policy.to_dict()) == policy
-    assert PAHQ_POLICY.of("a0.kv1", "kv", "head") == "fp8"
-    assert PAHQ_POLICY.of("m0", "mlp") == "bf16"
-    assert PAHQ_POLICY.of("logits", "output") == "fp32"
+    assert PAPER.of("a0.kv1", "kv", "head") == "fp8"
+    assert PAPER.of("m0", "mlp") == "bf16"
+    assert PAPER.of("logits", "output") == "fp32"

@@ -11,14 +11,13 @@ import dataclasses
 import pytest
 import torch
 from support.grids import gaussian, passing, relative, rounded_model
-from support.lowering import MIXED, ROUNDED, random_masks, setup, task_of
+from support.lowering import MIXED, PAPER, ROUNDED, random_masks, rtn, setup, task_of
 from support.oracle import oracle_edges, oracle_logits
 from support.tiny import FAMILIES, Float64
 
 import graphprune as gp
 from graphprune.adapters.lm import rounding
 from graphprune.conformance import check_adapter, check_method
-from graphprune.precision import PAHQ_POLICY, rtn
 
 STORED = ["gpt2", "llama", "gpt_neox", "phi3"]  # transposed, apart and grouped, interleaved, blocks
 STEPS = "a rounded function is a staircase, and its gradient is that of the straight line along it"
@@ -249,7 +248,7 @@ def test_scorers_serve_lowered_models(method):
 def test_edge_pruning_serves_lowered_models():
     _, model, batch = setup("gpt2", torch.float32)
     method = gp.EdgePruning(sparsity=0.5, steps=12, batch_size=3)
-    mask = method.prune(model.at_precision(PAHQ_POLICY), task_of(batch))
+    mask = method.prune(model.at_precision(PAPER), task_of(batch))
     report = gp.evaluate(model, task_of(batch), mask)
     assert 0 < mask.num_kept < model.graph.num_edges
     assert report.to_dict()["kl"] >= 0

@@ -31,7 +31,7 @@ def test_the_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     folder = save_model(tmp_path / "model", num_hidden_layers=4)
     monkeypatch.setattr(fetch, "fetch", lambda name: folder)
     # The small model does no task, so that nothing tells it from its ablated self.
-    monkeypatch.setattr("graphprune.gap.ENOUGH", 10**6)
+    monkeypatch.setattr("graphprune.measurable.ENOUGH", 10**6)
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "readme"}
     for number, block in enumerate(PYTHON):

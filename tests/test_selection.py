@@ -14,7 +14,7 @@ from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
 from graphprune import ComputationalGraph, Node
-from graphprune.cli.ways import WAYS
+from graphprune.cli.selecting import WAYS
 from graphprune.selection_rules import edge_influence
 
 

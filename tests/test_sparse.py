@@ -9,7 +9,7 @@ from support.toy import Toy, ToyExamples
 import graphprune as gp
 from graphprune import Ablation, Batch
 from graphprune.adapters.lm import sparse
-from graphprune.adapters.lm.heads import HeadCores
+from graphprune.adapters.lm.reading import HeadCores
 
 
 def system(family, same=1):

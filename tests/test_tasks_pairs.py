@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from graphprune import Examples, Task
 from graphprune.errors import InputError
 from graphprune.tasks import TokenPairs
-from graphprune.tasks.ragged import Ragged
+from graphprune.tasks.tables import Ragged
 
 CLEAN = torch.tensor([[0, 0, 11, 12], [21, 22, 23, 24]])
 CORRUPT = torch.tensor([[0, 0, 13, 12], [21, 29, 23, 24]])

@@ -6,7 +6,7 @@ import torch
 from support.tiny import random_pair, tiny
 
 import graphprune as gp
-from graphprune.cli.measure import show_report
+from graphprune.cli.output import show_report
 from graphprune.metrics import METRICS
 
 ACCURACY, MATCH = METRICS["top1_accuracy"], METRICS["top1_match"]

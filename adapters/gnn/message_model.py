@@ -23,8 +23,8 @@ from graphprune.batch import Batch
 from graphprune.contents import fingerprint
 from graphprune.errors import InputError, UnsupportedModelError, unknown_name
 from graphprune.model import Ablation, Messages, Objective
+from graphprune.modes import quiet
 
-from ..modes import quiet
 from .attributes import Copies, near
 from .base import GraphModel, Sums, require_corrupt
 from .message_reference import MessageReference

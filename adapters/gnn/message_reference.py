@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.idle import rounding
+from graphprune.measurable import equal_but_for_rounding
 from graphprune.model import Ablation, Reference
 
 from .passing import Call
@@ -73,7 +73,7 @@ class MessageReference(Reference):
             if instead is None:
                 if bool(own.any()):
                     return False
-            elif not rounding(own, instead[number].view_as(own)):
+            elif not equal_but_for_rounding(own, instead[number].view_as(own)):
                 return False
         return True
 

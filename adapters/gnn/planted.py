@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, HeteroData
 from torch_geometric.nn import HeteroConv, SAGEConv
 
-from graphprune.gradient_mode import with_gradients
+from graphprune.modes import with_gradients
 
 from .trained import kept_weights
 

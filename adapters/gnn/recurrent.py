@@ -29,8 +29,8 @@ from graphprune.model import (
     Reference,
     require_same_batch,
 )
+from graphprune.modes import quiet
 
-from ..modes import quiet
 from .argnn import ARGNN
 from .base import GraphModel, Sums, require_corrupt
 from .products import edge_products

@@ -22,7 +22,7 @@ from graphprune.contents import fingerprint
 from graphprune.errors import MissingExtraError
 from graphprune.fetch import cache_folder
 from graphprune.files import write_bytes
-from graphprune.gradient_mode import with_gradients
+from graphprune.modes import with_gradients
 
 from .argnn import ARGNN
 from .training import train_bptt

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import NumericalError
-from graphprune.gradient_mode import with_gradients
+from graphprune.modes import with_gradients
 from graphprune.progress import track
 
 from .argnn import ARGNN

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
-from graphprune.idle import rounding
+from graphprune.measurable import equal_but_for_rounding
 from graphprune.model import Ablation, Reference
+from graphprune.modes import quiet
 
-from ..modes import quiet
 from .argnn import ARGNN
 from .schedule import Schedule
 from .wiring import Wiring, add_at
@@ -149,7 +149,7 @@ class RecurrentReference(Reference):
                 if instead is None:
                     if bool(own.any()):
                         return False
-                elif not rounding(own, instead[edges].expand_as(own)):
+                elif not equal_but_for_rounding(own, instead[edges].expand_as(own)):
                     return False
         return True
 

@@ -20,12 +20,22 @@ from graphprune.errors import UnsupportedModelError
 
 from .family import Family
 from .interventions import Snapshot
-from .lean import lean
 from .norms import Norm, describe_norm
-from .pieces import tall
 from .presence import Presence, main_device
 from .rounding import Rounds
-from .surgery import Given, Interleave, Recorder, Slice, Zero, part, quiet, replaced, uncompiled
+from .surgery import (
+    Given,
+    Interleave,
+    Recorder,
+    Slice,
+    Zero,
+    lean,
+    part,
+    quiet,
+    replaced,
+    tall,
+    uncompiled,
+)
 
 __all__ = ["Architecture", "Block", "Call", "Glue", "matrix"]
 

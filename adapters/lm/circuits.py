@@ -9,10 +9,9 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-from .heads import HeadCores
-from .layout import Layout
+from .layout import Layout, Plan, computed_share, sparse_plan
 from .masked import masked_run
-from .plan import Plan, computed_share, sparse_plan
+from .reading import HeadCores
 from .sparse import Base, Fixed, SparseRun
 from .values import LMReference
 

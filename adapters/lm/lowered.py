@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import UnsupportedModelError, unknown_name
 from graphprune.graph import ComputationalGraph
-from graphprune.precision import BITS, Lowered, Precision, PrecisionPolicy
+from graphprune.precision import BITS, Lowered, Precision, PrecisionDefaults, PrecisionPolicy
 
 from .architecture import Architecture, Block, matrix
 from .layout import Layout
@@ -28,9 +28,17 @@ from .linears import NativeLinear, RoundedLinear, RoundedRows, native_kernel
 from .rounding import LARGEST, Rounds, mixed, round_to, scale_of, straight
 from .surgery import replaced
 
-__all__ = ["Lowering", "lower"]
+__all__ = ["DEFAULTS", "Lowering", "lower"]
 
 KINDS = ("embed", "head", "kv", "mlp", "output")
+DEFAULTS = PrecisionDefaults(
+    PrecisionPolicy({"head": "fp8", "mlp": "bf16"}), rounded=("head", "mlp"), raised=("head", "kv")
+)
+"""PAHQ's and RTN-Q's as described: heads in fp8 with scales, MLPs in bf16, all else float32.
+
+Heads under investigation are raised, a grouped key/value head with its query heads.
+"""
+
 _SHARED = (
     "a reader's or a head's share of a layer's product is exact in the model's own dtype alone; "
     "native kernels serve MLPs"

@@ -24,10 +24,9 @@ from torch.autograd.graph import get_gradient_edge
 from .architecture import Block
 from .backward import pull_back
 from .kept import Kept, Reading
-from .layout import Layout
+from .layout import Layout, Plan, dense_plan, sparse_plan
 from .norms import wide
 from .outbox import Outbox, Tokens
-from .plan import Plan, dense_plan, sparse_plan
 from .reading import Projected, centre, sender, span
 from .values import LMReference, entry_embeddings
 

@@ -30,25 +30,24 @@ from graphprune.model import (
     mask_values,
     require_same_batch,
 )
-from graphprune.precision import Lowered, PrecisionPolicy
+from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
 from graphprune.pruned import Pruned
 
 from . import circuits
 from .architecture import Architecture
-from .attribution import Attribution
+from .attribution import Attribution, run_shared
 from .family import Family
 from .generate import generate
-from .heads import HeadCores
 from .inputs import Inputs, position_slots, read_inputs, shared_prefix
 from .layout import Layout
-from .lowered import Lowering, lower
+from .lowered import DEFAULTS, Lowering, lower
 from .means import ablation_values, learned_constants, mean_values
 from .messages import clean_messages
 from .norms import wide
 from .presence import unloadable, whole_tensor
 from .pruning import pruned
+from .reading import HeadCores
 from .relevance import Rule
-from .shared import run_shared
 from .sparse import Base
 from .trials import SuffixTrials
 from .values import LMReference, Values, entry_embeddings
@@ -149,6 +148,11 @@ class LanguageModel(MaskedModel):
         )
         low._graph = self.graph  # the same, and large
         return low
+
+    @property
+    def precision_defaults(self) -> PrecisionDefaults:
+        """PAHQ's and RTN-Q's precisions, as their paper describes them."""
+        return DEFAULTS
 
     @property
     def lowered(self) -> Lowered | None:
@@ -300,8 +304,14 @@ class LanguageModel(MaskedModel):
     def pruned(self, mask: EdgeMask, ablation: Ablation, *, logits_to_keep: int = 0) -> Pruned:
         """A module ``input_ids [B, T] -> logits [B, T, V]`` in plain torch; see the capability.
 
-        With ``logits_to_keep=k`` logits are ``[B, k, V]``. The module is tried against masked runs
-        on drawn tokens before it is given away.
+        The module is tried against masked runs on drawn tokens before it is given away.
+
+        Args:
+            mask: zeros and ones.
+            ablation: one that needs no corrupted prompt.
+            logits_to_keep: at how many of the last positions there are logits, ``[B, k, V]``, as
+                Hugging Face's models take it; 0: at all. What only they need is computed there
+                alone: for next tokens, 1 is much faster.
         """
         values = mask_values(self.graph, mask)
         if self._lowering is not None:

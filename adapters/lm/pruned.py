@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from graphprune.errors import InputError
 
-from .lean import ACTIVATION_MODULES
 from .norms import Norm
 from .plain import Attend, Attending, PlainNorm, last_of
+from .surgery import ACTIVATION_MODULES
 
 __all__ = ["Attention", "Mlp", "PrunedModel", "Reading", "Terms", "Unembedding"]
 

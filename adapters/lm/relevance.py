@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .architecture import Block, Call
-from .lean import ACTIVATION_MODULES
 from .norms import Norm, describe_norm
-from .surgery import replaced
+from .surgery import ACTIVATION_MODULES, replaced
 
 __all__ = ["Rule", "relevant", "relevant_attention"]
 

@@ -18,11 +18,9 @@ import torch
 from torch import Tensor
 
 from .architecture import Block
-from .heads import HeadCores
-from .layout import Layout
+from .layout import Layout, Plan
 from .norms import wide
-from .plan import Plan
-from .reading import Projected, centre, sender
+from .reading import HeadCores, Projected, centre, sender
 from .values import LMReference, entry_embeddings
 
 __all__ = ["Base", "Fixed", "Given", "Sent", "SparseRun", "TokenRange"]

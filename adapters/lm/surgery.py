@@ -1,9 +1,15 @@
-"""Running parts of the user's model without touching it.
+"""Running parts of the user's model without touching it, some of them in other ways.
 
 :func:`replaced` makes a shallow copy of a module in which some submodules are others. Parameters
 and buffers are shared, the original keeps its own submodules: whatever the copy does, the user's
 module is the same before and after. :func:`quiet` is the only change ever made to it (evaluation
 mode, frozen weights), and undoes itself in ``finally``.
+
+Steps may be taken a piece at a time, so that what they work on stays in the cache
+(:func:`by_tokens`, :func:`tall`), and activations may keep only their input for the way back
+(:func:`lean`): one written as a chain of elementwise steps (GPT-2's tanh-GELU) keeps every step's
+result; with frozen weights nothing else of an MLP keeps more. Computed again from its input, it is
+cheap.
 """
 
 from __future__ import annotations
@@ -13,12 +19,30 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
 
-from ..modes import quiet
+from graphprune.modes import quiet
+
 from .presence import is_sharded
 
-__all__ = ["Given", "Recorder", "Slice", "Zero", "part", "quiet", "replaced", "uncompiled"]
+__all__ = [
+    "ACTIVATION_MODULES",
+    "Given",
+    "Recorder",
+    "Slice",
+    "Tall",
+    "Zero",
+    "by_tokens",
+    "lean",
+    "part",
+    "quiet",
+    "replaced",
+    "tall",
+    "uncompiled",
+]
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
@@ -144,3 +168,115 @@ class Recorder(nn.Module):
         self.arguments = (args, kwargs)
         assert self.hidden is not None
         return self.hidden.new_zeros((1,) * self.hidden.ndim), None
+
+
+_TOKENS = 32  # computed side by side, here and on the way back
+_NUMBERS = 2**19  # of a weight
+
+
+def by_tokens(step: nn.Module, x: Tensor) -> Tensor:
+    """``step(x)`` of ``x [..., T, F]``, where it gives each token as many numbers as it takes.
+
+    Example:
+        >>> x = torch.randn(2, 50, 3)
+        >>> bool(torch.equal(by_tokens(nn.Tanh(), x), x.tanh()))
+        True
+    """
+    out = x.new_empty(x.shape)
+    for mine, found in zip(*(y.flatten(0, -2).split(_TOKENS) for y in (x, out)), strict=True):
+        found.copy_(step(mine))
+    return out
+
+
+class Tall(nn.Module):
+    """A linear map to many features, some of them after the other; without gradients.
+
+    Example:
+        >>> x, inner = torch.ones(3, 700), nn.Linear(700, 1000)
+        >>> with torch.no_grad():
+        ...     bool(torch.allclose(Tall(inner)(x), inner(x), atol=1e-5))
+        True
+    """
+
+    def __init__(self, inner: nn.Linear) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., features]`` from ``x [..., F]``; whole where the map's forward was replaced."""
+        inner = self.inner
+        if "forward" in vars(inner):
+            whole: Tensor = inner(x)
+            return whole
+        weight, bias = inner.weight, inner.bias
+        out = x.new_empty(*x.shape[:-1], len(weight))
+        for some in torch.arange(len(weight)).split(max(1, _NUMBERS // x.shape[-1])):
+            at = slice(int(some[0]), int(some[-1]) + 1)
+            out[..., at] = F.linear(x, weight[at], None if bias is None else bias[at])
+        return out
+
+
+def tall(model: Any) -> dict[str, nn.Module]:
+    """By name, what may stand for the model's output map; nothing if it is no plain Linear."""
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        return {}
+    return {name: Tall(head) for name, module in model.named_modules() if module is head}
+
+
+ACTIVATION_MODULES = ("transformers.activations", "torch.nn.modules.activation")
+
+
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inner: nn.Module) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.inner = inner
+        return by_tokens(inner, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        found = torch.empty_like(grad)
+        parts = (y.flatten(0, -2).split(_TOKENS) for y in (x, grad, found))
+        for mine, upstream, out in zip(*parts, strict=True):
+            with torch.enable_grad():
+                leaf = mine.detach().requires_grad_(True)
+                y = ctx.inner(leaf)
+            out.copy_(torch.autograd.grad(y, leaf, upstream)[0])
+        return found, None
+
+
+class _Lean(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same values; backward computes them again."""
+        out: Tensor = _Again.apply(x, self.inner)  # type: ignore[no-untyped-call]
+        return out
+
+
+def _keeps(module: nn.Module) -> int:
+    """How many tensors of its input's size an activation keeps."""
+    sizes: list[int] = []
+
+    def note(x: Tensor) -> Tensor:
+        sizes.append(x.numel())
+        return x
+
+    probe = torch.zeros(5, requires_grad=True)
+    with torch.enable_grad(), saved_tensors_hooks(note, lambda x: x):
+        module(probe)
+    return sum(size == probe.numel() for size in sizes)
+
+
+def lean(mlp: nn.Module) -> nn.Module:
+    """The same function, whose activations keep their input alone."""
+    found = {
+        name: _Lean(m)
+        for name, m in mlp.named_modules()
+        if type(m).__module__ in ACTIVATION_MODULES and not list(m.parameters()) and _keeps(m) > 1
+    }
+    return replaced(mlp, found) if found else mlp

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from graphprune.greedy.trials import Trials
 
+from .layout import Plan, dense_plan, sparse_plan
 from .norms import wide
-from .plan import Plan, dense_plan, sparse_plan
 from .sparse import Base, Fixed, Given, SparseRun
 
 __all__ = ["SuffixTrials"]

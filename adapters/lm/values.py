@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
-from graphprune.idle import rounding
+from graphprune.measurable import equal_but_for_rounding
 from graphprune.model import Ablation, Reference
 
 from .architecture import Architecture, Call, Glue
@@ -152,7 +152,7 @@ class LMReference(Reference):
                 return False
             if self.inputs.alignment is None:
                 return True
-        alike = torch.equal if self.ablation.kind == "zero" else rounding
+        alike = torch.equal if self.ablation.kind == "zero" else equal_but_for_rounding
         embed = entry_embeddings(self.glue, self.embeddings) * real
         if not alike(embed, self.ablated_embed.expand_as(embed) * real):
             return False

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graphprune.errors import InputError
 from graphprune.task import Task
 from graphprune.tasks.pairs import TokenPairs
-from graphprune.tasks.ragged import Ragged
+from graphprune.tasks.tables import Ragged
 
 from .metrics import decode, output_kl, squared_error, stands_out
 from .module import TracrConfig, TracrTransformer

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from graphprune import __version__
 from graphprune.cli.compare import compare
 from graphprune.cli.demo import demo
 from graphprune.cli.discover import discover
@@ -15,6 +12,7 @@ from graphprune.cli.export import export
 from graphprune.cli.export_model import export_model
 from graphprune.cli.fetch import fetch
 from graphprune.cli.info import info
+from graphprune.cli.job import root
 from graphprune.cli.plan import plan
 from graphprune.cli.study import study
 from graphprune.cli.submission import submission
@@ -34,21 +32,7 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"graphprune {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    pass
-
-
+app.callback()(root)
 app.command("demo")(demo)
 app.command("fetch")(fetch)
 app.command("discover")(discover)

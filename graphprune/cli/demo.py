@@ -59,7 +59,7 @@ def _warn(warn: Any, document: dict[str, Any], name: str) -> None:
 
 
 def _show(console: Console, document: dict[str, Any]) -> None:
-    from graphprune.cli.measure import show_report
+    from graphprune.cli.output import show_report
     from graphprune.demo import FILES
 
     report, task = document["report"], document["task"]

@@ -122,8 +122,7 @@ def discover(
 
         from graphprune.circuit import Circuit
         from graphprune.cli.loading import load_model, load_task
-        from graphprune.cli.measure import report_document, show_report
-        from graphprune.cli.output import write_export
+        from graphprune.cli.output import report_document, show_report, write_export
         from graphprune.cli.selecting import find
         from graphprune.cli.settings import method_from
         from graphprune.evaluation import evaluate

@@ -60,13 +60,13 @@ def evaluate(
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
         from graphprune.circuit import Circuit
         from graphprune.cli.loading import load_model, load_task
-        from graphprune.cli.measure import (
+        from graphprune.cli.output import (
             curve_document,
             report_document,
+            require_curve_file,
             show_curve,
             show_report,
         )
-        from graphprune.cli.output import require_curve_file
         from graphprune.errors import InputError
         from graphprune.evaluation import evaluate as run_evaluation
         from graphprune.evaluation import faithfulness_curve

@@ -105,7 +105,7 @@ def export_model(
 
 def _show_performance(console: Console, performance: dict[str, Any]) -> None:
     """A row for each figure: the circuit as found, the masked run, the exported, the original."""
-    from graphprune.cli.measure import MEANINGS, NAMES
+    from graphprune.cli.output import MEANINGS, NAMES
     from graphprune.export.agreement import SIDES
 
     sides = [side for side in SIDES if side in performance]

@@ -116,7 +116,7 @@ def _show_parts(console: Console, parts: dict[str, dict[str, Any]]) -> None:
         cells(console, title, ["", ""], [(k, _line(v)) for k, v in flatten(plain(shown))])
         performance = facts.get("performance")
         if performance:
-            from graphprune.cli.measure import NAMES
+            from graphprune.cli.output import NAMES
 
             # Without distractors accuracy is that of top 1, which stands below it.
             alone = "logit_diff" not in performance["clean"]

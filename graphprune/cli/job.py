@@ -14,18 +14,33 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from graphprune import __version__
 from graphprune.errors import GraphPruneError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["AsJson", "Debug", "Job", "Quiet", "cells", "job"]
+__all__ = ["AsJson", "Debug", "Job", "Quiet", "cells", "job", "root"]
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notes.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"graphprune {__version__}")
+        raise typer.Exit
+
+
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """What stands before any command."""
 
 
 @dataclass(frozen=True)

@@ -143,11 +143,13 @@ def load_model(
     import torch
 
     from graphprune.registry import wrap
-    from graphprune.study.systems import system_names
 
-    if name in system_names() and name != "language" and not Path(name).exists():
-        own = SystemTasks(name)
-        return Loaded(own.model(), own, name)
+    if not Path(name).exists():
+        from graphprune.study.systems import system_names
+
+        if name in system_names() and name != "language":
+            own = SystemTasks(name)
+            return Loaded(own.model(), own, name)
 
     place = _device(torch, device)
     source = model_folder(job, name)

@@ -124,7 +124,7 @@ def _scored(
     prompts: dict[str, Any],
 ) -> tuple[FaithfulnessCurve, dict[str, Any]]:
     from graphprune.cli.loading import load_model, load_task
-    from graphprune.cli.measure import curve_document
+    from graphprune.cli.output import curve_document
     from graphprune.evaluation import mib_curve
     from graphprune.export import read_submission
 
@@ -210,7 +210,7 @@ def _show_checked(console: Console, document: dict[str, Any]) -> None:
 
 
 def _show_scored(console: Console, found: dict[str, Any], curve: FaithfulnessCurve | None) -> None:
-    from graphprune.cli.measure import show_curve
+    from graphprune.cli.output import show_curve
 
     if curve is not None:
         split = "" if found["split"] is None else f", split {found['split']}"

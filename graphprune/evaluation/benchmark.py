@@ -29,8 +29,7 @@ from graphprune.errors import InputError
 from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.scores import EdgeScores, NodeScores, Ranking
-from graphprune.selection import ranking
-from graphprune.selection_circuit import without_dead_ends
+from graphprune.selection import ranking, without_dead_ends
 from graphprune.sizes import MIB_SIZES
 
 from .curve import FaithfulnessCurve, curve_of

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphprune.errors import InputError
-from graphprune.gap import Gap
 from graphprune.mask import EdgeMask, budget, require_same_graph
+from graphprune.measurable import Gap
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.model import Ablation, MaskedModel
 from graphprune.scores import EdgeScores, Ranking
-from graphprune.selection_circuit import circuit_of_size
+from graphprune.selection import circuit_of_size
 from graphprune.sizes import MIB_SIZES
 from graphprune.task import Task
 
@@ -173,7 +173,8 @@ def faithfulness_curve(
         rankings: ``"signed"`` (needed for CPR), ``"abs"`` (needed for CMD).
 
     Raises :class:`InputError` where the full and the wholly ablated model are not told apart on the
-    task: f, CPR, CMD and the log area are shares of their difference (see :mod:`graphprune.gap`).
+    task: f, CPR, CMD and the log area are shares of their difference (see
+    :mod:`graphprune.measurable`).
     """
     fractions, masks, chosen = circuits_of(
         model, task, scores, sizes, rankings=rankings, ablation=ablation

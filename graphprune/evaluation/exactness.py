@@ -19,7 +19,7 @@ from graphprune.methods.base import AblationLike, at_least, require_model, resol
 from graphprune.metrics import Metric
 from graphprune.model import Ablation, MaskedModel, Reference
 from graphprune.scores import EdgeScores
-from graphprune.selection_circuit import cut_off_nodes_differ
+from graphprune.selection import cut_off_nodes_differ
 from graphprune.task import Task
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 ``faithfulness = (m(circuit) - m(ablated)) / (m(full) - m(ablated))`` with m the mean of the task's
 metric: 1 is the full model, 0 the model with every edge ablated, and a circuit may overshoot. Where
-full and ablated are not told apart it is absent (see :mod:`graphprune.gap`).
+full and ablated are not told apart it is absent (see :mod:`graphprune.measurable`).
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from graphprune.batch import Batch
 from graphprune.capabilities import module_of
 from graphprune.circuit import Circuit
 from graphprune.errors import InputError, NumericalError
-from graphprune.gap import Gap
-from graphprune.idle import Idle
 from graphprune.intervals import UNBOUNDED, bootstrap_interval, few_examples, ratio_interval
-from graphprune.mask import EdgeMask, mask_density, require_same_graph
+from graphprune.mask import EdgeMask, mask_density, mask_of, require_same_graph
+from graphprune.measurable import Gap, Idle, may_be_rounding, rounding_notes, rounding_of
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.metrics import Metric, as_metric, kendall_tau
-from graphprune.model import MaskedModel
+from graphprune.model import Ablation, MaskedModel
 from graphprune.overlap import as_table, old_ones, prints
 from graphprune.progress import track
+from graphprune.result import Result
 from graphprune.task import Task
 
 from .cost import measure
-from .noise import notes, rounding, suspect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,7 +218,7 @@ def evaluate_all(
 
     Arguments and errors as there; gives a report for each name.
     """
-    chosen_masks = {name: _as_mask(mask) for name, mask in masks.items()}
+    chosen_masks = {name: mask_of(mask) for name, mask in masks.items()}
     require_model(model)
     for mask in chosen_masks.values():
         require_same_graph(model.graph, mask.graph, "the model and the mask")
@@ -284,8 +283,9 @@ def evaluate_all(
         for name, mask in chosen_masks.items()
     }  # fmt: skip
     for name, given in masks.items():
-        seen = given.found_on if isinstance(given, Circuit) else None
+        seen = given.found_on if isinstance(given, Circuit | Result) else None
         own_means = ablation is None and seen is not None and chosen.kind == "mean"
+        own_means = own_means and given.ablation is not chosen
         if own_means and seen != frozenset(task.example_fingerprints()):
             reports[name].notes["ablation"] = (
                 "means are taken over these examples, the circuit was found under means over "
@@ -297,11 +297,11 @@ def evaluate_all(
                 f"{old} of {len(task)} are old: they, or one that shares a prompt with them, found "
                 "the circuit; task.unseen(circuit.found_on) are the others"
             )
-    if any(suspect(model, report.values) for report in reports.values()):
-        noise = rounding(model, task, chosen, batch_size)
+    if any(may_be_rounding(model, report.values) for report in reports.values()):
+        noise = rounding_of(model, task, chosen, batch_size)
         for report in reports.values():
             size = 0.0 if gap is None else gap.size
-            for name, note in notes(model, report.values, size, noise).items():
+            for name, note in rounding_notes(model, report.values, size, noise).items():
                 said = report.notes.get(name)
                 report.notes[name] = f"{said}; {note}" if said else note
     return reports
@@ -336,22 +336,17 @@ def _report(
     )  # fmt: skip
 
 
-def _own(masks: Mapping[str, Any]) -> str | None:
-    """The ablation that the circuits among ``masks`` were found under."""
-    known = {m.ablation for m in masks.values() if isinstance(m, Circuit)} - {None}
+def _own(masks: Mapping[str, Any]) -> AblationLike | None:
+    """The ablation that the circuits and results among ``masks`` were found under."""
+    found = [m.ablation for m in masks.values() if isinstance(m, Circuit | Result)]
+    # Ablations that are told by their name alone are one.
+    known = {a.name if isinstance(a, Ablation) and a.values is None else a for a in found} - {None}
     if len(known) > 1:
         raise InputError(
             f"these circuits were found under {' and '.join(sorted(map(str, known)))}; say which "
             "ablation they are compared under: ablation="
         )
     return next(iter(known), None)
-
-
-def _as_mask(mask: Any) -> EdgeMask:
-    inner = getattr(mask, "mask", mask)  # a Circuit stands for its mask
-    if not isinstance(inner, EdgeMask):
-        raise InputError(f"expected an EdgeMask or a Circuit, got {type(mask).__name__}")
-    return inner
 
 
 def _wanted(metrics: Sequence[str | Metric] | None, own: Metric) -> list[Metric]:

@@ -25,7 +25,7 @@ from graphprune.graph import ComputationalGraph, Node
 from graphprune.mask import EdgeMask
 from graphprune.optimise.gates import strength
 from graphprune.overlap import ExampleFingerprint, as_table
-from graphprune.provenance import ablation_name
+from graphprune.plain import ablation_name
 from graphprune.scores import EdgeScores
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from graphprune.export.folder import JSON_NAME, TENSORS_NAME
 from graphprune.files import atomic_folder, contents
 from graphprune.mask import require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
-from graphprune.model import Ablation, MaskedModel
+from graphprune.model import Ablation, MaskedModel, ablation_kind
 from graphprune.pruned import ExportedModel, Pruned, tolerance
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _ablation(
                 "Ablation that was learned (ablation=result.ablation), or name another"
             )
         ablation = found if found in ("mean", "mean_positional") else "zero"
-    if getattr(ablation, "kind", ablation) == "counterfactual":
+    if ablation_kind(ablation) == "counterfactual":
         raise InputError(
             "a circuit under counterfactual ablation needs the corrupted prompt at every call, so "
             "it is no model of its own; use ablation='zero', 'mean' or 'mean_positional'"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphprune.batch import Batch
 from graphprune.capabilities import LowPrecision, require
-from graphprune.idle import require_effect
+from graphprune.measurable import require_effect
 from graphprune.metrics import Metric
 from graphprune.model import Ablation, MaskedModel, Reference
 from graphprune.precision import Precision, PrecisionPolicy
@@ -160,7 +160,7 @@ class Recheck:
 
 
 class RaisingJudge(Judge):
-    """A judge in low precision that raises the component whose edges are being tried.
+    """A judge in low precision that raises the node whose edges are being tried.
 
     Args:
         policy: the precisions otherwise.

@@ -193,7 +193,7 @@ class ACDC(Pruner):
         metric = task.metric if self.metric == "task" else as_metric(self.metric)
         folder = None
         if self.run_dir is not None:
-            settings = self._settings(taus)
+            settings = self._settings(model, taus)
             if within is not None:
                 settings["within"] = within.kept
             folder = RunDirectory(self.run_dir, identity(model, task, settings))
@@ -244,7 +244,7 @@ class ACDC(Pruner):
         ablation = resolve_ablation(judge, task, self.ablation)
         return Referee(judge, task, metric, ablation, self.batch_size)
 
-    def _settings(self, taus: list[float]) -> dict[str, Any]:
+    def _settings(self, model: MaskedModel, taus: list[float]) -> dict[str, Any]:
         # What changes the time alone may differ when a run goes on.
         free = {"run_dir", "max_evaluations", "max_seconds", "candidates", "exact", "tau"}
         resolved = self.resolved()

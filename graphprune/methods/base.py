@@ -15,14 +15,14 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.capabilities import MeanMessages, require
 from graphprune.errors import InputError, unknown_name
-from graphprune.gradient_mode import decorate, with_gradients
-from graphprune.idle import Idle
 from graphprune.mask import EdgeMask, budget
+from graphprune.measurable import Idle
 from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
+from graphprune.modes import decorate, with_gradients
 from graphprune.progress import track
 from graphprune.result import Result
 from graphprune.scores import EdgeScores, NodeScores
-from graphprune.selection_circuit import circuit_of_size, cut_off_nodes_differ
+from graphprune.selection import circuit_of_size, cut_off_nodes_differ
 from graphprune.task import Task
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "NodeScorer",
     "Pruner",
     "Scorer",
+    "Seeded",
     "Sweep",
     "ablation_of",
     "cut_off_nodes_differ",
@@ -117,8 +118,22 @@ class Method(ABC):
     @property
     def chosen_seed(self) -> int:
         """The seed it draws by: the one that was said, else 0."""
-        seed: int | None = getattr(self, "seed", None)
+        seed = self.seed if isinstance(self, Seeded) else None
         return _DEFAULT_SEED if seed is None else seed
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """The capabilities without which it cannot run, see :mod:`graphprune.capabilities`."""
+        return ()
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        """Methods inside it whose scores may take their place, with what they inherit from it."""
+        return ()
+
+    def with_scores(self, known: Mapping[Method, EdgeScores]) -> Self:
+        """The same method with scores in the place of those ``members`` whose scores are known."""
+        return self
 
     def resolved(self) -> Self:
         """The same method with its ablation and its seed said: what a record of it must hold."""
@@ -230,7 +245,7 @@ class Scorer(Method):
     """A method that gives every edge a score: positive = useful.
 
     A circuit of a size is its strongest edges without dead ends, see
-    :func:`~graphprune.selection_circuit.circuit_of_size`.
+    :func:`~graphprune.selection.circuit_of_size`.
     """
 
     @abstractmethod
@@ -264,6 +279,16 @@ class Pruner(Method):
             raise InputError(f"{self.label} was also asked for size={size!r}: give one of the two")
         chosen: dict[str, Any] = {"size": asked}
         return replace(self, **chosen)
+
+
+@runtime_checkable
+class Seeded(Protocol):
+    """A method that draws by a seed; ``None`` is not said."""
+
+    @property
+    def seed(self) -> int | None:
+        """What it draws by."""
+        ...
 
 
 @runtime_checkable

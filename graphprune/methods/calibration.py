@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Self, cast
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.ensembling import magnitude_ranks, require_informative
 from graphprune.errors import InputError
-from graphprune.gap import Gap
 from graphprune.mask import EdgeMask, budget
+from graphprune.measurable import Gap
 from graphprune.model import MaskedModel, Reference, gradient_by_mask
 from graphprune.optimise.nested import Step, nested
 from graphprune.optimise.stream import Stream
 from graphprune.result import Result
 from graphprune.scores import EdgeScores
-from graphprune.selection_circuit import without_dead_ends
+from graphprune.selection import without_dead_ends
 from graphprune.sizes import MIB_SIZES
 from graphprune.task import Task
 
 from .base import Method, Scorer, at_least, objective, ranked, require_model, resolve_ablation
 from .gradient import EAPIG
-from .members import Member, as_member, describe, inherit, member_scores
+from .members import Member, as_member, describe, inherit, member_scores, require_served
 
 __all__ = ["CalibratedRanking"]
 
@@ -102,6 +102,24 @@ class CalibratedRanking(Scorer):
         given = cast("Scorer | EdgeScores", self.scorer)
         return inherit(given, self.ablation, self.batch_size, self.seed)
 
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """What the scorer needs."""
+        scorer = self._scorer
+        return scorer.needs if isinstance(scorer, Method) else ()
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        """The scorer."""
+        scorer = self._scorer
+        return (scorer,) if isinstance(scorer, Method) else ()
+
+    def with_scores(self, known: Mapping[Method, EdgeScores]) -> Self:
+        """The same with the scorer's scores, where they are known."""
+        scorer = self._scorer
+        found = known.get(scorer) if isinstance(scorer, Method) else None
+        return self if found is None else replace(self, scorer=found)
+
     def resolved(self) -> Self:
         """The same with everything said that its scorer inherits."""
         said = super().resolved()
@@ -123,12 +141,13 @@ class CalibratedRanking(Scorer):
 
         Raises :class:`InputError` for a metric without a gradient, for constant scores, and for a
         metric that does not tell the whole model from the wholly ablated one (see
-        :mod:`graphprune.gap`).
+        :mod:`graphprune.measurable`).
         """
         require_model(model)
         graph = model.graph
         counts = [budget(size, graph.num_edges) for size in self.sizes]
         scorer = self._scorer
+        require_served(model, {"the scorer": scorer}, "scorer=gp.EAP()")
         start = member_scores(scorer, model, task, "the scorer")
         require_informative(start, f"the scorer ({describe(scorer)})")
         strengths = magnitude_ranks(start.values, start.noise)

@@ -6,7 +6,7 @@ positive = useful.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal, Self, cast
 
@@ -26,10 +26,10 @@ from graphprune.result import Result
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
-from .base import Pruner, Scorer, at_least, require_model, some_edges
+from .base import Method, Pruner, Scorer, at_least, require_model, some_edges
 from .edge_pruning import EdgePruning
 from .gradient import EAP, EAPIG
-from .members import Member, as_member, as_members, describe, inherit, member_scores
+from .members import Member, as_member, as_members, describe, inherit, member_scores, require_served
 from .optimiser import MaskOptimiser
 
 __all__ = ["HybridEnsemble", "ParallelEnsemble", "SequentialEnsemble"]
@@ -121,6 +121,24 @@ class SequentialEnsemble(Pruner, Scorer):
         given = cast("Scorer | EdgeScores", self.scorer)
         return inherit(given, ablation, self.batch_size, self.seed)
 
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """What the scorer needs."""
+        scorer = self._scorer
+        return scorer.needs if isinstance(scorer, Method) else ()
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        """The scorer."""
+        scorer = self._scorer
+        return (scorer,) if isinstance(scorer, Method) else ()
+
+    def with_scores(self, known: Mapping[Method, EdgeScores]) -> Self:
+        """The same with the scorer's scores, where they are known."""
+        scorer = self._scorer
+        found = known.get(scorer) if isinstance(scorer, Method) else None
+        return self if found is None else replace(self, scorer=found)
+
     def resolved(self) -> Self:
         """The same with everything said that its parts inherit."""
         said = super().resolved()
@@ -137,6 +155,7 @@ class SequentialEnsemble(Pruner, Scorer):
             some_edges(size, model.graph.num_edges)
             return self.sized(size).fit(model, task)
         scorer = self._scorer
+        require_served(model, {"the scorer": scorer}, "scorer=gp.EAP()")
         start = member_scores(scorer, model, task, "the scorer")
         require_informative(start, f"the scorer ({describe(scorer)})")
         return self._fit(model, task, start)
@@ -184,9 +203,34 @@ class _Combination(Scorer):
         check_combination(len(made), self.how, self.weights, self.normalize)
 
     @property
+    def _instead(self) -> str:
+        """Members that any model serves, as an error names them."""
+        return "scorers=[gp.EAP(), gp.IntegratedMaskGradient()]"
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """What its members need."""
+        methods = [member for member in self._members if isinstance(member, Method)]
+        return tuple(dict.fromkeys(need for method in methods for need in method.needs))
+
+    @property
     def _members(self) -> tuple[Scorer | EdgeScores, ...]:
         given = cast("Sequence[Scorer | EdgeScores]", self.scorers)
         return tuple(inherit(m, self.ablation, self.batch_size, self.seed) for m in given)
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        """The scorers; a hybrid must have its sequential part as it is."""
+        return tuple(
+            m for m in self._members if isinstance(m, Scorer) and not isinstance(m, Pruner)
+        )
+
+    def with_scores(self, known: Mapping[Method, EdgeScores]) -> Self:
+        """The same with the members' scores, where they are known."""
+        free, given = self.members, cast("Sequence[Scorer | EdgeScores]", self.scorers)
+        pairs = zip(given, self._members, strict=True)
+        made = tuple(known.get(m, old) if m in free else old for old, m in pairs)
+        return replace(self, scorers=made)
 
     def resolved(self) -> Self:
         """The same with everything said that its members inherit."""
@@ -196,12 +240,14 @@ class _Combination(Scorer):
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """The members' scores combined; equal members are run once."""
         require_model(model)
+        named = {f"member {i}": member for i, member in enumerate(self._members, start=1)}
+        require_served(model, named, self._instead)
         known: dict[Any, EdgeScores] = {}
         found = []
-        for number, member in enumerate(self._members, start=1):
+        for what, member in named.items():
             if member not in known:
                 ready = _ready(member, known)
-                known[member] = member_scores(ready, model, task, f"member {number}")
+                known[member] = member_scores(ready, model, task, what)
             found.append(replace(known[member], method=describe(member)))
         combined = combine_scores(found, self.how, self.weights, self.normalize)
         return replace(combined, method=self.label)
@@ -223,11 +269,7 @@ def _signed(member: Scorer | EdgeScores) -> Scorer | EdgeScores:
 
 def _ready(member: Scorer | EdgeScores, known: dict[Any, EdgeScores]) -> Scorer | EdgeScores:
     """A sequential ensemble whose scorer has been run already takes its scores."""
-    if isinstance(member, SequentialEnsemble) and isinstance(member.scorer, Scorer):
-        scorer = member._scorer
-        if scorer in known:
-            return replace(member, scorer=known[scorer])
-    return member
+    return member.with_scores(known) if isinstance(member, SequentialEnsemble) else member
 
 
 @dataclass(frozen=True)
@@ -268,6 +310,10 @@ class HybridEnsemble(_Combination):
     scorers: Sequence[Member] = (*_FIRST, SequentialEnsemble())
     _: KW_ONLY
     normalize: Normalize = "quantile"
+
+    @property
+    def _instead(self) -> str:
+        return "scorers=[gp.EAP(), gp.SequentialEnsemble(gp.EAP())]"
 
     def __post_init__(self) -> None:
         super().__post_init__()

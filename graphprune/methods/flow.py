@@ -24,6 +24,11 @@ class InformationFlow(Scorer):
     u at each position; then the mean over real positions and over examples. Forward passes only.
     """
 
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """Messages at every place."""
+        return (PlacedMessages,)
+
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """Mean shares over the task's examples, each in [0, 1]."""
         require_model(model)

@@ -193,6 +193,11 @@ class RelP(_GradientScorer):
 
     freeze_attention: bool = False
 
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """Relevance propagation."""
+        return (RelevanceGradients,)
+
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """The clean model."""
         return None, None
@@ -214,6 +219,11 @@ class RelP(_GradientScorer):
 @dataclass(frozen=True, kw_only=True)
 class CleanCorrupted(_GradientScorer):
     """The mean of the gradients at the clean and at the ablated input, times the difference."""
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """Gradients at nodes inside the model."""
+        return (EdgeGradients,)
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Input nodes at 0 and at 1."""
@@ -259,6 +269,12 @@ class EAPIG(_GradientScorer):
     steps: int = 5
     points_at: Points | None = None
     integrate: Literal["inputs", "activations", "activations-reference"] = "inputs"
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """Gradients at nodes inside the model; the authors' way over activations messages too."""
+        messages = (PlacedMessages,) if self.integrate == "activations-reference" else ()
+        return (EdgeGradients, *messages)
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Points of the integral over inputs, or over every group of senders in turn."""
@@ -354,6 +370,11 @@ class NAP(_GradientScorer):
     """
 
     neurons: bool = False
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """Gradients at nodes inside the model."""
+        return (EdgeGradients,)
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """The clean model."""

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from graphprune.errors import InputError, NumericalError
+from graphprune.capabilities import require
+from graphprune.errors import InputError, NumericalError, UnsupportedModelError
 from graphprune.mask import require_same_graph
 from graphprune.model import MaskedModel
 from graphprune.scores import EdgeScores
 from graphprune.task import Task
 
-from .base import AblationLike, Method, Pruner, Scorer
+from .base import AblationLike, Method, Pruner, Scorer, Seeded
 
 if TYPE_CHECKING:
     Member = Scorer | EdgeScores | str | Mapping[str, Any]
 else:
     Member = Any  # the command line reads names and JSON itself, see `as_member`
 
-__all__ = ["Member", "as_member", "as_members", "describe", "inherit", "member_scores"]
+__all__ = [
+    "Member",
+    "as_member",
+    "as_members",
+    "describe",
+    "inherit",
+    "member_scores",
+    "require_served",
+]
 
 
 def as_member(given: object, what: str) -> Scorer | EdgeScores:
@@ -83,10 +92,24 @@ def inherit(
         changes["ablation"] = ablation
     if batch_size is not None and member.batch_size is None and not isinstance(member, Pruner):
         changes["batch_size"] = batch_size
-    own = {f.name for f in fields(member)}
-    if seed is not None and "seed" in own and getattr(member, "seed", None) is None:
+    if seed is not None and isinstance(member, Seeded) and member.seed is None:
         changes["seed"] = seed
     return replace(member, **changes) if changes else member
+
+
+def require_served(
+    model: MaskedModel, members: Mapping[str, Scorer | EdgeScores], instead: str
+) -> None:
+    """Raises :class:`UnsupportedModelError` where a member needs what the model cannot do.
+
+    It says which of ``members``, by what errors call each, and what to pass ``instead``.
+    """
+    for what, member in members.items():
+        for capability in member.needs if isinstance(member, Method) else ():
+            try:
+                require(model, capability, f"{what} ({describe(member)})")
+            except UnsupportedModelError as error:
+                raise UnsupportedModelError(f"{error}. Pass for instance {instead}") from None
 
 
 def member_scores(

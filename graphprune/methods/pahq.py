@@ -1,8 +1,9 @@
 """ACDC in low precision: PAHQ (arXiv 2510.23264) as its paper describes it, and its baseline RTN-Q.
 
-The search is ACDC's. Its runs are a low-precision model's, in which PAHQ computes the head under
-investigation in float32: q, k, v and the output map of the head whose incoming edges are tried.
-A change of model changes the loss of the circuit as it stands, so that it is measured anew, and KL
+The search is ACDC's. Its runs are a low-precision model's, in which PAHQ computes the node under
+investigation in float32 (of a transformer q, k, v and the output map of the head whose incoming
+edges are tried). Which nodes take which precision is the adapter's to say, unless the user does. A
+change of model changes the loss of the circuit as it stands, so that it is measured anew, and KL
 is taken to the full model in the same precisions: an effect is always a difference of one model.
 
 With ``recheck`` low precision only screens. A decision closer to tau than low precision strays is
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -22,9 +23,11 @@ from torch import Tensor
 from graphprune.capabilities import LowPrecision, require
 from graphprune.errors import InputError
 from graphprune.greedy.judge import Judge, RaisingJudge, Recheck, Referee
+from graphprune.greedy.search import Branch, Search
 from graphprune.metrics import Metric
 from graphprune.model import MaskedModel
-from graphprune.precision import PAHQ_POLICY, PrecisionPolicy, rtn
+from graphprune.precision import PrecisionDefaults, PrecisionPolicy, rtn
+from graphprune.result import Result
 from graphprune.task import Task
 
 from .acdc import ACDC, noise, passed_circuits
@@ -40,16 +43,18 @@ _FACTOR = 3.0  # effects between tau / 3 and 3 tau are never trusted
 class _Quantised(ACDC):
     recheck: Literal["float64", "same", "off"] = "off"
 
-    @property
     @abstractmethod
-    def _precisions(self) -> PrecisionPolicy: ...
+    def _precisions(self, defaults: PrecisionDefaults) -> tuple[PrecisionPolicy, tuple[str, ...]]:
+        """The policy of the runs, and the kinds of nodes raised to float32."""
 
     @property
-    def _kinds(self) -> tuple[str, ...]:
-        return ()
+    def needs(self) -> tuple[type, ...]:
+        """Copies in low precision."""
+        return (LowPrecision,)
 
     def _judge(self, model: MaskedModel, task: Task, metric: Metric, order: Tensor) -> Judge:
-        low = require(model, LowPrecision, self.label).at_precision(self._precisions)
+        policy, raised = self._chosen(model)
+        low = require(model, LowPrecision, self.label).at_precision(policy)
         return RaisingJudge(
             low,
             task,
@@ -57,9 +62,18 @@ class _Quantised(ACDC):
             resolve_ablation(low, task, self.ablation),
             self.batch_size,
             self._trials(order),
-            policy=self._precisions,
-            raised=self._kinds,
+            policy=policy,
+            raised=raised,
         )
+
+    def _descent(self, model: MaskedModel, search: Search, branch: Branch, tau: float) -> Result:
+        found = super()._descent(model, search, branch, tau)
+        policy, raised = self._chosen(model)
+        precision = {"policy": policy.to_dict(), "raised": list(raised)}
+        return replace(found, notes={**found.notes, "precision": precision})
+
+    def _chosen(self, model: MaskedModel) -> tuple[PrecisionPolicy, tuple[str, ...]]:
+        return self._precisions(require(model, LowPrecision, self.label).precision_defaults)
 
     def _rechecks(
         self, model: MaskedModel, task: Task, metric: Metric, judge: Judge, order: Tensor
@@ -94,12 +108,14 @@ def _astray(judge: Judge, referee: Referee, model: MaskedModel, order: Tensor) -
 
 @dataclass(frozen=True, kw_only=True)
 class PAHQ(_Quantised):
-    """ACDC with the investigated head in float32 and everything else in low precision.
+    """ACDC with the investigated node in float32 and everything else in low precision.
 
     Args:
-        policy: the precisions of all that is not under investigation.
-        raised: kinds of nodes that are computed in float32 while edges into them are tried; a
-            grouped key/value head is raised with its query heads. ``()`` raises nothing.
+        policy: the precisions of all that is not under investigation; ``None``: the model's own
+            (``model.precision_defaults``), of transformers those of the paper.
+        raised: kinds of nodes that are computed in float32 while edges into them are tried, each
+            with the nodes of these kinds that it is wired to; ``None``: the model's own, of
+            transformers heads. ``()`` raises nothing.
         recheck: ``"off"`` is plain PAHQ. ``"same"``: decisions near tau are made again by whole
             runs of the original model. ``"float64"``: those nearer to tau than its noise once
             more in float64, as :class:`ACDC` does; the circuit is ACDC's as far as low precision
@@ -113,28 +129,27 @@ class PAHQ(_Quantised):
         'PAHQ(tau=0.01)'
     """
 
-    policy: PrecisionPolicy = PAHQ_POLICY
-    raised: tuple[str, ...] = ("head", "kv")
+    policy: PrecisionPolicy | None = None
+    raised: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.policy, PrecisionPolicy):
+        if not isinstance(self.policy, PrecisionPolicy | None):
             raise InputError(f"policy is a PrecisionPolicy, got {type(self.policy).__name__}")
         given: object = self.raised
+        if given is None:
+            return
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise InputError(f"raised is a list of kinds of nodes, got {given!r}")
         object.__setattr__(self, "raised", tuple(given))
 
-    @property
-    def _precisions(self) -> PrecisionPolicy:
-        return self.policy
+    def _precisions(self, defaults: PrecisionDefaults) -> tuple[PrecisionPolicy, tuple[str, ...]]:
+        policy = defaults.policy if self.policy is None else self.policy
+        return policy, defaults.raised if self.raised is None else self.raised
 
-    @property
-    def _kinds(self) -> tuple[str, ...]:
-        return self.raised
-
-    def _settings(self, taus: list[float]) -> dict[str, Any]:
-        return super()._settings(taus) | {"policy": self.policy.to_dict()}
+    def _settings(self, model: MaskedModel, taus: list[float]) -> dict[str, Any]:
+        policy, raised = self._chosen(model)
+        return super()._settings(model, taus) | {"policy": policy.to_dict(), "raised": raised}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,16 +159,17 @@ class RTNQ(_Quantised):
     Args:
         bits: 8 or 4.
 
-    ``recheck`` is as :class:`PAHQ`'s, all other settings are :class:`ACDC`'s. With the tested head
-    in float32, the other reading of the paper, it is ``PAHQ(policy=gp.precision.rtn(8))``.
+    Which nodes are rounded is the model's to say (``model.precision_defaults.rounded``).
+    ``recheck`` is as :class:`PAHQ`'s, all other settings are :class:`ACDC`'s. With the investigated
+    node in float32, the other reading of the paper, it is ``PAHQ`` with
+    ``policy=gp.precision.rtn(8, model.precision_defaults.rounded)``.
     """
 
     bits: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rtn(self.bits)
+        rtn(self.bits, ())
 
-    @property
-    def _precisions(self) -> PrecisionPolicy:
-        return rtn(self.bits)
+    def _precisions(self, defaults: PrecisionDefaults) -> tuple[PrecisionPolicy, tuple[str, ...]]:
+        return rtn(self.bits, defaults.rounded), ()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError, unknown_name
 from graphprune.graph import ComputationalGraph
+from graphprune.model import ablation_kind
 from graphprune.optimise.dangling import alive_edges
 from graphprune.optimise.gates import log_odds, noise, uniform_window, window_weights
 from graphprune.optimise.loop import Draw, Moment
@@ -102,8 +103,7 @@ class UGS(MaskOptimiser):
         if self.lr is not None:
             return self.lr
         found = 0.15 if self.penalty <= 1e-4 else 0.10 if self.penalty <= 5e-4 else 0.05
-        kind = getattr(self.chosen_ablation, "kind", self.chosen_ablation)
-        return found / 5 if kind == "counterfactual" else found
+        return found / 5 if ablation_kind(self.chosen_ablation) == "counterfactual" else found
 
     def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
         """Logits of the keep chances."""

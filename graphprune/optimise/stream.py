@@ -19,7 +19,7 @@ import torch
 
 from graphprune.batch import Batch
 from graphprune.errors import InputError
-from graphprune.idle import Idle
+from graphprune.measurable import Idle
 from graphprune.model import Ablation, MaskedModel, Reference
 from graphprune.task import Task
 

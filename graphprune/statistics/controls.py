@@ -28,8 +28,8 @@ from torch import Tensor
 
 from graphprune.comparison.counts import holm
 from graphprune.errors import InputError
-from graphprune.gap import Gap
 from graphprune.mask import EdgeMask
+from graphprune.measurable import Gap
 from graphprune.methods.base import AblationLike, ablation_of, at_least
 from graphprune.model import MaskedModel
 from graphprune.progress import track

@@ -15,9 +15,8 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.errors import InputError, unknown_name
 from graphprune.evaluation.report import check_outputs
-from graphprune.gap import Gap
-from graphprune.idle import Idle
-from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.mask import EdgeMask, mask_of, require_same_graph
+from graphprune.measurable import Gap, Idle
 from graphprune.methods.base import AblationLike, at_least, require_model, resolve_ablation
 from graphprune.metrics import Metric, as_metric
 from graphprune.model import Ablation, MaskedModel, Reference
@@ -60,9 +59,7 @@ class RunOptions(TypedDict, total=False):
 def whole_circuit(model: MaskedModel, mask: Any) -> EdgeMask:
     """The mask of an :class:`EdgeMask` or a circuit: zeros and ones, of this model's graph."""
     require_model(model)
-    inner = getattr(mask, "mask", mask)  # a Circuit stands for its mask
-    if not isinstance(inner, EdgeMask):
-        raise InputError(f"expected an EdgeMask or a Circuit, got {type(mask).__name__}")
+    inner = mask_of(mask)
     require_same_graph(model.graph, inner.graph, "the model and the circuit")
     if not inner.is_binary:
         raise InputError(

@@ -14,12 +14,12 @@ from torch import Tensor
 from graphprune.batch import Batch, Examples
 from graphprune.capabilities import LowPrecision, UserModule, require
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask
+from graphprune.mask import EdgeMask, mask_of
 from graphprune.methods.base import Method, ablation_of, at_least
 from graphprune.model import MaskedModel
 from graphprune.optimise.interrupts import whole_results
 from graphprune.scores import EdgeScores
-from graphprune.selection_circuit import circuit_of_size
+from graphprune.selection import circuit_of_size
 from graphprune.task import Task
 
 __all__ = ["Found", "MethodLike", "circuit_by", "label_of", "randomised_weights", "shuffled_labels"]
@@ -52,11 +52,10 @@ def circuit_by(method: Any, model: MaskedModel, task: Task, size: float | None) 
             "a method is a scorer, a pruner or a function (model, task) -> EdgeMask; got "
             f"{type(method).__name__}"
         )
-    mask = method(model, task)
-    mask = getattr(mask, "mask", mask)
-    if not isinstance(mask, EdgeMask):
-        raise InputError(f"the method gave a {type(mask).__name__}, expected an EdgeMask")
-    return Found(mask)
+    try:
+        return Found(mask_of(method(model, task)))
+    except InputError as error:
+        raise InputError(f"what {label_of(method)} gave: {error}") from None
 
 
 def selected(method: Any, scores: EdgeScores, size: float, task: Task) -> EdgeMask:
@@ -66,7 +65,9 @@ def selected(method: Any, scores: EdgeScores, size: float, task: Task) -> EdgeMa
 
 def label_of(method: Any) -> str:
     """What tables call a method."""
-    return str(getattr(method, "label", None) or getattr(method, "__name__", "function"))
+    if isinstance(method, Method):
+        return method.label
+    return str(getattr(method, "__name__", "function"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ from graphprune.plain import plain
 from graphprune.progress import quiet
 from graphprune.registry import package_of
 from graphprune.scores import EdgeScores
-from graphprune.selection_circuit import circuit_of_size
+from graphprune.selection import circuit_of_size
 from graphprune.task import Task
 
 from . import store

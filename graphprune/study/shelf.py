@@ -11,7 +11,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ from graphprune.contents import fingerprint
 from graphprune.errors import FormatError
 from graphprune.files import write_bytes
 from graphprune.graph import ComputationalGraph
-from graphprune.methods.base import Method, Pruner, Scorer
-from graphprune.methods.members import inherit
+from graphprune.methods.base import Method
 from graphprune.methods.optimiser import MaskOptimiser
 from graphprune.scores import EdgeScores
 
@@ -74,30 +73,15 @@ class Shelf:
         Raises :class:`FormatError` for a file that is damaged.
         """
         cost = Cost()
-        known: dict[Scorer, EdgeScores] = {}
-
-        def scored(member: Any) -> Any:
-            nonlocal cost
-            if not isinstance(member, Scorer) or isinstance(member, MaskOptimiser):
-                return member
-            seed = getattr(method, "seed", None)
-            asked = inherit(member, method.ablation, method.batch_size, seed)
-            assert isinstance(asked, Scorer)
-            if asked not in known:
-                found = self.find(asked, graph)
-                if found is None:
-                    return member
-                known[asked], spent = found
+        if not isinstance(method, Method):
+            return method, cost
+        known: dict[Method, EdgeScores] = {}
+        for member in method.members:
+            found = None if isinstance(member, MaskOptimiser) else self.find(member, graph)
+            if found is not None and member not in known:
+                known[member], spent = found
                 cost = cost.then(spent)
-            return known[asked]
-
-        scorer, scorers = (getattr(method, name, None) for name in ("scorer", "scorers"))
-        if scorer is not None:
-            method = replace(method, scorer=scored(scorer))
-        elif scorers is not None:  # a hybrid must have its sequential part as it is
-            ready = tuple(m if isinstance(m, Pruner) else scored(m) for m in scorers)
-            method = replace(method, scorers=ready)
-        return method, cost
+        return method.with_scores(known), cost
 
     def keep(self, method: Any, scores: EdgeScores, cost: Cost, taus: Sequence[float] = ()) -> None:
         """Writes a ranking, whole or not at all; ``taus``: the thresholds that it comes from."""

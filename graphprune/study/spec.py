@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def _built(value: Any, seed: int) -> Any:
     if isinstance(value, Mapping) and "method" in value:
         settings = {k: _built(v, seed) for k, v in value.items() if k != "method"}
         kind = method_class(str(value["method"]))
-        if "seed" in getattr(kind, "__dataclass_fields__", {}):
+        if any(entry.name == "seed" for entry in fields(kind)):
             settings.setdefault("seed", seed)
         return make_method(str(value["method"]), **settings)
     if isinstance(value, list | tuple):

@@ -20,8 +20,7 @@ import numpy as np
 from graphprune.errors import InputError, unknown_name
 from graphprune.metrics import Metric, as_metric
 from graphprune.task import Task
-from graphprune.tasks.encoding import Encoder
-from graphprune.tasks.records import pack
+from graphprune.tasks.encoding import Encoder, pack
 from graphprune.tasks.redrawing import Option, Redraw
 
 __all__ = ["Candidate", "MetricLike", "build", "choose_templates", "combinations", "one_of"]

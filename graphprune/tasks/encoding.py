@@ -1,4 +1,4 @@
-"""Texts to token ids, for any Hugging Face tokenizer.
+"""Texts to token ids, for any Hugging Face tokenizer, and rows of ids to token pairs.
 
 A prompt is what ``tokenizer(text)`` gives: special tokens that the tokenizer adds by itself (a
 BOS in front, an EOS behind) are kept as they are and never added a second time: of a text that
@@ -23,9 +23,14 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from graphprune.errors import InputError
+import numpy as np
 
-__all__ = ["Encoder"]
+from graphprune.errors import InputError
+from graphprune.tasks.alignment import span_ranges, span_slots
+from graphprune.tasks.pairs import TokenPairs
+from graphprune.tasks.tables import Ragged, pad_rows
+
+__all__ = ["Encoder", "aligned", "pack", "slotted"]
 
 CHUNK = 8192
 REMEMBERED = 8192
@@ -228,3 +233,56 @@ class Encoder:
             if len(group) > 1
             for word in group
         }
+
+
+def pack(
+    clean: list[list[int]],
+    corrupt: list[list[int]] | None,
+    answer: list[list[int]] | None,
+    distractor: list[list[int]] | None,
+    encoder: Encoder,
+    spans: Sequence[Any] = (),
+    labels: Sequence[str] = (),
+) -> TokenPairs:
+    """Checked rows of token ids as :class:`TokenPairs`; ``labels`` name records in errors."""
+    ranges, slots = None, None
+    names: tuple[str, ...] = ()
+    if corrupt is not None and any(spans):
+        ranges = aligned(clean, corrupt, spans, labels)
+        names = tuple(spans[0] or ())
+        slots = slotted(clean, spans, names)
+        names = names if slots else ()
+    rows = Ragged.from_rows(clean)
+    return TokenPairs(
+        clean=rows,
+        corrupt=None if corrupt is None else Ragged.from_rows(corrupt),
+        positions=(rows.lengths - 1 - len(encoder.suffix)).astype(np.int32),
+        answer=None if answer is None else pad_rows(answer),
+        distractor=None if distractor is None else pad_rows(distractor),
+        ranges=ranges,
+        slots=slots,
+        slot_names=(*names, "other") if names else (),
+        pad_id=encoder.pad_id,
+    )
+
+
+def aligned(
+    clean: list[list[int]],
+    corrupt: list[list[int]],
+    spans: Sequence[Any],
+    labels: Sequence[str],
+) -> tuple[Ragged, Ragged]:
+    """The range of corrupted tokens that each clean token reads; its own number without spans."""
+    parts: list[tuple[list[int], list[int]]] = []
+    for where, mine, theirs, named in zip(labels, clean, corrupt, spans, strict=True):
+        own = list(range(len(mine))), list(range(1, len(mine) + 1))
+        parts.append(span_ranges(named, len(mine), len(theirs), where) if named else own)
+    return Ragged.from_rows([a for a, _ in parts]), Ragged.from_rows([b for _, b in parts])
+
+
+def slotted(clean: list[list[int]], spans: Sequence[Any], names: tuple[str, ...]) -> Ragged | None:
+    """Each clean token's span number, ``None`` unless every record names exactly ``names``."""
+    if not names or not all(named and set(named) == set(names) for named in spans):
+        return None
+    pairs = zip(spans, clean, strict=True)
+    return Ragged.from_rows([span_slots(named, names, len(mine)) for named, mine in pairs])

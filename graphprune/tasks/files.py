@@ -6,14 +6,25 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError
 from graphprune.tasks.records import FIELDS, FileRecord, check_record
 
-__all__ = ["LARGE_FILE", "is_large", "iterate_csv", "iterate_jsonl", "read_csv", "read_jsonl"]
+if TYPE_CHECKING:
+    from graphprune.task import Task
+
+__all__ = [
+    "LARGE_FILE",
+    "is_large",
+    "iterate_csv",
+    "iterate_jsonl",
+    "read_csv",
+    "read_jsonl",
+    "task_of",
+]
 
 LARGE_FILE = 16 * 2**20  # bytes; text and records of a larger file are never in memory at once
 
@@ -24,6 +35,20 @@ def is_large(path: str | Path) -> bool:
         return Path(path).stat().st_size > LARGE_FILE
     except OSError:
         return False
+
+
+def task_of(
+    kind: type[Task],
+    iterate: Callable[[str | Path], Iterator[dict[str, Any]]],
+    path: str | Path,
+    tokenizer: Any,
+    **options: Any,
+) -> Task:
+    """A task from a file's records: at once, or of a large file in constant memory."""
+    options = {"name": Path(path).stem, **options}
+    if is_large(path) or "length" in options or "spool" in options:
+        return kind.from_stream(iterate(path), tokenizer, **options)
+    return kind.from_pairs(list(iterate(path)), tokenizer, **options)
 
 
 def _lines(path: str | Path) -> Iterator[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from graphprune.batch import Batch
 from graphprune.contents import fingerprint
 from graphprune.errors import InputError
-from graphprune.gradient_mode import ordinary
+from graphprune.modes import ordinary
 from graphprune.overlap import digest
 
 __all__ = ["GraphExamples", "Tensors"]

@@ -23,10 +23,9 @@ from graphprune.batch import Batch
 from graphprune.errors import InputError
 from graphprune.overlap import digest
 from graphprune.tasks.alignment import alignment_matrix
-from graphprune.tasks.ragged import Ragged
 from graphprune.tasks.redrawing import Redraw
 from graphprune.tasks.spool import Spool
-from graphprune.tasks.tables import id_table, integer_tensor, overlap, pad_rows, place_table
+from graphprune.tasks.tables import Ragged, id_table, integer_tensor, overlap, pad_rows, place_table
 
 __all__ = ["OnMismatch", "TokenPairs"]
 

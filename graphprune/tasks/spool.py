@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from graphprune.errors import InputError
-from graphprune.tasks.ragged import Ragged
+from graphprune.tasks.tables import Ragged
 
 __all__ = ["ArrayFile", "RaggedFile", "Spool"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.errors import InputError
-from graphprune.tasks.encoding import Encoder
+from graphprune.tasks.encoding import Encoder, aligned, slotted
 from graphprune.tasks.pairs import OnMismatch, TokenPairs
-from graphprune.tasks.ragged import Ragged
-from graphprune.tasks.records import EncodedRows, RecordEncoder, aligned, slotted
+from graphprune.tasks.records import EncodedRows, RecordEncoder
 from graphprune.tasks.spool import ArrayFile, RaggedFile, Spool
+from graphprune.tasks.tables import Ragged
 
 __all__ = ["CHUNK", "encode_stream"]
 
@@ -61,7 +61,7 @@ def _next_size(length: int | None, seen: int) -> int:
 def _iterator(records: Any) -> Iterator[Any]:
     """An iterator over ``records``, which may be a function that gives them."""
     given = records
-    if callable(records) and not hasattr(type(records), "__iter__"):
+    if callable(records) and not isinstance(records, Iterable):
         given = records()
     if not isinstance(given, str | bytes | Mapping):
         try:

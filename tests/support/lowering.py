@@ -12,8 +12,14 @@ from graphprune import Batch
 
 from .tiny import random_pair, tiny
 
+PAPER = gp.PrecisionPolicy({"head": "fp8", "mlp": "bf16"})  # PAHQ's, as its paper has it
 ROUNDED = gp.PrecisionPolicy({"head": "fp8", "mlp": "int8"}, emulate=True)
 MIXED = ROUNDED.with_nodes({"a0.h1": "fp32", "a1.h0": "int4", "m1": "bf16"})
+
+
+def rtn(bits: int) -> gp.PrecisionPolicy:
+    """RTN-Q's of a transformer."""
+    return gp.precision.rtn(bits, ["head", "mlp"])
 
 
 def setup(

@@ -1,23 +1,28 @@
-"""Autograd's modes: gradients where a method needs them, and tensors that outlive inference mode.
+"""Modes that are switched for a call and come back: autograd's, and those of a user's module.
 
 A notebook may switch gradients off for all of its cells, and ``torch.inference_mode`` marks each
 tensor made in it so that autograd refuses the tensor for ever. Methods take gradients, and models
 and references keep tensors from one call to the next. So each function that a user can enter
 through says here which modes its body runs in; the caller's modes come back when it returns.
+
+:func:`quiet` makes the only changes that there ever are to a user's module; they undo themselves in
+``finally``.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["decorate", "ordinary", "ordinary_tensors", "with_gradients"]
+__all__ = ["decorate", "ordinary", "ordinary_tensors", "quiet", "with_gradients"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,3 +94,40 @@ def decorate(kind: type, names: tuple[str, ...], decorator: Callable[[Any], Any]
             setattr(kind, name, decorator(own))
         elif isinstance(own, property) and own.fget is not None:
             setattr(kind, name, property(decorator(own.fget), own.fset, own.fdel, own.__doc__))
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, AbstractContextManager[bool]] = WeakKeyDictionary()
+_GUARD = threading.Lock()
+
+
+@contextmanager
+def quiet(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode and frozen weights, both restored afterwards whatever happens.
+
+    Threads take turns: the modules that run around a masked model's parts hold the values of one
+    run at a time, and two threads would restore each other's modes.
+    """
+    with _turn(module):
+        modes = [(m, m.training) for m in module.modules() if m.training]
+        trainable = [p for p in module.parameters() if p.requires_grad]
+        try:
+            for m, _ in modes:
+                m.training = False
+            for p in trainable:
+                p.requires_grad_(False)
+            yield
+        finally:
+            for m, mode in modes:
+                m.training = mode
+            for p in trainable:
+                p.requires_grad_(True)
+
+
+def _turn(module: nn.Module) -> AbstractContextManager[bool | None]:
+    """The module's lock, which one thread may take again and again."""
+    # Autograd's threads of devices work for a thread that waits for them and may hold the lock;
+    # Python did not start them, so it knows them as dummies.
+    if isinstance(threading.current_thread(), threading._DummyThread):
+        return nullcontext()
+    with _GUARD:
+        return _LOCKS.setdefault(module, threading.RLock())
