@@ -78,7 +78,7 @@ if TYPE_CHECKING:
         SequentialEnsemble,
         SubnetworkProbing,
     )
-    from graphprune.metrics import Metric
+    from graphprune.metrics import METRICS, Metric
     from graphprune.model import Ablation, Gradients, MaskedModel, Messages, Reference
     from graphprune.planning import Plan, Throughput, plan
     from graphprune.precision import Lowered, PrecisionPolicy
@@ -99,6 +99,7 @@ __all__ = [
     "ACDC",
     "EAP",
     "EAPIG",
+    "METRICS",
     "MIB_SIZES",
     "NAP",
     "NAPIG",
@@ -274,7 +275,10 @@ _HOMES = {
         "SequentialEnsemble",
         "SubnetworkProbing",
     ),
-    "graphprune.metrics": ("Metric",),
+    "graphprune.metrics": (
+        "METRICS",
+        "Metric",
+    ),
     "graphprune.model": (
         "Ablation",
         "Gradients",

@@ -1,5 +1,16 @@
 """One family of errors: each says what was expected, what came and where."""
 
+__all__ = [
+    "FetchError",
+    "FormatError",
+    "GraphMismatchError",
+    "GraphPruneError",
+    "InputError",
+    "MissingExtraError",
+    "NumericalError",
+    "UnsupportedModelError",
+]
+
 
 class GraphPruneError(Exception):
     """Base class of every error graphprune raises on purpose."""

@@ -32,8 +32,8 @@ def fits(folder=None) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    from graphprune.optimise.distributed import Workers
+    from accelerate import PartialState
 
     torch.set_num_threads(1)
-    rank = Workers.current().rank
+    rank = PartialState(cpu=True).process_index
     save_file(fits(sys.argv[1]), f"{sys.argv[1]}/fits{rank}.safetensors")

@@ -20,7 +20,7 @@ from graphprune import (
     Messages,
     Reference,
 )
-from graphprune.model import mask_values
+from graphprune.model import each_mask
 
 WIDTH = 3
 EDGES = [
@@ -139,10 +139,11 @@ class Toy(MaskedModel):
 
     def run(self, batch, mask, reference=None) -> Tensor:
         reference = reference or self.reference(batch)
-        values = mask_values(self._graph, mask, batch.size)
-        rows = values[None] if values.ndim == 1 else values
-        outs = [self.forward(batch.clean, r, reference.corrupt)[0][self.order[-1]] for r in rows]
-        return outs[0] if values.ndim == 1 else torch.stack(outs)
+
+        def one(m: Tensor) -> Tensor:
+            return self.forward(batch.clean, m, reference.corrupt)[0][self.order[-1]]
+
+        return each_mask(self._graph, mask, one, batch.size)
 
     def edge_gradients(
         self,
