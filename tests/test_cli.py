@@ -14,8 +14,6 @@ from support.cli import call, out_of, save_circuit, save_model
 
 import graphprune as gp
 from graphprune.fetch import fetch
-from graphprune.methods import MaskOptimiser
-from graphprune.registry import method_class
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +104,18 @@ def test_every_selection(model_dir, tmp_path, capsys, options, selection):
         assert circuit.mask.num_kept == selection["size"]
 
 
+OPTIMISERS = ("edge-pruning", "matryoshka", "subnetwork-probing", "ugs")
+
+
 @pytest.mark.parametrize("name", sorted(gp.method_names()))
 def test_every_registered_method_runs(model_dir, tmp_path, capsys, name):
     budget = ("--set", "tau=0.001") if name in ("acdc", "pahq", "rtn-q") else ("--size", "0.5")
-    few = {"name": "edge-pruning", "steps": 20}
+    few = {"name": "edge-pruning", "steps": 3}
     chain = {"name": "sequential-ensemble", "optimiser": few}
     quick = {
         "sequential-ensemble": {"optimiser": few},
         "hybrid-ensemble": {"scorers": ["eap", chain]},
-    }.get(name, {"steps": 20} if issubclass(method_class(name), MaskOptimiser) else {})
+    }.get(name, {"steps": 3} if name in OPTIMISERS else {})
     for setting, value in quick.items():
         budget += ("--set", f"{setting}={json.dumps(value)}")
     arguments = ("--method", name, *budget, "-n", 2, "--out", tmp_path / "c", "-q")

@@ -6,11 +6,10 @@ import pytest
 import torch
 from support.exporting import ablation_of, drawn, named, system
 from support.oracle import oracle_edges, oracle_logits, oracle_writer_values
-from support.tiny import FAMILIES, random_pair
+from support.tiny import FAMILIES, random_pair, rotated
 
 import graphprune as gp
 from graphprune import Ablation
-from graphprune.export import model as exporting
 
 KINDS = ["zero", "mean", "mean_positional"]
 
@@ -18,14 +17,13 @@ KINDS = ["zero", "mean", "mean_positional"]
 # ------------------------------------------------------------------ exactness
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "kind"), rotated(FAMILIES, KINDS))
 @torch.no_grad()
 def test_outputs_are_the_masked_runs_at_all_positions(float64, family, kind):
     model, batch = system(family)
     ablation = ablation_of(model, batch, kind)
     reference = model.reference(batch, ablation)
-    for seed, density in enumerate((0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 1.0)):
+    for seed, density in enumerate((0.0, 0.1, 0.3, 0.7, 1.0)):
         mask = drawn(model, density, seed)
         for circuit in (mask, mask.prune_dead_ends()):
             want = model.run(batch, circuit, reference, sparse=False)
@@ -36,8 +34,7 @@ def test_outputs_are_the_masked_runs_at_all_positions(float64, family, kind):
             assert (want - reference.ablated).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "kind"), rotated(FAMILIES, KINDS))
 @torch.no_grad()
 def test_outputs_are_the_independent_oracles(float64, family, kind):
     model, batch = system(family)
@@ -70,8 +67,7 @@ def test_the_whole_graph_is_plain_hugging_face(float64, family):
         torch.testing.assert_close(pruned.module(ids), want, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neo"])
+@pytest.mark.parametrize(("family", "kind"), rotated(["gpt2", "gpt_neo"], KINDS))
 @torch.no_grad()
 def test_positions_may_be_a_node(float64, family, kind):
     model, batch = system(family, embedding_nodes=2)
@@ -151,15 +147,14 @@ def test_inputs_start_from_earlier_ones():
     assert not any(r.terms.minus for r in many.modules() if type(r).__name__ == "Reading")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "kind"), rotated(FAMILIES, KINDS))
 @torch.no_grad()
 def test_logits_of_the_last_positions(float64, family, kind):
     """They are the masked run's; the oracle's and Hugging Face's are in the tests beside."""
     model, batch = system(family)
     ablation = ablation_of(model, batch, kind)
     reference = model.reference(batch, ablation)
-    for seed, density in enumerate((0.0, 0.05, 0.2, 0.5, 1.0)):
+    for seed, density in enumerate((0.05, 0.4)):
         mask = drawn(model, density, seed)
         want = model.run(batch, mask, reference, sparse=False)
         for last in (1, 2, 9):
@@ -211,6 +206,10 @@ def test_only_the_last_positions_are_computed(float64):
     assert sent[number["m0"]] == 1
 
 
+def weights(module):
+    return sum(p.numel() for p in module.parameters())
+
+
 def padded_task(module):
     """Prompts of 5, 9 and 7 tokens, padded on the right; answers at each one's last."""
     clean, corrupt = random_pair(module)
@@ -225,7 +224,7 @@ def test_last_logits_are_compared_at_each_prompts_end(tmp_path):
     model, _ = system("llama", torch.float32)
     task = padded_task(model.module)
     circuit = gp.Circuit.from_mask(drawn(model, 0.4), model=model)
-    for keep in (0, 1, 3):
+    for keep in (0, 3):
         out = tmp_path / str(keep)
         exported = circuit.export_model(out, ablation="mean", task=task, logits_to_keep=keep)
         assert exported.report["max_difference"] < 1e-4
@@ -279,7 +278,6 @@ def test_tanh_gelus_are_one_operation():
         ("mistral", {"sliding_window": 300}),
         ("mistral", {"sliding_window": 1200}),  # looked up in the mask
         ("llama", {"sliding_window": 300}),  # stated, and used by no layer
-        ("llama", {"sliding_window": 1200}),
     ],
 )
 @torch.no_grad()
@@ -361,10 +359,10 @@ def test_parameters_are_the_circuits_by_hand():
     head = 3 * (width * d + width) + width * d  # rows of q, k, v with biases, and the output map
     mlp = sum(p.numel() for p in model.module.transformer.h[1].mlp.parameters()) + 2 * d
     ends = vocabulary * d + places * d + 2 * d  # tied: one table for both ends
-    assert exporting.parameter_count(pruned.module) == ends + head + mlp
+    assert weights(pruned.module) == ends + head + mlp
     # Without dead ends taken out, what no output depends on is left out all the same.
     again = model.pruned(mask, Ablation("zero"))
-    assert exporting.parameter_count(again.module) == ends + head + mlp
+    assert weights(again.module) == ends + head + mlp
 
 
 def test_grouped_values_are_held_once():
@@ -374,7 +372,7 @@ def test_grouped_values_are_held_once():
     d, width, vocabulary = 16, 4, 61
     ends = vocabulary * d * (1 if model.module.config.tie_word_embeddings else 2) + d
     rows = 2 * width * d + 2 * width * d  # two queries, one key, one value
-    found = exporting.parameter_count(model.pruned(mask, Ablation("zero")).module)
+    found = weights(model.pruned(mask, Ablation("zero")).module)
     assert found == ends + rows + 2 * width * d
 
 
