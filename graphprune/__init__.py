@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     )
     from graphprune.metrics import METRICS, Metric
     from graphprune.model import Ablation, Gradients, MaskedModel, Messages, Reference
+    from graphprune.overlap import ExampleFingerprint
     from graphprune.planning import Plan, Throughput, plan
     from graphprune.precision import Lowered, PrecisionPolicy
     from graphprune.progress import quiet
@@ -120,6 +121,7 @@ __all__ = [
     "EdgeScores",
     "EvaluationReport",
     "ExactPatching",
+    "ExampleFingerprint",
     "Examples",
     "ExportedModel",
     "FaithfulnessCurve",
@@ -286,6 +288,7 @@ _HOMES = {
         "Messages",
         "Reference",
     ),
+    "graphprune.overlap": ("ExampleFingerprint",),
     "graphprune.planning": (
         "Plan",
         "Throughput",

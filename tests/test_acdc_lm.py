@@ -40,7 +40,7 @@ def same_circuits(model, task, taus, **settings):
     return kept
 
 
-# Grouped keys and values, parallel layers, coupled groups; tests/inside/test_trials.py has the rest.
+# Grouped keys and values, parallel layers, coupled groups; inside/test_trials.py has all families.
 QUICK = ("llama", "gpt_neox", "gemma2")
 
 

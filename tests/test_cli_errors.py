@@ -9,10 +9,7 @@ import sys
 import time
 
 import pytest
-from support.cli import call, save_circuit, save_model
-
-from graphprune.cli.settings import parse_size, typed
-from graphprune.errors import InputError
+from support.cli import call, out_of, save_circuit, save_model
 
 COMMANDS = ("demo", "fetch", "discover", "evaluate", "compare", "export", "info")
 # A shell's background jobs ignore Ctrl-C, and so would their children.
@@ -206,14 +203,11 @@ def test_ctrl_c_leaves_nothing(model_dir, tmp_path, moment):
     assert list(work.iterdir()) == []
 
 
-def test_settings_are_typed():
-    assert typed("steps", "5", int, "x") == 5
-    assert typed("steps", "none", int | None, "x") is None
-    assert typed("on", "true", bool, "x") is True
-    assert typed("templates", "0,3", list[int] | None, "x") == [0, 3]
-    assert typed("name", "5", str, "x") == "5"
-    assert typed("share", "1e-3", float, "x") == 0.001
-    with pytest.raises(InputError, match="does not fit"):
-        typed("steps", "1.5", int, "x")
-    assert isinstance(parse_size("1"), int)
-    assert isinstance(parse_size("1.0"), float)
+@pytest.mark.parametrize(("size", "kept"), [("1", 1), ("1.0", 130)])
+def test_a_whole_size_counts_and_a_fraction_shares(model_dir, tmp_path, capsys, size, kept):
+    arguments = ("--task", "ioi", "-n", 2, "--size", size, "--out", tmp_path / "c", "--json")
+    code = call(
+        "discover", "--model", model_dir, *arguments, "--method", "random", "--keep-dead-ends"
+    )
+    assert code == 0
+    assert out_of(capsys)["selected"] == kept

@@ -19,7 +19,6 @@ from support.toy import Toy
 import graphprune as gp
 from graphprune import Task, tasks
 from graphprune.errors import FormatError, InputError
-from graphprune.study.systems import apart
 
 
 @pytest.fixture(scope="module")
@@ -195,12 +194,16 @@ def test_nodes_of_one_graph_are_told_by_their_number():
     assert set(first.example_fingerprints()) == {marks[i] for i in first.order}
 
 
-def test_a_study_s_test_prompts_share_none_with_training(tokenizer):
+def test_a_study_s_test_prompts_share_none_with_training(tmp_path, tokenizer):
+    options = {"model": str(save_model(tmp_path / "model"))}
     found = 0
     for seed in range(4):
         task = tasks.capitals(tokenizer, n=60, seed=seed)
         found += shared(prompts(task.take(30)), prompts(task.subset(range(30, 60))))
-        first, second = apart(task, 30, 30)
+        case = gp.study.make_case(
+            "language", "capitals", train=30, test=30, seed=seed, options=options
+        )
+        first, second = case.train, case.test
         assert (len(first), len(second)) == (30, 30)
         assert shared(prompts(first), prompts(second)) == 0
     assert found > 4

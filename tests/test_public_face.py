@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -69,7 +70,8 @@ def private_names() -> frozenset[str]:
                 found.add(node.name)
             elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
                 found.add(node.attr if isinstance(node, ast.Attribute) else node.id)
-    return frozenset(name for name in found if re.match("_[a-zA-Z]", name))
+    own = {name for name in found if re.match("_[a-zA-Z]", name)}
+    return frozenset(own - vars(nn.Module()).keys())  # the hooks of torch's modules are torch's
 
 
 def faults(source: str) -> list[tuple[int, str]]:

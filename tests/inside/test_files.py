@@ -15,7 +15,7 @@ from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
 from graphprune import files
-from graphprune.errors import FormatError
+from graphprune.errors import FormatError, InputError
 from graphprune.optimise.checkpoint import Checkpoint, RunDirectory
 from graphprune.study.shelf import Cost, Shelf
 
@@ -179,3 +179,39 @@ def test_a_flipped_bit_of_a_ranking_is_found(tmp_path):
     np.savez_compressed(path, **contents)  # as it was before there was a digest
     with pytest.raises(FormatError, match="of a version that wrote no digest"):
         shelf.find(gp.EAP(), graph)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_interrupted_save_leaves_what_was(tmp_path, monkeypatch, error, exists):
+    target = tmp_path / "c"
+    if exists:
+        circuits()[0].save(target)
+
+    def interrupted(*_):
+        raise error("stop")
+
+    monkeypatch.setattr(files, "_exchange", interrupted)
+    monkeypatch.setattr(Path, "rename", interrupted)
+    other = circuits()[1]
+    with pytest.raises(InputError if error is OSError else error):
+        other.save(target, overwrite=True)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == (["c"] if exists else [])
+    if exists:
+        assert gp.Circuit.load(target) == circuits()[0]
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path):
+    place = tmp_path / "a.txt"
+    place.write_text("old")
+
+    def write() -> None:
+        with files.atomic_path(place) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert place.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [place]

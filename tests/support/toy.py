@@ -85,7 +85,7 @@ class Toy(MaskedModel):
     def order(self) -> list[int]:
         return [self._graph.node_number[n] for n in ("in", "a", "b", "c", "out")]
 
-    def _unit(self, node: int, x: Tensor) -> Tensor:
+    def unit(self, node: int, x: Tensor) -> Tensor:
         weight, bias = self._module.weight[node].detach(), self._module.bias[node].detach()
         return torch.tanh(x @ weight.to(x) + bias.to(x))
 
@@ -112,7 +112,7 @@ class Toy(MaskedModel):
                 )
                 if gates is not None:
                     reads[node] = reads[node].requires_grad_(True)
-                sent[node] = self._unit(node, reads[node])
+                sent[node] = self.unit(node, reads[node])
             if held is not None and held[node] is not None:
                 sent[node] = held[node]
             if gates is not None and node != self.order[-1]:
