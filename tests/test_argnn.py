@@ -183,7 +183,14 @@ def test_dropped_edges_neither_carry_nor_learn():
 TABLES = {"and": lambda a, b: a and b, "or": lambda a, b: a or b, "xor": lambda a, b: a != b}
 
 
-@pytest.mark.parametrize(("name", "most"), [("and", 0.02), ("or", 0.005), ("xor", 0.06)])
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        pytest.param("and", 0.02, marks=pytest.mark.slow),
+        pytest.param("or", 0.005, marks=pytest.mark.slow),
+        ("xor", 0.06),
+    ],
+)
 def test_the_local_rule_learns_the_published_tasks(name, most):
     """Published mean errors without pruning at h = 5: .0118, .0007 and .0324."""
     net = published(2, 5, 0)

@@ -18,7 +18,12 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(params=LAYOUTS, scope="module")
+OTHERS = [
+    pytest.param(n, marks=pytest.mark.slow) for n in LAYOUTS if n not in ("grouped", "coupled")
+]
+
+
+@pytest.fixture(params=ALL, scope="module")
 def graph(request):
     return LAYOUTS[request.param].graph()
 

@@ -62,7 +62,7 @@ def turns_once(words, before, after):
 
 
 @LINUX
-@pytest.mark.parametrize("what", ["saves", "models"])
+@pytest.mark.parametrize("what", ["saves", pytest.param("models", marks=pytest.mark.slow)])
 def test_a_kill_at_any_event_leaves_the_old_files_or_the_new(what, tmp_path):
     turns_once(kills(what, tmp_path), ["old"], ["new"])
 
