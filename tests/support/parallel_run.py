@@ -14,7 +14,7 @@ def fits(folder=None) -> dict[str, torch.Tensor]:
     module = tiny("llama")
     clean, corrupt = random_pair(module, batch=7)
     task = gp.Task.from_tensors(clean, corrupt, answer=[1] * 7, distractor=[2] * 7)
-    common = {"edges": 20, "steps": 8, "batch_size": 3, "checkpoint_every": 3}
+    common = {"edges": 20, "steps": 5, "batch_size": 3, "checkpoint_every": 3}
     methods = {
         "default": gp.EdgePruning(refine=1, run_dir=folder and f"{folder}/run", **common),
         "hard": gp.EdgePruning(gates="hard", samples=4, **common),
