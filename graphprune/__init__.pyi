@@ -223,6 +223,9 @@ from .methods import (
     SubnetworkProbing as SubnetworkProbing,
 )
 from .metrics import (
+    METRICS as METRICS,
+)
+from .metrics import (
     Metric as Metric,
 )
 from .model import (
@@ -239,6 +242,9 @@ from .model import (
 )
 from .model import (
     Reference as Reference,
+)
+from .overlap import (
+    ExampleFingerprint as ExampleFingerprint,
 )
 from .planning import (
     Plan as Plan,

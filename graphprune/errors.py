@@ -3,6 +3,19 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+__all__ = [
+    "FetchError",
+    "FormatError",
+    "GraphMismatchError",
+    "GraphPruneError",
+    "InputError",
+    "MissingExtraError",
+    "NumericalError",
+    "UnsupportedModelError",
+    "nearest",
+    "unknown_name",
+]
+
 _SHOWN = 40  # names that an error lists at most
 
 

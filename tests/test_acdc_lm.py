@@ -1,15 +1,11 @@
 """ACDC on language models: the quick descent keeps what a plain loop of whole runs keeps."""
 
-import itertools
-
 import pytest
 import torch
 from support.greedy import brute_force, mean_loss
-from support.tiny import FAMILIES, Float64, random_pair, tiny
+from support.tiny import FAMILIES, random_pair, rotated, tiny
 
 import graphprune as gp
-from graphprune.adapters.lm.trials import SuffixTrials
-from graphprune.greedy.trials import FullTrials
 
 
 def system(family, dtype=torch.float32, *, batch_size=None, positions=None, same=1, **options):
@@ -44,10 +40,22 @@ def same_circuits(model, task, taus, **settings):
     return kept
 
 
+# Grouped keys and values, parallel layers, coupled groups; inside/test_trials.py has all families.
+QUICK = ("llama", "gpt_neox", "gemma2")
+
+
 @pytest.mark.parametrize(
-    "dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)]
+    ("family", "dtype"),
+    [
+        pytest.param(
+            family,
+            dtype,
+            marks=[] if family in QUICK and dtype == torch.float32 else pytest.mark.slow,
+        )
+        for family in FAMILIES
+        for dtype in (torch.float32, torch.float64)
+    ],
 )
-@pytest.mark.parametrize("family", FAMILIES)
 def test_kept_sets_are_the_plain_loops(family, dtype):
     """Grouped keys and values, coupled groups, parallel layers, windows: every family."""
     kept = same_circuits(*system(family, dtype), [1e-5, 1e-3, 1e-2, 0.05])
@@ -55,20 +63,18 @@ def test_kept_sets_are_the_plain_loops(family, dtype):
     assert len(set(kept)) > 2
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"absolute": True},
-        {"ablation": "zero"},
-        {"ablation": "mean"},
-        {"ablation": "mean_positional"},
-        {"drop_dead": False},
-        {"candidates": 3},
-        {"metric": "logit_diff"},
-    ],
-    ids=str,
-)
+SETTINGS = [
+    {"absolute": True},
+    {"ablation": "zero"},
+    {"ablation": "mean"},
+    {"ablation": "mean_positional"},
+    {"drop_dead": False},
+    {"candidates": 3},
+    {"metric": "logit_diff"},
+]
+
+
+@pytest.mark.parametrize(("settings", "family"), rotated(SETTINGS, ["gpt2", "llama", "gemma2"]))
 def test_settings(family, settings):
     model, task = system(family)
     if settings.get("metric"):
@@ -88,7 +94,7 @@ def test_settings(family, settings):
     assert torch.equal(rule.prune(model, task).values.bool(), want)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "qwen2"])
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("qwen2", marks=pytest.mark.slow)])
 def test_several_batches_and_answer_positions(family):
     positions = torch.tensor([[2, 4], [4, -1], [3, 0]])
     model, task = system(family, positions=positions, batch_size=2)
@@ -99,7 +105,7 @@ def test_two_embedding_nodes():
     same_circuits(*system("gpt2", embedding_nodes=2), [1e-4, 1e-2])
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma2"])
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("gemma2", marks=pytest.mark.slow)])
 def test_sequential_and_other_orders(family):
     model, task = system(family)
     rule = gp.ACDC(tau=3e-3)
@@ -107,52 +113,6 @@ def test_sequential_and_other_orders(family):
     assert rule.prune(model, task) == plain.prune(model, task)
     # In another order upstream changes: whole runs, the same rule.
     same_circuits(model, task, [1e-3], order="ascending")
-
-
-def trials_of(model, task, order=None):
-    (batch,) = task.batches()
-    reference = model.reference(batch)
-    kept = torch.ones(model.graph.num_edges, dtype=torch.bool)
-    order = gp.ACDC().edge_order(model.graph) if order is None else order
-    return batch, reference, model.trials(batch, kept, reference, order)
-
-
-def test_trials_are_quick_only_where_the_order_allows():
-    model, task = system("gpt2")
-    order = gp.ACDC().edge_order(model.graph)
-    assert isinstance(trials_of(model, task)[2], SuffixTrials)
-    assert isinstance(trials_of(model, task, order.flip(0))[2], FullTrials)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_outputs_of_trials_are_masked_runs(family):
-    """Rows, cuts and drops at every reader, to 1e-9: nothing drifts over a whole descent."""
-    with Float64():
-        model, task = system(family, torch.float64)
-        batch, reference, trials = trials_of(model, task)
-        order = gp.ACDC().edge_order(model.graph)
-        from graphprune.greedy.order import readers
-
-        turn = readers(model.graph)[order]
-        generator = torch.Generator().manual_seed(0)
-        kept = torch.ones(model.graph.num_edges, dtype=torch.bool)
-        starts = [0, *(torch.nonzero(turn[1:] != turn[:-1])[:, 0] + 1).tolist(), len(order)]
-        for start, stop in itertools.pairwise(starts):
-            edges = order[start:stop]
-            drawn = torch.rand(len(edges), len(edges), generator=generator) < 0.6
-            cuts = drawn.tril(-1) | torch.eye(len(edges), dtype=torch.bool)
-            with torch.no_grad():
-                rows = trials.without(edges, cuts)
-                masks = kept.repeat(len(edges), 1)
-                for j in range(len(edges)):
-                    masks[j, edges[cuts[j]]] = False
-                want = model.run(batch, masks.double(), reference)
-            torch.testing.assert_close(rows, want, rtol=0, atol=1e-9)
-            row = int(torch.randint(len(edges), (1,), generator=generator))
-            trials.cut(row)
-            kept = masks[row]
-            assert torch.equal(trials.kept, kept)
-            torch.testing.assert_close(trials.outputs(), want[row], rtol=0, atol=1e-9)
 
 
 def test_near_ties_go_to_the_referee():
@@ -178,8 +138,7 @@ def test_ablations_that_come_as_values(kind):
     assert len(set(same_circuits(model, task, [1e-4, 1e-2], ablation=ablation))) == 2
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(("family", "dtype"), [("gpt2", torch.bfloat16), ("llama", torch.float16)])
 def test_half_precision_is_decided_in_float64(family, dtype):
     """Where half precision's noise covers tau, the circuit is that of the float64 model."""
     model, task = system(family, dtype)

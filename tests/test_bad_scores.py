@@ -11,7 +11,6 @@ from transformer_graph import transformer_graph
 
 import graphprune as gp
 from graphprune.errors import InputError, NumericalError
-from graphprune.metrics import as_metric
 
 GRAPH = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("a", "c")])
 
@@ -68,6 +67,6 @@ def test_a_callable_metric_takes_nothing_from_another_metric():
         return outputs.sum(-1)
 
     mine.higher_is_better = False
-    metric = as_metric(mine)
+    metric = gp.Task.from_tensors([[1]], metric=mine).metric
     assert (metric.name, metric.higher_is_better, metric.needs) == ("mine", False, ())
     assert (metric.flat_at_full, metric.differentiable) == (False, True)

@@ -9,10 +9,7 @@ import sys
 import time
 
 import pytest
-from support.cli import call, save_circuit, save_model
-
-from graphprune.cli.settings import parse_size, typed
-from graphprune.errors import InputError
+from support.cli import call, out_of, save_circuit, save_model
 
 COMMANDS = ("demo", "fetch", "discover", "evaluate", "compare", "export", "info")
 # A shell's background jobs ignore Ctrl-C, and so would their children.
@@ -206,14 +203,12 @@ def test_ctrl_c_leaves_nothing(model_dir, tmp_path, moment):
     assert list(work.iterdir()) == []
 
 
-def test_settings_are_typed():
-    assert typed("steps", "5", int, "x") == 5
-    assert typed("steps", "none", int | None, "x") is None
-    assert typed("on", "true", bool, "x") is True
-    assert typed("templates", "0,3", list[int] | None, "x") == [0, 3]
-    assert typed("name", "5", str, "x") == "5"
-    assert typed("share", "1e-3", float, "x") == 0.001
-    with pytest.raises(InputError, match="does not fit"):
-        typed("steps", "1.5", int, "x")
-    assert isinstance(parse_size("1"), int)
-    assert isinstance(parse_size("1.0"), float)
+def test_a_whole_size_counts_and_a_fraction_shares(model_dir, tmp_path, capsys):
+    found = {}
+    for size in ("1", "1.0"):
+        arguments = ("--task", "ioi", "-n", 2, "--method", "random", "--size", size, "--json")
+        out = ("--keep-dead-ends", "--out", tmp_path / size)
+        assert call("discover", "--model", model_dir, *arguments, *out) == 0
+        found[size] = out_of(capsys)
+    assert found["1"]["selected"] == 1
+    assert found["1.0"]["selected"] == found["1.0"]["graph_edges"]

@@ -1,4 +1,4 @@
-"""What the command line keeps of a selection, and the width it hands to exports."""
+"""What a selection keeps of the best edges, and the width that exports are handed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
 from graphprune import Ablation, Scorer
-from graphprune.cli.selecting import Selection, find
 from graphprune.errors import InputError
 from graphprune.export import export
 
@@ -52,15 +51,15 @@ def aligned() -> gp.Task:
     ],
 )
 def test_what_follows_a_cut_off_node_stays_where_it_matters(ablation, task):
-    found = find(ByHand(ablation=ablation), Selection(size=2), SimpleNamespace(), task)
-    assert (found.mask.edges(), found.notes["selected"]) == (["h->out"], 2)
+    found = ByHand(ablation=ablation).fit(SimpleNamespace(graph=GRAPH), task, 2)
+    assert found.mask.edges() == ["h->out"]
 
 
 @pytest.mark.parametrize("ablation", ["counterfactual", Ablation()])
 def test_under_counterfactual_ablation_it_goes(ablation):
-    with pytest.raises(InputError, match="no edge is left"):
-        find(ByHand(ablation=ablation), Selection(size=2), SimpleNamespace(), PLAIN)
-    found = find(ByHand(ablation=ablation), Selection(size=3), SimpleNamespace(), PLAIN)
+    model = SimpleNamespace(graph=GRAPH)
+    assert ByHand(ablation=ablation).fit(model, PLAIN, 2).mask.edges() == []
+    found = ByHand(ablation=ablation).fit(model, PLAIN, 3)
     assert found.mask.edges() == ["in->h", "h->out"]
 
 

@@ -15,10 +15,11 @@ from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
 from graphprune.comparison import profile_difference
-from graphprune.comparison.profile import PROFILE_AXES
 from graphprune.errors import InputError
 
 GRAPH = transformer_graph(3, 2)
+
+PROFILE_AXES = ("source_level", "target_level", "distance", "source_kind", "target_kind", "kind")
 
 
 def test_groups_by_hand():

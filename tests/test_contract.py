@@ -49,7 +49,7 @@ class Small(MaskedModel):
                 if target == node:
                     m, away = masks[:, edge, None], other[names[source]]
                     read = read + m * sent[source] + (1 - m) * away
-            sent[node] = self._whole._unit(self._whole.graph.node_number[node], read)
+            sent[node] = self._whole.unit(self._whole.graph.node_number[node], read)
         return torch.stack([sent[name] for name in names])
 
 
@@ -265,8 +265,8 @@ def test_weights_that_ask_for_gradients_keep_none():
     """Nothing adds to the gradients of a user's own parameters."""
     small, task = system()
     parameter = torch.nn.Parameter(torch.ones(()))
-    unit = small._whole._unit
-    small._whole._unit = lambda node, x: parameter * unit(node, x)
+    unit = small._whole.unit
+    small._whole.unit = lambda node, x: parameter * unit(node, x)
     plain = system()[0]
     for method in SAME:
         got, want = method.fit(small, task, None), method.fit(plain, task, None)

@@ -1,28 +1,36 @@
 """Graph, mask, scores and selection against brute force."""
 
+from functools import cache
+
 import networkx as nx
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tiny import tiny
+from transformer_graph import transformer_graph
 
 import graphprune as gp
-from graphprune.adapters.lm.layout import Layout
-from graphprune.budgeting import exact_budget, shortest_path_edges
 
-LAYOUTS = {
-    "plain": Layout(2, 2, 2),
-    "grouped": Layout(2, 4, 2),
-    "coupled": Layout(2, 2, 2, coupled=True),
-    "parallel grouped": Layout(3, 2, 1, parallel=True),
-    "two embeddings": Layout(2, 2, 2, embeddings=2),
+TWO = {"num_attention_heads": 2}
+MODELS = {
+    "plain": lambda: gp.wrap(tiny("gpt2", **TWO)),
+    "grouped": lambda: gp.wrap(tiny("llama")),
+    "coupled": lambda: gp.wrap(tiny("gemma2", **TWO)),
+    "parallel": lambda: gp.wrap(tiny("gpt_neox", num_hidden_layers=3, **TWO)),
+    "two embeddings": lambda: gp.wrap(tiny("gpt2", **TWO), embedding_nodes=2),
 }
 
 
-@pytest.fixture(params=LAYOUTS, scope="module")
+@cache
+def graph_of(name):
+    return MODELS[name]().graph
+
+
+@pytest.fixture(params=MODELS, scope="module")
 def graph(request):
-    return LAYOUTS[request.param].graph()
+    return graph_of(request.param)
 
 
 def random_mask(graph, density, seed):
@@ -70,7 +78,7 @@ def test_dead_ends_are_what_lies_on_no_path(graph, density):
 
 def test_a_grouped_reader_lives_through_its_heads():
     """kv1 feeds heads 2 and 3: an edge into it is alive exactly if one of them is used."""
-    graph = LAYOUTS["grouped"].graph()
+    graph = graph_of("grouped")
     used = ["input->a0.kv1<v>", "a0.h3->logits"]
     assert gp.EdgeMask.from_edges(graph, used).prune_dead_ends().num_kept == 2
     other = ["input->a0.kv0<v>", "a0.h3->logits"]
@@ -78,10 +86,10 @@ def test_a_grouped_reader_lives_through_its_heads():
 
 
 def test_a_coupled_group_counts_as_one_node():
-    graph = LAYOUTS["coupled"].graph()
+    graph = graph_of("coupled")
     names = ["input->a0.h0<q>", "a0.h1->logits"]
     assert gp.EdgeMask.from_edges(graph, names).prune_dead_ends().num_kept == 2
-    plain = LAYOUTS["plain"].graph()
+    plain = graph_of("plain")
     assert gp.EdgeMask.from_edges(plain, names).prune_dead_ends().num_kept == 0
 
 
@@ -129,29 +137,9 @@ def test_greedy_by_hand(graph):
                 assert mask.num_kept == count
 
 
-def test_exact_budgets_are_exact_and_have_no_dead_ends(graph):
-    for seed in range(2):
-        values = torch.randn(graph.num_edges, generator=torch.Generator().manual_seed(seed))
-        for count in range(1, graph.num_edges + 1):
-            mask = exact_budget(graph, values, count)
-            assert mask.num_kept == count
-            assert mask.prune_dead_ends() == mask
-
-
-def test_budgets_below_one_path_are_refused():
-    chain = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("c", "d"), ("b", "d")])
-    assert shortest_path_edges(chain) == 2
-    with pytest.raises(gp.InputError, match="shortest path needs 2"):
-        exact_budget(chain, torch.zeros(4), 1)
-    assert exact_budget(chain, torch.zeros(4), 2).edges() == ["a->b", "b->d"]
-    apart = gp.ComputationalGraph.from_edges([("a", "b"), ("c", "d")], inputs=(0,), outputs=(3,))
-    with pytest.raises(gp.InputError, match="no path"):
-        shortest_path_edges(apart)
-
-
 def test_counts_are_mibs():
     """An int is a count, a float int(f * E); ties are taken in graph order."""
-    graph = Layout(12, 12, 12).graph()
+    graph = transformer_graph(12, 12)
     scores = gp.EdgeScores(graph, torch.zeros(graph.num_edges))
     for f, want in ((0.001, 32), (0.01, 324), (0.5, 16245), (1.0, 32491)):
         assert scores.top(f).num_kept == want
@@ -206,13 +194,13 @@ def test_any_directed_networkx_graph_is_taken_in_its_edge_order():
 
 
 def test_fingerprints_tell_graphs_apart():
-    seen = {g.graph().fingerprint for g in LAYOUTS.values()}
-    assert len(seen) == len(LAYOUTS)
-    assert Layout(2, 2, 2).graph() == Layout(2, 2, 2).graph()
+    seen = {graph_of(name).fingerprint for name in MODELS}
+    assert len(seen) == len(MODELS)
+    assert transformer_graph(2, 2) == transformer_graph(2, 2)
 
 
 def test_names_follow_the_field():
-    grouped = LAYOUTS["grouped"].graph()
+    grouped = graph_of("grouped")
     for name in ("input->a0.h1<q>", "input->a0.kv1<k>", "a0.h3->m0", "m0->a1.kv0<v>", "m1->logits"):
         assert name in grouped.edge_number
         assert grouped.edge_names[grouped.edge_number[name]] == name
@@ -242,7 +230,7 @@ def test_bad_values_are_refused():
 
 
 def test_node_circuits_keep_edges_between_kept_nodes():
-    graph = LAYOUTS["grouped"].graph()
+    graph = graph_of("grouped")
     values = torch.zeros(graph.num_nodes)
     for name, value in (("input", 3.0), ("a1.h3", -2.0), ("m0", 1.0), ("a0.h0", 0.1)):
         values[graph.node_number[name]] = value

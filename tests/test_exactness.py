@@ -9,7 +9,6 @@ from support.toy import Toy, ToyExamples
 import graphprune as gp
 from graphprune import Batch, Metric
 from graphprune.evaluation import SameOutputs
-from graphprune.metrics import METRICS
 
 ABLATIONS = ["counterfactual", "zero", "mean"]
 WITHIN = 1.2  # loose: dozens of masks are exact, and not all of what contains an exact one is
@@ -24,7 +23,7 @@ def close(tolerance):
     def same(outputs, batch, full):
         return ((outputs - full).abs() <= tolerance).all(-1)
 
-    return Metric("close", METRICS["logit_diff"].function, needs=("answer",), same=same)
+    return Metric("close", gp.METRICS["logit_diff"].function, needs=("answer",), same=same)
 
 
 @pytest.fixture(scope="module", params=ABLATIONS)
@@ -122,15 +121,6 @@ def test_polishing_follows_the_order(toy):
         assert found.kept[high]
 
 
-def test_no_cache_gives_the_same(toy, monkeypatch):
-    model, task = toy
-    task = task.with_metric(close(WITHIN))
-    masks = (torch.rand(40, 9, generator=torch.Generator().manual_seed(1)) < 0.8).float()
-    want = gp.same_outputs(model, task, masks)
-    monkeypatch.setattr("graphprune.evaluation.exactness._CACHE_BYTES", 0)
-    assert torch.equal(gp.same_outputs(model, task, masks), want)
-
-
 def test_bad_input(toy):
     model, task = toy
     graph = model.graph
@@ -153,7 +143,7 @@ def batch_of(positions=None, answer=None, distractor=None, size=2):
 
 
 def test_same_choice():
-    metric = METRICS["kl"]
+    metric = gp.METRICS["kl"]
     full = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]])
     out = torch.tensor([[0.0, 9.0, 1.0], [0.0, 0.1, 1.0]])
     assert metric.same_as_full(out, batch_of(), full).tolist() == [True, False]
@@ -171,14 +161,14 @@ def test_padded_positions_do_not_count():
     out[0, 2] = torch.tensor([1.0, 0.0, 0.0])
     out[1, 0] = torch.tensor([0.0, 0.0, 1.0])
     positions = torch.tensor([[0, 1, -1], [0, 1, 2]])
-    same = METRICS["kl"].same_as_full(out, batch_of(positions), full)
+    same = gp.METRICS["kl"].same_as_full(out, batch_of(positions), full)
     assert same.tolist() == [True, False]
 
 
 def test_single_numbers_are_no_choices():
     one = torch.zeros(2, 1)
     with pytest.raises(gp.InputError, match="same=function"):
-        METRICS["kl"].same_as_full(one, batch_of(), one)
+        gp.METRICS["kl"].same_as_full(one, batch_of(), one)
     for name in ("kl", "exact_match", "accuracy"):
         batch = batch_of(answer=torch.zeros(2, 1, dtype=torch.int64))
-        assert "no choices" in str(METRICS[name].missing(batch, one))
+        assert "no choices" in str(gp.METRICS[name].missing(batch, one))

@@ -1,7 +1,6 @@
 """Every example runs to its end in quick mode, without a download and without a warning."""
 
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -35,28 +34,22 @@ SCRIPTS = {
     ),
 }
 HELPERS = {"small_models.py"}
-# torch_geometric's, while it is imported.
-PYG = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
 
 
-def run(script: str, *arguments: str, folder: Path) -> str:
-    """Stdout of the script, run in ``folder`` offline, in one thread."""
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "MPLBACKEND": "Agg",
-        "OMP_NUM_THREADS": "1",
-        "XDG_CACHE_HOME": str(folder / "cache"),
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", PYG, str(EXAMPLES / script), *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a script in an empty folder, as ``python script`` does; gives what it printed."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.chdir(tmp_path)
+
+    def running(script: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return running
 
 
 def test_every_example_is_listed():
@@ -69,10 +62,10 @@ LONG = ("graph_pruning.py", "precision_table.py", "edge_pruning_language.py")
 @pytest.mark.parametrize(
     "script", [pytest.param(s, marks=pytest.mark.slow) if s in LONG else s for s in SCRIPTS]
 )
-def test_example(script, tmp_path):
+def test_example(script, run, tmp_path):
     files, word = SCRIPTS[script]
     out = tmp_path / "out"
-    printed = run(script, "--quick", *(["--out", str(out)] if files else []), folder=tmp_path)
+    printed = run(script, "--quick", *(["--out", str(out)] if files else []))
     assert word in printed
     for name in files:
         assert (out / name).stat().st_size > 0, name

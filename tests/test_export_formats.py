@@ -15,7 +15,6 @@ from transformer_graph import random_scores, transformer_graph
 from graphprune import Circuit, ComputationalGraph, EdgeMask, Node
 from graphprune.errors import InputError
 from graphprune.export import export, to_explanation
-from graphprune.files import atomic_path
 
 ODD = ('say "hi" & <b>', "back\\slash\nline", "a:b;{c}", "ключ")
 
@@ -104,21 +103,6 @@ def test_an_unknown_format_lists_the_known(tmp_path):
     (tmp_path / "c.dot").mkdir()
     with pytest.raises(InputError, match="got the folder"):
         export(circuit(), tmp_path / "c.dot")
-
-
-def test_an_interrupted_write_keeps_the_old_file(tmp_path):
-    place = tmp_path / "a.txt"
-    place.write_text("old")
-
-    def write() -> None:
-        with atomic_path(place) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write()
-    assert place.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [place]
 
 
 # torch_geometric itself scripts functions while it is imported.

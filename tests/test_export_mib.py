@@ -19,7 +19,6 @@ from graphprune.export import (
     to_mib_json,
     to_mib_pt,
 )
-from graphprune.export.field import FieldLayout
 
 SHAPES = [(1, 2, None, False), (2, 3, None, True), (3, 4, 2, False), (2, 4, 1, True)]
 WAYS = {"json": (to_mib_json, from_mib_json), "pt": (to_mib_pt, from_mib_pt)}
@@ -95,7 +94,7 @@ def test_round_trip(tmp_path, shape, way):
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-def test_edges_stand_in_the_references_order(parallel):
+def test_edges_stand_in_the_references_order(tmp_path, parallel):
     # The reference adds edges layer by layer, along the residual stream.
     layers, heads = 2, 2
     expected, stream = [], ["input"]
@@ -110,15 +109,18 @@ def test_edges_stand_in_the_references_order(parallel):
             expected += [f"{writer}->m{layer}" for writer in stream]
         stream.append(f"m{layer}")
     expected += [f"{writer}->logits" for writer in stream]
-    layout = FieldLayout.of(transformer_graph(layers, heads, parallel=parallel))
-    assert [layout.name(*place) for place in layout.order().tolist()] == expected
+    scores = random_scores(transformer_graph(layers, heads, parallel=parallel))
+    to_mib_json(scores, tmp_path / "f.json", d_model=8)
+    assert list(json.loads((tmp_path / "f.json").read_text())["edges"]) == expected
 
 
-def test_gpt2_small_has_the_fields_size():
-    layout = FieldLayout.of(transformer_graph(12, 12))
-    assert layout.edge.shape == (157, 445)
-    assert int(layout.real.sum()) == 32491
-    assert layout.columns[12] == "a0.h0<k>"
+def test_gpt2_small_has_the_fields_size(tmp_path):
+    scores = random_scores(transformer_graph(12, 12))
+    path = to_mib_pt(scores, tmp_path / "f.pt", d_model=768)
+    content = torch.load(path, weights_only=True)
+    assert content["edges_scores"].shape == (157, 445)
+    assert int((content["edges_scores"] != 0).sum()) == 32491
+    assert content["dst_nodes"][12] == "a0.h0<k>"
 
 
 def test_a_native_key_edge_stands_once_for_each_query_head(tmp_path):

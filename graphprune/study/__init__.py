@@ -3,6 +3,14 @@
 from .results import StudyResults
 from .spec import StudyMethod, StudySystem
 from .study import Study
-from .systems import Case, system_names
+from .systems import Case, make_case, system_names
 
-__all__ = ["Case", "Study", "StudyMethod", "StudyResults", "StudySystem", "system_names"]
+__all__ = [
+    "Case",
+    "Study",
+    "StudyMethod",
+    "StudyResults",
+    "StudySystem",
+    "make_case",
+    "system_names",
+]

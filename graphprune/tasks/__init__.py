@@ -13,6 +13,7 @@ from graphprune.tasks.pairs import TokenPairs
 from graphprune.tasks.pronouns import gender_because, gendered_pronoun
 from graphprune.tasks.registry import TASKS, make
 from graphprune.tasks.repeats import induction
+from graphprune.tasks.vocabulary import vocabulary
 from graphprune.tasks.years import greater_than
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "read_jsonl",
     "subject_verb_agreement",
     "successor",
+    "vocabulary",
 ]

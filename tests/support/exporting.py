@@ -1,9 +1,10 @@
 """Models and circuits for tests of exported models."""
 
 import torch
+from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
-from graphprune import Ablation, Batch
+from graphprune import Ablation, Batch, Circuit, EdgeMask
 
 from .tiny import random_pair, tiny
 
@@ -41,3 +42,11 @@ def task_of(batch):
     return gp.Task.from_tensors(
         clean, corrupt, answer=[1] * batch.size, distractor=[2] * batch.size
     )
+
+
+def circuits():
+    """Two circuits of a small graph: all edges, and every other one."""
+    graph = transformer_graph(1, 2, 1)
+    scores = random_scores(graph)
+    half = EdgeMask(graph, (torch.arange(graph.num_edges) % 2).float())
+    return Circuit(graph, EdgeMask.full(graph), scores), Circuit(graph, half, scores)

@@ -51,9 +51,8 @@ def brute_force(losses, graph, order, tau, *, absolute=False, drop_dead=True, at
 def mean_loss(model, task, metric, ablation="counterfactual", batch_size=None):
     """``mask -> float``: the mean metric, lower is better, from single runs."""
     from graphprune.methods import resolve_ablation
-    from graphprune.metrics import as_metric
 
-    metric = as_metric(metric)
+    metric = task.with_metric(metric).metric
     chosen = resolve_ablation(model, task, ablation)
     parts = [(b, model.reference(b, chosen)) for b in task.batches(batch_size)]
 

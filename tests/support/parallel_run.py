@@ -14,7 +14,7 @@ def fits(folder=None) -> dict[str, torch.Tensor]:
     module = tiny("llama")
     clean, corrupt = random_pair(module, batch=7)
     task = gp.Task.from_tensors(clean, corrupt, answer=[1] * 7, distractor=[2] * 7)
-    common = {"size": 20, "steps": 8, "batch_size": 3, "checkpoint_every": 3}
+    common = {"size": 20, "steps": 5, "batch_size": 3, "checkpoint_every": 3}
     methods = {
         "default": gp.EdgePruning(refine=1, run_dir=folder and f"{folder}/run", **common),
         "hard": gp.EdgePruning(gates="hard", samples=4, **common),
@@ -32,8 +32,8 @@ def fits(folder=None) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    from graphprune.optimise.distributed import Workers
+    from accelerate import PartialState
 
     torch.set_num_threads(1)
-    rank = Workers.current().rank
+    rank = PartialState(cpu=True).process_index
     save_file(fits(sys.argv[1]), f"{sys.argv[1]}/fits{rank}.safetensors")

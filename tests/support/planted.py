@@ -11,8 +11,10 @@ The masked forward pass here is plain batched PyTorch, independent of the librar
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -100,9 +102,30 @@ def untrained(words: int, seed: int) -> GPT2LMHeadModel:
         )  # fmt: skip
 
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def trained(words: int, name: str) -> GPT2LMHeadModel:
+    """A model with the weights that training left in ``golden/name.safetensors``.
+
+    Tests that need no training take it from there; that the circuit is in the weights is shown by
+    running them (``test_planted.py``, ``test_comparison.py``), not by how they came about.
+    """
+    model = untrained(words, 0)
+    unknown = model.load_state_dict(load_file(GOLDEN / f"{name}.safetensors"), strict=False)
+    assert unknown.missing_keys == ["lm_head.weight"]  # tied to the token table
+    assert not unknown.unexpected_keys
+    return model.eval().requires_grad_(False)
+
+
 @cache
+def planted() -> GPT2LMHeadModel:
+    return trained(WORDS + 1, "planted")
+
+
 @torch.enable_grad()
-def planted(steps: int = 1200, seed: int = 0) -> GPT2LMHeadModel:
+def train(steps: int = 1200, seed: int = 0) -> GPT2LMHeadModel:
+    """Trains the model of ``golden/planted.safetensors``; a minute."""
     model = untrained(WORDS + 1, seed)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)

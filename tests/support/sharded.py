@@ -46,19 +46,15 @@ if __name__ == "__main__":
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
-    from graphprune.optimise.distributed import Workers
-
     family, folder = sys.argv[1:]
-    PartialState(cpu=True)
+    state = PartialState(cpu=True)
     module = tiny(family, num_hidden_layers=4).requires_grad_(True)
     base = module.transformer if family == "gpt2" else module.model
     for layer in base.h if family == "gpt2" else base.layers:
         fully_shard(layer)
     fully_shard(module)
-    workers = Workers.current(module)
-    assert workers.sharded
-    assert workers.world == 2
+    assert state.num_processes == 2
     found = results(module)
     assert all(isinstance(p, DTensor) and p.requires_grad for p in module.parameters())
-    workers.barrier()
-    save_file(found, f"{folder}/rank{workers.rank}.safetensors")
+    state.wait_for_everyone()
+    save_file(found, f"{folder}/rank{state.process_index}.safetensors")

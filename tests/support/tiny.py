@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Literal
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -92,6 +93,15 @@ FAMILIES: list[str] = list(_SETTINGS)
 
 # Hugging Face has no sdpa path for these two: their own attention, or a capped score.
 EAGER_ONLY = frozenset({"gpt_neo", "gemma2"})
+
+
+def rotated(families: list[Any], kinds: list[Any]) -> list[Any]:
+    """Every pair as parameters of a test: each family with one kind in turn, the rest slow."""
+    return [
+        pytest.param(family, kind, marks=[] if (i - j) % len(kinds) == 0 else pytest.mark.slow)
+        for i, family in enumerate(families)
+        for j, kind in enumerate(kinds)
+    ]
 
 
 def tiny(

@@ -17,16 +17,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from graphprune.tasks import (
-    agreement,
-    booleans,
-    docstrings,
-    indirect_object,
-    lookups,
-    pronouns,
-    words,
-    years,
-)
+from graphprune.tasks import vocabulary
 
 DIGITS = {
     1: pre_tokenizers.Digits(individual_digits=True),
@@ -34,42 +25,6 @@ DIGITS = {
     3: pre_tokenizers.Split(Regex(r"\d{1,3}"), "isolated"),
     4: pre_tokenizers.Split(Regex(r" ?\d{4}"), "isolated"),
 }
-STYLED = (lookups.CAPITAL_WORDINGS, lookups.OPPOSITE_WORDINGS, lookups.SUCCESSOR_WORDINGS)
-
-
-@cache
-def corpus() -> tuple[str, ...]:
-    """Every word and template of the generators, each word behind another one."""
-    texts = [
-        *indirect_object.FRAMES,
-        *years.SPANS_OF_TIME,
-        *pronouns.TAGS,
-        *pronouns.REASONS,
-        *booleans.SHOTS,
-        *lookups.CAPITAL_TEXTS,
-        *lookups.OPPOSITE_TEXTS,
-        *lookups.SUCCESSOR_TEXTS,
-        *(text for wordings in STYLED for text in (*wordings.instruction, *wordings.few_shot)),
-        docstrings.TEXT,
-    ]
-    texts += [f"{lead} x" for lead in (*agreement.LEADS, *agreement.PHRASES)]
-    singles = [
-        *words.NAMES,
-        *words.PLACES,
-        *words.OBJECTS,
-        *words.PLAIN_WORDS,
-        *docstrings.PARAMETERS,
-        *years.EVENTS,
-        *lookups.CAPITALS.keys(),
-        *lookups.CAPITALS.values(),
-        *(w for pair in (*words.NOUNS, *lookups.OPPOSITES, *agreement.CLAUSES) for w in pair),
-        *(w.strip() for verbs in agreement.VERBS for w in verbs),
-        *" ".join((*lookups.CYCLES, *lookups.ROWS)).split(),
-        *("he", "she", "True", "False", "not", "and", "or", "is", "that"),
-    ]
-    texts += [f"the {word}" for word in singles]
-    texts += [f"year {y}" for y in range(1000, 2100)]
-    return tuple(text.replace("{", "").replace("}", "") for text in texts)
 
 
 def _wrapped(raw: Tokenizer, bos: bool, eos: bool, **special: str) -> Any:
@@ -86,10 +41,10 @@ def _wrapped(raw: Tokenizer, bos: bool, eos: bool, **special: str) -> Any:
 
 
 @cache
-def byte_bpe(digits: int = 1, bos: bool = False, eos: bool = False, vocabulary: int = 8000) -> Any:
+def byte_bpe(digits: int = 1, bos: bool = False, eos: bool = False, size: int = 8000) -> Any:
     """Byte-level BPE as GPT-2 has it; years split into pieces of ``digits`` digits.
 
-    ``vocabulary=256`` learns no merges: every letter is a token.
+    ``size=256`` learns no merges: every letter is a token.
     """
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
@@ -97,11 +52,11 @@ def byte_bpe(digits: int = 1, bos: bool = False, eos: bool = False, vocabulary: 
     )
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=size,
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    raw.train_from_iterator(corpus(), trainer)
+    raw.train_from_iterator(vocabulary(), trainer)
     return _wrapped(raw, bos, eos)
 
 
@@ -115,7 +70,7 @@ def sentence_piece() -> Any:
     )
     raw.decoder = decoders.Metaspace(prepend_scheme="always")
     trainer = trainers.BpeTrainer(vocab_size=8000, show_progress=False, special_tokens=["<unk>"])
-    raw.train_from_iterator(corpus(), trainer)
+    raw.train_from_iterator(vocabulary(), trainer)
     return _wrapped(raw, bos=True, eos=False, unk_token="<unk>")
 
 
@@ -131,7 +86,7 @@ def word_level(known: int | None = None) -> Any:
     trainer = trainers.WordLevelTrainer(
         show_progress=False, special_tokens=["[UNK]", "[PAD]"], **size
     )
-    raw.train_from_iterator(corpus(), trainer)
+    raw.train_from_iterator(vocabulary(), trainer)
     return _wrapped(raw, bos=False, eos=False, unk_token="[UNK]", pad_token="[PAD]")
 
 
@@ -141,7 +96,7 @@ TOKENIZERS = {
     "three_digits": lambda: byte_bpe(digits=3),
     "whole_years": lambda: byte_bpe(digits=4),
     "bos_and_eos": lambda: byte_bpe(bos=True, eos=True),
-    "letters": lambda: byte_bpe(vocabulary=256),
+    "letters": lambda: byte_bpe(size=256),
     "sentence_piece": sentence_piece,
     "word_level": word_level,
 }

@@ -20,7 +20,7 @@ from graphprune import (
     Messages,
     Reference,
 )
-from graphprune.model import mask_values
+from graphprune.model import each_mask
 
 WIDTH = 3
 EDGES = [
@@ -85,7 +85,7 @@ class Toy(MaskedModel):
     def order(self) -> list[int]:
         return [self._graph.node_number[n] for n in ("in", "a", "b", "c", "out")]
 
-    def _unit(self, node: int, x: Tensor) -> Tensor:
+    def unit(self, node: int, x: Tensor) -> Tensor:
         weight, bias = self._module.weight[node].detach(), self._module.bias[node].detach()
         return torch.tanh(x @ weight.to(x) + bias.to(x))
 
@@ -112,7 +112,7 @@ class Toy(MaskedModel):
                 )
                 if gates is not None:
                     reads[node] = reads[node].requires_grad_(True)
-                sent[node] = self._unit(node, reads[node])
+                sent[node] = self.unit(node, reads[node])
             if held is not None and held[node] is not None:
                 sent[node] = held[node]
             if gates is not None and node != self.order[-1]:
@@ -139,10 +139,11 @@ class Toy(MaskedModel):
 
     def run(self, batch, mask, reference=None) -> Tensor:
         reference = reference or self.reference(batch)
-        values = mask_values(self._graph, mask, batch.size)
-        rows = values[None] if values.ndim == 1 else values
-        outs = [self.forward(batch.clean, r, reference.corrupt)[0][self.order[-1]] for r in rows]
-        return outs[0] if values.ndim == 1 else torch.stack(outs)
+
+        def one(m: Tensor) -> Tensor:
+            return self.forward(batch.clean, m, reference.corrupt)[0][self.order[-1]]
+
+        return each_mask(self._graph, mask, one, batch.size)
 
     def edge_gradients(
         self,

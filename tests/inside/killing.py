@@ -14,6 +14,8 @@ import signal
 import sys
 from pathlib import Path
 
+from support.exporting import circuits
+
 from graphprune import files
 
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link", "os.symlink"}
@@ -122,18 +124,6 @@ def snapshot(folder):
 # -------------------------------------------------------------------- what is killed
 
 
-def circuits():
-    import torch
-    from transformer_graph import random_scores, transformer_graph
-
-    from graphprune import Circuit, EdgeMask
-
-    graph = transformer_graph(1, 2, 1)
-    scores = random_scores(graph)
-    half = EdgeMask(graph, (torch.arange(graph.num_edges) % 2).float())
-    return Circuit(graph, EdgeMask.full(graph), scores), Circuit(graph, half, scores)
-
-
 def looker(root, folder, old, new, load):
     """``raw`` first: whether the folder is whole before anything repairs it."""
 
@@ -191,11 +181,10 @@ def kill_new(root, exchange, foreign):
 def kill_models(root, exchange, foreign):
     """The folder of ``export-model``; making the program itself is left out."""
     import torch
+    from support.exporting import drawn, system
 
     from graphprune import Circuit
     from graphprune.export import model as exporting
-
-    from .exporting import drawn, system
 
     model, _ = system("gpt2", torch.float32)
     old, new = (Circuit.from_mask(drawn(model, share), model=model) for share in (0.3, 0.6))
@@ -222,9 +211,9 @@ def kill_discover(root, exchange, foreign):
     import contextlib
     import io
 
-    from graphprune import Circuit
+    from support.cli import call, save_model
 
-    from .cli import call, save_model
+    from graphprune import Circuit
 
     model = save_model(root.parent / f"{root.name}-model", seed=3)
     folder = root / "out"

@@ -1,4 +1,6 @@
-"""Guesses of what stays change how long ACDC takes and nothing else, however wrong they are."""
+"""Greedy descent inside: guesses of what stays, however wrong, its order and its checkpoints."""
+
+from functools import cache
 
 import pytest
 import torch
@@ -8,7 +10,12 @@ from support.tiny import random_pair, tiny
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
+from graphprune.adapters.lm.layout import Layout
+from graphprune.greedy import search
 from graphprune.greedy.forecast import Forecast
+from graphprune.greedy.order import edge_order, is_reverse_topological
+
+pytestmark = pytest.mark.inside
 
 DISTANCE = gp.Metric(
     "distance", lambda out, batch, full: (out - full).square().sum(-1), higher_is_better=False
@@ -50,6 +57,7 @@ def wrong(request, monkeypatch):
     monkeypatch.setattr("graphprune.greedy.search.Forecast", request.param)
 
 
+@cache
 def system(kind):
     if kind == "toy":
         return (
@@ -66,27 +74,40 @@ def system(kind):
     return gp.wrap(module), task, "counterfactual"
 
 
-@pytest.mark.parametrize("absolute", [False, True])
-@pytest.mark.parametrize("kind", ["toy", "rings", "gpt2", "gemma2"])
+@cache
+def plain(kind, absolute, tau):
+    """The plain loop's kept edges, which no guess enters."""
+    model, task, ablation = system(kind)
+    losses = mean_loss(model, task, task.metric, ablation)
+    order = gp.ACDC().edge_order(model.graph)
+    return brute_force(losses, model.graph, order, tau, absolute=absolute)
+
+
+@pytest.mark.parametrize(
+    ("kind", "absolute"),
+    [
+        *(("toy", False), ("toy", True), ("rings", False), ("rings", True), ("gpt2", False)),
+        *(pytest.param(*c, marks=pytest.mark.slow) for c in (("gpt2", True), ("gemma2", False))),
+        pytest.param("gemma2", True, marks=pytest.mark.slow),
+    ],
+)
 def test_wrong_guesses_keep_the_plain_loops_sets(wrong, kind, absolute):
     """A sweep's branches too; each threshold against whole runs, edge by edge."""
     model, task, ablation = system(kind)
     rule = gp.ACDC(metric="task", ablation=ablation, absolute=absolute)
-    losses = mean_loss(model, task, task.metric, ablation)
     found = rule.sweep(model, task, TAUS)
-    order = rule.edge_order(model.graph)
     for tau in TAUS:
-        want = brute_force(losses, model.graph, order, tau, absolute=absolute)
-        assert torch.equal(found[tau].mask.values.bool(), want), tau
+        assert torch.equal(found[tau].mask.values.bool(), plain(kind, absolute, tau)), tau
     assert len({found[tau].mask.num_kept for tau in TAUS}) > 2
 
 
 def test_wrong_guesses_of_a_run_that_stops_and_goes_on(wrong, tmp_path):
-    model, task, _ = system("gpt2")
-    whole = gp.ACDC(exact="sequential").sweep(model, task, TAUS[:3])
+    model, task, ablation = system("rings")
+    settings = {"metric": "task", "ablation": ablation}
+    whole = gp.ACDC(exact="sequential", **settings).sweep(model, task, TAUS[:3])
     parts = 0
     while True:
-        rule = gp.ACDC(max_evaluations=60, run_dir=tmp_path / "run")
+        rule = gp.ACDC(max_evaluations=9, run_dir=tmp_path / "run", **settings)
         found = rule.sweep(model, task, TAUS[:3])
         parts += 1
         if not any(descent.stopped for descent in found.values()):
@@ -137,7 +158,7 @@ def test_senders_that_always_stay_are_guessed(monkeypatch):
     assert 4 * runs[None] < min(runs[AllStay], runs[AllGo])
 
 
-@pytest.mark.parametrize("tau", TAUS)
+@pytest.mark.parametrize("tau", TAUS[1:3])
 def test_a_branchs_own_decisions_tell_what_is_guessed(monkeypatch, tau):
     """A run that goes on guesses as it did before it stopped."""
     told = []
@@ -160,3 +181,35 @@ def test_a_branchs_own_decisions_tell_what_is_guessed(monkeypatch, tau):
     order = search.order[~branch.effects[search.order].isnan()].tolist()
     assert told[-1] == [(edge, bool(branch.effects[edge] >= branch.taus[-1])) for edge in order]
     assert [stayed for _, stayed in told[-1]] == branch.kept[order].tolist()
+
+
+def test_a_run_killed_between_checkpoints_is_not_lost(tmp_path, monkeypatch):
+    """An error stands for the kill: what was written last is a state the run goes on from."""
+    model, task, _ = system("toy")
+    whole = gp.ACDC(tau=0.03, metric=DISTANCE).prune(model, task)
+    saves = []
+    save = search.Search.save
+
+    def counted(self):
+        save(self)
+        saves.append(self.open[-1].at if self.open else 9)
+        if len(saves) == 3:
+            raise MemoryError
+
+    monkeypatch.setattr(search.Search, "save", counted)
+    monkeypatch.setattr(search, "_SAVE_EVERY", 0.0)
+    rule = gp.ACDC(tau=0.03, metric=DISTANCE, candidates=1, run_dir=tmp_path / "run")
+    with pytest.raises(MemoryError):
+        rule.fit(model, task)
+    assert 0 < saves[-1] < 9
+    assert rule.fit(model, task).mask == whole
+    assert saves == sorted(saves)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 2), (2, 4, 4)])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_orders_of_other_layouts_are_reverse_topological(shape, parallel):
+    for coupled in (False, True):
+        for embeddings in (1, 2):
+            graph = Layout(*shape, parallel, coupled, embeddings).graph()
+            assert is_reverse_topological(graph, edge_order(graph))

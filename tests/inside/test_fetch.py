@@ -15,6 +15,8 @@ import pytest
 from graphprune.errors import FetchError, InputError, MissingExtraError
 from graphprune.fetch import ARTIFACTS, Artifact, cache_folder, fetch
 
+pytestmark = pytest.mark.inside
+
 FAKE_PIP = """
 import os, pathlib, shutil, sys
 state = pathlib.Path(os.environ["FAKE_PIP"])

@@ -4,10 +4,10 @@ import sys
 
 import torch
 from safetensors.torch import save_file
+from support.tiny import random_pair, tiny
 
 import graphprune as gp
 from graphprune.optimise.distributed import Workers
-from support.tiny import random_pair, tiny
 
 
 def gradient(examples, workers: Workers) -> tuple[torch.Tensor, torch.Tensor]:
