@@ -12,7 +12,6 @@ from support.tiny import FAMILIES, random_pair, tiny
 from test_lm_exactness import ask, setup
 
 from graphprune import Ablation, Batch
-from graphprune.adapters.hf import adapter
 from graphprune.errors import InputError
 
 SOME = ["gpt2", "qwen2", "olmo2", "gemma2", "gpt_neox"]
@@ -61,7 +60,7 @@ def test_each_example_under_its_own_mask_equals_the_oracle(float64, family):
 
 
 def test_masks_for_another_number_of_examples_are_refused():
-    model = adapter.wrap(tiny("gpt2"))
+    model = gp.wrap(tiny("gpt2"))
     ids = torch.ones(3, 4, dtype=torch.int64)
     batch = Batch({"input_ids": ids}, {"input_ids": ids}, 3)
     edges = model.graph.num_edges
@@ -148,7 +147,7 @@ def kl(out, full):
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2", "olmo2"])
 def test_learned_constants_start_as_the_means_and_beat_them(family):
-    model = adapter.wrap(tiny(family))
+    model = gp.wrap(tiny(family))
     clean, corrupt = random_pair(model.module, batch=16)
     batch = Batch({"input_ids": clean}, {"input_ids": corrupt}, 16)
     mask = (torch.rand(model.graph.num_edges, generator=torch.Generator().manual_seed(0)) < 0.5).to(
@@ -188,7 +187,7 @@ def value_and_gradient_of_first(model, batch, mask, reference):
 
 
 def test_constants_of_another_model_or_start_are_refused():
-    model, other = adapter.wrap(tiny("gpt2")), adapter.wrap(tiny("gemma3"))
+    model, other = gp.wrap(tiny("gpt2")), gp.wrap(tiny("gemma3"))
     ids = torch.ones(2, 4, dtype=torch.int64)
     batch = Batch({"input_ids": ids}, {"input_ids": ids}, 2)
     foreign = other.learned_ablation(Ablation("zero"))
@@ -223,7 +222,7 @@ POSITIONS = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_shared_prefix_costs_nothing_and_changes_nothing(float64, family, positions):
     module = tiny(family, dtype=torch.float64)
-    model = adapter.wrap(module)
+    model = gp.wrap(module)
     batch = sharing(module, 4, positions=positions)
     reference = model.reference(batch)
     assert reference.start == 4
@@ -263,7 +262,7 @@ def test_answers_anywhere_equal_the_oracle(float64, family, positions):
 
 
 def test_the_prefix_ends_where_any_example_differs():
-    model = adapter.wrap(tiny("llama"))
+    model = gp.wrap(tiny("llama"))
     clean = torch.arange(8).repeat(2, 1)
     corrupt = clean.clone()
 
@@ -285,7 +284,7 @@ def test_the_prefix_ends_where_any_example_differs():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_checkpointing_and_a_second_backward_change_nothing(float64, family):
     module = tiny(family, dtype=torch.float64)
-    fast, small = adapter.wrap(module), adapter.wrap(module, checkpointing=True)
+    fast, small = gp.wrap(module), gp.wrap(module, checkpointing=True)
     batch = sharing(module, 3)
     masks = random((2, fast.graph.num_edges), 1)
     want, (expected,) = value_and_gradient(small, batch, masks, small.reference(batch))
@@ -302,7 +301,7 @@ def test_checkpointing_and_a_second_backward_change_nothing(float64, family):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_gradients_stay_close(family, dtype):
     module = tiny(family, dtype=dtype)
-    model, exact = adapter.wrap(module), adapter.wrap(tiny(family, dtype=torch.float64))
+    model, exact = gp.wrap(module), gp.wrap(tiny(family, dtype=torch.float64))
     batch = sharing(module, 3)
     mask = random(model.graph.num_edges, 6)
     (want,) = value_and_gradient(exact, batch, mask, exact.reference(batch))[1]
@@ -317,7 +316,7 @@ def test_low_precision_gradients_stay_close(family, dtype):
 def test_learned_constants_have_no_name_to_resolve():
     from graphprune.methods import resolve_ablation
 
-    model = adapter.wrap(tiny("gpt2"))
+    model = gp.wrap(tiny("gpt2"))
     with pytest.raises(InputError, match=r"mask optimiser.*EdgePruning\(ablation='optimal'\)"):
         resolve_ablation(model, None, "optimal")
     learned = model.learned_ablation(Ablation("zero"))

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from support.named import metric
 from support.tiny import random_pair, tiny
 
 import graphprune as gp
 from graphprune.cli.measure import show_report
-from graphprune.metrics import METRICS
 
-ACCURACY, MATCH = METRICS["top1_accuracy"], METRICS["top1_match"]
+ACCURACY, MATCH = metric("top1_accuracy"), metric("top1_match")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_ties_are_no_answer_and_the_full_model_matches_itself():
     assert ACCURACY(two, batch_of([[1, 2, 1], [2, 2, 2], [1, -1, -1]])).tolist() == [1, 0, 0]
     assert MATCH(two, batch_of([[1]] * 3), two).tolist() == [1, 1, 1]
     # Without a distractor accuracy is the same, so outputs that are all alike are not all right.
-    assert METRICS["accuracy"](alike, batch_of([[0], [3]])).tolist() == [0, 0]
+    assert metric("accuracy")(alike, batch_of([[0], [3]])).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (2, 2, 1)])
