@@ -14,6 +14,7 @@ from .effects import removal_effects
 from .laplacians import laplacian
 from .large import leading
 from .pictures import plot
+from .published import published_edge
 from .pruning import SpectralPruning, SpectralScores, feedback_dependence
 from .sensitivity import sensitivity
 from .spectra import spectrum
@@ -41,6 +42,7 @@ __all__ = [
     "message_norms",
     "plot",
     "prune",
+    "published_edge",
     "removal_effects",
     "rotation",
     "scheduled",

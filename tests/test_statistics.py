@@ -1,24 +1,21 @@
 """Tests of circuits where the truth is known: compiled programs, and every subset of a toy."""
 
-import functools
 import itertools
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest, ttest_rel
+from support import programs
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
 from graphprune import statistics as st
 
-PROGRAMS = gp.adapters.rasp_programs()
 
-
-@functools.cache
 def program(name):
     pytest.importorskip("tracr", reason="Tracr is not installed: pip install 'graphprune[tracr]'")
-    model, task = gp.adapters.tracr(PROGRAMS[name].compile(), name=name)
+    model, task = programs.program(name)
     # The shortest inputs, which need every edge of these programs.
     return model, task.take(120), gp.adapters.tracr_truth(model)
 
@@ -34,7 +31,7 @@ def outside(mask):
 # ---------------------------------------------------------------- compiled programs
 
 
-@pytest.mark.parametrize("name", ["frac_prevs", "count", "hist", "length"])
+@pytest.mark.parametrize("name", programs.cases(["frac_prevs", "count", "hist", "length"]))
 def test_the_true_circuit_passes(name):
     model, task, truth = program(name)
     same = st.equivalence_test(model, task, truth, ablation="zero")
@@ -54,7 +51,7 @@ def test_the_true_circuit_passes(name):
     assert enough["p_rank"] == pytest.approx(1 / 31)
 
 
-@pytest.mark.parametrize("name", ["frac_prevs", "count", "hist", "length"])
+@pytest.mark.parametrize("name", programs.cases(["frac_prevs", "count", "hist", "length"]))
 def test_a_circuit_without_any_one_edge_fails(name):
     model, task, truth = program(name)
     for edge in truth.edges():
@@ -67,7 +64,7 @@ def test_a_circuit_without_any_one_edge_fails(name):
         assert not enough.passed, edge
 
 
-@pytest.mark.parametrize("name", ["frac_prevs", "count", "hist"])
+@pytest.mark.parametrize("name", programs.cases(["frac_prevs", "count", "hist"]))
 def test_one_edge_too_many_is_named(name):
     model, task, truth = program(name)
     extra = outside(truth)

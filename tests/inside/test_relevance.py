@@ -10,6 +10,7 @@ pytestmark = pytest.mark.inside
 
 def test_relp_half_rule_and_identity_rule_by_hand():
     """silu(x W1) * (x W3): relevance = half of ratio * up and half of gate, by the rules."""
+
     class Gated(torch.nn.Module):
         def __init__(self):
             super().__init__()

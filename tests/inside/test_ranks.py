@@ -10,9 +10,13 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 import graphprune as gp
+from graphprune import auroc
+from graphprune.comparison import make_strata, rank_correlation
 from graphprune.metrics import kendall_tau
 from graphprune.optimise.warm import met_gates, rank_values
 from graphprune.ranks import NOISE, levels, ranks
+
+pytestmark = pytest.mark.inside
 
 
 def test_without_near_ties_ranks_are_scipys():
@@ -67,9 +71,6 @@ def test_normalised_scores_repeat(normalize):
 
 
 def test_starts_tests_and_correlations_repeat():
-    from graphprune import auroc
-    from graphprune.comparison import make_strata, rank_correlation
-
     both = first, second = [gp.EdgeScores.computed(GRAPH, one, method="") for one in TWO]
     assert torch.equal(*(rank_values(s.values, s.noise) for s in both))
     assert torch.equal(*(met_gates(s.values, 0.3, 3.0, torch.sigmoid, s.noise) for s in both))
