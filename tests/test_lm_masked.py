@@ -11,6 +11,7 @@ from support.oracle import oracle_logits
 from support.tiny import FAMILIES, random_pair, tiny
 from test_lm_exactness import ask, setup
 
+import graphprune as gp
 from graphprune import Ablation, Batch
 from graphprune.errors import InputError
 

@@ -19,6 +19,8 @@ from graphprune.spectral.trials import Trials
 
 pytestmark = pytest.mark.inside
 
+KINDS = ("out", "in", "both", "rw", "adjacency", "count")
+
 
 def drawn(nodes, edges, seed, signed=False):
     generator = np.random.default_rng(seed)
