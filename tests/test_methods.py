@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.oracle import oracle_writer_values
 from support.tiny import random_pair, tiny
+from support.tokenizers import byte_bpe
 
 import graphprune as gp
 from graphprune.methods import integration_points
@@ -321,41 +322,30 @@ def test_integration_rules_are_exact_for_their_degree():
         integration_points(3, "simpson")
 
 
-def span_task(model):
-    """Pairs of unequal length, aligned by two named spans, through the public door."""
-    from graphprune.tasks import TokenPairs
-    from graphprune.tasks.alignment import span_ranges, span_slots
-    from graphprune.tasks.ragged import Ragged
-
-    clean = [[3, 4, 5, 6, 7, 8], [9, 4, 5, 6, 7]]
-    corrupt = [[3, 14, 15, 6, 17, 18, 8], [19, 4, 15, 16, 7]]
-    spans = [
-        {"name": [[1, 3], [1, 3]], "verb": [[4, 5], [4, 6]]},
-        {"name": [[1, 2], [1, 2]], "verb": [[2, 4], [2, 4]]},
+def span_task(tokenizer):
+    """Pairs of unequal length, aligned by two named spans; each name is a token."""
+    records = [
+        {
+            "clean": " Mary Paul John Anna Emma Jack",
+            "corrupt": " Mary Carl Alice Anna Laura Frank Jack",
+            "spans": {"name": [[1, 3], [1, 3]], "verb": [[4, 5], [4, 6]]},
+        },
+        {
+            "clean": " Helen Paul John Anna Emma",
+            "corrupt": " Grace Paul Brian Peter Emma",
+            "spans": {"name": [[1, 2], [1, 2]], "verb": [[2, 4], [2, 4]]},
+        },
     ]
-    ranges = [span_ranges(s, len(a), len(b)) for s, a, b in zip(spans, clean, corrupt, strict=True)]
-    names = ["name", "verb"]
-    import numpy as np
-
-    examples = TokenPairs(
-        clean=Ragged.from_rows(clean),
-        corrupt=Ragged.from_rows(corrupt),
-        positions=np.array([5, 4], dtype=np.int32),
-        answer=np.array([[1], [1]], dtype=np.int32),
-        distractor=np.array([[2], [2]], dtype=np.int32),
-        ranges=(Ragged.from_rows([a for a, _ in ranges]), Ragged.from_rows([b for _, b in ranges])),
-        slots=Ragged.from_rows(
-            [span_slots(s, names, len(c)) for s, c in zip(spans, clean, strict=True)]
-        ),
-        slot_names=("name", "verb", "other"),
-    )
-    return gp.Task(examples, "logit_diff")
+    answers = {"answer": " Mary", "distractor": " John"}
+    return gp.Task.from_pairs([{**record, **answers} for record in records], tokenizer)
 
 
-def test_spans_pool_to_one_position_each(case):
+def test_spans_pool_to_one_position_each():
     """Slot scores are the position scores of each prompt, summed over the span's tokens."""
-    model, _ = case
-    task = span_task(model)
+    tokenizer = byte_bpe()
+    model = gp.wrap(tiny("llama", dtype=torch.float64, vocab_size=len(tokenizer)))
+    task = span_task(tokenizer)
+    assert list(task.examples.lengths()) == [7, 5]
     found = gp.EAP().score_positions(model, task)
     assert found.positions == ("name", "verb", "other")
     assert found.values.shape == (model.graph.num_edges, 3)

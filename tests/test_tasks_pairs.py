@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from graphprune import Examples, Task
 from graphprune.errors import InputError
 from graphprune.tasks import TokenPairs
-from graphprune.tasks.ragged import Ragged
 
 CLEAN = torch.tensor([[0, 0, 11, 12], [21, 22, 23, 24]])
 CORRUPT = torch.tensor([[0, 0, 13, 12], [21, 29, 23, 24]])
@@ -88,14 +86,6 @@ def test_padding_round_trip(rows: list[list[int]], left: bool, data: st.DataObje
             assert inputs["input_ids"][k][real].tolist() == rows[i]
             assert real.tolist() == sorted(real.tolist(), reverse=True)
             assert batch.positions[k] == len(rows[i]) - 1
-
-
-@given(st.lists(st.lists(st.integers(-1, 99), max_size=5), min_size=1, max_size=9))
-def test_ragged_rows_round_trip(rows: list[list[int]]) -> None:
-    packed = Ragged.from_rows([*rows, [7]])
-    assert [packed.row(i).tolist() for i in range(len(rows))] == rows
-    table = packed.padded(np.arange(len(rows)), 5, fill=-5)
-    assert table.tolist() == [row + [-5] * (5 - len(row)) for row in rows]
 
 
 ONES = torch.ones_like(CLEAN)

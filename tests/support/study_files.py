@@ -9,7 +9,7 @@ from graphprune.study import Study
 
 from .cli import save_model
 
-PEOPLE = ("Aaron", "Adam", "Alan", "Alex", "Alice", "Amy", "Anderson", "Andre")  # a token each
+PEOPLE = ("Aaron", "Abigail", "Adam", "Albert", "Alexander", "Alice", "Amanda", "Amber")
 
 
 def pairs(swapped=False):
