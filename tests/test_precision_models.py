@@ -16,7 +16,6 @@ from support.oracle import oracle_edges, oracle_logits
 from support.tiny import FAMILIES, Float64
 
 import graphprune as gp
-from graphprune.adapters.lm import rounding
 from graphprune.conformance import check_adapter, check_method
 from graphprune.precision import PAHQ_POLICY, rtn
 
@@ -183,22 +182,6 @@ def test_lowered_models_conform(float64, family):
     assert set(check_adapter(model.at_precision(rtn(8)), task).values()) == {"passed"}
     found = check_adapter(model.at_precision(MIXED), task, expected_failures=STAIRS)
     assert sum(v != "passed" for v in found.values()) == len(STAIRS)
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama", "olmo2", "gemma2"])
-def test_paths_for_rounding_are_exact_where_nothing_is_rounded(monkeypatch, family):
-    """With every grid made infinitely fine all checks hold, finite differences included."""
-    monkeypatch.setattr(rounding, "on_grid", lambda x, precision: x)
-    with Float64():
-        _, model, batch = setup(family)
-        low = model.at_precision(gp.PrecisionPolicy(default="int8", emulate=True))
-        full = low.reference(batch).full
-        torch.testing.assert_close(full, model.reference(batch).full, rtol=0, atol=1e-9)
-        objective = lambda y: y[..., 1] - y[..., 2]  # noqa: E731
-        for name in ("edge_gradients", "relevance_gradients"):
-            ours, theirs = (getattr(m, name)(batch, objective) for m in (low, model))
-            torch.testing.assert_close(ours.edge, theirs.edge, rtol=0, atol=1e-9)
-        assert set(check_adapter(low, task_of(batch)).values()) == {"passed"}
 
 
 def test_the_users_module_is_left_alone():

@@ -1,4 +1,4 @@
-"""Plans from inside: shapes and layouts, products against a counter, memory against what is held."""
+"""Plans from inside: shapes, products against a counter, memory against what is held."""
 
 from __future__ import annotations
 

@@ -3,62 +3,21 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import torch
 
 from graphprune import Task
 
-NAMES = [
-    "Aaron",
-    "Abigail",
-    "Adam",
-    "Albert",
-    "Alexander",
-    "Alice",
-    "Amanda",
-    "Amber",
-    "Amy",
-    "Andrew",
-    "Angela",
-    "Anna",
-    "Arthur",
-    "Barbara",
-    "Betty",
-    "Brian",
-    "Bruce",
-    "Carl",
-    "Carol",
-    "Charles",
-    "Claire",
-    "Daniel",
-    "David",
-    "Diana",
-    "Donald",
-    "Emily",
-    "Emma",
-    "Eric",
-    "Frank",
-    "George",
-    "Grace",
-    "Harry",
-    "Helen",
-    "Henry",
-    "Jack",
-    "James",
-    "Jane",
-    "John",
-    "Julia",
-    "Karen",
-    "Laura",
-    "Linda",
-    "Louis",
-    "Maria",
-    "Mark",
-    "Mary",
-    "Nancy",
-    "Oliver",
-]
+NAMES = re.findall(
+    r"\w+",
+    """
+    Aaron Abigail Adam Albert Alexander Alice Amanda Amber Amy Andrew Angela Anna Arthur Barbara
+    Betty Brian Bruce Carl Carol Charles Claire Daniel David Diana Donald Emily Emma Eric Frank
+    George Grace Harry Helen Henry Jack James Jane John Julia Karen Laura Linda Louis Maria Mark
+    """,
+)
 OBJECTS = ("ring", "book", "ball", "key", "drink", "apple")
 PLACES = ("park", "store", "school", "garden", "station", "library")
 PLAIN_WORDS = ("water", "music", "paper", "house", "river", "table", "light", "stone")
