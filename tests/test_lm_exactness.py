@@ -9,6 +9,7 @@ import dataclasses
 
 import pytest
 import torch
+from support.hooked import hooked
 from support.oracle import oracle_edges, oracle_logits, oracle_writer_values
 from support.tiny import EAGER_ONLY, FAMILIES, random_pair, tiny
 
@@ -200,15 +201,6 @@ def test_low_precision_stays_close(family, dtype):
     assert gap < {torch.float32: 1e-4, torch.bfloat16: 0.3, torch.float16: 0.05}[dtype]
     scores = model.edge_gradients(batch, lambda out: out[:, 0] - out[:, 1]).edge
     assert scores.dtype == torch.float32
-
-
-def hooked(module):
-    """Names of modules with a hook of any kind."""
-    return [
-        name
-        for name, part in module.named_modules()
-        if any(found for kind, found in vars(part).items() if kind.endswith("_hooks"))
-    ]
 
 
 def test_the_users_model_is_unchanged_even_when_a_run_fails():

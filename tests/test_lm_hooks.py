@@ -5,6 +5,7 @@ import functools
 
 import pytest
 import torch
+from support.hooked import hooked
 from support.tiny import random_pair, tiny
 from torch import nn
 from torch.nn.utils import parametrize
@@ -120,7 +121,7 @@ def test_what_libraries_put_there_to_look_on_changes_nothing():
     module, model, batch = system("llama")
     with torch.no_grad():
         module(**batch.clean, output_hidden_states=True)
-    assert any(m._forward_hooks for m in module.modules())
+    assert hooked(module)
     with FlopCounterMode(display=False):
         found = model.run(batch, torch.ones(model.graph.num_edges))
     torch.testing.assert_close(found, plain(module, batch), rtol=1e-4, atol=1e-4)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch_geometric.nn as pyg
-from support.messages import HARD, MAKERS, C, F, N, Pooled, Two, a_graph, deleted, hooked, system
+from support.hooked import hooked
+from support.messages import HARD, MAKERS, C, F, N, Pooled, Two, a_graph, deleted, system
 from torch_geometric.data import Batch as Graphs
 
 import graphprune as gp

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 import torch_geometric.nn as pyg
-from support.messages import MAKERS, C, F, N, Pooled, Two, a_graph, deleted, hooked, system
+from support.hooked import hooked
+from support.messages import MAKERS, C, F, N, Pooled, Two, a_graph, deleted, system
 from torch_geometric.data import Batch as Graphs
 from torch_geometric.data import Data
 
