@@ -1,5 +1,7 @@
 """An ablation that changes nothing is an error that names what would work, on every adapter."""
 
+import itertools
+
 import pytest
 import torch
 import torch_geometric.nn as pyg
@@ -81,8 +83,18 @@ def run(method, model, task):
     return method.score(model, task) if hasattr(method, "score") else method.prune(model, task)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.label)
-@pytest.mark.parametrize("make", [toy, structural, recurrent, language])
+@pytest.mark.parametrize(
+    ("make", "method"),
+    [
+        *((toy, method) for method in METHODS),
+        # Of other adapters, one method for each way to ask them.
+        *itertools.product(
+            [structural, recurrent, language],
+            [gp.EAP(), gp.ExactPatching(), gp.EdgePruning(**QUICK), gp.ACDC(tau=0.1)],
+        ),
+    ],
+    ids=lambda x: getattr(x, "label", None) or x.__name__,
+)
 def test_no_method_works_on_equal_inputs(make, method):
     with pytest.raises(
         gp.InputError, match=r"counterfactual ablation changes nothing.*ablation='zero'"

@@ -32,11 +32,11 @@ def whole(kind):
 @pytest.mark.parametrize(
     ("kind", "at"),
     [
-        ("default", 1),
+        pytest.param("default", 1, marks=pytest.mark.slow),
         ("default", 23),
-        ("default", 40),
+        pytest.param("default", 40, marks=pytest.mark.slow),
         ("paper", 17),
-        ("ugs", 31),
+        pytest.param("ugs", 31, marks=pytest.mark.slow),
         ("minimal", 300),
     ],
 )

@@ -7,11 +7,13 @@ summation may round a value to two neighbours of a grid.
 
 import copy
 import dataclasses
+import itertools
 
 import pytest
 import torch
 from support.grids import gaussian, passing, relative, rounded_model
 from support.lowering import MIXED, ROUNDED, random_masks, setup, task_of
+from support.marks import quick
 from support.oracle import oracle_edges, oracle_logits
 from support.tiny import FAMILIES, Float64
 
@@ -97,8 +99,12 @@ def test_masked_runs_and_gradients_equal_the_oracle(float64, family):
     torch.testing.assert_close(found.edge, want, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+ANY = list(itertools.product(FAMILIES, (False, True)))
+# Weights stored otherwise, coupled norms, none at all; and one family that keeps nothing.
+FEW = [*((family, False) for family in ("gpt2", "phi3", "olmo2", "gemma2")), ("llama", True)]
+
+
+@pytest.mark.parametrize(("family", "checkpointing"), quick(ANY, FEW))
 def test_passes_agree_with_each_other(float64, family, checkpointing):
     """Ends, plain Hugging Face on the copy, a stack against its masks; every family and kind."""
     _, model, batch = setup(family, checkpointing=checkpointing)
@@ -174,7 +180,7 @@ def test_one_head_beside_others_only_counts_through_itself(float64):
     assert outputs[1] < 1e-9
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma2"])
+@pytest.mark.parametrize("family", quick(["gpt2", "llama", "gpt_neox", "gemma2"], ["llama"]))
 def test_lowered_models_conform(float64, family):
     """All checks hold but finite differences, which look across a staircase's steps."""
     _, model, batch = setup(family)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.grids import by_hand, e4m3, gaussian, nearest, relative
 from support.lowering import setup, task_of
+from support.marks import quick
 from support.tiny import Float64
 
 import graphprune as gp
@@ -79,7 +80,7 @@ def test_errors_of_a_gaussian_product_are_those_measured_before(width):
     assert error(*low) == pytest.approx(0.0029 * (2 / 3) ** 0.5, rel=0.02)  # sums stay float32
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "olmo2", "gemma2"])
+@pytest.mark.parametrize("family", quick(["gpt2", "llama", "olmo2", "gemma2"], ["gemma2"]))
 def test_paths_for_rounding_are_exact_where_nothing_is_rounded(monkeypatch, family):
     """With every grid made infinitely fine all checks hold, finite differences included."""
     monkeypatch.setattr(rounding, "on_grid", lambda x, precision: x)

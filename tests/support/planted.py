@@ -11,14 +11,17 @@ The masked forward pass here is plain batched PyTorch, independent of the librar
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_model
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import graphprune as gp
 
+GOLDEN = Path(__file__).parent.parent / "golden"
 LAYERS, HEADS, WIDTH, WORDS, END = 2, 2, 32, 10, 10
 CIRCUIT = (
     "input->a0.h1<v>",
@@ -101,8 +104,19 @@ def untrained(words: int, seed: int) -> GPT2LMHeadModel:
 
 
 @cache
+def planted() -> GPT2LMHeadModel:
+    """The model of :func:`plant`, as it was trained once: ``test_planted.py`` shows its circuit."""
+    return loaded("planted", WORDS + 1)
+
+
+def loaded(name: str, words: int) -> GPT2LMHeadModel:
+    model = untrained(words, 0)
+    load_model(model, GOLDEN / f"{name}.safetensors")
+    return model.eval().requires_grad_(False)
+
+
 @torch.enable_grad()
-def planted(steps: int = 1200, seed: int = 0) -> GPT2LMHeadModel:
+def plant(steps: int = 1200, seed: int = 0) -> GPT2LMHeadModel:
     model = untrained(WORDS + 1, seed)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)

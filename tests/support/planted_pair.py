@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import GPT2LMHeadModel
 
 import graphprune as gp
-from support.planted import WORDS, edge_names, run, untrained
+from support.planted import WORDS, edge_names, loaded, run, untrained
 
 FIRST, SECOND = WORDS, WORDS + 1
 SHARED = ("m0->a1.h0<v>", "a1.h0->m1", "m1->logits")
@@ -37,8 +37,13 @@ def pair_prompts(n: int, task: str, generator: torch.Generator) -> tuple[Tensor,
 
 
 @cache
+def planted_pair() -> GPT2LMHeadModel:
+    """The model of :func:`plant_pair`, as it was trained once."""
+    return loaded("planted_pair", WORDS + 2)
+
+
 @torch.enable_grad()
-def planted_pair(steps: int = 400, seed: int = 0) -> GPT2LMHeadModel:
+def plant_pair(steps: int = 400, seed: int = 0) -> GPT2LMHeadModel:
     model = untrained(WORDS + 2, seed)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)

@@ -1,4 +1,4 @@
-"""Families of language models, and settings of theirs that change where or how something is added."""
+"""Families of language models, and settings that change where or how something is added."""
 
 from __future__ import annotations
 
