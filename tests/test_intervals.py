@@ -1,5 +1,6 @@
 """Intervals hold the truth as often as they say: simulated, and against other implementations."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from scipy.optimize import brentq
 from scipy.stats import binomtest, t
+from support.marks import quick
 from support.named import metric
 
 from graphprune import MIB_SIZES
@@ -47,8 +49,10 @@ MEANS = {
 }
 
 
-@pytest.mark.parametrize("name", MEANS)
-@pytest.mark.parametrize("n", [20, 50])
+MANY = [*itertools.product(MEANS, (20, 50))]
+
+
+@pytest.mark.parametrize(("name", "n"), quick(MANY, [*((m, 20) for m in MEANS), ("lognormal", 50)]))
 def test_intervals_of_means_hold_the_mean(name, n):
     """Percentiles of 20 log-normal values held it .855 of the time, exponential ones .898."""
     draw, truth = MEANS[name]
@@ -80,8 +84,10 @@ RATIOS = {
 }
 
 
-@pytest.mark.parametrize("name", RATIOS)
-@pytest.mark.parametrize("n", [20, 50])
+@pytest.mark.parametrize(
+    ("name", "n"),
+    quick([*itertools.product(RATIOS, (20, 50))], [("mostly", 20), ("skewed", 50), ("cpr", 20)]),
+)
 def test_intervals_of_faithfulness_hold_it(name, n):
     draw, truth = RATIOS[name]
     assert coverage(draw, truth, n, runs=250, name="faithfulness") >= 0.92

@@ -105,7 +105,7 @@ def test_every_door_gives_the_circuit_that_brute_force_gives(family, ablation):
     chosen = gp.methods.resolve_ablation(model, task, ablation)
     want = gp.EdgeMask(model.graph, changes(model, task, top, chosen).float())
     assert 0 < want.num_kept < top.num_kept, "the case must have dead ends and live edges"
-    curve = gp.faithfulness_curve(model, task, scores, [SIZE], ablation=ablation)
+    curve = gp.faithfulness_curve(model, task, scores, [SIZE, SIZE + 0.1], ablation=ablation)
     for door, mask in doors(model, task, method).items():
         if family == "gpt2":
             assert mask == want, (door, (mask ^ want).edges())

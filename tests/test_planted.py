@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.marks import quick
 from support.oracle import oracle_logits
 from support.planted import CIRCUIT, edge_names, plant, planted, planted_task, prompts
 from support.programs import program
@@ -85,7 +86,7 @@ def test_masks_find_what_was_planted(case):
 
 
 @pytest.mark.parametrize(
-    "name", ["length", "frac_prevs", pytest.param("reverse", marks=pytest.mark.slow)]
+    "name", quick(["length", "frac_prevs", "reverse"], ["length", "frac_prevs"])
 )
 def test_compiled_programs(name):
     pytest.importorskip("tracr", reason="Tracr is not installed")

@@ -37,6 +37,8 @@ SMALLER = {
     "draws=30": "draws=3",
     "edges=200": "edges=50",
     "top(100)": "top(30)",
+    "top(0.01)": "top(0.2)",
+    "size=0.01": "size=0.2",
 }
 
 
