@@ -2,10 +2,12 @@
 
 import copy
 import functools
+import itertools
 
 import pytest
 import torch
 from support.hooked import hooked
+from support.marks import quick
 from support.tiny import random_pair, tiny
 from torch import nn
 from torch.nn.utils import parametrize
@@ -51,8 +53,11 @@ HOOKS = {
 }
 
 
-@pytest.mark.parametrize("kind", HOOKS)
-@pytest.mark.parametrize("family", FAMILIES)
+ANY = [*itertools.product(FAMILIES, HOOKS)]
+FEW = [(f, kind) for f, kind in ANY if f == "llama" or (f, kind) == ("gpt2", "forward hook")]
+
+
+@pytest.mark.parametrize(("family", "kind"), quick(ANY, FEW))
 def test_every_hook_on_every_module_is_refused_by_its_name(family, kind):
     """Every module outside the layers and of layer 1, at every kind of call; gone, all is well."""
     module, model, batch = system(family)
@@ -132,7 +137,7 @@ class Scaled(nn.Module):
         return 1.5 * weight
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(FAMILIES, ["gpt2", "llama", "gemma2"]))
 def test_parametrised_weights_are_refused_afterwards_and_right_when_wrapped_again(family):
     module, model, batch = system(family)
     block = model.arch.blocks[1]

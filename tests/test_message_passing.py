@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch_geometric.nn as pyg
 from support.hooked import hooked
+from support.marks import quick
 from support.messages import HARD, MAKERS, C, F, N, Pooled, Two, a_graph, deleted, system
 from torch_geometric.data import Batch as Graphs
 
@@ -127,7 +128,9 @@ def test_constant_nodes_pass_no_gradient_on(kind):
     assert float((through.double() - want).abs().max()) > 1e-2
 
 
-@pytest.mark.parametrize("name", ["GraphConv", "GCN", "GAT", "SAGE", "EdgeConv"])
+@pytest.mark.parametrize(
+    "name", quick(["GraphConv", "GCN", "GAT", "SAGE", "EdgeConv"], ["GCN", "EdgeConv"])
+)
 def test_it_conforms(name):
     _, _, model, task = system({**MAKERS, **HARD}[name])
     check_adapter(model, task)
@@ -157,10 +160,9 @@ def test_batched_graphs_conform():
 @pytest.mark.parametrize(
     "method",
     [
-        gp.EAP(), gp.EAPIG(steps=3), gp.ExactPatching(), gp.InformationFlow(),
-        gp.EdgePruning(sparsity=0.5, steps=5), gp.UGS(sparsity=0.5, steps=5),
-        gp.MatryoshkaPruning(sparsity=0.5, steps=5), gp.SpectralPruning(density=0.7),
-        gp.EAP(ablation="delete"), gp.EdgePruning(sparsity=0.5, steps=5, ablation="delete"),
+        gp.EAP(ablation="delete"), gp.EAPIG(steps=3), gp.ExactPatching(), gp.InformationFlow(),
+        gp.EdgePruning(sparsity=0.5, steps=5, ablation="delete"), gp.UGS(sparsity=0.5, steps=5),
+        gp.SpectralPruning(density=0.7),
     ],
     ids=lambda m: m.label,
 )  # fmt: skip
