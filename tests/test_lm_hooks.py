@@ -78,7 +78,7 @@ def test_every_hook_on_every_module_is_refused_by_its_name(family, kind):
                 lambda: model.run(batch, mask, reference, sparse=True),
                 lambda: model.edge_gradients(batch, lambda out: out[:, 0], reference),
                 compiled,
-                lambda: model.pruned(gp.EdgeMask.full(model.graph), gp.model.Ablation("zero")),
+                lambda: model.pruned(gp.EdgeMask.full(model.graph), gp.Ablation("zero")),
                 lambda: gp.wrap(module),
             ):
                 with pytest.raises(gp.UnsupportedModelError, match=said) as refusal:

@@ -1,5 +1,7 @@
 """Mask optimisers on a small graph whose best circuits are known by trying all of them."""
 
+import dataclasses
+import functools
 import itertools
 
 import pytest
@@ -43,8 +45,10 @@ def mse(model, task, mask):
     return float((model.run(batch, mask, reference) - reference.full).square().mean())
 
 
-def ranked_circuits(model, task, count):
+@functools.cache
+def ranked_circuits(seed, count):
     """Every circuit of ``count`` edges without dead ends, by its loss."""
+    model, task = Toy(seed=seed), gp.Task(ToyExamples(6), "logit_diff", batch_size=6)
     graph, found = model.graph, []
     for some in itertools.combinations(range(graph.num_edges), count):
         values = torch.zeros(graph.num_edges)
@@ -59,7 +63,7 @@ def test_default_finds_the_best_circuit_or_nearly(task):
     places = []
     for seed, count in itertools.product(range(6), (4, 5)):
         model = Toy(seed=seed)
-        every = ranked_circuits(model, task, count)
+        every = ranked_circuits(seed, count)
         found = gp.EdgePruning(edges=count, steps=150, batch_size=6, loss="mse").prune(model, task)
         places.append(every.index(found))
     # Of 9 and 15 circuits; chance would find the best one in about 1 of 12 cases.
@@ -81,7 +85,7 @@ def test_budget_is_exact_without_dead_ends(method, model, task):
 
 @pytest.mark.parametrize("method", METHODS, ids=LABELS)
 def test_conforms(method, model, task):
-    check_method(method, model, task)
+    check_method(dataclasses.replace(method, steps=10), model, task)
 
 
 OURS = [gp.EdgePruning, gp.MatryoshkaPruning, gp.SubnetworkProbing, gp.UGS]
@@ -95,7 +99,7 @@ def test_better_than_chance(kind, task):
         model = Toy(seed=seed)
         options = {"samples": 4, "penalty": 0.05} if kind is gp.UGS else {}
         method = kind(edges=5, steps=150, batch_size=6, loss="mse", **options)
-        places.append(ranked_circuits(model, task, 5).index(method.prune(model, task)))
+        places.append(ranked_circuits(seed, 5).index(method.prune(model, task)))
     assert sum(places) / len(places) <= 4.0, places
 
 
@@ -107,7 +111,7 @@ def test_sizes():
     assert gp.EdgePruning(sparsity="minimal").count(graph) is None
 
 
-@pytest.mark.parametrize("edges", range(1, 10))
+@pytest.mark.parametrize("edges", [1, 2, 5, 8, 9])
 def test_every_budget(edges, model, task):
     fit = gp.EdgePruning(edges=edges, steps=20, batch_size=6, loss="mse").fit(model, task)
     assert fit.mask.num_kept == edges

@@ -95,9 +95,11 @@ STYLED = {
 }
 
 
-@pytest.mark.parametrize("kind", ["byte_bpe", "letters", "bos_and_eos"])
+@pytest.mark.parametrize(
+    ("kind", "shots"),
+    [("byte_bpe", 1), ("byte_bpe", 2), ("byte_bpe", 3), ("letters", 2), ("bos_and_eos", 3)],
+)
 @pytest.mark.parametrize("name", STYLED)
-@pytest.mark.parametrize("shots", [1, 2, 3])
 def test_few_shot_examples_stand_in_front_and_are_never_asked(
     name: str, shots: int, kind: str
 ) -> None:
