@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from support.marks import quick
 from support.planted import prompts, untrained
 from support.toy import Toy, ToyExamples
 
@@ -24,6 +25,9 @@ METHODS = {
     "probing": gp.SubnetworkProbing(steps=100, penalty=0.5, **COMMON),
 }
 
+# One of each way to give scores: gates, their products, sampled gates, nested budgets, chances.
+QUICK = ("budget", "refined", "paper", "ugs", "matryoshka", "probing")
+
 
 @pytest.fixture(scope="module")
 def case():
@@ -37,16 +41,27 @@ def case():
     return gp.wrap(module), task
 
 
+class Fits(dict):
+    """Results by name, each found when it is first asked for."""
+
+    def __init__(self, case):
+        self.case = case
+
+    def __missing__(self, name):
+        self[name] = METHODS[name].fit(*self.case)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def fits(case):
-    return {name: method.fit(*case) for name, method in METHODS.items()}
+    return Fits(case)
 
 
 def divergence(case, mask):
     return gp.evaluate(*case, mask, metrics=["kl"]).to_dict()["kl"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", quick(METHODS, QUICK))
 def test_the_best_edges_are_the_runs_own_circuit(name, case, fits):
     """Up to dead ends, which a circuit has none of, and swaps of the local search."""
     fit = fits[name]
@@ -61,7 +76,7 @@ def test_the_best_edges_are_the_runs_own_circuit(name, case, fits):
     assert shared["top"] >= (10 if name == "paper" else 12) / EDGES, shared
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "paper"])
+@pytest.mark.parametrize("name", quick([name for name in METHODS if name != "paper"], QUICK))
 def test_the_best_edges_are_as_faithful_as_the_circuit(name, case, fits):
     """All but the published variant, whose 60 steps keep a circuit no better than none."""
     ablated = divergence(case, gp.EdgeMask(case[0].graph, torch.zeros(case[0].graph.num_edges)))
@@ -71,7 +86,7 @@ def test_the_best_edges_are_as_faithful_as_the_circuit(name, case, fits):
     assert best < 1.5 * own + 0.01 * ablated, (own, best, ablated)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", quick(METHODS, QUICK))
 def test_rankings_by_size_and_by_sign_agree(name, case, fits):
     scores = fits[name].scores
     assert float(scores.values.min()) > 0
