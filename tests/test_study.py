@@ -46,12 +46,13 @@ def test_a_job_is_what_single_calls_give(plan, tmp_path):
 
 def test_equal_circuits_run_once(plan, tmp_path, monkeypatch):
     """Scores of one sign rank alike by size and sign, and densities are among the sizes."""
-    seen = []
+    seen, test_size = [], plan["test"]
     run = LanguageModel.run
 
     def watched(self, batch, mask, *rest, **options):
         values = mask.values if isinstance(mask, gp.EdgeMask) else mask
-        seen.extend(tuple(row) for row in values.reshape(-1, values.shape[-1]).tolist())
+        if batch.size == test_size:  # no self-check of a model that is being wrapped
+            seen.extend(tuple(row) for row in values.reshape(-1, values.shape[-1]).tolist())
         return run(self, batch, mask, *rest, **options)
 
     monkeypatch.setattr(LanguageModel, "run", watched)

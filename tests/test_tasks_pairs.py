@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphprune import Examples, Task
@@ -61,6 +61,7 @@ def test_answers_for_each_of_several_positions() -> None:
     assert torch.equal(pairs.batch([0, 1]).answer, answer)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 10**6), min_size=1, max_size=9), min_size=1, max_size=12),
     st.booleans(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tokenizers import sentence_piece
 
@@ -14,6 +14,7 @@ from graphprune.tasks.ragged import Ragged
 pytestmark = pytest.mark.inside
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(-1, 99), max_size=5), min_size=1, max_size=9))
 def test_ragged_rows_round_trip(rows: list[list[int]]) -> None:
     packed = Ragged.from_rows([*rows, [7]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
@@ -38,6 +38,7 @@ def test_given_scores_are_exact_and_computed_ones_carry_their_noise():
         gp.EdgeScores(GRAPH, values, noise=-1.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-40, 40), min_size=1, max_size=60), st.integers(0, 10**6))
 def test_rounding_noise_moves_no_rank(whole, seed):
     """Integers are far apart for this noise; those that are equal stay equal under it."""

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.prompts import rows, texts
 from support.tokenizers import TOKENIZERS, byte_bpe
@@ -45,6 +45,7 @@ def test_pronouns_follow_the_name() -> None:
             assert she == [answer == " she", distractor == " she"]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_boolean_expressions_stay_within_their_limits(seed: int) -> None:
     expression = _expression(random.Random(seed))
@@ -165,6 +166,7 @@ def test_templates_are_distinct_and_complete() -> None:
     assert all(f.count("{}") == 3 and "{place}" in f and "{object}" in f for f in FRAMES)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 9))
 def test_combinations_are_all_there_once(sizes: list[int], seed: int) -> None:
     drawn = list(combinations(seed, *sizes))
