@@ -16,6 +16,7 @@ from .laplacians import laplacian
 from .large import leading
 from .pictures import plot
 from .pruning import SpectralPruning, SpectralScores, feedback_dependence
+from .published import published_edge
 from .sensitivity import sensitivity
 from .spectra import spectrum
 from .stability import stable_step
@@ -42,6 +43,7 @@ __all__ = [
     "message_norms",
     "plot",
     "prune",
+    "published_edge",
     "removal_effects",
     "rotation",
     "scheduled",

@@ -1,6 +1,6 @@
 """An ablation that changes nothing is an error that names what would work, on every adapter."""
 
-import logging
+import itertools
 
 import pytest
 import torch
@@ -11,7 +11,6 @@ from support.wheels import random_network
 from torch_geometric.data import Data
 
 import graphprune as gp
-from graphprune.adapters.gnn import messages
 from graphprune.tasks import nodes, patterns
 
 QUICK = {"sparsity": 0.5, "steps": 2}
@@ -84,8 +83,18 @@ def run(method, model, task):
     return method.score(model, task) if hasattr(method, "score") else method.prune(model, task)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.label)
-@pytest.mark.parametrize("make", [toy, structural, recurrent, language])
+@pytest.mark.parametrize(
+    ("make", "method"),
+    [
+        *((toy, method) for method in METHODS),
+        # Of other adapters, one method for each way to ask them.
+        *itertools.product(
+            [structural, recurrent, language],
+            [gp.EAP(), gp.ExactPatching(), gp.EdgePruning(**QUICK), gp.ACDC(tau=0.1)],
+        ),
+    ],
+    ids=lambda x: getattr(x, "label", None) or x.__name__,
+)
 def test_no_method_works_on_equal_inputs(make, method):
     with pytest.raises(
         gp.InputError, match=r"counterfactual ablation changes nothing.*ablation='zero'"
@@ -168,16 +177,3 @@ def test_attribution_weights_of_a_spectrum_take_the_methods_ablation():
     with pytest.raises(gp.InputError, match="changes nothing"):
         gp.SpectralPruning(**told).prune(model, task)
     assert gp.SpectralPruning(**told, ablation="zero").prune(model, task).num_kept
-
-
-def test_a_mean_over_one_shared_input_is_said_to_be_counterfactual(caplog):
-    torch.manual_seed(1)
-    model, task = structural(torch.randn(10, 3))
-    assert task.notes["corrupted inputs"] == "features shuffled over nodes, seed 0"
-    messages._say_mean_is_counterfactual.cache_clear()
-    with caplog.at_level(logging.WARNING, "graphprune"):
-        mean = gp.EAP(ablation="mean").score(model, task).values
-        gp.EAP(ablation="mean").score(model, task)
-    (told,) = [r.message for r in caplog.records if "is counterfactual" in r.message]
-    assert "share one corrupted input" in told
-    torch.testing.assert_close(mean, gp.EAP().score(model, task).values)

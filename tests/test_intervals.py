@@ -1,5 +1,6 @@
 """Intervals hold the truth as often as they say: simulated, and against other implementations."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,23 +8,24 @@ import pytest
 import torch
 from scipy.optimize import brentq
 from scipy.stats import binomtest, t
+from support.marks import quick
+from support.named import metric
 
 from graphprune import MIB_SIZES
 from graphprune.evaluation import EvaluationReport
-from graphprune.metrics import METRICS
 
 
-def report(values, full=None, ablated=None, metric="score"):
+def report(values, full=None, ablated=None, name="score"):
     """A report of one measure, as ``evaluate`` fills it in."""
     sides = [
-        {} if side is None else {metric: torch.as_tensor(side, dtype=torch.float64)}
+        {} if side is None else {name: torch.as_tensor(side, dtype=torch.float64)}
         for side in (values, full, ablated)
     ]
-    found = {metric: float(sides[0][metric].mean())}
+    found = {name: float(sides[0][name].mean())}
     if full is not None:
-        below = sides[1][metric].mean() - sides[2][metric].mean()
-        found["faithfulness"] = float((sides[0][metric].mean() - sides[2][metric].mean()) / below)
-    settings = {"metric": metric, "examples": len(values)}
+        below = sides[1][name].mean() - sides[2][name].mean()
+        found["faithfulness"] = float((sides[0][name].mean() - sides[2][name].mean()) / below)
+    settings = {"metric": name, "examples": len(values)}
     ends = [{n: float(v.mean()) for n, v in side.items()} for side in sides[1:]]
     return EvaluationReport(found, sides[0], *ends, {}, settings, sides[1], sides[2])
 
@@ -47,8 +49,10 @@ MEANS = {
 }
 
 
-@pytest.mark.parametrize("name", MEANS)
-@pytest.mark.parametrize("n", [20, 50])
+MANY = [*itertools.product(MEANS, (20, 50))]
+
+
+@pytest.mark.parametrize(("name", "n"), quick(MANY, [*((m, 20) for m in MEANS), ("lognormal", 50)]))
 def test_intervals_of_means_hold_the_mean(name, n):
     """Percentiles of 20 log-normal values held it .855 of the time, exponential ones .898."""
     draw, truth = MEANS[name]
@@ -80,8 +84,10 @@ RATIOS = {
 }
 
 
-@pytest.mark.parametrize("name", RATIOS)
-@pytest.mark.parametrize("n", [20, 50])
+@pytest.mark.parametrize(
+    ("name", "n"),
+    quick([*itertools.product(RATIOS, (20, 50))], [("mostly", 20), ("skewed", 50), ("cpr", 20)]),
+)
 def test_intervals_of_faithfulness_hold_it(name, n):
     draw, truth = RATIOS[name]
     assert coverage(draw, truth, n, runs=250, name="faithfulness") >= 0.92
@@ -108,7 +114,7 @@ def test_right_answers_are_counted():
         )
         want = binomtest(right, n).proportion_ci(0.95, "exact")
         assert one.interval("accuracy") == pytest.approx((want.low, want.high), abs=1e-9)
-    assert METRICS["accuracy"].bounds == METRICS["exact_match"].bounds == (0, 1)
+    assert metric("accuracy").bounds == metric("exact_match").bounds == (0, 1)
 
 
 def test_values_that_are_all_equal_have_no_width_and_one_value_has_no_interval():

@@ -4,14 +4,15 @@ import copy
 
 import pytest
 import torch
+from support.named import metric
 from support.tiny import random_pair, tiny
 
 import graphprune as gp
 from graphprune import Ablation
-from graphprune.metrics import METRICS
 
 DTYPES = [torch.bfloat16, torch.float16]
 PROMPTS = 64
+KL = metric("kl")
 
 
 def systems(family, dtype):
@@ -89,7 +90,7 @@ def test_kl_is_the_float64_sum_and_never_negative(dtype, step):
     out = full + step * torch.randn(20, 5000, generator=generator, dtype=torch.float64)
     full, out = full.to(dtype), out.to(dtype)
     batch = gp.Batch({}, None, 20)
-    found = METRICS["kl"](out, batch, full)
+    found = KL(out, batch, full)
     assert (found >= 0).all()
     p, q = full.double().log_softmax(-1), out.double().log_softmax(-1)
     want = (p.exp() * (p - q)).sum(-1)
@@ -105,9 +106,9 @@ def test_kl_has_the_gradient_of_the_plain_sum():
     for step in (1e-3, 0.3):
         noise = torch.randn(4, 9, generator=generator, dtype=torch.float64)
         out = (full + step * noise).requires_grad_()
-        (got,) = torch.autograd.grad(METRICS["kl"](out, batch, full).sum(), out)
+        (got,) = torch.autograd.grad(KL(out, batch, full).sum(), out)
         torch.testing.assert_close(got, (out.softmax(-1) - full.softmax(-1)).detach())
-        assert torch.autograd.gradcheck(lambda x: METRICS["kl"](x, batch, full), out)
+        assert torch.autograd.gradcheck(lambda x: KL(x, batch, full), out)
 
 
 def test_reports_say_what_is_rounding():

@@ -5,13 +5,12 @@ import copy
 import pytest
 import torch
 import torch_geometric.nn as pyg
+from support.hooked import hooked
 from support.messages import MAKERS, C, F, N, Pooled, Two, a_graph, deleted, system
 from torch_geometric.data import Batch as Graphs
 from torch_geometric.data import Data
 
 import graphprune as gp
-from graphprune.adapters.gnn.deletion import way_of
-from graphprune.adapters.gnn.passing import convolutions
 from graphprune.tasks import nodes, patterns
 
 # ------------------------------------------------------------------ silent traps
@@ -107,10 +106,7 @@ def test_hooks_leave_no_trace_in_copies():
     module, _, model, task = system(MAKERS["GAT"])
     gp.EAP().score(model, task)
     twin = copy.deepcopy(module)
-    for part in convolutions(twin).values():
-        assert not part._message_forward_hooks
-        assert not part._propagate_forward_pre_hooks
-        assert not part._aggregate_forward_hooks
+    assert hooked(module) == hooked(twin) == []
 
 
 def test_recurrent_cells_share_a_mask_at_every_step():
@@ -242,18 +238,6 @@ def test_normalisation_outside_the_layers_is_found_out():
     kept = torch.arange(24) % 2 == 0
     found = model.run(batch, kept.double(), reference)
     torch.testing.assert_close(found, deleted(module, data, kept).detach())
-
-
-@pytest.mark.parametrize(
-    "conv",
-    [
-        pyg.GCNConv(8, 8, improved=True),
-        pyg.GATConv(8, 8, edge_dim=2),
-    ],
-    ids=["improved GCN", "GAT with edge attributes"],
-)
-def test_self_loops_that_depend_on_edges_have_no_soft_mask(conv):
-    assert way_of(conv) == "none"
 
 
 def test_modules_that_mix_graphs_are_refused():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.oracle import oracle_writer_values
 from support.tiny import random_pair, tiny
+from support.tokenizers import byte_bpe
 
 import graphprune as gp
 from graphprune.methods import integration_points
@@ -267,29 +268,6 @@ def test_relp_is_the_gradient_of_the_linearised_model(frozen):
     assert checked == len(scores)
 
 
-def test_relp_half_rule_and_identity_rule_by_hand():
-    """silu(x W1) * (x W3): relevance = half of ratio * up and half of gate, by the rules."""
-    from graphprune.adapters.lm.relevance import relevant
-
-    class Gated(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.act = torch.nn.SiLU()
-
-        def forward(self, x):
-            return self.act(x[..., 0]) * x[..., 1]
-
-    x = torch.tensor([[1.5, -2.0]], dtype=torch.float64, requires_grad=True)
-    out = relevant(Gated())(x)
-    assert out.item() == pytest.approx(Gated()(x.detach()).item())
-    (gradient,) = torch.autograd.grad(out.sum(), x)
-    gate = 1 / (1 + torch.exp(torch.tensor(-1.5, dtype=torch.float64)))
-    assert gradient[0, 0].item() == pytest.approx(0.5 * gate.item() * -2.0)
-    assert gradient[0, 1].item() == pytest.approx(0.5 * gate.item() * 1.5)
-    # conservation: relevance x * gradient sums to the output
-    assert (x * gradient).sum().item() == pytest.approx(out.item())
-
-
 def test_positional_scores_sum_to_the_edge_scores(case):
     model, task = case
     positional = gp.EAPIG(steps=2).score_positions(model, task)
@@ -344,41 +322,30 @@ def test_integration_rules_are_exact_for_their_degree():
         integration_points(3, "simpson")
 
 
-def span_task(model):
-    """Pairs of unequal length, aligned by two named spans, through the public door."""
-    from graphprune.tasks import TokenPairs
-    from graphprune.tasks.alignment import span_ranges, span_slots
-    from graphprune.tasks.tables import Ragged
-
-    clean = [[3, 4, 5, 6, 7, 8], [9, 4, 5, 6, 7]]
-    corrupt = [[3, 14, 15, 6, 17, 18, 8], [19, 4, 15, 16, 7]]
-    spans = [
-        {"name": [[1, 3], [1, 3]], "verb": [[4, 5], [4, 6]]},
-        {"name": [[1, 2], [1, 2]], "verb": [[2, 4], [2, 4]]},
+def span_task(tokenizer):
+    """Pairs of unequal length, aligned by two named spans; each name is a token."""
+    records = [
+        {
+            "clean": " Mary Paul John Anna Emma Jack",
+            "corrupt": " Mary Carl Alice Anna Laura Frank Jack",
+            "spans": {"name": [[1, 3], [1, 3]], "verb": [[4, 5], [4, 6]]},
+        },
+        {
+            "clean": " Helen Paul John Anna Emma",
+            "corrupt": " Grace Paul Brian Peter Emma",
+            "spans": {"name": [[1, 2], [1, 2]], "verb": [[2, 4], [2, 4]]},
+        },
     ]
-    ranges = [span_ranges(s, len(a), len(b)) for s, a, b in zip(spans, clean, corrupt, strict=True)]
-    names = ["name", "verb"]
-    import numpy as np
-
-    examples = TokenPairs(
-        clean=Ragged.from_rows(clean),
-        corrupt=Ragged.from_rows(corrupt),
-        positions=np.array([5, 4], dtype=np.int32),
-        answer=np.array([[1], [1]], dtype=np.int32),
-        distractor=np.array([[2], [2]], dtype=np.int32),
-        ranges=(Ragged.from_rows([a for a, _ in ranges]), Ragged.from_rows([b for _, b in ranges])),
-        slots=Ragged.from_rows(
-            [span_slots(s, names, len(c)) for s, c in zip(spans, clean, strict=True)]
-        ),
-        slot_names=("name", "verb", "other"),
-    )
-    return gp.Task(examples, "logit_diff")
+    answers = {"answer": " Mary", "distractor": " John"}
+    return gp.Task.from_pairs([{**record, **answers} for record in records], tokenizer)
 
 
-def test_spans_pool_to_one_position_each(case):
+def test_spans_pool_to_one_position_each():
     """Slot scores are the position scores of each prompt, summed over the span's tokens."""
-    model, _ = case
-    task = span_task(model)
+    tokenizer = byte_bpe()
+    model = gp.wrap(tiny("llama", dtype=torch.float64, vocab_size=len(tokenizer)))
+    task = span_task(tokenizer)
+    assert list(task.examples.lengths()) == [7, 5]
     found = gp.EAP().score_positions(model, task)
     assert found.positions == ("name", "verb", "other")
     assert found.values.shape == (model.graph.num_edges, 3)

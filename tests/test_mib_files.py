@@ -17,12 +17,12 @@ import graphprune as gp
 from graphprune.export import (
     MIB_MODELS,
     check_submission,
+    field_graph,
     from_mib_nodes,
     read_submission,
     to_mib_json,
     write_submission,
 )
-from graphprune.export.field import field_graph
 
 # -------------------------------------------------------------------- data sets
 

@@ -18,13 +18,14 @@ from transformer_graph import random_scores
 
 import graphprune as gp
 from graphprune.export import (
+    MIB_MODELS,
     check_submission,
+    field_graph,
     from_mib_json,
     read_submission,
     to_mib_json,
     write_submission,
 )
-from graphprune.export.submission import split_name
 
 
 def change(folder, edit):
@@ -58,8 +59,11 @@ def change(folder, edit):
         ("arithmetic_llama3", (None, "llama3")),
     ],
 )
-def test_names_are_found_as_the_evaluator_finds_them(name, expected):
-    assert split_name(name) == expected
+def test_names_are_found_as_the_evaluator_finds_them(tmp_path, name, expected):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "importances.json").write_text("{}")
+    (found,) = check_submission(tmp_path)
+    assert (found.task, found.model) == expected
 
 
 def test_folders_for_one_ranking_are_looked_into(tmp_path):
@@ -155,9 +159,6 @@ def test_circuits_need_no_scores(tmp_path, form):
     [("gpt2", "mcqa", True), ("interpbench", "mcqa", True), ("interpbench", "ioi", False)],
 )
 def test_pairs_that_the_benchmark_skips(tmp_path, model, task, skipped):
-    from graphprune.export import MIB_MODELS
-    from graphprune.export.field import field_graph
-
     graph = field_graph(*MIB_MODELS[model][:2])
     write_submission(tmp_path, task, model, random_scores(graph), form="pt")
     (found,) = check_submission(tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,13 +12,8 @@ from support.tokenizers import byte_bpe
 
 import graphprune as gp
 from graphprune.adapters import ARGNN
-from graphprune.cli.selecting import Selection, find
 from graphprune.evaluation import mib_curve
-from graphprune.evaluation.curve import circuits_of
-from graphprune.selection import circuit_of_size, cut_off_nodes_differ
-from graphprune.statistics import shuffled_labels
-from graphprune.statistics.sanity import circuit_by
-from graphprune.study.jobs import judged
+from graphprune.statistics import shuffled_labels, stability
 
 SIZE = 0.3
 
@@ -57,10 +51,10 @@ def spans():
 class Ranking(gp.Scorer):
     """Gives drawn scores."""
 
-    seed: int = 5
+    number: int = 5
 
     def score(self, model, task):
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.number)
         values = torch.rand(model.graph.num_edges, generator=generator)
         return gp.EdgeScores(model.graph, values)
 
@@ -68,7 +62,7 @@ class Ranking(gp.Scorer):
 def telling(model, task, ablation, size=SIZE):
     """The first drawn ranking whose best edges the two rules for dead ends prune differently."""
     for seed in range(100):
-        method = Ranking(ablation=ablation, seed=seed)
+        method = Ranking(ablation=ablation, number=seed)
         top = method.score(model, task).top(size)
         strict, loose = (top.prune_dead_ends(from_inputs=x) for x in (True, False))
         if 0 < strict.num_kept < loose.num_kept < top.num_kept:
@@ -76,29 +70,29 @@ def telling(model, task, ablation, size=SIZE):
     raise AssertionError("no ranking tells the rules apart")
 
 
-def doors(model, task, method, scores, ablation):
-    job = SimpleNamespace(
-        densities=(SIZE, SIZE + 0.1), method=SimpleNamespace(build=lambda seed: method), seed=0
-    )
-    runs = []
-    case = SimpleNamespace(
-        model=model, test=task, truth=None, measure=lambda mask: runs.append(mask) or {}
-    )
-    judged(case, scores, job)
-    _, curve, _ = circuits_of(model, task, scores, [SIZE, SIZE + 0.1], ablation=ablation)
-    relabelled = shuffled_labels(task, how="exchange")
+def doors(model, task, method):
+    """The circuit by name of the way to it; reruns that agree keep the edges that all share."""
+
+    def rerun(task):
+        found = stability(method, model, task, size=SIZE, seeds=(), resamples=2, draws=1)
+        return gp.EdgeMask.from_edges(model.graph, found["resamples"]["core"])
+
     return {
-        "command line": find(method, Selection(size=SIZE), model, task).mask,
-        "statistics": circuit_by(method, model, task, SIZE).mask,
-        "statistics, shuffled labels": circuit_by(method, model, relabelled, SIZE).mask,
-        "study": runs[0],
-        "curve": curve["abs"][0],
-        "one function": circuit_of_size(scores, SIZE, ablation=ablation, task=task),
+        "fit": method.fit(model, task, SIZE).mask,
+        "prune": method.fit(model, task, size=int(SIZE * model.graph.num_edges)).mask,
+        "statistics": rerun(task),
+        "statistics, shuffled labels": rerun(shuffled_labels(task, how="exchange")),
     }
 
 
-@pytest.mark.parametrize("ablation", ["counterfactual", "zero", "mean", "spans"])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize(
+    ("family", "ablation"),
+    [
+        *(("gpt2", kind) for kind in ("counterfactual", "zero", "mean", "spans")),
+        ("llama", "zero"),
+        ("gemma2", "spans"),
+    ],
+)
 def test_every_door_gives_the_circuit_that_brute_force_gives(family, ablation):
     if ablation == "spans":
         (task, vocabulary), ablation = spans(), "counterfactual"
@@ -111,13 +105,16 @@ def test_every_door_gives_the_circuit_that_brute_force_gives(family, ablation):
     chosen = gp.methods.resolve_ablation(model, task, ablation)
     want = gp.EdgeMask(model.graph, changes(model, task, top, chosen).float())
     assert 0 < want.num_kept < top.num_kept, "the case must have dead ends and live edges"
-    for door, mask in doors(model, task, method, scores, ablation).items():
+    curve = gp.faithfulness_curve(model, task, scores, [SIZE, SIZE + 0.1], ablation=ablation)
+    for door, mask in doors(model, task, method).items():
         if family == "gpt2":
             assert mask == want, (door, (mask ^ want).edges())
         # A model without biases sends nothing where it reads nothing: more edges than the graph
         # tells have no effect, and an effect that others undo cannot be told from none.
         assert not (want - mask).edges(), f"{door} drops edges that change the outputs"
-        assert mask == circuit_of_size(scores, SIZE, ablation=ablation, task=task), door
+        assert mask.num_kept == curve.kept["abs"][0], door
+        report = gp.evaluate(model, task, mask, ablation=ablation)
+        assert report["faithfulness"] == pytest.approx(curve.f["abs"][0], rel=1e-6), door
 
 
 @pytest.mark.parametrize("ablation", ["counterfactual", "zero", "mean"])
@@ -139,28 +136,19 @@ def test_recurrent_networks_too(ablation):
     for size in range(1, model.graph.num_edges + 1):
         top = scores.top(size)
         want = gp.EdgeMask(model.graph, changes(model, task, top, chosen, 1e-9).float())
-        assert circuit_by(method, model, task, size).mask == want, size
-        if want.num_kept:
-            assert find(method, Selection(size=size), model, task).mask == want
+        assert method.fit(model, task, size).mask == want, size
 
 
 def test_submissions_prune_as_curves_do_where_spans_align():
     task, vocabulary = spans()
     model = gp.wrap(tiny("gpt2", vocab_size=vocabulary))
-    scores = telling(model, task, "counterfactual", 0.2)[0].score(model, task)
+    method, _ = telling(model, task, "counterfactual", 0.2)
+    scores = method.score(model, task)
     curve = mib_curve(model, task, scores)
     for size, kept in zip(curve.sizes, curve.kept["abs"], strict=True):
         count = int(size * model.graph.num_edges)
-        own = circuit_of_size(scores, count, ablation="counterfactual", task=task)
+        own = method.fit(model, task, count).mask if count else gp.EdgeMask.empty(model.graph)
         assert kept == own.num_kept
         chosen = gp.Ablation("counterfactual")
         live = changes(model, task, scores.top(count), chosen) if 0 < count < 60 else own.kept
         assert int(live.sum()) == kept
-
-
-def test_spans_are_seen_whoever_hands_out_the_examples():
-    aligned, _ = spans()
-    assert cut_off_nodes_differ("counterfactual", aligned)
-    assert cut_off_nodes_differ(None, shuffled_labels(aligned, how="exchange"))
-    assert not cut_off_nodes_differ(None, pairs())
-    assert not cut_off_nodes_differ("counterfactual", shuffled_labels(pairs(), how="exchange"))

@@ -15,7 +15,6 @@ from support.toy import EDGES, Toy, ToyExamples
 
 import graphprune as gp
 from graphprune.errors import FormatError, InputError, NumericalError
-from graphprune.optimise.loop import Optimisation
 
 HERE = Path(__file__).parent
 
@@ -33,11 +32,11 @@ def whole(kind):
 @pytest.mark.parametrize(
     ("kind", "at"),
     [
-        ("default", 1),
+        pytest.param("default", 1, marks=pytest.mark.slow),
         ("default", 23),
-        ("default", 40),
+        pytest.param("default", 40, marks=pytest.mark.slow),
         ("paper", 17),
-        ("ugs", 31),
+        pytest.param("ugs", 31, marks=pytest.mark.slow),
         ("minimal", 300),
     ],
 )
@@ -84,6 +83,19 @@ def test_ctrl_c_gives_a_mask_that_says_what_it_is_and_can_be_resumed(tmp_path, c
     assert "stopped" not in resumed.notes
 
 
+def rising_loss(at, judged):
+    """Ctrl-C in the ``at``-th step; of masks that are judged each is worse than the one before."""
+    step, number = make_loss("interrupt", at), [judged]
+
+    def loss(outputs, batch, full):
+        if torch.is_grad_enabled():
+            return step(outputs, batch, full)
+        number[0] += 1
+        return torch.full((len(outputs),), float(number[0]))
+
+    return loss
+
+
 class Halting(gp.EdgePruning):
     """Judged at step 10 too."""
 
@@ -92,15 +104,14 @@ class Halting(gp.EdgePruning):
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_a_stopped_run_says_which_steps_mask_it_gives(resumed, tmp_path, caplog, monkeypatch):
+def test_a_stopped_run_says_which_steps_mask_it_gives(resumed, tmp_path, caplog):
     """The mask judged at step 10 is made the better one; it stays that of step 10 when resumed."""
-    monkeypatch.setattr(Optimisation, "judge", lambda run, mask: float(run.step))
-    common = {"size": 4, "steps": 40, "batch_size": 4, "checkpoint_every": 6}
+    common = {"edges": 4, "steps": 40, "batch_size": 4, "checkpoint_every": 6}
     folder = tmp_path / "run" if resumed else None
-    loss = make_loss("interrupt", 13)
+    loss = rising_loss(13, 0)
     fit = Halting(loss=loss, run_dir=folder, **common).fit(Toy(seed=3), toy_task())
     if resumed:
-        fit = Halting(loss=make_loss("interrupt", 5), run_dir=folder, **common).fit(
+        fit = Halting(loss=rising_loss(5, 100), run_dir=folder, **common).fit(
             Toy(seed=3), toy_task()
         )
     assert fit.notes["circuit_is"] == "the mask of step 10, the best of those judged"
@@ -109,27 +120,18 @@ def test_a_stopped_run_says_which_steps_mask_it_gives(resumed, tmp_path, caplog,
     assert ("run_dir=, --run-dir" in said) == (not resumed)
 
 
-@pytest.mark.parametrize("inside", ["warm start", "study", "bootstrap", "rerun"])
+@pytest.mark.parametrize("inside", ["warm start", "bootstrap", "stability"])
 def test_ctrl_c_inside_something_larger_ends_it(inside):
     """Half a run's ranking was taken for the method's, and kept by a study."""
-    from graphprune import bootstrap_scores
-    from graphprune.statistics.sanity import circuit_by
-    from graphprune.study import jobs
-
     member = make_method("default", None, make_loss("interrupt", 5))
     model, task = Toy(seed=3), toy_task()
-
-    class Job:
-        class method:
-            taus = ()
 
     calls = {
         "warm start": lambda: make_method("default", None, make_loss(), warm_start=member).fit(
             model, task
         ),
-        "study": lambda: jobs._ranking(Job(), member, model, task),
-        "bootstrap": lambda: bootstrap_scores(member, model, task, resamples=2),
-        "rerun": lambda: circuit_by(member, model, task, None),
+        "bootstrap": lambda: gp.bootstrap_scores(member, model, task, resamples=2),
+        "stability": lambda: gp.statistics.stability(member, model, task),
     }
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     try:

@@ -1,17 +1,19 @@
 """PAHQ and RTN-Q against their definition, and screening in low precision against ACDC."""
 
+import itertools
 import re
 
 import pytest
 import torch
 from support.greedy import brute_force, mean_loss
 from support.lowering import PAPER, rtn
+from support.marks import quick
 from support.tiny import random_pair, tiny
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
 
-SOME = ["gpt2", "llama", *(pytest.param(f, marks=pytest.mark.slow) for f in ("gemma2", "gpt_neox"))]
+FAMILIES = ["gpt2", "llama", "gemma2", "gpt_neox"]
 COARSE = gp.PrecisionPolicy({"head": "int4", "mlp": "int8"}, emulate=True)
 
 
@@ -56,8 +58,10 @@ def defined(model, task, policy, tau, *, raised=investigated):
     return brute_force(None, model.graph, order, tau, at=at), known
 
 
-@pytest.mark.parametrize("policy", [PAPER, COARSE], ids=["paper", "coarse"])
-@pytest.mark.parametrize("family", SOME)
+CASES = list(itertools.product(FAMILIES, (PAPER, COARSE)))
+
+
+@pytest.mark.parametrize(("family", "policy"), quick(CASES, [("gpt2", PAPER), ("llama", COARSE)]))
 def test_pahq_is_its_definition(family, policy):
     model, task = system(family)
     for tau in (1e-4, 2e-3):
@@ -124,7 +128,7 @@ def test_a_transformers_defaults_are_the_papers():
     assert model.precision_defaults.policy == PAPER
 
 
-@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("family", quick(FAMILIES, ["llama"]))
 def test_screening_gives_acdcs_circuits(family):
     """Four bits alone change decisions; rechecked they change none."""
     model, task = system(family, torch.float32)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.marks import quick
 from support.oracle import oracle_logits
-from support.planted import CIRCUIT, edge_names, planted, planted_task, prompts
+from support.planted import CIRCUIT, edge_names, planted, planted_task, prompts, train
+from support.programs import program
 
 import graphprune as gp
 
@@ -16,31 +18,32 @@ def case():
     return model, planted_task(), gp.EdgeMask.from_edges(model.graph, CIRCUIT)
 
 
-def answers(mask):
+def answers(mask, model):
     """Answers at the end of unseen prompts under a mask, by the oracle's own forward pass."""
     clean, corrupt = prompts(48, torch.Generator().manual_seed(99))
     split = {tuple(name.split("->")): value for name, value in mask.items()}
     with torch.no_grad():
-        logits = oracle_logits(planted(), clean, split, corrupt_ids=corrupt)[:, -1]
+        logits = oracle_logits(model, clean, split, corrupt_ids=corrupt)[:, -1]
     return logits, clean[:, 0], corrupt[:, 0]
 
 
-@pytest.mark.slow
-def test_the_planted_circuit_is_the_truth():
+@pytest.mark.parametrize("make", [planted, pytest.param(train, marks=pytest.mark.slow)])
+def test_the_planted_circuit_is_the_truth(make):
     """Shown by an oracle that shares no code with training or with the library's runs."""
     everything = dict.fromkeys(edge_names(), 1.0)
-    full, said, other = answers(everything)
+    model = make()
+    full, said, other = answers(everything, model)
     assert (full.argmax(-1) == said).all()
-    inside, _, _ = answers({name: float(name in CIRCUIT) for name in edge_names()})
+    inside, _, _ = answers({name: float(name in CIRCUIT) for name in edge_names()}, model)
     assert (inside.argmax(-1) == said).all()
     gap = (inside.softmax(-1) - full.softmax(-1)).abs().max()
     assert float(gap) < 0.01  # the other 41 edges do nothing
     for edge in CIRCUIT:
         for rest in (1.0, 0.0):
             cut = {n: 0.0 if n == edge else 1.0 if n in CIRCUIT else rest for n in everything}
-            logits, _, _ = answers(cut)
+            logits, _, _ = answers(cut, model)
             assert (logits.argmax(-1) == other).all(), edge  # each of the five is needed
-    outside, _, _ = answers({name: float(name not in CIRCUIT) for name in edge_names()})
+    outside, _, _ = answers({name: float(name not in CIRCUIT) for name in edge_names()}, model)
     assert (outside.argmax(-1) == other).all()
 
 
@@ -82,10 +85,12 @@ def test_masks_find_what_was_planted(case):
     assert gp.ACDC(tau=0.05).prune(model, task).prune_dead_ends() == truth
 
 
-@pytest.mark.parametrize("name", ["reverse", "hist", "frac_prevs"])
+@pytest.mark.parametrize(
+    "name", quick(["length", "frac_prevs", "reverse"], ["length", "frac_prevs"])
+)
 def test_compiled_programs(name):
     pytest.importorskip("tracr", reason="Tracr is not installed")
-    model, task = gp.adapters.tracr(gp.adapters.rasp_programs()[name].compile(), name=name)
+    model, task = program(name)
     truth = gp.adapters.tracr_truth(model)
     exact = gp.ExactPatching(ablation="zero").score(model, task)
     # No cut of one edge outside the truth changes anything; each inside it does.

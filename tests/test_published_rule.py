@@ -10,7 +10,7 @@ import torch
 
 from graphprune.adapters import ARGNN
 from graphprune.adapters.gnn import DeltaRule
-from graphprune.spectral.published import published_edge
+from graphprune.spectral import published_edge
 
 GATES = {"AND": lambda a, b: a & b, "OR": lambda a, b: a | b, "XOR": lambda a, b: a ^ b}
 PUBLISHED = {

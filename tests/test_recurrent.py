@@ -239,18 +239,13 @@ def test_edges_not_kept_weigh_nothing_and_stay_edges_of_the_graph():
 
 METHODS = [
     gp.EAP(),
-    gp.EAPIG(steps=2),
     gp.EAPIG(steps=2, points_at="right", integrate="activations"),
-    gp.CleanCorrupted(),
     gp.IntegratedMaskGradient(steps=2),
     gp.ExactPatching(),
     gp.InformationFlow(),
     gp.NAP(),
-    gp.Random(seed=3),
     gp.EdgePruning(sparsity=0.5, steps=5),
     gp.UGS(sparsity=0.5, steps=5),
-    gp.MatryoshkaPruning(sparsity=0.5, steps=5),
-    gp.SubnetworkProbing(sparsity=0.5, steps=5),
     gp.ACDC(tau=0.02),
 ]
 

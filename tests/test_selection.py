@@ -14,8 +14,6 @@ from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
 from graphprune import ComputationalGraph, Node
-from graphprune.cli.selecting import WAYS
-from graphprune.selection_rules import edge_influence
 
 
 def drawn(seed, nodes=6, edges=10, *, acyclic=True, wires=0, group=False):
@@ -215,10 +213,12 @@ def walks_influence(graph, values):
 def test_influence_is_the_sum_over_all_walks(seed):
     graph = drawn(seed, wires=3)
     scores = random_scores(graph, seed)
-    found = edge_influence(graph, scores.values)
-    assert found.tolist() == pytest.approx(walks_influence(graph, scores.values), abs=1e-12)
-    assert edge_influence(graph, scores.values * 1e-5).allclose(found)
     signed = scores.influence().values
+    found = signed.abs()
+    expected = walks_influence(graph, scores.values)
+    assert found.tolist() == pytest.approx(expected, rel=1e-7, abs=1e-12)  # float32
+    small = gp.EdgeScores(graph, scores.values * 1e-5).influence().values
+    assert small.allclose(signed)
     assert (signed < 0).equal((scores.values < 0) & (found > 0))
 
 
@@ -229,16 +229,16 @@ def test_influence_around_a_cycle():
     )  # fmt: skip
     # b reads 3/4 from a and 1/4 from c; influence of b and c: x = c, c = 1 + x / 4, so 4/3.
     values = torch.tensor([3.0, 1.0, 2.0, 5.0])
-    found = edge_influence(graph, values).tolist()
+    found = gp.EdgeScores(graph, values).influence().values.tolist()
     assert found == pytest.approx([1.0, 1 / 3, 4 / 3, 1.0])
     with pytest.raises(gp.InputError, match="reads nothing from outside"):
-        edge_influence(graph, torch.tensor([0.0, 1.0, 2.0, 5.0]))
+        gp.EdgeScores(graph, torch.tensor([0.0, 1.0, 2.0, 5.0])).influence()
 
 
 def test_cumulative_influence_keeps_the_fewest_edges():
     graph = transformer_graph(2, 3)
     scores = random_scores(graph, 8)
-    found = edge_influence(graph, scores.values)
+    found = scores.influence().values.abs().double()
     for share in (0.3, 0.9, 1.0):
         mask = scores.cumulative(share)
         inside = float(found[mask.kept].sum() / found.sum())
@@ -304,11 +304,3 @@ def test_wrong_selections(model_dir, tmp_path, capsys, arguments, message):
     assert call(*common, *method, *arguments, "--out", tmp_path / "c") == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
-
-
-def test_every_way_is_offered():
-    from typing import get_args
-
-    from graphprune.cli.selecting import Ways
-
-    assert set(get_args(Ways)) == {*WAYS, "threshold", "nodes"}

@@ -1,30 +1,17 @@
 """Stability over seeds and over resampled examples: random methods are not stable."""
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import hypergeom, t
 from support.tiny import tiny
 from support.toy import Toy, ToyExamples
 from torch_geometric.data import Data
 from torch_geometric.nn import GraphSAGE
-from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
 from graphprune import statistics as st
-from graphprune.statistics.pvalues import rank_p
-from graphprune.statistics.sanity import Found
-from graphprune.statistics.seeds import reseeded
-from graphprune.statistics.stability import (
-    _matched,
-    _overlaps,
-    _ranked,
-    jackknife,
-    mean_overlap,
-)
 
 
 @pytest.fixture(scope="module")
@@ -79,32 +66,6 @@ def test_random_methods_are_found_stable_no_more_often_than_alpha(toy, seeds, re
     assert 0.35 < np.mean(p) < 0.75  # shares of few edges tie, which counts for chance
 
 
-def ranking(graph):
-    """A run whose scores are all different."""
-    return Found(
-        gp.EdgeMask.full(graph), gp.EdgeScores(graph, torch.arange(1.0, graph.num_edges + 1))
-    )
-
-
-def cut(size):
-    return lambda scores: scores.top(size).prune_dead_ends()
-
-
-def test_circuits_without_dead_ends_share_more_than_random_sets_do():
-    """So that chance must be made as the circuits are: else random methods look stable."""
-    graph, generator = transformer_graph(3, 2), np.random.default_rng(0)
-    pool = np.stack([_ranked(ranking(graph), cut(0.3), generator) for _ in range(80)])
-    pool = pool[pool.sum(1) > 0]
-    p = {"size": [], "paths": []}
-    for match, _ in itertools.product(p, range(40)):
-        family = pool[generator.choice(len(pool), 4, replace=False)]
-        masks = [gp.EdgeMask(graph, torch.from_numpy(row)) for row in family]
-        chance = [mean_overlap(other) for other in _matched(masks, match, 19, generator)]
-        p[match].append(rank_p(mean_overlap(family), chance))
-    assert np.mean(np.array(p["size"]) <= 0.05) > 0.15
-    assert np.mean(np.array(p["paths"]) <= 0.05) <= 0.05
-
-
 @dataclass(frozen=True, kw_only=True)
 class Coins(gp.Scorer):
     """A coin for each edge: of equal scores those of the first edges are kept, in every run."""
@@ -130,13 +91,6 @@ def test_scores_that_tie_are_not_stable_by_the_order_of_edges():
 
 def test_seeds_inside_methods_change_too(llama):
     model, task = llama
-    inner = gp.ParallelEnsemble([gp.Random(seed=3), gp.Random(seed=4), gp.EAP()], normalize="rank")
-    one, two = reseeded(inner, 1), reseeded(inner, 2)
-    seeds = [[getattr(m, "seed", None) for m in method.scorers] for method in (one, two)]
-    assert len({*seeds[0][:2], *seeds[1][:2]}) == 4  # members stay apart, runs differ
-    assert reseeded(inner, 1) == one
-    assert reseeded(gp.EAP(), 1) is None
-    assert reseeded(gp.UGS(steps=7), 5) == gp.UGS(steps=7, seed=5)
     random = gp.ParallelEnsemble([gp.Random(seed=3), gp.Random(seed=4)], normalize="rank")
     found = st.stability(random, model, task, size=0.4, seeds=range(4), resamples=4, draws=19)
     assert not found.passed
@@ -219,34 +173,6 @@ def test_resamples_are_what_they_say(toy):
 # ---------------------------------------------------------------- numbers
 
 
-def test_chance_of_rankings_by_all_subsets():
-    """Five edges, two kept, dead ends pruned: every pair of the ten equally likely circuits."""
-    graph = gp.ComputationalGraph.from_edges(
-        [("in", "a"), ("a", "out"), ("in", "b"), ("b", "out"), ("in", "out")]
-    )
-    left = []
-    for chosen in itertools.combinations(range(5), 2):
-        whole = [{0, 1} <= set(chosen), {2, 3} <= set(chosen), 4 in chosen]
-        parts = [part for part, there in zip(({0, 1}, {2, 3}, {4}), whole, strict=True) if there]
-        left.append(set().union(*parts))
-    shares = [len(a & b) / len(a | b) if a | b else 0.0 for a in left for b in left]
-    assert np.mean(shares) == pytest.approx(0.18)
-    generator = np.random.default_rng(0)
-    drawn = [mean_overlap(np.stack([_ranked(ranking(graph), cut(2), generator) for _ in range(2)]))
-             for _ in range(250)]  # fmt: skip
-    assert np.mean(drawn) == pytest.approx(0.18, abs=4 * np.std(drawn) / np.sqrt(250))
-
-
-def test_chance_of_sizes_has_its_law():
-    graph = transformer_graph(2, 2)
-    masks = [random_scores(graph, seed).top(size) for seed, size in ((1, 7), (2, 9))]
-    drawn = [mean_overlap(f) for f in _matched(masks, "size", 2000, np.random.default_rng(0))]
-    ks = np.arange(8)
-    want = (hypergeom(graph.num_edges, 7, 9).pmf(ks) * ks / (16 - ks)).sum()
-    assert len(drawn) == 2000
-    assert np.mean(drawn) == pytest.approx(want, abs=4 * np.std(drawn) / np.sqrt(2000))
-
-
 def test_empty_circuits_share_nothing(toy):
     model, task = toy
     found = st.stability(
@@ -255,32 +181,6 @@ def test_empty_circuits_share_nothing(toy):
     assert found["resamples"]["jaccard"] == 0.0
     assert not found.passed
     assert found.remarks[0] == "3 of 3 circuits keep no edge"
-
-
-def test_the_interval_is_the_jackknife():
-    rng = np.random.default_rng(1)
-    family = rng.random((5, 40)) < 0.4
-    pairs = [(i, j) for i in range(5) for j in range(i)]
-    by = {p: (family[p[0]] & family[p[1]]).sum() / (family[p[0]] | family[p[1]]).sum()
-          for p in pairs}  # fmt: skip
-    mean = np.mean(list(by.values()))
-    without = [np.mean([v for p, v in by.items() if i not in p]) for i in range(5)]
-    reach = t.ppf(0.975, 4) * np.sqrt(4 / 5 * np.var(without) * 5)
-    assert mean_overlap(family) == pytest.approx(mean)
-    assert jackknife(_overlaps(family)) == pytest.approx((mean - reach, mean + reach))
-    assert jackknife(_overlaps(family[:2])) is None
-
-
-def test_the_interval_covers_what_it_should():
-    """Edges of their own chances: the overlap expected of two runs, from 4,000 pairs."""
-    rng = np.random.default_rng(2)
-    chances = rng.beta(0.4, 1.2, 60)
-    truth = np.mean([mean_overlap(rng.random((2, 60)) < chances) for _ in range(4000)])
-    covered = []
-    for _ in range(400):
-        low, high = jackknife(_overlaps(rng.random((8, 60)) < chances))
-        covered.append(low <= truth <= high)
-    assert 0.9 < np.mean(covered) <= 1.0
 
 
 def test_too_few_draws_are_underpowered(toy):

@@ -3,78 +3,33 @@
 import json
 import math
 import shutil
-from dataclasses import replace
 
 import pytest
-import torch
-from support.cli import call, out_of, save_model
+from support.cli import call, out_of
 from support.studies import figures
+from support.study_files import (
+    fill,
+    pairs,
+    replace_weights,
+    study_of,
+    swap_answers,
+    two_models,
+    write,
+    write_plan,
+)
 
 import graphprune as gp
-from graphprune.study import Case, Study
-from graphprune.study.identity import Source, _Opened, identify
-from graphprune.study.jobs import contents_of, run_job
-from graphprune.tasks.words import NAMES
-
-PEOPLE = NAMES[:8]  # a token each
-
-
-def pairs(swapped=False):
-    """56 prompts; ``swapped``: answer and distractor change places, nothing else."""
-    rows = []
-    for first in PEOPLE:
-        for second in PEOPLE:
-            if first != second:
-                names = (f" {second}", f" {first}")
-                rows.append(
-                    {
-                        "clean": f"When {first} and {second} went out, {first} gave it to",
-                        "corrupt": f"When {first} and {second} went out, {second} gave it to",
-                        "answer": names[swapped],
-                        "distractor": names[not swapped],
-                    }
-                )
-    return rows
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+from graphprune.study import Study
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Two sets of weights of one architecture."""
-    base = tmp_path_factory.mktemp("models")
-    return [save_model(base / name, seed) for seed, name in enumerate(("first", "second"))]
+    return two_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
 def place(models, tmp_path):
-    """A folder with a YAML, its prompts and its model, all named from there."""
-    shutil.copytree(models[0], tmp_path / "tiny")
-    write(tmp_path / "pairs.jsonl", pairs())
-    write_plan(tmp_path)
-    return tmp_path
-
-
-def write_plan(place, **changes):
-    import yaml
-
-    plan = {
-        "systems": {"small": {"model": "tiny", "tasks": ["pairs.jsonl"]}},
-        "methods": {"EAP": {"method": "eap"}},
-        "densities": [0.3],
-        "seeds": [0, 1],
-        "train": 8,
-        "test": 6,
-    }
-    path = place / "plan.yaml"
-    path.write_text(yaml.safe_dump({**plan, **changes}))
-    return path
-
-
-def study_of(place, **changes):
-    return Study.from_yaml(write_plan(place, **changes))
+    return fill(tmp_path, models[0])
 
 
 def told(results):
@@ -85,14 +40,6 @@ def told(results):
 
 def kept(folder):
     return {path.name: path.read_bytes() for path in (folder / "jobs").glob("*.json")}
-
-
-def swap_answers(place, models):
-    write(place / "pairs.jsonl", pairs(swapped=True))
-
-
-def replace_weights(place, models):
-    shutil.copy(models[1] / "model.safetensors", place / "tiny" / "model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -116,25 +63,6 @@ def test_other_contents_under_the_same_names_run_anew(place, models, caplog, cha
     assert len(kept(place / "out")) == 4
     page = (place / "out" / "report.html").read_text()
     assert f"2 more are not shown: {why}" in page
-
-
-def test_swapped_answers_turn_the_metric(place, models):
-    """The full model's logit difference changes its sign with the answers, to the last bit."""
-    seen = []
-    for _ in range(2):
-        (contents, _), (job, _) = contents_of(study_of(place).jobs()), study_of(place).jobs()
-        case = job.source.make()
-        (batch,) = case.test.batches(100)
-        with torch.no_grad():
-            full = case.model.reference(batch).full
-        seen.append((contents, case.test.metric(full, batch)))
-        swap_answers(place, models)
-    (before, values), (after, turned) = seen
-    assert torch.equal(values, -turned)
-    assert before.train != after.train
-    assert before.test != after.test
-    assert before.prompts == after.prompts  # the texts are the same
-    assert before.weights == after.weights
 
 
 def test_rankings_that_are_kept_are_of_the_same_contents(place, models):
@@ -199,15 +127,11 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("what", [*CHANGES, "version"])
-def test_what_the_answer_depends_on_is_in_the_key(place, what, monkeypatch):
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_the_answer_depends_on_is_in_the_key(place, what):
     (key,) = [job.key for job in study_of(place, seeds=[0]).jobs()]
     assert [job.key for job in study_of(place, seeds=[0]).jobs()] == [key]
-    if what == "version":
-        monkeypatch.setattr("graphprune.study.store.MADE_BY", "graphprune 99.0")
-    (other,) = [
-        job.key for job in study_of(place, **{"seeds": [0], **CHANGES.get(what, {})}).jobs()
-    ]
+    (other,) = [job.key for job in study_of(place, **{"seeds": [0], **CHANGES[what]}).jobs()]
     assert other != key
 
 
@@ -215,45 +139,6 @@ def test_a_setting_that_is_said_and_one_that_is_the_default_are_one(place):
     methods = {"a": {"method": "eap-ig"}, "b": {"method": "eap-ig", "steps": gp.EAPIG().steps}}
     one, two = study_of(place, seeds=[0], methods=methods).jobs()
     assert one.key == two.key
-
-
-def test_contents_are_read_once_for_a_system(place, monkeypatch):
-    """Not once for a job: six jobs, each file hashed once, the weights loaded by jobs alone."""
-    from graphprune import contents
-    from graphprune.study import language
-
-    contents._file_fingerprint.cache_clear()
-    loads = []
-    load = language._loaded.__wrapped__
-    monkeypatch.setattr(
-        language, "_loaded", language.lru_cache(maxsize=1)(lambda *a: loads.append(a) or load(*a))
-    )
-    methods = {"EAP": {"method": "eap"}, "chance": {"method": "random"}}
-    study = study_of(place, seeds=[0, 1, 2], methods=methods)
-    assert study.run(place / "out").counts == {"done": 6}
-    hashed = contents._file_fingerprint.cache_info().misses
-    assert hashed == 1 + len(list((place / "tiny").iterdir()))
-    assert len(loads) == 1
-    assert study.run(place / "out").counts == {"done": 6}  # nothing is new: no model at all
-    assert contents._file_fingerprint.cache_info().misses == hashed
-    assert len(loads) == 1
-
-
-def test_contents_that_change_while_it_runs_are_told(place, models):
-    study = study_of(place, seeds=[0])
-    (job,) = study.jobs()
-    (planned,) = contents_of([job])
-    assert run_job(job, contents=planned)["state"] == "done"
-    swap_answers(place, models)
-    _Opened.last = None  # as in another process
-    record = run_job(job, contents=planned)
-    assert record["state"] == "failed"
-    assert "changed while the study ran: train, test" in record["why"]
-    assert record["key"] == job.key_of(planned) != job.key
-    case = job.source.make()
-    replace_weights(place, models)
-    with pytest.raises(gp.InputError, match=r"files of the model .* changed while the study ran"):
-        _ = case.model
 
 
 def test_jobs_of_the_old_form_are_counted(place, caplog):
@@ -327,25 +212,6 @@ def test_a_file_with_no_more_than_is_asked_for(place):
     assert "holds 13 prompts, but training and test take 14" in short.failures()[0][1]
 
 
-def test_no_interval_where_seeds_see_the_same(place, monkeypatch, capsys):
-    """A system whose examples do not depend on the seed, and a method that draws nothing."""
-    made = Source.make
-    monkeypatch.setattr(Source, "make", lambda source: made(source._replace(seed=0)))
-    methods = {"EAP": {"method": "eap"}, "chance": {"method": "random"}}
-    study = study_of(place, methods=methods)
-    frame = study.run(place / "out").summary().set_index("method")
-    assert frame.loc["EAP", "shared_test"] == frame.loc["EAP", "shared_train"] == 1
-    assert math.isnan(frame.loc["EAP", "cpr_low"])
-    assert math.isnan(frame.loc["EAP", "cpr_high"])
-    assert frame.loc["EAP", "note"] == "all seeds have the same prompts: no interval"
-    assert frame.loc["chance", "cpr_low"] < frame.loc["chance", "cpr_high"]
-    assert frame.loc["chance", "note"].endswith("the interval is of the method's own draws alone")
-    page = (place / "out" / "report.html").read_text()
-    assert "EAP: all seeds have the same prompts: no interval" in page
-    assert call("study", place / "plan.yaml", "--out", place / "out") == 0
-    assert "all seeds have the same prompts: no interval" in capsys.readouterr().out
-
-
 def test_one_seed_has_no_interval(place):
     row = study_of(place, seeds=[1]).run(place / "out").summary().iloc[0]
     assert math.isnan(row["cpr_low"])
@@ -376,50 +242,3 @@ def test_a_benchmarks_data_set_is_drawn_from_too(place):
 
 
 # -------------------------------------------------------------------- systems of all kinds
-
-
-def test_a_model_that_is_there_is_known_by_its_parameters(models):
-    """Systems of other packages give a wrapped model and need to do nothing."""
-    from graphprune.study.systems import language
-
-    case = language("ioi", train=4, test=4, seed=0, model=str(models[0]))
-
-    class Given:
-        options, task, seed = "{}", "ioi", 0
-
-        def make(self):
-            return Case(case.model, case.train, case.test)
-
-    source = Given()
-    (before,) = identify([source]).values()
-    weight = next(case.model.module.parameters())
-    with torch.no_grad():
-        weight[0, 0] += 1e-6 * (1 + weight[0, 0].abs())
-    (after,) = identify([source]).values()
-    assert before.weights != after.weights
-    assert replace(before, weights="") == replace(after, weights="")
-    assert _Opened.last.contents == after
-    with pytest.raises(gp.InputError, match="needs weights=, a fingerprint"):
-        Case(lambda: case.model, case.train, case.test)
-
-
-def test_a_hub_id_is_known_by_its_files(models, tmp_path, monkeypatch):
-    """As the hub's cache lays it out: another revision under the same id is another model."""
-    from graphprune.study.language import checkpoint
-
-    cache = tmp_path / "hub"
-    repository = cache / "models--someone--tiny"
-    (repository / "refs").mkdir(parents=True)
-    seen = []
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(cache), raising=False)
-    for number, folder in enumerate(models):
-        commit = str(number) * 40
-        shutil.copytree(folder, repository / "snapshots" / commit)
-        (repository / "refs" / "main").write_text(commit)
-        seen.append(checkpoint("someone/tiny", "auto").weights)
-    assert None not in seen
-    assert seen == [checkpoint(str(folder), "auto").weights for folder in models]
-    assert seen[0] != seen[1]

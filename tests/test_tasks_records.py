@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tokenizers import TOKENIZERS, byte_bpe, sentence_piece, word_level
 
 from graphprune import Task
 from graphprune.errors import InputError
 from graphprune.tasks import TokenPairs
-from graphprune.tasks.alignment import span_ranges
-from graphprune.tasks.encoding import Encoder
 
 MARY = {
     "clean": "When Mary and John went to the park, John gave a ball to",
@@ -33,7 +31,7 @@ def test_answer_is_the_token_that_continues_the_prompt(kind: str) -> None:
     pairs, notes = TokenPairs.from_records([MARY], tokenizer)
     batch = pairs.batch([0])
     assert notes == {"first_token_answers": 0}
-    suffix = len(Encoder(tokenizer).suffix)
+    suffix = int(kind == "bos_and_eos")  # it puts one token behind every text
     joint = tokenizer(MARY["clean"] + " Mary")["input_ids"]
     ids = batch.clean["input_ids"][0].tolist()
     assert ids == tokenizer(MARY["clean"])["input_ids"]
@@ -54,12 +52,9 @@ def test_special_tokens_are_kept_and_not_doubled() -> None:
 
 def test_sentence_piece_gets_no_second_space() -> None:
     tokenizer = sentence_piece()
-    encoder = Encoder(tokenizer)
     assert len(tokenizer(" Mary", add_special_tokens=False)["input_ids"]) == 2
-    assert [tokenizer.convert_ids_to_tokens(encoder.continuation("gave it to", " Mary"))] == [
-        ["▁Mary"]
-    ]
-    assert "▁" not in tokenizer.convert_ids_to_tokens(encoder.alone("Mary"))[0]
+    pairs, _ = TokenPairs.from_records([{"clean": "gave it to", "answer": " Mary"}], tokenizer)
+    assert tokenizer.convert_ids_to_tokens(pairs.batch([0]).answer[0]) == ["▁Mary"]
 
 
 def test_answer_that_runs_into_the_prompt_is_tokenised_alone() -> None:
@@ -172,17 +167,17 @@ def spans(draw: st.DrawFn) -> tuple[dict[str, Any], int, int, list[tuple[int, in
     return {k: named[k] for k in order}, here + end, there + end, parts
 
 
+@settings(deadline=None)
 @given(spans())
 def test_alignment_rows_are_means_over_spans_and_one_to_one_between(
     drawn: tuple[dict[str, Any], int, int, list[tuple[int, int, int]]],
 ) -> None:
     named, clean, corrupt, _ = drawn
-    first, last = span_ranges(named, clean, corrupt)
-    assert len(first) == len(last) == clean
-    rows = torch.zeros(clean, corrupt)
-    for i, (a, b) in enumerate(zip(first, last, strict=True)):
-        assert 0 <= a < b <= corrupt
-        rows[i, a:b] = 1 / (b - a)
+    record = {"clean": " the" * clean, "corrupt": " the" * corrupt, "spans": named}
+    pairs, _ = TokenPairs.from_records([record], byte_bpe())
+    batch = pairs.batch([0])
+    rows = torch.eye(clean) if batch.alignment is None else batch.alignment[0]
+    assert rows.shape == (clean, corrupt)
     inside = torch.zeros(clean, dtype=torch.bool)
     for mine, theirs in named.values():
         inside[mine[0] : mine[1]] = True
@@ -195,6 +190,7 @@ def test_alignment_rows_are_means_over_spans_and_one_to_one_between(
     torch.testing.assert_close(rows.sum(1), torch.ones(clean))
 
 
+@settings(deadline=None)
 @given(st.lists(spans(), min_size=1, max_size=4))
 def test_alignment_of_a_padded_batch_has_rows_that_sum_to_one(drawn: list[Any]) -> None:
     records = [
@@ -218,7 +214,7 @@ def test_alignment_of_a_padded_batch_has_rows_that_sum_to_one(drawn: list[Any]) 
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ([], "spans must be"),
+        (["a"], "spans must be"),
         ({"a": [0, 1]}, "span 'a' in the clean prompt must be two token numbers"),
         ({"a": [[0, 1]]}, "must hold a range for the clean and one for the corrupted"),
         ({"a": [[0, 1], [1, 1]]}, "corrupted prompt must satisfy 0 <= start < end <= 6"),
@@ -230,8 +226,10 @@ def test_alignment_of_a_padded_batch_has_rows_that_sum_to_one(drawn: list[Any]) 
     ],
 )
 def test_errors_of_spans(named: Any, message: str) -> None:
+    record = {"clean": " the" * 5, "corrupt": " the" * 6, "spans": named}
+    good = {**record, "spans": {"a": [[0, 1], [0, 2]]}}
     with pytest.raises(InputError, match=f"record 3.*{message}"):
-        span_ranges(named, 5, 6, "record 3")
+        TokenPairs.from_records([good, good, good, record], byte_bpe())
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.named import metric
 
 from graphprune import Task, tasks
 from graphprune.fetch import ARTIFACTS, cache_folder
-from graphprune.metrics import METRICS
 
 SOLVED = [
     ("ioi", {"corruption": "abc"}),
@@ -32,6 +32,7 @@ SOLVED = [
     ("subject_verb_agreement", {}),
     ("subject_verb_agreement", {"structure": "phrase"}),
 ]
+METRIC = {name: metric(name) for name in ("logit_diff", "accuracy")}
 HARDER = [
     ("subject_verb_agreement", {"structure": "relative"}),
     ("induction", {"of": "words"}),
@@ -75,9 +76,9 @@ def measured(model: Any, task: Task) -> dict[str, float]:
         for name, inputs in (("clean", batch.clean), ("corrupt", batch.corrupt)):
             hidden = model.model(**inputs).last_hidden_state
             logits = model.lm_head(hidden[torch.arange(batch.size), batch.positions])
-            found = {f"logit_diff_{name}": METRICS["logit_diff"](logits, batch).sum()}
+            found = {f"logit_diff_{name}": METRIC["logit_diff"](logits, batch).sum()}
             if name == "clean":
-                found["accuracy"] = METRICS["accuracy"](logits, batch).sum()
+                found["accuracy"] = METRIC["accuracy"](logits, batch).sum()
                 best = logits.argmax(-1, keepdim=True)
                 found["top1"] = (best == batch.answer).any(1).sum()
             for key, value in found.items():

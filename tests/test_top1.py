@@ -1,15 +1,17 @@
 """Accuracy over all outputs beside accuracy against a distractor, by plain argmax."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from support.cli import call, save_circuit, save_model
+from support.named import metric
 from support.tiny import random_pair, tiny
 
 import graphprune as gp
-from graphprune.cli.output import show_report
-from graphprune.metrics import METRICS
 
-ACCURACY, MATCH = METRICS["top1_accuracy"], METRICS["top1_match"]
+ACCURACY, MATCH = metric("top1_accuracy"), metric("top1_match")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_ties_are_no_answer_and_the_full_model_matches_itself():
     assert ACCURACY(two, batch_of([[1, 2, 1], [2, 2, 2], [1, -1, -1]])).tolist() == [1, 0, 0]
     assert MATCH(two, batch_of([[1]] * 3), two).tolist() == [1, 1, 1]
     # Without a distractor accuracy is the same, so outputs that are all alike are not all right.
-    assert METRICS["accuracy"](alike, batch_of([[0], [3]])).tolist() == [0, 0]
+    assert metric("accuracy")(alike, batch_of([[0], [3]])).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (2, 2, 1)])
@@ -120,19 +122,24 @@ def test_classes_and_what_a_task_cannot_have(case):
     assert report["top1_match"] == 1
     assert report.settings["choices"] == "all outputs"
     one = torch.zeros(2, 1)
-    for metric in (ACCURACY, MATCH):
-        assert "no choices" in metric.missing(batch_of([[0], [0]]), one)
+    for one_metric in (ACCURACY, MATCH):
+        assert "no choices" in one_metric.missing(batch_of([[0], [0]]), one)
 
 
-def test_tables_say_which_accuracy_is_meant(capsys):
-    from rich.console import Console
-
-    values = {"accuracy": 0.9, "exact_match": 0.8, "top1_accuracy": 0.4, "top1_match": 0.3}
-    for choices in ("answers and distractors", "all outputs"):
-        document = {**values, "settings": {"choices": choices}}
-        show_report(Console(width=160), document, "found")
+def test_tables_say_which_accuracy_is_meant(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    model = save_model(tmp_path / "model")
+    circuit = save_circuit(tmp_path / "circuit", model)
+    text, prompts = "Then {} and {} went home, and {} gave a book to", tmp_path / "pairs.jsonl"
+    for against in (True, False):
+        row = {"clean": text.format("Mary", "John", "John"), "answer": " Mary"}
+        row |= {"corrupt": text.format("John", "Mary", "Mary")}
+        row |= {"distractor": " John"} if against else {}
+        prompts.write_text(json.dumps(row) + "\n")
+        capsys.readouterr()
+        base = ("--model", model, "--task", prompts, "--metric", "kl")
+        assert call("evaluate", circuit, *base) == 0
         said = capsys.readouterr().out
-        against = choices != "all outputs"
         assert ("accuracy vs distractor" in said) == against
         assert ("match vs distractor" in said) == against
         assert ("vs distractor: the answer against the distractor alone" in said) == against

@@ -1,12 +1,12 @@
 """Tracr's compiled programs: the same numbers, every input, and circuits that are known."""
 
-import functools
 import itertools
 import sys
 
 import numpy as np
 import pytest
 import torch
+from support.programs import PROGRAMS, cases, compiled, program
 from support.toy import Toy
 
 import graphprune as gp
@@ -15,21 +15,8 @@ from graphprune.conformance import check_adapter
 
 pytest.importorskip("tracr", reason="Tracr is not installed: pip install 'graphprune[tracr]'")
 
-PROGRAMS = gp.adapters.rasp_programs()
-LARGE = {"shuffle_dyck"}
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in PROGRAMS]
 # On these the circuit read off the weights is also a smallest one.
 EXACT = [name for name in PROGRAMS if name not in ("dyck", "shuffle_dyck")]
-
-
-@functools.cache
-def compiled(name):
-    return PROGRAMS[name].compile()
-
-
-@functools.cache
-def program(name):
-    return gp.adapters.tracr(compiled(name), name=name)
 
 
 def outputs_of(model, task, mask, ablation="zero"):
@@ -66,7 +53,7 @@ def exact_by_hand(model, task, full, values):
 # ------------------------------------------------------------------ conversion
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", cases(PROGRAMS))
 def test_every_output_is_tracrs_own(name):
     """Masked runs of the whole graph against haiku's forward pass, on every input."""
     model, task = program(name)
@@ -87,7 +74,7 @@ def test_every_output_is_tracrs_own(name):
         assert asked.mean() >= 0.5
 
 
-@pytest.mark.parametrize("name", ["reverse", "frac_prevs", "dyck"])
+@pytest.mark.parametrize("name", cases(["reverse", "frac_prevs", "dyck"]))
 def test_decoded_outputs_are_tracrs_own(name):
     """Tracr's ``apply`` on tokens, its encoder and its decoder, on a few inputs of each length."""
     model, task = program(name)
@@ -102,30 +89,32 @@ def test_decoded_outputs_are_tracrs_own(name):
             assert [config.values[i] for i in decode(out)] == want
 
 
-def test_programs_do_what_they_say():
+EXPECTED = {
+    "reverse": lambda s: s[::-1],
+    "frac_prevs": lambda s: [s[: i + 1].count("x") / (i + 1) for i in range(len(s))],
+    "sort": sorted,
+    "hist": lambda s: [s.count(t) for t in s],
+    "length": lambda s: [len(s)] * len(s),
+    "count": lambda s: [s.count("a")] * len(s),
+    "sort_freq": lambda s: sorted(s, key=lambda t: -s.count(t)),
+    "pair_balance": lambda s: [
+        (s[: i + 1].count("(") - s[: i + 1].count(")")) / (i + 1) for i in range(len(s))
+    ],
+    "dyck": lambda s: [balanced(s)] * len(s),
+}
+
+
+@pytest.mark.parametrize("name", cases(EXPECTED))
+def test_programs_do_what_they_say(name):
     """Against plain Python, on every input: the whole chain from RASP to the masked model."""
-    expected = {
-        "reverse": lambda s: s[::-1],
-        "frac_prevs": lambda s: [s[: i + 1].count("x") / (i + 1) for i in range(len(s))],
-        "sort": sorted,
-        "hist": lambda s: [s.count(t) for t in s],
-        "length": lambda s: [len(s)] * len(s),
-        "count": lambda s: [s.count("a")] * len(s),
-        "sort_freq": lambda s: sorted(s, key=lambda t: -s.count(t)),
-        "pair_balance": lambda s: [
-            (s[: i + 1].count("(") - s[: i + 1].count(")")) / (i + 1) for i in range(len(s))
-        ],
-        "dyck": lambda s: [balanced(s)] * len(s),
-    }
-    for name, function in expected.items():
-        model, task = program(name)
-        config = model.module.config
-        for ids, out in outputs_of(model, task, gp.EdgeMask.full(model.graph)).items():
-            tokens = [config.tokens[i] for i in ids[1:]]
-            if config.numerical:
-                np.testing.assert_allclose(out[:, 0], function(tokens), atol=1e-3)
-            else:
-                assert [config.values[i] for i in decode(out)] == function(tokens), (name, tokens)
+    model, task = program(name)
+    config, function = model.module.config, EXPECTED[name]
+    for ids, out in outputs_of(model, task, gp.EdgeMask.full(model.graph)).items():
+        tokens = [config.tokens[i] for i in ids[1:]]
+        if config.numerical:
+            np.testing.assert_allclose(out[:, 0], function(tokens), atol=1e-3)
+        else:
+            assert [config.values[i] for i in decode(out)] == function(tokens), tokens
 
 
 def test_positions_without_an_output_are_not_asked_for():
@@ -265,7 +254,7 @@ def test_evaluation_of_numbers_claims_no_choices():
 # ------------------------------------------------------------------ known circuits
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", cases(EXACT))
 def test_the_true_circuit_is_exact_and_minimal(name):
     """By brute force over every input, and by graphprune.evaluation: the same answers."""
     model, task = program(name)
@@ -280,6 +269,7 @@ def test_the_true_circuit_is_exact_and_minimal(name):
     assert truth == truth.prune_dead_ends()
 
 
+@pytest.mark.slow
 def test_the_true_circuit_of_dyck_holds_two_edges_more():
     """Uniform attention over tokens gives a mean; over BOS too, a smaller one. Both are above 0.
 
@@ -337,7 +327,7 @@ def test_wiring_of_reverse_is_the_program():
     assert wiring["input->a0.h0<v>"] == ["tokens:compiler_bos"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", cases(PROGRAMS))
 def test_polishing_the_full_graph_finds_a_minimal_circuit(name):
     """The baseline: greedy deletion alone. It ends at a minimal circuit, checked by hand."""
     model, task = program(name)
@@ -355,7 +345,7 @@ def test_polishing_the_full_graph_finds_a_minimal_circuit(name):
 # ------------------------------------------------------------------ the contract
 
 
-@pytest.mark.parametrize("name", ["reverse", "frac_prevs", "sort_freq"])
+@pytest.mark.parametrize("name", cases(["hist", "frac_prevs", "reverse", "sort_freq"]))
 def test_conformance(name):
     model, task = program(name)
     metric = task.metric if model.module.config.numerical else cross_entropy(1.0)

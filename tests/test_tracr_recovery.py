@@ -9,22 +9,15 @@ before the exact polish.
 test asks ten seeds.
 """
 
-import functools
-
 import pytest
+from support.programs import PROGRAMS, cases, program
 
 import graphprune as gp
 
 pytest.importorskip("tracr", reason="Tracr is not installed: pip install 'graphprune[tracr]'")
 
-PROGRAMS = gp.adapters.rasp_programs()
 # On dyck and shuffle_dyck a smallest circuit is not unique, and smaller than the truth.
 SMALL = [name for name in PROGRAMS if name not in ("dyck", "shuffle_dyck")]
-
-
-@functools.cache
-def program(name):
-    return gp.adapters.tracr(PROGRAMS[name].compile(), name=name)
 
 
 def recovered(name, seed, steps=200):
@@ -35,13 +28,7 @@ def recovered(name, seed, steps=200):
     return model, task, method.fit(model, task)
 
 
-QUICK = ("frac_prevs", "reverse", "hist", "length")  # the published two are the first
-
-
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SMALL],
-)
+@pytest.mark.parametrize("name", cases(SMALL))
 def test_the_optimised_mask_is_the_true_circuit(name):
     model, task, fit = recovered(name, seed=0)
     truth = gp.adapters.tracr_truth(model)

@@ -8,7 +8,6 @@ from support.toy import Toy, ToyExamples
 
 import graphprune as gp
 from graphprune import method_names
-from graphprune.registry import method_class
 from graphprune.study import StudyMethod
 
 CF, ZERO = "counterfactual", "zero"
@@ -25,7 +24,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("name", method_names())
 def test_inherited_settings_are_unsaid_by_default(name):
-    defaults = {f.name: f.default for f in dataclasses.fields(method_class(name))}
+    defaults = {f.name: f.default for f in dataclasses.fields(gp.make_method(name))}
     for setting in ("ablation", "batch_size", "seed"):
         assert defaults.get(setting) is None, setting
 

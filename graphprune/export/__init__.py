@@ -1,6 +1,7 @@
 """Circuits as files: the library's own format, the field's, networkx's, figures and a page."""
 
 from graphprune.export.explanation import to_explanation
+from graphprune.export.field import field_graph
 from graphprune.export.figure import draw
 from graphprune.export.formats import FORMATS, export
 from graphprune.export.html import to_html
@@ -28,6 +29,7 @@ __all__ = [
     "check_submission",
     "draw",
     "export",
+    "field_graph",
     "from_mib_json",
     "from_mib_nodes",
     "from_mib_pt",

@@ -10,6 +10,7 @@ import re
 
 import pytest
 import torch
+from support.named import metric
 from support.tiny import tiny
 from torch import nn
 from torch.nn.functional import kl_div, layer_norm, log_softmax
@@ -24,6 +25,8 @@ import graphprune as gp
 from graphprune.optimise.gates import noise
 from graphprune.optimise.loop import Optimisation
 from graphprune.optimise.warm import Warm
+
+pytestmark = pytest.mark.inside
 
 STEPS, WARMUP, RATE, UP = 12, 4, 0.8, 0.4
 EDGES, EXAMPLES, LENGTH = 30, 6, 5
@@ -133,7 +136,7 @@ class ReleasedTrainer(Trainer):
 
 
 def scaled_kl(outputs, batch, full):
-    return SCALE * gp.metrics.METRICS["kl"](outputs, batch, full)
+    return SCALE * metric("kl")(outputs, batch, full)
 
 
 def ours(model, task, **settings):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 import graphprune as gp
+from graphprune import auroc
+from graphprune.comparison import make_strata, rank_correlation
 from graphprune.metrics import kendall_tau
 from graphprune.optimise.warm import met_gates, rank_values
 from graphprune.ranks import NOISE, levels, ranks
+
+pytestmark = pytest.mark.inside
 
 
 def test_without_near_ties_ranks_are_scipys():
@@ -34,6 +38,7 @@ def test_given_scores_are_exact_and_computed_ones_carry_their_noise():
         gp.EdgeScores(GRAPH, values, noise=-1.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-40, 40), min_size=1, max_size=60), st.integers(0, 10**6))
 def test_rounding_noise_moves_no_rank(whole, seed):
     """Integers are far apart for this noise; those that are equal stay equal under it."""
@@ -67,9 +72,6 @@ def test_normalised_scores_repeat(normalize):
 
 
 def test_starts_tests_and_correlations_repeat():
-    from graphprune import auroc
-    from graphprune.comparison import make_strata, rank_correlation
-
     both = first, second = [gp.EdgeScores.computed(GRAPH, one, method="") for one in TWO]
     assert torch.equal(*(rank_values(s.values, s.noise) for s in both))
     assert torch.equal(*(met_gates(s.values, 0.3, 3.0, torch.sigmoid, s.noise) for s in both))

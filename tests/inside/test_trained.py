@@ -17,6 +17,8 @@ from graphprune.adapters.lm.trained import (
     trained_tokenizer,
 )
 
+pytestmark = pytest.mark.inside
+
 TINY = Settings(layers=1, heads=2, width=8, prompts=200, steps=3, batch=8, accuracy=0.0)
 
 

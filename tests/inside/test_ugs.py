@@ -5,10 +5,11 @@ import re
 import pytest
 import torch
 from support.tiny import tiny
-from support.toy import Toy, ToyExamples
 
 import graphprune as gp
 from graphprune.optimise.loop import Moment, Optimisation
+
+pytestmark = pytest.mark.inside
 
 CHANCES = torch.tensor([0.05, 0.2, 0.5, 0.73, 0.9, 0.97, 0.99])
 MASKS = 12  # a step: three examples with four masks each
@@ -142,13 +143,3 @@ def test_the_released_price_of_nodes():
     free = gp.UGS(size=20, penalty=1e-3, samples=1)
     draw = free.draw({"edges": logits}, graph, Moment(0, 1, 1, (0,)))
     assert float(draw.penalty) == pytest.approx(1e-3 * sum(p), rel=1e-5)
-
-
-@pytest.mark.parametrize("node_gates", [False, True])
-def test_the_paper_variant_runs(node_gates):
-    task = gp.Task(ToyExamples(6), "logit_diff", batch_size=6)
-    made = gp.UGS(
-        size=4, variant="paper", node_gates=node_gates, steps=20, batch_size=6, loss="mse"
-    )
-    fit = made.fit(Toy(seed=3), task)
-    assert fit.mask.num_kept == 4

@@ -1,0 +1,138 @@
+"""Solvers of the spectral package: stars in closed form, and components above the dense limit.
+
+Truth is ``numpy.linalg.eigvals`` of the whole dense matrix.
+"""
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import graphprune as gp
+from graphprune import spectral
+from graphprune.spectral import wiring
+from graphprune.spectral.laplacians import operator
+from graphprune.spectral.local import LocalSearch, star_turns
+from graphprune.spectral.measures import measure_named
+from graphprune.spectral.sensitivity import contract, slopes
+from graphprune.spectral.spectra import Solver
+from graphprune.spectral.stars import star_of
+
+pytestmark = pytest.mark.inside
+
+KINDS = ("out", "in", "both", "rw", "adjacency", "count")
+
+
+def drawn(nodes, degree, seed):
+    generator = np.random.default_rng(seed)
+    index = generator.integers(nodes, size=(2, int(nodes * degree)))
+    index = np.unique(index[:, index[0] != index[1]], axis=1)
+    return index, generator.uniform(0.2, 1.5, index.shape[1])
+
+
+def leaders(graph, weights, kind, **options):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = spectral.leading(graph, weights, kind, **options)
+    return found, " ".join(str(one.message) for one in said)
+
+
+def around_a_hub(nodes, copies, seed=1):
+    """Equal graphs that meet in one node: all but one copy of each eigenvalue stay as they are."""
+    index, weights = drawn(nodes, 3, seed)
+    hub = nodes * copies
+    parts = [index + nodes * copy for copy in range(copies)]
+    joins = [[[hub, nodes * copy], [nodes * copy, hub]] for copy in range(copies)]
+    whole = np.concatenate([*parts, *map(np.array, joins)], axis=1)
+    return (whole, hub + 1), np.concatenate([np.tile(weights, copies), np.ones(2 * copies)])
+
+
+# ------------------------------------------------------------------ stars
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 1_000_000))
+def test_stars_of_every_kind_are_their_matrices(seed):
+    """The star's own Laplacian, made by the library's definition and solved whole."""
+    generator = np.random.default_rng(seed)
+    nodes = int(generator.integers(2, 9))
+    pairs = [p for p in itertools.permutations(range(nodes), 2) if generator.random() < 0.7]
+    mine = [p for p in pairs if 0 in p]
+    if not mine:
+        return
+    weights = dict(zip(pairs, generator.normal(0, 2, len(pairs)), strict=True))
+    made = wiring((np.array(pairs).T, nodes), list(weights.values()))
+    star = wiring((np.array(mine).T, nodes), [weights[p] for p in mine])
+    alive = np.ones(len(pairs), dtype=bool)
+    for kind, degrees in itertools.product(KINDS, ("signed", "absolute")):
+        exact = np.linalg.eigvals(operator(kind, degrees).matrix(star).toarray()).imag.max()
+        found = star_turns(made, alive, 0, kind, degrees)
+        if exact > 1e-5 or found > 0:
+            assert found == pytest.approx(exact, rel=1e-7, abs=1e-5), (kind, degrees)
+
+
+def test_all_roots_of_a_star():
+    """Not only the largest: the secular roots are the star's eigenvalues, merged leaves once."""
+    generator = np.random.default_rng(4)
+    forth, back = generator.normal(0, 2, (2, 6))
+    ends = np.arange(1, 7)
+    star = star_of(operator("both", None), 0, ends, ends, forth, back)
+    matrix = np.diag(np.concatenate([[forth.sum() + back.sum()], forth + back]))
+    matrix[0, 1:], matrix[1:, 0] = -forth, -back
+    np.testing.assert_allclose(
+        np.sort_complex(star.values), np.sort_complex(np.linalg.eigvals(matrix)), atol=1e-9
+    )
+
+
+def test_local_with_parallel_edges_locks_and_wires():
+    index, weights = [[0, 0, 1], [1, 1, 0]], [1.0, 2.0, -4.0]
+    first = LocalSearch(wiring((index, 2), weights), "adjacency").run(2)
+    assert first.tolist() == [False, True, True]  # 3 one way is weaker than 4; its least edge goes
+    locked = np.array([True, True, False])
+    assert LocalSearch(wiring((index, 2), weights), "adjacency", locked).run(0).tolist() == [
+        True, True, False,
+    ]  # fmt: skip
+    with pytest.raises(gp.NumericalError, match="add up to 0"):
+        LocalSearch(
+            wiring(([[0, 0, 1, 2], [1, 2, 0, 0]], 3), [1.0, -1.0, -1.0, 1.0]), "rw", None, "signed"
+        ).run(0)
+
+
+# ------------------------------------------------------------------ large components
+
+
+def test_large_components_have_the_dense_sensitivities():
+    """Of the largest imaginary part, from left and right vectors that ARPACK found."""
+    index, weights = drawn(200, 4, 11)
+    graph = (index, 200)
+    exact = spectral.sensitivity(graph, weights, "out", measure="max")
+    form, made = operator("out", None), wiring(graph, weights)
+    found = Solver(form, 50, leading=8).decompose(made, vectors=True)
+    assert not found.complete
+    assert found.doubts
+    mine = slopes(form, made, contract(made, found, measure_named("max")))
+    np.testing.assert_allclose(mine, exact.numpy(), atol=1e-5)
+
+
+def test_large_components_have_the_dense_sensitivities_of_copies():
+    graph, weights = around_a_hub(60, 3)
+    exact = spectral.sensitivity(graph, weights, "out", measure="max")
+    form, made = operator("out", None), wiring(graph, weights)
+    found = Solver(form, 50, leading=8).decompose(made, vectors=True)
+    assert not found.complete
+    mine = slopes(form, made, contract(made, found, measure_named("max")))
+    np.testing.assert_allclose(mine, exact.numpy(), atol=1e-6)
+
+
+def test_fewer_are_said(monkeypatch):
+    """Above the size that is solved whole: the number that converged stands in the warning."""
+    monkeypatch.setattr("graphprune.spectral.arpack.DENSE_LIMIT", 50)
+    node = np.arange(99)
+    index = np.concatenate([[node, node + 1], [node + 1, node], [[0, 1, 2], [1, 2, 0]]], axis=1)
+    found, said = leaders((index, 100), np.ones(201), "rw", count=6, dense_limit=50)
+    verified = np.linalg.eigvals(spectral.laplacian((index, 100), None, "rw").toarray())
+    assert np.abs(found[:, None] - verified).min(1).max() < 1e-6
+    assert len(found) == 6 or f"only {len(found)} of the 6 wanted converged" in said
