@@ -22,7 +22,8 @@ OPEN = {"inside", "benchmarks"}
 PACKAGES = frozenset(
     f"graphprune.{name}"
     for name in (
-        "adapters", "adapters.gnn", "adapters.lm", "adapters.rasp", "capabilities", "cli", "cli.app",
+        "adapters", "adapters.gnn", "adapters.lm", "adapters.rasp", "capabilities", "cli",
+        "cli.app",
         "comparison", "conformance", "errors", "evaluation", "export", "methods", "optimise",
         "precision", "spectral", "statistics", "study", "tasks",
     )
