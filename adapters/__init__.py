@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from graphprune.mask import EdgeMask
-    from graphprune.model import MaskedModel
-    from graphprune.task import Task
+    from graphprune.core.mask import EdgeMask
+    from graphprune.core.model import MaskedModel
+    from graphprune.core.task import Task
 
     from .gnn import ARGNN
     from .rasp import RaspProgram

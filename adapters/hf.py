@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from graphprune.batch import Batch
+from graphprune.core.batch import Batch
+from graphprune.core.model import MaskedModel
 from graphprune.errors import NumericalError, UnsupportedModelError, unknown_name
-from graphprune.model import MaskedModel
-from graphprune.modes import quiet
-from graphprune.planning import Cost, Request
+from graphprune.methods.planning import Cost, Request
+from graphprune.util.modes import quiet
 
 if TYPE_CHECKING:
     from .lm.model import LanguageModel
@@ -34,7 +34,7 @@ class TransformersAdapter:
 
     def supported(self) -> list[str]:
         """Model types that are known."""
-        from .lm.family import FAMILIES
+        from .lm.describe.family import FAMILIES
 
         return sorted(t for family in FAMILIES for t in family.model_types)
 
@@ -81,7 +81,7 @@ class TransformersAdapter:
 
     def plan(self, subject: Any, request: Request) -> Cost:
         """Costs of one batch and one step, from the configuration alone."""
-        from .lm.cost import cost
+        from .lm.cost.estimate import cost
 
         return cost(subject, request)
 

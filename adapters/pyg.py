@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from graphprune.core.model import MaskedModel
 from graphprune.errors import InputError, unknown_name
-from graphprune.model import MaskedModel
 
 __all__ = ["PyGAdapter", "adapter"]
 

@@ -17,7 +17,7 @@ import pandas as pd
 from small_models import random_gpt2, small_tokenizer, train
 
 import graphprune as gp
-from graphprune.plots import plot_curves
+from graphprune.drawing.plots import plot_curves
 
 TEMPLATES = [0, 1, 15, 16]
 SIZES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -35,7 +35,7 @@ def load(name: str | None, quick: bool):
         return gp.wrap(model), tokenizer
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from graphprune.fetch import fetch
+    from graphprune.util.fetch import fetch
 
     folder = fetch("smollm2") if name == "smollm2" else name
     tokenizer = AutoTokenizer.from_pretrained(folder)

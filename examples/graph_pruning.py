@@ -21,8 +21,8 @@ import pandas as pd
 import torch
 
 import graphprune as gp
-from graphprune.adapters.gnn import trained
 from graphprune.adapters.gnn.training import accuracy, train_bptt
+from graphprune.adapters.reference_models import digits as trained
 from graphprune.study.systems import make_case
 
 METHODS = {
@@ -141,7 +141,7 @@ def reservoir(wiring: str, seeds: int) -> pd.DataFrame:
 
 def told(frame: pd.DataFrame, by: list[str], columns: list[str]) -> pd.DataFrame:
     """Means with 95 % intervals over seeds."""
-    from graphprune.intervals import bootstrap_interval
+    from graphprune.util.intervals import bootstrap_interval
 
     rows = []
     for key, group in frame.groupby(by, sort=False):

@@ -23,7 +23,7 @@ def load(quick: bool):
         return gp.wrap(random_llama(len(tokenizer))), tokenizer
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from graphprune.fetch import fetch
+    from graphprune.util.fetch import fetch
 
     folder = fetch("smollm2")
     tokenizer = AutoTokenizer.from_pretrained(folder)

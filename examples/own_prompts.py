@@ -60,7 +60,7 @@ def main() -> None:
     else:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from graphprune.fetch import fetch
+        from graphprune.util.fetch import fetch
 
         folder = fetch("smollm2") if args.model == "smollm2" else args.model
         tokenizer = AutoTokenizer.from_pretrained(folder)

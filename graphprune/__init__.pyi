@@ -33,15 +33,6 @@ from . import (
 from . import (
     tasks as tasks,
 )
-from .batch import (
-    Batch as Batch,
-)
-from .batch import (
-    Examples as Examples,
-)
-from .circuit import (
-    Circuit as Circuit,
-)
 from .comparison import (
     CircuitComparison as CircuitComparison,
 )
@@ -69,8 +60,83 @@ from .comparison import (
 from .comparison import (
     weighted_jaccard as weighted_jaccard,
 )
-from .ensembling import (
-    combine_scores as combine_scores,
+from .core.batch import (
+    Batch as Batch,
+)
+from .core.batch import (
+    Examples as Examples,
+)
+from .core.circuit import (
+    Circuit as Circuit,
+)
+from .core.graph import (
+    ComputationalGraph as ComputationalGraph,
+)
+from .core.graph import (
+    Node as Node,
+)
+from .core.mask import (
+    EdgeMask as EdgeMask,
+)
+from .core.metrics import (
+    METRICS as METRICS,
+)
+from .core.metrics import (
+    Metric as Metric,
+)
+from .core.model import (
+    Ablation as Ablation,
+)
+from .core.model import (
+    Gradients as Gradients,
+)
+from .core.model import (
+    MaskedModel as MaskedModel,
+)
+from .core.model import (
+    Messages as Messages,
+)
+from .core.model import (
+    Reference as Reference,
+)
+from .core.overlap import (
+    ExampleFingerprint as ExampleFingerprint,
+)
+from .core.pruned import (
+    ExportedModel as ExportedModel,
+)
+from .core.pruned import (
+    Pruned as Pruned,
+)
+from .core.registry import (
+    make_method as make_method,
+)
+from .core.registry import (
+    method_names as method_names,
+)
+from .core.registry import (
+    supported as supported,
+)
+from .core.registry import (
+    wrap as wrap,
+)
+from .core.result import (
+    Result as Result,
+)
+from .core.scores import (
+    EdgeScores as EdgeScores,
+)
+from .core.scores import (
+    NodeScores as NodeScores,
+)
+from .core.scores import (
+    PositionalEdgeScores as PositionalEdgeScores,
+)
+from .core.sizes import (
+    MIB_SIZES as MIB_SIZES,
+)
+from .core.task import (
+    Task as Task,
 )
 from .errors import (
     FetchError as FetchError,
@@ -144,15 +210,6 @@ from .evaluation import (
 from .evaluation import (
     same_outputs as same_outputs,
 )
-from .graph import (
-    ComputationalGraph as ComputationalGraph,
-)
-from .graph import (
-    Node as Node,
-)
-from .mask import (
-    EdgeMask as EdgeMask,
-)
 from .methods import (
     ACDC as ACDC,
 )
@@ -222,37 +279,13 @@ from .methods import (
 from .methods import (
     SubnetworkProbing as SubnetworkProbing,
 )
-from .metrics import (
-    METRICS as METRICS,
-)
-from .metrics import (
-    Metric as Metric,
-)
-from .model import (
-    Ablation as Ablation,
-)
-from .model import (
-    Gradients as Gradients,
-)
-from .model import (
-    MaskedModel as MaskedModel,
-)
-from .model import (
-    Messages as Messages,
-)
-from .model import (
-    Reference as Reference,
-)
-from .overlap import (
-    ExampleFingerprint as ExampleFingerprint,
-)
-from .planning import (
+from .methods.planning import (
     Plan as Plan,
 )
-from .planning import (
+from .methods.planning import (
     Throughput as Throughput,
 )
-from .planning import (
+from .methods.planning import (
     plan as plan,
 )
 from .precision import (
@@ -261,50 +294,17 @@ from .precision import (
 from .precision import (
     PrecisionPolicy as PrecisionPolicy,
 )
-from .progress import (
-    quiet as quiet,
-)
-from .pruned import (
-    ExportedModel as ExportedModel,
-)
-from .pruned import (
-    Pruned as Pruned,
-)
-from .registry import (
-    make_method as make_method,
-)
-from .registry import (
-    method_names as method_names,
-)
-from .registry import (
-    supported as supported,
-)
-from .registry import (
-    wrap as wrap,
-)
-from .result import (
-    Result as Result,
-)
-from .scores import (
-    EdgeScores as EdgeScores,
-)
-from .scores import (
-    NodeScores as NodeScores,
-)
-from .scores import (
-    PositionalEdgeScores as PositionalEdgeScores,
-)
-from .selection_bootstrap import (
-    BootstrapScores as BootstrapScores,
-)
-from .selection_bootstrap import (
-    bootstrap_scores as bootstrap_scores,
-)
-from .selection_polish import (
+from .search.polish import (
     polish as polish,
 )
-from .sizes import (
-    MIB_SIZES as MIB_SIZES,
+from .selection.bootstrap import (
+    BootstrapScores as BootstrapScores,
+)
+from .selection.bootstrap import (
+    bootstrap_scores as bootstrap_scores,
+)
+from .selection.combine import (
+    combine_scores as combine_scores,
 )
 from .spectral import (
     SpectralPruning as SpectralPruning,
@@ -315,8 +315,8 @@ from .spectral import (
 from .study import (
     Study as Study,
 )
-from .task import (
-    Task as Task,
+from .util.progress import (
+    quiet as quiet,
 )
 
 __version__: str

@@ -14,13 +14,13 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
+from graphprune.core.batch import Batch
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import Ablation, Gradients, MaskedModel, Messages, Objective, Reference
+from graphprune.core.pruned import Pruned
+from graphprune.core.trials import FullTrials, Trials
 from graphprune.errors import UnsupportedModelError
-from graphprune.greedy.trials import FullTrials, Trials
-from graphprune.mask import EdgeMask
-from graphprune.model import Ablation, Gradients, MaskedModel, Messages, Objective, Reference
 from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
-from graphprune.pruned import Pruned
 
 __all__ = [
     "CompiledCircuits",

@@ -1,27 +1,27 @@
 """Laplacians, spectra, sensitivities and the spectral pruners.
 
-``A[i, j] = w`` is the edge i -> j everywhere. See :mod:`graphprune.spectral.laplacians` for the
+``A[i, j] = w`` is the edge i -> j everywhere. See :mod:`.laplacians` for the
 matrices that ``laplacian=`` names.
 """
 
-from .arpack import solve_leading
-from .autograd import rotation
-from .baselines import EffectiveResistance, Magnitude, Taylor, effective_resistance
-from .components import component_sizes
-from .cutting import SpectralMask, prune
-from .drift import drift
-from .dynamic import DynamicPruning, scheduled
-from .effects import removal_effects
-from .laplacians import laplacian
-from .large import leading
+from .linalg.arpack import solve_leading
+from .linalg.autograd import rotation
+from .linalg.components import component_sizes
+from .linalg.drift import drift
+from .linalg.effects import removal_effects
+from .linalg.laplacians import laplacian
+from .linalg.large import leading
+from .linalg.sensitivity import sensitivity
+from .linalg.spectra import spectrum
+from .linalg.stability import stable_step
+from .linalg.wiring import Wiring, close, wiring
+from .methods.baselines import EffectiveResistance, Magnitude, Taylor, effective_resistance
+from .methods.dynamic import DynamicPruning, scheduled
+from .methods.spectral import SpectralPruning, SpectralScores, feedback_dependence
+from .methods.weighing import edge_weights, message_norms
 from .pictures import plot
-from .pruning import SpectralPruning, SpectralScores, feedback_dependence
-from .published import published_edge
-from .sensitivity import sensitivity
-from .spectra import spectrum
-from .stability import stable_step
-from .weighing import edge_weights, message_norms
-from .wiring import Wiring, close, wiring
+from .search.prune import SpectralMask, prune
+from .search.published import published_edge
 
 __all__ = [
     "DynamicPruning",

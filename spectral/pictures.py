@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.errors import MissingExtraError
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask, require_same_graph
 
-from .laplacians import Degrees, Laplacian
-from .spectra import DENSE_LIMIT, spectrum
-from .wiring import Wiring, wiring
+from .linalg.laplacians import Degrees, Laplacian
+from .linalg.spectra import DENSE_LIMIT, spectrum
+from .linalg.wiring import Wiring, wiring
 
 __all__ = ["plot"]
 
@@ -65,7 +65,7 @@ def plot(
     ax.set_title(f"spectrum ({laplacian})", fontsize=10)
     ax.legend(frameon=False, fontsize=8)
     if path is not None:
-        from graphprune.files import atomic_path
+        from graphprune.util.files import atomic_path
 
         with atomic_path(path) as temporary:
             (figure or ax.figure).savefig(temporary, format=Path(path).suffix.lower()[1:] or "png")

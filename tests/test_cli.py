@@ -13,7 +13,7 @@ import pytest
 from support.cli import call, out_of, save_circuit, save_model
 
 import graphprune as gp
-from graphprune.fetch import fetch
+from graphprune.util.fetch import fetch
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from support.toy import EDGES, Toy, ToyExamples
 import graphprune as gp
 from graphprune import Ablation, MaskedModel, Reference
 from graphprune.conformance import ConformanceError, check_adapter, check_method
-from graphprune.model import each_mask
+from graphprune.core.model import each_mask
 
 
 class Small(MaskedModel):

@@ -135,16 +135,16 @@ def test_tests_look_from_outside():
 @pytest.mark.parametrize(
     ("source", "what"),
     [
-        ("from graphprune.metrics import kendall_tau", "graphprune.metrics.kendall_tau"),
-        ("from graphprune import fetch", "graphprune.fetch"),
-        ("import graphprune.files", "graphprune.files"),
-        ("import graphprune as gp\ngp.metrics.METRICS", "graphprune.metrics"),
+        ("from graphprune.core.metrics import kendall_tau", "graphprune.core.metrics.kendall_tau"),
+        ("from graphprune import fetch", "graphprune.util.fetch"),
+        ("import graphprune.util.files", "graphprune.util.files"),
+        ("import graphprune as gp\ngp.metrics.METRICS", "graphprune.core.metrics"),
         ("from graphprune.tasks import years", "graphprune.tasks.years"),
         ("model._checked", "model._checked"),
-        ("monkeypatch.setattr('graphprune.files.os', None)", "graphprune.files.os"),
+        ("monkeypatch.setattr('graphprune.util.files.os', None)", "graphprune.util.files.os"),
         ("monkeypatch.setattr(files, '_exchange', None)", "_exchange"),
         ("import graphprune as gp\nfrom graphprune.tasks import graphs, nodes\ngp.EAP()", None),
-        ("from graphprune.model import each_mask\nfrom graphprune import tasks", None),
+        ("from graphprune.core.model import each_mask\nfrom graphprune import tasks", None),
         ("module._forward_hooks", None),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
+from graphprune.core.batch import Batch
 from graphprune.errors import InputError, UnsupportedModelError, unknown_name
 
 from .replicas import Source

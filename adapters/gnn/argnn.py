@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
+from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError, unknown_name
-from graphprune.mask import EdgeMask
 
 from .schedule import UPDATES, Levels, Schedule, Update, make_schedule
 from .wiring import Wiring, add_at

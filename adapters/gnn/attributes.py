@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from graphprune.core.graph_axes import main_store
 from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.graph_axes import main_store
 
 if TYPE_CHECKING:
     from .replicas import Wiring

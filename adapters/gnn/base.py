@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.batch import Batch
-from graphprune.errors import InputError
-from graphprune.graph import ComputationalGraph
-from graphprune.greedy.order import component_depth
-from graphprune.mask import EdgeMask
-from graphprune.model import (
+from graphprune.core.batch import Batch
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import (
     Ablation,
     Gradients,
     MaskedModel,
@@ -24,6 +22,8 @@ from graphprune.model import (
     mask_values,
     require_same_batch,
 )
+from graphprune.errors import InputError
+from graphprune.search.order import component_depth
 
 __all__ = ["GraphModel", "Sums", "require_corrupt", "weights_digest"]
 
@@ -62,7 +62,7 @@ class GraphModel(MaskedModel):
     def run(
         self, batch: Batch, mask: EdgeMask | Tensor, reference: Reference | None = None
     ) -> Tensor:
-        """See :class:`~graphprune.model.MaskedModel`."""
+        """See :class:`~graphprune.core.model.MaskedModel`."""
         values = mask_values(self._graph, mask, batch.size).to(self._like)
         if reference is None:
             reference = self.reference(batch)

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from graphprune.batch import Batch
-from graphprune.contents import fingerprint
+from graphprune.core.batch import Batch
+from graphprune.core.contents import fingerprint
+from graphprune.core.model import Ablation, Messages, Objective
 from graphprune.errors import InputError, UnsupportedModelError, unknown_name
-from graphprune.model import Ablation, Messages, Objective
-from graphprune.modes import quiet
+from graphprune.util.modes import quiet
 
 from .attributes import Copies, near
 from .base import GraphModel, Sums, require_corrupt

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
+from graphprune.core.batch import Batch
+from graphprune.core.measurable import equal_but_for_rounding
+from graphprune.core.model import Ablation, Reference
 from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.measurable import equal_but_for_rounding
-from graphprune.model import Ablation, Reference
 
 from .passing import Call
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
+from graphprune.core.batch import Batch
+from graphprune.core.model import Ablation, Messages
 from graphprune.errors import InputError
-from graphprune.model import Ablation, Messages
 
 from .passing import Call
 from .replicas import Source

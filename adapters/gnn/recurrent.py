@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
-from graphprune.errors import InputError
-from graphprune.graph import ComputationalGraph, Node
-from graphprune.mask import EdgeMask, require_same_graph
-from graphprune.model import (
+from graphprune.core.batch import Batch
+from graphprune.core.graph import ComputationalGraph, Node
+from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.model import (
     Ablation,
     MaskedModel,
     Messages,
@@ -29,7 +28,8 @@ from graphprune.model import (
     Reference,
     require_same_batch,
 )
-from graphprune.modes import quiet
+from graphprune.errors import InputError
+from graphprune.util.modes import quiet
 
 from .argnn import ARGNN
 from .base import GraphModel, Sums, require_corrupt

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphprune.core.graph import ComputationalGraph, Node
+from graphprune.core.graph_axes import attribute_axes, forget_axes
 from graphprune.errors import InputError
-from graphprune.graph import ComputationalGraph, Node
-from graphprune.graph_axes import attribute_axes, forget_axes
 
 from .attributes import LABELS, Attribute, Copies, Layout, counted, described, finite, repeated
 from .edge_tensors import plain_index

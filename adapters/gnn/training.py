@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import NumericalError
-from graphprune.modes import with_gradients
-from graphprune.progress import track
+from graphprune.util.modes import with_gradients
+from graphprune.util.progress import track
 
 from .argnn import ARGNN
 

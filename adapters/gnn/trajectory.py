@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
+from graphprune.core.batch import Batch
+from graphprune.core.measurable import equal_but_for_rounding
+from graphprune.core.model import Ablation, Reference
 from graphprune.errors import InputError
-from graphprune.measurable import equal_but_for_rounding
-from graphprune.model import Ablation, Reference
-from graphprune.modes import quiet
+from graphprune.util.modes import quiet
 
 from .argnn import ARGNN
 from .schedule import Schedule
@@ -155,12 +155,12 @@ class RecurrentReference(Reference):
 
     @property
     def full(self) -> Tensor:
-        """See :class:`~graphprune.model.Reference`."""
+        """See :class:`~graphprune.core.model.Reference`."""
         return self.reading(self.network, self.clean[-1])
 
     @cached_property
     def ablated(self) -> Tensor:
-        """See :class:`~graphprune.model.Reference`."""
+        """See :class:`~graphprune.core.model.Reference`."""
         none = torch.zeros(1, 1, self.network.edge_index.shape[1]).to(self.given.start)
         with quiet(self.network), torch.no_grad():
             return self.masked(none)[0]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
+from graphprune.core.batch import Batch
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import Ablation
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask
-from graphprune.model import Ablation
 
 if TYPE_CHECKING:
     from .model import LanguageModel

@@ -13,13 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.batch import Batch
-from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.graph import ComputationalGraph
-from graphprune.greedy.order import is_reverse_topological
-from graphprune.greedy.trials import FullTrials, Trials
-from graphprune.mask import EdgeMask
-from graphprune.model import (
+from graphprune.core.batch import Batch
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import (
     Ablation,
     Gradients,
     MaskedModel,
@@ -30,27 +27,30 @@ from graphprune.model import (
     mask_values,
     require_same_batch,
 )
+from graphprune.core.pruned import Pruned
+from graphprune.core.trials import FullTrials, Trials
+from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
-from graphprune.pruned import Pruned
+from graphprune.search.order import is_reverse_topological
 
-from . import circuits
-from .architecture import Architecture
-from .attribution import Attribution, run_shared
-from .family import Family
+from .attribution.gradients import Attribution, run_shared
+from .attribution.relevance import Rule
+from .describe.architecture import Architecture
+from .describe.family import Family
+from .describe.layout import Layout
+from .describe.norms import wide
+from .describe.presence import unloadable, whole_tensor
+from .export.checked import pruned
 from .generate import generate
-from .inputs import Inputs, position_slots, read_inputs, shared_prefix
-from .layout import Layout
-from .lowered import DEFAULTS, Lowering, lower
-from .means import ablation_values, learned_constants, mean_values
-from .messages import clean_messages
-from .norms import wide
-from .presence import unloadable, whole_tensor
-from .pruning import pruned
-from .reading import HeadCores
-from .relevance import Rule
-from .sparse import Base
-from .trials import SuffixTrials
-from .values import LMReference, Values, entry_embeddings
+from .passes import circuit_runs as circuits
+from .passes.incremental import SuffixTrials
+from .passes.inputs import Inputs, position_slots, read_inputs, shared_prefix
+from .passes.means import ablation_values, learned_constants, mean_values
+from .passes.messages import clean_messages
+from .passes.reader_inputs import HeadCores
+from .passes.sparse import Base
+from .passes.values import LMReference, Values, entry_embeddings
+from .precision.quantised import DEFAULTS, Lowering, lower
 
 __all__ = ["LanguageModel"]
 

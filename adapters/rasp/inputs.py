@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.task import Task
 from graphprune.tasks.pairs import TokenPairs
 from graphprune.tasks.tables import Ragged
 

@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
-from graphprune.metrics import Metric, everywhere
+from graphprune.core.batch import Batch
+from graphprune.core.metrics import Metric, everywhere
 
 __all__ = ["cross_entropy", "decode", "output_kl", "squared_error", "stands_out"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..lm.family import Family
+from ..lm.describe.family import Family
 
 __all__ = ["TRACR", "TracrConfig", "TracrTransformer"]
 

@@ -24,16 +24,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from graphprune.batch import Batch
 from graphprune.capabilities import module_of
+from graphprune.core.batch import Batch
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import Ablation, MaskedModel
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask
-from graphprune.model import Ablation, MaskedModel
-from graphprune.task import Task
 
 from ..lm import LanguageModel
-from ..lm.architecture import Block
-from ..lm.layout import Place
+from ..lm.describe.architecture import Block
+from ..lm.describe.layout import Place
 from .inputs import program_task
 from .module import TracrAttention, TracrTransformer
 

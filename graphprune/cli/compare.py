@@ -81,8 +81,8 @@ def compare(
     The distance of the whole graphs stands beside it.
     """
     with job(quiet=quiet, as_json=as_json, debug=debug) as now:
-        from graphprune.circuit import Circuit
         from graphprune.comparison import compare_circuits, compare_profiles
+        from graphprune.core.circuit import Circuit
         from graphprune.errors import GraphMismatchError, InputError
 
         if len(folders) < 2:
@@ -139,7 +139,7 @@ def _names(folders: list[Path]) -> list[str]:
 def _require_own(out: Path, overwrite: bool) -> None:
     """Raises unless ``out`` is new or empty, or holds nothing but an earlier comparison."""
     from graphprune.errors import InputError
-    from graphprune.files import contents
+    from graphprune.util.files import contents
 
     if out.exists() and not out.is_dir():
         raise InputError(f"expected a folder to write to, but {out} is a file")
@@ -151,7 +151,7 @@ def _require_own(out: Path, overwrite: bool) -> None:
 
 def _write(out: Path, edges: CircuitComparison | None, profiles: ProfileComparison) -> list[Path]:
     """All files at once; those of an earlier comparison that do not come again are removed."""
-    from graphprune.files import atomic_folder
+    from graphprune.util.files import atomic_folder
 
     with atomic_folder(out, whole=True) as folder:
         if edges is not None:

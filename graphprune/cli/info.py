@@ -109,7 +109,7 @@ def _task(
 
 
 def _show_parts(console: Console, parts: dict[str, dict[str, Any]]) -> None:
-    from graphprune.plain import flatten, plain
+    from graphprune.util.plain import flatten, plain
 
     for title, facts in parts.items():
         shown = {k: v for k, v in facts.items() if k not in ("performance", "warning")}

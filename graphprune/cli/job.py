@@ -63,7 +63,7 @@ class Job:
     def result(self, document: dict[str, Any], show: Callable[[Console], None]) -> None:
         """The result: ``document`` where JSON was asked for, else what ``show`` prints."""
         if self.as_json:
-            from graphprune.plain import plain
+            from graphprune.util.plain import plain
 
             self.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
         else:
@@ -103,7 +103,7 @@ def _say(text: str) -> None:
 @contextmanager
 def job(*, quiet: bool, as_json: bool, debug: bool) -> Iterator[Job]:
     """Runs a command's body: progress and notes, exit codes, and no traceback for bad input."""
-    from graphprune.progress import quiet as no_bars
+    from graphprune.util.progress import quiet as no_bars
 
     debug = debug or os.environ.get("GRAPHPRUNE_DEBUG", "") not in ("", "0")
     stdout = sys.stdout

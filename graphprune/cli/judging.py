@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from graphprune.circuit import Circuit
     from graphprune.cli.job import Job
-    from graphprune.task import Task
+    from graphprune.core.circuit import Circuit
+    from graphprune.core.task import Task
 
 __all__ = ["AllExamples", "Judged", "judged_on"]
 
@@ -44,7 +44,7 @@ def judged_on(out: Job, circuit: Circuit, task: Task, everything: bool) -> Judge
     prompt with one that did; ``None``: not known), ``redrawn`` (judged ones with another corrupted
     prompt, since theirs found the circuit) and ``held_out``, whether no judged example found it.
     """
-    from graphprune.overlap import apart, as_table
+    from graphprune.core.overlap import apart, as_table
 
     count = len(task)
     if circuit.found_on is None:

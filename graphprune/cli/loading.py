@@ -15,8 +15,8 @@ from graphprune.errors import GraphPruneError, InputError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from graphprune.cli.job import Job
-    from graphprune.model import MaskedModel
-    from graphprune.task import Task
+    from graphprune.core.model import MaskedModel
+    from graphprune.core.task import Task
 
 __all__ = [
     "Ablations",
@@ -142,7 +142,7 @@ def load_model(
     """
     import torch
 
-    from graphprune.registry import wrap
+    from graphprune.core.registry import wrap
 
     if not Path(name).exists():
         from graphprune.study.systems import system_names
@@ -176,7 +176,7 @@ def _device(torch: Any, device: str) -> Any:
 
 def model_folder(job: Job, name: str) -> Path | None:
     """The folder of a model that lies on this machine, or ``None`` for a Hugging Face id."""
-    from graphprune.fetch import ARTIFACTS, fetch
+    from graphprune.util.fetch import ARTIFACTS, fetch
 
     if name in ARTIFACTS and not Path(name).is_dir():
         return fetch(name, quiet=job.quiet)
@@ -281,8 +281,8 @@ def load_task(
 ) -> Task:
     """The built-in task or the file of prompts ``name``."""
     from graphprune.cli.settings import task_options
-    from graphprune.metrics import as_metric
-    from graphprune.task import Task
+    from graphprune.core.metrics import as_metric
+    from graphprune.core.task import Task
     from graphprune.tasks import TASKS, make
 
     common: dict[str, Any] = {}
@@ -298,7 +298,7 @@ def load_task(
         options = task_options(Task.from_pairs, settings, f"a task from {path.name}")
         task = readers[path.suffix.lower()](path, tokenizer, **options, **common)
         return task if examples is None else task.take(examples)
-    from graphprune.tasks.benchmark import holds_data_set, mib
+    from graphprune.mib.data import holds_data_set, mib
 
     if name.replace("-", "_") not in TASKS and holds_data_set(path):
         options = task_options(mib, settings, f"a task from the folder {path.name}")
@@ -317,8 +317,8 @@ def load_task(
 
 def prompt_files(name: str) -> list[Path]:
     """The files that the task ``name`` reads its prompts from; none for a built-in task."""
+    from graphprune.mib.data import data_files
     from graphprune.tasks import TASKS
-    from graphprune.tasks.benchmark import data_files
 
     path = Path(name).expanduser()
     if path.suffix.lower() in (".jsonl", ".csv"):

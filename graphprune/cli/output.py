@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError, unknown_name
-from graphprune.files import contents
+from graphprune.util.files import contents
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from graphprune.circuit import Circuit
+    from graphprune.core.circuit import Circuit
     from graphprune.evaluation import EvaluationReport, FaithfulnessCurve
 
 __all__ = [

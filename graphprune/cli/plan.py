@@ -11,7 +11,7 @@ from graphprune.cli.loading import Device, Dtype
 
 if TYPE_CHECKING:
     from graphprune.cli.job import Job
-    from graphprune.planning import Throughput
+    from graphprune.methods.planning import Throughput
 
 
 def plan(
@@ -49,7 +49,7 @@ def plan(
 ) -> None:  # fmt: skip
     """Say what memory and time a run will need, before it; no weights are loaded."""
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
-        from graphprune.planning import plan as make
+        from graphprune.methods.planning import plan as make
 
         source, name = _subject(out, model)
         throughput = _throughput(flops, bandwidth)
@@ -72,7 +72,7 @@ def plan(
 def _subject(out: Job, model: str) -> tuple[str, str]:
     """What is read, and what it is called (a folder by its last part)."""
     from graphprune.cli.loading import model_folder
-    from graphprune.fetch import ARTIFACTS
+    from graphprune.util.fetch import ARTIFACTS
 
     folder = model_folder(out, model)
     if folder is None:
@@ -82,7 +82,7 @@ def _subject(out: Job, model: str) -> tuple[str, str]:
 
 def _throughput(flops: float | None, bandwidth: float | None) -> Throughput | None:
     from graphprune.errors import InputError
-    from graphprune.planning import Throughput
+    from graphprune.methods.planning import Throughput
 
     if flops is None and bandwidth is None:
         return None

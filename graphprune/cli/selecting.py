@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from graphprune.errors import InputError
 
 if TYPE_CHECKING:
-    from graphprune.mask import EdgeMask
+    from graphprune.core.mask import EdgeMask
+    from graphprune.core.model import MaskedModel
+    from graphprune.core.result import Result
+    from graphprune.core.scores import EdgeScores
+    from graphprune.core.task import Task
     from graphprune.methods.base import Method
-    from graphprune.model import MaskedModel
-    from graphprune.result import Result
-    from graphprune.scores import EdgeScores
-    from graphprune.task import Task
 else:  # types of the ways' keyword arguments are looked up when settings are read
     EdgeMask = EdgeScores = MaskedModel = Task = Any
 
@@ -85,7 +85,7 @@ def bootstrap(
     seed: int = 0,
 ) -> EdgeMask:
     """Edges told apart from 0 first."""
-    from graphprune.selection_bootstrap import bootstrap_scores
+    from graphprune.selection.bootstrap import bootstrap_scores
 
     found = bootstrap_scores(
         choice.method, choice.model, choice.task, resamples=resamples, blocks=blocks, seed=seed
@@ -109,7 +109,7 @@ def influence(choice: Choice, *, share: float | None = None, connected: bool = T
 def polish(choice: Choice, *, pool: float = 2.0, metric: str = "kl", halvings: int = 6) -> EdgeMask:
     """From ``pool`` times as many edges by what cutting costs."""
     from graphprune.methods.base import ablation_of
-    from graphprune.selection_polish import polish as run
+    from graphprune.search.polish import polish as run
 
     return run(
         choice.model, choice.task, choice.scores, choice.size, pool=pool, metric=metric,
@@ -213,7 +213,7 @@ def find(method: Method, selection: Selection, model: MaskedModel, task: Task) -
     Raises :class:`InputError` where no edge is left.
     """
     from graphprune.methods.base import Pruner
-    from graphprune.selection import without_dead_ends
+    from graphprune.selection.connect import without_dead_ends
 
     if isinstance(method, Pruner):
         found = method.fit(model, task)
@@ -235,10 +235,10 @@ def _selected(
     method: Method, selection: Selection, model: MaskedModel, task: Task
 ) -> tuple[EdgeMask, Result]:
     """The edges that a ranking gives, dead ends included, and the ranking's own result."""
+    from graphprune.core.result import Result
+    from graphprune.core.scores import EdgeScores
     from graphprune.methods.base import NodeScorer
-    from graphprune.result import Result
-    from graphprune.scores import EdgeScores
-    from graphprune.selection import cut_off_nodes_differ
+    from graphprune.selection.connect import cut_off_nodes_differ
 
     by: By = selection.by or "abs"
     size = 0.01 if selection.size is None else selection.size

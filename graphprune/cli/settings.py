@@ -112,7 +112,7 @@ def method_from(name: str, texts: Sequence[str], *, seed: int | None, **given: A
 
     ``seed`` goes to methods that have one, unless it is ``None`` or the settings name another.
     """
-    from graphprune.registry import _entries, make_method, method_names
+    from graphprune.core.registry import _entries, make_method, method_names
 
     if name not in method_names():
         make_method(name)  # raises, naming the known ones

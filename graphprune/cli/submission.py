@@ -161,8 +161,8 @@ def _scored(
 def _with_split(task: str, split: str | None, settings: list[str]) -> list[str]:
     """The task's settings with the split to score on; of other tasks than MIB's as they are."""
     from graphprune.cli.settings import pairs
+    from graphprune.mib.data import holds_data_set, split_names
     from graphprune.tasks import TASKS
-    from graphprune.tasks.benchmark import holds_data_set, split_names
 
     if split is not None:
         return [*settings, f"split={split}"]

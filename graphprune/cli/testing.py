@@ -67,9 +67,9 @@ def examine(
     Prompts that found the circuit are left out; a line says how many these are.
     """
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
-        from graphprune.circuit import Circuit
         from graphprune.cli.loading import load_model, load_task
-        from graphprune.mask import require_same_graph
+        from graphprune.core.circuit import Circuit
+        from graphprune.core.mask import require_same_graph
         from graphprune.statistics import examine as run_tests
 
         names = _names(tests)

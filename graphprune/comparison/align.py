@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graphprune.circuit import Circuit
+from graphprune.core.circuit import Circuit
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask
+from graphprune.core.scores import EdgeScores
 from graphprune.errors import GraphMismatchError, InputError
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask
-from graphprune.scores import EdgeScores
 
 __all__ = ["align_masks", "align_scores", "mask_of", "require_named", "same_places"]
 

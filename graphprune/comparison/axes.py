@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import InputError, unknown_name
-from graphprune.graph import ComputationalGraph
 
 __all__ = ["AXES", "EdgeGroups", "Levels", "edge_groups", "levels", "usable_axes"]
 

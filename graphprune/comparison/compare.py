@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graphprune.circuit import Circuit
 from graphprune.comparison.align import align_masks, align_scores
 from graphprune.comparison.axes import levels
 from graphprune.comparison.counts import holm, hypergeometric
@@ -38,10 +37,11 @@ from graphprune.comparison.result import (
     ScoreOverlap,
 )
 from graphprune.comparison.weighted import amounts, rank_correlation, ruzicka
+from graphprune.core.circuit import Circuit
+from graphprune.core.mask import EdgeMask
+from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError, unknown_name
-from graphprune.mask import EdgeMask
-from graphprune.progress import track
-from graphprune.scores import EdgeScores
+from graphprune.util.progress import track
 
 __all__ = ["compare_circuits"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.comparison.counts import CountDistribution, bernoulli_sum
-from graphprune.graph import ComputationalGraph
+from graphprune.core.graph import ComputationalGraph
 
 __all__ = ["degree_overlap", "edge_chances", "edge_ends"]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graphprune.comparison.nulls import NULLS, NullName, OverlapNull, make_strata, overlap_null
+from graphprune.core.mask import budget, require_same_graph
+from graphprune.core.scores import EdgeScores, Ranking
+from graphprune.core.sizes import MIB_SIZES
 from graphprune.errors import InputError, unknown_name
-from graphprune.mask import budget, require_same_graph
-from graphprune.scores import EdgeScores, Ranking
-from graphprune.sizes import MIB_SIZES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ class OverlapCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
-        from graphprune.plain import plain
+        from graphprune.util.plain import plain
 
         return {
             "names": list(self.names),
@@ -99,7 +99,7 @@ class OverlapCurve:
 
     def plot(self, path: Any = None, ax: Any = None) -> Any:
         """Draws the overlap over the size, with chance and its 95 % band; gives the axes."""
-        from graphprune.comparison.figures import plot_overlap
+        from graphprune.drawing.comparisons import plot_overlap
 
         return plot_overlap(self, path=path, ax=ax)
 

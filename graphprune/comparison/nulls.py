@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from graphprune.comparison.axes import edge_groups, usable_axes
 from graphprune.comparison.counts import CountDistribution, hypergeometric, total
 from graphprune.comparison.degrees import degree_overlap, edge_chances
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.errors import unknown_name
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask, require_same_graph
 
 __all__ = [
     "NULLS",

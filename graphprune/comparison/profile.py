@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphprune.circuit import Circuit
 from graphprune.comparison.align import mask_of
 from graphprune.comparison.axes import edge_groups, levels, usable_axes
 from graphprune.comparison.counts import CountDistribution, holm, hypergeometric
+from graphprune.core.circuit import Circuit
+from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +121,7 @@ class CircuitProfile:
 
     def plot(self, path: Any = None) -> Any:
         """Shares by group, a panel an axis, beside the graph's; gives the figure."""
-        from graphprune.comparison.figures import plot_profiles
+        from graphprune.drawing.comparisons import plot_profiles
 
         return plot_profiles({"circuit": self}, path=path)
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from graphprune.circuit import Circuit
 from graphprune.comparison.align import mask_of, require_named, same_places
 from graphprune.comparison.axes import levels, usable_axes
 from graphprune.comparison.counts import holm
 from graphprune.comparison.profile import PROFILE_AXES, CircuitProfile, circuit_profile
 from graphprune.comparison.profile_difference import ProfileDifference, profile_difference
+from graphprune.core.circuit import Circuit
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +97,7 @@ class ProfileComparison:
 
         Shares by group on one graph; on several how many times as often as by chance.
         """
-        from graphprune.comparison.figures import plot_profiles
+        from graphprune.drawing.comparisons import plot_profiles
 
         return plot_profiles(self.profiles, path=path, enrichment=not self.same_graph)
 

@@ -34,8 +34,8 @@ from graphprune.comparison.profile import (
     total_variation,
     two_sided,
 )
+from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask
 
 if TYPE_CHECKING:
     import pandas as pd

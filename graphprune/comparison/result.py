@@ -11,9 +11,9 @@ import torch
 
 from graphprune.comparison.nulls import NullName, OverlapNull
 from graphprune.comparison.weighted import RankCorrelation
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError, unknown_name
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -239,7 +239,7 @@ class CircuitComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the masks as plain values."""
-        from graphprune.plain import plain
+        from graphprune.util.plain import plain
 
         return {
             "circuits": {name: mask.num_kept for name, mask in self.masks.items()},
@@ -256,7 +256,7 @@ class CircuitComparison:
 
     def plot(self, path: Any = None, *, quantity: str = "jaccard", ax: Any = None) -> Any:
         """A heat map of :meth:`matrix`; writes ``path`` if given; gives the axes."""
-        from graphprune.comparison.figures import plot_matrix
+        from graphprune.drawing.comparisons import plot_matrix
 
         return plot_matrix(self, quantity, path=path, ax=ax)
 

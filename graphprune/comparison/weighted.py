@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.comparison.nulls import Strata
+from graphprune.core.mask import require_same_graph
+from graphprune.core.scores import EdgeScores, Ranking
 from graphprune.errors import InputError, unknown_name
-from graphprune.mask import require_same_graph
-from graphprune.ranks import ranks
-from graphprune.scores import EdgeScores, Ranking
+from graphprune.util.ranks import ranks
 
 __all__ = [
     "RankCorrelation",

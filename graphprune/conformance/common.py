@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
+from graphprune.core.batch import Batch
+from graphprune.core.model import MaskedModel
+from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError
-from graphprune.model import MaskedModel
-from graphprune.task import Task
 
 __all__ = [
     "ConformanceError",

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import torch
 
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import Ablation, MaskedModel, gradient_by_mask
+from graphprune.core.task import Task
 from graphprune.errors import GraphMismatchError, GraphPruneError, UnsupportedModelError
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask
-from graphprune.model import Ablation, MaskedModel, gradient_by_mask
-from graphprune.task import Task
 
 from .common import ConformanceError, a_batch, drawn, objective_of, require_close
 

@@ -18,12 +18,12 @@ from graphprune.capabilities import (
     UserModule,
     WiderCopy,
 )
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import Ablation, gradient_by_mask
+from graphprune.core.task import Task
+from graphprune.core.trials import FullTrials
 from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.greedy.order import edge_order
-from graphprune.greedy.trials import FullTrials
-from graphprune.mask import EdgeMask
-from graphprune.model import Ablation, gradient_by_mask
-from graphprune.task import Task
+from graphprune.search.order import edge_order
 
 from .common import (
     ConformanceError,

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import torch
 
 from graphprune.capabilities import module_of
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import MaskedModel
+from graphprune.core.scores import EdgeScores
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask
 from graphprune.methods.base import Method, Pruner, Scorer
-from graphprune.model import MaskedModel
-from graphprune.scores import EdgeScores
-from graphprune.task import Task
 
 from .common import ConformanceError, require_close, same_state, state_of
 

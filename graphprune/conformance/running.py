@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from graphprune.core.model import MaskedModel
+from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError
 from graphprune.methods.base import Method
-from graphprune.model import MaskedModel
-from graphprune.task import Task
 
 from .common import ConformanceError
 from .contract import CONTRACT_CHECKS, AdapterCheck

@@ -1,6 +1,7 @@
 """Evaluation: how faithful a circuit is, at one size or over all of them."""
 
-from .benchmark import mib_auroc, mib_curve
+from graphprune.mib.curve import mib_auroc, mib_curve
+
 from .curve import FaithfulnessCurve, faithfulness_curve
 from .exactness import (
     SameOutputs,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graphprune.batch import Batch
 from graphprune.capabilities import module_of
-from graphprune.mask import EdgeMask
-from graphprune.model import MaskedModel, Reference
+from graphprune.core.batch import Batch
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import MaskedModel, Reference
 
 __all__ = ["measure"]
 

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphprune.core.mask import EdgeMask, budget, require_same_graph
+from graphprune.core.measurable import Gap
+from graphprune.core.model import Ablation, MaskedModel
+from graphprune.core.scores import EdgeScores, Ranking
+from graphprune.core.sizes import MIB_SIZES
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask, budget, require_same_graph
-from graphprune.measurable import Gap
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
-from graphprune.model import Ablation, MaskedModel
-from graphprune.scores import EdgeScores, Ranking
-from graphprune.selection import circuit_of_size
-from graphprune.sizes import MIB_SIZES
-from graphprune.task import Task
+from graphprune.selection.connect import circuit_of_size
 
 from .report import EvaluationReport, evaluate_all
 
@@ -146,7 +146,7 @@ class FaithfulnessCurve:
 
     def plot(self, path: Any = None, ax: Any = None) -> Any:
         """Draws f against the size (logarithmic); writes ``path`` if given; gives the axes."""
-        from graphprune.plots import plot_curves
+        from graphprune.drawing.plots import plot_curves
 
         return plot_curves([self], path=path, ax=ax)
 
@@ -174,7 +174,7 @@ def faithfulness_curve(
 
     Raises :class:`InputError` where the full and the wholly ablated model are not told apart on the
     task: f, CPR, CMD and the log area are shares of their difference (see
-    :mod:`graphprune.measurable`).
+    :mod:`graphprune.core.measurable`).
     """
     fractions, masks, chosen = circuits_of(
         model, task, scores, sizes, rankings=rankings, ablation=ablation

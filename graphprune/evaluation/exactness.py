@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
+from graphprune.core.batch import Batch
+from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.metrics import Metric
+from graphprune.core.model import Ablation, MaskedModel, Reference
+from graphprune.core.scores import EdgeScores
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask, require_same_graph
 from graphprune.methods.base import AblationLike, at_least, require_model, resolve_ablation
-from graphprune.metrics import Metric
-from graphprune.model import Ablation, MaskedModel, Reference
-from graphprune.scores import EdgeScores
-from graphprune.selection import cut_off_nodes_differ
-from graphprune.task import Task
+from graphprune.selection.connect import cut_off_nodes_differ
 
 __all__ = [
     "SameOutputs",

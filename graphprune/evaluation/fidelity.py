@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from graphprune.mask import EdgeMask, require_same_graph
+from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.model import MaskedModel
+from graphprune.core.task import Task
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
-from graphprune.model import MaskedModel
-from graphprune.task import Task
 
 __all__ = ["Fidelity", "fidelity"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask, require_same_graph
-from graphprune.ranks import ranks
-from graphprune.scores import EdgeScores
+from graphprune.util.ranks import ranks
 
 __all__ = ["Recovery", "auroc", "mean_jaccard", "recovery"]
 

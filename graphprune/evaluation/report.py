@@ -2,7 +2,7 @@
 
 ``faithfulness = (m(circuit) - m(ablated)) / (m(full) - m(ablated))`` with m the mean of the task's
 metric: 1 is the full model, 0 the model with every edge ablated, and a circuit may overshoot. Where
-full and ablated are not told apart it is absent (see :mod:`graphprune.measurable`).
+full and ablated are not told apart it is absent (see :mod:`graphprune.core.measurable`).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
 from graphprune.capabilities import module_of
-from graphprune.circuit import Circuit
+from graphprune.core.batch import Batch
+from graphprune.core.circuit import Circuit
+from graphprune.core.mask import EdgeMask, mask_density, mask_of, require_same_graph
+from graphprune.core.measurable import Gap, Idle, may_be_rounding, rounding_notes, rounding_of
+from graphprune.core.metrics import Metric, as_metric, kendall_tau
+from graphprune.core.model import Ablation, MaskedModel
+from graphprune.core.overlap import as_table, old_ones, prints
+from graphprune.core.result import Result
+from graphprune.core.task import Task
 from graphprune.errors import InputError, NumericalError
-from graphprune.intervals import UNBOUNDED, bootstrap_interval, few_examples, ratio_interval
-from graphprune.mask import EdgeMask, mask_density, mask_of, require_same_graph
-from graphprune.measurable import Gap, Idle, may_be_rounding, rounding_notes, rounding_of
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
-from graphprune.metrics import Metric, as_metric, kendall_tau
-from graphprune.model import Ablation, MaskedModel
-from graphprune.overlap import as_table, old_ones, prints
-from graphprune.progress import track
-from graphprune.result import Result
-from graphprune.task import Task
+from graphprune.util.intervals import UNBOUNDED, bootstrap_interval, few_examples, ratio_interval
+from graphprune.util.progress import track
 
 from .cost import measure
 
@@ -92,7 +92,7 @@ class EvaluationReport:
         return self.values[name]
 
     def interval(self, name: str, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-        """The interval of a measure's mean over examples (see :mod:`graphprune.intervals`).
+        """The interval of a measure's mean over examples (see :mod:`graphprune.util.intervals`).
 
         That of ``"faithfulness"`` is of a ratio: its ends are infinite where the examples do not
         bound it. Both ends are NaN where a single example gives none.

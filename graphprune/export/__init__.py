@@ -1,11 +1,11 @@
 """Circuits as files: the library's own format, the field's, networkx's, figures and a page."""
 
+from graphprune.drawing.figure import draw
+from graphprune.drawing.html import to_html
 from graphprune.export.explanation import to_explanation
-from graphprune.export.field import field_graph
-from graphprune.export.figure import draw
 from graphprune.export.formats import FORMATS, export
-from graphprune.export.html import to_html
-from graphprune.export.mib import (
+from graphprune.mib.field import field_graph
+from graphprune.mib.files import (
     MIBNodes,
     from_mib_json,
     from_mib_nodes,
@@ -13,7 +13,7 @@ from graphprune.export.mib import (
     to_mib_json,
     to_mib_pt,
 )
-from graphprune.export.submission import (
+from graphprune.mib.submission import (
     MIB_MODELS,
     Submission,
     check_submission,

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from graphprune.core.metrics import METRICS, Metric
+from graphprune.core.model import Ablation, MaskedModel
+from graphprune.core.pruned import Pruned, tolerance
 from graphprune.errors import InputError, NumericalError
 from graphprune.methods.base import resolve_ablation
-from graphprune.metrics import METRICS, Metric
-from graphprune.model import Ablation, MaskedModel
-from graphprune.pruned import Pruned, tolerance
 
 if TYPE_CHECKING:
-    from graphprune.batch import Batch
-    from graphprune.circuit import Circuit
-    from graphprune.task import Task
+    from graphprune.core.batch import Batch
+    from graphprune.core.circuit import Circuit
+    from graphprune.core.task import Task
 
 __all__ = ["LIMIT", "NO_TASK", "SIDES", "agreement", "require_agreement", "said"]
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from graphprune.core.graph_io import numbered_types
+from graphprune.core.scores import Ranking, ranked_values
 from graphprune.errors import InputError
-from graphprune.graph_io import numbered_types
-from graphprune.scores import Ranking, ranked_values
 
 if TYPE_CHECKING:
-    from graphprune.circuit import Circuit
+    from graphprune.core.circuit import Circuit
 
 __all__ = ["to_explanation"]
 
@@ -110,7 +110,7 @@ def _parts(circuit: Circuit, ranked: Tensor | None, data: Any) -> dict[str, dict
     """``edge_mask`` and ``edge_score`` by edge type (``None``: there is one)."""
     from torch_geometric.data import HeteroData
 
-    from graphprune.graph_io import require_same_edges
+    from graphprune.core.graph_io import require_same_edges
 
     require_same_edges(data, circuit.graph)
     several = isinstance(data, HeteroData)

@@ -18,18 +18,18 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
+from graphprune.core.graph import ComputationalGraph, Node
+from graphprune.core.mask import EdgeMask
+from graphprune.core.overlap import ExampleFingerprint, as_table
+from graphprune.core.scores import EdgeScores
 from graphprune.errors import FormatError, GraphPruneError, InputError
 from graphprune.export.schema import FORMAT, VERSION, CircuitFile, parse
-from graphprune.files import atomic_folder, contents, finish
-from graphprune.graph import ComputationalGraph, Node
-from graphprune.mask import EdgeMask
-from graphprune.optimise.gates import strength
-from graphprune.overlap import ExampleFingerprint, as_table
-from graphprune.plain import ablation_name
-from graphprune.scores import EdgeScores
+from graphprune.search.gates import strength
+from graphprune.util.files import atomic_folder, contents, finish
+from graphprune.util.plain import ablation_name
 
 if TYPE_CHECKING:
-    from graphprune.circuit import Circuit
+    from graphprune.core.circuit import Circuit
 
 __all__ = ["JSON_NAME", "TENSORS_NAME", "load_circuit", "save_circuit"]
 
@@ -52,7 +52,7 @@ def save_circuit(
     circuit: Circuit, directory: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
     """See :meth:`graphprune.Circuit.save`."""
-    from graphprune.plain import plain
+    from graphprune.util.plain import plain
 
     target = Path(directory).resolve()
     _require_free(target, overwrite)
@@ -165,7 +165,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
     """See :meth:`graphprune.Circuit.load`. The path of the ``circuit.json`` itself is taken too."""
-    from graphprune.circuit import Circuit
+    from graphprune.core.circuit import Circuit
 
     folder = Path(directory)
     if folder.name == JSON_NAME and folder.is_file():

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError
-from graphprune.files import write_text
-from graphprune.plain import plain
+from graphprune.util.files import write_text
+from graphprune.util.plain import plain
 
 if TYPE_CHECKING:
-    from graphprune.circuit import Circuit
+    from graphprune.core.circuit import Circuit
 
 __all__ = ["FORMATS", "export"]
 
@@ -218,25 +218,25 @@ def _quoted(value: Any) -> str:
 
 
 def _mib(circuit: Circuit, path: Path, d_model: int | None = None) -> None:
-    from graphprune.export.mib import to_mib_json
+    from graphprune.mib.files import to_mib_json
 
     to_mib_json(circuit, path, d_model=d_model)
 
 
 def _mib_pt(circuit: Circuit, path: Path, d_model: int | None = None) -> None:
-    from graphprune.export.mib import to_mib_pt
+    from graphprune.mib.files import to_mib_pt
 
     to_mib_pt(circuit, path, d_model=d_model)
 
 
 def _html(circuit: Circuit, path: Path) -> None:
-    from graphprune.export.html import to_html
+    from graphprune.drawing.html import to_html
 
     to_html(circuit, path)
 
 
 def _figure(circuit: Circuit, path: Path) -> None:
-    from graphprune.export.figure import draw
+    from graphprune.drawing.figure import draw
 
     draw(circuit, path)
 

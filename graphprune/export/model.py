@@ -20,18 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capabilities import ExportedModules, identity_of, require
+from graphprune.core.mask import require_same_graph
+from graphprune.core.model import Ablation, MaskedModel, ablation_kind
+from graphprune.core.pruned import ExportedModel, Pruned, tolerance
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
 from graphprune.export.agreement import NO_TASK, agreement, require_agreement
 from graphprune.export.folder import JSON_NAME, TENSORS_NAME
-from graphprune.files import atomic_folder, contents
-from graphprune.mask import require_same_graph
 from graphprune.methods.base import AblationLike, require_model, resolve_ablation
-from graphprune.model import Ablation, MaskedModel, ablation_kind
-from graphprune.pruned import ExportedModel, Pruned, tolerance
+from graphprune.util.files import atomic_folder, contents
 
 if TYPE_CHECKING:
-    from graphprune.circuit import Circuit
-    from graphprune.task import Task
+    from graphprune.core.circuit import Circuit
+    from graphprune.core.task import Task
 
 __all__ = ["FORMAT", "VERSION", "export_model", "parameter_count", "weight_bytes"]
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from graphprune.graph_io import joined, node_attributes
+from graphprune.core.graph_io import joined, node_attributes
 
 if TYPE_CHECKING:
     import networkx as nx
 
-    from graphprune.circuit import Circuit
+    from graphprune.core.circuit import Circuit
 
 __all__ = ["circuit_to_networkx"]
 

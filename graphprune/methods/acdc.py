@@ -19,19 +19,19 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import WiderCopy, trials_of
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.metrics import Metric, as_metric
+from graphprune.core.model import MaskedModel
+from graphprune.core.result import Result
+from graphprune.core.scores import EdgeScores
+from graphprune.core.task import Task
+from graphprune.core.trials import FullTrials
 from graphprune.errors import InputError, unknown_name
-from graphprune.graph import ComputationalGraph
-from graphprune.greedy.judge import Judge, MakeTrials, Recheck, Referee
-from graphprune.greedy.order import EdgeOrder, edge_order
-from graphprune.greedy.search import Branch, Limits, Search
-from graphprune.greedy.trials import FullTrials
-from graphprune.mask import EdgeMask, require_same_graph
-from graphprune.metrics import Metric, as_metric
-from graphprune.model import MaskedModel
-from graphprune.optimise.checkpoint import RunDirectory, identity
-from graphprune.result import Result
-from graphprune.scores import EdgeScores
-from graphprune.task import Task
+from graphprune.search.checkpoint import RunDirectory, identity
+from graphprune.search.descent import Branch, Limits, Search
+from graphprune.search.judge import Judge, MakeTrials, Recheck, Referee
+from graphprune.search.order import EdgeOrder, edge_order
 
 from .base import Pruner, at_least, require_model, resolve_ablation
 
@@ -103,7 +103,7 @@ class ACDC(Pruner):
     def edge_order(self, graph: ComputationalGraph) -> Tensor:
         """``[E]``: edge numbers in the order they are decided in.
 
-        See :func:`graphprune.greedy.order.edge_order`.
+        See :func:`graphprune.search.order.edge_order`.
         """
         return edge_order(graph, self.order)
 

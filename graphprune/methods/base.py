@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
 from graphprune.capabilities import MeanMessages, require
+from graphprune.core.batch import Batch
+from graphprune.core.mask import EdgeMask, budget
+from graphprune.core.measurable import Idle
+from graphprune.core.model import Ablation, AblationKind, MaskedModel, Reference
+from graphprune.core.result import Result
+from graphprune.core.scores import EdgeScores, NodeScores
+from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
-from graphprune.mask import EdgeMask, budget
-from graphprune.measurable import Idle
-from graphprune.model import Ablation, AblationKind, MaskedModel, Reference
-from graphprune.modes import decorate, with_gradients
-from graphprune.progress import track
-from graphprune.result import Result
-from graphprune.scores import EdgeScores, NodeScores
-from graphprune.selection import circuit_of_size, cut_off_nodes_differ
-from graphprune.task import Task
+from graphprune.selection.connect import circuit_of_size, cut_off_nodes_differ
+from graphprune.util.modes import decorate, with_gradients
+from graphprune.util.progress import track
 
 __all__ = [
     "DEFAULT_ABLATION",
@@ -245,7 +245,7 @@ class Scorer(Method):
     """A method that gives every edge a score: positive = useful.
 
     A circuit of a size is its strongest edges without dead ends, see
-    :func:`~graphprune.selection.circuit_of_size`.
+    :func:`~graphprune.selection.connect.circuit_of_size`.
     """
 
     @abstractmethod

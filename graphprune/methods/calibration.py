@@ -9,19 +9,19 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
-from graphprune.ensembling import magnitude_ranks, require_informative
+from graphprune.core.batch import Batch
+from graphprune.core.mask import EdgeMask, budget
+from graphprune.core.measurable import Gap
+from graphprune.core.model import MaskedModel, Reference, gradient_by_mask
+from graphprune.core.result import Result
+from graphprune.core.scores import EdgeScores
+from graphprune.core.sizes import MIB_SIZES
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask, budget
-from graphprune.measurable import Gap
-from graphprune.model import MaskedModel, Reference, gradient_by_mask
-from graphprune.optimise.nested import Step, nested
-from graphprune.optimise.stream import Stream
-from graphprune.result import Result
-from graphprune.scores import EdgeScores
-from graphprune.selection import without_dead_ends
-from graphprune.sizes import MIB_SIZES
-from graphprune.task import Task
+from graphprune.search.nested import Step, nested
+from graphprune.search.stream import Stream
+from graphprune.selection.combine import magnitude_ranks, require_informative
+from graphprune.selection.connect import without_dead_ends
 
 from .base import Method, Scorer, at_least, objective, ranked, require_model, resolve_ablation
 from .gradient import EAPIG
@@ -39,7 +39,7 @@ class CalibratedRanking(Scorer):
     A scorer's ranking is cut at each of ``sizes``, the largest first; where the circuit's
     faithfulness f = (m(circuit) - m(ablated)) / (m(model) - m(ablated)) is not 1, few edges are
     swapped within the next larger circuit: those whose mask gradients close the gap, as measured
-    (:mod:`graphprune.optimise.nested`). That is what CMD counts, and few swaps
+    (:mod:`graphprune.search.nested`). That is what CMD counts, and few swaps
     leave most of the scorer's order as it was.
 
     The result ranks edges by magnitude, all scores positive: signs of effects are not in it.
@@ -141,7 +141,7 @@ class CalibratedRanking(Scorer):
 
         Raises :class:`InputError` for a metric without a gradient, for constant scores, and for a
         metric that does not tell the whole model from the wholly ablated one (see
-        :mod:`graphprune.measurable`).
+        :mod:`graphprune.core.measurable`).
         """
         require_model(model)
         graph = model.graph

@@ -20,19 +20,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import budget
 from graphprune.errors import InputError, unknown_name
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import budget
-from graphprune.optimise.gates import (
-    budgeted_sigmoid,
-    hard_concrete,
-    log_odds,
-    log_open,
-    noise,
-)
-from graphprune.optimise.loop import Draw, Moment
-from graphprune.optimise.schedule import Shape, learning_rate, ramp
-from graphprune.optimise.warm import Start
+from graphprune.search.gates import budgeted_sigmoid, hard_concrete, log_odds, log_open, noise
+from graphprune.search.loop import Draw, Moment
+from graphprune.search.schedule import Shape, learning_rate, ramp
+from graphprune.search.warm import Start
 
 from .base import at_least
 from .optimiser import GateKind, MaskOptimiser

@@ -12,19 +12,19 @@ from typing import Any, Literal, Self, cast
 
 import torch
 
-from graphprune.ensembling import (
+from graphprune.core.model import MaskedModel
+from graphprune.core.result import Result
+from graphprune.core.scores import EdgeScores
+from graphprune.core.task import Task
+from graphprune.errors import InputError, unknown_name
+from graphprune.search.warm import StartMapping, Warm
+from graphprune.selection.combine import (
     How,
     Normalize,
     check_combination,
     combine_scores,
     require_informative,
 )
-from graphprune.errors import InputError, unknown_name
-from graphprune.model import MaskedModel
-from graphprune.optimise.warm import StartMapping, Warm
-from graphprune.result import Result
-from graphprune.scores import EdgeScores
-from graphprune.task import Task
 
 from .base import Method, Pruner, Scorer, at_least, require_model, some_edges
 from .edge_pruning import EdgePruning
@@ -50,11 +50,11 @@ class SequentialEnsemble(Pruner, Scorer):
         mapping: ``"density"``: gates by rank, without noise, placed so that the expected share of
             open edges at the first step is ``start_density``, however low; ``"ranks"``: ranks added
             to the optimiser's cold start; ``"paper"``: with the defects that
-            :mod:`graphprune.optimise.warm` lists, for hard concrete gates. Then scores are
+            :mod:`graphprune.search.warm` lists, for hard concrete gates. Then scores are
             ``sigmoid(1.2 log alpha)``, as published.
         start_density: ``None``: the root of the final density for ``"density"`` (half-way down on a
             log scale), 0.1 for ``"paper"``.
-        spread: of the first gates, see :class:`~graphprune.optimise.warm.Warm`.
+        spread: of the first gates, see :class:`~graphprune.search.warm.Warm`.
         signs: ``"scorer"``: an edge the scorer finds harmful scores negative; ``"none"``: none
             does; ``None``: ``"scorer"`` for the paper's mapping and inside other ensembles (where
             magnitudes of opposite signs cancel), else ``"none"``, since gates know better than an

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from graphprune.capabilities import PlacedMessages, require
-from graphprune.model import MaskedModel
-from graphprune.scores import EdgeScores
-from graphprune.task import Task
+from graphprune.core.model import MaskedModel
+from graphprune.core.scores import EdgeScores
+from graphprune.core.task import Task
 
 from .base import Scorer, mean, require_model
 

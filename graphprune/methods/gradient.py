@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch
 from graphprune.capabilities import EdgeGradients, PlacedMessages, RelevanceGradients, require
+from graphprune.core.batch import Batch
+from graphprune.core.model import MaskedModel, Objective, Reference, gradient_by_mask
+from graphprune.core.scores import EdgeScores, NodeScores, PositionalEdgeScores
+from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
-from graphprune.model import MaskedModel, Objective, Reference, gradient_by_mask
-from graphprune.scores import EdgeScores, NodeScores, PositionalEdgeScores
-from graphprune.task import Task
 
 from .base import Scorer, at_least, mean, objective, require_model
 

@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.sizes import MIB_SIZES, trapezoid_weights
 from graphprune.errors import InputError, unknown_name
-from graphprune.graph import ComputationalGraph
-from graphprune.optimise.gates import budgeted_sigmoid, noise
-from graphprune.optimise.loop import Draw, Moment
-from graphprune.optimise.warm import Start
-from graphprune.sizes import MIB_SIZES, trapezoid_weights
+from graphprune.search.gates import budgeted_sigmoid, noise
+from graphprune.search.loop import Draw, Moment
+from graphprune.search.warm import Start
 
 from .base import at_least
 from .optimiser import GateKind, MaskOptimiser

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graphprune.capabilities import require
+from graphprune.core.mask import require_same_graph
+from graphprune.core.model import MaskedModel
+from graphprune.core.scores import EdgeScores
+from graphprune.core.task import Task
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
-from graphprune.mask import require_same_graph
-from graphprune.model import MaskedModel
-from graphprune.scores import EdgeScores
-from graphprune.task import Task
 
 from .base import AblationLike, Method, Pruner, Scorer, Seeded
 
@@ -50,7 +50,7 @@ def as_member(given: object, what: str) -> Scorer | EdgeScores:
             f"{what} must be a scorer, EdgeScores, the name of a method, or its name and settings "
             f"such as {{'name': 'eap-ig', 'steps': 3}}; got {given!r:.80}"
         )
-    from graphprune.registry import make_method
+    from graphprune.core.registry import make_method
 
     try:
         made = make_method(**{str(key): value for key, value in settings.items()})
@@ -119,7 +119,7 @@ def member_scores(
     if isinstance(member, EdgeScores):
         require_same_graph(model.graph, member.graph, f"the model and {what}")
         return member
-    from graphprune.optimise.interrupts import whole_results
+    from graphprune.util.interrupts import whole_results
 
     try:
         with whole_results():

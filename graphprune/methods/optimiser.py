@@ -16,24 +16,24 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor
 
-from graphprune.budgeting import exact_budget, require_feasible
 from graphprune.capabilities import LearnedConstants, module_of, require
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask, budget, require_same_graph
+from graphprune.core.model import Ablation, MaskedModel
+from graphprune.core.result import Result
+from graphprune.core.scores import EdgeScores
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask, budget, require_same_graph
-from graphprune.model import Ablation, MaskedModel
-from graphprune.optimise.checkpoint import RunDirectory, identity
-from graphprune.optimise.distributed import Workers
-from graphprune.optimise.gates import hard_concrete_open, strength
-from graphprune.optimise.interrupts import interruptible
-from graphprune.optimise.loop import Optimisation, Recipe
-from graphprune.optimise.losses import LossLike, as_loss
-from graphprune.optimise.refine import refine
-from graphprune.optimise.stream import Stream
-from graphprune.optimise.warm import Start, Warm, met_gates, paper_log_alpha, rank_values
-from graphprune.result import Result
-from graphprune.scores import EdgeScores
-from graphprune.task import Task
+from graphprune.search.checkpoint import RunDirectory, identity
+from graphprune.search.distributed import Workers
+from graphprune.search.gates import hard_concrete_open, strength
+from graphprune.search.loop import Optimisation, Recipe
+from graphprune.search.losses import LossLike, as_loss
+from graphprune.search.refine import refine
+from graphprune.search.stream import Stream
+from graphprune.search.warm import Start, Warm, met_gates, paper_log_alpha, rank_values
+from graphprune.selection.budget import exact_budget, require_feasible
+from graphprune.util.interrupts import interruptible
 
 from .base import (
     Pruner,
@@ -77,7 +77,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         warm_start: :class:`~graphprune.EdgeScores`, a scorer, or a scorer's registered name (run
             under the same ablation, batch size and seed unless it says its own): the ranking the
             gates start from. A
-            :class:`~graphprune.optimise.warm.Warm` also says how scores become gates
+            :class:`~graphprune.search.warm.Warm` also says how scores become gates
             (:class:`~graphprune.SequentialEnsemble` makes one).
         node_gates: gates on what each node sends, beside those on edges; an edge's value is their
             product (where gates are shifted to a budget, their scores add up), and the budget
@@ -235,7 +235,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         )
         with interruptible(run.asked):
             if count is None:
-                from graphprune.optimise.minimal import minimal
+                from graphprune.search.minimal import minimal
 
                 return minimal(run, self)
             return self._finish(run, count, from_inputs)
@@ -298,7 +298,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         return EdgeScores(run.model.graph, strength(values - last), method=self.label)
 
     def rounds(self) -> int:
-        """Rounds of local search at the end; see :func:`~graphprune.optimise.refine.refine`."""
+        """Rounds of local search at the end; see :func:`~graphprune.search.refine.refine`."""
         return 0
 
     def passed(self, graph: ComputationalGraph, steps: int) -> dict[int, int]:
@@ -343,7 +343,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         warm = given if isinstance(given, Warm) else Warm(given, "ranks")
         scores: Any = warm.scores
         if isinstance(scores, str):
-            from graphprune.registry import make_method
+            from graphprune.core.registry import make_method
 
             scores = make_method(scores)
         if isinstance(scores, Scorer):
@@ -405,4 +405,4 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
 
     @abstractmethod
     def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
-        """See :class:`~graphprune.optimise.loop.Recipe`."""
+        """See :class:`~graphprune.search.loop.Recipe`."""

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import LowPrecision, require
+from graphprune.core.metrics import Metric
+from graphprune.core.model import MaskedModel
+from graphprune.core.result import Result
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.greedy.judge import Judge, RaisingJudge, Recheck, Referee
-from graphprune.greedy.search import Branch, Search
-from graphprune.metrics import Metric
-from graphprune.model import MaskedModel
 from graphprune.precision import PrecisionDefaults, PrecisionPolicy, rtn
-from graphprune.result import Result
-from graphprune.task import Task
+from graphprune.search.descent import Branch, Search
+from graphprune.search.judge import Judge, RaisingJudge, Recheck, Referee
 
 from .acdc import ACDC, noise, passed_circuits
 from .base import resolve_ablation

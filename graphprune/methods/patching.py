@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import trials_of
-from graphprune.graph import ComputationalGraph
-from graphprune.greedy.order import edge_order, readers
-from graphprune.greedy.trials import Trials
-from graphprune.model import MaskedModel, gradient_by_mask
-from graphprune.progress import track
-from graphprune.scores import EdgeScores
-from graphprune.task import Task
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.model import MaskedModel, gradient_by_mask
+from graphprune.core.scores import EdgeScores
+from graphprune.core.task import Task
+from graphprune.core.trials import Trials
+from graphprune.search.order import edge_order, readers
+from graphprune.util.progress import track
 
 from .base import Scorer, at_least, mean, objective, require_model
 from .gradient import Points, integration_points

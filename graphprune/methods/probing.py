@@ -7,16 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphprune.graph import ComputationalGraph
-from graphprune.optimise.gates import (
-    hard_concrete,
-    hard_concrete_open,
-    log_odds,
-    log_open,
-    noise,
-)
-from graphprune.optimise.loop import Draw, Moment
-from graphprune.optimise.warm import Start
+from graphprune.core.graph import ComputationalGraph
+from graphprune.search.gates import hard_concrete, hard_concrete_open, log_odds, log_open, noise
+from graphprune.search.loop import Draw, Moment
+from graphprune.search.warm import Start
 
 from .optimiser import GateKind, MaskOptimiser
 

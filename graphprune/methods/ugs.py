@@ -16,13 +16,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.model import ablation_kind
 from graphprune.errors import InputError, unknown_name
-from graphprune.graph import ComputationalGraph
-from graphprune.model import ablation_kind
-from graphprune.optimise.dangling import alive_edges
-from graphprune.optimise.gates import log_odds, noise, uniform_window, window_weights
-from graphprune.optimise.loop import Draw, Moment
-from graphprune.optimise.warm import Start
+from graphprune.search.dangling import alive_edges
+from graphprune.search.gates import log_odds, noise, uniform_window, window_weights
+from graphprune.search.loop import Draw, Moment
+from graphprune.search.warm import Start
 
 from .base import at_least
 from .optimiser import GateKind, MaskOptimiser

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.comparison import make_strata
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError, unknown_name
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask
 from graphprune.methods.base import at_least
 
 __all__ = ["Match", "Walker", "random_circuits"]

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from graphprune.comparison.counts import holm
+from graphprune.core.mask import EdgeMask
+from graphprune.core.measurable import Gap
+from graphprune.core.model import MaskedModel
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask
-from graphprune.measurable import Gap
 from graphprune.methods.base import AblationLike, ablation_of, at_least
-from graphprune.model import MaskedModel
-from graphprune.progress import track
-from graphprune.task import Task
+from graphprune.util.progress import track
 
 from .circuits import draw
 from .pvalues import rank_p, share

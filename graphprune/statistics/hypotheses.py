@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import MaskedModel
+from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
-from graphprune.intervals import bootstrap_interval, few_examples
-from graphprune.mask import EdgeMask
 from graphprune.methods.base import AblationLike, at_least
-from graphprune.model import MaskedModel
-from graphprune.task import Task
+from graphprune.util.intervals import bootstrap_interval, few_examples
 
 from .circuits import Walker
 from .hsic import hsic_test

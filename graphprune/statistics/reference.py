@@ -12,11 +12,11 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
+from graphprune.core.mask import EdgeMask, budget
+from graphprune.core.model import MaskedModel
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask, budget
 from graphprune.methods.base import AblationLike
-from graphprune.model import MaskedModel
-from graphprune.task import Task
 
 from .circuits import Match, draw
 from .pvalues import beats_share, rank_p, share

@@ -87,7 +87,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values; the table under ``rows``."""
-        from graphprune.plain import plain
+        from graphprune.util.plain import plain
 
         found: dict[str, Any] = plain(
             {

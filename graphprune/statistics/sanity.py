@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.batch import Batch, Examples
 from graphprune.capabilities import LowPrecision, UserModule, require
+from graphprune.core.batch import Batch, Examples
+from graphprune.core.mask import EdgeMask, mask_of
+from graphprune.core.model import MaskedModel
+from graphprune.core.scores import EdgeScores
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.mask import EdgeMask, mask_of
 from graphprune.methods.base import Method, ablation_of, at_least
-from graphprune.model import MaskedModel
-from graphprune.optimise.interrupts import whole_results
-from graphprune.scores import EdgeScores
-from graphprune.selection import circuit_of_size
-from graphprune.task import Task
+from graphprune.selection.connect import circuit_of_size
+from graphprune.util.interrupts import whole_results
 
 __all__ = ["Found", "MethodLike", "circuit_by", "label_of", "randomised_weights", "shuffled_labels"]
 

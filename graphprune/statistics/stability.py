@@ -27,15 +27,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import MaskedModel
+from graphprune.core.scores import EdgeScores
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.graph import ComputationalGraph
-from graphprune.mask import EdgeMask
 from graphprune.methods.base import Pruner, Scorer, at_least
-from graphprune.model import MaskedModel
-from graphprune.progress import track
-from graphprune.ranks import ranks
-from graphprune.scores import EdgeScores
-from graphprune.task import Task
+from graphprune.util.progress import track
+from graphprune.util.ranks import ranks
 
 from .circuits import Match, Walker, draw
 from .pvalues import rank_p, share

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphprune.comparison.counts import holm
+from graphprune.core.model import MaskedModel
+from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.evaluation.report import evaluate_all
-from graphprune.intervals import few_examples, ratio_interval
 from graphprune.methods.base import AblationLike, at_least
-from graphprune.model import MaskedModel
-from graphprune.task import Task
+from graphprune.util.intervals import few_examples, ratio_interval
 
 from .pvalues import share, sign_flip_p
 from .result import Finding

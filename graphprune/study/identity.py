@@ -16,11 +16,11 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from graphprune.capabilities import identity_of
-from graphprune.contents import file_fingerprint, files_fingerprint, fingerprint
+from graphprune.core.contents import file_fingerprint, files_fingerprint, fingerprint
+from graphprune.core.model import MaskedModel
+from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError
-from graphprune.model import MaskedModel
-from graphprune.progress import quiet
-from graphprune.task import Task
+from graphprune.util.progress import quiet
 
 from .language import forget
 from .systems import Case, make_case

@@ -13,7 +13,11 @@ from typing import Any
 
 import torch
 
-from graphprune.contents import fingerprint
+from graphprune.core.contents import fingerprint
+from graphprune.core.model import MaskedModel
+from graphprune.core.registry import package_of
+from graphprune.core.scores import EdgeScores
+from graphprune.core.task import Task
 from graphprune.errors import (
     GraphPruneError,
     InputError,
@@ -24,14 +28,10 @@ from graphprune.evaluation.curve import circuits_of, curve_of_reports
 from graphprune.evaluation.recovery import auroc
 from graphprune.evaluation.report import evaluate_all
 from graphprune.methods.base import ablation_of
-from graphprune.model import MaskedModel
-from graphprune.optimise.interrupts import whole_results
-from graphprune.plain import plain
-from graphprune.progress import quiet
-from graphprune.registry import package_of
-from graphprune.scores import EdgeScores
-from graphprune.selection import circuit_of_size
-from graphprune.task import Task
+from graphprune.selection.connect import circuit_of_size
+from graphprune.util.interrupts import whole_results
+from graphprune.util.plain import plain
+from graphprune.util.progress import quiet
 
 from . import store
 from .identity import Contents, Source, identify, open_case

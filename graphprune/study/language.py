@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from graphprune.contents import file_fingerprint, files_fingerprint, fingerprint
+from graphprune.core.contents import file_fingerprint, files_fingerprint, fingerprint
+from graphprune.core.model import MaskedModel
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.model import MaskedModel
-from graphprune.task import Task
 
 __all__ = ["Checkpoint", "checkpoint", "forget", "prompts"]
 

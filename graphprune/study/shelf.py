@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphprune.contents import fingerprint
+from graphprune.core.contents import fingerprint
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.scores import EdgeScores
 from graphprune.errors import FormatError
-from graphprune.files import write_bytes
-from graphprune.graph import ComputationalGraph
 from graphprune.methods.base import Method
 from graphprune.methods.optimiser import MaskOptimiser
-from graphprune.scores import EdgeScores
+from graphprune.util.files import write_bytes
 
 from . import store
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from graphprune.core.registry import make_method, method_class, method_names
 from graphprune.errors import InputError, MissingExtraError, unknown_name
 from graphprune.methods.base import Scorer, Sweep, at_least
-from graphprune.plain import plain
-from graphprune.registry import make_method, method_class, method_names
 from graphprune.tasks import TASKS
+from graphprune.util.plain import plain
 
 from .identity import Source
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from graphprune import __version__
 from graphprune.errors import FormatError, InputError
-from graphprune.files import write_bytes
+from graphprune.util.files import write_bytes
 
 __all__ = ["MADE_BY", "NOT_ASKED", "Store"]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graphprune.core.mask import budget
 from graphprune.errors import GraphPruneError, InputError, MissingExtraError, unknown_name
-from graphprune.mask import budget
 from graphprune.methods.base import at_least
-from graphprune.progress import bar
+from graphprune.util.progress import bar
 
 from .identity import Contents
 from .jobs import Job, contents_of, run_job

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import MaskedModel
+from graphprune.core.overlap import parted
+from graphprune.core.registry import _entries
+from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
-from graphprune.mask import EdgeMask
-from graphprune.model import MaskedModel
-from graphprune.overlap import parted
-from graphprune.registry import _entries
-from graphprune.task import Task
 
 __all__ = ["Case", "case_of", "language", "make_case", "system_names"]
 

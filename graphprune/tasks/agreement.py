@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from graphprune.task import Task
+from graphprune.core.task import Task
 from graphprune.tasks.building import Candidate, MetricLike, build, combinations, one_of
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import NOUNS

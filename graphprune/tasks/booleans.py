@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.task import Task
 from graphprune.tasks.building import Candidate, MetricLike, build
 from graphprune.tasks.encoding import Encoder
 

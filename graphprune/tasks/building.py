@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from graphprune.core.metrics import Metric, as_metric
+from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
-from graphprune.metrics import Metric, as_metric
-from graphprune.task import Task
 from graphprune.tasks.encoding import Encoder, pack
 from graphprune.tasks.redrawing import Option, Redraw
 

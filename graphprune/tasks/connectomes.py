@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune import fetch
+from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.errors import FormatError
-from graphprune.graph import ComputationalGraph, Node
+from graphprune.util import fetch
 
 __all__ = ["celegans", "fly"]
 

@@ -9,8 +9,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.task import Task
 from graphprune.tasks.building import Candidate, MetricLike, build
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import PLAIN_WORDS, listed

@@ -14,7 +14,7 @@ from graphprune.errors import InputError
 from graphprune.tasks.records import FIELDS, FileRecord, check_record
 
 if TYPE_CHECKING:
-    from graphprune.task import Task
+    from graphprune.core.task import Task
 
 __all__ = [
     "LARGE_FILE",

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.batch import Batch
-from graphprune.contents import fingerprint
+from graphprune.core.batch import Batch
+from graphprune.core.contents import fingerprint
+from graphprune.core.overlap import digest
 from graphprune.errors import InputError
-from graphprune.modes import ordinary
-from graphprune.overlap import digest
+from graphprune.util.modes import ordinary
 
 __all__ = ["GraphExamples", "Tensors"]
 

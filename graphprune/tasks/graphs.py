@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphprune.core.metrics import Metric, as_metric
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.metrics import Metric, as_metric
-from graphprune.task import Task
 from graphprune.tasks.graph_examples import GraphExamples, Tensors
 
 __all__ = ["GraphExamples", "graphs", "nodes", "other_class", "patterns"]

@@ -11,8 +11,8 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.task import Task
 from graphprune.tasks.building import (
     Candidate,
     MetricLike,

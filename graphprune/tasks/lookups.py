@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from graphprune.task import Task
+from graphprune.core.task import Task
 from graphprune.tasks.building import Candidate, MetricLike, build, choose_templates, combinations
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.styles import Style, Wordings

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.batch import Batch
+from graphprune.core.batch import Batch
+from graphprune.core.overlap import digest
 from graphprune.errors import InputError
-from graphprune.overlap import digest
 from graphprune.tasks.alignment import alignment_matrix
 from graphprune.tasks.redrawing import Redraw
 from graphprune.tasks.spool import Spool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from graphprune.overlap import token_digest
+from graphprune.core.overlap import token_digest
 
 __all__ = ["Option", "Redraw"]
 

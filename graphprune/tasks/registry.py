@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from graphprune.core.task import Task
 from graphprune.errors import unknown_name
-from graphprune.task import Task
 from graphprune.tasks.agreement import subject_verb_agreement
 from graphprune.tasks.booleans import boolean_expressions
 from graphprune.tasks.docstrings import docstring

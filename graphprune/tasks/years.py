@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from graphprune.task import Task
+from graphprune.core.task import Task
 from graphprune.tasks.building import (
     Candidate,
     MetricLike,

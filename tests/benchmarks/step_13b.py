@@ -16,10 +16,10 @@ import torch
 from transformers import LlamaConfig
 
 import graphprune as gp
-from graphprune.adapters.lm.probe import random_batch, step
-from graphprune.adapters.lm.shape import random_model, read_shape
-from graphprune.planning import Request
-from graphprune.quantities import synchronise
+from graphprune.adapters.lm.cost.probe import random_batch, step
+from graphprune.adapters.lm.describe.shape import random_model, read_shape
+from graphprune.methods.planning import Request
+from graphprune.util.quantities import synchronise
 
 
 def config(layers: int = 40, heads: int = 40, width: int = 5120, vocab: int = 32016) -> LlamaConfig:

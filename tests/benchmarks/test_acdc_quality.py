@@ -29,7 +29,7 @@ import pytest
 import torch
 
 import graphprune as gp
-from graphprune.adapters.lm.trained import trained_ioi, trained_task
+from graphprune.adapters.reference_models.language import trained_ioi, trained_task
 
 TAUS = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
 SIZES = np.unique(np.geomspace(10, 1484, 25).astype(int)).tolist()

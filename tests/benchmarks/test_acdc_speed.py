@@ -24,8 +24,8 @@ import pytest
 import torch
 
 import graphprune as gp
-from graphprune.adapters.lm.layout import dense_plan
-from graphprune.adapters.lm.masked import MaskedPass
+from graphprune.adapters.lm.describe.layout import dense_plan
+from graphprune.adapters.lm.passes.masked import MaskedPass
 
 from .measuring import BATCH, TOKENS, fresh_batch, gpt2_small
 

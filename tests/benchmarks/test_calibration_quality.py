@@ -25,7 +25,7 @@ import pytest
 import torch
 
 import graphprune as gp
-from graphprune.adapters.lm.trained import trained_ioi, trained_task
+from graphprune.adapters.reference_models.language import trained_ioi, trained_task
 
 
 @pytest.mark.benchmark

@@ -37,7 +37,7 @@ def load(name):
         return gpt2_small()
     from transformers import AutoModelForCausalLM
 
-    from graphprune.fetch import fetch
+    from graphprune.util.fetch import fetch
 
     return AutoModelForCausalLM.from_pretrained(fetch("smollm2")).eval()
 

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 import graphprune as gp
-from graphprune.adapters.lm.trained import trained_ioi, trained_task
+from graphprune.adapters.reference_models.language import trained_ioi, trained_task
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow, pytest.mark.timeout(7200)]
 

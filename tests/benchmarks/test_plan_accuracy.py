@@ -13,10 +13,10 @@ import torch
 from transformers import GPT2Config, LlamaConfig
 
 import graphprune as gp
-from graphprune.adapters.lm.probe import random_batch, step
-from graphprune.adapters.lm.shape import random_model, read_shape
-from graphprune.planning import Request
-from graphprune.quantities import best_seconds
+from graphprune.adapters.lm.cost.probe import random_batch, step
+from graphprune.adapters.lm.describe.shape import random_model, read_shape
+from graphprune.methods.planning import Request
+from graphprune.util.quantities import best_seconds
 
 from .measuring import fresh_peak_mb
 
@@ -41,9 +41,9 @@ CASES = {
 
 SETUP = """
 from transformers import GPT2Config, LlamaConfig
-from graphprune.adapters.lm.probe import random_batch, step
-from graphprune.adapters.lm.shape import random_model, read_shape
-from graphprune.planning import Request
+from graphprune.adapters.lm.cost.probe import random_batch, step
+from graphprune.adapters.lm.describe.shape import random_model, read_shape
+from graphprune.methods.planning import Request
 
 def request(batch, tokens):
     return Request(batch, tokens, 1, 1, False, None, torch.device("cpu"), False)

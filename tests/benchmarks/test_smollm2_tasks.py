@@ -12,7 +12,7 @@ import torch
 from support.named import metric
 
 from graphprune import Task, tasks
-from graphprune.fetch import ARTIFACTS, cache_folder
+from graphprune.util.fetch import ARTIFACTS, cache_folder
 
 SOLVED = [
     ("ioi", {"corruption": "abc"}),

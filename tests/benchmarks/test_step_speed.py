@@ -136,9 +136,9 @@ def test_step_memory(checkpointing, capsys):
 
 def test_optimisation_step_time(module, capsys):
     """Whole steps of edge pruning: draw, forward, KL, backward, Adam; references cached."""
-    from graphprune.optimise.loop import Optimisation
-    from graphprune.optimise.losses import as_loss
-    from graphprune.optimise.stream import Stream
+    from graphprune.search.loop import Optimisation
+    from graphprune.search.losses import as_loss
+    from graphprune.search.stream import Stream
 
     model, batches, steps = gp.wrap(module), 4, 12
     batch = fresh_batch(batches * BATCH)

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from support.tiny import random_pair, tiny
 
 import graphprune as gp
-from graphprune.optimise.distributed import Workers
+from graphprune.search.distributed import Workers
 
 
 def gradient(examples, workers: Workers) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from support.exporting import circuits
 
-from graphprune import files
+from graphprune.util import files
 
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link", "os.symlink"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -241,7 +241,7 @@ def kill_runs(root, exchange, foreign):
     """A run's first file and its first checkpoint."""
     import torch
 
-    from graphprune.optimise.checkpoint import Checkpoint, RunDirectory
+    from graphprune.search.checkpoint import Checkpoint, RunDirectory
 
     about = {"format": "graphprune-run", "version": 3, "settings": {"steps": 4}}
     state = Checkpoint(2, {"gates": torch.arange(9.0)}, {"best": [1, 2]})

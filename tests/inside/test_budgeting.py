@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import graphprune as gp
-from graphprune.adapters.lm.layout import Layout
-from graphprune.budgeting import exact_budget, shortest_path_edges
+from graphprune.adapters.lm.describe.layout import Layout
+from graphprune.selection.budget import exact_budget, shortest_path_edges
 
 pytestmark = pytest.mark.inside
 

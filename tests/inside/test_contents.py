@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.toy import Toy
 
 import graphprune as gp
-from graphprune.contents import file_fingerprint, files_fingerprint, fingerprint
+from graphprune.core.contents import file_fingerprint, files_fingerprint, fingerprint
 
 pytestmark = pytest.mark.inside
 

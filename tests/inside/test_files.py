@@ -14,10 +14,10 @@ from support.exporting import circuits
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
-from graphprune import files
 from graphprune.errors import FormatError, InputError
-from graphprune.optimise.checkpoint import Checkpoint, RunDirectory
+from graphprune.search.checkpoint import Checkpoint, RunDirectory
 from graphprune.study.shelf import Cost, Shelf
+from graphprune.util import files
 
 HERE = Path(__file__).parents[1]
 pytestmark = pytest.mark.inside

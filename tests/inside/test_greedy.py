@@ -10,10 +10,10 @@ from support.tiny import random_pair, tiny
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
-from graphprune.adapters.lm.layout import Layout
-from graphprune.greedy import search
-from graphprune.greedy.forecast import Forecast
-from graphprune.greedy.order import edge_order, is_reverse_topological
+from graphprune.adapters.lm.describe.layout import Layout
+from graphprune.search import descent as search
+from graphprune.search.forecast import Forecast
+from graphprune.search.order import edge_order, is_reverse_topological
 
 pytestmark = pytest.mark.inside
 
@@ -54,7 +54,7 @@ WRONG = [AllStay, AllGo, Opposite, Drawn]
 
 @pytest.fixture(params=WRONG, ids=lambda kind: kind.__name__)
 def wrong(request, monkeypatch):
-    monkeypatch.setattr("graphprune.greedy.search.Forecast", request.param)
+    monkeypatch.setattr("graphprune.search.descent.Forecast", request.param)
 
 
 @cache
@@ -150,7 +150,7 @@ def test_senders_that_always_stay_are_guessed(monkeypatch):
     assert len(kept) == 2 * Layered.READERS
     runs = {None: found.notes["evaluations"]}
     for kind in (AllStay, AllGo):
-        monkeypatch.setattr("graphprune.greedy.search.Forecast", kind)
+        monkeypatch.setattr("graphprune.search.descent.Forecast", kind)
         other = rule.fit(model, task)
         assert other.mask == found.mask
         runs[kind] = other.notes["evaluations"]
@@ -172,7 +172,7 @@ def test_a_branchs_own_decisions_tell_what_is_guessed(monkeypatch, tau):
             super().learn(edge, stayed)
             told[-1].append((edge, stayed))
 
-    monkeypatch.setattr("graphprune.greedy.search.Forecast", Watched)
+    monkeypatch.setattr("graphprune.search.descent.Forecast", Watched)
     model, task, _ = system("gpt2")
     search = gp.ACDC()._search(model, task, TAUS, None)
     search.run()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from graphprune.intervals import bootstrap_interval
+from graphprune.util.intervals import bootstrap_interval
 
 pytestmark = pytest.mark.inside
 

@@ -11,7 +11,7 @@ from support.toy import Toy, ToyExamples
 import graphprune as gp
 from graphprune.methods import CalibratedRanking
 from graphprune.methods.calibration import _Examples
-from graphprune.optimise.nested import nested
+from graphprune.search.nested import nested
 
 pytestmark = pytest.mark.inside
 

@@ -9,15 +9,15 @@ from scipy.stats import rankdata
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
+from graphprune.core.sizes import trapezoid_weights
 from graphprune.evaluation.curve import area
 from graphprune.methods.matryoshka import _on_curve
-from graphprune.optimise.dangling import alive_edges
-from graphprune.optimise.distributed import Workers
-from graphprune.optimise.gates import log_odds, log_open, strength
-from graphprune.optimise.loop import Moment
-from graphprune.optimise.losses import as_loss
-from graphprune.optimise.warm import rank_values
-from graphprune.sizes import trapezoid_weights
+from graphprune.search.dangling import alive_edges
+from graphprune.search.distributed import Workers
+from graphprune.search.gates import log_odds, log_open, strength
+from graphprune.search.loop import Moment
+from graphprune.search.losses import as_loss
+from graphprune.search.warm import rank_values
 
 pytestmark = pytest.mark.inside
 

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import flop_registry
 from transformers import GPT2Config, LlamaConfig
 
 import graphprune as gp
-from graphprune.adapters.lm.cost import step_work
-from graphprune.adapters.lm.probe import random_batch, step
-from graphprune.adapters.lm.shape import random_model, read_shape, truncated
-from graphprune.planning import Request
+from graphprune.adapters.lm.cost.estimate import step_work
+from graphprune.adapters.lm.cost.probe import random_batch, step
+from graphprune.adapters.lm.describe.shape import random_model, read_shape, truncated
+from graphprune.methods.planning import Request
 
 pytestmark = pytest.mark.inside
 

@@ -12,9 +12,9 @@ from scipy.stats import rankdata
 import graphprune as gp
 from graphprune import auroc
 from graphprune.comparison import make_strata, rank_correlation
-from graphprune.metrics import kendall_tau
-from graphprune.optimise.warm import met_gates, rank_values
-from graphprune.ranks import NOISE, levels, ranks
+from graphprune.core.metrics import kendall_tau
+from graphprune.search.warm import met_gates, rank_values
+from graphprune.util.ranks import NOISE, levels, ranks
 
 pytestmark = pytest.mark.inside
 

@@ -22,9 +22,9 @@ from transformers import (
 )
 
 import graphprune as gp
-from graphprune.optimise.gates import noise
-from graphprune.optimise.loop import Optimisation
-from graphprune.optimise.warm import Warm
+from graphprune.search.gates import noise
+from graphprune.search.loop import Optimisation
+from graphprune.search.warm import Warm
 
 pytestmark = pytest.mark.inside
 

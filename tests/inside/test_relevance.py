@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from graphprune.adapters.lm.relevance import relevant
+from graphprune.adapters.lm.attribution.relevance import relevant
 
 pytestmark = pytest.mark.inside
 

@@ -8,7 +8,7 @@ from support.marks import quick
 from support.tiny import Float64
 
 import graphprune as gp
-from graphprune.adapters.lm import rounding
+from graphprune.adapters.lm.precision import rounding
 from graphprune.conformance import check_adapter
 
 pytestmark = pytest.mark.inside

@@ -6,8 +6,8 @@ from support.tiny import random_pair, tiny
 
 import graphprune as gp
 from graphprune import Batch
-from graphprune.adapters.lm import sparse
-from graphprune.adapters.lm.reading import HeadCores
+from graphprune.adapters.lm.passes import sparse
+from graphprune.adapters.lm.passes.reader_inputs import HeadCores
 
 pytestmark = pytest.mark.inside
 

@@ -6,16 +6,16 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from graphprune.spectral import wiring
-from graphprune.spectral.arcs import feedback_arcs
-from graphprune.spectral.exchange import exchange
-from graphprune.spectral.exhaustive import number_of_sets
-from graphprune.spectral.laplacians import operator
-from graphprune.spectral.measures import Measure, measure_named
-from graphprune.spectral.search import Search
-from graphprune.spectral.spectra import Solver
-from graphprune.spectral.stacks import Stacks
-from graphprune.spectral.trials import Trials
+from graphprune.spectral.linalg import wiring
+from graphprune.spectral.linalg.laplacians import operator
+from graphprune.spectral.linalg.measures import Measure, measure_named
+from graphprune.spectral.linalg.spectra import Solver
+from graphprune.spectral.search.arcs import feedback_arcs
+from graphprune.spectral.search.exchange import exchange
+from graphprune.spectral.search.exhaustive import number_of_sets
+from graphprune.spectral.search.global_search import Search
+from graphprune.spectral.search.stacks import Stacks
+from graphprune.spectral.search.trials import Trials
 
 pytestmark = pytest.mark.inside
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 import graphprune as gp
 from graphprune import spectral
-from graphprune.spectral import wiring
-from graphprune.spectral.laplacians import operator
-from graphprune.spectral.local import LocalSearch, star_turns
-from graphprune.spectral.measures import measure_named
-from graphprune.spectral.sensitivity import contract, slopes
-from graphprune.spectral.spectra import Solver
-from graphprune.spectral.stars import star_of
+from graphprune.spectral.linalg import wiring
+from graphprune.spectral.linalg.laplacians import operator
+from graphprune.spectral.linalg.measures import measure_named
+from graphprune.spectral.linalg.sensitivity import contract, slopes
+from graphprune.spectral.linalg.spectra import Solver
+from graphprune.spectral.search.local import LocalSearch, star_turns
+from graphprune.spectral.search.stars import star_of
 
 pytestmark = pytest.mark.inside
 
@@ -129,7 +129,7 @@ def test_large_components_have_the_dense_sensitivities_of_copies():
 
 def test_fewer_are_said(monkeypatch):
     """Above the size that is solved whole: the number that converged stands in the warning."""
-    monkeypatch.setattr("graphprune.spectral.arpack.DENSE_LIMIT", 50)
+    monkeypatch.setattr("graphprune.spectral.linalg.arpack.DENSE_LIMIT", 50)
     node = np.arange(99)
     index = np.concatenate([[node, node + 1], [node + 1, node], [[0, 1, 2], [1, 2, 0]]], axis=1)
     found, said = leaders((index, 100), np.ones(201), "rw", count=6, dense_limit=50)

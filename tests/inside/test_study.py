@@ -20,7 +20,7 @@ from support.study_files import (
 from support.toy import Toy
 
 import graphprune as gp
-from graphprune import contents
+from graphprune.core import contents
 from graphprune.study import Case, Study, jobs, language, systems
 from graphprune.study.identity import Source, _Opened, identify
 from graphprune.study.jobs import contents_of, run_job

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import graphprune as gp
-from graphprune.adapters.lm import trained
-from graphprune.adapters.lm.trained import (
+from graphprune.adapters.reference_models import language as trained
+from graphprune.adapters.reference_models.language import (
     Settings,
     accuracy,
     trained_ioi,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from graphprune.adapters.gnn import trained
+from graphprune.adapters.reference_models import digits as trained
 
 pytestmark = pytest.mark.inside
 

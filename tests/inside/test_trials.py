@@ -7,9 +7,9 @@ import torch
 from support.tiny import FAMILIES, Float64, random_pair, tiny
 
 import graphprune as gp
-from graphprune.adapters.lm.trials import SuffixTrials
-from graphprune.greedy.order import readers
-from graphprune.greedy.trials import FullTrials
+from graphprune.adapters.lm.passes.incremental import SuffixTrials
+from graphprune.core.trials import FullTrials
+from graphprune.search.order import readers
 
 pytestmark = pytest.mark.inside
 

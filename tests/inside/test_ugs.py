@@ -7,7 +7,7 @@ import torch
 from support.tiny import tiny
 
 import graphprune as gp
-from graphprune.optimise.loop import Moment, Optimisation
+from graphprune.search.loop import Moment, Optimisation
 
 pytestmark = pytest.mark.inside
 

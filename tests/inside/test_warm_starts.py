@@ -11,9 +11,9 @@ import torch
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
-from graphprune.optimise.gates import budgeted_sigmoid, hard_concrete
-from graphprune.optimise.loop import Moment
-from graphprune.optimise.warm import Start, Warm
+from graphprune.search.gates import budgeted_sigmoid, hard_concrete
+from graphprune.search.loop import Moment
+from graphprune.search.warm import Start, Warm
 
 pytestmark = pytest.mark.inside
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from graphprune import Ablation, Batch, ComputationalGraph, MaskedModel, Reference
-from graphprune.model import each_mask
+from graphprune.core.model import each_mask
 
 WIDTH = 2
 

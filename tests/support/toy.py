@@ -20,7 +20,7 @@ from graphprune import (
     Messages,
     Reference,
 )
-from graphprune.model import each_mask
+from graphprune.core.model import each_mask
 
 WIDTH = 3
 EDGES = [

@@ -1,0 +1,1 @@
+"""Attribution from shared passes: gradients at every reader, relevance propagation."""

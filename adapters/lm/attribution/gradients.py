@@ -1,0 +1,348 @@
+"""Attribution: gradients at every reader, contracted with the writers' Deltas.
+
+At the clean model, or with whole nodes gated, all readers of a place share one input, so no input
+is split: the gradient at a reader is the ordinary gradient at its projection's output, pulled back
+through that projection's rows and the norm in closed form, then contracted with the writers'
+differences Delta (clean minus ablated).
+
+What a projection reads goes through a norm, ``x_hat * gain``; with ``g = dq * scale`` (gradients at
+the projections, times the norm's scale) and ``W`` the projection's rows times the gain, centred for
+a LayerNorm, the gradient at a reader's own input is
+
+    g W  -  x_hat (x_hat . g W) / D .
+
+The first term is linear in g with one W for all points, so points are summed before the product;
+``x_hat . g W`` is g against the projection's output without its constant part. A point therefore
+costs one number for each projected feature and token, and every large product is made once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from graphprune.core.model import Objective
+
+from ..describe.architecture import Architecture, Block, Call
+from ..describe.layout import Layout, Place
+from ..describe.norms import Norm, wide
+from ..passes.values import Values
+from .relevance import Rule, relevant, relevant_attention
+
+__all__ = ["Attribution", "SharedPass", "run_shared"]
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPass:
+    """Values of one pass, and the tensors at which gradients are read.
+
+    ``projected``: q/k/v of each layer, ``mlp_in`` and ``final_in``: normed inputs. ``sent``: each
+    writer group's message as it enters the stream (embedding, attention and MLP of each layer).
+    """
+
+    values: Values
+    stream: list[Tensor]
+    projected: list[Tensor]
+    mlp_in: list[Tensor]
+    final_in: Tensor
+    sent: list[Tensor]
+    outputs: Tensor
+
+
+def run_shared(
+    arch: Architecture,
+    layout: Layout,
+    embed: Tensor,
+    unmaskable: Tensor,
+    calls: tuple[Call, ...],
+    answers: Tensor,
+    shape: tuple[int, ...],
+    *,
+    gates: Tensor | None = None,
+    ablated: Values | None = None,
+    constant: Tensor | None = None,
+    clean: Values | None = None,
+    rule: Rule = "gradient",
+    grad: bool = False,
+    outputs: bool = True,
+) -> SharedPass:
+    """One pass over all layers with embeddings ``embed [E, B, T, D]``.
+
+    ``gates [W]`` mixes each head's and MLP's message with its ``ablated`` one (the caller has mixed
+    the embeddings). Writers marked in ``constant [W]`` send their ``clean`` message instead of this
+    pass's, which no gradient passes through. ``answers`` are flat token numbers whose logits are
+    wanted. The residual stream stands in float32 at least; what modules read of it is rounded to
+    ``unmaskable``'s dtype, the model's own.
+    """
+    relp, kind = rule != "gradient", unmaskable.dtype
+    frozen = rule == "relp-frozen"
+    codes, mlps, stream = [], [], []
+    projected, mlp_in, sent = [], [], []
+
+    def gated(x: Tensor, other: Tensor, gate: Tensor) -> Tensor:
+        if bool((gate == 1).all()):
+            return x
+        x, other = wide(x), wide(other)
+        return other + gate.to(x) * (x - other)
+
+    def held(x: Tensor, own: Tensor | None, writers: slice) -> Tensor:
+        """``x [..., writers * d]`` with the constant ones' part from the clean run."""
+        stays = None if constant is None else constant[writers]
+        if stays is None or own is None or not bool(stays.any()):
+            return x
+        each = stays.to(x.device).repeat_interleave(x.shape[-1] // len(stays))
+        return torch.where(each, own, x)
+
+    def normed(norm: Norm | None, x: Tensor) -> Tensor:
+        x = x.to(kind)
+        if norm is None:
+            return x.view_as(x)
+        return norm.frozen(x) if relp else norm(x)
+
+    with torch.enable_grad() if grad else torch.no_grad():
+        first = wide(embed).sum(0)
+        if grad:
+            first = first.detach().requires_grad_(True)
+        sent.append(first)
+        x = first + unmaskable
+        for block, call in zip(arch.blocks, calls, strict=True):
+            with block.present(lent=grad):
+                stream.append(x)
+                qkv = block.project(normed(block.attention_norm, x))
+                projected.append(qkv)
+                if frozen:
+                    free = qkv.shape[-1] - block.kv_heads * block.head_dim
+                    seen = torch.cat([qkv[..., :free].detach(), qkv[..., free:]], -1)
+                else:
+                    seen = qkv
+                attend = relevant_attention(block) if relp else block.attend
+                message, code = block.share(attend(seen, call), frozen=relp)
+                codes.append(code.detach())
+                if gates is not None and ablated is not None:
+                    place = layout.head(block.index)
+                    mine = slice(place, place + block.heads)
+                    gate = gates[mine]
+                    own = code
+                    code = held(code, None if clean is None else clean.codes[block.index], mine)
+                    if code is not own:
+                        message = block.message(code)
+                    if not bool((gate == 1).all()):
+                        each = gate.to(first).repeat_interleave(block.head_dim)
+                        mixed = gated(code, ablated.codes[block.index], each)
+                        message = block.message(mixed.to(kind))
+                        if ablated.heads is not None:
+                            share = (1 - gate).to(first)[:, None] * ablated.heads[block.index]
+                            message = message + share.sum(0)
+                sent.append(message)
+                middle = x + message
+                reads = x if block.parallel else middle
+                stream.append(reads)
+                fed = normed(block.mlp_norm, reads)
+                mlp_in.append(fed)
+                y = relevant(block.mlp)(fed) if relp else block.mlp(fed)
+                if block.mlp_post_norm is not None:
+                    y = block.mlp_post_norm.frozen(y) if relp else block.mlp_post_norm(y)
+                mlps.append(y.detach())
+                if gates is not None and ablated is not None:
+                    last = layout.head(block.index) + block.heads
+                    alone = slice(last, last + 1)
+                    y = held(y, None if clean is None else clean.mlps[block.index], alone)
+                    gate = gates[alone]
+                    y = gated(y, ablated.mlps[block.index], gate)
+                sent.append(y)
+                x = middle + y
+        stream.append(x)
+        final_in, out = x, x
+        if outputs:
+            rows = x.reshape(-1, x.shape[-1])[answers]
+            with arch.ends(lent=grad):
+                final_in = normed(arch.final_norm, rows)
+                out = arch.unembed(final_in).view(*shape, -1)
+    values = Values(embed.detach().to(kind), codes, mlps, [s.detach() for s in stream])
+    return SharedPass(values, stream, projected, mlp_in, final_in, sent, out)
+
+
+@dataclass(eq=False)
+class _Projected:
+    """What is kept of the points so far at one attention place.
+
+    ``grad [R, n, dh]`` sums ``g``; ``along`` holds ``(x_hat [n, D], x_hat . g W [R, n, 1])``.
+    """
+
+    grad: Tensor | None = None
+    along: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def add(self, block: Block, done: SharedPass, grad: Tensor, frozen: bool) -> None:
+        """One more point: ``grad [B, T, rows * dh]`` at the projections' output."""
+        split = grad.reshape(-1, block.rows, block.head_dim).transpose(0, 1)
+        norm = block.attention_norm
+        if norm is not None:
+            x = done.stream[2 * block.index].detach().flatten(0, 1)
+            x_hat, scale = norm.statistics(x)
+            split = split * scale
+            if not frozen:
+                linear = _linear(block, norm, x_hat, done.projected[block.index].detach())
+                along = (wide(split) * wide(linear)).sum(-1, keepdim=True)
+                self.along.append((x_hat, along))
+        split = wide(split)  # sums over points stand in float32
+        self.grad = split if self.grad is None else self.grad + split
+
+    def finish(self, block: Block) -> Tensor:
+        """``[R, n, D]``: gradients at each reader's own input, summed over points."""
+        assert self.grad is not None
+        norm = block.attention_norm
+        start, (rows, n, _) = 0, self.grad.shape
+        width = block.readers[0].weight.shape[-1]
+        out = self.grad.new_empty(rows, n, width)
+        for reader in block.readers:
+            weight = wide(reader.weight)
+            if norm is not None:
+                weight = weight * wide(norm.gain)
+                if norm.centred:
+                    weight -= weight.mean(-1, keepdim=True)
+            stop = start + weight.shape[0]
+            torch.bmm(self.grad[start:stop], weight, out=out[start:stop])
+            start = stop
+        for x_hat, along in self.along:
+            out.addcmul_(wide(x_hat), along, value=-1.0 / width)
+        return out
+
+
+def _linear(block: Block, norm: Norm, x_hat: Tensor, projected: Tensor) -> Tensor:
+    """``[R, n, dh]``: the projections of ``x_hat`` times the gain, constants left out."""
+    if block.rounds is None:
+        out = projected.reshape(-1, block.rows, block.head_dim).transpose(0, 1)
+        return out - _constant(block, norm)
+    # The projections are those of rounded inputs, whose gradient is taken as the inputs' own.
+    read = x_hat * norm.gain
+    return torch.cat([read @ reader.weight.transpose(1, 2) for reader in block.readers])
+
+
+def _constant(block: Block, norm: Norm) -> Tensor:
+    """``[R, 1, dh]``: what the projections give at ``x_hat = 0``."""
+    parts = []
+    for reader in block.readers:
+        constant = reader.weight.new_zeros(reader.weight.shape[:2])
+        if norm.bias is not None:
+            constant = reader.weight @ norm.bias
+        parts.append(constant if reader.bias is None else constant + reader.bias)
+    return torch.cat(parts)[:, None]
+
+
+class Attribution:
+    """Sums ``Delta . gradient`` over points, for every edge (and every neuron, if asked).
+
+    The contraction with ``delta [W, B, T, D]`` (clean minus ablated) happens once, at the last
+    point. Sums over examples, in float32 (float64 for a float64 model).
+
+    ``slots`` (``[B * T]``, and how many) asks for sums by position or span. ``edges`` is ``[E]`` or
+    ``[E, slots]``; ``neurons`` is ``[W, D]`` or ``None``.
+    """
+
+    def __init__(
+        self,
+        arch: Architecture,
+        layout: Layout,
+        answers: Tensor,
+        *,
+        slots: tuple[Tensor, int] | None,
+        neurons: bool,
+        rule: Rule,
+    ) -> None:
+        self.arch, self.layout, self.answers = arch, layout, answers
+        self.frozen = rule != "gradient"
+        dtype = torch.float64 if arch.dtype == torch.float64 else torch.float32
+        count = layout.places()[2].edges.stop
+        self.slots = slots
+        shape = (count,) if slots is None else (count, slots[1])
+        self.edges = torch.zeros(shape, dtype=dtype, device=arch.device)
+        self.neurons = self.edges.new_zeros(layout.writers, arch.width) if neurons else None
+        self._projected = [_Projected() for _ in arch.blocks]
+        self._held: dict[int, Tensor] = {}
+
+    def add(
+        self, done: SharedPass, objective: Objective, scale: float, delta: Tensor | None
+    ) -> None:
+        """One more point, weighted by ``scale``; ``delta`` is given with the last one."""
+        layers, width = self.layout.layers, self.arch.width
+        with torch.enable_grad():
+            total = objective(done.outputs).sum() * scale
+        targets = [*done.projected, *done.mlp_in, done.final_in]
+        if self.neurons is not None:
+            targets += done.sent
+        found = torch.autograd.grad(total, targets, allow_unused=True)
+        grads = [
+            torch.zeros_like(t) if g is None else g for g, t in zip(found, targets, strict=True)
+        ]
+        d_projected, d_mlp, d_final = grads[:layers], grads[layers : 2 * layers], grads[2 * layers]
+        attention, mlp, final = self.layout.places()
+        rows = done.stream[-1].reshape(-1, width)[self.answers]
+        back = _pull_back(self.arch.final_norm, rows, d_final, self.frozen)
+        self._whole(final, back, delta, self.answers)
+        for block in reversed(self.arch.blocks):
+            i = block.index
+            at = done.stream[2 * i + 1].reshape(-1, width)
+            back = _pull_back(block.mlp_norm, at, d_mlp[i].reshape(-1, width), self.frozen)
+            self._whole(mlp[i], back, delta)
+            held = self._projected[i]
+            with block.present():
+                held.add(block, done, d_projected[i], self.frozen)
+                read = None if delta is None else held.finish(block)
+            if delta is not None and read is not None:
+                self._contract(attention[i], read, delta)
+                self._projected[i] = _Projected()
+        if self.neurons is not None:
+            self._senders(grads[2 * layers + 1 :], delta, self.neurons)
+
+    def _sum(self, key: int, grad: Tensor, last: bool) -> Tensor:
+        held, grad = self._held.pop(key, None), wide(grad)
+        grad = grad if held is None else held + grad
+        if not last:
+            self._held[key] = grad
+        return grad
+
+    def _whole(
+        self, place: Place, grad: Tensor, delta: Tensor | None, at: Tensor | None = None
+    ) -> None:
+        """A place of one reader: gradient ``[n, D]``; ``at``: token numbers, all if ``None``."""
+        grad = self._sum(place.offset, grad, delta is not None)
+        if delta is not None:
+            self._contract(place, grad[None], delta, at)
+
+    def _contract(
+        self, place: Place, grad: Tensor, delta: Tensor, at: Tensor | None = None
+    ) -> None:
+        flat = delta.flatten(1, 2)[: place.prefix]
+        g, d = wide(grad), wide(flat if at is None else flat[:, at])
+        if self.edges.ndim == 1:
+            block = g.reshape(place.rows, -1) @ d.reshape(place.prefix, -1).T
+            self.edges[place.edges] += block.reshape(-1)
+            return
+        assert self.slots is not None
+        slots = self.slots[0] if at is None else self.slots[0][at]
+        each = torch.einsum("rnd,wnd->rwn", g, d).reshape(-1, g.shape[1])
+        self.edges[place.edges].index_add_(1, slots, each)
+
+    def _senders(self, grads: list[Tensor], delta: Tensor | None, neurons: Tensor) -> None:
+        """Gradients at what each writer group sends, against Delta, neuron by neuron."""
+        start, layout = 0, self.layout
+        for i, grad in enumerate(grads):
+            grad = self._sum(-1 - i, grad, delta is not None)
+            count = layout.embeddings if i == 0 else layout.heads if i % 2 else 1
+            if delta is not None:
+                d, g = wide(delta[start : start + count]), wide(grad)
+                neurons[start : start + count] += (d * g).sum((1, 2))
+            start += count
+
+
+def _pull_back(norm: Norm | None, x: Tensor, grad: Tensor, frozen: bool) -> Tensor:
+    """The gradient ``[n, D]`` at a norm's output, taken to its input ``x [n, D]``."""
+    if norm is None:
+        return grad
+    x_hat, scale = norm.statistics(x.detach())
+    out = grad * (norm.gain * scale)
+    if norm.centred:
+        out = out - out.mean(-1, keepdim=True)
+    return out if frozen else out - x_hat * (out * x_hat).mean(-1, keepdim=True)

@@ -1,0 +1,410 @@
+"""A user's model, taken apart along its family's description: blocks, glue, embeddings, head.
+
+Everything here calls the user's own modules. ``Glue`` runs the model's own forward code around
+empty layers to learn what each attention module is called with (masks, rotary tables) and what
+enters the residual stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.errors import UnsupportedModelError
+
+from ..precision.rounding import Rounds
+from .family import Family
+from .interventions import Snapshot
+from .norms import Norm, describe_norm
+from .presence import Presence, main_device
+from .surgery import (
+    Given,
+    Interleave,
+    Recorder,
+    Slice,
+    Zero,
+    lean,
+    part,
+    quiet,
+    replaced,
+    tall,
+    uncompiled,
+)
+
+__all__ = ["Architecture", "Block", "Call", "Glue", "matrix"]
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Rows of a linear map of the user's, as views: ``weight [n, dh, D]``, ``bias [n, dh]``."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
+    """``[out, in]`` weight (a view) and bias of a Linear or GPT-2's transposed Conv1D."""
+    kind = type(module).__name__
+    transposed = any(c.__name__ == "Conv1D" for c in type(module).__mro__)  # or parametrised
+    if not isinstance(module, nn.Linear) and not transposed:
+        raise UnsupportedModelError(
+            f"{where} is a {kind}; expected a plain Linear (merge adapters such as LoRA and "
+            "dequantise the weights before wrapping)"
+        )
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    if weight.ndim != 2 or not weight.is_floating_point():
+        raise UnsupportedModelError(
+            f"{where} holds a weight of shape {list(weight.shape)} and type {weight.dtype}; "
+            "expected a floating point matrix (dequantise the model before wrapping)"
+        )
+    return (weight.T if transposed else weight), bias if isinstance(bias, Tensor) else None
+
+
+class Block:
+    """One layer: its readers' projections, its attention between them, its MLP and norms.
+
+    ``rounds`` says how inputs of attention's products are rounded (``None``: they are not); the
+    layer's own modules then round what they are called with.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        layer: nn.Module,
+        index: int,
+        config: Any,
+        present: Presence,
+        rounds: Rounds | None = None,
+    ) -> None:
+        self.rounds = rounds
+        self.index, self.layer, self.family, self.present = index, layer, family, present
+        self.heads = int(config.num_attention_heads)
+        self.kv_heads = int(getattr(config, "num_key_value_heads", None) or self.heads)
+        flag = family.parallel
+        self.parallel = bool(getattr(config, flag)) if isinstance(flag, str) else flag
+        self.attention = part(layer, family.attention)
+        self.mlp = part(layer, family.mlp)
+        at = f"layer {index}'s"
+        self.attention_norm = self._norm(family.attention_norm, at)
+        self.attention_post_norm = self._norm(family.attention_post_norm, at)
+        self.mlp_norm = self._norm(family.mlp_norm, at)
+        self.mlp_post_norm = self._norm(family.mlp_post_norm, at)
+        self.output = part(self.attention, family.output)
+        weight, bias = matrix(self.output, f"{at} {family.attention}.{family.output}")
+        self.head_dim = weight.shape[1] // self.heads
+        if self.attention_post_norm is not None and (
+            bias is not None or self.attention_post_norm.centred
+        ):
+            raise UnsupportedModelError(
+                f"{at} attention output has a norm behind it together with a bias or a centring; "
+                "a head's share of such a sum is not defined"
+            )
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        if family.fused is None:
+            parts: dict[str, nn.Module] = {
+                family.query: Slice(0, q),
+                family.key: Slice(q, q + kv),
+                family.value: Slice(q + kv, q + 2 * kv),
+            }
+        else:
+            interleaved = family.fused == "interleaved"
+            parts = {family.query: Interleave(self.heads) if interleaved else nn.Identity()}
+        self.core = replaced(self.attention, {**parts, family.output: nn.Identity()})
+        recorder = Recorder()
+        quiet_norms = [
+            family.attention_norm,
+            family.attention_post_norm,
+            family.mlp_norm,
+            family.mlp_post_norm,
+        ]
+        self.hollow = replaced(
+            layer,
+            {
+                family.attention: recorder,
+                family.mlp: Zero(),
+                **{name: nn.Identity() for name in quiet_norms if name},
+            },
+        )
+        self.recorder = recorder
+        self.lean_mlp = lean(self.mlp)
+        _ = self.readers  # checks the projections' shapes now
+
+    def _norm(self, path: str | None, at: str) -> Norm | None:
+        if path is None:
+            return None
+        with self.present():
+            return describe_norm(part(self.layer, path), f"{at} {path}", hold=self.present.needed)
+
+    @property
+    def rows(self) -> int:
+        """Readers of the attention: q of each head, then k and v of each key/value head."""
+        return self.heads + 2 * self.kv_heads
+
+    @property
+    def coupled(self) -> bool:
+        """Whether a head's message depends on other heads of the layer."""
+        return self.attention_post_norm is not None or self.family.full_width_qk_norm
+
+    @property
+    def readers(self) -> tuple[Projection, ...]:
+        """Row blocks of the projections in reader order, as views of the user's weights."""
+        family, width = self.family, self.head_dim
+        names = [family.query] if family.fused else [family.query, family.key, family.value]
+        found = []
+        for name in names:
+            where = f"layer {self.index}'s {family.attention}.{name}"
+            weight, bias = matrix(part(self.attention, name), where)
+            if weight.shape[0] % width:
+                raise UnsupportedModelError(
+                    f"{where} gives {weight.shape[0]} features, no multiple of head width {width}"
+                )
+            weight = weight.unflatten(0, (-1, width))
+            bias = None if bias is None else bias.unflatten(0, (-1, width))
+            if family.fused == "interleaved":
+                weight = weight.unflatten(0, (-1, 3))
+                bias = None if bias is None else bias.unflatten(0, (-1, 3))
+                for kind in range(3):
+                    found.append(
+                        Projection(weight[:, kind], None if bias is None else bias[:, kind])
+                    )
+            else:
+                found.append(Projection(weight, bias))
+        if sum(p.weight.shape[0] for p in found) != self.rows:
+            raise UnsupportedModelError(
+                f"layer {self.index} projects to {sum(p.weight.shape[0] for p in found)} heads; "
+                f"expected {self.heads} query and twice {self.kv_heads} key/value heads"
+            )
+        return tuple(found)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """``[H, dh, D]``: each head's output map, a view."""
+        weight, _ = matrix(self.output, "output")
+        split: Tensor = weight.unflatten(1, (self.heads, self.head_dim))
+        return split.permute(1, 2, 0)
+
+    def project(self, x: Tensor) -> Tensor:
+        """All readers at one shared input, by the user's modules.
+
+        ``[..., D] -> [..., rows * dh]``.
+        """
+        family = self.family
+        if family.fused is None:
+            names = (family.query, family.key, family.value)
+            return torch.cat([part(self.attention, name)(x) for name in names], -1)
+        out: Tensor = part(self.attention, family.query)(x)
+        if family.fused == "interleaved":
+            out = out.unflatten(-1, (self.heads, 3, self.head_dim)).transpose(-2, -3).flatten(-3)
+        return out
+
+    def attend(self, qkv: Tensor, call: Call) -> Tensor:
+        """``[B, T, rows * dh] -> z [B, T, H * dh]``: the user's attention between projections."""
+        out: Tensor = self.core(qkv, *call[0], **call[1])[0]
+        return out
+
+    def code(self, z: Tensor) -> Tensor:
+        """``[..., H * dh]``: what the heads' output maps multiply, ``z`` or ``z`` rounded."""
+        if self.rounds is None:
+            return z
+        return self.rounds.code(z.unflatten(-1, (self.heads, self.head_dim))).flatten(-2)
+
+    def share(self, z: Tensor, *, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        """The layer's attention message ``[..., D]`` and each head's *code* ``[..., H * dh]``.
+
+        A head's message is linear in its code: ``code_h @ output_weight_h`` (times the post-norm's
+        gain). Without a post-norm the code is z; with one it is z times the norm's scale, which
+        comes from the sum over all heads. Where a precision policy rounds z, read z rounded.
+        """
+        out: Tensor = self.output(z)
+        z = self.code(z)
+        norm = self.attention_post_norm
+        if norm is None:
+            return out, z
+        if frozen:
+            with torch.no_grad():
+                _, scale = norm.statistics(out)
+            return norm.frozen(out), z * scale
+        _, scale = norm.statistics(out)
+        return norm(out), z * scale
+
+    def message(self, code: Tensor) -> Tensor:
+        """The attention message of given codes, output bias included."""
+        weight, bias = matrix(self.output, "output")
+        out = nn.functional.linear(code, weight, bias)
+        norm = self.attention_post_norm
+        return out if norm is None else out * norm.gain
+
+    @property
+    def gain(self) -> Tensor | None:
+        """``[D]``: what every head's message is multiplied with, if there is a post-norm."""
+        return None if self.attention_post_norm is None else self.attention_post_norm.gain
+
+
+@dataclass(frozen=True, eq=False)
+class Glue:
+    """What the model's own code does around its layers for one batch of token ids.
+
+    ``entry [B, T, D]`` is what enters layer 0; ``position [B or 1, T, D]`` its share that is a
+    position table (0 where there is none); ``calls`` the attention arguments of each layer.
+    """
+
+    entry: Tensor
+    position: Tensor
+    calls: tuple[Call, ...]
+
+
+class Architecture:
+    """A causal language model resolved along its :class:`Family`.
+
+    ``rounds``: what each layer's attention rounds, where a precision policy says so.
+    """
+
+    def __init__(
+        self, model: nn.Module, family: Family, rounds: tuple[Rounds | None, ...] | None = None
+    ) -> None:
+        self.model, self.family = model, family
+        self.snapshot = Snapshot(model)
+        config: Any = model.config
+        self.config = config
+        try:
+            self.base = part(model, family.base)
+            found = part(self.base, family.layers)
+            assert isinstance(found, nn.ModuleList)
+            layers = [uncompiled(layer) for layer in found]
+            self.embedding = part(self.base, family.embedding)
+            device = main_device(self.embedding)
+            presences = [Presence(model, list(layer.modules()), device) for layer in layers]
+            inside = {m for layer in layers for m in layer.modules()}
+            self.ends = Presence(model, [m for m in model.modules() if m not in inside], device)
+            self.partial = any(p.needed for p in [*presences, self.ends])
+            self._device = device if self.partial else None
+            each = rounds or (None,) * len(layers)
+            self.blocks = [
+                Block(family, layer, i, config, presences[i], each[i])
+                for i, layer in enumerate(layers)
+            ]
+            self.final_norm: Norm | None = None
+            if family.final_norm is not None:
+                with self.ends():
+                    self.final_norm = describe_norm(
+                        part(self.base, family.final_norm),
+                        f"the final norm {family.final_norm}",
+                        hold=self.partial,
+                    )
+        except AttributeError as error:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} lacks a part that its family "
+                f"({'/'.join(family.model_types)}) has: {error}"
+            ) from error
+        readers = [n for b in self.blocks for n in (b.attention_norm, b.mlp_norm)]
+        kinds = {norm is not None and norm.centred for norm in [*readers, self.final_norm]}
+        if len(kinds) > 1:
+            raise UnsupportedModelError(
+                f"some norms of {type(model).__name__} subtract the mean and others do not; "
+                "expected either in front of all readers"
+            )
+        self.centred = kinds == {True}
+        self._stop = Recorder()
+        self._table = (
+            Recorder(part(self.base, family.position)) if family.position is not None else None
+        )
+        hollow: dict[str, nn.Module] = {
+            family.layers: nn.ModuleList([b.hollow for b in self.blocks]),
+        }
+        if family.final_norm is not None:
+            hollow[family.final_norm] = nn.Identity()
+        if family.position is not None and self._table is not None:
+            hollow[family.position] = self._table
+        self._hollow = replaced(self.base, hollow)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around every computation: modules are quiet, and nothing was put on them meanwhile."""
+        with quiet(self.model):
+            self.snapshot.check()
+            yield
+
+    @cached_property
+    def width(self) -> int:
+        """Size D of the residual stream."""
+        return int(self._sample.shape[-1])
+
+    @property
+    def _sample(self) -> Tensor:
+        """A tensor of the residual stream's width, dtype and device."""
+        if self.final_norm is not None:
+            return self.final_norm.gain
+        weight = self.embedding.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def longest(self) -> int | None:
+        """Positions of the added table; ``None`` where positions are rotary."""
+        if self.family.position is None:
+            return None
+        table = part(self.base, self.family.position)
+        assert isinstance(table.weight, Tensor)
+        return int(table.weight.shape[0])
+
+    @cached_property
+    def outputs(self) -> int:
+        """How many logits the model gives."""
+        return int(self.config.vocab_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model's weights, told by its final norm (or its embedding)."""
+        return self._sample.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes, and every input goes."""
+        return self._sample.device if self._device is None else self._device
+
+    def glue(self, ids: Tensor) -> Glue:
+        """Runs the model's own code around empty layers. ``ids [B, T]``."""
+        recorders = [b.recorder for b in self.blocks]
+        try:
+            with self.ends():
+                self._hollow(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+            entry = recorders[0].hidden
+            assert entry is not None
+            position = entry.new_zeros(())
+            if self._table is not None:
+                assert self._table.output is not None
+                position = self._table.output
+            calls = tuple(r.arguments for r in recorders)
+            if any(r.hidden is None for r in recorders):
+                raise UnsupportedModelError("a layer never called its attention module")
+            return Glue(entry, position.to(entry), calls)
+        finally:
+            for recorder in recorders:
+                recorder.clear()
+            if self._table is not None:
+                self._table.clear()
+
+    def read_out(self, rows: Tensor, *, graph: bool = True) -> Tensor:
+        """``[n, D]`` final residuals to ``[n, V]`` logits; ``graph``: for gradients too."""
+        with self.ends():
+            hidden = rows if self.final_norm is None else self.final_norm(rows)
+            return self.unembed(hidden, {} if graph else self._tall)
+
+    @cached_property
+    def _tall(self) -> dict[str, nn.Module]:
+        return tall(self.model) if self.device.type == "cpu" else {}
+
+    def unembed(self, hidden: Tensor, parts: dict[str, nn.Module] | None = None) -> Tensor:
+        """``[n, D]`` final normed states to ``[n, V]`` logits, by the model's own head and caps."""
+        top = replaced(self.model, {self.family.base: Given(hidden[None]), **(parts or {})})
+        logits: Tensor = top(input_ids=None).logits[0]
+        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

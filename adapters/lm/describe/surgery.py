@@ -1,0 +1,282 @@
+"""Running parts of the user's model without touching it, some of them in other ways.
+
+:func:`replaced` makes a shallow copy of a module in which some submodules are others. Parameters
+and buffers are shared, the original keeps its own submodules: whatever the copy does, the user's
+module is the same before and after. :func:`quiet` is the only change ever made to it (evaluation
+mode, frozen weights), and undoes itself in ``finally``.
+
+Steps may be taken a piece at a time, so that what they work on stays in the cache
+(:func:`by_tokens`, :func:`tall`), and activations may keep only their input for the way back
+(:func:`lean`): one written as a chain of elementwise steps (GPT-2's tanh-GELU) keeps every step's
+result; with frozen weights nothing else of an MLP keeps more. Computed again from its input, it is
+cheap.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+
+from graphprune.util.modes import quiet
+
+from .presence import is_sharded
+
+__all__ = [
+    "ACTIVATION_MODULES",
+    "Given",
+    "Recorder",
+    "Slice",
+    "Tall",
+    "Zero",
+    "by_tokens",
+    "lean",
+    "part",
+    "quiet",
+    "replaced",
+    "tall",
+    "uncompiled",
+]
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module itself, or what ``torch.compile`` was given where it is what that gave.
+
+    A compiled module hands everything written to it on to the original: no copy of it can be made.
+    """
+    while type(module).__module__.startswith("torch._dynamo."):
+        module = module._modules["_orig_mod"]  # type: ignore[assignment]
+    return module
+
+
+def part(module: nn.Module, path: str) -> nn.Module:
+    """The submodule at a dotted ``path`` (``""``: the module itself), uncompiled."""
+    return uncompiled(module.get_submodule(path) if path else module)
+
+
+def replaced(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
+    """A shallow copy of ``module`` with the submodules at the dotted paths replaced."""
+    module = uncompiled(module)
+    sharded = is_sharded(module)
+    twin = _plain(module) if sharded else copy.copy(module)
+    twin.training = False  # whatever mode the original is in, the copy evaluates
+    twin.__dict__.pop("forward", None)  # an instance-level forward would call the original
+    twin._modules = dict(module._modules)
+    # The original's hooks are for the original's calls (FSDP's would gather its weights).
+    twin._forward_hooks, twin._forward_pre_hooks = OrderedDict(), OrderedDict()
+    nested: dict[str, dict[str, nn.Module]] = {}
+    for path, new in parts.items():
+        head, _, rest = path.partition(".")
+        if rest:
+            nested.setdefault(head, {})[rest] = new
+        else:
+            twin._modules[head] = new
+    for head, inner in nested.items():
+        twin._modules[head] = replaced(part(module, head), inner)
+    return twin
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """A shallow copy of a module that FSDP2 manages, as the class it was before."""
+    kind = next(c for c in type(module).__mro__[2:] if issubclass(c, nn.Module))
+    twin: nn.Module = kind.__new__(kind)
+    twin.__dict__.update(module.__dict__)
+    return twin
+
+
+class Slice(nn.Module):
+    """Stands where a projection stood: gives a range of the features it is handed."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__()
+        self.start, self.stop = start, stop
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``start`` to ``stop`` of ``x [..., F]``."""
+        return x[..., self.start : self.stop]
+
+
+class Interleave(nn.Module):
+    """Stands where a fused projection stood whose rows go head by head: q, k, v, q, k, v, ..."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., 3 * H * dh]`` from all q, all k, all v to head by head."""
+        split: Tensor = x.unflatten(-1, (3, self.heads, -1))
+        return split.transpose(-2, -3).flatten(-3)
+
+
+class Zero(nn.Module):
+    """Adds nothing to a residual stream, whatever it reads."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """A zero that broadcasts to the shape of ``x``."""
+        return x.new_zeros((1,) * x.ndim)
+
+
+class Given(nn.Module):
+    """Stands where a base model stood: returns the hidden states it was built with."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base model's output type around the hidden states, whatever is asked."""
+        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
+
+
+class Recorder(nn.Module):
+    """Stands where a module stood and keeps the call: its input and all other arguments.
+
+    With ``inner`` it passes the call on and keeps the ``output`` too; without, it gives what an
+    attention module gives, a pair, that adds nothing.
+    """
+
+    def __init__(self, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets the call."""
+        self.hidden: Tensor | None = None
+        self.output: Tensor | None = None
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Keeps the call; gives the inner module's output, or ``(0, None)`` without one."""
+        if self.inner is not None:
+            self.output = self.inner(*args, **kwargs)
+            return self.output
+        if "hidden_states" in kwargs:
+            self.hidden = kwargs.pop("hidden_states")
+        else:
+            self.hidden, *rest = args
+            args = tuple(rest)
+        self.arguments = (args, kwargs)
+        assert self.hidden is not None
+        return self.hidden.new_zeros((1,) * self.hidden.ndim), None
+
+
+_TOKENS = 32  # computed side by side, here and on the way back
+_NUMBERS = 2**19  # of a weight
+
+
+def by_tokens(step: nn.Module, x: Tensor) -> Tensor:
+    """``step(x)`` of ``x [..., T, F]``, where it gives each token as many numbers as it takes.
+
+    Example:
+        >>> x = torch.randn(2, 50, 3)
+        >>> bool(torch.equal(by_tokens(nn.Tanh(), x), x.tanh()))
+        True
+    """
+    out = x.new_empty(x.shape)
+    for mine, found in zip(*(y.flatten(0, -2).split(_TOKENS) for y in (x, out)), strict=True):
+        found.copy_(step(mine))
+    return out
+
+
+class Tall(nn.Module):
+    """A linear map to many features, some of them after the other; without gradients.
+
+    Example:
+        >>> x, inner = torch.ones(3, 700), nn.Linear(700, 1000)
+        >>> with torch.no_grad():
+        ...     bool(torch.allclose(Tall(inner)(x), inner(x), atol=1e-5))
+        True
+    """
+
+    def __init__(self, inner: nn.Linear) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., features]`` from ``x [..., F]``; whole where the map's forward was replaced."""
+        inner = self.inner
+        if "forward" in vars(inner):
+            whole: Tensor = inner(x)
+            return whole
+        weight, bias = inner.weight, inner.bias
+        out = x.new_empty(*x.shape[:-1], len(weight))
+        for some in torch.arange(len(weight)).split(max(1, _NUMBERS // x.shape[-1])):
+            at = slice(int(some[0]), int(some[-1]) + 1)
+            out[..., at] = F.linear(x, weight[at], None if bias is None else bias[at])
+        return out
+
+
+def tall(model: Any) -> dict[str, nn.Module]:
+    """By name, what may stand for the model's output map; nothing if it is no plain Linear."""
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        return {}
+    return {name: Tall(head) for name, module in model.named_modules() if module is head}
+
+
+ACTIVATION_MODULES = ("transformers.activations", "torch.nn.modules.activation")
+
+
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inner: nn.Module) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.inner = inner
+        return by_tokens(inner, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        found = torch.empty_like(grad)
+        parts = (y.flatten(0, -2).split(_TOKENS) for y in (x, grad, found))
+        for mine, upstream, out in zip(*parts, strict=True):
+            with torch.enable_grad():
+                leaf = mine.detach().requires_grad_(True)
+                y = ctx.inner(leaf)
+            out.copy_(torch.autograd.grad(y, leaf, upstream)[0])
+        return found, None
+
+
+class _Lean(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same values; backward computes them again."""
+        out: Tensor = _Again.apply(x, self.inner)  # type: ignore[no-untyped-call]
+        return out
+
+
+def _keeps(module: nn.Module) -> int:
+    """How many tensors of its input's size an activation keeps."""
+    sizes: list[int] = []
+
+    def note(x: Tensor) -> Tensor:
+        sizes.append(x.numel())
+        return x
+
+    probe = torch.zeros(5, requires_grad=True)
+    with torch.enable_grad(), saved_tensors_hooks(note, lambda x: x):
+        module(probe)
+    return sum(size == probe.numel() for size in sizes)
+
+
+def lean(mlp: nn.Module) -> nn.Module:
+    """The same function, whose activations keep their input alone."""
+    found = {
+        name: _Lean(m)
+        for name, m in mlp.named_modules()
+        if type(m).__module__ in ACTIVATION_MODULES and not list(m.parameters()) and _keeps(m) > 1
+    }
+    return replaced(mlp, found) if found else mlp

@@ -1,0 +1,1 @@
+"""A circuit as a torch module of its own."""

@@ -1,0 +1,107 @@
+"""What of a circuit a module of its own has to compute, told from the mask alone.
+
+Every node is a constant, depends on positions alone, or varies with the tokens. Attention whose
+values are the same at every position gives just these values, whatever its queries and keys are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..describe.layout import Layout, Place
+
+__all__ = ["CONSTANT", "POSITIONAL", "VARYING", "Reach", "reach"]
+
+CONSTANT, POSITIONAL, VARYING = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """Kinds and needs of writers ``[W]`` and of attention's rows, layer by layer ``[rows]``.
+
+    A writer is needed if an output depends on it; a row is needed if a needed head that is no
+    constant reads it, or if it is the value that a needed constant head sends. ``whole [W]``: the
+    needed writers that are wanted at all positions, not at the output's alone.
+    """
+
+    writers: Tensor
+    needed: Tensor
+    rows: list[Tensor]
+    needed_rows: list[Tensor]
+    whole: Tensor
+
+
+def rows_of(layout: Layout, heads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers of the q, k and v rows that ``heads`` read."""
+    kv = heads // (layout.heads // layout.kv_heads)
+    return heads, layout.heads + kv, layout.heads + layout.kv_heads + kv
+
+
+def block_of(mask: Tensor, place: Place) -> Tensor:
+    """``[rows, prefix]``: a place's part of the mask ``[E]``."""
+    return mask[place.edges].view(place.rows, place.prefix)
+
+
+def reach(layout: Layout, kept: Tensor, floor: int, positions: bool, last: bool) -> Reach:
+    """Kinds and needs under ``kept [E]`` bool.
+
+    ``floor``: the kind of what readers read besides kept messages. ``positions``: whether the
+    second writer is the position table. ``last``: whether outputs are asked at the last positions
+    alone; keys and values are wanted at all positions even so, and with them what they read.
+    """
+    attention, mlp, final = layout.places()
+    every = torch.arange(layout.heads)
+    kinds = torch.zeros(layout.writers, dtype=torch.int64)
+    kinds[0] = VARYING
+    if positions:
+        kinds[1] = POSITIONAL
+
+    def read(place: Place) -> Tensor:
+        found: Tensor = (block_of(kept, place) * kinds[: place.prefix]).amax(1).clamp(min=floor)
+        return found
+
+    rows = []
+    for layer in range(layout.layers):
+        row, first = read(attention[layer]), layout.head(layer)
+        q, k, v = rows_of(layout, every)
+        heads = torch.stack([row[q], row[k], row[v]]).amax(0)
+        heads[row[v] == CONSTANT] = CONSTANT
+        kinds[first : first + layout.heads] = heads.amax() if layout.coupled else heads
+        kinds[first + layout.heads] = read(mlp[layer])[0]
+        rows.append(row)
+
+    needed = torch.zeros(layout.writers, dtype=torch.bool)
+    needed[:] = block_of(kept, final)[0]
+    whole = torch.zeros_like(needed) if last else needed.clone()
+    needed_rows = []
+    for layer in reversed(range(layout.layers)):
+        first = layout.head(layer)
+        if needed[first + layout.heads]:
+            needed[: mlp[layer].prefix] |= block_of(kept, mlp[layer])[0]
+        if whole[first + layout.heads]:
+            whole[: mlp[layer].prefix] |= block_of(kept, mlp[layer])[0]
+        wanted = needed[first : first + layout.heads]
+        if layout.coupled and bool(wanted.any()):
+            wanted = torch.ones_like(wanted)
+        q, k, v = rows_of(layout, every)
+        moving = wanted & (kinds[first : first + layout.heads] != CONSTANT)
+        found = torch.zeros(layout.heads + 2 * layout.kv_heads, dtype=torch.bool)
+        found[v[wanted]] = True
+        found[q[moving]] = True
+        found[k[moving]] = True
+        edges = block_of(kept, attention[layer])
+        needed[: attention[layer].prefix] |= edges[found].any(0)
+        needed_rows.append(found)
+        # Heads that share keys and values are computed together, as are those of a coupled layer.
+        group = whole[first : first + layout.heads] & wanted
+        group = group.view(1 if layout.coupled else layout.kv_heads, -1).any(1, keepdim=True)
+        every_position = group.expand(-1, layout.heads // len(group)).flatten() & wanted
+        whole[first : first + layout.heads] = every_position
+        found = found.clone()
+        found[: layout.heads] &= every_position
+        whole[: attention[layer].prefix] |= edges[found].any(0)
+    needed_rows.reverse()
+    return Reach(kinds, needed, rows, needed_rows, whole)

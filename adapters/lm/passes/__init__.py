@@ -1,0 +1,1 @@
+"""Passes of a language model: clean, masked, sparse and incremental."""

@@ -1,0 +1,137 @@
+"""Ablation values that come from no corrupted prompt: zero, means, and learned constants.
+
+A learned constant is a free vector of the stream for each writer (Li and Janson 2024, "Optimal
+ablation"), pooled over positions. A head's message lies in the span of its output map; its constant
+need not, so that every constant ablation, means included, is one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from graphprune.core.model import Ablation
+from graphprune.errors import InputError
+
+from ..describe.architecture import Architecture
+from ..describe.layout import Layout
+from .reader_inputs import sender
+from .values import LMReference, Values
+
+__all__ = ["ablation_values", "learned_constants", "mean_values"]
+
+
+def mean_values(
+    sides: Iterator[tuple[Values, Tensor]], layout: Layout, *, per_position: bool
+) -> Values:
+    """Means of every writer's message over examples and real positions (or for each position).
+
+    ``sides`` gives values and their weight ``[B, T]``, 0 at padding. Sums run in float64.
+    """
+    total: list[Tensor] | None = None
+    count: Tensor | None = None
+    length, layers = 0, 0
+    for values, weight in sides:
+        layers = len(values.codes)
+        parts = [*values.embed, *values.codes, *values.mlps]
+        wide = weight.double()
+        if per_position:
+            if (total is not None and weight.shape[1] != length) or not bool((weight == 1).all()):
+                raise InputError(
+                    "means for each position need prompts of one length; pool over positions "
+                    "(ablation='mean') instead"
+                )
+            length = weight.shape[1]
+            sums = [torch.einsum("btd,bt->td", p.double(), wide)[None] for p in parts]
+            n = wide.sum(0)[None, :, None]
+        else:
+            sums = [torch.einsum("btd,bt->d", p.double(), wide)[None, None] for p in parts]
+            n = wide.sum().reshape(1, 1, 1)
+        total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
+        count = n if count is None else count + n
+    if total is None or count is None:
+        raise InputError("the mean over an empty reference set is not defined")
+    means = [t / count for t in total]
+    embeddings = len(means) - 2 * layers
+    return Values(
+        torch.stack(means[:embeddings]),
+        means[embeddings : embeddings + layers],
+        means[embeddings + layers :],
+        layout=layout,
+    )
+
+
+def ablation_values(reference: LMReference, layout: Layout) -> Values:
+    """Zero or mean values in the shape of the reference's batch."""
+    entry, ablation = reference.glue.entry, reference.ablation
+    batch, tokens, width = entry.shape
+    if ablation.kind == "mean":
+        means = ablation.values
+        if not isinstance(means, Values):
+            raise InputError("mean ablation needs the values that model.mean_ablation(...) gives")
+        if means.layout != layout or means.mlps[0].shape[-1] != width:
+            raise InputError(
+                f"these means come from another model: {means.layout}, width "
+                f"{means.mlps[0].shape[-1]}; this one is {layout}, width {width}"
+            )
+        if means.mlps[0].shape[1] not in (1, tokens):
+            raise InputError(
+                f"means were kept for {means.mlps[0].shape[1]} positions; this batch has {tokens}"
+            )
+        return means.map(lambda x: x.to(entry).expand(batch, tokens, x.shape[-1]))
+    code = layout.heads * reference.arch.blocks[0].head_dim
+    if ablation.kind == "optimal":
+        return _learned(reference.constants, layout, entry, code)
+    zeros = entry.new_zeros(1, 1, 1)
+    return Values(
+        zeros.expand(layout.embeddings, batch, tokens, width),
+        [zeros.expand(batch, tokens, code)] * layout.layers,
+        [zeros.expand(batch, tokens, width)] * layout.layers,
+    )
+
+
+def _learned(constants: Tensor | None, layout: Layout, entry: Tensor, code: int) -> Values:
+    batch, tokens, width = entry.shape
+    if constants is None or constants.shape != (layout.writers, width):
+        got = None if constants is None else list(constants.shape)
+        raise InputError(
+            f"learned constants of the shape {got} come from another model; this one has "
+            f"{layout.writers} writers of width {width}: use model.learned_ablation(start)"
+        )
+    mine = constants.detach().to(entry)
+    layers = mine[layout.embeddings :].view(layout.layers, layout.heads + 1, width)
+    zeros = entry.new_zeros(1, 1, 1)
+    return Values(
+        mine[: layout.embeddings, None, None].expand(-1, batch, tokens, width),
+        [zeros.expand(batch, tokens, code)] * layout.layers,
+        [layer[-1].expand(batch, tokens, width) for layer in layers],
+        heads=layers[:, :-1],
+    )
+
+
+def learned_constants(start: Ablation, arch: Architecture, layout: Layout) -> Tensor:
+    """``[W, D]``, a leaf that requires grad: what each writer sends under zero or mean ablation.
+
+    float32, or float64 for a float64 model. Raises :class:`InputError` for other ablations.
+    """
+    dtype = torch.float64 if arch.dtype == torch.float64 else torch.float32
+    found = torch.zeros(layout.writers, arch.width, dtype=dtype, device=arch.device)
+    values = start.values
+    if start.kind == "mean" and not start.per_position and isinstance(values, Values):
+        if values.layout != layout or values.mlps[0].shape[-1] != arch.width:
+            raise InputError(f"these means come from another model: {values.layout}, not {layout}")
+        found[: layout.embeddings] = values.embed.to(found)[:, 0, 0]
+        for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
+            first = layout.head(block.index)
+            weight = sender(block, centred=False).to(found)
+            split = code.to(found).view(block.heads, 1, block.head_dim)
+            found[first : first + block.heads] = torch.bmm(split, weight.detach())[:, 0]
+            found[first + block.heads] = mlp.to(found)[0, 0]
+    elif start.kind != "zero":
+        raise InputError(
+            "learned constants start from zero or from means pooled over positions "
+            f"(model.mean_ablation(batches)), got {start.name}"
+        )
+    return found.requires_grad_(True)

@@ -1,0 +1,1 @@
+"""Projections in low precision: grids of values, rounded linear maps, the quantised copy."""

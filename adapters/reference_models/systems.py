@@ -1,0 +1,222 @@
+"""Systems for studies whose answers, or whose training, are known: see ``graphprune.study``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphprune.errors import InputError, unknown_name
+from graphprune.study import Case
+
+__all__ = [
+    "argnn_digits",
+    "gcn_karate",
+    "gnn_reachability",
+    "hetero_planted",
+    "tracr",
+    "trained_gpt2",
+]
+
+
+def tracr(task: str, *, train: int, test: int, seed: int, ablation_seed: int = 0) -> Case:
+    """The RASP program ``task``, compiled by Tracr, on its own inputs; its circuit is known.
+
+    Inputs are drawn without replacement, so that train and test share none; programs with too few
+    take all their inputs for both. Of categorical programs methods see the cross entropy.
+    """
+    from .. import rasp_programs
+    from .. import tracr as wrapped
+    from ..rasp import cross_entropy
+
+    programs = rasp_programs()
+    if task not in programs:
+        raise unknown_name("program", task, programs)
+    model, whole, truth = _compiled(task, wrapped, ablation_seed)
+    drawn = whole.subset(np.random.default_rng(seed).permutation(len(whole)).tolist())
+    first, second = drawn, drawn
+    if len(drawn) >= train + test:
+        first, second = drawn.take(train), drawn.subset(range(train, train + test))
+    if drawn.metric.flat_at_full and drawn.examples.batch([0]).answer is not None:
+        first = first.with_metric(cross_entropy())  # whose gradient does not vanish
+    return Case(model, first, second, truth)
+
+
+@lru_cache(maxsize=2)
+def _compiled(task: str, wrapped: Any, seed: int) -> Any:
+    from .. import rasp_programs, tracr_truth
+
+    model, whole = wrapped(rasp_programs()[task].compile(), name=task, seed=seed)
+    return model, whole, tracr_truth(model, whole)
+
+
+def trained_gpt2(
+    task: str,
+    *,
+    train: int,
+    test: int,
+    seed: int,
+    weights: int = 0,
+    layers: int = 4,
+    heads: int = 8,
+) -> Case:
+    """A small GPT-2 that learns indirect object identification when first asked for (1-2 minutes).
+
+    ``weights`` seeds its training. Test prompts are of a part of all prompts that neither training
+    nor methods see. The one task is ``ioi``.
+    """
+    from graphprune.core.registry import wrap
+
+    from .language import Settings, trained_ioi, trained_task
+
+    if task != "ioi":
+        raise InputError(f"the trained GPT-2 knows the task ioi, not {task!r}")
+    module, tokenizer = trained_ioi(weights, Settings(layers=layers, heads=heads))
+    return Case(
+        wrap(module),
+        trained_task(tokenizer, train, 1000 + seed, held_out=False),
+        trained_task(tokenizer, test, 2000 + seed),
+    )
+
+
+def argnn_digits(
+    task: str = "digits", *, train: int, test: int, seed: int, weights: int = 0, hidden: int = 60
+) -> Case:
+    """The asynchronous recurrent network that reads 8 x 8 digits; ``weights`` seeds its training.
+
+    Train and test patterns are drawn from the digits that it never saw. A corrupted input is a
+    digit of another class.
+    """
+    from graphprune.core.registry import wrap
+    from graphprune.tasks.graphs import patterns
+
+    from . import digits as trained
+
+    if task != "digits":
+        raise InputError(f"this network reads digits, its only task; got {task!r}")
+    network = trained.argnn_digits(hidden=hidden, seed=weights)
+    x, labels = trained.digits()
+    order = np.random.default_rng(seed).permutation(trained.TEST_DIGITS)
+    if train + test > len(order):
+        raise InputError(f"there are {len(order)} unseen digits, {train + test} were asked for")
+    chosen = torch.from_numpy(len(x) - trained.TEST_DIGITS + order[: train + test])
+    whole = patterns(x[chosen], labels[chosen], classes=10, name="digits", seed=seed)
+    model = wrap(network, name="argnn-digits")
+    return Case(
+        model, whole.take(train), whole.subset(range(train, train + test)), measure=_without(model)
+    )
+
+
+def gcn_karate(
+    task: str = "communities", *, train: int, test: int, seed: int, weights: int = 0
+) -> Case:
+    """A GCN that tells the four communities of the karate club; examples are its members."""
+    from graphprune.core.registry import wrap
+    from graphprune.tasks.graphs import nodes
+
+    from . import digits as trained
+
+    if task != "communities":
+        raise InputError(f"this network tells communities, its only task; got {task!r}")
+    module, data = trained.karate(weights)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(data.num_nodes))
+    first = min(train, data.num_nodes // 2)
+    model = wrap(module, data=data, name="gcn-karate")
+    parts = [
+        nodes(data.x, data.y, at=at, classes=4, name="communities", seed=seed)
+        for at in (order[:first], order[first : first + test])
+    ]
+    return Case(model, parts[0], parts[1])
+
+
+def gnn_reachability(
+    task: str = "reachable",
+    *,
+    train: int,
+    test: int,
+    seed: int,
+    weights: int = 0,
+    size: int = 60,
+    degree: float = 1.3,
+) -> Case:
+    """A recurrent network that tells which nodes node 0 reaches, on a graph three times as large.
+
+    It learned on graphs of 20 nodes. Examples are nodes; in the corrupted input the source is
+    another node.
+    """
+    from graphprune.core.registry import wrap
+    from graphprune.tasks.graphs import nodes
+
+    from . import digits as trained
+
+    if task != "reachable":
+        raise InputError(f"this network tells what is reachable, its only task; got {task!r}")
+    module = trained.reaching(weights)
+    data = trained.reachability_graph(size, degree, 7)
+    model = wrap(module, data=data, name="gnn-reachability")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(size))
+    first = min(train, size // 2)
+    parts = [
+        nodes(data.x, data.y, at=at, corrupt={"x": data.x.roll(size // 2, 0)}, classes=2, name=task)
+        for at in (order[:first], order[first : first + test])
+    ]
+    return Case(model, parts[0], parts[1])
+
+
+def hetero_planted(
+    task: str = "planted", *, train: int, test: int, seed: int, weights: int = 0, graph: int = 7
+) -> Case:
+    """A heterogeneous network for which one of six relations matters: its edges are the truth.
+
+    It learned on other graphs than the one asked about, which ``graph`` seeds. Examples are papers,
+    with classes of their own for the groups of authors; 24 of them ask for every paper once.
+    """
+    from graphprune.core.mask import EdgeMask
+    from graphprune.core.registry import wrap
+    from graphprune.tasks.graphs import patterns
+
+    from . import planted
+
+    if task != "planted":
+        raise InputError(f"this network finds the planted relation, its only task; got {task!r}")
+    data = planted.planted_graph(graph)
+    model = wrap(planted.relational(weights), data=data, name="hetero-planted")
+    first = data["author"].num_nodes  # papers stand behind authors
+    parts = []
+    for count, number in ((train, 2 * seed), (test, 2 * seed + 1)):
+        clean, corrupt, papers, labels = planted.planted_examples(count, number)
+        parts.append(
+            patterns(
+                {f"{kind}.x": x for kind, x in clean.items()},
+                labels,
+                corrupt={f"{kind}.x": x for kind, x in corrupt.items()},
+                classes=planted.CLASSES,
+                positions=first + papers,
+                name=task,
+            )
+        )
+    kind = model.graph.edge_kinds.index("__".join(planted.PLANTED))
+    return Case(model, parts[0], parts[1], EdgeMask(model.graph, model.graph.edge_kind == kind))
+
+
+def _without(model: Any) -> Any:
+    """What a mask leaves of the accuracy where its cut edges are gone for good."""
+
+    def measure(mask: Any) -> dict[str, float]:
+        network = model.module
+        before = network.edge_keep.clone()
+        try:
+            network.keep(mask)
+            small = network.compact()
+        finally:
+            network.edge_keep.copy_(before)
+        from ..gnn.training import accuracy
+        from . import digits as trained
+
+        x, labels = trained.digits()
+        last = slice(len(x) - trained.TEST_DIGITS, None)
+        return {"accuracy_deleted": accuracy(small, x[last], labels[last])}
+
+    return measure

@@ -1,0 +1,405 @@
+"""The computational graph: nodes, the edges that can be masked, and what is wired for good.
+
+Conventions. ``edge_index`` is ``[2, E]``: row 0 holds sources, row 1 targets (PyG's order). Every
+edge in it can be masked and counts towards ``num_edges``. ``fixed_edge_index`` holds wires that are
+always there and never counted, such as a grouped key/value reader feeding its query heads. A
+*coupled group* is a set of nodes that influence each other's output by something that is no edge
+(a norm over their sum); reachability treats a group as one node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphprune.errors import InputError
+from graphprune.util.modes import ordinary
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+__all__ = ["MOST_KINDS", "ComputationalGraph", "EdgeNames", "Node"]
+
+MOST_KINDS = 256  # an edge's kind is one byte
+
+
+@dataclass(frozen=True)
+class Node:
+    """A component of a model.
+
+    ``name`` is unique in its graph; ``kind`` says what it is (``"head"``, ``"mlp"``, ...);
+    ``layer`` and ``index`` place it where that makes sense; ``attributes`` holds plain Python
+    values.
+    """
+
+    name: str
+    kind: str = "node"
+    layer: int | None = None
+    index: int | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class EdgeNames(Sequence[str]):
+    """The edges' names, all different, made one at a time: millions cost no strings until asked.
+
+    A name is ``source->target``, with ``<kind>`` behind it where the kind is a port. An edge whose
+    name an earlier edge has gets the next free number behind it: the second of two edges ``0->1``
+    is ``0->1#2``, or ``0->1#3`` where some other edge is called ``0->1#2``.
+
+    Example:
+        >>> list(ComputationalGraph.from_edges([("0", "1"), ("0", "1"), ("1", "0")]).edge_names)
+        ['0->1', '0->1#2', '1->0']
+    """
+
+    def __init__(self, graph: ComputationalGraph) -> None:
+        self._graph = graph
+
+    def __len__(self) -> int:
+        return self._graph.num_edges
+
+    @overload
+    def __getitem__(self, item: int) -> str: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[str]: ...
+    def __getitem__(self, item: int | slice) -> str | list[str]:
+        if isinstance(item, slice):
+            return [self[i] for i in range(*item.indices(len(self)))]
+        if not -len(self) <= item < len(self):
+            raise IndexError(f"edge {item} of a graph with {len(self)} edges")
+        return next(self._named(torch.tensor([item % len(self)])))
+
+    def __iter__(self) -> Iterator[str]:
+        return self._named(torch.arange(len(self)))
+
+    def at(self, chosen: Tensor) -> list[str]:
+        """The names of some edges, by a boolean mask ``[E]`` or by numbers, all made at once."""
+        numbers = torch.nonzero(chosen)[:, 0] if chosen.dtype == torch.bool else chosen
+        return list(self._named(torch.where(numbers < 0, numbers + len(self), numbers)))
+
+    def _named(self, numbers: Tensor) -> Iterator[str]:
+        repeated = self.repeated
+        plain = self._plain(numbers)
+        if not repeated:
+            return plain
+        return (repeated.get(i, n) for i, n in zip(numbers.tolist(), plain, strict=True))
+
+    def _plain(self, numbers: Tensor) -> Iterator[str]:
+        graph = self._graph
+        ports = [f"<{kind}>" if kind in graph.ports else "" for kind in graph.edge_kinds]
+        index, kinds = graph.edge_index[:, numbers], graph.edge_kind[numbers]
+        for source, target, kind in zip(*index.tolist(), kinds.tolist(), strict=True):
+            yield f"{graph.nodes[source].name}->{graph.nodes[target].name}{ports[kind]}"
+
+    @cached_property
+    def repeated(self) -> dict[int, str]:
+        """Numbers of the edges whose plain name an earlier edge has, with the names they get."""
+        if not self._may_repeat():
+            return {}
+        plain = list(self._plain(torch.arange(len(self))))
+        taken, count = set(plain), dict.fromkeys(plain, 0)
+        found: dict[int, str] = {}
+        for number, name in enumerate(plain):
+            count[name] += 1
+            if count[name] > 1:
+                while f"{name}#{count[name]}" in taken:
+                    count[name] += 1
+                found[number] = f"{name}#{count[name]}"
+                taken.add(found[number])
+        return found
+
+    def _may_repeat(self) -> bool:
+        """Whether two edges can have one plain name: by numbers alone, without making the names.
+
+        Names of nodes without the marks that edge names are put together with leave no two ways to
+        read an edge's name, so that only edges with the same ends and port share theirs.
+        """
+        graph = self._graph
+        if any(mark in node.name for node in graph.nodes for mark in ("->", "<", "#")):
+            return True
+        ports = [kind if kind in graph.ports else "" for kind in graph.edge_kinds]
+        place = {port: i for i, port in enumerate(dict.fromkeys(ports))}
+        port = np.array([place[p] for p in ports], dtype=np.int64)[graph.edge_kind.numpy()]
+        source, target = graph.edge_index.numpy()
+        keys = np.sort((source * graph.num_nodes + target) * max(len(place), 1) + port)
+        return bool((keys[1:] == keys[:-1]).any())
+
+    def __repr__(self) -> str:
+        shown = ", ".join(repr(self[i]) for i in range(min(3, len(self))))
+        return f"EdgeNames([{shown}{', ...' if len(self) > 3 else ''}], length {len(self)})"
+
+
+@dataclass(frozen=True, eq=False)
+class ComputationalGraph:
+    """A frozen directed graph whose edges carry messages that can be masked.
+
+    Args:
+        nodes: the components; names are unique.
+        edge_index: ``[2, E]`` int64, sources over targets, on the CPU.
+        edge_kind: ``[E]`` uint8, an index into ``edge_kinds``.
+        edge_kinds: names of the kinds of edge.
+        ports: the kinds that name a separate input of their target (``q``, ``k``, ``v``) and
+            therefore stand in an edge's name, as in ``input->a0.h1<q>``.
+        fixed_edge_index: ``[2, F]`` wires that are always there and never counted.
+        groups: coupled groups, as tuples of node numbers.
+        inputs, outputs: node numbers where information enters and leaves. ``None`` takes the
+            nodes without incoming, or without outgoing edges.
+
+    Example:
+        >>> graph = ComputationalGraph.from_edges([("input", "h"), ("h", "out"), ("input", "out")])
+        >>> graph.num_edges, graph.is_acyclic, list(graph.edge_names)
+        (3, True, ['input->h', 'h->out', 'input->out'])
+    """
+
+    nodes: tuple[Node, ...]
+    edge_index: Int64[Tensor, "2 edge"]
+    edge_kind: UInt8[Tensor, " edge"]
+    edge_kinds: tuple[str, ...] = ("message",)
+    ports: tuple[str, ...] = ()
+    fixed_edge_index: Int64[Tensor, "2 wire"] = field(
+        default_factory=lambda: torch.zeros(2, 0, dtype=torch.int64)
+    )
+    groups: tuple[tuple[int, ...], ...] = ()
+    inputs: tuple[int, ...] | None = None
+    outputs: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("edge_index", "edge_kind", "fixed_edge_index"):
+            object.__setattr__(self, name, ordinary(getattr(self, name)))
+        if self.edge_index.ndim != 2 or self.edge_index.shape[0] != 2:
+            raise InputError(f"edge_index must be [2, E], got {list(self.edge_index.shape)}")
+        if self.edge_kind.shape != self.edge_index.shape[1:]:
+            raise InputError(
+                f"edge_kind must hold one entry for each of the {self.edge_index.shape[1]} edges, "
+                f"got {list(self.edge_kind.shape)}"
+            )
+        for name, index in (("edge_index", self.edge_index), ("fixed", self.fixed_edge_index)):
+            if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < len(self.nodes):
+                raise InputError(f"{name} names a node outside 0..{len(self.nodes) - 1}")
+        if len({node.name for node in self.nodes}) != len(self.nodes):
+            raise InputError("node names must be unique")
+        if len(self.edge_kinds) > MOST_KINDS:
+            raise InputError(
+                f"{len(self.edge_kinds)} kinds of edges, beginning with "
+                f"{', '.join(map(repr, self.edge_kinds[:3]))}; a graph tells at most {MOST_KINDS} "
+                "kinds apart. If every edge has a kind of its own, it is a name: call the "
+                "attribute something else than 'kind'"
+            )
+        if self.edge_kind.numel() and int(self.edge_kind.max()) >= len(self.edge_kinds):
+            raise InputError(f"edge_kind names a kind outside {self.edge_kinds}")
+
+    # ---------------------------------------------------------------- building
+
+    @classmethod
+    def from_edges(
+        cls, edges: Sequence[tuple[str, str]], nodes: Sequence[str] | None = None, **options: Any
+    ) -> ComputationalGraph:
+        """Builds a graph from named pairs; nodes stand in order of appearance unless given."""
+        names = (
+            list(nodes) if nodes is not None else list(dict.fromkeys(n for e in edges for n in e))
+        )
+        number = {name: i for i, name in enumerate(names)}
+        try:
+            pairs = [[number[u] for u, _ in edges], [number[v] for _, v in edges]]
+        except KeyError as error:
+            raise InputError(f"an edge names the node {error.args[0]!r}, not in nodes") from None
+        return cls(
+            nodes=tuple(Node(name) for name in names),
+            edge_index=torch.tensor(pairs, dtype=torch.int64).reshape(2, -1),
+            edge_kind=torch.zeros(len(edges), dtype=torch.uint8),
+            **options,
+        )
+
+    @classmethod
+    def from_networkx(cls, graph: nx.DiGraph[Any]) -> ComputationalGraph:
+        """Builds a graph from a networkx DiGraph or MultiDiGraph, edges in ``graph.edges`` order.
+
+        Node attributes ``kind``, ``layer`` and ``index`` and the edge attribute ``kind`` are read
+        where present (as :meth:`to_networkx` writes them); a graph exported by graphprune comes
+        back with the same fingerprint. A ``layer`` or an ``index`` that is no whole number (a word,
+        2.5, NaN, a tuple) is an attribute like any other and stays among ``Node.attributes``.
+        Raises :class:`InputError` for an undirected graph and for more than 256 kinds of edges.
+        """
+        from graphprune.core.graph_io import graph_from_networkx
+
+        return graph_from_networkx(graph)
+
+    def to_networkx(self) -> nx.MultiDiGraph[Any]:
+        """The graph as a networkx DiGraph, or MultiDiGraph where two edges join the same pair."""
+        from graphprune.core.graph_io import graph_to_networkx
+
+        return graph_to_networkx(self)
+
+    def to_pyg(self) -> Any:
+        """The graph as a ``torch_geometric.data.Data`` with ``edge_index`` and ``edge_kind``."""
+        from graphprune.core.graph_io import graph_to_pyg
+
+        return graph_to_pyg(self)
+
+    @classmethod
+    def from_pyg(cls, data: Any) -> ComputationalGraph:
+        """Builds a graph from a ``torch_geometric.data.Data``: edges in ``edge_index`` order."""
+        from graphprune.core.graph_io import graph_from_pyg
+
+        return graph_from_pyg(data)
+
+    # ---------------------------------------------------------------- reading
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes there are."""
+        return len(self.nodes)
+
+    @property
+    def num_edges(self) -> int:
+        """How many edges can be masked."""
+        return int(self.edge_index.shape[1])
+
+    @cached_property
+    def edge_names(self) -> EdgeNames:
+        """The edges' names in order, such as ``input->a0.h1<q>``; see :class:`EdgeNames`."""
+        return EdgeNames(self)
+
+    @cached_property
+    def node_number(self) -> Mapping[str, int]:
+        """From a node's name to its position in ``nodes``."""
+        return {node.name: i for i, node in enumerate(self.nodes)}
+
+    @cached_property
+    def edge_number(self) -> Mapping[str, int]:
+        """From an edge's name to its position; no two edges have one name."""
+        return {name: i for i, name in enumerate(self.edge_names)}
+
+    @cached_property
+    def input_nodes(self) -> tuple[int, ...]:
+        """Numbers of the nodes where information enters."""
+        return self._ends(self.inputs, row=1)
+
+    @cached_property
+    def output_nodes(self) -> tuple[int, ...]:
+        """Numbers of the nodes where information leaves."""
+        return self._ends(self.outputs, row=0)
+
+    def _ends(self, given: tuple[int, ...] | None, row: int) -> tuple[int, ...]:
+        if given is not None:
+            return given
+        touched = np.zeros(self.num_nodes, dtype=bool)
+        touched[self.edge_index[row].numpy()] = True
+        touched[self.fixed_edge_index[row].numpy()] = True
+        return tuple(np.flatnonzero(~touched).tolist())
+
+    @cached_property
+    def representative(self) -> NDArray[np.int64]:
+        """``[N]``: each node's coupled group, named by the group's first node (itself if alone)."""
+        first = np.arange(self.num_nodes)
+        for group in self.groups:
+            first[list(group)] = min(group)
+        return first
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that gives an edge its meaning, in order."""
+        digest = hashlib.sha256()
+        head = {
+            "nodes": [[n.name, n.kind, n.layer, n.index] for n in self.nodes],
+            "edge_kinds": self.edge_kinds,
+            "ports": self.ports,
+            "groups": self.groups,
+            "inputs": self.input_nodes,
+            "outputs": self.output_nodes,
+        }
+        digest.update(json.dumps(head, sort_keys=True).encode())
+        for part in (self.edge_index, self.edge_kind, self.fixed_edge_index):
+            digest.update(np.ascontiguousarray(part.numpy()).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def is_acyclic(self) -> bool:
+        """Whether no walk over edges and wires comes back to where it started."""
+        from scipy.sparse.csgraph import connected_components
+
+        adjacency = self.adjacency(np.ones(self.num_edges, dtype=bool), contract=False)
+        if adjacency.diagonal().any():
+            return False
+        parts, _ = connected_components(adjacency, directed=True, connection="strong")
+        return bool(parts == self.num_nodes)
+
+    @cached_property
+    def depth(self) -> NDArray[np.int64]:
+        """``[N]``: the longest path from any source, in edges; raises on a cyclic graph."""
+        if not self.is_acyclic:
+            raise InputError("depth is defined on acyclic graphs only; this graph has a cycle")
+        sources = np.concatenate([self.edge_index[0].numpy(), self.fixed_edge_index[0].numpy()])
+        targets = np.concatenate([self.edge_index[1].numpy(), self.fixed_edge_index[1].numpy()])
+        depth = np.zeros(self.num_nodes, dtype=np.int64)
+        while True:
+            deeper = depth.copy()
+            np.maximum.at(deeper, targets, depth[sources] + 1)
+            if (deeper == depth).all():
+                return depth
+            depth = deeper
+
+    def adjacency(self, kept: NDArray[np.bool_], *, contract: bool = True) -> Any:
+        """Sparse ``[N, N]`` matrix of kept edges and wires; groups as one node if ``contract``."""
+        from scipy.sparse import csr_array
+
+        index = np.concatenate(
+            [self.edge_index.numpy()[:, kept], self.fixed_edge_index.numpy()], axis=1
+        )
+        if contract:
+            index = self.representative[index]
+        ones = np.ones(index.shape[1], dtype=np.int8)
+        matrix = csr_array((ones, (index[0], index[1])), shape=(self.num_nodes, self.num_nodes))
+        matrix.sum_duplicates()
+        return matrix
+
+    def reachable(
+        self, start: Sequence[int], kept: NDArray[np.bool_], *, backward: bool = False
+    ) -> NDArray[np.bool_]:
+        """``[N]``: the nodes in ``start`` and all with a kept path from (``backward``: to) one."""
+        from scipy.sparse import csr_array, vstack
+        from scipy.sparse.csgraph import breadth_first_order
+
+        matrix = self.adjacency(kept)
+        if backward:
+            matrix = matrix.T
+        first = np.unique(self.representative[list(start)]) if len(start) else np.zeros(0, int)
+        ones, zeros = np.ones(len(first), dtype=np.int8), np.zeros(len(first), dtype=np.int64)
+        root = csr_array((ones, (zeros, first)), shape=(1, self.num_nodes))
+        rooted = vstack([matrix, root]).tocsr()
+        rooted.resize(self.num_nodes + 1, self.num_nodes + 1)
+        order = breadth_first_order(rooted, self.num_nodes, return_predecessors=False)
+        seen = np.zeros(self.num_nodes + 1, dtype=bool)
+        seen[order] = True
+        return np.asarray(seen[self.representative])
+
+    def alive(self, kept: NDArray[np.bool_], *, from_inputs: bool = True) -> NDArray[np.bool_]:
+        """``[E]``: kept edges that lie on a path from an input node to an output node.
+
+        ``from_inputs=False`` asks only that the path ends at an output, wherever it starts.
+        """
+        back = self.reachable(self.output_nodes, kept, backward=True)
+        sources, targets = self.edge_index.numpy()
+        leading = np.asarray(kept & back[targets])
+        if not from_inputs:
+            return leading
+        return np.asarray(leading & self.reachable(self.input_nodes, kept)[sources])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ComputationalGraph) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        shape = "acyclic" if self.num_nodes < 5000 and self.is_acyclic else "directed"
+        return f"ComputationalGraph({self.num_nodes} nodes, {self.num_edges} edges, {shape})"

@@ -1,0 +1,135 @@
+"""Open registries: adapters and methods are found through entry points.
+
+A package adds an adapter by an entry point in the group ``graphprune.adapters`` (an object with
+``name``, ``matches``, ``supported`` and ``wrap``) and a method by one in ``graphprune.methods`` (a
+:class:`~graphprune.Scorer` or :class:`~graphprune.Pruner` class).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from graphprune.core.model import MaskedModel
+from graphprune.errors import InputError, UnsupportedModelError, unknown_name
+from graphprune.util.modes import ordinary_tensors
+
+__all__ = ["Adapter", "adapters", "make_method", "method_names", "supported", "wrap"]
+
+
+class Adapter(Protocol):
+    """What an entry point in ``graphprune.adapters`` must give."""
+
+    name: str
+
+    def matches(self, module: object) -> bool:
+        """Whether the adapter answers for this object."""
+        ...
+
+    def supported(self) -> list[str]:
+        """Names of the architectures that are known."""
+        ...
+
+    def wrap(self, module: nn.Module, **options: Any) -> MaskedModel:
+        """The module as a masked model; raises :class:`UnsupportedModelError` if it cannot be."""
+        ...
+
+
+@lru_cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        if entry.name in found and found[entry.name].value != entry.value:
+            raise InputError(
+                f"two packages register {entry.name!r} in {group}: {found[entry.name].value} and "
+                f"{entry.value}; uninstall one"
+            )
+        found[entry.name] = entry
+    return found
+
+
+def package_of(group: str, name: str) -> str:
+    """The package and version that registers ``name``; ``""`` where nothing is known of it."""
+    entry = _entries(group).get(name)
+    package = None if entry is None else entry.dist
+    return "" if package is None else f"{package.name} {package.version}"
+
+
+def adapters() -> dict[str, Adapter]:
+    """Every installed adapter by its entry point's name."""
+    return {name: entry.load() for name, entry in _entries("graphprune.adapters").items()}
+
+
+@ordinary_tensors
+def wrap(module: Any, **options: Any) -> MaskedModel:
+    """A Hugging Face or PyG module as a :class:`MaskedModel`; picks the adapter.
+
+    The module is used as it is and never changed. ``options`` go to the adapter. Raises
+    :class:`UnsupportedModelError` where no adapter knows the module, or its exactness check fails.
+    """
+    if isinstance(module, MaskedModel):
+        return module
+    if not isinstance(module, nn.Module):
+        raise InputError(f"expected a torch module to wrap, got {type(module).__name__}")
+    _require_ordinary_weights(module)
+    known = adapters()
+    for adapter in known.values():
+        if adapter.matches(module):
+            return adapter.wrap(module, **options)
+    if hasattr(module, "_orig_mod"):
+        raise UnsupportedModelError(
+            "this module was compiled by torch.compile; wrap the original, module._orig_mod"
+        )
+    raise UnsupportedModelError(
+        f"no adapter knows {type(module).__module__}.{type(module).__qualname__}; adapters: "
+        f"{', '.join(known) or 'none (is graphprune installed?)'}. An adapter of three members "
+        "(graph, reference, run) is enough to run the methods: CONTRIBUTING.md, 'An adapter', has "
+        "one to start from"
+    )
+
+
+def _require_ordinary_weights(module: nn.Module) -> None:
+    made = [
+        name
+        for name, value in module.named_parameters()
+        if not is_lazy(value) and value.is_inference()
+    ]
+    if made:
+        raise InputError(
+            f"{len(made)} weights of {type(module).__name__}, such as {made[0]}, were made in "
+            "torch.inference_mode(), and no gradient can ever pass through such weights: build or "
+            "load the module outside that mode, or wrap a copy made outside it, "
+            "copy.deepcopy(module)"
+        )
+
+
+def supported() -> dict[str, list[str]]:
+    """What each installed adapter knows, such as ``{"transformers": ["gpt2", ...]}``."""
+    return {name: adapter.supported() for name, adapter in adapters().items()}
+
+
+def method_names() -> list[str]:
+    """Names that :func:`make_method` knows."""
+    return sorted(_entries("graphprune.methods"))
+
+
+def method_class(name: str) -> type[Any]:
+    """The class of a registered method; raises :class:`InputError` that lists the known ones."""
+    entries = _entries("graphprune.methods")
+    if name not in entries:
+        raise unknown_name("method", name, sorted(entries))
+    kind: type[Any] = entries[name].load()
+    return kind
+
+
+def make_method(name: str, **settings: Any) -> Any:
+    """A scorer or pruner by its registered name, such as ``make_method("eap-ig", steps=5)``."""
+    kind = method_class(name)
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise InputError(f"method {name!r} does not take these settings: {error}") from None

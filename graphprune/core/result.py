@@ -1,0 +1,95 @@
+"""What every method gives: one type, whoever found the circuit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask
+from graphprune.core.model import Ablation
+from graphprune.core.scores import EdgeScores
+from graphprune.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from graphprune.core.overlap import ExampleFingerprint
+    from graphprune.core.task import Task
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A circuit, a ranking of the edges, or both, with what is known of how they were found.
+
+    Args:
+        mask: the circuit; ``None`` where a ranking was asked for without a size.
+        scores: the ranking, positive = useful; ``None`` where the method ranks no edges.
+        ablation: what stood in for ablated messages, learned constants included; a name where the
+            method made the ablation itself.
+        history: a row of numbers for each step, the first step first.
+        circuits: circuits of other sizes met on the way, by their number of edges.
+        values: further numbers of each edge, ``[E]``, by name: ``gates`` of a mask optimiser (log
+            alphas, logits of keep chances or scores, without the senders'), ``effects`` of a
+            greedy descent (the rise of the loss when an edge was decided, NaN where none was
+            measured).
+        notes: plain values: the circuit's ``loss``, ``steps``, ``evaluations``, ``seconds``, ...
+        remarks: sentences that a reader of the circuit should know.
+        stopped: why it ended before it was done, or ``""``.
+        task: the examples that it was found on.
+
+    Example:
+        >>> import torch
+        >>> graph = ComputationalGraph.from_edges([("input", "h"), ("h", "out"), ("input", "out")])
+        >>> scores = EdgeScores(graph, torch.tensor([0.5, -2.0, 1.0]))
+        >>> Result(scores.top(2), scores)
+        Result(EdgeMask(2 of 3 edges, 66.6667%), EdgeScores(3 edges, method=''))
+    """
+
+    mask: EdgeMask | None = None
+    scores: EdgeScores | None = None
+    ablation: str | Ablation | None = None
+    history: Sequence[Mapping[str, float]] = ()
+    circuits: Mapping[int, EdgeMask] = field(default_factory=dict)
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    stopped: str = ""
+    task: Task | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.mask is None and self.scores is None:
+            raise InputError("a result holds a mask, scores or both; got neither")
+
+    @cached_property
+    def found_on(self) -> frozenset[ExampleFingerprint] | None:
+        """Fingerprints of the examples that the method saw; ``None``: not known."""
+        return None if self.task is None else frozenset(self.task.example_fingerprints())
+
+    @property
+    def graph(self) -> ComputationalGraph:
+        """The graph that mask and scores belong to."""
+        found = self.scores if self.mask is None else self.mask
+        assert found is not None
+        return found.graph
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each edge: edge, source, target, kind, and kept, score and values if any."""
+        from graphprune.core.frames import edge_frame
+
+        columns = {name: values.numpy() for name, values in self.values.items()}
+        if self.scores is not None:
+            columns = {"score": self.scores.values.numpy()} | columns
+        if self.mask is not None:
+            columns = {"kept": self.mask.values.numpy()} | columns
+        return edge_frame(self.graph, **columns)
+
+    def __repr__(self) -> str:
+        parts = [repr(part) for part in (self.mask, self.scores) if part is not None]
+        return f"Result({', '.join([*parts, *filter(None, [self.stopped])])})"

@@ -1,0 +1,1 @@
+"""Pictures of circuits and curves: layouts, figures, the interactive page."""

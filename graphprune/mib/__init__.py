@@ -1,0 +1,1 @@
+"""The MIB benchmark: its data sets, names, score files, curves and submissions."""

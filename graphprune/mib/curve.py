@@ -1,0 +1,201 @@
+"""Scores as MIB's circuit track computes them (hannamw/MIB-circuit-track, ``evaluation.py``).
+
+``f = (m(circuit) - m(ablated)) / (m(full) - m(ablated))`` with m the mean metric; CPR is the
+integral of f and CMD that of |1 - f| by the trapezoid rule over the sizes. Its ways, kept here:
+
+- the x axis is the size asked for, from .001 to 1; how many edges a circuit has plays no part, and
+  the stretch from 0 to .001 is left out (a perfect ranking has CPR .999);
+- a score file gives ``int(size * count)`` items at each size, then dead ends go; CPR ranks by sign,
+  CMD by magnitude; count is that of edges with every query head's k and v, or of scored nodes;
+- of files with circuits the first nine that the folder lists are read, ordered by their weighted
+  number of edges (ties by f); the tenth point is the whole graph with f = 1, not measured. Both
+  areas come from the same points;
+- a node that has no score is always kept;
+- the ROC curve takes greedy circuits of ``size * edges`` edges where a fraction of an edge counts
+  as one, by magnitude, dead ends pruned; its area is divided by the last false positive rate and
+  has no corner at (0, 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.scores import EdgeScores, NodeScores, Ranking
+from graphprune.core.sizes import MIB_SIZES
+from graphprune.errors import InputError
+from graphprune.evaluation.curve import FaithfulnessCurve, curve_of
+from graphprune.methods.base import AblationLike, require_model, resolve_ablation
+from graphprune.selection.connect import ranking, without_dead_ends
+
+if TYPE_CHECKING:
+    from graphprune.core.graph import ComputationalGraph
+    from graphprune.core.model import MaskedModel
+    from graphprune.core.task import Task
+    from graphprune.mib.mib_read import MIBNodes
+
+__all__ = ["field_edges", "mib_auroc", "mib_curve"]
+
+_RANKINGS: tuple[Ranking, ...] = ("signed", "abs")
+
+
+def field_edges(graph: ComputationalGraph) -> Tensor:
+    """``[E]`` float: how often each edge stands in the field's files, once for each query head.
+
+    1 everywhere on graphs that are no transformer's.
+    """
+    from graphprune.mib.field import FieldLayout
+
+    try:
+        layout = FieldLayout.of(graph)
+    except InputError:
+        return torch.ones(graph.num_edges)
+    places = layout.edge[layout.real]
+    return torch.from_numpy(np.bincount(places, minlength=graph.num_edges)).float()
+
+
+def mib_curve(
+    model: MaskedModel,
+    task: Task,
+    found: EdgeScores | NodeScores | MIBNodes | Sequence[EdgeMask],
+    *,
+    ablation: AblationLike = "counterfactual",
+    batch_size: int | None = None,
+) -> FaithfulnessCurve:
+    """CPR and CMD as MIB's evaluator gives them; see the module.
+
+    Args:
+        model, task: what is evaluated; MIB's own metric is ``logit_diff``.
+        found: scores of edges; of nodes; or nine circuits. Ten circuits may be given where one of
+            them is the whole graph.
+        ablation: MIB's is counterfactual, whatever its flag says.
+        batch_size: examples at a time.
+
+    Raises :class:`InputError` for another number of circuits, and where f is not defined.
+    """
+    require_model(model)
+    chosen = resolve_ablation(model, task, ablation)
+
+    def pruned(circuits: list[EdgeMask]) -> list[EdgeMask]:
+        return [without_dead_ends(mask, ablation=chosen, task=task) for mask in circuits]
+
+    if isinstance(found, EdgeScores):
+        require_same_graph(model.graph, found.graph, "the model and the scores")
+        masks = {by: pruned(_edge_circuits(found, by)) for by in _RANKINGS}
+        return curve_of(model, task, masks, MIB_SIZES, chosen, batch_size, found.method)
+    if isinstance(found, Sequence):
+        return _of_circuits(model, task, list(found), chosen, batch_size)
+    nodes, unscored = (found, ()) if isinstance(found, NodeScores) else (
+        found.scores, found.unscored
+    )  # fmt: skip
+    require_same_graph(model.graph, nodes.graph, "the model and the scores of nodes")
+    masks = {by: pruned(_node_circuits(nodes, unscored, by)) for by in _RANKINGS}
+    return curve_of(model, task, masks, MIB_SIZES, chosen, batch_size, nodes.method)
+
+
+def _edge_circuits(scores: EdgeScores, by: Ranking) -> list[EdgeMask]:
+    """An edge of a key/value group is in as soon as the budget reaches the first of its repeats."""
+    graph = scores.graph
+    repeats = field_edges(graph).long()
+    order = ranking(scores.values.abs() if by == "abs" else scores.values)
+    starts = repeats[order].cumsum(0) - repeats[order]
+    total, out = int(repeats.sum()), []
+    for size in MIB_SIZES:
+        values = torch.zeros(graph.num_edges)
+        values[order[starts < int(size * total)]] = 1.0
+        out.append(EdgeMask(graph, values))
+    return out
+
+
+def _node_circuits(nodes: NodeScores, unscored: Sequence[str], by: Ranking) -> list[EdgeMask]:
+    graph = nodes.graph
+    always = {graph.node_number[name] for name in unscored}
+    scored = torch.tensor([n for n in nodes.senders.tolist() if n not in always])
+    if not len(scored):
+        raise InputError("no node has a score, so no circuit of nodes is smaller than the graph")
+    values = nodes.values[scored]
+    order = scored[ranking(values.abs() if by == "abs" else values)]
+    source, target = graph.edge_index
+    wires = graph.fixed_edge_index
+    out = []
+    for size in MIB_SIZES:
+        kept = torch.zeros(graph.num_nodes, dtype=torch.bool)
+        kept[[*always, *graph.output_nodes]] = True
+        kept[order[: int(size * len(scored))]] = True
+        reads = kept.clone()
+        reads[wires[0][kept[wires[1]]]] = True
+        out.append(EdgeMask(graph, (kept[source] & reads[target]).float()))
+    return out
+
+
+def _of_circuits(
+    model: MaskedModel, task: Task, circuits: list[EdgeMask], ablation: object, size: int | None
+) -> FaithfulnessCurve:
+    from graphprune.core.model import Ablation
+
+    assert isinstance(ablation, Ablation)
+    weight = field_edges(model.graph)
+    for mask in circuits:
+        require_same_graph(model.graph, mask.graph, "the model and the circuits")
+    whole = [mask for mask in circuits if mask.num_kept == model.graph.num_edges]
+    if len(circuits) == 10 and len(whole) == 1:
+        circuits = [mask for mask in circuits if mask is not whole[0]]
+    if len(circuits) != 9:
+        raise InputError(
+            f"MIB scores nine circuits, one for each size below 1 (a tenth may be the whole graph);"
+            f" got {len(circuits)}"
+        )
+    places = tuple((i + 1) / 10 for i in range(9))  # stand-ins: only f and its metric are read
+    measured = curve_of(model, task, {"signed": circuits}, places, ablation, size, "circuits")
+    counts = [float(weight[mask.kept].sum()) for mask in circuits]
+    f, values = measured.f["signed"], measured.values["signed"]
+    rows = sorted(zip(counts, f, values, strict=True))
+    points = [row[1] for row in rows] + [1.0]
+    kept = [int(row[0]) for row in rows] + [int(weight.sum())]
+    shown = [row[2] for row in rows] + [measured.full]
+    return FaithfulnessCurve(
+        MIB_SIZES,
+        dict.fromkeys(_RANKINGS, points),
+        dict.fromkeys(_RANKINGS, kept),
+        dict.fromkeys(_RANKINGS, shown),
+        measured.full,
+        measured.ablated,
+        measured.metric,
+        "circuits",
+        measured.note,
+    )
+
+
+def mib_auroc(scores: EdgeScores, truth: EdgeMask) -> float:
+    """The area under MIB's ROC curve of ten greedy circuits; see the module.
+
+    :func:`graphprune.auroc` is the usual one, over all thresholds. Raises :class:`InputError` where
+    the true circuit is empty or the whole graph, or no false edge is ever taken.
+    """
+    require_same_graph(scores.graph, truth.graph, "the scores and the true circuit")
+    inside, total = truth.kept, truth.graph.num_edges
+    positives, negatives = int(inside.sum()), int((~inside).sum())
+    if not positives or not negatives:
+        raise InputError("AUROC needs a true circuit with some but not all of the graph's edges")
+    tpr, fpr = [], []
+    for size in MIB_SIZES:
+        found = scores.greedy(min(_steps(size * total), total)).prune_dead_ends().kept
+        tpr.append(int((found & inside).sum()) / positives)
+        fpr.append(int((found & ~inside).sum()) / negatives)
+    if not fpr[-1]:
+        raise InputError("no edge outside the true circuit leads to the output: no false positives")
+    return float(np.trapezoid(tpr, np.array(fpr) / fpr[-1]))
+
+
+def _steps(count: float) -> int:
+    """How often one can be taken from ``count`` while it is above 0, in floating point."""
+    steps = 0
+    while count > 0:
+        count -= 1
+        steps += 1
+    return steps

@@ -1,0 +1,304 @@
+"""MIB's data sets (``mib-bench`` on the Hugging Face hub) from a local copy, in the hub's format.
+
+Rules are those of the benchmark's own loader: which column holds the counterfactual, which texts
+are answer and distractor, which rows are left out, and that an answer's id is the first one of the
+text tokenised by itself. A row whose answer and distractor begin with one token stays, as there:
+its logit difference is 0 in every circuit. Pairs whose prompts differ in length are dropped; the
+benchmark's code stops at them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graphprune.core.metrics import Metric
+from graphprune.core.task import Task
+from graphprune.errors import InputError, MissingExtraError
+from graphprune.tasks.encoding import Encoder
+from graphprune.tasks.records import FileRecord
+
+__all__ = ["MIB_TASKS", "data_files", "holds_data_set", "mib", "mib_rows", "split_names"]
+
+log = logging.getLogger("graphprune.tasks")
+Row = Mapping[str, Any]
+_FILES = (".parquet", ".jsonl", ".json")
+_PREFERRED = "4_answer_choices"  # the benchmark's configuration of copycolors_mcqa
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How rows of one kind are read; ``ids`` tokenises a text by itself."""
+
+    needed: tuple[str, ...]
+    counterfactual: str
+    pair: Callable[[Row, Row], tuple[str, str]]
+    fits: Callable[[Row, Row, Callable[[str], list[int]]], bool]
+
+
+def _named(row: Row, key: str) -> str:
+    return f" {row['metadata'][key]}"
+
+
+def _ioi_fits(row: Row, other: Row, ids: Callable[[str], list[int]]) -> bool:
+    names = ["indirect_object", "subject"]
+    names += ["random_c"] if row["metadata"].get("random_c") is not None else []
+    return len({len(ids(_named(row, key))) for key in names}) == 1
+
+
+def _label(row: Row) -> str:
+    return str(row["choices"]["label"][row["answerKey"]])
+
+
+_RULES = {
+    "ioi": _Rule(
+        ("prompt", "metadata"),
+        "s2_io_flip_counterfactual",
+        lambda row, other: (_named(row, "indirect_object"), _named(row, "subject")),
+        _ioi_fits,
+    ),
+    "choice": _Rule(
+        ("prompt", "choices", "answerKey"),
+        "symbol_counterfactual",
+        lambda row, other: (_label(row), _label(other)),
+        lambda row, other, ids: len(ids(_label(row))) == len(ids(_label(other))),
+    ),
+    "arithmetic": _Rule(
+        ("prompt", "label", "operator"),
+        "random_counterfactual",
+        lambda row, other: (str(row["label"]), str(other["label"])),
+        lambda row, other, ids: len(ids(str(row["label"]))) == len(ids(str(other["label"]))) == 1,
+    ),
+}
+
+MIB_TASKS = {
+    "ioi": "ioi",
+    "mcqa": "copycolors_mcqa",
+    "arithmetic-addition": "arithmetic_addition",
+    "arithmetic-subtraction": "arithmetic_subtraction",
+    "arc-easy": "arc_easy",
+    "arc-challenge": "arc_challenge",
+}
+"""Names of tasks in the benchmark, and of their data sets on the hub."""
+
+
+def mib(
+    folder: str | Path,
+    tokenizer: Any,
+    n: int | None = None,
+    *,
+    split: str = "train",
+    config: str | None = None,
+    counterfactual: str | None = None,
+    operator: str | None = None,
+    metric: str | Metric | Callable[..., Any] = "logit_diff",
+    batch_size: int = 32,
+    name: str | None = None,
+    seed: int = 0,
+) -> Task:
+    """A task from a folder that holds one of MIB's data sets as the hub has it.
+
+    Args:
+        folder: a copy of the data set's repository: parquet (or JSON-lines) files named after
+            their split, such as ``data/train-00000-of-00001.parquet``.
+        tokenizer: a Hugging Face tokenizer.
+        n: the first so many rows that are not left out; ``None``: all.
+        split: ``"train"``, on which MIB finds circuits; its own scripts score on ``"validation"``
+            and its leaderboard on a ``"test"`` split.
+        config: the data set's configuration, a folder in it; by default the only one, or
+            ``4_answer_choices`` as the benchmark takes it.
+        counterfactual: the column of the corrupted prompt, with or without ``_counterfactual``;
+            by default the benchmark's: ``s2_io_flip``, ``symbol`` or ``random``.
+        operator: for arithmetic, ``"+"`` or ``"-"``; by default the one that the rows have.
+        metric, batch_size: as of any task.
+        name: shown in tables; by default the folder's.
+        seed: not read: the rows stand in the file's order.
+
+    The task's ``notes`` say the split, how many rows were left out or dropped, and in how many
+    answer and distractor share their first token (``shared_token``; also logged): these have a
+    logit difference of 0, and by accuracy the wrong choice, whatever the model does.
+
+    Raises:
+        InputError: no such folder, split, configuration or column, naming those that are there;
+            or no row is left.
+        MissingExtraError: a parquet file, and pyarrow is not installed.
+    """
+    place = Path(folder)
+    rows = mib_rows(place, split, config)
+    kind = _kind(rows[0], place)
+    rule = _RULES[kind]
+    column = _column(rows[0], counterfactual, rule.counterfactual, place)
+    encoder = Encoder(tokenizer)
+    wanted = _operator(rows, operator, place) if kind == "arithmetic" else None
+    records: list[FileRecord] = []
+    left_out = 0
+    for number, row in enumerate(rows):
+        where = f"{place.name} {split} row {number}"
+        other = row.get(column)
+        try:
+            usable = isinstance(other, Mapping) and other.get("prompt") is not None
+            usable = usable and (wanted is None or row["operator"] == wanted)
+            if not usable or not rule.fits(row, other or {}, encoder.body):
+                left_out += 1
+                continue
+            answer, distractor = rule.pair(row, other or {})
+            record = {
+                "clean": row["prompt"],
+                "corrupt": (other or {})["prompt"],
+                "answer": encoder.body(answer)[:1],
+                "distractor": encoder.body(distractor)[:1],
+            }
+        except (KeyError, IndexError, TypeError) as error:
+            raise InputError(
+                f"{where} is not as MIB's {kind} rows are: {type(error).__name__} {error}"
+            ) from None
+        records.append(FileRecord(record, where, may_share=True))
+        if n is not None and len(records) == n:
+            break
+    if not records:
+        raise InputError(f"all {left_out} rows of {place} {split} are left out by MIB's rules")
+    task = Task.from_pairs(
+        records, tokenizer, metric=metric, name=name or place.name, on_mismatch="drop",
+        batch_size=batch_size,
+    )  # fmt: skip
+    shared = sum(
+        int((batch.answer == batch.distractor).sum())
+        for batch in task.batches()
+        if batch.answer is not None and batch.distractor is not None
+    )
+    if shared:
+        log.warning(
+            "%d of %d rows of %s have an answer and a distractor that begin with the same token; "
+            "they stay, as in the benchmark's loader: their logit difference is always 0",
+            shared, len(task), place.name,
+        )  # fmt: skip
+    notes = {"split": split, "counterfactual": column, "left_out": left_out}
+    return replace(task, notes={**task.notes, **notes, "shared_token": shared})
+
+
+def mib_rows(folder: str | Path, split: str, config: str | None = None) -> list[Row]:
+    """The rows of a split as plain values; see :func:`mib`."""
+    place = Path(folder)
+    files = _files_of(place, config)
+    if split not in files:
+        known = ", ".join(sorted(files))
+        raise InputError(f"{place} has no split {split!r}; it has {known}")
+    rows = [row for path in files[split] for row in _read(path)]
+    if not rows:
+        raise InputError(f"the split {split!r} of {place} has no rows")
+    return rows
+
+
+def split_names(folder: str | Path, config: str | None = None) -> list[str]:
+    """The splits that a data set's folder has; see :func:`mib` for ``config``."""
+    return sorted(_files_of(Path(folder), config))
+
+
+def _files_of(place: Path, config: str | None) -> dict[str, list[Path]]:
+    """The files of each split of one configuration."""
+    if not place.is_dir():
+        raise InputError(f"expected the folder of a data set, but {place} is not there")
+    files = _splits(place)
+    if not files:
+        raise InputError(
+            f"{place} holds no data set as the hub has them: no .parquet or .jsonl file is named "
+            "after a split, such as data/train-00000-of-00001.parquet"
+        )
+    if config is None and len(files) > 1 and _PREFERRED in files:
+        config = _PREFERRED
+    if config is None and len(files) > 1:
+        raise InputError(f"{place} has several configurations; give config= one of {list(files)}")
+    chosen = next(iter(files)) if config is None else config
+    if chosen not in files:
+        raise InputError(f"{place} has no configuration {chosen!r}; it has {list(files)}")
+    return files[chosen]
+
+
+def holds_data_set(folder: Path) -> bool:
+    """Whether a folder has files that are named after splits."""
+    return folder.is_dir() and bool(_splits(folder))
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The files of a data set's folder that are named after splits."""
+    named = (paths for splits in _splits(folder).values() for paths in splits.values())
+    return sorted(path for paths in named for path in paths)
+
+
+def _splits(place: Path) -> dict[str, dict[str, list[Path]]]:
+    """Files by configuration and split, at most two folders deep."""
+    files: dict[str, dict[str, list[Path]]] = {}
+    for path in sorted(path for depth in ("*", "*/*", "*/*/*") for path in place.glob(depth)):
+        parts = path.relative_to(place).parts
+        if path.suffix not in _FILES or any(part.startswith(".") for part in parts):
+            continue
+        named = re.match(r"(train|validation|test)\b", path.name.replace("_", "-"))
+        inside = [part for part in parts[:-1] if part not in ("data", "default")]
+        split = named.group(1) if named else None
+        if split is None and inside and inside[-1] in ("train", "validation", "test"):
+            split = inside.pop()
+        if split is not None:
+            files.setdefault("/".join(inside), {}).setdefault(split, []).append(path)
+    return files
+
+
+def _read(path: Path) -> list[Row]:
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow.parquet as parquet
+        except ImportError as error:
+            raise MissingExtraError(
+                "parquet files are read by pyarrow; install it by pip install 'graphprune[parquet]'"
+            ) from error
+        try:
+            rows: list[Row] = parquet.read_table(path).to_pylist()
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {path}: {error}") from None
+        return rows
+    text = path.read_text(encoding="utf-8")
+    try:
+        found = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise InputError(f"{path}: no JSON lines: {error}") from None
+    if not all(isinstance(row, dict) for row in found):
+        raise InputError(f"{path}: every line should be an object")
+    return found
+
+
+def _kind(row: Row, place: Path) -> str:
+    metadata = row.get("metadata")
+    if isinstance(metadata, Mapping) and "indirect_object" in metadata:
+        return "ioi"
+    for kind in ("arithmetic", "choice"):
+        if all(name in row for name in _RULES[kind].needed):
+            return kind
+    raise InputError(
+        f"{place} is none of MIB's data sets: rows have prompt and metadata.indirect_object (ioi), "
+        "prompt, choices and answerKey (mcqa, arc) or prompt, label and operator (arithmetic); "
+        f"these have {', '.join(row)}"
+    )
+
+
+def _column(row: Row, given: str | None, usual: str, place: Path) -> str:
+    known = [name for name in row if name.endswith("_counterfactual")]
+    wanted = usual if given is None else given
+    for name in (wanted, f"{wanted}_counterfactual"):
+        if name in known:
+            return name
+    raise InputError(
+        f"{place} has no counterfactual {wanted!r}; it has {', '.join(known) or 'none at all'}"
+    )
+
+
+def _operator(rows: list[Row], given: str | None, place: Path) -> str:
+    found = sorted({str(row.get("operator")) for row in rows})
+    if given is None and len(found) == 1:
+        return found[0]
+    if given is None or given not in found:
+        raise InputError(f"{place} has the operators {found}; give operator= one of them")
+    return given

@@ -1,0 +1,407 @@
+"""Submissions to MIB's circuit track: a folder for each task and model, written, read, checked.
+
+A submission holds folders such as ``ioi_gpt2``. Each has one file of scores (of edges, nodes or
+neurons; JSON or ``.pt``), or nine files with circuits, one for each size below 1 (ten where one is
+the whole graph). What is not ``.json`` or ``.pt`` is not looked at.
+
+Names and files are read as the benchmark's own loader reads them. Where it is lenient, its result
+is followed and a remark says so: see :mod:`graphprune.mib.mib_read`. Four checks are stricter,
+for it would score what its README forbids or what says nothing: NaN and infinite scores of edges
+(it ranks NaN first), constant scores, another number of circuits or circuits above their sizes, and
+a file that describes another model's shape.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask
+from graphprune.core.scores import EdgeScores, NodeScores
+from graphprune.core.sizes import MIB_SIZES
+from graphprune.errors import FormatError, GraphPruneError, InputError, unknown_name
+from graphprune.mib.data import MIB_TASKS
+from graphprune.mib.field import FieldLayout, field_graph
+from graphprune.mib.files import MIBNodes, to_mib_json, to_mib_pt
+from graphprune.mib.mib_read import (
+    MIBFile,
+    Ungrouped,
+    edges_onto_graph,
+    nodes_onto_graph,
+    read_mib_json,
+    read_mib_pt,
+)
+from graphprune.mib.pt_read import read_pt
+from graphprune.selection.combine import require_informative
+
+__all__ = [
+    "MIB_MODELS",
+    "Checked",
+    "Submission",
+    "check_submission",
+    "read_submission",
+    "write_submission",
+]
+
+PathLike = str | os.PathLike[str]
+Level = Literal["edge", "node", "neuron"]
+
+# layers, heads, d_model; none of them computes attention and MLP in parallel
+MIB_MODELS = {
+    "gpt2": (12, 12, 768),
+    "qwen2.5": (24, 14, 896),
+    "gemma2": (26, 8, 2304),
+    "llama3": (32, 32, 4096),
+    "interpbench": (6, 4, 64),
+}
+"""The benchmark's models as it names them in folders, with their shapes."""
+
+_SCORED = {
+    "gpt2": ("ioi",),
+    "qwen2.5": ("ioi", "mcqa"),
+    "gemma2": ("ioi", "mcqa", "arc-easy"),
+    "llama3": tuple(MIB_TASKS),
+    "interpbench": ("ioi",),
+}
+"""The tasks that the benchmark scores each model on."""
+
+_SUFFIXES = (".json", ".pt")
+_LARGEST = 1 << 32
+
+
+@dataclass(frozen=True, eq=False)
+class Submission:
+    """One folder's content on a graph.
+
+    Args:
+        folder: where it lies.
+        task, model: the benchmark's names, ``None`` where the folder's name says neither.
+        graph: what scores and circuits belong to.
+        scores: of edges, from a file of scores.
+        nodes: of nodes, where the file has any.
+        circuits: nine or ten, smallest first; empty where there are scores.
+        remarks: faults that MIB's own loader passes over, and what it makes of them.
+    """
+
+    folder: Path
+    task: str | None
+    model: str | None
+    graph: ComputationalGraph
+    scores: EdgeScores | None = None
+    nodes: MIBNodes | None = None
+    circuits: tuple[EdgeMask, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def level(self) -> Level:
+        """What the file scores: neurons, nodes, else edges (as circuits are made of edges)."""
+        if self.nodes is not None and self.nodes.scores.neurons:
+            return "neuron"
+        return "edge" if self.nodes is None else "node"
+
+    @property
+    def found(self) -> EdgeScores | MIBNodes | tuple[EdgeMask, ...]:
+        """What :func:`graphprune.evaluation.mib_curve` scores.
+
+        Raises :class:`InputError` for scores of neurons: masks here are of edges.
+        """
+        if self.circuits:
+            return self.circuits
+        if self.level == "neuron":
+            raise InputError(
+                f"{self.folder}: circuits of single neurons are read and written, not run: a mask "
+                "here keeps or cuts whole messages"
+            )
+        if self.nodes is not None:
+            return self.nodes
+        assert self.scores is not None
+        return self.scores
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found of one folder: ``problem`` is ``""`` where there is none.
+
+    ``remarks`` say where MIB's loader is lenient: what it passes over, and what it makes of it.
+    """
+
+    folder: str
+    task: str | None
+    model: str | None
+    level: str
+    files: int
+    problem: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+# -------------------------------------------------------------------- names
+
+
+def split_name(name: str) -> tuple[str | None, str | None]:
+    """Task and model from a folder's name, as the benchmark's evaluator finds them.
+
+    Each stands at the beginning or behind an underscore, in letters of any case; of several the
+    first in the benchmark's own order counts.
+
+    Example:
+        >>> split_name("ioi_gpt2"), split_name("EAP_arc_easy_llama3"), split_name("eap-ioi-gpt2")
+        (('ioi', 'gpt2'), ('arc-easy', 'llama3'), (None, None))
+    """
+    plain = name.lower()
+
+    def first(known: Iterable[str]) -> str | None:
+        for one in known:
+            spelt = (one, one.replace("-", "_"))
+            if any(plain.startswith(s) or f"_{s}" in plain for s in spelt):
+                return one
+        return None
+
+    return first(MIB_TASKS), first(MIB_MODELS)
+
+
+def _known(kind: str, name: str, known: Sequence[str]) -> str:
+    plain = name.replace("_", "-")
+    if plain not in known:
+        raise unknown_name(f"{kind} of MIB", name, known)
+    return plain
+
+
+# -------------------------------------------------------------------- writing
+
+
+def write_submission(
+    root: PathLike,
+    task: str,
+    model: str,
+    found: EdgeScores | NodeScores | MIBNodes | Sequence[EdgeMask],
+    *,
+    d_model: int | None = None,
+    form: Literal["json", "pt"] = "json",
+) -> Path:
+    """Writes ``root/task_model`` with one file of scores, or nine or ten of circuits.
+
+    Args:
+        root: the submission's folder; others in it stay.
+        task, model: the benchmark's names, such as ``"arc-easy"`` and ``"llama3"``.
+        found: scores of edges or of nodes (neurons too, where they are scored); or a circuit for
+            each size below 1, and one for 1 if you like, in any order.
+        d_model: the residual stream's width; ``None``: the benchmark's model's.
+        form: of the files.
+
+    Returns the folder. Raises :class:`InputError` for unknown names, a graph of another shape than
+    the model's, circuits of other sizes, and a folder that has circuit files already.
+    """
+    name = f"{_known('task', task, list(MIB_TASKS))}_{_known('model', model, list(MIB_MODELS))}"
+    parts = [found] if isinstance(found, EdgeScores | NodeScores | MIBNodes) else list(found)
+    graph = _graph_of(parts[0]) if parts else None
+    if graph is None:
+        raise InputError("there are no circuits to write")
+    layout = FieldLayout.of(graph)
+    _require_shape(layout, model.replace("_", "-"), f"the graph of what is written to {name}")
+    width = MIB_MODELS[model.replace("_", "-")][2] if d_model is None else d_model
+    folder = Path(root) / name
+    if folder.exists() and (not folder.is_dir() or any(_circuit_files(folder))):
+        raise InputError(f"{folder} is a file or has circuit files already; nothing was written")
+    write = to_mib_json if form == "json" else to_mib_pt
+    if form not in ("json", "pt"):
+        raise InputError(f"form is 'json' or 'pt', got {form!r}")
+    if isinstance(found, EdgeScores | NodeScores | MIBNodes):
+        source = found.scores if isinstance(found, MIBNodes) else found
+        nodes = found if isinstance(found, MIBNodes) else None
+        write(source, folder / f"importances.{form}", nodes=nodes, d_model=width)
+        return folder
+    masks = sorted((m for m in parts if isinstance(m, EdgeMask)), key=lambda m: m.num_kept)
+    _check_sizes(masks, layout, str(folder))
+    for size, mask in zip(MIB_SIZES, masks, strict=False):
+        write(mask, folder / f"circuit_{size:g}.{form}", d_model=width)
+    return folder
+
+
+def _graph_of(part: EdgeScores | NodeScores | MIBNodes | EdgeMask) -> ComputationalGraph:
+    return part.scores.graph if isinstance(part, MIBNodes) else part.graph
+
+
+def _check_sizes(masks: Sequence[EdgeMask], layout: FieldLayout, where: str) -> None:
+    """Nine circuits (or ten with the whole graph), each within its size's number of edges."""
+    total = int(layout.real.sum())
+    counts = [int(layout.matrix(mask.kept.numpy())[layout.real].sum()) for mask in masks]
+    if len(masks) not in (9, 10) or (len(masks) == 10 and counts[-1] != total):
+        raise InputError(
+            f"{where}: expected nine circuits, one for each size below 1 (a tenth is the whole "
+            f"graph); got {len(masks)} of {counts} edges"
+        )
+    for size, count in zip(MIB_SIZES, sorted(counts), strict=False):
+        if count > int(size * total):
+            raise InputError(
+                f"{where}: the circuit for the size {size:g} may have {int(size * total)} of "
+                f"{total} edges, but has {count}"
+            )
+
+
+# -------------------------------------------------------------------- reading
+
+
+def _circuit_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in _SUFFIXES and not path.name.startswith("."):
+            yield path
+
+
+def _cfg(path: Path) -> dict[str, Any]:
+    """The shape that a file says it has."""
+    if path.suffix == ".pt":
+        found: Any = read_pt(path)
+    else:
+        try:
+            found = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise FormatError(f"{path} cannot be read: {error}") from error
+    cfg = found.get("cfg") if isinstance(found, dict) else None
+    needed = {"n_layers": int, "n_heads": int, "parallel_attn_mlp": bool, "d_model": int}
+    if not isinstance(cfg, dict) or any(type(cfg.get(k)) is not t for k, t in needed.items()):
+        raise FormatError(f"{path}: cfg should say {', '.join(needed)}, got {reprlib.repr(cfg)}")
+    if not 0 < cfg["n_layers"] <= 1000 or not 0 < cfg["n_heads"] <= 1000:
+        raise FormatError(f"{path}: {cfg['n_layers']} layers of {cfg['n_heads']} heads")
+    if not 0 < cfg["d_model"] < _LARGEST:
+        raise FormatError(f"{path}: d_model is {cfg['d_model']}")
+    return cfg
+
+
+def _require_shape(layout: FieldLayout, model: str | None, what: str) -> None:
+    if model is None:
+        return
+    layers, heads, _ = MIB_MODELS[model]
+    if (layout.n_layers, layout.n_heads, layout.parallel) != (layers, heads, False):
+        raise InputError(
+            f"{what} has {layout.n_layers} layers of {layout.n_heads} heads, MIB's {model} has "
+            f"{layers} of {heads}"
+        )
+
+
+def read_submission(
+    folder: PathLike,
+    graph: ComputationalGraph | None = None,
+    *,
+    level: Level | None = None,
+    ungrouped: Ungrouped = "any",
+) -> Submission:
+    """Reads and checks one task's and model's folder.
+
+    Args:
+        folder: such as ``submission/ioi_gpt2``.
+        graph: what the files belong to; ``None``: the graph that they describe.
+        level: which of its scores a file is for; ``None``: those of nodes (or neurons) where it has
+            any, else of edges.
+        ungrouped: see :func:`graphprune.export.from_mib_json`.
+
+    Missing edges and nodes and what else MIB's loader passes over are read as it reads them, and
+    ``remarks`` say so. Raises :class:`FormatError` (or :class:`InputError`) for the first thing
+    that is wrong: a wrong number of files, missing keys, edges that the graph does not have,
+    another model's shape, NaN or constant scores, circuits larger than their sizes allow.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise InputError(f"expected a submission's folder, but {place} is not there")
+    task, model = split_name(place.name)
+    files = list(_circuit_files(place))
+    if len(files) not in (1, 9, 10):
+        raise FormatError(
+            f"{place} has {len(files)} files that end in .json or .pt; expected one of scores, or "
+            "nine with circuits (ten with the whole graph's)"
+        )
+    if graph is None:
+        cfg = _cfg(files[0])
+        graph = field_graph(cfg["n_layers"], cfg["n_heads"], cfg["parallel_attn_mlp"])
+    _require_shape(FieldLayout.of(graph), model, f"{place}")
+    layout = FieldLayout.of(graph)
+    if len(files) > 1:
+        told: list[str] = []
+        masks = []
+        for path in files:
+            read = _read(path, layout, told, circuit=True)
+            masks.append(edges_onto_graph(read, graph, ungrouped, "zero")[1])
+        masks.sort(key=lambda mask: mask.num_kept)
+        _check_sizes(masks, layout, str(place))
+        remarks = tuple(dict.fromkeys(told))
+        return Submission(place, task, model, graph, circuits=tuple(masks), remarks=remarks)
+    told = []
+    file = _read(files[0], layout, told)
+    nodes, remarks = nodes_onto_graph(file, graph), tuple(told)
+    scored = len(nodes.unscored) < len(FieldLayout.of(graph).rows) or bool(nodes.scores.neurons)
+    if level in ("node", "neuron") and not scored:
+        raise FormatError(f"{files[0]} has no scores of nodes")
+    if scored and level != "edge":
+        if level == "node" and nodes.scores.neurons:
+            nodes = MIBNodes(
+                NodeScores(graph, nodes.scores.values, method="file"), nodes.kept, nodes.unscored
+            )
+        return Submission(place, task, model, graph, nodes=nodes, remarks=remarks)
+    scores, _ = edges_onto_graph(file, graph, ungrouped, "error")
+    require_informative(scores, f"the file {files[0]}")
+    return Submission(place, task, model, graph, scores=scores, remarks=remarks)
+
+
+def _read(path: Path, layout: FieldLayout, remarks: list[str], *, circuit: bool = False) -> MIBFile:
+    read = read_mib_pt if path.suffix == ".pt" else read_mib_json
+    return read(path, layout, remarks=remarks, circuit=circuit)
+
+
+# -------------------------------------------------------------------- checking
+
+
+def check_submission(root: PathLike) -> list[Checked]:
+    """Checks every folder of a submission, or the one of a single task and model.
+
+    Files are checked against the graph of the model that the folder names, without the model. Of
+    folders whose names hold ``abs`` and ``true`` or ``false`` those inside are looked at, as the
+    benchmark's evaluator does.
+    Raises :class:`InputError` where there is no folder to check.
+    """
+    place = Path(root)
+    if not place.is_dir():
+        raise InputError(f"expected a submission's folder, but {place} is not there")
+    folders = [place] if any(_circuit_files(place)) else _folders(place)
+    if not folders:
+        raise InputError(f"{place} has neither circuit files nor folders with them")
+    return [_check(folder) for folder in folders]
+
+
+def _folders(place: Path) -> list[Path]:
+    found: list[Path] = []
+    for path in sorted(place.iterdir()):
+        name = path.name.lower()
+        if path.is_dir() and not name.startswith("."):
+            ranked = "abs" in name and ("true" in name or "false" in name)
+            found += _folders(path) if ranked else [path]
+    return found
+
+
+def _check(folder: Path) -> Checked:
+    task, model = split_name(folder.name)
+    count, level, problem = len(list(_circuit_files(folder))), "", ""
+    if task is None or model is None:
+        problem = (
+            f"the name says no {'task' if task is None else 'model'} of MIB's, so it is skipped; "
+            f"expected TASK_MODEL such as ioi_gpt2, of {', '.join(MIB_TASKS)} and "
+            f"{', '.join(MIB_MODELS)}"
+        )
+        return Checked(folder.name, task, model, level, count, problem)
+    remarks: tuple[str, ...] = ()
+    try:
+        read = read_submission(folder)
+        remarks = read.remarks
+        level = "circuits" if read.circuits else read.level
+        cfg = _cfg(next(_circuit_files(folder)))
+        if cfg["d_model"] != MIB_MODELS[model][2]:
+            problem = f"d_model is {cfg['d_model']}, MIB's {model} has {MIB_MODELS[model][2]}"
+        elif task not in _SCORED[model]:
+            problem = f"MIB scores {model} on {', '.join(_SCORED[model])} and skips {task}"
+    except GraphPruneError as error:
+        problem = str(error)
+    return Checked(folder.name, task, model, level, count, problem, remarks)

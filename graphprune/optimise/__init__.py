@@ -1,1 +1,0 @@
-"""Mask optimisation: gates, schedules, losses, data, checkpoints, and the loop around them."""

@@ -1,0 +1,1 @@
+"""What methods share: gates, schedules, losses, the optimisation loop, descent, checkpoints."""

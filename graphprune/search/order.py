@@ -1,0 +1,155 @@
+"""The order in which a greedy descent decides edges. The order is part of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import require_same_graph
+from graphprune.core.scores import EdgeScores
+from graphprune.errors import InputError, unknown_name
+
+__all__ = [
+    "ORDERS",
+    "EdgeOrder",
+    "component_depth",
+    "edge_order",
+    "is_reverse_topological",
+    "readers",
+]
+
+EdgeOrder = (
+    Literal["reverse_topological", "descending", "ascending"]
+    | EdgeScores
+    | Sequence[int]
+    | Tensor
+    | NDArray[np.int64]
+)
+ORDERS = ("reverse_topological", "descending", "ascending")
+
+_Numbers = NDArray[np.int64]
+
+
+def edge_order(graph: ComputationalGraph, order: EdgeOrder = "reverse_topological") -> Tensor:
+    """``[E]`` int64: edge numbers, first decided first.
+
+    ``"reverse_topological"``: readers from the output backwards: latest layer first, within a layer
+    the last kind of edge first (for transformers MLP, then v, k, q), then the highest index;
+    a reader's senders in the same way. Where nodes have no layers, depth (the longest path from a
+    source) stands for it. Nodes on a cycle count as one place, in descending order of their
+    numbers. ``"descending"`` and ``"ascending"`` go by edge number. :class:`EdgeScores`: the least
+    score first, edges of one score in descending order of their numbers. A sequence of all edge
+    numbers is taken as it is.
+    """
+    count = graph.num_edges
+    if isinstance(order, str):
+        if order == "reverse_topological":
+            return torch.from_numpy(_reverse_topological(graph))
+        if order in ORDERS:
+            numbers = torch.arange(count)
+            return numbers.flip(0) if order == "descending" else numbers
+        raise unknown_name(
+            "order", order, ORDERS, "EdgeScores (least first) or a sequence of all edge numbers"
+        )
+    if isinstance(order, EdgeScores):
+        require_same_graph(graph, order.graph, "the model and the scores that order its edges")
+        last_first = torch.arange(count).flip(0)
+        return last_first[torch.sort(order.values[last_first], stable=True).indices]
+    given = torch.as_tensor(order if isinstance(order, Tensor) else np.asarray(order))
+    if given.dtype not in (torch.int64, torch.int32) or given.shape != (count,):
+        raise InputError(
+            f"an order lists the numbers of all {count} edges, got {list(given.shape)} of "
+            f"{given.dtype}"
+        )
+    given = given.to(torch.int64).cpu()
+    if not torch.equal(given.sort().values, torch.arange(count)):
+        raise InputError(f"an order names each of the {count} edges once; this one does not")
+    return given
+
+
+def readers(graph: ComputationalGraph) -> Tensor:
+    """``[E]`` int64: a number for each edge's reader, that is, its target and its port."""
+    ports = torch.tensor([kind in graph.ports for kind in graph.edge_kinds])
+    port = torch.where(ports[graph.edge_kind.long()], graph.edge_kind.long() + 1, 0)
+    return graph.edge_index[1] * (len(graph.edge_kinds) + 1) + port
+
+
+def is_reverse_topological(graph: ComputationalGraph, order: Tensor) -> bool:
+    """Whether all edges that leave a node are decided before any edge that enters it."""
+    if not graph.is_acyclic:
+        return False
+    place = np.empty(graph.num_edges, dtype=np.int64)
+    place[order.numpy()] = np.arange(graph.num_edges)
+    part = _wired(graph)
+    sources, targets = part[graph.edge_index.numpy()]
+    first_in = np.full(graph.num_nodes, graph.num_edges)
+    np.minimum.at(first_in, targets, place)
+    return bool((place < first_in[sources]).all())
+
+
+def _wired(graph: ComputationalGraph) -> _Numbers:
+    """``[N]``: nodes that wires or coupled groups join bear one number."""
+    first = graph.representative
+    pairs = np.concatenate(
+        [graph.fixed_edge_index.numpy(), np.stack([np.arange(graph.num_nodes), first])], axis=1
+    )
+    return _components(graph.num_nodes, pairs, "weak")
+
+
+def _components(nodes: int, pairs: _Numbers, connection: Literal["weak", "strong"]) -> _Numbers:
+    ones = np.ones(pairs.shape[1], dtype=np.int8)
+    matrix = csr_array((ones, (pairs[0], pairs[1])), shape=(nodes, nodes))
+    _, labels = connected_components(matrix, directed=True, connection=connection)
+    return np.asarray(labels, dtype=np.int64)
+
+
+def _reverse_topological(graph: ComputationalGraph) -> _Numbers:
+    sources, targets = graph.edge_index.numpy()
+    kinds = graph.edge_kind.numpy().astype(np.int64)
+    numbers = np.arange(graph.num_nodes)
+    layers = _layers(graph)
+    if layers is not None:
+        index = np.array([-1 if n.index is None else n.index for n in graph.nodes])
+        keys = (-numbers[sources], -layers[sources], -index[targets], -kinds, -layers[targets])
+        order = np.lexsort(keys)
+        if is_reverse_topological(graph, torch.from_numpy(order)):
+            return order
+    place = component_depth(graph)
+    keys = (-numbers[sources], -place[sources], -numbers[targets], -kinds, -place[targets])
+    return np.lexsort(keys)
+
+
+def _layers(graph: ComputationalGraph) -> _Numbers | None:
+    """``[N]``: layers, inputs before and outputs after all; ``None`` where some lack."""
+    layers = np.array([-1 if node.layer is None else node.layer for node in graph.nodes])
+    ends = np.zeros(graph.num_nodes, dtype=bool)
+    ends[[*graph.input_nodes, *graph.output_nodes]] = True
+    if (layers[~ends] < 0).any() or not len(layers):
+        return None
+    layers[list(graph.input_nodes)] = -1
+    layers[list(graph.output_nodes)] = layers.max() + 1
+    return layers
+
+
+def component_depth(graph: ComputationalGraph) -> _Numbers:
+    """``[N]``: the longest path from a source; nodes on a cycle together."""
+    index = np.concatenate([graph.edge_index.numpy(), graph.fixed_edge_index.numpy()], axis=1)
+    parts = _components(graph.num_nodes, index, "strong")
+    sources, targets = parts[index]
+    across = sources != targets
+    sources, targets = sources[across], targets[across]
+    depth = np.zeros(graph.num_nodes, dtype=np.int64)
+    while True:
+        deeper = depth.copy()
+        np.maximum.at(deeper, targets, depth[sources] + 1)
+        if (deeper == depth).all():
+            return np.asarray(depth[parts])
+        depth = deeper

@@ -1,0 +1,1 @@
+"""What everybody uses and nobody owns: files, progress bars, torch modes, numbers as text."""

@@ -1,0 +1,170 @@
+"""Any setting or figure as plain JSON values, and what provenance keeps of methods and packages."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from importlib import metadata
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from graphprune.core.scores import EdgeScores
+
+__all__ = ["Documented", "ablation_name", "flatten", "method_record", "plain", "versions"]
+
+
+@runtime_checkable
+class Documented(Protocol):
+    """Whatever can be written as plain values, such as an :class:`~graphprune.EvaluationReport`."""
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Its figures by name."""
+        ...
+
+
+def plain(value: Any) -> Any:
+    """``value`` as dicts, lists, strings, finite numbers, booleans and ``None``.
+
+    JSON has no NaN and no infinities: they become the strings ``"NaN"``, ``"Infinity"`` and
+    ``"-Infinity"``. A tensor of one or more axes becomes its shape and the start of a hash, an
+    ablation its short name: neither is a setting that a person reads. A dataclass becomes a dict
+    with its class name under ``type``; a function its name; anything else the name of its class,
+    never a ``repr`` that may hold an address.
+
+    Example:
+        >>> plain({"a": (1, np.float32(0.5)), 2: float("nan"), "f": plain})
+        {'a': [1, 0.5], '2': 'NaN', 'f': 'plain'}
+        >>> plain(torch.zeros(2, 3)), plain(torch.tensor(0.5))
+        ('tensor[2, 3] sha256:bb40f2a94210', 0.5)
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return plain(value.tolist())
+    if isinstance(value, Tensor):
+        return plain(value.item()) if value.ndim == 0 else _summary(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((plain(item) for item in value), key=repr)
+    if isinstance(value, PurePath):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        from graphprune.core.model import Ablation
+
+        if isinstance(value, Ablation):
+            return repr(value)
+        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
+def _summary(tensor: Tensor) -> str:
+    """``"tensor[2, 3] sha256:bb40f2a94210"``: equal tensors of one dtype have equal texts."""
+    values = tensor.detach().to("cpu").contiguous().reshape(-1)
+    digest = hashlib.sha256(f"{values.dtype} {list(tensor.shape)} ".encode())
+    digest.update(values.view(torch.uint8).numpy().tobytes())
+    return f"tensor{list(tensor.shape)} sha256:{digest.hexdigest()[:12]}"
+
+
+def _number(value: float) -> float | str:
+    if math.isfinite(value):
+        return float(value)
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested plain values as rows ``(dotted name, text)``, for tables.
+
+    Example:
+        >>> flatten({"task": {"name": "ioi", "n": 3}, "kl": 0.123456789})
+        [('task.name', 'ioi'), ('task.n', '3'), ('kl', '0.123457')]
+    """
+    if isinstance(value, Mapping):
+        rows = []
+        for key, item in value.items():
+            rows += flatten(item, f"{prefix}.{key}" if prefix else str(key))
+        return rows
+    if isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
+        return flatten({str(i): item for i, item in enumerate(value)}, prefix)
+    if isinstance(value, list):
+        return [(prefix, ", ".join(_text(item) for item in value))]
+    return [(prefix, _text(value))]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+_PACKAGES = ("graphprune", "numpy", "torch", "transformers", "torch_geometric")
+
+
+def method_record(method: Any, scores: EdgeScores | None) -> dict[str, Any] | None:
+    """A method's name and settings as plain values; ``None`` where neither it nor scores say."""
+    if method is None:
+        return {"name": scores.method} if scores is not None and scores.method else None
+    if isinstance(method, str):
+        return {"name": method}
+    if isinstance(method, Mapping):
+        return dict(plain(method))
+    from graphprune.methods.base import Method
+
+    if isinstance(method, Method):  # what was used, said or not
+        method = method.resolved()
+    settings = plain(method) if dataclasses.is_dataclass(method) else {}
+    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+    hidden = {"type", *(f.name for f in fields if not f.compare)}
+    settings = {k: v for k, v in settings.items() if k not in hidden}
+    return {"name": type(method).__name__, "settings": settings}
+
+
+def ablation_name(given: Any, method: Any = None, report: Any = None) -> str | None:
+    """The ablation that was said: outright, by a method (or a record of one), or by a report."""
+    if given is None and method is not None:
+        from graphprune.methods.base import Method
+
+        given = method.chosen_ablation if isinstance(method, Method) else _setting(method)
+    if given is None:
+        given = _setting(report.to_dict() if isinstance(report, Documented) else report)
+    from graphprune.core.model import Ablation
+
+    name = given.name if isinstance(given, Ablation) else given
+    return name if isinstance(name, str) else None
+
+
+def _setting(record: Any) -> Any:
+    """The ablation among the settings of a method's or a report's record."""
+    settings = record.get("settings") if isinstance(record, Mapping) else None
+    return settings.get("ablation") if isinstance(settings, Mapping) else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that may have had a part in a result."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in _PACKAGES:
+        # What is not imported had no part in the result.
+        if package in sys.modules:
+            try:
+                found[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                found[package] = "uninstalled checkout"
+    return found

@@ -1,0 +1,1 @@
+"""Laplacians, spectra and sensitivities of directed weighted graphs."""

@@ -1,0 +1,1 @@
+"""Spectral pruning as methods on any masked model."""

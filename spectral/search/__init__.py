@@ -1,0 +1,1 @@
+"""Searches for the edges whose removal serves a spectral goal."""
