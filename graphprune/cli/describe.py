@@ -38,9 +38,11 @@ SOLVED = 0.7
 def everything() -> dict[str, Any]:
     """Architectures, methods, tasks and formats."""
     from graphprune.cli.output import FILE_OF
+    from graphprune.core.ablation import (
+        ABLATIONS,
+    )
     from graphprune.core.metrics import METRICS
     from graphprune.core.registry import _entries, method_names, supported
-    from graphprune.methods.base import _NAMES
     from graphprune.tasks import TASKS
     from graphprune.util.fetch import ARTIFACTS
 
@@ -50,7 +52,7 @@ def everything() -> dict[str, Any]:
         "methods": {name: _summary(entries[name].load()) for name in method_names()},
         "tasks": {name: _summary(make) for name, make in TASKS.items()},
         "metrics": list(METRICS),
-        "ablations": list(_NAMES),
+        "ablations": list(ABLATIONS),
         "formats": list(FILE_OF),
         "fetch": list(ARTIFACTS),
     }

@@ -125,9 +125,11 @@ def discover(
         from graphprune.cli.selecting import find
         from graphprune.cli.settings import method_from
         from graphprune.core.circuit import Circuit
+        from graphprune.core.method import (
+            Pruner,
+        )
         from graphprune.evaluation import evaluate
         from graphprune.methods import resolve_ablation
-        from graphprune.methods.base import Pruner
         from graphprune.util.files import atomic_folder
 
         found_by = method_from(

@@ -15,11 +15,13 @@ from graphprune.errors import InputError
 
 if TYPE_CHECKING:
     from graphprune.core.mask import EdgeMask
+    from graphprune.core.method import (
+        Method,
+    )
     from graphprune.core.model import MaskedModel
     from graphprune.core.result import Result
     from graphprune.core.scores import EdgeScores
     from graphprune.core.task import Task
-    from graphprune.methods.base import Method
 else:  # types of the ways' keyword arguments are looked up when settings are read
     EdgeMask = EdgeScores = MaskedModel = Task = Any
 
@@ -108,7 +110,9 @@ def influence(choice: Choice, *, share: float | None = None, connected: bool = T
 
 def polish(choice: Choice, *, pool: float = 2.0, metric: str = "kl", halvings: int = 6) -> EdgeMask:
     """From ``pool`` times as many edges by what cutting costs."""
-    from graphprune.methods.base import ablation_of
+    from graphprune.core.method import (
+        ablation_of,
+    )
     from graphprune.search.polish import polish as run
 
     return run(
@@ -163,7 +167,10 @@ class Selection:
 
     def check(self, method: Method, name: str) -> None:
         """Raises where the options do not fit each other or the method, before anything runs."""
-        from graphprune.methods.base import NodeScorer, Pruner
+        from graphprune.core.method import (
+            NodeScorer,
+            Pruner,
+        )
 
         if isinstance(method, Pruner):
             given = (self.way, self.by, self.threshold)
@@ -212,7 +219,9 @@ def find(method: Method, selection: Selection, model: MaskedModel, task: Task) -
 
     Raises :class:`InputError` where no edge is left.
     """
-    from graphprune.methods.base import Pruner
+    from graphprune.core.method import (
+        Pruner,
+    )
     from graphprune.selection.connect import without_dead_ends
 
     if isinstance(method, Pruner):
@@ -235,9 +244,11 @@ def _selected(
     method: Method, selection: Selection, model: MaskedModel, task: Task
 ) -> tuple[EdgeMask, Result]:
     """The edges that a ranking gives, dead ends included, and the ranking's own result."""
+    from graphprune.core.method import (
+        NodeScorer,
+    )
     from graphprune.core.result import Result
     from graphprune.core.scores import EdgeScores
-    from graphprune.methods.base import NodeScorer
     from graphprune.selection.connect import cut_off_nodes_differ
 
     by: By = selection.by or "abs"

@@ -9,11 +9,15 @@ import torch
 
 from graphprune.capabilities import module_of
 from graphprune.core.mask import EdgeMask
+from graphprune.core.method import (
+    Method,
+    Pruner,
+    Scorer,
+)
 from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.methods.base import Method, Pruner, Scorer
 
 from .common import ConformanceError, require_close, same_state, state_of
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from graphprune.core.method import (
+    Method,
+)
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError
-from graphprune.methods.base import Method
 
 from .common import ConformanceError
 from .contract import CONTRACT_CHECKS, AdapterCheck

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     import networkx as nx
     import pandas as pd
 
+    from graphprune.core.ablation import (
+        AblationLike,
+    )
     from graphprune.core.compiled import CompiledCircuit
     from graphprune.core.model import MaskedModel
     from graphprune.core.pruned import ExportedModel
     from graphprune.core.result import Result
     from graphprune.core.task import Task
-    from graphprune.methods.base import AblationLike
 
 __all__ = ["Circuit"]
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor
@@ -23,7 +22,7 @@ from graphprune.util.modes import ordinary
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EdgeMask", "Masked", "budget", "mask_density", "mask_of", "require_same_graph"]
+__all__ = ["EdgeMask", "Masked", "mask_density", "mask_of", "require_same_graph"]
 
 
 def require_same_graph(ours: ComputationalGraph, theirs: ComputationalGraph, what: str) -> None:
@@ -33,28 +32,6 @@ def require_same_graph(ours: ComputationalGraph, theirs: ComputationalGraph, wha
             f"{what} belong to different graphs: {ours!r} ({ours.fingerprint[:12]}) and "
             f"{theirs!r} ({theirs.fingerprint[:12]})"
         )
-
-
-def budget(size: float, total: int) -> int:
-    """How many edges ``size`` means: an int is a count, a float a fraction, ``int(f * total)``.
-
-    Raises :class:`InputError` for a count outside 0..total or a fraction outside (0, 1].
-
-    Example:
-        >>> budget(0.01, 32491), budget(7, 32491)
-        (324, 7)
-    """
-    if isinstance(size, bool) or not isinstance(size, (int, float, np.integer, np.floating)):
-        raise InputError(f"expected a number of edges (int) or a fraction (float), got {size!r}")
-    if isinstance(size, (int, np.integer)):
-        if not 0 <= size <= total:
-            raise InputError(f"expected a number of edges from 0 to {total}, got {size}")
-        return int(size)
-    if not 0.0 < size <= 1.0:
-        raise InputError(
-            f"expected a density in (0, 1] (or an int for a number of edges), got {size}"
-        )
-    return int(size * total)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,7 @@ __all__ = [
     "each_mask",
     "gradient_by_mask",
     "mask_values",
+    "require_model",
     "require_same_batch",
 ]
 
@@ -328,3 +329,12 @@ def mask_values(
     if not bool(((mask.detach() >= 0) & (mask.detach() <= 1)).all()):
         raise InputError("mask values must lie in [0, 1]; got a NaN or a value outside")
     return mask
+
+
+def require_model(model: object) -> None:
+    """Raises :class:`InputError` unless ``model`` is a masked model."""
+    if not isinstance(model, MaskedModel):
+        raise InputError(
+            f"expected a masked model, got {type(model).__name__}; wrap it first: "
+            "model = gp.wrap(module)"
+        )

@@ -16,7 +16,12 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.mask import EdgeMask, budget
+from graphprune.core.mask import (
+    EdgeMask,
+)
+from graphprune.core.sizes import (
+    budget,
+)
 from graphprune.errors import InputError, NumericalError, unknown_name
 from graphprune.selection.budget import exact_budget
 from graphprune.selection.connect import grow_from_output, ranking

@@ -22,7 +22,7 @@ from graphprune.util.modes import ordinary_tensors
 if TYPE_CHECKING:
     from graphprune.tasks.pairs import OnMismatch
 
-__all__ = ["Task"]
+__all__ = ["Task", "require_task"]
 
 log = logging.getLogger("graphprune.tasks")
 
@@ -379,3 +379,13 @@ class Task:
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, {len(self)} examples, metric={self.metric.name!r})"
+
+
+def require_task(task: object) -> None:
+    """Raises :class:`InputError` unless ``task`` is a task."""
+    if not isinstance(task, Task):
+        raise InputError(
+            f"expected a task, got {type(task).__name__}; make one first: "
+            "gp.Task.from_tensors(clean, corrupt, answer=...) of prompts, gp.tasks.nodes(data) or "
+            "gp.tasks.graphs(labels) of graphs"
+        )

@@ -12,10 +12,16 @@ from dataclasses import dataclass
 
 import torch
 
+from graphprune.core.ablation import (
+    AblationLike,
+    resolve_ablation,
+)
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.model import MaskedModel
+from graphprune.core.model import (
+    MaskedModel,
+    require_model,
+)
 from graphprune.core.task import Task
-from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 
 __all__ = ["Fidelity", "fidelity"]
 

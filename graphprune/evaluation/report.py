@@ -16,17 +16,23 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import module_of
+from graphprune.core.ablation import (
+    AblationLike,
+    resolve_ablation,
+)
 from graphprune.core.batch import Batch
 from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask, mask_density, mask_of, require_same_graph
 from graphprune.core.measurable import Gap, Idle, may_be_rounding, rounding_notes, rounding_of
 from graphprune.core.metrics import Metric, as_metric, kendall_tau
-from graphprune.core.model import Ablation, MaskedModel
+from graphprune.core.model import (
+    MaskedModel,
+    require_model,
+)
 from graphprune.core.overlap import as_table, old_ones, prints
 from graphprune.core.result import Result
 from graphprune.core.task import Task
 from graphprune.errors import InputError, NumericalError
-from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.util.intervals import UNBOUNDED, bootstrap_interval, few_examples, ratio_interval
 from graphprune.util.progress import track
 
@@ -224,7 +230,7 @@ def evaluate_all(
         require_same_graph(model.graph, mask.graph, "the model and the mask")
     wanted = _wanted(metrics, task.metric)
     ranked = metrics is None or "kendall_tau" in metrics
-    chosen = resolve_ablation(model, task, _own(masks) if ablation is None else ablation)
+    chosen = resolve_ablation(model, task, ablation, *masks.values())
     table, ends = {name: _Table(task) for name in chosen_masks}, _Table(task)
     absent: dict[str, str] = {}
     if cost and module_of(model) is None:
@@ -334,19 +340,6 @@ def _report(
         values, examples, full, ablated, missing, dict(settings), ends[0], ends[1], said,
         dict(bounds),
     )  # fmt: skip
-
-
-def _own(masks: Mapping[str, Any]) -> AblationLike | None:
-    """The ablation that the circuits and results among ``masks`` were found under."""
-    found = [m.ablation for m in masks.values() if isinstance(m, Circuit | Result)]
-    # Ablations that are told by their name alone are one.
-    known = {a.name if isinstance(a, Ablation) and a.values is None else a for a in found} - {None}
-    if len(known) > 1:
-        raise InputError(
-            f"these circuits were found under {' and '.join(sorted(map(str, known)))}; say which "
-            "ablation they are compared under: ablation="
-        )
-    return next(iter(known), None)
 
 
 def _wanted(metrics: Sequence[str | Metric] | None, own: Metric) -> list[Metric]:

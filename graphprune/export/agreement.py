@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from graphprune.core.ablation import (
+    resolve_ablation,
+)
 from graphprune.core.metrics import METRICS, Metric
 from graphprune.core.model import Ablation, MaskedModel
 from graphprune.core.pruned import Pruned, tolerance
 from graphprune.errors import InputError, NumericalError
-from graphprune.methods.base import resolve_ablation
 
 if TYPE_CHECKING:
     from graphprune.core.batch import Batch

@@ -20,13 +20,21 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capabilities import ExportedModules, identity_of, require
+from graphprune.core.ablation import (
+    AblationLike,
+    resolve_ablation,
+)
 from graphprune.core.mask import require_same_graph
-from graphprune.core.model import Ablation, MaskedModel, ablation_kind
+from graphprune.core.model import (
+    Ablation,
+    MaskedModel,
+    ablation_kind,
+    require_model,
+)
 from graphprune.core.pruned import ExportedModel, Pruned, tolerance
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
 from graphprune.export.agreement import NO_TASK, agreement, require_agreement
 from graphprune.export.folder import JSON_NAME, TENSORS_NAME
-from graphprune.methods.base import AblationLike, require_model, resolve_ablation
 from graphprune.util.files import atomic_folder, contents
 
 if TYPE_CHECKING:

@@ -1,7 +1,15 @@
 """Methods: frozen dataclasses of settings that score or prune any masked model."""
 
+from graphprune.core.ablation import (
+    resolve_ablation,
+)
+from graphprune.core.method import (
+    Method,
+    Pruner,
+    Scorer,
+)
+
 from .acdc import ACDC
-from .base import Method, Pruner, Scorer, resolve_ablation
 from .calibration import CalibratedRanking
 from .edge_pruning import EdgePruning
 from .ensembles import HybridEnsemble, ParallelEnsemble, SequentialEnsemble

@@ -8,13 +8,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graphprune.capabilities import require
+from graphprune.core.ablation import (
+    AblationLike,
+)
 from graphprune.core.mask import require_same_graph
+from graphprune.core.method import (
+    Method,
+    Pruner,
+    Scorer,
+    Seeded,
+)
 from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
-
-from .base import AblationLike, Method, Pruner, Scorer, Seeded
 
 if TYPE_CHECKING:
     Member = Scorer | EdgeScores | str | Mapping[str, Any]

@@ -17,11 +17,30 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import LearnedConstants, module_of, require
+from graphprune.core.ablation import (
+    resolve_ablation,
+)
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.mask import EdgeMask, budget, require_same_graph
-from graphprune.core.model import Ablation, MaskedModel
+from graphprune.core.mask import (
+    EdgeMask,
+    require_same_graph,
+)
+from graphprune.core.method import (
+    Pruner,
+    Scorer,
+)
+from graphprune.core.model import (
+    Ablation,
+    MaskedModel,
+    require_model,
+)
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
+from graphprune.core.sizes import (
+    as_size,
+    budget,
+    some_edges,
+)
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.search.checkpoint import RunDirectory, identity
@@ -33,18 +52,14 @@ from graphprune.search.refine import refine
 from graphprune.search.stream import Stream
 from graphprune.search.warm import Start, Warm, met_gates, paper_log_alpha, rank_values
 from graphprune.selection.budget import exact_budget, require_feasible
+from graphprune.selection.connect import (
+    cut_off_nodes_differ,
+)
+from graphprune.util.checks import (
+    at_least,
+)
 from graphprune.util.interrupts import interruptible
 
-from .base import (
-    Pruner,
-    Scorer,
-    as_size,
-    at_least,
-    cut_off_nodes_differ,
-    require_model,
-    resolve_ablation,
-    some_edges,
-)
 from .members import inherit, member_scores
 
 __all__ = ["GateKind", "MaskOptimiser", "WarmStart"]

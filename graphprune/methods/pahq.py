@@ -21,6 +21,9 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import LowPrecision, require
+from graphprune.core.ablation import (
+    resolve_ablation,
+)
 from graphprune.core.metrics import Metric
 from graphprune.core.model import MaskedModel
 from graphprune.core.result import Result
@@ -31,7 +34,6 @@ from graphprune.search.descent import Branch, Search
 from graphprune.search.judge import Judge, RaisingJudge, Recheck, Referee
 
 from .acdc import ACDC, noise, passed_circuits
-from .base import resolve_ablation
 
 __all__ = ["PAHQ", "RTNQ"]
 

@@ -28,8 +28,10 @@ from graphprune.search.gates import BETA
 from graphprune.util.ranks import ranks
 
 if TYPE_CHECKING:
+    from graphprune.core.method import (
+        Scorer,
+    )
     from graphprune.core.scores import EdgeScores
-    from graphprune.methods.base import Scorer
 
     Source = EdgeScores | Scorer | str
 else:

@@ -16,17 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.mask import EdgeMask, budget
+from graphprune.core.mask import (
+    EdgeMask,
+)
 from graphprune.core.scores import EdgeScores, Ranking
+from graphprune.core.sizes import (
+    budget,
+)
 from graphprune.errors import InputError, unknown_name
 from graphprune.selection.connect import ranking
 from graphprune.selection.rules import take
 from graphprune.util.progress import track
 
 if TYPE_CHECKING:
+    from graphprune.core.method import (
+        Scorer,
+    )
     from graphprune.core.model import MaskedModel
     from graphprune.core.task import Task
-    from graphprune.methods.base import Scorer
 
 __all__ = ["BootstrapScores", "IntervalKind", "bootstrap_scores"]
 
@@ -150,7 +157,9 @@ def bootstrap_scores(
 
     Raises :class:`InputError` for tasks too small to resample.
     """
-    from graphprune.methods.base import at_least
+    from graphprune.util.checks import (
+        at_least,
+    )
     from graphprune.util.interrupts import whole_results
 
     def score(some: Task) -> EdgeScores:

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
+from graphprune.core.ablation import (
+    AblationLike,
+    resolve_ablation,
+)
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
-from graphprune.methods.base import AblationLike, resolve_ablation
 
 from .controls import controls
 from .hypotheses import equivalence_test, independence_test, minimality_test

@@ -27,16 +27,27 @@ import torch
 from torch import Tensor
 
 from graphprune.comparison.counts import holm
+from graphprune.core.ablation import (
+    AblationLike,
+)
 from graphprune.core.mask import EdgeMask
 from graphprune.core.measurable import Gap
+from graphprune.core.method import (
+    ablation_of,
+)
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.methods.base import AblationLike, ablation_of, at_least
+from graphprune.statistics.pvalues import (
+    rank_p,
+)
+from graphprune.util.checks import (
+    at_least,
+    share,
+)
 from graphprune.util.progress import track
 
 from .circuits import draw
-from .pvalues import rank_p, share
 from .result import Finding
 from .runs import MetricLike, RunOptions, Runs, circuit_of
 from .sanity import circuit_by, label_of, randomised_weights, shuffled_labels

@@ -13,7 +13,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
 from graphprune.errors import InputError
-from graphprune.methods.base import at_least
+from graphprune.util.checks import (
+    at_least,
+)
 
 from .pvalues import rank_p
 

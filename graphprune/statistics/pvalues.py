@@ -10,25 +10,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from graphprune.errors import InputError
-
 __all__ = [
     "beats_share",
     "bonferroni",
     "differs",
     "is_within",
     "rank_p",
-    "share",
     "sign_flip_p",
 ]
-
-
-def share(value: object, what: str, most: float = 1.0) -> float:
-    """``value`` as a float strictly between 0 and ``most``; raises :class:`InputError`."""
-    number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
-    if not number or not 0 < float(value) < most:  # type: ignore[arg-type]
-        raise InputError(f"{what} must lie between 0 and {most:g}, got {value!r}")
-    return float(value)  # type: ignore[arg-type]
 
 
 def rank_p(value: float, draws: ArrayLike, *, tolerance: float = 0.0) -> float:

@@ -12,14 +12,27 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from graphprune.core.mask import EdgeMask, budget
+from graphprune.core.ablation import (
+    AblationLike,
+)
+from graphprune.core.mask import (
+    EdgeMask,
+)
 from graphprune.core.model import MaskedModel
+from graphprune.core.sizes import (
+    budget,
+)
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.methods.base import AblationLike
+from graphprune.statistics.pvalues import (
+    beats_share,
+    rank_p,
+)
+from graphprune.util.checks import (
+    share,
+)
 
 from .circuits import Match, draw
-from .pvalues import beats_share, rank_p, share
 from .result import Finding
 from .runs import Distance, MetricLike, RunOptions, Runs, circuit_of, distance_of
 

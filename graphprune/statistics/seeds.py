@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from graphprune.methods.base import Method
+from graphprune.core.method import (
+    Method,
+)
 
 __all__ = ["reseeded"]
 

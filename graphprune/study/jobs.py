@@ -14,6 +14,9 @@ from typing import Any
 import torch
 
 from graphprune.core.contents import fingerprint
+from graphprune.core.method import (
+    ablation_of,
+)
 from graphprune.core.model import MaskedModel
 from graphprune.core.registry import package_of
 from graphprune.core.scores import EdgeScores
@@ -27,7 +30,6 @@ from graphprune.errors import (
 from graphprune.evaluation.curve import circuits_of, curve_of_reports
 from graphprune.evaluation.recovery import auroc
 from graphprune.evaluation.report import evaluate_all
-from graphprune.methods.base import ablation_of
 from graphprune.selection.connect import circuit_of_size
 from graphprune.util.interrupts import whole_results
 from graphprune.util.plain import plain

@@ -20,9 +20,11 @@ import torch
 
 from graphprune.core.contents import fingerprint
 from graphprune.core.graph import ComputationalGraph
+from graphprune.core.method import (
+    Method,
+)
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import FormatError
-from graphprune.methods.base import Method
 from graphprune.methods.optimiser import MaskOptimiser
 from graphprune.util.files import write_bytes
 

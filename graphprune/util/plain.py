@@ -126,7 +126,9 @@ def method_record(method: Any, scores: EdgeScores | None) -> dict[str, Any] | No
         return {"name": method}
     if isinstance(method, Mapping):
         return dict(plain(method))
-    from graphprune.methods.base import Method
+    from graphprune.core.method import (
+        Method,
+    )
 
     if isinstance(method, Method):  # what was used, said or not
         method = method.resolved()
@@ -140,7 +142,9 @@ def method_record(method: Any, scores: EdgeScores | None) -> dict[str, Any] | No
 def ablation_name(given: Any, method: Any = None, report: Any = None) -> str | None:
     """The ablation that was said: outright, by a method (or a record of one), or by a report."""
     if given is None and method is not None:
-        from graphprune.methods.base import Method
+        from graphprune.core.method import (
+            Method,
+        )
 
         given = method.chosen_ablation if isinstance(method, Method) else _setting(method)
     if given is None:

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from graphprune.core.model import MaskedModel
+from graphprune.core.method import (
+    Scorer,
+)
+from graphprune.core.model import (
+    MaskedModel,
+    require_model,
+)
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.methods import EAP
-from graphprune.methods.base import Scorer, require_model
 
 from ..linalg.wiring import FloatArray, Wiring, wiring
 from .weighing import EdgeWeights, edge_weights

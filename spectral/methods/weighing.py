@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import PlacedMessages, WeightedEdges, require
+from graphprune.core.ablation import (
+    AblationLike,
+)
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.methods import EAP
-from graphprune.methods.base import AblationLike
 from graphprune.util.progress import track
 
 __all__ = ["EdgeWeights", "edge_weights", "message_norms"]

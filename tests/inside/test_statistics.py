@@ -23,7 +23,6 @@ from graphprune.statistics.pvalues import (
     differs,
     is_within,
     rank_p,
-    share,
     sign_flip_p,
 )
 from graphprune.statistics.sanity import Found
@@ -34,6 +33,9 @@ from graphprune.statistics.stability import (
     _ranked,
     jackknife,
     mean_overlap,
+)
+from graphprune.util.checks import (
+    share,
 )
 
 pytestmark = pytest.mark.inside

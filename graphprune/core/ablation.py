@@ -1,0 +1,73 @@
+"""What stands in for an ablated message, from the name a user gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+from graphprune.capabilities import MeanMessages, require
+from graphprune.core.model import Ablation, AblationKind, MaskedModel
+from graphprune.core.task import Task, require_task
+from graphprune.errors import InputError, unknown_name
+
+__all__ = ["ABLATIONS", "DEFAULT_ABLATION", "AblationLike", "own_ablation", "resolve_ablation"]
+
+AblationLike = str | Ablation
+DEFAULT_ABLATION = "counterfactual"  # what comes where nobody says one
+ABLATIONS = ("counterfactual", "zero", "mean", "mean_positional", "delete")
+
+
+@runtime_checkable
+class FoundUnder(Protocol):
+    """What was found under an ablation: circuits and results."""
+
+    @property
+    def ablation(self) -> AblationLike | None:
+        """It, ``None`` where it is not known."""
+        ...
+
+
+def resolve_ablation(
+    model: MaskedModel, task: Task, ablation: AblationLike | None, *found: object
+) -> Ablation:
+    """An :class:`Ablation` from its name.
+
+    ``None`` is not said: then it is the one that the circuits or results ``found`` were found
+    under, and where they know none, counterfactual.
+
+    ``mean`` and ``mean_positional`` are taken over the task's corrupted prompts (over its clean
+    ones where it has none). For another reference set give ``model.mean_ablation(batches)``.
+    """
+    if ablation is None:
+        ablation = own_ablation(found) or DEFAULT_ABLATION
+    if isinstance(ablation, Ablation):
+        return ablation
+    if ablation == "optimal":
+        raise InputError(
+            "ablation='optimal' names constants that are still to be learned: a mask optimiser "
+            "does that, gp.EdgePruning(ablation='optimal'); elsewhere give the Ablation it learned"
+        )
+    require_task(task)
+    if not isinstance(ablation, str) or ablation not in ABLATIONS:
+        raise unknown_name("ablation", ablation, ABLATIONS)
+    if ablation.startswith("mean"):
+        inside = require(model, MeanMessages, f"{ablation} ablation")
+        return inside.mean_ablation(task.batches(), per_position=ablation == "mean_positional")
+    kinds: dict[str, AblationKind] = {"zero": "zero", "delete": "delete"}
+    return Ablation(kinds.get(ablation, "counterfactual"))
+
+
+def own_ablation(found: Iterable[object]) -> AblationLike | None:
+    """The one ablation that circuits and results were found under; ``None`` where none knows it.
+
+    Masks know none. Raises :class:`InputError` where they were found under different ones.
+    """
+    said: list[Any] = [one.ablation for one in found if isinstance(one, FoundUnder)]
+    # Ablations that are told by their name alone are one.
+    known = {a.name if isinstance(a, Ablation) and a.values is None else a for a in said} - {None}
+    if len(known) > 1:
+        raise InputError(
+            f"these circuits were found under {' and '.join(sorted(map(str, known)))}; say which "
+            "ablation they are compared under: ablation="
+        )
+    return next(iter(known), None)
