@@ -9,11 +9,7 @@ from support.toy import Toy, ToyExamples
 
 import graphprune as gp
 from graphprune import Scorer
-from graphprune.conformance import (
-    ConformanceError,
-    check_adapter,
-    check_method,
-)
+from graphprune.conformance import ConformanceError, check_adapter, check_method
 
 METHODS = [
     gp.EAP(),

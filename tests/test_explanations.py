@@ -7,11 +7,7 @@ from support.hetero import LABELS, NODES, RELATIONS, C, F, Layers, Pooled, a_gra
 from torch_geometric.data import Batch as Graphs
 from torch_geometric.data import Data
 from torch_geometric.explain import Explanation, HeteroExplanation
-from torch_geometric.explain.metric import (
-    characterization_score,
-    fidelity,
-    unfaithfulness,
-)
+from torch_geometric.explain.metric import characterization_score, fidelity, unfaithfulness
 
 import graphprune as gp
 from graphprune.export import to_explanation

@@ -11,8 +11,8 @@ from support.tiny import VOCAB, tiny
 from support.tokenizers import byte_bpe
 
 import graphprune as gp
+from graphprune import mib_curve
 from graphprune.adapters import ARGNN
-from graphprune.evaluation import mib_curve
 from graphprune.statistics import shuffled_labels, stability
 
 SIZE = 0.3

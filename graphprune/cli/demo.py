@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphprune.cli.job import AsJson, Debug, Quiet, cells, job
-from graphprune.cli.loading import Seed
+from graphprune.cli.options import Seed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,9 +38,9 @@ def demo(
         from graphprune.cli.demo_run import require_demo_folder, run_demo
 
         require_demo_folder(out, overwrite)
-        from graphprune.cli.loading import load_model
+        from graphprune.study.loading import load_model
 
-        loaded = load_model(jobs, model)
+        loaded = load_model(model, note=jobs.told)
         found = run_demo(
             loaded.model, loaded.tokenizer, out, examples=examples, seed=seed,
             batch_size=batch_size, say=jobs.note,

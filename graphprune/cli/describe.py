@@ -16,10 +16,10 @@ from graphprune.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from graphprune.cli.loading import Loaded
     from graphprune.core.batch import Batch
     from graphprune.core.model import MaskedModel
     from graphprune.core.task import Task
+    from graphprune.study.loading import Loaded
 
 __all__ = [
     "SOLVED",
@@ -38,9 +38,7 @@ SOLVED = 0.7
 def everything() -> dict[str, Any]:
     """Architectures, methods, tasks and formats."""
     from graphprune.cli.output import FILE_OF
-    from graphprune.core.ablation import (
-        ABLATIONS,
-    )
+    from graphprune.core.ablation import ABLATIONS
     from graphprune.core.metrics import METRICS
     from graphprune.core.registry import _entries, method_names, supported
     from graphprune.tasks import TASKS
@@ -235,7 +233,7 @@ def _weighted(path: Path) -> tuple[Any, Any]:
 
 
 def _example(batch: Batch, tokenizer: Any) -> dict[str, Any]:
-    from graphprune.cli.loading import SystemTasks
+    from graphprune.study.loading import SystemTasks
 
     if isinstance(tokenizer, SystemTasks):  # no words
         return {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphprune.cli.job import AsJson, Debug, Quiet, job
-from graphprune.cli.loading import (
+from graphprune.cli.options import (
     Ablations,
     BatchSize,
     Device,
@@ -120,16 +120,14 @@ def discover(
         require_free(out, overwrite=overwrite)
         chosen_size = None if size is None else _parse_size(size)
 
-        from graphprune.cli.loading import load_model, load_task
         from graphprune.cli.output import report_document, show_report, write_export
         from graphprune.cli.selecting import find
-        from graphprune.cli.settings import method_from
         from graphprune.core.circuit import Circuit
-        from graphprune.core.method import (
-            Pruner,
-        )
+        from graphprune.core.method import Pruner
         from graphprune.evaluation import evaluate
         from graphprune.methods import resolve_ablation
+        from graphprune.study.loading import load_model, load_task
+        from graphprune.study.settings import method_from
         from graphprune.util.files import atomic_folder
 
         found_by = method_from(
@@ -143,7 +141,7 @@ def discover(
         selection.check(found_by, method)
         if isinstance(found_by, Pruner):
             found_by = found_by.sized(chosen_size)
-        loaded = load_model(jobs, model, dtype=dtype, device=device, tokenizer=tokenizer)
+        loaded = load_model(model, dtype=dtype, device=device, tokenizer=tokenizer, note=jobs.told)
         masked = loaded.model
         made = load_task(
             task, loaded.tokenizer, examples=examples, seed=seed, metric=metric,
@@ -221,7 +219,7 @@ def _with_run(method: Any, name: str, run_dir: Path | None) -> Any:
 
 
 def _parse_size(text: str) -> int | float:
-    from graphprune.cli.settings import parse_size
+    from graphprune.study.settings import parse_size
 
     return parse_size(text)
 

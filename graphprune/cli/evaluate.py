@@ -9,7 +9,7 @@ import typer
 
 from graphprune.cli.job import AsJson, Debug, Job, Quiet, job
 from graphprune.cli.judging import AllExamples, judged_on
-from graphprune.cli.loading import (
+from graphprune.cli.options import (
     Ablations,
     BatchSize,
     Device,
@@ -58,7 +58,6 @@ def evaluate(
     Prompts that found the circuit are left out; a line says how many these are.
     """
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
-        from graphprune.cli.loading import load_model, load_task
         from graphprune.cli.output import (
             curve_document,
             report_document,
@@ -72,6 +71,7 @@ def evaluate(
         from graphprune.evaluation import evaluate as run_evaluation
         from graphprune.evaluation import faithfulness_curve
         from graphprune.methods import resolve_ablation
+        from graphprune.study.loading import load_model, load_task
         from graphprune.util.files import atomic_path
 
         if plot is not None:
@@ -81,7 +81,7 @@ def evaluate(
             raise InputError(
                 f"a curve needs scores, and the circuit in {folder} was found without them"
             )
-        loaded = load_model(out, model, dtype=dtype, device=device, tokenizer=tokenizer)
+        loaded = load_model(model, dtype=dtype, device=device, tokenizer=tokenizer, note=out.told)
         masked = loaded.model
         require_same_graph(masked.graph, circuit.graph, f"the model {model!r} and {folder}")
         compare_weights(out, circuit, masked)

@@ -37,12 +37,7 @@ def export(
 ) -> None:
     """Write a circuit in the formats that other programs read."""
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
-        from graphprune.cli.output import (
-            MIB_SUFFIXES,
-            export_target,
-            require_absent,
-            write_export,
-        )
+        from graphprune.cli.output import MIB_SUFFIXES, export_target, require_absent, write_export
         from graphprune.core.circuit import Circuit
         from graphprune.errors import InputError
 

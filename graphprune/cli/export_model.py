@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphprune.cli.job import AsJson, Debug, Quiet, cells, job
-from graphprune.cli.loading import Device, Dtype, Examples, ModelName, Seed, TaskSettings
+from graphprune.cli.options import Device, Dtype, Examples, ModelName, Seed, TaskSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,13 +55,13 @@ def export_model(
     """Write a circuit as a model.pt2 that torch alone runs, with its cost beside the original's."""
     with job(quiet=quiet, as_json=as_json, debug=debug) as now:
         from graphprune.cli.evaluate import warn_of_stop
-        from graphprune.cli.loading import load_model, load_task
         from graphprune.core.circuit import Circuit
         from graphprune.export.agreement import LIMIT
+        from graphprune.study.loading import load_model, load_task
 
         circuit = Circuit.load(folder)
         warn_of_stop(now, circuit)
-        loaded = load_model(now, model, dtype=dtype, device=device, tokenizer=tokenizer)
+        loaded = load_model(model, dtype=dtype, device=device, tokenizer=tokenizer, note=now.told)
         made = None
         if task is not None:
             made = load_task(

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphprune.cli.job import AsJson, Debug, Job, Quiet, cells, job
-from graphprune.cli.loading import BatchSize, Device, Dtype, Examples, Seed, TaskSettings
+from graphprune.cli.options import BatchSize, Device, Dtype, Examples, Seed, TaskSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from graphprune.cli.loading import Loaded
+    from graphprune.study.loading import Loaded
 
 
 def info(
@@ -65,9 +65,11 @@ def info(
             parts["method"] = describe.method_facts(method)
         loaded: Loaded | None = None
         if model is not None:
-            from graphprune.cli.loading import load_model
+            from graphprune.study.loading import load_model
 
-            loaded = load_model(out, model, dtype=dtype, device=device, tokenizer=tokenizer)
+            loaded = load_model(
+                model, dtype=dtype, device=device, tokenizer=tokenizer, note=out.told
+            )
             parts["model"] = describe.model_facts(loaded)
         if task is not None:
             parts["task"] = _task(
@@ -90,7 +92,7 @@ def _task(
     **options: Any,
 ) -> dict[str, Any]:
     from graphprune.cli import describe
-    from graphprune.cli.loading import load_task, load_tokenizer
+    from graphprune.study.loading import load_task, load_tokenizer
 
     words = loaded.tokenizer if loaded is not None else None
     if words is None and tokenizer is not None:

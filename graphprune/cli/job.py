@@ -51,6 +51,11 @@ class Job:
     as_json: bool
     quiet: bool
 
+    @property
+    def told(self) -> Callable[[str], None] | None:
+        """:meth:`note`, or ``None`` when silenced."""
+        return None if self.quiet else self.note
+
     def note(self, text: str) -> None:
         """A line on stderr about what is going on, unless silenced."""
         if not self.quiet:

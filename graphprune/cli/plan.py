@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphprune.cli.job import AsJson, Debug, Quiet, cells, job
-from graphprune.cli.loading import Device, Dtype
+from graphprune.cli.options import Device, Dtype
 
 if TYPE_CHECKING:
     from graphprune.cli.job import Job
@@ -71,10 +71,10 @@ def plan(
 
 def _subject(out: Job, model: str) -> tuple[str, str]:
     """What is read, and what it is called (a folder by its last part)."""
-    from graphprune.cli.loading import model_folder
+    from graphprune.study.loading import model_folder
     from graphprune.util.fetch import ARTIFACTS
 
-    folder = model_folder(out, model)
+    folder = model_folder(model, quiet=out.quiet)
     if folder is None:
         return model, model
     return str(folder), model if model in ARTIFACTS else folder.resolve().name

@@ -15,9 +15,7 @@ from graphprune.errors import InputError
 
 if TYPE_CHECKING:
     from graphprune.core.mask import EdgeMask
-    from graphprune.core.method import (
-        Method,
-    )
+    from graphprune.core.method import Method
     from graphprune.core.model import MaskedModel
     from graphprune.core.result import Result
     from graphprune.core.scores import EdgeScores
@@ -110,10 +108,8 @@ def influence(choice: Choice, *, share: float | None = None, connected: bool = T
 
 def polish(choice: Choice, *, pool: float = 2.0, metric: str = "kl", halvings: int = 6) -> EdgeMask:
     """From ``pool`` times as many edges by what cutting costs."""
-    from graphprune.core.method import (
-        ablation_of,
-    )
-    from graphprune.search.polish import polish as run
+    from graphprune.core.method import ablation_of
+    from graphprune.methods.polish import polish as run
 
     return run(
         choice.model, choice.task, choice.scores, choice.size, pool=pool, metric=metric,
@@ -128,7 +124,7 @@ WAYS: dict[str, Callable[..., EdgeMask]] = {
 
 def way_settings(way: str, texts: Sequence[str]) -> dict[str, Any]:
     """Settings of ``--select way`` from ``NAME=VALUE``; raises :class:`InputError` for others."""
-    from graphprune.cli.settings import hints_of, pairs, typed, unknown_setting
+    from graphprune.study.settings import hints_of, pairs, typed, unknown_setting
 
     chosen = pairs(texts, "--select-set")
     parameters = inspect.signature(WAYS[way]).parameters if way in WAYS else {}
@@ -167,10 +163,7 @@ class Selection:
 
     def check(self, method: Method, name: str) -> None:
         """Raises where the options do not fit each other or the method, before anything runs."""
-        from graphprune.core.method import (
-            NodeScorer,
-            Pruner,
-        )
+        from graphprune.core.method import NodeScorer, Pruner
 
         if isinstance(method, Pruner):
             given = (self.way, self.by, self.threshold)
@@ -219,9 +212,7 @@ def find(method: Method, selection: Selection, model: MaskedModel, task: Task) -
 
     Raises :class:`InputError` where no edge is left.
     """
-    from graphprune.core.method import (
-        Pruner,
-    )
+    from graphprune.core.method import Pruner
     from graphprune.selection.connect import without_dead_ends
 
     if isinstance(method, Pruner):
@@ -244,9 +235,7 @@ def _selected(
     method: Method, selection: Selection, model: MaskedModel, task: Task
 ) -> tuple[EdgeMask, Result]:
     """The edges that a ranking gives, dead ends included, and the ranking's own result."""
-    from graphprune.core.method import (
-        NodeScorer,
-    )
+    from graphprune.core.method import NodeScorer
     from graphprune.core.result import Result
     from graphprune.core.scores import EdgeScores
     from graphprune.selection.connect import cut_off_nodes_differ

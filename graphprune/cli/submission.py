@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from graphprune.cli.job import AsJson, Debug, Job, Quiet, cells, job
-from graphprune.cli.loading import (
+from graphprune.cli.options import (
     BatchSize,
     Device,
     Dtype,
@@ -123,12 +123,12 @@ def _scored(
     loading: dict[str, Any],
     prompts: dict[str, Any],
 ) -> tuple[FaithfulnessCurve, dict[str, Any]]:
-    from graphprune.cli.loading import load_model, load_task
     from graphprune.cli.output import curve_document
-    from graphprune.evaluation import mib_curve
     from graphprune.export import read_submission
+    from graphprune.mib.curve import mib_curve
+    from graphprune.study.loading import load_model, load_task
 
-    loaded = load_model(out, model, **loading)
+    loaded = load_model(model, **loading, note=out.told)
     read = read_submission(folder, loaded.model.graph, level=level)
     made = load_task(task, loaded.tokenizer, **prompts)
     used = made.notes.get("split")
@@ -160,8 +160,8 @@ def _scored(
 
 def _with_split(task: str, split: str | None, settings: list[str]) -> list[str]:
     """The task's settings with the split to score on; of other tasks than MIB's as they are."""
-    from graphprune.cli.settings import pairs
     from graphprune.mib.data import holds_data_set, split_names
+    from graphprune.study.settings import pairs
     from graphprune.tasks import TASKS
 
     if split is not None:
@@ -181,8 +181,9 @@ def _with_split(task: str, split: str | None, settings: list[str]) -> list[str]:
 
 
 def _recovered(folder: Path, truth: Path) -> dict[str, float]:
-    from graphprune.evaluation import auroc, mib_auroc
+    from graphprune.evaluation import auroc
     from graphprune.export import from_mib_json, from_mib_pt, read_submission
+    from graphprune.mib.curve import mib_auroc
 
     read = read_submission(folder, level="edge")
     if read.scores is None:

@@ -10,7 +10,7 @@ import typer
 from graphprune.cli.evaluate import compare_weights, warn_of_stop
 from graphprune.cli.job import AsJson, Debug, Quiet, job
 from graphprune.cli.judging import AllExamples, judged_on
-from graphprune.cli.loading import (
+from graphprune.cli.options import (
     Ablations,
     BatchSize,
     Device,
@@ -67,14 +67,14 @@ def examine(
     Prompts that found the circuit are left out; a line says how many these are.
     """
     with job(quiet=quiet, as_json=as_json, debug=debug) as out:
-        from graphprune.cli.loading import load_model, load_task
         from graphprune.core.circuit import Circuit
         from graphprune.core.mask import require_same_graph
         from graphprune.statistics import examine as run_tests
+        from graphprune.study.loading import load_model, load_task
 
         names = _names(tests)
         circuit = Circuit.load(folder)
-        loaded = load_model(out, model, dtype=dtype, device=device, tokenizer=tokenizer)
+        loaded = load_model(model, dtype=dtype, device=device, tokenizer=tokenizer, note=out.told)
         masked = loaded.model
         require_same_graph(masked.graph, circuit.graph, f"the model {model!r} and {folder}")
         compare_weights(out, circuit, masked)

@@ -28,12 +28,7 @@ from graphprune.comparison.align import same_places
 from graphprune.comparison.axes import edge_groups
 from graphprune.comparison.counts import holm, hypergeometric
 from graphprune.comparison.preference import PreferenceDistance, preference_distance, standardised
-from graphprune.comparison.profile import (
-    CircuitProfile,
-    ProfileGroup,
-    total_variation,
-    two_sided,
-)
+from graphprune.comparison.profile import CircuitProfile, ProfileGroup, total_variation, two_sided
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
 

@@ -9,11 +9,7 @@ import torch
 
 from graphprune.capabilities import module_of
 from graphprune.core.mask import EdgeMask
-from graphprune.core.method import (
-    Method,
-    Pruner,
-    Scorer,
-)
+from graphprune.core.method import Method, Pruner, Scorer
 from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from graphprune.core.method import (
-    Method,
-)
+from graphprune.core.method import Method
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError

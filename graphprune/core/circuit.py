@@ -19,17 +19,16 @@ from graphprune.capabilities import identity_of
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.core.overlap import ExampleFingerprint, as_table
+from graphprune.core.provenance import Documented, ablation_name, method_record, versions
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
-from graphprune.util.plain import Documented, ablation_name, method_record, plain, versions
+from graphprune.util.plain import plain
 
 if TYPE_CHECKING:
     import networkx as nx
     import pandas as pd
 
-    from graphprune.core.ablation import (
-        AblationLike,
-    )
+    from graphprune.core.ablation import AblationLike
     from graphprune.core.compiled import CompiledCircuit
     from graphprune.core.model import MaskedModel
     from graphprune.core.pruned import ExportedModel

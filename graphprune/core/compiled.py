@@ -9,17 +9,10 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import CompiledCircuits
-from graphprune.core.ablation import (
-    AblationLike,
-    resolve_ablation,
-)
+from graphprune.core.ablation import AblationLike, resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.model import (
-    MaskedModel,
-    Reference,
-    require_model,
-)
+from graphprune.core.model import MaskedModel, Reference, require_model
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 

@@ -71,6 +71,10 @@ class Ablation:
         """
         return tuple(self.values) if self.kind == "optimal" else ()
 
+    def as_plain(self) -> str:
+        """What files say of it."""
+        return repr(self)
+
     def __repr__(self) -> str:
         return f"Ablation({self.name!r})"
 

@@ -16,18 +16,12 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.mask import (
-    EdgeMask,
-)
-from graphprune.core.sizes import (
-    budget,
-)
+from graphprune.core.mask import EdgeMask
+from graphprune.core.sizes import budget
 from graphprune.errors import InputError, NumericalError, unknown_name
-from graphprune.selection.budget import exact_budget
-from graphprune.selection.connect import grow_from_output, ranking
-from graphprune.selection.rules import edge_influence, positives_first, share_checked, take
+from graphprune.util.checks import share_checked
 from graphprune.util.modes import ordinary
-from graphprune.util.ranks import NOISE
+from graphprune.util.ranks import NOISE, ranking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +109,8 @@ class EdgeScores:
         The best-first construction of EAP-IG's ``apply_greedy``; every kept edge leads to the
         output. Fewer edges are kept only if no more can be reached.
         """
+        from graphprune.selection.connect import grow_from_output
+
         count = budget(size, self.graph.num_edges)
         return EdgeMask(
             self.graph, grow_from_output(self.graph, ranked_values(self.values, by), count)
@@ -126,6 +122,8 @@ class EdgeScores:
         ``from_inputs=False``: an edge need only lead to an output (see
         :meth:`EdgeMask.prune_dead_ends`).
         """
+        from graphprune.selection.budget import exact_budget
+
         count = budget(size, self.graph.num_edges)
         return exact_budget(
             self.graph, ranked_values(self.values, by), count, from_inputs=from_inputs
@@ -204,6 +202,8 @@ class EdgeScores:
             >>> scores.pnr(2, 0.5, connected=False).edges(), scores.top(2).edges()
             (['a->b', 'a->c'], ['a->b', 'b->c'])
         """
+        from graphprune.selection.rules import positives_first, take
+
         count = budget(size, self.graph.num_edges)
         order = positives_first(self.values, count, share_checked(positives, "positives"))
         return take(self.graph, order, count, connected=connected, from_inputs=from_inputs)
@@ -214,6 +214,8 @@ class EdgeScores:
         See :func:`graphprune.selection.rules.edge_influence`; shares of magnitudes, so scores of
         any scale give the same. Magnitudes are taken as amounts: attributions are, ranks are not.
         """
+        from graphprune.selection.rules import edge_influence
+
         values = edge_influence(self.graph, self.values).float()
         values = torch.where(self.values < 0, -values, values)
         return EdgeScores(self.graph, values, method=f"influence({self.method})")
@@ -224,6 +226,8 @@ class EdgeScores:
         Edges by :meth:`influence`, the greatest first, as circuit tracing prunes; edges of none
         are never kept. Raises :class:`InputError` where no edge has any.
         """
+        from graphprune.selection.rules import edge_influence
+
         wanted = share_checked(share, "share")
         found = edge_influence(self.graph, self.values)
         order = ranking(found)

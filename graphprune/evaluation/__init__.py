@@ -1,7 +1,5 @@
 """Evaluation: how faithful a circuit is, at one size or over all of them."""
 
-from graphprune.mib.curve import mib_auroc, mib_curve
-
 from .curve import FaithfulnessCurve, faithfulness_curve
 from .exactness import (
     SameOutputs,
@@ -29,8 +27,6 @@ __all__ = [
     "fidelity",
     "is_minimal",
     "mean_jaccard",
-    "mib_auroc",
-    "mib_curve",
     "minimal_circuit",
     "recovery",
     "removable_edges",

@@ -16,25 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphprune.core.ablation import (
-    AblationLike,
-    resolve_ablation,
-)
-from graphprune.core.mask import (
-    EdgeMask,
-    require_same_graph,
-)
+from graphprune.core.ablation import AblationLike, resolve_ablation
+from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.core.measurable import Gap
-from graphprune.core.model import (
-    Ablation,
-    MaskedModel,
-    require_model,
-)
+from graphprune.core.model import Ablation, MaskedModel, require_model
 from graphprune.core.scores import EdgeScores, Ranking
-from graphprune.core.sizes import (
-    MIB_SIZES,
-    budget,
-)
+from graphprune.core.sizes import MIB_SIZES, budget
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.selection.connect import circuit_of_size

@@ -12,26 +12,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import (
-    AblationLike,
-    resolve_ablation,
-)
+from graphprune.core.ablation import AblationLike, resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.core.metrics import Metric
-from graphprune.core.model import (
-    Ablation,
-    MaskedModel,
-    Reference,
-    require_model,
-)
+from graphprune.core.model import Ablation, MaskedModel, Reference, require_model
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.selection.connect import cut_off_nodes_differ
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 
 __all__ = [
     "SameOutputs",

@@ -12,15 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from graphprune.core.ablation import (
-    AblationLike,
-    resolve_ablation,
-)
+from graphprune.core.ablation import AblationLike, resolve_ablation
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.model import (
-    MaskedModel,
-    require_model,
-)
+from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.task import Task
 
 __all__ = ["Fidelity", "fidelity"]

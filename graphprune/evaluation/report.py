@@ -16,19 +16,13 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import module_of
-from graphprune.core.ablation import (
-    AblationLike,
-    resolve_ablation,
-)
+from graphprune.core.ablation import AblationLike, resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask, mask_density, mask_of, require_same_graph
 from graphprune.core.measurable import Gap, Idle, may_be_rounding, rounding_notes, rounding_of
 from graphprune.core.metrics import Metric, as_metric, kendall_tau
-from graphprune.core.model import (
-    MaskedModel,
-    require_model,
-)
+from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.overlap import as_table, old_ones, prints
 from graphprune.core.result import Result
 from graphprune.core.task import Task

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import (
-    resolve_ablation,
-)
+from graphprune.core.ablation import resolve_ablation
 from graphprune.core.metrics import METRICS, Metric
 from graphprune.core.model import Ablation, MaskedModel
 from graphprune.core.pruned import Pruned, tolerance

@@ -21,12 +21,12 @@ from torch import Tensor
 from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.core.mask import EdgeMask
 from graphprune.core.overlap import ExampleFingerprint, as_table
+from graphprune.core.provenance import ablation_name
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import FormatError, GraphPruneError, InputError
 from graphprune.export.schema import FORMAT, VERSION, CircuitFile, parse
 from graphprune.search.gates import strength
 from graphprune.util.files import atomic_folder, contents, finish
-from graphprune.util.plain import ablation_name
 
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit

@@ -20,17 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.capabilities import ExportedModules, identity_of, require
-from graphprune.core.ablation import (
-    AblationLike,
-    resolve_ablation,
-)
+from graphprune.core.ablation import AblationLike, resolve_ablation
 from graphprune.core.mask import require_same_graph
-from graphprune.core.model import (
-    Ablation,
-    MaskedModel,
-    ablation_kind,
-    require_model,
-)
+from graphprune.core.model import Ablation, MaskedModel, ablation_kind, require_model
 from graphprune.core.pruned import ExportedModel, Pruned, tolerance
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
 from graphprune.export.agreement import NO_TASK, agreement, require_agreement

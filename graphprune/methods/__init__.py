@@ -1,13 +1,7 @@
 """Methods: frozen dataclasses of settings that score or prune any masked model."""
 
-from graphprune.core.ablation import (
-    resolve_ablation,
-)
-from graphprune.core.method import (
-    Method,
-    Pruner,
-    Scorer,
-)
+from graphprune.core.ablation import resolve_ablation
+from graphprune.core.method import Method, Pruner, Scorer
 
 from .acdc import ACDC
 from .calibration import CalibratedRanking

@@ -19,19 +19,12 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import WiderCopy, trials_of
-from graphprune.core.ablation import (
-    resolve_ablation,
-)
+from graphprune.core.ablation import resolve_ablation
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.method import (
-    Pruner,
-)
+from graphprune.core.method import Pruner
 from graphprune.core.metrics import Metric, as_metric
-from graphprune.core.model import (
-    MaskedModel,
-    require_model,
-)
+from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
@@ -41,9 +34,7 @@ from graphprune.search.checkpoint import RunDirectory, identity
 from graphprune.search.descent import Branch, Limits, Search
 from graphprune.search.judge import Judge, MakeTrials, Recheck, Referee
 from graphprune.search.order import EdgeOrder, edge_order
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 
 __all__ = ["ACDC"]
 

@@ -9,43 +9,23 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import (
-    resolve_ablation,
-)
+from graphprune.core.ablation import resolve_ablation
 from graphprune.core.batch import Batch
-from graphprune.core.mask import (
-    EdgeMask,
-)
+from graphprune.core.mask import EdgeMask
 from graphprune.core.measurable import Gap
-from graphprune.core.method import (
-    Method,
-    Scorer,
-    ranked,
-)
-from graphprune.core.model import (
-    MaskedModel,
-    Reference,
-    gradient_by_mask,
-    require_model,
-)
+from graphprune.core.method import Method, Scorer, ranked
+from graphprune.core.model import MaskedModel, Reference, gradient_by_mask, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
-from graphprune.core.sizes import (
-    MIB_SIZES,
-    budget,
-)
+from graphprune.core.sizes import MIB_SIZES, budget
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.methods.base import (
-    objective,
-)
+from graphprune.methods.base import objective
 from graphprune.search.nested import Step, nested
 from graphprune.search.stream import Stream
 from graphprune.selection.combine import magnitude_ranks, require_informative
 from graphprune.selection.connect import without_dead_ends
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 
 from .gradient import EAPIG
 from .members import Member, as_member, describe, inherit, member_scores, require_served

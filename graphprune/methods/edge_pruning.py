@@ -21,17 +21,13 @@ import torch
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.sizes import (
-    budget,
-)
+from graphprune.core.sizes import budget
 from graphprune.errors import InputError, unknown_name
 from graphprune.search.gates import budgeted_sigmoid, hard_concrete, log_odds, log_open, noise
 from graphprune.search.loop import Draw, Moment
 from graphprune.search.schedule import Shape, learning_rate, ramp
 from graphprune.search.warm import Start
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 
 from .optimiser import GateKind, MaskOptimiser
 

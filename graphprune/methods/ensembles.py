@@ -12,20 +12,11 @@ from typing import Any, Literal, Self, cast
 
 import torch
 
-from graphprune.core.method import (
-    Method,
-    Pruner,
-    Scorer,
-)
-from graphprune.core.model import (
-    MaskedModel,
-    require_model,
-)
+from graphprune.core.method import Method, Pruner, Scorer
+from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
-from graphprune.core.sizes import (
-    some_edges,
-)
+from graphprune.core.sizes import some_edges
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 from graphprune.search.warm import StartMapping, Warm
@@ -36,9 +27,7 @@ from graphprune.selection.combine import (
     combine_scores,
     require_informative,
 )
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 
 from .edge_pruning import EdgePruning
 from .gradient import EAP, EAPIG

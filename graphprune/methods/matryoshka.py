@@ -15,9 +15,7 @@ from graphprune.errors import InputError, unknown_name
 from graphprune.search.gates import budgeted_sigmoid, noise
 from graphprune.search.loop import Draw, Moment
 from graphprune.search.warm import Start
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 
 from .optimiser import GateKind, MaskOptimiser
 

@@ -8,16 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graphprune.capabilities import require
-from graphprune.core.ablation import (
-    AblationLike,
-)
+from graphprune.core.ablation import AblationLike
 from graphprune.core.mask import require_same_graph
-from graphprune.core.method import (
-    Method,
-    Pruner,
-    Scorer,
-    Seeded,
-)
+from graphprune.core.method import Method, Pruner, Scorer, Seeded
 from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task

@@ -17,30 +17,14 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import LearnedConstants, module_of, require
-from graphprune.core.ablation import (
-    resolve_ablation,
-)
+from graphprune.core.ablation import resolve_ablation
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.mask import (
-    EdgeMask,
-    require_same_graph,
-)
-from graphprune.core.method import (
-    Pruner,
-    Scorer,
-)
-from graphprune.core.model import (
-    Ablation,
-    MaskedModel,
-    require_model,
-)
+from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.method import Pruner, Scorer
+from graphprune.core.model import Ablation, MaskedModel, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
-from graphprune.core.sizes import (
-    as_size,
-    budget,
-    some_edges,
-)
+from graphprune.core.sizes import as_size, budget, some_edges
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.search.checkpoint import RunDirectory, identity
@@ -52,12 +36,8 @@ from graphprune.search.refine import refine
 from graphprune.search.stream import Stream
 from graphprune.search.warm import Start, Warm, met_gates, paper_log_alpha, rank_values
 from graphprune.selection.budget import exact_budget, require_feasible
-from graphprune.selection.connect import (
-    cut_off_nodes_differ,
-)
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.selection.connect import cut_off_nodes_differ
+from graphprune.util.checks import at_least
 from graphprune.util.interrupts import interruptible
 
 from .members import inherit, member_scores
@@ -252,7 +232,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             if count is None:
                 from graphprune.search.minimal import minimal
 
-                return minimal(run, self)
+                return minimal(run, self.scores)
             return self._finish(run, count, from_inputs)
 
     def _finish(self, run: Optimisation, count: int, from_inputs: bool) -> Result:

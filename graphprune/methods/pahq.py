@@ -21,9 +21,7 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import LowPrecision, require
-from graphprune.core.ablation import (
-    resolve_ablation,
-)
+from graphprune.core.ablation import resolve_ablation
 from graphprune.core.metrics import Metric
 from graphprune.core.model import MaskedModel
 from graphprune.core.result import Result

@@ -23,9 +23,7 @@ from graphprune.search.dangling import alive_edges
 from graphprune.search.gates import log_odds, noise, uniform_window, window_weights
 from graphprune.search.loop import Draw, Moment
 from graphprune.search.warm import Start
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 
 from .optimiser import GateKind, MaskOptimiser
 

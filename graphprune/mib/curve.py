@@ -25,19 +25,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import (
-    AblationLike,
-    resolve_ablation,
-)
+from graphprune.core.ablation import AblationLike, resolve_ablation
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.model import (
-    require_model,
-)
+from graphprune.core.model import require_model
 from graphprune.core.scores import EdgeScores, NodeScores, Ranking
 from graphprune.core.sizes import MIB_SIZES
 from graphprune.errors import InputError
 from graphprune.evaluation.curve import FaithfulnessCurve, curve_of
-from graphprune.selection.connect import ranking, without_dead_ends
+from graphprune.selection.connect import without_dead_ends
+from graphprune.util.ranks import ranking
 
 if TYPE_CHECKING:
     from graphprune.core.graph import ComputationalGraph

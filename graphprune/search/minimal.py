@@ -9,6 +9,7 @@ of any edge changes some output.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from graphprune.core.mask import EdgeMask
 from graphprune.core.result import Result
+from graphprune.core.scores import EdgeScores
 from graphprune.search.loop import Optimisation
-from graphprune.selection.connect import ranking
+from graphprune.util.ranks import ranking
 
 if TYPE_CHECKING:
     from graphprune.evaluation.exactness import SameOutputs
-    from graphprune.methods.optimiser import MaskOptimiser
 
 __all__ = ["exact_prefix", "minimal"]
 
@@ -61,8 +62,11 @@ def exact_prefix(ask: SameOutputs, values: Tensor, *, below: int) -> EdgeMask | 
     return EdgeMask(graph, best.float())
 
 
-def minimal(run: Optimisation, method: MaskOptimiser) -> Result:
-    """Runs the optimisation to the end; the smallest exact circuit on the way, polished."""
+def minimal(run: Optimisation, scores_of: Callable[[Optimisation, int], EdgeScores]) -> Result:
+    """Runs the optimisation to the end; the smallest exact circuit on the way, polished.
+
+    ``scores_of`` gives the gates' ranking, for the number of edges that were kept.
+    """
     from graphprune.evaluation.exactness import SameOutputs, minimal_circuit
 
     graph = run.model.graph
@@ -91,7 +95,7 @@ def minimal(run: Optimisation, method: MaskOptimiser) -> Result:
             "the circuit comes from removing edges one by one",
             graph.num_edges,
         )
-    scores = method.scores(run, optimised.num_kept)
+    scores = scores_of(run, optimised.num_kept)
     polished = optimised
     if not run.stopped:
         polished = minimal_circuit(run.model, run.task, optimised, scores, ablation=run.ablation)

@@ -28,9 +28,7 @@ from graphprune.search.gates import BETA
 from graphprune.util.ranks import ranks
 
 if TYPE_CHECKING:
-    from graphprune.core.method import (
-        Scorer,
-    )
+    from graphprune.core.method import Scorer
     from graphprune.core.scores import EdgeScores
 
     Source = EdgeScores | Scorer | str

@@ -16,22 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.mask import (
-    EdgeMask,
-)
+from graphprune.core.mask import EdgeMask
 from graphprune.core.scores import EdgeScores, Ranking
-from graphprune.core.sizes import (
-    budget,
-)
+from graphprune.core.sizes import budget
 from graphprune.errors import InputError, unknown_name
-from graphprune.selection.connect import ranking
 from graphprune.selection.rules import take
 from graphprune.util.progress import track
+from graphprune.util.ranks import ranking
 
 if TYPE_CHECKING:
-    from graphprune.core.method import (
-        Scorer,
-    )
+    from graphprune.core.method import Scorer
     from graphprune.core.model import MaskedModel
     from graphprune.core.task import Task
 
@@ -157,9 +151,7 @@ def bootstrap_scores(
 
     Raises :class:`InputError` for tasks too small to resample.
     """
-    from graphprune.util.checks import (
-        at_least,
-    )
+    from graphprune.util.checks import at_least
     from graphprune.util.interrupts import whole_results
 
     def score(some: Task) -> EdgeScores:

@@ -29,14 +29,8 @@ __all__ = [
     "circuit_of_size",
     "cut_off_nodes_differ",
     "grow_from_output",
-    "ranking",
     "without_dead_ends",
 ]
-
-
-def ranking(values: Tensor) -> Tensor:
-    """Positions from the highest value to the lowest; equal values keep their order."""
-    return torch.sort(values, descending=True, stable=True).indices
 
 
 def grow_from_output(graph: ComputationalGraph, values: Tensor, count: int) -> Tensor:

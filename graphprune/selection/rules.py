@@ -14,17 +14,9 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
 from graphprune.selection.budget import exact_budget
-from graphprune.selection.connect import ranking
+from graphprune.util.ranks import ranking
 
-__all__ = ["edge_influence", "positives_first", "share_checked", "take"]
-
-
-def share_checked(value: object, what: str) -> float:
-    """``value`` as a share in (0, 1]; raises :class:`InputError` otherwise."""
-    number = isinstance(value, int | float | np.integer | np.floating)
-    if isinstance(value, bool) or not number or not 0 < float(value) <= 1:  # type: ignore[arg-type]
-        raise InputError(f"{what} must be a share in (0, 1], got {value!r}")
-    return float(value)  # type: ignore[arg-type]
+__all__ = ["edge_influence", "positives_first", "take"]
 
 
 def take(

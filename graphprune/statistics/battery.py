@@ -7,10 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
-from graphprune.core.ablation import (
-    AblationLike,
-    resolve_ablation,
-)
+from graphprune.core.ablation import AblationLike, resolve_ablation
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name

@@ -29,9 +29,7 @@ from graphprune.comparison import make_strata
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError, unknown_name
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 
 __all__ = ["Match", "Walker", "random_circuits"]
 

@@ -27,24 +27,15 @@ import torch
 from torch import Tensor
 
 from graphprune.comparison.counts import holm
-from graphprune.core.ablation import (
-    AblationLike,
-)
+from graphprune.core.ablation import AblationLike
 from graphprune.core.mask import EdgeMask
 from graphprune.core.measurable import Gap
-from graphprune.core.method import (
-    ablation_of,
-)
+from graphprune.core.method import ablation_of
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.statistics.pvalues import (
-    rank_p,
-)
-from graphprune.util.checks import (
-    at_least,
-    share,
-)
+from graphprune.statistics.pvalues import rank_p
+from graphprune.util.checks import at_least, share
 from graphprune.util.progress import track
 
 from .circuits import draw

@@ -13,9 +13,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
 from graphprune.errors import InputError
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 
 from .pvalues import rank_p
 

@@ -18,23 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import (
-    AblationLike,
-)
+from graphprune.core.ablation import AblationLike
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
-from graphprune.statistics.pvalues import (
-    beats_share,
-    bonferroni,
-    differs,
-    is_within,
-)
-from graphprune.util.checks import (
-    at_least,
-    share,
-)
+from graphprune.statistics.pvalues import beats_share, bonferroni, differs, is_within
+from graphprune.util.checks import at_least, share
 from graphprune.util.intervals import bootstrap_interval, few_examples
 
 from .circuits import Walker

@@ -12,25 +12,14 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import (
-    AblationLike,
-)
-from graphprune.core.mask import (
-    EdgeMask,
-)
+from graphprune.core.ablation import AblationLike
+from graphprune.core.mask import EdgeMask
 from graphprune.core.model import MaskedModel
-from graphprune.core.sizes import (
-    budget,
-)
+from graphprune.core.sizes import budget
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.statistics.pvalues import (
-    beats_share,
-    rank_p,
-)
-from graphprune.util.checks import (
-    share,
-)
+from graphprune.statistics.pvalues import beats_share, rank_p
+from graphprune.util.checks import share
 
 from .circuits import Match, draw
 from .result import Finding

@@ -12,26 +12,16 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from graphprune.core.ablation import (
-    AblationLike,
-    resolve_ablation,
-)
+from graphprune.core.ablation import AblationLike, resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask, mask_of, require_same_graph
 from graphprune.core.measurable import Gap, Idle
 from graphprune.core.metrics import Metric, as_metric
-from graphprune.core.model import (
-    Ablation,
-    MaskedModel,
-    Reference,
-    require_model,
-)
+from graphprune.core.model import Ablation, MaskedModel, Reference, require_model
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 from graphprune.evaluation.report import check_outputs
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 from graphprune.util.progress import bar
 
 __all__ = [

@@ -14,18 +14,13 @@ from torch import Tensor
 from graphprune.capabilities import LowPrecision, UserModule, require
 from graphprune.core.batch import Batch, Examples
 from graphprune.core.mask import EdgeMask, mask_of
-from graphprune.core.method import (
-    Method,
-    ablation_of,
-)
+from graphprune.core.method import Method, ablation_of
 from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.selection.connect import circuit_of_size
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 from graphprune.util.interrupts import whole_results
 
 __all__ = ["Found", "MethodLike", "circuit_by", "label_of", "randomised_weights", "shuffled_labels"]

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from graphprune.core.method import (
-    Method,
-)
+from graphprune.core.method import Method
 
 __all__ = ["reseeded"]
 

@@ -29,21 +29,13 @@ from numpy.typing import NDArray
 
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
-from graphprune.core.method import (
-    Pruner,
-    Scorer,
-)
+from graphprune.core.method import Pruner, Scorer
 from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.statistics.pvalues import (
-    rank_p,
-)
-from graphprune.util.checks import (
-    at_least,
-    share,
-)
+from graphprune.statistics.pvalues import rank_p
+from graphprune.util.checks import at_least, share
 from graphprune.util.progress import track
 from graphprune.util.ranks import ranks
 

@@ -6,20 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphprune.comparison.counts import holm
-from graphprune.core.ablation import (
-    AblationLike,
-)
+from graphprune.core.ablation import AblationLike
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.evaluation.report import evaluate_all
-from graphprune.statistics.pvalues import (
-    sign_flip_p,
-)
-from graphprune.util.checks import (
-    at_least,
-    share,
-)
+from graphprune.statistics.pvalues import sign_flip_p
+from graphprune.util.checks import at_least, share
 from graphprune.util.intervals import few_examples, ratio_interval
 
 from .result import Finding

@@ -23,16 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import (
-    AblationLike,
-)
+from graphprune.core.ablation import AblationLike
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 from graphprune.util.intervals import bootstrap_interval, few_examples
 
 from .result import Finding

@@ -14,19 +14,12 @@ from typing import Any
 import torch
 
 from graphprune.core.contents import fingerprint
-from graphprune.core.method import (
-    ablation_of,
-)
+from graphprune.core.method import ablation_of
 from graphprune.core.model import MaskedModel
 from graphprune.core.registry import package_of
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
-from graphprune.errors import (
-    GraphPruneError,
-    InputError,
-    MissingExtraError,
-    UnsupportedModelError,
-)
+from graphprune.errors import GraphPruneError, InputError, MissingExtraError, UnsupportedModelError
 from graphprune.evaluation.curve import circuits_of, curve_of_reports
 from graphprune.evaluation.recovery import auroc
 from graphprune.evaluation.report import evaluate_all

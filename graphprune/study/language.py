@@ -7,7 +7,6 @@ loading it. Whatever is kept in memory from one job to the next is kept by conte
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,9 +41,9 @@ class Checkpoint:
 
 def checkpoint(model: str, dtype: str) -> Checkpoint:
     """The model of a folder, a hub id or ``smollm2``."""
-    from graphprune.cli.loading import load_tokenizer, model_folder
+    from graphprune.study.loading import load_tokenizer, model_folder
 
-    folder = model_folder(_job(), model) or _snapshot(model)
+    folder = model_folder(model) or _snapshot(model)
     if folder is None:  # not here yet
         _loaded(model, dtype, "", None)
         folder = _snapshot(model)
@@ -91,18 +90,12 @@ def _snapshot(model: str) -> Path | None:
     return folder if weights and _whole(folder) else None
 
 
-def _job() -> Any:
-    from graphprune.cli.job import Job
-
-    return Job(sys.stderr, as_json=False, quiet=True)
-
-
 @lru_cache(maxsize=1)
 def _loaded(model: str, dtype: str, state: str, folder: Path | None) -> Any:
     """The model in this ``state`` of its folder; raises :class:`InputError` if it is another."""
-    from graphprune.cli.loading import load_model
+    from graphprune.study.loading import load_model
 
-    loaded = load_model(_job(), model, dtype=dtype)
+    loaded = load_model(model, dtype=dtype)
     if folder is not None and files_fingerprint(folder, ("*",)) != state:
         raise InputError(
             f"the files of the model {model!r} changed while the study ran; run the study again, "
@@ -132,7 +125,7 @@ def prompts(
 
     A file is read whole and put in a random order by the seed; a built-in task draws by the seed.
     """
-    from graphprune.cli.loading import load_task, prompt_files
+    from graphprune.study.loading import load_task, prompt_files
 
     options: dict[str, Any] = {
         "metric": metric,

@@ -20,9 +20,7 @@ import torch
 
 from graphprune.core.contents import fingerprint
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.method import (
-    Method,
-)
+from graphprune.core.method import Method
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import FormatError
 from graphprune.methods.optimiser import MaskOptimiser

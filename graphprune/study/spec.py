@@ -8,16 +8,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from graphprune.core.method import (
-    Scorer,
-    Sweep,
-)
+from graphprune.core.method import Scorer, Sweep
 from graphprune.core.registry import make_method, method_class, method_names
 from graphprune.errors import InputError, MissingExtraError, unknown_name
 from graphprune.tasks import TASKS
-from graphprune.util.checks import (
-    at_least,
-)
+from graphprune.util.checks import at_least
 from graphprune.util.plain import plain
 
 from .identity import Source

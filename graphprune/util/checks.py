@@ -22,3 +22,11 @@ def share(value: object, what: str, most: float = 1.0) -> float:
     if not number or not 0 < float(value) < most:  # type: ignore[arg-type]
         raise InputError(f"{what} must lie between 0 and {most:g}, got {value!r}")
     return float(value)  # type: ignore[arg-type]
+
+
+def share_checked(value: object, what: str) -> float:
+    """``value`` as a share in (0, 1]; raises :class:`InputError` otherwise."""
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if isinstance(value, bool) or not number or not 0 < float(value) <= 1:  # type: ignore[arg-type]
+        raise InputError(f"{what} must be a share in (0, 1], got {value!r}")
+    return float(value)  # type: ignore[arg-type]

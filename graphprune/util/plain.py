@@ -1,33 +1,28 @@
-"""Any setting or figure as plain JSON values, and what provenance keeps of methods and packages."""
+"""Any setting or figure as plain JSON values, so that it can be kept and compared."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import math
-import sys
 from collections.abc import Mapping
 from enum import Enum
-from importlib import metadata
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from graphprune.core.scores import EdgeScores
-
-__all__ = ["Documented", "ablation_name", "flatten", "method_record", "plain", "versions"]
+__all__ = ["Short", "flatten", "plain"]
 
 
 @runtime_checkable
-class Documented(Protocol):
-    """Whatever can be written as plain values, such as an :class:`~graphprune.EvaluationReport`."""
+class Short(Protocol):
+    """A value that has a short text of its own, such as an ablation with its constants."""
 
-    def to_dict(self) -> Mapping[str, Any]:
-        """Its figures by name."""
+    def as_plain(self) -> str:
+        """The text that stands for it."""
         ...
 
 
@@ -66,11 +61,9 @@ def plain(value: Any) -> Any:
         return sorted((plain(item) for item in value), key=repr)
     if isinstance(value, PurePath):
         return str(value)
+    if isinstance(value, Short) and not isinstance(value, type):
+        return value.as_plain()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        from graphprune.core.model import Ablation
-
-        if isinstance(value, Ablation):
-            return repr(value)
         fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}
     return str(getattr(value, "__name__", type(value).__name__))
@@ -113,62 +106,3 @@ def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-_PACKAGES = ("graphprune", "numpy", "torch", "transformers", "torch_geometric")
-
-
-def method_record(method: Any, scores: EdgeScores | None) -> dict[str, Any] | None:
-    """A method's name and settings as plain values; ``None`` where neither it nor scores say."""
-    if method is None:
-        return {"name": scores.method} if scores is not None and scores.method else None
-    if isinstance(method, str):
-        return {"name": method}
-    if isinstance(method, Mapping):
-        return dict(plain(method))
-    from graphprune.core.method import (
-        Method,
-    )
-
-    if isinstance(method, Method):  # what was used, said or not
-        method = method.resolved()
-    settings = plain(method) if dataclasses.is_dataclass(method) else {}
-    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
-    hidden = {"type", *(f.name for f in fields if not f.compare)}
-    settings = {k: v for k, v in settings.items() if k not in hidden}
-    return {"name": type(method).__name__, "settings": settings}
-
-
-def ablation_name(given: Any, method: Any = None, report: Any = None) -> str | None:
-    """The ablation that was said: outright, by a method (or a record of one), or by a report."""
-    if given is None and method is not None:
-        from graphprune.core.method import (
-            Method,
-        )
-
-        given = method.chosen_ablation if isinstance(method, Method) else _setting(method)
-    if given is None:
-        given = _setting(report.to_dict() if isinstance(report, Documented) else report)
-    from graphprune.core.model import Ablation
-
-    name = given.name if isinstance(given, Ablation) else given
-    return name if isinstance(name, str) else None
-
-
-def _setting(record: Any) -> Any:
-    """The ablation among the settings of a method's or a report's record."""
-    settings = record.get("settings") if isinstance(record, Mapping) else None
-    return settings.get("ablation") if isinstance(settings, Mapping) else None
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that may have had a part in a result."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in _PACKAGES:
-        # What is not imported had no part in the result.
-        if package in sys.modules:
-            try:
-                found[package] = metadata.version(package)
-            except metadata.PackageNotFoundError:
-                found[package] = "uninstalled checkout"
-    return found

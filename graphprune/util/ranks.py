@@ -9,10 +9,11 @@ before or after a hundred others. Here it shares its rank with all that score as
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["NOISE", "levels", "ranks"]
+__all__ = ["NOISE", "levels", "ranking", "ranks"]
 
 # Measured as shares of the largest score: up to 3.9e-6 between instruction sets and 1.3e-6 between
 # batch sizes on SmolLM2-135M (EAP, EAP-IG, information flow); edges without effect reach 2.0e-6
@@ -55,3 +56,8 @@ def ranks(values: Tensor, noise: float) -> NDArray[np.float64]:
     from scipy.stats import rankdata
 
     return np.asarray(rankdata(levels(values, noise)), dtype=np.float64)
+
+
+def ranking(values: Tensor) -> Tensor:
+    """Positions from the highest value to the lowest; equal values keep their order."""
+    return torch.sort(values, descending=True, stable=True).indices

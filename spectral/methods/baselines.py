@@ -7,13 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from graphprune.core.method import (
-    Scorer,
-)
-from graphprune.core.model import (
-    MaskedModel,
-    require_model,
-)
+from graphprune.core.method import Scorer
+from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError

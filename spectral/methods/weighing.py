@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import PlacedMessages, WeightedEdges, require
-from graphprune.core.ablation import (
-    AblationLike,
-)
+from graphprune.core.ablation import AblationLike
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError, UnsupportedModelError

@@ -27,16 +27,8 @@ from graphprune.statistics.pvalues import (
 )
 from graphprune.statistics.sanity import Found
 from graphprune.statistics.seeds import reseeded
-from graphprune.statistics.stability import (
-    _matched,
-    _overlaps,
-    _ranked,
-    jackknife,
-    mean_overlap,
-)
-from graphprune.util.checks import (
-    share,
-)
+from graphprune.statistics.stability import _matched, _overlaps, _ranked, jackknife, mean_overlap
+from graphprune.util.checks import share
 
 pytestmark = pytest.mark.inside
 

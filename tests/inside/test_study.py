@@ -10,13 +10,7 @@ import torch
 from support.cli import call
 from support.optimising import make_loss, make_method, toy_task
 from support.studies import figures, small_plan
-from support.study_files import (
-    fill,
-    replace_weights,
-    study_of,
-    swap_answers,
-    two_models,
-)
+from support.study_files import fill, replace_weights, study_of, swap_answers, two_models
 from support.toy import Toy
 
 import graphprune as gp

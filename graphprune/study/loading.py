@@ -1,92 +1,29 @@
-"""Models, tokenizers and tasks by what the command line calls them."""
+"""Models and tasks by the names that a user gives: folders, hub ids, files, kinds of systems."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import GraphPruneError, InputError, UnsupportedModelError, unknown_name
 
 if TYPE_CHECKING:
-    from graphprune.cli.job import Job
     from graphprune.core.model import MaskedModel
     from graphprune.core.task import Task
 
 __all__ = [
-    "Ablations",
-    "BatchSize",
-    "Device",
-    "Dtype",
-    "Examples",
     "Loaded",
-    "MethodSeed",
-    "MetricName",
-    "ModelName",
-    "Seed",
-    "TaskName",
-    "TaskSettings",
+    "SystemTasks",
     "load_model",
     "load_task",
     "load_tokenizer",
     "model_folder",
     "prompt_files",
 ]
-
-Dtypes = Literal["auto", "float32", "bfloat16", "float16", "float64"]
-
-ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", metavar="PATH_OR_ID",
-        help="A folder that save_pretrained wrote, a Hugging Face id, smollm2 (the demo's), or a "
-        "system with tasks of its own such as argnn-digits (task digits).",
-    ),
-]  # fmt: skip
-TaskName = Annotated[
-    str,
-    typer.Option(
-        "--task", "-t", metavar="NAME_OR_FILE",
-        help="A built-in task such as ioi (`graphprune info` lists them), a .jsonl or .csv file "
-        "with the columns clean, corrupt, answer, distractor, or a folder with one of MIB's data "
-        "sets as the Hugging Face hub has it.",
-    ),
-]  # fmt: skip
-TaskSettings = Annotated[
-    list[str],
-    typer.Option("--task-set", metavar="NAME=VALUE", help="A setting of the task; repeatable."),
-]
-Examples = Annotated[
-    int | None,
-    typer.Option("--examples", "-n", min=1, help="Prompts to use; by default the task's own."),
-]
-MetricName = Annotated[
-    str | None,
-    typer.Option(
-        help="logit_diff (default), prob_diff, kl, accuracy or exact_match (answer against "
-        "distractor), top1_accuracy or top1_match (of all outputs)."
-    ),
-]
-Ablations = Annotated[
-    str | None,
-    typer.Option(
-        help="What replaces an ablated message: counterfactual (default), zero, mean, "
-        "mean_positional or (graph networks) delete."
-    ),
-]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts at a time.")]
-_SEED = "Draws the same prompts, splits and intervals again."
-Seed = Annotated[int, typer.Option(help=_SEED)]
-MethodSeed = Annotated[
-    int | None, typer.Option(help=f"{_SEED} The method's too, unless --set says one. Default 0.")
-]
-Dtype = Annotated[Dtypes, typer.Option(help="Of the weights; auto: as they are stored.")]
-Device = Annotated[str, typer.Option(help="Such as cpu or cuda:1; auto: a GPU if there is one.")]
 
 
 @dataclass(frozen=True)
@@ -125,7 +62,7 @@ class SystemTasks:
         """The system's task ``name`` with so many examples (default 100)."""
         from dataclasses import replace
 
-        from graphprune.cli.settings import pairs
+        from graphprune.study.settings import pairs
 
         given = pairs(settings, "--task-set")
         options = {k: int(v) if v.isdigit() else v for k, v in given.items()}
@@ -134,9 +71,16 @@ class SystemTasks:
 
 
 def load_model(
-    job: Job, name: str, *, dtype: str = "auto", device: str = "auto", tokenizer: str | None = None
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    tokenizer: str | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Loaded:
     """The model ``name`` on ``device``, wrapped, with its tokenizer.
+
+    ``note`` is told what is going on; with it downloads show their progress.
 
     A kind of system (``argnn-digits``, ...) brings its own tasks in the tokenizer's place.
     """
@@ -152,9 +96,10 @@ def load_model(
             return Loaded(own.model(), own, name)
 
     place = _device(torch, device)
-    source = model_folder(job, name)
-    job.note(f"loading {name}")
-    with _hugging_face_bars(not job.quiet and source is None):
+    source = model_folder(name, quiet=note is None)
+    if note is not None:
+        note(f"loading {name}")
+    with _hugging_face_bars(note is not None and source is None):
         module = _weights(name, source, dtype if dtype == "auto" else getattr(torch, dtype))
         words = load_tokenizer(tokenizer) if tokenizer else _tokenizer(name, source)
     # Where the folder lies is nobody's business but the user's; this name goes into files.
@@ -174,12 +119,12 @@ def _device(torch: Any, device: str) -> Any:
     return chosen
 
 
-def model_folder(job: Job, name: str) -> Path | None:
+def model_folder(name: str, *, quiet: bool = True) -> Path | None:
     """The folder of a model that lies on this machine, or ``None`` for a Hugging Face id."""
     from graphprune.util.fetch import ARTIFACTS, fetch
 
     if name in ARTIFACTS and not Path(name).is_dir():
-        return fetch(name, quiet=job.quiet)
+        return fetch(name, quiet=quiet)
     return _folder(name)
 
 
@@ -280,9 +225,9 @@ def load_task(
     settings: Sequence[str] = (),
 ) -> Task:
     """The built-in task or the file of prompts ``name``."""
-    from graphprune.cli.settings import task_options
     from graphprune.core.metrics import as_metric
     from graphprune.core.task import Task
+    from graphprune.study.settings import task_options
     from graphprune.tasks import TASKS, make
 
     common: dict[str, Any] = {}

@@ -15,20 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.mask import (
-    EdgeMask,
-    require_same_graph,
-)
-from graphprune.core.sizes import (
-    budget,
-)
+from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.sizes import budget
 from graphprune.errors import InputError
 from graphprune.selection.budget import exact_budget, require_feasible
 
 if TYPE_CHECKING:
-    from graphprune.core.ablation import (
-        AblationLike,
-    )
+    from graphprune.core.ablation import AblationLike
     from graphprune.core.metrics import Metric
     from graphprune.core.model import MaskedModel
     from graphprune.core.scores import EdgeScores
@@ -75,14 +68,10 @@ def polish(
         InputError: ``size`` is less than any circuit needs, or more than ``start`` has.
     """
     from graphprune.core.metrics import as_metric
-    from graphprune.core.model import (
-        require_model,
-    )
+    from graphprune.core.model import require_model
     from graphprune.core.scores import EdgeScores
     from graphprune.methods.acdc import ACDC
-    from graphprune.selection.connect import (
-        cut_off_nodes_differ,
-    )
+    from graphprune.selection.connect import cut_off_nodes_differ
 
     require_model(model)
     graph = model.graph
