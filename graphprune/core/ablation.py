@@ -10,7 +10,14 @@ from graphprune.core.model import Ablation, AblationKind, MaskedModel
 from graphprune.core.task import Task, require_task
 from graphprune.errors import InputError, unknown_name
 
-__all__ = ["ABLATIONS", "DEFAULT_ABLATION", "AblationLike", "own_ablation", "resolve_ablation"]
+__all__ = [
+    "ABLATIONS",
+    "DEFAULT_ABLATION",
+    "AblationLike",
+    "own_ablation",
+    "resolve_ablation",
+    "said_or_own",
+]
 
 AblationLike = str | Ablation
 DEFAULT_ABLATION = "counterfactual"  # what comes where nobody says one
@@ -55,6 +62,11 @@ def resolve_ablation(
         return inside.mean_ablation(task.batches(), per_position=ablation == "mean_positional")
     kinds: dict[str, AblationKind] = {"zero": "zero", "delete": "delete"}
     return Ablation(kinds.get(ablation, "counterfactual"))
+
+
+def said_or_own(ablation: AblationLike | None, *found: object) -> AblationLike | None:
+    """The ablation that was said, else the one that circuits and results were found under."""
+    return own_ablation(found) if ablation is None else ablation
 
 
 def own_ablation(found: Iterable[object]) -> AblationLike | None:

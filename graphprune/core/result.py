@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from graphprune.core.overlap import ExampleFingerprint
     from graphprune.core.task import Task
 
-__all__ = ["Result"]
+__all__ = ["Result", "scores_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,3 +93,12 @@ class Result:
     def __repr__(self) -> str:
         parts = [repr(part) for part in (self.mask, self.scores) if part is not None]
         return f"Result({', '.join([*parts, *filter(None, [self.stopped])])})"
+
+
+def scores_of(found: EdgeScores | Result) -> EdgeScores:
+    """The scores of a result, or scores as they are; :class:`InputError` where it has none."""
+    if not isinstance(found, Result):
+        return found
+    if found.scores is None:
+        raise InputError("this result has a mask and ranks no edges; a curve needs scores")
+    return found.scores

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphprune.core.ablation import AblationLike, resolve_ablation
+from graphprune.core.ablation import AblationLike, resolve_ablation, said_or_own
 from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.core.measurable import Gap
 from graphprune.core.model import Ablation, MaskedModel, require_model
+from graphprune.core.result import Result, scores_of
 from graphprune.core.scores import EdgeScores, Ranking
 from graphprune.core.sizes import MIB_SIZES, budget
 from graphprune.core.task import Task
@@ -154,11 +155,11 @@ class FaithfulnessCurve:
 def faithfulness_curve(
     model: MaskedModel,
     task: Task,
-    scores: EdgeScores,
+    scores: EdgeScores | Result,
     sizes: Sequence[float] | None = None,
     *,
     rankings: Sequence[Ranking] = ("signed", "abs"),
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     batch_size: int | None = None,
 ) -> FaithfulnessCurve:
     """F of the circuits that ``scores`` give at every size.
@@ -169,6 +170,8 @@ def faithfulness_curve(
     sparse masked pass.
 
     Args:
+        scores: a ranking, or the result of a method that gave one.
+        ablation: ``None``: the one that the result was found under, else counterfactual.
         sizes: increasing fractions in (0, 1] or numbers of edges (int); ``None``: MIB's ten.
         rankings: ``"signed"`` (needed for CPR), ``"abs"`` (needed for CMD).
 
@@ -179,17 +182,17 @@ def faithfulness_curve(
     fractions, masks, chosen = circuits_of(
         model, task, scores, sizes, rankings=rankings, ablation=ablation
     )
-    return curve_of(model, task, masks, fractions, chosen, batch_size, scores.method)
+    return curve_of(model, task, masks, fractions, chosen, batch_size, scores_of(scores).method)
 
 
 def circuits_of(
     model: MaskedModel,
     task: Task,
-    scores: EdgeScores,
+    scores: EdgeScores | Result,
     sizes: Sequence[float] | None = None,
     *,
     rankings: Sequence[Ranking] = ("signed", "abs"),
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     found_under: AblationLike | None = None,
 ) -> tuple[tuple[float, ...], dict[Ranking, list[EdgeMask]], Ablation]:
     """The sizes as fractions, the circuits a curve measures at them, and the ablation.
@@ -198,6 +201,7 @@ def circuits_of(
     ends go (``None``: that of the curve), where circuits are judged under another.
     """
     require_model(model)
+    own, scores = said_or_own(ablation, scores), scores_of(scores)
     require_same_graph(model.graph, scores.graph, "the model and the scores")
     if not rankings:
         raise InputError("a curve needs a ranking: 'signed', 'abs' or both")
@@ -208,7 +212,7 @@ def circuits_of(
     )
     if len(fractions) < 2 or list(fractions) != sorted(set(fractions)):
         raise InputError(f"sizes must be at least two, increasing, got {asked}")
-    chosen = resolve_ablation(model, task, ablation)
+    chosen = resolve_ablation(model, task, own)
     under = chosen if found_under is None else found_under
     masks: dict[Ranking, list[EdgeMask]] = {
         by: [circuit_of_size(scores, n, by, ablation=under, task=task) for n in counts]

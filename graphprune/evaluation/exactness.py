@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import AblationLike, resolve_ablation
+from graphprune.core.ablation import AblationLike, resolve_ablation, said_or_own
 from graphprune.core.batch import Batch
-from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.mask import EdgeMask, Masked, mask_of, require_same_graph
 from graphprune.core.metrics import Metric
 from graphprune.core.model import Ablation, MaskedModel, Reference, require_model
 from graphprune.core.scores import EdgeScores
@@ -60,7 +60,7 @@ class SameOutputs:
 
     model: MaskedModel
     task: Task
-    ablation: AblationLike = "counterfactual"
+    ablation: AblationLike | None = None
     max_candidates: int = 16
     batch_size: int | None = None
     _held: list[_Held] = field(default_factory=list, repr=False)
@@ -152,7 +152,7 @@ def same_outputs(
     task: Task,
     masks: Tensor,
     *,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     max_candidates: int = 16,
 ) -> Tensor:
     """``[K]`` bool for ``masks [K, E]``: which give the full model's output on every example.
@@ -163,11 +163,12 @@ def same_outputs(
 
 
 def equivalent(
-    model: MaskedModel, task: Task, mask: EdgeMask, *, ablation: AblationLike = "counterfactual"
+    model: MaskedModel, task: Task, mask: EdgeMask | Masked, *, ablation: AblationLike | None = None
 ) -> bool:
     """Whether the circuit gives the full model's output on every example of the task."""
+    chosen, mask = said_or_own(ablation, mask), mask_of(mask)
     require_same_graph(model.graph, mask.graph, "the model and the mask")
-    return bool(SameOutputs(model, task, ablation)(mask.values[None])[0])
+    return bool(SameOutputs(model, task, chosen)(mask.values[None])[0])
 
 
 def _without_each(kept: Tensor, edges: Tensor) -> Tensor:
@@ -180,23 +181,23 @@ def _without_each(kept: Tensor, edges: Tensor) -> Tensor:
 def removable_edges(
     model: MaskedModel,
     task: Task,
-    mask: EdgeMask,
+    mask: EdgeMask | Masked,
     *,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     max_candidates: int = 16,
 ) -> EdgeMask:
     """The kept edges whose removal alone leaves every output the full model's."""
-    kept = _binary(model, mask)
+    kept = _binary(model, mask_of(mask))
     edges = torch.nonzero(kept)[:, 0]
     values = torch.zeros(model.graph.num_edges)
-    ask = SameOutputs(model, task, ablation, max_candidates)
+    ask = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
     for some in edges.split(max_candidates):
         values[some] = ask(_without_each(kept, some)).float()
     return EdgeMask(model.graph, values)
 
 
 def is_minimal(
-    model: MaskedModel, task: Task, mask: EdgeMask, *, ablation: AblationLike = "counterfactual"
+    model: MaskedModel, task: Task, mask: EdgeMask | Masked, *, ablation: AblationLike | None = None
 ) -> bool:
     """Whether the circuit is exact and the removal of any kept edge changes some output."""
     if not equivalent(model, task, mask, ablation=ablation):
@@ -207,10 +208,10 @@ def is_minimal(
 def minimal_circuit(
     model: MaskedModel,
     task: Task,
-    mask: EdgeMask,
+    mask: EdgeMask | Masked,
     order: EdgeScores | None = None,
     *,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     max_candidates: int = 16,
 ) -> EdgeMask:
     """Removes edges while every output stays the full model's, until no kept edge can go.
@@ -222,12 +223,14 @@ def minimal_circuit(
 
     Args:
         mask: an exact circuit of zeros and ones.
+        ablation: ``None``: the one that a circuit was found under, else counterfactual.
         max_candidates: candidates run at once.
 
     Raises:
         InputError: the circuit does not give the full model's outputs to begin with.
     """
-    ask = SameOutputs(model, task, ablation, max_candidates)
+    ask = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
+    mask = mask_of(mask)
     kept = _binary(model, mask)
     if not bool(ask(kept.float()[None])[0]):
         raise InputError(

@@ -43,7 +43,7 @@ def polish(
     *,
     pool: float = 2.0,
     metric: str | Metric = "kl",
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     batch_size: int | None = None,
     halvings: int = 6,
 ) -> EdgeMask:

@@ -96,7 +96,7 @@ def examine(
     *,
     draws: int | None = None,
     metric: MetricLike = None,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
@@ -117,7 +117,7 @@ def examine(
     if unknown or not names:
         raise unknown_name("test", unknown[0] if unknown else tests, TESTS)
     circuit = circuit_of(model, mask)
-    chosen = resolve_ablation(model, task, ablation)
+    chosen = resolve_ablation(model, task, ablation, mask)
     findings: dict[str, Finding] = {}
     not_made: dict[str, str] = {}
     for name in names:

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from graphprune.comparison.counts import holm
-from graphprune.core.ablation import AblationLike
+from graphprune.core.ablation import AblationLike, own_ablation
 from graphprune.core.mask import EdgeMask
 from graphprune.core.measurable import Gap
 from graphprune.core.method import ablation_of
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 from graphprune.statistics.pvalues import rank_p
 from graphprune.util.checks import at_least, share
 from graphprune.util.progress import track
@@ -82,7 +82,8 @@ def controls(
             others give, the least with ``kinds / (1 + reruns) < alpha``: 80 for four kinds at .05,
             20 for one kind alone. With fewer the summary may say "underpowered".
         metric: circuits are judged by its mean (the test task's own by default).
-        ablation: of the judged runs; ``None``: the method's own, else counterfactual.
+        ablation: of the judged runs; ``None``: a circuit's own, else the method's, else
+            counterfactual.
 
     The table has a row for each circuit: kind, edges, the metric's mean, faithfulness, and the
     share of the found circuit's edges it has.
@@ -91,7 +92,11 @@ def controls(
     at_least(seed, 0, "seed")
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds or len(set(kinds)) < len(kinds):
-        raise InputError(f"kinds are some of {', '.join(KINDS)}, each once; got {list(kinds)!r}")
+        raise (
+            unknown_name("kind", unknown[0], KINDS)
+            if unknown
+            else InputError(f"kinds are some of {', '.join(KINDS)}, each once; got {list(kinds)!r}")
+        )
     if method is None and ("labels" in kinds or "weights" in kinds):
         raise InputError("shuffled labels and weights need the method to run again: give method=")
     if mask is None:
@@ -103,7 +108,7 @@ def controls(
     draws = max(100, enough) if draws is None else at_least(draws, 1, "draws")
     reruns = enough if reruns is None else at_least(reruns, 1, "reruns")
     if ablation is None:
-        ablation = ablation_of(method)
+        ablation = own_ablation([mask]) or ablation_of(method)
     scorer = Runs(model, task if test is None else test, ablation, metric, **options)
     own = float(scorer(circuit.kept[None], "controls")[0].mean())
     unit = scorer.unit

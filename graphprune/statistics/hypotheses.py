@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import AblationLike
+from graphprune.core.ablation import AblationLike, said_or_own
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
@@ -42,7 +42,7 @@ def equivalence_test(
     *,
     epsilon: float = 0.1,
     metric: MetricLike = None,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
@@ -68,7 +68,7 @@ def equivalence_test(
     share(alpha, "alpha")
     circuit = circuit_of(model, mask)
     require_examples(task, 2, "the equivalence test")
-    scorer = Runs(model, task, ablation, metric, **options)
+    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
     ours = scorer(circuit.values[None], "equivalence")[0]
     gaps = ours - scorer.full
     wins = int((gaps > scorer.noise).sum())
@@ -136,7 +136,7 @@ def independence_test(
     of: Literal["auto", "scores", "outputs"] = "auto",
     draws: int = 1000,
     metric: MetricLike = None,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
@@ -163,7 +163,7 @@ def independence_test(
     share(alpha, "alpha")
     circuit = circuit_of(model, mask)
     require_examples(task, 4, "the independence test")
-    scorer = Runs(model, task, ablation, metric, **options)
+    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
     against_full = "full" in scorer.measure.needs
     if of == "auto":
         of = "outputs" if against_full else "scores"
@@ -251,7 +251,7 @@ def minimality_test(
     edges: Any = None,
     distance: Distance = "squared",
     metric: MetricLike = None,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
@@ -278,7 +278,7 @@ def minimality_test(
     at_least(draws, 1, "draws")
     circuit = circuit_of(model, mask, full=False)
     chosen = edge_numbers(circuit, edges)
-    scorer = Runs(model, task, ablation, metric, **options)
+    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
     kept = circuit.kept
     inflated, knocked, names = _inflations(circuit, draws, at_least(seed, 0, "seed"))
     start = scorer(kept[None], "minimality")[0]

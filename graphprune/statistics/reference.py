@@ -12,7 +12,7 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import AblationLike
+from graphprune.core.ablation import AblationLike, said_or_own
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import MaskedModel
 from graphprune.core.sizes import budget
@@ -39,7 +39,7 @@ def sufficiency_test(
     match: Match = "paths",
     distance: Distance = "squared",
     metric: MetricLike = None,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
@@ -58,7 +58,7 @@ def sufficiency_test(
     """
     circuit = circuit_of(model, mask, full=False)
     rows = _random(circuit, draws, match, size, seed)
-    scorer = Runs(model, task, ablation, metric, **options)
+    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
     scores = scorer(torch.cat([circuit.kept[None], rows]), "sufficiency")
     return _compared(
         scorer,
@@ -87,7 +87,7 @@ def necessity_test(
     source: Literal["complement", "graph"] = "complement",
     distance: Distance = "squared",
     metric: MetricLike = None,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
@@ -106,7 +106,7 @@ def necessity_test(
     """
     circuit = circuit_of(model, mask, full=False)
     rows = _random(circuit, draws, match, size, seed, source)
-    scorer = Runs(model, task, ablation, metric, **options)
+    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
     scores = scorer(~torch.cat([circuit.kept[None], rows]), "necessity")
     return _compared(
         scorer,

@@ -128,7 +128,7 @@ class Runs:
 
     model: MaskedModel
     task: Task
-    ablation: AblationLike = "counterfactual"
+    ablation: AblationLike | None = None
     metric: MetricLike = None
     max_candidates: int | None = None
     batch_size: int | None = None

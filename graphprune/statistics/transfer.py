@@ -26,7 +26,7 @@ def transfer(
     circuits: Mapping[str, Any],
     tasks: Mapping[str, Task],
     *,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     level: float = 0.95,
     draws: int = 2000,
     alpha: float = 0.05,

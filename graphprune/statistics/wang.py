@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import AblationLike
+from graphprune.core.ablation import AblationLike, said_or_own
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
@@ -81,7 +81,7 @@ def completeness(
     width: int = 5,
     bar: float | None = None,
     metric: MetricLike = None,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
@@ -103,7 +103,7 @@ def completeness(
         at_least(value, 0, what)
     at_least(steps, 1, "steps")
     at_least(width, 1, "width")
-    scorer = Runs(model, task, ablation, metric, **options)
+    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
     generator = np.random.default_rng(at_least(seed, 0, "seed"))
 
     def both(sets: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,7 +211,7 @@ def minimality(
     width: int = 5,
     bar: float = 0.01,
     metric: MetricLike = None,
-    ablation: AblationLike = "counterfactual",
+    ablation: AblationLike | None = None,
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
@@ -234,7 +234,7 @@ def minimality(
     at_least(width, 1, "width")
     if not bar >= 0:
         raise InputError(f"bar is a share of at least 0, got {bar!r}")
-    scorer = Runs(model, task, ablation, metric, **options)
+    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
     generator = np.random.default_rng(at_least(seed, 0, "seed"))
     n = len(parts)
     shared = torch.from_numpy(generator.random((draws, n)) < 0.5)
