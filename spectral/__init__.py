@@ -14,8 +14,8 @@ from .effects import removal_effects
 from .laplacians import laplacian
 from .large import leading
 from .pictures import plot
-from .published import published_edge
 from .pruning import SpectralPruning, SpectralScores, feedback_dependence
+from .published import published_edge
 from .sensitivity import sensitivity
 from .spectra import spectrum
 from .stability import stable_step
