@@ -175,6 +175,30 @@ def test_a_result_is_judged_under_its_own_ablation():
         gp.evaluate(small, task, gp.EAP().fit(small, task))
 
 
+def test_whatever_judges_a_circuit_takes_its_own_ablation():
+    small, task = system()
+    result = gp.EAP(ablation="zero").fit(small, task, 5)
+    circuit = gp.Circuit.from_result(result, model=small, task=task)
+
+    def judged(found, **said):
+        test = gp.statistics.necessity_test(small, task, found, draws=20, source="graph", **said)
+        return [
+            test.values["distance"],
+            gp.equivalent(small, task, found, **said),
+            gp.removable_edges(small, task, found, **said).num_kept,
+        ]
+
+    own, said = judged(circuit), judged(result.mask, ablation="zero")
+    other = judged(result.mask)
+    assert own == said
+    assert own[0] != other[0]
+    curve = gp.faithfulness_curve(small, task, result)
+    assert curve.cpr == gp.faithfulness_curve(small, task, result.scores, ablation="zero").cpr
+    assert curve.cpr != gp.faithfulness_curve(small, task, result.scores).cpr
+    with pytest.raises(gp.InputError, match="ranks no edges"):
+        gp.faithfulness_curve(small, task, gp.ACDC(tau=0.1).fit(small, task))
+
+
 def test_circuits_are_judged_kept_and_run(tmp_path):
     small, task = system()
     scores = gp.EAP().score(small, task)

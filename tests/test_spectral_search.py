@@ -52,7 +52,7 @@ def greedy(index, nodes, weights, kept, kind):
     return alive
 
 
-@pytest.mark.parametrize("kind", ["out", "rw"])
+@pytest.mark.parametrize("kind", ["out", pytest.param("rw", marks=pytest.mark.slow)])
 def test_a_fifth_of_forty_nodes(kind):
     """Means over three graphs of n = 40, degree 4, positive weights; rounds alone leave a third."""
     left = {"search": [], "one-shot": [], "random": []}
@@ -84,7 +84,8 @@ def test_against_exact_greedy(kind, signed):
     for seed in range(2):
         index, weights = drawn(12, 5, seed, signed)
         kept = int(0.87 * len(weights))
-        found = spectral.prune((index, 12), weights, kind, density=kept).kept.numpy()
+        mask = spectral.prune((index, 12), weights, kind, density=kept, effort=0.1)
+        found = mask.kept.numpy()
         ours += rotation(index, 12, weights, found, kind)
         theirs += rotation(index, 12, weights, greedy(index, 12, weights, kept, kind), kind)
     assert ours <= theirs + 1e-9
