@@ -18,9 +18,8 @@ LAYOUTS = {
 }
 
 
-OTHERS = [
-    pytest.param(n, marks=pytest.mark.slow) for n in LAYOUTS if n not in ("grouped", "coupled")
-]
+OTHERS = ("plain", "parallel grouped", "two embeddings")
+ALL = ["grouped", "coupled", *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)]
 
 
 @pytest.fixture(params=ALL, scope="module")
