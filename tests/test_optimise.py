@@ -120,7 +120,7 @@ def test_sizes():
 
 def test_a_size_that_was_said_is_never_overwritten(model, task):
     quick = {"steps": 2, "batch_size": 6, "loss": "mse"}
-    with pytest.raises(InputError, match=r"size=4 .* and sparsity=0.5 .* one of the two"):
+    with pytest.raises(gp.InputError, match=r"size=4 .* and sparsity=0.5 .* one of the two"):
         gp.EdgePruning(size=4, sparsity=0.5)
     for settings, size in (
         ({"size": 4}, 5),
@@ -128,9 +128,11 @@ def test_a_size_that_was_said_is_never_overwritten(model, task):
         ({"sparsity": 0.5}, 5),
         ({"sparsity": "minimal"}, 0.5),
     ):
-        with pytest.raises(InputError, match=rf"also asked for size={size}: give one of the two"):
+        with pytest.raises(
+            gp.InputError, match=rf"also asked for size={size}: give one of the two"
+        ):
             gp.EdgePruning(**settings, **quick).fit(model, task, size=size)
-    with pytest.raises(InputError, match="also asked for size=5"):
+    with pytest.raises(gp.InputError, match="also asked for size=5"):
         gp.SequentialEnsemble("eap", gp.EdgePruning(size=4, **quick)).prune(model, task, size=5)
     assert gp.EdgePruning(size=4, **quick).prune(model, task, size=4).num_kept == 4
     assert gp.EdgePruning(**quick).prune(model, task, size=5).num_kept == 5

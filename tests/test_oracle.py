@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from support.oracle import oracle_edges, oracle_logits, oracle_writer_values
+from support.patched import Patched
 from support.tiny import VOCAB, Float64, random_pair, tiny
 from support.variants import CASES, FAMILY_CASES, VARIANTS, Attention, build, same
 from torch import Tensor

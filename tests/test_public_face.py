@@ -138,7 +138,7 @@ def test_tests_look_from_outside():
         ("from graphprune.core.metrics import kendall_tau", "graphprune.core.metrics.kendall_tau"),
         ("from graphprune import fetch", "graphprune.fetch"),
         ("import graphprune.util.files", "graphprune.util.files"),
-        ("import graphprune as gp\ngp.metrics.METRICS", "graphprune.core.metrics"),
+        ("import graphprune as gp\ngp.metrics.METRICS", "graphprune.metrics"),
         ("from graphprune.tasks import years", "graphprune.tasks.years"),
         ("model._checked", "model._checked"),
         ("monkeypatch.setattr('graphprune.util.files.os', None)", "graphprune.util.files.os"),

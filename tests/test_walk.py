@@ -49,5 +49,5 @@ def test_finding_a_circuit_by_eap_takes_at_most_fifty_files(tmp_path):
     code, files = json.loads(run.stderr.splitlines()[-1])
     assert code in (0, None), run.stderr
     assert "graphprune/methods/gradient.py" in files
-    assert "adapters/lm/attribution.py" in files
-    assert 30 < len(files) <= 50, files
+    assert "adapters/lm/attribution/gradients.py" in files
+    assert 30 < len(files) <= 50, "\n".join(files)

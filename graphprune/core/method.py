@@ -8,6 +8,9 @@ from dataclasses import dataclass, fields, replace
 from functools import wraps
 from typing import Any, Protocol, Self, runtime_checkable
 
+import torch
+from torch import Tensor
+
 from graphprune.core.ablation import DEFAULT_ABLATION, AblationLike, resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask
@@ -21,7 +24,18 @@ from graphprune.errors import InputError
 from graphprune.util.modes import decorate, with_gradients
 from graphprune.util.progress import track
 
-__all__ = ["Method", "NodeScorer", "Pruner", "Scorer", "Seeded", "Sweep", "ablation_of", "ranked"]
+__all__ = [
+    "Method",
+    "NodeScorer",
+    "Pruner",
+    "Scorer",
+    "Seeded",
+    "Sweep",
+    "ablation_of",
+    "mean",
+    "objective",
+    "ranked",
+]
 
 _DEFAULT_SEED = 0  # where nobody says one
 
@@ -268,3 +282,31 @@ def ranked(
 def ablation_of(method: object) -> AblationLike:
     """The ablation a method runs under; counterfactual for a function of the user's own."""
     return method.chosen_ablation if isinstance(method, Method) else DEFAULT_ABLATION
+
+
+def objective(task: Task, batch: Batch, reference: Reference) -> Callable[[Tensor], Tensor]:
+    """The task's metric, turned so that higher is better, as a function of outputs."""
+    metric = task.metric
+    if not metric.differentiable:
+        raise InputError(
+            f"metric {metric.name!r} has no gradient; use a gradient-free scorer "
+            "(ExactPatching), or a metric such as logit_diff, prob_diff or kl"
+        )
+    full = reference.full if "full" in metric.needs else None
+
+    def value(outputs: Tensor) -> Tensor:
+        values = metric.sign * metric(outputs, batch, full)
+        if outputs.requires_grad and not values.requires_grad:
+            raise InputError(
+                f"metric {metric.name!r} gave values without a gradient (does it detach its input?)"
+            )
+        return values
+
+    return value
+
+
+def mean(total: Tensor | None, count: int, what: str) -> Tensor:
+    """A total over examples as their mean, float32; raises where there were none."""
+    if total is None:
+        raise InputError(f"{what} saw no examples")
+    return (total / count).to(torch.float32)

@@ -13,14 +13,13 @@ from graphprune.core.ablation import resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask
 from graphprune.core.measurable import Gap
-from graphprune.core.method import Method, Scorer, ranked
+from graphprune.core.method import Method, Scorer, objective, ranked
 from graphprune.core.model import MaskedModel, Reference, gradient_by_mask, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
 from graphprune.core.sizes import MIB_SIZES, budget
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.methods.base import objective
 from graphprune.search.nested import Step, nested
 from graphprune.search.stream import Stream
 from graphprune.selection.combine import magnitude_ranks, require_informative

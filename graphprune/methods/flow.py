@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from graphprune.capabilities import PlacedMessages, require
-from graphprune.core.method import Scorer
+from graphprune.core.method import Scorer, mean
 from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
-from graphprune.methods.base import mean
 
 __all__ = ["InformationFlow", "Random"]
 

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from graphprune.capabilities import EdgeGradients, PlacedMessages, RelevanceGradients, require
 from graphprune.core.batch import Batch
-from graphprune.core.method import Scorer
+from graphprune.core.method import Scorer, mean, objective
 from graphprune.core.model import MaskedModel, Objective, Reference, gradient_by_mask, require_model
 from graphprune.core.scores import EdgeScores, NodeScores, PositionalEdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
-from graphprune.methods.base import mean, objective
 from graphprune.util.checks import at_least
 
 __all__ = ["EAP", "EAPIG", "NAP", "NAPIG", "CleanCorrupted", "RelP", "integration_points"]

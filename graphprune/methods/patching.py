@@ -9,12 +9,11 @@ from torch import Tensor
 
 from graphprune.capabilities import trials_of
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.method import Scorer
+from graphprune.core.method import Scorer, mean, objective
 from graphprune.core.model import MaskedModel, gradient_by_mask, require_model
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.core.trials import Trials
-from graphprune.methods.base import mean, objective
 from graphprune.search.order import edge_order, readers
 from graphprune.util.checks import at_least
 from graphprune.util.progress import track

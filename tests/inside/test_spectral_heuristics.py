@@ -6,6 +6,8 @@ import networkx as nx
 import numpy as np
 import pytest
 
+import graphprune as gp
+from graphprune import spectral
 from graphprune.spectral.linalg import wiring
 from graphprune.spectral.linalg.laplacians import operator
 from graphprune.spectral.linalg.measures import Measure, measure_named
@@ -154,4 +156,4 @@ def test_counting_sets_stops_in_time():
     assert number_of_sets(30, 4, 1e5) == 27_405
     assert number_of_sets(10**6, 10**5, 1e5) == np.inf
     graph = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "a"), ("b", "c")])
-    assert spectral.prune(graph, [1.0, -1.0, 1.0], density=2).num_kept == 2
+    assert spectral.prune(graph, [1.0, -1.0, 1.0], size=2).num_kept == 2
