@@ -12,7 +12,7 @@ import itertools
 import pytest
 import torch
 from support.grids import gaussian, passing, relative, rounded_model
-from support.lowering import MIXED, ROUNDED, random_masks, rtn, setup, task_of
+from support.lowering import MIXED, PAPER, ROUNDED, random_masks, rtn, setup, task_of
 from support.marks import quick
 from support.oracle import oracle_edges, oracle_logits
 from support.tiny import FAMILIES, Float64
