@@ -1,4 +1,4 @@
-"""How Sphinx builds the documentation: ``sphinx-build -W --keep-going -b html docs docs/_build/html``."""
+"""Settings of ``sphinx-build -W --keep-going -b html docs docs/_build/html``."""
 
 import sys
 from pathlib import Path
@@ -29,8 +29,9 @@ python_maximum_signature_line_length = 88
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"show-inheritance": False}
 napoleon_numpy_docstring = False
+
+smartquotes = False  # they would make one dash of an option's two
 
 html_theme = "furo"
 html_title = f"graphprune {version}"

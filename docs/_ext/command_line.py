@@ -1,7 +1,7 @@
 """The command line's page, from the commands themselves.
 
-``{command-line}`` puts a section for each command of ``graphprune``: what it does, how it is called,
-its arguments and its options with their defaults, grouped as ``--help`` groups them.
+``{command-line}`` puts a section for each command of ``graphprune``: what it does, how it is
+called, its arguments and its options with their defaults, grouped as ``--help`` groups them.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class CommandLine(SphinxDirective):
     """A section for every command."""
 
     def run(self) -> list[nodes.Node]:
+        """Gives the sections."""
         group: Any = typer.main.get_command(commands)
         return [self.section(name, command) for name, command in group.commands.items()]
 
