@@ -1,7 +1,10 @@
 """Settings of ``sphinx-build -W --keep-going -b html docs docs/_build/html``."""
 
+import re
 import sys
 from pathlib import Path
+
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 
 import graphprune
 
@@ -11,6 +14,10 @@ project = "graphprune"
 author = "The graphprune authors"
 copyright = "the graphprune authors"
 version = release = graphprune.__version__
+
+# Napoleon takes the words before a colon in a property's first line for its type. Ours are
+# sentences, and the type stands in the signature.
+GoogleDocstring._consume_inline_attribute = lambda self: ("", self._dedent(self._consume_to_end()))
 
 extensions = [
     "myst_parser",
@@ -46,3 +53,13 @@ html_theme_options = {
     "dark_css_variables": {"color-brand-primary": "#56B4E9", "color-brand-content": "#56B4E9"},
     "top_of_page_buttons": [],
 }
+
+
+def tidy_signature(app, what, name, obj, options, signature, returns):
+    """Signatures with dots for defaults that are no Python, such as ``<factory>``."""
+    return re.sub(r"<[^<>]*>", "...", signature or "") or None, returns
+
+
+def setup(app):
+    """Hooks of this documentation."""
+    app.connect("autodoc-process-signature", tidy_signature)

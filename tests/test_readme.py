@@ -1,5 +1,4 @@
-"""The README and the documentation are true: their Python runs, their commands exist, their lists
-are the library's own."""
+"""README and documentation are true: their Python runs, their commands and names exist."""
 
 import ast
 import importlib
