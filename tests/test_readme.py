@@ -43,7 +43,7 @@ RUNNABLE = {
     "docs/howto/ensembles.md": "EdgeMask(200 of",
     "docs/howto/graph-networks.md": "author__writes__paper",
     "docs/howto/own-method.md": "scores_do_not_depend_on_batching",
-    "docs/howto/own-metric.md": "score",
+    "docs/howto/own-metric.md": "faithfulness",
     "docs/howto/own-prompts.md": "faithfulness",
     "docs/howto/spectral.md": "rotation_after",
     "docs/howto/statistics.md": "sufficiency",
