@@ -35,9 +35,7 @@ def load(name: str | None, quick: bool):
         return gp.wrap(model), tokenizer
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from graphprune.util.fetch import fetch
-
-    folder = fetch("smollm2") if name == "smollm2" else name
+    folder = gp.fetch("smollm2") if name == "smollm2" else name
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return gp.wrap(AutoModelForCausalLM.from_pretrained(folder)), tokenizer
 

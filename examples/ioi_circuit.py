@@ -23,9 +23,7 @@ def load(quick: bool):
         return gp.wrap(random_llama(len(tokenizer))), tokenizer
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from graphprune.util.fetch import fetch
-
-    folder = fetch("smollm2")
+    folder = gp.fetch("smollm2")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return gp.wrap(AutoModelForCausalLM.from_pretrained(folder)), tokenizer
 

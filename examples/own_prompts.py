@@ -60,9 +60,7 @@ def main() -> None:
     else:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from graphprune.util.fetch import fetch
-
-        folder = fetch("smollm2") if args.model == "smollm2" else args.model
+        folder = gp.fetch("smollm2") if args.model == "smollm2" else args.model
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = gp.wrap(AutoModelForCausalLM.from_pretrained(folder))
 

@@ -105,6 +105,7 @@ from .selection.combine import combine_scores as combine_scores
 from .spectral import SpectralPruning as SpectralPruning
 from .spectral import SpectralScores as SpectralScores
 from .study import Study as Study
+from .util.fetch import fetch as fetch
 from .util.progress import quiet as quiet
 
 __version__: str

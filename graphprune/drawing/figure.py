@@ -41,7 +41,7 @@ def draw(
     Args:
         circuit: what to draw.
         path: the file; one that stands there is replaced.
-        max_edges: beyond that many, the strongest by |score| are drawn, and the figure says so.
+        max_edges: beyond that many, the strongest by ``|score|`` are drawn, and the figure says so.
         title: ``None`` names the model and the task where they are known.
         dpi: dots per inch of a PNG.
 

@@ -44,7 +44,7 @@ def to_html(
     Args:
         circuit: what to show; its report and provenance stand beside the drawing.
         path: the file; one that stands there is replaced.
-        max_edges: beyond that many, the strongest by |score| are in the page, and it says so.
+        max_edges: beyond that many, the strongest by ``|score|`` are in the page, and it says so.
         title: ``None`` names the model and the task where they are known.
     """
     if max_edges < 1:

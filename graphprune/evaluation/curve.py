@@ -88,7 +88,7 @@ class FaithfulnessCurve:
 
     @property
     def cmd(self) -> float:
-        """Integral of |1 - f|, edges ranked by absolute score (MIB; lower is better)."""
+        """Integral of ``|1 - f|``, edges ranked by absolute score (MIB; lower is better)."""
         return area(self.sizes, [abs(1 - f) for f in self._of("abs")])
 
     @property
@@ -107,7 +107,7 @@ class FaithfulnessCurve:
 
     @property
     def cmd_log(self) -> float:
-        """Integral of |1 - f| over the natural log of the size, absolute ranking."""
+        """Integral of ``|1 - f|`` over the natural log of the size, absolute ranking."""
         return area(list(np.log(self.sizes)), [abs(1 - f) for f in self._of("abs")])
 
     @property

@@ -48,7 +48,7 @@ def recovery(found: EdgeMask, truth: EdgeMask) -> Recovery:
 
 
 def auroc(scores: EdgeScores, truth: EdgeMask) -> float:
-    """Area under the ROC curve of |score| as a test for being in the true circuit.
+    """Area under the ROC curve of ``|score|`` as a test for being in the true circuit.
 
     The chance that a true edge outranks a false one, ties counting half (Mann-Whitney); computed
     scores that only rounding tells apart are ties.
