@@ -21,8 +21,9 @@ from graphprune.errors import InputError, unknown_name
 from graphprune.metrics import Metric, as_metric
 from graphprune.task import Task
 from graphprune.tasks.encoding import Encoder
-from graphprune.tasks.records import pack
-from graphprune.tasks.redrawing import Option, Redraw
+from graphprune.tasks.pairs import pack
+from graphprune.tasks.ragged import Ragged
+from graphprune.tasks.redrawing import Option
 
 __all__ = ["Candidate", "MetricLike", "build", "choose_templates", "combinations", "one_of"]
 
@@ -101,13 +102,13 @@ def build(
     encoder: Encoder,
     candidates: Iterator[Candidate],
     n: int,
-    *,
     seed: int,
     metric: MetricLike,
     batch_size: int,
-    notes: dict[str, Any],
+    *,
     every: Callable[[], Iterator[Candidate]] | None = None,
     pool: int | None = None,
+    **notes: Any,
 ) -> Task:
     """A task of the first ``n`` distinct candidates that fit.
 
@@ -115,10 +116,10 @@ def build(
     it can have, in a row: parts of the task take others from there (see ``Task.split``). ``pool``
     is how many prompts there are at most, noted and logged where seeds must share many of them.
 
-    ``seed`` is what the candidates are drawn by; it is checked before the first is. Notes gain
-    ``n``, ``seed``, ``template`` (a template number for each example) and ``unfit`` (pairs
-    passed over because they did not fit). Raises :class:`~graphprune.errors.InputError` if there
-    are fewer than ``n``, saying how many there are.
+    ``seed`` is what the candidates are drawn by; it is checked before the first is. To the
+    ``notes`` come ``n``, ``seed``, ``template`` (a template number for each example) and ``unfit``
+    (pairs passed over because they did not fit). Raises :class:`~graphprune.errors.InputError` if
+    there are fewer than ``n``, saying how many there are.
     """
     if type(n) is not int or n < 1:
         raise InputError(f"n must be an integer of at least 1, got {n!r}")
@@ -145,9 +146,10 @@ def build(
     clean, corrupt, answer, distractor, template = (
         list(column) for column in zip(*kept.values(), strict=True)
     )
-    examples = pack(clean, corrupt, answer, distractor, encoder)
+    columns = {"clean": clean, "corrupt": corrupt, "answer": answer, "distractor": distractor}
+    examples = pack({name: Ragged.from_rows(rows) for name, rows in columns.items()}, encoder)
     if every is not None:
-        examples = replace(examples, redraw=Redraw(partial(_options, every, encoder)))
+        examples = replace(examples, redraw=partial(_options, every, encoder))
     if pool is not None:
         notes = {**notes, "pool": pool}
         if n / pool >= SHARED:

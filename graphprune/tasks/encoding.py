@@ -54,10 +54,7 @@ class Encoder:
                 f"{str(tokenizer)[:40]!r}"
             )
         self._tokenizer = tokenizer
-        self._added: dict[tuple[str, str], list[int]] = {}
-        self._in_context: dict[str, tuple[int, ...]] = {}
-        self._endings: dict[str, list[int]] = {}
-        self._blank: dict[int, bool] = {}
+        self._bodies: dict[str, list[int]] = {}
         self.prefix, self.suffix = self._special_tokens()
 
     def _special_tokens(self) -> tuple[list[int], list[int]]:
@@ -147,7 +144,11 @@ class Encoder:
 
     def body(self, text: str) -> list[int]:
         """Token ids of a text without any special token."""
-        return self._encode([text], special=False)[0]
+        if text not in self._bodies:
+            if len(self._bodies) >= REMEMBERED:  # any number of prompts, in constant memory
+                self._bodies.clear()
+            self._bodies[text] = self._encode([text], special=False)[0]
+        return self._bodies[text]
 
     def continuation(self, prompt: str, text: str) -> list[int]:
         """The ids that ``text`` adds when it follows ``prompt``; see the head of this module.
@@ -155,17 +156,10 @@ class Encoder:
         Only the prompt's last two words are looked at, so that many prompts with one ending cost
         one call of the tokenizer.
         """
-        key = (" ".join(prompt.rsplit(" ", 2)[-2:]), text)
-        if key not in self._added:
-            if len(self._added) >= REMEMBERED:  # any number of prompts, in constant memory
-                self._added.clear()
-                self._endings.clear()
-            if key[0] not in self._endings:
-                self._endings[key[0]] = self.body(key[0])
-            before, joint = self._endings[key[0]], self.body(key[0] + text)
-            follows = len(joint) > len(before) and joint[: len(before)] == before
-            self._added[key] = joint[len(before) :] if follows else self.alone(text)
-        return self._added[key]
+        ending = " ".join(prompt.rsplit(" ", 2)[-2:])
+        before, joint = self.body(ending), self.body(ending + text)
+        follows = len(joint) > len(before) and joint[: len(before)] == before
+        return joint[len(before) :] if follows else self.alone(text)
 
     def alone(self, text: str) -> list[int]:
         """The ids of ``text`` as it stands, without a space that a tokenizer puts before it."""
@@ -178,10 +172,8 @@ class Encoder:
 
         Empty where the vocabulary does not have the word.
         """
-        if word not in self._in_context:
-            ids = tuple(self.continuation("so the", f" {word}"))
-            self._in_context[word] = () if self.unknown_id in ids else ids
-        return self._in_context[word]
+        ids = tuple(self.continuation("so the", f" {word}"))
+        return () if self.unknown_id in ids else ids
 
     def blanks(self, ids: Sequence[int]) -> int:
         """How many tokens stand in front of the first that is more than white space.
@@ -189,12 +181,7 @@ class Encoder:
         Letter by letter, and with digits kept apart, a space before a word is its own token.
         """
         count = 0
-        while count < len(ids) - 1:
-            token = ids[count]
-            if token not in self._blank:
-                self._blank[token] = not self.decode([token]).strip()
-            if not self._blank[token]:
-                break
+        while count < len(ids) - 1 and not self.decode(ids[count : count + 1]).strip():
             count += 1
         return count
 

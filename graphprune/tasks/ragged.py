@@ -40,6 +40,9 @@ class Ragged:
         """Packs the entries of ``table [N, T]`` where ``real [N, T]`` holds."""
         return cls(table[real].astype(np.int32), np.concatenate([[0], np.cumsum(real.sum(1))]))
 
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """``[N]``: entries in each row."""
@@ -60,3 +63,13 @@ class Ragged:
         real = steps < self.lengths_of(rows)[:, None]
         picked = self.values[np.minimum(place, len(self.values) - 1)]
         return np.where(real, picked, fill).astype(np.int64)
+
+    def table(self) -> NDArray[np.int32]:
+        """``[N, longest]``: all rows, ``-1`` behind their ends.
+
+        Example:
+            >>> Ragged.from_rows([[3], [4, 5]]).table().tolist()
+            [[3, -1], [4, 5]]
+        """
+        width = int(self.lengths.max(initial=0))
+        return self.padded(np.arange(len(self)), width, fill=-1).astype(np.int32)

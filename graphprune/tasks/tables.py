@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.errors import InputError
+from graphprune.tasks.ragged import Ragged
 
-__all__ = ["id_table", "integer_tensor", "overlap", "pad_rows", "place_table"]
+__all__ = ["id_table", "integer_tensor", "overlap", "place_table"]
 
 
 def integer_tensor(value: Any, what: str) -> Tensor:
@@ -24,20 +24,6 @@ def integer_tensor(value: Any, what: str) -> Tensor:
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise InputError(f"{what} must hold integers, got {tensor.dtype}")
     return tensor.to(torch.int64)
-
-
-def pad_rows(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    """``[N, A]`` from rows of different lengths, ``-1`` behind their ends.
-
-    Example:
-        >>> pad_rows([[3], [4, 5]]).tolist()
-        [[3, -1], [4, 5]]
-    """
-    lengths = np.array([len(row) for row in rows])
-    table = np.full((len(rows), int(lengths.max(initial=0))), -1, dtype=np.int32)
-    real = np.arange(table.shape[1]) < lengths[:, None]
-    table[real] = np.fromiter((v for row in rows for v in row), np.int32, count=lengths.sum())
-    return table
 
 
 def id_table(value: Any, places: NDArray[np.int32], name: str) -> NDArray[np.int32] | None:
@@ -53,7 +39,7 @@ def id_table(value: Any, places: NDArray[np.int32], name: str) -> NDArray[np.int
         rows = [list(v) if isinstance(v, list | tuple) else [v] for v in value]
         flat = [v for row in rows for v in row]
         if len({len(row) for row in rows}) > 1 and all(type(v) is int for v in flat):
-            value = pad_rows(rows)
+            value = Ragged.from_rows(rows).table()
     table = integer_tensor(value, name).numpy()
     if table.ndim == 1:
         table = table[:, None]
