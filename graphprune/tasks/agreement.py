@@ -51,7 +51,7 @@ def subject_verb_agreement(
     encoder = Encoder(tokenizer)
     draw = _draw(encoder, structure, seed)
     notes = {"corruption": "other number", "structure": structure}
-    return build("subject_verb_agreement", encoder, draw, n, seed, metric, batch_size, **notes)
+    return build("subject_verb_agreement", encoder, draw, n, seed, metric, batch_size, notes)
 
 
 def _draw(encoder: Encoder, structure: str, seed: int) -> Iterator[Candidate]:

@@ -98,7 +98,7 @@ def boolean_expressions(
     every = partial(draw, every=True)
     notes = {"corruption": "one truth value or operator", "shots": shots}
     name, encoder = "boolean_expressions", Encoder(tokenizer)
-    return build(name, encoder, draw(), n, seed, metric, batch_size, every=every, **notes)
+    return build(name, encoder, draw(), n, seed, metric, batch_size, notes, every=every)
 
 
 def _draw(lead: str, seed: int, every: bool = False) -> Iterator[Candidate]:

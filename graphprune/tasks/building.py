@@ -8,7 +8,7 @@ distractors begin with different tokens the vocabulary has.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -105,10 +105,10 @@ def build(
     seed: int,
     metric: MetricLike,
     batch_size: int,
+    notes: Mapping[str, Any],
     *,
     every: Callable[[], Iterator[Candidate]] | None = None,
     pool: int | None = None,
-    **notes: Any,
 ) -> Task:
     """A task of the first ``n`` distinct candidates that fit.
 

@@ -43,8 +43,8 @@ def docstring(
             f"tokenizer has {len(names)}"
         )
     draw = _draw(names, seed)
-    corruption = "other third parameter"
-    return build("docstring", encoder, draw, n, seed, metric, batch_size, corruption=corruption)
+    notes = {"corruption": "other third parameter"}
+    return build("docstring", encoder, draw, n, seed, metric, batch_size, notes)
 
 
 def _draw(names: list[str], seed: int) -> Iterator[Candidate]:

@@ -76,7 +76,7 @@ def ioi(
         )
     draw = _draw(usable, chosen, corruption, seed)
     notes = {"corruption": corruption, "templates": list(chosen), "names": len(usable)}
-    return build("ioi", encoder, draw, n, seed, metric, batch_size, **notes)
+    return build("ioi", encoder, draw, n, seed, metric, batch_size, notes)
 
 
 def _draw(

@@ -25,10 +25,10 @@ from graphprune.overlap import digest
 from graphprune.tasks.alignment import alignment_matrix
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.ragged import Ragged
-from graphprune.tasks.records import OnMismatch, RecordEncoder
+from graphprune.tasks.records import CHOICES, OnMismatch, RecordEncoder
 from graphprune.tasks.redrawing import Option, choose_options
-from graphprune.tasks.spool import PIECE, Spool
-from graphprune.tasks.streaming import encode_stream
+from graphprune.tasks.spool import Spool, pieces
+from graphprune.tasks.streaming import encode_stream, last_tokens
 from graphprune.tasks.tables import id_table, integer_tensor, overlap, place_table
 
 __all__ = ["OnMismatch", "TokenPairs", "pack"]
@@ -202,21 +202,11 @@ class TokenPairs:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def _pieces(self) -> Iterator[NDArray[np.int64]]:
-        """The numbers of all examples, some at a time; what was read of them is handed back."""
-        for start in range(0, len(self), PIECE):
-            yield np.arange(start, min(start + PIECE, len(self)))
-            self._release()
-
-    def _release(self) -> None:
-        if self.spool is not None:
-            self.spool.release()
-
     @cached_property
     def _lengths(self) -> array[int]:
         lengths = array("i")
         prompts = [self.clean] if self.corrupt is None else [self.clean, self.corrupt]
-        for rows in self._pieces():
+        for rows in pieces(len(self), self.spool):
             lengths.extend(np.max([p.lengths_of(rows) for p in prompts], axis=0).tolist())
         return lengths
 
@@ -227,7 +217,7 @@ class TokenPairs:
     def prints(self) -> NDArray[np.int64]:
         """``[N, 2]``: fingerprints of the clean and the corrupted prompts (0: none)."""
         table = np.zeros((len(self), 2), dtype=np.int64)
-        for rows in self._pieces():
+        for rows in pieces(len(self), self.spool):
             for column, prompts in enumerate((self.clean, self.corrupt)):
                 if prompts is None:
                     continue
@@ -273,7 +263,7 @@ class TokenPairs:
             raise InputError(
                 f"example numbers must lie in 0..{len(self) - 1}, got {rows.min()}..{rows.max()}"
             )
-        batch = Batch(
+        return Batch(
             clean=self._inputs(self.clean, rows),
             corrupt=None if self.corrupt is None else self._inputs(self.corrupt, rows),
             size=len(rows),
@@ -285,15 +275,16 @@ class TokenPairs:
             slots=self._slots(rows),
             slot_names=self.slot_names,
         )
-        self._release()
-        return batch
 
     def _inputs(self, prompts: Ragged, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         lengths = prompts.lengths_of(rows)
         width = int(lengths.max())
         mask = np.arange(width) < lengths[:, None]
+        ids = prompts.padded(rows, width, self.pad_id)
+        if self.spool is not None:  # each row that was read has mapped 64 KiB around it
+            self.spool.release()
         return {
-            "input_ids": torch.from_numpy(prompts.padded(rows, width, self.pad_id)),
+            "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),
         }
 
@@ -336,21 +327,23 @@ def pack(
         columns: the columns, in memory or mapped from files in ``spool``.
         encoder: made the ids; says what stands behind every prompt and what pads.
         span_names: the spans that every record has.
-        tables: answers and distractors, where they are no columns.
+        tables: positions, answers and distractors, where they are in files too.
     """
     clean = columns["clean"]
-    choices = {name: columns[name].table() for name in ("answer", "distractor") if name in columns}
-    choices |= tables or {}
+    if tables is None:
+        tables = {name: columns[name].table() for name in CHOICES & columns.keys()}
+        tables["positions"] = last_tokens(clean.lengths, encoder)
     return TokenPairs(
         clean=clean,
         corrupt=columns.get("corrupt"),
-        positions=(clean.lengths - 1 - len(encoder.suffix)).astype(np.int32),
         ranges=(columns["first"], columns["last"]) if "first" in columns else None,
         slots=columns["slots"] if span_names else None,
         slot_names=(*span_names, "other") if span_names else (),
         pad_id=encoder.pad_id,
         spool=spool,
-        **choices,
+        positions=tables["positions"],
+        answer=tables.get("answer"),
+        distractor=tables.get("distractor"),
     )
 
 

@@ -15,7 +15,7 @@ __all__ = ["REASONS", "TAGS", "gender_because", "gendered_pronoun"]
 
 TAGS: tuple[str, ...] = PROMPTS["gendered_pronoun"]["templates"]
 REASONS: tuple[str, ...] = PROMPTS["gender_because"]["templates"]
-PRONOUNS: dict[Words, str] = {(n,): "he" for n in MALE} | {(n,): "she" for n in FEMALE}
+PRONOUNS: dict[Words, str] = {**{(n,): "he" for n in MALE}, **{(n,): "she" for n in FEMALE}}
 
 
 def gendered_pronoun(
@@ -57,7 +57,7 @@ def _pronouns(name: str, texts: Sequence[str], tokenizer: Any, *settings: Any) -
     encoder = Encoder(tokenizer)
     others: dict[Words, list[Words]] = {}
     for one, group in encoder.partners([*MALE, *FEMALE]).items():
-        unlike = [(other,) for other in group if PRONOUNS[other,] != PRONOUNS[one,]]
+        unlike: list[Words] = [(o,) for o in group if PRONOUNS[o,] != PRONOUNS[one,]]
         if unlike:
             others[one,] = unlike
     draw = Substitution(texts, PRONOUNS, others, tries=1)

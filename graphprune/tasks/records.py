@@ -12,10 +12,11 @@ from graphprune.tasks.alignment import span_ranges, span_slots
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.ragged import Ragged
 
-__all__ = ["FIELDS", "FileRecord", "OnMismatch", "RecordEncoder", "check_record"]
+__all__ = ["CHOICES", "FIELDS", "FileRecord", "OnMismatch", "RecordEncoder", "check_record"]
 
 OnMismatch = Literal["error", "drop"]
 FIELDS = ("clean", "corrupt", "answer", "distractor", "spans")
+CHOICES: frozenset[str] = frozenset({"answer", "distractor"})
 LISTED = 5
 
 log = logging.getLogger("graphprune.tasks")
@@ -141,7 +142,7 @@ class RecordEncoder:
         for name in given:
             if name != "corrupt":
                 columns[name] = [self._first_ids(*row, name) for row in rows]
-        if "answer" in given and "distractor" in given:
+        if columns.keys() >= CHOICES:
             self._check_apart(rows, columns)
         spans = self._spans(rows, columns)
         return {name: Ragged.from_rows(part) for name, part in columns.items()} | spans

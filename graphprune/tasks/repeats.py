@@ -64,7 +64,7 @@ def induction(
         )
     draw = _draw(encoder, pool, length, corruption, seed)
     notes = {"corruption": corruption, "of": of, "length": length}
-    return build("induction", encoder, draw, n, seed, metric, batch_size, **notes)
+    return build("induction", encoder, draw, n, seed, metric, batch_size, notes)
 
 
 def _draw(

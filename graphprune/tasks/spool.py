@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,17 @@ from numpy.typing import DTypeLike, NDArray
 from graphprune.errors import InputError
 from graphprune.tasks.ragged import Ragged
 
-__all__ = ["PIECE", "RaggedFile", "Spool"]
+__all__ = ["RaggedFile", "Spool", "pieces"]
 
-PIECE = 4096  # rows that are looked at or converted at a time
+PIECE = 4096
+
+
+def pieces(count: int, spool: Spool | None) -> Iterator[NDArray[np.int64]]:
+    """The numbers of ``count`` rows, some at a time; what was read of them is handed back."""
+    for start in range(0, count, PIECE):
+        yield np.arange(start, min(start + PIECE, count))
+        if spool is not None:
+            spool.release()
 
 
 class Spool:
@@ -115,9 +124,7 @@ class RaggedFile:
     def table(self) -> NDArray[np.int32]:
         """``[N, longest]``: all rows, ``-1`` behind their ends; see :meth:`Ragged.table`."""
         rows = self.map()
-        for start in range(0, self._rows, PIECE):
-            piece = np.arange(start, min(start + PIECE, self._rows))
+        for piece in pieces(self._rows, self._spool):
             padded = rows.padded(piece, self._longest, fill=-1)
             self._spool.append(f"{self._name}.table", padded.astype(np.int32))
-            self._spool.release()
         return self._spool.map(f"{self._name}.table", np.int32, self._rows, self._longest)

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.errors import InputError
+from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.ragged import Ragged
-from graphprune.tasks.records import RecordEncoder
-from graphprune.tasks.spool import RaggedFile, Spool
+from graphprune.tasks.records import CHOICES, RecordEncoder
+from graphprune.tasks.spool import RaggedFile, Spool, pieces
 
 __all__ = ["CHUNK", "encode_stream"]
 
@@ -25,8 +26,8 @@ def encode_stream(
     """Writes encoded records to files in ``folder``; see :meth:`graphprune.Task.from_stream`.
 
     Returns:
-        The columns of :meth:`RecordEncoder.encode` but answers and distractors, these as tables,
-        both mapped from the files, and the task's notes.
+        The columns of :meth:`RecordEncoder.encode` but answers and distractors, these and the
+        positions as tables, all mapped from the files, and the task's notes.
     """
     if length is not None and (type(length) is not int or length < 1):
         raise InputError(f"length must be an integer of at least 1, or None, got {length!r}")
@@ -47,9 +48,17 @@ def encode_stream(
             f"the data set ended early: length={length} records were promised, {coder.seen} came"
         )
     notes = coder.finish()
-    choices = [name for name in ("answer", "distractor") if name in files]
-    tables = {name: files.pop(name).table() for name in choices}
-    return {name: file.map() for name, file in files.items()}, tables, notes
+    tables = {name: files.pop(name).table() for name in CHOICES & files.keys()}
+    columns = {name: file.map() for name, file in files.items()}
+    for piece in pieces(size, folder):
+        folder.append("positions", last_tokens(columns["clean"].lengths_of(piece), coder.encoder))
+    tables["positions"] = folder.map("positions", np.int32, size)
+    return columns, tables, notes
+
+
+def last_tokens(lengths: NDArray[np.int64], encoder: Encoder) -> NDArray[np.int32]:
+    """The last token of each prompt that the tokenizer did not append."""
+    return (lengths - 1 - len(encoder.suffix)).astype(np.int32)
 
 
 def _iterator(records: Any) -> Iterator[Any]:

@@ -55,7 +55,7 @@ class Substitution:
         notes["templates"] = list(chosen)
         first = draw(self.tries)
         return build(
-            name, encoder, first, n, seed, metric, batch_size, every=every, pool=pool, **notes
+            name, encoder, first, n, seed, metric, batch_size, notes, every=every, pool=pool
         )
 
     def draw(self, templates: Sequence[int], seed: int, tries: int | None) -> Iterator[Candidate]:

@@ -106,7 +106,7 @@ def greater_than(
     encoder = Encoder(tokenizer)
     draw = _draw(encoder, chosen, corruption, seed)
     notes = {"corruption": corruption, "templates": list(chosen)}
-    return build("greater_than", encoder, draw, n, seed, metric, batch_size, **notes)
+    return build("greater_than", encoder, draw, n, seed, metric, batch_size, notes)
 
 
 def _draw(
