@@ -13,7 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphprune.drawing.figure import draw
+from graphprune.drawing.html import to_html
 from graphprune.errors import InputError
+from graphprune.mib.files import to_mib_json, to_mib_pt
 from graphprune.util.files import write_text
 from graphprune.util.plain import plain
 
@@ -54,7 +57,7 @@ def export(
         raise InputError(f"d_model is for the formats mib and mib-pt, not for {chosen!r}")
     if type(d_model) is not int or d_model < 1:
         raise InputError(f"d_model must be an integer of at least 1, got {d_model!r}")
-    (_mib if chosen == "mib" else _mib_pt)(circuit, Path(path), d_model)
+    (to_mib_json if chosen == "mib" else to_mib_pt)(circuit, path, d_model=d_model)
     return Path(path)
 
 
@@ -217,30 +220,6 @@ def _quoted(value: Any) -> str:
 # -------------------------------------------------------------------- the others
 
 
-def _mib(circuit: Circuit, path: Path, d_model: int | None = None) -> None:
-    from graphprune.mib.files import to_mib_json
-
-    to_mib_json(circuit, path, d_model=d_model)
-
-
-def _mib_pt(circuit: Circuit, path: Path, d_model: int | None = None) -> None:
-    from graphprune.mib.files import to_mib_pt
-
-    to_mib_pt(circuit, path, d_model=d_model)
-
-
-def _html(circuit: Circuit, path: Path) -> None:
-    from graphprune.drawing.html import to_html
-
-    to_html(circuit, path)
-
-
-def _figure(circuit: Circuit, path: Path) -> None:
-    from graphprune.drawing.figure import draw
-
-    draw(circuit, path)
-
-
 def _csv(circuit: Circuit, path: Path) -> None:
     write_text(path, circuit.to_frame().to_csv(index=False, lineterminator="\n"))
 
@@ -264,16 +243,16 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 """The names :func:`export` takes, each with the suffixes that mean it."""
 
-_WRITERS: dict[str, Callable[[Circuit, Path], None]] = {
+_WRITERS: dict[str, Callable[[Circuit, Path], object]] = {
     "circuit": _folder,
     "graphml": _graphml,
     "gexf": _gexf,
     "node-link": _node_link,
     "cytoscape": _cytoscape,
     "dot": _dot,
-    "mib": _mib,
-    "mib-pt": _mib_pt,
+    "mib": to_mib_json,
+    "mib-pt": to_mib_pt,
     "csv": _csv,
-    "html": _html,
-    "figure": _figure,
+    "html": to_html,
+    "figure": draw,
 }

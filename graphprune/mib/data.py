@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,46 +33,37 @@ _PREFERRED = "4_answer_choices"  # the benchmark's configuration of copycolors_m
 
 @dataclass(frozen=True)
 class _Rule:
-    """How rows of one kind are read; ``ids`` tokenises a text by itself."""
+    """How rows of one kind are read.
+
+    ``texts`` gives answer, distractor and other texts; a row is left out where these have not all
+    one number of tokens, which is one for a ``single`` rule.
+    """
 
     needed: tuple[str, ...]
     counterfactual: str
-    pair: Callable[[Row, Row], tuple[str, str]]
-    fits: Callable[[Row, Row, Callable[[str], list[int]]], bool]
+    texts: Callable[[Row, Row], Sequence[str]]
+    single: bool = False
 
 
-def _named(row: Row, key: str) -> str:
-    return f" {row['metadata'][key]}"
+def _names(row: Row, _: Row) -> list[str]:
+    metadata = row["metadata"]
+    third = ["random_c"] if metadata.get("random_c") is not None else []
+    return [f" {metadata[key]}" for key in ("indirect_object", "subject", *third)]
 
 
-def _ioi_fits(row: Row, other: Row, ids: Callable[[str], list[int]]) -> bool:
-    names = ["indirect_object", "subject"]
-    names += ["random_c"] if row["metadata"].get("random_c") is not None else []
-    return len({len(ids(_named(row, key))) for key in names}) == 1
+def _labels(*rows: Row) -> list[str]:
+    return [str(row["choices"]["label"][row["answerKey"]]) for row in rows]
 
 
-def _label(row: Row) -> str:
-    return str(row["choices"]["label"][row["answerKey"]])
+def _results(*rows: Row) -> list[str]:
+    return [str(row["label"]) for row in rows]
 
 
 _RULES = {
-    "ioi": _Rule(
-        ("prompt", "metadata"),
-        "s2_io_flip_counterfactual",
-        lambda row, other: (_named(row, "indirect_object"), _named(row, "subject")),
-        _ioi_fits,
-    ),
-    "choice": _Rule(
-        ("prompt", "choices", "answerKey"),
-        "symbol_counterfactual",
-        lambda row, other: (_label(row), _label(other)),
-        lambda row, other, ids: len(ids(_label(row))) == len(ids(_label(other))),
-    ),
+    "ioi": _Rule(("prompt", "metadata"), "s2_io_flip_counterfactual", _names),
+    "choice": _Rule(("prompt", "choices", "answerKey"), "symbol_counterfactual", _labels),
     "arithmetic": _Rule(
-        ("prompt", "label", "operator"),
-        "random_counterfactual",
-        lambda row, other: (str(row["label"]), str(other["label"])),
-        lambda row, other, ids: len(ids(str(row["label"]))) == len(ids(str(other["label"]))) == 1,
+        ("prompt", "label", "operator"), "random_counterfactual", _results, single=True
     ),
 }
 
@@ -139,20 +130,17 @@ def mib(
     left_out = 0
     for number, row in enumerate(rows):
         where = f"{place.name} {split} row {number}"
-        other = row.get(column)
+        other: Any = row.get(column)
         try:
             usable = isinstance(other, Mapping) and other.get("prompt") is not None
             usable = usable and (wanted is None or row["operator"] == wanted)
-            if not usable or not rule.fits(row, other or {}, encoder.body):
+            ids = [encoder.body(text) for text in rule.texts(row, other)] if usable else []
+            lengths = {len(tokens) for tokens in ids}
+            if len(lengths) != 1 or (rule.single and lengths != {1}):
                 left_out += 1
                 continue
-            answer, distractor = rule.pair(row, other or {})
-            record = {
-                "clean": row["prompt"],
-                "corrupt": (other or {})["prompt"],
-                "answer": encoder.body(answer)[:1],
-                "distractor": encoder.body(distractor)[:1],
-            }
+            first = {"answer": ids[0][:1], "distractor": ids[1][:1]}
+            record = {"clean": row["prompt"], "corrupt": other["prompt"], **first}
         except (KeyError, IndexError, TypeError) as error:
             raise InputError(
                 f"{where} is not as MIB's {kind} rows are: {type(error).__name__} {error}"

@@ -8,30 +8,15 @@ from typing import Any, Literal
 from graphprune.core.task import Task
 from graphprune.tasks.building import Candidate, MetricLike, build, combinations, one_of
 from graphprune.tasks.encoding import Encoder
-from graphprune.tasks.words import NOUNS
+from graphprune.tasks.words import NOUNS, PROMPTS
 
 __all__ = ["subject_verb_agreement"]
 
-VERBS = ((" is", " was", " has"), (" are", " were", " have"))
-LEADS = (
-    "The",
-    "I think the",
-    "We know that the",
-    "People say that the",
-    "It seems that the",
-    "In this town the",
-    "Of course the",
-    "At the moment the",
-)
-PHRASES = ("near the", "behind the", "next to the", "beside the", "in front of the", "with the")
-CLAUSES = (
-    ("likes", "like"),
-    ("knows", "know"),
-    ("sees", "see"),
-    ("helps", "help"),
-    ("loves", "love"),
-    ("wants", "want"),
-)
+_PARTS = PROMPTS["subject_verb_agreement"]
+VERBS: tuple[tuple[str, ...], ...] = _PARTS["verbs"]
+LEADS: tuple[str, ...] = _PARTS["leads"]
+PHRASES: tuple[str, ...] = _PARTS["phrases"]
+CLAUSES: tuple[tuple[str, str], ...] = _PARTS["clauses"]
 Structure = Literal["simple", "phrase", "relative"]
 
 
@@ -64,16 +49,9 @@ def subject_verb_agreement(
     """
     one_of(structure, ("simple", "phrase", "relative"), "structure")
     encoder = Encoder(tokenizer)
-    return build(
-        "subject_verb_agreement",
-        encoder,
-        _draw(encoder, structure, seed),
-        n,
-        metric=metric,
-        batch_size=batch_size,
-        seed=seed,
-        notes={"corruption": "other number", "structure": structure},
-    )
+    draw = _draw(encoder, structure, seed)
+    notes = {"corruption": "other number", "structure": structure}
+    return build("subject_verb_agreement", encoder, draw, n, seed, metric, batch_size, notes)
 
 
 def _draw(encoder: Encoder, structure: str, seed: int) -> Iterator[Candidate]:

@@ -17,17 +17,11 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.tasks.building import Candidate, MetricLike, build
 from graphprune.tasks.encoding import Encoder
+from graphprune.tasks.words import PROMPTS
 
 __all__ = ["SHOTS", "Expression", "boolean_expressions"]
 
-SHOTS = (
-    "True and False is False\n",
-    "not (False and True) is True\n",
-    "(False or True) and True is True\n",
-    "not True or False is False\n",
-    "False or (not False) is True\n",
-    "True and (False and True) is False\n",
-)
+SHOTS: tuple[str, ...] = PROMPTS["boolean_expressions"]["shots"]
 MAX_DEPTH = 3
 MAX_NOTS = 2
 
@@ -100,17 +94,11 @@ def boolean_expressions(
     """
     if type(shots) is not int or not 0 <= shots <= len(SHOTS):
         raise InputError(f"shots must lie in 0..{len(SHOTS)}, got {shots!r}")
-    return build(
-        "boolean_expressions",
-        Encoder(tokenizer),
-        _draw("".join(SHOTS[:shots]), seed),
-        n,
-        metric=metric,
-        batch_size=batch_size,
-        seed=seed,
-        notes={"corruption": "one truth value or operator", "shots": shots},
-        every=partial(_draw, "".join(SHOTS[:shots]), seed, every=True),
-    )
+    draw = partial(_draw, "".join(SHOTS[:shots]), seed)
+    every = partial(draw, every=True)
+    notes = {"corruption": "one truth value or operator", "shots": shots}
+    name, encoder = "boolean_expressions", Encoder(tokenizer)
+    return build(name, encoder, draw(), n, seed, metric, batch_size, notes, every=every)
 
 
 def _draw(lead: str, seed: int, every: bool = False) -> Iterator[Candidate]:
@@ -125,12 +113,8 @@ def _draw(lead: str, seed: int, every: bool = False) -> Iterator[Candidate]:
         wanted = not wanted
         chosen = [source.choice(turned)]
         for other in order.sample(turned, len(turned)) if every else chosen:
-            yield Candidate(
-                f"{lead}{expression} is",
-                f"{lead}{other} is",
-                (f" {expression.value}",),
-                (f" {not expression.value}",),
-            )
+            answer, distractor = (f" {expression.value}",), (f" {not expression.value}",)
+            yield Candidate(f"{lead}{expression} is", f"{lead}{other} is", answer, distractor)
 
 
 def _expression(source: random.Random) -> Expression:

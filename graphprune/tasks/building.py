@@ -8,7 +8,7 @@ distractors begin with different tokens the vocabulary has.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -20,8 +20,10 @@ import numpy as np
 from graphprune.core.metrics import Metric, as_metric
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
-from graphprune.tasks.encoding import Encoder, pack
-from graphprune.tasks.redrawing import Option, Redraw
+from graphprune.tasks.encoding import Encoder
+from graphprune.tasks.pairs import pack
+from graphprune.tasks.redrawing import Option
+from graphprune.tasks.tables import Ragged
 
 __all__ = ["Candidate", "MetricLike", "build", "choose_templates", "combinations", "one_of"]
 
@@ -100,11 +102,11 @@ def build(
     encoder: Encoder,
     candidates: Iterator[Candidate],
     n: int,
-    *,
     seed: int,
     metric: MetricLike,
     batch_size: int,
-    notes: dict[str, Any],
+    notes: Mapping[str, Any],
+    *,
     every: Callable[[], Iterator[Candidate]] | None = None,
     pool: int | None = None,
 ) -> Task:
@@ -114,10 +116,10 @@ def build(
     it can have, in a row: parts of the task take others from there (see ``Task.split``). ``pool``
     is how many prompts there are at most, noted and logged where seeds must share many of them.
 
-    ``seed`` is what the candidates are drawn by; it is checked before the first is. Notes gain
-    ``n``, ``seed``, ``template`` (a template number for each example) and ``unfit`` (pairs
-    passed over because they did not fit). Raises :class:`~graphprune.errors.InputError` if there
-    are fewer than ``n``, saying how many there are.
+    ``seed`` is what the candidates are drawn by; it is checked before the first is. To the
+    ``notes`` come ``n``, ``seed``, ``template`` (a template number for each example) and ``unfit``
+    (pairs passed over because they did not fit). Raises :class:`~graphprune.errors.InputError` if
+    there are fewer than ``n``, saying how many there are.
     """
     if type(n) is not int or n < 1:
         raise InputError(f"n must be an integer of at least 1, got {n!r}")
@@ -144,9 +146,10 @@ def build(
     clean, corrupt, answer, distractor, template = (
         list(column) for column in zip(*kept.values(), strict=True)
     )
-    examples = pack(clean, corrupt, answer, distractor, encoder)
+    columns = {"clean": clean, "corrupt": corrupt, "answer": answer, "distractor": distractor}
+    examples = pack({name: Ragged.from_rows(rows) for name, rows in columns.items()}, encoder)
     if every is not None:
-        examples = replace(examples, redraw=Redraw(partial(_options, every, encoder)))
+        examples = replace(examples, redraw=partial(_options, every, encoder))
     if pool is not None:
         notes = {**notes, "pool": pool}
         if n / pool >= SHARED:

@@ -13,26 +13,12 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.tasks.building import Candidate, MetricLike, build
 from graphprune.tasks.encoding import Encoder
-from graphprune.tasks.words import PLAIN_WORDS, listed
+from graphprune.tasks.words import PLAIN_WORDS, PROMPTS
 
 __all__ = ["docstring"]
 
-PARAMETERS = listed(
-    """
-    state index load size file last path name key value count mode user data text line width
-    height color order result source target input output level limit model node parent label group
-    field table row column image video sound page title message content option error status time
-    date year point weight score rate cost price speed force angle
-    """
-)
-TEXT = (
-    "def {}(self, {}, {}, {}, {}):\n"
-    '    """{} {} {}\n'
-    "\n"
-    "    :param {}: {} {}\n"
-    "    :param {}: {} {}\n"
-    "    :param"
-)
+PARAMETERS: tuple[str, ...] = PROMPTS["docstring"]["parameters"]
+TEXT: str = PROMPTS["docstring"]["template"]
 ENOUGH = 20
 
 
@@ -56,16 +42,9 @@ def docstring(
             f"docstring needs at least 6 parameter names of the same number of tokens, and this "
             f"tokenizer has {len(names)}"
         )
-    return build(
-        "docstring",
-        encoder,
-        _draw(names, seed),
-        n,
-        metric=metric,
-        batch_size=batch_size,
-        seed=seed,
-        notes={"corruption": "other third parameter"},
-    )
+    draw = _draw(names, seed)
+    notes = {"corruption": "other third parameter"}
+    return build("docstring", encoder, draw, n, seed, metric, batch_size, notes)
 
 
 def _draw(names: list[str], seed: int) -> Iterator[Candidate]:
@@ -73,19 +52,9 @@ def _draw(names: list[str], seed: int) -> Iterator[Candidate]:
     while True:
         function, first, second, third, fourth, other = source.sample(names, 6)
         words = source.sample(PLAIN_WORDS, 7)
+        documented = [*words[:3], first, *words[3:5], second, *words[5:]]
         clean, corrupt = (
-            TEXT.format(
-                function,
-                first,
-                second,
-                name,
-                fourth,
-                *words[:3],
-                first,
-                *words[3:5],
-                second,
-                *words[5:],
-            )
+            TEXT.format(function, first, second, name, fourth, *documented)
             for name in (third, other)
         )
         yield Candidate(clean, corrupt, (f" {third}",), (f" {other}",))

@@ -1,4 +1,4 @@
-"""Texts to token ids, for any Hugging Face tokenizer, and rows of ids to token pairs.
+"""Texts to token ids, for any Hugging Face tokenizer.
 
 A prompt is what ``tokenizer(text)`` gives: special tokens that the tokenizer adds by itself (a
 BOS in front, an EOS behind) are kept as they are and never added a second time: of a text that
@@ -23,14 +23,9 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from graphprune.errors import InputError
-from graphprune.tasks.alignment import span_ranges, span_slots
-from graphprune.tasks.pairs import TokenPairs
-from graphprune.tasks.tables import Ragged, pad_rows
 
-__all__ = ["Encoder", "aligned", "pack", "slotted"]
+__all__ = ["Encoder"]
 
 CHUNK = 8192
 REMEMBERED = 8192
@@ -59,10 +54,7 @@ class Encoder:
                 f"{str(tokenizer)[:40]!r}"
             )
         self._tokenizer = tokenizer
-        self._added: dict[tuple[str, str], list[int]] = {}
-        self._in_context: dict[str, tuple[int, ...]] = {}
-        self._endings: dict[str, list[int]] = {}
-        self._blank: dict[int, bool] = {}
+        self._bodies: dict[str, list[int]] = {}
         self.prefix, self.suffix = self._special_tokens()
 
     def _special_tokens(self) -> tuple[list[int], list[int]]:
@@ -152,7 +144,11 @@ class Encoder:
 
     def body(self, text: str) -> list[int]:
         """Token ids of a text without any special token."""
-        return self._encode([text], special=False)[0]
+        if text not in self._bodies:
+            if len(self._bodies) >= REMEMBERED:  # any number of prompts, in constant memory
+                self._bodies.clear()
+            self._bodies[text] = self._encode([text], special=False)[0]
+        return self._bodies[text]
 
     def continuation(self, prompt: str, text: str) -> list[int]:
         """The ids that ``text`` adds when it follows ``prompt``; see the head of this module.
@@ -160,17 +156,10 @@ class Encoder:
         Only the prompt's last two words are looked at, so that many prompts with one ending cost
         one call of the tokenizer.
         """
-        key = (" ".join(prompt.rsplit(" ", 2)[-2:]), text)
-        if key not in self._added:
-            if len(self._added) >= REMEMBERED:  # any number of prompts, in constant memory
-                self._added.clear()
-                self._endings.clear()
-            if key[0] not in self._endings:
-                self._endings[key[0]] = self.body(key[0])
-            before, joint = self._endings[key[0]], self.body(key[0] + text)
-            follows = len(joint) > len(before) and joint[: len(before)] == before
-            self._added[key] = joint[len(before) :] if follows else self.alone(text)
-        return self._added[key]
+        ending = " ".join(prompt.rsplit(" ", 2)[-2:])
+        before, joint = self.body(ending), self.body(ending + text)
+        follows = len(joint) > len(before) and joint[: len(before)] == before
+        return joint[len(before) :] if follows else self.alone(text)
 
     def alone(self, text: str) -> list[int]:
         """The ids of ``text`` as it stands, without a space that a tokenizer puts before it."""
@@ -183,10 +172,8 @@ class Encoder:
 
         Empty where the vocabulary does not have the word.
         """
-        if word not in self._in_context:
-            ids = tuple(self.continuation("so the", f" {word}"))
-            self._in_context[word] = () if self.unknown_id in ids else ids
-        return self._in_context[word]
+        ids = tuple(self.continuation("so the", f" {word}"))
+        return () if self.unknown_id in ids else ids
 
     def blanks(self, ids: Sequence[int]) -> int:
         """How many tokens stand in front of the first that is more than white space.
@@ -194,12 +181,7 @@ class Encoder:
         Letter by letter, and with digits kept apart, a space before a word is its own token.
         """
         count = 0
-        while count < len(ids) - 1:
-            token = ids[count]
-            if token not in self._blank:
-                self._blank[token] = not self.decode([token]).strip()
-            if not self._blank[token]:
-                break
+        while count < len(ids) - 1 and not self.decode(ids[count : count + 1]).strip():
             count += 1
         return count
 
@@ -233,56 +215,3 @@ class Encoder:
             if len(group) > 1
             for word in group
         }
-
-
-def pack(
-    clean: list[list[int]],
-    corrupt: list[list[int]] | None,
-    answer: list[list[int]] | None,
-    distractor: list[list[int]] | None,
-    encoder: Encoder,
-    spans: Sequence[Any] = (),
-    labels: Sequence[str] = (),
-) -> TokenPairs:
-    """Checked rows of token ids as :class:`TokenPairs`; ``labels`` name records in errors."""
-    ranges, slots = None, None
-    names: tuple[str, ...] = ()
-    if corrupt is not None and any(spans):
-        ranges = aligned(clean, corrupt, spans, labels)
-        names = tuple(spans[0] or ())
-        slots = slotted(clean, spans, names)
-        names = names if slots else ()
-    rows = Ragged.from_rows(clean)
-    return TokenPairs(
-        clean=rows,
-        corrupt=None if corrupt is None else Ragged.from_rows(corrupt),
-        positions=(rows.lengths - 1 - len(encoder.suffix)).astype(np.int32),
-        answer=None if answer is None else pad_rows(answer),
-        distractor=None if distractor is None else pad_rows(distractor),
-        ranges=ranges,
-        slots=slots,
-        slot_names=(*names, "other") if names else (),
-        pad_id=encoder.pad_id,
-    )
-
-
-def aligned(
-    clean: list[list[int]],
-    corrupt: list[list[int]],
-    spans: Sequence[Any],
-    labels: Sequence[str],
-) -> tuple[Ragged, Ragged]:
-    """The range of corrupted tokens that each clean token reads; its own number without spans."""
-    parts: list[tuple[list[int], list[int]]] = []
-    for where, mine, theirs, named in zip(labels, clean, corrupt, spans, strict=True):
-        own = list(range(len(mine))), list(range(1, len(mine) + 1))
-        parts.append(span_ranges(named, len(mine), len(theirs), where) if named else own)
-    return Ragged.from_rows([a for a, _ in parts]), Ragged.from_rows([b for _, b in parts])
-
-
-def slotted(clean: list[list[int]], spans: Sequence[Any], names: tuple[str, ...]) -> Ragged | None:
-    """Each clean token's span number, ``None`` unless every record names exactly ``names``."""
-    if not names or not all(named and set(named) == set(names) for named in spans):
-        return None
-    pairs = zip(spans, clean, strict=True)
-    return Ragged.from_rows([span_slots(named, names, len(mine)) for named, mine in pairs])

@@ -6,7 +6,8 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,24 +74,34 @@ def _lines(path: str | Path) -> Iterator[str]:
         raise InputError(f"cannot read {file}: {error.strerror}") from None
 
 
-def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The records of :func:`read_jsonl` one by one; the file is read as they are taken."""
+def _checked(path: str | Path, rows: Iterable[tuple[int, Any]]) -> Iterator[dict[str, Any]]:
+    """Records from values with their line numbers; raises for what is no record, and for none."""
     found = False
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
+    for number, value in rows:
         where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: no JSON: {error.msg} (column {error.colno})") from None
-        except RecursionError:
-            raise InputError(f"{where}: the JSON is nested too deeply") from None
-        check_record(record, where)
+        check_record(value, where)
         found = True
-        yield FileRecord(record, where)
+        yield FileRecord(value, where)
     if not found:
         raise InputError(f"{path}: the file has no records")
+
+
+def _json(text: str, where: str, name: str = "") -> Any:
+    """The value of a JSON text; errors say where it stands, and in which column."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        subject = name and f"{name} are "
+        raise InputError(f"{where}: {subject}no JSON: {error.msg} (column {error.colno})") from None
+    except RecursionError:
+        of = name and f" of {name}"
+        raise InputError(f"{where}: the JSON{of} is nested too deeply") from None
+
+
+def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The records of :func:`read_jsonl` one by one; the file is read as they are taken."""
+    lines = ((n, line) for n, line in enumerate(_lines(path), start=1) if line.strip())
+    return _checked(path, ((n, _json(line, f"{path}:{n}")) for n, line in lines))
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
@@ -108,32 +119,29 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
 def iterate_csv(path: str | Path) -> Iterator[dict[str, Any]]:
     """The records of :func:`read_csv` one by one; the file is read as they are taken."""
+    return _checked(path, _csv_rows(path))
+
+
+def _csv_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a CSV file with their line numbers, without empty cells."""
     # StringIO also ends lines at a lone carriage return, as csv files from elsewhere have them.
     lines = (part for line in _lines(path) for part in io.StringIO(line, newline=""))
     reader = csv.reader(lines, strict=True)
-    found = False
     try:
         header = next(reader, None)
         if not header:
             raise InputError(f"{path}: the file is empty; its first line must name the columns")
         _check_header(header, f"{path}:1")
-        for row in reader:
+        for row in filter(None, reader):
             where = f"{path}:{reader.line_num}"
-            if not row:
-                continue
             if len(row) != len(header):
                 raise InputError(
                     f"{where}: expected {len(header)} cells ({', '.join(header)}), got {len(row)}"
                 )
             cells = zip(header, row, strict=True)
-            record = {name: _cell(name, text, where) for name, text in cells if text}
-            check_record(record, where)
-            found = True
-            yield FileRecord(record, where)
+            yield reader.line_num, {name: _cell(name, text, where) for name, text in cells if text}
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: no CSV: {error}") from None
-    if not found:
-        raise InputError(f"{path}: the file has no records")
 
 
 def read_csv(path: str | Path) -> list[dict[str, Any]]:
@@ -161,15 +169,8 @@ def _check_header(header: list[str], where: str) -> None:
 
 def _cell(name: str, text: str, where: str) -> Any:
     if name == "spans":
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: spans are no JSON: {error.msg}") from None
-        except RecursionError:
-            raise InputError(f"{where}: the JSON of spans is nested too deeply") from None
+        return _json(text, where, "spans")
     if name in ("answer", "distractor") and text.startswith("[") and text.endswith("]"):
-        try:
-            return json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
-            return text
+        with suppress(InputError):  # an answer may look like a list and be none
+            return _json(text, where)
     return text

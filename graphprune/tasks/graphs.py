@@ -22,20 +22,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.core.metrics import Metric, as_metric
+from graphprune.core.metrics import as_metric
 from graphprune.core.task import Task
 from graphprune.errors import InputError
+from graphprune.tasks.building import MetricLike
 from graphprune.tasks.graph_examples import GraphExamples, Tensors
 
 __all__ = ["GraphExamples", "graphs", "nodes", "other_class", "patterns"]
 
-MetricLike = str | Metric | Callable[..., Any]
 
+def _classes(
+    labels: Any, classes: int | None, chosen: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Class numbers ``[n]``, answer ids ``[n, 1]`` and the ids of all other classes ``[n, C - 1]``.
 
-def _whole(labels: Any, chosen: Tensor | None = None) -> tuple[Tensor, int]:
-    """Class numbers ``[n]`` of the examples ``chosen``, and the least number of classes.
+    Of one class there are no others: ``None``.
 
-    Labels of other examples count as classes where they are any (-1 for "unlabelled" is none).
+    ``chosen``: the examples asked for; others' labels need be no classes, and count as such where
+    they are any (-1 for "unlabelled" is none).
     """
     try:
         given = torch.as_tensor(labels).detach().cpu()
@@ -64,19 +68,8 @@ def _whole(labels: Any, chosen: Tensor | None = None) -> tuple[Tensor, int]:
         )
     if given.is_floating_point():
         given = given[given.isfinite() & (given == given.round())]
-    return some.to(torch.int64), max(0, int(given.max()) + 1 if len(given) else 0)
-
-
-def _classes(
-    labels: Any, classes: int | None, chosen: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Class numbers ``[n]``, answer ids ``[n, 1]`` and the ids of all other classes ``[n, C - 1]``.
-
-    Of one class there are no others: ``None``.
-
-    ``chosen``: the examples asked for; others' labels need be no classes.
-    """
-    some, least = _whole(labels, chosen)
+    some = some.to(torch.int64)
+    least = max(0, int(given.max()) + 1 if len(given) else 0)
     count = least if classes is None else classes
     odd = (some < 0) | (some >= count)
     if bool(odd.any()):
@@ -136,20 +129,17 @@ def patterns(
     """
     given = _tensors(clean if isinstance(clean, Mapping) else {"inputs": clean})
     labels, answer, distractor = _classes(labels, classes)
-    other: Tensors | None
-    drawn = isinstance(corrupt, str)
-    if isinstance(corrupt, str):
-        if corrupt != "other_class":
-            raise InputError(f"corrupt is tensors, 'other_class' or None, got {corrupt!r}")
+
+    def twins() -> Tensors:
         twin = other_class(labels, seed)
-        other = {key: value[twin] for key, value in given.items()}
-    else:
-        other = {"inputs": corrupt} if isinstance(corrupt, Tensor) else corrupt
+        return {key: value[twin] for key, value in given.items()}
+
+    note = f"another class's pattern, seed {seed}"
+    other, notes = _corrupted(corrupt, "inputs", "other_class", twins, note)
     examples = GraphExamples(
         len(labels), given, other, positions=positions, answer=answer, distractor=distractor,
-        classes=labels if drawn else None, seed=seed,
+        classes=labels if isinstance(corrupt, str) else None, seed=seed,
     )  # fmt: skip
-    notes = _corruption(corrupt, {"other_class": f"another class's pattern, seed {seed}"})
     return Task(examples, as_metric(metric), name=name, batch_size=batch_size, notes=notes)
 
 
@@ -187,7 +177,7 @@ def nodes(
         ([2, 0], [[1], [0]])
     """
     first = 0
-    if _is_data(features):
+    if _is(features, "Data"):
         if node_type is not None:
             raise InputError("node_type is for heterogeneous data; this data has one type of node")
         if "x" not in features:
@@ -196,7 +186,7 @@ def nodes(
             )
         labels = features.get("y") if labels is None else labels
         given: Tensors = {"x": features.x}
-    elif _is_hetero(features):
+    elif _is(features, "HeteroData"):
         node_type, first = _labelled(features, node_type, labels)
         labels = features[node_type].y if labels is None else labels
         given = {f"{k}.x": features[k].x for k in features.node_types if "x" in features[k]}
@@ -210,17 +200,13 @@ def nodes(
         raise InputError("labels are missing: the class number of each node")
     chosen = _asked(at, len(labels))
     _, answer, distractor = _classes(labels, classes, chosen)
-    other: Tensors | None
-    if isinstance(corrupt, str):
-        if corrupt != "shuffle":
-            raise InputError(f"corrupt is tensors, 'shuffle' or None, got {corrupt!r}")
+
+    def shuffled() -> Tensors:
         generator = torch.Generator().manual_seed(seed)
-        other = {
-            key: value[torch.randperm(len(value), generator=generator)]
-            for key, value in given.items()
-        }
-    else:
-        other = {"x": corrupt} if isinstance(corrupt, Tensor) else corrupt
+        return {k: v[torch.randperm(len(v), generator=generator)] for k, v in given.items()}
+
+    note = f"features shuffled over nodes, seed {seed}"
+    other, notes = _corrupted(corrupt, "x", "shuffle", shuffled, note)
     examples = GraphExamples(
         len(chosen),
         shared=given,
@@ -229,7 +215,6 @@ def nodes(
         answer=answer,
         distractor=distractor,
     )
-    notes = _corruption(corrupt, {"shuffle": f"features shuffled over nodes, seed {seed}"})
     return Task(examples, as_metric(metric), name=name, batch_size=batch_size, notes=notes)
 
 
@@ -261,12 +246,24 @@ def graphs(
     return Task(examples, as_metric(metric), name=name, batch_size=batch_size)
 
 
-def _corruption(corrupt: object, drawn: Mapping[str, str]) -> dict[str, Any]:
-    """A note of what corrupted inputs are: a task that was given none may have drawn them."""
-    if corrupt is None:
-        return {"corrupted inputs": "none"}
-    known = drawn[corrupt] if isinstance(corrupt, str) else "given"
-    return {"corrupted inputs": known}
+def _corrupted(
+    corrupt: Tensor | Tensors | str | None,
+    name: str,
+    word: str,
+    draw: Callable[[], Tensors],
+    note: str,
+) -> tuple[Tensors | None, dict[str, Any]]:
+    """Corrupted inputs by name, and a note of what they are.
+
+    The only ``word`` that ``corrupt`` may be draws them; ``note`` says how. A single tensor is
+    called ``name``.
+    """
+    if isinstance(corrupt, str):
+        if corrupt != word:
+            raise InputError(f"corrupt is tensors, {word!r} or None, got {corrupt!r}")
+        return draw(), {"corrupted inputs": note}
+    notes = {"corrupted inputs": "none" if corrupt is None else "given"}
+    return {name: corrupt} if isinstance(corrupt, Tensor) else corrupt, notes
 
 
 def _tensors(given: Tensors) -> Tensors:
@@ -301,20 +298,13 @@ def _asked(at: Any, count: int) -> Tensor:
     return chosen
 
 
-def _is_data(value: object) -> bool:
+def _is(value: object, kind: str) -> bool:
+    """Whether a value is PyG's ``Data`` or ``HeteroData``."""
     if "torch_geometric" not in sys.modules:  # such data cannot exist before it was imported
         return False
-    from torch_geometric.data import Data
+    from torch_geometric import data
 
-    return isinstance(value, Data)
-
-
-def _is_hetero(value: object) -> bool:
-    if "torch_geometric" not in sys.modules:  # such data cannot exist before it was imported
-        return False
-    from torch_geometric.data import HeteroData
-
-    return isinstance(value, HeteroData)
+    return isinstance(value, getattr(data, kind))
 
 
 def _labelled(data: Any, node_type: str | None, labels: Tensor | None) -> tuple[str, int]:

@@ -22,27 +22,11 @@ from graphprune.tasks.building import (
     one_of,
 )
 from graphprune.tasks.encoding import Encoder
-from graphprune.tasks.words import NAMES, OBJECTS, PLACES
+from graphprune.tasks.words import NAMES, OBJECTS, PLACES, PROMPTS
 
 __all__ = ["FRAMES", "ioi"]
 
-FRAMES = (
-    "When {} and {} went to the {place}, {} gave a {object} to",
-    "Then {} and {} went into the {place}, and {} gave a {object} to",
-    "While {} and {} were waiting at the {place}, {} gave a {object} to",
-    "After {} and {} came back from the {place}, {} offered a {object} to",
-    "Yesterday {} and {} spent the day at the {place}. {} brought a {object} to",
-    "Last week {} and {} met outside the {place}. {} showed a {object} to",
-    "Because {} and {} both worked at the {place}, {} lent a {object} to",
-    "Once {} and {} were both at the {place}, {} wanted to give a {object} to",
-    "The friends {} and {} found a {object} near the {place}. {} gave it to",
-    "At the {place}, {} and {} were looking for a {object}. Then {} gave one to",
-    "The {place} that {} and {} visited sold a nice {object}. {} bought it and gave it to",
-    "Before {} and {} left the {place}, {} bought a {object} and gave it to",
-    "Inside the {place}, {} and {} had a long talk. Afterwards {} gave a {object} to",
-    "As {} and {} were driving to the {place}, {} promised a {object} to",
-    "In the morning {} and {} opened the {place}, and later {} brought a {object} to",
-)
+FRAMES: tuple[str, ...] = PROMPTS["ioi"]["frames"]
 ENOUGH = 20
 
 
@@ -90,20 +74,9 @@ def ioi(
             f"ioi needs at least {needed} names of the same number of tokens, and this tokenizer "
             f"has {len(usable)} of the {len(names)} given; pass names="
         )
-    return build(
-        "ioi",
-        encoder,
-        _draw(usable, chosen, corruption, seed),
-        n,
-        metric=metric,
-        batch_size=batch_size,
-        seed=seed,
-        notes={
-            "corruption": corruption,
-            "templates": list(chosen),
-            "names": len(usable),
-        },
-    )
+    draw = _draw(usable, chosen, corruption, seed)
+    notes = {"corruption": corruption, "templates": list(chosen), "names": len(usable)}
+    return build("ioi", encoder, draw, n, seed, metric, batch_size, notes)
 
 
 def _draw(
@@ -120,13 +93,8 @@ def _draw(
         slots = (*pair, other) if swapped else _others(names, {giver, other}, source)
         fill = {"place": PLACES[place], "object": OBJECTS[thing]}
         frame = FRAMES[number % len(FRAMES)]
-        yield Candidate(
-            frame.format(*pair, giver, **fill),
-            frame.format(*slots, **fill),
-            (f" {other}",),
-            (f" {giver}",),
-            number,
-        )
+        clean, corrupt = frame.format(*pair, giver, **fill), frame.format(*slots, **fill)
+        yield Candidate(clean, corrupt, (f" {other}",), (f" {giver}",), number)
 
 
 def _others(names: list[str], taken: set[str], source: random.Random) -> tuple[str, str, str]:

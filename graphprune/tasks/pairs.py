@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +23,14 @@ from graphprune.core.batch import Batch
 from graphprune.core.overlap import digest
 from graphprune.errors import InputError
 from graphprune.tasks.alignment import alignment_matrix
-from graphprune.tasks.redrawing import Redraw
-from graphprune.tasks.spool import Spool
-from graphprune.tasks.tables import Ragged, id_table, integer_tensor, overlap, pad_rows, place_table
+from graphprune.tasks.encoding import Encoder
+from graphprune.tasks.records import CHOICES, OnMismatch, RecordEncoder
+from graphprune.tasks.redrawing import Option, choose_options
+from graphprune.tasks.spool import Spool, pieces
+from graphprune.tasks.streaming import encode_stream, last_tokens
+from graphprune.tasks.tables import Ragged, id_table, integer_tensor, overlap, place_table
 
-__all__ = ["OnMismatch", "TokenPairs"]
-
-OnMismatch = Literal["error", "drop"]
-PIECE = 4096  # examples whose lengths are looked up at a time
+__all__ = ["OnMismatch", "TokenPairs", "pack"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +47,14 @@ class TokenPairs:
         answer: ``[N, A]`` or ``[N, P, A]`` ids of right answers (``-1`` pads), or ``None``.
         distractor: the same for wrong answers.
         ranges: for each clean token the half-open range of corrupted tokens that it reads
-            (see :mod:`graphprune.tasks.alignment`); ``None`` if all pairs have equal lengths.
+            (see :mod:`graphprune.tasks.alignment`), empty rows where each reads its own number;
+            ``None`` if all do.
         slots: for each clean token the number of its span in ``slot_names``, where every record
             names the same spans.
         pad_id: fills padding.
         spool: the files behind the arrays, where they are mapped and not in memory.
-        redraw: other corrupted prompts, where the source of the prompts has more of them.
+        redraw: gives all corrupted prompts that the prompts can have, where their source has more
+            of them.
     """
 
     clean: Ragged
@@ -65,7 +67,7 @@ class TokenPairs:
     slot_names: tuple[str, ...] = ()
     pad_id: int = 0
     spool: Spool | None = None
-    redraw: Redraw | None = field(default=None, compare=False, repr=False)
+    redraw: Callable[[], Iterator[Option]] | None = field(default=None, compare=False, repr=False)
 
     # ---------------------------------------------------------------- building
 
@@ -169,9 +171,10 @@ class TokenPairs:
                 vocabulary does not have, an answer and a distractor with one first token, spans
                 that do not fit, and pairs whose lengths differ.
         """
-        from graphprune.tasks.records import encode_records
-
-        return encode_records(records, tokenizer, on_mismatch)
+        coder = RecordEncoder(tokenizer, on_mismatch)
+        columns = coder.encode(records)
+        notes = coder.finish()
+        return pack(columns, coder.encoder, coder.span_names), notes
 
     @classmethod
     def from_stream(
@@ -184,11 +187,14 @@ class TokenPairs:
         spool: str | Path | None = None,
     ) -> tuple[TokenPairs, dict[str, Any]]:
         """Examples as :meth:`from_records` makes them, kept in files; see ``Task.from_stream``."""
-        from graphprune.tasks.streaming import encode_stream
-
-        return encode_stream(
-            records, tokenizer, length=length, on_mismatch=on_mismatch, spool=spool
-        )
+        coder = RecordEncoder(tokenizer, on_mismatch, chunked=True)
+        folder = Spool(spool)
+        try:
+            columns, tables, notes = encode_stream(records, coder, length, folder)
+        except BaseException:
+            folder.close()
+            raise
+        return pack(columns, coder.encoder, coder.span_names, tables, folder), notes
 
     # ---------------------------------------------------------------- reading
 
@@ -198,14 +204,9 @@ class TokenPairs:
     @cached_property
     def _lengths(self) -> array[int]:
         lengths = array("i")
-        for start in range(0, len(self), PIECE):
-            rows = np.arange(start, min(start + PIECE, len(self)))
-            longest = self.clean.lengths_of(rows)
-            if self.corrupt is not None:
-                longest = np.maximum(longest, self.corrupt.lengths_of(rows))
-            lengths.extend(longest.tolist())
-        if self.spool is not None:
-            self.spool.release()
+        prompts = [self.clean] if self.corrupt is None else [self.clean, self.corrupt]
+        for rows in pieces(len(self), self.spool):
+            lengths.extend(np.max([p.lengths_of(rows) for p in prompts], axis=0).tolist())
         return lengths
 
     def lengths(self) -> Sequence[int]:
@@ -215,19 +216,15 @@ class TokenPairs:
     def prints(self) -> NDArray[np.int64]:
         """``[N, 2]``: fingerprints of the clean and the corrupted prompts (0: none)."""
         table = np.zeros((len(self), 2), dtype=np.int64)
-        for column, prompts in enumerate((self.clean, self.corrupt)):
-            if prompts is None:
-                continue
-            for start in range(0, len(self), PIECE):
-                ends = prompts.starts[start : start + PIECE + 1]
+        for rows in pieces(len(self), self.spool):
+            for column, prompts in enumerate((self.clean, self.corrupt)):
+                if prompts is None:
+                    continue
+                ends = prompts.starts[rows[0] : rows[-1] + 2]
                 # Slices of bytes are much faster than an array for each prompt.
                 raw = prompts.values[ends[0] : ends[-1]].astype("<i4").tobytes()
                 places = (4 * (ends - ends[0])).tolist()
-                table[start : start + PIECE, column] = [
-                    digest(raw[a:b]) for a, b in itertools.pairwise(places)
-                ]
-                if self.spool is not None:
-                    self.spool.release()
+                table[rows, column] = [digest(raw[a:b]) for a, b in itertools.pairwise(places)]
         return table
 
     def redrawn(
@@ -239,17 +236,16 @@ class TokenPairs:
         """
         if self.redraw is None or self.corrupt is None or self.distractor is None:
             return self, []
-        rows = {tuple(self.clean.row(i).tolist()): i for i in wanted.tolist()}
-        found = self.redraw.find(rows, taken)
-        values, distractors = self.corrupt.values.copy(), self.distractor
-        for i, (corrupt, distractor) in found.items():  # as long as the prompt that it replaces
+        numbers = {tuple(self.clean.row(i).tolist()): i for i in wanted.tolist()}
+        chosen = choose_options(self.redraw(), numbers, taken)
+        values = self.corrupt.values.copy()
+        distractors: list[Sequence[int]] = [row[row >= 0].tolist() for row in self.distractor]
+        for i, (corrupt, distractor) in chosen.items():  # as long as the prompt that it replaces
             values[self.corrupt.starts[i] : self.corrupt.starts[i + 1]] = corrupt
-            new = pad_rows([distractor])
-            width = max(new.shape[-1], distractors.shape[-1])
-            distractors = _widened(distractors, width, copy=distractors is self.distractor)
-            distractors[i] = _widened(new, width)[0]
+            distractors[i] = distractor
         corrupted = Ragged(values, self.corrupt.starts)
-        return replace(self, corrupt=corrupted, distractor=distractors), list(found)
+        table = Ragged.from_rows(distractors).table()
+        return replace(self, corrupt=corrupted, distractor=table), list(chosen)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The examples ``indices``, padded on the right to the longest of them.
@@ -284,8 +280,8 @@ class TokenPairs:
         width = int(lengths.max())
         mask = np.arange(width) < lengths[:, None]
         ids = prompts.padded(rows, width, self.pad_id)
-        if self.spool is not None:
-            self.spool.touched(len(rows))
+        if self.spool is not None:  # each row that was read has mapped 64 KiB around it
+            self.spool.release()
         return {
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),
@@ -295,8 +291,7 @@ class TokenPairs:
         if self.slots is None:
             return None
         width = int(self.clean.lengths_of(rows).max())
-        other = len(self.slot_names) - 1
-        return torch.from_numpy(self.slots.padded(rows, width, fill=other).astype(np.int64))
+        return torch.from_numpy(self.slots.padded(rows, width, fill=len(self.slot_names) - 1))
 
     @property
     def aligned(self) -> bool:
@@ -318,12 +313,37 @@ class TokenPairs:
         return f"TokenPairs({len(self)} examples, up to {max(self.lengths())} tokens)"
 
 
-def _widened(table: NDArray[np.int32], width: int, copy: bool = False) -> NDArray[np.int32]:
-    """``[..., width]``: the table with ``-1`` behind its rows."""
-    missing = width - table.shape[-1]
-    if not missing:
-        return table.copy() if copy else table
-    return np.pad(table, [(0, 0)] * (table.ndim - 1) + [(0, missing)], constant_values=-1)
+def pack(
+    columns: Mapping[str, Ragged],
+    encoder: Encoder,
+    span_names: Sequence[str] | None = None,
+    tables: Mapping[str, NDArray[np.int32]] | None = None,
+    spool: Spool | None = None,
+) -> TokenPairs:
+    """The columns of :meth:`RecordEncoder.encode` as :class:`TokenPairs`.
+
+    Args:
+        columns: the columns, in memory or mapped from files in ``spool``.
+        encoder: made the ids; says what stands behind every prompt and what pads.
+        span_names: the spans that every record has.
+        tables: positions, answers and distractors, where they are in files too.
+    """
+    clean = columns["clean"]
+    if tables is None:
+        tables = {name: columns[name].table() for name in CHOICES & columns.keys()}
+        tables["positions"] = last_tokens(clean.lengths, encoder)
+    return TokenPairs(
+        clean=clean,
+        corrupt=columns.get("corrupt"),
+        ranges=(columns["first"], columns["last"]) if "first" in columns else None,
+        slots=columns["slots"] if span_names else None,
+        slot_names=(*span_names, "other") if span_names else (),
+        pad_id=encoder.pad_id,
+        spool=spool,
+        positions=tables["positions"],
+        answer=tables.get("answer"),
+        distractor=tables.get("distractor"),
+    )
 
 
 def _rows(table: NDArray[np.int32] | None, rows: NDArray[np.int64]) -> Any:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from graphprune.errors import InputError, unknown_name
-from graphprune.tasks.encoding import Encoder, pack
-from graphprune.tasks.pairs import OnMismatch, TokenPairs
+from graphprune.tasks.alignment import span_ranges, span_slots
+from graphprune.tasks.encoding import Encoder
+from graphprune.tasks.tables import Ragged
 
-__all__ = [
-    "FIELDS",
-    "EncodedRows",
-    "FileRecord",
-    "RecordEncoder",
-    "check_record",
-    "encode_records",
-]
+__all__ = ["CHOICES", "FIELDS", "FileRecord", "OnMismatch", "RecordEncoder", "check_record"]
 
+OnMismatch = Literal["error", "drop"]
 FIELDS = ("clean", "corrupt", "answer", "distractor", "spans")
+CHOICES: frozenset[str] = frozenset({"answer", "distractor"})
 LISTED = 5
 
 log = logging.getLogger("graphprune.tasks")
@@ -37,11 +33,6 @@ class FileRecord(dict[str, Any]):
         super().__init__(record)
         self.where = where
         self.may_share = may_share
-
-
-def _label(record: Any, number: int) -> str:
-    """What errors call a record: its file and line where it came from a file."""
-    return record.where if isinstance(record, FileRecord) else f"record {number}"
 
 
 def check_record(record: Any, where: str) -> None:
@@ -72,35 +63,33 @@ def check_record(record: Any, where: str) -> None:
             )
 
 
-class EncodedRows(NamedTuple):
-    """Some records as rows of token ids; what no record has is ``None``."""
-
-    clean: list[list[int]]
-    corrupt: list[list[int]] | None
-    answer: list[list[int]] | None
-    distractor: list[list[int]] | None
-    spans: list[Any]
-    labels: list[str]
-
-
 @dataclass
-class _Told:
+class _Cases:
     """How often something happened, and its first cases."""
 
     count: int = 0
-    cases: list[str] = field(default_factory=list)
+    first: list[str] = field(default_factory=list)
 
     def add(self, case: str) -> None:
         self.count += 1
-        if len(self.cases) < LISTED:
-            self.cases.append(case)
+        if len(self.first) < LISTED:
+            self.first.append(case)
 
     def __str__(self) -> str:
-        return "; ".join(self.cases) + ("; ..." if self.count > len(self.cases) else "")
+        return "; ".join(self.first) + ("; ..." if self.count > len(self.first) else "")
+
+
+class _Labelled(NamedTuple):
+    """A record and what errors call it: its file and line where it came from a file."""
+
+    record: Any
+    where: str
 
 
 class RecordEncoder:
     """Records to token ids, all at once or chunk by chunk, with the checks that reach over chunks.
+
+    ``span_names`` are the spans that every record so far has, in the first record's order.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -113,45 +102,50 @@ class RecordEncoder:
             raise unknown_name("on_mismatch", on_mismatch, ("error", "drop"))
         self.encoder = Encoder(tokenizer)
         self.seen = 0
+        self.span_names: tuple[str, ...] | None = None
         self._drop = on_mismatch == "drop"
         self._first = "the first " if chunked else ""
         self._with: dict[str, str] = {}
         self._without: dict[str, str] = {}
-        self._apart = _Told()
-        self._longer = _Told()
-        self._joined = _Told()
+        self._apart = _Cases()
+        self._longer = _Cases()
+        self._joined = _Cases()
 
-    def encode(self, records: Sequence[Any]) -> EncodedRows:
-        """The next records, in order, without those that are dropped.
+    def encode(self, records: Sequence[Any]) -> dict[str, Ragged]:
+        """The next records, in order, without those that are dropped, as columns of rows of ids.
+
+        ``clean`` is always there, ``corrupt``, ``answer`` and ``distractor`` where records have
+        them; where some have spans, ``first`` and ``last`` (the range that each clean token reads;
+        an empty row where a record has none), and ``slots`` where all name the same.
 
         Raises :class:`~graphprune.errors.InputError` naming the record, see
         :meth:`TokenPairs.from_records`.
         """
-        labels = [_label(record, self.seen + i) for i, record in enumerate(records)]
-        for record, where in zip(records, labels, strict=True):
-            check_record(record, where)
-        given = {name: self._all_or_none(records, labels, name) for name in FIELDS[1:4]}
-        if any(record.get("spans") for record in records) and not given["corrupt"]:
+        rows = [
+            _Labelled(r, r.where if isinstance(r, FileRecord) else f"record {self.seen + i}")
+            for i, r in enumerate(records)
+        ]
+        for row in rows:
+            check_record(row.record, row.where)
+        given = [name for name in FIELDS[1:4] if self._all_or_none(rows, name)]
+        if any(row.record.get("spans") for row in rows) and "corrupt" not in given:
             raise InputError(
                 "spans align a prompt with a corrupted one, but no record has 'corrupt'"
             )
-        self.seen += len(records)
-        clean = self._prompts(records, labels, "clean")
-        corrupt = self._prompts(records, labels, "corrupt") if given["corrupt"] else None
-        kept = self._fitting(records, labels, clean, corrupt)
-        records, labels = [records[i] for i in kept], [labels[i] for i in kept]
-        answer = self._choices(records, labels, "answer") if given["answer"] else None
-        distractor = self._choices(records, labels, "distractor") if given["distractor"] else None
-        if answer and distractor:
-            self._check_apart(records, labels, answer, distractor)
-        return EncodedRows(
-            [clean[i] for i in kept],
-            None if corrupt is None else [corrupt[i] for i in kept],
-            answer,
-            distractor,
-            [record.get("spans") for record in records],
-            labels,
-        )
+        self.seen += len(rows)
+        prompts = {"clean": self._prompts(rows, "clean")}
+        if "corrupt" in given:
+            prompts["corrupt"] = self._prompts(rows, "corrupt")
+        fitting = self._fitting(rows, prompts)
+        rows = [rows[i] for i in fitting]
+        columns = {name: [ids[i] for i in fitting] for name, ids in prompts.items()}
+        for name in given:
+            if name != "corrupt":
+                columns[name] = [self._first_ids(*row, name) for row in rows]
+        if columns.keys() >= CHOICES:
+            self._check_apart(rows, columns)
+        spans = self._spans(rows, columns)
+        return {name: Ragged.from_rows(part) for name, part in columns.items()} | spans
 
     def finish(self) -> dict[str, Any]:
         """Logs what was dropped or shortened and gives the task's notes on it.
@@ -166,30 +160,22 @@ class RecordEncoder:
             log.warning(
                 "dropped %d of %d pairs whose token lengths differ", self._apart.count, self.seen
             )
-        if self._longer.count:
-            log.warning(
-                "%d answers or distractors are longer than one token; their first token stands for "
-                "them (%s)",
-                self._longer.count,
-                self._longer,
-            )
-        if self._joined.count:
-            log.warning(
-                "%d answers or distractors continue the prompt's last word, for they have no space "
-                "in front (%s)",
-                self._joined.count,
-                self._joined,
-            )
+        for cases, what in (
+            (self._longer, "are longer than one token; their first token stands for them"),
+            (self._joined, "continue the prompt's last word, for they have no space in front"),
+        ):
+            if cases.count:
+                log.warning("%d answers or distractors %s (%s)", cases.count, what, cases)
         notes: dict[str, Any] = {"first_token_answers": self._longer.count}
         return {**notes, "dropped": self._apart.count} if self._drop else notes
 
     # ---------------------------------------------------------------- steps
 
-    def _all_or_none(self, records: Sequence[Any], labels: Sequence[str], name: str) -> bool:
+    def _all_or_none(self, rows: Sequence[_Labelled], name: str) -> bool:
         """Whether the records have ``name``; raises if only some do, in this or earlier chunks."""
-        for record, where in zip(records, labels, strict=True):
-            found = self._without if record.get(name) is None else self._with
-            found.setdefault(name, where)
+        for record, where in rows:
+            group = self._without if record.get(name) is None else self._with
+            group.setdefault(name, where)
         if name in self._with and name in self._without:
             raise InputError(
                 f"{self._without[name]} has no {name!r}, though {self._with[name]} has; all "
@@ -197,51 +183,42 @@ class RecordEncoder:
             )
         return name in self._with
 
-    def _prompts(self, records: Sequence[Any], labels: Sequence[str], name: str) -> list[list[int]]:
-        rows = self.encoder.prompts([record[name] for record in records])
-        for record, where, row in zip(records, labels, rows, strict=True):
-            if len(row) <= len(self.encoder.suffix):
+    def _prompts(self, rows: Sequence[_Labelled], name: str) -> list[list[int]]:
+        prompts = self.encoder.prompts([row.record[name] for row in rows])
+        for (record, where), ids in zip(rows, prompts, strict=True):
+            if len(ids) <= len(self.encoder.suffix):
                 raise InputError(f"{where}: {name} {record[name]!r} has no tokens")
-        return rows
+        return prompts
 
     def _fitting(
-        self,
-        records: Sequence[Any],
-        labels: Sequence[str],
-        clean: list[list[int]],
-        corrupt: list[list[int]] | None,
+        self, rows: Sequence[_Labelled], prompts: Mapping[str, list[list[int]]]
     ) -> list[int]:
         """Numbers of the records that have spans, or whose prompts have equal lengths."""
-        kept = []
-        for i, record in enumerate(records):
-            if corrupt is None or len(clean[i]) == len(corrupt[i]) or record.get("spans"):
-                kept.append(i)
+        fitting = []
+        lengths = zip(*(map(len, ids) for ids in prompts.values()), strict=True)
+        for i, ((record, where), counts) in enumerate(zip(rows, lengths, strict=True)):
+            if len(set(counts)) == 1 or record.get("spans"):
+                fitting.append(i)
                 continue
             self._apart.add(
-                f"  {labels[i]}: {len(clean[i])} and {len(corrupt[i])} tokens: "
+                f"  {where}: {counts[0]} and {counts[1]} tokens: "
                 f"{record['clean']!r} / {record['corrupt']!r}"
             )
         if self._apart.count and not self._drop:
             advice = "on_mismatch='drop' drops them, spans align them"
             raise InputError(self._mismatch(advice, self._first))
-        return kept
+        return fitting
 
     def _mismatch(self, advice: str, first: str) -> str:
-        bad, cases = self._apart.count, self._apart.cases
+        bad, cases = self._apart.count, self._apart.first
         more = [f"  ... and {bad - len(cases)} more"] if bad > len(cases) else []
         head = (
             f"{bad} of {first}{self.seen} pairs have prompts of different token lengths ({advice}):"
         )
         return "\n".join([head, *cases, *more])
 
-    def _choices(self, records: Sequence[Any], labels: Sequence[str], name: str) -> list[list[int]]:
-        """First-token ids of each record's answers or distractors."""
-        return [
-            self._first_ids(record, name, where)
-            for record, where in zip(records, labels, strict=True)
-        ]
-
-    def _first_ids(self, record: Any, name: str, where: str) -> list[int]:
+    def _first_ids(self, record: Any, where: str, name: str) -> list[int]:
+        """First-token ids of a record's answers or distractors."""
         value, encoder = record[name], self.encoder
         ids: list[int] = []
         for one in value if isinstance(value, list | tuple) else [value]:
@@ -266,39 +243,38 @@ class RecordEncoder:
         return list(dict.fromkeys(ids))
 
     def _check_apart(
-        self,
-        records: Sequence[Any],
-        labels: Sequence[str],
-        answer: list[list[int]],
-        distractor: list[list[int]],
+        self, rows: Sequence[_Labelled], columns: Mapping[str, list[list[int]]]
     ) -> None:
-        for record, where, mine, theirs in zip(records, labels, answer, distractor, strict=True):
-            allowed = isinstance(record, FileRecord) and record.may_share
-            if not allowed and not set(mine).isdisjoint(theirs):
-                token = self.encoder.decode(sorted(set(mine) & set(theirs))[:1])
+        choices = zip(rows, columns["answer"], columns["distractor"], strict=True)
+        for (record, where), answer, distractor in choices:
+            shared = sorted({*answer} & {*distractor})
+            if shared and not (isinstance(record, FileRecord) and record.may_share):
                 raise InputError(
                     f"{where}: answer {record['answer']!r} and distractor "
-                    f"{record['distractor']!r} begin with the same token {token!r}, so the "
-                    "model's next token cannot tell them apart"
+                    f"{record['distractor']!r} begin with the same token "
+                    f"{self.encoder.decode(shared[:1])!r}, so the model's next token cannot tell "
+                    "them apart"
                 )
 
-
-def encode_records(
-    records: Sequence[Any], tokenizer: Any, on_mismatch: OnMismatch
-) -> tuple[TokenPairs, dict[str, Any]]:
-    """See :meth:`TokenPairs.from_records`."""
-    coder = RecordEncoder(tokenizer, on_mismatch)
-    rows = coder.encode(records)
-    notes = coder.finish()
-    return (
-        pack(
-            rows.clean,
-            rows.corrupt,
-            rows.answer,
-            rows.distractor,
-            coder.encoder,
-            spans=rows.spans,
-            labels=rows.labels,
-        ),
-        notes,
-    )
+    def _spans(
+        self, rows: Sequence[_Labelled], columns: Mapping[str, list[list[int]]]
+    ) -> dict[str, Ragged]:
+        """The range that each clean token reads and its span's number, where records have spans."""
+        spans = [row.record.get("spans") for row in rows]
+        ranges: list[tuple[list[int], list[int]]] = []
+        if any(spans):
+            lengths = (map(len, columns[name]) for name in ("clean", "corrupt"))
+            for named, row, clean, corrupt in zip(spans, rows, *lengths, strict=True):
+                reads = span_ranges(named, clean, corrupt, row.where) if named else ([], [])
+                ranges.append(reads)
+        if self.span_names is None and spans:
+            self.span_names = tuple(spans[0] or ())
+        names = self.span_names or ()
+        if not all(named and set(named) == set(names) for named in spans):
+            self.span_names = names = ()
+        slots: list[list[int]] = []
+        if names:
+            pairs = zip(spans, columns["clean"], strict=True)
+            slots = [span_slots(named, names, len(ids)) for named, ids in pairs]
+        parts = {"first": [a for a, _ in ranges], "last": [b for _, b in ranges], "slots": slots}
+        return {name: Ragged.from_rows(part) for name, part in parts.items() if part}

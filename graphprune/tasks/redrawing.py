@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from graphprune.core.overlap import token_digest
 
-__all__ = ["Option", "Redraw"]
+__all__ = ["Option", "choose_options"]
 
 Option = tuple[Sequence[int], Sequence[int], Sequence[int]]
 """Token ids of a clean prompt, of one corrupted prompt that it can have, and its distractors."""
 
 
-@dataclass(frozen=True, eq=False)
-class Redraw:
-    """Where other corrupted prompts come from.
+def choose_options(
+    options: Iterable[Option], wanted: Mapping[tuple[int, ...], int], taken: Set[int]
+) -> dict[int, tuple[Sequence[int], Sequence[int]]]:
+    """For each wanted clean prompt its first option without a fingerprint in ``taken``.
 
     Args:
-        options: gives all options, those of one clean prompt in a row; every prompt of the task
-            comes up again.
+        options: all options, those of one clean prompt in a row; every wanted prompt comes up.
+        wanted: numbers of examples by their clean prompts.
+        taken: fingerprints that no corrupted prompt may have.
+
+    Returns:
+        The corrupted prompt and distractors by number, of those that have such an option.
     """
-
-    options: Callable[[], Iterator[Option]]
-
-    def find(
-        self, wanted: Mapping[tuple[int, ...], int], taken: Set[int]
-    ) -> dict[int, tuple[Sequence[int], Sequence[int]]]:
-        """For each wanted clean prompt its first option without a fingerprint in ``taken``.
-
-        Args:
-            wanted: numbers of examples by their clean prompts.
-            taken: fingerprints that no corrupted prompt may have.
-
-        Returns:
-            The corrupted prompt and distractors by number, of those that have such an option.
-        """
-        found: dict[int, tuple[Sequence[int], Sequence[int]]] = {}
-        met: set[int] = set()
-        for clean, corrupt, distractor in self.options():
-            number = wanted.get(tuple(clean))
-            if number is None:
-                if len(met) == len(wanted):
-                    break
-                continue
-            met.add(number)
-            if number not in found and token_digest(corrupt) not in taken:
-                found[number] = corrupt, distractor
-                if len(found) == len(wanted):
-                    break
-        return found
+    chosen: dict[int, tuple[Sequence[int], Sequence[int]]] = {}
+    met: set[int] = set()
+    for clean, corrupt, distractor in options:
+        number = wanted.get(tuple(clean))
+        if number is None:
+            if len(met) == len(wanted):
+                break
+            continue
+        met.add(number)
+        if number not in chosen and token_digest(corrupt) not in taken:
+            chosen[number] = corrupt, distractor
+            if len(chosen) == len(wanted):
+                break
+    return chosen

@@ -62,16 +62,9 @@ def induction(
             f"length must lie in 4..{most} ({len(pool)} {of} of one length are known to this "
             f"tokenizer), got {length!r}"
         )
-    return build(
-        "induction",
-        encoder,
-        _draw(encoder, pool, length, corruption, seed),
-        n,
-        metric=metric,
-        batch_size=batch_size,
-        seed=seed,
-        notes={"corruption": corruption, "of": of, "length": length},
-    )
+    draw = _draw(encoder, pool, length, corruption, seed)
+    notes = {"corruption": corruption, "of": of, "length": length}
+    return build("induction", encoder, draw, n, seed, metric, batch_size, notes)
 
 
 def _draw(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-__all__ = ["Ragged", "id_table", "integer_tensor", "overlap", "pad_rows", "place_table"]
+__all__ = ["Ragged", "id_table", "integer_tensor", "overlap", "place_table"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,9 @@ class Ragged:
         """Packs the entries of ``table [N, T]`` where ``real [N, T]`` holds."""
         return cls(table[real].astype(np.int32), np.concatenate([[0], np.cumsum(real.sum(1))]))
 
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """``[N]``: entries in each row."""
@@ -66,6 +69,16 @@ class Ragged:
         picked = self.values[np.minimum(place, len(self.values) - 1)]
         return np.where(real, picked, fill).astype(np.int64)
 
+    def table(self) -> NDArray[np.int32]:
+        """``[N, longest]``: all rows, ``-1`` behind their ends.
+
+        Example:
+            >>> Ragged.from_rows([[3], [4, 5]]).table().tolist()
+            [[3, -1], [4, 5]]
+        """
+        width = int(self.lengths.max(initial=0))
+        return self.padded(np.arange(len(self)), width, fill=-1).astype(np.int32)
+
 
 def integer_tensor(value: Any, what: str) -> Tensor:
     """``value`` as an int64 tensor on the CPU; raises for other kinds of number."""
@@ -76,20 +89,6 @@ def integer_tensor(value: Any, what: str) -> Tensor:
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise InputError(f"{what} must hold integers, got {tensor.dtype}")
     return tensor.to(torch.int64)
-
-
-def pad_rows(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    """``[N, A]`` from rows of different lengths, ``-1`` behind their ends.
-
-    Example:
-        >>> pad_rows([[3], [4, 5]]).tolist()
-        [[3, -1], [4, 5]]
-    """
-    lengths = np.array([len(row) for row in rows])
-    table = np.full((len(rows), int(lengths.max(initial=0))), -1, dtype=np.int32)
-    real = np.arange(table.shape[1]) < lengths[:, None]
-    table[real] = np.fromiter((v for row in rows for v in row), np.int32, count=lengths.sum())
-    return table
 
 
 def id_table(value: Any, places: NDArray[np.int32], name: str) -> NDArray[np.int32] | None:
@@ -105,7 +104,7 @@ def id_table(value: Any, places: NDArray[np.int32], name: str) -> NDArray[np.int
         rows = [list(v) if isinstance(v, list | tuple) else [v] for v in value]
         flat = [v for row in rows for v in row]
         if len({len(row) for row in rows}) > 1 and all(type(v) is int for v in flat):
-            value = pad_rows(rows)
+            value = Ragged.from_rows(rows).table()
     table = integer_tensor(value, name).numpy()
     if table.ndim == 1:
         table = table[:, None]

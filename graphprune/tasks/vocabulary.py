@@ -33,9 +33,9 @@ def vocabulary() -> tuple[str, ...]:
         *pronouns.TAGS,
         *pronouns.REASONS,
         *booleans.SHOTS,
-        *lookups.CAPITAL_TEXTS,
-        *lookups.OPPOSITE_TEXTS,
-        *lookups.SUCCESSOR_TEXTS,
+        *lookups.CAPITAL_WORDINGS.statement,
+        *lookups.OPPOSITE_WORDINGS.statement,
+        *lookups.SUCCESSOR_WORDINGS.statement,
         *(text for wordings in styled for text in (*wordings.instruction, *wordings.few_shot)),
         docstrings.TEXT,
     ]

@@ -12,7 +12,6 @@ digit of the start year itself) is neither.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,25 +26,12 @@ from graphprune.tasks.building import (
     one_of,
 )
 from graphprune.tasks.encoding import Encoder
-from graphprune.tasks.words import listed
+from graphprune.tasks.words import PROMPTS
 
 __all__ = ["SPANS_OF_TIME", "greater_than"]
 
-SPANS_OF_TIME = (
-    "The {noun} lasted from the year {start} to the year",
-    "The {noun} began in the year {start} and ended in the year",
-    "The {noun} started in the year {start} and went on until the year",
-    "The {noun} took place between the year {start} and the year",
-    "The {noun} ran from the year {start} to the year",
-    "The {noun} stretched from the year {start} to the year",
-)
-EVENTS = listed(
-    """
-    war campaign expedition conflict reign siege rebellion revolution dispute strike journey voyage
-    crisis struggle project construction occupation exploration investigation tour trial debate
-    negotiation partnership plague famine drought dynasty empire alliance
-    """
-)
+SPANS_OF_TIME: tuple[str, ...] = PROMPTS["greater_than"]["templates"]
+EVENTS: tuple[str, ...] = PROMPTS["greater_than"]["events"]
 CENTURIES = tuple(range(11, 21))
 
 
@@ -58,7 +44,7 @@ class Century:
     """
 
     shared: tuple[int, ...]
-    years: dict[int, frozenset[int]]
+    years: dict[int, list[int]]
 
     def split(self, start: int) -> tuple[list[int], list[int]]:
         """Tokens that lead to years after ``start`` only, and tokens that lead to none."""
@@ -70,24 +56,19 @@ class Century:
 def read_century(encoder: Encoder, century: int) -> Century:
     """Tokenises the years of a century in place; see the head of this module."""
     behind = {yy: encoder.continuation("to the year", f" {century}{yy:02d}") for yy in range(100)}
-    depth = 0
     shared: list[int] = []
     while True:
-        after = Counter(ids[depth] for ids in behind.values() if len(ids) > depth)
-        if not after:
-            return Century(tuple(shared), {})
-        token, count = after.most_common(1)[0]
-        if 2 * count <= len(behind):
+        years: dict[int, list[int]] = {}
+        for yy, ids in behind.items():
+            if len(ids) > len(shared):
+                years.setdefault(ids[len(shared)], []).append(yy)
+        usual = max(years, key=lambda token: len(years[token]), default=None)
+        if usual is None or 2 * len(years[usual]) <= len(behind):
             break
-        behind = {yy: ids for yy, ids in behind.items() if len(ids) > depth and ids[depth] == token}
-        shared.append(token)
-        depth += 1
-    years: dict[int, set[int]] = {}
-    for yy, ids in behind.items():
-        if len(ids) > depth:
-            years.setdefault(ids[depth], set()).add(yy)
+        behind = {yy: behind[yy] for yy in years[usual]}
+        shared.append(usual)
     years.pop(-1 if encoder.unknown_id is None else encoder.unknown_id, None)
-    return Century(tuple(shared), {token: frozenset(found) for token, found in years.items()})
+    return Century(tuple(shared), years)
 
 
 def greater_than(
@@ -123,16 +104,9 @@ def greater_than(
     one_of(corruption, ("01", "random"), "corruption")
     chosen = choose_templates(templates, len(SPANS_OF_TIME), "greater_than")
     encoder = Encoder(tokenizer)
-    return build(
-        "greater_than",
-        encoder,
-        _draw(encoder, chosen, corruption, seed),
-        n,
-        metric=metric,
-        batch_size=batch_size,
-        seed=seed,
-        notes={"corruption": corruption, "templates": list(chosen)},
-    )
+    draw = _draw(encoder, chosen, corruption, seed)
+    notes = {"corruption": corruption, "templates": list(chosen)}
+    return build("greater_than", encoder, draw, n, seed, metric, batch_size, notes)
 
 
 def _draw(
