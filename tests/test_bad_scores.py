@@ -46,7 +46,7 @@ def test_a_threshold_is_a_number(t):
 def test_every_ranking_knows_abs_and_signed_only():
     edges, nodes = gp.EdgeScores(GRAPH, torch.ones(3)), gp.NodeScores(GRAPH, torch.ones(3))
     for rank in (edges.top, edges.greedy, edges.threshold, nodes.top):
-        with pytest.raises(InputError, match="by must be 'abs' or 'signed', got 'foo'"):
+        with pytest.raises(InputError, match="unknown by 'foo'; known: abs, signed"):
             rank(1, by="foo")
 
 

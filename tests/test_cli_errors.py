@@ -35,13 +35,19 @@ def refused(capsys, *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--task", "ioy"), "unknown task 'ioy'; known: ioi, greater_than"),
+        (("--task", "ioy"), "unknown task 'ioy'; did you mean 'ioi'? Known: ioi, greater_than"),
         (("--task", "missing.jsonl"), "missing.jsonl"),
         (("--task", "."), "unknown task"),
-        (("--method", "eapig"), "unknown method 'eapig'; known: acdc, calibrated-ranking, clean"),
-        (("--metric", "logits"), "unknown metric 'logits'; known: logit_diff"),
+        (
+            ("--method", "eapig"),
+            "unknown method 'eapig'; did you mean 'eap-ig'? Known: acdc, calibrated-ranking, clean",
+        ),
+        (
+            ("--metric", "logits"),
+            "unknown metric 'logits'; did you mean 'logit_diff'? Known: logit_diff",
+        ),
         (("--ablation", "none"), "unknown ablation 'none'; known: counterfactual"),
-        (("--set", "step=5"), "no setting 'step'; it has: ablation"),
+        (("--set", "step=5"), "no setting 'step'; did you mean 'steps'? It has: ablation"),
         (("--set", "steps"), "--set expects NAME=VALUE"),
         (("--set", "steps=many"), "steps='many' does not fit"),
         (("--set", "points_at=middle"), "points_at='middle' does not fit"),

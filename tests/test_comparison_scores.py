@@ -176,7 +176,7 @@ def test_overlap_at_matched_sizes():
         gp.matched_overlap(one, random_scores(transformer_graph(2, 2)))
     with pytest.raises(InputError, match="sizes must be at least one"):
         gp.matched_overlap(one, two, [])
-    with pytest.raises(InputError, match="nulls are some of"):
+    with pytest.raises(InputError, match="unknown null"):
         gp.matched_overlap(one, two, nulls=["none"])
 
 

@@ -95,7 +95,7 @@ def test_certain_edges_come_first():
     for bad, message in (
         ({"level": 1.0}, "a level is a share"),
         ({"kind": "percentile"}, "10 resamples have no 0.025 quantile: use at least 40"),
-        ({"kind": "normal"}, "kind is one of"),
+        ({"kind": "normal"}, "unknown kind 'normal'"),
         ({"by": "size"}, "by must be"),
     ):
         with pytest.raises(gp.InputError, match=message):

@@ -334,14 +334,14 @@ def test_small_tasks_and_settings_that_make_no_sense(toy):
         (lambda: st.minimality_test(model, task, mask, edges=["a->z"]), "no edge 'a->z'"),
         (lambda: st.minimality_test(model, task, mask, edges=["a->b", 8]), "not in the circuit"),
         (lambda: st.minimality_test(model, task, mask, edges=[]), "no edge was named"),
-        (lambda: st.minimality_test(model, task, mask, distance="far"), "distance is one of"),
+        (lambda: st.minimality_test(model, task, mask, distance="far"), "unknown distance 'far'"),
         (lambda: st.sufficiency_test(model, task, mask, size=9), "all or nothing"),
         (lambda: st.necessity_test(model, task, mask), "do not fit there"),
         (lambda: st.necessity_test(model, task, mask, source="nowhere"), "source is"),
         (lambda: st.completeness(model, task, mask, over="layers"), "edges or nodes"),
         (lambda: st.independence_test(model, task, mask, of="scores", metric="kl"), "constant"),
         (lambda: st.independence_test(model, task, mask, of="words"), "of is auto"),
-        (lambda: st.examine(model, task, mask, ["truth"]), "tests are some of"),
+        (lambda: st.examine(model, task, mask, ["truth"]), "unknown test 'truth'"),
         (lambda: st.examine(model, one, mask, ["equivalence"]), "at least 2 examples"),
     ):
         with pytest.raises(gp.InputError, match=words):

@@ -375,7 +375,7 @@ def test_controls_refuse():
     for call, words in (
         (lambda: st.controls(model, task, truth), "need the method to run again"),
         (lambda: st.controls(model, task, kinds=["random"]), "give the circuit, or the method"),
-        (lambda: st.controls(model, task, truth, kinds=["luck"]), "kinds are some of"),
+        (lambda: st.controls(model, task, truth, kinds=["luck"]), "unknown kind 'luck'"),
         (lambda: st.controls(model, task, truth, kinds=[]), "kinds are some of"),
         (lambda: st.controls(model, task, gp.EdgeMask.full(model.graph), kinds=["random"]),
          "the whole graph"),

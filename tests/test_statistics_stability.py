@@ -214,7 +214,7 @@ def test_stability_refuses(llama):
         (lambda: st.stability(3, model, task), "a method is a scorer"),
         (lambda: st.stability(lambda m, t: 3, model, task), "gave a int, expected an EdgeMask"),
         (lambda: st.stability(gp.EAP(), model, task, size=9, resamples=2, match="luck"),
-         "match is one of"),
+         "unknown match"),
         (lambda: st.stability(lambda m, t: gp.EdgeMask.full(m.graph), model, task, resamples=2,
                               match="rankings"), "needs a scorer"),
     ):  # fmt: skip

@@ -171,8 +171,11 @@ def test_a_failing_job_stops_no_other(plan, tmp_path):
     [
         ({"systems": {}}, "needs systems"),
         ({"systems": {"a": {"kind": "language"}}}, "needs tasks"),
-        ({"systems": {"a": {"kind": "planet", "tasks": ["x"]}}}, "unknown kind 'planet'; known: "),
-        ({"methods": {"a": {"method": "eapig"}}}, "unknown 'eapig'; known: acdc"),
+        ({"systems": {"a": {"kind": "planet", "tasks": ["x"]}}}, "unknown kind 'planet'; "),
+        (
+            {"methods": {"a": {"method": "eapig"}}},
+            "unknown method 'eapig'; did you mean 'eap-ig'. Known: acdc",
+        ),
         ({"methods": {"a": {"method": "eap", "stepz": 3}}}, "does not take these settings"),
         ({"methods": {"a": {"method": "acdc"}}}, "gives no scores; name the taus"),
         ({"methods": {"a": {"method": "eap", "taus": [1]}}}, "has no thresholds"),
@@ -183,7 +186,7 @@ def test_a_failing_job_stops_no_other(plan, tmp_path):
         ({"seeds": [1, 1]}, "different numbers"),
         ({"systems": {"a": {"tasks": ["ioi"], "test": 0}}}, "test of system 'a' must be"),
         ({"train": 0}, "train must be an integer of at least 1"),
-        ({"colour": 1}, "a study has no 'colour'"),
+        ({"colour": 1}, "unknown key of a study 'colour'"),
     ],
 )
 def test_bad_input(plan, change, message):

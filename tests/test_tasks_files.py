@@ -83,7 +83,10 @@ GOOD = '{"clean": "a"}\n'
         (f"{GOOD}{{clean: 1}}".encode(), "x.jsonl:2: no JSON: .* \\(column 2\\)"),
         (f"{GOOD}\n[1]".encode(), "x.jsonl:3: a record must map names to texts"),
         (b'{"corrupt": "a"}', "x.jsonl:1: 'clean' is missing"),
-        (b'{"clean": "a", "anwser": "b", "n": 1}', "x.jsonl:1: unknown keys 'anwser', 'n'; known"),
+        (
+            b'{"clean": "a", "anwser": "b", "n": 1}',
+            "x.jsonl:1: unknown key 'anwser'; did you mean 'answer'",
+        ),
         (b'{"clean": 5}', "x.jsonl:1: 'clean' must be a text, got 5"),
         (GOOD.encode() + b'{"clean": "\xff"}', "x.jsonl:2: the file must be UTF-8, but byte 26"),
     ],

@@ -242,7 +242,10 @@ def test_errors_of_spans(named: Any, message: str) -> None:
         ({"clean": "x", "answer": []}, "record 1: 'answer' must be a text, a token id or a list"),
         ({"clean": "x", "answer": 1.5}, "'answer' must be a text"),
         ({"clean": "x", "distractor": [True]}, "'distractor' must be a text"),
-        ({"clean": "x", "corrupted": "y"}, "unknown key 'corrupted'; known: clean, corrupt,"),
+        (
+            {"clean": "x", "corrupted": "y"},
+            "unknown key 'corrupted'; did you mean 'corrupt'. Known: clean, corrupt,",
+        ),
         ({k: v for k, v in MARY.items() if k != "answer"}, "record 1 has no 'answer', though"),
         ({**MARY, "answer": " John"}, "' John' and distractor ' John' begin with the same token"),
         ({**MARY, "answer": " Mary John", "distractor": [" the", " Mary"]}, "the same token"),
@@ -258,7 +261,7 @@ def test_errors_name_the_record(record: Any, message: str) -> None:
 def test_other_errors() -> None:
     with pytest.raises(InputError, match="there are no records"):
         TokenPairs.from_records([], byte_bpe())
-    with pytest.raises(InputError, match="on_mismatch must be 'error' or 'drop', got 'ignore'"):
+    with pytest.raises(InputError, match="unknown on_mismatch 'ignore'; known: error, drop"):
         TokenPairs.from_records([MARY], byte_bpe(), on_mismatch="ignore")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"must be a Hugging Face tokenizer.*got str 'gpt2'"):
         TokenPairs.from_records([MARY], "gpt2")
