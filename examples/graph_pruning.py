@@ -141,7 +141,7 @@ def reservoir(wiring: str, seeds: int) -> pd.DataFrame:
 
 def told(frame: pd.DataFrame, by: list[str], columns: list[str]) -> pd.DataFrame:
     """Means with 95 % intervals over seeds."""
-    from graphprune.util.intervals import bootstrap_interval
+    from graphprune.util.numbers import bootstrap_interval
 
     rows = []
     for key, group in frame.groupby(by, sort=False):

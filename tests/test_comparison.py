@@ -167,7 +167,7 @@ def test_what_cannot_be_compared_is_refused():
         found.pair("a", "x")
     with pytest.raises(InputError, match="chance 'degrees' was not asked for"):
         found.pairs[0].beyond_chance("degrees")
-    with pytest.raises(InputError, match="unknown quantity .*jaccard"):
+    with pytest.raises(InputError, match=r"unknown quantity .*jaccard"):
         found.matrix("overlap")
     with pytest.raises(InputError, match="from 1 to 2"):
         found.common(3)

@@ -218,7 +218,7 @@ def test_the_p_value_is_the_share_of_circuits():
 
 
 def test_an_unknown_null_is_refused():
-    with pytest.raises(InputError, match="unknown null 'exact'; known: uniform, composition, degrees"):
+    with pytest.raises(InputError, match="unknown null 'exact'; known: uniform"):
         overlap_null(ONE, TWO, "exact")
     with pytest.raises(InputError, match=r"unknown axis 'layer'; .*source_level"):
         make_strata(SMALL, ["layer"])

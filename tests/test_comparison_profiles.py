@@ -209,7 +209,7 @@ def test_what_a_profile_cannot_do_is_refused():
         profile.along("depth")
     with pytest.raises(InputError, match="no group 'x'; groups: q, k, v, mlp, resid"):
         profile.group("kind", "x")
-    with pytest.raises(InputError, match="unknown axis .*source_level"):
+    with pytest.raises(InputError, match=r"unknown axis .*source_level"):
         gp.circuit_profile(gp.EdgeMask.full(GRAPH), ["layer"])
     with pytest.raises(InputError, match="got EdgeScores"):
         gp.circuit_profile(random_scores(GRAPH))

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graphprune.comparison.nulls import NULLS, NullName, OverlapNull, make_strata, overlap_null
-from graphprune.core.mask import require_same_graph
+from graphprune.core.mask import budget, require_same_graph
 from graphprune.core.scores import EdgeScores, Ranking
-from graphprune.core.sizes import MIB_SIZES, budget
+from graphprune.core.sizes import MIB_SIZES
 from graphprune.errors import InputError, unknown_name
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from graphprune.comparison.nulls import Strata
 from graphprune.core.mask import require_same_graph
 from graphprune.core.scores import EdgeScores, Ranking
 from graphprune.errors import InputError, unknown_name
-from graphprune.util.ranks import ranks
+from graphprune.util.numbers import ranks
 
 __all__ = [
     "RankCorrelation",

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from graphprune.capabilities import identity_of
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.method import Documented, ablation_name, method_record, versions
 from graphprune.core.overlap import ExampleFingerprint, as_table
-from graphprune.core.provenance import Documented, ablation_name, method_record, versions
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
 from graphprune.util.plain import plain

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor
@@ -22,7 +23,16 @@ from graphprune.util.modes import ordinary
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EdgeMask", "Masked", "mask_density", "mask_of", "require_same_graph"]
+__all__ = [
+    "EdgeMask",
+    "Masked",
+    "as_size",
+    "budget",
+    "mask_density",
+    "mask_of",
+    "require_same_graph",
+    "some_edges",
+]
 
 
 def require_same_graph(ours: ComputationalGraph, theirs: ComputationalGraph, what: str) -> None:
@@ -287,3 +297,45 @@ def mask_of(given: object) -> EdgeMask:
             "scores, result.scores.connected(0.01)"
         )
     raise InputError(f"expected an EdgeMask or a Circuit, got {type(given).__name__}")
+
+
+def budget(size: float, total: int) -> int:
+    """How many edges ``size`` means: an int is a count, a float a fraction, ``int(f * total)``.
+
+    Raises :class:`InputError` for a count outside 0..total or a fraction outside (0, 1].
+
+    Example:
+        >>> budget(0.01, 32491), budget(7, 32491)
+        (324, 7)
+    """
+    if isinstance(size, bool) or not isinstance(size, (int, float, np.integer, np.floating)):
+        raise InputError(f"expected a number of edges (int) or a fraction (float), got {size!r}")
+    if isinstance(size, (int, np.integer)):
+        if not 0 <= size <= total:
+            raise InputError(f"expected a number of edges from 0 to {total}, got {size}")
+        return int(size)
+    if not 0.0 < size <= 1.0:
+        raise InputError(
+            f"expected a density in (0, 1] (or an int for a number of edges), got {size}"
+        )
+    return int(size * total)
+
+
+def as_size(size: Any) -> int | float:
+    """A number of edges as an int, a share of them as a float.
+
+    Raises :class:`InputError` for anything else; whether a graph has so many is seen when it runs.
+    """
+    if isinstance(size, int | np.integer) and not isinstance(size, bool):
+        return int(size)
+    if isinstance(size, float | np.floating):
+        return float(size)
+    raise InputError(f"size is a number of edges (int) or a share of them (float), got {size!r}")
+
+
+def some_edges(size: Any, total: int) -> int:
+    """How many edges ``size`` means, at least one; :class:`InputError` otherwise."""
+    count = budget(size, total)
+    if count < 1:
+        raise InputError(f"size={size!r} keeps no edge of {total}")
+    return count

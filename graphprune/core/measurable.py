@@ -32,7 +32,7 @@ from graphprune.core.metrics import METRICS
 from graphprune.core.model import Ablation, AblationKind, MaskedModel, Reference
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError
-from graphprune.util.intervals import ENOUGH, bootstrap_interval
+from graphprune.util.numbers import ENOUGH, bootstrap_interval
 
 __all__ = [
     "Compared",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import wraps
+from importlib import metadata
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -13,28 +16,32 @@ from torch import Tensor
 
 from graphprune.core.ablation import DEFAULT_ABLATION, AblationLike, resolve_ablation
 from graphprune.core.batch import Batch
-from graphprune.core.mask import EdgeMask
+from graphprune.core.mask import EdgeMask, as_size, budget
 from graphprune.core.measurable import Idle
-from graphprune.core.model import MaskedModel, Reference, require_model
+from graphprune.core.model import Ablation, MaskedModel, Reference, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores, NodeScores
-from graphprune.core.sizes import as_size, budget
 from graphprune.core.task import Task, require_task
 from graphprune.errors import InputError
 from graphprune.util.modes import decorate, with_gradients
+from graphprune.util.plain import plain
 from graphprune.util.progress import track
 
 __all__ = [
+    "Documented",
     "Method",
     "NodeScorer",
     "Pruner",
     "Scorer",
     "Seeded",
     "Sweep",
+    "ablation_name",
     "ablation_of",
     "mean",
+    "method_record",
     "objective",
     "ranked",
+    "versions",
 ]
 
 _DEFAULT_SEED = 0  # where nobody says one
@@ -310,3 +317,61 @@ def mean(total: Tensor | None, count: int, what: str) -> Tensor:
     if total is None:
         raise InputError(f"{what} saw no examples")
     return (total / count).to(torch.float32)
+
+
+_PACKAGES = ("graphprune", "numpy", "torch", "transformers", "torch_geometric")
+
+
+@runtime_checkable
+class Documented(Protocol):
+    """Whatever can be written as plain values, such as an :class:`~graphprune.EvaluationReport`."""
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Its figures by name."""
+        ...
+
+
+def method_record(method: Any, scores: EdgeScores | None) -> dict[str, Any] | None:
+    """A method's name and settings as plain values; ``None`` where neither it nor scores say."""
+    if method is None:
+        return {"name": scores.method} if scores is not None and scores.method else None
+    if isinstance(method, str):
+        return {"name": method}
+    if isinstance(method, Mapping):
+        return dict(plain(method))
+    if isinstance(method, Method):  # what was used, said or not
+        method = method.resolved()
+    settings = plain(method) if dataclasses.is_dataclass(method) else {}
+    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+    hidden = {"type", *(f.name for f in fields if not f.compare)}
+    settings = {k: v for k, v in settings.items() if k not in hidden}
+    return {"name": type(method).__name__, "settings": settings}
+
+
+def ablation_name(given: Any, method: Any = None, report: Any = None) -> str | None:
+    """The ablation that was said: outright, by a method (or a record of one), or by a report."""
+    if given is None and method is not None:
+        given = method.chosen_ablation if isinstance(method, Method) else _setting(method)
+    if given is None:
+        given = _setting(report.to_dict() if isinstance(report, Documented) else report)
+    name = given.name if isinstance(given, Ablation) else given
+    return name if isinstance(name, str) else None
+
+
+def _setting(record: Any) -> Any:
+    """The ablation among the settings of a method's or a report's record."""
+    settings = record.get("settings") if isinstance(record, Mapping) else None
+    return settings.get("ablation") if isinstance(settings, Mapping) else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that may have had a part in a result."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in _PACKAGES:
+        # What is not imported had no part in the result.
+        if package in sys.modules:
+            try:
+                found[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                found[package] = "uninstalled checkout"
+    return found

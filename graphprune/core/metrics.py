@@ -22,8 +22,7 @@ from torch import Tensor
 
 from graphprune.core.batch import Batch
 from graphprune.errors import InputError, NumericalError, unknown_name
-from graphprune.util.intervals import UNBOUNDED
-from graphprune.util.ranks import NOISE, levels
+from graphprune.util.numbers import NOISE, UNBOUNDED, levels
 
 __all__ = ["METRICS", "Metric", "as_metric", "everywhere", "kendall_tau"]
 
@@ -315,7 +314,7 @@ def everywhere(holds: Tensor, batch: Batch) -> Tensor:
 def kendall_tau(ours: Tensor, theirs: Tensor) -> Tensor:
     """Kendall's tau-b between the last axes of two models' outputs (scipy's; NaN where undefined).
 
-    Outputs that only rounding tells apart are ties, see :mod:`graphprune.util.ranks`.
+    Outputs that only rounding tells apart are ties, see :mod:`graphprune.util.numbers`.
     """
     from scipy.stats import kendalltau
 

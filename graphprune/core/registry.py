@@ -76,8 +76,12 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
     if not isinstance(module, nn.Module):
         raise InputError(f"expected a torch module to wrap, got {type(module).__name__}")
     _require_ordinary_weights(module)
-    known = adapters()
-    for adapter in known.values():
+    known = _entries("graphprune.adapters")
+    home = type(module).__module__.partition(".")[0]
+    # An adapter named like the package that the module comes from is asked first: the others need
+    # not be imported then.
+    for name in sorted(known, key=lambda name: name != home):
+        adapter: Adapter = known[name].load()
         if adapter.matches(module):
             return adapter.wrap(module, **options)
     if hasattr(module, "_orig_mod"):

@@ -16,12 +16,11 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.mask import EdgeMask
-from graphprune.core.sizes import budget
+from graphprune.core.mask import EdgeMask, budget
 from graphprune.errors import InputError, NumericalError, unknown_name
 from graphprune.util.checks import share_checked
 from graphprune.util.modes import ordinary
-from graphprune.util.ranks import NOISE, ranking
+from graphprune.util.numbers import NOISE, ranking
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphprune.core.ablation import AblationLike, resolve_ablation, said_or_own
-from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.mask import EdgeMask, budget, require_same_graph
 from graphprune.core.measurable import Gap
 from graphprune.core.model import Ablation, MaskedModel, require_model
 from graphprune.core.result import Result, scores_of
 from graphprune.core.scores import EdgeScores, Ranking
-from graphprune.core.sizes import MIB_SIZES, budget
+from graphprune.core.sizes import MIB_SIZES
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.selection.connect import circuit_of_size

@@ -10,7 +10,7 @@ import numpy as np
 from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
-from graphprune.util.ranks import ranks
+from graphprune.util.numbers import ranks
 
 __all__ = ["Recovery", "auroc", "mean_jaccard", "recovery"]
 

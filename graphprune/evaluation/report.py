@@ -27,7 +27,7 @@ from graphprune.core.overlap import as_table, old_ones, prints
 from graphprune.core.result import Result
 from graphprune.core.task import Task
 from graphprune.errors import InputError, NumericalError
-from graphprune.util.intervals import UNBOUNDED, bootstrap_interval, few_examples, ratio_interval
+from graphprune.util.numbers import UNBOUNDED, bootstrap_interval, few_examples, ratio_interval
 from graphprune.util.progress import track
 
 from .cost import measure
@@ -92,7 +92,7 @@ class EvaluationReport:
         return self.values[name]
 
     def interval(self, name: str, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-        """The interval of a measure's mean over examples (see :mod:`graphprune.util.intervals`).
+        """The interval of a measure's mean over examples (see :mod:`graphprune.util.numbers`).
 
         That of ``"faithfulness"`` is of a ratio: its ends are infinite where the examples do not
         bound it. Both ends are NaN where a single example gives none.

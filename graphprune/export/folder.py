@@ -20,8 +20,8 @@ from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.core.mask import EdgeMask
+from graphprune.core.method import ablation_name
 from graphprune.core.overlap import ExampleFingerprint, as_table
-from graphprune.core.provenance import ablation_name
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import FormatError, GraphPruneError, InputError
 from graphprune.export.schema import FORMAT, VERSION, CircuitFile, parse

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from graphprune.core.ablation import resolve_ablation
 from graphprune.core.batch import Batch
-from graphprune.core.mask import EdgeMask
+from graphprune.core.mask import EdgeMask, budget
 from graphprune.core.measurable import Gap
 from graphprune.core.method import Method, Scorer, objective, ranked
 from graphprune.core.model import MaskedModel, Reference, gradient_by_mask, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
-from graphprune.core.sizes import MIB_SIZES, budget
+from graphprune.core.sizes import MIB_SIZES
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.search.nested import Step, nested

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.sizes import budget
+from graphprune.core.mask import budget
 from graphprune.errors import InputError, unknown_name
 from graphprune.search.gates import budgeted_sigmoid, hard_concrete, log_odds, log_open, noise
 from graphprune.search.loop import Draw, Moment

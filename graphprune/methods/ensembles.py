@@ -12,11 +12,11 @@ from typing import Any, Literal, Self, cast
 
 import torch
 
+from graphprune.core.mask import some_edges
 from graphprune.core.method import Method, Pruner, Scorer
 from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
-from graphprune.core.sizes import some_edges
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 from graphprune.search.warm import StartMapping, Warm

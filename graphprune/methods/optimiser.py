@@ -19,12 +19,11 @@ from torch import Tensor
 from graphprune.capabilities import LearnedConstants, module_of, require
 from graphprune.core.ablation import resolve_ablation
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.mask import EdgeMask, as_size, budget, require_same_graph, some_edges
 from graphprune.core.method import Pruner, Scorer
 from graphprune.core.model import Ablation, MaskedModel, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
-from graphprune.core.sizes import as_size, budget, some_edges
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.search.checkpoint import RunDirectory, identity

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.sizes import budget
+from graphprune.core.mask import EdgeMask, budget, require_same_graph
 from graphprune.errors import InputError
 from graphprune.selection.budget import exact_budget, require_feasible
 

@@ -33,7 +33,7 @@ from graphprune.core.sizes import MIB_SIZES
 from graphprune.errors import InputError
 from graphprune.evaluation.curve import FaithfulnessCurve, curve_of
 from graphprune.selection.connect import without_dead_ends
-from graphprune.util.ranks import ranking
+from graphprune.util.numbers import ranking
 
 if TYPE_CHECKING:
     from graphprune.core.graph import ComputationalGraph

@@ -19,7 +19,7 @@ from graphprune.core.mask import EdgeMask
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
 from graphprune.search.loop import Optimisation
-from graphprune.util.ranks import ranking
+from graphprune.util.numbers import ranking
 
 if TYPE_CHECKING:
     from graphprune.evaluation.exactness import SameOutputs

@@ -25,7 +25,7 @@ from torch import Tensor
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import InputError, unknown_name
 from graphprune.search.gates import BETA
-from graphprune.util.ranks import ranks
+from graphprune.util.numbers import ranks
 
 if TYPE_CHECKING:
     from graphprune.core.method import Scorer

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.mask import EdgeMask
+from graphprune.core.mask import EdgeMask, budget
 from graphprune.core.scores import EdgeScores, Ranking
-from graphprune.core.sizes import budget
 from graphprune.errors import InputError, unknown_name
 from graphprune.selection.rules import take
+from graphprune.util.numbers import ranking
 from graphprune.util.progress import track
-from graphprune.util.ranks import ranking
 
 if TYPE_CHECKING:
     from graphprune.core.method import Scorer

@@ -18,7 +18,7 @@ from torch import Tensor
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
-from graphprune.util.ranks import ranking
+from graphprune.util.numbers import ranking
 
 __all__ = ["exact_budget", "require_feasible", "shortest_path_edges"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from graphprune.core.mask import require_same_graph
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError, unknown_name
-from graphprune.util.ranks import levels, ranks
+from graphprune.util.numbers import levels, ranks
 
 __all__ = ["How", "Normalize", "combine_scores", "magnitude_ranks", "require_informative"]
 
@@ -33,7 +33,7 @@ NORMALIZATIONS = (None, "rank", "quantile", "scale")
 def magnitude_ranks(values: Tensor, noise: float = 0.0) -> Tensor:
     """``[E]`` float64: ranks of the magnitudes over E, in (0, 1]; ties share their mean rank.
 
-    Magnitudes within ``noise`` of each other are ties, see :mod:`graphprune.util.ranks`.
+    Magnitudes within ``noise`` of each other are ties, see :mod:`graphprune.util.numbers`.
 
     Example:
         >>> magnitude_ranks(torch.tensor([0.5, -2.0, 0.0, 0.5])).tolist()

@@ -14,7 +14,7 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
 from graphprune.selection.budget import exact_budget
-from graphprune.util.ranks import ranking
+from graphprune.util.numbers import ranking
 
 __all__ = ["edge_influence", "positives_first", "take"]
 

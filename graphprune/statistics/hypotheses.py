@@ -25,7 +25,7 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 from graphprune.statistics.pvalues import beats_share, bonferroni, differs, is_within
 from graphprune.util.checks import at_least, share
-from graphprune.util.intervals import bootstrap_interval, few_examples
+from graphprune.util.numbers import bootstrap_interval, few_examples
 
 from .circuits import Walker
 from .hsic import hsic_test

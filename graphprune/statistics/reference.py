@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from graphprune.core.ablation import AblationLike, said_or_own
-from graphprune.core.mask import EdgeMask
+from graphprune.core.mask import EdgeMask, budget
 from graphprune.core.model import MaskedModel
-from graphprune.core.sizes import budget
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.statistics.pvalues import beats_share, rank_p

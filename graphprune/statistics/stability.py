@@ -36,8 +36,8 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.statistics.pvalues import rank_p
 from graphprune.util.checks import at_least, share
+from graphprune.util.numbers import ranks
 from graphprune.util.progress import track
-from graphprune.util.ranks import ranks
 
 from .circuits import Match, Walker, draw
 from .result import Finding

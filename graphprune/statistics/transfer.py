@@ -13,7 +13,7 @@ from graphprune.errors import InputError
 from graphprune.evaluation.report import evaluate_all
 from graphprune.statistics.pvalues import sign_flip_p
 from graphprune.util.checks import at_least, share
-from graphprune.util.intervals import few_examples, ratio_interval
+from graphprune.util.numbers import few_examples, ratio_interval
 
 from .result import Finding
 from .runs import whole_circuit

@@ -29,7 +29,7 @@ from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.util.checks import at_least
-from graphprune.util.intervals import bootstrap_interval, few_examples
+from graphprune.util.numbers import bootstrap_interval, few_examples
 
 from .result import Finding
 from .runs import MetricLike, RunOptions, Runs, circuit_of

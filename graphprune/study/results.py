@@ -14,7 +14,7 @@ import torch
 
 from graphprune.core.contents import fingerprint
 from graphprune.util.files import atomic_path, write_text
-from graphprune.util.intervals import bootstrap_interval
+from graphprune.util.numbers import bootstrap_interval
 
 from .jobs import Job
 
@@ -79,7 +79,7 @@ class StudyResults:
     def summary(self) -> pd.DataFrame:
         """Means over seeds by system, task and method, with 95 % intervals.
 
-        Of few seeds these are Student's t or wider (see :mod:`graphprune.util.intervals`).
+        Of few seeds these are Student's t or wider (see :mod:`graphprune.util.numbers`).
 
         Columns ``figure``, ``figure_low`` and ``figure_high``; KL at a density is ``kl@0.01``.
         ``rank_cpr`` and ``rank_cmd`` are places among the methods of the same task (1 is best).

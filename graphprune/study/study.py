@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphprune.core.sizes import budget
+from graphprune.core.mask import budget
 from graphprune.errors import GraphPruneError, InputError, MissingExtraError, unknown_name
 from graphprune.util.checks import at_least
 from graphprune.util.progress import bar

@@ -26,9 +26,17 @@ from graphprune.tasks.alignment import alignment_matrix
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.records import CHOICES, OnMismatch, RecordEncoder
 from graphprune.tasks.redrawing import Option, choose_options
-from graphprune.tasks.spool import Spool, pieces
-from graphprune.tasks.streaming import encode_stream, last_tokens
-from graphprune.tasks.tables import Ragged, id_table, integer_tensor, overlap, place_table
+from graphprune.tasks.spool import Spool
+from graphprune.tasks.streaming import encode_stream
+from graphprune.tasks.tables import (
+    Ragged,
+    id_table,
+    integer_tensor,
+    last_tokens,
+    overlap,
+    pieces,
+    place_table,
+)
 
 __all__ = ["OnMismatch", "TokenPairs", "pack"]
 
@@ -331,7 +339,7 @@ def pack(
     clean = columns["clean"]
     if tables is None:
         tables = {name: columns[name].table() for name in CHOICES & columns.keys()}
-        tables["positions"] = last_tokens(clean.lengths, encoder)
+        tables["positions"] = last_tokens(clean.lengths, len(encoder.suffix))
     return TokenPairs(
         clean=clean,
         corrupt=columns.get("corrupt"),

@@ -12,7 +12,6 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from graphprune.errors import InputError
-from graphprune.tasks.tables import Ragged
+from graphprune.tasks.tables import Ragged, pieces
 
-__all__ = ["RaggedFile", "Spool", "pieces"]
-
-PIECE = 4096
-
-
-def pieces(count: int, spool: Spool | None) -> Iterator[NDArray[np.int64]]:
-    """The numbers of ``count`` rows, some at a time; what was read of them is handed back."""
-    for start in range(0, count, PIECE):
-        yield np.arange(start, min(start + PIECE, count))
-        if spool is not None:
-            spool.release()
+__all__ = ["RaggedFile", "Spool"]
 
 
 class Spool:

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.errors import InputError
-from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.records import CHOICES, RecordEncoder
-from graphprune.tasks.spool import RaggedFile, Spool, pieces
-from graphprune.tasks.tables import Ragged
+from graphprune.tasks.spool import RaggedFile, Spool
+from graphprune.tasks.tables import Ragged, last_tokens, pieces
 
 __all__ = ["CHUNK", "encode_stream"]
 
@@ -51,14 +50,11 @@ def encode_stream(
     tables = {name: files.pop(name).table() for name in CHOICES & files.keys()}
     columns = {name: file.map() for name, file in files.items()}
     for piece in pieces(size, folder):
-        folder.append("positions", last_tokens(columns["clean"].lengths_of(piece), coder.encoder))
+        folder.append(
+            "positions", last_tokens(columns["clean"].lengths_of(piece), len(coder.encoder.suffix))
+        )
     tables["positions"] = folder.map("positions", np.int32, size)
     return columns, tables, notes
-
-
-def last_tokens(lengths: NDArray[np.int64], encoder: Encoder) -> NDArray[np.int32]:
-    """The last token of each prompt that the tokenizer did not append."""
-    return (lengths - 1 - len(encoder.suffix)).astype(np.int32)
 
 
 def _iterator(records: Any) -> Iterator[Any]:

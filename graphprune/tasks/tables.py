@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,15 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-__all__ = ["Ragged", "id_table", "integer_tensor", "overlap", "place_table"]
+__all__ = [
+    "Ragged",
+    "id_table",
+    "integer_tensor",
+    "last_tokens",
+    "overlap",
+    "pieces",
+    "place_table",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,3 +197,27 @@ def overlap(
             place = np.argwhere(same)[0]
             return row + int(place[0]), int(mine[tuple(place[:-1])])
     return None
+
+
+PIECE = 4096
+
+
+class Released(Protocol):
+    """Where rows lie that are handed back to the system once read."""
+
+    def release(self) -> None:
+        """Hands back what was read."""
+        ...
+
+
+def pieces(count: int, spool: Released | None) -> Iterator[NDArray[np.int64]]:
+    """The numbers of ``count`` rows, some at a time; what was read of them is handed back."""
+    for start in range(0, count, PIECE):
+        yield np.arange(start, min(start + PIECE, count))
+        if spool is not None:
+            spool.release()
+
+
+def last_tokens(lengths: NDArray[np.int64], appended: int) -> NDArray[np.int32]:
+    """The last token of each prompt that the tokenizer did not append; it appends so many."""
+    return (lengths - 1 - appended).astype(np.int32)

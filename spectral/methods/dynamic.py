@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.sizes import budget
+from graphprune.core.mask import budget
 from graphprune.errors import InputError
 
 from ..linalg.laplacians import Degrees, Laplacian, operator

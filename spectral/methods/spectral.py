@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphprune.core.mask import as_size
 from graphprune.core.method import Pruner, Scorer, ablation_of
 from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
-from graphprune.core.sizes import as_size
 from graphprune.core.task import Task
 from graphprune.errors import InputError, UnsupportedModelError
 

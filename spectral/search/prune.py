@@ -11,8 +11,7 @@ from typing import Any, Literal
 import torch
 
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.mask import EdgeMask
-from graphprune.core.sizes import budget
+from graphprune.core.mask import EdgeMask, budget
 from graphprune.errors import InputError
 
 from ..linalg.components import component_sizes

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from graphprune.util.intervals import bootstrap_interval
+from graphprune.util.numbers import bootstrap_interval
 
 pytestmark = pytest.mark.inside
 

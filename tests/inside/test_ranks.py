@@ -14,7 +14,7 @@ from graphprune import auroc
 from graphprune.comparison import make_strata, rank_correlation
 from graphprune.core.metrics import kendall_tau
 from graphprune.search.warm import met_gates, rank_values
-from graphprune.util.ranks import NOISE, levels, ranks
+from graphprune.util.numbers import NOISE, levels, ranks
 
 pytestmark = pytest.mark.inside
 
