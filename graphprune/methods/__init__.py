@@ -8,8 +8,9 @@ from .calibration import CalibratedRanking
 from .edge_pruning import EdgePruning
 from .ensembles import HybridEnsemble, ParallelEnsemble, SequentialEnsemble
 from .flow import InformationFlow, Random
-from .gradient import EAP, EAPIG, NAP, NAPIG, CleanCorrupted, RelP, integration_points
+from .gradient import EAP, EAPIG, CleanCorrupted, RelP, integration_points
 from .matryoshka import MatryoshkaPruning
+from .nodes import NAP, NAPIG
 from .optimiser import MaskOptimiser
 from .pahq import PAHQ, RTNQ
 from .patching import ExactPatching, IntegratedMaskGradient

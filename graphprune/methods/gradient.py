@@ -21,12 +21,12 @@ from graphprune.capabilities import EdgeGradients, PlacedMessages, RelevanceGrad
 from graphprune.core.batch import Batch
 from graphprune.core.method import Scorer, mean, objective
 from graphprune.core.model import MaskedModel, Objective, Reference, gradient_by_mask, require_model
-from graphprune.core.scores import EdgeScores, NodeScores, PositionalEdgeScores
+from graphprune.core.scores import EdgeScores, PositionalEdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 from graphprune.util.checks import at_least
 
-__all__ = ["EAP", "EAPIG", "NAP", "NAPIG", "CleanCorrupted", "RelP", "integration_points"]
+__all__ = ["EAP", "EAPIG", "CleanCorrupted", "GradientScorer", "RelP", "integration_points"]
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def mask_gradient(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _GradientScorer(Scorer):
+class GradientScorer(Scorer):
     @abstractmethod
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Gates ``[K, N]`` and weights ``[K]``; ``(None, None)`` is the clean model."""
@@ -170,7 +170,7 @@ class _GradientScorer(Scorer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EAP(_GradientScorer):
+class EAP(GradientScorer):
     """Edge attribution patching (Syed et al. 2023): the mask gradient at the clean model."""
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
@@ -179,7 +179,7 @@ class EAP(_GradientScorer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelP(_GradientScorer):
+class RelP(GradientScorer):
     """Relevance patching (arXiv 2508.21258): EAP with layer-wise relevance rules for gradients.
 
     Norm scales count as constants (LN-rule), an activation passes ``act(x) / x`` (identity rule)
@@ -217,7 +217,7 @@ class RelP(_GradientScorer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanCorrupted(_GradientScorer):
+class CleanCorrupted(GradientScorer):
     """The mean of the gradients at the clean and at the ablated input, times the difference."""
 
     @property
@@ -250,7 +250,7 @@ def _reads_constants_alone(model: MaskedModel, batch: Batch, group: list[int]) -
 
 
 @dataclass(frozen=True, kw_only=True)
-class EAPIG(_GradientScorer):
+class EAPIG(GradientScorer):
     """EAP with integrated gradients (Hanna et al. 2024).
 
     Args:
@@ -356,81 +356,3 @@ class EAPIG(_GradientScorer):
             total = found if total is None else total + found
         assert total is not None
         return total
-
-
-@dataclass(frozen=True, kw_only=True)
-class NAP(_GradientScorer):
-    """Node attribution patching: the gradient with respect to a node's whole output.
-
-    ``score`` gives an edge the lower of its two ends' node scores by size (outputs count as
-    infinitely useful); ``score_nodes`` gives the node scores themselves.
-
-    Args:
-        neurons: also score each neuron of each node's output.
-    """
-
-    neurons: bool = False
-
-    @property
-    def needs(self) -> tuple[type, ...]:
-        """Gradients at nodes inside the model."""
-        return (EdgeGradients,)
-
-    def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
-        """The clean model."""
-        return None, None
-
-    def score_nodes(self, model: MaskedModel, task: Task) -> NodeScores:
-        """Mean node scores over the task's examples."""
-        self._check(model, task)
-        gates, weights = self.points(model)
-        total: Tensor | None = None
-        single: dict[str, Tensor] = {}
-        for batch, reference in self._each(model, task):
-            assert reference is not None
-            found = require(model, EdgeGradients, self.label).edge_gradients(
-                batch,
-                objective(task, batch, reference),
-                reference,
-                gates=gates,
-                weights=weights,
-                neurons=self.neurons,
-            )
-            total = found.node if total is None else total + found.node
-            for name, values in found.neurons.items():
-                single[name] = single.get(name, 0) + values / len(task)
-        return NodeScores(
-            model.graph, mean(total, len(task), self.label), single, method=self.label
-        )
-
-    def score_positions(self, model: MaskedModel, task: Task) -> PositionalEdgeScores:
-        """Refused: a node's score is not a sum over positions of its edges' scores."""
-        raise InputError(
-            f"{type(self).__name__} scores nodes, which have no score for each edge and position; "
-            "use EAP or EAPIG"
-        )
-
-    def score(self, model: MaskedModel, task: Task) -> EdgeScores:
-        """Edge scores from node scores: an edge is as useful as the less useful of its ends."""
-        nodes = self.score_nodes(model, task)
-        return EdgeScores.computed(model.graph, nodes.edge_values(), method=self.label)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NAPIG(NAP):
-    """NAP with gradients integrated over the inputs, as :class:`EAPIG`.
-
-    Args:
-        steps: number of points.
-        points_at: where they lie; by default where the authors' code has them, ``k / steps`` for
-            k = 1 ... steps: the clean end counts, the ablated one does not (EAP-IG's are the other
-            way round).
-    """
-
-    steps: int = 5
-    points_at: Points = "right"
-
-    def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
-        """Points of the integral over inputs."""
-        places, weights = integration_points(self.steps, self.points_at)
-        return _input_gates(model, places), weights
