@@ -26,7 +26,16 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 from graphprune.util.checks import at_least
 
-__all__ = ["EAP", "EAPIG", "CleanCorrupted", "GradientScorer", "RelP", "integration_points"]
+__all__ = [
+    "EAP",
+    "EAPIG",
+    "CleanCorrupted",
+    "GradientScorer",
+    "Points",
+    "RelP",
+    "input_gates",
+    "integration_points",
+]
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +72,7 @@ def integration_points(steps: int, points: Points) -> tuple[Tensor, Tensor]:
     raise unknown_name("points", points, get_args(Points))
 
 
-def _input_gates(model: MaskedModel, places: Tensor) -> Tensor:
+def input_gates(model: MaskedModel, places: Tensor) -> Tensor:
     """``[K, N]``: input nodes at ``places``, all others untouched."""
     gates = torch.ones(len(places), model.graph.num_nodes, dtype=torch.float64)
     gates[:, list(model.graph.input_nodes)] = places[:, None]
@@ -85,6 +94,8 @@ def mask_gradient(
 
 @dataclass(frozen=True, kw_only=True)
 class GradientScorer(Scorer):
+    """Mean gradients by edge, weighed over points between the ablated and the clean run."""
+
     @abstractmethod
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Gates ``[K, N]`` and weights ``[K]``; ``(None, None)`` is the clean model."""
@@ -227,7 +238,7 @@ class CleanCorrupted(GradientScorer):
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Input nodes at 0 and at 1."""
-        return _input_gates(model, torch.tensor([0.0, 1.0], dtype=torch.float64)), None
+        return input_gates(model, torch.tensor([0.0, 1.0], dtype=torch.float64)), None
 
 
 def _reads_constants_alone(model: MaskedModel, batch: Batch, group: list[int]) -> Tensor | None:
@@ -280,7 +291,7 @@ class EAPIG(GradientScorer):
         """Points of the integral over inputs, or over every group of senders in turn."""
         if self.integrate == "inputs":
             places, weights = integration_points(self.steps, self.points_at or "left")
-            return _input_gates(model, places), weights
+            return input_gates(model, places), weights
         if self.integrate not in ("activations", "activations-reference"):
             raise InputError(
                 f"integrate must be 'inputs', 'activations' or 'activations-reference', got "

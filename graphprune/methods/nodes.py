@@ -12,7 +12,7 @@ from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores, NodeScores, PositionalEdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.methods.gradient import GradientScorer, integration_points
+from graphprune.methods.gradient import GradientScorer, Points, input_gates, integration_points
 
 __all__ = ["NAP", "NAPIG"]
 
@@ -92,4 +92,4 @@ class NAPIG(NAP):
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Points of the integral over inputs."""
         places, weights = integration_points(self.steps, self.points_at)
-        return _input_gates(model, places), weights
+        return input_gates(model, places), weights
