@@ -44,6 +44,16 @@ def test_every_sub_package_is_listed(pyproject):
     assert set(listed) == packages_on_disk()
 
 
+def test_every_data_file_is_listed(pyproject):
+    """A file that is not listed is missing from the wheel."""
+    listed = pyproject["tool"]["setuptools"]["package-data"]
+    for name in packages_on_disk():
+        folder = ROOT / name.replace(".", "/")
+        found = {path for pattern in listed.get(name, ()) for path in folder.glob(pattern)}
+        kept = {path for path in folder.iterdir() if path.is_file() and path.suffix != ".py"}
+        assert kept <= found, f"{name}: {sorted(str(path) for path in kept - found)}"
+
+
 def test_every_package_has_an_init(pyproject):
     for name in pyproject["tool"]["setuptools"]["packages"]:
         assert (ROOT / name.replace(".", "/") / "__init__.py").is_file(), name
