@@ -24,7 +24,7 @@ def float64(monkeypatch):
     """Float64 all through, backward passes included, which autograd runs outside of such a mode."""
     from support.tiny import Float64
 
-    from graphprune.adapters.lm import masked
+    from graphprune.adapters.lm.passes import masked
 
     pull_back = masked.pull_back
 

@@ -36,7 +36,7 @@ def test_every_optimiser_runs_and_keeps_exactly_what_is_asked(method, model_dir,
     assert circuit.mask.num_kept == document["kept"] == 20
     assert circuit.mask.prune_dead_ends() == circuit.mask
     assert circuit.scores is not None
-    assert circuit.provenance["method"]["settings"]["edges"] == 20
+    assert circuit.provenance["method"]["settings"]["size"] == 20
 
 
 def test_a_size_as_a_share_and_all_settings(model_dir, tmp_path, capsys):

@@ -233,7 +233,7 @@ def test_ensembles_from_the_command_line(tmp_path, capsys):
     assert out_of(capsys)["kept"] == 25
     settings = gp.Circuit.load(tmp_path / "s").provenance["method"]["settings"]
     assert settings["scorer"]["type"] == "EAP"
-    assert settings["optimiser"]["edges"] == 25
+    assert settings["optimiser"]["size"] == 25
     bad = ("--method", "parallel-ensemble", "--set", "scorers=eap,nonsense")
     assert call(*common, *bad, "--out", tmp_path / "b") == 1
     assert "member 2: unknown method 'nonsense'" in capsys.readouterr().err

@@ -162,7 +162,7 @@ def test_batched_graphs_conform():
     [
         gp.EAP(ablation="delete"), gp.EAPIG(steps=3), gp.ExactPatching(), gp.InformationFlow(),
         gp.EdgePruning(sparsity=0.5, steps=5, ablation="delete"), gp.UGS(sparsity=0.5, steps=5),
-        gp.SpectralPruning(density=0.7),
+        gp.SpectralPruning(size=0.7),
     ],
     ids=lambda m: m.label,
 )  # fmt: skip

@@ -64,7 +64,7 @@ def test_default_finds_the_best_circuit_or_nearly(task):
     for seed, count in itertools.product(range(6), (4, 5)):
         model = Toy(seed=seed)
         every = ranked_circuits(seed, count)
-        found = gp.EdgePruning(edges=count, steps=150, batch_size=6, loss="mse").prune(model, task)
+        found = gp.EdgePruning(size=count, steps=150, batch_size=6, loss="mse").prune(model, task)
         places.append(every.index(found))
     # Of 9 and 15 circuits; chance would find the best one in about 1 of 12 cases.
     assert places.count(0) >= 6, places
@@ -98,7 +98,7 @@ def test_better_than_chance(kind, task):
     for seed in range(8):
         model = Toy(seed=seed)
         options = {"samples": 4, "penalty": 0.05} if kind is gp.UGS else {}
-        method = kind(edges=5, steps=150, batch_size=6, loss="mse", **options)
+        method = kind(size=5, steps=150, batch_size=6, loss="mse", **options)
         places.append(ranked_circuits(seed, 5).index(method.prune(model, task)))
     assert sum(places) / len(places) <= 4.0, places
 

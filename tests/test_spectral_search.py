@@ -84,7 +84,7 @@ def test_against_exact_greedy(kind, signed):
     for seed in range(2):
         index, weights = drawn(12, 5, seed, signed)
         kept = int(0.87 * len(weights))
-        mask = spectral.prune((index, 12), weights, kind, density=kept, effort=0.1)
+        mask = spectral.prune((index, 12), weights, kind, size=kept, effort=0.1)
         found = mask.kept.numpy()
         ours += rotation(index, 12, weights, found, kind)
         theirs += rotation(index, 12, weights, greedy(index, 12, weights, kept, kind), kind)
@@ -99,7 +99,7 @@ def test_better_than_rounds_where_arcs_are_too_many():
         index, weights = drawn(30, 8, seed, signed=bool(seed))
         kept = int(0.8 * len(weights))
         for values, effort in ((rounds, 0), (ours, 1)):
-            found = spectral.prune((index, 30), weights, "rw", density=kept, effort=effort)
+            found = spectral.prune((index, 30), weights, "rw", size=kept, effort=effort)
             values.append(rotation(index, 30, weights, found.kept.numpy(), "rw"))
     assert all(a < 0.8 * b for a, b in zip(ours, rounds, strict=True)), (ours, rounds)
 
@@ -131,7 +131,7 @@ def test_wires_stay():
 
 def test_preserving_comes_near_the_start():
     index, weights = drawn(40, 5, 2)
-    mask = spectral.prune((index, 40), weights, goal="preserve", density=int(0.7 * len(weights)))
+    mask = spectral.prune((index, 40), weights, goal="preserve", size=int(0.7 * len(weights)))
     start, end = mask.notes["start"], mask.notes["end"]
     assert abs(end / start - 1) < 0.01
     assert rotation(index, 40, weights, mask.kept.numpy()) == pytest.approx(end, rel=1e-6)

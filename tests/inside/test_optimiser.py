@@ -124,7 +124,7 @@ def test_a_loss_of_means_is_refused_where_processes_share_a_batch(model, task, m
     two = Workers(rank=0, world=2)
     monkeypatch.setattr(Workers, "current", staticmethod(lambda module: two))
     with pytest.raises(gp.InputError, match="2 share them"):
-        gp.EdgePruning(edges=4, steps=2, loss="mean_gap").fit(model, task)
+        gp.EdgePruning(size=4, steps=2, loss="mean_gap").fit(model, task)
 
 
 def test_weights_are_those_of_the_areas():

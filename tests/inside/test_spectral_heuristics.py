@@ -8,7 +8,7 @@ import pytest
 
 import graphprune as gp
 from graphprune import spectral
-from graphprune.spectral.linalg import wiring
+from graphprune.spectral import wiring
 from graphprune.spectral.linalg.laplacians import operator
 from graphprune.spectral.linalg.measures import Measure, measure_named
 from graphprune.spectral.linalg.spectra import Solver

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import graphprune as gp
 from graphprune import spectral
-from graphprune.spectral.linalg import wiring
+from graphprune.spectral import wiring
 from graphprune.spectral.linalg.laplacians import operator
 from graphprune.spectral.linalg.measures import measure_named
 from graphprune.spectral.linalg.sensitivity import contract, slopes

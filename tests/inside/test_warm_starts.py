@@ -22,7 +22,7 @@ OPTIMISERS = [
     gp.EdgePruning(variant="paper"),
     gp.UGS(samples=2),
     gp.SubnetworkProbing(),
-    gp.MatryoshkaPruning(edges=4),
+    gp.MatryoshkaPruning(size=4),
 ]
 
 
