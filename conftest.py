@@ -37,6 +37,12 @@ def float64(monkeypatch):
         yield
 
 
+@pytest.fixture
+def small_models_decide(monkeypatch):
+    """For models that do no task: nothing tells them from their ablated selves, and nobody minds."""
+    monkeypatch.setattr("graphprune.core.measurable.ENOUGH", 10**6)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.args = [_through_package(arg, config.invocation_params.dir) for arg in config.args]
 

@@ -13,7 +13,6 @@ import pytest
 from support.cli import call, out_of, save_circuit, save_model
 
 import graphprune as gp
-from graphprune.util.fetch import fetch
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +308,7 @@ def test_demo_on_a_tiny_model(model_dir, tmp_path, capsys):
 @pytest.mark.timeout(900)
 def test_demo_on_smollm2(tmp_path):
     try:
-        fetch("smollm2")
+        gp.fetch("smollm2")
     except gp.FetchError as error:
         pytest.skip(str(error))
     out = tmp_path / "demo"

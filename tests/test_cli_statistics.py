@@ -73,8 +73,8 @@ def test_the_same_seed_gives_the_same_numbers(circuit_dir, model_dir, capsys):
 def test_what_cannot_be_tested(circuit_dir, model_dir, tmp_path, capsys):
     base = arguments(circuit_dir, model_dir)
     for options, words in (
-        (("--tests", "beauty"), "--tests expects some of equivalence, independence"),
-        (("--tests", ","), "--tests expects"),
+        (("--tests", "beauty"), "--tests: unknown test 'beauty'; known: equivalence, independence"),
+        (("--tests", ","), "--tests: unknown test"),
         (("--alpha", "2"), "alpha must lie between 0 and 1"),
         (("--ablation", "sum"), "unknown ablation"),
         (("--tests", "independence", "-n", "2"), "at least 4 examples"),

@@ -221,7 +221,7 @@ def test_bad_values_are_refused():
         gp.EdgeMask(graph, [0.5, np.nan])
     with pytest.raises(gp.NumericalError, match="first at 1"):
         gp.EdgeScores(graph, torch.tensor([0.0, float("inf")]))
-    with pytest.raises(gp.InputError, match="no edge 'x'"):
+    with pytest.raises(gp.InputError, match="unknown edge 'x'"):
         gp.EdgeMask.from_edges(graph, ["x"])
     with pytest.raises(gp.InputError, match="unique"):
         gp.ComputationalGraph.from_edges([("a", "b")], nodes=["a", "b", "a"])

@@ -153,7 +153,7 @@ def test_disagreeing_repeats_are_named_or_reduced(tmp_path):
         scores, kept = from_mib_json(path, grouped, ungrouped=how)
         assert float(scores.values[edge]) == expected
         assert kept.edges() == ["input->a0.kv1<k>"]
-    with pytest.raises(InputError, match="ungrouped must be"):
+    with pytest.raises(InputError, match="unknown ungrouped"):
         from_mib_json(path, grouped, ungrouped="mean")
 
 

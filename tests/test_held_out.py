@@ -79,7 +79,7 @@ def test_parts_of_a_generated_task_share_no_prompt(name, n, tokenizer):
 def test_a_corrupted_prompt_that_is_drawn_again_has_its_own_distractor(tokenizer):
     task = tasks.capitals(tokenizer, n=100, seed=3)
     known = {f"{text.format(c)}": f" {city}" for c, city in tasks.lookups.CAPITALS.items()
-             for text in tasks.lookups.CAPITAL_TEXTS}  # fmt: skip
+             for text in tasks.lookups.CAPITAL_WORDINGS.statement}  # fmt: skip
     kept = task.split(0.5, overlap="keep")
     changed = 0
     for part, before in zip(task.split(0.5), kept, strict=True):
@@ -157,7 +157,7 @@ def test_a_second_part_with_nothing_new_is_refused(words):
     with pytest.raises(InputError, match="every prompt of the second part"):
         task.split(3)
     assert [len(part) for part in task.split(3, overlap="keep")] == [3, 3]
-    with pytest.raises(InputError, match="'mend' or 'keep'"):
+    with pytest.raises(InputError, match="unknown overlap 'drop'; known: mend, keep"):
         task.split(3, overlap="drop")
 
 

@@ -136,7 +136,7 @@ def test_recurrent_cells_share_a_mask_at_every_step():
 def test_bad_input():
     with pytest.raises(gp.InputError, match=r"needs the graph: gp.wrap\(module, data=data\)"):
         gp.wrap(Two(MAKERS["GraphConv"]))
-    with pytest.raises(gp.InputError, match="unknown option 'dta'"):
+    with pytest.raises(gp.InputError, match="unknown option of Two 'dta'"):
         gp.wrap(Two(MAKERS["GraphConv"]), dta=1)
     data = a_graph()
     data.x[0, 0] = float("nan")

@@ -264,7 +264,7 @@ def test_nine_or_ten_circuits_come_back(tmp_path, form):
 def test_what_is_not_written(tmp_path):
     scores = random_scores(GRAPH)
     cases = [
-        (("sorting", "gpt2", scores), "MIB has no task 'sorting'; it has ioi, mcqa"),
+        (("sorting", "gpt2", scores), "unknown task of MIB 'sorting'; known: ioi, mcqa"),
         (("ioi", "bert", scores), "MIB has no model 'bert'"),
         (("ioi", "gpt2", scores), "has 6 layers of 4 heads, MIB's gpt2 has 12 of 12"),
         (("ioi", "interpbench", circuits()[:5]), "expected nine circuits"),

@@ -106,7 +106,7 @@ class Halting(gp.EdgePruning):
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_stopped_run_says_which_steps_mask_it_gives(resumed, tmp_path, caplog):
     """The mask judged at step 10 is made the better one; it stays that of step 10 when resumed."""
-    common = {"edges": 4, "steps": 40, "batch_size": 4, "checkpoint_every": 6}
+    common = {"size": 4, "steps": 40, "batch_size": 4, "checkpoint_every": 6}
     folder = tmp_path / "run" if resumed else None
     loss = rising_loss(13, 0)
     fit = Halting(loss=loss, run_dir=folder, **common).fit(Toy(seed=3), toy_task())
@@ -273,9 +273,9 @@ def test_ctrl_c_while_masks_are_judged_keeps_the_mask(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sparsity": 1.0}, r"in \[0, 1\)"),
-        ({"sparsity": "least"}, "or 'minimal'"),
-        ({"sparsity": True}, "or 'minimal'"),
+        ({"size": None, "sparsity": 1.0}, r"in \[0, 1\)"),
+        ({"size": None, "sparsity": "least"}, "or 'minimal'"),
+        ({"size": None, "sparsity": True}, "or 'minimal'"),
         ({"size": 0}, "size is a number of edges from 1"),
         ({"size": "least"}, "size is a number of edges"),
         ({"size": 1.5}, r"in \(0, 1\]"),

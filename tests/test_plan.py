@@ -97,10 +97,10 @@ def test_calibration_measures_the_device():
     ("subject", "options", "message"),
     [
         (SMALL, {"batch_size": 0}, "batch_size must be an integer of at least 1"),
-        (SMALL, {"method": "eap"}, "no plan for method 'eap'"),
+        (SMALL, {"method": "eap"}, "plan: unknown method 'eap'"),
         (SMALL, {"dtype": "int8"}, "unknown dtype 'int8'"),
         (SMALL, {"device": "warp"}, "the device 'warp' cannot be used"),
-        (SMALL, {"depth": 3}, "unknown option 'depth'"),
+        (SMALL, {"depth": 3}, "unknown option of a language model's plan 'depth'"),
         (SMALL, {"embedding_nodes": 2}, "needs a position table"),
         (object(), {}, "no adapter can plan for object"),
     ],

@@ -136,7 +136,7 @@ def test_tests_look_from_outside():
     ("source", "what"),
     [
         ("from graphprune.core.metrics import kendall_tau", "graphprune.core.metrics.kendall_tau"),
-        ("from graphprune import fetch", "graphprune.fetch"),
+        ("from graphprune import metrics", "graphprune.metrics"),
         ("import graphprune.util.files", "graphprune.util.files"),
         ("import graphprune as gp\ngp.metrics.METRICS", "graphprune.metrics"),
         ("from graphprune.tasks import years", "graphprune.tasks.years"),

@@ -66,11 +66,10 @@ def tiny_models(tmp_path_factory):
 
 
 @pytest.mark.parametrize("page", RUNNABLE)
+@pytest.mark.usefixtures("small_models_decide")
 def test_the_python_blocks_run_in_order(page, tiny_models, tmp_path, monkeypatch, capsys):
     """On a tiny model in SmolLM2's place, each page by itself."""
     monkeypatch.setattr(gp, "fetch", lambda name: tiny_models[2 if "acdc" in page else 4])
-    # The small model does no task, so that nothing tells it from its ablated self.
-    monkeypatch.setattr("graphprune.core.measurable.ENOUGH", 10**6)
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
     for number, block in enumerate(blocks(page, "python")):

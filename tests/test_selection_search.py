@@ -96,7 +96,7 @@ def test_certain_edges_come_first():
         ({"level": 1.0}, "a level is a share"),
         ({"kind": "percentile"}, "10 resamples have no 0.025 quantile: use at least 40"),
         ({"kind": "normal"}, "unknown kind 'normal'"),
-        ({"by": "size"}, "by must be"),
+        ({"by": "size"}, "unknown by"),
     ):
         with pytest.raises(gp.InputError, match=message):
             found.select(3, **bad)

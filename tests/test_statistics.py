@@ -331,7 +331,7 @@ def test_small_tasks_and_settings_that_make_no_sense(toy):
         (lambda: st.equivalence_test(model, task, mask, epsilon=0.5), "epsilon"),
         (lambda: st.equivalence_test(model, task, mask, alpha=1.0), "alpha"),
         (lambda: st.minimality_test(model, task, mask, quantile=1.0), "quantile"),
-        (lambda: st.minimality_test(model, task, mask, edges=["a->z"]), "no edge 'a->z'"),
+        (lambda: st.minimality_test(model, task, mask, edges=["a->z"]), "unknown edge 'a->z'"),
         (lambda: st.minimality_test(model, task, mask, edges=["a->b", 8]), "not in the circuit"),
         (lambda: st.minimality_test(model, task, mask, edges=[]), "no edge was named"),
         (lambda: st.minimality_test(model, task, mask, distance="far"), "unknown distance 'far'"),
