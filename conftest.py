@@ -39,7 +39,7 @@ def float64(monkeypatch):
 
 @pytest.fixture
 def small_models_decide(monkeypatch):
-    """For models that do no task: nothing tells them from their ablated selves, and nobody minds."""
+    """For models that do no task, so that nothing tells them from their ablated selves."""
     monkeypatch.setattr("graphprune.core.measurable.ENOUGH", 10**6)
 
 
