@@ -225,7 +225,7 @@ def test_bad_values_are_refused():
         gp.EdgeMask.from_edges(graph, ["x"])
     with pytest.raises(gp.InputError, match="unique"):
         gp.ComputationalGraph.from_edges([("a", "b")], nodes=["a", "b", "a"])
-    with pytest.raises(gp.InputError, match="'abs' or 'signed'"):
+    with pytest.raises(gp.InputError, match="unknown by 'size'"):
         gp.EdgeScores(graph, torch.ones(2)).top(1, by="size")
 
 

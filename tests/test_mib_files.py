@@ -265,7 +265,7 @@ def test_what_is_not_written(tmp_path):
     scores = random_scores(GRAPH)
     cases = [
         (("sorting", "gpt2", scores), "unknown task of MIB 'sorting'; known: ioi, mcqa"),
-        (("ioi", "bert", scores), "MIB has no model 'bert'"),
+        (("ioi", "bert", scores), "unknown model of MIB 'bert'"),
         (("ioi", "gpt2", scores), "has 6 layers of 4 heads, MIB's gpt2 has 12 of 12"),
         (("ioi", "interpbench", circuits()[:5]), "expected nine circuits"),
         (("ioi", "interpbench", circuits(1)), "size 0.001 may have 1 of 1108 edges, but has 2"),

@@ -87,7 +87,7 @@ def test_a_precision_the_device_lacks_is_refused_or_emulated_and_says_so(monkeyp
 def test_policies_that_make_no_sense_are_refused():
     with pytest.raises(gp.InputError, match="kind 'head': unknown precision 'fp16'"):
         gp.PrecisionPolicy({"head": "fp16"})
-    with pytest.raises(gp.InputError, match="default asks"):
+    with pytest.raises(gp.InputError, match="default: unknown precision"):
         gp.PrecisionPolicy(default="float32")
     with pytest.raises(gp.InputError, match="weight_scale"):
         gp.PrecisionPolicy(weight_scale="column")
