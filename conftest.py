@@ -38,6 +38,18 @@ def float64(monkeypatch):
 
 
 @pytest.fixture
+def one_thread():
+    """Without gradients; with several threads thousands of tiny operations wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def small_models_decide(monkeypatch):
     """For models that do no task, so that nothing tells them from their ablated selves."""
     monkeypatch.setattr("graphprune.core.measurable.ENOUGH", 10**6)

@@ -3,26 +3,10 @@
 import pytest
 import torch
 from support.greedy import brute_force, mean_loss
-from support.tiny import FAMILIES, random_pair, rotated, tiny
+from support.tiny import FAMILIES, random_pair, rotated
+from support.tiny import language_system as system
 
 import graphprune as gp
-
-
-def system(family, dtype=torch.float32, *, batch_size=None, positions=None, same=1, **options):
-    module = tiny(family, dtype=dtype)
-    clean, corrupt = random_pair(module)
-    corrupt[:, :same] = clean[:, :same]
-    task = gp.Task.from_tensors(
-        clean,
-        corrupt,
-        metric="kl",
-        answer=torch.ones(len(clean), 1, dtype=torch.int64),
-        positions=positions,
-    )
-    model = gp.wrap(module, **options)
-    return model, task if batch_size is None else gp.Task(
-        task.examples, "kl", batch_size=batch_size
-    )
 
 
 def same_circuits(model, task, taus, **settings):

@@ -1,13 +1,13 @@
 """What is written survives full disks and takes nothing else's place; no file is trusted."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from support.exporting import circuits
+from support.processes import in_a_process
 from transformer_graph import random_scores, transformer_graph
 
 from graphprune import Circuit
@@ -16,22 +16,6 @@ from graphprune.export import export
 
 HERE = Path(__file__).parent
 LINUX = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
-
-
-def in_a_process(*command):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
 
 
 def test_a_process_that_works_in_the_folder_stays_there(tmp_path, monkeypatch):

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from support.oracle import oracle_edges, oracle_logits, oracle_writer_values
 from support.patched import Patched
-from support.tiny import VOCAB, Float64, random_pair, tiny
+from support.tiny import VOCAB, random_pair, tiny
 from support.variants import CASES, FAMILY_CASES, VARIANTS, Attention, build, same
 from torch import Tensor
 
-
-@pytest.fixture(autouse=True)
-def no_grad() -> Iterator[None]:
-    """And one thread: with several, thousands of tiny operations wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    with Float64():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Whole runs.

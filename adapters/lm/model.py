@@ -23,7 +23,6 @@ from graphprune.core.model import (
     Messages,
     Objective,
     Reference,
-    as_constant,
     mask_values,
     require_same_batch,
 )
@@ -33,18 +32,18 @@ from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
 from graphprune.search.order import is_reverse_topological
 
-from .attribution.gradients import Attribution, run_shared
+from .attribution.gradients import run_shared
+from .attribution.points import attributed
 from .attribution.relevance import Rule
 from .describe.architecture import Architecture
 from .describe.family import Family
 from .describe.layout import Layout
-from .describe.norms import wide
 from .describe.presence import unloadable, whole_tensor
 from .export.checked import pruned
 from .generate import generate
 from .passes import circuit_runs as circuits
 from .passes.incremental import SuffixTrials
-from .passes.inputs import Inputs, position_slots, read_inputs, shared_prefix
+from .passes.inputs import Inputs, read_inputs, shared_prefix
 from .passes.means import ablation_values, learned_constants, mean_values
 from .passes.messages import clean_messages
 from .passes.reader_inputs import HeadCores
@@ -370,89 +369,10 @@ class LanguageModel(MaskedModel):
         return self._attributed(batch, objective, reference, by_position=by_position, rule=rule)
 
     def _attributed(
-        self,
-        batch: Batch,
-        objective: Objective,
-        reference: Reference | None,
-        *,
-        gates: Tensor | None = None,
-        weights: Tensor | None = None,
-        by_position: bool = False,
-        neurons: bool = False,
-        constant: Tensor | None = None,
-        rule: Rule = "gradient",
+        self, batch: Batch, objective: Objective, reference: Reference | None, **asked: Any
     ) -> Gradients:
         ours = self._reference(batch, reference)
-        inputs, layout = ours.inputs, self.layout
-        points = self._gates(gates)
-        held = self._held(constant, gates)
-        shares = [1.0 / len(points)] * len(points) if weights is None else weights.tolist()
-        sums = Attribution(
-            self.arch,
-            layout,
-            inputs.answers,
-            slots=position_slots(batch, inputs) if by_position else None,
-            neurons=neurons,
-            rule=rule,
-        )
-        embed = entry_embeddings(ours.glue, layout.embeddings)
-        with self.arch.running():
-            for k, (gate, fixed) in enumerate(zip(points, held, strict=True)):
-                outer, inner = gate[: layout.embeddings], gate[layout.embeddings :]
-                mixed = embed
-                if not bool((outer == 1).all()):
-                    # Not in half precision, where a gate near 1 would be rounded.
-                    old, new = wide(ours.ablated_embed), wide(embed)
-                    mixed = old + outer.to(new).view(-1, 1, 1, 1) * (new - old)
-                inputs_alone = bool((inner == 1).all())
-                plain = inputs_alone and not bool(fixed[layout.embeddings :].any())
-                done = run_shared(
-                    self.arch,
-                    layout,
-                    mixed,
-                    ours.unmaskable,
-                    ours.calls(1),
-                    inputs.answers,
-                    inputs.shape,
-                    gates=None if plain else gate,
-                    ablated=None if plain else ours.ablated_values,
-                    constant=None if plain else fixed,
-                    clean=ours.clean if bool(fixed.any()) and not plain else None,
-                    rule=rule,
-                    grad=True,
-                )
-                if inputs_alone and (bool((outer == 1).all()) or bool((outer == 0).all())):
-                    ours.offer(bool((outer == 1).all()), done.values)
-                last = k == len(points) - 1
-                delta = ours.clean.deltas(ours.ablated_values, self.arch) if last else None
-                sums.add(done, objective, shares[k], delta)
-                del done, delta  # a pass's graph must not live beside the next one's
-        numbers = layout.writer_nodes()
-        edges = sums.edges.cpu()
-        total = edges if edges.ndim == 1 else edges.sum(1)
-        nodes = torch.zeros(self.graph.num_nodes, dtype=edges.dtype)
-        nodes.index_add_(0, self.graph.edge_index[0], total)  # a message goes to all its readers
-        named = {}
-        if sums.neurons is not None:
-            single = sums.neurons.cpu()
-            named = {self.graph.nodes[n].name: single[w] for w, n in enumerate(numbers)}
-        return Gradients(edges, nodes, named)
-
-    def _gates(self, gates: Tensor | None) -> Tensor:
-        """Points ``[K, W]`` over writers from points ``[K, N]`` over nodes."""
-        if gates is None:
-            return torch.ones(1, self.layout.writers)
-        if gates.ndim != 2 or gates.shape[1] != self.graph.num_nodes:
-            raise InputError(
-                f"gates need the shape [K, {self.graph.num_nodes}], got {list(gates.shape)}"
-            )
-        return gates[:, self.layout.writer_nodes()]
-
-    def _held(self, constant: Tensor | None, gates: Tensor | None) -> Tensor:
-        """``[K, W]`` bool: the writers whose messages are put in as constants."""
-        if gates is None:
-            gates = torch.ones(1, self.graph.num_nodes)
-        return as_constant(constant, gates)[:, self.layout.writer_nodes()]
+        return attributed(self.arch, self.layout, self.graph, ours, batch, objective, **asked)
 
     def messages(self, batch: Batch) -> Iterator[Messages]:
         """Clean messages place by place; see the capability."""

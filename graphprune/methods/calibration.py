@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Self, cast
 
@@ -27,7 +27,15 @@ from graphprune.selection.connect import without_dead_ends
 from graphprune.util.checks import at_least
 
 from .gradient import EAPIG
-from .members import Member, as_member, describe, inherit, member_scores, require_served
+from .members import (
+    AroundScorer,
+    Member,
+    as_member,
+    describe,
+    inherit,
+    member_scores,
+    require_served,
+)
 
 __all__ = ["CalibratedRanking"]
 
@@ -35,7 +43,7 @@ _PASSES = 100  # each example is seen about as often: references are worth keepi
 
 
 @dataclass(frozen=True)
-class CalibratedRanking(Scorer):
+class CalibratedRanking(AroundScorer, Scorer):
     """A ranking whose circuits of several sizes have the model's own metric, neither less nor more.
 
     A scorer's ranking is cut at each of ``sizes``, the largest first; where the circuit's
@@ -103,24 +111,6 @@ class CalibratedRanking(Scorer):
     def _scorer(self) -> Scorer | EdgeScores:
         given = cast("Scorer | EdgeScores", self.scorer)
         return inherit(given, self.ablation, self.batch_size, self.seed)
-
-    @property
-    def needs(self) -> tuple[type, ...]:
-        """What the scorer needs."""
-        scorer = self._scorer
-        return scorer.needs if isinstance(scorer, Method) else ()
-
-    @property
-    def members(self) -> tuple[Method, ...]:
-        """The scorer."""
-        scorer = self._scorer
-        return (scorer,) if isinstance(scorer, Method) else ()
-
-    def with_scores(self, known: Mapping[Method, EdgeScores]) -> Self:
-        """The same with the scorer's scores, where they are known."""
-        scorer = self._scorer
-        found = known.get(scorer) if isinstance(scorer, Method) else None
-        return self if found is None else replace(self, scorer=found)
 
     def resolved(self) -> Self:
         """The same with everything said that its scorer inherits."""

@@ -31,7 +31,16 @@ from graphprune.util.checks import at_least
 
 from .edge_pruning import EdgePruning
 from .gradient import EAP, EAPIG
-from .members import Member, as_member, as_members, describe, inherit, member_scores, require_served
+from .members import (
+    AroundScorer,
+    Member,
+    as_member,
+    as_members,
+    describe,
+    inherit,
+    member_scores,
+    require_served,
+)
 from .optimiser import MaskOptimiser
 
 __all__ = ["HybridEnsemble", "ParallelEnsemble", "SequentialEnsemble"]
@@ -40,7 +49,7 @@ _FIRST = (EAP(), EAPIG(), EAPIG(integrate="activations", points_at="right"))
 
 
 @dataclass(frozen=True)
-class SequentialEnsemble(Pruner, Scorer):
+class SequentialEnsemble(AroundScorer, Pruner, Scorer):
     """Scores warm-start a mask optimiser, and its gates are the new scores.
 
     Their magnitudes are the optimiser's own scores, which rank the gates.
@@ -122,24 +131,6 @@ class SequentialEnsemble(Pruner, Scorer):
         ablation = "mean" if self.ablation == "optimal" else self.ablation
         given = cast("Scorer | EdgeScores", self.scorer)
         return inherit(given, ablation, self.batch_size, self.seed)
-
-    @property
-    def needs(self) -> tuple[type, ...]:
-        """What the scorer needs."""
-        scorer = self._scorer
-        return scorer.needs if isinstance(scorer, Method) else ()
-
-    @property
-    def members(self) -> tuple[Method, ...]:
-        """The scorer."""
-        scorer = self._scorer
-        return (scorer,) if isinstance(scorer, Method) else ()
-
-    def with_scores(self, known: Mapping[Method, EdgeScores]) -> Self:
-        """The same with the scorer's scores, where they are known."""
-        scorer = self._scorer
-        found = known.get(scorer) if isinstance(scorer, Method) else None
-        return self if found is None else replace(self, scorer=found)
 
     def resolved(self) -> Self:
         """The same with everything said that its parts inherit."""

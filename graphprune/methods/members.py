@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from graphprune.capabilities import require
 from graphprune.core.ablation import AblationLike
@@ -22,6 +22,7 @@ else:
     Member = Any  # the command line reads names and JSON itself, see `as_member`
 
 __all__ = [
+    "AroundScorer",
     "Member",
     "as_member",
     "as_members",
@@ -133,3 +134,31 @@ def member_scores(
 def describe(member: Scorer | EdgeScores) -> str:
     """What errors and labels call a member."""
     return member.label if isinstance(member, Method) else member.method or "scores"
+
+
+class AroundScorer:
+    """What a method has that begins with the scores of another one, its ``_scorer``."""
+
+    @property
+    def _scorer(self) -> Scorer | EdgeScores:
+        """The scorer with what it inherits, or the scores that were given in its place."""
+        raise NotImplementedError
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """What the scorer needs."""
+        scorer = self._scorer
+        return scorer.needs if isinstance(scorer, Method) else ()
+
+    @property
+    def members(self) -> tuple[Method, ...]:
+        """The scorer."""
+        scorer = self._scorer
+        return (scorer,) if isinstance(scorer, Method) else ()
+
+    def with_scores(self, known: Mapping[Method, EdgeScores]) -> Self:
+        """The same with the scorer's scores, where they are known."""
+        scorer = self._scorer
+        found = known.get(scorer) if isinstance(scorer, Method) else None
+        made: Any = self  # a frozen dataclass with the field
+        return self if found is None else cast(Self, replace(made, scorer=found))

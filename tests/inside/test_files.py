@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.exporting import circuits
+from support.processes import in_a_process
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
@@ -22,22 +22,6 @@ from graphprune.util import files
 HERE = Path(__file__).parents[1]
 pytestmark = pytest.mark.inside
 LINUX = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
-
-
-def in_a_process(*command):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
 
 
 # -------------------------------------------------------------------- kills

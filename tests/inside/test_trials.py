@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 import torch
-from support.tiny import FAMILIES, Float64, random_pair, tiny
+from support.tiny import FAMILIES, Float64
+from support.tiny import language_system as system
 
 import graphprune as gp
 from graphprune.adapters.lm.passes.incremental import SuffixTrials
@@ -12,23 +13,6 @@ from graphprune.core.trials import FullTrials
 from graphprune.search.order import readers
 
 pytestmark = pytest.mark.inside
-
-
-def system(family, dtype=torch.float32, *, batch_size=None, positions=None, same=1, **options):
-    module = tiny(family, dtype=dtype)
-    clean, corrupt = random_pair(module)
-    corrupt[:, :same] = clean[:, :same]
-    task = gp.Task.from_tensors(
-        clean,
-        corrupt,
-        metric="kl",
-        answer=torch.ones(len(clean), 1, dtype=torch.int64),
-        positions=positions,
-    )
-    model = gp.wrap(module, **options)
-    return model, task if batch_size is None else gp.Task(
-        task.examples, "kl", batch_size=batch_size
-    )
 
 
 def trials_of(model, task, order=None):

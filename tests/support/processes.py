@@ -1,4 +1,4 @@
-"""Runs a script in several processes that talk over gloo, as a launcher would start them."""
+"""Scripts in a process of their own, or in several that talk over gloo as launchers start them."""
 
 import os
 import socket
@@ -48,3 +48,20 @@ def launch(script: Path, *arguments: str, world: int = 2, timeout: float = 240) 
     for rank, (process, (_, errors)) in enumerate(zip(running, ended, strict=True)):
         assert process.returncode == 0, f"process {rank} ended badly:\n{errors[-4000:]}"
     return [out for out, _ in ended]
+
+
+def in_a_process(*command):
+    """Python with these arguments; ends within 300 s whatever it returns."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )

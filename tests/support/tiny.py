@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+import graphprune as gp
+
 WIDTH, HEADS, VOCAB, WINDOW = 16, 4, 61, 3
 
 # family -> (Hugging Face's model_type, settings beside the common ones)
@@ -208,3 +210,23 @@ def random_pair(
     clean = torch.randint(vocab, (batch, length), generator=generator)
     shift = torch.randint(1, vocab, (batch, length), generator=generator)
     return clean, (clean + shift) % vocab
+
+
+def language_system(
+    family, dtype=torch.float32, *, batch_size=None, positions=None, same=1, **options
+):
+    """A tiny model of a family, and pairs of prompts that share their first ``same`` tokens."""
+    module = tiny(family, dtype=dtype)
+    clean, corrupt = random_pair(module)
+    corrupt[:, :same] = clean[:, :same]
+    task = gp.Task.from_tensors(
+        clean,
+        corrupt,
+        metric="kl",
+        answer=torch.ones(len(clean), 1, dtype=torch.int64),
+        positions=positions,
+    )
+    model = gp.wrap(module, **options)
+    return model, task if batch_size is None else gp.Task(
+        task.examples, "kl", batch_size=batch_size
+    )
