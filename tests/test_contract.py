@@ -175,6 +175,34 @@ def test_a_result_is_judged_under_its_own_ablation():
         gp.evaluate(small, task, gp.EAP().fit(small, task))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "check"), [("rounded", "values_between_0_and_1"), ("counterfactual", "zero_ablation")]
+)
+def test_wrong_adapters_are_caught(wrong, check):
+    class Wrong(Small):
+        def reference(self, batch, ablation=None):
+            if ablation is not None and wrong == "counterfactual":
+                ablation = Ablation()  # whatever was asked for
+            return super().reference(batch, ablation)
+
+        def run(self, batch, mask, reference=None):
+            if wrong == "rounded" and not isinstance(mask, gp.EdgeMask):
+                mask = mask.round()
+            return super().run(batch, mask, reference)
+
+    with pytest.raises(ConformanceError, match=check):
+        check_adapter(Wrong(), gp.Task(ToyExamples(), "logit_diff", name="toy"))
+
+
+def test_a_small_graphs_curve_says_which_sizes_are_empty():
+    small, task = system()
+    scores = gp.EAP().score(small, task)
+    curve = gp.faithfulness_curve(small, task, scores)  # MIB's ten sizes of nine edges
+    assert "7 of the 10 sizes are less than one of the graph's 9 edges" in curve.note
+    assert curve.f["abs"][:7] == [0.0] * 7
+    assert "sizes are less" not in gp.faithfulness_curve(small, task, scores, [2, 5, 9]).note
+
+
 def test_whatever_judges_a_circuit_takes_its_own_ablation():
     small, task = system()
     result = gp.EAP(ablation="zero").fit(small, task, 5)

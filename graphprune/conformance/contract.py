@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -51,6 +52,46 @@ def full_outputs_are_the_same_under_every_ablation(model: MaskedModel, task: Tas
     except UnsupportedModelError as error:
         return f"no zero ablation: {error}"
     require_close(with_zero, model.reference(batch).full, "full outputs under zero ablation")
+    return None
+
+
+def zero_ablation_reads_no_corrupted_input(model: MaskedModel, task: Task) -> str | None:
+    """Under zero ablation outputs are the same whatever the corrupted inputs are."""
+    batch = a_batch(task)
+    if batch.corrupt is None:
+        return "the task has no corrupted inputs"
+    if batch.alignment is not None:
+        return "the clean and corrupted inputs are aligned and cannot be exchanged"
+    mask, zero = drawn(model, 5), Ablation("zero")
+    try:
+        with_corrupt = model.run(batch, mask, model.reference(batch, zero))
+    except UnsupportedModelError as error:
+        return f"no zero ablation: {error}"
+    blind = replace(batch, corrupt=batch.clean)
+    got = model.run(blind, mask, model.reference(blind, zero))
+    require_close(got, with_corrupt, "zero ablation with other corrupted inputs")
+    return None
+
+
+def values_between_0_and_1_count(model: MaskedModel, task: Task) -> str | None:
+    """Outputs move with a mask's values on the way from 0 to 1; they do not jump from end to end.
+
+    A mask that is rounded passes every other check: its gradient is 0, and so are the differences.
+    """
+    batch = a_batch(task)
+    reference = model.reference(batch)
+    shares = torch.linspace(0, 1, 21)
+    rows = shares[:, None].expand(-1, model.graph.num_edges)
+    outputs = model.run(batch, rows, reference).double().flatten(1)
+    span = float((outputs[0] - outputs[-1]).abs().max())
+    if span <= 1e-3 * (float(outputs.abs().max()) + 1e-3):
+        return "cutting every edge changes no output here"
+    away = [(outputs - outputs[end]).abs().amax(1) > 1e-3 * span for end in (0, -1)]
+    if not bool((away[0] & away[1]).any()):
+        raise ConformanceError(
+            "masks of one value each, from 0 to 1: every output is that of mask 0 or of mask 1; "
+            "are values rounded or compared with a threshold?"
+        )
     return None
 
 
@@ -170,6 +211,8 @@ CONTRACT_CHECKS: tuple[AdapterCheck, ...] = (
     graph_is_stable,
     ends_are_the_references,
     full_outputs_are_the_same_under_every_ablation,
+    zero_ablation_reads_no_corrupted_input,
+    values_between_0_and_1_count,
     a_stack_is_its_masks,
     examples_have_their_own_masks,
     examples_do_not_mix,

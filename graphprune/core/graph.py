@@ -201,9 +201,29 @@ class ComputationalGraph:
 
     @classmethod
     def from_edges(
-        cls, edges: Sequence[tuple[str, str]], nodes: Sequence[str] | None = None, **options: Any
+        cls,
+        edges: Sequence[tuple[str, str]],
+        nodes: Sequence[str] | None = None,
+        *,
+        edge_kind: Sequence[int] | Tensor | None = None,
+        **options: Any,
     ) -> ComputationalGraph:
-        """Builds a graph from named pairs; nodes stand in order of appearance unless given."""
+        """Builds a graph from named pairs; nodes stand in order of appearance unless given.
+
+        Args:
+            edges: ``(source, target)`` names; a pair may stand several times, once for each of the
+                target's ports.
+            nodes: all names, in the graph's order.
+            edge_kind: each edge's number in ``edge_kinds``; ``None``: 0 for all.
+            options: ``edge_kinds``, ``ports`` and the other fields of the class.
+
+        Example:
+            >>> graph = ComputationalGraph.from_edges(
+            ...     [("a", "b"), ("a", "b"), ("b", "c")], edge_kind=[0, 1, 2],
+            ...     edge_kinds=("q", "k", "mlp"), ports=("q", "k"))
+            >>> list(graph.edge_names)
+            ['a->b<q>', 'a->b<k>', 'b->c']
+        """
         names = (
             list(nodes) if nodes is not None else list(dict.fromkeys(n for e in edges for n in e))
         )
@@ -215,7 +235,9 @@ class ComputationalGraph:
         return cls(
             nodes=tuple(Node(name) for name in names),
             edge_index=torch.tensor(pairs, dtype=torch.int64).reshape(2, -1),
-            edge_kind=torch.zeros(len(edges), dtype=torch.uint8),
+            edge_kind=torch.as_tensor(
+                [0] * len(edges) if edge_kind is None else edge_kind, dtype=torch.uint8
+            ),
             **options,
         )
 

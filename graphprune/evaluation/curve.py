@@ -58,7 +58,8 @@ class FaithfulnessCurve:
 
     ``f[ranking]`` and ``kept[ranking]`` go with ``sizes`` (fractions of all edges); ``kept`` counts
     edges after dead ends are pruned. ``values`` holds the metric itself; ``full`` and ``ablated``
-    its ends, and ``note`` what is to be said of their difference, the unit of f.
+    its ends, and ``note`` what is to be said of their difference, the unit of f, and of sizes
+    that keep no edge.
     """
 
     sizes: tuple[float, ...]
@@ -283,5 +284,13 @@ def curve_of_reports(
                 values[by].append(float(reports[mask].examples[metric].mean()))
                 f[by].append(reports[mask]["faithfulness"])
     kept: dict[str, list[int]] = {by: [m.num_kept for m in named] for by, named in masks.items()}
-    note = Gap.of(some.full_examples[metric], some.ablated_examples[metric]).note or ""
+    said = [Gap.of(some.full_examples[metric], some.ablated_examples[metric]).note]
+    edges = next(iter(masks.values()))[0].graph.num_edges
+    none = [size for size in fractions if int(size * edges) < 1]
+    if none:
+        said.append(
+            f"{len(none)} of the {len(fractions)} sizes are less than one of the graph's {edges} "
+            "edges and keep none: f is 0 there; sizes= takes numbers of edges"
+        )
+    note = "; ".join(filter(None, said))
     return FaithfulnessCurve(fractions, f, kept, values, full, ablated, metric, method, note)

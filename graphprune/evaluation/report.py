@@ -379,8 +379,9 @@ class _Table:
 
 def _kendall(outputs: Tensor, full: Tensor, batch: Batch) -> tuple[str, Tensor | None]:
     """Kendall's tau of each example over its candidate answers, or why there is none."""
+    lacking = [name for name in ("answer", "distractor") if getattr(batch, name) is None]
     if batch.answer is None or batch.distractor is None:
-        return "the task has no answer and no distractor to rank", None
+        return f"the task has no {' and no '.join(lacking)} to rank", None
     ids = torch.cat([batch.answer, batch.distractor], -1)
     if outputs.ndim != 2 or ids.ndim != 2:
         return "a ranking is made at one answer position an example", None
