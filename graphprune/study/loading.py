@@ -228,7 +228,7 @@ def load_task(
     from graphprune.core.metrics import as_metric
     from graphprune.core.task import Task
     from graphprune.study.settings import task_options
-    from graphprune.tasks import TASKS, make
+    from graphprune.tasks import TASKS
 
     common: dict[str, Any] = {}
     if metric is not None:
@@ -257,7 +257,7 @@ def load_task(
         )
     options = task_options(TASKS[plain], settings, f"task {plain!r}")
     count = {} if examples is None else {"n": examples}
-    return make(plain, tokenizer, seed=seed, **count, **options, **common)
+    return TASKS[plain](tokenizer, seed=seed, **count, **options, **common)
 
 
 def prompt_files(name: str) -> list[Path]:
