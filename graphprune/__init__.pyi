@@ -68,6 +68,7 @@ from .evaluation import minimal_circuit as minimal_circuit
 from .evaluation import recovery as recovery
 from .evaluation import removable_edges as removable_edges
 from .evaluation import same_outputs as same_outputs
+from .export import load as load
 from .methods import ACDC as ACDC
 from .methods import EAP as EAP
 from .methods import EAPIG as EAPIG

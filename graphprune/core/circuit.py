@@ -291,6 +291,19 @@ class Circuit:
 
         return load_circuit(directory)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads the circuit with a card; see :func:`graphprune.export.push_to_hub`."""
+        from graphprune.export.hub import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
+
+    @classmethod
+    def from_hub(cls, repo_id: str, **options: Any) -> Circuit:
+        """Downloads a circuit; see :func:`graphprune.export.from_hub`."""
+        from graphprune.export.hub import from_hub
+
+        return from_hub(repo_id, **options)
+
     def export_model(
         self,
         path: str | os.PathLike[str],

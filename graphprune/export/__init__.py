@@ -2,8 +2,10 @@
 
 from graphprune.drawing.figure import draw
 from graphprune.drawing.html import to_html
+from graphprune.export.attribution_graph import attribution_graph, to_attribution_graph
 from graphprune.export.explanation import to_explanation
 from graphprune.export.formats import FORMATS, export
+from graphprune.export.hub import from_hub, load, push_to_hub
 from graphprune.mib.field import field_graph
 from graphprune.mib.files import (
     MIBNodes,
@@ -26,14 +28,19 @@ __all__ = [
     "MIB_MODELS",
     "MIBNodes",
     "Submission",
+    "attribution_graph",
     "check_submission",
     "draw",
     "export",
     "field_graph",
+    "from_hub",
     "from_mib_json",
     "from_mib_nodes",
     "from_mib_pt",
+    "load",
+    "push_to_hub",
     "read_submission",
+    "to_attribution_graph",
     "to_explanation",
     "to_html",
     "to_mib_json",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.drawing.figure import draw
 from graphprune.drawing.html import to_html
 from graphprune.errors import InputError
+from graphprune.export.attribution_graph import to_attribution_graph
 from graphprune.mib.files import to_mib_json, to_mib_pt
 from graphprune.util.files import write_text
 from graphprune.util.plain import plain
@@ -40,7 +41,8 @@ def export(
         path: the file (for ``circuit`` the folder); one that stands there is replaced, a circuit
             folder is not.
         format: one of :data:`FORMATS`; ``None`` goes by the suffix. ``.json`` is networkx's
-            node-link JSON, ``.mib.json`` the field's score file.
+            node-link JSON, ``.mib.json`` the field's score file, ``.attribution.json`` what
+            circuit-tracer's viewer shows.
         d_model: width of the residual stream, for ``mib`` and ``mib-pt`` where the circuit's
             provenance does not say it.
 
@@ -238,6 +240,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "mib": (".mib.json",),
     "mib-pt": (".pt",),
     "csv": (".csv",),
+    "attribution-graph": (".attribution.json",),
     "html": (".html", ".htm"),
     "figure": (".svg", ".png", ".pdf"),
 }
@@ -253,6 +256,7 @@ _WRITERS: dict[str, Callable[[Circuit, Path], object]] = {
     "mib": to_mib_json,
     "mib-pt": to_mib_pt,
     "csv": _csv,
+    "attribution-graph": to_attribution_graph,
     "html": to_html,
     "figure": draw,
 }
