@@ -4,7 +4,6 @@ from graphprune.drawing.figure import draw
 from graphprune.drawing.html import to_html
 from graphprune.export.explanation import to_explanation
 from graphprune.export.formats import FORMATS, export
-from graphprune.mib.field import field_graph
 from graphprune.mib.files import (
     MIBNodes,
     from_mib_json,
@@ -13,6 +12,7 @@ from graphprune.mib.files import (
     to_mib_json,
     to_mib_pt,
 )
+from graphprune.mib.layout import field_graph
 from graphprune.mib.submission import (
     MIB_MODELS,
     Submission,
