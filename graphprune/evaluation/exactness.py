@@ -7,19 +7,18 @@ these functions suit tasks that list all inputs, such as compiled programs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import AblationLike, resolve_ablation, said_or_own
-from graphprune.core.batch import Batch
+from graphprune.core.ablation import AblationLike, said_or_own
 from graphprune.core.mask import EdgeMask, Masked, mask_of, require_same_graph
-from graphprune.core.metrics import Metric
-from graphprune.core.model import Ablation, MaskedModel, Reference, require_model
+from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
+from graphprune.evaluation.reference_cache import ReferenceCache, require_mask_rows
 from graphprune.selection.connect import cut_off_nodes_differ
 from graphprune.util.checks import at_least
 
@@ -30,19 +29,8 @@ __all__ = [
     "minimal_circuit",
     "removable_edges",
     "same_outputs",
+    "without_each",
 ]
-
-# References kept between calls; those beyond are made anew each time.
-_CACHE_BYTES = 2**30
-
-
-@dataclass(eq=False)
-class _Held:
-    """One batch, and its reference where that is kept."""
-
-    batch: Batch
-    reference: Reference | None = None
-    refuted: int = 0
 
 
 @dataclass(eq=False)
@@ -63,24 +51,12 @@ class SameOutputs:
     ablation: AblationLike | None = None
     max_candidates: int = 16
     batch_size: int | None = None
-    _held: list[_Held] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         require_model(self.model)
         at_least(self.max_candidates, 1, "max_candidates")
-        self._chosen: Ablation = resolve_ablation(self.model, self.task, self.ablation)
-        self._metric: Metric = self.task.metric
-        self._held = [_Held(batch) for batch in self.task.batches(self.batch_size)]
-        self._space = _CACHE_BYTES
-
-    def _reference(self, held: _Held) -> Reference:
-        if held.reference is not None:
-            return held.reference
-        made = self.model.reference(held.batch, self._chosen)
-        if made.nbytes <= self._space:
-            self._space -= made.nbytes
-            held.reference = made
-        return made
+        self._cache = ReferenceCache(self.model, self.task, self.ablation, self.batch_size)
+        self._refuted = [0] * len(self._cache)  # masks by each batch so far
 
     @property
     def leading(self) -> bool:
@@ -88,28 +64,18 @@ class SameOutputs:
 
         So it is unless the ablation is counterfactual, position by position.
         """
-        return cut_off_nodes_differ(self._chosen, self.task)
+        return cut_off_nodes_differ(self._cache.ablation, self.task)
 
     @torch.no_grad()
     def __call__(self, masks: Tensor) -> Tensor:
         """``[K]`` bool for ``masks [K, E]``: the same outputs on every example."""
-        edges = self.model.graph.num_edges
-        if masks.ndim != 2 or masks.shape[1] != edges:
-            raise InputError(f"masks must have the shape [K, {edges}], got {list(masks.shape)}")
-        good = torch.ones(len(masks), dtype=torch.bool)
-        for start in range(0, len(masks), self.max_candidates):
-            part = slice(start, start + self.max_candidates)
-            good[part] = self._some(masks[part])
-        return good
-
-    def _some(self, masks: Tensor) -> Tensor:
-        alive = torch.arange(len(masks))
-        for held in self._ordered():
-            alive = alive[self._at(held, masks[alive])]
-            if not len(alive):
-                break
+        require_mask_rows(masks, self.model.graph)
         good = torch.zeros(len(masks), dtype=torch.bool)
-        good[alive] = True
+        for alive in torch.arange(len(masks)).split(self.max_candidates):
+            for number in self._ordered():
+                if len(alive):
+                    alive = alive[self._same(number, masks[alive])]
+            good[alive] = True
         return good
 
     @torch.no_grad()
@@ -119,23 +85,22 @@ class SameOutputs:
         All run together on one batch; those that pass run on the rest one by one.
         """
         head, *rest = self._ordered()
-        for number in torch.nonzero(self._at(head, masks))[:, 0].tolist():
-            if all(bool(self._at(held, masks[number : number + 1])[0]) for held in rest):
-                return int(number)
+        for row in torch.nonzero(self._same(head, masks))[:, 0].tolist():
+            if all(bool(self._same(number, masks[row : row + 1])[0]) for number in rest):
+                return int(row)
         return None
 
-    def _ordered(self) -> list[_Held]:
-        return sorted(self._held, key=lambda held: -held.refuted)
+    def _ordered(self) -> list[int]:
+        """Numbers of the batches, the one that refuted most masks first."""
+        return sorted(range(len(self._cache)), key=lambda number: -self._refuted[number])
 
-    def _at(self, held: _Held, masks: Tensor) -> Tensor:
+    def _same(self, number: int, masks: Tensor) -> Tensor:
         """``[K]`` bool: the same outputs on one batch."""
-        reference = self._reference(held)
-        outputs = self.model.run(held.batch, masks.float(), reference)
-        full = reference.full
-        same = torch.stack(
-            [self._metric.same_as_full(out, held.batch, full).all() for out in outputs]
-        ).cpu()
-        held.refuted += int((~same).sum())
+        batch, reference = self._cache[number]
+        outputs = self.model.run(batch, masks.float(), reference)
+        full, metric = reference.full, self.task.metric
+        same = torch.stack([metric.same_as_full(out, batch, full).all() for out in outputs]).cpu()
+        self._refuted[number] += int((~same).sum())
         return same
 
 
@@ -171,10 +136,10 @@ def equivalent(
     return bool(SameOutputs(model, task, chosen)(mask.values[None])[0])
 
 
-def _without_each(kept: Tensor, edges: Tensor) -> Tensor:
-    """``[K, E]``: ``kept [E]`` without each of ``edges [K]``."""
-    masks = kept.float().repeat(len(edges), 1)
-    masks[torch.arange(len(edges)), edges] = 0.0
+def without_each(kept: Tensor, edges: Tensor) -> Tensor:
+    """``[K, E]`` bool: ``kept [E]`` without each of ``edges [K]``."""
+    masks = kept.repeat(len(edges), 1)
+    masks[torch.arange(len(edges)), edges] = False
     return masks
 
 
@@ -192,7 +157,7 @@ def removable_edges(
     values = torch.zeros(model.graph.num_edges)
     ask = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
     for some in edges.split(max_candidates):
-        values[some] = ask(_without_each(kept, some)).float()
+        values[some] = ask(without_each(kept, some)).float()
     return EdgeMask(model.graph, values)
 
 
@@ -306,7 +271,7 @@ def _try_stretch(
 def _try_each(ask: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess) -> tuple[Tensor, int]:
     """The first of ``edges`` that can go alone; those before it stay."""
     edges = edges[: ask.max_candidates]
-    found = ask.first(_without_each(kept, edges))
+    found = ask.first(without_each(kept, edges))
     if found is None:
         guess.width = min(2 * len(edges), ask.max_candidates)
         return edges[:0], len(edges)

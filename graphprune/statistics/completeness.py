@@ -17,13 +17,13 @@ that is out sends its ablation value to all it feeds).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import AblationLike, said_or_own
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
@@ -31,15 +31,15 @@ from graphprune.errors import InputError
 from graphprune.util.checks import at_least
 from graphprune.util.numbers import bootstrap_interval, few_examples
 
-from .result import Finding
-from .runs import MetricLike, RunOptions, Runs, circuit_of
+from .finding import Finding, first_names
+from .mask_evaluator import MaskEvaluator, RunOptions, require_circuit
 
 __all__ = ["completeness", "minimality"]
 
 Over = Literal["edges", "nodes"]
 
 
-class _Parts:
+class _Components:
     """The circuit's components: names, and the graph's edges that go out with each."""
 
     def __init__(self, circuit: EdgeMask, over: str) -> None:
@@ -65,8 +65,52 @@ class _Parts:
         """``[K, E]`` bool: edges that go with sets ``[K, n]`` bool of components."""
         return (sets.float() @ self.covers.float()) > 0
 
-    def named(self, chosen: Tensor) -> list[str]:
+    def names_of(self, chosen: Tensor) -> list[str]:
         return [name for name, inside in zip(self.names, chosen.tolist(), strict=True) if inside]
+
+    def random_sets(self, draws: int, generator: np.random.Generator) -> Tensor:
+        """``[draws, n]`` bool: each subset as likely as another."""
+        return torch.from_numpy(generator.random((draws, len(self))) < 0.5)
+
+
+def _grow(
+    effect: Callable[[Tensor], Tensor],
+    n: int,
+    steps: int,
+    width: int,
+    generator: np.random.Generator,
+    without: int = -1,
+) -> None:
+    """Grows a set of n components, each time by the one of ``width`` random ones of most effect.
+
+    ``effect`` maps sets ``[K, n]`` to ``[K]`` and keeps what it sees; ``without`` never joins.
+    """
+    grown = torch.zeros(n, dtype=torch.bool)
+    for _ in range(steps):
+        rest = np.flatnonzero(~grown.numpy())
+        rest = rest[rest != without]
+        if not len(rest):
+            return
+        tried = torch.from_numpy(generator.permutation(rest)[:width])
+        sets = grown.repeat(len(tried), 1)
+        sets[torch.arange(len(tried)), tried] = True
+        grown = sets[int(effect(sets).argmax())]
+
+
+class _Largest:
+    """The set of the largest effect so far, the first of equal ones."""
+
+    def __init__(self) -> None:
+        self.effect = -np.inf
+        self.chosen = torch.empty(0)
+
+    def see(self, effects: Tensor, sets: Tensor) -> int | None:
+        """The number of a set that is larger than all before."""
+        place = int(effects.argmax())
+        if float(effects[place]) <= self.effect:
+            return None
+        self.effect, self.chosen = float(effects[place]), sets[place].clone()
+        return place
 
 
 def completeness(
@@ -80,8 +124,6 @@ def completeness(
     steps: int = 10,
     width: int = 5,
     bar: float | None = None,
-    metric: MetricLike = None,
-    ablation: AblationLike | None = None,
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
@@ -97,100 +139,83 @@ def completeness(
 
     The table has a row for each K: how it was found, its size, F of both, and the incompleteness.
     """
-    circuit = circuit_of(model, mask)
-    parts = _Parts(circuit, over)
-    for value, what in ((draws, "draws"), (greedy, "greedy")):
-        at_least(value, 0, what)
-    at_least(steps, 1, "steps")
-    at_least(width, 1, "width")
-    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
+    circuit = require_circuit(model, mask)
+    components = _Components(circuit, over)
+    for value, what, least in (
+        (draws, "draws", 0), (greedy, "greedy", 0), (steps, "steps", 1), (width, "width", 1),
+    ):  # fmt: skip
+        at_least(value, least, what)
+    evaluator = MaskEvaluator(model, task, mask, **options)
     generator = np.random.default_rng(at_least(seed, 0, "seed"))
-
-    def both(sets: Tensor) -> tuple[Tensor, Tensor]:
-        out = parts.knocked(sets)
-        scores = scorer(torch.cat([parts.kept & ~out, ~out]), "completeness")
-        return scores[: len(sets)], scores[len(sets) :]
-
+    n = len(components)
     rows: list[dict[str, Any]] = []
-    best: tuple[float, Tensor, Tensor, Tensor] | None = None
+    worst = _Largest()
+    at_worst = torch.empty(0)  # [n examples], circuit minus model
 
     def note(kind: str, sets: Tensor) -> Tensor:
-        nonlocal best
-        ours, theirs = both(sets)
+        nonlocal at_worst
+        out = components.knocked(sets)
+        values = evaluator(torch.cat([components.kept & ~out, ~out]), "completeness")
+        ours, theirs = values[: len(sets)], values[len(sets) :]
         gaps = (ours.mean(1) - theirs.mean(1)).abs()
-        for i in range(len(sets)):
+        columns = (sets.sum(1), ours.mean(1), theirs.mean(1), gaps)
+        for size, circuit_mean, model_mean, gap in zip(*(c.tolist() for c in columns), strict=True):
             rows.append(
                 {
                     "found": kind,
-                    "size": int(sets[i].sum()),
-                    "circuit": float(ours[i].mean()),
-                    "model": float(theirs[i].mean()),
-                    "incompleteness": float(gaps[i]),
+                    "size": size,
+                    "circuit": circuit_mean,
+                    "model": model_mean,
+                    "incompleteness": gap,
                 }
             )
-            if best is None or float(gaps[i]) > best[0]:
-                best = float(gaps[i]), sets[i].clone(), ours[i], theirs[i]
+        place = worst.see(gaps, sets)
+        if place is not None:
+            at_worst = ours[place] - theirs[place]
         return gaps
 
-    n = len(parts)
     note("none", torch.zeros(1, n, dtype=torch.bool))
     if draws:
-        note("random", torch.from_numpy(generator.random((draws, n)) < 0.5))
+        note("random", components.random_sets(draws, generator))
     for _ in range(greedy):
-        grown = torch.zeros(n, dtype=torch.bool)
-        for _ in range(min(steps, n)):
-            rest = np.flatnonzero(~grown.numpy())
-            tried = torch.from_numpy(generator.permutation(rest)[:width])
-            sets = grown.repeat(len(tried), 1)
-            sets[torch.arange(len(tried)), tried] = True
-            grown = sets[int(note("greedy", sets).argmax())]
-    assert best is not None
-    worst, chosen, ours, theirs = best
-    low, high = bootstrap_interval(ours - theirs, seed=seed)
-    gap = abs(scorer.gap)
-    relative = worst / gap if scorer.unit.why is None else None
-    by = {
-        kind: [r["incompleteness"] for r in rows if r["found"] == kind]
+        _grow(lambda sets: note("greedy", sets), n, steps, width, generator)
+    low, high = bootstrap_interval(at_worst, seed=seed)
+    relative = worst.effect / abs(evaluator.gap) if evaluator.unit.why is None else None
+    random, grown = (
+        [row["incompleteness"] for row in rows if row["found"] == kind]
         for kind in ("random", "greedy")
-    }
-    shown = f"{worst:.3g}" + (
+    )
+    shown = f"{worst.effect:.3g}" + (
         "" if relative is None else f", {relative:.0%} of what there is to lose"
     )
     return Finding(
         name="completeness",
         null=None,
-        said=f"circuit and model differ by at most {shown}, after {int(chosen.sum())} of {n} "
+        said=f"circuit and model differ by at most {shown}, after {int(worst.chosen.sum())} of {n} "
         f"{over} are knocked out of both ({len(rows)} sets tried)",
-        passed=_passed(worst <= scorer.noise, relative, bar),
+        passed=_passed(worst.effect <= evaluator.noise, relative, bar),
         values={
-            "worst": worst,
+            "worst": worst.effect,
             "relative": relative,
             "low": low,
             "high": high,
-            "knocked_out": parts.named(chosen),
-            "random_mean": float(np.mean(by["random"])) if by["random"] else None,
-            "greedy_worst": max(by["greedy"], default=None),
+            "knocked_out": components.names_of(worst.chosen),
+            "random_mean": float(np.mean(random)) if random else None,
+            "greedy_worst": max(grown, default=None),
             "none": rows[0]["incompleteness"],
         },
-        rows=tuple(rows),
-        settings={
-            **scorer.settings,
-            "over": over,
-            "draws": draws,
-            "greedy": greedy,
-            "steps": steps,
-            "width": width,
-            "bar": bar,
-            "seed": seed,
-            "edges": circuit.num_kept,
-        },
-        remarks=(
+        rows=rows,
+        settings=evaluator.settings(
+            circuit, over=over, draws=draws, greedy=greedy, steps=steps, width=width, bar=bar,
+            seed=seed,
+        ),
+        remarks=[
             "low and high are an interval over examples at the worst set found, which was chosen "
             "for being worst; other sets may be worse still",
-            *(f"relative: {said}" for said in (scorer.unit.why, scorer.unit.note) if said),
-            *filter(None, [few_examples(len(ours))]),
-        ),
-    )
+            *evaluator.unit_remarks("relative"),
+            *filter(None, [few_examples(len(at_worst))]),
+        ],
+    )  # fmt: skip
 
 
 def _passed(same: bool, relative: float | None, bar: float | None) -> bool | None:
@@ -210,8 +235,6 @@ def minimality(
     steps: int = 3,
     width: int = 5,
     bar: float = 0.01,
-    metric: MetricLike = None,
-    ablation: AblationLike | None = None,
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
@@ -227,78 +250,67 @@ def minimality(
 
     A component costs ``2 (1 + draws + steps * width)`` runs.
     """
-    circuit = circuit_of(model, mask)
-    parts = _Parts(circuit, over)
-    at_least(draws, 0, "draws")
-    at_least(steps, 0, "steps")
-    at_least(width, 1, "width")
+    circuit = require_circuit(model, mask)
+    components = _Components(circuit, over)
+    for value, what, least in ((draws, "draws", 0), (steps, "steps", 0), (width, "width", 1)):
+        at_least(value, least, what)
     if not bar >= 0:
         raise InputError(f"bar is a share of at least 0, got {bar!r}")
-    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
+    evaluator = MaskEvaluator(model, task, mask, **options)
     generator = np.random.default_rng(at_least(seed, 0, "seed"))
-    n = len(parts)
-    shared = torch.from_numpy(generator.random((draws, n)) < 0.5)
-    start = torch.cat([torch.zeros(1, n, dtype=torch.bool), shared])
+    n = len(components)
+    shared = torch.cat(
+        [torch.zeros(1, n, dtype=torch.bool), components.random_sets(draws, generator)]
+    )
 
     def effects(sets: Tensor, number: int) -> Tensor:
         """``[K]``: ``|F(C \\ (K + v)) - F(C \\ K)|`` for sets ``[K, n]``."""
         less, more = sets.clone(), sets.clone()
         less[:, number], more[:, number] = False, True
-        masks = torch.cat([parts.kept & ~parts.knocked(s) for s in (less, more)])
-        means = scorer(masks, "minimality").mean(1)
+        masks = torch.cat([components.kept & ~components.knocked(s) for s in (less, more)])
+        means = evaluator(masks, "minimality").mean(1)
         return (means[: len(sets)] - means[len(sets) :]).abs()
 
-    rows = []
-    for number, name in enumerate(parts.names):
-        found = effects(start, number)
-        alone = float(found[0])
-        place = int(found.argmax())
-        most, chosen = float(found[place]), start[place].clone()
-        grown = torch.zeros(n, dtype=torch.bool)
-        for _ in range(steps):
-            rest = np.flatnonzero(~grown.numpy())
-            rest = rest[rest != number]
-            if not len(rest):
-                break
-            tried = torch.from_numpy(generator.permutation(rest)[:width])
-            sets = grown.repeat(len(tried), 1)
-            sets[torch.arange(len(tried)), tried] = True
-            found = effects(sets, number)
-            place = int(found.argmax())
-            grown = sets[place]
-            if float(found[place]) > most:
-                most, chosen = float(found[place]), grown.clone()
-        chosen[number] = False
+    rows: list[dict[str, Any]] = []
+    for number, name in enumerate(components.names):
+        most = _Largest()
+
+        def note(sets: Tensor, number: int = number, most: _Largest = most) -> Tensor:
+            seen = effects(sets, number)
+            most.see(seen, sets)
+            return seen
+
+        alone = float(note(shared)[0])
+        _grow(note, n, steps, width, generator, without=number)
+        most.chosen[number] = False
         rows.append(
-            {"component": name, "effect": most, "alone": alone, "size": int(chosen.sum()),
-             "with": parts.named(chosen)}
-        )  # fmt: skip
-    gap = abs(scorer.gap)
+            {
+                "component": name,
+                "effect": most.effect,
+                "alone": alone,
+                "size": int(most.chosen.sum()),
+                "with": components.names_of(most.chosen),
+            }
+        )
+    gap = abs(evaluator.gap)
     # Where full and ablated are not told apart, a share of their difference is no bar.
-    least = max(bar * gap if scorer.unit.why is None else 0.0, scorer.noise)
-    idle = [str(row["component"]) for row in rows if float(str(row["effect"])) <= least]
-    some = f": {', '.join(idle[:3])}{', ...' if len(idle) > 3 else ''}" if idle else ""
+    least_effect = max(bar * gap if evaluator.unit.why is None else 0.0, evaluator.noise)
+    idle = [row["component"] for row in rows if row["effect"] <= least_effect]
     return Finding(
         name="minimality (Wang)",
         null=None,
-        said=f"{len(idle)} of {n} {over} change the metric by at most {least:.3g} whatever else is "
-        f"knocked out{some}",
+        said=f"{len(idle)} of {n} {over} change the metric by at most {least_effect:.3g} whatever "
+        f"else is knocked out{first_names(idle)}",
         passed=not idle,
         values={
             "idle": idle,
-            "least": min(float(str(row["effect"])) for row in rows),
-            "bar": least,
+            "least": min(row["effect"] for row in rows),
+            "bar": least_effect,
             "gap": gap,
         },
-        rows=tuple(sorted(rows, key=lambda row: float(str(row["effect"])))),
-        settings={
-            **scorer.settings,
-            "over": over,
-            "draws": draws,
-            "steps": steps,
-            "width": width,
-            "seed": seed,
-            "edges": circuit.num_kept,
-        },
-        remarks=tuple(f"bar: {said}" for said in (scorer.unit.why, scorer.unit.note) if said),
+        rows=sorted(rows, key=lambda row: row["effect"]),
+        settings=evaluator.settings(
+            circuit, over=over, draws=draws, steps=steps, width=width, seed=seed
+        ),
+        remarks=evaluator.unit_remarks("bar"),
     )
