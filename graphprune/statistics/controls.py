@@ -26,7 +26,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from graphprune.comparison.counts import holm
+from graphprune.comparison.count_distribution import holm
 from graphprune.core.ablation import AblationLike, own_ablation
 from graphprune.core.mask import EdgeMask
 from graphprune.core.measurable import Gap

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from graphprune.comparison.align import mask_of, require_named, same_places
-from graphprune.comparison.axes import levels, usable_axes
-from graphprune.comparison.counts import holm
-from graphprune.comparison.profile import PROFILE_AXES, CircuitProfile, circuit_profile
-from graphprune.comparison.profile_difference import ProfileDifference, profile_difference
+from graphprune.comparison.alignment import mask_of, require_named, same_places
+from graphprune.comparison.count_distribution import holm
+from graphprune.comparison.edge_groups import levels, usable_axes
+from graphprune.comparison.profile import (
+    PROFILE_AXES,
+    CircuitProfile,
+    ProfileDifference,
+    circuit_profile,
+    profile_difference,
+)
 from graphprune.core.circuit import Circuit
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
@@ -113,7 +118,7 @@ def compare_profiles(
     """Where the edges of several circuits lie, on one graph or on graphs of different models.
 
     Distances between circuits are of what they chose, corrected for what their graphs offer and
-    for chance; see :mod:`graphprune.comparison.preference`.
+    for chance; see :mod:`graphprune.comparison.preference_distance`.
 
     Args:
         circuits: at least two, by name.
