@@ -10,7 +10,7 @@ from .circuit_comparison import (
 )
 from .compare_circuits import compare_circuits
 from .compare_profiles import ProfileComparison, compare_profiles
-from .count_distribution import CountDistribution, holm
+from .count_distribution import CountDistribution
 from .edge_groups import (
     AXES,
     STRATA,
@@ -23,6 +23,7 @@ from .edge_groups import (
 )
 from .overlap_curve import OverlapCurve, OverlapPoint, matched_overlap
 from .overlap_nulls import NULLS, OverlapNull, overlap_distribution, overlap_null
+from .p_values import holm
 from .preference_distance import PreferenceDistance
 from .profile import (
     CircuitProfile,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from graphprune.comparison.overlap_nulls import NullName, OverlapNull
+from graphprune.comparison.p_values import rank_p
 from graphprune.comparison.score_overlap import RankCorrelation
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
@@ -57,9 +58,7 @@ class SampledNull:
         values = np.asarray(drawn, dtype=np.float64)
         low, high = np.quantile(values, [0.025, 0.975]).tolist()
         # Sums in another order differ in the last digits; a tie counts as at least as large.
-        more, least = (
-            (1 + int((values >= bar - 1e-12).sum())) / (1 + len(values)) for bar in (value, 1.0)
-        )
+        more, least = (rank_p(bar, values, tolerance=1e-12) for bar in (value, 1.0))
         return cls(
             mean=float(values.mean()), sd=float(values.std()), low=low, high=high,
             p_more=more, p_least=least, samples=len(values),
@@ -131,21 +130,21 @@ class PairOverlap:
         """One flat row: ``uniform_p_more``, ``nodes_shared``, ``spearman_value`` and so on."""
         nested = {"nulls", "nodes", "scores"}
         row = {name: value for name, value in vars(self).items() if name not in nested}
-        for name, null in self.nulls.items():
-            row |= {f"{name}_{key}": value for key, value in null.to_dict().items()}
-            row[f"{name}_beyond"] = self.beyond_chance(name)
+        for chance, null in self.nulls.items():
+            row |= {f"{chance}_{key}": value for key, value in null.to_dict().items()}
+            row[f"{chance}_beyond"] = self.beyond_chance(chance)
         for name in ("nodes_first", "nodes_second"):
             row[name] = getattr(self.nodes, name)
         row |= {"nodes_shared": self.nodes.shared, "nodes_jaccard": self.nodes.jaccard}
-        for name, null in self.nodes.nulls.items():
-            row |= {f"nodes_{name}_{key}": getattr(null, key) for key in ("mean", "z", "p_more")}
+        for chance, null in self.nodes.nulls.items():
+            row |= {f"nodes_{chance}_{key}": getattr(null, key) for key in ("mean", "z", "p_more")}
         for name, value in vars(self.scores).items() if self.scores is not None else ():
             if isinstance(value, float):
                 row[name] = value
             elif value is not None:
                 prefix = "weighted_sampled" if name == "sampled" else name
-                found = {f"{prefix}_{key}": item for key, item in vars(value).items()}
-                row |= {key: item for key, item in found.items() if item is not None}
+                flat = {f"{prefix}_{key}": item for key, item in vars(value).items()}
+                row |= {key: item for key, item in flat.items() if item is not None}
         return row
 
 

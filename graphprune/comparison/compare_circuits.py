@@ -26,7 +26,7 @@ from graphprune.comparison.circuit_comparison import (
     SampledNull,
     ScoreOverlap,
 )
-from graphprune.comparison.count_distribution import holm, hypergeometric
+from graphprune.comparison.count_distribution import hypergeometric
 from graphprune.comparison.edge_groups import Strata, levels, make_strata
 from graphprune.comparison.overlap_nulls import (
     NULLS,
@@ -36,6 +36,7 @@ from graphprune.comparison.overlap_nulls import (
     require_nulls,
     stratified,
 )
+from graphprune.comparison.p_values import holm
 from graphprune.comparison.score_overlap import amounts, rank_correlation, ruzicka
 from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask

@@ -8,8 +8,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from graphprune.comparison.alignment import mask_of, require_named, same_places
-from graphprune.comparison.count_distribution import holm
 from graphprune.comparison.edge_groups import levels, usable_axes
+from graphprune.comparison.p_values import holm
 from graphprune.comparison.profile import (
     PROFILE_AXES,
     CircuitProfile,
@@ -137,8 +137,8 @@ def compare_profiles(
         >>> short = ComputationalGraph.from_edges([("a", "b"), ("b", "c")])
         >>> long = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")])
         >>> early = {"short": EdgeMask(short, [1, 0]), "long": EdgeMask(long, [1, 1, 0, 0])}
-        >>> found = compare_profiles(early, bins=2).differences["short", "long"]
-        >>> found.distance["source_depth"], found.absent["kind"]
+        >>> difference = compare_profiles(early, bins=2).differences["short", "long"]
+        >>> difference.distance["source_depth"], difference.absent["kind"]
         (0.0, "only the group 'message' in common, which leaves nothing to choose")
     """
     require_named(circuits)

@@ -25,9 +25,10 @@ import torch
 from numpy.typing import NDArray
 
 from graphprune.comparison.alignment import mask_of, same_places
-from graphprune.comparison.count_distribution import holm, hypergeometric
+from graphprune.comparison.count_distribution import hypergeometric
 from graphprune.comparison.edge_groups import edge_groups, levels, usable_axes
 from graphprune.comparison.group_tests import exchange_test, two_sided, woolf_test
+from graphprune.comparison.p_values import holm
 from graphprune.comparison.preference_distance import (
     PreferenceDistance,
     preference_distance,
@@ -291,8 +292,8 @@ def profile_difference(
         >>> graph = ComputationalGraph.from_edges(
         ...     [("in", "a"), ("in", "b"), ("a", "out"), ("b", "out")])
         >>> early, late = EdgeMask(graph, [1, 1, 0, 0]), EdgeMask(graph, [0, 0, 1, 1])
-        >>> found = profile_difference(circuit_profile(early), circuit_profile(late))
-        >>> found.distance["target_level"], round(found.group("target_level", "1").p, 4)
+        >>> difference = profile_difference(circuit_profile(early), circuit_profile(late))
+        >>> difference.distance["target_level"], round(difference.group("target_level", "1").p, 4)
         (1.0, 0.3333)
     """
     axes = [axis for axis in first.axes if axis in second.axes]

@@ -155,9 +155,9 @@ def removable_edges(
     kept = _binary(model, mask_of(mask))
     edges = torch.nonzero(kept)[:, 0]
     values = torch.zeros(model.graph.num_edges)
-    ask = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
-    for some in edges.split(max_candidates):
-        values[some] = ask(without_each(kept, some)).float()
+    exact = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
+    for chunk in edges.split(max_candidates):
+        values[chunk] = exact(without_each(kept, chunk)).float()
     return EdgeMask(model.graph, values)
 
 
@@ -194,10 +194,10 @@ def minimal_circuit(
     Raises:
         InputError: the circuit does not give the full model's outputs to begin with.
     """
-    ask = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
+    exact = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
     mask = mask_of(mask)
     kept = _binary(model, mask)
-    if not bool(ask(kept.float()[None])[0]):
+    if not bool(exact(kept.float()[None])[0]):
         raise InputError(
             f"the circuit of {mask.num_kept} edges does not give the full model's outputs on every "
             "example; polishing starts from one that does"
@@ -207,16 +207,16 @@ def minimal_circuit(
     else:
         require_same_graph(model.graph, order.graph, "the model and the scores")
         ranked = torch.sort(order.values, stable=True).indices
-    kept = _lead_somewhere(ask, kept)
+    kept = _lead_somewhere(exact, kept)
     while True:
-        after = _one_pass(ask, kept, ranked)
+        after = _one_pass(exact, kept, ranked)
         if bool((after == kept).all()):
             return EdgeMask(model.graph, kept.float())
         kept = after
 
 
-def _lead_somewhere(ask: SameOutputs, kept: Tensor) -> Tensor:
-    alive = ask.model.graph.alive(kept.numpy(), from_inputs=not ask.leading)
+def _lead_somewhere(exact: SameOutputs, kept: Tensor) -> Tensor:
+    alive = exact.model.graph.alive(kept.numpy(), from_inputs=not exact.leading)
     return torch.from_numpy(alive)
 
 
@@ -228,39 +228,39 @@ class _Guess:
     width: int = 16
 
 
-def _one_pass(ask: SameOutputs, kept: Tensor, ranked: Tensor) -> Tensor:
+def _one_pass(exact: SameOutputs, kept: Tensor, ranked: Tensor) -> Tensor:
     """Every kept edge tried once, in order."""
-    kept, start, guess = kept.clone(), 0, _Guess(width=ask.max_candidates)
+    kept, start, guess = kept.clone(), 0, _Guess(width=exact.max_candidates)
     while True:
         rest = ranked[start:]
         places = torch.nonzero(kept[rest])[: guess.width, 0]
         if not len(places):
             return kept
         edges = rest[places]
-        gone, told = (_try_stretch if guess.going else _try_each)(ask, kept, edges, guess)
-        if told:
-            start += int(places[told - 1]) + 1
+        gone, tried = (_try_stretch if guess.going else _try_each)(exact, kept, edges, guess)
+        if tried:
+            start += int(places[tried - 1]) + 1
         if len(gone):
             kept[gone] = False
-            kept = _lead_somewhere(ask, kept)
+            kept = _lead_somewhere(exact, kept)
 
 
 def _try_stretch(
-    ask: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess
+    exact: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess
 ) -> tuple[Tensor, int]:
     """The longest stretch of ``edges`` that can go at once, and of how many the fate is known."""
-    count = min(len(edges), ask.max_candidates)
+    count = min(len(edges), exact.max_candidates)
     cuts = [-(-len(edges) * (i + 1) // count) for i in range(count)][::-1]
     masks = kept.float().repeat(count, 1)
     for row, cut in zip(masks, cuts, strict=True):
         row[edges[:cut]] = 0.0
-    found = ask.first(masks)
-    going = 0 if found is None else cuts[found]
-    if found == 0:
+    first = exact.first(masks)
+    going = 0 if first is None else cuts[first]
+    if first == 0:
         guess.width *= 2
         return edges, len(edges)
     # The next cut's edges cannot all go: where that is a single edge, it stays.
-    more = (cuts[-1] if found is None else cuts[found - 1]) - going
+    more = (cuts[-1] if first is None else cuts[first - 1]) - going
     guess.width = more if more < len(edges) else max(1, more // 2)
     if more > 1:
         return edges[:going], going
@@ -268,13 +268,13 @@ def _try_stretch(
     return edges[:going], going + 1
 
 
-def _try_each(ask: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess) -> tuple[Tensor, int]:
+def _try_each(exact: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess) -> tuple[Tensor, int]:
     """The first of ``edges`` that can go alone; those before it stay."""
-    edges = edges[: ask.max_candidates]
-    found = ask.first(without_each(kept, edges))
-    if found is None:
-        guess.width = min(2 * len(edges), ask.max_candidates)
+    edges = edges[: exact.max_candidates]
+    first = exact.first(without_each(kept, edges))
+    if first is None:
+        guess.width = min(2 * len(edges), exact.max_candidates)
         return edges[:0], len(edges)
-    guess.going = found == 0
-    guess.width = 1 if guess.going else max(1, found)
-    return edges[found : found + 1], found + 1
+    guess.going = first == 0
+    guess.width = 1 if guess.going else max(1, first)
+    return edges[first : first + 1], first + 1

@@ -24,8 +24,8 @@ class ReferenceCache:
     References are kept up to 1 GiB; those beyond are made anew each time.
 
     Args:
-        ablation: of the references; ``None``: what the circuits or results ``found`` were found
-            under, else counterfactual.
+        ablation: of the references; ``None``: what ``circuits`` or results were found under,
+            else counterfactual.
         batch_size: examples at a time; ``None`` takes the task's.
     """
 
@@ -35,10 +35,10 @@ class ReferenceCache:
         task: Task,
         ablation: AblationLike | None,
         batch_size: int | None = None,
-        *found: object,
+        *circuits: object,
     ) -> None:
         require_model(model)
-        self.ablation = resolve_ablation(model, task, ablation, *found)
+        self.ablation = resolve_ablation(model, task, ablation, *circuits)
         self._model = model
         self._batches = list(task.batches(batch_size))
         self._references: dict[int, Reference] = {}

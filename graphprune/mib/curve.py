@@ -176,9 +176,9 @@ def mib_auroc(scores: EdgeScores, truth: EdgeMask) -> float:
         raise InputError("AUROC needs a true circuit with some but not all of the graph's edges")
     tpr, fpr = [], []
     for size in MIB_SIZES:
-        found = scores.greedy(min(_steps(size * total), total)).prune_dead_ends().kept
-        tpr.append(int((found & inside).sum()) / positives)
-        fpr.append(int((found & ~inside).sum()) / negatives)
+        circuit = scores.greedy(min(_steps(size * total), total)).prune_dead_ends().kept
+        tpr.append(int((circuit & inside).sum()) / positives)
+        fpr.append(int((circuit & ~inside).sum()) / negatives)
     if not fpr[-1]:
         raise InputError("no edge outside the true circuit leads to the output: no false positives")
     return float(np.trapezoid(tpr, np.array(fpr) / fpr[-1]))

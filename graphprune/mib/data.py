@@ -250,12 +250,12 @@ def _read(path: Path) -> list[Row]:
         return rows
     text = path.read_text(encoding="utf-8")
     try:
-        found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        values = [json.loads(line) for line in text.splitlines() if line.strip()]
     except ValueError as error:
         raise InputError(f"{path}: no JSON lines: {error}") from None
-    if not all(isinstance(row, dict) for row in found):
+    if not all(isinstance(row, dict) for row in values):
         raise InputError(f"{path}: every line should be an object")
-    return found
+    return values
 
 
 def _kind(row: Row, place: Path) -> str:
@@ -284,9 +284,9 @@ def _column(row: Row, given: str | None, usual: str, place: Path) -> str:
 
 
 def _operator(rows: list[Row], given: str | None, place: Path) -> str:
-    found = sorted({str(row.get("operator")) for row in rows})
-    if given is None and len(found) == 1:
-        return found[0]
-    if given is None or given not in found:
-        raise InputError(f"{place} has the operators {found}; give operator= one of them")
+    operators = sorted({str(row.get("operator")) for row in rows})
+    if given is None and len(operators) == 1:
+        return operators[0]
+    if given is None or given not in operators:
+        raise InputError(f"{place} has the operators {operators}; give operator= one of them")
     return given

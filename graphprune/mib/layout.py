@@ -40,10 +40,10 @@ def _possible_edges(n_layers: int, n_heads: int, parallel: bool) -> NDArray[np.b
     row_layer = np.r_[-1, np.repeat(np.arange(n_layers), n_heads + 1)]
     row_is_head = np.r_[False, np.tile(np.arange(n_heads + 1) < n_heads, n_layers)]
     column_layer, port, _ = _split_columns(np.arange(n_layers * (3 * n_heads + 1) + 1), n_heads)
-    before = row_layer[:, None] < column_layer
-    if parallel:
-        return before
-    return before | (row_is_head[:, None] & (port == 3) & (row_layer[:, None] == column_layer))
+    before: NDArray[np.bool_] = row_layer[:, None] < column_layer
+    if not parallel:
+        before |= row_is_head[:, None] & (port == 3) & (row_layer[:, None] == column_layer)
+    return before
 
 
 def _split_columns(columns: NDArray[np.int64], n_heads: int) -> tuple[NDArray[np.int64], ...]:

@@ -319,21 +319,21 @@ def _read_folder(
         graph = field_graph(cfg["n_layers"], cfg["n_heads"], cfg["parallel_attn_mlp"])
     layout = UngroupedLayout.of(graph)
     _require_shape(layout, model, f"{place}")
-    remarks: list[str] = []
+    faults: list[str] = []
     if len(files) > 1:
         masks = []
         for path in files:
             # The first is read already; the others are as large, so one at a time is held.
             values = load(path) if values is None else values
-            content = parse(path, values, layout, remarks=remarks, circuit=True)
+            content = parse(path, values, layout, remarks=faults, circuit=True)
             values = None
             masks.append(content.edges(ungrouped, "zero")[1])
         masks.sort(key=lambda mask: mask.num_kept)
         _check_sizes(masks, layout, str(place))
-        said = tuple(dict.fromkeys(remarks))
-        return Submission(place, task, model, graph, circuits=tuple(masks), remarks=said), cfg
-    content = parse(files[0], values, layout, remarks=remarks)
-    nodes, said = content.nodes(), tuple(remarks)
+        remarks = tuple(dict.fromkeys(faults))
+        return Submission(place, task, model, graph, circuits=tuple(masks), remarks=remarks), cfg
+    content = parse(files[0], values, layout, remarks=faults)
+    nodes, remarks = content.nodes(), tuple(faults)
     scored = len(nodes.unscored) < len(layout.rows) or bool(nodes.scores.neurons)
     if level in ("node", "neuron") and not scored:
         raise FormatError(f"{files[0]} has no scores of nodes")
@@ -341,10 +341,10 @@ def _read_folder(
         if level == "node" and nodes.scores.neurons:
             alone = NodeScores(graph, nodes.scores.values, method="file")
             nodes = MIBNodes(alone, nodes.kept, nodes.unscored)
-        return Submission(place, task, model, graph, nodes=nodes, remarks=said), cfg
+        return Submission(place, task, model, graph, nodes=nodes, remarks=remarks), cfg
     scores, _ = content.edges(ungrouped, "error")
     require_informative(scores, f"the file {files[0]}")
-    return Submission(place, task, model, graph, scores=scores, remarks=said), cfg
+    return Submission(place, task, model, graph, scores=scores, remarks=remarks), cfg
 
 
 # -------------------------------------------------------------------- checking
@@ -366,13 +366,13 @@ def check_submission(root: PathLike) -> list[Checked]:
 
 
 def _folders(place: Path) -> list[Path]:
-    found: list[Path] = []
+    folders: list[Path] = []
     for path in sorted(place.iterdir()):
         name = path.name.lower()
         if path.is_dir() and not name.startswith("."):
             ranked = "abs" in name and ("true" in name or "false" in name)
-            found += _folders(path) if ranked else [path]
-    return found
+            folders += _folders(path) if ranked else [path]
+    return folders
 
 
 def _check(folder: Path) -> Checked:

@@ -26,7 +26,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from graphprune.comparison.count_distribution import holm
+from graphprune.comparison.p_values import holm, rank_p
 from graphprune.core.ablation import AblationLike, own_ablation
 from graphprune.core.mask import EdgeMask
 from graphprune.core.measurable import Gap
@@ -34,7 +34,6 @@ from graphprune.core.method import ablation_of
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
-from graphprune.statistics.pvalues import rank_p
 from graphprune.util.checks import at_least, share
 from graphprune.util.progress import track
 
@@ -180,13 +179,13 @@ def powered(kinds: int, alpha: float) -> int:
     return count
 
 
-def _row(kind: str, mask: Tensor, found: Tensor, value: float, unit: Gap) -> dict[str, Any]:
+def _row(kind: str, mask: Tensor, circuit: Tensor, value: float, unit: Gap) -> dict[str, Any]:
     return {
         "circuit": kind,
         "edges": int(mask.sum()),
         "metric": value,
         "faithfulness": unit.share(value) if unit.why is None else None,
-        "shared": int((mask & found).sum()) / int(found.sum()),
+        "shared": int((mask & circuit).sum()) / int(circuit.sum()),
     }
 
 

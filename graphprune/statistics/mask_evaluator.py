@@ -100,7 +100,7 @@ class MaskEvaluator:
     ``gap`` the mean difference of the two, and differences below ``noise`` are rounding.
 
     Args:
-        found: the circuit that is tested, whose own ablation counts where none is given.
+        circuit: the one that is tested, whose own ablation counts where none is given.
         ablation, metric, max_candidates, batch_size, ties: see :class:`RunOptions`.
 
     Raises:
@@ -109,7 +109,7 @@ class MaskEvaluator:
 
     model: MaskedModel
     task: Task
-    found: object = None
+    circuit: object = None
     ablation: AblationLike | None = None
     metric: MetricLike = None
     max_candidates: int | None = None
@@ -124,7 +124,7 @@ class MaskEvaluator:
             self._stack = at_least(self.max_candidates, 1, "max_candidates")
         self.measure = self.task.metric if self.metric is None else as_metric(self.metric)
         self._cache = ReferenceCache(
-            self.model, self.task, self.ablation, self.batch_size, self.found
+            self.model, self.task, self.ablation, self.batch_size, self.circuit
         )
         self.full, self.ablated = self._ends()
         largest = max(float(self.full.abs().max()), float(self.ablated.abs().max()))
@@ -146,7 +146,7 @@ class MaskEvaluator:
 
     def unit_remarks(self, what: str) -> list[str]:
         """Why ``what``, a share of the gap, is not defined or uncertain; empty where it is not."""
-        return [f"{what}: {said}" for said in (self.unit.why, self.unit.note) if said]
+        return [f"{what}: {note}" for note in (self.unit.why, self.unit.note) if note]
 
     def _values(self, outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
         values = self.measure(outputs, batch, full).detach().cpu().double()

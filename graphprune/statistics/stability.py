@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from graphprune.comparison.p_values import rank_p
 from graphprune.core.mask import EdgeMask
 from graphprune.core.method import Pruner, Scorer, ablation_of
 from graphprune.core.model import MaskedModel
@@ -34,7 +35,6 @@ from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.selection.connect import circuit_of_size
-from graphprune.statistics.pvalues import rank_p
 from graphprune.util.checks import at_least, share
 from graphprune.util.numbers import ranks
 from graphprune.util.progress import track
@@ -110,8 +110,8 @@ def stability(
         resample = task.subset(np.sort(generator.integers(len(task), size=len(task))).tolist())
         own = reseeded(method, int(generator.integers(2**31))) if seeded else method
         runs["resamples"].append(run_method(own, model, resample, size))
-    runs = {kind: some for kind, some in runs.items() if some}
-    every = [run for some in runs.values() for run in some]
+    runs = {kind: kind_runs for kind, kind_runs in runs.items() if kind_runs}
+    every = [run for kind_runs in runs.values() for run in kind_runs]
     ranked = isinstance(method, Scorer) and not isinstance(method, Pruner) and size is not None
     how = match or ("rankings" if ranked else _default_match([run.mask for run in every]))
     if how == "rankings" and not ranked:
@@ -120,8 +120,8 @@ def stability(
     cut = partial(circuit_of_size, size=size, ablation=ablation_of(method), task=task)
     chance = _by_chance(runs, how, cut, draws, generator)
     rows: list[dict[str, Any]] = []
-    for kind, some in runs.items():
-        values[kind], pairs = _overlap(some, chance[kind])
+    for kind, kind_runs in runs.items():
+        values[kind], pairs = _overlap(kind_runs, chance[kind])
         names = {"seeds": chosen, "resamples": range(resamples)}[kind]
         named = zip(combinations(names, 2), pairs, strict=True)
         rows += [{"over": kind, "first": i, "second": j, **pair} for (i, j), pair in named]
@@ -141,8 +141,8 @@ def stability(
         )
     return Finding(
         name="stability",
-        null="circuits of two runs share no more edges than random ones (of some kind of run)",
-        said=_said(values, runs, seeded, unseeded),
+        null="circuits of two runs share no more edges than random ones (of kind_runs kind of run)",
+        said=_sentence(values, runs, seeded, unseeded),
         p_value=p,
         alpha=alpha,
         passed=p <= alpha,
@@ -190,23 +190,23 @@ def _default_match(masks: Sequence[EdgeMask]) -> Match:
     return "paths"
 
 
-def _said(
+def _sentence(
     values: dict[str, Any], runs: dict[str, list[MethodRun]], seeded: bool, unseeded: str
 ) -> str:
-    said = []
-    for kind, some in runs.items():
+    sentences = []
+    for kind, kind_runs in runs.items():
         overlap = values[kind]
         spread = (
             "" if overlap["low"] is None else f", {overlap['low']:.2g} to {overlap['high']:.2g}"
         )
-        what = f"{len(some)} {kind}"
+        what = f"{len(kind_runs)} {kind}"
         what += ", each with a seed of its own," if kind == "resamples" and seeded else ""
-        said.append(
+        sentences.append(
             f"circuits of {what} share {overlap['jaccard']:.0%} of their edges (Jaccard "
             f"{overlap['jaccard']:.2g}{spread}; by chance {overlap['by_chance']:.2g}, "
             f"p = {overlap['p_value']:.2g})"
         )
-    return "; ".join(said if seeded else [*said, unseeded])
+    return "; ".join(sentences if seeded else [*sentences, unseeded])
 
 
 # ---------------------------------------------------------------- one kind of run
@@ -298,15 +298,15 @@ def _by_chance(
             kind: np.array(
                 [
                     mean_overlap(family)
-                    for family in _matched([run.mask for run in some], match, draws, generator)
+                    for family in _matched([run.mask for run in kind_runs], match, draws, generator)
                 ]
             )
-            for kind, some in runs.items()
+            for kind, kind_runs in runs.items()
         }
     overlaps = {kind: np.empty(draws) for kind in runs}
     for number in track(range(draws), "circuits by chance", draws):
-        for kind, some in runs.items():
-            family = [_ranked(run, cut, generator) for run in some]
+        for kind, kind_runs in runs.items():
+            family = [_ranked(run, cut, generator) for run in kind_runs]
             overlaps[kind][number] = mean_overlap(np.stack(family))
     return overlaps
 

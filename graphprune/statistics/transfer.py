@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graphprune.comparison.count_distribution import holm
+from graphprune.comparison.p_values import holm
 from graphprune.core.ablation import AblationLike
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
@@ -70,24 +70,24 @@ def transfer(
         remarks += [f"on {where}: {few}" for few in filter(None, [few_examples(len(task))])]
         resampling: dict[str, Any] = {"level": level, "draws": draws, "seed": seed + number}
         own = reports.get(where)
-        for found, report in reports.items():
+        for source, report in reports.items():
             if "faithfulness" not in report.values:
                 raise InputError(f"on {where}: {report.absent['faithfulness']}")
-            table[found][where] = report["faithfulness"]
+            table[source][where] = report["faithfulness"]
             ours, ablated = report.examples[name], report.ablated_examples[name]
             gap = report.full_examples[name] - ablated
             low, high = ratio_interval(ours - ablated, gap, **resampling)
             row: dict[str, Any] = {
-                "found_on": found,
+                "found_on": source,
                 "tested_on": where,
-                "edges": masks[found].num_kept,
+                "edges": masks[source].num_kept,
                 "faithfulness": report["faithfulness"],
                 "low": low,
                 "high": high,
                 "metric": report[name],
                 **dict.fromkeys(("loss", "loss_low", "loss_high", "p_value", "p_corrected")),
             }
-            if own is not None and found != where:
+            if own is not None and source != where:
                 row["loss"] = own["faithfulness"] - report["faithfulness"]
                 better = own.examples[name] - ours
                 row["loss_low"], row["loss_high"] = ratio_interval(better, gap, **resampling)
@@ -110,7 +110,7 @@ def transfer(
     return Finding(
         name="transfer",
         null="a circuit found elsewhere does as well as the task's own" if tested else None,
-        said=_said(tested, worse, rows),
+        said=_sentence(tested, worse, rows),
         p_value=min(corrected) if tested else None,
         alpha=alpha,
         passed=not worse if tested else None,
@@ -132,7 +132,7 @@ def transfer(
     )
 
 
-def _said(
+def _sentence(
     tested: list[dict[str, Any]], worse: list[dict[str, Any]], rows: list[dict[str, Any]]
 ) -> str:
     least = min(rows, key=lambda row: row["faithfulness"])
