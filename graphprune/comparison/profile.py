@@ -323,13 +323,14 @@ def profile_difference(
         )
         gaps = [_graph_share(ones, name) - _graph_share(twos, name) for name in every]
         graph_distance[axis] = float(np.abs(gaps).sum()) / 2
-        standard: dict[str, list[float]] = {}
+        standard: dict[str, tuple[float, float]] = {}
         division = edge_groups(first.mask.graph, axis, bins=first.bins)
         why = _nothing_to_compare(ones, twos, kept)
         if why is not None:
             absent[axis] = why
         else:
-            standard = dict(zip(common, standardised(edges, kept).T.tolist(), strict=True))
+            shares_of = zip(common, standardised(edges, kept).T.tolist(), strict=True)
+            standard = {name: (one, two) for name, (one, two) in shares_of}
             both = None
             if aligned is not None:
                 both = division.count(first.mask.kept.numpy() & aligned.kept.numpy())

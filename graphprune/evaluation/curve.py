@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from graphprune.core.ablation import AblationLike, resolve_ablation, said_or_own
 from graphprune.core.mask import EdgeMask, budget, require_same_graph
@@ -42,8 +42,10 @@ __all__ = [
     "faithfulness_curve",
 ]
 
+_Numbers = Sequence[float] | NDArray[np.float64]
 
-def area(sizes: ArrayLike, values: ArrayLike) -> float:
+
+def area(sizes: _Numbers, values: _Numbers) -> float:
     """The integral of ``values [n]`` over ``sizes [n]`` by the trapezoid rule.
 
     Example:

@@ -93,12 +93,12 @@ class MIBContent:
         elif mask is not None and not isinstance(source, NodeScores):
             values = mask.values
         layout = UngroupedLayout.of(graph)
+        edge_scores = layout.matrix(values.numpy())
         kept = layout.matrix((EdgeMask.empty(graph) if mask is None else mask).kept.numpy())
-        matrices = layout, layout.matrix(values.numpy()), kept
         nodes_kept = layout.nodes_in_circuit(kept)
         if nodes is None:
-            return cls(*matrices, nodes_kept)
-        return cls(*matrices, *_node_rows(layout, nodes, nodes_kept))
+            return cls(layout, edge_scores, kept, nodes_kept)
+        return cls(layout, edge_scores, kept, *_node_rows(layout, nodes, nodes_kept))
 
     # ---------------------------------------------------------------- onto a graph
 
@@ -109,7 +109,11 @@ class MIBContent:
         if unscored not in ("error", "zero", "keep"):
             raise unknown_name("unscored", unscored, ("error", "zero", "keep"))
         layout, graph = self.layout, self.layout.graph
-        scores, kept, edge = (m[layout.real] for m in (self.scores, self.kept, layout.edge))
+        scores, kept, edge = (
+            self.scores[layout.real],
+            self.kept[layout.real],
+            layout.edge[layout.real],
+        )
         places = np.argwhere(layout.real)
         empty = np.isnan(scores)
         if np.isinf(scores).any():

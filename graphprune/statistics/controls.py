@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from graphprune.comparison.p_values import holm, rank_p
-from graphprune.core.ablation import AblationLike, own_ablation
+from graphprune.core.ablation import own_ablation
 from graphprune.core.mask import EdgeMask
 from graphprune.core.measurable import Gap
 from graphprune.core.method import ablation_of
@@ -59,7 +59,6 @@ def controls(
     kinds: Sequence[str] = KINDS,
     draws: int | None = None,
     reruns: int | None = None,
-    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
@@ -80,10 +79,9 @@ def controls(
             p-value is ``1 / (1 + reruns)``. ``None``: as many as let a kind be beaten whatever the
             others give, the least with ``kinds / (1 + reruns) < alpha``: 80 for four kinds at .05,
             20 for one kind alone. With fewer the summary may say "underpowered".
-        ablation: of the judged runs; ``None``: a circuit's own, else the method's, else
-            counterfactual.
         options: see :class:`~graphprune.statistics.mask_evaluator.RunOptions`. Circuits are judged
-            by the mean of its ``metric`` (the test task's own by default).
+            by the mean of its ``metric`` (the test task's own by default), under its ``ablation``
+            (by default a circuit's own, else the method's, else counterfactual).
 
     The table has a row for each circuit: kind, edges, the metric's mean, faithfulness, and the
     share of the found circuit's edges it has.
@@ -105,9 +103,9 @@ def controls(
     enough = powered(len(kinds), alpha)
     draws = max(100, enough) if draws is None else at_least(draws, 1, "draws")
     reruns = enough if reruns is None else at_least(reruns, 1, "reruns")
-    if ablation is None:
-        ablation = own_ablation([mask]) or ablation_of(method)
-    evaluator = MaskEvaluator(model, task if test is None else test, ablation=ablation, **options)
+    if options.get("ablation") is None:
+        options["ablation"] = own_ablation([mask]) or ablation_of(method)
+    evaluator = MaskEvaluator(model, task if test is None else test, **options)
     own = float(evaluator(circuit.kept[None], "controls")[0].mean())
     unit = evaluator.unit
     rows = [_row("found", circuit.kept, circuit.kept, own, unit)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-from graphprune.core.ablation import AblationLike, resolve_ablation
+from graphprune.core.ablation import resolve_ablation
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
@@ -82,7 +82,6 @@ def examine(
     tests: Sequence[str] | None = None,
     *,
     draws: int | None = None,
-    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
@@ -93,8 +92,8 @@ def examine(
         tests: names from ``gp.statistics.TESTS``; ``None``: the five hypothesis tests
             (equivalence, independence, minimality, sufficiency, necessity).
         draws: permutations, random circuits or random sets of each; ``None``: each test's own.
-        ablation: as :class:`~graphprune.statistics.mask_evaluator.RunOptions` has it, and further
-            ``options`` too.
+        options: ``metric``, ``ablation`` and more, see
+            :class:`~graphprune.statistics.mask_evaluator.RunOptions`.
 
     Raises:
         InputError: an unknown test, or none that can be made.
@@ -105,13 +104,14 @@ def examine(
     if unknown or not names:
         raise unknown_name("test", unknown[0] if unknown else tests, TESTS)
     circuit = require_circuit(model, mask)
-    chosen = resolve_ablation(model, task, ablation, mask)
+    # Means over a task are taken once for all tests.
+    options["ablation"] = resolve_ablation(model, task, options.get("ablation"), mask)
     findings: dict[str, Finding] = {}
     not_made: dict[str, str] = {}
     for name in names:
         test = TESTS[name]
         takes = inspect.signature(test).parameters
-        extra: dict[str, Any] = {"ablation": chosen, "seed": seed, **options}
+        extra: dict[str, Any] = {"seed": seed, **options}
         if "alpha" in takes:
             extra["alpha"] = alpha
         if draws is not None and "draws" in takes:

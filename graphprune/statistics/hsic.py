@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
+from graphprune.comparison.p_values import rank_p
 from graphprune.errors import InputError
 from graphprune.util.checks import at_least
-
-from .pvalues import rank_p
 
 __all__ = ["hsic", "hsic_test"]
 

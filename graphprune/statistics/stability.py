@@ -117,7 +117,7 @@ def stability(
     if how == "rankings" and not ranked:
         raise InputError("match='rankings' stands for random scores: it needs a scorer and size=")
     values: dict[str, Any] = {"seeds": None, "resamples": None}
-    cut = partial(circuit_of_size, size=size, ablation=ablation_of(method), task=task)
+    cut = partial(circuit_of_size, size=size or 0, ablation=ablation_of(method), task=task)
     chance = _by_chance(runs, how, cut, draws, generator)
     rows: list[dict[str, Any]] = []
     for kind, kind_runs in runs.items():
@@ -141,7 +141,7 @@ def stability(
         )
     return Finding(
         name="stability",
-        null="circuits of two runs share no more edges than random ones (of kind_runs kind of run)",
+        null="circuits of two runs share no more edges than random ones (of some kind of run)",
         said=_sentence(values, runs, seeded, unseeded),
         p_value=p,
         alpha=alpha,
