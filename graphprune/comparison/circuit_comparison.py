@@ -19,17 +19,9 @@ from graphprune.errors import InputError, unknown_name
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "QUANTITIES",
-    "CircuitComparison",
-    "NodeOverlap",
-    "PairOverlap",
-    "SampledNull",
-    "ScoreOverlap",
-]
 
 QUANTITIES = ("jaccard", "contained", "shared", "nodes", "weighted", "spearman", "spearman_abs")
-"""What a matrix of circuits by circuits can hold."""
+"""The quantities that a matrix of circuits by circuits can hold."""
 
 
 @dataclass(frozen=True, kw_only=True)

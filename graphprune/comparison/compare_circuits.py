@@ -44,8 +44,6 @@ from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
 from graphprune.util.progress import track
 
-__all__ = ["compare_circuits"]
-
 
 def compare_circuits(
     circuits: Mapping[str, Circuit | EdgeMask],
@@ -56,7 +54,7 @@ def compare_circuits(
     samples: int = 200,
     seed: int = 0,
 ) -> CircuitComparison:
-    """How much circuits overlap, pair by pair, and how much of that is chance.
+    """The overlap of circuits, pair by pair, beside what chance gives.
 
     Args:
         circuits: at least two, by name; of one graph, or of graphs whose edges have the same names.

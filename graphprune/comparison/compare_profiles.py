@@ -25,7 +25,6 @@ from graphprune.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ProfileComparison", "compare_profiles"]
 
 RELATIVE_AXES = ("source_depth", "target_depth", "source_kind", "target_kind", "kind")
 """Axes that mean the same in models of different depth and width."""
@@ -173,7 +172,7 @@ def compare_profiles(
 
 
 def _depth(graph: ComputationalGraph) -> int:
-    """How many levels the graph has; 4, more than are asked for, where it has none."""
+    """The number of levels of the graph; where it has none 4, the most that is needed."""
     try:
         low, high = levels(graph).span
     except InputError:

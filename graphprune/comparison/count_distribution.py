@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from graphprune.errors import InputError
 
-__all__ = ["CountDistribution", "bernoulli_sum", "hypergeometric", "total"]
-
 _SMALLEST = 1e-300
 _CHUNK = 256
 
@@ -103,7 +101,7 @@ class CountDistribution:
 
 
 def hypergeometric(whole: int, first: int, second: int) -> CountDistribution:
-    """How many members two random sets of ``first`` and ``second`` of ``whole`` things share.
+    """The number of members that two random sets share, ``first`` and ``second`` of ``whole``.
 
     Example:
         >>> hypergeometric(4, 2, 2).pmf * 6
@@ -121,7 +119,7 @@ def hypergeometric(whole: int, first: int, second: int) -> CountDistribution:
 
 
 def bernoulli_sum(chances: NDArray[np.float64]) -> CountDistribution:
-    """How many of independent events with these chances happen (Poisson binomial).
+    """The number of independent events with these chances that happen (Poisson binomial).
 
     Example:
         >>> bernoulli_sum(np.array([0.5, 0.5, 1.0])).pmf, bernoulli_sum(np.array([1.0])).first

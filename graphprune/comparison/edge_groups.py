@@ -22,18 +22,6 @@ from numpy.typing import NDArray
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import InputError, unknown_name
 
-__all__ = [
-    "AXES",
-    "STRATA",
-    "EdgeGroups",
-    "Levels",
-    "Strata",
-    "edge_groups",
-    "levels",
-    "make_strata",
-    "usable_axes",
-]
-
 AXES = (
     "source_level",
     "target_level",
@@ -216,7 +204,7 @@ def _named_groups(
 
 
 STRATA = ("source_level", "target_level", "source_kind", "target_kind", "kind")
-"""What the edges of a stratum agree in, as far as the graph has it."""
+"""The axes that all edges of a stratum agree in, as far as the graph has them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -229,7 +217,7 @@ class Strata:
 
     @property
     def count(self) -> int:
-        """How many strata there are."""
+        """The number of strata."""
         return int(self.codes.max(initial=-1)) + 1
 
     @cached_property

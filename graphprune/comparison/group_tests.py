@@ -20,8 +20,6 @@ from graphprune.comparison.count_distribution import CountDistribution, hypergeo
 from graphprune.comparison.edge_groups import EdgeGroups
 from graphprune.core.mask import EdgeMask
 
-__all__ = ["exchange_test", "two_sided", "woolf_test"]
-
 
 def two_sided(chance: CountDistribution, count: int) -> float | None:
     """Twice the smaller tail, at most 1; ``None`` where only one count is possible.

@@ -21,8 +21,6 @@ from graphprune.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["OverlapCurve", "OverlapPoint", "matched_overlap"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapPoint:

@@ -1,4 +1,4 @@
-"""How many edges two circuits would share by chance, under three readings of chance.
+"""Null models: the number of edges that two circuits share by chance, in three senses of chance.
 
 ``"uniform"``: both are random sets of edges of their sizes; hypergeometric, exact.
 
@@ -42,27 +42,13 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.errors import unknown_name
 
-__all__ = [
-    "NULLS",
-    "NullName",
-    "OverlapNull",
-    "degree_overlap",
-    "edge_chances",
-    "edge_ends",
-    "judged",
-    "overlap_distribution",
-    "overlap_null",
-    "require_nulls",
-    "stratified",
-]
-
 NullName = Literal["uniform", "composition", "degrees"]
 NULLS: tuple[NullName, ...] = ("uniform", "composition", "degrees")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapNull:
-    """What chance gives for the number of shared edges, and how far the found number is from it.
+    """The number of shared edges by chance, and how far the observed number is from it.
 
     ``low`` to ``high`` holds 95 %; ``z`` is ``None`` where chance leaves nothing open;
     ``p_more`` and ``p_less`` are the chances of at least and at most as many as found;
@@ -127,7 +113,7 @@ def overlap_distribution(
 def stratified(
     codes: NDArray[np.int64], one: NDArray[np.bool_], two: NDArray[np.bool_]
 ) -> CountDistribution:
-    """How many things two sets share that are random but for their numbers in every stratum.
+    """The number of things that two sets share, random but for their numbers in every stratum.
 
     ``codes [n]`` is each thing's stratum, ``one`` and ``two`` ``[n]`` the sets.
     """
@@ -266,7 +252,7 @@ def _open_edges(ends: tuple[NDArray[np.int64], ...], kept: NDArray[np.bool_]) ->
 def degree_overlap(
     chances: NDArray[np.float64], other: NDArray[np.bool_], size: int
 ) -> CountDistribution:
-    """How many edges of ``other`` a random circuit of ``size`` edges has, by ``chances``.
+    """The number of edges of ``other`` that a random circuit of ``size`` edges has, by ``chances``.
 
     Exact for independent edges given that there are ``size`` of them.
 

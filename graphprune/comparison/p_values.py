@@ -13,8 +13,6 @@ from typing import overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["bonferroni", "holm", "rank_p"]
-
 
 def rank_p(value: float, draws: ArrayLike, *, tolerance: float = 0.0) -> float:
     """The chance of a draw as large as ``value``, where ``value`` is one of the draws by the null.

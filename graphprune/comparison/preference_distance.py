@@ -1,4 +1,4 @@
-"""How differently two circuits choose among edges, whatever their graphs are made of.
+"""The distance of two circuits in what they choose, whatever their graphs are made of.
 
 A circuit's share of, say, query edges says as much about how many of these its model has as about
 the circuit. What is compared here is what the circuits chose, along one axis, within the groups
@@ -28,8 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.comparison.p_values import rank_p
-
-__all__ = ["PreferenceDistance", "equal_preference", "preference_distance", "standardised"]
 
 _ROUNDS = 1000
 Counts = NDArray[np.int64]

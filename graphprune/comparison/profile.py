@@ -41,15 +41,6 @@ from graphprune.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "PROFILE_AXES",
-    "CircuitProfile",
-    "GroupDifference",
-    "ProfileDifference",
-    "ProfileGroup",
-    "circuit_profile",
-    "profile_difference",
-]
 
 PROFILE_AXES = ("source_level", "target_level", "distance", "source_kind", "target_kind", "kind")
 
@@ -141,7 +132,7 @@ class CircuitProfile:
 def circuit_profile(
     circuit: Circuit | EdgeMask, axes: Sequence[str] | None = None, *, bins: int = 4
 ) -> CircuitProfile:
-    """How a circuit's edges are spread over layers, kinds and distances.
+    """The spread of a circuit's edges over layers, kinds and distances.
 
     Args:
         circuit: a circuit or a mask; its kept edges count.

@@ -21,15 +21,6 @@ from graphprune.core.scores import EdgeScores, Ranking
 from graphprune.errors import InputError, unknown_name
 from graphprune.util.numbers import ranks
 
-__all__ = [
-    "RankCorrelation",
-    "Signs",
-    "amounts",
-    "rank_correlation",
-    "ruzicka",
-    "weighted_jaccard",
-]
-
 Signs = Literal["split", "ignore", "positive"]
 
 

@@ -33,14 +33,6 @@ from .report import EvaluationReport, evaluate_all
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "FaithfulnessCurve",
-    "area",
-    "circuits_of",
-    "curve_of",
-    "curve_of_reports",
-    "faithfulness_curve",
-]
 
 _Numbers = Sequence[float] | NDArray[np.float64]
 
@@ -252,7 +244,7 @@ def curve_of(
 
 
 def _is_end(mask: EdgeMask) -> bool:
-    """Whether it is an end of the curve's scale: no edge kept, or every edge."""
+    """``True`` for an end of the curve's scale: no edge kept, or every edge."""
     return mask.num_kept in (0, mask.graph.num_edges)
 
 

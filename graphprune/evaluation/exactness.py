@@ -1,4 +1,4 @@
-"""Whether a circuit gives exactly the full model's outputs, and whether it can be any smaller.
+"""Exact circuits, which give the full model's outputs, and those of them that cannot be smaller.
 
 What counts as the same output is the task's metric's to say (``Metric.same_as_full``: the same
 choice at every answer position, or a tolerance for numbers). It must hold on every example, so
@@ -21,16 +21,6 @@ from graphprune.errors import InputError
 from graphprune.evaluation.reference_cache import ReferenceCache, require_mask_rows
 from graphprune.selection.connect import cut_off_nodes_differ
 from graphprune.util.checks import at_least
-
-__all__ = [
-    "SameOutputs",
-    "equivalent",
-    "is_minimal",
-    "minimal_circuit",
-    "removable_edges",
-    "same_outputs",
-    "without_each",
-]
 
 
 @dataclass(eq=False)
@@ -60,7 +50,7 @@ class SameOutputs:
 
     @property
     def leading(self) -> bool:
-        """Whether a node that no kept path reaches from the input still sends something of its own.
+        """``True`` where a node that no kept path reaches from the input still sends something.
 
         So it is unless the ablation is counterfactual, position by position.
         """
@@ -130,7 +120,7 @@ def same_outputs(
 def equivalent(
     model: MaskedModel, task: Task, mask: EdgeMask | Masked, *, ablation: AblationLike | None = None
 ) -> bool:
-    """Whether the circuit gives the full model's output on every example of the task."""
+    """``True`` if the circuit gives the full model's output on every example of the task."""
     chosen, mask = said_or_own(ablation, mask), mask_of(mask)
     require_same_graph(model.graph, mask.graph, "the model and the mask")
     return bool(SameOutputs(model, task, chosen)(mask.values[None])[0])
@@ -164,7 +154,7 @@ def removable_edges(
 def is_minimal(
     model: MaskedModel, task: Task, mask: EdgeMask | Masked, *, ablation: AblationLike | None = None
 ) -> bool:
-    """Whether the circuit is exact and the removal of any kept edge changes some output."""
+    """``True`` if the circuit is exact and the removal of any kept edge changes some output."""
     if not equivalent(model, task, mask, ablation=ablation):
         return False
     return removable_edges(model, task, mask, ablation=ablation).num_kept == 0
@@ -222,7 +212,7 @@ def _lead_somewhere(exact: SameOutputs, kept: Tensor) -> Tensor:
 
 @dataclass
 class _Guess:
-    """How the next edges are tried: all of them ``going``, or each alone as if all would stay."""
+    """The way the next edges are tried: all at once as if ``going``, or each alone."""
 
     going: bool = True
     width: int = 16

@@ -13,8 +13,6 @@ from graphprune.core.model import MaskedModel, Reference, require_model
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 
-__all__ = ["ReferenceCache", "require_mask_rows"]
-
 _CACHE_BYTES = 2**30
 
 

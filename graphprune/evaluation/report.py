@@ -41,13 +41,6 @@ from .cost import measure
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "EvaluationReport",
-    "bootstrap_interval",
-    "check_outputs",
-    "evaluate",
-    "evaluate_all",
-]
 
 DEFAULT_METRICS = (
     "kl", "logit_diff", "prob_diff", "accuracy", "exact_match", "top1_accuracy", "top1_match",
@@ -68,7 +61,7 @@ def check_outputs(outputs: Tensor, batch: Batch, what: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationReport:
-    """What :func:`evaluate` found.
+    """The result of :func:`evaluate`.
 
     ``values`` maps a measure to its mean, ``examples`` to its value for every example, ``absent``
     to the reason why a measure is missing, ``notes`` to what is to be said of its value (that it is
@@ -127,7 +120,7 @@ class EvaluationReport:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is to be said of all intervals: that there are few examples."""
+        """Remarks on all intervals: that there are few examples."""
         remark = few_examples(int(self.settings.get("examples", ENOUGH)))
         return () if remark is None else (remark,)
 

@@ -4,8 +4,8 @@ from graphprune.drawing.figure import draw
 from graphprune.drawing.html import to_html
 from graphprune.export.explanation import to_explanation
 from graphprune.export.formats import FORMATS, export
+from graphprune.mib.content import MIBNodes
 from graphprune.mib.files import (
-    MIBNodes,
     from_mib_json,
     from_mib_nodes,
     from_mib_pt,

@@ -1,4 +1,4 @@
-"""What stands in a MIB or EAP-IG file, between its bytes and a graph.
+"""The content of a MIB or EAP-IG file, between its bytes and a graph.
 
 A file knows no key/value heads, so an edge into one stands there once for each query head it feeds
 (see :mod:`graphprune.mib.layout`). NaN means "not scored, always kept".
@@ -21,8 +21,6 @@ from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.errors import FormatError, InputError, NumericalError, unknown_name
 from graphprune.mib.layout import UngroupedLayout
-
-__all__ = ["MIBContent", "MIBNodes", "Source", "Ungrouped", "Unscored"]
 
 Source = Circuit | EdgeScores | EdgeMask | NodeScores
 Ungrouped = Literal["require", "sum", "any"]

@@ -38,8 +38,6 @@ from graphprune.mib.layout import UngroupedLayout
 from graphprune.selection.connect import without_dead_ends
 from graphprune.util.numbers import ranking
 
-__all__ = ["mib_auroc", "mib_curve", "repeats_in_files"]
-
 _RANKINGS: tuple[Ranking, ...] = ("signed", "abs")
 
 
@@ -185,7 +183,7 @@ def mib_auroc(scores: EdgeScores, truth: EdgeMask) -> float:
 
 
 def _steps(count: float) -> int:
-    """How often one can be taken from ``count`` while it is above 0, in floating point."""
+    """The number of times one can be taken from ``count`` above 0, in floating point."""
     steps = 0
     while count > 0:
         count -= 1

@@ -23,8 +23,6 @@ from graphprune.errors import InputError, MissingExtraError
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.records import FileRecord
 
-__all__ = ["MIB_TASKS", "data_files", "holds_data_set", "mib", "mib_rows", "split_names"]
-
 log = logging.getLogger("graphprune.tasks")
 Row = Mapping[str, Any]
 _FILES = (".parquet", ".jsonl", ".json")
@@ -33,7 +31,7 @@ _PREFERRED = "4_answer_choices"  # the benchmark's configuration of copycolors_m
 
 @dataclass(frozen=True)
 class _Rule:
-    """How rows of one kind are read.
+    """The rule for reading rows of one kind.
 
     ``texts`` gives answer, distractor and other texts; a row is left out where these have not all
     one number of tokens, which is one for a ``single`` rule.
@@ -208,7 +206,7 @@ def _files_of(place: Path, config: str | None) -> dict[str, list[Path]]:
 
 
 def holds_data_set(folder: Path) -> bool:
-    """Whether a folder has files that are named after splits."""
+    """``True`` for a folder with files that are named after splits."""
     return folder.is_dir() and bool(_splits(folder))
 
 

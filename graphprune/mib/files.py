@@ -26,18 +26,9 @@ from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.errors import InputError
 from graphprune.mib.content import MIBContent, MIBNodes, Source, Ungrouped, Unscored
 from graphprune.mib.layout import UngroupedLayout
-from graphprune.mib.parsing import load, load_json, parse, parse_json, parse_pt
+from graphprune.mib.parsing import load, load_json, parse
 from graphprune.mib.safe_pt import read_pt
 from graphprune.util.files import atomic_path, write_bytes
-
-__all__ = [
-    "MIBNodes",
-    "from_mib_json",
-    "from_mib_nodes",
-    "from_mib_pt",
-    "to_mib_json",
-    "to_mib_pt",
-]
 
 PathLike = str | os.PathLike[str]
 
@@ -175,7 +166,7 @@ def from_mib_json(
     Raises :class:`FormatError` that names the first wrong edge, key or size.
     """
     layout = UngroupedLayout.of(graph)
-    return parse_json(path, load_json(path), layout).edges(ungrouped, unscored)
+    return parse(path, load_json(path), layout, form="json").edges(ungrouped, unscored)
 
 
 def from_mib_pt(
@@ -187,7 +178,7 @@ def from_mib_pt(
 ) -> tuple[EdgeScores, EdgeMask]:
     """Reads the edges of an EAP-IG ``.pt`` file onto ``graph``; see :func:`from_mib_json`."""
     layout = UngroupedLayout.of(graph)
-    return parse_pt(path, read_pt(path), layout).edges(ungrouped, unscored)
+    return parse(path, read_pt(path), layout, form="pt").edges(ungrouped, unscored)
 
 
 def from_mib_nodes(path: PathLike, graph: ComputationalGraph) -> MIBNodes:

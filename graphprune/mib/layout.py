@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.errors import InputError
 
-__all__ = ["UngroupedLayout", "field_graph"]
-
 
 def _axes(n_layers: int, n_heads: int) -> tuple[list[str], list[str]]:
     """The names of the rows and of the columns."""
@@ -114,7 +112,7 @@ class UngroupedLayout:
 
     @property
     def shape(self) -> dict[str, int | bool]:
-        """What files say of the model: layers, heads, whether attention and MLP are parallel."""
+        """The model's shape as files have it: layers, heads, parallel attention and MLP or not."""
         return {
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,

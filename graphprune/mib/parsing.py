@@ -15,7 +15,7 @@ import os
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,8 +26,6 @@ from graphprune.errors import FormatError
 from graphprune.mib.content import MIBContent
 from graphprune.mib.layout import UngroupedLayout
 from graphprune.mib.safe_pt import read_pt, require_stored
-
-__all__ = ["load", "load_json", "parse", "parse_json", "parse_pt"]
 
 PathLike = str | os.PathLike[str]
 _PT_KEYS = ("cfg", "src_nodes", "dst_nodes", "edges_scores", "edges_in_graph", "nodes_in_graph")
@@ -44,7 +42,7 @@ def load_json(path: PathLike) -> Any:
 
 
 def load(path: PathLike) -> Any:
-    """What a file holds: ``.pt`` by that suffix, else JSON."""
+    """The values in a file: ``.pt`` by that suffix, else JSON."""
     return read_pt(path) if Path(path).suffix == ".pt" else load_json(path)
 
 
@@ -53,6 +51,7 @@ def parse(
     values: Any,
     layout: UngroupedLayout,
     *,
+    form: Literal["json", "pt"] | None = None,
     remarks: list[str] | None = None,
     circuit: bool = False,
 ) -> MIBContent:
@@ -62,21 +61,24 @@ def parse(
         path: the file, which errors name.
         values: what it holds.
         layout: of the graph that it belongs to.
+        form: of the file; ``None``: ``.pt`` by that suffix, else JSON.
         remarks: gets what the benchmark's loader passes over; ``None``: that is an error.
         circuit: whether edges may lack a score, as in the benchmark's files of circuits.
     """
-    chosen = parse_pt if Path(path).suffix == ".pt" else parse_json
-    return chosen(path, values, layout, remarks=remarks, circuit=circuit)
+    if form is None:
+        form = "pt" if Path(path).suffix == ".pt" else "json"
+    chosen = _parse_pt if form == "pt" else _parse_json
+    return chosen(values, layout, circuit, _Faults(path, remarks))
 
 
 class _Faults:
     """Raises the faults of one file, or notes those that the benchmark's loader passes over."""
 
     def __init__(self, path: PathLike, remarks: list[str] | None) -> None:
-        self._path, self._remarks = path, remarks
+        self.path, self._remarks = str(path), remarks
 
     def error(self, message: str) -> FormatError:
-        return FormatError(f"{self._path}: {message}")
+        return FormatError(f"{self.path}: {message}")
 
     def passed_over(self, message: str) -> None:
         if self._remarks is None:
@@ -116,16 +118,7 @@ class _Faults:
 # -------------------------------------------------------------------- JSON
 
 
-def parse_json(
-    path: PathLike,
-    values: Any,
-    layout: UngroupedLayout,
-    *,
-    remarks: list[str] | None = None,
-    circuit: bool = False,
-) -> MIBContent:
-    """The checked content of a JSON file; see :func:`parse`."""
-    faults = _Faults(path, remarks)
+def _parse_json(values: Any, layout: UngroupedLayout, circuit: bool, faults: _Faults) -> MIBContent:
     faults.require_keys(values, ("cfg", "nodes", "edges"))
     for part in ("cfg", "nodes", "edges"):
         if not isinstance(values[part], dict):
@@ -133,7 +126,7 @@ def parse_json(
     faults.require_shape(values["cfg"], layout)
     scores, kept = _json_edges(values["edges"], layout, circuit, faults)
     nodes = _json_nodes(values["nodes"], layout, faults)
-    return MIBContent(layout, scores, kept, *nodes, path=str(path))
+    return MIBContent(layout, scores, kept, *nodes, path=faults.path)
 
 
 def _json_edges(
@@ -240,16 +233,7 @@ def _json_nodes(
 # -------------------------------------------------------------------- .pt
 
 
-def parse_pt(
-    path: PathLike,
-    values: Any,
-    layout: UngroupedLayout,
-    *,
-    remarks: list[str] | None = None,
-    circuit: bool = False,
-) -> MIBContent:
-    """The checked content of a ``.pt`` file that :func:`read_pt` has loaded; see :func:`parse`."""
-    faults = _Faults(path, remarks)
+def _parse_pt(values: Any, layout: UngroupedLayout, circuit: bool, faults: _Faults) -> MIBContent:
     faults.require_keys(values, [k for k in _PT_KEYS if not (circuit and k == "edges_scores")])
     extra = sorted({str(key) for key in values} - {*_PT_KEYS, *_PT_OPTIONAL})
     if extra:
@@ -276,7 +260,7 @@ def parse_pt(
         if not isinstance(value, Tensor) or list(value.shape) != shape:
             came = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise faults.error(f"{key} should be a tensor {shape}, got {came}")
-        require_stored(value, f"{path}: {key}")
+        require_stored(value, f"{faults.path}: {key}")
         truth = key.endswith("in_graph")
         arrays[key] = value.detach().to(torch.bool if truth else torch.float32).numpy()
     stray = arrays["edges_in_graph"] & ~layout.real
@@ -293,5 +277,5 @@ def parse_pt(
         arrays.get("nodes_scores"),
         arrays.get("neurons_in_graph"),
         arrays.get("neurons_scores"),
-        str(path),
+        faults.path,
     )

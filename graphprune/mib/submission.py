@@ -25,21 +25,12 @@ from graphprune.core.mask import EdgeMask
 from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.core.sizes import MIB_SIZES
 from graphprune.errors import FormatError, GraphPruneError, InputError, unknown_name
-from graphprune.mib.content import Ungrouped
+from graphprune.mib.content import MIBNodes, Ungrouped
 from graphprune.mib.data import MIB_TASKS
-from graphprune.mib.files import MIBNodes, to_mib_json, to_mib_pt
+from graphprune.mib.files import to_mib_json, to_mib_pt
 from graphprune.mib.layout import UngroupedLayout, field_graph
 from graphprune.mib.parsing import load, parse
 from graphprune.selection.combine import require_informative
-
-__all__ = [
-    "MIB_MODELS",
-    "Checked",
-    "Submission",
-    "check_submission",
-    "read_submission",
-    "write_submission",
-]
 
 PathLike = str | os.PathLike[str]
 Level = Literal["edge", "node", "neuron"]
@@ -93,14 +84,14 @@ class Submission:
 
     @property
     def level(self) -> Level:
-        """What the file scores: neurons, nodes, else edges (as circuits are made of edges)."""
+        """The kind of what is scored: neurons, nodes, else edges (circuits are made of edges)."""
         if self.nodes is not None and self.nodes.scores.neurons:
             return "neuron"
         return "edge" if self.nodes is None else "node"
 
     @property
     def found(self) -> EdgeScores | MIBNodes | tuple[EdgeMask, ...]:
-        """What :func:`graphprune.evaluation.mib_curve` scores.
+        """The scores or circuits that :func:`graphprune.mib_curve` takes.
 
         Raises :class:`InputError` for scores of neurons: masks here are of edges.
         """
@@ -119,7 +110,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found of one folder: ``problem`` is ``""`` where there is none.
+    """The check of one folder: ``problem`` is ``""`` where there is none.
 
     ``remarks`` say where MIB's loader is lenient: what it passes over, and what it makes of it.
     """
@@ -304,7 +295,7 @@ def _read_folder(
     level: Level | None = None,
     ungrouped: Ungrouped = "any",
 ) -> tuple[Submission, dict[str, Any]]:
-    """What :func:`read_submission` reads, and what its first file says of the model."""
+    """The submission in a folder, and what its first file says of the model's shape."""
     task, model = split_name(place.name)
     files = list(_circuit_files(place))
     if len(files) not in (1, 9, 10):

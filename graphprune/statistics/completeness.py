@@ -34,8 +34,6 @@ from graphprune.util.numbers import bootstrap_interval, few_examples
 from .finding import Finding, first_names
 from .mask_evaluator import MaskEvaluator, RunOptions, require_circuit
 
-__all__ = ["completeness", "minimality"]
-
 Over = Literal["edges", "nodes"]
 
 
@@ -127,7 +125,7 @@ def completeness(
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
-    """How differently circuit and model fail when parts of the circuit are knocked out of both.
+    """The largest difference of circuit and model with parts of the circuit knocked out of both.
 
     Args:
         over: components are ``"edges"`` or ``"nodes"``.
@@ -219,7 +217,7 @@ def completeness(
 
 
 def _passed(same: bool, relative: float | None, bar: float | None) -> bool | None:
-    """Whether the worst is within the bar; where nothing is lost, whatever that is a share of."""
+    """``True`` where the worst is within the bar, or is nothing, whatever it is a share of."""
     if bar is None or (relative is None and not same):
         return None
     return same or relative is None or relative <= bar
@@ -238,7 +236,7 @@ def minimality(
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
-    """How much each component of the circuit can matter, given the best set K found for it.
+    """The effect of each component of the circuit, given the best set K found for it.
 
     Args:
         over: components are ``"edges"`` or ``"nodes"``.

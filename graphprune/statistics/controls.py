@@ -43,8 +43,6 @@ from .method_runs import label_of, run_method
 from .random_circuits import draw
 from .randomised import randomised_weights, shuffled_labels
 
-__all__ = ["controls"]
-
 KINDS = ("random", "degree", "labels", "weights")
 
 

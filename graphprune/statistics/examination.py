@@ -23,8 +23,6 @@ from .sufficiency import necessity_test, sufficiency_test
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TESTS", "Examination", "examine"]
-
 
 TESTS: Mapping[str, Callable[..., Finding]] = {
     "equivalence": equivalence_test,

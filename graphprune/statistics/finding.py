@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Finding", "first_names"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Finding:
-    """What was asked of a circuit, and what was found.
+    """The question that was asked of a circuit, and the answer.
 
     Args:
         name: of the test, such as ``"equivalence"``.
@@ -63,12 +61,12 @@ class Finding:
 
     @property
     def underpowered(self) -> bool:
-        """Whether the settings are such that the null hypothesis could not have been rejected."""
+        """``True`` where the settings let no circuit have the null hypothesis rejected."""
         return self.least_p is not None and self.least_p > self.alpha
 
     @property
     def rejected(self) -> bool | None:
-        """Whether the null hypothesis is rejected at ``alpha``; ``None`` where there is none."""
+        """``True`` for a null hypothesis rejected at ``alpha``; ``None`` where there is none."""
         return None if self.p_value is None else self.p_value <= self.alpha
 
     def __getitem__(self, name: str) -> Any:

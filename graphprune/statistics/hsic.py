@@ -16,8 +16,6 @@ from graphprune.comparison.p_values import rank_p
 from graphprune.errors import InputError
 from graphprune.util.checks import at_least
 
-__all__ = ["hsic", "hsic_test"]
-
 Rows = Float[NDArray[np.float64], "example feature"]
 
 

@@ -39,8 +39,6 @@ from .mask_evaluator import (
 )
 from .random_circuits import RandomWalks
 
-__all__ = ["equivalence_test", "independence_test", "minimality_test"]
-
 
 def equivalence_test(
     model: MaskedModel,
@@ -52,7 +50,7 @@ def equivalence_test(
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
-    """Whether the circuit outperforms the full model about as often as the other way round.
+    """Tests that the circuit outperforms the full model as often as the other way round.
 
     Null hypothesis: the share of examples on which the circuit scores higher lies within
     ``1/2 ± epsilon``, ties counting half. Exact binomial p-value at the least favourable share.
@@ -140,7 +138,7 @@ def independence_test(
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
-    """Whether what is left without the circuit still knows anything of what the full model says.
+    """Tests that what is left without the circuit is independent of the full model's answers.
 
     Null hypothesis: over examples the complement's scores and the full model's are independent.
     HSIC with a permutation test (see :func:`~graphprune.statistics.hsic_test`).
@@ -247,7 +245,7 @@ def minimality_test(
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
-    """Whether every edge matters more than random edges that were added to the circuit.
+    """Tests that every edge matters more than random edges that were added to the circuit.
 
     An edge's effect is how far scores move when it is taken out of the circuit. The reference: the
     circuit inflated by a random path from an input to an output, and a random new edge of that path

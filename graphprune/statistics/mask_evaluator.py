@@ -25,16 +25,6 @@ from graphprune.evaluation.report import check_outputs
 from graphprune.util.checks import at_least
 from graphprune.util.progress import bar
 
-__all__ = [
-    "Distance",
-    "MaskEvaluator",
-    "MetricLike",
-    "RunOptions",
-    "binary_mask",
-    "require_circuit",
-    "require_examples",
-]
-
 MetricLike = Any  # str | Metric | Callable
 Distance = str
 DISTANCES = ("squared", "absolute", "mean")
@@ -42,7 +32,7 @@ _LARGE = 5_000  # edges
 
 
 class RunOptions(TypedDict, total=False):
-    """How circuits are run and judged, the same for all tests.
+    """Options of how circuits are run and judged, the same for all tests.
 
     ``metric``: the task's own by default; ``ablation``: what stands in for edges outside a circuit
     (``None``: what the circuit was found under, else counterfactual); ``batch_size``: examples at a
@@ -133,7 +123,7 @@ class MaskEvaluator:
         self.unit = Gap.of(self.full, self.ablated)
 
     def settings(self, circuit: EdgeMask, **more: Any) -> dict[str, Any]:
-        """What a result says about where it came from, with ``more`` settings of the test."""
+        """Where a result comes from, as plain values, with ``more`` settings of the test."""
         return {
             "task": self.task.name,
             "examples": len(self.full),

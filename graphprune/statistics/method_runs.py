@@ -17,8 +17,6 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.util.interrupts import whole_results
 
-__all__ = ["MethodRun", "label_of", "reseeded", "run_method"]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MethodRun:

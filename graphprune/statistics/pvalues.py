@@ -7,8 +7,6 @@ from numpy.typing import ArrayLike
 
 from graphprune.comparison.p_values import rank_p
 
-__all__ = ["beats_share", "differs", "is_within", "sign_flip_p"]
-
 
 def differs(wins: int, losses: int, n: int, epsilon: float) -> float:
     """The p-value of "either side wins on a share of ``n`` examples within 1/2 ± epsilon".

@@ -31,8 +31,6 @@ from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError, unknown_name
 from graphprune.util.checks import at_least
 
-__all__ = ["Match", "RandomWalks", "draw", "random_circuits"]
-
 Match = Literal["size", "composition", "paths", "ends", "degree"]
 _SWEEPS = 30  # rounds of rewiring; each offers every edge of the circuit once
 _TRIES = 10_000  # walks without a new edge before there is thought to be none

@@ -21,8 +21,6 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.util.checks import at_least
 
-__all__ = ["randomised_weights", "shuffled_labels"]
-
 
 @dataclass(frozen=True, eq=False)
 class _Relabelled:

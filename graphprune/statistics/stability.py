@@ -44,8 +44,6 @@ from .mask_evaluator import require_examples
 from .method_runs import MethodRun, label_of, reseeded, run_method
 from .random_circuits import Match, RandomWalks, draw
 
-__all__ = ["stability"]
-
 _SEEDS = 5
 _CHUNK = 16  # random circuits of each run held at once
 
@@ -63,7 +61,9 @@ def stability(
     alpha: float = 0.05,
     seed: int = 0,
 ) -> Finding:
-    """How much circuits of several runs of a method share, over seeds and over resamples apart.
+    """The share of edges that circuits of several runs of a method have in common.
+
+    Runs with other seeds and runs on resampled examples are judged apart.
 
     Each share is a mean Jaccard overlap over pairs of runs (two empty circuits share nothing), with
     a 95 % interval by the jackknife over runs, beside the same of ``draws`` families of random
@@ -248,7 +248,7 @@ def jackknife(overlaps: NDArray[np.float64], level: float = 0.95) -> tuple[float
 def _overlap(
     runs: Sequence[MethodRun], chance: NDArray[np.float64]
 ) -> tuple[dict[str, Any], list[dict[str, float | None]]]:
-    """What runs of one kind share, and the same of each pair."""
+    """The overlap of runs of one kind, and that of each pair."""
     kept = torch.stack([run.mask.kept for run in runs])
     overlaps = _overlaps(kept.numpy())
     mean = mean_overlap(kept.numpy())

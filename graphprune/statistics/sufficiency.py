@@ -24,8 +24,6 @@ from .finding import Finding
 from .mask_evaluator import Distance, MaskEvaluator, RunOptions, require_circuit
 from .random_circuits import Match, draw
 
-__all__ = ["necessity_test", "sufficiency_test"]
-
 
 def sufficiency_test(
     model: MaskedModel,
@@ -41,7 +39,7 @@ def sufficiency_test(
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
-    """Whether the circuit alone is closer to the full model than most random circuits are.
+    """Tests that the circuit alone is closer to the full model than most random circuits are.
 
     Args:
         quantile: the share of random circuits it must beat.
@@ -80,7 +78,7 @@ def necessity_test(
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
-    """Whether knocking the circuit out of the full model does more than knocking random ones out.
+    """Tests that the full model loses more without the circuit than without random ones.
 
     Partial necessity: the full model without the circuit is farther from the full model than
     without a random circuit of equal size.

@@ -18,8 +18,6 @@ from graphprune.util.numbers import few_examples, ratio_interval
 from .finding import Finding
 from .mask_evaluator import binary_mask
 
-__all__ = ["transfer"]
-
 
 def transfer(
     model: MaskedModel,
