@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from graphprune.comparison import CircuitComparison, ProfileComparison
-    from graphprune.comparison.nulls import NullName
+    from graphprune.comparison.overlap_nulls import NullName
 
 FILES = (
     "comparison.csv",

@@ -65,7 +65,7 @@ def _summary(thing: Callable[..., Any]) -> str:
 def model_facts(loaded: Loaded) -> dict[str, Any]:
     """Sizes of the model and of its graph."""
     from graphprune.capabilities import UserModule, identity_of, require
-    from graphprune.mib.field import FieldLayout
+    from graphprune.mib.layout import UngroupedLayout
 
     model = loaded.model
     facts = {k: v for k, v in identity_of(model).items() if k != "model"}
@@ -79,7 +79,7 @@ def model_facts(loaded: Loaded) -> dict[str, Any]:
         "edges": model.graph.num_edges,
     }
     with suppress(InputError):  # no transformer of the field's shape
-        facts["edges_ungrouped"] = int(FieldLayout.of(model.graph).real.sum())
+        facts["edges_ungrouped"] = int(UngroupedLayout.of(model.graph).real.sum())
     return {"name": facts.pop("name"), **facts}
 
 

@@ -1,23 +1,6 @@
 """Comparing circuits: of tasks, prompts, seeds, methods and models."""
 
-from .axes import AXES, EdgeGroups, Levels, edge_groups, levels
-from .compare import compare_circuits
-from .counts import CountDistribution, holm
-from .matched import OverlapCurve, OverlapPoint, matched_overlap
-from .nulls import (
-    NULLS,
-    STRATA,
-    OverlapNull,
-    Strata,
-    make_strata,
-    overlap_distribution,
-    overlap_null,
-)
-from .preference import PreferenceDistance
-from .profile import CircuitProfile, ProfileGroup, circuit_profile
-from .profile_comparison import ProfileComparison, compare_profiles
-from .profile_difference import GroupDifference, ProfileDifference, profile_difference
-from .result import (
+from .circuit_comparison import (
     QUANTITIES,
     CircuitComparison,
     NodeOverlap,
@@ -25,7 +8,32 @@ from .result import (
     SampledNull,
     ScoreOverlap,
 )
-from .weighted import RankCorrelation, rank_correlation, weighted_jaccard
+from .compare_circuits import compare_circuits
+from .compare_profiles import ProfileComparison, compare_profiles
+from .count_distribution import CountDistribution
+from .edge_groups import (
+    AXES,
+    STRATA,
+    EdgeGroups,
+    Levels,
+    Strata,
+    edge_groups,
+    levels,
+    make_strata,
+)
+from .overlap_curve import OverlapCurve, OverlapPoint, matched_overlap
+from .overlap_nulls import NULLS, OverlapNull, overlap_distribution, overlap_null
+from .p_values import holm
+from .preference_distance import PreferenceDistance
+from .profile import (
+    CircuitProfile,
+    GroupDifference,
+    ProfileDifference,
+    ProfileGroup,
+    circuit_profile,
+    profile_difference,
+)
+from .score_overlap import RankCorrelation, rank_correlation, weighted_jaccard
 
 __all__ = [
     "AXES",

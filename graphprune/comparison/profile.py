@@ -1,22 +1,39 @@
-"""Where a circuit's edges lie, against where the graph's edges lie.
+"""Where a circuit's edges lie, against where the graph's edges lie; and two such profiles.
 
-Each axis divides all edges into groups (:mod:`graphprune.comparison.axes`). A group's *share* is
-its part of the kept edges, *enrichment* that share over the group's part of all edges: 1 is what
-random edges give, 2 twice as many. The p-value is that of a random set of as many edges
+Each axis divides all edges into groups (:mod:`graphprune.comparison.edge_groups`). A group's
+*share* is its part of the kept edges, *enrichment* that share over the group's part of all edges:
+1 is what random edges give, 2 twice as many. The p-value is that of a random set of as many edges
 (hypergeometric, twice the smaller tail), adjusted by Holm's method over all groups of all axes.
+
+How far apart two circuits are along an axis is measured by what they chose of what their graphs
+offer (:mod:`graphprune.comparison.preference_distance`): two circuits of all edges are at 0,
+however different their models. Along an axis whose groups the graphs do not share there is no such
+number, and ``absent`` says why. The distance of the whole graphs stands beside it.
+
+Group by group a test says whether the circuits differ (:mod:`graphprune.comparison.group_tests`):
+``"exchange"`` on one graph, ``"woolf"`` between two, adjusted by Holm's method over all groups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from graphprune.comparison.align import mask_of
-from graphprune.comparison.axes import edge_groups, levels, usable_axes
-from graphprune.comparison.counts import CountDistribution, holm, hypergeometric
+from graphprune.comparison.alignment import mask_of, same_places
+from graphprune.comparison.count_distribution import hypergeometric
+from graphprune.comparison.edge_groups import edge_groups, levels, usable_axes
+from graphprune.comparison.group_tests import exchange_test, two_sided, woolf_test
+from graphprune.comparison.p_values import holm
+from graphprune.comparison.preference_distance import (
+    PreferenceDistance,
+    preference_distance,
+    standardised,
+)
 from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
@@ -24,9 +41,6 @@ from graphprune.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from graphprune.comparison.profile_difference import ProfileDifference
-
-__all__ = ["PROFILE_AXES", "CircuitProfile", "ProfileGroup", "circuit_profile", "two_sided"]
 
 PROFILE_AXES = ("source_level", "target_level", "distance", "source_kind", "target_kind", "kind")
 
@@ -47,19 +61,7 @@ class ProfileGroup:
     graph_share: float
     enrichment: float | None
     p: float | None
-    p_adjusted: float | None
-
-
-def two_sided(chance: CountDistribution, found: int) -> float | None:
-    """Twice the smaller tail, at most 1; ``None`` where only one count is possible.
-
-    Example:
-        >>> round(two_sided(hypergeometric(4, 2, 2), 2), 4)
-        0.3333
-    """
-    if len(chance.pmf) == 1:
-        return None
-    return min(1.0, 2 * min(chance.at_least(found), chance.at_most(found)))
+    p_adjusted: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,8 +100,6 @@ class CircuitProfile:
 
     def difference(self, other: CircuitProfile) -> ProfileDifference:
         """This profile beside another, group by group, with a test of each difference."""
-        from graphprune.comparison.profile_difference import profile_difference
-
         return profile_difference(self, other)
 
     def to_frame(self) -> pd.DataFrame:
@@ -132,7 +132,7 @@ class CircuitProfile:
 def circuit_profile(
     circuit: Circuit | EdgeMask, axes: Sequence[str] | None = None, *, bins: int = 4
 ) -> CircuitProfile:
-    """How a circuit's edges are spread over layers, kinds and distances.
+    """The spread of a circuit's edges over layers, kinds and distances.
 
     Args:
         circuit: a circuit or a mask; its kept edges count.
@@ -156,46 +156,235 @@ def circuit_profile(
     graph, kept = mask.graph, mask.kept.numpy()
     used, left_out = usable_axes(graph, axes, PROFILE_AXES)
     number, total = mask.num_kept, graph.num_edges
-    rows: list[dict[str, Any]] = []
+    groups: list[ProfileGroup] = []
     for axis in used:
         division = edge_groups(graph, axis, bins=bins)
-        pairs = zip(division.names, division.count(kept), division.count(), strict=True)
-        for name, inside, size in pairs:
-            share, of_graph = int(inside) / max(number, 1), int(size) / total
-            rows.append(
-                {
-                    "axis": axis,
-                    "group": name,
-                    "kept": int(inside),
-                    "edges": int(size),
-                    "share": share if number else None,
-                    "graph_share": of_graph,
-                    "enrichment": share / of_graph if number else None,
-                    "p": two_sided(hypergeometric(total, int(size), number), int(inside)),
-                }
+        counts = (division.count(kept).tolist(), division.count().tolist())
+        for name, inside, size in zip(division.names, *counts, strict=True):
+            share, graph_share = inside / max(number, 1), size / total
+            groups.append(
+                ProfileGroup(
+                    axis=axis,
+                    group=name,
+                    kept=inside,
+                    edges=size,
+                    share=share if number else None,
+                    graph_share=graph_share,
+                    enrichment=share / graph_share if number else None,
+                    p=two_sided(hypergeometric(total, size, number), inside),
+                )
             )
-    adjusted = holm([row["p"] for row in rows])
-    leveled = bool({"source_level", "target_level", "distance"}.intersection(used)) or any(
-        axis.endswith("_depth") for axis in used
-    )
+    adjusted = holm([group.p for group in groups])
+    has_levels = any(axis.endswith(("_level", "_depth")) or axis == "distance" for axis in used)
     return CircuitProfile(
         mask=mask,
-        groups=tuple(
-            ProfileGroup(**row, p_adjusted=p) for row, p in zip(rows, adjusted, strict=True)
-        ),
+        groups=tuple(replace(g, p_adjusted=p) for g, p in zip(groups, adjusted, strict=True)),
         axes=used,
         left_out=left_out,
-        level=levels(graph).how if leveled else None,
+        level=levels(graph).how if has_levels else None,
         bins=bins,
     )
 
 
-def total_variation(first: Mapping[str, float], second: Mapping[str, float]) -> float:
-    """Half the sum of differences of two sets of shares: 0 for the same, 1 for nothing in common.
+# -------------------------------------------------------------------- two profiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupDifference:
+    """A group in two circuits.
+
+    ``share_first`` and ``share_second`` are plain shares of each circuit's edges;
+    ``standard_first`` and ``standard_second`` those on a graph of the mean composition, and
+    ``difference`` the first of these minus the second: ``None`` where a graph lacks the group. On
+    one graph both kinds are the same. Enrichments are against each circuit's own graph.
+    """
+
+    axis: str
+    group: str
+    share_first: float
+    share_second: float
+    standard_first: float | None
+    standard_second: float | None
+    difference: float | None
+    enrichment_first: float | None
+    enrichment_second: float | None
+    test: str
+    p: float | None
+    p_adjusted: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProfileDifference:
+    """Two profiles, group by group and axis by axis.
+
+    Attributes:
+        groups: the groups of all axes.
+        axes: what is known along each axis, by name: the distance, corrected for chance with an
+            interval and a p-value, and the part of the circuits' edges that it covers.
+        absent: axes without a distance, with the reason.
+        graph_distance: for every axis half the sum of differences of the graphs' own shares: 0 on
+            one graph.
+    """
+
+    groups: tuple[GroupDifference, ...]
+    axes: Mapping[str, PreferenceDistance]
+    absent: Mapping[str, str]
+    graph_distance: Mapping[str, float]
+
+    @property
+    def distance(self) -> dict[str, float]:
+        """Half the sum of differences of standardised shares, along every axis that has it."""
+        return {axis: one.distance for axis, one in self.axes.items()}
+
+    @property
+    def corrected(self) -> dict[str, float | None]:
+        """The distance beyond chance: 0 for equal preferences, 1 for no group in common."""
+        return {axis: one.corrected for axis, one in self.axes.items()}
+
+    def group(self, axis: str, name: str) -> GroupDifference:
+        """One group by name."""
+        for group in self.groups:
+            if (group.axis, group.group) == (axis, name):
+                return group
+        raise InputError(f"no group {name!r} along {axis!r}; axes: {', '.join(self.distance)}")
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each group."""
+        import pandas as pd
+
+        return pd.DataFrame([dict(group.__dict__) for group in self.groups])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {
+            "distance": dict(self.distance),
+            "corrected": dict(self.corrected),
+            "graph_distance": dict(self.graph_distance),
+            "axes": [dict(vars(one)) for one in self.axes.values()],
+            "absent": dict(self.absent),
+            "groups": [dict(group.__dict__) for group in self.groups],
+        }
+
+
+def profile_difference(
+    first: CircuitProfile, second: CircuitProfile, *, draws: int = 999, seed: int = 0
+) -> ProfileDifference:
+    """Axis by axis and group by group, along the axes that both profiles have.
+
+    Args:
+        draws: circuits by chance, and resamples for intervals.
+        seed: of the draws.
+
+    Raises :class:`InputError` for empty circuits, profiles without a common axis, and profiles
+    whose relative depths are divided differently.
 
     Example:
-        >>> total_variation({"q": 0.5, "k": 0.5}, {"q": 1.0})
-        0.5
+        >>> from graphprune import ComputationalGraph, circuit_profile
+        >>> graph = ComputationalGraph.from_edges(
+        ...     [("in", "a"), ("in", "b"), ("a", "out"), ("b", "out")])
+        >>> early, late = EdgeMask(graph, [1, 1, 0, 0]), EdgeMask(graph, [0, 0, 1, 1])
+        >>> difference = profile_difference(circuit_profile(early), circuit_profile(late))
+        >>> difference.distance["target_level"], round(difference.group("target_level", "1").p, 4)
+        (1.0, 0.3333)
     """
-    names = {*first, *second}
-    return float(np.sum([abs(first.get(n, 0.0) - second.get(n, 0.0)) for n in names])) / 2
+    axes = [axis for axis in first.axes if axis in second.axes]
+    if not axes:
+        raise InputError(f"the profiles have no axis in common: {first.axes}, {second.axes}")
+    if first.bins != second.bins:
+        raise InputError(f"the profiles divide depth into {first.bins} and {second.bins} parts")
+    if draws < 1:
+        raise InputError(f"draws must be at least 1, got {draws}")
+    if not (first.mask.num_kept and second.mask.num_kept):
+        raise InputError("an empty circuit has no shares to compare")
+    order = same_places(first.mask.graph, second.mask.graph)
+    aligned = None  # the second circuit on the first one's graph
+    if order is not None:
+        aligned = EdgeMask(first.mask.graph, second.mask.values[torch.from_numpy(order)])
+    generator = np.random.default_rng(seed)
+    groups: list[GroupDifference] = []
+    distances: dict[str, PreferenceDistance] = {}
+    absent: dict[str, str] = {}
+    graph_distance: dict[str, float] = {}
+    for axis in axes:
+        ones, twos = ({g.group: g for g in profile.along(axis)} for profile in (first, second))
+        every, common = tuple({**ones, **twos}), tuple(name for name in ones if name in twos)
+        edges, kept = (
+            np.array([[getattr(side[name], count) for name in common] for side in (ones, twos)])
+            for count in ("edges", "kept")
+        )
+        gaps = [_graph_share(ones, name) - _graph_share(twos, name) for name in every]
+        graph_distance[axis] = float(np.abs(gaps).sum()) / 2
+        standard: dict[str, tuple[float, float]] = {}
+        division = edge_groups(first.mask.graph, axis, bins=first.bins)
+        why = _nothing_to_compare(ones, twos, kept)
+        if why is not None:
+            absent[axis] = why
+        else:
+            shares_of = zip(common, standardised(edges, kept).T.tolist(), strict=True)
+            standard = {name: (one, two) for name, (one, two) in shares_of}
+            both = None
+            if aligned is not None:
+                both = division.count(first.mask.kept.numpy() & aligned.kept.numpy())
+            covered = kept.sum(1) / [first.mask.num_kept, second.mask.num_kept]
+            distances[axis] = preference_distance(
+                axis,
+                common,
+                edges,
+                kept,
+                both=both,
+                covered=tuple(covered.tolist()),
+                graph_distance=graph_distance[axis],
+                draws=draws,
+                generator=generator,
+            )
+        if aligned is None:
+            p_values = dict(zip(common, woolf_test(edges, kept), strict=True))
+        else:
+            p_values = exchange_test(first.mask, aligned, division)
+        for name in every:
+            one, two = ones.get(name), twos.get(name)
+            shares = standard.get(name)
+            groups.append(
+                GroupDifference(
+                    axis=axis,
+                    group=name,
+                    share_first=float(one.share or 0.0) if one else 0.0,
+                    share_second=float(two.share or 0.0) if two else 0.0,
+                    standard_first=shares and shares[0],
+                    standard_second=shares and shares[1],
+                    difference=shares and shares[0] - shares[1],
+                    enrichment_first=one.enrichment if one else None,
+                    enrichment_second=two.enrichment if two else None,
+                    test="woolf" if aligned is None else "exchange",
+                    p=p_values.get(name),
+                )
+            )
+    adjusted = holm([group.p for group in groups])
+    over_axes = zip(distances.items(), holm([one.p for one in distances.values()]), strict=True)
+    return ProfileDifference(
+        groups=tuple(replace(g, p_adjusted=p) for g, p in zip(groups, adjusted, strict=True)),
+        axes={axis: replace(one, p_adjusted=p) for (axis, one), p in over_axes},
+        absent=absent,
+        graph_distance=graph_distance,
+    )
+
+
+def _graph_share(groups: Mapping[str, ProfileGroup], name: str) -> float:
+    return groups[name].graph_share if name in groups else 0.0
+
+
+def _nothing_to_compare(
+    ones: Mapping[str, ProfileGroup], twos: Mapping[str, ProfileGroup], kept: NDArray[np.int64]
+) -> str | None:
+    """Why two circuits cannot be compared along an axis; ``kept [2, common groups]``."""
+    common = [name for name in ones if name in twos]
+    each = f"{', '.join(ones)} in the first, {', '.join(twos)} in the other"
+    if not common:
+        return f"no group in common: {each}"
+    if len(common) == 1:
+        others = "" if len(ones) == len(twos) == 1 else f" ({each})"
+        return f"only the group {common[0]!r} in common, which leaves nothing to choose{others}"
+    for side, total in zip(("first", "second"), kept.sum(1), strict=True):
+        if not total:
+            return f"the {side} circuit keeps no edge of the common groups {', '.join(common)}"
+    return None

@@ -1,4 +1,4 @@
-"""What a pass costs, measured on the pass itself: seconds, FLOPs, bytes of weights read."""
+"""The cost of a pass, measured on the pass itself: seconds, FLOPs, bytes of weights read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from graphprune.capabilities import module_of
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import MaskedModel, Reference
-
-__all__ = ["measure"]
 
 
 class _WeightsRead(TorchDispatchMode):

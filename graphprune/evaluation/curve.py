@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graphprune.core.ablation import AblationLike, resolve_ablation, said_or_own
 from graphprune.core.mask import EdgeMask, budget, require_same_graph
@@ -32,18 +33,12 @@ from .report import EvaluationReport, evaluate_all
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "FaithfulnessCurve",
-    "area",
-    "circuits_of",
-    "curve_of",
-    "curve_of_reports",
-    "faithfulness_curve",
-]
+
+_Numbers = Sequence[float] | NDArray[np.float64]
 
 
-def area(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Trapezoid rule.
+def area(sizes: _Numbers, values: _Numbers) -> float:
+    """The integral of ``values [n]`` over ``sizes [n]`` by the trapezoid rule.
 
     Example:
         >>> round(area([0.001, 0.5, 1.0], [0.0, 0.0, 1.0]), 3)  # f = 0 up to a half
@@ -72,10 +67,10 @@ class FaithfulnessCurve:
     method: str = ""
     note: str = ""
 
-    def _of(self, ranking: Ranking) -> list[float]:
+    def _of(self, ranking: Ranking) -> NDArray[np.float64]:
         if ranking not in self.f:
             raise InputError(f"this curve was not computed for the {ranking!r} ranking")
-        return self.f[ranking]
+        return np.array(self.f[ranking], dtype=np.float64)
 
     @property
     def cpr(self) -> float:
@@ -85,12 +80,12 @@ class FaithfulnessCurve:
     @property
     def cpr_clipped(self) -> float:
         """CPR with f cut at 1: overshooting the model earns nothing."""
-        return area(self.sizes, [min(f, 1.0) for f in self._of("signed")])
+        return area(self.sizes, np.minimum(self._of("signed"), 1.0))
 
     @property
     def cmd(self) -> float:
         """Integral of ``|1 - f|``, edges ranked by absolute score (MIB; lower is better)."""
-        return area(self.sizes, [abs(1 - f) for f in self._of("abs")])
+        return area(self.sizes, np.abs(1 - self._of("abs")))
 
     @property
     def average(self) -> float:
@@ -104,19 +99,18 @@ class FaithfulnessCurve:
         MIB's evaluator gives this and :attr:`cmd_log` where ``log_scale`` is set, as its queue for
         submissions does.
         """
-        return area(list(np.log(self.sizes)), self._of("signed"))
+        return area(np.log(self.sizes), self._of("signed"))
 
     @property
     def cmd_log(self) -> float:
         """Integral of ``|1 - f|`` over the natural log of the size, absolute ranking."""
-        return area(list(np.log(self.sizes)), [abs(1 - f) for f in self._of("abs")])
+        return area(np.log(self.sizes), np.abs(1 - self._of("abs")))
 
     @property
     def log_area(self) -> float:
         """Mean of f (cut at 1) over the log of the size, signed ranking: small circuits count."""
         logs = np.log(self.sizes)
-        clipped = [min(f, 1.0) for f in self._of("signed")]
-        return area(list(logs), clipped) / float(logs[-1] - logs[0])
+        return area(logs, np.minimum(self._of("signed"), 1.0)) / float(logs[-1] - logs[0])
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each ranking and size: ranking, size, kept, value, faithfulness."""
@@ -206,13 +200,12 @@ def circuits_of(
     require_same_graph(model.graph, scores.graph, "the model and the scores")
     if not rankings:
         raise InputError("a curve needs a ranking: 'signed', 'abs' or both")
-    asked = tuple(MIB_SIZES if sizes is None else sizes)
-    counts = [budget(size, model.graph.num_edges) for size in asked]
-    fractions = tuple(
-        size / model.graph.num_edges if isinstance(size, int) else float(size) for size in asked
-    )
+    requested = tuple(MIB_SIZES if sizes is None else sizes)
+    total = model.graph.num_edges
+    counts = [budget(size, total) for size in requested]
+    fractions = tuple(s / total if isinstance(s, int) else float(s) for s in requested)
     if len(fractions) < 2 or list(fractions) != sorted(set(fractions)):
-        raise InputError(f"sizes must be at least two, increasing, got {asked}")
+        raise InputError(f"sizes must be at least two, increasing, got {requested}")
     chosen = resolve_ablation(model, task, own)
     under = chosen if found_under is None else found_under
     masks: dict[Ranking, list[EdgeMask]] = {
@@ -237,21 +230,21 @@ def curve_of(
         for fraction, mask in zip(fractions, named, strict=True):
             names.setdefault(mask, f"at size {fraction!r} ({by})")
     inner = {mask: name for mask, name in names.items() if not _is_end(mask)}
-    run = inner or dict(itertools.islice(names.items(), 1))  # the ends come with any circuit
-    found = evaluate_all(
+    to_run = inner or dict(itertools.islice(names.items(), 1))  # the ends come with any circuit
+    by_name = evaluate_all(
         model,
         task,
-        {name: mask for mask, name in run.items()},
+        {name: mask for mask, name in to_run.items()},
         ablation=ablation,
         metrics=[task.metric],
         batch_size=batch_size,
     )
-    reports = {mask: found[name] for mask, name in run.items()}
+    reports = {mask: by_name[name] for mask, name in to_run.items()}
     return curve_of_reports(masks, fractions, reports, method)
 
 
 def _is_end(mask: EdgeMask) -> bool:
-    """Whether it is an end of the curve's scale: no edge kept, or every edge."""
+    """``True`` for an end of the curve's scale: no edge kept, or every edge."""
     return mask.num_kept in (0, mask.graph.num_edges)
 
 
@@ -266,31 +259,30 @@ def curve_of_reports(
     ``reports`` has at least one circuit, and every one of ``masks`` that keeps some edges but not
     all: the others are the ends of the scale.
     """
-    some = next(iter(reports.values()))
-    metric = str(some.settings["metric"])
-    if "faithfulness" not in some.values:
-        why = some.absent["faithfulness"]
-        raise InputError(f"faithfulness is not defined on task {some.settings['task']!r}: {why}")
-    full, ablated = some.full[metric], some.ablated[metric]
-    values: dict[str, list[float]] = {}
-    f: dict[str, list[float]] = {}
-    for by, named in masks.items():
-        values[by], f[by] = [], []
-        for mask in named:
+    report = next(iter(reports.values()))
+    metric = str(report.settings["metric"])
+    if "faithfulness" not in report.values:
+        why = report.absent["faithfulness"]
+        raise InputError(f"faithfulness is not defined on task {report.settings['task']!r}: {why}")
+    full, ablated = report.full[metric], report.ablated[metric]
+    values: dict[str, list[float]] = {by: [] for by in masks}
+    f: dict[str, list[float]] = {by: [] for by in masks}
+    for by, circuits in masks.items():
+        for mask in circuits:
             if _is_end(mask):
                 values[by].append(full if mask.num_kept else ablated)
                 f[by].append(1.0 if mask.num_kept else 0.0)
             else:
                 values[by].append(float(reports[mask].examples[metric].mean()))
                 f[by].append(reports[mask]["faithfulness"])
-    kept: dict[str, list[int]] = {by: [m.num_kept for m in named] for by, named in masks.items()}
-    said = [Gap.of(some.full_examples[metric], some.ablated_examples[metric]).note]
+    kept: dict[str, list[int]] = {by: [m.num_kept for m in masks[by]] for by in masks}
+    notes = [Gap.of(report.full_examples[metric], report.ablated_examples[metric]).note]
     edges = next(iter(masks.values()))[0].graph.num_edges
     none = [size for size in fractions if int(size * edges) < 1]
     if none:
-        said.append(
+        notes.append(
             f"{len(none)} of the {len(fractions)} sizes are less than one of the graph's {edges} "
             "edges and keep none: f is 0 there; sizes= takes numbers of edges"
         )
-    note = "; ".join(filter(None, said))
+    note = "; ".join(filter(None, notes))
     return FaithfulnessCurve(fractions, f, kept, values, full, ablated, metric, method, note)

@@ -1,4 +1,4 @@
-"""Whether a circuit gives exactly the full model's outputs, and whether it can be any smaller.
+"""Exact circuits, which give the full model's outputs, and those of them that cannot be smaller.
 
 What counts as the same output is the task's metric's to say (``Metric.same_as_full``: the same
 choice at every answer position, or a tolerance for numbers). It must hold on every example, so
@@ -7,42 +7,20 @@ these functions suit tasks that list all inputs, such as compiled programs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import AblationLike, resolve_ablation, said_or_own
-from graphprune.core.batch import Batch
+from graphprune.core.ablation import AblationLike, said_or_own
 from graphprune.core.mask import EdgeMask, Masked, mask_of, require_same_graph
-from graphprune.core.metrics import Metric
-from graphprune.core.model import Ablation, MaskedModel, Reference, require_model
+from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
+from graphprune.evaluation.reference_cache import ReferenceCache, require_mask_rows
 from graphprune.selection.connect import cut_off_nodes_differ
 from graphprune.util.checks import at_least
-
-__all__ = [
-    "SameOutputs",
-    "equivalent",
-    "is_minimal",
-    "minimal_circuit",
-    "removable_edges",
-    "same_outputs",
-]
-
-# References kept between calls; those beyond are made anew each time.
-_CACHE_BYTES = 2**30
-
-
-@dataclass(eq=False)
-class _Held:
-    """One batch, and its reference where that is kept."""
-
-    batch: Batch
-    reference: Reference | None = None
-    refuted: int = 0
 
 
 @dataclass(eq=False)
@@ -63,53 +41,31 @@ class SameOutputs:
     ablation: AblationLike | None = None
     max_candidates: int = 16
     batch_size: int | None = None
-    _held: list[_Held] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         require_model(self.model)
         at_least(self.max_candidates, 1, "max_candidates")
-        self._chosen: Ablation = resolve_ablation(self.model, self.task, self.ablation)
-        self._metric: Metric = self.task.metric
-        self._held = [_Held(batch) for batch in self.task.batches(self.batch_size)]
-        self._space = _CACHE_BYTES
-
-    def _reference(self, held: _Held) -> Reference:
-        if held.reference is not None:
-            return held.reference
-        made = self.model.reference(held.batch, self._chosen)
-        if made.nbytes <= self._space:
-            self._space -= made.nbytes
-            held.reference = made
-        return made
+        self._cache = ReferenceCache(self.model, self.task, self.ablation, self.batch_size)
+        self._refuted = [0] * len(self._cache)  # masks by each batch so far
 
     @property
     def leading(self) -> bool:
-        """Whether a node that no kept path reaches from the input still sends something of its own.
+        """``True`` where a node that no kept path reaches from the input still sends something.
 
         So it is unless the ablation is counterfactual, position by position.
         """
-        return cut_off_nodes_differ(self._chosen, self.task)
+        return cut_off_nodes_differ(self._cache.ablation, self.task)
 
     @torch.no_grad()
     def __call__(self, masks: Tensor) -> Tensor:
         """``[K]`` bool for ``masks [K, E]``: the same outputs on every example."""
-        edges = self.model.graph.num_edges
-        if masks.ndim != 2 or masks.shape[1] != edges:
-            raise InputError(f"masks must have the shape [K, {edges}], got {list(masks.shape)}")
-        good = torch.ones(len(masks), dtype=torch.bool)
-        for start in range(0, len(masks), self.max_candidates):
-            part = slice(start, start + self.max_candidates)
-            good[part] = self._some(masks[part])
-        return good
-
-    def _some(self, masks: Tensor) -> Tensor:
-        alive = torch.arange(len(masks))
-        for held in self._ordered():
-            alive = alive[self._at(held, masks[alive])]
-            if not len(alive):
-                break
+        require_mask_rows(masks, self.model.graph)
         good = torch.zeros(len(masks), dtype=torch.bool)
-        good[alive] = True
+        for alive in torch.arange(len(masks)).split(self.max_candidates):
+            for number in self._ordered():
+                if len(alive):
+                    alive = alive[self._same(number, masks[alive])]
+            good[alive] = True
         return good
 
     @torch.no_grad()
@@ -119,23 +75,22 @@ class SameOutputs:
         All run together on one batch; those that pass run on the rest one by one.
         """
         head, *rest = self._ordered()
-        for number in torch.nonzero(self._at(head, masks))[:, 0].tolist():
-            if all(bool(self._at(held, masks[number : number + 1])[0]) for held in rest):
-                return int(number)
+        for row in torch.nonzero(self._same(head, masks))[:, 0].tolist():
+            if all(bool(self._same(number, masks[row : row + 1])[0]) for number in rest):
+                return int(row)
         return None
 
-    def _ordered(self) -> list[_Held]:
-        return sorted(self._held, key=lambda held: -held.refuted)
+    def _ordered(self) -> list[int]:
+        """Numbers of the batches, the one that refuted most masks first."""
+        return sorted(range(len(self._cache)), key=lambda number: -self._refuted[number])
 
-    def _at(self, held: _Held, masks: Tensor) -> Tensor:
+    def _same(self, number: int, masks: Tensor) -> Tensor:
         """``[K]`` bool: the same outputs on one batch."""
-        reference = self._reference(held)
-        outputs = self.model.run(held.batch, masks.float(), reference)
-        full = reference.full
-        same = torch.stack(
-            [self._metric.same_as_full(out, held.batch, full).all() for out in outputs]
-        ).cpu()
-        held.refuted += int((~same).sum())
+        batch, reference = self._cache[number]
+        outputs = self.model.run(batch, masks.float(), reference)
+        full, metric = reference.full, self.task.metric
+        same = torch.stack([metric.same_as_full(out, batch, full).all() for out in outputs]).cpu()
+        self._refuted[number] += int((~same).sum())
         return same
 
 
@@ -165,16 +120,16 @@ def same_outputs(
 def equivalent(
     model: MaskedModel, task: Task, mask: EdgeMask | Masked, *, ablation: AblationLike | None = None
 ) -> bool:
-    """Whether the circuit gives the full model's output on every example of the task."""
+    """``True`` if the circuit gives the full model's output on every example of the task."""
     chosen, mask = said_or_own(ablation, mask), mask_of(mask)
     require_same_graph(model.graph, mask.graph, "the model and the mask")
     return bool(SameOutputs(model, task, chosen)(mask.values[None])[0])
 
 
-def _without_each(kept: Tensor, edges: Tensor) -> Tensor:
-    """``[K, E]``: ``kept [E]`` without each of ``edges [K]``."""
-    masks = kept.float().repeat(len(edges), 1)
-    masks[torch.arange(len(edges)), edges] = 0.0
+def without_each(kept: Tensor, edges: Tensor) -> Tensor:
+    """``[K, E]`` bool: ``kept [E]`` without each of ``edges [K]``."""
+    masks = kept.repeat(len(edges), 1)
+    masks[torch.arange(len(edges)), edges] = False
     return masks
 
 
@@ -190,16 +145,16 @@ def removable_edges(
     kept = _binary(model, mask_of(mask))
     edges = torch.nonzero(kept)[:, 0]
     values = torch.zeros(model.graph.num_edges)
-    ask = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
-    for some in edges.split(max_candidates):
-        values[some] = ask(_without_each(kept, some)).float()
+    exact = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
+    for chunk in edges.split(max_candidates):
+        values[chunk] = exact(without_each(kept, chunk)).float()
     return EdgeMask(model.graph, values)
 
 
 def is_minimal(
     model: MaskedModel, task: Task, mask: EdgeMask | Masked, *, ablation: AblationLike | None = None
 ) -> bool:
-    """Whether the circuit is exact and the removal of any kept edge changes some output."""
+    """``True`` if the circuit is exact and the removal of any kept edge changes some output."""
     if not equivalent(model, task, mask, ablation=ablation):
         return False
     return removable_edges(model, task, mask, ablation=ablation).num_kept == 0
@@ -229,10 +184,10 @@ def minimal_circuit(
     Raises:
         InputError: the circuit does not give the full model's outputs to begin with.
     """
-    ask = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
+    exact = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
     mask = mask_of(mask)
     kept = _binary(model, mask)
-    if not bool(ask(kept.float()[None])[0]):
+    if not bool(exact(kept.float()[None])[0]):
         raise InputError(
             f"the circuit of {mask.num_kept} edges does not give the full model's outputs on every "
             "example; polishing starts from one that does"
@@ -242,60 +197,60 @@ def minimal_circuit(
     else:
         require_same_graph(model.graph, order.graph, "the model and the scores")
         ranked = torch.sort(order.values, stable=True).indices
-    kept = _lead_somewhere(ask, kept)
+    kept = _lead_somewhere(exact, kept)
     while True:
-        after = _one_pass(ask, kept, ranked)
+        after = _one_pass(exact, kept, ranked)
         if bool((after == kept).all()):
             return EdgeMask(model.graph, kept.float())
         kept = after
 
 
-def _lead_somewhere(ask: SameOutputs, kept: Tensor) -> Tensor:
-    alive = ask.model.graph.alive(kept.numpy(), from_inputs=not ask.leading)
+def _lead_somewhere(exact: SameOutputs, kept: Tensor) -> Tensor:
+    alive = exact.model.graph.alive(kept.numpy(), from_inputs=not exact.leading)
     return torch.from_numpy(alive)
 
 
 @dataclass
 class _Guess:
-    """How the next edges are tried: all of them ``going``, or each alone as if all would stay."""
+    """The way the next edges are tried: all at once as if ``going``, or each alone."""
 
     going: bool = True
     width: int = 16
 
 
-def _one_pass(ask: SameOutputs, kept: Tensor, ranked: Tensor) -> Tensor:
+def _one_pass(exact: SameOutputs, kept: Tensor, ranked: Tensor) -> Tensor:
     """Every kept edge tried once, in order."""
-    kept, start, guess = kept.clone(), 0, _Guess(width=ask.max_candidates)
+    kept, start, guess = kept.clone(), 0, _Guess(width=exact.max_candidates)
     while True:
         rest = ranked[start:]
         places = torch.nonzero(kept[rest])[: guess.width, 0]
         if not len(places):
             return kept
         edges = rest[places]
-        gone, told = (_try_stretch if guess.going else _try_each)(ask, kept, edges, guess)
-        if told:
-            start += int(places[told - 1]) + 1
+        gone, tried = (_try_stretch if guess.going else _try_each)(exact, kept, edges, guess)
+        if tried:
+            start += int(places[tried - 1]) + 1
         if len(gone):
             kept[gone] = False
-            kept = _lead_somewhere(ask, kept)
+            kept = _lead_somewhere(exact, kept)
 
 
 def _try_stretch(
-    ask: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess
+    exact: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess
 ) -> tuple[Tensor, int]:
     """The longest stretch of ``edges`` that can go at once, and of how many the fate is known."""
-    count = min(len(edges), ask.max_candidates)
+    count = min(len(edges), exact.max_candidates)
     cuts = [-(-len(edges) * (i + 1) // count) for i in range(count)][::-1]
     masks = kept.float().repeat(count, 1)
     for row, cut in zip(masks, cuts, strict=True):
         row[edges[:cut]] = 0.0
-    found = ask.first(masks)
-    going = 0 if found is None else cuts[found]
-    if found == 0:
+    first = exact.first(masks)
+    going = 0 if first is None else cuts[first]
+    if first == 0:
         guess.width *= 2
         return edges, len(edges)
     # The next cut's edges cannot all go: where that is a single edge, it stays.
-    more = (cuts[-1] if found is None else cuts[found - 1]) - going
+    more = (cuts[-1] if first is None else cuts[first - 1]) - going
     guess.width = more if more < len(edges) else max(1, more // 2)
     if more > 1:
         return edges[:going], going
@@ -303,13 +258,13 @@ def _try_stretch(
     return edges[:going], going + 1
 
 
-def _try_each(ask: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess) -> tuple[Tensor, int]:
+def _try_each(exact: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess) -> tuple[Tensor, int]:
     """The first of ``edges`` that can go alone; those before it stay."""
-    edges = edges[: ask.max_candidates]
-    found = ask.first(_without_each(kept, edges))
-    if found is None:
-        guess.width = min(2 * len(edges), ask.max_candidates)
+    edges = edges[: exact.max_candidates]
+    first = exact.first(without_each(kept, edges))
+    if first is None:
+        guess.width = min(2 * len(edges), exact.max_candidates)
         return edges[:0], len(edges)
-    guess.going = found == 0
-    guess.width = 1 if guess.going else max(1, found)
-    return edges[found : found + 1], found + 1
+    guess.going = first == 0
+    guess.width = 1 if guess.going else max(1, first)
+    return edges[first : first + 1], first + 1

@@ -17,8 +17,6 @@ from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.task import Task
 
-__all__ = ["Fidelity", "fidelity"]
-
 
 @dataclass(frozen=True)
 class Fidelity:

@@ -12,12 +12,10 @@ from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
 from graphprune.util.numbers import ranks
 
-__all__ = ["Recovery", "auroc", "mean_jaccard", "recovery"]
-
 
 @dataclass(frozen=True)
 class Recovery:
-    """How much of a known circuit a found one holds, by edges."""
+    """The part of a known circuit that a found one holds, by edges."""
 
     precision: float
     recall: float

@@ -27,7 +27,13 @@ from graphprune.core.overlap import as_table, old_ones, prints
 from graphprune.core.result import Result
 from graphprune.core.task import Task
 from graphprune.errors import InputError, NumericalError
-from graphprune.util.numbers import UNBOUNDED, bootstrap_interval, few_examples, ratio_interval
+from graphprune.util.numbers import (
+    ENOUGH,
+    UNBOUNDED,
+    bootstrap_interval,
+    few_examples,
+    ratio_interval,
+)
 from graphprune.util.progress import track
 
 from .cost import measure
@@ -35,13 +41,6 @@ from .cost import measure
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "EvaluationReport",
-    "bootstrap_interval",
-    "check_outputs",
-    "evaluate",
-    "evaluate_all",
-]
 
 DEFAULT_METRICS = (
     "kl", "logit_diff", "prob_diff", "accuracy", "exact_match", "top1_accuracy", "top1_match",
@@ -62,7 +61,7 @@ def check_outputs(outputs: Tensor, batch: Batch, what: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationReport:
-    """What :func:`evaluate` found.
+    """The result of :func:`evaluate`.
 
     ``values`` maps a measure to its mean, ``examples`` to its value for every example, ``absent``
     to the reason why a measure is missing, ``notes`` to what is to be said of its value (that it is
@@ -121,9 +120,9 @@ class EvaluationReport:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is to be said of all intervals: that there are few examples."""
-        said = few_examples(int(self.settings["examples"])) if "examples" in self.settings else None
-        return () if said is None else (said,)
+        """Remarks on all intervals: that there are few examples."""
+        remark = few_examples(int(self.settings.get("examples", ENOUGH)))
+        return () if remark is None else (remark,)
 
     def to_dict(self) -> dict[str, Any]:
         """Every measure as a plain number; those left out stand under ``absent`` with a reason."""
@@ -222,10 +221,11 @@ def evaluate_all(
     require_model(model)
     for mask in chosen_masks.values():
         require_same_graph(model.graph, mask.graph, "the model and the mask")
-    wanted = _wanted(metrics, task.metric)
+    wanted = _chosen_metrics(metrics, task.metric)
     ranked = metrics is None or "kendall_tau" in metrics
     chosen = resolve_ablation(model, task, ablation, *masks.values())
-    table, ends = {name: _Table(task) for name in chosen_masks}, _Table(task)
+    circuit_values = {name: _ExampleValues(task) for name in chosen_masks}
+    full_values, ablated_values = _ExampleValues(task), _ExampleValues(task)
     absent: dict[str, str] = {}
     if cost and module_of(model) is None:
         no_weights = "the model runs no torch module whose weights could be counted"
@@ -247,8 +247,8 @@ def evaluate_all(
                 absent[metric.name] = why
                 continue
             present.append(metric)
-            for side, out in (("full", full), ("ablated", ablated)):
-                ends.add(side, metric.name, batch, metric(out, batch, full))
+            full_values.add(metric.name, batch, metric(full, batch, full))
+            ablated_values.add(metric.name, batch, metric(ablated, batch, full))
         for name, mask in chosen_masks.items():
             with torch.no_grad():
                 outputs = model.run(batch, mask, reference)
@@ -256,13 +256,13 @@ def evaluate_all(
                     measure(model, batch, mask, reference, spent[name])
             check_outputs(outputs, batch, f"the circuit {name}".rstrip())
             for metric in present:
-                table[name].add("circuit", metric.name, batch, metric(outputs, batch, full))
+                circuit_values[name].add(metric.name, batch, metric(outputs, batch, full))
             if ranked:
                 why, taus = _kendall(outputs, full, batch)
                 if taus is None:
                     absent["kendall_tau"] = why
                 else:
-                    table[name].add("circuit", "kendall_tau", batch, taus)
+                    circuit_values[name].add("kendall_tau", batch, taus)
     settings = {
         "task": task.name,
         "examples": len(task),
@@ -271,17 +271,18 @@ def evaluate_all(
         "graph": model.graph.fingerprint,
         "choices": "answers and distractors" if against else "all outputs",
     }
-    sides = [ends.columns(side, absent) for side in ("full", "ablated")]
+    ends = full_values.columns(absent), ablated_values.columns(absent)
     own = task.metric.name
-    gap = None if own in absent else Gap.of(sides[0][own], sides[1][own], idle.reason())
+    gap = None if own in absent else Gap.of(ends[0][own], ends[1][own], idle.reason())
     bounds = {metric.name: metric.bounds for metric in wanted if metric.bounds != UNBOUNDED}
     if ranked:
         bounds["kendall_tau"] = (-1.0, 1.0)
-    reports = {
-        name: _report(mask, table[name].columns("circuit", absent), sides, absent, spent[name],
-                      settings, gap, bounds)
-        for name, mask in chosen_masks.items()
-    }  # fmt: skip
+    reports = {}
+    for name, mask in chosen_masks.items():
+        examples = circuit_values[name].columns(absent)
+        report = _report(mask, examples, ends, absent, settings, gap, bounds)
+        report.values.update(spent[name])
+        reports[name] = report
     for name, given in masks.items():
         seen = given.found_on if isinstance(given, Circuit | Result) else None
         own_means = ablation is None and seen is not None and chosen.kind == "mean"
@@ -302,79 +303,76 @@ def evaluate_all(
         for report in reports.values():
             size = 0.0 if gap is None else gap.size
             for name, note in rounding_notes(model, report.values, size, noise).items():
-                said = report.notes.get(name)
-                report.notes[name] = f"{said}; {note}" if said else note
+                earlier = report.notes.get(name)
+                report.notes[name] = f"{earlier}; {note}" if earlier else note
     return reports
 
 
 def _report(
     mask: EdgeMask,
     examples: dict[str, Tensor],
-    ends: list[dict[str, Tensor]],
+    ends: tuple[dict[str, Tensor], dict[str, Tensor]],
     absent: Mapping[str, str],
-    spent: Mapping[str, float],
     settings: Mapping[str, Any],
     gap: Gap | None,
     bounds: Mapping[str, tuple[float, float]],
 ) -> EvaluationReport:
-    values: dict[str, float] = {"n_edges": mask.num_kept, **mask_density(mask)}
-    values |= {name: float(v.mean()) for name, v in examples.items()}
-    full, ablated = ({n: float(v.mean()) for n, v in side.items()} for side in ends)
-    missing, name, said = dict(absent), str(settings["metric"]), {}
-    if gap is None:
-        missing["faithfulness"] = missing[name]
-    elif gap.why is not None:
-        missing["faithfulness"] = gap.why
-    else:
-        values["faithfulness"] = gap.share(values[name])
-        if gap.note is not None:
-            said["faithfulness"] = gap.note
-    values |= spent
-    return EvaluationReport(
-        values, examples, full, ablated, missing, dict(settings), ends[0], ends[1], said,
-        dict(bounds),
+    """The report on one circuit; ``gap`` is ``None`` where the task's metric is absent."""
+    circuit, full, ablated = ({n: float(v.mean()) for n, v in x.items()} for x in (examples, *ends))
+    report = EvaluationReport(
+        {"n_edges": mask.num_kept, **mask_density(mask), **circuit}, examples, full, ablated,
+        dict(absent), dict(settings), *ends, bounds=dict(bounds),
     )  # fmt: skip
+    metric = str(settings["metric"])
+    why = absent[metric] if gap is None else gap.why
+    if why is not None:
+        report.absent["faithfulness"] = why
+    elif gap is not None:
+        report.values["faithfulness"] = gap.share(report.values[metric])
+        if gap.note is not None:
+            report.notes["faithfulness"] = gap.note
+    return report
 
 
-def _wanted(metrics: Sequence[str | Metric] | None, own: Metric) -> list[Metric]:
+def _chosen_metrics(metrics: Sequence[str | Metric] | None, own: Metric) -> list[Metric]:
     """The metrics to compute, the task's own among them; two of one name are refused."""
     names = DEFAULT_METRICS if metrics is None else metrics
-    found = [as_metric(m) for m in names if m != "kendall_tau"]
-    if own not in found:
-        found.append(own)
-    seen = {metric.name: metric for metric in found}
-    if len(seen) < len(found):
-        twice = next(m.name for m in found if seen[m.name] != m)
+    chosen = [as_metric(m) for m in names if m != "kendall_tau"]
+    if own not in chosen:
+        chosen.append(own)
+    seen = {metric.name: metric for metric in chosen}
+    if len(seen) < len(chosen):
+        twice = next(m.name for m in chosen if seen[m.name] != m)
         raise InputError(
             f"two different metrics are named {twice!r}; give yours another name: "
             "gp.Metric('my name', function, higher_is_better=...)"
         )
-    return found
+    return chosen
 
 
-class _Table:
-    """Values for each example, put back from batches into the task's order."""
+class _ExampleValues:
+    """Metrics' values for each example, put back from batches into the task's order."""
 
     def __init__(self, task: Task) -> None:
         order = range(len(task)) if task.order is None else task.order
         self._place: dict[int, int] = {number: place for place, number in enumerate(order)}
-        self._rows: dict[tuple[str, str], list[tuple[tuple[int, ...], Tensor]]] = {}
+        self._parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {}
 
-    def add(self, side: str, name: str, batch: Batch, values: Tensor) -> None:
-        row = (batch.indices, values.detach().cpu().double())
-        self._rows.setdefault((side, name), []).append(row)
+    def add(self, name: str, batch: Batch, values: Tensor) -> None:
+        part = (batch.indices, values.detach().cpu().double())
+        self._parts.setdefault(name, []).append(part)
 
-    def columns(self, side: str, absent: Mapping[str, str]) -> dict[str, Tensor]:
-        out = {}
-        for (mine, name), rows in self._rows.items():
-            if mine != side or name in absent:
+    def columns(self, absent: Mapping[str, str]) -> dict[str, Tensor]:
+        columns = {}
+        for name, parts in self._parts.items():
+            if name in absent:
                 continue
-            values = torch.cat([v for _, v in rows])
-            numbers = [self._place.get(i, -1) for indices, _ in rows for i in indices]
+            values = torch.cat([part for _, part in parts])
+            numbers = [self._place.get(i, -1) for indices, _ in parts for i in indices]
             if len(set(numbers)) == len(values) == len(self._place) and -1 not in numbers:
                 values = values[torch.argsort(torch.tensor(numbers))]
-            out[name] = values
-        return out
+            columns[name] = values
+        return columns
 
 
 def _kendall(outputs: Tensor, full: Tensor, batch: Batch) -> tuple[str, Tensor | None]:

@@ -6,15 +6,15 @@ from graphprune.export.attribution_graph import attribution_graph, to_attributio
 from graphprune.export.explanation import to_explanation
 from graphprune.export.formats import FORMATS, export
 from graphprune.export.hub import from_hub, load, push_to_hub
-from graphprune.mib.field import field_graph
+from graphprune.mib.content import MIBNodes
 from graphprune.mib.files import (
-    MIBNodes,
     from_mib_json,
     from_mib_nodes,
     from_mib_pt,
     to_mib_json,
     to_mib_pt,
 )
+from graphprune.mib.layout import field_graph
 from graphprune.mib.submission import (
     MIB_MODELS,
     Submission,

@@ -19,42 +19,35 @@ integral of f and CMD that of |1 - f| by the trapezoid rule over the sizes. Its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from graphprune.core.ablation import AblationLike, resolve_ablation
+from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.model import require_model
+from graphprune.core.model import Ablation, MaskedModel, require_model
 from graphprune.core.scores import EdgeScores, NodeScores, Ranking
 from graphprune.core.sizes import MIB_SIZES
+from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.evaluation.curve import FaithfulnessCurve, curve_of
+from graphprune.mib.content import MIBNodes
+from graphprune.mib.layout import UngroupedLayout
 from graphprune.selection.connect import without_dead_ends
 from graphprune.util.numbers import ranking
-
-if TYPE_CHECKING:
-    from graphprune.core.graph import ComputationalGraph
-    from graphprune.core.model import MaskedModel
-    from graphprune.core.task import Task
-    from graphprune.mib.mib_read import MIBNodes
-
-__all__ = ["field_edges", "mib_auroc", "mib_curve"]
 
 _RANKINGS: tuple[Ranking, ...] = ("signed", "abs")
 
 
-def field_edges(graph: ComputationalGraph) -> Tensor:
-    """``[E]`` float: how often each edge stands in the field's files, once for each query head.
+def repeats_in_files(graph: ComputationalGraph) -> Tensor:
+    """``[E]`` float: how often each edge stands in score files, once for each query head it feeds.
 
     1 everywhere on graphs that are no transformer's.
     """
-    from graphprune.mib.field import FieldLayout
-
     try:
-        layout = FieldLayout.of(graph)
+        layout = UngroupedLayout.of(graph)
     except InputError:
         return torch.ones(graph.num_edges)
     places = layout.edge[layout.real]
@@ -92,18 +85,16 @@ def mib_curve(
         return curve_of(model, task, masks, MIB_SIZES, chosen, batch_size, found.method)
     if isinstance(found, Sequence):
         return _of_circuits(model, task, list(found), chosen, batch_size)
-    nodes, unscored = (found, ()) if isinstance(found, NodeScores) else (
-        found.scores, found.unscored
-    )  # fmt: skip
+    nodes = found if isinstance(found, MIBNodes) else MIBNodes(found)
     require_same_graph(model.graph, nodes.graph, "the model and the scores of nodes")
-    masks = {by: pruned(_node_circuits(nodes, unscored, by)) for by in _RANKINGS}
-    return curve_of(model, task, masks, MIB_SIZES, chosen, batch_size, nodes.method)
+    masks = {by: pruned(_node_circuits(nodes, by)) for by in _RANKINGS}
+    return curve_of(model, task, masks, MIB_SIZES, chosen, batch_size, nodes.scores.method)
 
 
 def _edge_circuits(scores: EdgeScores, by: Ranking) -> list[EdgeMask]:
     """An edge of a key/value group is in as soon as the budget reaches the first of its repeats."""
     graph = scores.graph
-    repeats = field_edges(graph).long()
+    repeats = repeats_in_files(graph).long()
     order = ranking(scores.values.abs() if by == "abs" else scores.values)
     starts = repeats[order].cumsum(0) - repeats[order]
     total, out = int(repeats.sum()), []
@@ -114,13 +105,13 @@ def _edge_circuits(scores: EdgeScores, by: Ranking) -> list[EdgeMask]:
     return out
 
 
-def _node_circuits(nodes: NodeScores, unscored: Sequence[str], by: Ranking) -> list[EdgeMask]:
+def _node_circuits(nodes: MIBNodes, by: Ranking) -> list[EdgeMask]:
     graph = nodes.graph
-    always = {graph.node_number[name] for name in unscored}
-    scored = torch.tensor([n for n in nodes.senders.tolist() if n not in always])
+    always = {graph.node_number[name] for name in nodes.unscored}
+    scored = torch.tensor([n for n in nodes.scores.senders.tolist() if n not in always])
     if not len(scored):
         raise InputError("no node has a score, so no circuit of nodes is smaller than the graph")
-    values = nodes.values[scored]
+    values = nodes.scores.values[scored]
     order = scored[ranking(values.abs() if by == "abs" else values)]
     source, target = graph.edge_index
     wires = graph.fixed_edge_index
@@ -136,12 +127,9 @@ def _node_circuits(nodes: NodeScores, unscored: Sequence[str], by: Ranking) -> l
 
 
 def _of_circuits(
-    model: MaskedModel, task: Task, circuits: list[EdgeMask], ablation: object, size: int | None
+    model: MaskedModel, task: Task, circuits: list[EdgeMask], ablation: Ablation, size: int | None
 ) -> FaithfulnessCurve:
-    from graphprune.core.model import Ablation
-
-    assert isinstance(ablation, Ablation)
-    weight = field_edges(model.graph)
+    weight = repeats_in_files(model.graph)
     for mask in circuits:
         require_same_graph(model.graph, mask.graph, "the model and the circuits")
     whole = [mask for mask in circuits if mask.num_kept == model.graph.num_edges]
@@ -186,16 +174,16 @@ def mib_auroc(scores: EdgeScores, truth: EdgeMask) -> float:
         raise InputError("AUROC needs a true circuit with some but not all of the graph's edges")
     tpr, fpr = [], []
     for size in MIB_SIZES:
-        found = scores.greedy(min(_steps(size * total), total)).prune_dead_ends().kept
-        tpr.append(int((found & inside).sum()) / positives)
-        fpr.append(int((found & ~inside).sum()) / negatives)
+        circuit = scores.greedy(min(_steps(size * total), total)).prune_dead_ends().kept
+        tpr.append(int((circuit & inside).sum()) / positives)
+        fpr.append(int((circuit & ~inside).sum()) / negatives)
     if not fpr[-1]:
         raise InputError("no edge outside the true circuit leads to the output: no false positives")
     return float(np.trapezoid(tpr, np.array(fpr) / fpr[-1]))
 
 
 def _steps(count: float) -> int:
-    """How often one can be taken from ``count`` while it is above 0, in floating point."""
+    """The number of times one can be taken from ``count`` above 0, in floating point."""
     steps = 0
     while count > 0:
         count -= 1

@@ -23,8 +23,6 @@ from graphprune.errors import InputError, MissingExtraError
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.records import FileRecord
 
-__all__ = ["MIB_TASKS", "data_files", "holds_data_set", "mib", "mib_rows", "split_names"]
-
 log = logging.getLogger("graphprune.tasks")
 Row = Mapping[str, Any]
 _FILES = (".parquet", ".jsonl", ".json")
@@ -33,7 +31,7 @@ _PREFERRED = "4_answer_choices"  # the benchmark's configuration of copycolors_m
 
 @dataclass(frozen=True)
 class _Rule:
-    """How rows of one kind are read.
+    """The rule for reading rows of one kind.
 
     ``texts`` gives answer, distractor and other texts; a row is left out where these have not all
     one number of tokens, which is one for a ``single`` rule.
@@ -208,7 +206,7 @@ def _files_of(place: Path, config: str | None) -> dict[str, list[Path]]:
 
 
 def holds_data_set(folder: Path) -> bool:
-    """Whether a folder has files that are named after splits."""
+    """``True`` for a folder with files that are named after splits."""
     return folder.is_dir() and bool(_splits(folder))
 
 
@@ -250,12 +248,12 @@ def _read(path: Path) -> list[Row]:
         return rows
     text = path.read_text(encoding="utf-8")
     try:
-        found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        values = [json.loads(line) for line in text.splitlines() if line.strip()]
     except ValueError as error:
         raise InputError(f"{path}: no JSON lines: {error}") from None
-    if not all(isinstance(row, dict) for row in found):
+    if not all(isinstance(row, dict) for row in values):
         raise InputError(f"{path}: every line should be an object")
-    return found
+    return values
 
 
 def _kind(row: Row, place: Path) -> str:
@@ -284,9 +282,9 @@ def _column(row: Row, given: str | None, usual: str, place: Path) -> str:
 
 
 def _operator(rows: list[Row], given: str | None, place: Path) -> str:
-    found = sorted({str(row.get("operator")) for row in rows})
-    if given is None and len(found) == 1:
-        return found[0]
-    if given is None or given not in found:
-        raise InputError(f"{place} has the operators {found}; give operator= one of them")
+    operators = sorted({str(row.get("operator")) for row in rows})
+    if given is None and len(operators) == 1:
+        return operators[0]
+    if given is None or given not in operators:
+        raise InputError(f"{place} has the operators {operators}; give operator= one of them")
     return given

@@ -15,39 +15,20 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.circuit import Circuit
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.mask import EdgeMask
 from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.errors import InputError
-from graphprune.mib.field import FieldLayout
-from graphprune.mib.mib_read import (
-    MIBNodes,
-    Ungrouped,
-    Unscored,
-    edges_onto_graph,
-    nodes_onto_graph,
-    read_mib_json,
-    read_mib_pt,
-)
+from graphprune.mib.content import MIBContent, MIBNodes, Source, Ungrouped, Unscored
+from graphprune.mib.layout import UngroupedLayout
+from graphprune.mib.parsing import load, load_json, parse
+from graphprune.mib.safe_pt import read_pt
 from graphprune.util.files import atomic_path, write_bytes
-
-if TYPE_CHECKING:
-    from graphprune.core.circuit import Circuit
-    from graphprune.core.graph import ComputationalGraph
-
-__all__ = [
-    "MIBNodes",
-    "from_mib_json",
-    "from_mib_nodes",
-    "from_mib_pt",
-    "to_mib_json",
-    "to_mib_pt",
-]
 
 PathLike = str | os.PathLike[str]
 
@@ -56,7 +37,7 @@ PathLike = str | os.PathLike[str]
 
 
 def to_mib_json(
-    source: Circuit | EdgeScores | EdgeMask | NodeScores,
+    source: Source,
     path: PathLike,
     *,
     mask: EdgeMask | None = None,
@@ -76,14 +57,15 @@ def to_mib_json(
 
     Raises :class:`InputError` where the graph is no transformer's, or ``d_model`` is unknown.
     """
-    table = _Table.of(source, mask, nodes, d_model)
+    content = MIBContent.of(source, mask, nodes)
+    cfg = _cfg(content, source, d_model)
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(table.json_parts())
+        file.writelines(_json_parts(content, cfg))
     return Path(path)
 
 
 def to_mib_pt(
-    source: Circuit | EdgeScores | EdgeMask | NodeScores,
+    source: Source,
     path: PathLike,
     *,
     mask: EdgeMask | None = None,
@@ -91,164 +73,72 @@ def to_mib_pt(
     d_model: int | None = None,
 ) -> Path:
     """Writes the ``.pt`` file that EAP-IG's ``Graph.from_pt`` reads; see :func:`to_mib_json`."""
-    table = _Table.of(source, mask, nodes, d_model)
-    layout = table.layout
-    content: dict[str, Any] = {
-        "cfg": table.cfg,
-        "src_nodes": list(layout.rows),
-        "dst_nodes": list(layout.columns),
-        "edges_scores": torch.from_numpy(layout.matrix(table.scores)),
-        "edges_in_graph": torch.from_numpy(layout.matrix(table.kept)),
-        "nodes_in_graph": torch.from_numpy(table.nodes_kept.copy()),
+    content = MIBContent.of(source, mask, nodes)
+    arrays = {
+        "edges_scores": content.scores,
+        "edges_in_graph": content.kept,
+        "nodes_in_graph": content.nodes_kept,
+        "nodes_scores": content.node_scores,
+        "neurons_in_graph": content.neurons_kept,
+        "neurons_scores": content.neuron_scores,
     }
-    if table.node_scores is not None:
-        content["nodes_scores"] = torch.from_numpy(table.node_scores)
-    if table.neuron_scores is not None and table.neurons_kept is not None:
-        content["neurons_in_graph"] = torch.from_numpy(table.neurons_kept)
-        content["neurons_scores"] = torch.from_numpy(table.neuron_scores)
+    file = {
+        "cfg": _cfg(content, source, d_model),
+        "src_nodes": list(content.layout.rows),
+        "dst_nodes": list(content.layout.columns),
+        **{key: torch.from_numpy(array) for key, array in arrays.items() if array is not None},
+    }
     # In memory first: on a full disk torch's own writer ends the whole process.
-    whole = io.BytesIO()
-    torch.save(content, whole)
-    return write_bytes(path, whole.getbuffer())
+    buffer = io.BytesIO()
+    torch.save(file, buffer)
+    return write_bytes(path, buffer.getbuffer())
 
 
-class _Table:
-    """What stands in a file, before it is written either way."""
-
-    def __init__(
-        self, layout: FieldLayout, scores: NDArray[np.float32], kept: NDArray[np.bool_]
-    ) -> None:
-        self.layout = layout
-        self.scores = scores
-        self.kept = kept
-        self.nodes_kept = layout.nodes_in_circuit(kept)
-        self.node_scores: NDArray[np.float32] | None = None
-        self.neuron_scores: NDArray[np.float32] | None = None
-        self.neurons_kept: NDArray[np.bool_] | None = None
-        self.cfg: dict[str, Any] = {}
-
-    @classmethod
-    def of(
-        cls,
-        source: Circuit | EdgeScores | EdgeMask | NodeScores,
-        mask: EdgeMask | None,
-        nodes: NodeScores | MIBNodes | None,
-        d_model: int | None,
-    ) -> _Table:
-        graph = source.graph
-        scores: EdgeScores | None = None
-        provenance: Mapping[str, Any] = {}
-        if isinstance(source, EdgeScores):
-            scores = source
-        elif isinstance(source, EdgeMask):
-            mask = source if mask is None else mask
-        elif isinstance(source, NodeScores):
-            nodes = source if nodes is None else nodes
-        else:
-            scores, provenance = source.scores, source.provenance
-            mask = source.mask if mask is None else mask
-        for part in (mask, nodes.scores if isinstance(nodes, MIBNodes) else nodes):
-            if part is not None:
-                require_same_graph(graph, part.graph, "the parts of a MIB file")
-        values = torch.zeros(graph.num_edges)
-        if scores is not None:
-            values = scores.values
-        elif mask is not None and not isinstance(source, NodeScores):
-            values = mask.values
-        kept = EdgeMask.empty(graph).kept if mask is None else mask.kept
-        table = cls(FieldLayout.of(graph), values.numpy(), kept.numpy())
-        if nodes is not None:
-            table._add_nodes(nodes)
-        table.cfg = {
-            "n_layers": table.layout.n_layers,
-            "n_heads": table.layout.n_heads,
-            "parallel_attn_mlp": table.layout.parallel,
-            "d_model": table._width(d_model, provenance),
-        }
-        return table
-
-    def _width(self, given: int | None, provenance: Mapping[str, Any]) -> int:
-        model = provenance.get("model")
-        places = [provenance, model if isinstance(model, Mapping) else {}]
-        known = [
-            given,
-            *(place.get(key) for place in places for key in ("d_model", "hidden_size")),
-            None if self.neuron_scores is None else int(self.neuron_scores.shape[1]),
-        ]
-        found = [width for width in known if isinstance(width, int) and width > 0]
-        if not found:
-            raise InputError(
-                "MIB and EAP-IG files name the width of the residual stream, and neither the "
-                "circuit's provenance nor its neurons do: give d_model="
-            )
-        if self.neuron_scores is not None and self.neuron_scores.shape[1] != found[0]:
-            raise InputError(
-                f"d_model is {found[0]}, but {self.neuron_scores.shape[1]} neurons are scored"
-            )
-        return found[0]
-
-    def _add_nodes(self, nodes: NodeScores | MIBNodes) -> None:
-        file = nodes if isinstance(nodes, MIBNodes) else MIBNodes(nodes)
-        scores, layout = file.scores, self.layout
-        number = scores.graph.node_number
-        senders = set(scores.senders.tolist())
-        values = scores.values.tolist()
-        self.node_scores = np.array(
-            [
-                values[number[n]] if number[n] in senders and n not in file.unscored else np.nan
-                for n in layout.rows
-            ],
-            dtype=np.float32,
+def _cfg(content: MIBContent, source: Source, d_model: int | None) -> dict[str, Any]:
+    """The model's shape; the residual stream's width is the one given, or else known."""
+    provenance: Mapping[str, Any] = source.provenance if isinstance(source, Circuit) else {}
+    model = provenance.get("model")
+    places = [provenance, model if isinstance(model, Mapping) else {}]
+    neurons = None if content.neuron_scores is None else int(content.neuron_scores.shape[1])
+    candidates = [
+        d_model,
+        *(place.get(key) for place in places for key in ("d_model", "hidden_size")),
+        neurons,
+    ]
+    width = next((n for n in candidates if isinstance(n, int) and n > 0), None)
+    if width is None:
+        raise InputError(
+            "MIB and EAP-IG files name the width of the residual stream, and neither the "
+            "circuit's provenance nor its neurons do: give d_model="
         )
-        for name, keep in file.kept.items():
-            if name in layout.row_number:
-                self.nodes_kept[layout.row_number[name]] = keep
-        if not scores.neurons:
-            return
-        widths = {int(v.numel()) for v in scores.neurons.values()}
-        unknown = sorted(set(scores.neurons) - set(layout.rows))
-        if len(widths) != 1 or unknown:
-            raise InputError(
-                "neurons need one score for each component of the residual stream at nodes that "
-                f"send; got lengths {sorted(widths)} and the nodes {unknown}"
-            )
-        shape = (len(layout.rows), widths.pop())
-        self.neuron_scores = np.full(shape, np.nan, dtype=np.float32)
-        self.neurons_kept = np.repeat(self.nodes_kept[:, None], shape[1], axis=1)
-        for name, row in layout.row_number.items():
-            if name in scores.neurons:
-                self.neuron_scores[row] = scores.neurons[name].numpy()
-            if name in file.neurons_unscored:
-                self.neuron_scores[row, file.neurons_unscored[name].numpy()] = np.nan
-            if name in file.neurons_kept:
-                self.neurons_kept[row] = file.neurons_kept[name].bool().numpy()
+    if neurons not in (None, width):
+        raise InputError(f"d_model is {width}, but {neurons} neurons are scored")
+    return {**content.layout.shape, "d_model": width}
 
-    def json_parts(self) -> Iterator[str]:
-        """The file's text in pieces: a million edges need no second copy in memory."""
-        nodes: dict[str, dict[str, Any]] = {}
-        for row, name in enumerate(self.layout.rows):
-            entry: dict[str, Any] = {"in_graph": bool(self.nodes_kept[row])}
-            if self.node_scores is not None:
-                entry["score"] = float(self.node_scores[row])
-            if self.neuron_scores is not None and self.neurons_kept is not None:
-                entry["neurons"] = self.neurons_kept[row].tolist()
-                entry["neurons_scores"] = self.neuron_scores[row].tolist()
-            nodes[name] = entry
-        nodes["logits"] = {"in_graph": True}
-        yield f'{{"cfg": {json.dumps(self.cfg)}, "nodes": {json.dumps(nodes)}, "edges": {{'
-        layout = self.layout
-        places = layout.order()
-        edges = layout.edge[places[:, 0], places[:, 1]]
-        scores, kept = self.scores[edges].tolist(), self.kept[edges].tolist()
-        comma = ""
-        # The names hold nothing that JSON escapes, and a finite float's repr is its JSON.
-        for (row, column), score, keep in zip(places.tolist(), scores, kept, strict=True):
-            yield (
-                f'{comma}"{layout.rows[row]}->{layout.columns[column]}": '
-                f'{{"score": {score!r}, "in_graph": {"true" if keep else "false"}}}'
-            )
-            comma = ", "
-        yield "}}"
+
+def _json_parts(content: MIBContent, cfg: dict[str, Any]) -> Iterator[str]:
+    """The file's text in pieces: a million edges need no second copy in memory."""
+    layout = content.layout
+    nodes: dict[str, dict[str, Any]] = {}
+    for row, name in enumerate(layout.rows):
+        nodes[name] = {"in_graph": bool(content.nodes_kept[row])}
+        if content.node_scores is not None:
+            nodes[name]["score"] = float(content.node_scores[row])
+        if content.neuron_scores is not None and content.neurons_kept is not None:
+            nodes[name]["neurons"] = content.neurons_kept[row].tolist()
+            nodes[name]["neurons_scores"] = content.neuron_scores[row].tolist()
+    nodes["logits"] = {"in_graph": True}
+    yield f'{{"cfg": {json.dumps(cfg)}, "nodes": {json.dumps(nodes)}, "edges": {{'
+    places = layout.order()
+    index = places[:, 0], places[:, 1]
+    scores, kept = content.scores[index].tolist(), content.kept[index].tolist()
+    comma = ""
+    # The names hold nothing that JSON escapes, and a finite float's repr is its JSON.
+    for place, score, keep in zip(places.tolist(), scores, kept, strict=True):
+        in_graph = "true" if keep else "false"
+        yield f'{comma}"{layout.name(*place)}": {{"score": {score!r}, "in_graph": {in_graph}}}'
+        comma = ", "
+    yield "}}"
 
 
 # -------------------------------------------------------------------- reading
@@ -275,8 +165,8 @@ def from_mib_json(
 
     Raises :class:`FormatError` that names the first wrong edge, key or size.
     """
-    file = read_mib_json(path, FieldLayout.of(graph))
-    return edges_onto_graph(file, graph, ungrouped, unscored)
+    layout = UngroupedLayout.of(graph)
+    return parse(path, load_json(path), layout, form="json").edges(ungrouped, unscored)
 
 
 def from_mib_pt(
@@ -287,8 +177,8 @@ def from_mib_pt(
     unscored: Unscored = "error",
 ) -> tuple[EdgeScores, EdgeMask]:
     """Reads the edges of an EAP-IG ``.pt`` file onto ``graph``; see :func:`from_mib_json`."""
-    file = read_mib_pt(path, FieldLayout.of(graph))
-    return edges_onto_graph(file, graph, ungrouped, unscored)
+    layout = UngroupedLayout.of(graph)
+    return parse(path, read_pt(path), layout, form="pt").edges(ungrouped, unscored)
 
 
 def from_mib_nodes(path: PathLike, graph: ComputationalGraph) -> MIBNodes:
@@ -296,5 +186,5 @@ def from_mib_nodes(path: PathLike, graph: ComputationalGraph) -> MIBNodes:
 
     Nodes without a score, or with NaN for one, are listed in ``unscored`` and score 0.
     """
-    read = read_mib_pt if Path(path).suffix == ".pt" else read_mib_json
-    return nodes_onto_graph(read(path, FieldLayout.of(graph)), graph)
+    layout = UngroupedLayout.of(graph)
+    return parse(path, load(path), layout).nodes()

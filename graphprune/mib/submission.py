@@ -5,7 +5,7 @@ neurons; JSON or ``.pt``), or nine files with circuits, one for each size below 
 the whole graph). What is not ``.json`` or ``.pt`` is not looked at.
 
 Names and files are read as the benchmark's own loader reads them. Where it is lenient, its result
-is followed and a remark says so: see :mod:`graphprune.mib.mib_read`. Four checks are stricter,
+is followed and a remark says so: see :mod:`graphprune.mib.parsing`. Four checks are stricter,
 for it would score what its README forbids or what says nothing: NaN and infinite scores of edges
 (it ranks NaN first), constant scores, another number of circuits or circuits above their sizes, and
 a file that describes another model's shape.
@@ -13,7 +13,6 @@ a file that describes another model's shape.
 
 from __future__ import annotations
 
-import json
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,28 +25,12 @@ from graphprune.core.mask import EdgeMask
 from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.core.sizes import MIB_SIZES
 from graphprune.errors import FormatError, GraphPruneError, InputError, unknown_name
+from graphprune.mib.content import MIBNodes, Ungrouped
 from graphprune.mib.data import MIB_TASKS
-from graphprune.mib.field import FieldLayout, field_graph
-from graphprune.mib.files import MIBNodes, to_mib_json, to_mib_pt
-from graphprune.mib.mib_read import (
-    MIBFile,
-    Ungrouped,
-    edges_onto_graph,
-    nodes_onto_graph,
-    read_mib_json,
-    read_mib_pt,
-)
-from graphprune.mib.pt_read import read_pt
+from graphprune.mib.files import to_mib_json, to_mib_pt
+from graphprune.mib.layout import UngroupedLayout, field_graph
+from graphprune.mib.parsing import load, parse
 from graphprune.selection.combine import require_informative
-
-__all__ = [
-    "MIB_MODELS",
-    "Checked",
-    "Submission",
-    "check_submission",
-    "read_submission",
-    "write_submission",
-]
 
 PathLike = str | os.PathLike[str]
 Level = Literal["edge", "node", "neuron"]
@@ -73,6 +56,7 @@ _SCORED = {
 
 _SUFFIXES = (".json", ".pt")
 _LARGEST = 1 << 32
+_SCORES = EdgeScores | NodeScores | MIBNodes
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +84,14 @@ class Submission:
 
     @property
     def level(self) -> Level:
-        """What the file scores: neurons, nodes, else edges (as circuits are made of edges)."""
+        """The kind of what is scored: neurons, nodes, else edges (circuits are made of edges)."""
         if self.nodes is not None and self.nodes.scores.neurons:
             return "neuron"
         return "edge" if self.nodes is None else "node"
 
     @property
     def found(self) -> EdgeScores | MIBNodes | tuple[EdgeMask, ...]:
-        """What :func:`graphprune.evaluation.mib_curve` scores.
+        """The scores or circuits that :func:`graphprune.mib_curve` takes.
 
         Raises :class:`InputError` for scores of neurons: masks here are of edges.
         """
@@ -126,7 +110,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found of one folder: ``problem`` is ``""`` where there is none.
+    """The check of one folder: ``problem`` is ``""`` where there is none.
 
     ``remarks`` say where MIB's loader is lenient: what it passes over, and what it makes of it.
     """
@@ -153,12 +137,11 @@ def split_name(name: str) -> tuple[str | None, str | None]:
         >>> split_name("ioi_gpt2"), split_name("EAP_arc_easy_llama3"), split_name("eap-ioi-gpt2")
         (('ioi', 'gpt2'), ('arc-easy', 'llama3'), (None, None))
     """
-    plain = name.lower()
+    behind = f"_{name.lower()}"
 
     def first(known: Iterable[str]) -> str | None:
         for one in known:
-            spelt = (one, one.replace("-", "_"))
-            if any(plain.startswith(s) or f"_{s}" in plain for s in spelt):
+            if f"_{one}" in behind or f"_{one.replace('-', '_')}" in behind:
                 return one
         return None
 
@@ -197,37 +180,35 @@ def write_submission(
     Returns the folder. Raises :class:`InputError` for unknown names, a graph of another shape than
     the model's, circuits of other sizes, and a folder that has circuit files already.
     """
-    name = f"{_known('task', task, list(MIB_TASKS))}_{_known('model', model, list(MIB_MODELS))}"
-    parts = [found] if isinstance(found, EdgeScores | NodeScores | MIBNodes) else list(found)
-    graph = _graph_of(parts[0]) if parts else None
-    if graph is None:
-        raise InputError("there are no circuits to write")
-    layout = FieldLayout.of(graph)
-    _require_shape(layout, model.replace("_", "-"), f"the graph of what is written to {name}")
-    width = MIB_MODELS[model.replace("_", "-")][2] if d_model is None else d_model
-    folder = Path(root) / name
+    task = _known("task", task, list(MIB_TASKS))
+    model = _known("model", model, list(MIB_MODELS))
+    if form not in ("json", "pt"):
+        raise InputError(f"form is 'json' or 'pt', got {form!r}")
+    circuits: list[EdgeMask] = []
+    if not isinstance(found, _SCORES):
+        circuits = sorted(found, key=lambda mask: mask.num_kept)
+        if not circuits:
+            raise InputError("there are no circuits to write")
+    graph = found.graph if isinstance(found, _SCORES) else circuits[0].graph
+    layout = UngroupedLayout.of(graph)
+    _require_shape(layout, model, f"the graph of what is written to {task}_{model}")
+    width = MIB_MODELS[model][2] if d_model is None else d_model
+    folder = Path(root) / f"{task}_{model}"
     if folder.exists() and (not folder.is_dir() or any(_circuit_files(folder))):
         raise InputError(f"{folder} is a file or has circuit files already; nothing was written")
     write = to_mib_json if form == "json" else to_mib_pt
-    if form not in ("json", "pt"):
-        raise InputError(f"form is 'json' or 'pt', got {form!r}")
-    if isinstance(found, EdgeScores | NodeScores | MIBNodes):
-        source = found.scores if isinstance(found, MIBNodes) else found
-        nodes = found if isinstance(found, MIBNodes) else None
-        write(source, folder / f"importances.{form}", nodes=nodes, d_model=width)
-        return folder
-    masks = sorted((m for m in parts if isinstance(m, EdgeMask)), key=lambda m: m.num_kept)
-    _check_sizes(masks, layout, str(folder))
-    for size, mask in zip(MIB_SIZES, masks, strict=False):
-        write(mask, folder / f"circuit_{size:g}.{form}", d_model=width)
+    if isinstance(found, MIBNodes):
+        write(found.scores, folder / f"importances.{form}", nodes=found, d_model=width)
+    elif isinstance(found, EdgeScores | NodeScores):
+        write(found, folder / f"importances.{form}", d_model=width)
+    else:
+        _check_sizes(circuits, layout, str(folder))
+        for size, mask in zip(MIB_SIZES, circuits, strict=False):
+            write(mask, folder / f"circuit_{size:g}.{form}", d_model=width)
     return folder
 
 
-def _graph_of(part: EdgeScores | NodeScores | MIBNodes | EdgeMask) -> ComputationalGraph:
-    return part.scores.graph if isinstance(part, MIBNodes) else part.graph
-
-
-def _check_sizes(masks: Sequence[EdgeMask], layout: FieldLayout, where: str) -> None:
+def _check_sizes(masks: Sequence[EdgeMask], layout: UngroupedLayout, where: str) -> None:
     """Nine circuits (or ten with the whole graph), each within its size's number of edges."""
     total = int(layout.real.sum())
     counts = [int(layout.matrix(mask.kept.numpy())[layout.real].sum()) for mask in masks]
@@ -253,16 +234,9 @@ def _circuit_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _cfg(path: Path) -> dict[str, Any]:
+def _cfg(path: Path, values: Any) -> dict[str, Any]:
     """The shape that a file says it has."""
-    if path.suffix == ".pt":
-        found: Any = read_pt(path)
-    else:
-        try:
-            found = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise FormatError(f"{path} cannot be read: {error}") from error
-    cfg = found.get("cfg") if isinstance(found, dict) else None
+    cfg = values.get("cfg") if isinstance(values, dict) else None
     needed = {"n_layers": int, "n_heads": int, "parallel_attn_mlp": bool, "d_model": int}
     if not isinstance(cfg, dict) or any(type(cfg.get(k)) is not t for k, t in needed.items()):
         raise FormatError(f"{path}: cfg should say {', '.join(needed)}, got {reprlib.repr(cfg)}")
@@ -273,7 +247,7 @@ def _cfg(path: Path) -> dict[str, Any]:
     return cfg
 
 
-def _require_shape(layout: FieldLayout, model: str | None, what: str) -> None:
+def _require_shape(layout: UngroupedLayout, model: str | None, what: str) -> None:
     if model is None:
         return
     layers, heads, _ = MIB_MODELS[model]
@@ -305,9 +279,23 @@ def read_submission(
     that is wrong: a wrong number of files, missing keys, edges that the graph does not have,
     another model's shape, NaN or constant scores, circuits larger than their sizes allow.
     """
-    place = Path(folder)
+    return _read_folder(_folder(folder), graph, level, ungrouped)[0]
+
+
+def _folder(path: PathLike) -> Path:
+    place = Path(path)
     if not place.is_dir():
         raise InputError(f"expected a submission's folder, but {place} is not there")
+    return place
+
+
+def _read_folder(
+    place: Path,
+    graph: ComputationalGraph | None = None,
+    level: Level | None = None,
+    ungrouped: Ungrouped = "any",
+) -> tuple[Submission, dict[str, Any]]:
+    """The submission in a folder, and what its first file says of the model's shape."""
     task, model = split_name(place.name)
     files = list(_circuit_files(place))
     if len(files) not in (1, 9, 10):
@@ -315,41 +303,39 @@ def read_submission(
             f"{place} has {len(files)} files that end in .json or .pt; expected one of scores, or "
             "nine with circuits (ten with the whole graph's)"
         )
+    values: Any = load(files[0])
+    cfg: dict[str, Any] = {}
     if graph is None:
-        cfg = _cfg(files[0])
+        cfg = _cfg(files[0], values)
         graph = field_graph(cfg["n_layers"], cfg["n_heads"], cfg["parallel_attn_mlp"])
-    _require_shape(FieldLayout.of(graph), model, f"{place}")
-    layout = FieldLayout.of(graph)
+    layout = UngroupedLayout.of(graph)
+    _require_shape(layout, model, f"{place}")
+    faults: list[str] = []
     if len(files) > 1:
-        told: list[str] = []
         masks = []
         for path in files:
-            read = _read(path, layout, told, circuit=True)
-            masks.append(edges_onto_graph(read, graph, ungrouped, "zero")[1])
+            # The first is read already; the others are as large, so one at a time is held.
+            values = load(path) if values is None else values
+            content = parse(path, values, layout, remarks=faults, circuit=True)
+            values = None
+            masks.append(content.edges(ungrouped, "zero")[1])
         masks.sort(key=lambda mask: mask.num_kept)
         _check_sizes(masks, layout, str(place))
-        remarks = tuple(dict.fromkeys(told))
-        return Submission(place, task, model, graph, circuits=tuple(masks), remarks=remarks)
-    told = []
-    file = _read(files[0], layout, told)
-    nodes, remarks = nodes_onto_graph(file, graph), tuple(told)
-    scored = len(nodes.unscored) < len(FieldLayout.of(graph).rows) or bool(nodes.scores.neurons)
+        remarks = tuple(dict.fromkeys(faults))
+        return Submission(place, task, model, graph, circuits=tuple(masks), remarks=remarks), cfg
+    content = parse(files[0], values, layout, remarks=faults)
+    nodes, remarks = content.nodes(), tuple(faults)
+    scored = len(nodes.unscored) < len(layout.rows) or bool(nodes.scores.neurons)
     if level in ("node", "neuron") and not scored:
         raise FormatError(f"{files[0]} has no scores of nodes")
     if scored and level != "edge":
         if level == "node" and nodes.scores.neurons:
-            nodes = MIBNodes(
-                NodeScores(graph, nodes.scores.values, method="file"), nodes.kept, nodes.unscored
-            )
-        return Submission(place, task, model, graph, nodes=nodes, remarks=remarks)
-    scores, _ = edges_onto_graph(file, graph, ungrouped, "error")
+            alone = NodeScores(graph, nodes.scores.values, method="file")
+            nodes = MIBNodes(alone, nodes.kept, nodes.unscored)
+        return Submission(place, task, model, graph, nodes=nodes, remarks=remarks), cfg
+    scores, _ = content.edges(ungrouped, "error")
     require_informative(scores, f"the file {files[0]}")
-    return Submission(place, task, model, graph, scores=scores, remarks=remarks)
-
-
-def _read(path: Path, layout: FieldLayout, remarks: list[str], *, circuit: bool = False) -> MIBFile:
-    read = read_mib_pt if path.suffix == ".pt" else read_mib_json
-    return read(path, layout, remarks=remarks, circuit=circuit)
+    return Submission(place, task, model, graph, scores=scores, remarks=remarks), cfg
 
 
 # -------------------------------------------------------------------- checking
@@ -363,9 +349,7 @@ def check_submission(root: PathLike) -> list[Checked]:
     benchmark's evaluator does.
     Raises :class:`InputError` where there is no folder to check.
     """
-    place = Path(root)
-    if not place.is_dir():
-        raise InputError(f"expected a submission's folder, but {place} is not there")
+    place = _folder(root)
     folders = [place] if any(_circuit_files(place)) else _folders(place)
     if not folders:
         raise InputError(f"{place} has neither circuit files nor folders with them")
@@ -373,13 +357,13 @@ def check_submission(root: PathLike) -> list[Checked]:
 
 
 def _folders(place: Path) -> list[Path]:
-    found: list[Path] = []
+    folders: list[Path] = []
     for path in sorted(place.iterdir()):
         name = path.name.lower()
         if path.is_dir() and not name.startswith("."):
             ranked = "abs" in name and ("true" in name or "false" in name)
-            found += _folders(path) if ranked else [path]
-    return found
+            folders += _folders(path) if ranked else [path]
+    return folders
 
 
 def _check(folder: Path) -> Checked:
@@ -394,10 +378,9 @@ def _check(folder: Path) -> Checked:
         return Checked(folder.name, task, model, level, count, problem)
     remarks: tuple[str, ...] = ()
     try:
-        read = read_submission(folder)
-        remarks = read.remarks
-        level = "circuits" if read.circuits else read.level
-        cfg = _cfg(next(_circuit_files(folder)))
+        submission, cfg = _read_folder(folder)
+        remarks = submission.remarks
+        level = "circuits" if submission.circuits else submission.level
         if cfg["d_model"] != MIB_MODELS[model][2]:
             problem = f"d_model is {cfg['d_model']}, MIB's {model} has {MIB_MODELS[model][2]}"
         elif task not in _SCORED[model]:

@@ -1,16 +1,16 @@
 """Statistics of circuits: tests with p-values, stability, distribution shift, sanity controls."""
 
-from .battery import TESTS, Examination, examine
-from .circuits import random_circuits
+from .completeness import completeness, minimality
 from .controls import controls
+from .examination import TESTS, Examination, examine
+from .finding import Finding
 from .hsic import hsic, hsic_test
 from .hypotheses import equivalence_test, independence_test, minimality_test
-from .reference import necessity_test, sufficiency_test
-from .result import Finding
-from .sanity import randomised_weights, shuffled_labels
+from .random_circuits import random_circuits
+from .randomised import randomised_weights, shuffled_labels
 from .stability import stability
+from .sufficiency import necessity_test, sufficiency_test
 from .transfer import transfer
-from .wang import completeness, minimality
 
 __all__ = [
     "TESTS",

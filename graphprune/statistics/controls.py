@@ -26,24 +26,22 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from graphprune.comparison.counts import holm
-from graphprune.core.ablation import AblationLike, own_ablation
+from graphprune.comparison.p_values import holm, rank_p
+from graphprune.core.ablation import own_ablation
 from graphprune.core.mask import EdgeMask
 from graphprune.core.measurable import Gap
 from graphprune.core.method import ablation_of
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
-from graphprune.statistics.pvalues import rank_p
 from graphprune.util.checks import at_least, share
 from graphprune.util.progress import track
 
-from .circuits import draw
-from .result import Finding
-from .runs import MetricLike, RunOptions, Runs, circuit_of
-from .sanity import circuit_by, label_of, randomised_weights, shuffled_labels
-
-__all__ = ["controls"]
+from .finding import Finding
+from .mask_evaluator import MaskEvaluator, RunOptions, require_circuit
+from .method_runs import label_of, run_method
+from .random_circuits import draw
+from .randomised import randomised_weights, shuffled_labels
 
 KINDS = ("random", "degree", "labels", "weights")
 
@@ -59,8 +57,6 @@ def controls(
     kinds: Sequence[str] = KINDS,
     draws: int | None = None,
     reruns: int | None = None,
-    metric: MetricLike = None,
-    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
@@ -81,47 +77,49 @@ def controls(
             p-value is ``1 / (1 + reruns)``. ``None``: as many as let a kind be beaten whatever the
             others give, the least with ``kinds / (1 + reruns) < alpha``: 80 for four kinds at .05,
             20 for one kind alone. With fewer the summary may say "underpowered".
-        metric: circuits are judged by its mean (the test task's own by default).
-        ablation: of the judged runs; ``None``: a circuit's own, else the method's, else
-            counterfactual.
+        options: see :class:`~graphprune.statistics.mask_evaluator.RunOptions`. Circuits are judged
+            by the mean of its ``metric`` (the test task's own by default), under its ``ablation``
+            (by default a circuit's own, else the method's, else counterfactual).
 
     The table has a row for each circuit: kind, edges, the metric's mean, faithfulness, and the
     share of the found circuit's edges it has.
     """
     share(alpha, "alpha")
     at_least(seed, 0, "seed")
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds or len(set(kinds)) < len(kinds):
-        raise (
-            unknown_name("kind", unknown[0], KINDS)
-            if unknown
-            else InputError(f"kinds are some of {', '.join(KINDS)}, each once; got {list(kinds)!r}")
-        )
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown_name("kind", kind, KINDS)
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(f"kinds are some of {', '.join(KINDS)}, each once; got {list(kinds)!r}")
     if method is None and ("labels" in kinds or "weights" in kinds):
         raise InputError("shuffled labels and weights need the method to run again: give method=")
     if mask is None:
         if method is None:
             raise InputError("give the circuit, or the method that finds it")
-        mask = circuit_by(method, model, task, size).mask
-    circuit = circuit_of(model, mask, full=False)
+        mask = run_method(method, model, task, size).mask
+    circuit = require_circuit(model, mask, full=False)
     enough = powered(len(kinds), alpha)
     draws = max(100, enough) if draws is None else at_least(draws, 1, "draws")
     reruns = enough if reruns is None else at_least(reruns, 1, "reruns")
-    if ablation is None:
-        ablation = own_ablation([mask]) or ablation_of(method)
-    scorer = Runs(model, task if test is None else test, ablation, metric, **options)
-    own = float(scorer(circuit.kept[None], "controls")[0].mean())
-    unit = scorer.unit
+    if options.get("ablation") is None:
+        options["ablation"] = own_ablation([mask]) or ablation_of(method)
+    evaluator = MaskEvaluator(model, task if test is None else test, **options)
+    own = float(evaluator(circuit.kept[None], "controls")[0].mean())
+    unit = evaluator.unit
     rows = [_row("found", circuit.kept, circuit.kept, own, unit)]
     p_values: dict[str, float] = {}
     overlaps: dict[str, float] = {}
     for kind in kinds:
-        masks = _masks(kind, model, task, circuit, method, size, draws, reruns, seed)
-        means = scorer(masks, f"controls: {kind}").mean(1)
-        rows += [
-            _row(kind, m, circuit.kept, float(v), unit) for m, v in zip(masks, means, strict=True)
-        ]
-        p_values[kind] = rank_p(own, means.numpy(), tolerance=scorer.noise)
+        if kind == "random":
+            masks = draw(circuit, draws, "paths", seed)
+        elif kind == "degree":
+            masks = _of_equal_degrees(circuit, draws, seed)
+        else:
+            masks = _of_reruns(kind, model, task, method, size, reruns, seed)
+        means = evaluator(masks, f"controls: {kind}").mean(1)
+        pairs = zip(masks, means.tolist(), strict=True)
+        rows += [_row(kind, mask, circuit.kept, mean, unit) for mask, mean in pairs]
+        p_values[kind] = rank_p(own, means.numpy(), tolerance=evaluator.noise)
         overlaps[kind] = float((masks & circuit.kept).sum(1).double().mean()) / circuit.num_kept
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     beaten = [kind for kind, p in corrected.items() if p <= alpha]
@@ -136,7 +134,7 @@ def controls(
     ]
     if test is None:
         remarks.append("judged on the examples the circuit was found on")
-    remarks += [f"faithfulness: {said}" for said in (unit.why, unit.note) if said]
+    remarks += evaluator.unit_remarks("faithfulness")
     outcome = "beats all controls" if not lost else f"does not beat the controls {', '.join(lost)}"
     detail = ", ".join(f"{kind} {p:.2g}" for kind, p in corrected.items())
     return Finding(
@@ -155,19 +153,13 @@ def controls(
             "metric": own,
             "faithfulness": rows[0]["faithfulness"],
         },
-        rows=tuple(rows),
-        settings={
-            **scorer.settings,
-            "method": None if method is None else label_of(method),
-            "size": size,
-            "kinds": list(kinds),
-            "draws": draws,
-            "reruns": reruns,
-            "seed": seed,
-            "edges": circuit.num_kept,
-        },
-        remarks=tuple(remarks),
-    )
+        rows=rows,
+        settings=evaluator.settings(
+            circuit, method=None if method is None else label_of(method), size=size,
+            kinds=list(kinds), draws=draws, reruns=reruns, seed=seed,
+        ),
+        remarks=remarks,
+    )  # fmt: skip
 
 
 def powered(kinds: int, alpha: float) -> int:
@@ -183,41 +175,35 @@ def powered(kinds: int, alpha: float) -> int:
     return count
 
 
-def _row(kind: str, mask: Tensor, found: Tensor, value: float, unit: Gap) -> dict[str, Any]:
+def _row(kind: str, mask: Tensor, circuit: Tensor, value: float, unit: Gap) -> dict[str, Any]:
     return {
         "circuit": kind,
         "edges": int(mask.sum()),
         "metric": value,
         "faithfulness": unit.share(value) if unit.why is None else None,
-        "shared": int((mask & found).sum()) / int(found.sum()),
+        "shared": int((mask & circuit).sum()) / int(circuit.sum()),
     }
 
 
-def _masks(
+def _of_reruns(
     kind: str,
     model: MaskedModel,
     task: Task,
-    circuit: EdgeMask,
     method: Any,
     size: float | None,
-    draws: int,
     reruns: int,
     seed: int,
 ) -> Tensor:
-    """``[K, E]`` bool: the control circuits of one kind."""
-    if kind == "random":
-        return draw(circuit, draws, "paths", seed)
-    if kind == "degree":
-        return _of_equal_degrees(circuit, draws, seed)
-    found = []
+    """``[reruns, E]`` bool: what the method finds on shuffled labels or weights."""
+    masks = []
     for number in track(range(reruns), f"controls: {kind}", reruns):
         if kind == "labels":
-            mask = circuit_by(method, model, shuffled_labels(task, seed + number), size).mask
+            run = run_method(method, model, shuffled_labels(task, seed + number), size)
         else:
             with randomised_weights(model, seed + number) as other:
-                mask = circuit_by(method, other, task, size).mask
-        found.append(mask.kept)
-    return torch.stack(found)
+                run = run_method(method, other, task, size)
+        masks.append(run.mask.kept)
+    return torch.stack(masks)
 
 
 def _of_equal_degrees(circuit: EdgeMask, draws: int, seed: int) -> Tensor:

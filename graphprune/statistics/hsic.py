@@ -12,12 +12,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
+from graphprune.comparison.p_values import rank_p
 from graphprune.errors import InputError
 from graphprune.util.checks import at_least
-
-from .pvalues import rank_p
-
-__all__ = ["hsic", "hsic_test"]
 
 Rows = Float[NDArray[np.float64], "example feature"]
 
@@ -88,11 +85,11 @@ def hsic_test(
     left, right = _centred_kernel(first, None), _centred_kernel(second, None)
     observed = float((left * right).sum()) / (n - 1) ** 2
     generator = np.random.default_rng(seed)
-    found = np.empty(draws)
+    null = np.empty(draws)
     for number in range(draws):
         order = generator.permutation(n)
-        found[number] = np.einsum("ij,ij->", left, right[np.ix_(order, order)])
-    found /= (n - 1) ** 2
+        null[number] = np.einsum("ij,ij->", left, right[np.ix_(order, order)])
+    null /= (n - 1) ** 2
     # Permutations that give the same number must not fall to rounding.
     noise = 1e-12 * float(np.abs(left).sum() + np.abs(right).sum()) / (n - 1) ** 2
-    return observed, rank_p(observed, found, tolerance=noise), found
+    return observed, rank_p(observed, null, tolerance=noise), null

@@ -18,21 +18,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import AblationLike, said_or_own
+from graphprune.comparison.p_values import bonferroni
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
-from graphprune.statistics.pvalues import beats_share, bonferroni, differs, is_within
+from graphprune.evaluation.exactness import without_each
+from graphprune.statistics.pvalues import beats_share, differs, is_within
 from graphprune.util.checks import at_least, share
 from graphprune.util.numbers import bootstrap_interval, few_examples
 
-from .circuits import Walker
+from .finding import Finding, first_names
 from .hsic import hsic_test
-from .result import Finding
-from .runs import Distance, MetricLike, RunOptions, Runs, circuit_of, distance_of, require_examples
-
-__all__ = ["equivalence_test", "independence_test", "minimality_test"]
+from .mask_evaluator import (
+    Distance,
+    MaskEvaluator,
+    RunOptions,
+    require_circuit,
+    require_examples,
+)
+from .random_circuits import RandomWalks
 
 
 def equivalence_test(
@@ -41,13 +46,11 @@ def equivalence_test(
     mask: Any,
     *,
     epsilon: float = 0.1,
-    metric: MetricLike = None,
-    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
-    """Whether the circuit outperforms the full model about as often as the other way round.
+    """Tests that the circuit outperforms the full model as often as the other way round.
 
     Null hypothesis: the share of examples on which the circuit scores higher lies within
     ``1/2 ± epsilon``, ties counting half. Exact binomial p-value at the least favourable share.
@@ -57,22 +60,22 @@ def equivalence_test(
     Args:
         epsilon: how far from a half still counts as equal: a circuit that is worse on fewer than
             ``2 * epsilon`` of the examples and equal on the others passes.
-        metric: the task's own by default. Of one that compares with the full model (KL) the full
-            model itself scores best, so the circuit ties or loses.
-        options: see :class:`~graphprune.statistics.runs.RunOptions`.
+        options: ``metric``, ``ablation`` and more, see
+            :class:`~graphprune.statistics.mask_evaluator.RunOptions`. Of a metric that compares
+            with the full model (KL) the full model itself scores best: the circuit ties or loses.
 
     Raises:
         InputError: an empty circuit, a task of one example.
     """
     share(epsilon, "epsilon", 0.5)
     share(alpha, "alpha")
-    circuit = circuit_of(model, mask)
+    circuit = require_circuit(model, mask)
     require_examples(task, 2, "the equivalence test")
-    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
-    ours = scorer(circuit.values[None], "equivalence")[0]
-    gaps = ours - scorer.full
-    wins = int((gaps > scorer.noise).sum())
-    losses = int((gaps < -scorer.noise).sum())
+    evaluator = MaskEvaluator(model, task, mask, **options)
+    ours = evaluator(circuit.values[None], "equivalence")[0]
+    gaps = ours - evaluator.full
+    wins = int((gaps > evaluator.noise).sum())
+    losses = int((gaps < -evaluator.noise).sum())
     n = len(gaps)
     p, opposite = differs(wins, losses, n, epsilon), is_within(wins, losses, n, epsilon)
     low, high = bootstrap_interval(gaps, seed=at_least(seed, 0, "seed"))
@@ -82,15 +85,13 @@ def equivalence_test(
         remarks.append(
             f"{n} examples are too few to reject at {alpha:g}: the least p is {least:.2g}"
         )
-    if "full" in scorer.measure.needs:
+    if "full" in evaluator.measure.needs:
         remarks.append(
-            f"{scorer.measure.name} compares with the full model, which cannot be outperformed"
+            f"{evaluator.measure.name} compares with the full model, which cannot be outperformed"
         )
     if p > alpha and opposite > alpha:
         remarks.append("neither equivalence nor a difference is shown; more examples would tell")
-    few = few_examples(n)
-    if few is not None:
-        remarks.append(few)
+    remarks += filter(None, [few_examples(n)])
     equal = n - wins - losses
     verdict = (
         "differs from the full model" if p <= alpha else
@@ -117,14 +118,12 @@ def equivalence_test(
             "low": low,
             "high": high,
         },
-        rows=tuple(
+        rows=[
             {"example": i, "circuit": a, "full": b, "difference": d}
-            for i, (a, b, d) in enumerate(
-                zip(ours.tolist(), scorer.full.tolist(), gaps.tolist(), strict=True)
-            )
-        ),
-        settings={**scorer.settings, "epsilon": epsilon, "seed": seed, "edges": circuit.num_kept},
-        remarks=tuple(remarks),
+            for i, (a, b, d) in enumerate(torch.stack([ours, evaluator.full, gaps], 1).tolist())
+        ],
+        settings=evaluator.settings(circuit, epsilon=epsilon, seed=seed),
+        remarks=remarks,
     )
 
 
@@ -135,13 +134,11 @@ def independence_test(
     *,
     of: Literal["auto", "scores", "outputs"] = "auto",
     draws: int = 1000,
-    metric: MetricLike = None,
-    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
-    """Whether what is left without the circuit still knows anything of what the full model says.
+    """Tests that what is left without the circuit is independent of the full model's answers.
 
     Null hypothesis: over examples the complement's scores and the full model's are independent.
     HSIC with a permutation test (see :func:`~graphprune.statistics.hsic_test`).
@@ -161,26 +158,26 @@ def independence_test(
             compares with the full model.
     """
     share(alpha, "alpha")
-    circuit = circuit_of(model, mask)
+    circuit = require_circuit(model, mask)
     require_examples(task, 4, "the independence test")
-    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
-    against_full = "full" in scorer.measure.needs
+    evaluator = MaskEvaluator(model, task, mask, **options)
+    against_full = "full" in evaluator.measure.needs
     if of == "auto":
         of = "outputs" if against_full else "scores"
     if of == "scores" and against_full:
         raise InputError(
-            f"{scorer.measure.name} compares with the full model, whose own score is therefore a "
+            f"{evaluator.measure.name} compares with the full model, whose own score is thus a "
             "constant that anything is independent of; take of='outputs' or another metric"
         )
     outside = (~circuit).values
     if of == "scores":
-        rows = [scorer.full[:, None], scorer(outside[None], "independence")[0][:, None],
-                scorer.ablated[:, None]]  # fmt: skip
+        values = (evaluator.full, evaluator(outside[None], "independence")[0], evaluator.ablated)
+        rows = [column[:, None] for column in values]
     elif of == "outputs":
-        rows = [scorer.outputs(m) for m in (None, outside, torch.zeros_like(outside))]
+        rows = [evaluator.outputs(m) for m in (None, outside, torch.zeros_like(outside))]
     else:
         raise InputError(f"of is auto, scores or outputs; got {of!r}")
-    grid = scorer.ties * max(float(r.abs().max()) for r in rows)
+    grid = evaluator.ties * max(float(r.abs().max()) for r in rows)
     full, left, ablated = (_without_noise(r, grid) for r in rows)
     statistic, p, null = hsic_test(full, left, draws=draws, seed=at_least(seed, 0, "seed"))
     _, p_ablated, _ = hsic_test(full, ablated, draws=draws, seed=seed)
@@ -209,14 +206,8 @@ def independence_test(
             "null_95": float(np.quantile(null, 0.95)),
             "p_ablated": p_ablated,
         },
-        settings={
-            **scorer.settings,
-            "of": of,
-            "draws": draws,
-            "seed": seed,
-            "edges": circuit.num_kept,
-        },
-        remarks=tuple(remarks),
+        settings=evaluator.settings(circuit, of=of, draws=draws, seed=seed),
+        remarks=remarks,
     )
 
 
@@ -237,8 +228,8 @@ def _least_by_order(
 
 def _without_noise(rows: Tensor, grid: float) -> np.ndarray:
     """Rows rounded to a grid, so that float noise is no information."""
-    found: np.ndarray = rows.numpy()
-    return np.round(found / grid) * grid if grid else found
+    values: np.ndarray = rows.numpy()
+    return np.round(values / grid) * grid if grid else values
 
 
 def minimality_test(
@@ -250,13 +241,11 @@ def minimality_test(
     draws: int = 100,
     edges: Any = None,
     distance: Distance = "squared",
-    metric: MetricLike = None,
-    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
-    """Whether every edge matters more than random edges that were added to the circuit.
+    """Tests that every edge matters more than random edges that were added to the circuit.
 
     An edge's effect is how far scores move when it is taken out of the circuit. The reference: the
     circuit inflated by a random path from an input to an output, and a random new edge of that path
@@ -276,69 +265,61 @@ def minimality_test(
     share(quantile, "quantile")
     share(alpha, "alpha")
     at_least(draws, 1, "draws")
-    circuit = circuit_of(model, mask, full=False)
+    circuit = require_circuit(model, mask, full=False)
     chosen = edge_numbers(circuit, edges)
-    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
+    evaluator = MaskEvaluator(model, task, mask, **options)
     kept = circuit.kept
     inflated, knocked, names = _inflations(circuit, draws, at_least(seed, 0, "seed"))
-    start = scorer(kept[None], "minimality")[0]
-    effects = distance_of(scorer(_without(kept, chosen), "minimality: edges"), start, distance)
-    before = scorer(inflated, "minimality: inflated")
-    after = scorer(knocked, "minimality: inflated")
-    random = distance_of(before, after, distance)
-    noise = scorer.noise**2 if distance == "squared" else scorer.noise
-    p_values, counts = [], []
-    for effect in effects.tolist():
-        counts.append(int((effect > random + noise).sum()))
-        p_values.append(beats_share(counts[-1], draws, quantile, more=False))
+    start = evaluator(kept[None], "minimality")[0]
+    without = evaluator(without_each(kept, chosen), "minimality: edges")
+    before = evaluator(inflated, "minimality: inflated")
+    after = evaluator(knocked, "minimality: inflated")
+    effects, noise = evaluator.distance(without, start, distance)
+    random, _ = evaluator.distance(before, after, distance)
+    beaten = [int((effect > random + noise).sum()) for effect in effects]
+    p_values = [beats_share(count, draws, quantile, more=False) for count in beaten]
     corrected = bonferroni(p_values)
     labels = model.graph.edge_names.at(chosen)
-    out = [name for name, p in zip(labels, corrected, strict=True) if p <= alpha]
+    columns = (labels, effects.tolist(), beaten, p_values, corrected.tolist())
     rows = [
         {
             "edge": name,
             "effect": effect,
             "beats": count / draws,
             "p_value": p,
-            "p_corrected": float(c),
-            "minimal": bool(c > alpha),
+            "p_corrected": p_corrected,
+            "minimal": p_corrected > alpha,
         }
-        for name, effect, count, p, c in zip(
-            labels, effects.tolist(), counts, p_values, corrected, strict=True
-        )
+        for name, effect, count, p, p_corrected in zip(*columns, strict=True)
     ]
+    idle = [row["edge"] for row in rows if not row["minimal"]]
     remarks = []
     least = min(1.0, beats_share(0, draws, quantile, more=False) * len(labels))
     if least > alpha:
         remarks.append(f"{draws} draws are too few to reject at {alpha:g} for {len(labels)} edges")
-    some = f": {', '.join(out[:3])}{', ...' if len(out) > 3 else ''}" if out else ""
     return Finding(
         name="minimality",
         null=f"every edge matters more than {quantile:g} of random edges added to the circuit",
-        said=f"{len(out)} of {len(labels)} edges matter no more than random ones{some}",
+        said=f"{len(idle)} of {len(labels)} edges matter no more than random ones"
+        f"{first_names(idle)}",
         p_value=float(corrected.min()),
         alpha=alpha,
-        passed=not out,
+        passed=not idle,
         least_p=least,
         correction=f"Bonferroni over {len(labels)} edges",
         values={
-            "not_minimal": out,
+            "not_minimal": idle,
             "tested": len(labels),
             "random_mean": float(random.mean()),
             "random_quantile": float(torch.quantile(random, quantile)),
         },
-        rows=tuple(sorted(rows, key=lambda row: row["effect"])),
-        settings={
-            **scorer.settings,
-            "quantile": quantile,
-            "draws": draws,
-            "distance": distance,
-            "seed": seed,
-            "edges": circuit.num_kept,
-            "random_edges": names,
-        },
-        remarks=tuple(remarks),
-    )
+        rows=sorted(rows, key=lambda row: row["effect"]),
+        settings=evaluator.settings(
+            circuit, quantile=quantile, draws=draws, distance=distance, seed=seed,
+            random_edges=names,
+        ),
+        remarks=remarks,
+    )  # fmt: skip
 
 
 def edge_numbers(circuit: EdgeMask, edges: Any) -> Tensor:
@@ -348,34 +329,27 @@ def edge_numbers(circuit: EdgeMask, edges: Any) -> Tensor:
     graph = circuit.graph
     if isinstance(edges, str):
         edges = [edges]
-    found = []
+    numbers = []
     for edge in edges:
         if isinstance(edge, str) and edge not in graph.edge_number:
             raise unknown_name("edge", edge, graph.edge_names)
         number = graph.edge_number[edge] if isinstance(edge, str) else int(edge)
         if not 0 <= number < graph.num_edges or not bool(circuit.kept[number]):
             raise InputError(f"the edge {edge!r} is not in the circuit")
-        found.append(number)
-    if not found:
+        numbers.append(number)
+    if not numbers:
         raise InputError("no edge was named to test")
-    return torch.tensor(found)
-
-
-def _without(kept: Tensor, edges: Tensor) -> Tensor:
-    """``[K, E]``: ``kept [E]`` without each of ``edges [K]``."""
-    masks = kept.repeat(len(edges), 1)
-    masks[torch.arange(len(edges)), edges] = False
-    return masks
+    return torch.tensor(numbers)
 
 
 def _inflations(circuit: EdgeMask, draws: int, seed: int) -> tuple[Tensor, Tensor, list[str]]:
     """Inflated circuits ``[draws, E]``, the same without one new edge each, and its name."""
     generator = np.random.default_rng(seed)
-    kept, walker = circuit.kept, Walker(circuit.graph)
+    kept, walks = circuit.kept, RandomWalks(circuit.graph)
     inflated = kept.repeat(draws, 1)
     out = []
     for row in inflated:
-        new = walker.inflating(kept.numpy(), generator)
+        new = walks.inflating(kept.numpy(), generator)
         row[torch.from_numpy(new)] = True
         out.append(int(generator.choice(new)))
     knocked = inflated.clone()

@@ -1,34 +1,11 @@
-"""The p-values of this package, from numbers alone.
-
-A Monte Carlo p-value is ``(1 + #{draws at least as extreme}) / (1 + draws)``: never 0, and valid at
-every number of draws (Phipson & Smyth 2010). The published code of the circuit tests divides the
-count by the number of draws instead.
-"""
+"""Exact p-values of the circuit tests, from numbers alone, and those of flipped signs."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-__all__ = [
-    "beats_share",
-    "bonferroni",
-    "differs",
-    "is_within",
-    "rank_p",
-    "sign_flip_p",
-]
-
-
-def rank_p(value: float, draws: ArrayLike, *, tolerance: float = 0.0) -> float:
-    """The chance of a draw as large as ``value``, where ``value`` is one of the draws by the null.
-
-    Example:
-        >>> rank_p(3.0, [1.0, 2.0, 3.0, 4.0]), rank_p(9.0, [0.0] * 99)
-        (0.6, 0.01)
-    """
-    drawn = np.asarray(draws, dtype=float)
-    return float((1 + np.count_nonzero(drawn >= value - tolerance)) / (1 + drawn.size))
+from graphprune.comparison.p_values import rank_p
 
 
 def differs(wins: int, losses: int, n: int, epsilon: float) -> float:
@@ -84,12 +61,6 @@ def beats_share(count: int, n: int, quantile: float, *, more: bool) -> float:
     return float(binom.sf(count - 1, n, quantile) if more else binom.cdf(count, n, quantile))
 
 
-def bonferroni(p_values: ArrayLike) -> NDArray[np.float64]:
-    """``[n]``: p-values times their number, at most 1."""
-    p = np.asarray(p_values, dtype=float)
-    return np.asarray(np.minimum(1.0, p * p.size))
-
-
 def sign_flip_p(differences: ArrayLike, *, draws: int = 2000, seed: int = 0) -> float:
     """The p-value of "the differences are symmetric around 0", two-sided, by flips of their signs.
 
@@ -100,9 +71,9 @@ def sign_flip_p(differences: ArrayLike, *, draws: int = 2000, seed: int = 0) -> 
     values = np.asarray(differences, dtype=float)
     observed = abs(values.mean())
     generator = np.random.default_rng(seed)
-    found = np.empty(draws)
+    null = np.empty(draws)
     for first in range(0, draws, 256):
         size = min(256, draws - first)
         signs = generator.integers(0, 2, size=(size, values.size)) * 2 - 1
-        found[first : first + size] = np.abs(signs @ values) / values.size
-    return rank_p(float(observed), found, tolerance=1e-12 * float(np.abs(values).max(initial=0.0)))
+        null[first : first + size] = np.abs(signs @ values) / values.size
+    return rank_p(float(observed), null, tolerance=1e-12 * float(np.abs(values).max(initial=0.0)))

@@ -27,25 +27,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graphprune.core.graph import ComputationalGraph
+from graphprune.comparison.p_values import rank_p
 from graphprune.core.mask import EdgeMask
-from graphprune.core.method import Pruner, Scorer
+from graphprune.core.method import Pruner, Scorer, ablation_of
 from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.statistics.pvalues import rank_p
+from graphprune.selection.connect import circuit_of_size
 from graphprune.util.checks import at_least, share
 from graphprune.util.numbers import ranks
 from graphprune.util.progress import track
 
-from .circuits import Match, Walker, draw
-from .result import Finding
-from .runs import require_examples
-from .sanity import Found, circuit_by, label_of, selected
-from .seeds import reseeded
-
-__all__ = ["stability"]
+from .finding import Finding
+from .mask_evaluator import require_examples
+from .method_runs import MethodRun, label_of, reseeded, run_method
+from .random_circuits import Match, RandomWalks, draw
 
 _SEEDS = 5
 _CHUNK = 16  # random circuits of each run held at once
@@ -64,7 +61,9 @@ def stability(
     alpha: float = 0.05,
     seed: int = 0,
 ) -> Finding:
-    """How much circuits of several runs of a method share, over seeds and over resamples apart.
+    """The share of edges that circuits of several runs of a method have in common.
+
+    Runs with other seeds and runs on resampled examples are judged apart.
 
     Each share is a mean Jaccard overlap over pairs of runs (two empty circuits share nothing), with
     a 95 % interval by the jackknife over runs, beside the same of ``draws`` families of random
@@ -104,34 +103,37 @@ def stability(
     _require_runs(chosen, resamples, seeded, name)
     if resamples:
         require_examples(task, 2, "resampling")
-    parts: dict[str, list[tuple[int, Found]]] = {"seeds": [], "resamples": []}
+    runs: dict[str, list[MethodRun]] = {"seeds": [], "resamples": []}
     for number in track(chosen, "seeds", len(chosen)):
-        run = circuit_by(reseeded(method, number), model, task, size)
-        parts["seeds"].append((number, run))
-    for number in track(range(resamples), "resamples", resamples):
-        some = task.subset(np.sort(generator.integers(len(task), size=len(task))).tolist())
+        runs["seeds"].append(run_method(reseeded(method, number), model, task, size))
+    for _ in track(range(resamples), "resamples", resamples):
+        resample = task.subset(np.sort(generator.integers(len(task), size=len(task))).tolist())
         own = reseeded(method, int(generator.integers(2**31))) if seeded else method
-        parts["resamples"].append((number, circuit_by(own, model, some, size)))
-    parts = {kind: runs for kind, runs in parts.items() if runs}
-    cut_from_scores = isinstance(method, Scorer) and not isinstance(method, Pruner)
-    ranked = cut_from_scores and size is not None
-    how = match or ("rankings" if ranked else _default_match(model.graph, parts))
+        runs["resamples"].append(run_method(own, model, resample, size))
+    runs = {kind: kind_runs for kind, kind_runs in runs.items() if kind_runs}
+    every = [run for kind_runs in runs.values() for run in kind_runs]
+    ranked = isinstance(method, Scorer) and not isinstance(method, Pruner) and size is not None
+    how = match or ("rankings" if ranked else _default_match([run.mask for run in every]))
     if how == "rankings" and not ranked:
         raise InputError("match='rankings' stands for random scores: it needs a scorer and size=")
     values: dict[str, Any] = {"seeds": None, "resamples": None}
-    cut = partial(selected, method, size=size or 0, task=task)
-    chance = _by_chance(model.graph, parts, how, cut, draws, generator)
-    for kind, runs in parts.items():
-        values[kind] = _share(model.graph, [found for _, found in runs], chance[kind])
-    p = max(values[kind]["p_value"] for kind in parts)
+    cut = partial(circuit_of_size, size=size or 0, ablation=ablation_of(method), task=task)
+    chance = _by_chance(runs, how, cut, draws, generator)
+    rows: list[dict[str, Any]] = []
+    for kind, kind_runs in runs.items():
+        values[kind], pairs = _overlap(kind_runs, chance[kind])
+        names = {"seeds": chosen, "resamples": range(resamples)}[kind]
+        named = zip(combinations(names, 2), pairs, strict=True)
+        rows += [{"over": kind, "first": i, "second": j, **pair} for (i, j), pair in named]
+    p = max(values[kind]["p_value"] for kind in runs)
     unseeded = f"{name} has no seed that could be changed"
     values["not_measured"] = {
-        **({} if "seeds" in parts else {"seeds": "not asked for" if seeded else unseeded}),
-        **({} if "resamples" in parts else {"resamples": "not asked for"}),
+        kind: unseeded if kind == "seeds" and not seeded else "not asked for"
+        for kind in ("seeds", "resamples")
+        if kind not in runs
     }
-    empty = sum(f.mask.num_kept == 0 for runs in parts.values() for _, f in runs)
-    total = sum(map(len, parts.values()))
-    remarks = [f"{empty} of {total} circuits keep no edge"] if empty else []
+    empty = sum(run.mask.num_kept == 0 for run in every)
+    remarks = [f"{empty} of {len(every)} circuits keep no edge"] if empty else []
     if not seeded and not isinstance(method, Scorer):
         remarks.append(
             "randomness inside the method, with a seed of its own, would not show: every run has "
@@ -140,7 +142,7 @@ def stability(
     return Finding(
         name="stability",
         null="circuits of two runs share no more edges than random ones (of some kind of run)",
-        said=_said(values, parts, seeded, unseeded),
+        said=_sentence(values, runs, seeded, unseeded),
         p_value=p,
         alpha=alpha,
         passed=p <= alpha,
@@ -148,10 +150,7 @@ def stability(
         least_p=max(rank_p(1.0, drawn, tolerance=1e-12) for drawn in chance.values()),
         correction="none: every kind of run must be beyond chance; p_value is the largest",
         values=values,
-        rows=tuple(
-            _pair(kind, one, two) for kind, runs in parts.items() for one, two in
-            combinations(runs, 2)
-        ),
+        rows=rows,
         settings={
             "task": task.name,
             "examples": len(task),
@@ -164,8 +163,8 @@ def stability(
             "seed": seed,
             "graph": model.graph.fingerprint,
         },
-        remarks=tuple(remarks),
-    )  # fmt: skip
+        remarks=remarks,
+    )
 
 
 def _require_runs(seeds: Sequence[int], resamples: int, seeded: bool, name: str) -> None:
@@ -181,30 +180,33 @@ def _require_runs(seeds: Sequence[int], resamples: int, seeded: bool, name: str)
         )
 
 
-def _default_match(graph: ComputationalGraph, parts: dict[str, list[tuple[int, Found]]]) -> Match:
-    masks = [found.mask for runs in parts.values() for _, found in runs]
+def _default_match(masks: Sequence[EdgeMask]) -> Match:
     if any(mask.prune_dead_ends(from_inputs=False) != mask for mask in masks):
         return "size"
     try:
-        Walker(graph)
+        RandomWalks(masks[0].graph)
     except InputError:  # no path from an input to an output
         return "size"
     return "paths"
 
 
-def _said(values: dict[str, Any], parts: dict[str, Any], seeded: bool, unseeded: str) -> str:
-    said = []
-    for kind, runs in parts.items():
-        found = values[kind]
-        spread = "" if found["low"] is None else f", {found['low']:.2g} to {found['high']:.2g}"
-        what = f"{len(runs)} {kind}"
-        what += ", each with a seed of its own," if kind == "resamples" and seeded else ""
-        said.append(
-            f"circuits of {what} share {found['jaccard']:.0%} of their edges (Jaccard "
-            f"{found['jaccard']:.2g}{spread}; by chance {found['by_chance']:.2g}, "
-            f"p = {found['p_value']:.2g})"
+def _sentence(
+    values: dict[str, Any], runs: dict[str, list[MethodRun]], seeded: bool, unseeded: str
+) -> str:
+    sentences = []
+    for kind, kind_runs in runs.items():
+        overlap = values[kind]
+        spread = (
+            "" if overlap["low"] is None else f", {overlap['low']:.2g} to {overlap['high']:.2g}"
         )
-    return "; ".join(said if seeded else [*said, unseeded])
+        what = f"{len(kind_runs)} {kind}"
+        what += ", each with a seed of its own," if kind == "resamples" and seeded else ""
+        sentences.append(
+            f"circuits of {what} share {overlap['jaccard']:.0%} of their edges (Jaccard "
+            f"{overlap['jaccard']:.2g}{spread}; by chance {overlap['by_chance']:.2g}, "
+            f"p = {overlap['p_value']:.2g})"
+        )
+    return "; ".join(sentences if seeded else [*sentences, unseeded])
 
 
 # ---------------------------------------------------------------- one kind of run
@@ -243,22 +245,25 @@ def jackknife(overlaps: NDArray[np.float64], level: float = 0.95) -> tuple[float
     return float(max(mean - reach, 0.0)), float(min(mean + reach, 1.0))
 
 
-def _share(
-    graph: ComputationalGraph, runs: Sequence[Found], chance: NDArray[np.float64]
-) -> dict[str, Any]:
-    kept = torch.stack([found.mask.kept for found in runs])
+def _overlap(
+    runs: Sequence[MethodRun], chance: NDArray[np.float64]
+) -> tuple[dict[str, Any], list[dict[str, float | None]]]:
+    """The overlap of runs of one kind, and that of each pair."""
+    kept = torch.stack([run.mask.kept for run in runs])
     overlaps = _overlaps(kept.numpy())
     mean = mean_overlap(kept.numpy())
-    interval = jackknife(overlaps)
+    low, high = jackknife(overlaps) or (None, None)
     often = kept.double().mean(0)
     ever = torch.nonzero(often)[:, 0]
-    frequency = dict(zip(graph.edge_names.at(ever), often[ever].tolist(), strict=True))
-    ranks = [_spearman(one, two) for one, two in combinations(runs, 2)]
-    known = [rank for rank in ranks if rank is not None]
-    return {
+    names = runs[0].mask.graph.edge_names.at(ever)
+    frequency = dict(zip(names, often[ever].tolist(), strict=True))
+    correlations = [_spearman(one, two) for one, two in combinations(runs, 2)]
+    known = [rho for rho in correlations if rho is not None]
+    jaccards = overlaps[np.triu_indices(len(runs), 1)].tolist()
+    values = {
         "jaccard": mean,
-        "low": None if interval is None else interval[0],
-        "high": None if interval is None else interval[1],
+        "low": low,
+        "high": high,
         "by_chance": float(chance.mean()),
         "p_value": rank_p(mean, chance, tolerance=1e-12),
         "spearman": float(np.mean(known)) if known else None,
@@ -266,20 +271,11 @@ def _share(
         "core": [name for name, part in frequency.items() if part == 1.0],
         "frequency": frequency,
     }
+    pairs = zip(jaccards, correlations, strict=True)
+    return values, [{"jaccard": jaccard, "spearman": rho} for jaccard, rho in pairs]
 
 
-def _pair(kind: str, one: tuple[int, Found], two: tuple[int, Found]) -> dict[str, Any]:
-    family = torch.stack([one[1].mask.kept, two[1].mask.kept]).numpy()
-    return {
-        "over": kind,
-        "first": one[0],
-        "second": two[0],
-        "jaccard": mean_overlap(family),
-        "spearman": _spearman(one[1], two[1]),
-    }
-
-
-def _spearman(first: Found, second: Found) -> float | None:
+def _spearman(first: MethodRun, second: MethodRun) -> float | None:
     if first.scores is None or second.scores is None:
         return None
     a, b = (ranks(scores.values, scores.noise) for scores in (first.scores, second.scores))
@@ -290,8 +286,7 @@ def _spearman(first: Found, second: Found) -> float | None:
 
 
 def _by_chance(
-    graph: ComputationalGraph,
-    parts: dict[str, list[tuple[int, Found]]],
+    runs: dict[str, list[MethodRun]],
     match: str,
     cut: Callable[[EdgeScores], EdgeMask],
     draws: int,
@@ -299,27 +294,31 @@ def _by_chance(
 ) -> dict[str, NDArray[np.float64]]:
     """``[draws]`` for each kind of run: mean overlaps of random families of as many circuits."""
     if match != "rankings":
-        out = {}
-        for kind, runs in parts.items():
-            families = _matched([found.mask for _, found in runs], match, draws, generator)
-            out[kind] = np.array([mean_overlap(family) for family in families])
-        return out
-    out = {kind: np.empty(draws) for kind in parts}
+        return {
+            kind: np.array(
+                [
+                    mean_overlap(family)
+                    for family in _matched([run.mask for run in kind_runs], match, draws, generator)
+                ]
+            )
+            for kind, kind_runs in runs.items()
+        }
+    overlaps = {kind: np.empty(draws) for kind in runs}
     for number in track(range(draws), "circuits by chance", draws):
-        for kind, runs in parts.items():
-            family = [_ranked(found, cut, generator) for _, found in runs]
-            out[kind][number] = mean_overlap(np.stack(family))
-    return out
+        for kind, kind_runs in runs.items():
+            family = [_ranked(run, cut, generator) for run in kind_runs]
+            overlaps[kind][number] = mean_overlap(np.stack(family))
+    return overlaps
 
 
 def _ranked(
-    found: Found, cut: Callable[[EdgeScores], EdgeMask], generator: np.random.Generator
+    run: MethodRun, cut: Callable[[EdgeScores], EdgeMask], generator: np.random.Generator
 ) -> NDArray[np.bool_]:
     """``[E]``: the circuit of a run's own scores, dealt out to the edges at random.
 
     Ties stay ties: which of equal scores are kept is the order of the edges, in every circuit.
     """
-    scores = found.scores
+    scores = run.scores
     assert scores is not None
     order = torch.from_numpy(generator.permutation(len(scores.values)))
     dealt = EdgeScores(scores.graph, scores.values[order], noise=scores.noise)

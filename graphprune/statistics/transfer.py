@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graphprune.comparison.counts import holm
+from graphprune.comparison.p_values import holm
 from graphprune.core.ablation import AblationLike
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
@@ -15,10 +15,8 @@ from graphprune.statistics.pvalues import sign_flip_p
 from graphprune.util.checks import at_least, share
 from graphprune.util.numbers import few_examples, ratio_interval
 
-from .result import Finding
-from .runs import whole_circuit
-
-__all__ = ["transfer"]
+from .finding import Finding
+from .mask_evaluator import binary_mask
 
 
 def transfer(
@@ -55,9 +53,10 @@ def transfer(
     share(alpha, "alpha")
     share(level, "level")
     at_least(draws, 1, "draws")
+    at_least(seed, 0, "seed")
     if not circuits or not tasks:
         raise InputError("transfer needs at least one circuit and one task")
-    masks = {name: whole_circuit(model, mask) for name, mask in circuits.items()}
+    masks = {name: binary_mask(model, mask) for name, mask in circuits.items()}
     rows: list[dict[str, Any]] = []
     remarks: list[str] = []
     table: dict[str, dict[str, float]] = {name: {} for name in masks}
@@ -66,43 +65,34 @@ def transfer(
         reports = evaluate_all(
             model, task, masks, ablation=ablation, metrics=[task.metric], batch_size=batch_size
         )
-        few = few_examples(len(task))
-        if few is not None:
-            remarks.append(f"on {where}: {few}")
-        again: dict[str, Any] = {
-            "level": level, "draws": draws, "seed": at_least(seed, 0, "seed") + number
-        }  # fmt: skip
+        remarks += [f"on {where}: {few}" for few in filter(None, [few_examples(len(task))])]
+        resampling: dict[str, Any] = {"level": level, "draws": draws, "seed": seed + number}
         own = reports.get(where)
-        for found, report in reports.items():
+        for source, report in reports.items():
             if "faithfulness" not in report.values:
                 raise InputError(f"on {where}: {report.absent['faithfulness']}")
-            table[found][where] = report["faithfulness"]
-            full, ablated = report.full_examples[name], report.ablated_examples[name]
-            ours = report.examples[name]
-            low, high = ratio_interval(ours - ablated, full - ablated, **again)
-            row = {
-                "found_on": found,
+            table[source][where] = report["faithfulness"]
+            ours, ablated = report.examples[name], report.ablated_examples[name]
+            gap = report.full_examples[name] - ablated
+            low, high = ratio_interval(ours - ablated, gap, **resampling)
+            row: dict[str, Any] = {
+                "found_on": source,
                 "tested_on": where,
-                "edges": masks[found].num_kept,
+                "edges": masks[source].num_kept,
                 "faithfulness": report["faithfulness"],
                 "low": low,
                 "high": high,
                 "metric": report[name],
-                "loss": None,
-                "loss_low": None,
-                "loss_high": None,
-                "p_value": None,
+                **dict.fromkeys(("loss", "loss_low", "loss_high", "p_value", "p_corrected")),
             }
-            if own is not None and found != where:
+            if own is not None and source != where:
                 row["loss"] = own["faithfulness"] - report["faithfulness"]
                 better = own.examples[name] - ours
-                row["loss_low"], row["loss_high"] = ratio_interval(better, full - ablated, **again)
+                row["loss_low"], row["loss_high"] = ratio_interval(better, gap, **resampling)
                 row["p_value"] = sign_flip_p(task.metric.sign * better, draws=draws, seed=seed)
             rows.append(row)
     tested = [row for row in rows if row["p_value"] is not None]
     corrected = holm([float(row["p_value"]) for row in tested])
-    for row in rows:
-        row["p_corrected"] = None
     for row, p in zip(tested, corrected, strict=True):
         row["p_corrected"] = p
     # Of the 2^n ways to flip n signs two give the largest mean difference that there is.
@@ -118,7 +108,7 @@ def transfer(
     return Finding(
         name="transfer",
         null="a circuit found elsewhere does as well as the task's own" if tested else None,
-        said=_said(tested, worse, rows),
+        said=_sentence(tested, worse, rows),
         p_value=min(corrected) if tested else None,
         alpha=alpha,
         passed=not worse if tested else None,
@@ -128,7 +118,7 @@ def transfer(
             "faithfulness": table,
             "worse": [[row["found_on"], row["tested_on"]] for row in worse],
         },
-        rows=tuple(rows),
+        rows=rows,
         settings={
             "tasks": {name: len(task) for name, task in tasks.items()},
             "level": level,
@@ -136,11 +126,11 @@ def transfer(
             "seed": seed,
             "graph": model.graph.fingerprint,
         },
-        remarks=tuple(remarks),
+        remarks=remarks,
     )
 
 
-def _said(
+def _sentence(
     tested: list[dict[str, Any]], worse: list[dict[str, Any]], rows: list[dict[str, Any]]
 ) -> str:
     least = min(rows, key=lambda row: row["faithfulness"])

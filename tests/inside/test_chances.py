@@ -11,8 +11,8 @@ from support.enumerated import ONE, SMALL, TWO, agree, circuits_of, enumerated
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
-from graphprune.comparison.counts import bernoulli_sum, hypergeometric, total
-from graphprune.comparison.degrees import degree_overlap, edge_chances, edge_ends
+from graphprune.comparison.count_distribution import bernoulli_sum, hypergeometric, total
+from graphprune.comparison.overlap_nulls import degree_overlap, edge_chances, edge_ends
 
 pytestmark = pytest.mark.inside
 

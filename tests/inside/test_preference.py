@@ -7,7 +7,11 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import binom
 
-from graphprune.comparison.preference import equal_preference, preference_distance, standardised
+from graphprune.comparison.preference_distance import (
+    equal_preference,
+    preference_distance,
+    standardised,
+)
 
 pytestmark = pytest.mark.inside
 

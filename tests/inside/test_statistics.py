@@ -16,17 +16,10 @@ from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
 from graphprune.comparison import holm
-from graphprune.statistics.circuits import Walker
-from graphprune.statistics.pvalues import (
-    beats_share,
-    bonferroni,
-    differs,
-    is_within,
-    rank_p,
-    sign_flip_p,
-)
-from graphprune.statistics.sanity import Found
-from graphprune.statistics.seeds import reseeded
+from graphprune.comparison.p_values import bonferroni, rank_p
+from graphprune.statistics.method_runs import MethodRun, reseeded
+from graphprune.statistics.pvalues import beats_share, differs, is_within, sign_flip_p
+from graphprune.statistics.random_circuits import RandomWalks
 from graphprune.statistics.stability import _matched, _overlaps, _ranked, jackknife, mean_overlap
 from graphprune.util.checks import share
 
@@ -141,7 +134,7 @@ def test_shares_are_between_their_ends():
 
 def ranking(graph):
     """A run whose scores are all different."""
-    return Found(
+    return MethodRun(
         gp.EdgeMask.full(graph), gp.EdgeScores(graph, torch.arange(1.0, graph.num_edges + 1))
     )
 
@@ -245,7 +238,7 @@ def graph(request):
 
 
 def test_walks_are_walks(graph):
-    walker, generator = Walker(graph), np.random.default_rng(0)
+    walker, generator = RandomWalks(graph), np.random.default_rng(0)
     wires = {tuple(w) for w in graph.fixed_edge_index.T.tolist()}
     seen = set()
     for _ in range(300):
@@ -265,7 +258,7 @@ def test_first_steps_are_equally_likely():
         [("in", "a"), ("in", "b"), ("in", "out"), ("a", "out"), ("b", "out"), ("in", "dead")],
         outputs=(3,),
     )
-    walker, generator = Walker(graph), np.random.default_rng(0)
+    walker, generator = RandomWalks(graph), np.random.default_rng(0)
     firsts = [walker.path(generator)[0] for _ in range(3000)]
     counts = np.bincount(firsts, minlength=6)
     assert counts[5] == 0  # it leads nowhere
@@ -274,12 +267,12 @@ def test_first_steps_are_equally_likely():
 
 def test_cyclic_graphs_are_walked_without_loops():
     model = Rings()
-    walker, generator = Walker(model.graph), np.random.default_rng(0)
+    walker, generator = RandomWalks(model.graph), np.random.default_rng(0)
     for _ in range(100):
         path = walker.path(generator)
         assert len(path) == len(set(path))
     toy = Toy().graph
     for _ in range(20):
-        new = Walker(toy).inflating(some_mask(toy, 3).kept.numpy(), generator)
+        new = RandomWalks(toy).inflating(some_mask(toy, 3).kept.numpy(), generator)
         assert len(new)
         assert not some_mask(toy, 3).kept[torch.from_numpy(new)].any()

@@ -31,15 +31,13 @@ from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError, unknown_name
 from graphprune.util.checks import at_least
 
-__all__ = ["Match", "Walker", "random_circuits"]
-
 Match = Literal["size", "composition", "paths", "ends", "degree"]
 _SWEEPS = 30  # rounds of rewiring; each offers every edge of the circuit once
 _TRIES = 10_000  # walks without a new edge before there is thought to be none
 
 
-class Walker:
-    """Random walks from an input node to an output node; loops are erased.
+class RandomWalks:
+    """Walks from an input node to an output node; loops are erased.
 
     Each step takes one of the edges that leave a node and can still reach an output, all as likely.
     Wires are walked too, and are no edges. ``allowed [E]`` says which edges may be taken.
@@ -164,9 +162,9 @@ def draw(
         for row in out:
             row[:] = torch.from_numpy(kept[strata.shuffled(generator)])
     elif match == "paths":
-        walker = Walker(graph, allowed)
+        walks = RandomWalks(graph, allowed)
         for row in out:
-            row[torch.from_numpy(walker.union(size, generator))] = True
+            row[torch.from_numpy(walks.union(size, generator))] = True
     elif match in ("ends", "degree"):
         wiring = _Wiring(graph)
         start = torch.nonzero(mask.kept)[:, 0].numpy()

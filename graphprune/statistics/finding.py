@@ -1,19 +1,18 @@
-"""What every test and measure of this package gives."""
+"""The result that every test and measure of this package gives."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Finding"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Finding:
-    """What was asked of a circuit, and what was found.
+    """The question that was asked of a circuit, and the answer.
 
     Args:
         name: of the test, such as ``"equivalence"``.
@@ -49,23 +48,25 @@ class Finding:
     least_p: float | None = None
     correction: str = "none"
     values: dict[str, Any] = field(default_factory=dict)
-    rows: tuple[dict[str, Any], ...] = ()
+    rows: Sequence[dict[str, Any]] = ()
     settings: dict[str, Any] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
+    remarks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(self.rows))
+        object.__setattr__(self, "remarks", tuple(self.remarks))
         # A verdict that could only have come out one way is none.
         if self.underpowered:
             object.__setattr__(self, "passed", None)
 
     @property
     def underpowered(self) -> bool:
-        """Whether the settings are such that the null hypothesis could not have been rejected."""
+        """``True`` where the settings let no circuit have the null hypothesis rejected."""
         return self.least_p is not None and self.least_p > self.alpha
 
     @property
     def rejected(self) -> bool | None:
-        """Whether the null hypothesis is rejected at ``alpha``; ``None`` where there is none."""
+        """``True`` for a null hypothesis rejected at ``alpha``; ``None`` where there is none."""
         return None if self.p_value is None else self.p_value <= self.alpha
 
     def __getitem__(self, name: str) -> Any:
@@ -89,25 +90,11 @@ class Finding:
         """Everything as plain values; the table under ``rows``."""
         from graphprune.util.plain import plain
 
-        found: dict[str, Any] = plain(
-            {
-                "name": self.name,
-                "summary": self.summary(),
-                "null": self.null,
-                "p_value": self.p_value,
-                "alpha": self.alpha,
-                "rejected": self.rejected,
-                "passed": self.passed,
-                "least_p": self.least_p,
-                "underpowered": self.underpowered,
-                "correction": self.correction,
-                "values": self.values,
-                "rows": self.rows,
-                "settings": self.settings,
-                "remarks": self.remarks,
-            }
-        )
-        return found
+        facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "said"}
+        for name in ("rejected", "underpowered"):
+            facts[name] = getattr(self, name)
+        whole: dict[str, Any] = plain({"summary": self.summary(), **facts})
+        return whole
 
     def to_frame(self) -> pd.DataFrame:
         """The table behind the result; where it has none, a row of its statistics."""
@@ -120,3 +107,9 @@ class Finding:
 
     def __repr__(self) -> str:
         return f"Finding({self.summary()!r})"
+
+
+def first_names(names: Sequence[str]) -> str:
+    """``": a, b, c, ..."``, what a sentence ends in that counted ``names``; empty for none."""
+    more = ", ..." if len(names) > 3 else ""
+    return f": {', '.join(names[:3])}{more}" if names else ""

@@ -19,8 +19,6 @@ from torch import Tensor
 
 from graphprune.errors import FormatError
 
-__all__ = ["read_pt", "require_stored"]
-
 _DTYPES = ("Float", "Double", "Half", "BFloat16", "Bool", "Byte", "Char", "Short", "Int", "Long")
 _NAMES = {
     "collections OrderedDict",
@@ -35,7 +33,7 @@ _OLD_PARTS = 5  # pickles at the head of a file of torch before 1.6
 
 
 def read_pt(path: str | os.PathLike[str]) -> Any:
-    """What ``torch.save`` wrote: plain values and tensors, on the CPU.
+    """The values that ``torch.save`` wrote: plain ones and tensors, on the CPU.
 
     Tensors may still be expanded views; see :func:`require_stored`. Raises :class:`FormatError` for
     anything else, before memory is taken for it.

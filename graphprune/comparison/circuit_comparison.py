@@ -1,16 +1,17 @@
-"""What a comparison of circuits gives: values, frames, plain dicts, figures."""
+"""The result of comparing circuits: what each pair shares, as values, frames and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from graphprune.comparison.nulls import NullName, OverlapNull
-from graphprune.comparison.weighted import RankCorrelation
+from graphprune.comparison.overlap_nulls import NullName, OverlapNull
+from graphprune.comparison.p_values import rank_p
+from graphprune.comparison.score_overlap import RankCorrelation
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError, unknown_name
@@ -18,17 +19,9 @@ from graphprune.errors import InputError, unknown_name
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "QUANTITIES",
-    "CircuitComparison",
-    "NodeOverlap",
-    "PairOverlap",
-    "SampledNull",
-    "ScoreOverlap",
-]
 
 QUANTITIES = ("jaccard", "contained", "shared", "nodes", "weighted", "spearman", "spearman_abs")
-"""What a matrix of circuits by circuits can hold."""
+"""The quantities that a matrix of circuits by circuits can hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +40,8 @@ class SampledNull:
     samples: int
 
     @classmethod
-    def of(cls, drawn: Sequence[float], found: float) -> SampledNull:
-        """From the draws and the value found; ``low`` to ``high`` holds 95 % of the draws.
+    def of(cls, drawn: Sequence[float], value: float) -> SampledNull:
+        """From the draws and the value itself; ``low`` to ``high`` holds 95 % of the draws.
 
         Example:
             >>> SampledNull.of([0.0, 1.0, 2.0], 2.0).p_more
@@ -57,16 +50,11 @@ class SampledNull:
         values = np.asarray(drawn, dtype=np.float64)
         low, high = np.quantile(values, [0.025, 0.975]).tolist()
         # Sums in another order differ in the last digits; a tie counts as at least as large.
-        above, equal = (int((values >= least - 1e-12).sum()) for least in (found, 1.0))
+        more, least = (rank_p(bar, values, tolerance=1e-12) for bar in (value, 1.0))
         return cls(
-            mean=float(values.mean()),
-            sd=float(values.std()),
-            low=low,
-            high=high,
-            p_more=(1 + above) / (1 + len(values)),
-            p_least=(1 + equal) / (1 + len(values)),
-            samples=len(values),
-        )
+            mean=float(values.mean()), sd=float(values.std()), low=low, high=high,
+            p_more=more, p_least=least, samples=len(values),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,33 +120,24 @@ class PairOverlap:
 
     def to_row(self) -> dict[str, Any]:
         """One flat row: ``uniform_p_more``, ``nodes_shared``, ``spearman_value`` and so on."""
-        plain = (str, int, float, type(None))
-        row = {f.name: getattr(self, f.name) for f in fields(self)}
-        out = {name: value for name, value in row.items() if isinstance(value, plain)}
-        out.pop("scores", None)
-        for name, null in self.nulls.items():
-            out |= {f"{name}_{key}": value for key, value in null.to_dict().items()}
-            out[f"{name}_beyond"] = self.beyond_chance(name)
-        out |= _flat("nodes", self.nodes)
-        for name, null in self.nodes.nulls.items():
-            told = null.to_dict()
-            out |= {f"nodes_{name}_{key}": told[key] for key in ("mean", "z", "p_more")}
-        if self.scores is not None:
-            weighted = _flat("", self.scores)
-            out |= {key.replace("sampled", "weighted_sampled"): v for key, v in weighted.items()}
-        return out
-
-
-def _flat(prefix: str, value: Any) -> dict[str, Any]:
-    """Fields of nested results as ``outer_inner`` names; what is ``None`` is left out."""
-    out: dict[str, Any] = {}
-    for name, item in ((f.name, getattr(value, f.name)) for f in fields(value)):
-        key = f"{prefix}_{name}" if prefix else name
-        if isinstance(item, SampledNull | RankCorrelation):
-            out |= _flat(key, item)
-        elif item is not None and not isinstance(item, Mapping):
-            out[key.replace("nodes_nodes", "nodes")] = item
-    return out
+        nested = {"nulls", "nodes", "scores"}
+        row = {name: value for name, value in vars(self).items() if name not in nested}
+        for chance, null in self.nulls.items():
+            row |= {f"{chance}_{key}": value for key, value in null.to_dict().items()}
+            row[f"{chance}_beyond"] = self.beyond_chance(chance)
+        for name in ("nodes_first", "nodes_second"):
+            row[name] = getattr(self.nodes, name)
+        row |= {"nodes_shared": self.nodes.shared, "nodes_jaccard": self.nodes.jaccard}
+        for chance, null in self.nodes.nulls.items():
+            row |= {f"nodes_{chance}_{key}": getattr(null, key) for key in ("mean", "z", "p_more")}
+        for name, value in vars(self.scores).items() if self.scores is not None else ():
+            if isinstance(value, float):
+                row[name] = value
+            elif value is not None:
+                prefix = "weighted_sampled" if name == "sampled" else name
+                flat = {f"{prefix}_{key}": item for key, item in vars(value).items()}
+                row |= {key: item for key, item in flat.items() if item is not None}
+        return row
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -264,21 +243,17 @@ class CircuitComparison:
         return f"CircuitComparison({', '.join(self.names)}; {self.graph.num_edges} edges)"
 
 
-def _both(pair: PairOverlap, quantity: str) -> tuple[float, float]:
+def _both(pair: PairOverlap, quantity: str) -> list[float]:
     """The quantity seen from either circuit."""
-    if quantity == "contained":
-        one, two = pair.contained_first, pair.contained_second
-        return np.nan if one is None else one, np.nan if two is None else two
-    value: float | None
-    if quantity == "nodes":
-        value = pair.nodes.jaccard
-    elif quantity in ("jaccard", "shared"):
-        value = getattr(pair, quantity)
-    elif pair.scores is None:
-        value = None
+    scores = pair.scores
+    sides: list[float | None] = [pair.contained_first, pair.contained_second]
+    if quantity in ("jaccard", "shared"):
+        sides = [getattr(pair, quantity)] * 2
+    elif quantity == "nodes":
+        sides = [pair.nodes.jaccard] * 2
     elif quantity == "weighted":
-        value = pair.scores.weighted_jaccard
-    else:
-        found: RankCorrelation | None = getattr(pair.scores, quantity)
-        value = None if found is None else found.value
-    return (np.nan, np.nan) if value is None else (float(value), float(value))
+        sides = [None if scores is None else scores.weighted_jaccard] * 2
+    elif quantity != "contained":
+        correlation: RankCorrelation | None = getattr(scores, quantity, None)
+        sides = [None if correlation is None else correlation.value] * 2
+    return [np.nan if side is None else float(side) for side in sides]

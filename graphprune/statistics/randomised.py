@@ -1,11 +1,14 @@
-"""A method's circuit on a task, and tasks and models that a sound method must fail on."""
+"""Randomised tasks and models, on which a sound method must find nothing.
+
+Sources: Adebayo et al. 2018 (arXiv 1810.03292), the randomisation tests of data and of parameters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,62 +16,10 @@ from torch import Tensor
 
 from graphprune.capabilities import LowPrecision, UserModule, require
 from graphprune.core.batch import Batch, Examples
-from graphprune.core.mask import EdgeMask, mask_of
-from graphprune.core.method import Method, ablation_of
 from graphprune.core.model import MaskedModel
-from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.selection.connect import circuit_of_size
 from graphprune.util.checks import at_least
-from graphprune.util.interrupts import whole_results
-
-__all__ = ["Found", "MethodLike", "circuit_by", "label_of", "randomised_weights", "shuffled_labels"]
-
-MethodLike = Method | Callable[[MaskedModel, Task], EdgeMask]
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """A method's circuit, and its scores where it gives any."""
-
-    mask: EdgeMask
-    scores: EdgeScores | None = None
-
-
-def circuit_by(method: Any, model: MaskedModel, task: Task, size: float | None) -> Found:
-    """The circuit that ``method`` finds.
-
-    A scorer's ``size`` strongest edges without dead ends; a pruner's mask (of ``size`` where one is
-    given); or what a function ``(model, task) -> EdgeMask`` gives.
-    """
-    if isinstance(method, Method):
-        with whole_results():
-            result = method.fit(model, task, size)
-        if result.mask is None:
-            raise InputError(f"{method.label} ranks all edges; say how many to keep: size=0.01")
-        return Found(result.mask, result.scores)
-    if not callable(method):
-        raise InputError(
-            "a method is a scorer, a pruner or a function (model, task) -> EdgeMask; got "
-            f"{type(method).__name__}"
-        )
-    try:
-        return Found(mask_of(method(model, task)))
-    except InputError as error:
-        raise InputError(f"what {label_of(method)} gave: {error}") from None
-
-
-def selected(method: Any, scores: EdgeScores, size: float, task: Task) -> EdgeMask:
-    """The circuit of a size that a scorer's scores give under its own ablation."""
-    return circuit_of_size(scores, size, ablation=ablation_of(method), task=task)
-
-
-def label_of(method: Any) -> str:
-    """What tables call a method."""
-    if isinstance(method, Method):
-        return method.label
-    return str(getattr(method, "__name__", "function"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,12 +144,12 @@ def randomised_weights(model: MaskedModel, seed: int = 0) -> Iterator[MaskedMode
     if isinstance(model, LowPrecision) and model.lowered is not None:
         raise InputError("randomise the original model, not a copy in low precision")
     generator = torch.Generator().manual_seed(seed)
-    kept = [p.data for p in parameters]
+    original = [p.data for p in parameters]
     try:
-        for parameter, values in zip(parameters, kept, strict=True):
+        for parameter, values in zip(parameters, original, strict=True):
             order = torch.randperm(values.numel(), generator=generator).to(values.device)
             parameter.data = values.flatten()[order].view_as(values)
         yield model
     finally:
-        for parameter, values in zip(parameters, kept, strict=True):
+        for parameter, values in zip(parameters, original, strict=True):
             parameter.data = values

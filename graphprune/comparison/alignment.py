@@ -20,8 +20,6 @@ from graphprune.core.mask import EdgeMask
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import GraphMismatchError, InputError
 
-__all__ = ["align_masks", "align_scores", "mask_of", "require_named", "same_places"]
-
 
 def require_named(things: Mapping[str, Any], least: int = 2) -> None:
     """Raises :class:`InputError` unless ``things`` is a dict from names to ``least`` circuits."""

@@ -5,29 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-from graphprune.core.ablation import AblationLike, resolve_ablation
+from graphprune.core.ablation import resolve_ablation
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 
+from .completeness import completeness, minimality
 from .controls import controls
+from .finding import Finding
 from .hypotheses import equivalence_test, independence_test, minimality_test
-from .reference import necessity_test, sufficiency_test
-from .result import Finding
-from .runs import MetricLike, RunOptions, circuit_of
-from .wang import completeness, minimality
+from .mask_evaluator import RunOptions, require_circuit
+from .sufficiency import necessity_test, sufficiency_test
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["TESTS", "Examination", "examine"]
-
-
-def _random_controls(model: MaskedModel, task: Task, mask: Any, **settings: Any) -> Finding:
-    """The controls that need no method."""
-    return controls(model, task, mask, kinds=("random", "degree"), **settings)
 
 
 TESTS: Mapping[str, Callable[..., Finding]] = {
@@ -36,7 +30,7 @@ TESTS: Mapping[str, Callable[..., Finding]] = {
     "minimality": minimality_test,
     "sufficiency": sufficiency_test,
     "necessity": necessity_test,
-    "controls": _random_controls,
+    "controls": partial(controls, kinds=("random", "degree")),  # those that need no method
     "completeness": completeness,
     "wang-minimality": minimality,
 }
@@ -70,22 +64,13 @@ class Examination:
         """A row for each test: columns test, p_value, rejected, passed, underpowered, finding."""
         import pandas as pd
 
-        rows = [
-            {
-                "test": name,
-                "p_value": finding.p_value,
-                "rejected": finding.rejected,
-                "passed": finding.passed,
-                "underpowered": finding.underpowered,
-                "finding": finding.said,
-            }
-            for name, finding in self.findings.items()
+        columns = ["p_value", "rejected", "passed", "underpowered"]
+        rows: list[dict[str, Any]] = [
+            {"test": name, **{c: getattr(one, c) for c in columns}, "finding": one.said}
+            for name, one in self.findings.items()
         ]
-        rows += [
-            {"test": name, "finding": f"not made: {why}"} for name, why in self.not_made.items()
-        ]
-        columns = ["test", "p_value", "rejected", "passed", "underpowered", "finding"]
-        return pd.DataFrame(rows, columns=columns)
+        rows += [{"test": name, "finding": f"not made: {w}"} for name, w in self.not_made.items()]
+        return pd.DataFrame(rows, columns=["test", *columns, "finding"])
 
 
 def examine(
@@ -95,8 +80,6 @@ def examine(
     tests: Sequence[str] | None = None,
     *,
     draws: int | None = None,
-    metric: MetricLike = None,
-    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
@@ -107,6 +90,8 @@ def examine(
         tests: names from ``gp.statistics.TESTS``; ``None``: the five hypothesis tests
             (equivalence, independence, minimality, sufficiency, necessity).
         draws: permutations, random circuits or random sets of each; ``None``: each test's own.
+        options: ``metric``, ``ablation`` and more, see
+            :class:`~graphprune.statistics.mask_evaluator.RunOptions`.
 
     Raises:
         InputError: an unknown test, or none that can be made.
@@ -116,17 +101,18 @@ def examine(
     unknown = [name for name in names if name not in TESTS]
     if unknown or not names:
         raise unknown_name("test", unknown[0] if unknown else tests, TESTS)
-    circuit = circuit_of(model, mask)
-    chosen = resolve_ablation(model, task, ablation, mask)
+    circuit = require_circuit(model, mask)
+    # Means over a task are taken once for all tests.
+    options["ablation"] = resolve_ablation(model, task, options.get("ablation"), mask)
     findings: dict[str, Finding] = {}
     not_made: dict[str, str] = {}
     for name in names:
         test = TESTS[name]
         takes = inspect.signature(test).parameters
-        extra: dict[str, Any] = {"metric": metric, "ablation": chosen, "seed": seed, **options}
-        if name not in ("completeness", "wang-minimality"):
+        extra: dict[str, Any] = {"seed": seed, **options}
+        if "alpha" in takes:
             extra["alpha"] = alpha
-        if draws is not None and ("draws" in takes or name == "controls"):
+        if draws is not None and "draws" in takes:
             extra["draws"] = draws
         try:
             findings[name] = test(model, task, circuit, **extra)

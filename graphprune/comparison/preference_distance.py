@@ -1,4 +1,4 @@
-"""How differently two circuits choose among edges, whatever their graphs are made of.
+"""The distance of two circuits in what they choose, whatever their graphs are made of.
 
 A circuit's share of, say, query edges says as much about how many of these its model has as about
 the circuit. What is compared here is what the circuits chose, along one axis, within the groups
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PreferenceDistance", "equal_preference", "preference_distance", "standardised"]
+from graphprune.comparison.p_values import rank_p
 
 _ROUNDS = 1000
 Counts = NDArray[np.int64]
@@ -131,7 +131,7 @@ def preference_distance(
         both: ``[G]``, edges that both circuits keep, where they lie on one graph.
         draws: of circuits by chance, and of the bootstrap.
     """
-    found = float(_apart(edges, kept[None])[0])
+    distance = float(_apart(edges, kept[None])[0])
     if both is None:
         chance = generator.binomial(edges, equal_preference(edges, kept), (draws, *edges.shape))
         again = generator.binomial(edges, kept / edges, (draws, *edges.shape))
@@ -141,10 +141,10 @@ def preference_distance(
         again = _resampled(edges[0], kept[None].repeat(draws, 0), both, generator)
         twice = _resampled(edges[0], chance, both, generator)
     null, spread, noise = (_apart(edges, drawn) for drawn in (chance, again, twice))
-    mean = float(null.mean()) if len(null) else found
+    mean = float(null.mean()) if len(null) else distance
     low = high = corrected = None
     if mean < 1 - 1e-9:
-        corrected = (found - mean) / (1 - mean)
+        corrected = (distance - mean) / (1 - mean)
         if len(spread) and len(noise):
             # Resampling adds its own noise to the distance, so it is held against resampled chance.
             zero = float(noise.mean())
@@ -160,19 +160,15 @@ def preference_distance(
         groups=groups,
         covered_first=covered[0],
         covered_second=covered[1],
-        distance=found,
+        distance=distance,
         by_chance=mean,
         corrected=corrected,
         low=low,
         high=high,
-        p=_at_least(null, found),
-        least_p=_at_least(null, 1.0),
+        p=rank_p(distance, null, tolerance=1e-12),
+        least_p=rank_p(1.0, null, tolerance=1e-12),
         graph_distance=graph_distance,
     )
-
-
-def _at_least(null: Shares, found: float) -> float:
-    return float((1 + np.count_nonzero(null >= found - 1e-12)) / (1 + len(null)))
 
 
 def _exchanged(kept: Counts, both: Counts, draws: int, generator: np.random.Generator) -> Counts:

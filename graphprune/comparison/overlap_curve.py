@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from graphprune.comparison.nulls import NULLS, NullName, OverlapNull, make_strata, overlap_null
+from graphprune.comparison.edge_groups import make_strata
+from graphprune.comparison.overlap_nulls import NullName, OverlapNull, overlap_null, require_nulls
 from graphprune.core.mask import budget, require_same_graph
 from graphprune.core.scores import EdgeScores, Ranking
 from graphprune.core.sizes import MIB_SIZES
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["OverlapCurve", "OverlapPoint", "matched_overlap"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,22 +34,12 @@ class OverlapPoint:
     @property
     def jaccard(self) -> float:
         """Shared edges over the union; 1 where nothing is kept."""
-        return jaccard_of(self.shared, self.kept)
+        return self.shared / (2 * self.kept - self.shared) if self.kept else 1.0
 
     @property
     def share(self) -> float:
         """Shared edges over kept edges; 1 where nothing is kept."""
         return self.shared / self.kept if self.kept else 1.0
-
-
-def jaccard_of(shared: float, kept: int) -> float:
-    """The Jaccard overlap of two sets of ``kept`` edges that share ``shared``.
-
-    Example:
-        >>> jaccard_of(5, 10)
-        0.3333333333333333
-    """
-    return shared / (2 * kept - shared) if kept else 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,12 +76,12 @@ class OverlapCurve:
                 "shared": point.shared,
                 "share": point.share,
                 "jaccard": point.jaccard,
-                **{
-                    f"{name}_{key}": value
-                    for name, null in point.nulls.items()
-                    for key, value in null.to_dict().items()
-                    if key != "p_adjusted"
-                },
+            }
+            | {
+                f"{name}_{key}": value
+                for name, null in point.nulls.items()
+                for key, value in null.to_dict().items()
+                if key != "p_adjusted"
             }
             for point in self.points
         ]
@@ -138,16 +127,14 @@ def matched_overlap(
         [(1, 0, 0.25), (2, 2, 1.0), (3, 2, 2.25)]
     """
     require_same_graph(first.graph, second.graph, "scores")
-    unknown = [null for null in nulls if null not in NULLS]
-    if unknown:
-        raise unknown_name("null", unknown[0], NULLS)
+    require_nulls(nulls)
     total = first.graph.num_edges
-    asked = tuple(MIB_SIZES if sizes is None else sizes)
-    if not asked:
+    requested = tuple(MIB_SIZES if sizes is None else sizes)
+    if not requested:
         raise InputError("sizes must be at least one")
     classes = make_strata(first.graph, strata)
     points = []
-    for size in asked:
+    for size in requested:
         count = budget(size, total)
         one, two = first.top(count, by=by), second.top(count, by=by)
         points.append(

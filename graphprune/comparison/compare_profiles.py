@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from graphprune.comparison.align import mask_of, require_named, same_places
-from graphprune.comparison.axes import levels, usable_axes
-from graphprune.comparison.counts import holm
-from graphprune.comparison.profile import PROFILE_AXES, CircuitProfile, circuit_profile
-from graphprune.comparison.profile_difference import ProfileDifference, profile_difference
+from graphprune.comparison.alignment import mask_of, require_named, same_places
+from graphprune.comparison.edge_groups import levels, usable_axes
+from graphprune.comparison.p_values import holm
+from graphprune.comparison.profile import (
+    PROFILE_AXES,
+    CircuitProfile,
+    ProfileDifference,
+    circuit_profile,
+    profile_difference,
+)
 from graphprune.core.circuit import Circuit
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
@@ -20,7 +25,6 @@ from graphprune.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ProfileComparison", "compare_profiles"]
 
 RELATIVE_AXES = ("source_depth", "target_depth", "source_kind", "target_kind", "kind")
 """Axes that mean the same in models of different depth and width."""
@@ -113,7 +117,7 @@ def compare_profiles(
     """Where the edges of several circuits lie, on one graph or on graphs of different models.
 
     Distances between circuits are of what they chose, corrected for what their graphs offer and
-    for chance; see :mod:`graphprune.comparison.preference`.
+    for chance; see :mod:`graphprune.comparison.preference_distance`.
 
     Args:
         circuits: at least two, by name.
@@ -132,8 +136,8 @@ def compare_profiles(
         >>> short = ComputationalGraph.from_edges([("a", "b"), ("b", "c")])
         >>> long = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")])
         >>> early = {"short": EdgeMask(short, [1, 0]), "long": EdgeMask(long, [1, 1, 0, 0])}
-        >>> found = compare_profiles(early, bins=2).differences["short", "long"]
-        >>> found.distance["source_depth"], found.absent["kind"]
+        >>> difference = compare_profiles(early, bins=2).differences["short", "long"]
+        >>> difference.distance["source_depth"], difference.absent["kind"]
         (0.0, "only the group 'message' in common, which leaves nothing to choose")
     """
     require_named(circuits)
@@ -168,7 +172,7 @@ def compare_profiles(
 
 
 def _depth(graph: ComputationalGraph) -> int:
-    """How many levels the graph has; 4, more than are asked for, where it has none."""
+    """The number of levels of the graph; where it has none 4, the most that is needed."""
     try:
         low, high = levels(graph).span
     except InputError:

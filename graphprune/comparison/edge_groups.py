@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import InputError, unknown_name
-
-__all__ = ["AXES", "EdgeGroups", "Levels", "edge_groups", "levels", "usable_axes"]
 
 AXES = (
     "source_level",
@@ -75,8 +74,8 @@ def levels(graph: ComputationalGraph) -> Levels:
 
     Example:
         >>> graph = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("c", "b")])
-        >>> found = levels(graph)
-        >>> found.how, found.names().tolist()
+        >>> level = levels(graph)
+        >>> level.how, level.names().tolist()
         ('steps', ['0', '1', '2'])
     """
     layer = np.array([-1 if n.layer is None else n.layer for n in graph.nodes], dtype=np.int64)
@@ -104,19 +103,13 @@ def levels(graph: ComputationalGraph) -> Levels:
 
 def _steps(graph: ComputationalGraph) -> NDArray[np.int64]:
     """``[N]``: the fewest edges and wires from an input, -1 where none leads."""
-    sources = np.concatenate([graph.edge_index[0].numpy(), graph.fixed_edge_index[0].numpy()])
-    targets = np.concatenate([graph.edge_index[1].numpy(), graph.fixed_edge_index[1].numpy()])
-    steps = np.full(graph.num_nodes, -1, dtype=np.int64)
-    steps[list(graph.input_nodes)] = 0
-    at = 0
-    while True:
-        new = np.zeros(graph.num_nodes, dtype=bool)
-        new[targets[steps[sources] == at]] = True
-        new &= steps < 0
-        if not new.any():
-            return steps
-        at += 1
-        steps[new] = at
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import dijkstra
+
+    pairs = np.concatenate([graph.edge_index.numpy(), graph.fixed_edge_index.numpy()], 1)
+    arcs = coo_array((np.ones(pairs.shape[1]), tuple(pairs)), shape=[graph.num_nodes] * 2)
+    steps = dijkstra(arcs.tocsr(), unweighted=True, indices=list(graph.input_nodes), min_only=True)
+    return np.where(np.isinf(steps), -1, steps).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,23 +131,22 @@ def usable_axes(
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """The axes to use and, of the default ones, those left out with the reason.
 
-    Axes that were asked for by name and that the graph does not have raise :class:`InputError`.
+    Axes that were requested by name and that the graph does not have raise :class:`InputError`.
     """
-    asked = tuple(default if axes is None else axes)
-    unknown = [axis for axis in asked if axis not in AXES]
-    if unknown or not asked:
+    requested = tuple(default if axes is None else axes)
+    unknown = [axis for axis in requested if axis not in AXES]
+    if unknown or not requested:
         raise unknown_name("axis", unknown[0] if unknown else axes, AXES)
-    needing = [axis for axis in asked if axis in _NEEDS_LEVELS]
-    if not needing:
-        return asked, {}
+    needing = [axis for axis in requested if axis in _NEEDS_LEVELS]
     try:
-        levels(graph)
+        if needing:
+            levels(graph)
     except InputError as error:
         if axes is not None:
             raise
-        kept = tuple(axis for axis in asked if axis not in _NEEDS_LEVELS)
-        return kept, dict.fromkeys(needing, str(error))
-    return asked, {}
+        usable = tuple(axis for axis in requested if axis not in _NEEDS_LEVELS)
+        return usable, dict.fromkeys(needing, str(error))
+    return requested, {}
 
 
 def edge_groups(graph: ComputationalGraph, axis: str, *, bins: int = 4) -> EdgeGroups:
@@ -168,54 +160,88 @@ def edge_groups(graph: ComputationalGraph, axis: str, *, bins: int = 4) -> EdgeG
     """
     if bins < 1:
         raise InputError(f"bins must be at least 1, got {bins}")
-    if axis == "kind":
-        return _packed(axis, graph.edge_kind.numpy().astype(np.int64), list(graph.edge_kinds))
     if axis not in AXES:
         raise InputError(f"axes are some of {', '.join(AXES)}; got {axis!r}")
+    if axis == "kind":
+        return _named_groups(axis, graph.edge_kind.numpy(), graph.edge_kinds.__getitem__)
     sources, targets = graph.edge_index.numpy()
     ends = sources if axis.startswith("source") else targets
     if axis.endswith("_kind"):
         kinds = list(dict.fromkeys(node.kind for node in graph.nodes))
-        of = np.array([kinds.index(node.kind) for node in graph.nodes], dtype=np.int64)
-        return _packed(axis, of[ends], kinds)
-    found = levels(graph)
+        kind_of = np.array([kinds.index(node.kind) for node in graph.nodes], dtype=np.int64)
+        return _named_groups(axis, kind_of[ends], kinds.__getitem__)
+    level = levels(graph)
     if axis == "distance":
-        gap = found.values[targets] - found.values[sources]
-        both = found.placed[sources] & found.placed[targets]
-        return _ordered(axis, np.where(both, gap, gap.max(initial=0) + 1), both, str)
+        gap = level.values[targets] - level.values[sources]
+        both = level.placed[sources] & level.placed[targets]
+        return _named_groups(axis, np.where(both, gap, gap.max(initial=0) + 1), str, both)
+    placed = level.placed[ends]
     if axis.endswith("_level"):
-        names = found.names()
-        by_level = dict(zip(found.values.tolist(), names.tolist(), strict=True))
-        last = int(found.values.max(initial=0)) + 1
-        values = np.where(found.placed, found.values, last)[ends]
-        return _ordered(axis, values, found.placed[ends], lambda v: by_level[v])
-    low, high = found.span
-    part = (found.values - low) * bins // max(high - low, 1)
-    part = np.clip(part, 0, bins - 1)
-    part = np.where(found.inner, part, np.where(found.values < 0, -1, bins))
-    part = np.where(found.placed, part, bins + 1)
-
-    def named(value: int) -> str:
-        if value < 0:
-            return "input"
-        return (
-            "output"
-            if value == bins
-            else f"{100 * value / bins:.0f}-{100 * (value + 1) / bins:.0f}%"
-        )
-
-    return _ordered(axis, part[ends], found.placed[ends], named)
+        by_level = dict(zip(level.values.tolist(), level.names().tolist(), strict=True))
+        last = int(level.values.max(initial=0)) + 1
+        values = np.where(level.placed, level.values, last)[ends]
+        return _named_groups(axis, values, by_level.__getitem__, placed)
+    low, high = level.span
+    part = np.clip((level.values - low) * bins // max(high - low, 1), 0, bins - 1)
+    part = np.where(level.inner, part, np.where(level.values < 0, -1, bins))
+    part = np.where(level.placed, part, bins + 1)
+    shares = [f"{100 * i / bins:.0f}-{100 * (i + 1) / bins:.0f}%" for i in range(bins)]
+    names = dict(enumerate(["input", *shares, "output"], start=-1))
+    return _named_groups(axis, part[ends], names.__getitem__, placed)
 
 
-def _packed(axis: str, codes: NDArray[np.int64], names: list[str]) -> EdgeGroups:
-    present, packed = np.unique(codes, return_inverse=True)
-    return EdgeGroups(axis=axis, names=tuple(names[i] for i in present.tolist()), codes=packed)
-
-
-def _ordered(
-    axis: str, values: NDArray[np.int64], placed: NDArray[np.bool_], named: Callable[[int], str]
+def _named_groups(
+    axis: str,
+    values: NDArray[np.integer],
+    named: Callable[[int], str],
+    placed: NDArray[np.bool_] | None = None,
 ) -> EdgeGroups:
+    """The groups of edges with equal ``values [E]``; ``"none"`` for edges that are not placed."""
     present, codes = np.unique(values, return_inverse=True)
-    missing = set(values[~placed].tolist())
+    missing = set() if placed is None else set(values[~placed].tolist())
     names = tuple("none" if v in missing else named(v) for v in present.tolist())
     return EdgeGroups(axis=axis, names=names, codes=codes)
+
+
+STRATA = ("source_level", "target_level", "source_kind", "target_kind", "kind")
+"""The axes that all edges of a stratum agree in, as far as the graph has them."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Strata:
+    """Classes of edges: edge e is in ``codes[e]``; ``axes`` are what its edges agree in."""
+
+    axes: tuple[str, ...]
+    codes: NDArray[np.int64]
+    left_out: dict[str, str]
+
+    @property
+    def count(self) -> int:
+        """The number of strata."""
+        return int(self.codes.max(initial=-1)) + 1
+
+    @cached_property
+    def _in_order(self) -> NDArray[np.int64]:
+        return np.argsort(self.codes, kind="stable")
+
+    def shuffled(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """``[E]``: a random permutation of the edges that stays within the strata."""
+        out = np.empty_like(self._in_order)
+        out[self._in_order] = np.argsort(self.codes + rng.random(len(self.codes)))
+        return out
+
+
+def make_strata(graph: ComputationalGraph, axes: Sequence[str] | None = None) -> Strata:
+    """The strata by ``axes`` (``None``: all of level and kind that the graph has).
+
+    Example:
+        >>> graph = ComputationalGraph.from_edges([("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")])
+        >>> make_strata(graph).codes
+        array([0, 0, 1, 1])
+    """
+    used, left_out = usable_axes(graph, axes, STRATA)
+    codes = np.zeros(graph.num_edges, dtype=np.int64)
+    for axis in used:
+        groups = edge_groups(graph, axis)
+        _, codes = np.unique(codes * len(groups.names) + groups.codes, return_inverse=True)
+    return Strata(axes=used, codes=codes, left_out=left_out)

@@ -15,20 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.comparison.nulls import Strata
+from graphprune.comparison.edge_groups import Strata
 from graphprune.core.mask import require_same_graph
 from graphprune.core.scores import EdgeScores, Ranking
 from graphprune.errors import InputError, unknown_name
 from graphprune.util.numbers import ranks
-
-__all__ = [
-    "RankCorrelation",
-    "Signs",
-    "amounts",
-    "rank_correlation",
-    "ruzicka",
-    "weighted_jaccard",
-]
 
 Signs = Literal["split", "ignore", "positive"]
 
@@ -116,7 +107,7 @@ def rank_correlation(
     Example:
         >>> import torch
         >>> from graphprune import ComputationalGraph
-        >>> from graphprune.comparison.nulls import make_strata
+        >>> from graphprune.comparison import make_strata
         >>> graph = ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("a", "c")])
         >>> one = EdgeScores(graph, torch.tensor([3.0, -4.0, 0.0]))
         >>> two = EdgeScores(graph, torch.tensor([1.0, 0.5, 2.0]))
@@ -145,15 +136,15 @@ def rank_correlation(
     spread = within[0].clip(0) * within[1].clip(0) / np.maximum(count - 1, 1)
     sd = math.sqrt(float(spread.sum())) / size
     z = value * math.sqrt(len(centred[0]) - 1)
-    inner = (value - mean) / sd if sd > 1e-9 else None
+    within_z = (value - mean) / sd if sd > 1e-9 else None
     return RankCorrelation(
         value=value,
         z=z,
         p=max(_upper(z), _one_in([len(centred[0])])),
         composition_mean=mean,
         composition_sd=sd,
-        composition_z=inner,
-        composition_p=None if inner is None else max(_upper(inner), _one_in(count.tolist())),
+        composition_z=within_z,
+        composition_p=None if within_z is None else max(_upper(within_z), _one_in(count.tolist())),
     )
 
 

@@ -12,19 +12,17 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from graphprune.core.ablation import AblationLike, said_or_own
+from graphprune.comparison.p_values import rank_p
 from graphprune.core.mask import EdgeMask, budget
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.statistics.pvalues import beats_share, rank_p
+from graphprune.statistics.pvalues import beats_share
 from graphprune.util.checks import share
 
-from .circuits import Match, draw
-from .result import Finding
-from .runs import Distance, MetricLike, RunOptions, Runs, circuit_of, distance_of
-
-__all__ = ["necessity_test", "sufficiency_test"]
+from .finding import Finding
+from .mask_evaluator import Distance, MaskEvaluator, RunOptions, require_circuit
+from .random_circuits import Match, draw
 
 
 def sufficiency_test(
@@ -37,13 +35,11 @@ def sufficiency_test(
     size: float | None = None,
     match: Match = "paths",
     distance: Distance = "squared",
-    metric: MetricLike = None,
-    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
-    """Whether the circuit alone is closer to the full model than most random circuits are.
+    """Tests that the circuit alone is closer to the full model than most random circuits are.
 
     Args:
         quantile: the share of random circuits it must beat.
@@ -55,21 +51,14 @@ def sufficiency_test(
             :func:`~graphprune.statistics.random_circuits`.
         distance: how far scores are apart: ``"squared"``, ``"absolute"`` or ``"mean"``.
     """
-    circuit = circuit_of(model, mask, full=False)
-    rows = _random(circuit, draws, match, size, seed)
-    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
-    scores = scorer(torch.cat([circuit.kept[None], rows]), "sufficiency")
-    return _compared(
-        scorer,
-        circuit,
-        rows,
-        distance_of(scores, scorer.full, distance),
+    return _against_random(
+        (model, task, mask, options),
         name="sufficiency",
-        closer=True,
         said="the circuit alone is closer to the full model than {} of {} random circuits",
-        null=f"the circuit is no closer to the full model than {quantile:g} of random circuits",
+        null="the circuit is no closer to the full model than {} of random circuits",
         quantile=quantile,
         alpha=alpha,
+        size=size,
         settings={"draws": draws, "match": match, "distance": distance, "seed": seed},
     )
 
@@ -85,13 +74,11 @@ def necessity_test(
     match: Match = "paths",
     source: Literal["complement", "graph"] = "complement",
     distance: Distance = "squared",
-    metric: MetricLike = None,
-    ablation: AblationLike | None = None,
     alpha: float = 0.05,
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> Finding:
-    """Whether knocking the circuit out of the full model does more than knocking random ones out.
+    """Tests that the full model loses more without the circuit than without random ones.
 
     Partial necessity: the full model without the circuit is farther from the full model than
     without a random circuit of equal size.
@@ -103,51 +90,45 @@ def necessity_test(
 
     Other arguments as for :func:`sufficiency_test`.
     """
-    circuit = circuit_of(model, mask, full=False)
-    rows = _random(circuit, draws, match, size, seed, source)
-    scorer = Runs(model, task, said_or_own(ablation, mask), metric, **options)
-    scores = scorer(~torch.cat([circuit.kept[None], rows]), "necessity")
-    return _compared(
-        scorer,
-        circuit,
-        rows,
-        distance_of(scores, scorer.full, distance),
+    settings = {"draws": draws, "match": match, "source": source, "distance": distance}
+    return _against_random(
+        (model, task, mask, options),
         name="necessity",
-        closer=False,
         said="taking the circuit out changes the model more than taking out {} of {} random ones",
-        null=f"taking the circuit out changes no more than {quantile:g} of random circuits do",
+        null="taking the circuit out changes no more than {} of random circuits do",
         quantile=quantile,
         alpha=alpha,
-        settings={
-            "draws": draws,
-            "match": match,
-            "source": source,
-            "distance": distance,
-            "seed": seed,
-        },
+        size=size,
+        settings={**settings, "seed": seed},
     )
 
 
-def _compared(
-    scorer: Runs,
-    circuit: EdgeMask,
-    rows: Tensor,
-    distances: Tensor,
+def _against_random(
+    tested: tuple[MaskedModel, Task, Any, RunOptions],
     *,
     name: str,
-    closer: bool,
     said: str,
     null: str,
     quantile: float,
     alpha: float,
+    size: float | None,
     settings: dict[str, Any],
 ) -> Finding:
-    """The finding from distances ``[1 + draws]`` to the full model, the circuit's own first."""
+    """The test of a circuit against random ones.
+
+    Sufficient is what is closer to the full model than random circuits are; necessary what takes
+    the model farther from itself when it is missing.
+    """
     share(quantile, "quantile")
     share(alpha, "alpha")
-    squared = settings["distance"] == "squared"
-    noise = scorer.noise**2 if squared else scorer.noise
-    good = (-distances if closer else distances).numpy()
+    model, task, mask, options = tested
+    circuit = require_circuit(model, mask, full=False)
+    rows = _random_masks(circuit, size=size, **settings)
+    evaluator = MaskEvaluator(model, task, mask, **options)
+    masks = torch.cat([circuit.kept[None], rows])
+    values = evaluator(masks if name == "sufficiency" else ~masks, name)
+    distances, noise = evaluator.distance(values, evaluator.full, settings["distance"])
+    good = (-distances if name == "sufficiency" else distances).numpy()
     # A tie is not beaten; the published code counts it where closeness is asked for.
     beaten = int((good[0] > good[1:] + noise).sum())
     draws = len(rows)
@@ -161,7 +142,7 @@ def _compared(
     shared = (rows & circuit.kept).sum(1) / circuit.num_kept
     return Finding(
         name=name,
-        null=null,
+        null=null.format(f"{quantile:g}"),
         said=said.format(beaten, draws),
         p_value=p,
         alpha=alpha,
@@ -176,24 +157,26 @@ def _compared(
             "p_rank": rank_p(float(good[0]), good[1:], tolerance=noise),
             "shared": float(shared.mean()),
         },
-        rows=tuple(
-            {"circuit": "found" if i == 0 else f"random {i}", "edges": int(n), "distance": d}
-            for i, (n, d) in enumerate(
+        rows=[
+            {"circuit": f"random {i}" if i else "found", "edges": edges, "distance": distance}
+            for i, (edges, distance) in enumerate(
                 zip([circuit.num_kept, *rows.sum(1).tolist()], distances.tolist(), strict=True)
             )
-        ),
-        settings={**scorer.settings, **settings, "quantile": quantile, "edges": circuit.num_kept},
-        remarks=tuple(remarks),
+        ],
+        settings=evaluator.settings(circuit, **settings, quantile=quantile),
+        remarks=remarks,
     )
 
 
-def _random(
+def _random_masks(
     circuit: EdgeMask,
+    *,
     draws: int,
     match: str,
     size: float | None,
     seed: int,
     source: str = "graph",
+    **_: Any,
 ) -> Tensor:
     """``[draws, E]`` bool: random circuits of the graph, or of what lies outside the circuit."""
     total = circuit.graph.num_edges

@@ -1,14 +1,15 @@
 """Several circuits side by side: what each pair shares, beside what chance gives.
 
 By edges (Jaccard overlap and containment), by nodes, and by scores where there are any (Ruzicka's
-weighted overlap, rank correlation). See :mod:`graphprune.comparison.nulls` for the three kinds of
-chance of shared edges.
+weighted overlap, rank correlation). :mod:`graphprune.comparison.overlap_nulls` has the three kinds
+of chance of shared edges.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -17,33 +18,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graphprune.comparison.align import align_masks, align_scores
-from graphprune.comparison.axes import levels
-from graphprune.comparison.counts import holm, hypergeometric
-from graphprune.comparison.nulls import (
-    NULLS,
-    NullName,
-    Strata,
-    judged,
-    make_strata,
-    overlap_null,
-    stratified,
-)
-from graphprune.comparison.result import (
+from graphprune.comparison.alignment import align_masks, align_scores
+from graphprune.comparison.circuit_comparison import (
     CircuitComparison,
     NodeOverlap,
     PairOverlap,
     SampledNull,
     ScoreOverlap,
 )
-from graphprune.comparison.weighted import amounts, rank_correlation, ruzicka
+from graphprune.comparison.count_distribution import hypergeometric
+from graphprune.comparison.edge_groups import Strata, levels, make_strata
+from graphprune.comparison.overlap_nulls import (
+    NULLS,
+    NullName,
+    judged,
+    overlap_null,
+    require_nulls,
+    stratified,
+)
+from graphprune.comparison.p_values import holm
+from graphprune.comparison.score_overlap import amounts, rank_correlation, ruzicka
 from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask
 from graphprune.core.scores import EdgeScores
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 from graphprune.util.progress import track
-
-__all__ = ["compare_circuits"]
 
 
 def compare_circuits(
@@ -55,7 +54,7 @@ def compare_circuits(
     samples: int = 200,
     seed: int = 0,
 ) -> CircuitComparison:
-    """How much circuits overlap, pair by pair, and how much of that is chance.
+    """The overlap of circuits, pair by pair, beside what chance gives.
 
     Args:
         circuits: at least two, by name; of one graph, or of graphs whose edges have the same names.
@@ -87,42 +86,38 @@ def compare_circuits(
     """
     masks = align_masks(circuits)
     graph = next(iter(masks.values())).graph
-    found = align_scores(circuits, scores, graph)
-    unknown = [null for null in nulls if null not in NULLS]
-    if unknown:
-        raise unknown_name("null", unknown[0], NULLS)
+    known_scores = align_scores(circuits, scores, graph)
+    require_nulls(nulls)
     if samples < 0:
         raise InputError(f"samples must be 0 or more, got {samples}")
     classes = make_strata(graph, strata)
     node_strata = _node_strata(next(iter(masks.values())))
-    drawn = _draws(found, classes, samples, seed)
+    drawn = _draws(known_scores, classes, samples, seed)
     pairs = []
     for first, second in track(list(combinations(masks, 2)), "comparing circuits"):
         one, two = masks[first], masks[second]
         shared = int((one.kept & two.kept).sum())
-        sizes = one.num_kept, two.num_kept
-        chance = {null: overlap_null(one, two, null, strata=classes) for null in nulls}
         pairs.append(
             PairOverlap(
                 first=first,
                 second=second,
-                edges_first=sizes[0],
-                edges_second=sizes[1],
+                edges_first=one.num_kept,
+                edges_second=two.num_kept,
                 shared=shared,
-                jaccard=_share(shared, sum(sizes) - shared, 1.0) or 0.0,
-                contained_first=_share(shared, sizes[0], None),
-                contained_second=_share(shared, sizes[1], None),
-                nulls=chance,
+                jaccard=_jaccard(shared, one.num_kept, two.num_kept),
+                contained_first=shared / one.num_kept if one.num_kept else None,
+                contained_second=shared / two.num_kept if two.num_kept else None,
+                nulls={null: overlap_null(one, two, null, strata=classes) for null in nulls},
                 nodes=_node_overlap(one, two, node_strata),
-                scores=_score_overlap(found, first, second, classes, drawn),
+                scores=_score_overlap(known_scores, first, second, classes, drawn),
             )
         )
-    kept = torch.stack([mask.kept for mask in masks.values()]).sum(0)
+    times_kept = torch.stack([mask.kept for mask in masks.values()]).sum(0)
     adjusted = _adjusted(pairs, nulls)
     return CircuitComparison(
         masks=masks,
         pairs=adjusted,
-        in_exactly=tuple(torch.bincount(kept, minlength=len(masks) + 1).tolist()),
+        in_exactly=tuple(torch.bincount(times_kept, minlength=len(masks) + 1).tolist()),
         strata=classes.axes,
         num_strata=classes.count,
         left_out=classes.left_out,
@@ -132,20 +127,20 @@ def compare_circuits(
     )
 
 
-def _share(part: int, whole: int, empty: float | None) -> float | None:
-    return part / whole if whole else empty
+def _jaccard(shared: int, first: int, second: int) -> float:
+    """Of two sets with so many members; 1 where both are empty."""
+    return shared / (first + second - shared) if first + second else 1.0
 
 
 def _adjusted(pairs: list[PairOverlap], nulls: Sequence[NullName]) -> tuple[PairOverlap, ...]:
     """The pairs with Holm's p-values over all of them, for each kind of chance by itself."""
-    out = pairs
     for null in nulls:
-        adjusted = holm([pair.nulls[null].p_more for pair in out])
-        out = [
+        adjusted = holm([pair.nulls[null].p_more for pair in pairs])
+        pairs = [
             replace(pair, nulls={**pair.nulls, null: replace(pair.nulls[null], p_adjusted=p)})
-            for pair, p in zip(out, adjusted, strict=True)
+            for pair, p in zip(pairs, adjusted, strict=True)
         ]
-    return tuple(out)
+    return tuple(pairs)
 
 
 _LEVEL = 0.05  # what is called underpowered could not have had an adjusted p-value up to this
@@ -163,9 +158,8 @@ def _underpowered(pairs: Sequence[PairOverlap], nulls: Sequence[NullName]) -> li
                 f'underpowered by the chance "{null}": {", ".join(weak)}: circuits of these sizes '
                 f"that share all they can have p above {_LEVEL:g}"
             )
-    drawn = {pair.scores.sampled.samples for pair in pairs
-             if pair.scores is not None and pair.scores.sampled is not None
-             and pair.scores.sampled.p_least > _LEVEL}  # fmt: skip
+    sampled = [pair.scores.sampled for pair in pairs if pair.scores is not None]
+    drawn = [null.samples for null in sampled if null is not None and null.p_least > _LEVEL]
     if drawn:
         remarks.append(
             f"underpowered: weighted overlaps beside {max(drawn)} samples cannot have p up to "
@@ -202,7 +196,10 @@ def _draws(
 ) -> dict[tuple[str, str], list[float]]:
     """For each pair, weighted overlaps of scores shuffled within strata ``samples`` times."""
     # A stream for each name, so that the order of the circuits changes nothing.
-    streams = {name: np.random.default_rng([seed, _number(name)]) for name in scores}
+    digests = {name: hashlib.sha256(name.encode()).digest()[:8] for name in scores}
+    streams = {
+        n: np.random.default_rng([seed, int.from_bytes(d, "big")]) for n, d in digests.items()
+    }
     parts = {name: amounts(one) for name, one in scores.items()}
     out: dict[tuple[str, str], list[float]] = {pair: [] for pair in combinations(scores, 2)}
     for _ in range(samples if out else 0):
@@ -210,10 +207,6 @@ def _draws(
         for first, second in out:
             out[first, second].append(ruzicka(moved[first], moved[second]))
     return out
-
-
-def _number(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def _used(mask: EdgeMask, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -235,7 +228,7 @@ def _node_overlap(one: EdgeMask, two: EdgeMask, codes: NDArray[np.int64]) -> Nod
         nodes_first=first,
         nodes_second=second,
         shared=shared,
-        jaccard=_share(shared, first + second - shared, 1.0) or 0.0,
+        jaccard=_jaccard(shared, first, second),
         nulls={
             "uniform": judged(uniform, shared, first + second, "uniform"),
             "composition": judged(alike, shared, first + second, "composition"),
@@ -246,13 +239,10 @@ def _node_overlap(one: EdgeMask, two: EdgeMask, codes: NDArray[np.int64]) -> Nod
 def _node_strata(mask: EdgeMask) -> NDArray[np.int64]:
     """``[N]``: nodes of one kind and level, as far as the graph has levels; -1: without edges."""
     graph = mask.graph
-    places = [node.kind for node in graph.nodes]
-    try:
-        named = levels(graph).names().tolist()
-        places = [f"{kind} {level}" for kind, level in zip(places, named, strict=True)]
-    except InputError:  # no levels: kinds alone
-        pass
-    _, codes = np.unique(np.array(places, dtype=object).astype(str), return_inverse=True)
+    places = np.array([node.kind for node in graph.nodes])
+    with suppress(InputError):  # no levels: kinds alone
+        places = np.char.add(np.char.add(places, " "), levels(graph).names().astype(str))
+    _, codes = np.unique(places, return_inverse=True)
     return np.where(_used(mask, np.ones(graph.num_edges, dtype=bool)), codes, -1)
 
 
@@ -267,11 +257,11 @@ def _score_overlap(
         return None
     one, two = scores[first], scores[second]
     value = ruzicka(amounts(one), amounts(two))
-    sampled = drawn.get((first, second)) or drawn.get((second, first))
+    samples = drawn.get((first, second)) or drawn.get((second, first))
     return ScoreOverlap(
         weighted_jaccard=value,
         weighted_jaccard_ignoring_signs=ruzicka(amounts(one, "ignore"), amounts(two, "ignore")),
-        sampled=None if not sampled else SampledNull.of(sampled, value),
+        sampled=SampledNull.of(samples, value) if samples else None,
         spearman=rank_correlation(one, two, strata),
         spearman_abs=rank_correlation(one, two, strata, by="abs"),
     )

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.errors import InputError
-
-__all__ = ["CountDistribution", "bernoulli_sum", "holm", "hypergeometric", "total"]
 
 _SMALLEST = 1e-300
 _CHUNK = 256
@@ -104,7 +101,7 @@ class CountDistribution:
 
 
 def hypergeometric(whole: int, first: int, second: int) -> CountDistribution:
-    """How many members two random sets of ``first`` and ``second`` of ``whole`` things share.
+    """The number of members that two random sets share, ``first`` and ``second`` of ``whole``.
 
     Example:
         >>> hypergeometric(4, 2, 2).pmf * 6
@@ -122,7 +119,7 @@ def hypergeometric(whole: int, first: int, second: int) -> CountDistribution:
 
 
 def bernoulli_sum(chances: NDArray[np.float64]) -> CountDistribution:
-    """How many of independent events with these chances happen (Poisson binomial).
+    """The number of independent events with these chances that happen (Poisson binomial).
 
     Example:
         >>> bernoulli_sum(np.array([0.5, 0.5, 1.0])).pmf, bernoulli_sum(np.array([1.0])).first
@@ -154,25 +151,3 @@ def total(parts: Sequence[CountDistribution]) -> CountDistribution:
         pairs = zip(left[::2], left[1::2], strict=False)
         left = [a.plus(b) for a, b in pairs] + ([left[-1]] if len(left) % 2 else [])
     return left[0]
-
-
-@overload
-def holm(p_values: Sequence[float]) -> list[float]: ...
-@overload
-def holm(p_values: Sequence[float | None]) -> list[float | None]: ...
-def holm(p_values: Sequence[float | None]) -> Sequence[float | None]:
-    """Holm's adjusted p-values: the chance of any false alarm in the family stays below them.
-
-    Valid however the tests depend on each other. ``None`` stays ``None`` and counts for nothing.
-
-    Example:
-        >>> holm([0.01, 0.04, None, 0.03])
-        [0.03, 0.06, None, 0.06]
-    """
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    out: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, place) in enumerate(known):
-        largest = max(largest, min((len(known) - rank) * p, 1.0))
-        out[place] = largest
-    return out

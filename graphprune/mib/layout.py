@@ -1,4 +1,4 @@
-"""The field's own view of a transformer's graph: the matrix of writers by ungrouped readers.
+"""The matrix of edges in MIB's and EAP-IG's files: writers by ungrouped readers.
 
 EAP-IG and MIB keep scores in a matrix. Rows are writers: ``input``, then for each layer its heads
 and its MLP. Columns are readers: for each layer every head's q, every head's k, every head's v,
@@ -19,12 +19,43 @@ from numpy.typing import NDArray
 from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.errors import InputError
 
-__all__ = ["FieldLayout", "field_graph"]
+
+def _axes(n_layers: int, n_heads: int) -> tuple[list[str], list[str]]:
+    """The names of the rows and of the columns."""
+    rows, columns = ["input"], []
+    for layer in range(n_layers):
+        heads = [f"a{layer}.h{head}" for head in range(n_heads)]
+        rows += [*heads, f"m{layer}"]
+        columns += [*(f"{name}<{port}>" for port in "qkv" for name in heads), f"m{layer}"]
+    return rows, [*columns, "logits"]
+
+
+def _possible_edges(n_layers: int, n_heads: int, parallel: bool) -> NDArray[np.bool_]:
+    """``[rows, columns]``: whether the writer comes before the reader.
+
+    An MLP reads the heads of its own layer too, unless attention and MLP run in ``parallel``.
+    """
+    row_layer = np.r_[-1, np.repeat(np.arange(n_layers), n_heads + 1)]
+    row_is_head = np.r_[False, np.tile(np.arange(n_heads + 1) < n_heads, n_layers)]
+    column_layer, port, _ = _split_columns(np.arange(n_layers * (3 * n_heads + 1) + 1), n_heads)
+    before: NDArray[np.bool_] = row_layer[:, None] < column_layer
+    if not parallel:
+        before |= row_is_head[:, None] & (port == 3) & (row_layer[:, None] == column_layer)
+    return before
+
+
+def _split_columns(columns: NDArray[np.int64], n_heads: int) -> tuple[NDArray[np.int64], ...]:
+    """Layer, port (0 to 2: q, k, v; 3: an MLP) and head of each column.
+
+    ``logits`` stands where q of the first head of one more layer would.
+    """
+    layer, within = np.divmod(columns, 3 * n_heads + 1)
+    return (layer, *np.divmod(within, n_heads))
 
 
 @dataclass(frozen=True, eq=False)
-class FieldLayout:
-    """Where each edge of ``graph`` stands in the field's matrix.
+class UngroupedLayout:
+    """Where each edge of ``graph`` stands in the files' matrix.
 
     ``rows`` and ``columns`` name the axes; ``edge [rows, columns]`` is the number of the graph's
     edge at each place, -1 where no edge is possible.
@@ -39,7 +70,7 @@ class FieldLayout:
     edge: NDArray[np.int64]
 
     @classmethod
-    def of(cls, graph: ComputationalGraph) -> FieldLayout:
+    def of(cls, graph: ComputationalGraph) -> UngroupedLayout:
         """Reads the shape off the node names; :class:`InputError` where the graph has another."""
         heads = [n for n in graph.nodes if n.kind == "head"]
         layers = {n.layer for n in graph.nodes if n.kind in ("head", "mlp")}
@@ -50,36 +81,19 @@ class FieldLayout:
             )
         n_layers = 1 + max(n for n in layers if n is not None)
         n_heads = 1 + max(n.index for n in heads if n.index is not None)
-        rows, columns = ["input"], []
-        for layer in range(n_layers):
-            block = [f"a{layer}.h{head}" for head in range(n_heads)]
-            rows += [*block, f"m{layer}"]
-            columns += [f"{name}<{port}>" for port in "qkv" for name in block]
-            columns.append(f"m{layer}")
-        columns.append("logits")
+        rows, columns = _axes(n_layers, n_heads)
         _check_nodes(graph, [*rows, "logits"])
-        edge = _place(graph, rows, columns)
-        layer_of = np.array([-1] + [layer for layer in range(n_layers) for _ in range(n_heads + 1)])
-        is_mlp = np.array([name.startswith("m") for name in rows])
-        parallel = edge[1, 3 * n_heads] < 0  # a0.h0->m0
-        real = np.zeros(edge.shape, dtype=bool)
-        column = 0
-        for layer in range(n_layers):
-            before = layer_of < layer
-            real[:, column : column + 3 * n_heads] = before[:, None]
-            column += 3 * n_heads
-            here = (layer_of == layer) & ~is_mlp
-            real[:, column] = before if parallel else before | here
-            column += 1
-        real[:, column] = True
-        for wrong, what in ((real & (edge < 0), "lacks"), (~real & (edge >= 0), "has")):
+        edge = _edge_numbers(graph, rows, columns)
+        parallel = bool(edge[1, 3 * n_heads] < 0)  # a0.h0->m0
+        possible = _possible_edges(n_layers, n_heads, parallel)
+        for wrong, verb in ((possible & (edge < 0), "lacks"), (~possible & (edge >= 0), "has")):
             if wrong.any():
-                row, col = np.argwhere(wrong)[0].tolist()
+                row, column = np.argwhere(wrong)[0].tolist()
                 raise InputError(
-                    f"the graph {what} the edge {rows[row]}->{columns[col]}, so it is not the "
+                    f"the graph {verb} the edge {rows[row]}->{columns[column]}, so it is not the "
                     "graph that MIB and EAP-IG files describe"
                 )
-        return cls(graph, n_layers, n_heads, bool(parallel), tuple(rows), tuple(columns), edge)
+        return cls(graph, n_layers, n_heads, parallel, tuple(rows), tuple(columns), edge)
 
     @cached_property
     def real(self) -> NDArray[np.bool_]:
@@ -96,8 +110,17 @@ class FieldLayout:
         """From a reader's name to its column."""
         return {name: i for i, name in enumerate(self.columns)}
 
+    @property
+    def shape(self) -> dict[str, int | bool]:
+        """The model's shape as files have it: layers, heads, parallel attention and MLP or not."""
+        return {
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "parallel_attn_mlp": self.parallel,
+        }
+
     def name(self, row: int, column: int) -> str:
-        """The field's name of the edge at one place."""
+        """The name in files of the edge at one place."""
         return f"{self.rows[row]}->{self.columns[column]}"
 
     def matrix(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -109,27 +132,25 @@ class FieldLayout:
     def order(self) -> NDArray[np.int64]:
         """``[real edges, 2]`` rows and columns in the order the reference writes its JSON in."""
         rows, columns = np.nonzero(self.real)
-        width = 3 * self.n_heads + 1
-        layer, within = columns // width, columns % width
-        mlp = (within == 3 * self.n_heads) | (layer == self.n_layers)
-        port, head = within // self.n_heads, within % self.n_heads
+        layer, port, head = _split_columns(columns, self.n_heads)
+        mlp = (port == 3) | (layer == self.n_layers)
         late = np.zeros_like(mlp) if self.parallel else mlp
-        keys = (port, head, mlp, rows, late, layer)
-        chosen = np.lexsort(keys)
+        chosen = np.lexsort((port, head, mlp, rows, late, layer))
         return np.stack([rows[chosen], columns[chosen]], axis=1)
 
     def nodes_in_circuit(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """``[rows]``: writers that send along a kept edge and (but ``input``) read along one."""
-        matrix = self.matrix(kept)
-        read = {self.columns[c].split("<")[0] for c in np.flatnonzero(matrix.any(0)).tolist()}
+        """``[rows]``: writers that send along an edge ``kept [rows, columns]`` and read along one.
+
+        ``input`` reads nothing and needs only to send.
+        """
+        read = {self.columns[c].split("<")[0] for c in np.flatnonzero(kept.any(0)).tolist()}
         reads = np.array([name == "input" or name in read for name in self.rows])
-        return np.asarray(matrix.any(1) & reads)
+        return np.asarray(kept.any(1) & reads)
 
 
-def _check_nodes(graph: ComputationalGraph, wanted: list[str]) -> None:
-    missing = [name for name in wanted if name not in graph.node_number]
-    native = {n.name for n in graph.nodes if n.kind == "kv"}
-    known = native | set(wanted)
+def _check_nodes(graph: ComputationalGraph, expected: list[str]) -> None:
+    missing = [name for name in expected if name not in graph.node_number]
+    known = {n.name for n in graph.nodes if n.kind == "kv"} | set(expected)
     extra = [name for name in graph.node_number if name not in known]
     if missing or extra:
         raise InputError(
@@ -138,13 +159,16 @@ def _check_nodes(graph: ComputationalGraph, wanted: list[str]) -> None:
         )
 
 
-def _place(graph: ComputationalGraph, rows: list[str], columns: list[str]) -> NDArray[np.int64]:
+def _edge_numbers(
+    graph: ComputationalGraph, rows: list[str], columns: list[str]
+) -> NDArray[np.int64]:
+    """``[rows, columns]``: the number of the graph's edge at each place, -1 for none."""
     names = [node.name for node in graph.nodes]
     row_number = {name: i for i, name in enumerate(rows)}
     column_number = {name: i for i, name in enumerate(columns)}
-    fed: dict[int, list[int]] = {}
-    for u, v in graph.fixed_edge_index.T.tolist():
-        fed.setdefault(u, []).append(v)
+    heads_fed: dict[int, list[int]] = {}
+    for kv, head in graph.fixed_edge_index.T.tolist():
+        heads_fed.setdefault(kv, []).append(head)
     row_of = np.array([row_number.get(name, -1) for name in names])
     edge = np.full((len(rows), len(columns)), -1, dtype=np.int64)
     sources, targets = graph.edge_index.numpy()
@@ -156,9 +180,10 @@ def _place(graph: ComputationalGraph, rows: list[str], columns: list[str]) -> ND
     for group in np.split(sorting, bounds) if len(sorting) else []:
         target, kind = int(targets[group[0]]), graph.edge_kinds[int(kinds[group[0]])]
         port = f"<{kind}>" if kind in graph.ports else ""
-        readers = [target]
-        if graph.nodes[target].kind == "kv":
-            readers = fed.get(target, [])
+        grouped = graph.nodes[target].kind == "kv"
+        readers = heads_fed.get(target, []) if grouped else [target]
+        if not readers:
+            raise InputError(f"no wire says which heads {names[target]} feeds")
         for reader in readers:
             column = column_number.get(names[reader] + port)
             if column is None or (row_of[sources[group]] < 0).any():
@@ -167,8 +192,6 @@ def _place(graph: ComputationalGraph, rows: list[str], columns: list[str]) -> ND
                     "MIB and EAP-IG files describe"
                 )
             edge[row_of[sources[group]], column] = group
-        if not readers:
-            raise InputError(f"no wire says which heads {names[target]} feeds")
     return edge
 
 
@@ -180,31 +203,19 @@ def field_graph(n_layers: int, n_heads: int, parallel: bool = False) -> Computat
         (32491, 1108)
     """
     nodes = [Node("input", "embed")]
-    layer_of, is_mlp = [-1], [False]
     for layer in range(n_layers):
         nodes += [Node(f"a{layer}.h{head}", "head", layer, head) for head in range(n_heads)]
         nodes.append(Node(f"m{layer}", "mlp", layer))
-        layer_of += [layer] * (n_heads + 1)
-        is_mlp += [False] * n_heads + [True]
-    writers, mlp, layers = np.arange(len(nodes)), np.array(is_mlp), np.array(layer_of)
     nodes.append(Node("logits", "output"))
-    pairs: list[tuple[NDArray[np.int64], int, int]] = []
-    for number in range(1, len(nodes)):
-        layer = n_layers if number == len(writers) else int(layers[number])
-        before = writers[layers < layer]
-        if number < len(writers) and not mlp[number]:
-            pairs += [(before, number, port) for port in range(3)]
-            continue
-        if number < len(writers) and not parallel:
-            before = writers[(layers < layer) | ((layers == layer) & ~mlp)]
-        pairs.append((before, number, 3 if number < len(writers) else 4))
-    sources = np.concatenate([before for before, _, _ in pairs])
-    targets = np.concatenate([np.full(len(before), to) for before, to, _ in pairs])
-    kinds = np.concatenate([np.full(len(before), kind) for before, _, kind in pairs])
+    sources, columns = np.nonzero(_possible_edges(n_layers, n_heads, parallel))
+    layer_of, port, head = _split_columns(columns, n_heads)
+    targets = 1 + layer_of * (n_heads + 1) + np.where(port == 3, n_heads, head)
+    kinds = np.where(layer_of == n_layers, 4, port)
+    order = np.lexsort((sources, kinds, targets))
     return ComputationalGraph(
         nodes=tuple(nodes),
-        edge_index=torch.from_numpy(np.stack([sources, targets])),
-        edge_kind=torch.from_numpy(kinds.astype(np.uint8)),
+        edge_index=torch.from_numpy(np.stack([sources[order], targets[order]])),
+        edge_kind=torch.from_numpy(kinds[order].astype(np.uint8)),
         edge_kinds=("q", "k", "v", "mlp", "resid"),
         ports=("q", "k", "v"),
         inputs=(0,),
