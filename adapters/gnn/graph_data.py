@@ -293,7 +293,8 @@ class GraphData:
         if one.axis == "edge":
             instead = copies.on_edges.get((store, name))
             if copies.kept is not None:
-                kept = copies.kept[list(self.relations).index(store)] if store else copies.kept[0]
+                number = list(self.relations).index(store) if isinstance(store, tuple) else 0
+                kept = copies.kept[number]
         else:
             instead = copies.nodes.get(self._label(store, name))
         value = store_of(self.whole, store)[name]

@@ -189,13 +189,12 @@ class RecurrentReference(Reference):
         adjacency, steps = self.network.adjacency(weight), range(len(self.schedule))
         if self.schedule.update != "sequential":
             return [adjacency.propagate(states[step]) for step in steps]
-        return [
-            sum(
-                add_at(adjacency.messages(state, edges), adjacency.target[edges], adjacency.nodes)
-                for state, edges in self.sent(states, step)
-            )
-            for step in steps
-        ]  # type: ignore[misc]
+
+        def read(state: Tensor, edges: Tensor) -> Tensor:
+            sent = adjacency.messages(state, edges)
+            return add_at(sent, adjacency.target[edges], adjacency.nodes)
+
+        return [read(*old) + read(*new) for old, new in (self.sent(states, t) for t in steps)]
 
     def offsets(self, rows: Tensor) -> list[Tensor] | None:
         """What ablated messages add to reads in each step, under masks ``[K, 1 or B, E]``."""
