@@ -7,6 +7,7 @@ state is the input and never changes. Which nodes update when is the schedule's 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -304,25 +305,11 @@ class ARGNN(MessagePassing):
     @torch.no_grad()
     def compact(self) -> ARGNN:
         """A network without the edges that are not kept: the one to deploy."""
-        small = ARGNN(
-            self.edge_index[:, self.edge_keep].cpu(),
-            self.num_nodes,
-            inputs=self.input_nodes.tolist(),
-            outputs=self.output_nodes.tolist(),
-            channels=self.channels,
-            activation=self.activation,
-            output_activation=self.output_activation,
-            bias=self.bias is not None,
-            update=self.update_rule,
-            rate=self.rate,
-            steps=self.steps,
-            weight=self.edge_weight[self.edge_keep].cpu(),
-            seed=self.seed,
-        )
-        small.to(self.edge_weight)
-        if self.bias is not None and small.bias is not None:
-            small.bias.copy_(self.bias)
-        small.train(self.training)
+        small = copy.deepcopy(self)
+        kept = self.edge_keep
+        small.edge_index, small.edge_keep = self.edge_index[:, kept], kept[kept]
+        small.edge_weight = nn.Parameter(self.edge_weight[kept])
+        small.requires_grad_(True).zero_grad()
         return small
 
     def extra_repr(self) -> str:

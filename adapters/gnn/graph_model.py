@@ -38,7 +38,11 @@ class PointGradients:
 
 
 class GraphModel(MaskedModel):
-    """A masked model whose nodes are a graph's nodes."""
+    """A masked model whose nodes are a graph's nodes.
+
+    Its references compute masked runs: ``reference.run(rows)`` gives ``[K, B, ...]`` of masks
+    ``[K, E]`` or ``[K, B, E]``.
+    """
 
     _graph: ComputationalGraph
     _module: nn.Module
@@ -66,16 +70,11 @@ class GraphModel(MaskedModel):
     ) -> Tensor:
         """See :class:`~graphprune.core.model.MaskedModel`."""
         values = mask_values(self._graph, mask, batch.size).to(self._like)
-        if reference is None:
-            reference = self.reference(batch)
-        require_same_batch(batch, reference)
+        made: Any = self.reference(batch) if reference is None else reference
+        require_same_batch(batch, made)
         rows = values[None] if values.ndim == 1 else values
-        out = self._rows(reference, rows)
+        out = made.run(rows)
         return out[0] if values.ndim == 1 else out
-
-    @abstractmethod
-    def _rows(self, reference: Any, rows: Tensor) -> Tensor:
-        """``[K, B, ...]`` of masks ``[K, E]`` or ``[K, B, E]``."""
 
     # ---------------------------------------------------------------- gradients
 

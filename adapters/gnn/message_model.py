@@ -122,9 +122,6 @@ class MessageModel(GraphModel):
         require_corrupt(batch, ablation)
         return MessageReference(self.checked, self._deletion, batch, ablation)
 
-    def _rows(self, reference: MessageReference, rows: Tensor) -> Tensor:
-        return reference.run(rows)
-
     # ---------------------------------------------------------------- gradients
 
     def _point(

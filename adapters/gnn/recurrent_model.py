@@ -39,8 +39,6 @@ from .schedule import Schedule
 
 __all__ = ["RecurrentModel"]
 
-_MOST_WEIGHTS = 1 << 24  # of messages in one call
-
 
 class RecurrentModel(GraphModel):
     """See the module's text.
@@ -86,15 +84,6 @@ class RecurrentModel(GraphModel):
         return RecurrentReference(self._module, self.schedule, batch, ablation)
 
     # ---------------------------------------------------------------- running
-
-    def _rows(self, reference: RecurrentReference, rows: Tensor) -> Tensor:
-        rows = rows[:, None] if rows.ndim == 2 else rows
-        size = max(
-            1, _MOST_WEIGHTS // max(1, rows.shape[-1] * max(rows.shape[1], reference.batch.size))
-        )
-        with quiet(self._module):
-            parts = [reference.masked(some) for some in rows.split(size)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def compiled(self, batch: Batch, mask: EdgeMask, reference: Reference) -> Callable[[], Tensor]:
         """A circuit with what its ablated messages add already summed, on its own edges alone."""

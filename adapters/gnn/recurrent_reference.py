@@ -27,6 +27,8 @@ from .schedule import Schedule
 
 __all__ = ["RecurrentReference"]
 
+_MOST_WEIGHTS = 1 << 24  # of messages in one call
+
 
 class RecurrentReference(Reference):
     """States of the clean and, where needed, the corrupted run; made when first asked for.
@@ -219,6 +221,14 @@ class RecurrentReference(Reference):
         weight = self.network.masked_weight(rows * constant).detach()
         held, ablated = self._carried(self.clean, weight), self.offsets(rows)
         return held if ablated is None else [a + b for a, b in zip(held, ablated, strict=True)]
+
+    def run(self, rows: Tensor) -> Tensor:
+        """``[K, B, ...]``: outputs under masks ``[K, E]`` or ``[K, B, E]``."""
+        rows = rows[:, None] if rows.ndim == 2 else rows
+        each = max(1, rows.shape[-1] * max(rows.shape[1], self.batch.size))
+        with quiet(self.network):
+            parts = [self.masked(some) for some in rows.split(max(1, _MOST_WEIGHTS // each))]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def masked(
         self, rows: Tensor, extra: list[Tensor] | None = None, offsets: list[Tensor] | None = None
