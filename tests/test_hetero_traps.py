@@ -330,3 +330,31 @@ def test_modules_that_mix_graphs_are_refused():
 
     with pytest.raises(gp.UnsupportedModelError, match="mixes graphs that stand side by side"):
         gp.wrap(Centred().double(), data=a_graph())
+
+
+class WithTable(torch.nn.Module):
+    """Papers also have a topic, a row of a table, by an attribute that PyG takes for nodes."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(4, F)
+        self.body = MAKERS["SAGE"]()
+
+    def forward(self, x_dict, edge_index_dict, topic_index_dict):
+        topics = self.table(topic_index_dict["paper"])
+        return self.body({**x_dict, "paper": x_dict["paper"] + topics}, edge_index_dict)
+
+
+def test_ids_under_an_index_name_stay_from_copy_to_copy():
+    """Moved along as numbers of nodes they would leave the table."""
+    torch.manual_seed(0)
+    data, module = a_graph(), WithTable().double().eval()
+    data["paper"].topic_index = torch.arange(NODES["paper"]) % 4
+    model = gp.wrap(module, data=data)
+    (batch,) = nodes(data, LABELS, node_type="paper").batches()
+    rows = torch.stack([drawn(model, seed) for seed in range(2)])
+    found = model.run(batch, rows.double(), model.reference(batch, gp.Ablation("delete")))
+    for kept, out in zip(rows, found, strict=True):
+        small = smaller(data, kept)
+        want = module(small.x_dict, small.edge_index_dict, small.topic_index_dict)
+        torch.testing.assert_close(out, want.detach())
