@@ -73,7 +73,7 @@ class GraphModel(MaskedModel):
         made: Any = self.reference(batch) if reference is None else reference
         require_same_batch(batch, made)
         rows = values[None] if values.ndim == 1 else values
-        out = made.run(rows)
+        out: Tensor = made.run(rows)
         return out[0] if values.ndim == 1 else out
 
     # ---------------------------------------------------------------- gradients
