@@ -22,7 +22,7 @@ import torch
 
 import graphprune as gp
 from graphprune.adapters.gnn.training import accuracy, train_bptt
-from graphprune.adapters.reference_models import digits as trained
+from graphprune.adapters.reference_models import graph_networks as trained
 from graphprune.study.systems import make_case
 
 METHODS = {

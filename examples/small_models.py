@@ -5,29 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 import graphprune as gp
-from graphprune.tasks.indirect_object import FRAMES
-from graphprune.tasks.words import NAMES, OBJECTS, PLACES
+from graphprune.adapters.reference_models.language import word_tokenizer
 
 
 def small_tokenizer() -> Any:
     """Byte-level BPE that holds every word of the indirect-object task as one token."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4000,
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    words = [f"the {word}" for word in (*NAMES, *PLACES, *OBJECTS)]
-    texts = [frame.replace("{place}", "x").replace("{object}", "x") for frame in FRAMES]
-    raw.train_from_iterator([text.replace("{}", "x") for text in texts] + words, trainer)
-    return FastTokenizer(tokenizer_object=raw)
+    return word_tokenizer()
 
 
 def random_llama(vocabulary: int, seed: int = 0) -> Any:

@@ -142,7 +142,7 @@ def test_sorted_edge_indices_lose_their_fused_path():
             index[:, order], sort_order="col", sparse_size=(NODES[kind[0]], NODES[kind[2]])
         )
     model = gp.wrap(module, data=data)
-    assert len(model.seen(model.source.plain)[0]) == 2 * len(RELATIONS)
+    assert len(model.checked.seen(model.checked.call.data.plain)[0]) == 2 * len(RELATIONS)
     assert (gp.EAP().score(model, task).values != 0).any()
 
 
@@ -172,8 +172,8 @@ def test_fused_paths_inside_are_refused():
 def test_self_loops_inside_hetero_layers():
     """On one type a layer's own loops are no edges; between types they are refused."""
     module, _, model, _ = system("mixed with GCN")
-    calls, _ = model.seen(model.source.plain)
-    cites = [c for c in calls if model.source.kinds[c.relation] == "paper__cites__paper"]
+    calls, _ = model.checked.seen(model.checked.call.data.plain)
+    cites = [c for c in calls if model.checked.call.data.kinds[c.relation] == "paper__cites__paper"]
     assert [int((c.edges < 0).sum()) for c in cites] == [NODES["paper"]] * 2
     looped = a_graph(loops=True)
     index = looped["paper", "cites", "paper"].edge_index
@@ -330,3 +330,31 @@ def test_modules_that_mix_graphs_are_refused():
 
     with pytest.raises(gp.UnsupportedModelError, match="mixes graphs that stand side by side"):
         gp.wrap(Centred().double(), data=a_graph())
+
+
+class WithTable(torch.nn.Module):
+    """Papers also have a topic, a row of a table, by an attribute that PyG takes for nodes."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(4, F)
+        self.body = MAKERS["SAGE"]()
+
+    def forward(self, x_dict, edge_index_dict, topic_index_dict):
+        topics = self.table(topic_index_dict["paper"])
+        return self.body({**x_dict, "paper": x_dict["paper"] + topics}, edge_index_dict)
+
+
+def test_ids_under_an_index_name_stay_from_copy_to_copy():
+    """Moved along as numbers of nodes they would leave the table."""
+    torch.manual_seed(0)
+    data, module = a_graph(), WithTable().double().eval()
+    data["paper"].topic_index = torch.arange(NODES["paper"]) % 4
+    model = gp.wrap(module, data=data)
+    (batch,) = nodes(data, LABELS, node_type="paper").batches()
+    rows = torch.stack([drawn(model, seed) for seed in range(2)])
+    found = model.run(batch, rows.double(), model.reference(batch, gp.Ablation("delete")))
+    for kept, out in zip(rows, found, strict=True):
+        small = smaller(data, kept)
+        want = module(small.x_dict, small.edge_index_dict, small.topic_index_dict)
+        torch.testing.assert_close(out, want.detach())

@@ -58,7 +58,7 @@ def test_masked_runs_follow_the_definition(model, kind):
     masks[1] = (masks[1] < 0.6).double()
     got = model.run(batch, masks, model.reference(batch, ablation))
     corrupt = [
-        messages_by_hand(net, model.plan, by_hand(net, x, model.plan))
+        messages_by_hand(net, model.schedule, by_hand(net, x, model.schedule))
         for x in batch.corrupt["inputs"]
     ]
     for b, x in enumerate(batch.clean["inputs"]):
@@ -68,7 +68,7 @@ def test_masked_runs_follow_the_definition(model, kind):
             "mean_positional": np.mean(corrupt, axis=0),
         }.get(kind)
         for k in range(2):
-            want = by_hand(net, x, model.plan, masks[k, b].numpy(), replaced=replaced)[-1]
+            want = by_hand(net, x, model.schedule, masks[k, b].numpy(), replaced=replaced)[-1]
             assert np.allclose(got[k, b].detach(), want[net.output_nodes], atol=1e-9)
 
 
@@ -81,7 +81,7 @@ def test_one_gradient_is_every_edges_finite_difference(model):
     want = np.zeros(edges)
     for b, x in enumerate(batch.clean["inputs"]):
         replaced = messages_by_hand(
-            net, model.plan, by_hand(net, batch.corrupt["inputs"][b], model.plan)
+            net, model.schedule, by_hand(net, batch.corrupt["inputs"][b], model.schedule)
         )
         right, wrong = int(batch.answer[b, 0]), batch.distractor[b].tolist()
         for e in range(edges):
@@ -89,7 +89,7 @@ def test_one_gradient_is_every_edges_finite_difference(model):
             for m in (1.0, 1.0 - h):
                 mask = np.ones(edges)
                 mask[e] = m
-                out = by_hand(net, x, model.plan, mask, replaced=replaced)[-1][net.output_nodes]
+                out = by_hand(net, x, model.schedule, mask, replaced=replaced)[-1][net.output_nodes]
                 gaps.append(out[right] - out[wrong].mean())
             want[e] += (gaps[0] - gaps[1]) / h / batch.size
     assert np.allclose(found.numpy(), want, atol=1e-4)
@@ -109,7 +109,8 @@ def test_gates_scale_what_a_node_sends(model):
     want = np.zeros(edges)
     for x, other in zip(batch.clean["inputs"], batch.corrupt["inputs"], strict=True):
         clean, corrupt = (
-            messages_by_hand(net, model.plan, by_hand(net, side, model.plan)) for side in (x, other)
+            messages_by_hand(net, model.schedule, by_hand(net, side, model.schedule))
+            for side in (x, other)
         )
         mixed = gates[0].numpy()[source]
         for e in range(edges):
@@ -122,7 +123,7 @@ def test_gates_scale_what_a_node_sends(model):
                 if mixed[e] == 1.0:
                     mask[e] = 1.0 - 1e-9
                     moved[:, e] = shift * (clean - corrupt)[:, e] / 1e-9
-                outs.append(by_hand(net, x, model.plan, mask, replaced=moved)[-1][11])
+                outs.append(by_hand(net, x, model.schedule, mask, replaced=moved)[-1][11])
             want[e] += (outs[0] - outs[1]) / (2 * h)
     assert np.allclose(found.edge.numpy(), want, atol=1e-4)
 
@@ -144,7 +145,8 @@ def test_constant_nodes_send_a_mixture_that_no_gradient_passes_through(model):
     want = np.zeros(edges)
     for x, other in zip(batch.clean["inputs"], batch.corrupt["inputs"], strict=True):
         clean, corrupt = (
-            messages_by_hand(net, model.plan, by_hand(net, side, model.plan)) for side in (x, other)
+            messages_by_hand(net, model.schedule, by_hand(net, side, model.schedule))
+            for side in (x, other)
         )
         for e in range(edges):
             outs = []
@@ -153,7 +155,7 @@ def test_constant_nodes_send_a_mixture_that_no_gradient_passes_through(model):
                 mask = np.where(held, 0.0, 1.0)
                 mask[e] = 0.0 if held[e] else 1.0 - little
                 moved[:, e] += shift * (clean - corrupt)[:, e] / (1.0 - mask[e])
-                last = by_hand(net, x, model.plan, mask, replaced=moved)[-1]
+                last = by_hand(net, x, model.schedule, mask, replaced=moved)[-1]
                 outs.append(last[net.output_nodes].sum())
             want[e] += (outs[0] - outs[1]) / (2 * h)
     assert np.abs(found.numpy() - want).max() < 1e-3 * np.abs(want).max()
@@ -215,7 +217,7 @@ def test_positions_name_nodes_to_read():
     out = model.run(
         batch, gp.EdgeMask.full(model.graph), model.reference(batch, gp.Ablation("zero"))
     )
-    states = model.module(x, schedule=model.plan)
+    states = model.module(x, schedule=model.schedule)
     assert torch.allclose(out[:, 0], torch.stack([states[0, 5, 0], states[1, 7, 0]]))
 
 
@@ -276,9 +278,9 @@ def test_acdc_on_a_cyclic_graph_keeps_what_the_plain_loop_keeps(update, ablation
         for b, x in enumerate(batch.clean["inputs"]):
             replaced = None
             if ablation == "counterfactual":
-                other = by_hand(net, batch.corrupt["inputs"][b], model.plan)
-                replaced = messages_by_hand(net, model.plan, other)
-            state = by_hand(net, x, model.plan, mask, replaced=replaced)[-1]
+                other = by_hand(net, batch.corrupt["inputs"][b], model.schedule)
+                replaced = messages_by_hand(net, model.schedule, other)
+            state = by_hand(net, x, model.schedule, mask, replaced=replaced)[-1]
             rows.append(state[net.output_nodes.numpy()])
         return torch.tensor(np.stack(rows)).log_softmax(-1)
 

@@ -7,6 +7,7 @@ state is the input and never changes. Which nodes update when is the schedule's 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -16,8 +17,8 @@ from torch_geometric.nn import MessagePassing
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError, unknown_name
 
-from .schedule import UPDATES, Levels, Schedule, Update, make_schedule
-from .wiring import Wiring, add_at
+from .adjacency import WeightedAdjacency, add_at
+from .schedule import UPDATES, Schedule, Update, make_schedule
 
 __all__ = ["ACTIVATIONS", "ARGNN"]
 
@@ -182,17 +183,17 @@ class ARGNN(MessagePassing):
             drive: ``[..., N, d]`` added to what nodes read, at every step; with a leading axis of
                 the steps (then ``[steps, ..., N, d]`` with the axes of the state) one each.
         """
-        plan = self.schedule(steps, generator) if schedule is None else schedule
+        if schedule is None:
+            schedule = self.schedule(steps, generator)
         state = self.start(x, h0)
         weight = self.masked_weight(edge_mask)
-        if drive is not None and drive.ndim == state.ndim + 1 and len(drive) != len(plan):
-            raise InputError(f"drive has {len(drive)} steps, the run {len(plan)}")
-        wiring = self._wiring(weight)
-        for number in range(len(plan)):
-            extra = drive
-            if drive is not None and drive.ndim == state.ndim + 1:
-                extra = drive[number]
-            state = self.advance(state, plan, number, wiring, extra)
+        by_step = drive is not None and drive.ndim == state.ndim + 1
+        if drive is not None and by_step and len(drive) != len(schedule):
+            raise InputError(f"drive has {len(drive)} steps, the run {len(schedule)}")
+        adjacency = None if self._is_listened_to() else self.adjacency(weight)
+        for number in range(len(schedule)):
+            extra = drive[number] if drive is not None and by_step else drive
+            state = self.advance(state, schedule, number, adjacency, extra)
         return state
 
     def masked_weight(self, edge_mask: Tensor | None = None) -> Tensor:
@@ -204,50 +205,50 @@ class ARGNN(MessagePassing):
         """``[..., n_out * d]``: the states of the output nodes side by side."""
         return state.index_select(-2, self.output_nodes).flatten(-2)
 
-    def _wiring(self, weight: Tensor) -> Wiring | None:
-        """``None`` where PyG's own propagation has to be used: someone listens to messages."""
+    def adjacency(self, weight: Tensor) -> WeightedAdjacency:
+        """What carries states along the edges under ``weight [..., E]``."""
+        return WeightedAdjacency(self.edge_index, weight, self.num_nodes)
+
+    def _is_listened_to(self) -> bool:
+        """Whether PyG's own propagation has to be used: someone listens to messages."""
         listens = any(
             len(getattr(self, f"_{name}_hooks"))
             for name in ("message_forward_pre", "message_forward", "propagate_forward_pre",
                          "propagate_forward", "aggregate_forward_pre", "aggregate_forward")
         )  # fmt: skip
-        if (listens or self.explain) and self.update_rule != "sequential":
-            return None
-        return Wiring(self.edge_index, weight, self.num_nodes)
+        return bool(listens or self.explain) and self.update_rule != "sequential"
 
     def advance(
         self,
         state: Tensor,
-        plan: Schedule,
+        schedule: Schedule,
         number: int,
-        wiring: Wiring | None,
+        adjacency: WeightedAdjacency | None,
         extra: Tensor | None = None,
     ) -> Tensor:
-        """The state after step ``number`` of a schedule; ``extra`` is added to what is read."""
-        base = self._base(extra)
-        if plan.update == "sequential":
-            assert wiring is not None
-            by_level = plan.sweeps_by_level[number]
-            sweep = self.sweep_levels if by_level else self.sweep_loop
-            return sweep(state, plan, number, wiring, base)
-        if wiring is None:
+        """The state after step ``number`` of a schedule; ``extra`` is added to what is read.
+
+        Without ``adjacency`` PyG's own propagation carries the messages, and its hooks are called.
+        """
+        base = extra
+        if self.bias is not None:
+            base = self.bias[:, None] if extra is None else extra + self.bias[:, None]
+        if schedule.update == "sequential":
+            assert adjacency is not None
+            return self._sweep(state, schedule, number, adjacency, base)
+        if adjacency is None:
             weight = self.masked_weight()
             size = (self.num_nodes, self.num_nodes)
             read = self.propagate(self.edge_index, x=state, weight=weight[:, None], size=size)
         else:
-            read = wiring.carry(state)
+            read = adjacency.propagate(state)
         new = self._activate(read if base is None else read + base)
-        updated = plan.steps[number].to(state.device)
+        updated = schedule.steps[number].to(state.device)
         return torch.where(updated[:, None], new, state)
 
     def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
         """The state of an edge's source times the edge's weight."""
         return x_j * weight
-
-    def _base(self, extra: Tensor | None) -> Tensor | None:
-        if self.bias is None:
-            return extra
-        return self.bias[:, None] if extra is None else extra + self.bias[:, None]
 
     def _activate(self, read: Tensor, nodes: Tensor | None = None) -> Tensor:
         """The activation of ``read [..., n, d]``, what all nodes (or some) read."""
@@ -259,43 +260,26 @@ class ARGNN(MessagePassing):
         ends[self.output_nodes] = True
         return torch.where((ends if nodes is None else ends[nodes])[:, None], last, out)
 
-    # ---------------------------------------------------------------- sequential sweeps
-
-    def sweep_levels(
-        self, state: Tensor, plan: Schedule, number: int, wiring: Wiring, base: Tensor | None
+    def _sweep(
+        self,
+        state: Tensor,
+        schedule: Schedule,
+        number: int,
+        adjacency: WeightedAdjacency,
+        base: Tensor | None,
     ) -> Tensor:
-        """One sweep, level by level; equal to :meth:`sweep_loop` up to float error."""
-        levels: Levels = plan.levels[number]
-        old = wiring.messages(state, levels.backward)
-        read = add_at(old, wiring.target[levels.backward], self.num_nodes)
+        """One sequential sweep, level by level: what node by node gives, in fewer operations."""
+        levels = schedule.levels[number]
+        old = adjacency.messages(state, levels.backward)
+        read = add_at(old, adjacency.target[levels.backward], self.num_nodes)
         if base is not None:
             read = read + base
         state = state.expand(read.shape)
         for nodes, edges, places in zip(levels.nodes, levels.edges, levels.places, strict=True):
             mine = read.index_select(-2, nodes)
             if len(edges):
-                mine = mine.index_add(-2, places, wiring.messages(state, edges))
+                mine = mine.index_add(-2, places, adjacency.messages(state, edges))
             state = state.index_copy(-2, nodes, self._activate(mine, nodes))
-        return state
-
-    def sweep_loop(
-        self, state: Tensor, plan: Schedule, number: int, wiring: Wiring, base: Tensor | None
-    ) -> Tensor:
-        """One sweep, node by node: the definition, and the way for dense graphs."""
-        shape = torch.broadcast_shapes(
-            state.shape,
-            (*wiring.weight.shape[:-1], 1, 1),
-            () if base is None else base.shape,
-        )
-        state = state.expand(shape)
-        for node in plan.steps[number].tolist():
-            read = wiring.messages(state, wiring.incoming[node]).sum(-2, keepdim=True)
-            if base is not None:
-                read = read + base[..., node : node + 1, :]
-            one = torch.tensor([node])
-            state = state.index_copy(-2, one, self._activate(read, one).expand(
-                *state.shape[:-2], 1, self.channels
-            ))  # fmt: skip
         return state
 
     # ---------------------------------------------------------------- pruning
@@ -321,25 +305,11 @@ class ARGNN(MessagePassing):
     @torch.no_grad()
     def compact(self) -> ARGNN:
         """A network without the edges that are not kept: the one to deploy."""
-        small = ARGNN(
-            self.edge_index[:, self.edge_keep].cpu(),
-            self.num_nodes,
-            inputs=self.input_nodes.tolist(),
-            outputs=self.output_nodes.tolist(),
-            channels=self.channels,
-            activation=self.activation,
-            output_activation=self.output_activation,
-            bias=self.bias is not None,
-            update=self.update_rule,
-            rate=self.rate,
-            steps=self.steps,
-            weight=self.edge_weight[self.edge_keep].cpu(),
-            seed=self.seed,
-        )
-        small.to(self.edge_weight)
-        if self.bias is not None and small.bias is not None:
-            small.bias.copy_(self.bias)
-        small.train(self.training)
+        small = copy.deepcopy(self)
+        kept = self.edge_keep
+        small.edge_index, small.edge_keep = self.edge_index[:, kept], kept[kept]
+        small.edge_weight = nn.Parameter(self.edge_weight[kept])
+        small.requires_grad_(True).zero_grad()
         return small
 
     def extra_repr(self) -> str:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from torch_geometric.nn import MessagePassing
 
-__all__ = ["SOFT", "Way", "way_of"]
+__all__ = ["DeletionRule", "deletion_rule"]
 
-Way = Literal["sum", "mean", "weight", "attention", "none"]
+DeletionRule = Literal["sum", "mean", "weight", "attention", "none"]
 
 _SUM = (
     "GraphConv", "GINConv", "GatedGraphConv", "ResGatedGraphConv", "LEConv", "SimpleConv",
@@ -23,37 +23,33 @@ _SUM = (
 )  # fmt: skip
 _WEIGHT = ("GCNConv", "TAGConv", "SGConv", "ARMAConv", "ChebConv", "APPNP", "SSGConv")
 _ATTENTION = ("GATConv", "GATv2Conv")
-
-SOFT: dict[str, Way] = {
+_BY_CLASS: dict[str, DeletionRule] = {
     **dict.fromkeys(_SUM, "sum"),
     **dict.fromkeys(_WEIGHT, "weight"),
     **dict.fromkeys(_ATTENTION, "attention"),
 }
-"""Ways by class name; of the ``sum`` family the aggregation decides between sum and mean."""
 
 
-def way_of(conv: Any) -> Way:
-    """How a mask on this convolution can equal deletion; ``"none"``: it cannot."""
-    named = next((SOFT[c.__name__] for c in type(conv).__mro__ if c.__name__ in SOFT), None)
-    if named is None:
+def deletion_rule(conv: Any) -> DeletionRule:
+    """The way in which a mask on this convolution can equal deletion; ``"none"``: it cannot.
+
+    Of the ``sum`` family the aggregation decides between sum and mean.
+    """
+    names = (c.__name__ for c in type(conv).__mro__)
+    rule = next((_BY_CLASS[name] for name in names if name in _BY_CLASS), None)
+    if rule is None:
         # Of an unknown class nothing is assumed, but for one that only sums weighted states.
-        plain = type(conv).message is MessagePassing.message and type(conv).__bases__ == (
-            MessagePassing,
+        plain = (
+            type(conv).message is MessagePassing.message
+            and type(conv).edge_update is MessagePassing.edge_update
+            and type(conv).__bases__ == (MessagePassing,)
         )
-        named = "sum" if plain and not _updates_edges(conv) else "none"
-    if named == "sum":
+        rule = "sum" if plain else "none"
+    if rule == "weight" and not getattr(conv, "improved", False):
+        return "weight" if getattr(conv, "normalize", True) is not False else "sum"
+    if rule == "sum":
         aggregation = str(getattr(conv, "aggr", None))
-        if getattr(conv, "normalize", False) and type(conv).__name__ == "GCNConv":
-            return "weight"
         return {"add": "sum", "sum": "sum", "mean": "mean"}.get(aggregation, "none")  # type: ignore[return-value]
-    if getattr(conv, "improved", False) or (
-        named == "attention" and conv.edge_dim is not None and conv.add_self_loops
-    ):
-        return "none"  # self-loops of weight 2, or with the mean of what edges carry
-    if named == "weight" and getattr(conv, "normalize", True) is False:
-        return "sum"
-    return named
-
-
-def _updates_edges(conv: Any) -> bool:
-    return type(conv).edge_update is not MessagePassing.edge_update
+    if rule == "attention" and not (conv.edge_dim is not None and conv.add_self_loops):
+        return rule
+    return "none"  # self-loops of weight 2, or with the mean of what edges carry

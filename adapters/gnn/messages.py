@@ -1,75 +1,227 @@
-"""What edges send: messages by reader, their means, and constants that start there."""
+"""The messages of one batch: clean, corrupted, what stands in for ablated ones, and masked runs."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
 from graphprune.core.batch import Batch
-from graphprune.core.model import Ablation, Messages
-from graphprune.errors import InputError
+from graphprune.core.measurable import equal_but_for_rounding
+from graphprune.core.model import Ablation, Messages, Reference
+from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.util.modes import quiet
 
-from .passing import Call
-from .replicas import Source
+from .hooks import MessageHooks, Propagation
+from .module_call import GraphModule
+from .self_check import Deletion
 
-if TYPE_CHECKING:
-    from .message_model import MessageModel
-
-__all__ = ["each_reader", "learned_constants", "mean_messages"]
+__all__ = ["MessageReference", "each_reader", "mean_messages"]
 
 log = logging.getLogger(__name__)
+_MOST_EDGES = 1 << 22  # side by side in one pass
 
 
-def each_reader(
-    source: Source, edge_index: Tensor, calls: list[Call], copies: int, size: int
-) -> Iterator[Messages]:
-    """Messages by relation and target node, of ``size`` examples in ``copies`` copies."""
-    each = torch.arange(size) % copies
-    wide = max(call.messages[0].numel() for call in calls if len(call.messages))
-    ones = calls[0].messages.new_ones
-    for relation, (first, count) in enumerate(zip(source.firsts, source.counts, strict=True)):
-        mine = [call for call in calls if call.relation == relation]
-        end = mine[0].end if mine else 1
-        kind = source.ends[relation][end]
-        start, nodes = source.starts[kind], source.types[kind]
-        values = 0 * ones(size, count, max(1, len(mine)), wide if mine else 1)
-        totals = 0 * ones(size, nodes, max(1, len(mine)), wide if mine else 1)
-        for step, call in enumerate(mine):
+class MessageReference(Reference):
+    """Messages and outputs of the clean and the ablated run; made when first asked for."""
+
+    def __init__(
+        self, module: GraphModule, deletion: Deletion, batch: Batch, ablation: Ablation
+    ) -> None:
+        self.module, self.deletion, self.batch, self.ablation = module, deletion, batch, ablation
+        self.features = module.call.data.features(batch.clean, batch.size)
+        own = any(len(value) > 1 for value in ablation.parameters)
+        if own and self.features.shared:
+            raise InputError(
+                "all examples share their features, so an edge's message is the same for all and "
+                "the best constant in its place is that message: every edge could be cut at no "
+                "cost. gp.wrap(module, data=data, means='type') learns one constant for all edges "
+                "of a type instead"
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the messages of one run, or of two."""
+        runs = 2 if self.ablation.kind == "counterfactual" else 1
+        seen, _ = self.clean
+        return runs * sum(p.messages.numel() * p.messages.element_size() for p in seen)
+
+    @cached_property
+    def clean(self) -> tuple[list[Propagation], Tensor]:
+        """Messages of every propagation, and outputs ``[C, rows, V]`` of every copy."""
+        return self.module.seen(self.features)
+
+    @cached_property
+    def corrupt(self) -> list[Propagation]:
+        """Messages of the corrupted run."""
+        features = self.module.call.data.features(self.batch.corrupt, self.batch.size)
+        if features.copies != self.features.copies:
+            raise InputError(
+                "clean and corrupted inputs must both be shared by all examples, or both be "
+                "patterns"
+            )
+        return self.module.seen(features)[0]
+
+    @property
+    def copies(self) -> Tensor:
+        """``[C]``: the numbers of all patterns."""
+        return torch.arange(self.features.copies)
+
+    @property
+    def copy_of(self) -> Tensor:
+        """``[B]``: the pattern of each example."""
+        return torch.arange(self.batch.size) % self.features.copies
+
+    def changes_nothing(self) -> bool | None:
+        """Whether what stands in for each message is the message; learned constants may change."""
+        kind = self.ablation.kind
+        if kind == "delete":
+            return None
+        if kind in ("counterfactual", "optimal"):
+            return False  # equal inputs are told before
+        instead = self.replaced(self.copies)
+        for number, propagation in enumerate(self.clean[0]):
+            own = propagation.own(self.features.copies)
+            if instead is None:
+                if bool(own.any()):
+                    return False
+            elif not equal_but_for_rounding(own, instead[number].view_as(own)):
+                return False
+        return True
+
+    @property
+    def full(self) -> Tensor:
+        """Outputs of the module itself."""
+        return self.module.read(self.clean[1], self.batch, self.copy_of)
+
+    @property
+    def ablated(self) -> Tensor:
+        """Outputs with every edge's message replaced (or every edge absent)."""
+        return self._ablated() if self.ablation.kind == "optimal" else self._fixed
+
+    @cached_property
+    def _fixed(self) -> Tensor:
+        return self._ablated()
+
+    @torch.no_grad()
+    def _ablated(self) -> Tensor:
+        _, out = self.clean
+        return self.run(out.new_zeros(1, self.module.call.data.num_edges))[0]
+
+    def replaced(self, copies: Tensor) -> list[Tensor] | None:
+        """``[k * E_r, ...]`` of each propagation: stand-ins for messages of ``copies [k]``."""
+        kind = self.ablation.kind
+        if kind in ("zero", "delete"):
+            return None
+        if kind == "counterfactual":
+            count = self.features.copies
+            return [one.own(count)[copies].flatten(0, 1) for one in self.corrupt]
+        if kind in ("mean", "optimal"):
+            return [
+                value.expand(edges, *value.shape[1:]).repeat(len(copies), *[1] * (value.ndim - 1))
+                for value, edges in self._constants()
+            ]
+        raise UnsupportedModelError(
+            f"message passing knows no ablation {self.ablation.name!r}; use counterfactual, zero, "
+            "mean, optimal or delete"
+        )
+
+    def _constants(self) -> list[tuple[Tensor, int]]:
+        """Each propagation's constants ``[E_r or 1, ...]`` and its relation's number of edges."""
+        seen, values = self.clean[0], list(self.ablation.values)
+        counts = [self.module.call.data.counts[one.relation] for one in seen]
+        if len(values) != len(seen) or any(
+            len(value) not in (1, count) or value.shape[1:] != one.messages.shape[1:]
+            for value, count, one in zip(values, counts, seen, strict=True)
+        ):
+            raise InputError(f"the {self.ablation.name} messages were made by another model")
+        return list(zip(values, counts, strict=True))
+
+    # ---------------------------------------------------------------- masked runs
+
+    def run(self, rows: Tensor) -> Tensor:
+        """``[K, B, ...]``: outputs at answers under masks ``[K, E]`` or ``[K, B, E]``."""
+        count, size, copies = len(rows), self.batch.size, self.features.copies
+        if rows.ndim == 3:  # each example has a mask of its own, so each is a copy
+            masks, numbers = rows.flatten(0, 1), self.copy_of.repeat(count)
+            place = torch.arange(count * size)
+        else:
+            masks, numbers = rows.repeat_interleave(copies, 0), self.copies.repeat(count)
+            place = (torch.arange(count)[:, None] * copies + self.copy_of).flatten()
+        most = max(1, _MOST_EDGES // max(1, rows.shape[-1]))
+        parts = [
+            self.masked(some, chosen)
+            for some, chosen in zip(masks.split(most), numbers.split(most), strict=True)
+        ]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        found = self.module.read(out, self.batch, place)
+        return found.reshape(count, size, *found.shape[1:])
+
+    def masked(self, masks: Tensor, numbers: Tensor) -> Tensor:
+        """``[k, rows, V]`` of patterns ``numbers [k]``, each under its own mask ``[k, E]``."""
+        delete = self.ablation.kind == "delete"
+        flat, nodes = masks.flatten(), self.features.of(numbers)
+        with quiet(self.module.call.module):
+            if delete and not flat.requires_grad and bool(((flat == 0) | (flat == 1)).all()):
+                return self.deletion.smaller(nodes, len(numbers), flat != 0)
+            if delete:
+                self.module.require_messages("mask between 0 and 1, and no gradient of a mask,")
+                self.deletion.require_soft(masks.detach())
+            copies = self.module.call.data.copies(nodes, len(numbers))
+            hooks = MessageHooks(copies.edges, flat, self.replaced(numbers), delete)
+            return self.module.outputs(copies, hooks)
+
+
+def each_reader(reference: MessageReference) -> Iterator[Messages]:
+    """The clean messages by relation and target node; a position is a propagation over it.
+
+    Narrow ones are padded by zeros; a relation that no layer uses has zeros.
+    """
+    seen, source, size = reference.clean[0], reference.module.call.data, reference.batch.size
+    copies, copy_of = reference.features.copies, reference.copy_of
+    wide = max(one.messages[0].numel() for one in seen if len(one.messages))
+    like = seen[0].messages
+    for relation, (first, count, index) in enumerate(
+        zip(source.firsts, source.counts, source.relations.values(), strict=True)
+    ):
+        mine = [one for one in seen if one.relation == relation]
+        end, steps = (mine[0].end if mine else 1), max(1, len(mine))
+        nodes = source.types[source.ends[relation][end]]
+        values = like.new_zeros(size, count, steps, wide if mine else 1)
+        totals = like.new_zeros(size, nodes, steps, wide if mine else 1)
+        for step, one in enumerate(mine):
             if not count:
                 continue
-            flat = call.messages.flatten(1)
+            flat = one.messages.flatten(1)
             width = flat.shape[1]
-            values[:, :, step, :width] = call.own(copies).flatten(2)[each]
-            total = flat.new_zeros(copies * nodes, width).index_add(0, call.index, flat)
-            totals[:, :, step, :width] = total.unflatten(0, (copies, nodes))[each]
-        targets = edge_index[end, first : first + count]
-        weight = ones(size, max(1, len(mine)))
+            values[:, :, step, :width] = one.own(copies).flatten(2)[copy_of]
+            total = flat.new_zeros(copies * nodes, width).index_add(0, one.targets, flat)
+            totals[:, :, step, :width] = total.unflatten(0, (copies, nodes))[copy_of]
+        targets, weight = index[end].cpu(), like.new_ones(size, steps)
         for node in targets.unique().tolist():
             at = torch.nonzero(targets == node)[:, 0]
             yield Messages(
-                (first + at)[None], values[:, at].transpose(0, 1), totals[:, node - start], weight
+                (first + at)[None], values[:, at].transpose(0, 1), totals[:, node], weight
             )
 
 
-def mean_messages(model: MessageModel, batches: Iterable[Batch], whole: bool) -> list[Tensor]:
-    """``[E_r, ...]`` for each call, over the batches' corrupted inputs (clean if there are none).
+def mean_messages(module: GraphModule, batches: Iterable[Batch], whole: bool) -> list[Tensor]:
+    """``[E_r, ...]`` for each propagation, over the batches' corrupted inputs (clean without).
 
-    ``whole``: ``[1, ...]``, over all edges of the call's relation too.
+    ``whole``: ``[1, ...]``, over all edges of the propagation's relation too.
     """
     totals: list[Tensor] | None = None
     count, one = 0, not whole
     for batch in batches:
         side = batch.clean if batch.corrupt is None else batch.corrupt
-        given = model.source.features(side, batch.size)
-        calls, _ = model.seen(given)
-        one = one and given.shared and batch.corrupt is not None
-        share = batch.size // given.copies
-        parts = [call.own(given.copies).sum(0) * share for call in calls]
+        features = module.call.data.features(side, batch.size)
+        seen, _ = module.seen(features)
+        one = one and features.shared and batch.corrupt is not None
+        share = batch.size // features.copies
+        parts = [each.own(features.copies).sum(0) * share for each in seen]
         totals = parts if totals is None else [a + b for a, b in zip(totals, parts, strict=True)]
         count += batch.size
     if totals is None:
@@ -87,23 +239,3 @@ def _say_mean_is_counterfactual() -> None:
         "all examples share one corrupted input, so each edge's mean message is its message there: "
         "mean ablation is counterfactual ablation on this task"
     )
-
-
-def learned_constants(model: MessageModel, start: Ablation) -> tuple[Tensor, ...]:
-    """Leaf tensors that begin as the values of ``start``, a zero or a mean ablation."""
-    like = torch.float64 if model._like.dtype == torch.float64 else torch.float32
-    if start.kind == "mean" and not start.per_position:
-        values = [value.detach().to(like).clone() for value in start.values]
-    elif start.kind == "zero":
-        calls, _ = model.seen(model.source.plain)
-        values = [
-            torch.zeros(
-                (1 if model.means == "type" else model.source.counts[call.relation],
-                 *call.messages.shape[1:]),
-                dtype=like, device=call.messages.device,
-            )
-            for call in calls
-        ]  # fmt: skip
-    else:
-        raise InputError(f"learned constants start from zero or mean ablation, got {start.name!r}")
-    return tuple(value.requires_grad_(True) for value in values)

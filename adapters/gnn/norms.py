@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import LayerNorm
 
-__all__ = ["apart", "bare_norms"]
+__all__ = ["bare_norms", "one_by_one"]
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def bare_norms(module: nn.Module) -> Iterator[set[str]]:
 
 
 @contextmanager
-def apart(module: nn.Module, paths: Collection[str]) -> Iterator[None]:
+def one_by_one(module: nn.Module, paths: Collection[str]) -> Iterator[None]:
     """Meanwhile these norms treat each graph of a batch as they treat a graph alone."""
     norms = [module.get_submodule(path) for path in paths]
     try:

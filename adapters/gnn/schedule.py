@@ -7,8 +7,8 @@ free nodes one after another in a random order, each from the newest states (a G
 A sweep need not go node by node. Under an order, an edge is *forward* if its source updates before
 its target. Backward edges carry old states, known before the sweep; nodes of one *level* (the
 longest path of forward edges that ends at them) do not read each other, so they update together.
-The result is the sweep's, in as many operations as there are levels. A dense graph has as many
-levels as nodes and gains nothing.
+The result is the sweep's, in as many operations as there are levels: in a dense graph as many as
+nodes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-__all__ = ["UPDATES", "Levels", "Schedule", "Update", "levels_of", "make_schedule"]
+__all__ = ["UPDATES", "Schedule", "SweepLevels", "Update", "levels_of", "make_schedule"]
 
 Update = Literal["sequential", "bernoulli", "synchronous"]
 UPDATES: tuple[Update, ...] = ("sequential", "bernoulli", "synchronous")
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
+class SweepLevels:
     """A sweep's edges and nodes, level by level.
 
     ``backward [b]`` are numbers of the edges that carry old states. Level l updates ``nodes[l]``;
@@ -51,7 +51,7 @@ class Levels:
         return len(self.nodes)
 
 
-def levels_of(edge_index: Tensor, order: Tensor, num_nodes: int) -> Levels:
+def levels_of(edge_index: Tensor, order: Tensor, num_nodes: int) -> SweepLevels:
     """The levels of a sweep in ``order [n]`` over the nodes it names; others keep their state.
 
     Example:
@@ -73,7 +73,7 @@ def levels_of(edge_index: Tensor, order: Tensor, num_nodes: int) -> Levels:
     numbers = np.flatnonzero(forward)
     by_level = _grouped(level[target[numbers]], len(node_groups))
     edges = [numbers[group] for group in by_level]
-    return Levels(
+    return SweepLevels(
         backward=torch.from_numpy(np.flatnonzero(reads & ~forward)),
         nodes=tuple(map(torch.from_numpy, node_groups)),
         edges=tuple(map(torch.from_numpy, edges)),
@@ -123,19 +123,11 @@ class Schedule:
         return len(self.steps)
 
     @cached_property
-    def levels(self) -> tuple[Levels, ...]:
+    def levels(self) -> tuple[SweepLevels, ...]:
         """The levels of every sweep; empty unless sequential."""
         if self.update != "sequential":
             return ()
         return tuple(levels_of(self.edge_index, order, self.num_nodes) for order in self.steps)
-
-    @cached_property
-    def sweeps_by_level(self) -> tuple[bool, ...]:
-        """For each sweep whether levels pay: there are at most half as many as nodes."""
-        return tuple(
-            2 * len(found) <= len(order)
-            for found, order in zip(self.levels, self.steps, strict=True)
-        )
 
 
 def make_schedule(

@@ -3,8 +3,8 @@
 from .convert import convert, tracr_outputs
 from .inputs import every_input, program_task
 from .metrics import cross_entropy, decode, output_kl, squared_error
-from .module import TRACR, TracrConfig, TracrTransformer
 from .programs import RaspProgram, rasp_programs
+from .transformer import TRACR, TracrConfig, TracrTransformer
 from .truth import tracr_truth, tracr_wiring
 
 __all__ = [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError, MissingExtraError, UnsupportedModelError
 
-from .module import TracrConfig, TracrTransformer
+from .transformer import TracrConfig, TracrTransformer
 
 __all__ = ["convert", "tracr_outputs"]
 

@@ -16,7 +16,7 @@ from graphprune.tasks.pairs import TokenPairs
 from graphprune.tasks.tables import Ragged
 
 from .metrics import decode, output_kl, squared_error, stands_out
-from .module import TracrConfig, TracrTransformer
+from .transformer import TracrConfig, TracrTransformer
 
 __all__ = ["MOST_INPUTS", "every_input", "program_task"]
 

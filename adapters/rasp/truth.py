@@ -35,7 +35,7 @@ from ..lm import LanguageModel
 from ..lm.describe.architecture import Block
 from ..lm.describe.layout import Place
 from .inputs import program_task
-from .module import TracrAttention, TracrTransformer
+from .transformer import TracrAttention, TracrTransformer
 
 __all__ = ["program_of", "tracr_truth", "tracr_wiring"]
 
@@ -54,7 +54,7 @@ def program_of(model: MaskedModel) -> TracrTransformer:
 
 
 @dataclass(frozen=True, eq=False)
-class _Row:
+class _ReaderEdges:
     """The edges into one reader.
 
     ``effect [W, P]`` bool: whether the source's message, from all positions together, changes what
@@ -95,7 +95,7 @@ def tracr_wiring(model: MaskedModel, task: Task | None = None) -> dict[str, list
     return out
 
 
-def _true_circuit(model: MaskedModel, rows: list[_Row]) -> EdgeMask:
+def _true_circuit(model: MaskedModel, rows: list[_ReaderEdges]) -> EdgeMask:
     graph = model.graph
     wanted = torch.zeros(graph.num_nodes, rows[0].effect.shape[1], dtype=torch.bool)
     wanted[list(graph.output_nodes)] = True
@@ -110,16 +110,16 @@ def _true_circuit(model: MaskedModel, rows: list[_Row]) -> EdgeMask:
     return EdgeMask(graph, found).prune_dead_ends()
 
 
-def _rows(model: MaskedModel, task: Task | None) -> list[_Row]:
+def _rows(model: MaskedModel, task: Task | None) -> list[_ReaderEdges]:
     program = program_of(model)
     assert isinstance(model, LanguageModel)
     task = program_task(program) if task is None else task
-    total: list[_Row] = []
+    total: list[_ReaderEdges] = []
     for batch in task.batches():
         found = list(_batch_rows(model, program, batch))
         if total:
             found = [
-                _Row(a.edges, a.effect | b.effect, a.at | b.at, a.used | b.used)
+                _ReaderEdges(a.edges, a.effect | b.effect, a.at | b.at, a.used | b.used)
                 for a, b in zip(total, found, strict=True)
             ]
         total = found
@@ -127,7 +127,9 @@ def _rows(model: MaskedModel, task: Task | None) -> list[_Row]:
 
 
 @torch.no_grad()
-def _batch_rows(model: LanguageModel, program: TracrTransformer, batch: Batch) -> Iterator[_Row]:
+def _batch_rows(
+    model: LanguageModel, program: TracrTransformer, batch: Batch
+) -> Iterator[_ReaderEdges]:
     arch = model.arch
     ids = batch.clean["input_ids"].to(arch.device)
     reference = model.reference(batch, Ablation("zero"))
@@ -171,16 +173,16 @@ def _used(parts: Tensor, weight: Tensor) -> Tensor:
 
 def _pointwise(
     place: Place, parts: Tensor, changed: Tensor, message: Tensor, sides: Tensor, weight: Tensor
-) -> _Row:
+) -> _ReaderEdges:
     """A reader that works position by position: what is changed at a place stays there."""
     effect = _sizes(changed, message, sides).cpu()
     edges = range(place.offset, place.offset + place.prefix)
-    return _Row(edges, effect, torch.diag_embed(effect), _used(parts, weight).cpu())
+    return _ReaderEdges(edges, effect, torch.diag_embed(effect), _used(parts, weight).cpu())
 
 
 def _attention(
     block: Block, place: Place, parts: Tensor, allowed: Tensor, sides: Tensor
-) -> Iterator[_Row]:
+) -> Iterator[_ReaderEdges]:
     """The readers q of each head, then k, then v; ``parts [W, B, T, D]``."""
     layer: nn.Module = block.attention
     assert isinstance(layer, TracrAttention)
@@ -204,4 +206,4 @@ def _attention(
             row = port * block.heads + head
             offset = place.offset + row * place.prefix
             edges = range(offset, offset + place.prefix)
-            yield _Row(edges, effect, at, _used(parts, maps[port]).cpu())
+            yield _ReaderEdges(edges, effect, at, _used(parts, maps[port]).cpu())

@@ -18,9 +18,9 @@ from torch_geometric.nn import HeteroConv, SAGEConv
 
 from graphprune.util.modes import with_gradients
 
-from .digits import kept_weights
+from .train_once import learn, train_once
 
-__all__ = ["PLANTED", "Relational", "planted_examples", "planted_graph", "relational"]
+__all__ = ["PLANTED", "RelationalNetwork", "planted_examples", "planted_graph", "relational"]
 
 Relation = tuple[str, str, str]
 
@@ -89,7 +89,7 @@ def planted_examples(
     return clean, corrupt, papers, labels
 
 
-class Relational(nn.Module):
+class RelationalNetwork(nn.Module):
     """Two layers of means over neighbours for each relation; logits of papers."""
 
     def __init__(self, width: int = 16) -> None:
@@ -108,13 +108,13 @@ class Relational(nn.Module):
 
 
 @with_gradients
-def relational(seed: int = 0, steps: int = 150, graphs: int = 16) -> Relational:
+def relational(seed: int = 0, steps: int = 150, graphs: int = 16) -> RelationalNetwork:
     """The network, trained on ``graphs`` drawn graphs, with classes drawn anew at every step.
 
     A few seconds, once.
     """
     torch.manual_seed(seed)
-    module = Relational()
+    module = RelationalNetwork()
     first = 1_000_000 * (seed + 1)
 
     def train() -> None:
@@ -125,11 +125,8 @@ def relational(seed: int = 0, steps: int = 150, graphs: int = 16) -> Relational:
             told = clean["author"][:, :GROUPS, :CLASSES].argmax(-1)  # author g is of group g
             labels = told[:, torch.arange(COUNTS["paper"]) % GROUPS].flatten()
             x = {kind: value.flatten(0, 1) for kind, value in clean.items()}
-            loss = nn.functional.cross_entropy(module(x, batch.edge_index_dict), labels)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            learn(optimiser, module(x, batch.edge_index_dict), labels)
 
     settings = {"seed": seed, "steps": steps, "graphs": graphs}
-    kept_weights("relational", settings, module, train)
+    train_once("relational", settings, module, train)
     return module.eval()

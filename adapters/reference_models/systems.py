@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from graphprune.core.mask import EdgeMask
+from graphprune.core.registry import wrap
 from graphprune.errors import InputError, unknown_name
 from graphprune.study import Case
+from graphprune.tasks.graphs import nodes, patterns
 
 __all__ = [
     "argnn_digits",
@@ -67,13 +71,10 @@ def trained_gpt2(
     ``weights`` seeds its training. Test prompts are of a part of all prompts that neither training
     nor methods see. The one task is ``ioi``.
     """
-    from graphprune.core.registry import wrap
+    from .language import TrainingSettings, trained_ioi, trained_task
 
-    from .language import Settings, trained_ioi, trained_task
-
-    if task != "ioi":
-        raise InputError(f"the trained GPT-2 knows the task ioi, not {task!r}")
-    module, tokenizer = trained_ioi(weights, Settings(layers=layers, heads=heads))
+    _require_task(task, "ioi")
+    module, tokenizer = trained_ioi(weights, TrainingSettings(layers=layers, heads=heads))
     return Case(
         wrap(module),
         trained_task(tokenizer, train, 1000 + seed, held_out=False),
@@ -89,13 +90,9 @@ def argnn_digits(
     Train and test patterns are drawn from the digits that it never saw. A corrupted input is a
     digit of another class.
     """
-    from graphprune.core.registry import wrap
-    from graphprune.tasks.graphs import patterns
+    from . import graph_networks as trained
 
-    from . import digits as trained
-
-    if task != "digits":
-        raise InputError(f"this network reads digits, its only task; got {task!r}")
+    _require_task(task, "digits")
     network = trained.argnn_digits(hidden=hidden, seed=weights)
     x, labels = trained.digits()
     order = np.random.default_rng(seed).permutation(trained.TEST_DIGITS)
@@ -105,7 +102,10 @@ def argnn_digits(
     whole = patterns(x[chosen], labels[chosen], classes=10, name="digits", seed=seed)
     model = wrap(network, name="argnn-digits")
     return Case(
-        model, whole.take(train), whole.subset(range(train, train + test)), measure=_without(model)
+        model,
+        whole.take(train),
+        whole.subset(range(train, train + test)),
+        measure=_accuracy_without(model),
     )
 
 
@@ -113,20 +113,14 @@ def gcn_karate(
     task: str = "communities", *, train: int, test: int, seed: int, weights: int = 0
 ) -> Case:
     """A GCN that tells the four communities of the karate club; examples are its members."""
-    from graphprune.core.registry import wrap
-    from graphprune.tasks.graphs import nodes
+    from . import graph_networks as trained
 
-    from . import digits as trained
-
-    if task != "communities":
-        raise InputError(f"this network tells communities, its only task; got {task!r}")
+    _require_task(task, "communities")
     module, data = trained.karate(weights)
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(data.num_nodes))
-    first = min(train, data.num_nodes // 2)
     model = wrap(module, data=data, name="gcn-karate")
     parts = [
-        nodes(data.x, data.y, at=at, classes=4, name="communities", seed=seed)
-        for at in (order[:first], order[first : first + test])
+        nodes(data.x, data.y, at=at, classes=4, name=task, seed=seed)
+        for at in _drawn_nodes(data.num_nodes, train, test, seed)
     ]
     return Case(model, parts[0], parts[1])
 
@@ -146,21 +140,16 @@ def gnn_reachability(
     It learned on graphs of 20 nodes. Examples are nodes; in the corrupted input the source is
     another node.
     """
-    from graphprune.core.registry import wrap
-    from graphprune.tasks.graphs import nodes
+    from . import graph_networks as trained
 
-    from . import digits as trained
-
-    if task != "reachable":
-        raise InputError(f"this network tells what is reachable, its only task; got {task!r}")
+    _require_task(task, "reachable")
     module = trained.reaching(weights)
     data = trained.reachability_graph(size, degree, 7)
     model = wrap(module, data=data, name="gnn-reachability")
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(size))
-    first = min(train, size // 2)
+    other = {"x": data.x.roll(size // 2, 0)}
     parts = [
-        nodes(data.x, data.y, at=at, corrupt={"x": data.x.roll(size // 2, 0)}, classes=2, name=task)
-        for at in (order[:first], order[first : first + test])
+        nodes(data.x, data.y, at=at, corrupt=other, classes=2, name=task)
+        for at in _drawn_nodes(size, train, test, seed)
     ]
     return Case(model, parts[0], parts[1])
 
@@ -173,14 +162,9 @@ def hetero_planted(
     It learned on other graphs than the one asked about, which ``graph`` seeds. Examples are papers,
     with classes of their own for the groups of authors; 24 of them ask for every paper once.
     """
-    from graphprune.core.mask import EdgeMask
-    from graphprune.core.registry import wrap
-    from graphprune.tasks.graphs import patterns
-
     from . import planted
 
-    if task != "planted":
-        raise InputError(f"this network finds the planted relation, its only task; got {task!r}")
+    _require_task(task, "planted")
     data = planted.planted_graph(graph)
     model = wrap(planted.relational(weights), data=data, name="hetero-planted")
     first = data["author"].num_nodes  # papers stand behind authors
@@ -201,7 +185,19 @@ def hetero_planted(
     return Case(model, parts[0], parts[1], EdgeMask(model.graph, model.graph.edge_kind == kind))
 
 
-def _without(model: Any) -> Any:
+def _require_task(task: str, only: str) -> None:
+    if task != only:
+        raise InputError(f"the system has the task {only!r}, its only task; got {task!r}")
+
+
+def _drawn_nodes(count: int, train: int, test: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Numbers of nodes to train and to test on; at most half of all are to train on."""
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(count))
+    first = min(train, count // 2)
+    return order[:first], order[first : first + test]
+
+
+def _accuracy_without(model: Any) -> Any:
     """What a mask leaves of the accuracy where its cut edges are gone for good."""
 
     def measure(mask: Any) -> dict[str, float]:
@@ -213,7 +209,7 @@ def _without(model: Any) -> Any:
         finally:
             network.edge_keep.copy_(before)
         from ..gnn.training import accuracy
-        from . import digits as trained
+        from . import graph_networks as trained
 
         x, labels = trained.digits()
         last = slice(len(x) - trained.TEST_DIGITS, None)

@@ -6,13 +6,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.wheels import random_network
 
+from graphprune.adapters.gnn.adjacency import WeightedAdjacency
 from graphprune.adapters.gnn.schedule import levels_of
-from graphprune.adapters.gnn.wiring import Wiring
 
 pytestmark = pytest.mark.inside
 
 UPDATES = ("sequential", "bernoulli", "synchronous")
 X = torch.tensor([0.5, -1.0, 2.0])
+
+
+def node_by_node(net, state, order, mask, base):
+    """A sweep as it is defined: each node in turn reads the newest states."""
+    weight = net.masked_weight(mask).detach()
+    state = state.expand(len(mask), *state.shape[-3:]).clone()
+    for node in order.tolist():
+        mine = torch.nonzero(net.edge_index[1] == node)[:, 0]
+        sent = state[..., net.edge_index[0, mine], :] * weight[:, None, mine, None]
+        state[..., node, :] = torch.tanh(sent.sum(-2) + base[node])
+    return state
 
 
 @settings(max_examples=30, deadline=None)
@@ -24,14 +35,16 @@ X = torch.tensor([0.5, -1.0, 2.0])
 )
 def test_levels_equal_the_plain_loop(nodes, degree, seed, channels):
     net = random_network(nodes, 2, degree, seed, update="sequential", channels=channels)
-    plan = net.schedule(1)
-    x = torch.randn(3, 2, channels)
+    schedule = net.schedule(1)
+    x = torch.randn(4, 2, channels)
     start = net.start(x.squeeze(-1) if channels == 1 else x, torch.randn(nodes, channels))
     mask = torch.rand(3, net.edge_index.shape[1])
-    wiring = Wiring(net.edge_index, net.masked_weight(mask), nodes)
     base = torch.randn(nodes, channels)
-    loop = net.sweep_loop(start, plan, 0, wiring, base)
-    assert torch.allclose(net.sweep_levels(start, plan, 0, wiring, base), loop, atol=1e-5)
+    adjacency = net.adjacency(net.masked_weight(mask[:, None]))
+    loop = node_by_node(net, start, schedule.steps[0], mask, base)
+    found = net.advance(start, schedule, 0, adjacency, base)
+    assert found.shape == loop.shape == (3, 4, nodes, channels)
+    assert torch.allclose(found, loop, atol=1e-5)
 
 
 def test_levels_are_longest_paths_and_hold_every_edge_once():
@@ -55,11 +68,9 @@ def test_levels_are_longest_paths_and_hold_every_edge_once():
 @pytest.mark.parametrize("dense", [True, False])
 def test_gradients_are_finite_differences(update, dense, monkeypatch):
     net = random_network(update=update, bias=True).double()
-    plan = net.schedule()
-    if update == "sequential":  # both ways through a sweep
-        monkeypatch.setattr(type(plan), "sweeps_by_level", (dense,) * len(plan))
+    schedule = net.schedule()
     monkeypatch.setattr(
-        net, "_wiring", lambda w: Wiring(net.edge_index, w, net.num_nodes, dense=dense)
+        net, "adjacency", lambda w: WeightedAdjacency(net.edge_index, w, net.num_nodes, dense=dense)
     )
     mask = torch.rand(net.edge_index.shape[1], dtype=torch.float64, requires_grad=True)
 
@@ -68,7 +79,7 @@ def test_gradients_are_finite_differences(update, dense, monkeypatch):
         try:
             del net.edge_weight
             net.edge_weight = weight
-            return net(x, h0, schedule=plan, edge_mask=mask)
+            return net(x, h0, schedule=schedule, edge_mask=mask)
         finally:
             del net.edge_weight
             net.edge_weight = kept

@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 
 import graphprune as gp
 from graphprune.adapters.gnn import messages
-from graphprune.adapters.gnn.deletion import way_of
+from graphprune.adapters.gnn.deletion import deletion_rule
 from graphprune.tasks import nodes
 
 pytestmark = pytest.mark.inside
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.inside
     ids=["improved GCN", "GAT with edge attributes", *HARD],
 )
 def test_what_depends_on_edges_otherwise_has_no_soft_mask(conv):
-    assert way_of(conv) == "none"
+    assert deletion_rule(conv) == "none"
 
 
 def test_a_mean_over_one_shared_input_is_said_to_be_counterfactual(caplog):

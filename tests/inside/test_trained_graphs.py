@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from graphprune.adapters.reference_models import digits as trained
+from graphprune.adapters.reference_models import graph_networks as trained
 
 pytestmark = pytest.mark.inside
 

@@ -1,62 +1,35 @@
-"""Small graph networks that learn their task when first asked for, and are kept in the cache.
+"""Small graph networks that learn digits, communities and reachability when first asked for.
 
-Everything here trains on the CPU in seconds to a minute, by seed; the weights stay in graphprune's
-cache folder under a hash of what they depend on.
+Everything here trains on the CPU in seconds to a minute, by seed, and is kept
+(:mod:`graphprune.adapters.reference_models.train_once`).
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv, GraphConv
 
-from graphprune.core.contents import fingerprint
 from graphprune.errors import MissingExtraError
-from graphprune.util.fetch import cache_folder
-from graphprune.util.files import write_bytes
 from graphprune.util.modes import with_gradients
 
 from ..gnn.argnn import ARGNN
 from ..gnn.training import train_bptt
+from .train_once import learn, train_once
 
 __all__ = [
-    "Communities",
-    "Reaching",
+    "ReachabilityNetwork",
+    "TwoLayerGCN",
     "argnn_digits",
     "digits",
     "karate",
-    "kept_weights",
     "reachability_graph",
     "reaching",
 ]
-
-log = logging.getLogger(__name__)
-
-
-def kept_weights(
-    name: str, settings: dict[str, Any], module: nn.Module, train: Callable[[], None]
-) -> None:
-    """Loads the module's weights from the cache, or trains it and keeps them.
-
-    They are found by the settings, the untrained module and ``train``'s code with all it reads.
-    """
-    key = fingerprint(name, settings, torch.__version__.split("+")[0], module, train)[:16]
-    path = Path(cache_folder()) / "graph-networks" / f"{name}-{key}.safetensors"
-    if path.exists():
-        module.load_state_dict(load_file(path))
-        return
-    log.info("training %s into %s", name, path)
-    train()
-    write_bytes(path, save({k: v.contiguous() for k, v in module.state_dict().items()}))
-
 
 # -------------------------------------------------------------------- digits
 
@@ -115,7 +88,7 @@ def argnn_digits(
     def train() -> None:
         train_bptt(network, x[:known], labels[:known], epochs=epochs, seed=seed)
 
-    kept_weights("argnn-digits", settings, network, train)
+    train_once("argnn-digits", settings, network, train)
     network.eval()
     return network
 
@@ -123,7 +96,7 @@ def argnn_digits(
 # -------------------------------------------------------------------- nodes of a real graph
 
 
-class Communities(nn.Module):
+class TwoLayerGCN(nn.Module):
     """Two graph convolutions, GCN."""
 
     def __init__(self, features: int, hidden: int, classes: int) -> None:
@@ -137,7 +110,7 @@ class Communities(nn.Module):
 
 
 @with_gradients
-def karate(seed: int = 0) -> tuple[Communities, Any]:
+def karate(seed: int = 0) -> tuple[TwoLayerGCN, Any]:
     """Zachary's karate club (in PyG, both directions of each tie) and a GCN that learned it.
 
     It was trained on one member of each of the four communities; the others are to be told.
@@ -147,25 +120,22 @@ def karate(seed: int = 0) -> tuple[Communities, Any]:
     data = KarateClub()[0]
     # Positions stand for nodes instead of one-hot rows, so that features mean something when moved.
     torch.manual_seed(seed)
-    module = Communities(data.num_features, 16, 4)
+    module = TwoLayerGCN(data.num_features, 16, 4)
 
     def train() -> None:
         optimiser = torch.optim.Adam(module.parameters(), lr=0.02, weight_decay=5e-4)
         for _ in range(200):
             out = module(data.x, data.edge_index)[data.train_mask]
-            loss = nn.functional.cross_entropy(out, data.y[data.train_mask])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            learn(optimiser, out, data.y[data.train_mask])
 
-    kept_weights("gcn-karate", {"seed": seed}, module, train)
+    train_once("gcn-karate", {"seed": seed}, module, train)
     return module.eval(), data
 
 
 # -------------------------------------------------------------------- reachability
 
 
-class Reaching(nn.Module):
+class ReachabilityNetwork(nn.Module):
     """One convolution and one gated cell, the same at every step: reads off what can be reached."""
 
     def __init__(self, width: int = 16, steps: int = 8) -> None:
@@ -197,12 +167,12 @@ def reachability_graph(nodes: int, degree: float, seed: int) -> Any:
 
 
 @with_gradients
-def reaching(seed: int = 0, nodes: int = 20, degree: float = 1.3) -> Reaching:
+def reaching(seed: int = 0, nodes: int = 20, degree: float = 1.3) -> ReachabilityNetwork:
     """The module, trained on graphs of 20 nodes; it is asked about larger ones."""
     from torch_geometric.data import Batch
 
     torch.manual_seed(seed)
-    module = Reaching()
+    module = ReachabilityNetwork()
 
     def train() -> None:
         optimiser = torch.optim.Adam(module.parameters(), lr=5e-3)
@@ -211,10 +181,7 @@ def reaching(seed: int = 0, nodes: int = 20, degree: float = 1.3) -> Reaching:
             batch = Batch.from_data_list(
                 [reachability_graph(nodes, degree, first + i) for i in range(32)]
             )
-            loss = nn.functional.cross_entropy(module(batch.x, batch.edge_index), batch.y)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            learn(optimiser, module(batch.x, batch.edge_index), batch.y)
 
-    kept_weights("reaching", {"seed": seed, "nodes": nodes, "degree": degree}, module, train)
+    train_once("reaching", {"seed": seed, "nodes": nodes, "degree": degree}, module, train)
     return module.eval()

@@ -1,9 +1,10 @@
-"""What both graph adapters share: masks as rows, gradients point by point, provenance."""
+"""Masked models of graphs: masks as rows, gradients point by point, provenance."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,18 +26,23 @@ from graphprune.core.model import (
 from graphprune.errors import InputError
 from graphprune.search.order import component_depth
 
-__all__ = ["GraphModel", "Sums", "require_corrupt", "weights_digest"]
+__all__ = ["GraphModel", "PointGradients", "require_corrupt"]
 
 
-class Sums:
+@dataclass(frozen=True, eq=False)
+class PointGradients:
     """Edge gradients of one point: ``edge [E, steps]`` and, where asked for, ``[E, d]`` neurons."""
 
-    def __init__(self, edge: Tensor, neurons: Tensor | None = None) -> None:
-        self.edge, self.neurons = edge, neurons
+    edge: Tensor
+    neurons: Tensor | None = None
 
 
 class GraphModel(MaskedModel):
-    """A masked model whose nodes are a graph's nodes."""
+    """A masked model whose nodes are a graph's nodes.
+
+    Its references compute masked runs: ``reference.run(rows)`` gives ``[K, B, ...]`` of masks
+    ``[K, E]`` or ``[K, B, E]``.
+    """
 
     _graph: ComputationalGraph
     _module: nn.Module
@@ -64,16 +70,11 @@ class GraphModel(MaskedModel):
     ) -> Tensor:
         """See :class:`~graphprune.core.model.MaskedModel`."""
         values = mask_values(self._graph, mask, batch.size).to(self._like)
-        if reference is None:
-            reference = self.reference(batch)
-        require_same_batch(batch, reference)
+        made: Any = self.reference(batch) if reference is None else reference
+        require_same_batch(batch, made)
         rows = values[None] if values.ndim == 1 else values
-        out = self._rows(reference, rows)
+        out: Tensor = made.run(rows)
         return out[0] if values.ndim == 1 else out
-
-    @abstractmethod
-    def _rows(self, reference: Any, rows: Tensor) -> Tensor:
-        """``[K, B, ...]`` of masks ``[K, E]`` or ``[K, B, E]``."""
 
     # ---------------------------------------------------------------- gradients
 
@@ -99,22 +100,27 @@ class GraphModel(MaskedModel):
             raise InputError(f"gates must be [K, {nodes}], got {list(points.shape)}")
         held = as_constant(constant, points)
         share = torch.full((len(points),), 1.0 / len(points)) if weights is None else weights
-        edge: Tensor | None = None
-        fine: Tensor | None = None
+        if not len(points):
+            raise InputError("gates name no point to take a gradient at")
         source = self._graph.edge_index[0]
+        edge: Any = 0
+        fine: Any = 0
         for point, fixed, weight in zip(points, held, share.tolist(), strict=True):
             gate = None if bool((point == 1).all()) else point[source].to(self._like)
             stays = fixed[source].to(self._like.device) if bool(fixed.any()) else None
             found = self._point(reference, objective, gate, neurons, stays)
-            edge = weight * found.edge + (0 if edge is None else edge)
+            edge = edge + weight * found.edge
             if found.neurons is not None:
-                fine = weight * found.neurons + (0 if fine is None else fine)
-        if edge is None:
-            raise InputError("gates name no point to take a gradient at")
+                fine = fine + weight * found.neurons
         edge = edge.to("cpu", torch.float32)
         total = edge.sum(1)
         node = torch.zeros(nodes).index_add_(0, source, total)
-        return Gradients(edge if by_position else total, node, self._by_node(fine))
+        by_neuron: dict[str, Tensor] = {}
+        if neurons:
+            fine = fine.to("cpu", torch.float32)
+            sums = torch.zeros(nodes, fine.shape[1]).index_add_(0, source, fine)
+            by_neuron = {self._graph.nodes[n].name: sums[n] for n in source.unique().tolist()}
+        return Gradients(edge if by_position else total, node, by_neuron)
 
     @abstractmethod
     def _point(
@@ -124,16 +130,28 @@ class GraphModel(MaskedModel):
         gate: Tensor | None,
         neurons: bool,
         constant: Tensor | None,
-    ) -> Sums:
+    ) -> PointGradients:
         """Gradients at one point; ``gate [E]`` and ``constant [E]`` are the sender's, by edge."""
 
-    def _by_node(self, fine: Tensor | None) -> dict[str, Tensor]:
-        if fine is None:
-            return {}
-        fine = fine.to("cpu", torch.float32)
-        source = self._graph.edge_index[0]
-        sums = torch.zeros(self._graph.num_nodes, fine.shape[1]).index_add_(0, source, fine)
-        return {self._graph.nodes[n].name: sums[n] for n in source.unique().tolist()}
+    # ---------------------------------------------------------------- learned constants
+
+    def _learned(self, start: Ablation) -> Ablation:
+        """Constants that begin as the messages of ``start``, a zero or a mean ablation."""
+        dtype = torch.float64 if self._like.dtype == torch.float64 else torch.float32
+        if start.kind == "mean" and not start.per_position:
+            values = [start.values] if isinstance(start.values, Tensor) else start.values
+        elif start.kind == "zero":
+            values = self._zero_messages()
+        else:
+            raise InputError(
+                f"learned constants start from zero or mean ablation, got {start.name!r}"
+            )
+        leaves = (value.detach().to(dtype).clone().requires_grad_(True) for value in values)
+        return Ablation("optimal", tuple(leaves))
+
+    @abstractmethod
+    def _zero_messages(self) -> list[Tensor]:
+        """Zeros in the shapes of a mean ablation's messages."""
 
     # ---------------------------------------------------------------- facts
 
@@ -147,27 +165,22 @@ class GraphModel(MaskedModel):
 
     def provenance(self) -> dict[str, Any]:
         """The module's class, its graph's size and a hash of its weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._module.state_dict().items()):
+            digest.update(name.encode())
+            if isinstance(tensor, Tensor):
+                plain = tensor.detach().cpu().contiguous()
+                digest.update(plain.flatten().view(torch.uint8).numpy().data)
         return {
             "model": self._name or type(self._module).__name__,
             "architecture": type(self._module).__name__,
             "nodes": self._graph.num_nodes,
             "edges": self._graph.num_edges,
             "dtype": str(self._like.dtype).removeprefix("torch."),
-            "weights": weights_digest(self._module),
+            "weights": digest.hexdigest(),
         }
 
     _name: str = ""
-
-
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        if isinstance(tensor, Tensor):
-            plain = tensor.detach().cpu().contiguous()
-            digest.update(plain.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def require_corrupt(batch: Batch, ablation: Ablation) -> None:

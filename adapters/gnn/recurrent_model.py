@@ -31,15 +31,13 @@ from graphprune.core.model import (
 from graphprune.errors import InputError
 from graphprune.util.modes import quiet
 
+from .adjacency import edge_products
 from .argnn import ARGNN
-from .base import GraphModel, Sums, require_corrupt
-from .products import edge_products
+from .graph_model import GraphModel, PointGradients, require_corrupt
+from .recurrent_reference import RecurrentReference
 from .schedule import Schedule
-from .trajectory import RecurrentReference
 
 __all__ = ["RecurrentModel"]
-
-_ROOM = 1 << 24  # message weights of one call
 
 
 class RecurrentModel(GraphModel):
@@ -63,15 +61,15 @@ class RecurrentModel(GraphModel):
         self._module: ARGNN = network
         self._name = name
         generator = torch.Generator().manual_seed(network.seed if seed is None else seed)
-        self.plan: Schedule = network.schedule(steps, generator)
+        self.schedule: Schedule = network.schedule(steps, generator)
         self._graph = network_graph(network)
 
     def provenance(self) -> dict[str, Any]:
         """Sizes, a hash of the weights, and how it updates."""
         return {
             **super().provenance(),
-            "update": self.plan.update,
-            "steps": len(self.plan),
+            "update": self.schedule.update,
+            "steps": len(self.schedule),
             "kept": int(self._module.edge_keep.sum()),
         }
 
@@ -83,16 +81,9 @@ class RecurrentModel(GraphModel):
         """States of the clean and the ablated run, each computed when first needed, once."""
         ablation = ablation or Ablation()
         require_corrupt(batch, ablation)
-        return RecurrentReference(self._module, self.plan, batch, ablation)
+        return RecurrentReference(self._module, self.schedule, batch, ablation)
 
     # ---------------------------------------------------------------- running
-
-    def _rows(self, reference: RecurrentReference, rows: Tensor) -> Tensor:
-        rows = rows[:, None] if rows.ndim == 2 else rows
-        size = max(1, _ROOM // max(1, rows.shape[-1] * max(rows.shape[1], reference.batch.size)))
-        with quiet(self._module):
-            parts = [reference.masked(some) for some in rows.split(size)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def compiled(self, batch: Batch, mask: EdgeMask, reference: Reference) -> Callable[[], Tensor]:
         """A circuit with what its ablated messages add already summed, on its own edges alone."""
@@ -107,8 +98,10 @@ class RecurrentModel(GraphModel):
         small.edge_weight.data.mul_(row[0, 0])
         small.edge_keep &= kept.to(small.edge_keep.device)
         small = small.compact()
-        plan = Schedule(self.plan.update, small.edge_index.cpu(), small.num_nodes, self.plan.steps)
-        inner = RecurrentReference(small, plan, batch, Ablation("zero"))
+        schedule = Schedule(
+            self.schedule.update, small.edge_index.cpu(), small.num_nodes, self.schedule.steps
+        )
+        inner = RecurrentReference(small, schedule, batch, Ablation("zero"))
         ones = torch.ones(1, 1, small.edge_index.shape[1]).to(self._like)
 
         def run() -> Tensor:
@@ -134,10 +127,9 @@ class RecurrentModel(GraphModel):
         gate: Tensor | None,
         neurons: bool,
         constant: Tensor | None,
-    ) -> Sums:
-        network, plan = self._module, self.plan
-        start = reference.given.start
-        felt = [torch.zeros_like(start).requires_grad_(True) for _ in range(len(plan))]
+    ) -> PointGradients:
+        network, start = self._module, reference.start
+        felt = [torch.zeros_like(start).requires_grad_(True) for _ in range(len(self.schedule))]
         row = torch.ones(network.edge_index.shape[1]).to(start) if gate is None else gate
         rows, offsets = row[None, None], None
         if constant is not None:
@@ -145,52 +137,45 @@ class RecurrentModel(GraphModel):
             rows = rows * ~constant
         with quiet(network), torch.enable_grad():
             out = reference.masked(rows, felt, offsets)[0]
-            total = objective(out).sum()
-        gradients = torch.autograd.grad(total, felt)
-        edge = torch.zeros(network.edge_index.shape[1], len(plan)).to(start)
-        fine = torch.zeros(len(edge), network.channels).to(start) if neurons else None
+            gradients = torch.autograd.grad(objective(out).sum(), felt)
+        edge = torch.zeros(len(row), len(self.schedule)).to(start)
+        fine = torch.zeros(len(row), network.channels).to(start) if neurons else None
         weight = network.masked_weight().detach()
         for step, gradient in enumerate(gradients):
-            for clean, edges, ablated in self._differences(reference, step):
+            instead = reference.replaced(step)
+            for change, edges in self._differences(reference, step):
                 index = network.edge_index[:, edges]
-                edge[edges, step] = weight[edges] * edge_products(clean, gradient, index)
-                if ablated is not None:
-                    into = gradient.sum(0)[index[1]]
-                    edge[edges, step] -= (ablated[edges] * into).sum(-1)
+                edge[edges, step] = weight[edges] * edge_products(change, gradient, index)
                 if fine is not None:
-                    both = (clean[:, index[0]] * gradient[:, index[1]]).sum(0)
+                    both = (change[:, index[0]] * gradient[:, index[1]]).sum(0)
                     fine[edges] += weight[edges, None] * both
-                    if ablated is not None:
-                        fine[edges] -= ablated[edges] * into
-        return Sums(edge.detach(), None if fine is None else fine.detach())
+                if instead is not None:
+                    constants = instead.detach()[edges] * gradient.sum(0)[index[1]]
+                    edge[edges, step] -= constants.sum(-1)
+                    if fine is not None:
+                        fine[edges] -= constants
+        return PointGradients(edge.detach(), None if fine is None else fine.detach())
 
     def _differences(
         self, reference: RecurrentReference, step: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Clean minus corrupted states, the edges that carry them, and constants to subtract."""
-        constant = reference.replaced(step)
-        constant = None if constant is None else constant.detach()
-        sides = [reference.sent(reference.clean, step)]
-        if reference.ablation.kind == "counterfactual":
-            sides.append(reference.sent(reference.corrupt, step))
-        for place, (clean, edges) in enumerate(sides[0]):
-            states = clean if len(sides) == 1 else clean - sides[1][place][0]
-            yield states, edges, constant
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Clean (minus corrupted) states ``[B, N, d]``, and the edges that carry them."""
+        if reference.ablation.kind != "counterfactual":
+            yield from reference.sent(reference.clean, step)
+            return
+        pairs = zip(
+            reference.sent(reference.clean, step),
+            reference.sent(reference.corrupt, step),
+            strict=True,
+        )
+        for (clean, edges), (corrupt, _) in pairs:
+            yield clean - corrupt, edges
 
     # ---------------------------------------------------------------- messages
 
     def _sent(self, reference: RecurrentReference, states: list[Tensor]) -> Tensor:
         """``[steps, B, E, d]``: every message of a run."""
-        source = self._module.edge_index[0]
-        weight = self._module.masked_weight().detach()[:, None]
-        found = []
-        for step in range(len(self.plan)):
-            start = states[0]
-            out = start.new_zeros(start.shape[0], len(source), start.shape[-1])
-            for state, edges in reference.sent(states, step):
-                out[:, edges] = state[:, source[edges]]
-            found.append(out * weight)
-        return torch.stack(found)
+        return torch.stack([reference.messages(states, t) for t in range(len(self.schedule))])
 
     def messages(self, batch: Batch) -> Iterator[Messages]:
         """Messages by target node; a position is a step, real where the node updates in it."""
@@ -198,18 +183,19 @@ class RecurrentModel(GraphModel):
         sent = self._sent(reference, reference.clean)
         network = self._module
         target = network.edge_index[1]
-        bias = None if network.bias is None else network.bias.detach()
         for node in target.unique().tolist():
             edges = torch.nonzero(target == node)[:, 0]
             values = sent[:, :, edges].permute(2, 1, 0, 3)
-            total = values.sum(0) if bias is None else values.sum(0) + bias[node]
-            updates = torch.stack([self._updates(step, node) for step in range(len(self.plan))])
-            weight = updates.to(values).expand(batch.size, -1)
+            total = values.sum(0)
+            if network.bias is not None:
+                total = total + network.bias.detach()[node]
+            updates = [self._updates(step, node) for step in range(len(self.schedule))]
+            weight = torch.stack(updates).to(values).expand(batch.size, -1)
             yield Messages(edges[None].cpu(), values, total, weight)
 
     def _updates(self, step: int, node: int) -> Tensor:
-        chosen = self.plan.steps[step]
-        return (chosen == node).any() if self.plan.update == "sequential" else chosen[node]
+        chosen = self.schedule.steps[step]
+        return (chosen == node).any() if self.schedule.update == "sequential" else chosen[node]
 
     def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:
         """Each edge's mean message ``[E, d]``; ``per_position``: of a step, ``[steps, E, d]``."""
@@ -231,18 +217,11 @@ class RecurrentModel(GraphModel):
 
     def learned_ablation(self, start: Ablation) -> Ablation:
         """One constant for each edge, from zero or mean ablation on."""
+        return self._learned(start)
+
+    def _zero_messages(self) -> list[Tensor]:
         network = self._module
-        shape = (network.edge_index.shape[1], network.channels)
-        dtype = torch.float64 if self._like.dtype == torch.float64 else torch.float32
-        if start.kind == "mean" and not start.per_position:
-            found = start.values.detach().to(dtype).clone()
-        elif start.kind == "zero":
-            found = torch.zeros(shape, dtype=dtype, device=self._like.device)
-        else:
-            raise InputError(
-                f"learned constants start from zero or mean ablation, got {start.name!r}"
-            )
-        return Ablation("optimal", (found.requires_grad_(True),))
+        return [network.edge_weight.new_zeros(network.edge_index.shape[1], network.channels)]
 
 
 def network_graph(network: ARGNN) -> ComputationalGraph:

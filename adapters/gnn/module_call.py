@@ -1,0 +1,271 @@
+"""The user's module on their data: how it is called, and what the rows of its outputs are.
+
+A user calls a module by its parameters' names (``module(data.x, data.edge_index, data.u)``), by the
+data itself (``module(data)``), or in a way of their own, which ``forward=`` says. A row of its
+outputs is a node (of one type, or of several), or a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.core.batch import Batch
+from graphprune.errors import InputError, UnsupportedModelError, unknown_name
+from graphprune.util.modes import quiet
+
+from .copies import GraphCopies
+from .graph_data import GraphData, NodeFeatures
+from .hooks import MessageHooks, Propagation
+from .norms import one_by_one
+
+__all__ = ["GraphModule", "ModuleCall", "OutputRows"]
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleCall:
+    """A way to call a module on its data.
+
+    Args:
+        module: the user's own.
+        data: what it is called on.
+        forward: the user's own way, ``(module, data) -> outputs``; ``None``: not said.
+        whole: whether the module takes the data itself.
+        names: parameters that are filled by the data's attributes of those names.
+        several: parameters that are filled once several copies stand side by side.
+        first: how many of ``names`` must be given by position.
+        bare: paths of norms over whole graphs that the user's call gives no batch vector.
+    """
+
+    module: nn.Module
+    data: GraphData
+    forward: Callable[[Any, Any], Any] | None = None
+    whole: bool = False
+    names: tuple[str, ...] = ()
+    several: tuple[str, ...] = ()
+    first: int = 0
+    bare: tuple[str, ...] = ()
+
+    def __call__(self, copies: GraphCopies, hooks: MessageHooks | None = None) -> Any:
+        """The module's own outputs for copies of the data, while ``hooks`` watch."""
+        if hooks is not None:
+            with hooks.watch(self.module):
+                return self(copies)
+        if self.bare and copies.count > 1:
+            with one_by_one(self.module, self.bare):
+                return self._outputs(copies)
+        return self._outputs(copies)
+
+    def _outputs(self, copies: GraphCopies) -> Any:
+        if self.forward is not None or self.whole:
+            return self.on(self.data.data(copies))
+        more = self.several if copies.count > 1 and self.data.layout.batch else ()
+        return self._named({name: self.data.read(copies, name) for name in (*self.names, *more)})
+
+    def on(self, data: Any) -> Any:
+        """The outputs of the user's own call on ``data``, which nothing of ours has touched."""
+        if self.forward is not None:
+            return self.forward(self.module, data)
+        if self.whole:
+            return self.module(data)
+        return self._named({name: self.data.own(name, data) for name in self.names})
+
+    def _named(self, values: dict[str, Any]) -> Any:
+        by_place = [values.pop(name) for name in self.names[: self.first]]
+        return self.module(*by_place, **values)
+
+    def __str__(self) -> str:
+        if self.forward is not None:
+            return "forward(module, data)"
+        return "module(data)" if self.whole else f"module({', '.join(self.names)})"
+
+
+@dataclass(frozen=True, eq=False)
+class OutputRows:
+    """How outputs are read.
+
+    Args:
+        level: ``"node"`` or ``"graph"``.
+        types: the answered node types with their numbers of rows; of graphs ``{"": graphs}``.
+        row: ``[N]`` the row of each of the graph's nodes; -1: it has none.
+    """
+
+    level: str
+    types: Mapping[str, int]
+    row: Tensor
+
+    @classmethod
+    def of(cls, raw: Any, data: GraphData, level: str | None, node_type: str | None) -> OutputRows:
+        """From the outputs ``raw`` for one copy; raises where they have no such rows."""
+        if node_type is not None and node_type not in data.types:
+            raise unknown_name("node_type", node_type, data.types)
+        if isinstance(raw, Mapping):
+            return cls._by_type(raw, data, level, node_type)
+        if not isinstance(raw, Tensor) or raw.ndim != 2:
+            got = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+            raise UnsupportedModelError(
+                f"expected outputs of one row for each node or graph, got {got}"
+            )
+        fit = [t for t, count in data.types.items() if count == len(raw)]
+        if level == "graph" or (level is None and not fit):
+            if len(raw) != data.num_graphs:
+                raise _wrong_rows(f"{data.num_graphs} graphs", raw)
+            return cls("graph", {"": data.num_graphs}, torch.full((data.num_nodes,), -1))
+        if node_type is not None:
+            fit = [t for t in fit if t == node_type]
+        if not fit:
+            counts = ", ".join(
+                f"{count} {name}s" if name == "node" else f"{count} of {name}"
+                for name, count in data.types.items()
+                if node_type in (None, name)
+            )
+            raise _wrong_rows(counts, raw)
+        if len(fit) > 1:
+            raise InputError(
+                f"the outputs' {len(raw)} rows may be nodes of {' or '.join(fit)}; say which, "
+                f"gp.wrap(module, data=data, node_type={fit[0]!r})"
+            )
+        return cls._of_nodes(data, fit)
+
+    @classmethod
+    def _by_type(
+        cls, raw: Mapping[str, Any], data: GraphData, level: str | None, node_type: str | None
+    ) -> OutputRows:
+        if level == "graph":
+            raise UnsupportedModelError(
+                "level='graph' expects a tensor with a row for each graph, got outputs by type"
+            )
+        there = {
+            name: value
+            for name, value in raw.items()
+            if isinstance(value, Tensor) and value.ndim == 2 and node_type in (None, name)
+        }
+        for name, value in there.items():
+            if data.types.get(name) != len(value):
+                raise _wrong_rows(f"{data.types.get(name, 0)} of {name}", value)
+        widths = {value.shape[1] for value in there.values()}
+        if not there or len(widths) > 1:
+            named = ", ".join(f"{k} {list(v.shape)}" for k, v in there.items()) or "nothing"
+            raise InputError(
+                f"outputs by type must be read at one of them, got {named}; say which, "
+                "gp.wrap(module, data=data, node_type=...)"
+            )
+        return cls._of_nodes(data, list(there))
+
+    @classmethod
+    def _of_nodes(cls, data: GraphData, types: list[str]) -> OutputRows:
+        row, starts, first = torch.full((data.num_nodes,), -1), data.starts, 0
+        for name in types:
+            count = data.types[name]
+            row[starts[name] : starts[name] + count] = torch.arange(first, first + count)
+            first += count
+        return cls("node", {name: data.types[name] for name in types}, row)
+
+    def split(self, raw: Any, copies: int) -> Tensor:
+        """``[copies, rows, V]``: outputs of copies side by side."""
+        if isinstance(raw, Mapping):
+            parts = [raw[name].unflatten(0, (copies, n)) for name, n in self.types.items()]
+            return torch.cat(parts, 1)
+        rows = sum(self.types.values())
+        if raw.shape[0] != copies * rows:
+            raise UnsupportedModelError(
+                f"{copies} graphs side by side gave outputs of the shape {list(raw.shape)}; "
+                f"expected {copies * rows} rows"
+            )
+        found: Tensor = raw.unflatten(0, (copies, rows))
+        return found
+
+    def at(self, batch: Batch) -> Tensor:
+        """``[B]`` or ``[B, P]``: the rows in which a batch's examples are answered."""
+        own, other = (
+            side.get("graphs") if isinstance(side, Mapping) else None
+            for side in (batch.clean, batch.corrupt)
+        )
+        if self.level == "graph":
+            if other is not None and (own is None or not torch.equal(own, other)):
+                raise InputError(
+                    "the corrupted inputs name other 'graphs' than the clean ones; an example is "
+                    "one graph of the data, corrupted by other features"
+                )
+            return torch.zeros(batch.size, dtype=torch.int64) if own is None else own
+        if own is not None or other is not None:
+            raise InputError(
+                "the inputs hold 'graphs', which a model that answers at nodes does not read: "
+                "leave it out, positions say which nodes are asked about"
+            )
+        if batch.positions is None:
+            raise InputError("a task on nodes needs positions: the node each example is about")
+        positions = batch.positions.cpu()
+        if int(positions.max()) >= len(self.row):
+            raise InputError(
+                f"positions name the node {int(positions.max())}; the graph has {len(self.row)}"
+            )
+        rows = self.row[positions.clamp(min=0)]
+        wrong = positions[(rows < 0) & (positions >= 0)]
+        if len(wrong):
+            raise InputError(
+                f"positions name the node {int(wrong[0])}, and outputs are of "
+                f"{', '.join(self.types)} alone: nodes are numbered type after type "
+                "(gp.tasks.nodes(data, node_type=...))"
+            )
+        return rows.clamp(min=0)
+
+
+def _wrong_rows(what: str, raw: Tensor) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"expected outputs of one row for each of the {what}, got the shape {list(raw.shape)}"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class GraphModule:
+    """A module whose call, copies and outputs have been checked (``self_check.py``).
+
+    Args:
+        call: how it is called.
+        rows: how its outputs are read.
+        merged: why it shows no messages by relation; ``""``: it does.
+    """
+
+    call: ModuleCall
+    rows: OutputRows
+    merged: str = ""
+
+    def require_messages(self, what: str) -> None:
+        """Raises :class:`UnsupportedModelError` where the module shows no messages."""
+        if self.merged:
+            raise UnsupportedModelError(
+                f"no {what} here: {self.merged}. Masks of zeros and ones under ablation='delete' "
+                "are run on the smaller graph; nothing else is right for such a layer"
+            )
+
+    def outputs(self, copies: GraphCopies, hooks: MessageHooks | None = None) -> Tensor:
+        """``[k, rows, V]`` for copies of the data, while ``hooks`` watch."""
+        return self.rows.split(self.call(copies, hooks), copies.count)
+
+    @torch.no_grad()
+    def seen(self, features: NodeFeatures) -> tuple[list[Propagation], Tensor]:
+        """Messages of the module itself and its outputs, all patterns side by side."""
+        copies = self.call.data.copies(features.of(torch.arange(features.copies)), features.copies)
+        hooks = None if self.merged else MessageHooks(copies.edges)
+        with quiet(self.call.module):
+            out = self.outputs(copies, hooks)
+        seen = [] if hooks is None else hooks.seen
+        for propagation in seen:
+            propagation.messages = propagation.messages.detach()
+        return seen, out
+
+    def read(self, out: Tensor, batch: Batch, copies: Tensor) -> Tensor:
+        """``[n, V]`` or ``[n, P, V]``: outputs of examples, by copy ``[n]``; n is a multiple of B.
+
+        ``out [C, rows, V]`` holds a row for each node or graph of each copy.
+        """
+        times = len(copies) // batch.size
+        at, copies = self.rows.at(batch), copies.to(out.device)
+        at = at.repeat(times, *[1] * (at.ndim - 1)).to(out.device).clamp(min=0)
+        found: Tensor = out[copies if at.ndim == 1 else copies[:, None], at]
+        return found
