@@ -23,7 +23,7 @@ from graphprune.core.mask import EdgeMask, mask_density, mask_of, require_same_g
 from graphprune.core.measurable import Gap, Idle, may_be_rounding, rounding_notes, rounding_of
 from graphprune.core.metrics import Metric, as_metric, kendall_tau
 from graphprune.core.model import MaskedModel, require_model
-from graphprune.core.overlap import as_table, old_ones, prints
+from graphprune.core.overlap import as_table, fingerprint_table, overlapping
 from graphprune.core.result import Result
 from graphprune.core.task import Task
 from graphprune.errors import InputError, NumericalError
@@ -291,7 +291,9 @@ def evaluate_all(
                 "means are taken over these examples, the circuit was found under means over "
                 "others; ablation= takes the Ablation that it was found under"
             )
-        old = 0 if seen is None else int(old_ones(prints(task), as_table(seen)).sum())
+        old = 0
+        if seen is not None:
+            old = int(overlapping(fingerprint_table(task), as_table(seen)).sum())
         if old:
             reports[name].notes["examples"] = (
                 f"{old} of {len(task)} are old: they, or one that shares a prompt with them, found "
