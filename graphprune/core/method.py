@@ -205,7 +205,7 @@ class Scorer(Method):
     """A method that gives every edge a score: positive = useful.
 
     A circuit of a size is its strongest edges without dead ends, see
-    :func:`~graphprune.selection.connect.circuit_of_size`.
+    :func:`~graphprune.selection.selectors.circuit_of_size`.
     """
 
     @abstractmethod
@@ -277,7 +277,7 @@ def ranked(
     """The result of scores alone, with their circuit where a size is given."""
     if size is None:
         return Result(None, scores, ablation)
-    from graphprune.selection.connect import circuit_of_size
+    from graphprune.selection.selectors import circuit_of_size
 
     mask = circuit_of_size(scores, size, ablation=ablation, task=task)
     selected = budget(size, scores.graph.num_edges)

@@ -346,8 +346,8 @@ class Task:
             say = log.warning if rest.dropped else log.info
             again = f"{rest.redrawn} corrupted prompts (clean ones of the other part) drawn again"
             gone = (
-                f"{rest.dropped} of {len(second)} held-out pairs left out, which share a prompt with "
-                "the other part"
+                f"{rest.dropped} of {len(second)} held-out pairs left out, which share a prompt "
+                "with the other part"
             )
             told = [text for text, n in ((again, rest.redrawn), (gone, rest.dropped)) if n]
             say("split of %s: %s", self.name, "; ".join(told))

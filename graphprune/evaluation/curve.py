@@ -25,7 +25,7 @@ from graphprune.core.scores import EdgeScores, Ranking
 from graphprune.core.sizes import MIB_SIZES
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.selection.connect import circuit_of_size
+from graphprune.selection.selectors import circuit_of_size
 
 from .report import EvaluationReport, evaluate_all
 

@@ -20,7 +20,7 @@ from graphprune.core.model import Ablation, MaskedModel, Reference, require_mode
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.selection.connect import cut_off_nodes_differ
+from graphprune.selection.selectors import cut_off_nodes_differ
 from graphprune.util.checks import at_least
 
 __all__ = [

@@ -23,7 +23,7 @@ from graphprune.errors import InputError
 from graphprune.search.nested import Step, nested
 from graphprune.search.stream import Stream
 from graphprune.selection.combine import magnitude_ranks, require_informative
-from graphprune.selection.connect import without_dead_ends
+from graphprune.selection.selectors import without_dead_ends
 from graphprune.util.checks import at_least
 
 from .gradient import EAPIG

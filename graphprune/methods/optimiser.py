@@ -34,8 +34,8 @@ from graphprune.search.losses import LossLike, as_loss
 from graphprune.search.refine import refine
 from graphprune.search.stream import Stream
 from graphprune.search.warm import Start, Warm, met_gates, paper_log_alpha, rank_values
-from graphprune.selection.budget import exact_budget, require_feasible
-from graphprune.selection.connect import cut_off_nodes_differ
+from graphprune.selection.connected import exact_budget, require_feasible
+from graphprune.selection.selectors import cut_off_nodes_differ
 from graphprune.util.checks import at_least
 from graphprune.util.interrupts import interruptible
 

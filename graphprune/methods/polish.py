@@ -17,7 +17,7 @@ from torch import Tensor
 
 from graphprune.core.mask import EdgeMask, budget, require_same_graph
 from graphprune.errors import InputError
-from graphprune.selection.budget import exact_budget, require_feasible
+from graphprune.selection.connected import exact_budget, require_feasible
 
 if TYPE_CHECKING:
     from graphprune.core.ablation import AblationLike
@@ -70,7 +70,7 @@ def polish(
     from graphprune.core.model import require_model
     from graphprune.core.scores import EdgeScores
     from graphprune.methods.acdc import ACDC
-    from graphprune.selection.connect import cut_off_nodes_differ
+    from graphprune.selection.selectors import cut_off_nodes_differ
 
     require_model(model)
     graph = model.graph

@@ -32,7 +32,7 @@ from graphprune.core.scores import EdgeScores, NodeScores, Ranking
 from graphprune.core.sizes import MIB_SIZES
 from graphprune.errors import InputError
 from graphprune.evaluation.curve import FaithfulnessCurve, curve_of
-from graphprune.selection.connect import without_dead_ends
+from graphprune.selection.selectors import without_dead_ends
 from graphprune.util.numbers import ranking
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphprune.core.mask import EdgeMask
 from graphprune.search.loop import Optimisation
-from graphprune.selection.budget import exact_budget
+from graphprune.selection.connected import exact_budget
 
 __all__ = ["refine"]
 
