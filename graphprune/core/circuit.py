@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.capabilities import identity_of
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.method import Documented, ablation_name, method_record, versions
+from graphprune.core.method import HasToDict, ablation_name, method_record, versions
 from graphprune.core.overlap import ExampleFingerprint, as_table
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
@@ -85,7 +85,7 @@ class Circuit:
             raise InputError(
                 f"provenance must be a dict of plain values, got {type(self.provenance).__name__}"
             )
-        if not isinstance(self.report, Mapping | Documented | None):
+        if not isinstance(self.report, Mapping | HasToDict | None):
             raise InputError(
                 "report must be a dict or have to_dict(), as an EvaluationReport has; got "
                 f"{type(self.report).__name__}"

@@ -2,7 +2,7 @@
 
 ``faithfulness = (m(circuit) - m(ablated)) / (m(full) - m(ablated))`` with m the mean of the task's
 metric: 1 is the full model, 0 the model with every edge ablated, and a circuit may overshoot. Where
-full and ablated are not told apart it is absent (see :mod:`graphprune.core.measurable`).
+full and ablated are not told apart it is absent (see :mod:`graphprune.core.sanity_checks`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ from graphprune.core.ablation import AblationLike, resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask, mask_density, mask_of, require_same_graph
-from graphprune.core.measurable import Gap, Idle, may_be_rounding, rounding_notes, rounding_of
 from graphprune.core.metrics import Metric, as_metric, kendall_tau
 from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.overlap import as_table, fingerprint_table, overlapping
 from graphprune.core.result import Result
+from graphprune.core.sanity_checks import (
+    IdleAblationCheck,
+    MetricRange,
+    may_be_rounding,
+    rounding_notes,
+    rounding_of,
+)
 from graphprune.core.task import Task
 from graphprune.errors import InputError, NumericalError
 from graphprune.util.numbers import UNBOUNDED, bootstrap_interval, few_examples, ratio_interval
@@ -230,7 +236,7 @@ def evaluate_all(
     if cost and module_of(model) is None:
         no_weights = "the model runs no torch module whose weights could be counted"
         absent |= {"bytes_circuit": no_weights, "bytes_full": no_weights}
-    idle = Idle(model, f"task {task.name!r}")
+    idle = IdleAblationCheck(model, f"task {task.name!r}")
     spent: dict[str, dict[str, float]] = {name: {} for name in chosen_masks}
     batches, against = task.batches(batch_size), False
     for batch in track(batches, "evaluate", task.num_batches(batch_size)):
@@ -273,7 +279,7 @@ def evaluate_all(
     }
     sides = [ends.columns(side, absent) for side in ("full", "ablated")]
     own = task.metric.name
-    gap = None if own in absent else Gap.of(sides[0][own], sides[1][own], idle.reason())
+    gap = None if own in absent else MetricRange.of(sides[0][own], sides[1][own], idle.reason())
     bounds = {metric.name: metric.bounds for metric in wanted if metric.bounds != UNBOUNDED}
     if ranked:
         bounds["kendall_tau"] = (-1.0, 1.0)
@@ -316,7 +322,7 @@ def _report(
     absent: Mapping[str, str],
     spent: Mapping[str, float],
     settings: Mapping[str, Any],
-    gap: Gap | None,
+    gap: MetricRange | None,
     bounds: Mapping[str, tuple[float, float]],
 ) -> EvaluationReport:
     values: dict[str, float] = {"n_edges": mask.num_kept, **mask_density(mask)}

@@ -26,7 +26,7 @@ from graphprune.errors import InputError, unknown_name
 from graphprune.search.gates import budgeted_sigmoid, hard_concrete, log_odds, log_open, noise
 from graphprune.search.loop import Draw, Moment
 from graphprune.search.schedule import Shape, learning_rate, ramp
-from graphprune.search.warm import Start
+from graphprune.search.warm_start import StartingScores
 from graphprune.util.checks import at_least
 
 from .optimiser import GateKind, MaskOptimiser
@@ -173,7 +173,9 @@ class EdgePruning(MaskOptimiser):
 
     # ---------------------------------------------------------------- recipe
 
-    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
+    def parameters(
+        self, graph: ComputationalGraph, start: StartingScores | None
+    ) -> dict[str, Tensor]:
         """Gates of edges (and senders), and the paper's multipliers (the senders' stay at 0)."""
         generator = torch.Generator().manual_seed(self.chosen_seed)
 

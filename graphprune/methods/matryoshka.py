@@ -14,7 +14,7 @@ from graphprune.core.sizes import MIB_SIZES, trapezoid_weights
 from graphprune.errors import InputError, unknown_name
 from graphprune.search.gates import budgeted_sigmoid, noise
 from graphprune.search.loop import Draw, Moment
-from graphprune.search.warm import Start
+from graphprune.search.warm_start import StartingScores
 from graphprune.util.checks import at_least
 
 from .optimiser import GateKind, MaskOptimiser
@@ -61,7 +61,9 @@ class MatryoshkaPruning(MaskOptimiser):
         """Scores under a random budget."""
         return "ranking"
 
-    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
+    def parameters(
+        self, graph: ComputationalGraph, start: StartingScores | None
+    ) -> dict[str, Tensor]:
         """Scores of edges (and senders)."""
         found = {"edges": self.begin(graph, torch.zeros(graph.num_edges), start)}
         if self.node_gates:

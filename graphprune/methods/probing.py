@@ -10,7 +10,7 @@ from torch import Tensor
 from graphprune.core.graph import ComputationalGraph
 from graphprune.search.gates import hard_concrete, hard_concrete_open, log_odds, log_open, noise
 from graphprune.search.loop import Draw, Moment
-from graphprune.search.warm import Start
+from graphprune.search.warm_start import StartingScores
 
 from .optimiser import GateKind, MaskOptimiser
 
@@ -38,7 +38,9 @@ class SubnetworkProbing(MaskOptimiser):
         """Hard concrete."""
         return "hard concrete"
 
-    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
+    def parameters(
+        self, graph: ComputationalGraph, start: StartingScores | None
+    ) -> dict[str, Tensor]:
         """Log alpha of edges (and senders)."""
         cold = torch.full((graph.num_edges,), self.start)
         nodes = torch.full((graph.num_nodes,), self.start) if self.node_gates else None

@@ -19,10 +19,10 @@ from torch import Tensor
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.model import ablation_kind
 from graphprune.errors import InputError, unknown_name
-from graphprune.search.dangling import alive_edges
+from graphprune.search.dead_ends import alive_edges
 from graphprune.search.gates import log_odds, noise, uniform_window, window_weights
 from graphprune.search.loop import Draw, Moment
-from graphprune.search.warm import Start
+from graphprune.search.warm_start import StartingScores
 from graphprune.util.checks import at_least
 
 from .optimiser import GateKind, MaskOptimiser
@@ -105,7 +105,9 @@ class UGS(MaskOptimiser):
         found = 0.15 if self.penalty <= 1e-4 else 0.10 if self.penalty <= 5e-4 else 0.05
         return found / 5 if ablation_kind(self.chosen_ablation) == "counterfactual" else found
 
-    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
+    def parameters(
+        self, graph: ComputationalGraph, start: StartingScores | None
+    ) -> dict[str, Tensor]:
         """Logits of the keep chances."""
         first = self._start_logit
         nodes = first.repeat(graph.num_nodes) if self.node_gates else None

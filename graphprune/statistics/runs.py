@@ -15,9 +15,9 @@ from torch import Tensor
 from graphprune.core.ablation import AblationLike, resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask, mask_of, require_same_graph
-from graphprune.core.measurable import Gap, Idle
 from graphprune.core.metrics import Metric, as_metric
 from graphprune.core.model import Ablation, MaskedModel, Reference, require_model
+from graphprune.core.sanity_checks import IdleAblationCheck, MetricRange
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 from graphprune.evaluation.report import check_outputs
@@ -145,14 +145,14 @@ class Runs:
         self._chosen: Ablation = resolve_ablation(self.model, self.task, self.ablation)
         self._held = [_Held(batch) for batch in self.task.batches(self.batch_size)]
         self._space = _CACHE_BYTES
-        idle = Idle(self.model, f"task {self.task.name!r}")
+        idle = IdleAblationCheck(self.model, f"task {self.task.name!r}")
         ends = [self._ends(held, idle) for held in self._held]
         idle.finish()
         self.full: Float64[Tensor, " n"] = torch.cat([full for full, _ in ends])
         self.ablated: Float64[Tensor, " n"] = torch.cat([ablated for _, ablated in ends])
         largest = max(float(self.full.abs().max()), float(self.ablated.abs().max()))
         self.noise = self.ties * largest
-        self.unit = Gap.of(self.full, self.ablated)
+        self.unit = MetricRange.of(self.full, self.ablated)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class Runs:
         return self.measure.sign * values
 
     @torch.no_grad()
-    def _ends(self, held: _Held, idle: Idle) -> tuple[Tensor, Tensor]:
+    def _ends(self, held: _Held, idle: IdleAblationCheck) -> tuple[Tensor, Tensor]:
         reference = self._reference(held)
         idle.see(held.batch, reference)
         full, ablated = reference.full, reference.ablated

@@ -17,26 +17,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
+from graphprune.core.method import Scorer
+from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError, unknown_name
 from graphprune.search.gates import BETA
 from graphprune.util.numbers import ranks
 
-if TYPE_CHECKING:
-    from graphprune.core.method import Scorer
-    from graphprune.core.scores import EdgeScores
+__all__ = [
+    "StartMapping",
+    "StartingScores",
+    "WarmStart",
+    "gates_of_density",
+    "paper_log_alpha",
+    "rank_values",
+]
 
-    Source = EdgeScores | Scorer | str
-else:
-    Source = Any
-
-__all__ = ["Start", "StartMapping", "Warm", "met_gates", "paper_log_alpha", "rank_values"]
-
+Source: TypeAlias = EdgeScores | Scorer | str
 StartMapping = Literal["ranks", "density", "paper"]
 MAPPINGS = ("ranks", "density", "paper")
 
@@ -55,7 +57,7 @@ def rank_values(scores: Tensor, noise: float = 0.0) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Warm:
+class WarmStart:
     """A warm start that says how scores become gates; what ``warm_start=`` takes.
 
     Args:
@@ -87,19 +89,19 @@ class Warm:
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class StartingScores:
     """A warm start with its scores at hand: ``scores [E]``; ``seed`` is of the published noise.
 
     ``noise``: how far apart scores are told apart, see :class:`~graphprune.EdgeScores`.
     """
 
     scores: Tensor
-    how: Warm
+    how: WarmStart
     seed: int = 0
     noise: float = 0.0
 
 
-def met_gates(
+def gates_of_density(
     scores: Tensor,
     density: float,
     spread: float,
@@ -112,7 +114,7 @@ def met_gates(
     each other get equal gates.
 
     Example:
-        >>> gates = met_gates(torch.arange(100.0), 0.05, 3.0, torch.sigmoid)
+        >>> gates = gates_of_density(torch.arange(100.0), 0.05, 3.0, torch.sigmoid)
         >>> round(float(torch.sigmoid(gates).mean()), 5)
         0.05
     """
