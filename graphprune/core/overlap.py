@@ -28,9 +28,9 @@ __all__ = [
     "ExampleFingerprint",
     "Remaining",
     "as_table",
+    "count_overlapping",
     "digest",
     "fingerprint_table",
-    "overlapping",
     "split_without_overlap",
     "token_digest",
     "without_overlap",
@@ -135,11 +135,11 @@ def as_table(found_on: HasFingerprints | Iterable[ExampleFingerprint]) -> Table:
     return np.asarray(rows, dtype=np.int64).reshape(-1, 2)
 
 
-def overlapping(own: Table, seen: Table) -> NDArray[np.bool_]:
-    """``[N]`` bool: the examples among ``own [N, 2]`` that overlap one of ``seen [M, 2]``."""
+def count_overlapping(task: ExampleSet, found_on: Iterable[ExampleFingerprint]) -> int:
+    """How many of the task's examples overlap those with the fingerprints ``found_on``."""
+    own, seen = fingerprint_table(task), as_table(found_on)
     crossed = (own[:, 1] != 0) & np.isin(own[:, 1], seen[:, 0])
-    old: NDArray[np.bool_] = np.isin(own[:, 0], seen[seen != 0]) | crossed
-    return old
+    return int((np.isin(own[:, 0], seen[seen != 0]) | crossed).sum())
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask, mask_density, mask_of, require_same_graph
 from graphprune.core.metrics import Metric, as_metric, kendall_tau
 from graphprune.core.model import MaskedModel, require_model
-from graphprune.core.overlap import as_table, fingerprint_table, overlapping
+from graphprune.core.overlap import count_overlapping
 from graphprune.core.result import Result
 from graphprune.core.sanity_checks import (
     IdleAblationCheck,
@@ -297,9 +297,7 @@ def evaluate_all(
                 "means are taken over these examples, the circuit was found under means over "
                 "others; ablation= takes the Ablation that it was found under"
             )
-        old = 0
-        if seen is not None:
-            old = int(overlapping(fingerprint_table(task), as_table(seen)).sum())
+        old = 0 if seen is None else count_overlapping(task, seen)
         if old:
             reports[name].notes["examples"] = (
                 f"{old} of {len(task)} are old: they, or one that shares a prompt with them, found "

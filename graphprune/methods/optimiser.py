@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -28,18 +29,12 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.search.checkpoint import RunDirectory, identity
 from graphprune.search.distributed import Workers
-from graphprune.search.gates import hard_concrete_open, strength
-from graphprune.search.loop import Optimisation, Recipe
+from graphprune.search.gates import GateKind, edge_ranking, strength
+from graphprune.search.loop import Moment, Optimisation, Parameters, Recipe
 from graphprune.search.losses import LossLike, as_loss
 from graphprune.search.minibatches import MiniBatches
 from graphprune.search.refine import refine
-from graphprune.search.warm_start import (
-    StartingScores,
-    WarmStart,
-    gates_of_density,
-    paper_log_alpha,
-    rank_values,
-)
+from graphprune.search.warm_start import StartingScores, WarmStart, first_gates
 from graphprune.selection.connected import exact_budget, require_feasible
 from graphprune.selection.selectors import cut_off_nodes_differ
 from graphprune.util.checks import at_least
@@ -54,7 +49,6 @@ _SPARSITY = 0.98  # where nobody says how many edges stay
 log = logging.getLogger(__name__)
 
 WarmStartLike = EdgeScores | Scorer | WarmStart | str | None
-GateKind = Literal["hard concrete", "chance", "budget", "ranking"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +147,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     @property
     @abstractmethod
     def gate_kind(self) -> GateKind:
-        """What a gate's parameter is.
-
-        ``"hard concrete"``: log alpha; ``"chance"``: log odds; ``"budget"``: a score that is
-        shifted to a budget; ``"ranking"``: a score with a random budget.
-        """
+        """What a gate's parameter is."""
 
     @property
     def is_minimal(self) -> bool:
@@ -365,48 +355,34 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         """The share of open edges that the warm start asks for."""
         return self.warm_start.density if isinstance(self.warm_start, WarmStart) else None
 
-    def begin(
-        self,
-        graph: ComputationalGraph,
-        cold: Tensor,
-        start: StartingScores | None,
-        nodes: Tensor | None = None,
-    ) -> Tensor:
-        """``[E]``: the edges' first gates, the ``cold`` ones or those of a warm start.
+    @abstractmethod
+    def cold_gates(self, count: int, generator: torch.Generator) -> Tensor:
+        """``[count]``: gates at the first step where nothing is known of their edges or nodes."""
 
-        ``nodes [N]`` are the senders' first gates: an edge is open if both gates are.
-        """
-        if start is None:
-            return cold
-        how = start.how
-        if how.mapping == "ranks":
-            return cold + rank_values(start.scores, start.noise)
-        if how.mapping == "paper":
-            assert how.density is not None
-            return paper_log_alpha(graph, start.scores, how.density, start.seed)
-        if self.gate_kind in ("budget", "ranking"):
-            return cold + (how.spread or 1.0) * rank_values(start.scores, start.noise)
-        chance = torch.sigmoid if self.gate_kind == "chance" else hard_concrete_open
-        assert how.density is not None
-        wanted = how.density
-        if nodes is not None:
-            wanted /= float(chance(nodes)[graph.edge_index[0]].mean())
-        if wanted >= 1:
-            raise InputError(
-                f"a start density of {how.density} cannot be met: gates on nodes alone leave "
-                f"{how.density / wanted:.3g} of the edges open"
-            )
-        return gates_of_density(start.scores, wanted, how.spread or 3.0, chance, start.noise)
+    def parameters(self, graph: ComputationalGraph, start: StartingScores | None) -> Parameters:
+        """Gates of edges (and senders), as the cold or the warm start has them."""
+        generator = torch.Generator().manual_seed(self.chosen_seed)
+        cold = self.cold_gates(graph.num_edges, generator)
+        nodes = self.cold_gates(graph.num_nodes, generator) if self.gates_on_nodes else None
+        gates = {"edges": first_gates(self.gate_kind, graph, cold, start, nodes)}
+        return gates if nodes is None else {**gates, "nodes": nodes}
 
-    def groups(self, gates: list[Tensor], constants: list[Tensor]) -> list[dict[str, Any]]:
+    @property
+    def gates_on_nodes(self) -> bool:
+        """Whether senders have gates too."""
+        return bool(self.node_gates)
+
+    def values(self, parameters: Parameters, graph: ComputationalGraph) -> Tensor:
+        """The edges' gates; with gates on senders scores add up, and chances multiply."""
+        return edge_ranking(self.gate_kind, parameters["edges"], parameters.get("nodes"), graph)
+
+    def rate(self, moment: Moment) -> float:
+        """Constant."""
+        return 1.0
+
+    def groups(self, gates: Iterable[Tensor], constants: list[Tensor]) -> list[dict[str, Any]]:
         """Parameter groups of an optimiser: gates, and learned constants at their own rate."""
-        found: list[dict[str, Any]] = [{"params": gates}]
+        found: list[dict[str, Any]] = [{"params": list(gates)}]
         if constants:
             found.append({"params": constants, "lr": 1e-2, "weight_decay": 0.0})
         return found
-
-    @abstractmethod
-    def parameters(
-        self, graph: ComputationalGraph, start: StartingScores | None
-    ) -> dict[str, Tensor]:
-        """See :class:`~graphprune.search.loop.Recipe`."""

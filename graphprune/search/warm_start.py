@@ -26,13 +26,14 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.method import Scorer
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError, unknown_name
-from graphprune.search.gates import BETA
+from graphprune.search.gates import BETA, GateKind, hard_concrete_open, of_senders
 from graphprune.util.numbers import ranks
 
 __all__ = [
     "StartMapping",
     "StartingScores",
     "WarmStart",
+    "first_gates",
     "gates_of_density",
     "paper_log_alpha",
     "rank_values",
@@ -99,6 +100,40 @@ class StartingScores:
     how: WarmStart
     seed: int = 0
     noise: float = 0.0
+
+
+def first_gates(
+    kind: GateKind,
+    graph: ComputationalGraph,
+    cold: Tensor,
+    start: StartingScores | None,
+    nodes: Tensor | None = None,
+) -> Tensor:
+    """``[E]``: the edges' first gates, the ``cold`` ones or those of a warm start.
+
+    ``nodes [N]`` are the senders' first gates: an edge is open if both gates are.
+    """
+    if start is None:
+        return cold
+    how = start.how
+    if how.mapping == "ranks":
+        return cold + rank_values(start.scores, start.noise)
+    if how.mapping == "paper":
+        assert how.density is not None
+        return paper_log_alpha(graph, start.scores, how.density, start.seed)
+    if kind in ("budget", "ranking"):
+        return cold + (how.spread or 1.0) * rank_values(start.scores, start.noise)
+    chance = torch.sigmoid if kind == "chance" else hard_concrete_open
+    assert how.density is not None
+    wanted = how.density
+    if nodes is not None:
+        wanted /= float(of_senders(chance(nodes), graph).mean())
+    if wanted >= 1:
+        raise InputError(
+            f"a start density of {how.density} cannot be met: gates on nodes alone leave "
+            f"{how.density / wanted:.3g} of the edges open"
+        )
+    return gates_of_density(start.scores, wanted, how.spread or 3.0, chance, start.noise)
 
 
 def gates_of_density(
