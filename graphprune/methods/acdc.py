@@ -29,7 +29,7 @@ from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.core.trials import FullTrials
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 from graphprune.search.checkpoint import RunDirectory, identity
 from graphprune.search.descent import Branch, GreedyDescent, Limits
 from graphprune.search.evaluators import (
@@ -40,7 +40,7 @@ from graphprune.search.evaluators import (
     Recheck,
 )
 from graphprune.search.order import EdgeOrder, edge_order
-from graphprune.util.checks import at_least
+from graphprune.util.checks import at_least, one_of
 
 __all__ = ["ACDC"]
 
@@ -91,12 +91,8 @@ class ACDC(Pruner):
 
     def __post_init__(self) -> None:
         _threshold(self.tau)
-        for name, known in (
-            ("exact", ("speculative", "sequential")),
-            ("recheck", ("float64", "same", "off")),
-        ):
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
+        one_of(self.exact, ("speculative", "sequential"), "exact")
+        one_of(self.recheck, ("float64", "same", "off"), "recheck")
         at_least(self.candidates, 1, "candidates")
         if not isinstance(self.order, str | EdgeScores):
             object.__setattr__(self, "order", _numbers(self.order))

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import budget
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 from graphprune.search.gates import budgeted_sigmoid, hard_concrete, noise, of_senders
 from graphprune.search.loop import Draw, Moment, Parameters
 from graphprune.search.schedule import Shape, learning_rate, ramp
 from graphprune.search.warm_start import StartingScores
-from graphprune.util.checks import at_least
+from graphprune.util.checks import at_least, at_least_0, one_of
 
 from .optimiser import GateKind, MaskOptimiser
 
@@ -90,16 +90,14 @@ class EdgePruning(MaskOptimiser):
         super().__post_init__()
         self._require_ranges()
         self._require_read()
-        if self.variant not in ("default", "paper"):
-            raise unknown_name("variant", self.variant, ("default", "paper"))
+        one_of(self.variant, ("default", "paper"), "variant")
         if self._paper and self.is_minimal:
             raise InputError("variant='paper' aims at a size; 'minimal' needs the default one")
         if not 0.0 < self._start_share < 1.0 or not 0.0 <= self.hold < 1.0:
             raise InputError(
                 f"start and hold are shares in (0, 1), got {self.start} and {self.hold}"
             )
-        if self.gates not in (None, "soft", "hard"):
-            raise unknown_name("gates", self.gates, ("soft", "hard"))
+        one_of(self.gates, (None, "soft", "hard"), "gates")
         at_least(self.samples, 2, "samples")
         if self.path and self._paper:
             raise InputError("path= follows the default variant's budget; the paper's has none")
@@ -110,13 +108,10 @@ class EdgePruning(MaskOptimiser):
 
     def _require_ranges(self) -> None:
         for name in ("lr", "lr_lambda", "weight_decay", "refine", "warmup"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise InputError(f"{name} must be a number from 0 on, got {value!r}")
+            at_least_0(getattr(self, name), name)
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"clip must be a positive norm, got {self.clip!r}")
-        if self.shape not in (None, "geometric", "linear", "cosine"):
-            raise unknown_name("shape", self.shape, ("geometric", "linear", "cosine"))
+        one_of(self.shape, (None, "geometric", "linear", "cosine"), "shape")
 
     def _require_read(self) -> None:
         """Raises where a setting is given that the variant does not read."""

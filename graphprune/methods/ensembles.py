@@ -18,7 +18,7 @@ from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 from graphprune.search.warm_start import StartMapping, WarmStart
 from graphprune.selection.combine import (
     How,
@@ -27,7 +27,7 @@ from graphprune.selection.combine import (
     combine_scores,
     require_informative,
 )
-from graphprune.util.checks import at_least
+from graphprune.util.checks import at_least, one_of
 
 from .edge_pruning import EdgePruning
 from .gradient import EAP, EAPIG
@@ -88,8 +88,7 @@ class SequentialEnsemble(AroundScorer, Pruner, Scorer):
 
     def __post_init__(self) -> None:
         at_least(self.chosen_seed, 0, "seed")
-        if self.signs not in (None, "scorer", "none"):
-            raise unknown_name("signs", self.signs, ("scorer", "none"))
+        one_of(self.signs, (None, "scorer", "none"), "signs")
         object.__setattr__(self, "scorer", as_member(self.scorer, "the scorer"))
         made = as_member(self.optimiser, "the optimiser")
         if not isinstance(made, MaskOptimiser):

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.sizes import MIB_SIZES, trapezoid_weights
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 from graphprune.search.gates import budgeted_sigmoid, noise
 from graphprune.search.loop import Draw, Moment, Parameters
-from graphprune.util.checks import at_least
+from graphprune.util.checks import at_least, one_of
 
 from .optimiser import GateKind, MaskOptimiser
 
@@ -47,8 +47,7 @@ class MatryoshkaPruning(MaskOptimiser):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self.budgets, 1, "budgets")
-        if self.sizes not in ("log_uniform", "uniform", "curve"):
-            raise unknown_name("sizes", self.sizes, ("log_uniform", "uniform", "curve"))
+        one_of(self.sizes, ("log_uniform", "uniform", "curve"), "sizes")
         if self.temperature <= 0 or self.smallest <= 0:
             raise InputError(
                 f"temperature and smallest must be positive, got {self.temperature} and "

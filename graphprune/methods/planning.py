@@ -9,13 +9,14 @@ where the device is another one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from graphprune.errors import InputError, UnsupportedModelError, unknown_name
 from graphprune.search.minibatches import SHARE, available_memory
+from graphprune.util.checks import at_least
 from graphprune.util.modes import with_gradients
 from graphprune.util.quantities import best_seconds, size_text, time_text
 
@@ -181,14 +182,9 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as plain values."""
-        plain = {
-            name: getattr(self, name)
-            for name in (
-                "model", "method", "device", "dtype", "batch_size", "tokens", "answers", "copies",
-                "steps", "examples", "edges", "nodes", "parameters", "cached", "peak", "over_model",
-                "peak_phase", "steps_per_second",
-            )
-        }  # fmt: skip
+        derived = ("peak", "over_model", "peak_phase", "steps_per_second")
+        names = (*(f.name for f in fields(self)), *derived)
+        plain = {name: getattr(self, name) for name in names}
         plain["memory"] = {part.name: part.bytes for part in self.memory}
         plain["phases"] = {phase: self.phase_bytes(phase) for phase in PHASES}
         plain["flops"] = dict(self.flops)
@@ -279,8 +275,7 @@ def plan(
         "steps": steps, "examples": examples,
     }  # fmt: skip
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
+        at_least(value, 1, name)
     place = _device(device, throughput)
     request = RunShape(
         batch_size, tokens, answers, copies, method == "ugs", _dtype(dtype), place,

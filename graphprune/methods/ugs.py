@@ -18,11 +18,11 @@ from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.model import ablation_kind
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 from graphprune.search.dead_ends import alive_edges
 from graphprune.search.gates import noise, of_senders, uniform_window, window_weights
 from graphprune.search.loop import Draw, Moment, Parameters
-from graphprune.util.checks import at_least
+from graphprune.util.checks import at_least, at_least_0, one_of
 
 from .optimiser import GateKind, MaskOptimiser
 
@@ -65,16 +65,14 @@ class UGS(MaskOptimiser):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self.samples, 1, "samples")
-        if self.variant not in ("default", "paper"):
-            raise unknown_name("variant", self.variant, ("default", "paper"))
+        one_of(self.variant, ("default", "paper"), "variant")
         if self.start is not None and not 0 < self.start < 1:
             raise InputError(f"start is a chance in (0, 1), got {self.start}")
         if self.penalty < 0 or self.clip <= 0:
             raise InputError(
                 f"penalty must be at least 0 and clip positive, got {self.penalty} and {self.clip}"
             )
-        if self.node_penalty is not None and not 0 <= self.node_penalty < float("inf"):
-            raise InputError(f"node_penalty must be a number from 0 on, got {self.node_penalty!r}")
+        at_least_0(self.node_penalty, "node_penalty")
 
     @property
     def gate_kind(self) -> GateKind:
