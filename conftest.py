@@ -52,7 +52,7 @@ def one_thread():
 @pytest.fixture
 def small_models_decide(monkeypatch):
     """For models that do no task, so that nothing tells them from their ablated selves."""
-    monkeypatch.setattr("graphprune.core.measurable.ENOUGH", 10**6)
+    monkeypatch.setattr("graphprune.core.sanity_checks.ENOUGH", 10**6)
 
 
 def pytest_configure(config: pytest.Config) -> None:

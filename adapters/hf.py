@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from graphprune.core.batch import Batch
 from graphprune.core.model import MaskedModel
 from graphprune.errors import NumericalError, UnsupportedModelError, unknown_name
-from graphprune.methods.planning import Cost, Request
+from graphprune.methods.planning import CostEstimate, RunShape
 from graphprune.util.modes import quiet
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class TransformersAdapter:
         known = getattr(subject, "module", subject) if isinstance(subject, MaskedModel) else subject
         return self.matches(known)
 
-    def plan(self, subject: Any, request: Request) -> Cost:
+    def plan(self, subject: Any, request: RunShape) -> CostEstimate:
         """Costs of one batch and one step, from the configuration alone."""
         from .lm.cost.estimate import cost
 

@@ -18,7 +18,7 @@ from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import Ablation, Gradients, MaskedModel, Messages, Objective, Reference
 from graphprune.core.pruned import Pruned
-from graphprune.core.trials import FullTrials, Trials
+from graphprune.core.trials import EdgeTrials, FullTrials
 from graphprune.errors import UnsupportedModelError
 from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
 
@@ -168,7 +168,7 @@ class WeightedEdges(Protocol):
 class IncrementalTrials(Protocol):
     """A greedy descent that computes only what a cut changes."""
 
-    def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> Trials:
+    def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> EdgeTrials:
         """Runs of a circuit ``kept [E]`` bool that loses its edges in ``order [E]``, one by one."""
         ...
 
@@ -278,7 +278,7 @@ def identity_of(model: object) -> dict[str, Any]:
 
 def trials_of(
     model: MaskedModel, batch: Batch, kept: Tensor, reference: Reference, order: Tensor
-) -> Trials:
+) -> EdgeTrials:
     """The model's own trials, else a whole run for each."""
     if isinstance(model, IncrementalTrials):
         return model.trials(batch, kept, reference, order)

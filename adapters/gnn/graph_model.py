@@ -24,7 +24,6 @@ from graphprune.core.model import (
     require_same_batch,
 )
 from graphprune.errors import InputError
-from graphprune.search.order import component_depth
 
 __all__ = ["GraphModel", "PointGradients", "require_corrupt"]
 
@@ -157,7 +156,7 @@ class GraphModel(MaskedModel):
 
     def source_groups(self) -> list[list[int]]:
         """Senders by the longest path that leads to them; nodes on a cycle stand together."""
-        depth = component_depth(self._graph)
+        depth = self._graph.depth
         groups: dict[int, list[int]] = {}
         for node in self._graph.edge_index[0].unique().tolist():
             groups.setdefault(int(depth[node]), []).append(node)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from graphprune.core.batch import Batch
-from graphprune.core.measurable import equal_but_for_rounding
 from graphprune.core.model import Ablation, Messages, Reference
+from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.util.modes import quiet
 

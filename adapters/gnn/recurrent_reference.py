@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from graphprune.core.batch import Batch
-from graphprune.core.measurable import equal_but_for_rounding
 from graphprune.core.model import Ablation, Reference
+from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError
 from graphprune.util.modes import quiet
 

@@ -27,7 +27,7 @@ from graphprune.core.model import (
     require_same_batch,
 )
 from graphprune.core.pruned import Pruned
-from graphprune.core.trials import FullTrials, Trials
+from graphprune.core.trials import EdgeTrials, FullTrials
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
 from graphprune.search.order import is_reverse_topological
@@ -293,7 +293,7 @@ class LanguageModel(MaskedModel):
         with torch.no_grad(), self.arch.running():
             return circuits.compiled(self.layout, ours, values, self._cores)
 
-    def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> Trials:
+    def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> EdgeTrials:
         """Trials that recompute what a cut changes, where edges go from the output backwards."""
         ours = self._reference(batch, reference)
         if not is_reverse_topological(self.graph, order) or ours.constants is not None:

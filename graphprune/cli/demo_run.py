@@ -99,7 +99,7 @@ def run_demo(
     from graphprune.cli.output import curve_document, report_document
     from graphprune.evaluation import evaluate, faithfulness_curve
     from graphprune.methods import EAPIG
-    from graphprune.selection.connect import circuit_of_size
+    from graphprune.selection.selectors import circuit_of_size
     from graphprune.tasks import ioi
 
     if examples < 4:

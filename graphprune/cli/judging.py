@@ -44,14 +44,14 @@ def judged_on(out: Job, circuit: Circuit, task: Task, everything: bool) -> Judge
     prompt with one that did; ``None``: not known), ``redrawn`` (judged ones with another corrupted
     prompt, since theirs found the circuit) and ``held_out``, whether no judged example found it.
     """
-    from graphprune.core.overlap import apart, as_table
+    from graphprune.core.overlap import as_table, without_overlap
 
     count = len(task)
     if circuit.found_on is None:
         said = f"it is not known which prompts found the circuit; some of these {count} may have"
         return _judged(task, "prompts", said, count, old=None, held_out=None)
-    found = apart(task, as_table(circuit.found_on))
-    shared = found.old + found.redrawn
+    found = without_overlap(task, as_table(circuit.found_on))
+    shared = found.dropped + found.redrawn
     said = (
         f"{shared} of {count} prompts are old: they, or one that shares a prompt with them, found "
         "the circuit"
@@ -75,7 +75,7 @@ def judged_on(out: Job, circuit: Circuit, task: Task, everything: bool) -> Judge
             f"only {len(found.task)} of {count} prompts are new to the circuit; more --examples or "
             "another --seed give more"
         )
-    said = f"judged on {len(found.task)} new prompts: {said}; {found.old} were left out"
+    said = f"judged on {len(found.task)} new prompts: {said}; {found.dropped} were left out"
     if found.redrawn:
         said += f", {found.redrawn} got another corrupted prompt"
     return _judged(found.task, "new prompts", said, count, old=shared, redrawn=found.redrawn)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.capabilities import identity_of
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.method import Documented, ablation_name, method_record, versions
+from graphprune.core.method import HasToDict, ablation_name, method_record, versions
 from graphprune.core.overlap import ExampleFingerprint, as_table
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
@@ -85,7 +85,7 @@ class Circuit:
             raise InputError(
                 f"provenance must be a dict of plain values, got {type(self.provenance).__name__}"
             )
-        if not isinstance(self.report, Mapping | Documented | None):
+        if not isinstance(self.report, Mapping | HasToDict | None):
             raise InputError(
                 "report must be a dict or have to_dict(), as an EvaluationReport has; got "
                 f"{type(self.report).__name__}"
@@ -95,8 +95,6 @@ class Circuit:
             rows = as_table(self.found_on).tolist()
             known = frozenset(ExampleFingerprint(*row) for row in rows)
             object.__setattr__(self, "found_on", known)
-
-    # ---------------------------------------------------------------- building
 
     @classmethod
     def from_mask(
@@ -198,8 +196,6 @@ class Circuit:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_model": None}  # a weak reference neither copies nor travels
 
-    # ---------------------------------------------------------------- reading
-
     def edges(self) -> list[str]:
         """Names of the kept edges, in graph order."""
         return self.mask.edges()
@@ -251,8 +247,6 @@ class Circuit:
 
         return circuit_to_networkx(self)
 
-    # ---------------------------------------------------------------- running
-
     def compile(
         self,
         model: MaskedModel,
@@ -271,8 +265,6 @@ class Circuit:
 
         under = self.ablation if ablation is None else ablation
         return CompiledCircuit(model, task, self.mask, ablation=under, batch_size=batch_size)
-
-    # ---------------------------------------------------------------- files
 
     def save(self, directory: str | os.PathLike[str], overwrite: bool = False) -> Path:
         """Writes ``circuit.json`` and ``tensors.safetensors``, whole or not at all.
@@ -351,47 +343,19 @@ class Circuit:
                 one than the circuit as found (see ``allow_difference``).
             UnsupportedModelError: no module can be made of this architecture's circuits.
             NumericalError: the module differs from the masked run on the task.
-
-        Example:
-            >>> import tempfile
-            >>> import torch, transformers
-            >>> import graphprune as gp
-            >>> sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 20}
-            >>> config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
-            >>> _ = torch.manual_seed(0)
-            >>> model = gp.wrap(transformers.GPT2LMHeadModel(config).eval())
-            >>> kept = ["->a0.h0" in e or e == "a0.h0->logits" for e in model.graph.edge_names]
-            >>> mask = gp.EdgeMask(model.graph, torch.tensor(kept))
-            >>> circuit = gp.Circuit.from_mask(mask, model=model)
-            >>> folder = tempfile.mkdtemp()
-            >>> exported = circuit.export_model(folder, logits_to_keep=1)
-            >>> program = torch.export.load(exported.path / "model.pt2").module()
-            >>> program(torch.tensor([[3, 1, 4, 1, 5]])).shape
-            torch.Size([1, 1, 20])
-            >>> old, new = exported.report["original"], exported.report["exported"]
-            >>> old["parameters"], new["parameters"]
-            (9240, 8508)
         """
         from graphprune.export.model import export_model
 
-        held = None if self._model is None else self._model()
-        model = held if model is None else model
+        if model is None and self._model is not None:
+            model = self._model()
         if model is None:
             raise InputError(
                 "the circuit does not hold its model; give it: circuit.export_model(path, model)"
             )
         return export_model(
-            self,
-            path,
-            model,
-            ablation=ablation,
-            task=task,
-            options=options,
-            shape=shape,
-            repeats=repeats,
-            overwrite=overwrite,
-            allow_difference=allow_difference,
-        )
+            self, path, model, ablation=ablation, task=task, options=options, shape=shape,
+            repeats=repeats, overwrite=overwrite, allow_difference=allow_difference,
+        )  # fmt: skip
 
     # ---------------------------------------------------------------- set algebra
 
@@ -431,15 +395,13 @@ class Circuit:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Circuit) or self.mask != other.mask:
             return False
-        if (self.scores is None) != (other.scores is None):
-            return False
-        if self.scores is not None and other.scores is not None:
-            same = self.scores.values.equal(other.scores.values)
-            if not same or self.scores.method != other.scores.method:
-                return False
-        if (self.found_on, self.ablation) != (other.found_on, other.ablation):
-            return False
-        return self.provenance == other.provenance and self.report_dict() == other.report_dict()
+        ours, theirs = (
+            (c.found_on, c.ablation, c.scores and c.scores.method, c.provenance, c.report_dict())
+            for c in (self, other)
+        )
+        if ours != theirs or self.scores is None or other.scores is None:
+            return ours == theirs and self.scores is other.scores
+        return self.scores.values.equal(other.scores.values)
 
     def __hash__(self) -> int:
         return hash(self.mask)

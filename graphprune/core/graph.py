@@ -22,8 +22,10 @@ from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphprune.core.node import Node
 from graphprune.errors import InputError
 from graphprune.util.modes import ordinary
+from graphprune.util.paths import components, longest_paths
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -31,22 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["MOST_KINDS", "ComputationalGraph", "EdgeNames", "Node"]
 
 MOST_KINDS = 256  # an edge's kind is one byte
-
-
-@dataclass(frozen=True)
-class Node:
-    """A component of a model.
-
-    ``name`` is unique in its graph; ``kind`` says what it is (``"head"``, ``"mlp"``, ...);
-    ``layer`` and ``index`` place it where that makes sense; ``attributes`` holds plain Python
-    values.
-    """
-
-    name: str
-    kind: str = "node"
-    layer: int | None = None
-    index: int | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class EdgeNames(Sequence[str]):
@@ -224,9 +210,9 @@ class ComputationalGraph:
             >>> list(graph.edge_names)
             ['a->b<q>', 'a->b<k>', 'b->c']
         """
-        names = (
-            list(nodes) if nodes is not None else list(dict.fromkeys(n for e in edges for n in e))
-        )
+        seen = dict.fromkeys(name for edge in edges for name in edge)
+        names = list(seen if nodes is None else nodes)
+        kinds = [0] * len(edges) if edge_kind is None else edge_kind
         number = {name: i for i, name in enumerate(names)}
         try:
             pairs = [[number[u] for u, _ in edges], [number[v] for _, v in edges]]
@@ -235,9 +221,7 @@ class ComputationalGraph:
         return cls(
             nodes=tuple(Node(name) for name in names),
             edge_index=torch.tensor(pairs, dtype=torch.int64).reshape(2, -1),
-            edge_kind=torch.as_tensor(
-                [0] * len(edges) if edge_kind is None else edge_kind, dtype=torch.uint8
-            ),
+            edge_kind=torch.as_tensor(kinds, dtype=torch.uint8),
             **options,
         )
 
@@ -345,62 +329,48 @@ class ComputationalGraph:
         return digest.hexdigest()
 
     @cached_property
+    def _wiring(self) -> NDArray[np.int64]:
+        """``[2, E + F]``: edges, then wires."""
+        return np.concatenate([self.edge_index.numpy(), self.fixed_edge_index.numpy()], axis=1)
+
+    @cached_property
+    def _cycles(self) -> NDArray[np.int64]:
+        """``[N]``: a number for each node, one for all nodes of a cycle."""
+        return components(self.num_nodes, self._wiring, "strong")
+
+    @cached_property
     def is_acyclic(self) -> bool:
         """Whether no walk over edges and wires comes back to where it started."""
-        from scipy.sparse.csgraph import connected_components
-
-        adjacency = self.adjacency(np.ones(self.num_edges, dtype=bool), contract=False)
-        if adjacency.diagonal().any():
-            return False
-        parts, _ = connected_components(adjacency, directed=True, connection="strong")
-        return bool(parts == self.num_nodes)
+        loops = (self._wiring[0] == self._wiring[1]).any()
+        return not loops and len(np.unique(self._cycles)) == self.num_nodes
 
     @cached_property
     def depth(self) -> NDArray[np.int64]:
-        """``[N]``: the longest path from any source, in edges; raises on a cyclic graph."""
-        if not self.is_acyclic:
-            raise InputError("depth is defined on acyclic graphs only; this graph has a cycle")
-        sources = np.concatenate([self.edge_index[0].numpy(), self.fixed_edge_index[0].numpy()])
-        targets = np.concatenate([self.edge_index[1].numpy(), self.fixed_edge_index[1].numpy()])
-        depth = np.zeros(self.num_nodes, dtype=np.int64)
-        while True:
-            deeper = depth.copy()
-            np.maximum.at(deeper, targets, depth[sources] + 1)
-            if (deeper == depth).all():
-                return depth
-            depth = deeper
-
-    def adjacency(self, kept: NDArray[np.bool_], *, contract: bool = True) -> Any:
-        """Sparse ``[N, N]`` matrix of kept edges and wires; groups as one node if ``contract``."""
-        from scipy.sparse import csr_array
-
-        index = np.concatenate(
-            [self.edge_index.numpy()[:, kept], self.fixed_edge_index.numpy()], axis=1
-        )
-        if contract:
-            index = self.representative[index]
-        ones = np.ones(index.shape[1], dtype=np.int8)
-        matrix = csr_array((ones, (index[0], index[1])), shape=(self.num_nodes, self.num_nodes))
-        matrix.sum_duplicates()
-        return matrix
+        """``[N]``: the longest path from any source, in edges; nodes on a cycle count as one."""
+        return longest_paths(self._wiring, self._cycles)
 
     def reachable(
         self, start: Sequence[int], kept: NDArray[np.bool_], *, backward: bool = False
     ) -> NDArray[np.bool_]:
-        """``[N]``: the nodes in ``start`` and all with a kept path from (``backward``: to) one."""
-        from scipy.sparse import csr_array, vstack
+        """``[N]``: the nodes in ``start`` and all with a kept path from (``backward``: to) one.
+
+        Coupled groups count as one node, and wires are always there.
+        """
+        from scipy.sparse import csr_array
         from scipy.sparse.csgraph import breadth_first_order
 
-        matrix = self.adjacency(kept)
-        if backward:
-            matrix = matrix.T
+        wired = np.ones(self.fixed_edge_index.shape[1], dtype=bool)
+        pairs = self.representative[self._wiring[:, np.concatenate([kept, wired])]]
+        rows, columns = pairs[::-1] if backward else pairs
+        # One more node leads to all in `start`, so that one search finds what any of them reaches.
+        root = self.num_nodes
         first = np.unique(self.representative[list(start)]) if len(start) else np.zeros(0, int)
-        ones, zeros = np.ones(len(first), dtype=np.int8), np.zeros(len(first), dtype=np.int64)
-        root = csr_array((ones, (zeros, first)), shape=(1, self.num_nodes))
-        rooted = vstack([matrix, root]).tocsr()
-        rooted.resize(self.num_nodes + 1, self.num_nodes + 1)
-        order = breadth_first_order(rooted, self.num_nodes, return_predecessors=False)
-        seen = np.zeros(self.num_nodes + 1, dtype=bool)
+        rows = np.concatenate([rows, np.full(len(first), root)])
+        columns = np.concatenate([columns, first])
+        ones = np.ones(len(rows), dtype=np.int8)
+        rooted = csr_array((ones, (rows, columns)), shape=(root + 1, root + 1))
+        order = breadth_first_order(rooted, root, return_predecessors=False)
+        seen = np.zeros(root + 1, dtype=bool)
         seen[order] = True
         return np.asarray(seen[self.representative])
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from graphprune.core.ablation import DEFAULT_ABLATION, AblationLike, resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask, as_size, budget
-from graphprune.core.measurable import Idle
 from graphprune.core.model import Ablation, MaskedModel, Reference, require_model
 from graphprune.core.result import Result
+from graphprune.core.sanity_checks import IdleAblationCheck
 from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.core.task import Task, require_task
 from graphprune.errors import InputError
@@ -28,7 +28,7 @@ from graphprune.util.plain import plain
 from graphprune.util.progress import track
 
 __all__ = [
-    "Documented",
+    "HasToDict",
     "Method",
     "NodeScorer",
     "Pruner",
@@ -153,7 +153,7 @@ class Method(ABC):
         require_task(task)
         ablation = resolve_ablation(model, task, self.chosen_ablation)
         size, total = self.batch_size, task.num_batches(self.batch_size)
-        idle = Idle(model, self.label)
+        idle = IdleAblationCheck(model, self.label)
         held: list[tuple[Batch, Reference | None]] = []
         for batch in track(task.batches(size), type(self).__name__, total):
             made = model.reference(batch, ablation) if reference else None
@@ -205,7 +205,7 @@ class Scorer(Method):
     """A method that gives every edge a score: positive = useful.
 
     A circuit of a size is its strongest edges without dead ends, see
-    :func:`~graphprune.selection.connect.circuit_of_size`.
+    :func:`~graphprune.selection.selectors.circuit_of_size`.
     """
 
     @abstractmethod
@@ -277,7 +277,7 @@ def ranked(
     """The result of scores alone, with their circuit where a size is given."""
     if size is None:
         return Result(None, scores, ablation)
-    from graphprune.selection.connect import circuit_of_size
+    from graphprune.selection.selectors import circuit_of_size
 
     mask = circuit_of_size(scores, size, ablation=ablation, task=task)
     selected = budget(size, scores.graph.num_edges)
@@ -323,7 +323,7 @@ _PACKAGES = ("graphprune", "numpy", "torch", "transformers", "torch_geometric")
 
 
 @runtime_checkable
-class Documented(Protocol):
+class HasToDict(Protocol):
     """Whatever can be written as plain values, such as an :class:`~graphprune.EvaluationReport`."""
 
     def to_dict(self) -> Mapping[str, Any]:
@@ -353,7 +353,7 @@ def ablation_name(given: Any, method: Any = None, report: Any = None) -> str | N
     if given is None and method is not None:
         given = method.chosen_ablation if isinstance(method, Method) else _setting(method)
     if given is None:
-        given = _setting(report.to_dict() if isinstance(report, Documented) else report)
+        given = _setting(report.to_dict() if isinstance(report, HasToDict) else report)
     name = given.name if isinstance(given, Ablation) else given
     return name if isinstance(name, str) else None
 

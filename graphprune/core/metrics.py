@@ -124,20 +124,16 @@ class Metric:
         return 1.0 if self.higher_is_better else -1.0
 
 
-def _valid(outputs: Tensor, batch: Batch) -> Tensor | None:
-    """``[B, P]`` weights that average the answer positions, or ``None`` for a single position."""
-    if outputs.ndim == 2:
-        return None
-    if batch.positions is None or batch.positions.ndim == 1:
-        shape = outputs.shape[:2]
-        return torch.full(shape, 1.0 / shape[1], dtype=outputs.dtype, device=outputs.device)
-    valid = (batch.positions >= 0).to(outputs)
-    return valid / valid.sum(1, keepdim=True).clamp(min=1)
-
-
 def _average(values: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
-    weights = _valid(outputs, batch)
-    return values if weights is None else (values * weights).sum(1)
+    """``[B]``: values at the answer positions as their mean; those of a single one as they are."""
+    if outputs.ndim == 2:
+        return values
+    if batch.positions is None or batch.positions.ndim == 1:
+        weights = torch.full_like(outputs[..., 0], 1.0 / outputs.shape[1], requires_grad=False)
+    else:
+        valid = (batch.positions >= 0).to(outputs)
+        weights = valid / valid.sum(1, keepdim=True).clamp(min=1)
+    return (values * weights).sum(1)
 
 
 def _gather(values: Tensor, ids: Tensor, fill: float) -> tuple[Tensor, Tensor]:
@@ -153,11 +149,17 @@ def _gather(values: Tensor, ids: Tensor, fill: float) -> tuple[Tensor, Tensor]:
                 else "Are these the labels, or the tokenizer, of another model?"
             )
         )
-    ids = ids.to(values.device)
-    if values.ndim == 3 and ids.ndim == 2:
-        ids = ids[:, None].expand(-1, values.shape[1], -1)
+    ids = _at_positions(ids, values)
     real = ids >= 0
     return values.gather(-1, ids.clamp(min=0)).masked_fill(~real, fill), real
+
+
+def _at_positions(ids: Tensor, values: Tensor) -> Tensor:
+    """``ids`` with the axes of ``values``: the same ones at each position, where not said."""
+    ids = ids.to(values.device)
+    if values.ndim == 3 and ids.ndim == 2:
+        return ids[:, None].expand(-1, values.shape[1], -1)
+    return ids
 
 
 def _mean_at(values: Tensor, ids: Tensor) -> Tensor:
@@ -176,10 +178,10 @@ def _prob_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
     assert batch.answer is not None
     assert batch.distractor is not None
     chances = outputs.softmax(-1)
-    gap = _gather(chances, batch.answer, 0.0)[0].sum(-1) - _gather(chances, batch.distractor, 0.0)[
-        0
-    ].sum(-1)
-    return _average(gap, outputs, batch)
+    answer, distractor = (
+        _gather(chances, ids, 0.0)[0].sum(-1) for ids in (batch.answer, batch.distractor)
+    )
+    return _average(answer - distractor, outputs, batch)
 
 
 def _kl(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
@@ -261,9 +263,7 @@ def _top1_accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor
     assert batch.answer is not None
     best, real = _gather(outputs, batch.answer, float("-inf"))
     top = outputs.amax(-1, keepdim=True)
-    ids = batch.answer.to(outputs.device)
-    if outputs.ndim == 3 and ids.ndim == 2:
-        ids = ids[:, None].expand(-1, outputs.shape[1], -1)
+    ids = _at_positions(batch.answer, outputs)
     ids = torch.where(real, ids, ids.amax(-1, keepdim=True)).clamp(min=0)  # padding: a real one
     others = (outputs == top).scatter_(-1, ids, False)
     hit = (best.amax(-1) == top[..., 0]) & ~others.any(-1)
@@ -380,9 +380,8 @@ def as_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
     direction = getattr(metric, "higher_is_better", None)
     if not callable(metric) or not isinstance(direction, bool):
         raise InputError(
-            "a metric is one of "
-            f"{', '.join(METRICS)}, a gp.Metric, or a callable with an attribute "
-            f"higher_is_better = True or False; got {metric!r}"
+            f"a metric is one of {', '.join(METRICS)}, a gp.Metric, or a callable with an "
+            f"attribute higher_is_better = True or False; got {metric!r}"
         )
     function = metric
     name = getattr(metric, "__name__", type(metric).__name__)

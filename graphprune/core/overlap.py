@@ -12,34 +12,63 @@ well the circuit does.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.core.batch import Fingerprinted, Redrawable
+from graphprune.core.batch import Examples, Fingerprinted, Redrawable
 from graphprune.core.contents import fingerprint
 from graphprune.errors import InputError
 
-if TYPE_CHECKING:
-    from graphprune.core.task import Task
-
 __all__ = [
-    "Apart",
     "ExampleFingerprint",
-    "apart",
+    "Remaining",
     "as_table",
+    "count_overlapping",
     "digest",
-    "old_ones",
-    "parted",
-    "prints",
+    "fingerprint_table",
+    "split_without_overlap",
     "token_digest",
+    "without_overlap",
 ]
 
 Table = NDArray[np.int64]
+
+
+class ExampleSet(Protocol):
+    """What a task is to this module: a frozen dataclass of examples in an order."""
+
+    @property
+    def examples(self) -> Examples:
+        """Where batches come from."""
+        ...
+
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """Which of the examples, in which order; ``None``: all."""
+        ...
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Provenance."""
+        ...
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Some of the examples."""
+        ...
+
+
+T = TypeVar("T", bound=ExampleSet)
+
+
+def _numbers(task: ExampleSet) -> NDArray[np.int64]:
+    """The task's example numbers, in its order."""
+    every = range(len(task.examples)) if task.order is None else task.order
+    return np.asarray(every, dtype=np.int64)
 
 
 class ExampleFingerprint(NamedTuple):
@@ -60,16 +89,15 @@ def token_digest(ids: Any) -> int:
     return digest(np.asarray(ids, dtype="<i4").tobytes())
 
 
-def prints(task: Task) -> Table:
+def fingerprint_table(task: ExampleSet) -> Table:
     """``[len(task), 2]``: each example's :class:`ExampleFingerprint`, in the task's order.
 
     Of examples that are not :class:`~graphprune.core.batch.Fingerprinted` single ones are read.
     """
     if isinstance(task.examples, Fingerprinted):
         table = task.examples.prints()
-        return table if task.order is None else table[np.asarray(task.order, dtype=np.int64)]
-    numbers = range(len(task.examples)) if task.order is None else task.order
-    rows = [_read(task.examples.batch([number])) for number in numbers]
+        return table if task.order is None else table[_numbers(task)]
+    rows = [_read(task.examples.batch([number])) for number in _numbers(task).tolist()]
     return np.asarray(rows, dtype=np.int64).reshape(-1, 2)
 
 
@@ -107,29 +135,29 @@ def as_table(found_on: HasFingerprints | Iterable[ExampleFingerprint]) -> Table:
     return np.asarray(rows, dtype=np.int64).reshape(-1, 2)
 
 
-def old_ones(own: Table, seen: Table) -> NDArray[np.bool_]:
-    """``[N]``: which of the examples ``own [N, 2]`` overlap one of ``seen [M, 2]``."""
+def count_overlapping(task: ExampleSet, found_on: Iterable[ExampleFingerprint]) -> int:
+    """How many of the task's examples overlap those with the fingerprints ``found_on``."""
+    own, seen = fingerprint_table(task), as_table(found_on)
     crossed = (own[:, 1] != 0) & np.isin(own[:, 1], seen[:, 0])
-    old: NDArray[np.bool_] = np.isin(own[:, 0], seen[seen != 0]) | crossed
-    return old
+    return int((np.isin(own[:, 0], seen[seen != 0]) | crossed).sum())
 
 
 @dataclass(frozen=True)
-class Apart:
-    """A task without what was seen.
+class Remaining(Generic[T]):
+    """A task without the examples that were seen.
 
     Args:
-        task: what is left; ``None``: nothing.
-        old: examples left out.
-        redrawn: examples kept with another corrupted prompt, since theirs had been seen.
+        task: the examples that are left; ``None``: none.
+        dropped: how many examples were left out.
+        redrawn: how many were kept with another corrupted prompt, since theirs had been seen.
     """
 
-    task: Task | None
-    old: int
+    task: T | None
+    dropped: int
     redrawn: int
 
 
-def apart(task: Task, seen: Table, *, drop: bool = True) -> Apart:
+def without_overlap(task: T, seen: Table, *, drop: bool = True) -> Remaining[T]:
     """The part of a task that does not overlap the examples ``seen [M, 2]``.
 
     A corrupted prompt that is a clean one of ``seen`` is drawn again where the examples can
@@ -137,15 +165,14 @@ def apart(task: Task, seen: Table, *, drop: bool = True) -> Apart:
     clean prompt was seen. ``drop=False`` leaves none out and only draws again. Without overlap the
     task comes back as it is.
     """
-    own = prints(task)
+    own = fingerprint_table(task)
     old = np.isin(own[:, 0], seen[seen != 0]) if drop else np.zeros(len(own), dtype=bool)
     taken = seen[:, 0]
     crossed = ~old & (own[:, 1] != 0) & np.isin(own[:, 1], taken)
     examples = task.examples
     done = np.zeros(len(own), dtype=bool)
     if crossed.any() and isinstance(examples, Redrawable):
-        every = range(len(own)) if task.order is None else task.order
-        numbers = np.asarray(every, dtype=np.int64)
+        numbers = _numbers(task)
         examples, drawn = examples.redrawn(
             numbers[crossed], numbers[~old], frozenset(taken.tolist())
         )
@@ -154,21 +181,21 @@ def apart(task: Task, seen: Table, *, drop: bool = True) -> Apart:
         old |= crossed & ~done
     counts = {"redrawn": int(done.sum()), "dropped": int(old.sum())}
     if not any(counts.values()):
-        return Apart(task, 0, 0)
+        return Remaining(task, 0, 0)
     if old.all():
-        return Apart(None, len(own), 0)
-    kept = task.subset(np.flatnonzero(~old).tolist()) if old.any() else task
+        return Remaining(None, len(own), 0)
+    kept: Any = task.subset(np.flatnonzero(~old).tolist()) if old.any() else task
     notes = {**task.notes, "overlap": {name: n for name, n in counts.items() if n}}
-    left = replace(kept, examples=examples, notes=notes)
-    return Apart(left, counts["dropped"], counts["redrawn"])
+    left = cast(T, replace(kept, examples=examples, notes=notes))
+    return Remaining(left, counts["dropped"], counts["redrawn"])
 
 
-def parted(first: Task, second: Task) -> tuple[Task, Apart]:
+def split_without_overlap(first: T, second: T) -> tuple[T, Remaining[T]]:
     """Two parts of a task without overlap: the first, whole, and what is left of the second.
 
     ``redrawn`` counts corrupted prompts of both that were drawn again.
     """
-    mended = apart(first, prints(second), drop=False)
-    whole = mended.task or first
-    rest = apart(second, prints(whole))
-    return whole, replace(rest, redrawn=rest.redrawn + mended.redrawn)
+    redrawn = without_overlap(first, fingerprint_table(second), drop=False)
+    whole = redrawn.task or first
+    rest = without_overlap(second, fingerprint_table(whole))
+    return whole, replace(rest, redrawn=rest.redrawn + redrawn.redrawn)

@@ -108,7 +108,7 @@ class EdgeScores:
         The best-first construction of EAP-IG's ``apply_greedy``; every kept edge leads to the
         output. Fewer edges are kept only if no more can be reached.
         """
-        from graphprune.selection.connect import grow_from_output
+        from graphprune.selection.connected import grow_from_output
 
         count = budget(size, self.graph.num_edges)
         return EdgeMask(
@@ -121,7 +121,7 @@ class EdgeScores:
         ``from_inputs=False``: an edge need only lead to an output (see
         :meth:`EdgeMask.prune_dead_ends`).
         """
-        from graphprune.selection.budget import exact_budget
+        from graphprune.selection.connected import exact_budget
 
         count = budget(size, self.graph.num_edges)
         return exact_budget(
@@ -140,7 +140,7 @@ class EdgeScores:
         """The connected circuit of exactly ``size`` edges with the largest sum of scores.
 
         An integer programme, solved exactly (seconds for 30,000 edges); see
-        :mod:`graphprune.selection.program`.
+        :mod:`graphprune.selection.ilp`.
 
         Args:
             size: a count (int) or a share of all edges.
@@ -158,7 +158,7 @@ class EdgeScores:
             >>> scores.ilp(2).edges(), scores.top(2).edges()
             (['a->c', 'c->d'], ['a->b', 'a->c'])
         """
-        from graphprune.selection.program import best_circuit
+        from graphprune.selection.ilp import best_circuit
 
         count = budget(size, self.graph.num_edges)
         least = 0

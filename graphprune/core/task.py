@@ -15,7 +15,13 @@ from torch import Tensor
 from graphprune.core.batch import Aligned, Batch, Examples
 from graphprune.core.contents import fingerprint
 from graphprune.core.metrics import METRICS, Metric, as_metric
-from graphprune.core.overlap import ExampleFingerprint, apart, as_table, parted, prints
+from graphprune.core.overlap import (
+    ExampleFingerprint,
+    as_table,
+    fingerprint_table,
+    split_without_overlap,
+    without_overlap,
+)
 from graphprune.errors import InputError, unknown_name
 from graphprune.util.modes import ordinary_tensors
 
@@ -329,21 +335,21 @@ class Task:
 
     def _parted(self, first: Task, second: Task) -> tuple[Task, Task]:
         """Two parts without overlap; the first keeps all its examples."""
-        first, rest = parted(first, second)
+        first, rest = split_without_overlap(first, second)
         if rest.task is None:
             raise InputError(
                 f"cannot split task {self.name!r}: every prompt of the second part "
                 f"({len(second)} examples) is a prompt of the first; take more different examples, "
                 "or overlap='keep' to leave it so"
             )
-        if rest.redrawn or rest.old:
-            say = log.warning if rest.old else log.info
+        if rest.redrawn or rest.dropped:
+            say = log.warning if rest.dropped else log.info
             again = f"{rest.redrawn} corrupted prompts (clean ones of the other part) drawn again"
             gone = (
-                f"{rest.old} of {len(second)} held-out pairs left out, which share a prompt with "
-                "the other part"
+                f"{rest.dropped} of {len(second)} held-out pairs left out, which share a prompt "
+                "with the other part"
             )
-            told = [text for text, n in ((again, rest.redrawn), (gone, rest.old)) if n]
+            told = [text for text, n in ((again, rest.redrawn), (gone, rest.dropped)) if n]
             say("split of %s: %s", self.name, "; ".join(told))
         return first, rest.task
 
@@ -354,7 +360,7 @@ class Task:
         features and the node, of batched graphs the graph's number. 100,000 prompts take a few
         seconds at most.
         """
-        return tuple(ExampleFingerprint(*row) for row in prints(self).tolist())
+        return tuple(ExampleFingerprint(*row) for row in fingerprint_table(self).tolist())
 
     def unseen(self, found_on: Task | Iterable[ExampleFingerprint]) -> Task:
         """The examples that share no clean prompt with those of ``found_on``.
@@ -365,13 +371,13 @@ class Task:
         Raises:
             InputError: where none is left.
         """
-        found = apart(self, as_table(found_on))
-        if found.task is None:
+        remaining = without_overlap(self, as_table(found_on))
+        if remaining.task is None:
             raise InputError(
                 f"all {len(self)} examples of task {self.name!r} are old: their prompts found the "
                 "circuit; take more examples or another seed"
             )
-        return found.task
+        return remaining.task
 
     def with_metric(self, metric: str | Metric | Callable[..., Any]) -> Task:
         """The same examples under another metric."""

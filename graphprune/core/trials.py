@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from graphprune.core.batch import Batch
     from graphprune.core.model import MaskedModel, Reference
 
-__all__ = ["FullTrials", "Trials"]
+__all__ = ["EdgeTrials", "FullTrials"]
 
 
-class Trials(ABC):
+class EdgeTrials(ABC):
     """One batch under a circuit that loses its edges one after another.
 
     ``kept [E]`` bool is the circuit; it belongs to the trials. ``overhead`` is what a call costs
@@ -49,7 +49,7 @@ class Trials(ABC):
         self.kept[edges] = False
 
 
-class FullTrials(Trials):
+class FullTrials(EdgeTrials):
     """Every row is a whole run of the model: exact in any order, on any graph."""
 
     def __init__(

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from graphprune.core.ablation import AblationLike, resolve_ablation, said_or_own
 from graphprune.core.mask import EdgeMask, budget, require_same_graph
-from graphprune.core.measurable import Gap
 from graphprune.core.model import Ablation, MaskedModel, require_model
 from graphprune.core.result import Result, scores_of
+from graphprune.core.sanity_checks import MetricRange
 from graphprune.core.scores import EdgeScores, Ranking
 from graphprune.core.sizes import MIB_SIZES
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.selection.connect import circuit_of_size
+from graphprune.selection.selectors import circuit_of_size
 
 from .report import EvaluationReport, evaluate_all
 
@@ -172,7 +172,7 @@ def faithfulness_curve(
 
     Raises :class:`InputError` where the full and the wholly ablated model are not told apart on the
     task: f, CPR, CMD and the log area are shares of their difference (see
-    :mod:`graphprune.core.measurable`).
+    :mod:`graphprune.core.sanity_checks`).
     """
     fractions, masks, chosen = circuits_of(
         model, task, scores, sizes, rankings=rankings, ablation=ablation
@@ -276,7 +276,7 @@ def curve_of_reports(
                 values[by].append(float(reports[mask].examples[metric].mean()))
                 f[by].append(reports[mask]["faithfulness"])
     kept: dict[str, list[int]] = {by: [m.num_kept for m in masks[by]] for by in masks}
-    notes = [Gap.of(report.full_examples[metric], report.ablated_examples[metric]).note]
+    notes = [MetricRange.of(report.full_examples[metric], report.ablated_examples[metric]).note]
     edges = next(iter(masks.values()))[0].graph.num_edges
     none = [size for size in fractions if int(size * edges) < 1]
     if none:

@@ -19,7 +19,7 @@ from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.evaluation.reference_cache import ReferenceCache, require_mask_rows
-from graphprune.selection.connect import cut_off_nodes_differ
+from graphprune.selection.selectors import cut_off_nodes_differ
 from graphprune.util.checks import at_least
 
 

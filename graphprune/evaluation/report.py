@@ -2,7 +2,7 @@
 
 ``faithfulness = (m(circuit) - m(ablated)) / (m(full) - m(ablated))`` with m the mean of the task's
 metric: 1 is the full model, 0 the model with every edge ablated, and a circuit may overshoot. Where
-full and ablated are not told apart it is absent (see :mod:`graphprune.core.measurable`).
+full and ablated are not told apart it is absent (see :mod:`graphprune.core.sanity_checks`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ from graphprune.core.ablation import AblationLike, resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask, mask_density, mask_of, require_same_graph
-from graphprune.core.measurable import Gap, Idle, may_be_rounding, rounding_notes, rounding_of
 from graphprune.core.metrics import Metric, as_metric, kendall_tau
 from graphprune.core.model import MaskedModel, require_model
-from graphprune.core.overlap import as_table, old_ones, prints
+from graphprune.core.overlap import count_overlapping
 from graphprune.core.result import Result
+from graphprune.core.sanity_checks import (
+    IdleAblationCheck,
+    MetricRange,
+    may_be_rounding,
+    rounding_notes,
+    rounding_of,
+)
 from graphprune.core.task import Task
 from graphprune.errors import InputError, NumericalError
 from graphprune.util.numbers import (
@@ -230,7 +236,7 @@ def evaluate_all(
     if cost and module_of(model) is None:
         no_weights = "the model runs no torch module whose weights could be counted"
         absent |= {"bytes_circuit": no_weights, "bytes_full": no_weights}
-    idle = Idle(model, f"task {task.name!r}")
+    idle = IdleAblationCheck(model, f"task {task.name!r}")
     spent: dict[str, dict[str, float]] = {name: {} for name in chosen_masks}
     batches, against = task.batches(batch_size), False
     for batch in track(batches, "evaluate", task.num_batches(batch_size)):
@@ -273,7 +279,7 @@ def evaluate_all(
     }
     ends = full_values.columns(absent), ablated_values.columns(absent)
     own = task.metric.name
-    gap = None if own in absent else Gap.of(ends[0][own], ends[1][own], idle.reason())
+    gap = None if own in absent else MetricRange.of(ends[0][own], ends[1][own], idle.reason())
     bounds = {metric.name: metric.bounds for metric in wanted if metric.bounds != UNBOUNDED}
     if ranked:
         bounds["kendall_tau"] = (-1.0, 1.0)
@@ -292,7 +298,7 @@ def evaluate_all(
                 "means are taken over these examples, the circuit was found under means over "
                 "others; ablation= takes the Ablation that it was found under"
             )
-        old = 0 if seen is None else int(old_ones(prints(task), as_table(seen)).sum())
+        old = 0 if seen is None else count_overlapping(task, seen)
         if old:
             reports[name].notes["examples"] = (
                 f"{old} of {len(task)} are old: they, or one that shares a prompt with them, found "
@@ -314,7 +320,7 @@ def _report(
     ends: tuple[dict[str, Tensor], dict[str, Tensor]],
     absent: Mapping[str, str],
     settings: Mapping[str, Any],
-    gap: Gap | None,
+    gap: MetricRange | None,
     bounds: Mapping[str, tuple[float, float]],
 ) -> EvaluationReport:
     """The report on one circuit; ``gap`` is ``None`` where the task's metric is absent."""

@@ -53,7 +53,28 @@ def export_model(
     overwrite: bool,
     allow_difference: bool,
 ) -> ExportedModel:
-    """See :meth:`graphprune.Circuit.export_model`."""
+    """See :meth:`graphprune.Circuit.export_model`.
+
+    Example:
+        >>> import tempfile
+        >>> import torch, transformers
+        >>> import graphprune as gp
+        >>> sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 20}
+        >>> config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
+        >>> _ = torch.manual_seed(0)
+        >>> model = gp.wrap(transformers.GPT2LMHeadModel(config).eval())
+        >>> kept = ["->a0.h0" in e or e == "a0.h0->logits" for e in model.graph.edge_names]
+        >>> mask = gp.EdgeMask(model.graph, torch.tensor(kept))
+        >>> circuit = gp.Circuit.from_mask(mask, model=model)
+        >>> folder = tempfile.mkdtemp()
+        >>> exported = circuit.export_model(folder, logits_to_keep=1)
+        >>> program = torch.export.load(exported.path / "model.pt2").module()
+        >>> program(torch.tensor([[3, 1, 4, 1, 5]])).shape
+        torch.Size([1, 1, 20])
+        >>> old, new = exported.report["original"], exported.report["exported"]
+        >>> old["parameters"], new["parameters"]
+        (9240, 8508)
+    """
     require_model(model)
     require_same_graph(model.graph, circuit.graph, "the model and the circuit")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:

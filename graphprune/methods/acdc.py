@@ -29,12 +29,18 @@ from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.core.trials import FullTrials
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 from graphprune.search.checkpoint import RunDirectory, identity
-from graphprune.search.descent import Branch, Limits, Search
-from graphprune.search.judge import Judge, MakeTrials, Recheck, Referee
+from graphprune.search.descent import Branch, GreedyDescent, Limits
+from graphprune.search.evaluators import (
+    ExactEvaluator,
+    LossEvaluator,
+    MakeTrials,
+    Measurement,
+    Recheck,
+)
 from graphprune.search.order import EdgeOrder, edge_order
-from graphprune.util.checks import at_least
+from graphprune.util.checks import at_least, one_of
 
 __all__ = ["ACDC"]
 
@@ -85,12 +91,8 @@ class ACDC(Pruner):
 
     def __post_init__(self) -> None:
         _threshold(self.tau)
-        for name, known in (
-            ("exact", ("speculative", "sequential")),
-            ("recheck", ("float64", "same", "off")),
-        ):
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
+        one_of(self.exact, ("speculative", "sequential"), "exact")
+        one_of(self.recheck, ("float64", "same", "off"), "recheck")
         at_least(self.candidates, 1, "candidates")
         if not isinstance(self.order, str | EdgeScores):
             object.__setattr__(self, "order", _numbers(self.order))
@@ -162,7 +164,9 @@ class ACDC(Pruner):
                         log.warning("%s", remark)
         return {tau: dataclasses.replace(found[tau], task=task) for tau in wanted}
 
-    def _descent(self, model: MaskedModel, search: Search, branch: Branch, tau: float) -> Result:
+    def _descent(
+        self, model: MaskedModel, search: GreedyDescent, branch: Branch, tau: float
+    ) -> Result:
         mask = EdgeMask(model.graph, branch.kept.float())
         stopped = search.stopped if branch in search.open else ""
         notes = {
@@ -189,21 +193,20 @@ class ACDC(Pruner):
 
     def _search(
         self, model: MaskedModel, task: Task, taus: list[float], within: EdgeMask | None
-    ) -> Search:
+    ) -> GreedyDescent:
         order = self.edge_order(model.graph)
-        metric = task.metric if self.metric == "task" else as_metric(self.metric)
         folder = None
         if self.run_dir is not None:
             settings = self._settings(model, taus)
             if within is not None:
                 settings["within"] = within.kept
             folder = RunDirectory(self.run_dir, identity(model, task, settings))
-        judge = self._judge(model, task, metric, order)
-        return Search(
+        evaluator = self._evaluator(model, task, order)
+        return GreedyDescent(
             graph=model.graph,
             order=order if within is None else order[within.kept[order]],
-            judge=judge,
-            rechecks=self._rechecks(model, task, metric, judge, order),
+            evaluator=evaluator,
+            rechecks=self._rechecks(model, task, evaluator, order),
             taus=taus,
             speculative=self.exact == "speculative",
             absolute=self.absolute,
@@ -214,10 +217,14 @@ class ACDC(Pruner):
             within=None if within is None else within.kept,
         )
 
-    def _judge(self, model: MaskedModel, task: Task, metric: Metric, order: Tensor) -> Judge:
-        """What decides where no threshold is near."""
+    def _measured(self, model: MaskedModel, task: Task) -> Measurement:
+        metric = task.metric if self.metric == "task" else as_metric(self.metric)
         ablation = resolve_ablation(model, task, self.ablation)
-        return Judge(model, task, metric, ablation, self.batch_size, self._trials(order))
+        return Measurement(task, metric, ablation, self.batch_size)
+
+    def _evaluator(self, model: MaskedModel, task: Task, order: Tensor) -> LossEvaluator:
+        """What decides where no threshold is near."""
+        return LossEvaluator(model, self._measured(model, task), self._trials(order))
 
     def _trials(self, order: Tensor) -> MakeTrials:
         if self.exact == "sequential":
@@ -225,25 +232,25 @@ class ACDC(Pruner):
         return lambda model, batch, kept, reference: trials_of(model, batch, kept, reference, order)
 
     def _rechecks(
-        self, model: MaskedModel, task: Task, metric: Metric, judge: Judge, order: Tensor
+        self, model: MaskedModel, task: Task, evaluator: LossEvaluator, order: Tensor
     ) -> list[Recheck]:
-        """Who decides near a threshold, the widest band first."""
+        """What decides near a threshold, the widest band first."""
         if self.recheck == "off":
             return []
-        referee = self._referee(model, task, metric, wide=self.recheck == "float64")
+        exact = self._exact(model, task, wide=self.recheck == "float64")
 
         @torch.no_grad()
         def quick(kept: Tensor) -> float:
-            judge.start(kept)
-            return judge.loss()
+            evaluator.start(kept)
+            return evaluator.loss()
 
-        return [Recheck(referee, noise(quick, referee.loss, model.graph, order))]
+        return [Recheck(exact, noise(quick, exact.loss, model.graph, order))]
 
-    def _referee(self, model: MaskedModel, task: Task, metric: Metric, *, wide: bool) -> Referee:
+    def _exact(self, model: MaskedModel, task: Task, *, wide: bool) -> ExactEvaluator:
         """Whole runs, of a float64 copy if ``wide`` and there is one."""
-        judge = (model.widened() if wide and isinstance(model, WiderCopy) else None) or model
-        ablation = resolve_ablation(judge, task, self.ablation)
-        return Referee(judge, task, metric, ablation, self.batch_size)
+        copy = model.widened() if wide and isinstance(model, WiderCopy) else None
+        model = copy or model
+        return ExactEvaluator(model, self._measured(model, task))
 
     def _settings(self, model: MaskedModel, taus: list[float]) -> dict[str, Any]:
         # What changes the time alone may differ when a run goes on.

@@ -12,18 +12,18 @@ from torch import Tensor
 from graphprune.core.ablation import resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask, budget
-from graphprune.core.measurable import Gap
 from graphprune.core.method import Method, Scorer, objective, ranked
 from graphprune.core.model import MaskedModel, Reference, gradient_by_mask, require_model
 from graphprune.core.result import Result
+from graphprune.core.sanity_checks import MetricRange
 from graphprune.core.scores import EdgeScores
 from graphprune.core.sizes import MIB_SIZES
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.search.nested import Step, nested
-from graphprune.search.stream import Stream
+from graphprune.search.minibatches import MiniBatches
+from graphprune.search.nested_circuits import NestedCircuit, nested_circuits
 from graphprune.selection.combine import magnitude_ranks, require_informative
-from graphprune.selection.connect import without_dead_ends
+from graphprune.selection.selectors import without_dead_ends
 from graphprune.util.checks import at_least
 
 from .gradient import EAPIG
@@ -49,7 +49,7 @@ class CalibratedRanking(AroundScorer, Scorer):
     A scorer's ranking is cut at each of ``sizes``, the largest first; where the circuit's
     faithfulness f = (m(circuit) - m(ablated)) / (m(model) - m(ablated)) is not 1, few edges are
     swapped within the next larger circuit: those whose mask gradients close the gap, as measured
-    (:mod:`graphprune.search.nested`). That is what CMD counts, and few swaps
+    (:mod:`graphprune.search.nested_circuits`). That is what CMD counts, and few swaps
     leave most of the scorer's order as it was.
 
     The result ranks edges by magnitude, all scores positive: signs of effects are not in it.
@@ -133,7 +133,7 @@ class CalibratedRanking(AroundScorer, Scorer):
 
         Raises :class:`InputError` for a metric without a gradient, for constant scores, and for a
         metric that does not tell the whole model from the wholly ablated one (see
-        :mod:`graphprune.core.measurable`).
+        :mod:`graphprune.core.sanity_checks`).
         """
         require_model(model)
         graph = model.graph
@@ -144,7 +144,7 @@ class CalibratedRanking(AroundScorer, Scorer):
         require_informative(start, f"the scorer ({describe(scorer)})")
         strengths = magnitude_ranks(start.values, start.noise)
         examples = _Examples(self, model, task)
-        steps = nested(
+        steps = nested_circuits(
             strengths,
             [count for count in counts if 0 < count < graph.num_edges],
             examples.faithfulness,
@@ -163,7 +163,7 @@ class CalibratedRanking(AroundScorer, Scorer):
         )
 
 
-def _row(step: Step) -> dict[str, float]:
+def _row(step: NestedCircuit) -> dict[str, float]:
     return {
         "kept": step.count,
         "before": step.before,
@@ -183,8 +183,10 @@ class _Examples:
         size = task.batch_size if method.batch_size is None else method.batch_size
         batches = -(-len(task) // min(size, len(task)))
         steps = _PASSES * batches
-        self._stream = Stream(model, task, ablation, size, method.chosen_seed, steps, method.cache)
-        self._stream.require_effect()
+        self._minibatches = MiniBatches(
+            model, task, ablation, size, method.chosen_seed, steps, method.cache
+        )
+        self._minibatches.require_effect()
         self._gradient_batches = min(batches, -(-method._gradient_examples(len(task)) // size))
         ends: list[tuple[Tensor, Tensor]] = []
         for batch, reference in self._parts():
@@ -192,7 +194,7 @@ class _Examples:
             with torch.no_grad():
                 ends.append((value(reference.full).cpu(), value(reference.ablated).cpu()))
         full, ablated = (torch.cat(side).double() for side in zip(*ends, strict=True))
-        gap = Gap.of(full, ablated)
+        gap = MetricRange.of(full, ablated)
         if gap.why is not None:
             raise InputError(
                 f"faithfulness is not defined on task {task.name!r}, metric {task.metric.name!r}: "
@@ -203,9 +205,9 @@ class _Examples:
 
     def _parts(self, first: int = 0, count: int = 0) -> Iterator[tuple[Batch, Reference]]:
         """``count`` batches from ``first`` on, round and round; all of them by default."""
-        batches = self._stream.num_batches
+        batches = self._minibatches.num_batches
         for index in range(first, first + (count or batches)):
-            part = self._stream.part(index % batches)
+            part = self._minibatches.part(index % batches)
             assert part is not None
             yield part
 

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import budget
-from graphprune.errors import InputError, unknown_name
-from graphprune.search.gates import budgeted_sigmoid, hard_concrete, log_odds, log_open, noise
-from graphprune.search.loop import Draw, Moment
+from graphprune.errors import InputError
+from graphprune.search.gates import budgeted_sigmoid, hard_concrete, noise, of_senders
+from graphprune.search.loop import Draw, Moment, Parameters
 from graphprune.search.schedule import Shape, learning_rate, ramp
-from graphprune.search.warm import Start
-from graphprune.util.checks import at_least
+from graphprune.search.warm_start import StartingScores
+from graphprune.util.checks import at_least, at_least_0, one_of
 
 from .optimiser import GateKind, MaskOptimiser
 
@@ -90,33 +90,28 @@ class EdgePruning(MaskOptimiser):
         super().__post_init__()
         self._require_ranges()
         self._require_read()
-        if self.variant not in ("default", "paper"):
-            raise unknown_name("variant", self.variant, ("default", "paper"))
-        if self._paper and self._exact:
+        one_of(self.variant, ("default", "paper"), "variant")
+        if self._paper and self.is_minimal:
             raise InputError("variant='paper' aims at a size; 'minimal' needs the default one")
         if not 0.0 < self._start_share < 1.0 or not 0.0 <= self.hold < 1.0:
             raise InputError(
                 f"start and hold are shares in (0, 1), got {self.start} and {self.hold}"
             )
-        if self.gates not in (None, "soft", "hard"):
-            raise unknown_name("gates", self.gates, ("soft", "hard"))
+        one_of(self.gates, (None, "soft", "hard"), "gates")
         at_least(self.samples, 2, "samples")
         if self.path and self._paper:
             raise InputError("path= follows the default variant's budget; the paper's has none")
-        if self._exact and (self.path or self.refine is not None):
+        if self.is_minimal and (self.path or self.refine is not None):
             raise InputError("size='minimal' reads neither path nor refine: a polish ends it")
         if min(self.temperature) <= 0:
             raise InputError(f"temperatures must be positive, got {self.temperature}")
 
     def _require_ranges(self) -> None:
         for name in ("lr", "lr_lambda", "weight_decay", "refine", "warmup"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise InputError(f"{name} must be a number from 0 on, got {value!r}")
+            at_least_0(getattr(self, name), name)
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"clip must be a positive norm, got {self.clip!r}")
-        if self.shape not in (None, "geometric", "linear", "cosine"):
-            raise unknown_name("shape", self.shape, ("geometric", "linear", "cosine"))
+        one_of(self.shape, (None, "geometric", "linear", "cosine"), "shape")
 
     def _require_read(self) -> None:
         """Raises where a setting is given that the variant does not read."""
@@ -141,17 +136,14 @@ class EdgePruning(MaskOptimiser):
         return "hard concrete" if self._paper else "budget"
 
     @property
-    def _exact(self) -> bool:
-        return self.is_minimal
-
-    @property
     def _hard(self) -> bool:
         if self.gates is None:
-            return self._exact
+            return self.is_minimal
         return self.gates == "hard"
 
     @property
-    def _gates_on_nodes(self) -> bool:
+    def gates_on_nodes(self) -> bool:
+        """Whether senders have gates too: unless said otherwise, with the paper variant alone."""
         return self._paper if self.node_gates is None else self.node_gates
 
     @property
@@ -173,29 +165,21 @@ class EdgePruning(MaskOptimiser):
 
     # ---------------------------------------------------------------- recipe
 
-    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
+    def cold_gates(self, count: int, generator: torch.Generator) -> Tensor:
+        """Around 10 as published, around 0 else."""
+        middle = 10.0 if self._paper else 0.0
+        return middle + 0.01 * torch.randn(count, generator=generator)
+
+    def parameters(self, graph: ComputationalGraph, start: StartingScores | None) -> Parameters:
         """Gates of edges (and senders), and the paper's multipliers (the senders' stay at 0)."""
-        generator = torch.Generator().manual_seed(self.chosen_seed)
-
-        def gates(n: int) -> Tensor:
-            if self._paper:
-                return 10.0 + 0.01 * torch.randn(n, generator=generator)
-            return 0.01 * torch.randn(n, generator=generator)
-
-        cold = gates(graph.num_edges)
-        nodes = gates(graph.num_nodes) if self._gates_on_nodes else None
-        found = {"edges": self.begin(graph, cold, start, nodes)}
-        if nodes is not None:
-            found["nodes"] = nodes
+        gates = super().parameters(graph, start)
         if self._paper:
-            found["multipliers"] = torch.zeros(2)
-            if nodes is not None:
-                found["idle"] = torch.zeros(2)
-        return found
+            gates["multipliers"] = torch.zeros(2)
+            if "nodes" in gates:
+                gates["idle"] = torch.zeros(2)
+        return gates
 
-    def optimiser(
-        self, parameters: dict[str, Tensor], constants: list[Tensor]
-    ) -> torch.optim.Optimizer:
+    def optimiser(self, parameters: Parameters, constants: list[Tensor]) -> torch.optim.Optimizer:
         """AdamW with ascent on the multipliers, as published; Adam."""
         rate = self._rate
         gates = [p for name, p in parameters.items() if name in ("edges", "nodes")]
@@ -212,18 +196,12 @@ class EdgePruning(MaskOptimiser):
         usual = max(1, min(200, steps // 15)) if self._paper else max(1, steps // 20)
         return learning_rate(moment.step, steps, usual if self.warmup is None else self.warmup)
 
-    def _product(self, edges: Tensor, nodes: Tensor | None, graph: ComputationalGraph) -> Tensor:
-        if nodes is None:
-            return edges
-        return edges * nodes[..., graph.edge_index[0].to(nodes.device)]
-
-    def draw(self, parameters: dict[str, Tensor], graph: ComputationalGraph, at: Moment) -> Draw:
+    def draw(self, parameters: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
         """One mask for the whole batch."""
-        return self._published(parameters, graph, at) if self._paper else self._budgeted(
-            parameters, graph, at
-        )  # fmt: skip
+        draw = self._published if self._paper else self._budgeted
+        return draw(parameters, graph, at)
 
-    def _published(self, p: dict[str, Tensor], graph: ComputationalGraph, at: Moment) -> Draw:
+    def _published(self, p: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
         edges, nodes = p["edges"], p.get("nodes")
         extra = 0 if nodes is None else len(nodes)
         u = noise((len(edges) + extra,), self.chosen_seed, at.step, edges.device)
@@ -242,7 +220,7 @@ class EdgePruning(MaskOptimiser):
             node_gap = 1.0 - open_share - ramp(at.step, 0.0, wanted, over)
             penalty = penalty + p["idle"][0] * node_gap + p["idle"][1] * node_gap.square()
         return Draw(
-            self._product(z, z_nodes, graph),
+            z if z_nodes is None else z * of_senders(z_nodes, graph),
             density=float(z.detach().mean()),
             penalty=penalty,
             clip=self._clip,
@@ -254,13 +232,11 @@ class EdgePruning(MaskOptimiser):
             return self.target
         return 1.0 - (self.count(graph) or 0) / graph.num_edges
 
-    def _budgeted(self, p: dict[str, Tensor], graph: ComputationalGraph, at: Moment) -> Draw:
-        edges, nodes = p["edges"], p.get("nodes")
+    def _budgeted(self, p: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
         count = self.allowed(graph, at)
         hot, cold = self.temperature
         temperature = ramp(at.step, hot, cold, at.steps, "geometric")
-        scores = edges if nodes is None else self._joint(edges, nodes, graph)
-        z, _ = budgeted_sigmoid(scores, count, temperature)
+        z, _ = budgeted_sigmoid(self.values(p, graph), count, temperature)
         if self._hard:
             return self._drawn(z, count / graph.num_edges, temperature, at)
         shown = {"temperature": temperature}
@@ -273,9 +249,6 @@ class EdgePruning(MaskOptimiser):
         log_chance = (mask * p.log() + (1 - mask) * (1 - p).log()).sum(-1)
         shown = {"temperature": temperature}
         return Draw(mask, density, log_chance=log_chance, clip=self._clip, shown=shown)
-
-    def _joint(self, edges: Tensor, nodes: Tensor, graph: ComputationalGraph) -> Tensor:
-        return edges + nodes[graph.edge_index[0].to(nodes.device)]
 
     def allowed(self, graph: ComputationalGraph, at: Moment) -> float:
         """How many edges the default variant's gates sum to."""
@@ -299,16 +272,6 @@ class EdgePruning(MaskOptimiser):
             if count > last:
                 found[count] = next(after, steps)
         return found
-
-    def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
-        """Log alpha (with gates on nodes: log odds of being open), or the sigmoids' scores."""
-        edges, nodes = parameters["edges"], parameters.get("nodes")
-        if nodes is None:
-            return edges
-        if self._paper:
-            sent = log_open(nodes)[graph.edge_index[0].to(nodes.device)]
-            return log_odds(log_open(edges) + sent)
-        return self._joint(edges, nodes, graph)
 
     def rounds(self) -> int:
         """Eight unless said otherwise; none as published."""

@@ -18,8 +18,8 @@ from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
-from graphprune.errors import InputError, unknown_name
-from graphprune.search.warm import StartMapping, Warm
+from graphprune.errors import InputError
+from graphprune.search.warm_start import StartMapping, WarmStart
 from graphprune.selection.combine import (
     How,
     Normalize,
@@ -27,7 +27,7 @@ from graphprune.selection.combine import (
     combine_scores,
     require_informative,
 )
-from graphprune.util.checks import at_least
+from graphprune.util.checks import at_least, one_of
 
 from .edge_pruning import EdgePruning
 from .gradient import EAP, EAPIG
@@ -61,11 +61,11 @@ class SequentialEnsemble(AroundScorer, Pruner, Scorer):
         mapping: ``"density"``: gates by rank, without noise, placed so that the expected share of
             open edges at the first step is ``start_density``, however low; ``"ranks"``: ranks added
             to the optimiser's cold start; ``"paper"``: with the defects that
-            :mod:`graphprune.search.warm` lists, for hard concrete gates. Then scores are
+            :mod:`graphprune.search.warm_start` lists, for hard concrete gates. Then scores are
             ``sigmoid(1.2 log alpha)``, as published.
         start_density: ``None``: the root of the final density for ``"density"`` (half-way down on a
             log scale), 0.1 for ``"paper"``.
-        spread: of the first gates, see :class:`~graphprune.search.warm.Warm`.
+        spread: of the first gates, see :class:`~graphprune.search.warm_start.WarmStart`.
         signs: ``"scorer"``: an edge the scorer finds harmful scores negative; ``"none"``: none
             does; ``None``: ``"scorer"`` for the paper's mapping and inside other ensembles (where
             magnitudes of opposite signs cancel), else ``"none"``, since gates know better than an
@@ -88,8 +88,7 @@ class SequentialEnsemble(AroundScorer, Pruner, Scorer):
 
     def __post_init__(self) -> None:
         at_least(self.chosen_seed, 0, "seed")
-        if self.signs not in (None, "scorer", "none"):
-            raise unknown_name("signs", self.signs, ("scorer", "none"))
+        one_of(self.signs, (None, "scorer", "none"), "signs")
         object.__setattr__(self, "scorer", as_member(self.scorer, "the scorer"))
         made = as_member(self.optimiser, "the optimiser")
         if not isinstance(made, MaskOptimiser):
@@ -112,7 +111,7 @@ class SequentialEnsemble(AroundScorer, Pruner, Scorer):
             density: float | None = None if made.gate_kind in ("budget", "ranking") else 0.5
         else:
             density = self._density(1.0)
-        replace(made, warm_start=Warm(_FIRST[0], self.mapping, density, self.spread))
+        replace(made, warm_start=WarmStart(_FIRST[0], self.mapping, density, self.spread))
 
     def _density(self, final: float) -> float | None:
         if self.start_density is not None or self.mapping == "ranks":
@@ -159,7 +158,7 @@ class SequentialEnsemble(AroundScorer, Pruner, Scorer):
         density = self._density((count or graph.num_edges) / graph.num_edges)
         if density is not None and density >= 1 and self.start_density is None:
             density = None if optimiser.gate_kind == "budget" else 0.99
-        warm = Warm(start, self.mapping, density, self.spread)
+        warm = WarmStart(start, self.mapping, density, self.spread)
         fit = replace(optimiser, warm_start=warm).fit(model, task)
         assert fit.scores is not None
         values = fit.scores.values

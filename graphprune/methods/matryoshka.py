@@ -11,11 +11,10 @@ from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.sizes import MIB_SIZES, trapezoid_weights
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 from graphprune.search.gates import budgeted_sigmoid, noise
-from graphprune.search.loop import Draw, Moment
-from graphprune.search.warm import Start
-from graphprune.util.checks import at_least
+from graphprune.search.loop import Draw, Moment, Parameters
+from graphprune.util.checks import at_least, one_of
 
 from .optimiser import GateKind, MaskOptimiser
 
@@ -48,8 +47,7 @@ class MatryoshkaPruning(MaskOptimiser):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self.budgets, 1, "budgets")
-        if self.sizes not in ("log_uniform", "uniform", "curve"):
-            raise unknown_name("sizes", self.sizes, ("log_uniform", "uniform", "curve"))
+        one_of(self.sizes, ("log_uniform", "uniform", "curve"), "sizes")
         if self.temperature <= 0 or self.smallest <= 0:
             raise InputError(
                 f"temperature and smallest must be positive, got {self.temperature} and "
@@ -61,27 +59,21 @@ class MatryoshkaPruning(MaskOptimiser):
         """Scores under a random budget."""
         return "ranking"
 
-    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
-        """Scores of edges (and senders)."""
-        found = {"edges": self.begin(graph, torch.zeros(graph.num_edges), start)}
-        if self.node_gates:
-            found["nodes"] = torch.zeros(graph.num_nodes)
-        return found
+    def cold_gates(self, count: int, generator: torch.Generator) -> Tensor:
+        """Scores of 0."""
+        return torch.zeros(count)
 
-    def optimiser(
-        self, parameters: dict[str, Tensor], constants: list[Tensor]
-    ) -> torch.optim.Optimizer:
+    def optimiser(self, parameters: Parameters, constants: list[Tensor]) -> torch.optim.Optimizer:
         """Adam."""
-        groups = self.groups(list(parameters.values()), constants)
-        return torch.optim.Adam(groups, lr=self.lr)
+        return torch.optim.Adam(self.groups(parameters.values(), constants), lr=self.lr)
 
     def rate(self, moment: Moment) -> float:
         """Constant, then linearly to 0 over the last fifth."""
         return min(1.0, 5.0 * (moment.steps - moment.step) / moment.steps)
 
-    def draw(self, parameters: dict[str, Tensor], graph: ComputationalGraph, at: Moment) -> Draw:
+    def draw(self, parameters: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
         """One mask for each budget."""
-        scores = self._joint(parameters, graph)
+        scores = self.values(parameters, graph)
         total = graph.num_edges
         if self.smallest >= total:
             raise InputError(f"smallest={self.smallest} of a graph with {total} edges")
@@ -97,16 +89,6 @@ class MatryoshkaPruning(MaskOptimiser):
         wide = scores.expand(self.budgets, -1)
         z, _ = budgeted_sigmoid(wide, counts.clamp(max=most), self.temperature)
         return Draw(z, density=float(counts.mean()) / total)
-
-    def _joint(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
-        edges, nodes = parameters["edges"], parameters.get("nodes")
-        if nodes is None:
-            return edges
-        return edges + nodes[graph.edge_index[0].to(nodes.device)]
-
-    def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
-        """The scores."""
-        return self._joint(parameters, graph)
 
 
 def _on_curve(u: Tensor) -> Tensor:

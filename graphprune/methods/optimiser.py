@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -28,27 +29,26 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.search.checkpoint import RunDirectory, identity
 from graphprune.search.distributed import Workers
-from graphprune.search.gates import hard_concrete_open, strength
-from graphprune.search.loop import Optimisation, Recipe
+from graphprune.search.gates import GateKind, edge_ranking, strength
+from graphprune.search.loop import Moment, Optimisation, Parameters, Recipe
 from graphprune.search.losses import LossLike, as_loss
+from graphprune.search.minibatches import MiniBatches
 from graphprune.search.refine import refine
-from graphprune.search.stream import Stream
-from graphprune.search.warm import Start, Warm, met_gates, paper_log_alpha, rank_values
-from graphprune.selection.budget import exact_budget, require_feasible
-from graphprune.selection.connect import cut_off_nodes_differ
+from graphprune.search.warm_start import StartingScores, WarmStart, first_gates
+from graphprune.selection.connected import exact_budget, require_feasible
+from graphprune.selection.selectors import cut_off_nodes_differ
 from graphprune.util.checks import at_least
 from graphprune.util.interrupts import interruptible
 
 from .members import inherit, member_scores
 
-__all__ = ["GateKind", "MaskOptimiser", "WarmStart"]
+__all__ = ["GateKind", "MaskOptimiser", "WarmStartLike"]
 
 _SPARSITY = 0.98  # where nobody says how many edges stay
 
 log = logging.getLogger(__name__)
 
-WarmStart = EdgeScores | Scorer | Warm | str | None
-GateKind = Literal["hard concrete", "chance", "budget", "ranking"]
+WarmStartLike = EdgeScores | Scorer | WarmStart | str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         warm_start: :class:`~graphprune.EdgeScores`, a scorer, or a scorer's registered name (run
             under the same ablation, batch size and seed unless it says its own): the ranking the
             gates start from. A
-            :class:`~graphprune.search.warm.Warm` also says how scores become gates
+            :class:`~graphprune.search.warm_start.WarmStart` also says how scores become gates
             (:class:`~graphprune.SequentialEnsemble` makes one).
         node_gates: gates on what each node sends, beside those on edges; an edge's value is their
             product (where gates are shifted to a budget, their scores add up), and the budget
@@ -87,7 +87,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     sparsity: float | Literal["minimal"] | None = None
     steps: int = 1000
     loss: LossLike = "auto"
-    warm_start: WarmStart = None
+    warm_start: WarmStartLike = None
     node_gates: bool | None = None
     seed: int | None = None
     run_dir: str | Path | None = field(default=None, compare=False)
@@ -128,7 +128,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
 
     def _check_warm(self) -> None:
         warm = self.warm_start
-        if not isinstance(warm, Warm):
+        if not isinstance(warm, WarmStart):
             return
         if warm.mapping == "paper" and self.gate_kind != "hard concrete":
             raise InputError(
@@ -147,11 +147,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     @property
     @abstractmethod
     def gate_kind(self) -> GateKind:
-        """What a gate's parameter is.
-
-        ``"hard concrete"``: log alpha; ``"chance"``: log odds; ``"budget"``: a score that is
-        shifted to a budget; ``"ranking"``: a score with a random budget.
-        """
+        """What a gate's parameter is."""
 
     @property
     def is_minimal(self) -> bool:
@@ -218,7 +214,9 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             task=task,
             ablation=ablation,
             loss=as_loss(self.loss, task),
-            stream=Stream(model, task, ablation, examples, seed, self.steps, self.cache, workers),
+            minibatches=MiniBatches(
+                model, task, ablation, examples, seed, self.steps, self.cache, workers
+            ),
             steps=self.steps,
             seed=seed,
             from_inputs=from_inputs,
@@ -237,7 +235,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     def _finish(self, run: Optimisation, count: int, from_inputs: bool) -> Result:
         model, ablation = run.model, run.ablation
         mask, notes = self._select(run, count, from_inputs)
-        notes |= {"steps": run.step, "cached": run.stream.caching, **run.say_stopped()}
+        notes |= {"steps": run.step, "cached": run.minibatches.caching, **run.say_stopped()}
         if run.best is not None:
             notes["loss"] = run.best[0]
         return Result(
@@ -330,11 +328,11 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
             return inside.learned_ablation(start)
         return resolve_ablation(model, task, self.chosen_ablation)
 
-    def _start(self, model: MaskedModel, task: Task) -> Start | None:
+    def _start(self, model: MaskedModel, task: Task) -> StartingScores | None:
         given = self.warm_start
         if given is None:
             return None
-        warm = given if isinstance(given, Warm) else Warm(given, "ranks")
+        warm = given if isinstance(given, WarmStart) else WarmStart(given, "ranks")
         scores: Any = warm.scores
         if isinstance(scores, str):
             from graphprune.core.registry import make_method
@@ -350,53 +348,41 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
                 f"{type(scores).__name__}"
             )
         require_same_graph(model.graph, scores.graph, "the model and the warm start's scores")
-        return Start(scores.values, warm, self.chosen_seed, scores.noise)
+        return StartingScores(scores.values, warm, self.chosen_seed, scores.noise)
 
     @property
     def start_density(self) -> float | None:
         """The share of open edges that the warm start asks for."""
-        return self.warm_start.density if isinstance(self.warm_start, Warm) else None
+        return self.warm_start.density if isinstance(self.warm_start, WarmStart) else None
 
-    def begin(
-        self,
-        graph: ComputationalGraph,
-        cold: Tensor,
-        start: Start | None,
-        nodes: Tensor | None = None,
-    ) -> Tensor:
-        """``[E]``: the edges' first gates, the ``cold`` ones or those of a warm start.
+    @abstractmethod
+    def cold_gates(self, count: int, generator: torch.Generator) -> Tensor:
+        """``[count]``: gates at the first step where nothing is known of their edges or nodes."""
 
-        ``nodes [N]`` are the senders' first gates: an edge is open if both gates are.
-        """
-        if start is None:
-            return cold
-        how = start.how
-        if how.mapping == "ranks":
-            return cold + rank_values(start.scores, start.noise)
-        if how.mapping == "paper":
-            assert how.density is not None
-            return paper_log_alpha(graph, start.scores, how.density, start.seed)
-        if self.gate_kind in ("budget", "ranking"):
-            return cold + (how.spread or 1.0) * rank_values(start.scores, start.noise)
-        chance = torch.sigmoid if self.gate_kind == "chance" else hard_concrete_open
-        assert how.density is not None
-        wanted = how.density
-        if nodes is not None:
-            wanted /= float(chance(nodes)[graph.edge_index[0]].mean())
-        if wanted >= 1:
-            raise InputError(
-                f"a start density of {how.density} cannot be met: gates on nodes alone leave "
-                f"{how.density / wanted:.3g} of the edges open"
-            )
-        return met_gates(start.scores, wanted, how.spread or 3.0, chance, start.noise)
+    def parameters(self, graph: ComputationalGraph, start: StartingScores | None) -> Parameters:
+        """Gates of edges (and senders), as the cold or the warm start has them."""
+        generator = torch.Generator().manual_seed(self.chosen_seed)
+        cold = self.cold_gates(graph.num_edges, generator)
+        nodes = self.cold_gates(graph.num_nodes, generator) if self.gates_on_nodes else None
+        gates = {"edges": first_gates(self.gate_kind, graph, cold, start, nodes)}
+        return gates if nodes is None else {**gates, "nodes": nodes}
 
-    def groups(self, gates: list[Tensor], constants: list[Tensor]) -> list[dict[str, Any]]:
+    @property
+    def gates_on_nodes(self) -> bool:
+        """Whether senders have gates too."""
+        return bool(self.node_gates)
+
+    def values(self, parameters: Parameters, graph: ComputationalGraph) -> Tensor:
+        """The edges' gates; with gates on senders scores add up, and chances multiply."""
+        return edge_ranking(self.gate_kind, parameters["edges"], parameters.get("nodes"), graph)
+
+    def rate(self, moment: Moment) -> float:
+        """Constant."""
+        return 1.0
+
+    def groups(self, gates: Iterable[Tensor], constants: list[Tensor]) -> list[dict[str, Any]]:
         """Parameter groups of an optimiser: gates, and learned constants at their own rate."""
-        found: list[dict[str, Any]] = [{"params": gates}]
+        found: list[dict[str, Any]] = [{"params": list(gates)}]
         if constants:
             found.append({"params": constants, "lr": 1e-2, "weight_decay": 0.0})
         return found
-
-    @abstractmethod
-    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
-        """See :class:`~graphprune.search.loop.Recipe`."""

@@ -21,15 +21,18 @@ import torch
 from torch import Tensor
 
 from graphprune.capabilities import LowPrecision, require
-from graphprune.core.ablation import resolve_ablation
-from graphprune.core.metrics import Metric
 from graphprune.core.model import MaskedModel
 from graphprune.core.result import Result
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.precision import PrecisionDefaults, PrecisionPolicy, rtn
-from graphprune.search.descent import Branch, Search
-from graphprune.search.judge import Judge, RaisingJudge, Recheck, Referee
+from graphprune.search.descent import Branch, GreedyDescent
+from graphprune.search.evaluators import (
+    ExactEvaluator,
+    LossEvaluator,
+    MixedPrecisionEvaluator,
+    Recheck,
+)
 
 from .acdc import ACDC, noise, passed_circuits
 
@@ -52,21 +55,15 @@ class _Quantised(ACDC):
         """Copies in low precision."""
         return (LowPrecision,)
 
-    def _judge(self, model: MaskedModel, task: Task, metric: Metric, order: Tensor) -> Judge:
+    def _evaluator(self, model: MaskedModel, task: Task, order: Tensor) -> LossEvaluator:
         policy, raised = self._chosen(model)
         low = require(model, LowPrecision, self.label).at_precision(policy)
-        return RaisingJudge(
-            low,
-            task,
-            metric,
-            resolve_ablation(low, task, self.ablation),
-            self.batch_size,
-            self._trials(order),
-            policy=policy,
-            raised=raised,
-        )
+        measured, trials = self._measured(low, task), self._trials(order)
+        return MixedPrecisionEvaluator(low, measured, trials, policy, raised)
 
-    def _descent(self, model: MaskedModel, search: Search, branch: Branch, tau: float) -> Result:
+    def _descent(
+        self, model: MaskedModel, search: GreedyDescent, branch: Branch, tau: float
+    ) -> Result:
         found = super()._descent(model, search, branch, tau)
         policy, raised = self._chosen(model)
         precision = {"policy": policy.to_dict(), "raised": list(raised)}
@@ -76,33 +73,35 @@ class _Quantised(ACDC):
         return self._precisions(require(model, LowPrecision, self.label).precision_defaults)
 
     def _rechecks(
-        self, model: MaskedModel, task: Task, metric: Metric, judge: Judge, order: Tensor
+        self, model: MaskedModel, task: Task, evaluator: LossEvaluator, order: Tensor
     ) -> list[Recheck]:
         if self.recheck == "off":
             return []
-        own = self._referee(model, task, metric, wide=False)
-        found = [Recheck(own, _astray(judge, own, model, order), _FACTOR)]
+        own = self._exact(model, task, wide=False)
+        found = [Recheck(own, _low_precision_error(evaluator, own, model, order), _FACTOR)]
         if self.recheck == "float64":
-            wide = self._referee(model, task, metric, wide=True)
+            wide = self._exact(model, task, wide=True)
             found.append(Recheck(wide, noise(own.loss, wide.loss, model.graph, order)))
         return found
 
 
 @torch.no_grad()
-def _astray(judge: Judge, referee: Referee, model: MaskedModel, order: Tensor) -> float:
+def _low_precision_error(
+    low: LossEvaluator, exact: ExactEvaluator, model: MaskedModel, order: Tensor
+) -> float:
     """The most that low-precision effects of sampled edges differ from the original's."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for at, kept in passed_circuits(model.graph, order):
-        judge.start(kept)
+        low.start(kept)
         rest = order[at:]
         for edge in rest[torch.randperm(len(rest), generator=generator)[:_SAMPLED]].tolist():
-            judge.attend(int(model.graph.edge_index[1, edge]))
-            (loss,) = judge.without(torch.tensor([edge]), torch.tensor([[True]]))
+            low.raise_precision(int(model.graph.edge_index[1, edge]))
+            (loss,) = low.without(torch.tensor([edge]), torch.tensor([[True]]))
             less = kept.clone()
             less[edge] = False
-            exact = referee.loss(less) - referee.loss(kept)
-            worst = max(worst, abs(loss - judge.loss() - exact))
+            effect = exact.loss(less) - exact.loss(kept)
+            worst = max(worst, abs(loss - low.loss() - effect))
     return worst
 
 

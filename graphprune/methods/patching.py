@@ -13,7 +13,7 @@ from graphprune.core.method import Scorer, mean, objective
 from graphprune.core.model import MaskedModel, gradient_by_mask, require_model
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
-from graphprune.core.trials import Trials
+from graphprune.core.trials import EdgeTrials
 from graphprune.search.order import edge_order, readers
 from graphprune.util.checks import at_least
 from graphprune.util.progress import track
@@ -54,7 +54,7 @@ class ExactPatching(Scorer):
                         total[edge] += metric.sign * change.sum().cpu()
         return EdgeScores.computed(graph, mean(total, len(task), self.label), method=self.label)
 
-    def _calls(self, graph: ComputationalGraph, order: Tensor, trials: Trials) -> list[Tensor]:
+    def _calls(self, graph: ComputationalGraph, order: Tensor, trials: EdgeTrials) -> list[Tensor]:
         """The edges of each call: as many as may ride, of one reader where the trials ask it."""
         runs = [order]
         if not trials.spans:

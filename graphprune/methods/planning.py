@@ -9,25 +9,26 @@ where the device is another one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from graphprune.errors import InputError, UnsupportedModelError, unknown_name
-from graphprune.search.stream import SHARE, available_memory
+from graphprune.search.minibatches import SHARE, available_memory
+from graphprune.util.checks import at_least
 from graphprune.util.modes import with_gradients
 from graphprune.util.quantities import best_seconds, size_text, time_text
 
 __all__ = [
     "PHASES",
-    "Cost",
+    "CostEstimate",
+    "CostEstimator",
     "MemoryPart",
+    "Operations",
     "Plan",
-    "Planner",
-    "Request",
+    "RunShape",
     "Throughput",
-    "Work",
     "plan",
 ]
 
@@ -54,7 +55,7 @@ class Throughput:
                 f"{self.bandwidth}"
             )
 
-    def seconds(self, work: Work) -> float:
+    def seconds(self, work: Operations) -> float:
         """The work's time where either its products or its traffic take longest."""
         return max(work.flops / self.flops, work.bytes / self.bandwidth)
 
@@ -69,7 +70,7 @@ class MemoryPart:
 
 
 @dataclass(frozen=True)
-class Work:
+class Operations:
     """Floating point operations of one step's products, and bytes moved, under one name."""
 
     name: str
@@ -78,7 +79,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Request:
+class RunShape:
     """What a run is made of; see :func:`plan`. ``copies`` masks, drawn for each example or not."""
 
     batch_size: int
@@ -93,7 +94,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostEstimate:
     """What an adapter answers: sizes, memory parts, work of one step and of one reference.
 
     ``seconds`` holds ``"step"`` (forward and backward under the mask) and ``"reference"`` where a
@@ -107,20 +108,20 @@ class Cost:
     parameters: int
     memory: tuple[MemoryPart, ...]
     reference_bytes: int
-    work: tuple[Work, ...]
-    reference_work: tuple[Work, ...]
+    work: tuple[Operations, ...]
+    reference_work: tuple[Operations, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable
-class Planner(Protocol):
+class CostEstimator(Protocol):
     """An adapter that can say what a run costs without the model's weights."""
 
     def plans(self, subject: object) -> bool:
         """Whether the adapter reads this configuration, module, folder or id."""
         ...
 
-    def plan(self, subject: Any, request: Request) -> Cost:
+    def plan(self, subject: Any, request: RunShape) -> CostEstimate:
         """The costs of one batch and one step."""
         ...
 
@@ -181,14 +182,9 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as plain values."""
-        plain = {
-            name: getattr(self, name)
-            for name in (
-                "model", "method", "device", "dtype", "batch_size", "tokens", "answers", "copies",
-                "steps", "examples", "edges", "nodes", "parameters", "cached", "peak", "over_model",
-                "peak_phase", "steps_per_second",
-            )
-        }  # fmt: skip
+        derived = ("peak", "over_model", "peak_phase", "steps_per_second")
+        names = (*(f.name for f in fields(self)), *derived)
+        plain = {name: getattr(self, name) for name in names}
         plain["memory"] = {part.name: part.bytes for part in self.memory}
         plain["phases"] = {phase: self.phase_bytes(phase) for phase in PHASES}
         plain["flops"] = dict(self.flops)
@@ -279,10 +275,9 @@ def plan(
         "steps": steps, "examples": examples,
     }  # fmt: skip
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
+        at_least(value, 1, name)
     place = _device(device, throughput)
-    request = Request(
+    request = RunShape(
         batch_size, tokens, answers, copies, method == "ugs", _dtype(dtype), place,
         throughput is None, options,
     )  # fmt: skip
@@ -296,7 +291,7 @@ def plan(
     memory = [*cost.memory, *_gate_memory(cost.edges, masks)]
     if kept and batches > 1:
         memory.append(MemoryPart("kept references", (batches - 1) * cost.reference_bytes))
-    gates = Work("gates", 0.0, 4.0 * cost.edges * (22 + 14 * masks))
+    gates = Operations("gates", 0.0, 4.0 * cost.edges * (22 + 14 * masks))
     if throughput is None:
         gate_seconds = _gate_seconds(cost.edges, masks, place)
         step, reference = cost.seconds["step"], cost.seconds["reference"]
@@ -333,10 +328,10 @@ def plan(
     )
 
 
-def _planner(subject: object) -> Planner:
+def _planner(subject: object) -> CostEstimator:
     from graphprune.core.registry import adapters
 
-    found = [a for a in adapters().values() if isinstance(a, Planner)]
+    found = [a for a in adapters().values() if isinstance(a, CostEstimator)]
     for adapter in found:
         if adapter.plans(subject):
             return adapter

@@ -8,28 +8,29 @@ decision is by runs of the model, none by an estimate.
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from graphprune.core.ablation import AblationLike
 from graphprune.core.mask import EdgeMask, budget, require_same_graph
+from graphprune.core.metrics import Metric
+from graphprune.core.model import MaskedModel, require_model
+from graphprune.core.scores import EdgeScores
+from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.selection.budget import exact_budget, require_feasible
+from graphprune.search.evaluators import LossEvaluator
+from graphprune.search.order import readers
+from graphprune.selection.connected import exact_budget, require_feasible
+from graphprune.selection.selectors import cut_off_nodes_differ
+from graphprune.util.interrupts import whole_results
 
-if TYPE_CHECKING:
-    from graphprune.core.ablation import AblationLike
-    from graphprune.core.metrics import Metric
-    from graphprune.core.model import MaskedModel
-    from graphprune.core.scores import EdgeScores
-    from graphprune.core.task import Task
-    from graphprune.search.judge import Judge
+from .acdc import ACDC
 
 __all__ = ["polish"]
 
-log = logging.getLogger(__name__)
 _ROW = 16
 
 
@@ -66,12 +67,6 @@ def polish(
     Raises:
         InputError: ``size`` is less than any circuit needs, or more than ``start`` has.
     """
-    from graphprune.core.metrics import as_metric
-    from graphprune.core.model import require_model
-    from graphprune.core.scores import EdgeScores
-    from graphprune.methods.acdc import ACDC
-    from graphprune.selection.connect import cut_off_nodes_differ
-
     require_model(model)
     graph = model.graph
     require_same_graph(graph, start.graph, "the model and what is to be polished")
@@ -94,9 +89,7 @@ def polish(
         )
     method = ACDC(metric=metric, ablation=ablation, batch_size=batch_size, recheck="off")
     order = method.edge_order(graph)
-    measured = task.metric if metric == "task" else as_metric(metric)
-    judge = method._judge(model, task, measured, order)
-    cuts = _Cuts(judge, count, from_inputs, order)
+    cuts = _Cuts(method._evaluator(model, task, order), count, from_inputs, order)
     descended = cuts.descend(method, model, task, start, halvings)
     candidates += [cuts.finish(descended), cuts.finish(start)]
     exact = [mask for mask in candidates if mask.num_kept == count]
@@ -106,33 +99,33 @@ def polish(
 class _Cuts:
     """Circuits and what they cost, down to ``count`` edges."""
 
-    def __init__(self, judge: Judge, count: int, from_inputs: bool, order: Tensor) -> None:
-        self.judge, self.count, self.from_inputs = judge, count, from_inputs
+    def __init__(
+        self, evaluator: LossEvaluator, count: int, from_inputs: bool, order: Tensor
+    ) -> None:
+        self.evaluator, self.count, self.from_inputs = evaluator, count, from_inputs
         self.place = torch.empty_like(order)
         self.place[order] = torch.arange(len(order))
 
     def loss(self, mask: EdgeMask) -> float:
-        self.judge.start(mask.kept)
-        return self.judge.loss()
+        self.evaluator.start(mask.kept)
+        return self.evaluator.loss()
 
     def effects(self, mask: EdgeMask) -> Tensor:
         """``[E]`` float64: the rise of the loss when a kept edge is cut alone, inf elsewhere."""
-        self.judge.start(mask.kept)
-        base = self.judge.loss()
+        self.evaluator.start(mask.kept)
+        base = self.evaluator.loss()
         found = torch.full((len(mask.values),), float("inf"), dtype=torch.float64)
         for edges in self._calls(mask):
             each = torch.eye(len(edges), dtype=torch.bool)
-            found[edges] = torch.tensor(self.judge.without(edges, each), dtype=torch.float64)
+            found[edges] = torch.tensor(self.evaluator.without(edges, each), dtype=torch.float64)
         return found - base
 
     def _calls(self, mask: EdgeMask) -> list[Tensor]:
         """Kept edges in the order of decisions, those of one call with one reader if need be."""
-        from graphprune.search.order import readers
-
         edges = torch.nonzero(mask.kept)[:, 0]
         edges = edges[self.place[edges].argsort()]
-        width = max(1, min(_ROW, self.judge.most))
-        if self.judge.spans:
+        width = max(1, min(_ROW, self.evaluator.most))
+        if self.evaluator.spans:
             return list(torch.split(edges, width))
         reader = readers(mask.graph)[edges]
         turns = (torch.nonzero(reader[1:] != reader[:-1])[:, 0] + 1).tolist()
@@ -141,15 +134,9 @@ class _Cuts:
         ]
 
     def descend(
-        self, method: object, model: MaskedModel, task: Task, start: EdgeMask, halvings: int
+        self, method: ACDC, model: MaskedModel, task: Task, start: EdgeMask, halvings: int
     ) -> EdgeMask:
         """The smallest circuit of at least ``count`` edges among descents at several thresholds."""
-        from dataclasses import replace
-
-        from graphprune.methods.acdc import ACDC
-        from graphprune.util.interrupts import whole_results
-
-        assert isinstance(method, ACDC)
         if start.num_kept == self.count:
             return start
         effects = self.effects(start)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
-from graphprune.search.gates import hard_concrete, hard_concrete_open, log_odds, log_open, noise
-from graphprune.search.loop import Draw, Moment
-from graphprune.search.warm import Start
+from graphprune.search.gates import hard_concrete, hard_concrete_open, noise, of_senders
+from graphprune.search.loop import Draw, Moment, Parameters
 
 from .optimiser import GateKind, MaskOptimiser
 
@@ -38,27 +37,15 @@ class SubnetworkProbing(MaskOptimiser):
         """Hard concrete."""
         return "hard concrete"
 
-    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
-        """Log alpha of edges (and senders)."""
-        cold = torch.full((graph.num_edges,), self.start)
-        nodes = torch.full((graph.num_nodes,), self.start) if self.node_gates else None
-        found = {"edges": self.begin(graph, cold, start, nodes)}
-        if nodes is not None:
-            found["nodes"] = nodes
-        return found
+    def cold_gates(self, count: int, generator: torch.Generator) -> Tensor:
+        """Log alpha."""
+        return torch.full((count,), self.start)
 
-    def optimiser(
-        self, parameters: dict[str, Tensor], constants: list[Tensor]
-    ) -> torch.optim.Optimizer:
+    def optimiser(self, parameters: Parameters, constants: list[Tensor]) -> torch.optim.Optimizer:
         """Adam."""
-        groups = self.groups(list(parameters.values()), constants)
-        return torch.optim.Adam(groups, lr=self.lr)
+        return torch.optim.Adam(self.groups(parameters.values(), constants), lr=self.lr)
 
-    def rate(self, moment: Moment) -> float:
-        """Constant."""
-        return 1.0
-
-    def draw(self, parameters: dict[str, Tensor], graph: ComputationalGraph, at: Moment) -> Draw:
+    def draw(self, parameters: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
         """One mask for the whole batch."""
         edges, nodes = parameters["edges"], parameters.get("nodes")
         width = len(edges) + (0 if nodes is None else len(nodes))
@@ -66,14 +53,7 @@ class SubnetworkProbing(MaskOptimiser):
         z = hard_concrete(edges, u[: len(edges)])
         open_share = hard_concrete_open(edges).mean()
         if nodes is not None:
-            z = z * hard_concrete(nodes, u[len(edges) :])[graph.edge_index[0].to(edges.device)]
+            z = z * of_senders(hard_concrete(nodes, u[len(edges) :]), graph)
             open_share = open_share + hard_concrete_open(nodes).mean()
         density = float((z.detach() > 0).float().mean())
         return Draw(z, density=density, penalty=self.penalty * open_share)
-
-    def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
-        """Log alpha, or log odds of being open where senders have gates too."""
-        edges, nodes = parameters["edges"], parameters.get("nodes")
-        if nodes is None:
-            return edges
-        return log_odds(log_open(edges) + log_open(nodes)[graph.edge_index[0].to(nodes.device)])

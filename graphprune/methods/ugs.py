@@ -18,12 +18,11 @@ from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.model import ablation_kind
-from graphprune.errors import InputError, unknown_name
-from graphprune.search.dangling import alive_edges
-from graphprune.search.gates import log_odds, noise, uniform_window, window_weights
-from graphprune.search.loop import Draw, Moment
-from graphprune.search.warm import Start
-from graphprune.util.checks import at_least
+from graphprune.errors import InputError
+from graphprune.search.dead_ends import alive_edges
+from graphprune.search.gates import noise, of_senders, uniform_window, window_weights
+from graphprune.search.loop import Draw, Moment, Parameters
+from graphprune.util.checks import at_least, at_least_0, one_of
 
 from .optimiser import GateKind, MaskOptimiser
 
@@ -66,16 +65,14 @@ class UGS(MaskOptimiser):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self.samples, 1, "samples")
-        if self.variant not in ("default", "paper"):
-            raise unknown_name("variant", self.variant, ("default", "paper"))
+        one_of(self.variant, ("default", "paper"), "variant")
         if self.start is not None and not 0 < self.start < 1:
             raise InputError(f"start is a chance in (0, 1), got {self.start}")
         if self.penalty < 0 or self.clip <= 0:
             raise InputError(
                 f"penalty must be at least 0 and clip positive, got {self.penalty} and {self.clip}"
             )
-        if self.node_penalty is not None and not 0 <= self.node_penalty < float("inf"):
-            raise InputError(f"node_penalty must be a number from 0 on, got {self.node_penalty!r}")
+        at_least_0(self.node_penalty, "node_penalty")
 
     @property
     def gate_kind(self) -> GateKind:
@@ -85,12 +82,6 @@ class UGS(MaskOptimiser):
     @property
     def _paper(self) -> bool:
         return self.variant == "paper"
-
-    @property
-    def _start_logit(self) -> Tensor:
-        if self.start is not None:
-            return torch.logit(torch.tensor(self.start))
-        return torch.tensor(1.0) if self._paper else torch.logit(torch.tensor(0.9))
 
     @property
     def _node_price(self) -> float:
@@ -105,27 +96,19 @@ class UGS(MaskOptimiser):
         found = 0.15 if self.penalty <= 1e-4 else 0.10 if self.penalty <= 5e-4 else 0.05
         return found / 5 if ablation_kind(self.chosen_ablation) == "counterfactual" else found
 
-    def parameters(self, graph: ComputationalGraph, start: Start | None) -> dict[str, Tensor]:
+    def cold_gates(self, count: int, generator: torch.Generator) -> Tensor:
         """Logits of the keep chances."""
-        first = self._start_logit
-        nodes = first.repeat(graph.num_nodes) if self.node_gates else None
-        found = {"edges": self.begin(graph, first.repeat(graph.num_edges), start, nodes)}
-        if nodes is not None:
-            found["nodes"] = nodes
-        return found
+        if self.start is None and self._paper:
+            return torch.ones(count)
+        start = 0.9 if self.start is None else self.start
+        return torch.logit(torch.tensor(start)).repeat(count)
 
-    def optimiser(
-        self, parameters: dict[str, Tensor], constants: list[Tensor]
-    ) -> torch.optim.Optimizer:
+    def optimiser(self, parameters: Parameters, constants: list[Tensor]) -> torch.optim.Optimizer:
         """AdamW without decay, beta2 .995."""
-        groups = self.groups(list(parameters.values()), constants)
+        groups = self.groups(parameters.values(), constants)
         return torch.optim.AdamW(groups, lr=self._rate, betas=(0.9, 0.995), weight_decay=0.0)
 
-    def rate(self, moment: Moment) -> float:
-        """Constant."""
-        return 1.0
-
-    def draw(self, parameters: dict[str, Tensor], graph: ComputationalGraph, at: Moment) -> Draw:
+    def draw(self, parameters: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
         """``samples`` masks for each example of the batch."""
         edges, nodes = parameters["edges"], parameters.get("nodes")
         width = len(edges) + (0 if nodes is None else len(nodes))
@@ -135,7 +118,7 @@ class UGS(MaskOptimiser):
         z = self._gates(p, u[..., : len(edges)], at)
         if nodes is not None:
             sent = self._gates(torch.sigmoid(nodes), u[..., len(edges) :], at)
-            z = z * sent[..., graph.edge_index[0].to(edges.device)]
+            z = z * of_senders(sent, graph)
         if self.drop_dangling:
             z = z * alive_edges(graph, z.detach() > 0, from_inputs=at.from_inputs)
         price = p.sum() if nodes is None else p.sum() + torch.sigmoid(nodes).sum()
@@ -156,23 +139,12 @@ class UGS(MaskOptimiser):
         weight = window_weights(p, u, released=self._paper)
         return weight * z + ((1 - weight) * z).detach()
 
-    def _groups(
-        self, parameters: dict[str, Tensor], graph: ComputationalGraph
-    ) -> dict[str, Tensor]:
+    def _groups(self, parameters: Parameters, graph: ComputationalGraph) -> dict[str, Tensor]:
         source, target = _kinds(graph)[graph.edge_index]
         found = {"edges": torch.stack([source, target], 1).unique(dim=0, return_inverse=True)[1]}
         if "nodes" in parameters:
             found["nodes"] = torch.zeros(graph.num_nodes, dtype=torch.int64)
         return found
-
-    def values(self, parameters: dict[str, Tensor], graph: ComputationalGraph) -> Tensor:
-        """Logits of keep chances, of products of two where nodes have gates."""
-        edges, nodes = parameters["edges"], parameters.get("nodes")
-        if nodes is None:
-            return edges
-        logs = torch.nn.functional.logsigmoid
-        sent = logs(nodes.double())[graph.edge_index[0].to(nodes.device)]
-        return log_odds(logs(edges.double()) + sent)
 
 
 @lru_cache(maxsize=4)

@@ -35,7 +35,7 @@ from graphprune.errors import InputError
 from graphprune.evaluation.curve import FaithfulnessCurve, curve_of
 from graphprune.mib.content import MIBNodes
 from graphprune.mib.layout import UngroupedLayout
-from graphprune.selection.connect import without_dead_ends
+from graphprune.selection.selectors import without_dead_ends
 from graphprune.util.numbers import ranking
 
 _RANKINGS: tuple[Ranking, ...] = ("signed", "abs")

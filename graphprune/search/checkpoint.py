@@ -31,7 +31,7 @@ from graphprune.errors import FormatError, InputError
 from graphprune.util.files import contents, remove_stale, write_bytes, write_text
 from graphprune.util.plain import plain
 
-__all__ = ["Checkpoint", "RunDirectory", "identity"]
+__all__ = ["RunDirectory", "RunState", "identity"]
 
 _FORMAT = "graphprune-run"
 _VERSION = 3  # 1 knew settings by name and the ends of long data sets alone; 2 had no digest
@@ -75,7 +75,7 @@ def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class Checkpoint:
+class RunState:
     """``step``: steps done; ``tensors``: named state; ``notes``: plain values."""
 
     step: int
@@ -136,7 +136,7 @@ class RunDirectory:
                 "same settings, model and task, or name another folder"
             )
 
-    def save(self, checkpoint: Checkpoint) -> None:
+    def save(self, checkpoint: RunState) -> None:
         """Replaces the checkpoint in one step."""
         notes = {"step": checkpoint.step, "sha256": _UNSEALED.decode(), **checkpoint.notes}
         data = dump_tensors(
@@ -146,7 +146,7 @@ class RunDirectory:
         digest = hashlib.sha256(data).hexdigest().encode()
         write_bytes(self.folder / _STATE, data.replace(_UNSEALED, digest, 1))
 
-    def load(self) -> Checkpoint | None:
+    def load(self) -> RunState | None:
         """The last checkpoint, or ``None`` if there is none yet.
 
         Raises :class:`FormatError` if a single bit of it is not as it was written.
@@ -171,7 +171,7 @@ class RunDirectory:
                 f"{path}: no checkpoint, the file is damaged: {error}. Put back a copy of it, or "
                 "delete it and the run begins anew"
             ) from None
-        return Checkpoint(step, tensors, notes)
+        return RunState(step, tensors, notes)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@ An edge is cut for good if cutting it raises the loss by less than tau, else it 
 many edges at once: which of them stay is guessed, and each row cuts its own edge and all earlier
 ones of the call that are guessed to go. What the rows tell is right up to and including the first
 edge that does not do as guessed; the next call begins behind it. Guesses change the time, never the
-answer: every decision is measured, and one closer to tau than the outputs' noise goes to the
-referee.
+answer: every decision is measured, and one closer to tau than the outputs' noise is
+made again exactly.
 
 Several thresholds share a descent until they first disagree about an edge; each side then goes on
 from there.
@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
-from graphprune.search.checkpoint import Checkpoint, RunDirectory
-from graphprune.search.forecast import Forecast
-from graphprune.search.judge import Judge, Recheck
+from graphprune.search.checkpoint import RunDirectory, RunState
+from graphprune.search.evaluators import LossEvaluator, Recheck
+from graphprune.search.keep_prediction import KeepPredictor
 from graphprune.search.order import readers
 from graphprune.util.interrupts import interruptible
 from graphprune.util.progress import bar
 
-__all__ = ["Branch", "Limits", "Search"]
+__all__ = ["Branch", "GreedyDescent", "Limits"]
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Decision:
     """An edge of a window: ``tried``, or cut with its dead reader; ``stays``: what is guessed."""
 
     edge: int
@@ -63,7 +63,7 @@ class _Step:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a call of :meth:`Search.run` ends early; ``None``: never.
+    """When a call of :meth:`GreedyDescent.run` ends early; ``None``: never.
 
     ``candidates``: rows tried at once at most.
     """
@@ -74,11 +74,11 @@ class Limits:
 
 
 @dataclass(eq=False)
-class Search:
+class GreedyDescent:
     """Descends all thresholds.
 
     Args:
-        judge: gives losses quickly.
+        evaluator: gives losses quickly.
         rechecks: who decides near a threshold, the widest band first.
         speculative: whether calls try several edges; ``False`` is the plain loop.
         absolute: whether a change of the loss counts whatever its sign.
@@ -89,7 +89,7 @@ class Search:
 
     graph: ComputationalGraph
     order: Tensor
-    judge: Judge
+    evaluator: LossEvaluator
     rechecks: Sequence[Recheck]
     taus: Sequence[float]
     speculative: bool = True
@@ -110,7 +110,7 @@ class Search:
         self.open, self.done = [fresh], list[Branch]()
         self.evaluations, self.seconds = 0, 0.0
         self.stopped = ""
-        self._forecast = Forecast(self.graph)
+        self._predictor = KeepPredictor(self.graph)
         self._loss = math.nan
         self._evaluated, self._spent = 0, 0.0  # when this call began, and since
         self._target = self.graph.edge_index[1].tolist()
@@ -135,7 +135,7 @@ class Search:
             while self.open:
                 branch = self.open[-1]
                 with bar(self._describe(branch), len(self.order), branch.at) as shown:
-                    self.judge.start(branch.kept)
+                    self.evaluator.start(branch.kept)
                     self._loss = math.nan
                     self._recall(branch)
                     while branch.at < len(self.order) and len(branch.taus):
@@ -167,11 +167,11 @@ class Search:
 
     def _recall(self, branch: Branch) -> None:
         """Makes the guesses those that the branch's own decisions suggest."""
-        self._forecast = Forecast(self.graph)
+        self._predictor = KeepPredictor(self.graph)
         for edge in self.order[: branch.at].tolist():
             gap = float(branch.effects[edge])
             if not math.isnan(gap):
-                self._forecast.learn(edge, self._stays(gap, branch.taus[-1]))
+                self._predictor.learn(edge, self._stays(gap, branch.taus[-1]))
 
     def _halt(self, asked: bool) -> str:
         limits, evaluated = self.limits, self.evaluations - self._evaluated
@@ -195,41 +195,41 @@ class Search:
         if not tried:
             self._pass(branch, window)
             return
-        if self.judge.attend(self._target[tried[0].edge]) or math.isnan(self._loss):
-            self._loss = self.judge.loss()
+        if self.evaluator.raise_precision(self._target[tried[0].edge]) or math.isnan(self._loss):
+            self._loss = self.evaluator.loss()
             self.evaluations += 1
         goes = torch.tensor([not some.stays for some in tried])
         each = torch.eye(len(tried), dtype=torch.bool)
         cuts = goes.expand(len(tried), -1).tril(-1) | each
-        losses = self.judge.without(torch.tensor([some.edge for some in tried]), cuts)
+        losses = self.evaluator.without(torch.tensor([some.edge for some in tried]), cuts)
         self.evaluations += len(tried)
         self._take(branch, window, losses)
 
     # ---------------------------------------------------------------- one call
 
-    def _window(self, branch: Branch) -> list[_Step]:
+    def _window(self, branch: Branch) -> list[_Decision]:
         """The next edges in order, as many as pay: decisions expected for what the call costs."""
-        most = min(self.limits.candidates, self.judge.most) if self.speculative else 1
-        kept, window, paying = branch.kept.clone(), list[_Step](), 0
+        most = min(self.limits.candidates, self.evaluator.most) if self.speculative else 1
+        kept, window, paying = branch.kept.clone(), list[_Decision](), 0
         tried, right, expected, best = 0, 1.0, 0.0, 0.0
         at = branch.at
         while at < len(self.order) and tried < most:
             edge = int(self.order[at])
             if bool(self._first[at]):
-                if tried and not self.judge.spans:
+                if tried and not self.evaluator.spans:
                     break
                 if self.drop_dead and self._dead(self._target[edge], kept):
                     edges, paid = self.order[at : self._end[at]], paying == len(window)
-                    window += [_Step(edge, tried=False) for edge in edges.tolist()]
+                    window += [_Decision(edge, tried=False) for edge in edges.tolist()]
                     kept[edges] = False
                     paying, at = len(window) if paid else paying, self._end[at]
                     continue
-            chance = self._forecast.stays(edge)
-            window.append(_Step(edge, stays=chance > 0.5))
+            chance = self._predictor.stays(edge)
+            window.append(_Decision(edge, stays=chance > 0.5))
             kept[edge] = chance > 0.5
             tried, at, expected = tried + 1, at + 1, expected + right
             right *= max(chance, 1.0 - chance)
-            rate = expected / (self.judge.overhead + tried)
+            rate = expected / (self.evaluator.overhead + tried)
             if rate > best:
                 best, paying = rate, len(window)
         return window[:paying]
@@ -239,15 +239,15 @@ class Search:
         reached = self.graph.reachable(self.graph.output_nodes, kept.numpy(), backward=True)
         return not bool(reached[node])
 
-    def _pass(self, branch: Branch, window: list[_Step]) -> None:
+    def _pass(self, branch: Branch, window: list[_Decision]) -> None:
         """Cuts untried edges."""
         edges = torch.tensor([some.edge for some in window], dtype=torch.int64)
         if len(edges):
             branch.kept[edges] = False
-            self.judge.drop(edges)
+            self.evaluator.drop(edges)
             branch.at += len(edges)
 
-    def _take(self, branch: Branch, window: list[_Step], losses: list[float]) -> None:
+    def _take(self, branch: Branch, window: list[_Decision], losses: list[float]) -> None:
         """Decides the window's edges one after another, up to the first that was guessed wrong."""
         before, last, taken = self._loss, -1, list[int]()
         steps, rows = iter(window), iter(enumerate(losses))
@@ -268,7 +268,7 @@ class Search:
         for step in steps:
             if step.tried:
                 _, loss = next(rows)
-                self._forecast.hint(step.edge, self._stays(loss - before, branch.taus[-1]))
+                self._predictor.hint(step.edge, self._stays(loss - before, branch.taus[-1]))
                 before = before if step.stays else loss
         self._commit(taken, last, losses)
 
@@ -282,7 +282,7 @@ class Search:
             twin = Branch(stays, branch.kept.clone(), branch.effects.clone(), branch.at + 1)
             self.open.insert(0, twin)
             branch.taus = goes
-        self._forecast.learn(edge, not goes)
+        self._predictor.learn(edge, not goes)
         return bool(goes)
 
     def _stays(self, gap: float, tau: float) -> bool:
@@ -290,14 +290,14 @@ class Search:
 
     def _commit(self, taken: list[int], last: int, losses: list[float]) -> None:
         if last >= 0:
-            self.judge.cut(last)
+            self.evaluator.cut(last)
             self._loss = losses[last]
-        rest = [edge for edge in taken if bool(self.judge.kept[edge])]
+        rest = [edge for edge in taken if bool(self.evaluator.kept[edge])]
         if rest:  # dead readers' edges, which stand in no row
-            self.judge.drop(torch.tensor(rest))
+            self.evaluator.drop(torch.tensor(rest))
 
     def _gap(self, branch: Branch, edge: int, gap: float) -> float:
-        """The rise of the loss, from a referee where a threshold is within the noise."""
+        """The rise of the loss, measured exactly where a threshold is within the noise."""
         for recheck in self.rechecks:
             value = abs(gap) if self.absolute else gap
             if not any(recheck.concerns(value, tau) for tau in branch.taus):
@@ -325,7 +325,7 @@ class Search:
             "seconds": self.seconds,
             "rechecks": [[check.count, check.band] for check in self.rechecks],
         }
-        self.folder.save(Checkpoint(sum(b.at for b in (*self.open, *self.done)), tensors, notes))
+        self.folder.save(RunState(sum(b.at for b in (*self.open, *self.done)), tensors, notes))
 
     def _resume(self) -> None:
         found = None if self.folder is None else self.folder.load()

@@ -8,24 +8,33 @@ All of it runs in float32, whatever the model's dtype.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import InputError
 
 __all__ = [
     "BETA",
+    "GateKind",
     "budgeted_sigmoid",
+    "edge_ranking",
     "hard_concrete",
     "hard_concrete_open",
     "log_odds",
     "log_open",
     "noise",
+    "of_senders",
     "strength",
     "uniform_window",
     "window_weights",
 ]
+
+GateKind = Literal["hard concrete", "chance", "budget", "ranking"]
+"""What a gate's parameter is: a log alpha; log odds; a score that is shifted to a budget; a score
+with a random budget."""
 
 BETA = 2.0 / 3.0
 _LOW, _HIGH = -0.1, 1.1  # the interval a concrete variable is stretched to before it is clipped
@@ -93,6 +102,31 @@ def log_odds(log_chance: Tensor) -> Tensor:
     """
     log_chance = log_chance.double().clamp(max=-1e-300)
     return log_chance - torch.log(-torch.expm1(log_chance))
+
+
+def of_senders(nodes: Tensor, graph: ComputationalGraph) -> Tensor:
+    """``[..., E]``: for each edge its sender's entry of ``nodes [..., N]``."""
+    return nodes[..., graph.edge_index[0].to(nodes.device)]
+
+
+def edge_ranking(
+    kind: GateKind, edges: Tensor, nodes: Tensor | None, graph: ComputationalGraph
+) -> Tensor:
+    """``[E]``: the ranking that gates of edges ``[E]`` and of senders ``[N]`` stand for.
+
+    Without gates on senders it is the edges' own. Scores add up; of chances it is the log odds of
+    the product.
+    """
+    if nodes is None:
+        return edges
+    if kind in ("budget", "ranking"):
+        return edges + of_senders(nodes, graph)
+    log_chance = log_open if kind == "hard concrete" else _log_sigmoid
+    return log_odds(log_chance(edges) + of_senders(log_chance(nodes), graph))
+
+
+def _log_sigmoid(logits: Tensor) -> Tensor:
+    return torch.nn.functional.logsigmoid(logits.double())
 
 
 def strength(gates: Tensor) -> Tensor:

@@ -22,14 +22,14 @@ from graphprune.core.model import Ablation, MaskedModel, Reference
 from graphprune.core.task import Task
 from graphprune.errors import FormatError, NumericalError
 from graphprune.search.checkpoint import (
-    Checkpoint,
     RunDirectory,
+    RunState,
     optimiser_tensors,
     restore_optimiser,
 )
 from graphprune.search.losses import Loss
-from graphprune.search.stream import Stream
-from graphprune.search.warm import Start
+from graphprune.search.minibatches import MiniBatches
+from graphprune.search.warm_start import StartingScores
 from graphprune.util.interrupts import interruptible
 from graphprune.util.progress import bar
 
@@ -83,7 +83,7 @@ class Recipe(ABC):
     """What a method gives the loop. All of it is a function of the parameters and the moment."""
 
     @abstractmethod
-    def parameters(self, graph: ComputationalGraph, start: Start | None) -> Parameters:
+    def parameters(self, graph: ComputationalGraph, start: StartingScores | None) -> Parameters:
         """Leaf tensors to optimise, float32; ``start`` holds the scores of a warm start."""
 
     @abstractmethod
@@ -109,7 +109,7 @@ class Optimisation:
 
     Args:
         recipe, model, task, ablation, loss: what is optimised.
-        stream: the examples of each step.
+        minibatches: the examples of each step.
         steps, seed: how long, and which noise.
         from_inputs: whether a node that no kept path reaches from the input counts as cut.
         start: the scores of a warm start, or ``None``.
@@ -121,18 +121,18 @@ class Optimisation:
     task: Task
     ablation: Ablation
     loss: Loss
-    stream: Stream
+    minibatches: MiniBatches
     steps: int
     seed: int
     from_inputs: bool = True
-    start: Start | None = None
+    start: StartingScores | None = None
     folder: RunDirectory | None = None
     every: int = 50
     label: str = "optimise"
 
     def __post_init__(self) -> None:
-        self.stream.require_effect()
-        first = self.stream.part(0)
+        self.minibatches.require_effect()
+        first = self.minibatches.part(0)
         device = torch.device("cpu") if first is None else first[1].full.device
         made = self.recipe.parameters(self.model.graph, self.start)
         self.parameters = {
@@ -186,7 +186,7 @@ class Optimisation:
 
     def save(self) -> None:
         """Writes a checkpoint, where there is a run directory and this is the main process."""
-        if self.folder is None or not self.stream.workers.is_main:
+        if self.folder is None or not self.minibatches.workers.is_main:
             return
         tensors = {f"gates.{name}": p for name, p in self.parameters.items()}
         tensors |= {f"constants.{n}": c for n, c in enumerate(self.constants)}
@@ -197,7 +197,7 @@ class Optimisation:
         if self.best is not None:
             notes["best_loss"], tensors["best"] = self.best
             notes["best_step"] = self.made_at
-        self.folder.save(Checkpoint(self.step, tensors, notes))
+        self.folder.save(RunState(self.step, tensors, notes))
         self.saved = self.step
 
     @property
@@ -243,13 +243,13 @@ class Optimisation:
 
     def _any(self, flag: bool) -> bool:
         """Whether the flag is up in any process: all of them stop at the same step."""
-        workers = self.stream.workers
+        workers = self.minibatches.workers
         return bool(workers.mean_(torch.tensor(float(flag)), 1.0) > 0)
 
     def _step(self) -> dict[str, float]:
-        part = self.stream.at(self.step)
+        part = self.minibatches.at(self.step)
         size = 0 if part is None else part[0].size
-        total, rows = self.stream.places(self.step)
+        total, rows = self.minibatches.places(self.step)
         moment = Moment(self.step, self.steps, total, rows, self.from_inputs)
         factor = self.recipe.rate(moment)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
@@ -273,8 +273,8 @@ class Optimisation:
             data.backward(inputs=leaves, retain_graph=draw.penalty is not None)
         for leaf in leaves:
             assert leaf.grad is not None
-            self.stream.workers.mean_(leaf.grad, size)
-        self.stream.workers.mean_(value, size)
+            self.minibatches.workers.mean_(leaf.grad, size)
+        self.minibatches.workers.mean_(value, size)
         if draw.penalty is not None:
             draw.penalty.backward(inputs=leaves)
         self._require_finite(value, leaves, draw)
@@ -338,11 +338,11 @@ class Optimisation:
     # ---------------------------------------------------------------- judging
 
     @torch.no_grad()
-    def judge(self, mask: EdgeMask, batches: int = 8) -> float:
+    def mask_loss(self, mask: EdgeMask, batches: int = 8) -> float:
         """The loss of a mask as it is, over the first ``batches`` batches of the examples."""
         total, count = torch.zeros((), dtype=torch.float64), 0
-        for index in range(min(batches, self.stream.num_batches)):
-            part = self.stream.part(index)
+        for index in range(min(batches, self.minibatches.num_batches)):
+            part = self.minibatches.part(index)
             if part is None:
                 continue
             batch, reference = part
@@ -350,13 +350,13 @@ class Optimisation:
             total += self.loss(outputs, batch, reference.full).double().sum().cpu()
             count += batch.size
         mean = total / max(count, 1)
-        return float(self.stream.workers.mean_(mean, count))
+        return float(self.minibatches.workers.mean_(mean, count))
 
     def gradient(self, mask: EdgeMask, batches: int = 8) -> Tensor:
         """``[E]`` on the CPU: the loss's gradient at a mask, over the same examples."""
         total, count = torch.zeros(mask.graph.num_edges), 0
-        for index in range(min(batches, self.stream.num_batches)):
-            part = self.stream.part(index)
+        for index in range(min(batches, self.minibatches.num_batches)):
+            part = self.minibatches.part(index)
             if part is None:
                 continue
             batch, reference = part
@@ -365,11 +365,11 @@ class Optimisation:
             value = self.loss(outputs, batch, reference.full).sum()
             total += torch.autograd.grad(value, at)[0].float().cpu()
             count += batch.size
-        return self.stream.workers.mean_(total / max(count, 1), count)
+        return self.minibatches.workers.mean_(total / max(count, 1), count)
 
     def offer(self, mask: EdgeMask) -> float:
-        """Judges a mask and keeps it if it is the best so far."""
-        found = self.judge(mask)
+        """The loss of a mask, which is kept if it is the best so far."""
+        found = self.mask_loss(mask)
         if self.best is None or found < self.best[0]:
             self.best = (found, mask.values.clone())
             self.made_at = self.step

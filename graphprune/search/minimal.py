@@ -106,12 +106,12 @@ def minimal(run: Optimisation, scores_of: Callable[[Optimisation, int], EdgeScor
         history=run.history,
         stopped=run.stopped,
         notes={
-            "loss": run.judge(polished),
+            "loss": run.mask_loss(polished),
             "optimised_edges": optimised.num_kept,
             "polished_edges": polished.num_kept,
             "optimised_mask": optimised.edges() if optimised.num_kept <= 1000 else None,
             "steps": run.step,
-            "cached": run.stream.caching,
+            "cached": run.minibatches.caching,
             **run.say_stopped(),
         },
     )

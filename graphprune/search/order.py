@@ -8,19 +8,17 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import require_same_graph
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError, unknown_name
+from graphprune.util.paths import components
 
 __all__ = [
     "ORDERS",
     "EdgeOrder",
-    "component_depth",
     "edge_order",
     "is_reverse_topological",
     "readers",
@@ -97,18 +95,9 @@ def is_reverse_topological(graph: ComputationalGraph, order: Tensor) -> bool:
 
 def _wired(graph: ComputationalGraph) -> _Numbers:
     """``[N]``: nodes that wires or coupled groups join bear one number."""
-    first = graph.representative
-    pairs = np.concatenate(
-        [graph.fixed_edge_index.numpy(), np.stack([np.arange(graph.num_nodes), first])], axis=1
-    )
-    return _components(graph.num_nodes, pairs, "weak")
-
-
-def _components(nodes: int, pairs: _Numbers, connection: Literal["weak", "strong"]) -> _Numbers:
-    ones = np.ones(pairs.shape[1], dtype=np.int8)
-    matrix = csr_array((ones, (pairs[0], pairs[1])), shape=(nodes, nodes))
-    _, labels = connected_components(matrix, directed=True, connection=connection)
-    return np.asarray(labels, dtype=np.int64)
+    groups = np.stack([np.arange(graph.num_nodes), graph.representative])
+    pairs = np.concatenate([graph.fixed_edge_index.numpy(), groups], axis=1)
+    return components(graph.num_nodes, pairs, "weak")
 
 
 def _reverse_topological(graph: ComputationalGraph) -> _Numbers:
@@ -122,7 +111,7 @@ def _reverse_topological(graph: ComputationalGraph) -> _Numbers:
         order = np.lexsort(keys)
         if is_reverse_topological(graph, torch.from_numpy(order)):
             return order
-    place = component_depth(graph)
+    place = graph.depth
     keys = (-numbers[sources], -place[sources], -numbers[targets], -kinds, -place[targets])
     return np.lexsort(keys)
 
@@ -137,19 +126,3 @@ def _layers(graph: ComputationalGraph) -> _Numbers | None:
     layers[list(graph.input_nodes)] = -1
     layers[list(graph.output_nodes)] = layers.max() + 1
     return layers
-
-
-def component_depth(graph: ComputationalGraph) -> _Numbers:
-    """``[N]``: the longest path from a source; nodes on a cycle together."""
-    index = np.concatenate([graph.edge_index.numpy(), graph.fixed_edge_index.numpy()], axis=1)
-    parts = _components(graph.num_nodes, index, "strong")
-    sources, targets = parts[index]
-    across = sources != targets
-    sources, targets = sources[across], targets[across]
-    depth = np.zeros(graph.num_nodes, dtype=np.int64)
-    while True:
-        deeper = depth.copy()
-        np.maximum.at(deeper, targets, depth[sources] + 1)
-        if (deeper == depth).all():
-            return np.asarray(depth[parts])
-        depth = deeper

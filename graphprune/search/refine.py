@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphprune.core.mask import EdgeMask
 from graphprune.search.loop import Optimisation
-from graphprune.selection.budget import exact_budget
+from graphprune.selection.connected import exact_budget
 
 __all__ = ["refine"]
 
@@ -26,7 +26,7 @@ def refine(run: Optimisation, mask: EdgeMask, rounds: int, *, batches: int = 8) 
     with the best circuit so far.
     """
     graph, count = mask.graph, mask.num_kept
-    best = run.judge(mask, batches)
+    best = run.mask_loss(mask, batches)
     tried = {mask}
     for _ in range(rounds):
         if run.asked:
@@ -38,7 +38,7 @@ def refine(run: Optimisation, mask: EdgeMask, rounds: int, *, batches: int = 8) 
             if other in tried or other.num_kept != count:
                 continue
             tried.add(other)
-            loss = run.judge(other, batches)
+            loss = run.mask_loss(other, batches)
             if loss < best:
                 best, found = loss, other
         if found is None:

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from graphprune.core.mask import EdgeMask, budget
-from graphprune.core.scores import EdgeScores, Ranking
+from graphprune.core.scores import EdgeScores, Ranking, ranked_values
 from graphprune.errors import InputError, unknown_name
 from graphprune.selection.rules import take
+from graphprune.util.checks import at_least
+from graphprune.util.interrupts import whole_results
 from graphprune.util.numbers import ranking
 from graphprune.util.progress import track
 
@@ -113,10 +115,8 @@ class BootstrapScores:
             from_inputs: see :meth:`EdgeMask.prune_dead_ends`.
         """
         graph, values = self.scores.graph, self.scores.values
-        if by not in ("abs", "signed"):
-            raise unknown_name("by", by, ("abs", "signed"))
+        order = ranking(ranked_values(values, by))
         sure = self.certain(level, kind)
-        order = ranking(values.abs() if by == "abs" else values)
         tier = torch.where(sure, 0, 1)
         if by == "signed":
             tier = torch.where(sure & (values < 0), 2, tier)
@@ -150,8 +150,6 @@ def bootstrap_scores(
 
     Raises :class:`InputError` for tasks too small to resample.
     """
-    from graphprune.util.checks import at_least
-    from graphprune.util.interrupts import whole_results
 
     def score(some: Task) -> EdgeScores:
         with whole_results():

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from graphprune.core.mask import require_same_graph
 from graphprune.core.scores import EdgeScores
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
+from graphprune.util.checks import one_of
 from graphprune.util.numbers import levels, ranks
 
 __all__ = ["How", "Normalize", "combine_scores", "magnitude_ranks", "require_informative"]
@@ -61,10 +62,8 @@ def check_combination(
     """Raises :class:`InputError` for settings that :func:`combine_scores` cannot follow."""
     if members < 1:
         raise InputError("an ensemble needs at least one member")
-    if how not in HOWS:
-        raise unknown_name("how", how, HOWS)
-    if normalize not in NORMALIZATIONS:
-        raise unknown_name("normalize", normalize, NORMALIZATIONS)
+    one_of(how, HOWS, "how")
+    one_of(normalize, NORMALIZATIONS, "normalize")
     if how != "weighted":
         if weights is not None:
             raise InputError(f"weights are for how='weighted', not for how={how!r}")

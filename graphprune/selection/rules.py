@@ -13,7 +13,7 @@ from torch import Tensor
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
-from graphprune.selection.budget import exact_budget
+from graphprune.selection.connected import exact_budget
 from graphprune.util.numbers import ranking
 
 __all__ = ["edge_influence", "positives_first", "take"]

@@ -29,9 +29,9 @@ from torch import Tensor
 from graphprune.comparison.p_values import holm, rank_p
 from graphprune.core.ablation import own_ablation
 from graphprune.core.mask import EdgeMask
-from graphprune.core.measurable import Gap
 from graphprune.core.method import ablation_of
 from graphprune.core.model import MaskedModel
+from graphprune.core.sanity_checks import MetricRange
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 from graphprune.util.checks import at_least, share
@@ -175,7 +175,9 @@ def powered(kinds: int, alpha: float) -> int:
     return count
 
 
-def _row(kind: str, mask: Tensor, circuit: Tensor, value: float, unit: Gap) -> dict[str, Any]:
+def _row(
+    kind: str, mask: Tensor, circuit: Tensor, value: float, unit: MetricRange
+) -> dict[str, Any]:
     return {
         "circuit": kind,
         "edges": int(mask.sum()),

@@ -15,9 +15,9 @@ from torch import Tensor
 from graphprune.core.ablation import AblationLike
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask, mask_of, require_same_graph
-from graphprune.core.measurable import Gap, Idle
 from graphprune.core.metrics import as_metric
 from graphprune.core.model import MaskedModel, require_model
+from graphprune.core.sanity_checks import IdleAblationCheck, MetricRange
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 from graphprune.evaluation.reference_cache import ReferenceCache, require_mask_rows
@@ -120,7 +120,7 @@ class MaskEvaluator:
         largest = max(float(self.full.abs().max()), float(self.ablated.abs().max()))
         self.noise = self.ties * largest
         self.gap = float((self.full - self.ablated).mean())
-        self.unit = Gap.of(self.full, self.ablated)
+        self.unit = MetricRange.of(self.full, self.ablated)
 
     def settings(self, circuit: EdgeMask, **more: Any) -> dict[str, Any]:
         """Where a result comes from, as plain values, with ``more`` settings of the test."""
@@ -145,7 +145,7 @@ class MaskEvaluator:
     @torch.no_grad()
     def _ends(self) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
         """The full and the wholly ablated model's values."""
-        idle = Idle(self.model, f"task {self.task.name!r}")
+        idle = IdleAblationCheck(self.model, f"task {self.task.name!r}")
         ends = []
         for batch, reference in self._cache:
             idle.see(batch, reference)

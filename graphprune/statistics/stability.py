@@ -34,7 +34,7 @@ from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.selection.connect import circuit_of_size
+from graphprune.selection.selectors import circuit_of_size
 from graphprune.util.checks import at_least, share
 from graphprune.util.numbers import ranks
 from graphprune.util.progress import track

@@ -23,7 +23,7 @@ from graphprune.errors import GraphPruneError, InputError, MissingExtraError, Un
 from graphprune.evaluation.curve import circuits_of, curve_of_reports
 from graphprune.evaluation.recovery import auroc
 from graphprune.evaluation.report import evaluate_all
-from graphprune.selection.connect import circuit_of_size
+from graphprune.selection.selectors import circuit_of_size
 from graphprune.util.interrupts import whole_results
 from graphprune.util.plain import plain
 from graphprune.util.progress import quiet

@@ -12,7 +12,7 @@ from typing import Any
 
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import MaskedModel
-from graphprune.core.overlap import parted
+from graphprune.core.overlap import split_without_overlap
 from graphprune.core.registry import _entries
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
@@ -136,7 +136,7 @@ def apart(task: Task, train: int, test: int) -> tuple[Task, Task] | None:
     """
     if len(task) <= train:
         return None
-    first, rest = parted(task.take(train), task.subset(range(train, len(task))))
+    first, rest = split_without_overlap(task.take(train), task.subset(range(train, len(task))))
     if rest.task is None or len(rest.task) < test:
         return None
     return first, rest.task.take(test)

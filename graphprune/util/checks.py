@@ -1,12 +1,14 @@
-"""Numbers that users give, checked: what was expected and what came."""
+"""Numbers and names that users give, checked: what was expected and what came."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, unknown_name
 
-__all__ = ["at_least", "share"]
+__all__ = ["at_least", "at_least_0", "one_of", "share", "share_checked"]
 
 
 def at_least(value: object, least: int, what: str) -> int:
@@ -30,3 +32,19 @@ def share_checked(value: object, what: str) -> float:
     if isinstance(value, bool) or not number or not 0 < float(value) <= 1:  # type: ignore[arg-type]
         raise InputError(f"{what} must be a share in (0, 1], got {value!r}")
     return float(value)  # type: ignore[arg-type]
+
+
+def at_least_0(value: object, what: str) -> None:
+    """Raises :class:`InputError` unless ``value`` is ``None`` or a finite number from 0 on."""
+    if value is not None and not 0 <= value < float("inf"):  # type: ignore[operator]
+        raise InputError(f"{what} must be a number from 0 on, got {value!r}")
+
+
+def one_of(value: object, known: Iterable[object], what: str) -> None:
+    """Raises :class:`InputError` that lists the ``known`` values unless ``value`` is one of them.
+
+    ``None`` among them stands for "not said" and is not listed.
+    """
+    names = list(known)
+    if value not in names:
+        raise unknown_name(what, value, [name for name in names if name is not None])

@@ -18,7 +18,7 @@ from transformers import LlamaConfig
 import graphprune as gp
 from graphprune.adapters.lm.cost.probe import random_batch, step
 from graphprune.adapters.lm.describe.shape import random_model, read_shape
-from graphprune.methods.planning import Request
+from graphprune.methods.planning import RunShape
 from graphprune.util.quantities import synchronise
 
 
@@ -42,7 +42,7 @@ def measure(
     sizes = read_shape(shape, dtype=kind)
     model = gp.wrap(random_model(shape, place, kind), check=False)
     weights = sum(p.nbytes for p in model.module.parameters())
-    wanted = random_batch(sizes, Request(batch, tokens, 1, 1, False, None, place, False))
+    wanted = random_batch(sizes, RunShape(batch, tokens, 1, 1, False, None, place, False))
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
     start = time.perf_counter()

@@ -15,7 +15,7 @@ from transformers import GPT2Config, LlamaConfig
 import graphprune as gp
 from graphprune.adapters.lm.cost.probe import random_batch, step
 from graphprune.adapters.lm.describe.shape import random_model, read_shape
-from graphprune.methods.planning import Request
+from graphprune.methods.planning import RunShape
 from graphprune.util.quantities import best_seconds
 
 from .measuring import fresh_peak_mb
@@ -43,10 +43,10 @@ SETUP = """
 from transformers import GPT2Config, LlamaConfig
 from graphprune.adapters.lm.cost.probe import random_batch, step
 from graphprune.adapters.lm.describe.shape import random_model, read_shape
-from graphprune.methods.planning import Request
+from graphprune.methods.planning import RunShape
 
 def request(batch, tokens):
-    return Request(batch, tokens, 1, 1, False, None, torch.device("cpu"), False)
+    return RunShape(batch, tokens, 1, 1, False, None, torch.device("cpu"), False)
 
 shape = read_shape({config}, dtype=torch.{dtype})
 module = random_model({config}, torch.device("cpu"), shape.dtype)
@@ -88,7 +88,7 @@ def time_of(config, dtype, batch, tokens) -> tuple[float, float]:
     device = torch.device("cpu")
     shape = read_shape(config, dtype=dtype)
     model = gp.wrap(random_model(config, device, dtype), check=False)
-    wanted = random_batch(shape, Request(batch, tokens, 1, 1, False, None, device, False))
+    wanted = random_batch(shape, RunShape(batch, tokens, 1, 1, False, None, device, False))
     mask = torch.full((model.graph.num_edges,), 0.5, requires_grad=True)
     held = []
 

@@ -138,7 +138,7 @@ def test_optimisation_step_time(module, capsys):
     """Whole steps of edge pruning: draw, forward, KL, backward, Adam; references cached."""
     from graphprune.search.loop import Optimisation
     from graphprune.search.losses import as_loss
-    from graphprune.search.stream import Stream
+    from graphprune.search.minibatches import MiniBatches
 
     model, batches, steps = gp.wrap(module), 4, 12
     batch = fresh_batch(batches * BATCH)
@@ -152,12 +152,12 @@ def test_optimisation_step_time(module, capsys):
         "default": gp.EdgePruning(steps=steps),
         "paper, gates on nodes too": gp.EdgePruning(steps=steps, variant="paper", node_gates=True),
     }.items():
-        stream = Stream(model, task, ablation, BATCH, 0, steps, 1 << 33)
+        minibatches = MiniBatches(model, task, ablation, BATCH, 0, steps, 1 << 33)
         run = Optimisation(
-            method, model, task, ablation, as_loss("kl", task), stream, steps=steps, seed=0
+            method, model, task, ablation, as_loss("kl", task), minibatches, steps=steps, seed=0
         )
         run.run(until=batches)  # every reference is made once and kept
-        assert stream.caching
+        assert minibatches.caching
         begin = time.process_time()
         run.run()
         seconds[name] = (time.process_time() - begin) / (steps - batches)

@@ -241,10 +241,10 @@ def kill_runs(root, exchange, foreign):
     """A run's first file and its first checkpoint."""
     import torch
 
-    from graphprune.search.checkpoint import Checkpoint, RunDirectory
+    from graphprune.search.checkpoint import RunDirectory, RunState
 
     about = {"format": "graphprune-run", "version": 3, "settings": {"steps": 4}}
-    state = Checkpoint(2, {"gates": torch.arange(9.0)}, {"best": [1, 2]})
+    state = RunState(2, {"gates": torch.arange(9.0)}, {"best": [1, 2]})
 
     def look():
         found = RunDirectory(root / "run", about).load()

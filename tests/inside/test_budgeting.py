@@ -5,7 +5,7 @@ import torch
 
 import graphprune as gp
 from graphprune.adapters.lm.describe.layout import Layout
-from graphprune.selection.budget import exact_budget, shortest_path_edges
+from graphprune.selection.connected import exact_budget, shortest_path_edges
 
 pytestmark = pytest.mark.inside
 

@@ -15,7 +15,7 @@ from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
 from graphprune.errors import FormatError, InputError
-from graphprune.search.checkpoint import Checkpoint, RunDirectory
+from graphprune.search.checkpoint import RunDirectory, RunState
 from graphprune.study.shelf import Cost, Shelf
 from graphprune.util import files
 
@@ -122,7 +122,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_found(tmp_path):
     about = {"format": "graphprune-run", "version": 3}
     run = RunDirectory(tmp_path, about)
     tensors = {"gates": torch.randn(50), "optimiser.0.step": torch.tensor(3.0)}
-    run.save(Checkpoint(7, tensors, {"best": [0.25, None], "words": "é"}))
+    run.save(RunState(7, tensors, {"best": [0.25, None], "words": "é"}))
     path = tmp_path / "checkpoint.safetensors"
     for place in flips(path):
         assert re.search(r"checkpoint\.safetensors: .*delete it and the run", told(run.load)), place

@@ -12,7 +12,7 @@ from support.toy import Toy, ToyExamples
 import graphprune as gp
 from graphprune.adapters.lm.describe.layout import Layout
 from graphprune.search import descent as search
-from graphprune.search.forecast import Forecast
+from graphprune.search.keep_prediction import KeepPredictor
 from graphprune.search.order import edge_order, is_reverse_topological
 
 pytestmark = pytest.mark.inside
@@ -23,24 +23,24 @@ DISTANCE = gp.Metric(
 TAUS = [1e-4, 1e-3, 0.01, 0.1, 1.0]
 
 
-class AllStay(Forecast):
+class AllStay(KeepPredictor):
     def stays(self, edge):
         return 0.999
 
 
-class AllGo(Forecast):
+class AllGo(KeepPredictor):
     def stays(self, edge):
         return 0.001
 
 
-class Opposite(Forecast):
+class Opposite(KeepPredictor):
     """As sure as it is wrong."""
 
     def stays(self, edge):
         return 1.0 - super().stays(edge)
 
 
-class Drawn(Forecast):
+class Drawn(KeepPredictor):
     def __init__(self, graph):
         super().__init__(graph)
         self.drawn = torch.Generator().manual_seed(graph.num_edges)
@@ -54,7 +54,7 @@ WRONG = [AllStay, AllGo, Opposite, Drawn]
 
 @pytest.fixture(params=WRONG, ids=lambda kind: kind.__name__)
 def wrong(request, monkeypatch):
-    monkeypatch.setattr("graphprune.search.descent.Forecast", request.param)
+    monkeypatch.setattr("graphprune.search.descent.KeepPredictor", request.param)
 
 
 @cache
@@ -150,7 +150,7 @@ def test_senders_that_always_stay_are_guessed(monkeypatch):
     assert len(kept) == 2 * Layered.READERS
     runs = {None: found.notes["evaluations"]}
     for kind in (AllStay, AllGo):
-        monkeypatch.setattr("graphprune.search.descent.Forecast", kind)
+        monkeypatch.setattr("graphprune.search.descent.KeepPredictor", kind)
         other = rule.fit(model, task)
         assert other.mask == found.mask
         runs[kind] = other.notes["evaluations"]
@@ -163,7 +163,7 @@ def test_a_branchs_own_decisions_tell_what_is_guessed(monkeypatch, tau):
     """A run that goes on guesses as it did before it stopped."""
     told = []
 
-    class Watched(Forecast):
+    class Watched(KeepPredictor):
         def __init__(self, graph):
             super().__init__(graph)
             told.append([])
@@ -172,7 +172,7 @@ def test_a_branchs_own_decisions_tell_what_is_guessed(monkeypatch, tau):
             super().learn(edge, stayed)
             told[-1].append((edge, stayed))
 
-    monkeypatch.setattr("graphprune.search.descent.Forecast", Watched)
+    monkeypatch.setattr("graphprune.search.descent.KeepPredictor", Watched)
     model, task, _ = system("gpt2")
     search = gp.ACDC()._search(model, task, TAUS, None)
     search.run()
@@ -188,7 +188,7 @@ def test_a_run_killed_between_checkpoints_is_not_lost(tmp_path, monkeypatch):
     model, task, _ = system("toy")
     whole = gp.ACDC(tau=0.03, metric=DISTANCE).prune(model, task)
     saves = []
-    save = search.Search.save
+    save = search.GreedyDescent.save
 
     def counted(self):
         save(self)
@@ -196,7 +196,7 @@ def test_a_run_killed_between_checkpoints_is_not_lost(tmp_path, monkeypatch):
         if len(saves) == 3:
             raise MemoryError
 
-    monkeypatch.setattr(search.Search, "save", counted)
+    monkeypatch.setattr(search.GreedyDescent, "save", counted)
     monkeypatch.setattr(search, "_SAVE_EVERY", 0.0)
     rule = gp.ACDC(tau=0.03, metric=DISTANCE, candidates=1, run_dir=tmp_path / "run")
     with pytest.raises(MemoryError):

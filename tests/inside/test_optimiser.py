@@ -12,12 +12,12 @@ import graphprune as gp
 from graphprune.core.sizes import trapezoid_weights
 from graphprune.evaluation.curve import area
 from graphprune.methods.matryoshka import _on_curve
-from graphprune.search.dangling import alive_edges
+from graphprune.search.dead_ends import alive_edges
 from graphprune.search.distributed import Workers
 from graphprune.search.gates import log_odds, log_open, strength
 from graphprune.search.loop import Moment
 from graphprune.search.losses import as_loss
-from graphprune.search.warm import rank_values
+from graphprune.search.warm_start import rank_values
 
 pytestmark = pytest.mark.inside
 

@@ -15,7 +15,7 @@ import graphprune as gp
 from graphprune.adapters.lm.cost.estimate import step_work
 from graphprune.adapters.lm.cost.probe import random_batch, step
 from graphprune.adapters.lm.describe.shape import random_model, read_shape, truncated
-from graphprune.methods.planning import Request
+from graphprune.methods.planning import RunShape
 
 pytestmark = pytest.mark.inside
 
@@ -43,8 +43,8 @@ class Products(TorchDispatchMode):
         return out
 
 
-def request(batch: int, tokens: int, copies: int = 1) -> Request:
-    return Request(batch, tokens, 1, copies, False, None, torch.device("cpu"), False)
+def request(batch: int, tokens: int, copies: int = 1) -> RunShape:
+    return RunShape(batch, tokens, 1, copies, False, None, torch.device("cpu"), False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

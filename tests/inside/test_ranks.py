@@ -13,7 +13,7 @@ import graphprune as gp
 from graphprune import auroc
 from graphprune.comparison import make_strata, rank_correlation
 from graphprune.core.metrics import kendall_tau
-from graphprune.search.warm import met_gates, rank_values
+from graphprune.search.warm_start import gates_of_density, rank_values
 from graphprune.util.numbers import NOISE, levels, ranks
 
 pytestmark = pytest.mark.inside
@@ -74,7 +74,9 @@ def test_normalised_scores_repeat(normalize):
 def test_starts_tests_and_correlations_repeat():
     both = first, second = [gp.EdgeScores.computed(GRAPH, one, method="") for one in TWO]
     assert torch.equal(*(rank_values(s.values, s.noise) for s in both))
-    assert torch.equal(*(met_gates(s.values, 0.3, 3.0, torch.sigmoid, s.noise) for s in both))
+    assert torch.equal(
+        *(gates_of_density(s.values, 0.3, 3.0, torch.sigmoid, s.noise) for s in both)
+    )
     truth = gp.EdgeMask(GRAPH, [1, 1, 1, 0, 0, 0])
     # 1 and 2 outrank all of .5, .25 and ~0; ~0 ties with ~0 and loses to the two others.
     assert auroc(first, truth) == auroc(second, truth) == (3 + 3 + 0.5) / 9

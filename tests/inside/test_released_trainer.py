@@ -24,7 +24,7 @@ from transformers import (
 import graphprune as gp
 from graphprune.search.gates import noise
 from graphprune.search.loop import Optimisation
-from graphprune.search.warm import Warm
+from graphprune.search.warm_start import WarmStart
 
 pytestmark = pytest.mark.inside
 
@@ -159,7 +159,8 @@ def ours(model, task, **settings):
     )
     method = gp.EdgePruning(
         variant="paper", size=EDGES, steps=STEPS, warmup=WARMUP, lr=RATE, lr_lambda=UP,
-        batch_size=EXAMPLES, loss=scaled_kl, warm_start=Warm(scores, "density", 0.5), **settings,
+        batch_size=EXAMPLES, loss=scaled_kl, warm_start=WarmStart(scores, "density", 0.5),
+        **settings,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Optimisation, "_step", noted)

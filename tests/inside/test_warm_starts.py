@@ -13,7 +13,7 @@ from transformer_graph import random_scores, transformer_graph
 import graphprune as gp
 from graphprune.search.gates import budgeted_sigmoid, hard_concrete
 from graphprune.search.loop import Moment
-from graphprune.search.warm import Start, Warm
+from graphprune.search.warm_start import StartingScores, WarmStart
 
 pytestmark = pytest.mark.inside
 
@@ -30,9 +30,9 @@ def frozen_order(optimiser, spread=None):
     """The ranking after one step of rate (nearly) nothing: the start's."""
     graph = transformer_graph(3, 4)
     given = random_scores(graph)
-    warm = Warm(given, "density", None if optimiser.gate_kind == "ranking" else 0.1, spread)
+    warm = WarmStart(given, "density", None if optimiser.gate_kind == "ranking" else 0.1, spread)
     ready = dataclasses.replace(optimiser, warm_start=warm)
-    return given, ready.values(ready.parameters(graph, Start(given.values, warm)), graph)
+    return given, ready.values(ready.parameters(graph, StartingScores(given.values, warm)), graph)
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS, ids=lambda o: o.label[:40])
@@ -53,12 +53,12 @@ def test_the_start_density_is_met(kind, node_gates, density):
         "probing": gp.SubnetworkProbing(node_gates=node_gates),
         "ugs": gp.UGS(node_gates=node_gates),
     }[kind]
-    warm = Warm(given, "density", density)
+    warm = WarmStart(given, "density", density)
     if kind == "ugs" and node_gates and density > 0.9:
         with pytest.raises(gp.InputError, match=r"0\.95 cannot be met"):
-            made.parameters(graph, Start(given.values, warm))
+            made.parameters(graph, StartingScores(given.values, warm))
         return
-    first = made.parameters(graph, Start(given.values, warm))
+    first = made.parameters(graph, StartingScores(given.values, warm))
     generator = torch.Generator().manual_seed(0)
     found = 0.0
     for _ in range(400):
@@ -75,9 +75,9 @@ def test_the_start_density_is_met(kind, node_gates, density):
 def test_a_budget_starts_at_the_density():
     graph, given = transformer_graph(3, 4), random_scores(transformer_graph(3, 4))
     for density in (0.02, 0.3):
-        warm = Warm(given, "density", density)
+        warm = WarmStart(given, "density", density)
         made = gp.EdgePruning(sparsity=0.99, warm_start=warm)
-        first = made.parameters(graph, Start(given.values, warm))
+        first = made.parameters(graph, StartingScores(given.values, warm))
         draw = made.draw(first, graph, Moment(0, 1000, 1, (0,)))
         assert float(draw.mask.sum()) == pytest.approx(density * graph.num_edges, rel=1e-3)
         again, _ = budgeted_sigmoid(first["edges"], density * graph.num_edges, 0.5)
@@ -110,7 +110,7 @@ def test_the_published_mapping(density):
     graph = transformer_graph(2, 3)
     given = gp.EdgeScores(graph, random_scores(graph).values)
     method = gp.EdgePruning(variant="paper", seed=4)
-    start = Start(given.values, Warm(given, "paper", density), 4)
+    start = StartingScores(given.values, WarmStart(given, "paper", density), 4)
     found = method.parameters(graph, start)["edges"]
     assert np.allclose(found, by_the_book(graph, given.values, density, 4), atol=2e-3)
 
@@ -123,7 +123,7 @@ def test_the_published_defects_are_there_and_ours_has_none():
     method = gp.EdgePruning(variant="paper")
 
     def first(mapping, density):
-        start = Start(given.values, Warm(given, mapping, density), 0)
+        start = StartingScores(given.values, WarmStart(given, mapping, density), 0)
         return method.parameters(graph, start)["edges"]
 
     ranks = given.values.abs()

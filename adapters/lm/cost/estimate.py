@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from graphprune.errors import UnsupportedModelError, unknown_name
-from graphprune.methods.planning import Cost, MemoryPart, Request, Work
+from graphprune.methods.planning import CostEstimate, MemoryPart, Operations, RunShape
 
 from ..describe.shape import Shape, config_of, read_shape
 
 __all__ = ["cost"]
 
 
-def cost(subject: Any, request: Request) -> Cost:
+def cost(subject: Any, request: RunShape) -> CostEstimate:
     """What :func:`graphprune.plan` asks of an adapter."""
     options = dict(request.options)
     embeddings = options.pop("embedding_nodes", 1)
@@ -41,7 +41,7 @@ def cost(subject: Any, request: Request) -> Cost:
 
         seconds = calibrate(config, shape, request, checkpointing=checkpointing)
     reference = reference_bytes(shape, request)
-    return Cost(
+    return CostEstimate(
         model=name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".")) else name,
         dtype=shape.dtype,
         edges=shape.edges,
@@ -55,7 +55,7 @@ def cost(subject: Any, request: Request) -> Cost:
     )
 
 
-def reference_bytes(shape: Shape, request: Request) -> int:
+def reference_bytes(shape: Shape, request: RunShape) -> int:
     """Ablated codes, messages and streams, and both ends' outputs: ``LMReference.nbytes``."""
     n, answers = request.batch_size * request.tokens, request.batch_size * request.answers
     return _values(shape) * n + 2 * 4 * shape.outputs * answers
@@ -68,7 +68,7 @@ def _values(shape: Shape) -> int:
     return sent * item + (2 * layers + 1) * shape.width * max(item, 4)
 
 
-def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[MemoryPart]:
+def memory(shape: Shape, request: RunShape, *, checkpointing: bool) -> list[MemoryPart]:
     """Parts of the peak: what is held, the outboxes, what is kept, one layer's temporaries."""
     item, width, layout = shape.dtype.itemsize, shape.width, shape.layout
     n = request.batch_size * request.tokens * request.copies
@@ -116,7 +116,9 @@ def memory(shape: Shape, request: Request, *, checkpointing: bool) -> list[Memor
     return parts
 
 
-def _on_cpu(request: Request, clean: int, kept: int, operands: int, half: bool) -> list[MemoryPart]:
+def _on_cpu(
+    request: RunShape, clean: int, kept: int, operands: int, half: bool
+) -> list[MemoryPart]:
     """What a process holds beyond its tensors: measured on Linux with glibc and oneDNN.
 
     The clean pass's memory is not handed back, only used again (by kept graphs); products in half
@@ -131,7 +133,7 @@ def _on_cpu(request: Request, clean: int, kept: int, operands: int, half: bool) 
     return parts
 
 
-def _slots(shape: Shape, request: Request) -> tuple[int, int]:
+def _slots(shape: Shape, request: RunShape) -> tuple[int, int]:
     """Slots of the main outbox and of the answers' one (0: there is none)."""
     layout = shape.layout
     if 2 * request.answers <= request.tokens:
@@ -139,7 +141,7 @@ def _slots(shape: Shape, request: Request) -> tuple[int, int]:
     return 1 + layout.writers, 0
 
 
-def step_work(shape: Shape, request: Request) -> list[Work]:
+def step_work(shape: Shape, request: RunShape) -> list[Operations]:
     """Products of one forward and backward, and the bytes that they move."""
     layout, width, item = shape.layout, shape.width, shape.dtype.itemsize
     n = request.batch_size * request.tokens * request.copies
@@ -157,23 +159,25 @@ def step_work(shape: Shape, request: Request) -> list[Work]:
     expand = layout.heads * shape.head_dim * width * whole
     scores = layout.layers * 2 * layout.heads * shape.head_dim * request.tokens * n
     return [
-        Work("reading over edges", 4 * 2 * reads * width, 4 * moved * width * item),
-        Work(
+        Operations("reading over edges", 4 * 2 * reads * width, 4 * moved * width * item),
+        Operations(
             "projections",
             2 * 2 * project,
             3 * layout.layers * (4 * shape.rows * n * width + shape.rows * width) * item,
         ),
-        Work("attention", 4 * 2 * scores),
-        Work("messages", 2 * 2 * expand, 2 * layout.writers * n * width * item),
-        Work("MLPs", 2 * 2 * shape.mlp * whole, 3 * layout.layers * shape.mlp * item),
-        Work("outputs", 3 * 2 * shape.outputs * width * answers, 3 * shape.outputs * width * item),
+        Operations("attention", 4 * 2 * scores),
+        Operations("messages", 2 * 2 * expand, 2 * layout.writers * n * width * item),
+        Operations("MLPs", 2 * 2 * shape.mlp * whole, 3 * layout.layers * shape.mlp * item),
+        Operations(
+            "outputs", 3 * 2 * shape.outputs * width * answers, 3 * shape.outputs * width * item
+        ),
     ]
 
 
-def reference_work(shape: Shape, request: Request) -> list[Work]:
+def reference_work(shape: Shape, request: RunShape) -> list[Operations]:
     """Products of the clean and the ablated pass."""
     layout, width = shape.layout, shape.width
     n = request.batch_size * request.tokens
     per_layer = (shape.rows + layout.heads) * shape.head_dim * width + shape.mlp
     weights = layout.layers * per_layer + shape.outputs * width
-    return [Work("plain passes", 2 * 2 * layout.layers * per_layer * n, 2 * weights * 2.0)]
+    return [Operations("plain passes", 2 * 2 * layout.layers * per_layer * n, 2 * weights * 2.0)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.core.batch import Batch
-from graphprune.methods.planning import Request
+from graphprune.methods.planning import RunShape
 from graphprune.util.quantities import best_seconds
 
 from ..describe.family import FAMILIES
@@ -29,7 +29,7 @@ SHALLOW, DEEP = 1, 3
 EDGE_BYTES = 2**28
 
 
-def random_batch(shape: Shape, request: Request) -> Batch:
+def random_batch(shape: Shape, request: RunShape) -> Batch:
     """Random clean and corrupted prompts of the request's size."""
     generator = torch.Generator().manual_seed(0)
     size, tokens = request.batch_size, request.tokens
@@ -51,7 +51,7 @@ def step(model: LanguageModel, batch: Batch, mask: Tensor, reference: Any) -> Te
 
 
 def calibrate(
-    config: Any, shape: Shape, request: Request, *, checkpointing: bool
+    config: Any, shape: Shape, request: RunShape, *, checkpointing: bool
 ) -> dict[str, float]:
     """``step`` and ``reference``: seconds at the configuration's full depth."""
     start = time.perf_counter()
@@ -80,7 +80,7 @@ def _writers(shape: Shape, layers: int) -> int:
 
 
 def _measure(
-    config: Any, shape: Shape, request: Request, layers: int, checkpointing: bool
+    config: Any, shape: Shape, request: RunShape, layers: int, checkpointing: bool
 ) -> dict[str, float]:
     device = request.device
     module = random_model(truncated(config, layers), device, shape.dtype)
@@ -108,7 +108,7 @@ def _measure(
     return seconds
 
 
-def _edge_seconds(shape: Shape, request: Request) -> float:
+def _edge_seconds(shape: Shape, request: RunShape) -> float:
     """Seconds that one more writer costs a layer, forward and backward.
 
     The outbox's own products: reading twice, the mask's gradient, and sending back.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphprune.core.trials import Trials
+from graphprune.core.trials import EdgeTrials
 
 from ..describe.layout import Plan, dense_plan, sparse_plan
 from ..describe.norms import wide
@@ -52,7 +52,7 @@ class _Turn:
     x: Tensor
 
 
-class SuffixTrials(Trials):
+class SuffixTrials(EdgeTrials):
     """See the module. ``kept [E]`` bool; the order must be reverse topological."""
 
     spans = False

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from graphprune.core.graph import ComputationalGraph
 
-__all__ = ["Forecast"]
+__all__ = ["KeepPredictor"]
 
 _FIRST = 0.1  # the share that stays, before anything is known
 _SEEN = 0.98  # how often a rise seen beside a wrong guess tells the decision
@@ -37,13 +37,13 @@ class _Share:
         return (self.stayed + weight * wider) / (self.count + weight)
 
 
-class Forecast:
+class KeepPredictor:
     """Chances that edges stay, learnt as they are decided.
 
     Example: two edges of ``a`` stayed, one of ``b`` did not.
 
         >>> pairs = [("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")]
-        >>> forecast = Forecast(ComputationalGraph.from_edges(pairs))
+        >>> forecast = KeepPredictor(ComputationalGraph.from_edges(pairs))
         >>> for edge, stayed in ((2, True), (1, True), (4, False)):
         ...     forecast.learn(edge, stayed)
         >>> [round(forecast.stays(edge), 2) for edge in (0, 3, 5)]  # of a, b and c

@@ -17,26 +17,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
-from graphprune.errors import InputError, unknown_name
-from graphprune.search.gates import BETA
+from graphprune.core.method import Scorer
+from graphprune.core.scores import EdgeScores
+from graphprune.errors import InputError
+from graphprune.search.gates import BETA, GateKind, hard_concrete_open, of_senders
+from graphprune.util.checks import one_of
 from graphprune.util.numbers import ranks
 
-if TYPE_CHECKING:
-    from graphprune.core.method import Scorer
-    from graphprune.core.scores import EdgeScores
+__all__ = [
+    "StartMapping",
+    "StartingScores",
+    "WarmStart",
+    "first_gates",
+    "gates_of_density",
+    "paper_log_alpha",
+    "rank_values",
+]
 
-    Source = EdgeScores | Scorer | str
-else:
-    Source = Any
-
-__all__ = ["Start", "StartMapping", "Warm", "met_gates", "paper_log_alpha", "rank_values"]
-
+Source: TypeAlias = EdgeScores | Scorer | str
 StartMapping = Literal["ranks", "density", "paper"]
 MAPPINGS = ("ranks", "density", "paper")
 
@@ -55,7 +59,7 @@ def rank_values(scores: Tensor, noise: float = 0.0) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Warm:
+class WarmStart:
     """A warm start that says how scores become gates; what ``warm_start=`` takes.
 
     Args:
@@ -73,8 +77,7 @@ class Warm:
     spread: float | None = None
 
     def __post_init__(self) -> None:
-        if self.mapping not in MAPPINGS:
-            raise unknown_name("mapping", self.mapping, MAPPINGS)
+        one_of(self.mapping, MAPPINGS, "mapping")
         if self.density is not None and not 0 < self.density < 1:
             raise InputError(f"a start density is a share in (0, 1), got {self.density!r}")
         if self.spread is not None and not 0 < self.spread < math.inf:
@@ -87,19 +90,53 @@ class Warm:
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class StartingScores:
     """A warm start with its scores at hand: ``scores [E]``; ``seed`` is of the published noise.
 
     ``noise``: how far apart scores are told apart, see :class:`~graphprune.EdgeScores`.
     """
 
     scores: Tensor
-    how: Warm
+    how: WarmStart
     seed: int = 0
     noise: float = 0.0
 
 
-def met_gates(
+def first_gates(
+    kind: GateKind,
+    graph: ComputationalGraph,
+    cold: Tensor,
+    start: StartingScores | None,
+    nodes: Tensor | None = None,
+) -> Tensor:
+    """``[E]``: the edges' first gates, the ``cold`` ones or those of a warm start.
+
+    ``nodes [N]`` are the senders' first gates: an edge is open if both gates are.
+    """
+    if start is None:
+        return cold
+    how = start.how
+    if how.mapping == "ranks":
+        return cold + rank_values(start.scores, start.noise)
+    if how.mapping == "paper":
+        assert how.density is not None
+        return paper_log_alpha(graph, start.scores, how.density, start.seed)
+    if kind in ("budget", "ranking"):
+        return cold + (how.spread or 1.0) * rank_values(start.scores, start.noise)
+    chance = torch.sigmoid if kind == "chance" else hard_concrete_open
+    assert how.density is not None
+    wanted = how.density
+    if nodes is not None:
+        wanted /= float(of_senders(chance(nodes), graph).mean())
+    if wanted >= 1:
+        raise InputError(
+            f"a start density of {how.density} cannot be met: gates on nodes alone leave "
+            f"{how.density / wanted:.3g} of the edges open"
+        )
+    return gates_of_density(start.scores, wanted, how.spread or 3.0, chance, start.noise)
+
+
+def gates_of_density(
     scores: Tensor,
     density: float,
     spread: float,
@@ -112,7 +149,7 @@ def met_gates(
     each other get equal gates.
 
     Example:
-        >>> gates = met_gates(torch.arange(100.0), 0.05, 3.0, torch.sigmoid)
+        >>> gates = gates_of_density(torch.arange(100.0), 0.05, 3.0, torch.sigmoid)
         >>> round(float(torch.sigmoid(gates).mean()), 5)
         0.05
     """

@@ -11,7 +11,7 @@ from support.toy import Toy, ToyExamples
 import graphprune as gp
 from graphprune.methods import CalibratedRanking
 from graphprune.methods.calibration import _Examples
-from graphprune.search.nested import nested
+from graphprune.search.nested_circuits import nested_circuits
 
 pytestmark = pytest.mark.inside
 
@@ -41,7 +41,9 @@ def test_swaps_on_values_that_add_up(seed):
         asked.append(kept.clone())
         return float(effects[kept].sum())
 
-    steps = nested(strengths, [9, 6, 11], measure, lambda kept: effects, tolerance=1e-3, rounds=6)
+    steps = nested_circuits(
+        strengths, [9, 6, 11], measure, lambda kept: effects, tolerance=1e-3, rounds=6
+    )
     assert [step.count for step in steps] == [11, 9, 6]
     outer = torch.ones(14, dtype=torch.bool)
     for step in steps:
@@ -65,7 +67,7 @@ def test_most_of_the_gap_is_closed():
     for seed in range(40):
         effects, strengths = additive(seed)
         value, slope = sums_of(effects)
-        (step,) = nested(strengths, [7], value, slope, rounds=6)
+        (step,) = nested_circuits(strengths, [7], value, slope, rounds=6)
         best.append(float((1 - effects[every].sum(1)).abs().min()))
         before.append(abs(1 - step.before))
         after.append(abs(1 - step.value))
@@ -82,7 +84,7 @@ def test_helpful_edges_leave_for_more_helpful_ones(seed):
     effects /= effects.sum()
     value, slope = sums_of(effects)
     strengths = torch.rand(14, generator=generator, dtype=torch.float64)
-    (step,) = nested(strengths, [7], value, slope, rounds=8)
+    (step,) = nested_circuits(strengths, [7], value, slope, rounds=8)
     assert step.value == pytest.approx(float(effects.sort().values[-7:].sum()))
 
 
@@ -92,7 +94,7 @@ def test_what_is_measured_corrects_the_estimates(scale):
     for seed in range(40):
         effects, strengths = additive(seed, edges=60)
         value, _ = sums_of(effects)
-        (step,) = nested(strengths, [30], value, lambda kept: effects * scale, rounds=6)  # noqa: B023
+        (step,) = nested_circuits(strengths, [30], value, lambda kept: effects * scale, rounds=6)  # noqa: B023
         before.append(abs(1 - step.before))
         after.append(abs(1 - step.value))
     assert sorted(after)[20] < 0.1 * sorted(before)[20]
@@ -107,7 +109,7 @@ def test_a_round_measures_at_most_eight_circuits():
         return 0.1 * (len(runs) == 1)  # whatever is done makes it worse
 
     effects, strengths = additive(3, edges=60)
-    (step,) = nested(strengths, [30], measure, lambda kept: effects)
+    (step,) = nested_circuits(strengths, [30], measure, lambda kept: effects)
     assert (step.rounds, step.swaps, step.value) == (1, 0, 0.1)
     assert 3 < len(runs) == len(set(runs)) <= 9
 
@@ -122,13 +124,13 @@ def test_a_goal_that_is_met_costs_one_run():
     def slope(kept):
         raise AssertionError("no slope is needed")
 
-    steps = nested(torch.arange(8.0), [3, 5, 3], measure, slope)
+    steps = nested_circuits(torch.arange(8.0), [3, 5, 3], measure, slope)
     assert [step.count for step in steps] == [5, 3]
     assert len(runs) == 2
 
 
 def test_a_slope_of_nothing_changes_nothing():
-    steps = nested(torch.arange(8.0), [3], lambda kept: 0.2, lambda kept: torch.zeros(8))
+    steps = nested_circuits(torch.arange(8.0), [3], lambda kept: 0.2, lambda kept: torch.zeros(8))
     assert steps[0].kept.tolist() == [False] * 5 + [True] * 3
     assert steps[0].rounds == 1
 

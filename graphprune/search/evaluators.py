@@ -11,22 +11,29 @@ from torch import Tensor
 
 from graphprune.capabilities import LowPrecision, require
 from graphprune.core.batch import Batch
-from graphprune.core.measurable import require_effect
 from graphprune.core.metrics import Metric
 from graphprune.core.model import Ablation, MaskedModel, Reference
+from graphprune.core.sanity_checks import require_effect
 from graphprune.core.task import Task
-from graphprune.core.trials import Trials
+from graphprune.core.trials import EdgeTrials
 from graphprune.precision import Precision, PrecisionPolicy
 
-__all__ = ["Judge", "MakeTrials", "RaisingJudge", "Recheck", "Referee"]
+__all__ = [
+    "ExactEvaluator",
+    "LossEvaluator",
+    "MakeTrials",
+    "Measurement",
+    "MixedPrecisionEvaluator",
+    "Recheck",
+]
 
 log = logging.getLogger(__name__)
 
-MakeTrials = Callable[[MaskedModel, Batch, Tensor, Reference], Trials]
+MakeTrials = Callable[[MaskedModel, Batch, Tensor, Reference], EdgeTrials]
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class _PreparedBatch:
     """A batch, and the full model's outputs in float64, which ``metric`` is fixed to."""
 
     batch: Batch
@@ -39,47 +46,51 @@ class _Part:
         return -self.metric.sign * float(self.metric(outputs.double(), self.batch, self.full).sum())
 
 
-def _parts(
-    model: MaskedModel, task: Task, metric: Metric, ablation: Ablation, size: int | None
-) -> list[_Part]:
-    found = []
-    for batch in task.batches(size):
-        reference = model.reference(batch, ablation)
-        full = reference.full.double()
-        found.append(_Part(batch, reference, full, metric.fixed(full)))
-    require_effect(model, ((p.batch, p.reference) for p in found), f"task {task.name!r}")
-    return found
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What a loss is: minus the mean of ``metric`` over ``task`` under ``ablation``.
+
+    (The mean itself where lower is better.) ``batch_size``: ``None`` takes the task's.
+    """
+
+    task: Task
+    metric: Metric
+    ablation: Ablation
+    batch_size: int | None
+
+    def prepared(self, model: MaskedModel) -> list[_PreparedBatch]:
+        """Every batch with the model's clean and ablated values."""
+        batches = []
+        for batch in self.task.batches(self.batch_size):
+            reference = model.reference(batch, self.ablation)
+            full = reference.full.double()
+            batches.append(_PreparedBatch(batch, reference, full, self.metric.fixed(full)))
+        pairs = ((b.batch, b.reference) for b in batches)
+        require_effect(model, pairs, f"task {self.task.name!r}")
+        return batches
 
 
-class Judge:
-    """Mean losses while edges are cut, from one :class:`Trials` a batch."""
+class LossEvaluator:
+    """Mean losses while edges are cut, from one :class:`EdgeTrials` a batch."""
 
-    def __init__(
-        self,
-        model: MaskedModel,
-        task: Task,
-        metric: Metric,
-        ablation: Ablation,
-        batch_size: int | None,
-        make: MakeTrials,
-    ) -> None:
-        self.task, self.metric, self.count = task, metric, len(task)
-        self._ablation, self._size, self._make = ablation, batch_size, make
-        self._trials: list[Trials] = []
+    def __init__(self, model: MaskedModel, measured: Measurement, make: MakeTrials) -> None:
+        self.measured, self.count = measured, len(measured.task)
+        self._make = make
+        self._trials: list[EdgeTrials] = []
         self._use(model)
 
     def _use(self, model: MaskedModel) -> None:
         self._model = model
-        self._parts = _parts(model, self.task, self.metric, self._ablation, self._size)
+        self._batches = self.measured.prepared(model)
 
     def start(self, kept: Tensor) -> None:
         """Takes ``kept [E]`` bool as the circuit."""
         self._trials = []  # the old ones must not stand beside the new ones
-        for part in self._parts:
+        for part in self._batches:
             self._trials.append(self._make(self._model, part.batch, kept, part.reference))
 
-    def attend(self, node: int) -> bool:
-        """Told before edges into ``node`` are tried; whether the circuit's loss is another now."""
+    def raise_precision(self, node: int) -> bool:
+        """Prepares for cuts of edges into ``node``; true if the circuit's loss is another now."""
         return False
 
     @property
@@ -105,14 +116,14 @@ class Judge:
     def loss(self) -> float:
         """Of the circuit."""
         total = 0.0
-        for part, trials in zip(self._parts, self._trials, strict=True):
+        for part, trials in zip(self._batches, self._trials, strict=True):
             total += part.total(trials.outputs())
         return total / self.count
 
     def without(self, edges: Tensor, cuts: Tensor) -> list[float]:
         """Losses with those of ``edges [n]`` cut too that each row of ``cuts [C, n]`` names."""
         totals = [0.0] * len(cuts)
-        for part, trials in zip(self._parts, self._trials, strict=True):
+        for part, trials in zip(self._batches, self._trials, strict=True):
             for row, outputs in enumerate(trials.without(edges, cuts)):
                 totals[row] += part.total(outputs)
         return [total / self.count for total in totals]
@@ -130,12 +141,12 @@ class Judge:
 
 @dataclass(eq=False)
 class Recheck:
-    """A referee for decisions near a threshold: within ``band``, or a ``factor`` of it.
+    """Exact decisions near a threshold: within ``band``, or a ``factor`` of it.
 
     ``count``: decisions made so far.
     """
 
-    referee: Referee
+    exact: ExactEvaluator
     band: float
     factor: float = 1.0
     count: int = 0
@@ -149,39 +160,34 @@ class Recheck:
         """The rise of the loss when ``edge`` is cut; widens the band if ``seen`` was far off."""
         less = kept.clone()
         less[edge] = False
-        exact = self.referee.loss(kept), self.referee.loss(less)
+        gap = self.exact.loss(less) - self.exact.loss(kept)
         self.count += 1
-        gap = exact[1] - exact[0]
         if abs(gap - seen) > 0.5 * self.band:
             self.band = 4.0 * abs(gap - seen)
             log.info("noise %.2g at edge %d: band now %.2g", gap - seen, edge, self.band)
         return gap
 
 
-class RaisingJudge(Judge):
-    """A judge in low precision that raises the node whose edges are being tried.
+class MixedPrecisionEvaluator(LossEvaluator):
+    """An evaluator in low precision that raises the node whose edges are being tried.
 
     Args:
         policy: the precisions otherwise.
         raised: kinds of nodes that are raised to float32 while edges into them are tried, each
             with the nodes of these kinds that it is wired to. Losses, the outputs they compare
             with among them, are those of the model so raised.
-        others: as a :class:`Judge` takes them; ``model`` is in low precision.
+        others: as a :class:`LossEvaluator` takes them; ``model`` is in low precision.
     """
 
     def __init__(
         self,
         model: MaskedModel,
-        task: Task,
-        metric: Metric,
-        ablation: Ablation,
-        batch_size: int | None,
+        measured: Measurement,
         make: MakeTrials,
-        *,
         policy: PrecisionPolicy,
         raised: Sequence[str],
     ) -> None:
-        super().__init__(model, task, metric, ablation, batch_size, make)
+        super().__init__(model, measured, make)
         self._policy, self._now = policy, frozenset[str]()
         nodes = model.graph.nodes
         self._raised = {i: {n.name} for i, n in enumerate(nodes) if n.kind in raised}
@@ -195,7 +201,7 @@ class RaisingJudge(Judge):
         """No: another reader may mean another model."""
         return False
 
-    def attend(self, node: int) -> bool:
+    def raise_precision(self, node: int) -> bool:
         """Raises what belongs to ``node``, and nothing else."""
         wanted = frozenset(self._raised.get(node, ()))
         if wanted == self._now:
@@ -210,24 +216,17 @@ class RaisingJudge(Judge):
         return True
 
 
-class Referee:
+class ExactEvaluator:
     """Losses of whole circuits, each by single runs of fixed shape: a function of the mask alone.
 
     Args:
         model: the one that decides; in float64 where there is such a copy.
+        measured: what its losses are.
     """
 
-    def __init__(
-        self,
-        model: MaskedModel,
-        task: Task,
-        metric: Metric,
-        ablation: Ablation,
-        batch_size: int | None,
-    ) -> None:
-        self._model, self._task, self._metric = model, task, metric
-        self._ablation, self._size = ablation, batch_size
-        self._parts: list[_Part] = []
+    def __init__(self, model: MaskedModel, measured: Measurement) -> None:
+        self._model, self._measured = model, measured
+        self._batches: list[_PreparedBatch] = []
         self._known: dict[bytes, float] = {}
 
     def loss(self, kept: Tensor) -> float:
@@ -241,9 +240,9 @@ class Referee:
 
     @torch.no_grad()
     def _run(self, kept: Tensor) -> float:
-        if not self._parts:
-            self._parts = _parts(self._model, self._task, self._metric, self._ablation, self._size)
+        if not self._batches:
+            self._batches = self._measured.prepared(self._model)
         total = 0.0
-        for part in self._parts:
+        for part in self._batches:
             total += part.total(self._model.run(part.batch, kept.float(), part.reference))
-        return total / len(self._task)
+        return total / len(self._measured.task)

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from graphprune.util.progress import track
 
-__all__ = ["Step", "nested"]
+__all__ = ["NestedCircuit", "nested_circuits"]
 
 _TRIALS = 4  # circuits of either kind measured in a round
 _STRETCH = 4.0  # the most that one trial's share of the gap differs from the last one's
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class NestedCircuit:
     """The circuit of one size.
 
     Args:
@@ -48,7 +48,7 @@ class Step:
         return int(self.kept.sum())
 
 
-def nested(
+def nested_circuits(
     strengths: Tensor,
     counts: Sequence[int],
     measure: Callable[[Tensor], float],
@@ -57,7 +57,7 @@ def nested(
     goal: float = 1.0,
     tolerance: float = 0.01,
     rounds: int = 4,
-) -> list[Step]:
+) -> list[NestedCircuit]:
     """The circuits, the largest first.
 
     Args:
@@ -72,13 +72,13 @@ def nested(
     Example:
         >>> effects = torch.tensor([0.6, 0.3, -0.1, 0.1, 0.3])  # a value that is their sum
         >>> value, slope = lambda kept: float(effects[kept].sum()), lambda kept: effects
-        >>> (step,) = nested(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]), [3], value, slope)
+        >>> (step,) = nested_circuits(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]), [3], value, slope)
         >>> step.kept.tolist(), round(step.before, 2), round(step.value, 2), step.swaps
         ([True, True, False, True, False], 0.8, 1.0, 1)
     """
     order = torch.sort(strengths, descending=True, stable=True).indices
     outer = torch.ones(len(strengths), dtype=torch.bool)
-    found: list[Step] = []
+    found: list[NestedCircuit] = []
     for count in track(sorted(set(counts), reverse=True), "sizes"):
         first = torch.zeros_like(outer)
         first[order[outer[order]][:count]] = True
@@ -91,7 +91,7 @@ def nested(
             if better is kept:
                 break
             kept = better
-        found.append(Step(kept, before, value, int((kept & ~first).sum()), asked))
+        found.append(NestedCircuit(kept, before, value, int((kept & ~first).sum()), asked))
         outer = kept
     return found
 

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from graphprune.core.batch import Batch
-from graphprune.core.measurable import Idle
 from graphprune.core.model import Ablation, MaskedModel, Reference
+from graphprune.core.sanity_checks import IdleAblationCheck
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.search.distributed import Workers
 
-__all__ = ["SHARE", "Stream", "available_memory"]
+__all__ = ["SHARE", "MiniBatches", "available_memory"]
 
 SHARE = 0.25  # of the free memory may go to cached references
 
@@ -49,7 +49,7 @@ def _order(seed: int, number: int, batches: int) -> tuple[int, ...]:
 
 
 @dataclass(eq=False)
-class Stream:
+class MiniBatches:
     """The batch and reference of every step.
 
     Args:
@@ -85,7 +85,7 @@ class Stream:
 
     def require_effect(self) -> None:
         """Raises :class:`InputError` where the ablation changes nothing on any example."""
-        idle = Idle(self.model, f"task {self.task.name!r}")
+        idle = IdleAblationCheck(self.model, f"task {self.task.name!r}")
         for index in range(self.num_batches):
             mine = self.part(index)
             if mine is not None:

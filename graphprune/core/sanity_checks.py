@@ -4,12 +4,12 @@
 Scores would be all zero, a mask of the best edges arbitrary, and an optimiser would find that any
 circuit is perfect. It happens where corrupted inputs are the clean ones, where features are alike
 on all nodes and are shuffled, where a mean is taken over equal inputs, and where no edge leads to
-the nodes that are asked about (:class:`Idle`).
+the nodes that are asked about (:class:`IdleAblationCheck`).
 
 *Models not told apart.* Faithfulness is a share of what the full model scores above the wholly
 ablated one. Where the two are not told apart on the examples at hand that is no figure: its
-denominator is noise (:class:`Gap`). One place decides this, for evaluation, curves, calibration,
-statistics and studies.
+denominator is noise (:class:`MetricRange`). One place decides this, for evaluation, curves,
+calibration, statistics and studies.
 
 *Rounding.* The open mask is the model, up to the rounding of its dtype. A figure no larger than the
 one it gets says nothing of a circuit (:func:`rounding_notes`).
@@ -35,9 +35,9 @@ from graphprune.errors import GraphPruneError, InputError
 from graphprune.util.numbers import ENOUGH, bootstrap_interval
 
 __all__ = [
-    "Compared",
-    "Gap",
-    "Idle",
+    "ComparesMessages",
+    "IdleAblationCheck",
+    "MetricRange",
     "changes_nothing",
     "equal_but_for_rounding",
     "equal_inputs",
@@ -52,7 +52,7 @@ _OTHERS: tuple[AblationKind, ...] = ("zero", "delete", "mean")
 
 
 @runtime_checkable
-class Compared(Protocol):
+class ComparesMessages(Protocol):
     """A reference that can tell whether its ablation changes any message."""
 
     def changes_nothing(self) -> bool | None:
@@ -96,7 +96,7 @@ def changes_nothing(model: MaskedModel, batch: Batch, reference: Reference) -> b
     """
     if reference.ablation.kind == "counterfactual" and equal_inputs(batch):
         return True
-    told = reference.changes_nothing() if isinstance(reference, Compared) else None
+    told = reference.changes_nothing() if isinstance(reference, ComparesMessages) else None
     if told:
         return True
     # Messages that differ may still not reach what is asked, a node that no edge leads to.
@@ -108,7 +108,7 @@ def changes_nothing(model: MaskedModel, batch: Batch, reference: Reference) -> b
     return equal_but_for_rounding(model.run(batch, masks, reference), reference.full)
 
 
-class Idle:
+class IdleAblationCheck:
     """Looks at a method's references until one of them changes something.
 
     One example that changes is enough: edges have effects on it. The others add zeros.
@@ -167,7 +167,7 @@ class Idle:
 
 def require_effect(model: MaskedModel, pairs: Iterable[tuple[Batch, Reference]], what: str) -> None:
     """Raises :class:`InputError` unless one of the references changes something."""
-    idle = Idle(model, what)
+    idle = IdleAblationCheck(model, what)
     for pair in pairs:
         idle.see(*pair)
         if idle.settled:
@@ -179,7 +179,7 @@ _NOISE = 1e-6  # of the scores, at least of 1: rounding of float32 outputs
 
 
 @dataclass(frozen=True)
-class Gap:
+class MetricRange:
     """The difference of two means over the same examples, and its 95 % interval.
 
     ``full`` and ``ablated`` are the means, ``low`` to ``high`` the interval of ``full - ablated``
@@ -197,7 +197,7 @@ class Gap:
     note: str | None = None
 
     @classmethod
-    def of(cls, full: Tensor, ablated: Tensor, idle: str | None = None) -> Gap:
+    def of(cls, full: Tensor, ablated: Tensor, idle: str | None = None) -> MetricRange:
         """From scores ``[n]`` of the full and of the wholly ablated model.
 
         They are told apart where the interval excludes 0, and the difference is larger than the
@@ -210,9 +210,9 @@ class Gap:
         Example:
             >>> import torch
             >>> one, other = torch.tensor([1.0, 2.0, 4.0] * 8), torch.tensor([0.0, 1.5, 3.0] * 8)
-            >>> Gap.of(one, other).why is None
+            >>> MetricRange.of(one, other).why is None
             True
-            >>> print(Gap.of(one, one.flip(0)).why)  # doctest: +ELLIPSIS
+            >>> print(MetricRange.of(one, one.flip(0)).why)  # doctest: +ELLIPSIS
             the full model (2.333) and the wholly ablated one (2.333) score the same; ...
         """
         differences = full.detach().cpu().double() - ablated.detach().cpu().double()
