@@ -22,7 +22,7 @@ from .plotting import plot
 from .search.prune import SpectralMask, prune
 from .search.published import published_edge
 
-# The names that scripts know.
+# Earlier names, which scripts use.
 Wiring, wiring = WeightedGraph, weighted_graph
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "SpectralScores",
     "Taylor",
     "WeightedGraph",
-    "Wiring",
     "close",
     "component_sizes",
     "drift",
@@ -55,5 +54,4 @@ __all__ = [
     "spectrum",
     "stable_step",
     "weighted_graph",
-    "wiring",
 ]
