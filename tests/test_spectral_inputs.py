@@ -209,6 +209,9 @@ def test_large_goals():
     graph, weights = large(250)
     with pytest.warns(UserWarning, match="leading eigenvalues only"):
         kept = spectral.prune(graph, weights, goal="preserve", size=0.8, dense_limit=100)
+    with pytest.warns(UserWarning, match="leading eigenvalues only"):
+        few = spectral.prune(graph, weights, size=len(weights) - 2, dense_limit=100)
+    assert few.num_kept == len(weights) - 2  # fewer removals than rounds
     assert abs(kept.notes["end"] / kept.notes["start"] - 1) < 0.2
     with pytest.raises(gp.InputError, match="the gap needs"):
         spectral.prune(graph, weights, goal="gap", dense_limit=100)

@@ -100,6 +100,32 @@ def test_exact_greedy_is_tried_at_96_edges_and_24_removals():
 
 
 @pytest.mark.parametrize("degrees", ["signed", "absolute"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_effects_of_edges_that_go_and_come(kind, degrees):
+    """Finite differences along the change of the dense matrix, whose spectrum numpy takes."""
+    index, weights = drawn(9, 50, 3, signed=kind != "rw" or degrees == "absolute")
+    present = np.arange(50) >= 8
+    # Between components, edges that close a new cycle are not predicted.
+    assert nx.is_strongly_connected(nx.DiGraph(index[:, present].T.tolist()))
+    graph = wiring((index, 9), weights)
+    evaluator = SetEvaluator(graph, Solver(operator(kind, degrees)), Measure("sum"), "damp")
+
+    def matrix(kept):
+        part = (index[:, kept], 9)
+        return spectral.laplacian(part, weights[kept], kind, degrees=degrees).toarray()
+
+    def rotation(matrix):
+        return np.abs(np.linalg.eigvals(matrix).imag).sum()
+
+    effects = evaluator.effects(present, evaluator.solve(present))
+    start = matrix(present)
+    for edge in range(0, 50, 2):
+        step = 1e-6 * (matrix(present ^ (np.arange(50) == edge)) - start)
+        slope = (rotation(start + step) - rotation(start - step)) / 2e-6
+        assert effects[edge] == pytest.approx(slope, abs=1e-5), edge
+
+
+@pytest.mark.parametrize("degrees", ["signed", "absolute"])
 @pytest.mark.parametrize("measure", ["sum", "max", "gap"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_stacks_are_the_solver_s_values(kind, measure, degrees):
