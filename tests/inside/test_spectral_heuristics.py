@@ -104,7 +104,7 @@ def test_exact_greedy_is_tried_at_96_edges_and_24_removals():
 def test_effects_of_edges_that_go_and_come(kind, degrees):
     """Finite differences along the change of the dense matrix, whose spectrum numpy takes."""
     index, weights = drawn(9, 50, 3, signed=kind != "rw" or degrees == "absolute")
-    present = np.arange(50) >= 8
+    present = np.arange(50) % 7 != 3
     # Between components, edges that close a new cycle are not predicted.
     assert nx.is_strongly_connected(nx.DiGraph(index[:, present].T.tolist()))
     graph = wiring((index, 9), weights)
