@@ -1,27 +1,29 @@
 """Laplacians, spectra, sensitivities and the spectral pruners.
 
-``A[i, j] = w`` is the edge i -> j everywhere. See :mod:`.laplacians` for the
-matrices that ``laplacian=`` names.
+``A[i, j] = w`` is the edge i -> j everywhere. See :mod:`.weighted_graph` for the matrices that
+``laplacian=`` names.
 """
 
 from .linalg.arpack import solve_leading
-from .linalg.autograd import rotation
-from .linalg.components import component_sizes
-from .linalg.drift import drift
-from .linalg.effects import removal_effects
-from .linalg.laplacians import laplacian
-from .linalg.large import leading
-from .linalg.sensitivity import sensitivity
-from .linalg.spectra import spectrum
-from .linalg.stability import stable_step
-from .linalg.wiring import Wiring, close, wiring
+from .linalg.eigensolver import component_sizes
+from .linalg.sensitivity import removal_effects, rotation, sensitivity
+from .linalg.spectra import drift, leading, spectrum, stable_step
+from .linalg.weighted_graph import WeightedGraph, close, laplacian, weighted_graph
 from .methods.baselines import EffectiveResistance, Magnitude, Taylor, effective_resistance
 from .methods.dynamic import DynamicPruning, scheduled
-from .methods.spectral import SpectralPruning, SpectralScores, feedback_dependence
-from .methods.weighing import edge_weights, message_norms
-from .pictures import plot
+from .methods.spectral import (
+    SpectralPruning,
+    SpectralScores,
+    edge_weights,
+    feedback_dependence,
+    message_norms,
+)
+from .plotting import plot
 from .search.prune import SpectralMask, prune
 from .search.published import published_edge
+
+# Earlier names, which scripts use.
+Wiring, wiring = WeightedGraph, weighted_graph
 
 __all__ = [
     "DynamicPruning",
@@ -31,7 +33,7 @@ __all__ = [
     "SpectralPruning",
     "SpectralScores",
     "Taylor",
-    "Wiring",
+    "WeightedGraph",
     "close",
     "component_sizes",
     "drift",
@@ -51,5 +53,5 @@ __all__ = [
     "solve_leading",
     "spectrum",
     "stable_step",
-    "wiring",
+    "weighted_graph",
 ]

@@ -70,6 +70,22 @@ def test_forms_that_are_refused():
         spectral.prune(many)
 
 
+def test_an_undirected_graph_is_refused(caplog):
+    ties = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")]
+    graph = gp.ComputationalGraph.from_edges([*ties, *((v, u) for u, v in ties)])
+    weights = np.tile([1.0, 2.0, 0.5, 1.5], 2)
+    for kind in ("out", "in", "both", "rw", "adjacency"):
+        assert not spectral.spectrum(graph, weights, kind).imag.any()
+        with pytest.raises(gp.InputError, match="the graph is undirected"):
+            spectral.prune(graph, weights, kind)
+    weights[:3], weights[4:7] = 3.0, 0.1  # one way round weighs more: directed, and it turns
+    assert spectral.spectrum(graph, weights, "out").imag.any()
+    assert spectral.prune(graph, weights, size=6).num_kept == 6
+    tree = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "a")])
+    spectral.prune(tree, [1.0, 2.0], size=1)
+    assert "the spectrum is real already" in caplog.text
+
+
 # ------------------------------------------------------------------ stars
 
 
@@ -96,6 +112,16 @@ def test_the_local_rule_of_every_kind(kind, degrees):
     assert before > 1e-2 or kind == "both"
     assert after < 1e-5
     assert (mask.num_kept < len(pairs)) == (before > 1e-5)
+    for u, v in index[:, ~kept].T:  # only edges of a negative product with their reverse
+        back = (index[0] == v) & (index[1] == u)
+        assert back.any()
+        if kind != "rw" or degrees == "absolute":  # signed degrees change the product's sign
+            assert (weights[back] * weights[(index[0] == u) & (index[1] == v)] < 0).all()
+    if before > 1e-5:  # and no more than were asked for
+        some = spectral.prune(
+            (index, 8), weights, kind, degrees=degrees, mode="local", size=len(pairs) - 1
+        )
+        assert some.num_kept == len(pairs) - 1
     positive = spectral.prune((index, 8), np.abs(weights), kind, mode="local", size=1)
     assert positive.num_kept == len(pairs)
 
@@ -184,6 +210,9 @@ def test_large_goals():
     graph, weights = large(250)
     with pytest.warns(UserWarning, match="leading eigenvalues only"):
         kept = spectral.prune(graph, weights, goal="preserve", size=0.8, dense_limit=100)
+    with pytest.warns(UserWarning, match="leading eigenvalues only"):
+        few = spectral.prune(graph, weights, size=len(weights) - 2, dense_limit=100)
+    assert few.num_kept == len(weights) - 2  # fewer removals than rounds
     assert abs(kept.notes["end"] / kept.notes["start"] - 1) < 0.2
     with pytest.raises(gp.InputError, match="the gap needs"):
         spectral.prune(graph, weights, goal="gap", dense_limit=100)

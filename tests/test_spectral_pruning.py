@@ -30,6 +30,13 @@ def turning(graph, weights, mask, kind="out"):
     return np.abs(values.imag).sum()
 
 
+def by_chance(graph, count, measure):
+    """A measure of ten random masks of ``count`` edges."""
+    generator = np.random.default_rng(0)
+    places = [torch.from_numpy(generator.permutation(graph.num_edges)) for _ in range(10)]
+    return [measure(gp.EdgeMask(graph, (place < count).float())) for place in places]
+
+
 @pytest.mark.parametrize("kind", ["out", "in", "both", "rw", "adjacency"])
 def test_damping_beats_chance_and_meets_its_budget(kind):
     graph, weights = graph_of(40, 4, 0)
@@ -37,12 +44,7 @@ def test_damping_beats_chance_and_meets_its_budget(kind):
     assert mask.num_kept == int(0.8 * graph.num_edges)
     full = gp.EdgeMask(graph, torch.ones(graph.num_edges))
     start, end = turning(graph, weights, full, kind), turning(graph, weights, mask, kind)
-    generator = np.random.default_rng(0)
-    others = []
-    for _ in range(10):
-        values = np.zeros(graph.num_edges)
-        values[generator.permutation(graph.num_edges)[: mask.num_kept]] = 1
-        others.append(turning(graph, weights, gp.EdgeMask(graph, torch.tensor(values)), kind))
+    others = by_chance(graph, mask.num_kept, lambda other: turning(graph, weights, other, kind))
     assert end < 0.5 * min(others)
     assert end < 0.45 * start
 
@@ -82,46 +84,8 @@ def test_the_gap_stays_open():
         values = spectral.spectrum((index, graph.num_nodes), weights[kept], "out").real
         return np.sort(values)[1]
 
-    ours = gap(spectral.prune(graph, weights, goal="gap", size=0.8))
-    generator = np.random.default_rng(0)
-    chance = []
-    for _ in range(10):
-        values = np.zeros(graph.num_edges)
-        values[generator.permutation(graph.num_edges)[: int(0.8 * graph.num_edges)]] = 1
-        chance.append(gap(gp.EdgeMask(graph, torch.tensor(values))))
-    assert ours > max(chance)
-
-
-def star_turns(index, weights, node, nodes):
-    """By the whole matrix of a star, degrees counted."""
-    matrix = np.zeros((nodes, nodes))
-    for (u, v), w in zip(index.T, weights, strict=True):
-        if node in (u, v):
-            matrix[u, v] -= w
-            matrix[u, u] += 1
-            matrix[v, v] += 1
-    return np.abs(np.linalg.eigvals(matrix).imag).max() > 1e-6
-
-
-def test_the_local_rule_leaves_no_star_that_turns():
-    generator = np.random.default_rng(0)
-    pairs = list(itertools.permutations(range(8), 2))
-    graph = gp.ComputationalGraph.from_edges([(f"n{u}", f"n{v}") for u, v in pairs])
-    weights = generator.normal(0, 4, len(pairs))
-    index = graph.edge_index.numpy()
-    assert any(star_turns(index, weights, n, 8) for n in range(8))
-    mask = spectral.prune(graph, weights, "count", mode="local", size=1)
-    kept = mask.kept.numpy()
-    assert 1 < mask.num_kept < len(pairs)  # it stops where no star turns
-    assert not any(star_turns(index[:, kept], weights[kept], n, 8) for n in range(8))
-    for edge in np.flatnonzero(~kept):
-        u, v = index[:, edge]
-        back = np.flatnonzero((index[0] == v) & (index[1] == u))[0]
-        assert weights[edge] * weights[back] < 0
-    some = spectral.prune(graph, weights, "count", mode="local", size=len(pairs) - 2)
-    assert some.num_kept == len(pairs) - 2
-    positive = spectral.prune(graph, np.abs(weights), "count", mode="local", size=1)
-    assert positive.num_kept == len(pairs)
+    mask = spectral.prune(graph, weights, goal="gap", size=0.8)
+    assert gap(mask) > max(by_chance(graph, mask.num_kept, gap))
 
 
 def swept(index, weights, nodes, laplacian):
@@ -355,23 +319,21 @@ def test_regrowth_brings_back_large_gradients_and_resumes():
     assert bool((runs[0][1] == 0).any())  # what grew again began at 0
 
 
-def test_bad_dynamic_input():
-    net = Net(3)
-    ring = [[0, 1, 2], [1, 2, 0]]
-    with pytest.raises(gp.InputError, match=r"must be \[3\], got"):
-        spectral.DynamicPruning(Net(4), ring, 3)
-    with pytest.raises(gp.InputError, match="begin < end"):
-        spectral.DynamicPruning(net, ring, 3, begin=5, end=5)
-    with pytest.raises(gp.InputError, match="regrow is a share"):
-        spectral.DynamicPruning(net, ring, 3, regrow=1.0)
-    with pytest.raises(gp.InputError, match="unknown schedule 'quick'"):
-        spectral.DynamicPruning(net, ring, 3, schedule="quick")
-    with pytest.raises(gp.InputError, match="'local' only damps"):
-        spectral.DynamicPruning(net, ring, 3, criterion="local", goal="preserve")
-    with pytest.raises(gp.InputError, match="unknown criterion 'size'"):
-        spectral.DynamicPruning(net, ring, 3, criterion="size")
-    with pytest.raises(gp.InputError, match="unknown goal 'calm'"):
-        spectral.DynamicPruning(net, ring, 3, goal="calm")
+@pytest.mark.parametrize(
+    ("edges", "settings", "message"),
+    [
+        (4, {}, r"must be \[3\], got"),
+        (3, {"begin": 5, "end": 5}, "begin < end"),
+        (3, {"regrow": 1.0}, "regrow is a share"),
+        (3, {"schedule": "quick"}, "unknown schedule 'quick'"),
+        (3, {"criterion": "local", "goal": "preserve"}, "'local' only damps"),
+        (3, {"criterion": "size"}, "unknown criterion 'size'"),
+        (3, {"goal": "calm"}, "unknown goal 'calm'"),
+    ],
+)
+def test_bad_dynamic_input(edges, settings, message):
+    with pytest.raises(gp.InputError, match=message):
+        spectral.DynamicPruning(Net(edges), [[0, 1, 2], [1, 2, 0]], 3, **settings)
 
 
 @pytest.mark.parametrize(
@@ -392,22 +354,29 @@ def test_bad_settings(settings, message):
         gp.SpectralPruning(**settings)
 
 
-def test_settings_that_contradict():
+CORRECTED = "the rule that mode='local' corrects: give one of th"
+
+
+@pytest.mark.parametrize(
+    ("laplacian", "settings", "message"),
+    [
+        ("count", {"mode": "local", "goal": "gap"}, "only damps"),
+        ("count", {"variant": "paper", "goal": "preserve"}, "only damps"),
+        ("count", {"mode": "local", "variant": "paper"}, CORRECTED),
+        ("out", {"variant": "paper"}, "published for laplacian='count' and 'both', got 'out'"),
+        ("both", {"variant": "paper", "degrees": "absolute"}, "signed weights, got degrees='abs"),
+    ],
+)
+def test_settings_that_contradict(laplacian, settings, message):
     graph, weights = graph_of(10, 3, 0)
-    with pytest.raises(gp.InputError, match="only damps"):
-        spectral.prune(graph, weights, "count", mode="local", goal="gap")
-    with pytest.raises(gp.InputError, match="only damps"):
-        spectral.prune(graph, weights, "count", variant="paper", goal="preserve")
-    with pytest.raises(gp.InputError, match="the rule that mode='local' corrects: give one of th"):
-        spectral.prune(graph, weights, "count", mode="local", variant="paper")
-    with pytest.raises(gp.InputError, match="the rule that mode='local' corrects: give one of th"):
-        gp.SpectralPruning(laplacian="count", mode="local", variant="paper")
-    with pytest.raises(
-        gp.InputError, match="published for laplacian='count' and 'both', got 'out'"
-    ):
-        spectral.prune(graph, weights, "out", variant="paper")
-    with pytest.raises(gp.InputError, match="sums signed weights, got degrees='absolute'"):
-        spectral.prune(graph, weights, "both", variant="paper", degrees="absolute")
+    with pytest.raises(gp.InputError, match=message):
+        spectral.prune(graph, weights, laplacian, **settings)
+    with pytest.raises(gp.InputError, match=message):
+        gp.SpectralPruning(laplacian=laplacian, **settings)
+
+
+def test_graphs_and_efforts_that_are_refused():
+    graph, weights = graph_of(10, 3, 0)
     with pytest.raises(gp.InputError, match="effort >= 0"):
         spectral.prune(graph, weights, effort=-1)
     with pytest.raises(gp.InputError, match="no cycle"):
@@ -420,19 +389,3 @@ def test_pictures(tmp_path):
     axes = spectral.plot(graph, weights, mask=mask, path=tmp_path / "s.png")
     assert [c.get_offsets().shape for c in axes.collections] == [(20, 2), (20, 2)]
     assert (tmp_path / "s.png").stat().st_size > 5000
-
-
-def test_an_undirected_graph_is_refused(caplog):
-    ties = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")]
-    graph = gp.ComputationalGraph.from_edges([*ties, *((v, u) for u, v in ties)])
-    weights = np.tile([1.0, 2.0, 0.5, 1.5], 2)
-    for kind in ("out", "in", "both", "rw", "adjacency"):
-        assert not spectral.spectrum(graph, weights, kind).imag.any()
-        with pytest.raises(gp.InputError, match="the graph is undirected"):
-            spectral.prune(graph, weights, kind)
-    weights[:3], weights[4:7] = 3.0, 0.1  # one way round weighs more: directed, and it turns
-    assert spectral.spectrum(graph, weights, "out").imag.any()
-    assert spectral.prune(graph, weights, size=6).num_kept == 6
-    tree = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "a")])
-    spectral.prune(tree, [1.0, 2.0], size=1)
-    assert "the spectrum is real already" in caplog.text

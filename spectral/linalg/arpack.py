@@ -1,11 +1,11 @@
 """The leading eigenvalues of a component that is too large to solve whole.
 
 ARPACK asked for the largest imaginary parts (``LI``) is known to return others without a word, so
-the matrix is filtered first (:mod:`.filtering`), which turns them into the
-largest sizes. And a Krylov space grown from one start holds one copy of a repeated eigenvalue. What
-a start found is therefore taken out (deflation: later ones work orthogonally to it), and starts are
-made until one finds nothing that turns faster than the last eigenvalue wanted. The basis then has a
-direction for each copy, also where a defective matrix has fewer eigenvectors than eigenvalues.
+the matrix is filtered first (:mod:`.chebyshev`), which turns them into the largest sizes. And a
+Krylov space grown from one start holds one copy of a repeated eigenvalue. What a start found is
+therefore taken out (deflation: later ones work orthogonally to it), and starts are made until one
+finds nothing that turns faster than the last eigenvalue wanted. The basis then has a direction for
+each copy, also where a defective matrix has fewer eigenvectors than eigenvalues.
 
 Every pair is checked by its residual on L itself, left vectors too. A residual r bounds, to first
 order, an eigenvalue's error by r / ``|nu|``. Where starts do not settle, components up to
@@ -22,10 +22,9 @@ from scipy.linalg import eig, qr
 
 from graphprune.errors import NumericalError
 
-from .blocks import DENSE_LIMIT, EPS, ComplexArray, Part, solve
-from .components import Block
-from .filtering import Filter
-from .wiring import FloatArray
+from .chebyshev import ChebyshevFilter
+from .eigensolver import DENSE_LIMIT, EPS, BlockSpectrum, ComplexArray, DiagonalBlock, solve_block
+from .weighted_graph import FloatArray
 
 __all__ = ["solve_leading"]
 
@@ -52,20 +51,22 @@ class _Leaders:
     settled: bool
 
 
-def solve_leading(block: Block, count: int, *, vectors: bool, seed: int = 0) -> Part:
+def solve_leading(
+    block: DiagonalBlock, count: int, *, vectors: bool, seed: int = 0
+) -> BlockSpectrum:
     """``count`` eigenvalues of the largest imaginary parts, with copies and conjugates.
 
-    The part is not ``complete``, unless it was solved whole, and its ``doubts`` say what was found.
-    Raises :class:`NumericalError` where no start converges.
+    The result is not ``complete``, unless it was solved whole, and its ``doubts`` say what was
+    found. Raises :class:`NumericalError` where no start converges.
     """
     if 4 * count > block.size and block.size <= DENSE_LIMIT:
-        return solve(block, vectors=vectors)
+        return solve_block(block, vectors=vectors)
     matrix = block.sparse().tocsr()
     norm = float(abs(matrix).sum(axis=1).max())
     pairs = max(1, count // 2)
     right = _leaders(matrix, pairs, norm, seed)
     if not right.settled and block.size <= DENSE_LIMIT:
-        return solve(block, vectors=vectors)
+        return solve_block(block, vectors=vectors)
     if not len(right.values):
         raise NumericalError(
             f"no eigenvalue of a component of {block.size} nodes met the residual of "
@@ -81,7 +82,9 @@ def solve_leading(block: Block, count: int, *, vectors: bool, seed: int = 0) -> 
     doubts = [_doubt(block.size, pairs, right)]
     if not vectors:
         doubts[0] += f"; residuals up to {residual.max():.1e} of the norm"
-        return Part(block.nodes, values, complete=False, doubts=tuple(doubts), residual=residual)
+        return BlockSpectrum(
+            block.nodes, values, complete=False, doubts=tuple(doubts), residual=residual
+        )
     left, size, other = _dual(matrix, right, norm, seed + 1)
     lost = size == 0
     if lost.any():
@@ -91,7 +94,7 @@ def solve_leading(block: Block, count: int, *, vectors: bool, seed: int = 0) -> 
         f"; residuals up to {residual.max():.1e} (right) and {other.max():.1e} (left) of the norm, "
         f"a first-order error of at most {bound:.1e}"
     )
-    return Part(
+    return BlockSpectrum(
         block.nodes,
         values,
         _with_conjugates(left, turning),
@@ -137,7 +140,7 @@ def _leaders(matrix: Any, wanted: int, norm: float, seed: int) -> _Leaders:
     generator = np.random.default_rng(seed)
     size = matrix.shape[0]
     tolerance = _allowed(size) * norm
-    filtered = Filter(matrix, generator)
+    filtered = ChebyshevFilter(matrix, generator)
     basis = np.zeros((size, 0), dtype=np.complex128)
     values, vectors, residual = _ritz(matrix, basis, tolerance)
     starts, settled = 0, False

@@ -14,8 +14,8 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.methods import EAP
 
-from ..linalg.wiring import FloatArray, Wiring, wiring
-from .weighing import EdgeWeights, edge_weights
+from ..linalg.weighted_graph import FloatArray, WeightedGraph, weighted_graph
+from .spectral import EdgeWeights, edge_weights
 
 __all__ = ["EffectiveResistance", "Magnitude", "Taylor", "effective_resistance"]
 
@@ -61,7 +61,7 @@ class EffectiveResistance(Scorer):
         """See the class; raises :class:`InputError` above ``most_nodes``."""
         require_model(model)
         weights = edge_weights(model, task, self.edge_weights)
-        given = wiring(model.graph, weights)
+        given = weighted_graph(model.graph, weights)
         if given.num_nodes > self.most_nodes:
             raise InputError(
                 f"effective resistance inverts a {given.num_nodes} x {given.num_nodes} matrix; "
@@ -71,11 +71,12 @@ class EffectiveResistance(Scorer):
         return EdgeScores.computed(model.graph, torch.from_numpy(values).float(), method=self.label)
 
 
-def effective_resistance(given: Wiring) -> FloatArray:
+def effective_resistance(given: WeightedGraph) -> FloatArray:
     """``[E]``: resistance between each edge's ends; 0 for self-loops.
 
     Example:
-        >>> effective_resistance(wiring(([[0, 1], [1, 2]], 3), [1.0, 2.0])).round(3).tolist()
+        >>> chain = weighted_graph(([[0, 1], [1, 2]], 3), [1.0, 2.0])
+        >>> effective_resistance(chain).round(3).tolist()
         [1.0, 0.5]
     """
     n, edges = given.num_nodes, given.num_edges

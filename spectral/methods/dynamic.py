@@ -16,15 +16,19 @@ from torch import Tensor
 from graphprune.core.mask import budget
 from graphprune.errors import InputError
 
-from ..linalg.laplacians import Degrees, Laplacian, operator
-from ..linalg.measures import measure_named
-from ..linalg.names import known
-from ..linalg.spectra import DENSE_LIMIT, Solver
-from ..linalg.wiring import wiring
-from ..search.global_search import Search
-from ..search.local import LocalSearch
+from ..linalg.eigensolver import DENSE_LIMIT, Solver
+from ..linalg.sensitivity import measure_named
+from ..linalg.weighted_graph import (
+    Degrees,
+    Laplacian,
+    operator,
+    require_known,
+    weighted_graph,
+)
+from ..search.global_search import GlobalSearch
 from ..search.prune import require_consistent
-from ..search.trials import Goal
+from ..search.set_evaluation import Goal
+from ..search.star_search import StarSearch
 
 __all__ = ["DynamicPruning", "Schedule", "scheduled"]
 
@@ -33,7 +37,7 @@ Criterion = Literal["spectral", "local", "magnitude"]
 
 
 class Prunable(Protocol):
-    """What is pruned."""
+    """A model part with a weight and a keep flag for each edge."""
 
     edge_weight: Any
     edge_keep: Any
@@ -46,7 +50,7 @@ def scheduled(schedule: Schedule, share: float, end: float) -> float:
         >>> [scheduled(s, 0.5, 0.25) for s in ("linear", "cubic", "geometric")]
         [0.625, 0.34375, 0.5]
     """
-    known(schedule, Schedule, "schedule")
+    require_known(schedule, Schedule, "schedule")
     share = min(max(share, 0.0), 1.0)
     if schedule == "linear":
         return 1.0 - (1.0 - end) * share
@@ -105,7 +109,7 @@ class DynamicPruning:
         for name in ("edge_weight", "edge_keep"):
             if not isinstance(getattr(self.target, name, None), Tensor):
                 raise InputError(f"what is pruned needs a tensor {name} [E]")
-        self._given = wiring((self.edge_index, self.num_nodes))
+        self._given = weighted_graph((self.edge_index, self.num_nodes))
         edges = self._given.num_edges
         shapes = [list(self.target.edge_weight.shape), list(self.target.edge_keep.shape)]
         if shapes != [[edges], [edges]]:
@@ -119,8 +123,8 @@ class DynamicPruning:
             )
         if not 0.0 <= self.regrow < 1.0:
             raise InputError(f"regrow is a share of the cut edges in [0, 1), got {self.regrow}")
-        known(self.criterion, Criterion, "criterion")
-        known(self.schedule, Schedule, "schedule")
+        require_known(self.criterion, Criterion, "criterion")
+        require_known(self.schedule, Schedule, "schedule")
         if self.criterion == "local" and self.goal != "damp":
             raise InputError(f"criterion='local' only damps, got goal={self.goal!r}")
         require_consistent(self.goal, self.laplacian, self.degrees, None)
@@ -163,20 +167,20 @@ class DynamicPruning:
         weight[chosen] = 0.0
 
     def _cut(self, wanted: int) -> Any:
-        alive = self.target.edge_keep.detach().cpu().numpy()
-        given = self._given.reweighted(self.target.edge_weight).keep(alive)
+        before = self.target.edge_keep.detach().cpu().numpy()
+        given = self._given.reweighted(self.target.edge_weight).keep(before)
         if self.criterion == "magnitude":
-            size = np.where(alive, np.abs(given.weights[: given.num_edges]), -1.0)
-            kept = np.zeros_like(alive)
+            size = np.where(before, np.abs(given.weights[: given.num_edges]), -1.0)
+            kept = np.zeros_like(before)
             kept[np.argsort(-size, kind="stable")[:wanted]] = True
-            return kept & alive
+            return kept & before
         if self.criterion == "local":
-            return LocalSearch(given, self.laplacian, degrees=self.degrees).run(wanted)
+            return StarSearch(given, operator(self.laplacian, self.degrees)).run(wanted)
         solver = Solver(operator(self.laplacian, self.degrees), self.dense_limit)
         name = "gap" if self.goal == "gap" else "sum"
-        measure = measure_named(name, solver.decompose(given, vectors=True), self.laplacian)
-        chunk = self.chunk or max(1, int(alive.sum()) - wanted)
-        search = Search(given, solver, measure, self.goal, chunk=chunk, effort=self.effort)
+        measure = measure_named(name, solver.solve(given, vectors=True), self.laplacian)
+        chunk = self.chunk or max(1, int(before.sum()) - wanted)
+        search = GlobalSearch(given, solver, measure, self.goal, chunk=chunk, effort=self.effort)
         return search.run(wanted)
 
     # ---------------------------------------------------------------- resuming

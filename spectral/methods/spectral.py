@@ -1,4 +1,4 @@
-"""Spectral pruning of any masked model, as a method like others."""
+"""Spectral pruning and scores of any masked model, from the weights of its edges."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphprune.capabilities import PlacedMessages, WeightedEdges, require
+from graphprune.core.ablation import AblationLike
 from graphprune.core.mask import as_size
 from graphprune.core.method import Pruner, Scorer, ablation_of
 from graphprune.core.model import MaskedModel, require_model
@@ -17,18 +19,80 @@ from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.methods import EAP
+from graphprune.util.progress import track
 
-from ..linalg.effects import first_order
-from ..linalg.laplacians import Degrees, Laplacian
-from ..linalg.measures import MeasureName
-from ..linalg.spectra import DENSE_LIMIT
-from ..linalg.wiring import Wiring, close, finite_number
-from ..search.global_search import Search
+from ..linalg.eigensolver import DENSE_LIMIT
+from ..linalg.sensitivity import MeasureName, entry_gradients, toggle_effects
+from ..linalg.weighted_graph import Degrees, Laplacian, WeightedGraph, close, finite_number
+from ..search.global_search import GlobalSearch
 from ..search.prune import SIZE, Mode, Variant, prune, require_consistent, start
-from ..search.trials import Goal
-from .weighing import EdgeWeights, edge_weights
+from ..search.set_evaluation import Goal, removal_costs
 
-__all__ = ["SpectralPruning", "SpectralScores", "feedback_dependence"]
+__all__ = [
+    "EdgeWeights", "SpectralPruning", "SpectralScores", "edge_weights", "feedback_dependence",
+    "message_norms",
+]  # fmt: skip
+
+EdgeWeights = Literal["auto", "module", "message_norm", "attribution"]
+
+
+def edge_weights(
+    model: MaskedModel,
+    task: Task,
+    how: EdgeWeights | Any = "auto",
+    *,
+    ablation: AblationLike | None = None,
+) -> Tensor:
+    """``[E]`` float64: the weights of a model's edges, or what flows along them.
+
+    ``"module"``: the signed weights of the model's own edges; ``"message_norm"``: see
+    :func:`message_norms`; ``"attribution"``: sizes of EAP's scores on the task, under
+    ``ablation``; ``"auto"``: the first where the model has weights, else the second. Numbers
+    ``[E]`` are taken as they are.
+    """
+    if not isinstance(how, str):
+        values = torch.as_tensor(how, dtype=torch.float64)
+        if values.shape != (model.graph.num_edges,):
+            raise InputError(
+                f"edge_weights: expected {model.graph.num_edges} numbers, got {list(values.shape)}"
+            )
+        return values
+    if how in ("auto", "module") and isinstance(model, WeightedEdges):
+        own = model.edge_weights()
+        if own is not None:
+            return own.detach().double().cpu()
+    if how == "module":
+        raise UnsupportedModelError(
+            "edge_weights='module' needs a model whose edges have weights of their own, and those "
+            f"of {type(model).__name__} have none; use 'message_norm' or 'attribution'"
+        )
+    if how == "attribution":
+        return EAP(ablation=ablation).score(model, task).values.abs().double()
+    if how in ("auto", "message_norm"):
+        return message_norms(model, task)
+    raise InputError(
+        "edge_weights must be 'auto', 'module', 'message_norm', 'attribution' or numbers, got "
+        f"{how!r}"
+    )
+
+
+@torch.no_grad()
+def message_norms(model: MaskedModel, task: Task) -> Tensor:
+    """``[E]`` float64: the norm of each edge's clean message, averaged over real positions."""
+    inside = require(model, PlacedMessages, "edge_weights='message_norm'")
+    total = torch.zeros(model.graph.num_edges, dtype=torch.float64)
+    count = 0.0
+    for batch in track(task.batches(), "message norms", task.num_batches()):
+        seen = 0.0
+        for group in inside.messages(batch):
+            weight = group.weight.double()
+            norms = group.values.double().norm(dim=-1)
+            mean = (norms * weight).flatten(1).sum(1).cpu()
+            seen = float(weight.sum())
+            total[group.edges.flatten()] += mean.expand(group.edges.shape).flatten()
+        count += seen
+    return total / max(count, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +113,7 @@ class _Spectral:
         if self.feedback_weight != "mean":
             finite_number(self.feedback_weight, "feedback_weight")
 
-    def _closed(self, model: MaskedModel, task: Task) -> Wiring:
+    def _closed(self, model: MaskedModel, task: Task) -> WeightedGraph:
         require_model(model)
         weights = edge_weights(model, task, self.edge_weights, ablation=ablation_of(self))
         try:
@@ -152,39 +216,29 @@ class SpectralScores(_Spectral, Scorer):
         """One score for each edge; see the class."""
         self._refuse_acyclic(model)
         given = self._closed(model, task)
-        solver, chosen, found = start(
+        solver, chosen, spectrum = start(
             given, self.laplacian, self.degrees, self.goal, self.measure, self.dense_limit
         )
         if self.by_search:
-            if not found.complete:
+            if not spectrum.complete:
                 raise InputError(
                     f"by_search=True solves every component whole, and one has more than "
                     f"{self.dense_limit} nodes"
                 )
-            values = _removal_order(Search(given, solver, chosen, self.goal, effort=0))
+            search = GlobalSearch(given, solver, chosen, self.goal, effort=0)
+            search.run(0)
+            # 1 for the edge removed first, E for the last; those of a chunk share a place.
+            values, place = np.zeros(given.num_edges), 0
+            for cut in search.cuts:
+                place += len(cut)
+                values[cut] = place
         else:
-            effect = first_order(solver.operator, given, found, chosen)
-            values = {"damp": effect, "preserve": np.abs(effect), "gap": -effect}[self.goal]
+            k = entry_gradients(given, spectrum, chosen)
+            effects = toggle_effects(solver.operator, given, k)[: given.num_edges]
+            values = removal_costs(self.goal, effects)
         if self.goal != "preserve":
             values = values - values.min()  # a ranking: what goes first has the smallest size too
         return EdgeScores.computed(model.graph, torch.from_numpy(values).float(), method=self.label)
-
-
-def _removal_order(search: Search) -> Any:
-    """``[E]``: 1 for the edge removed first, E for the last; those of a chunk share a place."""
-    place = np.zeros(search.given.num_edges)
-    before, gone = search.alive.copy(), 0
-
-    def note(left: int, value: float) -> None:
-        nonlocal before, gone
-        cut = before & ~search.alive
-        gone += int(cut.sum())
-        place[cut] = gone
-        before = search.alive.copy()
-
-    search.report = note
-    search.run(0)
-    return place
 
 
 def feedback_dependence(
@@ -193,7 +247,7 @@ def feedback_dependence(
     method: SpectralScores,
     weights: Sequence[float] = (0.1, 1.0, 10.0),
 ) -> Tensor:
-    """How much scores depend on the feedback's weight.
+    """Rank correlations of scores under different weights of the feedback.
 
     Args:
         weights: multiples of the edges' mean weight.
@@ -208,5 +262,5 @@ def feedback_dependence(
         replace(method, feedback_weight=mean * weight).score(model, task).values.numpy()
         for weight in weights
     ]
-    found = [[float(spearmanr(a, b).statistic) for b in rows] for a in rows]
-    return torch.tensor(found, dtype=torch.float64)
+    table = [[float(spearmanr(a, b).statistic) for b in rows] for a in rows]
+    return torch.tensor(table, dtype=torch.float64)

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,18 +15,25 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, budget
 from graphprune.errors import InputError
 
-from ..linalg.components import component_sizes
-from ..linalg.inputs import graph_of
-from ..linalg.laplacians import Degrees, Laplacian, operator
-from ..linalg.measures import Measure, MeasureName, measure_named
-from ..linalg.names import known
-from ..linalg.spectra import DENSE_LIMIT, Decomposition, Solver
-from ..linalg.wiring import BoolArray, Closure, Wiring, close
-from .global_search import Search
-from .local import LocalSearch
+from ..linalg.arpack import solve_leading
+from ..linalg.conversions import graph_of
+from ..linalg.eigensolver import DENSE_LIMIT, Solver, Spectrum, component_sizes
+from ..linalg.sensitivity import Measure, MeasureName, measure_named
+from ..linalg.weighted_graph import (
+    BoolArray,
+    Degrees,
+    Laplacian,
+    NodePairs,
+    WeightedGraph,
+    close,
+    operator,
+    require_known,
+)
+from .global_search import GlobalSearch
+from .large_search import PROOF, LargeSearch, prune_all_cycles
 from .published import WARNING, published_sweeps
-from .sparse_search import PROOF, LargeSearch, without_cycles
-from .trials import Goal
+from .set_evaluation import Goal
+from .star_search import StarSearch
 
 __all__ = ["SIZE", "Mode", "SpectralMask", "Variant", "prune", "require_consistent", "start"]
 
@@ -48,7 +56,7 @@ class SpectralMask(EdgeMask):
 
 
 def prune(
-    graph: ComputationalGraph | Wiring | Any,
+    graph: ComputationalGraph | WeightedGraph | Any,
     weights: Any = None,
     laplacian: Laplacian = "out",
     *,
@@ -58,7 +66,7 @@ def prune(
     variant: Variant = "default",
     measure: MeasureName | None = None,
     degrees: Degrees | None = None,
-    feedback: Closure = (),
+    feedback: NodePairs = (),
     feedback_weight: Literal["mean"] | float = "mean",
     chunk: int | None = None,
     shortlist: int | None = None,
@@ -69,14 +77,12 @@ def prune(
     """Removes edges for a spectral goal.
 
     A component of more than ``dense_limit`` nodes is not solved whole: its ``modes`` leading
-    eigenvalues are followed, with a warning, and :class:`~graphprune.spectral.search.sparse_search.
-    LargeSearch` says what is guaranteed then.
+    eigenvalues are followed, with a warning; :mod:`.large_search` says what is guaranteed then.
 
     Args:
         graph, weights, laplacian, degrees: as for :func:`~graphprune.spectral.spectrum`; also a
             directed networkx graph, a PyG ``Data``, a scipy.sparse matrix or ``(edge_index,
-            weights)``, see :mod:`.inputs`. The mask's edges stand in the
-            input's order.
+            weights)``, see :mod:`.conversions`. The mask's edges stand in the input's order.
         goal: ``"damp"`` lowers the rotation, ``"preserve"`` keeps it and removes what it does not
             need, ``"gap"`` keeps the smallest positive real part up.
         size: what is kept: an int counts edges, a float is a fraction of all.
@@ -114,38 +120,37 @@ def prune(
     if effort < 0 or modes < 1:
         raise InputError(f"expected effort >= 0 and modes >= 1, got {effort} and {modes}")
     given = close(graph, weights, feedback=feedback, feedback_weight=feedback_weight)
-    source = given.graph or _graph(given)
-    kept = budget(size, given.num_edges)
-    by_stars = mode == "local" or variant == "paper"
-    notes: dict[str, Any]
-    large = not by_stars and goal == "damp" and component_sizes(given)[:1].sum() > dense_limit
-    still = None
-    if large:
+    count = budget(size, given.num_edges)
+    if mode == "local" or variant == "paper":
+        kept = _by_stars(given, laplacian, degrees, variant, count)
+        return _mask(
+            given, kept, by=mode if variant == "default" else variant, solved="each node's star"
+        )
+    if goal == "damp" and component_sizes(given)[:1].sum() > dense_limit:
         _refuse_undirected(given)
-        still = without_cycles(given, kept)
-    if still is not None:
-        left, notes = still, {"by": "cycles cut", "solved": PROOF, "end": 0.0}
-    elif not by_stars:
-        solver, chosen, found = start(given, laplacian, degrees, goal, measure, dense_limit, modes)
-        search: Search | LargeSearch
-        if found.complete:
-            search = Search(
-                given, solver, chosen, goal, chunk=chunk, shortlist=shortlist, effort=effort
-            )
-        else:
-            search = LargeSearch(given, solver, chosen, goal)
-        left = search.run(kept)
-        notes = {"solved": "all eigenvalues of every component"} | search.notes()
-        log.info("spectral %s: %s", goal, notes)
+        acyclic = prune_all_cycles(given, count)
+        if acyclic is not None:
+            return _mask(given, acyclic, by="cycles cut", solved=PROOF, end=0.0)
+    solver, chosen, spectrum = start(given, laplacian, degrees, goal, measure, dense_limit, modes)
+    search: GlobalSearch | LargeSearch
+    if spectrum.complete:
+        search = GlobalSearch(
+            given, solver, chosen, goal, chunk=chunk, shortlist=shortlist, effort=effort
+        )
     else:
-        left = _by_stars(given, laplacian, degrees, variant, kept)
-        notes = {"by": mode if variant == "default" else variant, "solved": "each node's star"}
-    return SpectralMask(source, torch.from_numpy(left).float(), notes)
+        search = LargeSearch(given, solver, chosen, goal, modes)
+    kept = search.run(count)
+    notes = {"solved": "all eigenvalues of every component"} | search.notes()
+    log.info("spectral %s: %s", goal, notes)
+    return _mask(given, kept, **notes)
 
 
-def _graph(given: Wiring) -> ComputationalGraph:
+def _mask(given: WeightedGraph, kept: BoolArray, **notes: Any) -> SpectralMask:
     edges = given.num_edges
-    return graph_of(given.sources[:edges], given.targets[:edges], given.num_nodes)
+    source = given.graph
+    if source is None:
+        source = graph_of(given.sources[:edges], given.targets[:edges], given.num_nodes)
+    return SpectralMask(source, torch.from_numpy(kept).float(), notes)
 
 
 def require_consistent(
@@ -157,11 +162,11 @@ def require_consistent(
     variant: Variant = "default",
 ) -> None:
     """Raises :class:`InputError` for unknown names and for settings that contradict each other."""
-    known(goal, Goal, "goal")
-    known(mode, Mode, "mode")
-    known(variant, Variant, "variant")
+    require_known(goal, Goal, "goal")
+    require_known(mode, Mode, "mode")
+    require_known(variant, Variant, "variant")
     form = operator(laplacian, degrees)
-    known(_measured(goal, measure), MeasureName, "measure")
+    require_known(_measured(goal, measure), MeasureName, "measure")
     if mode == "local" and goal != "damp":
         raise InputError(f"mode='local' only damps; goal={goal!r} needs mode='global'")
     if variant == "default":
@@ -190,33 +195,34 @@ def _measured(goal: Goal, measure: MeasureName | None) -> MeasureName:
 
 
 def start(
-    given: Wiring,
+    given: WeightedGraph,
     laplacian: Laplacian,
     degrees: Degrees | None,
     goal: Goal,
     measure: MeasureName | None,
     dense_limit: int,
     modes: int = 8,
-) -> tuple[Solver, Measure, Decomposition]:
+) -> tuple[Solver, Measure, Spectrum]:
     """The solver and the measure; refuses graphs on which the goal says nothing."""
     name = _measured(goal, measure)
-    solver = Solver(operator(laplacian, degrees), dense_limit, leading=2 * modes)
-    found = solver.decompose(given, vectors=True)
-    if goal != "gap" and found.components.largest <= 1:
+    solve_large = partial(solve_leading, count=2 * modes)
+    solver = Solver(operator(laplacian, degrees), dense_limit, solve_large)
+    spectrum = solver.solve(given, vectors=True)
+    if goal != "gap" and spectrum.components.largest <= 1:
         raise InputError(
             "the graph has no cycle, so its spectrum is real whatever is cut and its imaginary "
             "parts say nothing; close it by feedback, such as feedback=[('logits', 'input')] (the "
             "sampled token feeds the embedding), or use another method"
         )
-    chosen = measure_named(name, found, laplacian)
+    chosen = measure_named(name, spectrum, laplacian)
     if goal != "gap":
         _refuse_undirected(given)
-    if goal != "gap" and chosen.value(found.values) == 0:
+    if goal != "gap" and chosen.value(spectrum.values) == 0:
         log.warning("the spectrum is real already: edges go by the size of their weights")
-    return solver, chosen, found
+    return solver, chosen, spectrum
 
 
-def _refuse_undirected(given: Wiring) -> None:
+def _refuse_undirected(given: WeightedGraph) -> None:
     """Raises where opposite edges weigh the same; parallel ones are added."""
     matrix = operator("adjacency", None).matrix(given)
     gap = abs(matrix - matrix.T)
@@ -229,10 +235,14 @@ def _refuse_undirected(given: Wiring) -> None:
 
 
 def _by_stars(
-    given: Wiring, laplacian: Laplacian, degrees: Degrees | None, variant: Variant, kept: int
+    given: WeightedGraph,
+    laplacian: Laplacian,
+    degrees: Degrees | None,
+    variant: Variant,
+    count: int,
 ) -> BoolArray:
     if variant == "default":
-        found = LocalSearch(given, laplacian, degrees=degrees).run(kept)
+        kept = StarSearch(given, operator(laplacian, degrees)).run(count)
     else:
         if len(given.sources) > given.num_edges:
             raise InputError(
@@ -240,9 +250,9 @@ def _by_stars(
                 f"{len(given.sources) - given.num_edges}; mode='local' reads them"
             )
         warnings.warn(WARNING, UserWarning, stacklevel=3)
-        found = published_sweeps(given, kept, "count" if laplacian == "count" else "both")
-    if int(found.sum()) > kept:
+        kept = published_sweeps(given, count, "count" if laplacian == "count" else "both")
+    if int(kept.sum()) > count:
         log.warning(
-            "no star turns any more: %d edges are left, %d were asked for", found.sum(), kept
+            "no star turns any more: %d edges are left, %d were asked for", kept.sum(), count
         )
-    return found
+    return kept

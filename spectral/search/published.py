@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..linalg.wiring import BoolArray, FloatArray, Wiring
+from ..linalg.weighted_graph import BoolArray, FloatArray, WeightedGraph
 
 __all__ = ["WARNING", "published_edge", "published_sweeps"]
 
@@ -58,23 +58,25 @@ def published_edge(
     return (a, b) if adjacency[a, b] else None
 
 
-def published_sweeps(given: Wiring, kept: int, laplacian: Literal["count", "both"]) -> BoolArray:
-    """``[E]`` bool: sweeps over all nodes until one deletes nothing, or ``kept`` edges are left."""
+def published_sweeps(
+    given: WeightedGraph, count: int, laplacian: Literal["count", "both"]
+) -> BoolArray:
+    """``[E]`` bool: what sweeps over all nodes leave; they end at ``count`` edges, or idle."""
     edges, n = given.num_edges, given.num_nodes
-    alive = given.present[:edges].copy()
+    kept = given.present[:edges].copy()
     u, v = given.sources[:edges], given.targets[:edges]
     adjacency, weights = np.zeros((n, n), dtype=bool), np.zeros((n, n))
-    adjacency[u[alive], v[alive]] = True
-    np.add.at(weights, (u[alive], v[alive]), given.weights[:edges][alive])
-    cut = True
-    while cut and int(alive.sum()) > kept:
-        cut = False
+    adjacency[u[kept], v[kept]] = True
+    np.add.at(weights, (u[kept], v[kept]), given.weights[:edges][kept])
+    deleted = True
+    while deleted and int(kept.sum()) > count:
+        deleted = False
         for node in range(n):
-            if int(alive.sum()) <= kept:
+            if int(kept.sum()) <= count:
                 break
-            found = published_edge(adjacency, weights, node, laplacian)
-            if found is not None:
-                adjacency[found] = False
-                alive &= ~((u == found[0]) & (v == found[1]))
-                cut = True
-    return alive
+            pair = published_edge(adjacency, weights, node, laplacian)
+            if pair is not None:
+                adjacency[pair] = False
+                kept &= ~((u == pair[0]) & (v == pair[1]))
+                deleted = True
+    return kept

@@ -1,4 +1,4 @@
-"""Parts of the spectral search: feedback arcs, exchanges, stacks of trials, locked edges."""
+"""Parts of the spectral search: feedback arcs, exchange, matrices solved in stacks."""
 
 import itertools
 
@@ -9,15 +9,13 @@ import pytest
 import graphprune as gp
 from graphprune import spectral
 from graphprune.spectral import wiring
-from graphprune.spectral.linalg.laplacians import operator
-from graphprune.spectral.linalg.measures import Measure, measure_named
-from graphprune.spectral.linalg.spectra import Solver
-from graphprune.spectral.search.arcs import feedback_arcs
-from graphprune.spectral.search.exchange import exchange
-from graphprune.spectral.search.exhaustive import number_of_sets
-from graphprune.spectral.search.global_search import Search
-from graphprune.spectral.search.stacks import Stacks
-from graphprune.spectral.search.trials import Trials
+from graphprune.spectral.linalg.eigensolver import Solver
+from graphprune.spectral.linalg.sensitivity import Measure, measure_named
+from graphprune.spectral.linalg.weighted_graph import operator
+from graphprune.spectral.search.feedback_arcs import feedback_arcs
+from graphprune.spectral.search.global_search import GlobalSearch
+from graphprune.spectral.search.set_evaluation import SetEvaluator, StackedMatrices
+from graphprune.spectral.search.set_search import exchanged
 
 pytestmark = pytest.mark.inside
 
@@ -30,12 +28,6 @@ def drawn(nodes, edges, seed, signed=False):
     index = pairs[:, np.sort(generator.permutation(pairs.shape[1])[:edges])]
     weights = generator.uniform(0.2, 1.5, edges)
     return index, weights * generator.choice([-1.0, 1.0], edges) if signed else weights
-
-
-def without(edges, gone):
-    alive = np.ones(edges, dtype=bool)
-    alive[list(gone)] = False
-    return alive
 
 
 def sparse(nodes, degree, seed):
@@ -71,20 +63,19 @@ def test_exchange_leaves_a_minimum_of_rounds():
     index, weights = sparse(7, 2, 1)
     edges = len(weights)
     given = wiring((index, 7), weights)
-    trials = Trials(given, Solver(operator("adjacency", None)), Measure("sum"), "damp")
+    evaluator = SetEvaluator(given, Solver(operator("adjacency", None)), Measure("sum"), "damp")
     everything = np.ones(edges, dtype=bool)
-    trials.start = trials.value(everything)
     values = {}
     for gone in itertools.combinations(range(edges), 2):
         alive = everything.copy()
         alive[list(gone)] = False
-        values[gone] = trials.value(alive)
+        values[gone] = evaluator.value(alive)
     worst = max(values, key=values.__getitem__)
     alive = everything.copy()
     alive[list(worst)] = False
-    found = exchange(trials, alive, np.zeros(edges, dtype=bool), work=1e9)
+    found = exchanged(evaluator, alive, work=1e9)
     assert found.sum() == edges - 2
-    assert trials.value(found) == pytest.approx(min(values.values()), abs=1e-9)
+    assert evaluator.value(found) == pytest.approx(min(values.values()), abs=1e-9)
     assert min(values.values()) < values[worst]
 
 
@@ -93,8 +84,8 @@ def test_exact_greedy_is_tried_at_96_edges_and_24_removals():
     index, weights = drawn(24, 96, 5)
     given = wiring((index, 24), weights)
     solver = Solver(operator("out", None))
-    measure = measure_named("gap", solver.decompose(given, vectors=True), "out")
-    search = Search(given, solver, measure, "gap", effort=0.1)
+    measure = measure_named("gap", solver.solve(given, vectors=True), "out")
+    search = GlobalSearch(given, solver, measure, "gap", effort=0.1)
     everything = np.ones(96, dtype=bool)
     alive = search.run(72)
 
@@ -102,10 +93,36 @@ def test_exact_greedy_is_tried_at_96_edges_and_24_removals():
         index_left, weights_left = index[:, kept], weights[kept]
         return np.sort(np.linalg.eigvals(out_laplacian(index_left, weights_left)).real)[1]
 
-    starts = dict(search._starts(everything, np.arange(96), 72, None))
+    starts = dict(search._starts(72, None))
     assert starts["greedy"].sum() == 72
     assert gap(alive) >= gap(starts["greedy"]) - 1e-9
     assert gap(starts["greedy"]) > gap(everything)
+
+
+@pytest.mark.parametrize("degrees", ["signed", "absolute"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_effects_of_edges_that_go_and_come(kind, degrees):
+    """Finite differences along the change of the dense matrix, whose spectrum numpy takes."""
+    index, weights = drawn(9, 50, 3, signed=kind != "rw" or degrees == "absolute")
+    present = np.arange(50) % 7 != 3
+    # Between components, edges that close a new cycle are not predicted.
+    assert nx.is_strongly_connected(nx.DiGraph(index[:, present].T.tolist()))
+    graph = wiring((index, 9), weights)
+    evaluator = SetEvaluator(graph, Solver(operator(kind, degrees)), Measure("sum"), "damp")
+
+    def matrix(kept):
+        part = (index[:, kept], 9)
+        return spectral.laplacian(part, weights[kept], kind, degrees=degrees).toarray()
+
+    def rotation(matrix):
+        return np.abs(np.linalg.eigvals(matrix).imag).sum()
+
+    effects = evaluator.effects(present, evaluator.solve(present))
+    start = matrix(present)
+    for edge in range(0, 50, 2):
+        step = 1e-6 * (matrix(present ^ (np.arange(50) == edge)) - start)
+        slope = (rotation(start + step) - rotation(start - step)) / 2e-6
+        assert effects[edge] == pytest.approx(slope, abs=1e-5), edge
 
 
 @pytest.mark.parametrize("degrees", ["signed", "absolute"])
@@ -122,38 +139,19 @@ def test_stacks_are_the_solver_s_values(kind, measure, degrees):
     given = wiring((index, 15), weights).extended([14, 2], [0, 5], [0.5, 1.1])
     form = operator(kind, degrees)
     solver = Solver(form)
-    chosen = measure_named(measure, solver.decompose(given, vectors=True), kind)
+    chosen = measure_named(measure, solver.solve(given, vectors=True), kind)
     sets = np.random.default_rng(0).random((60, len(weights))) < 0.7
-    assert Stacks.fit(given, form)
-    values, doubtful = Stacks(given, form, chosen).values(sets)
-    exact = [chosen.value(solver.decompose(given.keep(s), vectors=False).values) for s in sets]
+    assert StackedMatrices.fit(given, form)
+    values, doubtful = StackedMatrices(given, form, chosen).values(sets)
+    exact = [chosen.value(solver.solve(given.keep(s), vectors=False).values) for s in sets]
     np.testing.assert_allclose(values[~doubtful], np.array(exact)[~doubtful], atol=1e-9)
     assert doubtful.sum() < len(sets)
 
 
-def test_locked_edges_stay_in_every_search():
-    index, weights = drawn(8, 20, 1)
-    given = wiring((index, 8), weights)
-    solver = Solver(operator("out", None))
-    measure = measure_named("gap", solver.decompose(given, vectors=True), "out")
-    locked = np.arange(20) % 2 == 0
-    for edges in (18, 15):
-        search = Search(given, solver, measure, "gap", locked=locked, effort=1e-3)
-        whole = Search(given, solver, measure, "gap", locked=locked)
-        for one in (search, whole):
-            alive = one.run(edges)
-            assert alive[locked].all()
-            assert alive.sum() == edges
-        free = np.flatnonzero(~locked)
-        losses = []
-        for gone in itertools.combinations(free, 20 - edges):
-            kept = given.keep(without(20, gone))
-            losses.append(-measure.value(solver.decompose(kept, vectors=False).values))
-        assert -whole.value == pytest.approx(min(losses), abs=1e-10)
-
-
 def test_counting_sets_stops_in_time():
-    assert number_of_sets(30, 4, 1e5) == 27_405
-    assert number_of_sets(10**6, 10**5, 1e5) == np.inf
+    """A number of sets that no float holds is many, not an error."""
+    index, weights = drawn(40, 1500, 0)
+    mask = spectral.prune((index, 40), weights, "out", goal="gap", size=750, effort=1e-9)
+    assert mask.num_kept == 750
     graph = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "a"), ("b", "c")])
     assert spectral.prune(graph, [1.0, -1.0, 1.0], size=2).num_kept == 2

@@ -5,6 +5,7 @@ Truth is ``numpy.linalg.eigvals`` of the whole dense matrix.
 
 import itertools
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from hypothesis import strategies as st
 import graphprune as gp
 from graphprune import spectral
 from graphprune.spectral import wiring
-from graphprune.spectral.linalg.laplacians import operator
-from graphprune.spectral.linalg.measures import measure_named
-from graphprune.spectral.linalg.sensitivity import contract, slopes
-from graphprune.spectral.linalg.spectra import Solver
-from graphprune.spectral.search.local import LocalSearch, star_turns
-from graphprune.spectral.search.stars import star_of
+from graphprune.spectral.linalg.arpack import solve_leading
+from graphprune.spectral.linalg.eigensolver import Solver
+from graphprune.spectral.linalg.sensitivity import (
+    entry_gradients,
+    measure_named,
+    weight_gradients,
+)
+from graphprune.spectral.linalg.weighted_graph import operator
+from graphprune.spectral.search.star_search import StarSearch, arrowhead_rotation
 
 pytestmark = pytest.mark.inside
 
@@ -66,39 +70,44 @@ def test_stars_of_every_kind_are_their_matrices(seed):
     weights = dict(zip(pairs, generator.normal(0, 2, len(pairs)), strict=True))
     made = wiring((np.array(pairs).T, nodes), list(weights.values()))
     star = wiring((np.array(mine).T, nodes), [weights[p] for p in mine])
-    alive = np.ones(len(pairs), dtype=bool)
     for kind, degrees in itertools.product(KINDS, ("signed", "absolute")):
         exact = np.linalg.eigvals(operator(kind, degrees).matrix(star).toarray()).imag.max()
-        found = star_turns(made, alive, 0, kind, degrees)
+        found = StarSearch(made, operator(kind, degrees)).rotation(0)
         if exact > 1e-5 or found > 0:
             assert found == pytest.approx(exact, rel=1e-7, abs=1e-5), (kind, degrees)
 
 
-def test_all_roots_of_a_star():
-    """Not only the largest: the secular roots are the star's eigenvalues, merged leaves once."""
+def test_an_arrowhead_with_equal_leaves():
+    """Its rotation by the dense solver, where equal leaves are merged and where none turns."""
     generator = np.random.default_rng(4)
-    forth, back = generator.normal(0, 2, (2, 6))
-    ends = np.arange(1, 7)
-    star = star_of(operator("both", None), 0, ends, ends, forth, back)
-    matrix = np.diag(np.concatenate([[forth.sum() + back.sum()], forth + back]))
-    matrix[0, 1:], matrix[1:, 0] = -forth, -back
-    np.testing.assert_allclose(
-        np.sort_complex(star.values), np.sort_complex(np.linalg.eigvals(matrix)), atol=1e-9
-    )
+    turned = 0
+    for _ in range(40):
+        leaves = generator.choice([0.5, 1.0, 2.0], 6)
+        products = generator.normal(0, 2, 6)
+        matrix = np.diag(np.concatenate([[1.5], leaves]))
+        matrix[0, 1:], matrix[1:, 0] = products, 1.0
+        exact = np.linalg.eigvals(matrix).imag.max()
+        found = arrowhead_rotation(1.5, leaves, products)
+        assert found == pytest.approx(exact, abs=1e-6)
+        turned += found > 0
+    assert 0 < turned < 40
 
 
-def test_local_with_parallel_edges_locks_and_wires():
+def test_local_with_parallel_and_fixed_edges():
     index, weights = [[0, 0, 1], [1, 1, 0]], [1.0, 2.0, -4.0]
-    first = LocalSearch(wiring((index, 2), weights), "adjacency").run(2)
+    form = operator("adjacency", None)
+    first = StarSearch(wiring((index, 2), weights), form).run(2)
     assert first.tolist() == [False, True, True]  # 3 one way is weaker than 4; its least edge goes
-    locked = np.array([True, True, False])
-    assert LocalSearch(wiring((index, 2), weights), "adjacency", locked).run(0).tolist() == [
-        True, True, False,
-    ]  # fmt: skip
+    fixed = wiring((index[::-1], 2), weights).extended([1], [0], [0.5])
+    # Once only the fixed edge is left on the weaker side, the other side's edge goes.
+    assert StarSearch(fixed, form).run(1).tolist() == [False, False, True]
+    assert StarSearch(fixed, form).run(0).tolist() == [False, False, False]
+    held = wiring(([[0], [1]], 2), [-4.0]).extended([1], [0], [1.0])
+    assert StarSearch(held, form).run(0).tolist() == [False]  # the weaker edge is fixed
+    balanced = wiring(([[0, 0, 1, 2], [1, 2, 0, 0]], 3), [1.0, -1.0, -1.0, 1.0])
+    search = StarSearch(balanced, operator("rw", "signed"))
     with pytest.raises(gp.NumericalError, match="add up to 0"):
-        LocalSearch(
-            wiring(([[0, 0, 1, 2], [1, 2, 0, 0]], 3), [1.0, -1.0, -1.0, 1.0]), "rw", None, "signed"
-        ).run(0)
+        search.run(0)
 
 
 # ------------------------------------------------------------------ large components
@@ -110,10 +119,10 @@ def test_large_components_have_the_dense_sensitivities():
     graph = (index, 200)
     exact = spectral.sensitivity(graph, weights, "out", measure="max")
     form, made = operator("out", None), wiring(graph, weights)
-    found = Solver(form, 50, leading=8).decompose(made, vectors=True)
+    found = Solver(form, 50, partial(solve_leading, count=8)).solve(made, vectors=True)
     assert not found.complete
     assert found.doubts
-    mine = slopes(form, made, contract(made, found, measure_named("max")))
+    mine = weight_gradients(form, made, entry_gradients(made, found, measure_named("max")))
     np.testing.assert_allclose(mine, exact.numpy(), atol=1e-5)
 
 
@@ -121,9 +130,9 @@ def test_large_components_have_the_dense_sensitivities_of_copies():
     graph, weights = around_a_hub(60, 3)
     exact = spectral.sensitivity(graph, weights, "out", measure="max")
     form, made = operator("out", None), wiring(graph, weights)
-    found = Solver(form, 50, leading=8).decompose(made, vectors=True)
+    found = Solver(form, 50, partial(solve_leading, count=8)).solve(made, vectors=True)
     assert not found.complete
-    mine = slopes(form, made, contract(made, found, measure_named("max")))
+    mine = weight_gradients(form, made, entry_gradients(made, found, measure_named("max")))
     np.testing.assert_allclose(mine, exact.numpy(), atol=1e-6)
 
 

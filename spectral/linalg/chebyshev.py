@@ -19,15 +19,15 @@ import numpy as np
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs, eigsh
 from scipy.special import jv
 
-from .blocks import ComplexArray
+from .eigensolver import ComplexArray
 
-__all__ = ["Filter"]
+__all__ = ["ChebyshevFilter"]
 
 SHARPNESS = 30.0  # t r
 TRUNCATED = 1e-9
 
 
-class Filter:
+class ChebyshevFilter:
     """``exp(-i t L)`` of a real sparse matrix, up to a factor.
 
     Args:

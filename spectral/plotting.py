@@ -1,4 +1,4 @@
-"""Spectra in the complex plane (extra ``plot``)."""
+"""Figures of spectra in the complex plane (extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.errors import MissingExtraError
 
-from .linalg.laplacians import Degrees, Laplacian
-from .linalg.spectra import DENSE_LIMIT, spectrum
-from .linalg.wiring import Wiring, wiring
+from .linalg.eigensolver import DENSE_LIMIT
+from .linalg.spectra import spectrum
+from .linalg.weighted_graph import Degrees, Laplacian, WeightedGraph, weighted_graph
 
 __all__ = ["plot"]
 
 
 def plot(
-    graph: ComputationalGraph | Wiring | Any,
+    graph: ComputationalGraph | WeightedGraph | Any,
     weights: Any = None,
     laplacian: Laplacian = "out",
     *,
@@ -44,7 +44,7 @@ def plot(
         raise MissingExtraError(
             'figures need matplotlib: pip install "graphprune[plot]"'
         ) from error
-    given = wiring(graph, weights)
+    given = weighted_graph(graph, weights)
     sets = [("all edges", given, "o", "#4269d0", {"facecolors": "none"})]
     if mask is not None:
         if given.graph is not None:

@@ -1,20 +1,21 @@
-"""What users have, as a graph and its weights: networkx, PyG, scipy, and plain pairs."""
+"""Conversion of networkx, PyG and scipy graphs and plain pairs to a graph and its weights."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.sparse import issparse
 
 from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.errors import InputError
 
-__all__ = ["graph_of", "understood"]
+__all__ = ["as_graph_or_pair", "graph_of"]
 
 
-def understood(graph: Any, weights: Any = None) -> tuple[Any, Any]:
-    """A graph that :func:`.wiring` takes, and its weights.
+def as_graph_or_pair(graph: Any, weights: Any = None) -> tuple[Any, Any]:
+    """A graph that :func:`.weighted_graph` takes, and its weights.
 
     - a directed ``networkx`` graph: edges in ``graph.edges`` order, of their attribute ``weight``
       (all of them or none);
@@ -29,7 +30,7 @@ def understood(graph: Any, weights: Any = None) -> tuple[Any, Any]:
 
     Example:
         >>> from scipy.sparse import csr_array
-        >>> pair, weights = understood(csr_array([[0, 2.0], [-1.0, 0]]))
+        >>> pair, weights = as_graph_or_pair(csr_array([[0, 2.0], [-1.0, 0]]))
         >>> pair[0].tolist(), pair[1], weights.tolist()
         ([[0, 1], [1, 0]], 2, [2.0, -1.0])
     """
@@ -37,8 +38,6 @@ def understood(graph: Any, weights: Any = None) -> tuple[Any, Any]:
         return _sparse(graph, weights)
     if isinstance(graph, tuple):
         return _pair(graph, weights)
-    if isinstance(graph, ComputationalGraph):
-        return graph, weights
     if all(hasattr(graph, name) for name in ("is_directed", "edges", "adj")):
         return _networkx(graph, weights)
     if all(hasattr(graph, name) for name in ("edge_index", "edge_attr", "num_nodes")):
@@ -48,8 +47,6 @@ def understood(graph: Any, weights: Any = None) -> tuple[Any, Any]:
 
 def graph_of(sources: Any, targets: Any, num_nodes: int) -> ComputationalGraph:
     """A graph of nodes named by their numbers."""
-    import torch
-
     index = torch.from_numpy(np.stack([sources, targets]).astype(np.int64))
     return ComputationalGraph(
         nodes=tuple(Node(str(node)) for node in range(num_nodes)),
@@ -64,7 +61,6 @@ def _networkx(graph: Any, weights: Any) -> tuple[Any, Any]:
             "the networkx graph is undirected, so its spectrum is real and its imaginary parts say "
             "nothing; direct its edges (G.to_directed() gives each edge its reverse)"
         )
-    made = ComputationalGraph.from_networkx(graph)
     if weights is None:
         carried = [(u, v, w) for u, v, w in graph.edges(data="weight")]
         bare = [(u, v) for u, v, w in carried if w is None]
@@ -74,7 +70,7 @@ def _networkx(graph: Any, weights: Any) -> tuple[Any, Any]:
                 f"{bare[0]}; give all of them one, or weights="
             )
         weights = None if bare else [w for _, _, w in carried]
-    return made, weights
+    return ComputationalGraph.from_networkx(graph), weights
 
 
 def _pyg(data: Any, weights: Any) -> tuple[Any, Any]:
