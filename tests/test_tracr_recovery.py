@@ -28,7 +28,8 @@ def recovered(name, seed, steps=200):
     return model, task, method.fit(model, task)
 
 
-@pytest.mark.parametrize("name", cases(SMALL))
+# One of numbers, and one of categories that compiles in a moment.
+@pytest.mark.parametrize("name", cases(SMALL, ["frac_prevs", "shift"]))
 def test_the_optimised_mask_is_the_true_circuit(name):
     model, task, fit = recovered(name, seed=0)
     truth = gp.adapters.tracr_truth(model)
