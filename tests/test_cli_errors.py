@@ -185,7 +185,7 @@ def test_ctrl_c_leaves_nothing(model_dir, tmp_path, moment):
     """Once while torch and the model load, once while edges are patched one by one."""
     work = tmp_path / "work"
     work.mkdir()
-    arguments = ["discover", "--model", model_dir, "--task", "ioi", "-n", 2000]
+    arguments = ["discover", "--model", model_dir, "--task", "ioi", "-n", 500]
     arguments += ["--method", "exact-patching", "--set", "candidates=1"]
     arguments += ["--out", work / "deep" / "c"]
     process = subprocess.Popen(

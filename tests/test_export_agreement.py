@@ -41,7 +41,7 @@ def case():
         module.model.norm.weight *= 30  # sharp outputs, which an ablation can make others of
     model = gp.wrap(module)
     clean, corrupt = random_pair(module, batch=8)
-    mask = drawn(model, 0.5)
+    mask = drawn(model, 0.5, 2)
     places = {"answer": [[0]] * 8, "distractor": [[1]] * 8, "batch_size": 3}
     blank = gp.Task.from_tensors(clean, corrupt, **places)
     as_found = outputs_of(model, blank, mask, "counterfactual")
@@ -136,7 +136,7 @@ def test_means_over_other_prompts_are_another_ablation(case, tmp_path):
 def test_near_enough_is_written(case, tmp_path):
     """All edges but one, whose ablation hardly matters: below the limit, so no word is needed."""
     _, model, task, _, _ = case
-    scores = gp.EAP().score(model, task)
+    scores = gp.ExactPatching().score(model, task.with_metric("kl"))
     mask = scores.top(model.graph.num_edges - 1)
     circuit = gp.Circuit.from_mask(mask, model=model, method=EAP)
     report = circuit.export_model(tmp_path / "out", ablation="mean", task=task, repeats=1).report

@@ -245,22 +245,6 @@ def test_the_command(plan, tmp_path, capsys):
     assert "is no YAML" in capsys.readouterr().err
 
 
-def test_a_programs_truth_gives_an_auroc(tmp_path):
-    pytest.importorskip("tracr")
-    study = Study.from_dict(
-        {
-            "systems": {"programs": {"kind": "tracr", "tasks": ["length"]}},
-            "methods": {"EAP": {"method": "eap"}},
-            "seeds": [0],
-            "train": 20,
-            "test": 20,
-        }
-    )
-    results = study.run(tmp_path)
-    assert results.counts == {"done": 1}, results.failures()
-    assert 0.5 < results.summary()["auroc"].item() <= 1.0
-
-
 def test_the_leaderboard_is_a_study():
     from pathlib import Path
 
