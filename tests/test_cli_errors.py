@@ -180,7 +180,7 @@ def test_help_loads_nothing_heavy(command):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child process")
-@pytest.mark.parametrize("moment", ["loading", "exact"])
+@pytest.mark.parametrize("moment", ["loading", "patching"])
 def test_ctrl_c_leaves_nothing(model_dir, tmp_path, moment):
     """Once while torch and the model load, once while edges are patched one by one."""
     work = tmp_path / "work"
