@@ -84,14 +84,14 @@ def test_integrated_mask_gradient_is_complete(case):
     model, task = case
     edges = torch.ones(model.graph.num_edges, dtype=torch.float64)
     gap = value(model, task, edges) - value(model, task, 0 * edges)
-    scorer = gp.IntegratedMaskGradient(steps=96, points_at="gauss-legendre")
+    scorer = gp.IntegratedMaskGradient(steps=32, points_at="gauss-legendre")
     assert float(scorer.score(model, task).values.sum()) == pytest.approx(gap, rel=2e-3, abs=2e-3)
 
 
 def test_integrated_inputs_are_complete_over_the_input_node(case):
     """EAP-IG's scores of the edges that leave the input sum to the change of the metric."""
     model, task = case
-    scorer = gp.EAPIG(steps=192, points_at="gauss-legendre")
+    scorer = gp.EAPIG(steps=64, points_at="gauss-legendre")
     scores = scorer.score(model, task)
     edges = torch.ones(model.graph.num_edges, dtype=torch.float64)
     gap = value(model, task, edges) - value(model, task, 0 * edges)
