@@ -84,7 +84,7 @@ def test_integrated_mask_gradient_is_complete(case):
     model, task = case
     edges = torch.ones(model.graph.num_edges, dtype=torch.float64)
     gap = value(model, task, edges) - value(model, task, 0 * edges)
-    scorer = gp.IntegratedMaskGradient(steps=64, points_at="gauss-legendre")
+    scorer = gp.IntegratedMaskGradient(steps=96, points_at="gauss-legendre")
     assert float(scorer.score(model, task).values.sum()) == pytest.approx(gap, rel=2e-3, abs=2e-3)
 
 

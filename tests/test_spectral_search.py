@@ -131,9 +131,7 @@ def test_wires_stay():
 
 def test_preserving_comes_near_the_start():
     index, weights = drawn(24, 5, 2)
-    mask = spectral.prune(
-        (index, 24), weights, goal="preserve", size=int(0.7 * len(weights)), effort=0.3
-    )
+    mask = spectral.prune((index, 24), weights, goal="preserve", size=int(0.7 * len(weights)))
     start, end = mask.notes["start"], mask.notes["end"]
     assert abs(end / start - 1) < 0.01
     assert rotation(index, 24, weights, mask.kept.numpy()) == pytest.approx(end, rel=1e-6)

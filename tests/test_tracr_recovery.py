@@ -60,7 +60,7 @@ def test_exact_patching_ranks_the_true_edges_first(name):
 def test_a_programs_truth_gives_a_study_its_auroc(tmp_path):
     study = Study.from_dict(
         {
-            "systems": {"programs": {"kind": "tracr", "tasks": ["shift"]}},
+            "systems": {"programs": {"kind": "tracr", "tasks": ["reverse"]}},
             "methods": {"EAP": {"method": "eap"}},
             "seeds": [0],
             "train": 20,
