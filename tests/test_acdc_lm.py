@@ -24,8 +24,8 @@ def same_circuits(model, task, taus, **settings):
     return kept
 
 
-# Grouped keys and values, parallel layers, coupled groups; inside/test_trials.py has all families.
-QUICK = ("llama", "gpt_neox", "gemma2")
+# Grouped keys and values, and parallel layers; inside/test_trials.py has all families.
+QUICK = ("gpt_neox", "gemma2")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ QUICK = ("llama", "gpt_neox", "gemma2")
 )
 def test_kept_sets_are_the_plain_loops(family, dtype):
     """Grouped keys and values, coupled groups, parallel layers, windows: every family."""
-    kept = same_circuits(*system(family, dtype), [1e-5, 1e-3, 1e-2, 0.05])
+    kept = same_circuits(*system(family, dtype), [1e-4, 1e-2, 0.05])
     assert kept == sorted(kept, reverse=True)
     assert len(set(kept)) > 2
 
@@ -60,7 +60,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize(("settings", "family"), rotated(SETTINGS, ["gpt2", "llama", "gemma2"]))
 def test_settings(family, settings):
-    model, task = system(family)
+    model, task = system(family, small=True)
     if settings.get("metric"):
         clean, corrupt = random_pair(model.module)
         ids = torch.ones(len(clean), 1, dtype=torch.int64)
@@ -81,17 +81,17 @@ def test_settings(family, settings):
 @pytest.mark.parametrize("family", ["gpt2", pytest.param("qwen2", marks=pytest.mark.slow)])
 def test_several_batches_and_answer_positions(family):
     positions = torch.tensor([[2, 4], [4, -1], [3, 0]])
-    model, task = system(family, positions=positions, batch_size=2)
+    model, task = system(family, positions=positions, batch_size=2, small=True)
     assert len(set(same_circuits(model, task, [1e-4, 1e-2]))) == 2
 
 
 def test_two_embedding_nodes():
-    same_circuits(*system("gpt2", embedding_nodes=2), [1e-4, 1e-2])
+    same_circuits(*system("gpt2", embedding_nodes=2, small=True), [1e-4, 1e-2])
 
 
 @pytest.mark.parametrize("family", ["gpt2", pytest.param("gemma2", marks=pytest.mark.slow)])
 def test_sequential_and_other_orders(family):
-    model, task = system(family)
+    model, task = system(family, small=True)
     rule = gp.ACDC(tau=3e-3)
     plain = gp.ACDC(tau=3e-3, exact="sequential")
     assert rule.prune(model, task) == plain.prune(model, task)
@@ -101,7 +101,7 @@ def test_sequential_and_other_orders(family):
 
 def test_near_ties_go_to_the_referee():
     """A threshold at an edge's own effect: within the noise, decided in float64 by both loops."""
-    model, task = system("gpt2")
+    model, task = system("gpt2", small=True)
     first = gp.ACDC().edge_order(model.graph)[0]
     effect = float(gp.ACDC(recheck="off").fit(model, task).values["effects"][first])
     for tau in (effect, effect * (1 + 1e-7), effect * (1 - 1e-7)):
@@ -115,7 +115,7 @@ def test_near_ties_go_to_the_referee():
 @pytest.mark.parametrize("kind", ["mean", "optimal"])
 def test_ablations_that_come_as_values(kind):
     """Made in float32, read by the float64 referee too."""
-    model, task = system("gpt2")
+    model, task = system("gpt2", small=True)
     ablation = model.mean_ablation(task.batches())
     if kind == "optimal":
         ablation = model.learned_ablation(ablation)
@@ -125,7 +125,7 @@ def test_ablations_that_come_as_values(kind):
 @pytest.mark.parametrize(("family", "dtype"), [("gpt2", torch.bfloat16), ("llama", torch.float16)])
 def test_half_precision_is_decided_in_float64(family, dtype):
     """Where half precision's noise covers tau, the circuit is that of the float64 model."""
-    model, task = system(family, dtype)
+    model, task = system(family, dtype, small=True)
     tau = 2e-3
     found = gp.ACDC(tau=tau).fit(model, task)
     assert found.notes["noise"] > tau

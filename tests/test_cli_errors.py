@@ -180,12 +180,12 @@ def test_help_loads_nothing_heavy(command):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child process")
-@pytest.mark.parametrize("moment", ["loading", "exact"])
+@pytest.mark.parametrize("moment", ["loading", "patching"])
 def test_ctrl_c_leaves_nothing(model_dir, tmp_path, moment):
     """Once while torch and the model load, once while edges are patched one by one."""
     work = tmp_path / "work"
     work.mkdir()
-    arguments = ["discover", "--model", model_dir, "--task", "ioi", "-n", 2000]
+    arguments = ["discover", "--model", model_dir, "--task", "ioi", "-n", 500]
     arguments += ["--method", "exact-patching", "--set", "candidates=1"]
     arguments += ["--out", work / "deep" / "c"]
     process = subprocess.Popen(

@@ -14,7 +14,7 @@ import graphprune as gp
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
     # By chance other weights would do the task on the few prompts of some tests.
-    return save_model(tmp_path_factory.mktemp("models") / "tiny", seed=3)
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", seed=3, num_hidden_layers=1)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_export_model_says_what_is_wrong(model_dir, circuit_dir, tmp_path, capsy
     told = capsys.readouterr()
     assert "found under counterfactual ablation and is exported under zero; no task" in told.err
     assert json.loads(told.out)["report"]["ablation"] == "zero"
-    other = save_model(tmp_path / "other", seed=1)
+    other = save_model(tmp_path / "other", seed=1, num_hidden_layers=1)
     assert call("export-model", circuit_dir, "--model", other, "--out", tmp_path / "no") == 1
     assert "weights" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()

@@ -77,7 +77,7 @@ def test_ctrl_c_writes_the_best_mask_so_far_and_the_same_command_goes_on(
     def options(run, out):
         return [
             "discover", "--model", str(model_dir), "--task", "ioi", "--examples", "8", "--method",
-            "edge-pruning", "--set", "steps=150", "--batch-size", "4", "--run-dir",
+            "edge-pruning", "--set", "steps=60", "--batch-size", "4", "--run-dir",
             str(tmp_path / run), "--set", "checkpoint_every=5", "--json", "--out",
             str(tmp_path / out),
         ]  # fmt: skip

@@ -33,15 +33,13 @@ def kl(p, q):
     return float((np.exp(p) * (p - q)).sum(-1).mean())
 
 
-@pytest.fixture(scope="module")
-def case():
-    """A circuit that is always right under counterfactual ablation, and hardly ever under mean."""
-    module = tiny("llama")
+def make_case(layers, seed):
+    module = tiny("llama", num_hidden_layers=layers)
     with torch.no_grad():
         module.model.norm.weight *= 30  # sharp outputs, which an ablation can make others of
     model = gp.wrap(module)
     clean, corrupt = random_pair(module, batch=8)
-    mask = drawn(model, 0.5)
+    mask = drawn(model, 0.5, seed)
     places = {"answer": [[0]] * 8, "distractor": [[1]] * 8, "batch_size": 3}
     blank = gp.Task.from_tensors(clean, corrupt, **places)
     as_found = outputs_of(model, blank, mask, "counterfactual")
@@ -49,6 +47,12 @@ def case():
     places |= {"answer": order[:, -1:].tolist(), "distractor": order[:, :1].tolist()}
     task = gp.Task.from_tensors(clean, corrupt, **places)
     return module, model, task, mask, as_found
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A circuit that is always right under counterfactual ablation, and hardly ever under mean."""
+    return make_case(1, 2)
 
 
 def test_refused_unless_said_and_all_four_stand_in_the_report(case, tmp_path):
@@ -133,9 +137,9 @@ def test_means_over_other_prompts_are_another_ablation(case, tmp_path):
     assert "ablation" not in gp.evaluate(model, half, circuit).notes
 
 
-def test_near_enough_is_written(case, tmp_path):
+def test_near_enough_is_written(tmp_path):
     """All edges but one, whose ablation hardly matters: below the limit, so no word is needed."""
-    _, model, task, _, _ = case
+    _, model, task, _, _ = make_case(2, 0)
     scores = gp.EAP().score(model, task)
     mask = scores.top(model.graph.num_edges - 1)
     circuit = gp.Circuit.from_mask(mask, model=model, method=EAP)

@@ -21,9 +21,9 @@ def test_outputs_are_the_masked_runs_at_all_positions(float64, family, kind):
     model, batch = system(family)
     ablation = ablation_of(model, batch, kind)
     reference = model.reference(batch, ablation)
-    for seed, density in enumerate((0.0, 0.1, 0.3, 0.7, 1.0)):
+    for seed, density in ((0, 0.0), (1, 0.1), (3, 0.7)):
         mask = drawn(model, density, seed)
-        for circuit in (mask, mask.prune_dead_ends()):
+        for circuit in (mask, mask.prune_dead_ends()) if density == 0.1 else (mask,):
             want = model.run(batch, circuit, reference, sparse=False)
             got = model.pruned(circuit, ablation).module(batch.clean["input_ids"])
             torch.testing.assert_close(got, want, rtol=0, atol=1e-9)
@@ -87,15 +87,14 @@ def test_circuits_without_attention_or_mlps(float64, family, part):
     kept = [not n.startswith(letter) and f"->{letter}" not in n for n in model.graph.edge_names]
     mask = gp.EdgeMask(model.graph, torch.tensor(kept))
     assert 0 < mask.num_kept < model.graph.num_edges
-    for kind in KINDS:
-        ablation = ablation_of(model, batch, kind)
-        want = model.run(batch, mask, model.reference(batch, ablation), sparse=False)
-        module = model.pruned(mask, ablation).module
-        assert [type(s).__name__ for s in module.stages] == [
-            "Mlp" if part == "heads" else "Attention"
-        ] * len(model.arch.blocks)
-        got = module(batch.clean["input_ids"])
-        torch.testing.assert_close(got, want, rtol=0, atol=1e-9)
+    ablation = ablation_of(model, batch, "mean_positional")
+    want = model.run(batch, mask, model.reference(batch, ablation), sparse=False)
+    module = model.pruned(mask, ablation).module
+    assert [type(s).__name__ for s in module.stages] == [
+        "Mlp" if part == "heads" else "Attention"
+    ] * len(model.arch.blocks)
+    got = module(batch.clean["input_ids"])
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-9)
 
 
 ROPES = {
@@ -192,7 +191,7 @@ def padded_task(module):
 
 
 def test_last_logits_are_compared_at_each_prompts_end(tmp_path):
-    model, _ = system("llama", torch.float32)
+    model, _ = system("llama", torch.float32, {"num_hidden_layers": 1})
     task = padded_task(model.module)
     circuit = gp.Circuit.from_mask(drawn(model, 0.4), model=model)
     for keep in (0, 3):

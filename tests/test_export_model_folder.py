@@ -17,6 +17,8 @@ from support.toy import Toy
 import graphprune as gp
 from graphprune import Ablation
 
+ONE_LAYER = {"num_hidden_layers": 1}  # torch.export's time grows with the layers
+
 # ------------------------------------------------------------------ the folder
 
 RUN_ALONE = """
@@ -40,7 +42,7 @@ print("answers", json.dumps(answers))
     ["gpt2", *(pytest.param(f, marks=pytest.mark.slow) for f in ("llama", "gpt_neox", "gemma3"))],
 )
 def test_the_saved_form_runs_with_torch_alone(family, tmp_path):
-    model, batch = system(family, torch.float32)
+    model, batch = system(family, torch.float32, ONE_LAYER)
     circuit = gp.Circuit.from_mask(drawn(model, 0.3).prune_dead_ends(), model=model)
     exported = circuit.export_model(tmp_path / "out", ablation="mean", task=task_of(batch))
     shapes = [(1, 1), (1, 7), (5, 3), (2, 32)]
@@ -103,7 +105,7 @@ def test_the_folder_and_its_report(tmp_path):
 
 
 def test_lengths_are_limited(tmp_path):
-    model, batch = system("gpt2", torch.float32)
+    model, batch = system("gpt2", torch.float32, ONE_LAYER)
     circuit = gp.Circuit.from_mask(drawn(model, 0.2), model=model)
     module = model.pruned(circuit.mask, Ablation("zero")).module
     with pytest.raises(gp.InputError, match="at most 32 positions, got 33"):
@@ -171,7 +173,7 @@ def test_refusals(tmp_path):
 
 
 def test_other_folders_are_left_alone(tmp_path):
-    model, _ = system("gpt2", torch.float32)
+    model, _ = system("gpt2", torch.float32, ONE_LAYER)
     circuit = gp.Circuit.from_mask(drawn(model, 0.3), model=model)
     out = tmp_path / "out"
     out.write_text("mine")
@@ -196,7 +198,7 @@ def test_other_folders_are_left_alone(tmp_path):
 
 
 def test_a_failure_leaves_what_was(tmp_path, monkeypatch):
-    model, _ = system("gpt2", torch.float32)
+    model, _ = system("gpt2", torch.float32, ONE_LAYER)
     circuit = gp.Circuit.from_mask(drawn(model, 0.3), model=model)
     out = tmp_path / "out"
     circuit.export_model(out, repeats=1)

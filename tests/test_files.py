@@ -1,20 +1,19 @@
 """What is written survives full disks and takes nothing else's place; no file is trusted."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from support.exporting import circuits
-from support.processes import in_a_process
+from support.exporting import circuits, drawn, system
 from transformer_graph import random_scores, transformer_graph
 
-from graphprune import Circuit
+from graphprune import Circuit, EdgeMask
 from graphprune.errors import FormatError, InputError
-from graphprune.export import export
+from graphprune.export import export, to_mib_pt
 
-HERE = Path(__file__).parent
 LINUX = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
 
 
@@ -32,42 +31,38 @@ def test_a_process_that_works_in_the_folder_stays_there(tmp_path, monkeypatch):
 
 # -------------------------------------------------------------------- full disks
 
-FULL = """
-import resource, signal, sys
-import torch
-from support.exporting import drawn, system
-import graphprune as gp
-from graphprune.export import export, to_mib_pt
-from transformer_graph import random_scores, transformer_graph
-folder = sys.argv[1]
-model, _ = system("gpt2", torch.float32)
-whole = gp.Circuit.from_mask(drawn(model, 0.3), model=model)
-scores = random_scores(transformer_graph(2, 3))
-circuit = gp.Circuit(scores.graph, gp.EdgeMask.full(scores.graph), scores)
-writes = {
-    "model": lambda: whole.export_model(folder + "/new/out", repeats=1),
-    "pt": lambda: to_mib_pt(scores, folder + "/a.pt", d_model=8),
-    "html": lambda: export(circuit, folder + "/a.html"),
-    "csv": lambda: export(circuit, folder + "/a.csv"),
-    "svg": lambda: export(circuit, folder + "/a.svg"),
-}
-resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
-for what, write in writes.items():
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """As on a full disk: the kernel refuses to let a file grow beyond ``size`` bytes."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        write()
-    except gp.InputError as error:
-        print(what, "told", error)
-"""
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @LINUX
 def test_a_full_disk_is_told(tmp_path):
     (tmp_path / "kept").write_text("kept")
-    done = in_a_process("-c", FULL, tmp_path)
-    assert done.returncode == 0, done.stderr
-    told = [line for line in done.stdout.splitlines() if " told cannot write" in line]
-    assert [line.split()[0] for line in told] == ["model", "pt", "html", "csv", "svg"]
-    assert all("File too large" in line for line in told)
+    model, _ = system("gpt2", torch.float32, {"num_hidden_layers": 1})
+    whole = Circuit.from_mask(drawn(model, 0.3), model=model)
+    scores = random_scores(transformer_graph(2, 3))
+    circuit = Circuit(scores.graph, EdgeMask.full(scores.graph), scores)
+    for write in (
+        lambda: whole.export_model(tmp_path / "new" / "out", repeats=1),
+        lambda: to_mib_pt(scores, tmp_path / "a.pt", d_model=8),
+        lambda: export(circuit, tmp_path / "a.html"),
+        lambda: export(circuit, tmp_path / "a.csv"),
+        lambda: export(circuit, tmp_path / "a.svg"),
+    ):
+        with files_of_at_most(700), pytest.raises(InputError) as refused:
+            write()
+        assert "cannot write" in str(refused.value)
+        assert "File too large" in str(refused.value)
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
@@ -124,8 +119,6 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path):
 
 def damaged_pt(tmp_path, change):
     """A good file whose content was changed, and the graph it belongs to."""
-    from graphprune.export import to_mib_pt
-
     graph = transformer_graph(1, 2)
     path = to_mib_pt(random_scores(graph), tmp_path / "a.pt", d_model=8)
     content = torch.load(path, weights_only=True)
@@ -208,8 +201,6 @@ def test_transposed_tensors_and_old_pt_files_are_read(tmp_path):
 def test_one_model_in_two_threads():
     """Each gets the numbers of a thread alone; modes and gradients are as before."""
     import threading
-
-    from support.exporting import drawn, system
 
     model, batch = system("gpt2", torch.float32)
     mask = drawn(model, 0.5)

@@ -57,19 +57,20 @@ def test_parts_of_a_generated_task_share_no_prompt(name, n, tokenizer):
     raw = [prompts(part) for part in task.split(0.5, overlap="keep")]
     assert shared(*raw) > 0  # else there is nothing to mend
     first, second = task.split(0.5)
+    parts = [prompts(first), prompts(second)]
     assert len(first) == n // 2
-    assert shared(prompts(first), prompts(second)) == 0
-    assert [c for c, _ in prompts(first)] == [c for c, _ in raw[0]]
+    assert shared(*parts) == 0
+    assert [c for c, _ in parts[0]] == [c for c, _ in raw[0]]
     dropped = len(raw[1]) - len(second)
     assert second.notes.get("overlap", {}).get("dropped", 0) == dropped
     if name not in ("boolean_expressions", "subject_verb_agreement"):
         assert dropped == 0
-        assert [c for c, _ in prompts(second)] == [c for c, _ in raw[1]]
+        assert [c for c, _ in parts[1]] == [c for c, _ in raw[1]]
     redrawn = [
-        sum(new != old for new, old in zip(prompts(part), before, strict=True))
+        sum(new != old for new, old in zip(part, before, strict=True))
         if len(part) == len(before)
         else None
-        for part, before in zip((first, second), raw, strict=True)
+        for part, before in zip(parts, raw, strict=True)
     ]
     for part, count in zip((first, second), redrawn, strict=True):
         if count is not None:

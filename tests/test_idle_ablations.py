@@ -173,7 +173,7 @@ def test_padding_that_differs_is_no_change():
 
 def test_attribution_weights_of_a_spectrum_take_the_methods_ablation():
     model, task = structural()
-    told = {"edge_weights": "attribution", "goal": "gap", "size": 0.5}
+    told = {"edge_weights": "attribution", "goal": "gap", "size": 0.5, "effort": 0}
     with pytest.raises(gp.InputError, match="changes nothing"):
         gp.SpectralPruning(**told).prune(model, task)
     assert gp.SpectralPruning(**told, ablation="zero").prune(model, task).num_kept

@@ -148,7 +148,7 @@ def kl(out, full):
     )
 
 
-@pytest.mark.parametrize("family", ["gpt2", "qwen2", "olmo2"])
+@pytest.mark.parametrize("family", quick(["gpt2", "qwen2", "olmo2"], ["qwen2"]))
 def test_learned_constants_start_as_the_means_and_beat_them(family):
     model = gp.wrap(tiny(family))
     clean, corrupt = random_pair(model.module, batch=16)

@@ -91,7 +91,7 @@ def test_integrated_mask_gradient_is_complete(case):
 def test_integrated_inputs_are_complete_over_the_input_node(case):
     """EAP-IG's scores of the edges that leave the input sum to the change of the metric."""
     model, task = case
-    scorer = gp.EAPIG(steps=192, points_at="gauss-legendre")
+    scorer = gp.EAPIG(steps=64, points_at="gauss-legendre")
     scores = scorer.score(model, task)
     edges = torch.ones(model.graph.num_edges, dtype=torch.float64)
     gap = value(model, task, edges) - value(model, task, 0 * edges)

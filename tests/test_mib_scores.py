@@ -72,8 +72,15 @@ class Evaluator:
         )
         self.model = gp.wrap(self.module)
         self.graph = self.model.graph
+        self.known = {}
 
     def value(self, kept):
+        key = tuple(map(float, kept))
+        if key not in self.known:
+            self.known[key] = self.difference(kept)
+        return self.known[key]
+
+    def difference(self, kept):
         split = {
             tuple(name.split("->")): float(k)
             for name, k in zip(self.graph.edge_names, kept, strict=True)

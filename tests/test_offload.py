@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
-from safetensors.torch import load_file
 from support.marks import quick
-from support.processes import launch
 from support.sharded import results
 from support.tiny import random_pair, tiny
 
@@ -134,15 +131,3 @@ def test_weights_leave_after_an_error(tmp_path, monkeypatch):
 def test_weights_that_no_hook_brings_are_refused():
     with pytest.raises(UnsupportedModelError, match="no hook of accelerate's brings them"):
         gp.wrap(tiny("llama").to("meta"))
-
-
-@pytest.mark.parametrize("family", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
-def test_two_fsdp_processes_give_the_numbers_of_one(family, tmp_path):
-    script = Path(__file__).parent / "support" / "sharded.py"
-    launch(script, family, str(tmp_path))
-    want = results(tiny(family, **LAYERS))
-    for rank in range(2):
-        found = load_file(tmp_path / f"rank{rank}.safetensors")
-        assert found.keys() == want.keys()
-        for name, value in want.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, msg=name)

@@ -61,13 +61,13 @@ def ranked_circuits(seed, count):
 
 def test_default_finds_the_best_circuit_or_nearly(task):
     places = []
-    for seed, count in itertools.product(range(6), (4, 5)):
+    for seed, count in itertools.product(range(3), (4, 5)):
         model = Toy(seed=seed)
         every = ranked_circuits(seed, count)
         found = gp.EdgePruning(size=count, steps=150, batch_size=6, loss="mse").prune(model, task)
         places.append(every.index(found))
     # Of 9 and 15 circuits; chance would find the best one in about 1 of 12 cases.
-    assert places.count(0) >= 6, places
+    assert places.count(0) >= 3, places
     assert max(places) <= 3, places
 
 
@@ -88,17 +88,17 @@ def test_conforms(method, model, task):
     check_method(dataclasses.replace(method, steps=10), model, task)
 
 
-OURS = [gp.EdgePruning, gp.MatryoshkaPruning, gp.SubnetworkProbing, gp.UGS]
+OTHERS = [gp.MatryoshkaPruning, gp.SubnetworkProbing, gp.UGS]
 
 
-@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.__name__)
 def test_better_than_chance(kind, task):
     """Over eight models the mean place among all 15 circuits of five edges; chance gives 7."""
     places = []
     for seed in range(8):
         model = Toy(seed=seed)
-        options = {"samples": 4, "penalty": 0.05} if kind is gp.UGS else {}
-        method = kind(size=5, steps=150, batch_size=6, loss="mse", **options)
+        options = {"samples": 2, "penalty": 0.05} if kind is gp.UGS else {}
+        method = kind(size=5, steps=60, batch_size=6, loss="mse", **options)
         places.append(ranked_circuits(seed, 5).index(method.prune(model, task)))
     assert sum(places) / len(places) <= 4.0, places
 
@@ -245,7 +245,7 @@ def test_walks_follow_wires_from_inputs_and_in_chains():
 
 def test_gates_on_nodes_do_not_tie(model, task):
     method = gp.EdgePruning(
-        size=4, variant="paper", node_gates=True, steps=200, batch_size=6, loss="mse"
+        size=4, variant="paper", node_gates=True, steps=60, batch_size=6, loss="mse"
     )
     assert len(set(method.score(model, task).values.tolist())) == 9
 

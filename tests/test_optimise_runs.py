@@ -3,54 +3,47 @@
 import gc
 import os
 import signal
-import subprocess
-import sys
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
+from support.marks import quick
 from support.optimising import make_loss, make_method, toy_task
+from support.processes import in_a_process
 from support.toy import EDGES, Toy, ToyExamples
 
 import graphprune as gp
 from graphprune.errors import FormatError, InputError, NumericalError
-
-HERE = Path(__file__).parent
-
-
-def in_a_process(kind, folder, event, at):
-    command = [sys.executable, "-m", "support.optimising", kind, str(folder), event, str(at)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def whole(kind):
     return make_method(kind, None, make_loss()).fit(Toy(seed=3), toy_task())
 
 
-@pytest.mark.parametrize(
-    ("kind", "at"),
-    [
-        pytest.param("default", 1, marks=pytest.mark.slow),
-        ("default", 23),
-        pytest.param("default", 40, marks=pytest.mark.slow),
-        ("paper", 17),
-        pytest.param("ugs", 31, marks=pytest.mark.slow),
-        ("minimal", 300),
-    ],
-)
-def test_killed_and_resumed_ends_in_the_same_bits(kind, at, tmp_path):
-    killed = in_a_process(kind, tmp_path / "run", "kill", at)
-    assert killed.returncode == -9, killed.stderr
-    resumed = make_method(kind, tmp_path / "run", make_loss()).fit(Toy(seed=3), toy_task())
+RUNS = [("default", 1), ("default", 23), ("default", 40), ("paper", 17), ("ugs", 31)]
+RUNS += [("minimal", 300)]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    cases = [f"{kind},{at}" for kind, at in RUNS]
+    done = in_a_process("-m", "support.optimising", folder, *cases)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "at"), quick(RUNS, [RUNS[1], RUNS[3], RUNS[5]]))
+def test_killed_and_resumed_ends_in_the_same_bits(kind, at, killed):
+    run = killed / f"{kind},{at}"
+    resumed = make_method(kind, run, make_loss()).fit(Toy(seed=3), toy_task())
     straight = whole(kind)
     assert torch.equal(resumed.scores.values, straight.scores.values)
     assert resumed.mask == straight.mask
     assert resumed.circuits == straight.circuits
     assert resumed.history == straight.history
     assert resumed.notes["loss"] == straight.notes["loss"]
-    leftovers = {p.name for p in (tmp_path / "run").iterdir()}
+    leftovers = {p.name for p in run.iterdir()}
     assert leftovers == {"run.json", "checkpoint.safetensors"}
 
 

@@ -8,7 +8,7 @@ import torch
 from support.greedy import brute_force, mean_loss
 from support.lowering import PAPER, rtn
 from support.marks import quick
-from support.tiny import random_pair, tiny
+from support.tiny import SMALL, random_pair, tiny
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
@@ -18,7 +18,7 @@ COARSE = gp.PrecisionPolicy({"head": "int4", "mlp": "int8"}, emulate=True)
 
 
 def system(family, dtype=torch.float64):
-    module = tiny(family, dtype=dtype)
+    module = tiny(family, dtype=dtype, **SMALL[family])
     clean, corrupt = random_pair(module)
     ids = torch.ones(len(clean), 1, dtype=torch.int64)
     return gp.wrap(module), gp.Task.from_tensors(clean, corrupt, answer=ids, metric="kl")
@@ -173,10 +173,10 @@ def test_a_run_goes_on_and_keeps_its_policy(tmp_path):
     model, task = system("gpt2")
     whole = gp.PAHQ(tau=1e-3).prune(model, task)
     folder = tmp_path / "run"
-    while (part := gp.PAHQ(tau=1e-3, max_evaluations=40, run_dir=folder).fit(model, task)).stopped:
+    while (part := gp.PAHQ(tau=1e-3, max_evaluations=16, run_dir=folder).fit(model, task)).stopped:
         pass
     assert part.mask == whole
-    assert part.notes["evaluations"] > 80
+    assert part.notes["evaluations"] > 32
     with pytest.raises(gp.InputError, match=r"policy\.kinds\.head was fp8, is int4"):
         gp.PAHQ(tau=1e-3, policy=COARSE, run_dir=folder).fit(model, task)
 

@@ -223,7 +223,7 @@ def test_the_users_module_is_left_alone():
     "method", [gp.EAP(), gp.EAPIG(steps=2), gp.RelP(), gp.ExactPatching()], ids=lambda m: m.label
 )
 def test_scorers_serve_lowered_models(method):
-    _, model, batch = setup("llama", torch.float64)
+    _, model, batch = setup("llama", torch.float64, small=True)
     with Float64():
         low = model.at_precision(ROUNDED)
         assert set(check_method(method, low, task_of(batch)).values()) == {"passed"}

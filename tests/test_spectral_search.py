@@ -130,11 +130,11 @@ def test_wires_stay():
 
 
 def test_preserving_comes_near_the_start():
-    index, weights = drawn(40, 5, 2)
-    mask = spectral.prune((index, 40), weights, goal="preserve", size=int(0.7 * len(weights)))
+    index, weights = drawn(24, 5, 2)
+    mask = spectral.prune((index, 24), weights, goal="preserve", size=int(0.7 * len(weights)))
     start, end = mask.notes["start"], mask.notes["end"]
     assert abs(end / start - 1) < 0.01
-    assert rotation(index, 40, weights, mask.kept.numpy()) == pytest.approx(end, rel=1e-6)
+    assert rotation(index, 24, weights, mask.kept.numpy()) == pytest.approx(end, rel=1e-6)
 
 
 @pytest.mark.network

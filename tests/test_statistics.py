@@ -14,7 +14,7 @@ from graphprune import statistics as st
 
 @pytest.fixture(scope="module")
 def toy():
-    return Toy(), gp.Task(ToyExamples(24), "logit_diff", name="toy", batch_size=7)
+    return Toy(), gp.Task(ToyExamples(24), "logit_diff", name="toy", batch_size=13)
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def test_a_circuit_without_any_one_edge_fails(name):
         assert not enough.passed, edge
 
 
-@pytest.mark.parametrize("name", programs.cases(["frac_prevs", "count", "hist"]))
+@pytest.mark.parametrize("name", programs.cases(["frac_prevs", "count", "hist", "length"]))
 def test_one_edge_too_many_is_named(name):
     model, task, truth = program(name)
     extra = outside(truth)
@@ -73,6 +73,7 @@ def test_one_edge_too_many_is_named(name):
         assert known["idle"] == [edge]
 
 
+@pytest.mark.slow
 def test_the_reverse_program_of_the_paper():
     model, task, truth = program("reverse")
     assert st.equivalence_test(model, task, truth, ablation="zero").passed

@@ -134,8 +134,8 @@ def test_killed_and_resumed(plan, tmp_path):
     assert 0 < len(first) < 80
     for text in first.values():
         assert json.loads(text)["state"] == "done"
-    results = Study.from_dict({**plan, "seeds": list(range(40))[:6]}).run(tmp_path / "out")
-    assert results.counts == {"done": 12}
+    results = Study.from_dict({**plan, "seeds": [0, 1, 2]}).run(tmp_path / "out")
+    assert results.counts == {"done": 6}
     assert first.items() <= records(tmp_path / "out").items()
 
 
@@ -243,22 +243,6 @@ def test_the_command(plan, tmp_path, capsys):
     file.write_text("systems: [")
     assert call("study", file) == 1
     assert "is no YAML" in capsys.readouterr().err
-
-
-def test_a_programs_truth_gives_an_auroc(tmp_path):
-    pytest.importorskip("tracr")
-    study = Study.from_dict(
-        {
-            "systems": {"programs": {"kind": "tracr", "tasks": ["reverse"]}},
-            "methods": {"EAP": {"method": "eap"}},
-            "seeds": [0],
-            "train": 20,
-            "test": 20,
-        }
-    )
-    results = study.run(tmp_path)
-    assert results.counts == {"done": 1}, results.failures()
-    assert 0.5 < results.summary()["auroc"].item() <= 1.0
 
 
 def test_the_leaderboard_is_a_study():

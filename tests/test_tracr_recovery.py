@@ -13,6 +13,7 @@ import pytest
 from support.programs import PROGRAMS, cases, program
 
 import graphprune as gp
+from graphprune.study import Study
 
 pytest.importorskip("tracr", reason="Tracr is not installed: pip install 'graphprune[tracr]'")
 
@@ -28,7 +29,8 @@ def recovered(name, seed, steps=200):
     return model, task, method.fit(model, task)
 
 
-@pytest.mark.parametrize("name", cases(SMALL))
+# One of numbers, and one of categories that compiles in a moment.
+@pytest.mark.parametrize("name", cases(SMALL, ["frac_prevs", "shift"]))
 def test_the_optimised_mask_is_the_true_circuit(name):
     model, task, fit = recovered(name, seed=0)
     truth = gp.adapters.tracr_truth(model)
@@ -38,6 +40,36 @@ def test_the_optimised_mask_is_the_true_circuit(name):
     assert gp.recovery(fit.mask, truth).exact
     assert fit.notes["optimised_edges"] == truth.num_kept, "the polish had to shorten it"
     assert fit.notes["optimised_mask"] == truth.edges()
+
+
+@pytest.mark.parametrize(
+    "name", cases(["length", "frac_prevs", "reverse"], ["length", "frac_prevs"])
+)
+def test_exact_patching_ranks_the_true_edges_first(name):
+    model, task = program(name)
+    truth = gp.adapters.tracr_truth(model)
+    exact = gp.ExactPatching(ablation="zero").score(model, task)
+    # No cut of one edge outside the truth changes anything; each inside it does.
+    inside, outside = exact.values[truth.kept].abs(), exact.values[~truth.kept].abs()
+    assert float(inside.min()) > 10 * float(outside.max())
+    assert gp.auroc(exact, truth) == 1.0
+    chance = sum(gp.auroc(gp.Random(seed=s).score(model, task), truth) for s in range(20)) / 20
+    assert chance < 0.7 < gp.mib_auroc(exact, truth)
+
+
+def test_a_programs_truth_gives_a_study_its_auroc(tmp_path):
+    study = Study.from_dict(
+        {
+            "systems": {"programs": {"kind": "tracr", "tasks": ["reverse"]}},
+            "methods": {"EAP": {"method": "eap"}},
+            "seeds": [0],
+            "train": 20,
+            "test": 20,
+        }
+    )
+    results = study.run(tmp_path)
+    assert results.counts == {"done": 1}, results.failures()
+    assert 0.5 < results.summary()["auroc"].item() <= 1.0
 
 
 @pytest.mark.slow

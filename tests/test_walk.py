@@ -10,6 +10,8 @@ COUNT = """
 import inspect, json, sys
 from pathlib import Path
 
+import torch, transformers  # loaded before the profile, which makes imports slow
+
 import graphprune
 
 {prepared}

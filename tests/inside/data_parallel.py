@@ -1,9 +1,14 @@
-"""One process of a data-parallel step; the main one saves the averaged gradient."""
+"""One of two processes: a step with a shared batch, whole runs, and models with sharded weights.
+
+Arguments: a folder, and families whose models are sharded.
+"""
 
 import sys
 
 import torch
 from safetensors.torch import save_file
+from support.parallel_run import fits
+from support.sharded import sharded_results
 from support.tiny import random_pair, tiny
 
 import graphprune as gp
@@ -31,6 +36,8 @@ def gradient(examples, workers: Workers) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 if __name__ == "__main__":
+    folder, *families = sys.argv[1:]
+    torch.set_num_threads(1)
     workers = Workers.current()
     assert workers.world == 2
     found = {}
@@ -40,4 +47,7 @@ if __name__ == "__main__":
     sent = torch.full((3,), float(workers.rank + 7))
     assert workers.broadcast_(sent).tolist() == [7.0, 7.0, 7.0]
     workers.barrier()
-    save_file(found, f"{sys.argv[1]}/rank{workers.rank}.safetensors")
+    save_file(found, f"{folder}/step{workers.rank}.safetensors")
+    save_file(fits(folder), f"{folder}/fits{workers.rank}.safetensors")
+    for family in families:
+        save_file(sharded_results(family), f"{folder}/{family}{workers.rank}.safetensors")

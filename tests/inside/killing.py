@@ -1,6 +1,7 @@
 """A write that is killed (SIGKILL) before each of its file-system events, each time anew.
 
-``every_kill`` runs in a process of its own with one thread. At the first event that changes
+``every_kill`` runs in a process of its own with one thread, forked from one that has imported
+everything. At the first event that changes
 something under ``root`` it forks, as often as the write has events: the n-th child goes on and is
 killed before its n-th event (a write of bytes is three: before, in the middle, after). The parent
 looks at what each leaves, and puts everything back as it was.
@@ -259,6 +260,14 @@ def kill_runs(root, exchange, foreign):
 
 
 if __name__ == "__main__":
-    what, place, exchange, foreign = sys.argv[1:]
-    Path(place).mkdir()
-    globals()[f"kill_{what}"](Path(place).resolve(), exchange == "yes", foreign == "yes")
+    place = Path(sys.argv[1]).resolve()
+    for number, case in enumerate(sys.argv[2:]):
+        what, exchange, foreign = case.split(",")
+        print("case", case, flush=True)
+        child = os.fork()
+        if child == 0:
+            root = place / str(number)
+            root.mkdir()
+            globals()[f"kill_{what}"](root, exchange == "yes", foreign == "yes")
+            os._exit(1)  # every_kill ends the process
+        assert os.waitpid(child, 0)[1] == 0, case

@@ -19,7 +19,6 @@ from graphprune.search.checkpoint import RunDirectory, RunState
 from graphprune.study.shelf import Cost, Shelf
 from graphprune.util import files
 
-HERE = Path(__file__).parents[1]
 pytestmark = pytest.mark.inside
 LINUX = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
 
@@ -27,13 +26,26 @@ LINUX = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits o
 # -------------------------------------------------------------------- kills
 
 
-def kills(what, folder, exchange="yes", foreign="no"):
-    done = in_a_process("-m", "inside.killing", what, folder / "root", exchange, foreign)
+# What is written, whether folders can be exchanged, whether there are files of others.
+CASES = ["saves,yes,no", "saves,no,no", "saves,no,yes", "saves,yes,yes"]
+CASES += ["discover,yes,no", "new,yes,no", "runs,yes,no"]
+
+
+def run_cases(folder, cases):
+    """What each kill of each case left, in words: all in one process, which forks."""
+    done = in_a_process("-m", "inside.killing", folder, *cases)
     assert done.returncode == 0, done.stderr
-    assert "words" in done.stdout, done.stderr
-    words = json.loads(done.stdout.split("words", 1)[1])
-    assert words.pop() == "status 0", done.stderr
+    words = {}
+    for part in done.stdout.split("case ")[1:]:
+        case, said = part.split("\n", 1)
+        words[case] = json.loads(said.split("words", 1)[1])
+        assert words[case].pop() == "status 0", done.stderr
     return words
+
+
+@pytest.fixture(scope="module")
+def kills(tmp_path_factory):
+    return run_cases(tmp_path_factory.mktemp("kills"), CASES)
 
 
 def turns_once(words, before, after):
@@ -46,35 +58,29 @@ def turns_once(words, before, after):
 
 
 @LINUX
-@pytest.mark.parametrize("what", ["saves", pytest.param("models", marks=pytest.mark.slow)])
-def test_a_kill_at_any_event_leaves_the_old_files_or_the_new(what, tmp_path):
-    turns_once(kills(what, tmp_path), ["old"], ["new"])
+@pytest.mark.parametrize("what", ["saves", "discover"])
+def test_a_kill_at_any_event_leaves_the_old_files_or_the_new(what, kills):
+    turns_once(kills[f"{what},yes,no"], ["old"], ["new"])
 
 
 @LINUX
-@pytest.mark.parametrize(
-    ("what", "exchange", "foreign"),
-    [
-        ("saves", "no", "no"),
-        ("saves", "no", "yes"),
-        ("saves", "yes", "yes"),
-    ],
-)
-def test_where_folders_cannot_be_exchanged_reading_completes(what, exchange, foreign, tmp_path):
-    words = kills(what, tmp_path, exchange, foreign)
+@pytest.mark.slow
+def test_kills_of_export_model(tmp_path):
+    turns_once(run_cases(tmp_path, ["models,yes,no"])["models,yes,no"], ["old"], ["new"])
+
+
+@LINUX
+@pytest.mark.parametrize("case", CASES[1:4])
+def test_where_folders_cannot_be_exchanged_reading_completes(case, kills):
+    words = kills[case]
     turns_once(words, ["old"], ["new, completed", "new"])
     assert "new, completed" in words  # of the events after the one that decides
 
 
 @LINUX
-def test_kills_of_discover(tmp_path):
-    turns_once(kills("discover", tmp_path), ["old"], ["new"])
-
-
-@LINUX
 @pytest.mark.parametrize("what", ["new", "runs"])
-def test_kills_of_a_first_write(what, tmp_path):
-    turns_once(kills(what, tmp_path), ["none"], ["new"])
+def test_kills_of_a_first_write(what, kills):
+    turns_once(kills[f"{what},yes,no"], ["none"], ["new"])
 
 
 def test_what_kills_left_goes_after_a_day_and_is_in_nobodys_way(tmp_path):

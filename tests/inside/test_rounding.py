@@ -85,7 +85,7 @@ def test_paths_for_rounding_are_exact_where_nothing_is_rounded(monkeypatch, fami
     """With every grid made infinitely fine all checks hold, finite differences included."""
     monkeypatch.setattr(rounding, "on_grid", lambda x, precision: x)
     with Float64():
-        _, model, batch = setup(family)
+        _, model, batch = setup(family, small=True)
         low = model.at_precision(gp.PrecisionPolicy(default="int8", emulate=True))
         full = low.reference(batch).full
         torch.testing.assert_close(full, model.reference(batch).full, rtol=0, atol=1e-9)

@@ -30,12 +30,12 @@ def test_held_out_prompts_are_not_trained_on() -> None:
     tokenizer = trained_tokenizer()
     seen = set()
     for seed in (0, 1):
-        train = prompts(trained_task(tokenizer, 2000, seed, held_out=False))
-        test = prompts(trained_task(tokenizer, 500, seed))
-        assert (len(train), len(test)) == (2000, 500)
+        train = prompts(trained_task(tokenizer, 800, seed, held_out=False))
+        test = prompts(trained_task(tokenizer, 200, seed))
+        assert (len(train), len(test)) == (800, 200)
         seen |= train
         assert seen.isdisjoint(test)
-    assert prompts(trained_task(tokenizer, 500, 0)) == prompts(trained_task(tokenizer, 500, 0))
+    assert prompts(trained_task(tokenizer, 50, 0)) == prompts(trained_task(tokenizer, 50, 0))
 
 
 def test_words_are_one_token() -> None:

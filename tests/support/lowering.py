@@ -10,7 +10,7 @@ from torch import Tensor
 import graphprune as gp
 from graphprune import Batch
 
-from .tiny import random_pair, tiny
+from .tiny import SMALL, random_pair, tiny
 
 PAPER = gp.PrecisionPolicy({"head": "fp8", "mlp": "bf16"})  # PAHQ's, as its paper has it
 ROUNDED = gp.PrecisionPolicy({"head": "fp8", "mlp": "int8"}, emulate=True)
@@ -23,10 +23,10 @@ def rtn(bits: int) -> gp.PrecisionPolicy:
 
 
 def setup(
-    family: str, dtype: torch.dtype = torch.float64, **options: Any
+    family: str, dtype: torch.dtype = torch.float64, *, small: bool = False, **options: Any
 ) -> tuple[Any, Any, Batch]:
     """A tiny module, the same wrapped, and a batch of three pairs."""
-    module = tiny(family, dtype=dtype)
+    module = tiny(family, dtype=dtype, **(SMALL[family] if small else {}))
     clean, corrupt = random_pair(module, batch=3)
     batch = Batch({"input_ids": clean}, {"input_ids": corrupt}, len(clean))
     return module, gp.wrap(module, **options), batch

@@ -1,4 +1,7 @@
-"""A run of a mask optimiser in its own process, which may be stopped at a step of one's choice."""
+"""Runs of a mask optimiser that are killed at a step of one's choice, each in a forked process.
+
+Arguments: a folder, and the runs as ``kind,step``.
+"""
 
 import os
 import signal
@@ -49,6 +52,13 @@ def toy_task(n: int = 10) -> gp.Task:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    kind, folder, event, at = sys.argv[1:]
-    fit = make_method(kind, folder, make_loss(event, int(at))).fit(Toy(seed=3), toy_task())
-    print("finished", fit.stopped)
+    for case in sys.argv[2:]:
+        kind, at = case.split(",")
+        child = os.fork()
+        if child == 0:
+            method = make_method(kind, f"{sys.argv[1]}/{case}", make_loss("kill", int(at)))
+            method.fit(Toy(seed=3), toy_task())
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status), f"{case} was not killed"
+        assert os.WTERMSIG(status) == signal.SIGKILL, case

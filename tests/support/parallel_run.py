@@ -1,9 +1,6 @@
-"""One process of a whole mask optimisation whose batches are shared with others."""
-
-import sys
+"""Whole mask optimisations, whose batches are shared where several processes run them."""
 
 import torch
-from safetensors.torch import save_file
 
 import graphprune as gp
 from support.tiny import random_pair, tiny
@@ -29,11 +26,3 @@ def fits(folder=None) -> dict[str, torch.Tensor]:
         found[f"{name}.mask"] = fit.mask.values
         found[f"{name}.final"] = torch.tensor([fit.notes["loss"]])
     return found
-
-
-if __name__ == "__main__":
-    from accelerate import PartialState
-
-    torch.set_num_threads(1)
-    rank = PartialState(cpu=True).process_index
-    save_file(fits(sys.argv[1]), f"{sys.argv[1]}/fits{rank}.safetensors")

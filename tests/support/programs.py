@@ -7,14 +7,14 @@ import pytest
 import graphprune as gp
 
 PROGRAMS = gp.adapters.rasp_programs()
-# Two of categories and two of numbers; the first two are those of the papers.
-QUICK = ("frac_prevs", "reverse", "hist", "length")
+# Numbers, categories by position and categories by counting; the first two are the papers'.
+QUICK = ("frac_prevs", "reverse", "length")
 
 
-def cases(names):
+def cases(names, chosen=QUICK):
     """Parameters of a test, those that are not quick marked slow."""
     slow = pytest.mark.slow
-    return [name if name in QUICK else pytest.param(name, marks=slow) for name in names]
+    return [name if name in chosen else pytest.param(name, marks=slow) for name in names]
 
 
 @functools.cache

@@ -1,9 +1,6 @@
-"""What the engine gives on a model, and one FSDP2 process that saves it."""
-
-import sys
+"""Results of the engine on a model, and on one that FSDP2 shards over processes."""
 
 import torch
-from safetensors.torch import save_file
 
 import graphprune as gp
 from support.tiny import random_pair, tiny
@@ -41,20 +38,16 @@ def results(module) -> dict[str, torch.Tensor]:
     }
 
 
-if __name__ == "__main__":
-    from accelerate import PartialState
+def sharded_results(family: str) -> dict[str, torch.Tensor]:
+    """The results of a model of four layers, each layer sharded over the running processes."""
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
-    family, folder = sys.argv[1:]
-    state = PartialState(cpu=True)
     module = tiny(family, num_hidden_layers=4).requires_grad_(True)
     base = module.transformer if family == "gpt2" else module.model
     for layer in base.h if family == "gpt2" else base.layers:
         fully_shard(layer)
     fully_shard(module)
-    assert state.num_processes == 2
     found = results(module)
     assert all(isinstance(p, DTensor) and p.requires_grad for p in module.parameters())
-    state.wait_for_everyone()
-    save_file(found, f"{folder}/rank{state.process_index}.safetensors")
+    return found

@@ -201,6 +201,14 @@ class Float64(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+# Settings of a family whose graph shall be small, because a test runs it once for each edge.
+SMALL: dict[str, dict[str, Any]] = {
+    family: {"num_attention_heads": 2}
+    | {key: n // 2 for key, n in settings.items() if key == "num_key_value_heads"}
+    for family, (_, settings) in _SETTINGS.items()
+}
+
+
 def random_pair(
     model: PreTrainedModel, batch: int = 3, length: int = 9, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
@@ -213,10 +221,10 @@ def random_pair(
 
 
 def language_system(
-    family, dtype=torch.float32, *, batch_size=None, positions=None, same=1, **options
+    family, dtype=torch.float32, *, batch_size=None, positions=None, same=1, small=False, **options
 ):
     """A tiny model of a family, and pairs of prompts that share their first ``same`` tokens."""
-    module = tiny(family, dtype=dtype)
+    module = tiny(family, dtype=dtype, **(SMALL[family] if small else {}))
     clean, corrupt = random_pair(module)
     corrupt[:, :same] = clean[:, :same]
     task = gp.Task.from_tensors(
