@@ -71,7 +71,7 @@ def from_hub(
     *,
     revision: str | None = None,
     token: str | bool | None = None,
-    cache: str | os.PathLike[str] | None = None,
+    cache: str | Path | None = None,
 ) -> Circuit:
     """Downloads a circuit that :func:`push_to_hub` uploaded; only its two files are fetched.
 
