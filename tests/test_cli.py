@@ -160,7 +160,7 @@ def test_overwrite_replaces_a_circuit_and_nothing_else(model_dir, circuit_dir, t
     keep.write_text("mine", encoding="utf-8")
     base = ("discover", "--model", model_dir, "--task", "ioi", "-n", 2, "--out", circuit_dir)
     before = (circuit_dir / "circuit.json").read_bytes()
-    assert call(*base, "--size", "0.9") == 1
+    assert call(*base, "--size", "0.9") == 2
     assert "--overwrite" in capsys.readouterr().err
     assert (circuit_dir / "circuit.json").read_bytes() == before
     assert call(*base, "--size", "0.9", "--overwrite", "--quiet") == 0
@@ -265,7 +265,7 @@ def test_fetch_lists_and_names_the_known(capsys):
     assert call("fetch", "--json") == 0
     names = [a["name"] for a in out_of(capsys)["artifacts"]]
     assert names == ["smollm2", "celegans", "fly"]
-    assert call("fetch", "nonsense") == 1
+    assert call("fetch", "nonsense") == 2
     assert "smollm2" in capsys.readouterr().err
 
 
@@ -300,7 +300,7 @@ def test_demo_on_a_tiny_model(model_dir, tmp_path, capsys):
     assert call(*arguments, "--quiet") == 0
     assert "held-out prompts" in capsys.readouterr().out
     (out / "mine.txt").write_text("mine", encoding="utf-8")
-    assert call(*arguments) == 1
+    assert call(*arguments) == 2
     assert "not empty" in capsys.readouterr().err
 
 
@@ -340,7 +340,7 @@ def test_info_describes_a_graph(tmp_path, capsys):
     assert call("info", "--graph", tmp_path / "chain.gexf", "--json") == 0
     assert "no cycle" in out_of(capsys)["graph"]["spectrum"]
     nx.write_graphml(nx.path_graph(3), tmp_path / "path.graphml")
-    assert call("info", "--graph", tmp_path / "path.graphml") == 1
+    assert call("info", "--graph", tmp_path / "path.graphml") == 2
     assert "undirected" in capsys.readouterr().err
 
 
