@@ -163,8 +163,8 @@ def _options_of(kind: Any) -> Iterator[inspect.Parameter]:
         if entry.init:
             (option,) = hints[entry.name].__metadata__
             option.rich_help_panel = option.rich_help_panel or kind.panel
-            made = entry.default_factory is not MISSING
-            default = entry.default_factory() if made else entry.default
+            factory = entry.default_factory
+            default = entry.default if factory is MISSING else factory()
             yield inspect.Parameter(
                 entry.name,
                 inspect.Parameter.KEYWORD_ONLY,

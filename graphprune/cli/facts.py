@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from graphprune.core.batch import Batch
     from graphprune.core.circuit import Circuit
+    from graphprune.core.metrics import Metric
     from graphprune.core.model import MaskedModel
     from graphprune.core.task import Task
     from graphprune.study.by_name import Loaded
@@ -266,8 +267,9 @@ def performance(model: MaskedModel, task: Task) -> dict[str, dict[str, float]]:
     from graphprune.evaluation import evaluate
 
     paired = next(task.batches(1)).corrupt is not None
-    names = dict.fromkeys(("accuracy", "top1_accuracy", "logit_diff", "prob_diff"))
-    metrics = [*names, *([] if task.metric.name in {*names, "kl"} else [task.metric])]
+    names = ("accuracy", "top1_accuracy", "logit_diff", "prob_diff")
+    metrics: list[str | Metric] = list(names)
+    metrics += [] if task.metric.name in {*names, "kl"} else [task.metric]
     whole = EdgeMask(model.graph, torch.ones(model.graph.num_edges))
     report = evaluate(
         model, task, whole, ablation="counterfactual" if paired else "zero", metrics=metrics

@@ -72,9 +72,9 @@ class ModelOptions:
 class OptionalModel(ModelOptions):
     """The same where a command does without a model."""
 
-    model: Annotated[  # type: ignore[assignment]
+    model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="PATH_OR_ID", help=_MODEL)
-    ] = None
+    ] = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,16 +106,16 @@ class TaskOptions:
 class OptionalTask(TaskOptions):
     """The same where a command does without a task."""
 
-    task: Annotated[  # type: ignore[assignment]
+    task: Annotated[
         str | None, typer.Option("--task", "-t", metavar="NAME_OR_FILE", help=_TASK)
-    ] = None
+    ] = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnseededTask(TaskOptions):
     """The same where the seed may also be a setting of the method."""
 
-    seed: Annotated[  # type: ignore[assignment]
+    seed: Annotated[
         int | None,
         typer.Option(help=f"{_SEED} The method's too, unless --set says one. Default 0."),
-    ] = None
+    ] = None  # type: ignore[assignment]

@@ -166,7 +166,7 @@ def _on_hub(name: str, others: Sequence[str]) -> Path | None:
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,
-        HTTPError,
+        HTTPError,  # type: ignore[attr-defined]
         RepositoryNotFoundError,
     )
 

@@ -64,7 +64,7 @@ def _progress(**options: Any) -> Any:
     return tqdm(disable=True if silent else None, leave=False, **options)
 
 
-class _LogLines(TextBar):
+class _LogLines(TextBar):  # type: ignore[type-arg]
     """Progress as whole lines: none in the first seconds, then one every ``LOG_SECONDS``."""
 
     def __init__(self, **options: Any) -> None:
