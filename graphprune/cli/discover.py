@@ -204,9 +204,8 @@ def _method_and_selection(
     searched: MethodOptions, chosen: SelectionOptions, task: UnseededTask
 ) -> tuple[Any, Selection]:
     """The method with all its settings, and how its scores become a mask; both checked."""
-    from graphprune.cli.judged_circuit import known_ablation
     from graphprune.core.method import Pruner
-    from graphprune.study.settings import known_name, method_from, parse_size
+    from graphprune.study.settings import known_ablation, known_name, method_from, parse_size
 
     size = None if chosen.size is None else parse_size(chosen.size)
     select: Any = chosen.select

@@ -44,8 +44,9 @@ def export_model(
     Where means stand in for messages, they are taken over the prompts of --task; the model is
     judged on these too.
     """
-    from graphprune.cli.judged_circuit import known_ablation, saved_circuit
+    from graphprune.cli.judged_circuit import saved_circuit
     from graphprune.export.agreement import LIMIT
+    from graphprune.study.settings import known_ablation
 
     ablation = known_ablation(ablation)
     circuit = saved_circuit(out, folder)

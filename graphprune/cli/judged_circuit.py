@@ -69,14 +69,6 @@ def saved_circuit(out: CommandOutput, folder: Path) -> Circuit:
     return circuit
 
 
-def known_ablation(name: str | None) -> str | None:
-    """The ablation of a name, whatever its case; raises :class:`InputError` for another one."""
-    from graphprune.core.ablation import ABLATIONS
-    from graphprune.study.settings import known_name
-
-    return None if name is None else known_name("ablation", name, (*ABLATIONS, "optimal"))
-
-
 def judged_circuit(
     out: CommandOutput,
     circuit: Circuit,
@@ -92,6 +84,7 @@ def judged_circuit(
     """
     from graphprune.capabilities import identity_of
     from graphprune.core.mask import require_same_graph
+    from graphprune.study.settings import known_ablation
 
     ablation = known_ablation(ablation) or circuit.ablation or "counterfactual"
     loaded, made = out.load(model, task)

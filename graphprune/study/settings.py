@@ -12,6 +12,7 @@ from graphprune.errors import InputError, nearest, unknown_name
 
 __all__ = [
     "hints_of",
+    "known_ablation",
     "known_name",
     "method_from",
     "pairs",
@@ -42,6 +43,13 @@ def known_name(what: str, text: str, known: Iterable[str], hint: str = "", where
     if name is None:
         raise unknown_name(what, text, names, hint, where=where)
     return name
+
+
+def known_ablation(name: str | None) -> str | None:
+    """The ablation of a name, whatever its case; raises :class:`InputError` for another one."""
+    from graphprune.core.ablation import ABLATIONS
+
+    return None if name is None else known_name("ablation", name, (*ABLATIONS, "optimal"))
 
 
 def _plain(name: str) -> str:
