@@ -163,10 +163,10 @@ def _on_hub(name: str, others: Sequence[str]) -> Path | None:
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub import try_to_load_from_cache as cached
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HfHubHTTPError,
         HFValidationError,
-        HTTPError,  # type: ignore[attr-defined]
+        HTTPError,
         RepositoryNotFoundError,
     )
 
