@@ -54,6 +54,7 @@ def test_discover_writes_a_circuit_and_exports(model_dir, tmp_path, capsys):
     assert document["kept"] == circuit.mask.num_kept > 0
     assert document["method"] == "EAPIG(steps=2)"
     assert document["train_prompts"] == 9
+    assert document["requested"] == int(0.3 * document["graph_edges"])
     assert document["report"]["settings"]["examples"] == 3
     low, high = document["report"]["intervals"]["kl"]
     assert low <= document["report"]["kl"] <= high
@@ -77,6 +78,7 @@ def test_discover_prints_a_table_and_quiet_only_that(model_dir, tmp_path, capsys
     said = capsys.readouterr()
     assert "faithfulness" in said.out
     assert "those it was found on" in said.out
+    assert "edges: 30 requested, 30 selected" in said.out
     assert said.err == ""
 
 
@@ -298,7 +300,10 @@ def test_demo_on_a_tiny_model(model_dir, tmp_path, capsys):
     assert "does not do" in said.err
     # A demo's own folder is written again; with another's file in it, it is not.
     assert call(*arguments, "--quiet") == 0
-    assert "held-out prompts" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "held-out prompts" in shown
+    assert f"Open {out / 'circuit.html'} in a browser" in shown
+    assert f"graphprune show {out}" in shown
     (out / "mine.txt").write_text("mine", encoding="utf-8")
     assert call(*arguments) == 2
     assert "not empty" in capsys.readouterr().err

@@ -75,7 +75,7 @@ def test_what_cannot_be_tested(circuit_dir, model_dir, tmp_path, capsys):
     for options, words, code in (
         (("--tests", "beauty"), "--tests: unknown test 'beauty'; known: equivalence, indep", 2),
         (("--tests", ","), "--tests: unknown test", 2),
-        (("--alpha", "2"), "is not in the range", 2),
+        (("--alpha", "2"), "Invalid value for '--alpha'", 2),
         (("--ablation", "sum"), "unknown ablation", 2),
         (("--tests", "independence", "-n", "2"), "at least 4 examples", 1),
     ):
