@@ -23,7 +23,7 @@ import torch
 import graphprune as gp
 from graphprune.adapters.gnn.training import accuracy, train_bptt
 from graphprune.adapters.reference_models import graph_networks as trained
-from graphprune.study.systems import make_case
+from graphprune.study import make_case
 
 METHODS = {
     "magnitude": gp.spectral.Magnitude(),

@@ -54,6 +54,7 @@ def test_discover_writes_a_circuit_and_exports(model_dir, tmp_path, capsys):
     assert document["kept"] == circuit.mask.num_kept > 0
     assert document["method"] == "EAPIG(steps=2)"
     assert document["train_prompts"] == 9
+    assert document["requested"] == int(0.3 * document["graph_edges"])
     assert document["report"]["settings"]["examples"] == 3
     low, high = document["report"]["intervals"]["kl"]
     assert low <= document["report"]["kl"] <= high
@@ -77,6 +78,7 @@ def test_discover_prints_a_table_and_quiet_only_that(model_dir, tmp_path, capsys
     said = capsys.readouterr()
     assert "faithfulness" in said.out
     assert "those it was found on" in said.out
+    assert "edges: 30 requested, 30 selected" in said.out
     assert said.err == ""
 
 
@@ -160,7 +162,7 @@ def test_overwrite_replaces_a_circuit_and_nothing_else(model_dir, circuit_dir, t
     keep.write_text("mine", encoding="utf-8")
     base = ("discover", "--model", model_dir, "--task", "ioi", "-n", 2, "--out", circuit_dir)
     before = (circuit_dir / "circuit.json").read_bytes()
-    assert call(*base, "--size", "0.9") == 1
+    assert call(*base, "--size", "0.9") == 2
     assert "--overwrite" in capsys.readouterr().err
     assert (circuit_dir / "circuit.json").read_bytes() == before
     assert call(*base, "--size", "0.9", "--overwrite", "--quiet") == 0
@@ -265,7 +267,7 @@ def test_fetch_lists_and_names_the_known(capsys):
     assert call("fetch", "--json") == 0
     names = [a["name"] for a in out_of(capsys)["artifacts"]]
     assert names == ["smollm2", "celegans", "fly"]
-    assert call("fetch", "nonsense") == 1
+    assert call("fetch", "nonsense") == 2
     assert "smollm2" in capsys.readouterr().err
 
 
@@ -298,9 +300,12 @@ def test_demo_on_a_tiny_model(model_dir, tmp_path, capsys):
     assert "does not do" in said.err
     # A demo's own folder is written again; with another's file in it, it is not.
     assert call(*arguments, "--quiet") == 0
-    assert "held-out prompts" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "held-out prompts" in shown
+    assert f"Open {out / 'circuit.html'} in a browser" in shown
+    assert f"graphprune show {out}" in shown
     (out / "mine.txt").write_text("mine", encoding="utf-8")
-    assert call(*arguments) == 1
+    assert call(*arguments) == 2
     assert "not empty" in capsys.readouterr().err
 
 
@@ -340,7 +345,7 @@ def test_info_describes_a_graph(tmp_path, capsys):
     assert call("info", "--graph", tmp_path / "chain.gexf", "--json") == 0
     assert "no cycle" in out_of(capsys)["graph"]["spectrum"]
     nx.write_graphml(nx.path_graph(3), tmp_path / "path.graphml")
-    assert call("info", "--graph", tmp_path / "path.graphml") == 1
+    assert call("info", "--graph", tmp_path / "path.graphml") == 2
     assert "undirected" in capsys.readouterr().err
 
 

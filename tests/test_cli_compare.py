@@ -73,7 +73,7 @@ def test_models_that_differ_are_compared_by_profile(folders, tmp_path, capsys, m
     assert call("compare", folders["one"], folders["two"], "--out", out, "--quiet") == 0
     capsys.readouterr()
     arguments = ("compare", folders["one"], folders["deep"], "--out", out, "--json")
-    assert call(*arguments) == 1
+    assert call(*arguments) == 2
     assert "not empty; name another, or say --overwrite" in capsys.readouterr().err
     assert call(*arguments, "--overwrite", "--bins", 2) == 0
     said = capsys.readouterr()
@@ -116,7 +116,7 @@ def test_strata(folders, capsys):
     pair = (folders["one"], folders["two"])
     assert call("compare", *pair, "--strata", "kind", "--json", "--samples", 0) == 0
     assert out_of(capsys)["comparison"]["strata"] == ["kind"]
-    assert call("compare", *pair, "--strata", "layer") == 1
+    assert call("compare", *pair, "--strata", "layer") == 2
     assert "unknown axis" in capsys.readouterr().err
 
 
@@ -132,7 +132,7 @@ def test_refusals(folders, tmp_path, capsys):
         ((folders["one"], folders["two"], "--out", mine, "--overwrite"), "is not empty"),
         ((folders["one"], folders["two"], "--out", mine / "notes.txt"), "is a file"),
     ):
-        assert call("compare", *arguments) == 1
+        assert call("compare", *arguments) == 2
         said = capsys.readouterr()
         assert words in said.err
         assert said.out == ""

@@ -11,7 +11,10 @@ import time
 import pytest
 from support.cli import call, out_of, save_circuit, save_model
 
-COMMANDS = ("demo", "fetch", "discover", "evaluate", "compare", "export", "info")
+COMMANDS = (
+    "demo", "fetch", "discover", "evaluate", "test", "compare", "show", "export", "export-model",
+    "plan", "study", "submission", "info",
+)  # fmt: skip
 # A shell's background jobs ignore Ctrl-C, and so would their children.
 HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 PROGRAM = [sys.executable, "-c", f"{HEARS}; from graphprune.cli import main; main()"]
@@ -22,9 +25,9 @@ def model_dir(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def refused(capsys, *arguments: object) -> str:
-    """The sentence on stderr of a command that ends with 1, prints nothing else."""
-    assert call(*arguments) == 1
+def refused(capsys, *arguments: object, code: int = 2) -> str:
+    """The sentence on stderr of a command that prints nothing else; 2: what was given is wrong."""
+    assert call(*arguments) == code
     said = capsys.readouterr()
     assert said.out == ""
     assert "Traceback" not in said.err
@@ -51,7 +54,6 @@ def refused(capsys, *arguments: object) -> str:
         (("--set", "steps"), "--set expects NAME=VALUE"),
         (("--set", "steps=many"), "steps='many' does not fit"),
         (("--set", "points_at=middle"), "points_at='middle' does not fit"),
-        (("--set", "steps=0"), "steps must be an integer of at least 1"),
         (("--set", "steps=1", "--set", "steps=2"), "'steps' twice"),
         (("--set", "ablation=zero", "--ablation", "zero"), "say the same"),
         (("--task-set", "colour=red"), "no setting 'colour'"),
@@ -64,14 +66,12 @@ def refused(capsys, *arguments: object) -> str:
         (("--size", "nan"), "density in (0, 1]"),
         (("--size", "many"), "--size expects"),
         (("--size", "100000"), "from 0 to"),
-        (("--size", "1"), "no edge is left"),
         (("--select", "threshold"), "needs --threshold"),
         (("--threshold", "0.1"), "is for --select threshold"),
         (("--select", "nodes"), "scores no nodes"),
         (("--device", "cuda:9"), "--device cuda:9 cannot be used"),
         (("--device", "nonsense"), "--device nonsense cannot be used"),
         (("--export", "graphml,docx"), "unknown export 'docx'; known: graphml"),
-        (("--metric", "kl", "--method", "eap"), "zero gradient at the full model"),
         (("--held-out", "0.01", "-n", "4"), "both parts need at least one"),
         (("--task", "capitals", "-n", "9999"), "ask for n="),
     ],
@@ -85,20 +85,102 @@ def test_discover_refuses(model_dir, tmp_path, capsys, options, words):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--size", "1"), "no edge is left"),
+        (("--set", "steps=0"), "steps must be an integer of at least 1"),
+        (("--metric", "kl", "--method", "eap"), "zero gradient at the full model"),
+    ],
+)
+def test_a_job_that_cannot_be_done_ends_with_1(model_dir, tmp_path, capsys, options, words):
+    arguments = ("--model", model_dir, "--task", "ioi", "-n", 4, "--out", tmp_path / "c")
+    assert words in refused(capsys, "discover", *arguments, *options, code=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--task", "ioy"), "unknown task 'ioy'"),
+        (("--method", "eapig"), "unknown method 'eapig'; did you mean 'eap-ig'?"),
+        (("--metric", "logits"), "unknown metric 'logits'"),
+        (("--ablation", "sum"), "unknown ablation 'sum'"),
+        (("--select", "gredy"), "unknown selector 'gredy'; did you mean 'greedy'?"),
+        (("--export", "grapml"), "unknown export 'grapml'; did you mean 'graphml'?"),
+        (("--task-set", "corruption=abd"), "does not fit"),
+        (("--device", "cuda:9"), "cannot be used"),
+        (("--model", "argnn-digit"), "Did you mean 'argnn-digits'?"),
+    ],
+)
+def test_names_are_checked_before_a_model_is_loaded(
+    model_dir, tmp_path, capsys, monkeypatch, options, words
+):
+    def loaded(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", loaded)
+    given = {"--model": model_dir, "--task": "ioi", "--out": tmp_path / "c"}
+    given |= dict([options])
+    arguments = [part for pair in given.items() for part in pair]
+    assert words in refused(capsys, "discover", *arguments)
+
+
+def test_names_are_read_whatever_their_case(model_dir, tmp_path, capsys):
+    names = ("--task", "IOI", "--method", "EAP", "--metric", "Logit-Diff", "--ablation", "Zero",
+             "--select", "Greedy", "--by", "ABS", "--dtype", "Float32",
+             "--export", "GraphML")  # fmt: skip
+    out = tmp_path / "c"
+    arguments = ("--model", model_dir, "-n", 4, "--size", "0.5", "--out", out, "--json")
+    assert call("discover", *arguments, *names) == 0, capsys.readouterr().err
+    found = out_of(capsys)
+    assert found["method"] == "EAP(ablation='zero')"
+    assert (out / "circuit.graphml").exists()
+    assert call("export", out, "--to", "CSV", "--json") == 0
+    assert out_of(capsys)["files"] == [str(out / "circuit.csv")]
+    assert call("info", "--method", "Edge_Pruning", "--task", "Greater-Than", "--json") == 0
+    found = out_of(capsys)
+    assert found["method"]["method"] == "edge-pruning"
+    assert found["task"]["name"] == "greater_than"
+    tests = ("--tests", "Sufficiency", "--draws", 2, "--json")
+    assert call("test", out, "--model", model_dir, "--task", "ioi", "-n", 4, *tests) == 0
+    assert list(out_of(capsys)["findings"]) == ["sufficiency"]
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_an_unknown_model_fails_at_once_and_says_where_it_was_looked_for(
+    tmp_path, capsys, monkeypatch, offline
+):
+    """With a hub that cannot be reached too: loading would ask it again and again."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.chdir(tmp_path)
+    for name in ("some/model", "nonsense"):
+        start = time.perf_counter()
+        words = refused(capsys, "discover", "--task", "ioi", "--out", "c", "--model", name)
+        assert time.perf_counter() - start < 5, "asked once it takes a tenth of a second"
+        assert f"no model {name!r}: no folder of this name is in {tmp_path}" in words
+        assert "the hub's cache (" in words
+        assert "the hub cannot be asked" in words
+        assert "smollm2" in words
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_models_that_cannot_be_had(model_dir, tmp_path, capsys):
     base = ("discover", "--task", "ioi", "--out", tmp_path / "c", "--model")
     assert "is not there" in refused(capsys, *base, tmp_path / "none")
-    assert "taken for a Hugging Face id" in refused(capsys, *base, "some/model")
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert f"cannot load the model '{empty}'" in refused(capsys, *base, empty)
+    assert f"cannot load the model '{empty}'" in refused(capsys, *base, empty, code=1)
     bare = save_model(tmp_path / "bare")
     for file in bare.glob("tokenizer*"):
         file.unlink()
-    assert "cannot load the tokenizer" in refused(capsys, *base, bare)
+    assert "cannot load the tokenizer" in refused(capsys, *base, bare, code=1)
     broken = save_model(tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"no weights")
-    assert "cannot load the model" in refused(capsys, *base, broken)
+    assert "cannot load the model" in refused(capsys, *base, broken, code=1)
     assert not (tmp_path / "c").exists()
 
 
@@ -130,13 +212,13 @@ def test_foreign_and_broken_circuits(model_dir, tmp_path, capsys):
     ):
         assert str(none) in refused(capsys, *command)
     (folder / "tensors.safetensors").write_bytes(b"broken")
-    assert "tensors.safetensors" in refused(capsys, "export", folder, "--to", "dot")
+    assert "tensors.safetensors" in refused(capsys, "export", folder, "--to", "dot", code=1)
     (folder / "circuit.json").write_text("{}", encoding="utf-8")
-    assert "circuit.json" in refused(capsys, "info", "--circuit", folder)
+    assert "circuit.json" in refused(capsys, "info", "--circuit", folder, code=1)
 
 
 def test_debug_shows_the_traceback(capsys):
-    assert call("info", "--task", "nonsense", "--debug") == 1
+    assert call("info", "--task", "nonsense", "--debug") == 2
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -153,10 +235,18 @@ def test_wrong_usage_ends_with_2(capsys, arguments):
     assert "Traceback" not in said.err
 
 
-def test_help_and_version(capsys):
-    for command in ((), *((name,) for name in COMMANDS)):
-        assert call(*command, "--help") == 0
-        assert "Usage" in capsys.readouterr().out
+def test_help_and_version(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call("--help") == 0
+    shown = capsys.readouterr().out
+    assert "Usage" in shown
+    for name in COMMANDS:
+        assert f" {name} " in shown
+        assert call(name, "--help") == 0
+        helped = capsys.readouterr().out
+        assert "Usage" in helped
+        assert helped.count(f"\n graphprune {name}") == 2, "two examples"
+        assert "─ Output ─" in helped
     assert call("--version") == 0
     assert capsys.readouterr().out.startswith("graphprune 0.")
 

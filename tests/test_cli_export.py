@@ -41,13 +41,13 @@ def test_export_refuses(circuit_dir, tmp_path, capsys):
     taken.write_text("mine", encoding="utf-8")
     for wish, words in (
         (taken, "exists"),
-        ("nonsense", "formats: graphml"),
+        ("nonsense", "unknown format 'nonsense'; known: graphml"),
         (tmp_path / "x.xyz", "names no export format"),
         (circuit_dir / "circuit.json", "exists"),
     ):
-        assert call("export", circuit_dir, "--to", wish) == 1
+        assert call("export", circuit_dir, "--to", wish) == 2
         assert words in capsys.readouterr().err
-    assert call("export", circuit_dir, "--to", circuit_dir / "circuit.json", "--overwrite") == 1
+    assert call("export", circuit_dir, "--to", circuit_dir / "circuit.json", "--overwrite") == 2
     assert "belongs to the circuit" in capsys.readouterr().err
     assert taken.read_text(encoding="utf-8") == "mine"
     assert call("export", circuit_dir, "--to", taken, "--overwrite") == 0
@@ -79,12 +79,12 @@ def test_export_model_writes_a_program(model_dir, circuit_dir, tmp_path, capsys)
 
 def test_export_model_says_what_is_wrong(model_dir, circuit_dir, tmp_path, capsys):
     out = ("--out", tmp_path / "own")
-    for options, words in (
-        (("--ablation", "mean"), "give task="),
-        (("--ablation", "counterfactual"), "corrupted prompt at every call"),
-        (("--ablation", "sum", "--task", "ioi", "-n", 4), "unknown ablation 'sum'"),
+    for options, words, code in (
+        (("--ablation", "mean"), "give task=", 1),
+        (("--ablation", "counterfactual"), "corrupted prompt at every call", 1),
+        (("--ablation", "sum", "--task", "ioi", "-n", 4), "unknown ablation 'sum'", 2),
     ):
-        assert call("export-model", circuit_dir, "--model", model_dir, *out, *options) == 1
+        assert call("export-model", circuit_dir, "--model", model_dir, *out, *options) == code
         assert words in capsys.readouterr().err
     assert call("export-model", circuit_dir, "--model", model_dir, *out, "-q", "--json") == 0
     told = capsys.readouterr()

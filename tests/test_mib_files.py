@@ -353,7 +353,7 @@ def test_checking_from_the_command_line(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "notes" in shown
     assert "fine" in shown
-    assert call("submission", tmp_path, "--model", "x") == 1
+    assert call("submission", tmp_path, "--model", "x") == 2
     assert "needs both --model and --task" in capsys.readouterr().err
 
 

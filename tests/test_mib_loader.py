@@ -245,7 +245,7 @@ def test_without_a_test_split(tmp_path, capsys):
     assert "not on validation" in shown.err
     for path in (tmp_path / "ioi" / "data").glob("validation*"):
         path.unlink()
-    assert call(*arguments) == 1
+    assert call(*arguments) == 2
     assert "neither a test nor a validation split, only train" in capsys.readouterr().err
     assert call(*arguments, "--task-set", "split=train", "--json") == 0
     assert out_of(capsys)["split"] == "train"

@@ -125,7 +125,7 @@ def test_command_line_reads_the_configuration_alone(tmp_path, capsys):
     assert call(*base, "--flops", "1e14", "--bandwidth", "1e12") == 0
     said = capsys.readouterr()
     assert "memory at the peak" in said.out
-    assert call(*base, "--flops", "1e14") == 1
+    assert call(*base, "--flops", "1e14") == 2
     assert "go together" in capsys.readouterr().err
-    assert call("plan", "--model", tmp_path / "nowhere" / "x") == 1
+    assert call("plan", "--model", tmp_path / "nowhere" / "x") == 2
     assert "not there" in capsys.readouterr().err

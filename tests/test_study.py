@@ -241,7 +241,7 @@ def test_the_command(plan, tmp_path, capsys):
     assert "small/ioi/EAP seed 0 failed" in said
     assert "unexpected" not in said
     file.write_text("systems: [")
-    assert call("study", file) == 1
+    assert call("study", file) == 2
     assert "is no YAML" in capsys.readouterr().err
 
 

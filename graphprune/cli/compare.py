@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphprune.cli.job import AsJson, Debug, Quiet, cells, job
+from graphprune.cli.command import CommandOutput, table
+from graphprune.cli.options import Overwrite
+from graphprune.errors import GraphMismatchError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from graphprune.comparison import CircuitComparison, ProfileComparison
-    from graphprune.comparison.overlap_nulls import NullName
 
 FILES = (
     "comparison.csv",
@@ -23,7 +25,7 @@ FILES = (
     "profile.png",
     "profile_distances.csv",
 )
-_CHANCE: dict[NullName, str] = {
+CHANCE = {
     "uniform": "any edges",
     "composition": "same levels and kinds",
     "degrees": "same degrees",
@@ -31,15 +33,17 @@ _CHANCE: dict[NullName, str] = {
 
 
 def compare(
+    out: CommandOutput,
     folders: Annotated[
         list[Path],
         typer.Argument(metavar="CIRCUIT_DIR CIRCUIT_DIR...", help="Two or more circuits' folders."),
     ],
-    out: Annotated[
+    place: Annotated[
         Path | None,
         typer.Option(
+            "--out",
             help="A new folder for comparison.csv, profile.csv, profile_differences.csv, "
-            "profile_distances.csv, overlap.png and profile.png."
+            "profile_distances.csv, overlap.png and profile.png.",
         ),
     ] = None,
     strata: Annotated[
@@ -67,12 +71,7 @@ def compare(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier comparison in --out.")
-    ] = False,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare circuits: what they share beyond chance, and where their edges lie.
 
@@ -80,55 +79,52 @@ def compare(
     by what they keep of what their graphs offer, beyond chance, within the groups that both have.
     The distance of the whole graphs stands beside it.
     """
-    with job(quiet=quiet, as_json=as_json, debug=debug) as now:
-        from graphprune.comparison import compare_circuits, compare_profiles
-        from graphprune.core.circuit import Circuit
-        from graphprune.errors import GraphMismatchError, InputError
+    from graphprune.cli.judged_circuit import saved_circuit
+    from graphprune.comparison import compare_circuits, compare_profiles
+    from graphprune.comparison.edge_groups import AXES
+    from graphprune.study.settings import known_name
 
-        if len(folders) < 2:
-            raise InputError("a comparison needs at least two circuits' folders")
-        if out is not None:
-            _require_own(out, overwrite)
-        names = _names(folders)
-        circuits = {n: Circuit.load(folder) for n, folder in zip(names, folders, strict=True)}
-        edges: CircuitComparison | None = None
-        why = None
-        try:
-            edges = compare_circuits(circuits, strata=strata or None, samples=samples, seed=seed)
-        except GraphMismatchError as error:
-            why = str(error).partition(". Compare ")[0]
-            now.warn(f"{why}. Their profiles by relative depth and kind follow")
-        profiles = compare_profiles(circuits, bins=bins, seed=seed)
-        for remark in edges.remarks if edges is not None else ():
-            now.note(f"note: {remark}")
-        for remark in profiles.remarks:
-            now.note(f"note: {remark}")
-        for axis, reason in profiles.left_out.items():
-            now.note(f"note: no {axis}: {reason}")
-        document: dict[str, Any] = {
-            "circuits": {n: str(folder) for n, folder in zip(names, folders, strict=True)},
-            "comparison": None if edges is None else edges.to_dict(),
-            "not_compared": why,
-            "profiles": profiles.to_dict(),
-        }
-        if out is not None:
-            files = _write(out, edges, profiles)
-            document["files"] = [str(path) for path in files]
+    if len(folders) < 2:
+        raise InputError("a comparison needs at least two circuits' folders")
+    if place is not None:
+        _require_own(place, overwrite)
+    axes = [known_name("axis", axis, AXES, where="--strata") for axis in strata or ()] or None
+    names = _names(folders)
+    circuits = {n: saved_circuit(out, folder) for n, folder in zip(names, folders, strict=True)}
+    out.start()
+    edges: CircuitComparison | None = None
+    why = None
+    try:
+        edges = compare_circuits(circuits, strata=axes, samples=samples, seed=seed)
+    except GraphMismatchError as error:
+        why = str(error).partition(". Compare ")[0]
+        out.warn(f"{why}. Their profiles by relative depth and kind follow")
+    profiles = compare_profiles(circuits, bins=bins, seed=seed)
+    for remark in (*(edges.remarks if edges is not None else ()), *profiles.remarks):
+        out.note(f"note: {remark}")
+    for axis, reason in profiles.left_out.items():
+        out.note(f"note: no {axis}: {reason}")
+    document: dict[str, Any] = {
+        "circuits": {n: str(folder) for n, folder in zip(names, folders, strict=True)},
+        "comparison": None if edges is None else edges.to_dict(),
+        "not_compared": why,
+        "profiles": profiles.to_dict(),
+    }
+    if place is not None:
+        document["files"] = [str(path) for path in _write(place, edges, profiles)]
 
-        def show(console: Console) -> None:
-            if edges is not None:
-                _show_pairs(console, edges)
-            _show_profiles(console, profiles)
-            if out is not None:
-                console.print(f"files: {out}", markup=False)
+    def show(console: Console) -> None:
+        if edges is not None:
+            _show_pairs(console, edges)
+        _show_profiles(console, profiles)
+        if place is not None:
+            console.print(f"files: {place}")
 
-        now.result(document, show)
+    out.result(document, show)
 
 
 def _names(folders: list[Path]) -> list[str]:
     """The folders' own names, or their paths where two have the same."""
-    from graphprune.errors import InputError
-
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(folders):
         raise InputError("a folder is named twice; name each circuit once")
@@ -136,24 +132,23 @@ def _names(folders: list[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _require_own(out: Path, overwrite: bool) -> None:
-    """Raises unless ``out`` is new or empty, or holds nothing but an earlier comparison."""
-    from graphprune.errors import InputError
+def _require_own(place: Path, overwrite: bool) -> None:
+    """Raises unless ``place`` is new or empty, or holds nothing but an earlier comparison."""
     from graphprune.util.files import contents
 
-    if out.exists() and not out.is_dir():
-        raise InputError(f"expected a folder to write to, but {out} is a file")
-    there = {path.name for path in contents(out)} if out.exists() else set()
+    if place.exists() and not place.is_dir():
+        raise InputError(f"expected a folder to write to, but {place} is a file")
+    there = {path.name for path in contents(place)} if place.exists() else set()
     if there and not (overwrite and there <= set(FILES)):
         hint = ", or say --overwrite" if there <= set(FILES) else ""
-        raise InputError(f"the folder {out} exists and is not empty; name another{hint}")
+        raise InputError(f"the folder {place} exists and is not empty; name another{hint}")
 
 
-def _write(out: Path, edges: CircuitComparison | None, profiles: ProfileComparison) -> list[Path]:
+def _write(place: Path, edges: CircuitComparison | None, profiles: ProfileComparison) -> list[Path]:
     """All files at once; those of an earlier comparison that do not come again are removed."""
     from graphprune.util.files import atomic_folder
 
-    with atomic_folder(out, whole=True) as folder:
+    with atomic_folder(place, whole=True) as folder:
         if edges is not None:
             edges.to_frame().to_csv(folder / FILES[0], index=False)
             edges.plot(folder / FILES[3])
@@ -161,82 +156,92 @@ def _write(out: Path, edges: CircuitComparison | None, profiles: ProfileComparis
         profiles.differences_frame().to_csv(folder / FILES[2], index=False)
         profiles.plot(folder / FILES[4])
         profiles.distances_frame().to_csv(folder / FILES[5], index=False)
-        made = sorted(path.name for path in folder.iterdir())
-    return [out / name for name in made]
+        names = sorted(path.name for path in folder.iterdir())
+    return [place / name for name in names]
 
 
 def _show_pairs(console: Console, edges: CircuitComparison) -> None:
-    shared, chance = [], []
-    for pair in edges.pairs:
-        name = f"{pair.first} | {pair.second}"
-        rank = pair.scores.spearman if pair.scores is not None else None
-        shared.append(
-            [
-                name,
-                f"{pair.edges_first} | {pair.edges_second}",
-                str(pair.shared),
-                f"{pair.jaccard:.3f}",
-                f"{pair.nodes.jaccard:.3f}",
-                "–" if pair.scores is None else f"{pair.scores.weighted_jaccard:.3f}",
-                "–" if rank is None else f"{rank.value:.3f}",
-            ]
-        )
-        told = [pair.nulls[null] for null in _CHANCE]
-        chance.append([name, *(f"{n.jaccard:.4f} (p {_p(n.p_adjusted)})" for n in told)])
-    columns = ["circuits", "edges", "shared", "Jaccard", "nodes", "scores", "ranks"]
-    title = f"overlap of edges (of {edges.graph.num_edges}), nodes, scores, ranks of scores"
-    cells(console, title, columns, shared, numbers=True)
+    rows = [pair.to_row() for pair in edges.pairs]
+    _show_rows(
+        console,
+        f"overlap of edges (of {edges.graph.num_edges}), nodes, scores, ranks of scores",
+        {
+            "circuits": "{first} | {second}",
+            "edges": "{edges_first} | {edges_second}",
+            "shared": "{shared}",
+            "Jaccard": "{jaccard:.3f}",
+            "nodes": "{nodes_jaccard:.3f}",
+            "scores": "{weighted_jaccard:.3f}",
+            "ranks": "{spearman_value:.3f}",
+        },
+        rows,
+    )
+    by_chance = {
+        head: f"{{{name}_jaccard:.4f}} (p {{{name}_p_adjusted}})" for name, head in CHANCE.items()
+    }
     title = "Jaccard overlap by chance (p: at least as much as found; Holm over all pairs)"
-    cells(console, title, ["circuits", *_CHANCE.values()], chance, numbers=True)
+    _show_rows(console, title, {"circuits": "{first} | {second}", **by_chance}, rows)
 
 
 def _show_profiles(console: Console, profiles: ProfileComparison) -> None:
     """The groups that differ most from the graph, for each circuit; then the distances of pairs."""
-    rows, why = [], list[str]()
+    rows: list[dict[str, Any]] = []
     for name, profile in profiles.profiles.items():
-        told = [group for group in profile.groups if group.p_adjusted is not None]
-        told.sort(key=lambda group: (group.p_adjusted, -abs((group.enrichment or 0.0) - 1)))
-        for group in told[:6]:
-            if group.p_adjusted is not None and group.p_adjusted < 0.05:
-                rows.append(
-                    [
-                        name,
-                        f"{group.axis.replace('_', ' ')} {group.group}",
-                        f"{group.kept} of {group.edges}",
-                        f"{group.share:.3f}",
-                        f"{group.graph_share:.3f}",
-                        f"{group.enrichment:.2f}",
-                        _p(group.p_adjusted),
-                    ]
-                )
-    if rows:
-        columns = ["circuit", "edges by", "kept", "share", "of all edges", "times", "p"]
-        title = "where the edges lie: the clearest departures from random edges"
-        cells(console, title, columns, rows, numbers=True)
-    apart = []
-    for (first, second), found in profiles.differences.items():
-        for axis, whole in found.graph_distance.items():
-            row = [f"{first} | {second}", axis.replace("_", " ")]
-            if axis in found.axes:
-                one = found.axes[axis]
-                known = (one.corrected, one.low, one.high)
-                beyond, low, high = ("–" if v is None else f"{v:.2f}" for v in known)
-                row += [beyond, f"{low} to {high}", _p(one.p_adjusted), f"{one.distance:.3f}",
-                        f"{one.by_chance:.3f}"]  # fmt: skip
-            else:
-                row += ["–"] * 5
-                why.append(f"{first} | {second}: no distance by {row[1]}: {found.absent[axis]}")
-            apart.append([*row, f"{whole:.3f}"])
-    if apart:
-        columns = ["circuits", "edges by", "beyond chance", "95 %", "p", "distance", "by chance",
-                   "whole graphs"]  # fmt: skip
-        title = "how differently the circuits choose: 0 alike, 1 nothing in common"
-        cells(console, title, columns, apart, numbers=True)
-    for reason in why:
-        console.print(reason, markup=False)
+        clear = [g for g in profile.groups if g.p_adjusted is not None and g.p_adjusted < 0.05]
+        clear.sort(key=lambda group: (group.p_adjusted, -abs((group.enrichment or 0.0) - 1)))
+        rows += [{"circuit": name, **vars(group)} for group in clear[:6]]
+    _show_rows(
+        console,
+        "where the edges lie: the clearest departures from random edges",
+        {
+            "circuit": "{circuit}",
+            "edges by": "{axis} {group}",
+            "kept": "{kept} of {edges}",
+            "share": "{share:.3f}",
+            "of all edges": "{graph_share:.3f}",
+            "times": "{enrichment:.2f}",
+            "p": "{p_adjusted}",
+        },
+        rows,
+    )
+    distances = profiles.distances_frame().to_dict("records")
+    _show_rows(
+        console,
+        "how differently the circuits choose: 0 alike, 1 nothing in common",
+        {
+            "circuits": "{first} | {second}",
+            "edges by": "{axis}",
+            "beyond chance": "{corrected:.2f}",
+            "95 %": "{low:.2f} to {high:.2f}",
+            "p": "{p_adjusted}",
+            "distance": "{distance:.3f}",
+            "by chance": "{by_chance:.3f}",
+            "whole graphs": "{graph_distance:.3f}",
+        },
+        distances,
+    )
+    for row in distances:
+        if isinstance(row.get("absent"), str):
+            pair, axis = f"{row['first']} | {row['second']}", row["axis"].replace("_", " ")
+            console.print(f"{pair}: no distance by {axis}: {row['absent']}")
 
 
-def _p(value: float | None) -> str:
-    if value is None:
+def _show_rows(console: Console, title: str, columns: Mapping[str, str], rows: list[Any]) -> None:
+    """A table whose cells are formats filled from ``rows``; a dash for what is not known."""
+    cells = [[_cell(form, row) for form in columns.values()] for row in rows]
+    if cells:
+        table(console, title, list(columns), cells, numbers=True)
+
+
+def _cell(form: str, row: Mapping[str, Any]) -> str:
+    values = {name: value for name, value in row.items() if value is not None and value == value}
+    if "axis" in values:
+        values["axis"] = values["axis"].replace("_", " ")
+    for name in row:
+        if name.endswith("p_adjusted"):
+            p = values.get(name)
+            values[name] = "–" if p is None else "<1e-300" if p == 0 else f"{p:.2g}"
+    try:
+        return form.format(**values)
+    except KeyError:
         return "–"
-    return "<1e-300" if value == 0 else f"{value:.2g}"

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphprune.cli.job import AsJson, Debug, Quiet, cells, job
-from graphprune.cli.options import Seed
+from graphprune.cli.command import CommandOutput, table
+from graphprune.cli.options import ModelOptions, OptionalTask, Seed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path(
+    out: CommandOutput,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path(
         "graphprune-demo"
     ),
     examples: Annotated[
@@ -29,33 +30,22 @@ def demo(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a circuit that is not a demo's in --out.")
     ] = False,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Find, check and draw a circuit of SmolLM2-135M (fetched once), in a minute or two."""
-    with job(quiet=quiet, as_json=as_json, debug=debug) as jobs:
-        from graphprune.cli.demo_run import require_demo_folder, run_demo
+    from graphprune.cli.demo_run import require_demo_folder, run_demo
+    from graphprune.cli.facts import not_solved
 
-        require_demo_folder(out, overwrite)
-        from graphprune.study.loading import load_model
-
-        loaded = load_model(model, note=jobs.told)
-        found = run_demo(
-            loaded.model, loaded.tokenizer, out, examples=examples, seed=seed,
-            batch_size=batch_size, say=jobs.note,
-        )  # fmt: skip
-        document = {**found.document, "out": str(out)}
-        _warn(jobs.warn, document, loaded.name)
-        jobs.result(document, lambda console: _show(console, document))
-
-
-def _warn(warn: Any, document: dict[str, Any], name: str) -> None:
-    from graphprune.cli.describe import not_solved
-
-    warning = not_solved({"clean": document["report"]["full"]}, name, "ioi")
+    require_demo_folder(folder, overwrite)
+    loaded, _ = out.load(ModelOptions(model=model), OptionalTask())
+    result = run_demo(
+        loaded.model, loaded.tokenizer, folder, examples=examples, seed=seed,
+        batch_size=batch_size, say=out.note,
+    )  # fmt: skip
+    document = {**result.document, "out": str(folder)}
+    warning = not_solved({"clean": document["report"]["full"]}, loaded.name, "ioi")
     if warning:
-        warn(warning)
+        out.warn(warning)
+    out.result(document, lambda console: _show(console, document))
 
 
 def _show(console: Console, document: dict[str, Any]) -> None:
@@ -82,11 +72,15 @@ def _show(console: Console, document: dict[str, Any]) -> None:
     ]
     columns = ["share of edges", "edges", "faithfulness", ""]
     title = f"the strongest edges, on the {task['train']} training prompts"
-    cells(console, title, columns, rows, numbers=True)
+    table(console, title, columns, rows, numbers=True)
     share = document["kept"] / document["graph_edges"]
     title = (
         f"the circuit: {document['kept']} of {document['graph_edges']} edges ({share:.1%}), on "
         f"{task['held_out']} held-out prompts"
     )
     show_report(console, report, title)
-    console.print(f"written to {document['out']}: {', '.join(FILES)}", markup=False)
+    folder = Path(document["out"])
+    console.print(f"written to {folder}: {', '.join(FILES)}")
+    console.print(f"\nOpen {folder / 'circuit.html'} in a browser: the circuit, to click through.")
+    console.print(f"{folder / 'curve.png'} shows how faithful more and fewer edges are.")
+    console.print(f"graphprune show {folder}   # the circuit as a tree, here")

@@ -7,32 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphprune.cli.job import AsJson, Debug, Job, Quiet, cells, job
-from graphprune.cli.options import BatchSize, Device, Dtype, Examples, Seed, TaskSettings
+from graphprune.cli.command import CommandOutput, table
+from graphprune.cli.options import OptionalModel, OptionalTask
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from graphprune.study.loading import Loaded
-
 
 def info(
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="PATH_OR_ID", help="Describe a model.")
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task", "-t", metavar="NAME_OR_FILE",
-            help="Describe a task; with --model also how well the model does it.",
-        ),
-    ] = None,
+    out: CommandOutput,
+    model: OptionalModel,
+    task: OptionalTask,
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help="Describe a method and all its settings.")
     ] = None,
-    circuit: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Describe a circuit.")
-    ] = None,
+    circuit: Annotated[Path | None, typer.Option(metavar="DIR", help="Describe a circuit.")] = None,
     graph: Annotated[
         Path | None,
         typer.Option(
@@ -41,73 +30,45 @@ def info(
             "A circuit's folder or a .graphml, .gexf or node-link .json file.",
         ),
     ] = None,
-    task_set: TaskSettings = [],  # noqa: B006 - typer copies it
-    examples: Examples = None,
-    batch_size: BatchSize = None,
-    seed: Seed = 0,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    tokenizer: Annotated[str | None, typer.Option(help="If not the model's own.")] = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:  # fmt: skip
-    """Describe a model, task, method, circuit or graph; without options, list all that is known."""
-    with job(quiet=quiet, as_json=as_json, debug=debug) as out:
-        from graphprune.cli import describe
+) -> None:
+    """Describe a model, task, method, circuit or graph; without options, list all that is known.
 
-        parts: dict[str, dict[str, Any]] = {}
-        if circuit is not None:
-            parts["circuit"] = describe.circuit_facts(circuit)
-        if graph is not None:
-            parts["graph"] = describe.graph_facts(graph)
-        if method is not None:
-            parts["method"] = describe.method_facts(method)
-        loaded: Loaded | None = None
-        if model is not None:
-            from graphprune.study.loading import load_model
+    With --model and --task also how well the model does the task.
+    """
+    from graphprune.cli import facts
+    from graphprune.cli.judged_circuit import saved_circuit
 
-            loaded = load_model(
-                model, dtype=dtype, device=device, tokenizer=tokenizer, note=out.told
-            )
-            parts["model"] = describe.model_facts(loaded)
-        if task is not None:
-            parts["task"] = _task(
-                out, task, loaded, tokenizer=tokenizer, examples=examples, seed=seed,
-                batch_size=batch_size, settings=task_set,
-            )  # fmt: skip
-        if not parts:
-            out.result(describe.everything(), _show_everything)
-            return
+    parts: dict[str, dict[str, Any]] = {}
+    if circuit is not None:
+        parts["circuit"] = facts.circuit_facts(saved_circuit(out, circuit), circuit)
+    if graph is not None:
+        parts["graph"] = facts.graph_facts(graph)
+    if method is not None:
+        parts["method"] = facts.method_facts(method)
+    if model.model is not None:
+        loaded, made = out.load(model, task)
+        parts["model"] = facts.model_facts(loaded)
+        if made is not None:
+            parts["task"] = facts.task_facts(made, loaded.tokenizer)
+            measured = facts.performance(loaded.model, made)
+            parts["task"]["performance"] = measured
+            warning = facts.not_solved(measured, loaded.name, made.name)
+            if warning:
+                parts["task"]["warning"] = warning
+                out.warn(warning)
+    elif task.task is not None and model.tokenizer is not None:
+        from graphprune.study.by_name import choose_task, load_tokenizer
+
+        make = choose_task(**vars(task))
+        tokenizer = load_tokenizer(model.tokenizer)
+        parts["task"] = facts.task_facts(make(tokenizer), tokenizer)
+    elif task.task is not None:
+        parts["task"] = facts.untokenized(task.task)
+    if parts:
         out.result(parts, lambda console: _show_parts(console, parts))
-
-
-def _task(
-    out: Job,
-    name: str,
-    loaded: Loaded | None,
-    *,
-    tokenizer: str | None,
-    settings: list[str],
-    **options: Any,
-) -> dict[str, Any]:
-    from graphprune.cli import describe
-    from graphprune.study.loading import load_task, load_tokenizer
-
-    words = loaded.tokenizer if loaded is not None else None
-    if words is None and tokenizer is not None:
-        words = load_tokenizer(tokenizer)
-    if words is None:
-        return describe.untokenized(name)
-    made = load_task(name, words, metric=None, settings=settings, **options)
-    facts = describe.task_facts(made, words)
-    if loaded is not None:
-        facts["performance"] = describe.performance(loaded.model, made)
-        warning = describe.not_solved(facts["performance"], loaded.name, made.name)
-        if warning:
-            facts["warning"] = warning
-            out.warn(warning)
-    return facts
+    else:
+        known = facts.everything()
+        out.result(known, lambda console: _show_everything(console, known))
 
 
 def _show_parts(console: Console, parts: dict[str, dict[str, Any]]) -> None:
@@ -115,7 +76,7 @@ def _show_parts(console: Console, parts: dict[str, dict[str, Any]]) -> None:
 
     for title, facts in parts.items():
         shown = {k: v for k, v in facts.items() if k not in ("performance", "warning")}
-        cells(console, title, ["", ""], [(k, _line(v)) for k, v in flatten(plain(shown))])
+        table(console, title, ["", ""], [(k, _line(v)) for k, v in flatten(plain(shown))])
         performance = facts.get("performance")
         if performance:
             from graphprune.cli.output import NAMES
@@ -130,7 +91,7 @@ def _show_parts(console: Console, parts: dict[str, dict[str, Any]]) -> None:
                 for name in performance["clean"]
                 if not (alone and name == "accuracy")
             ]
-            cells(console, "how well the model does it", ["", *performance], rows, numbers=True)
+            table(console, "how well the model does it", ["", *performance], rows, numbers=True)
 
 
 def _line(text: str) -> str:
@@ -141,13 +102,10 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _show_everything(console: Console) -> None:
-    from graphprune.cli import describe
-
-    known = describe.everything()
+def _show_everything(console: Console, known: dict[str, Any]) -> None:
     rows = [(adapter, ", ".join(types)) for adapter, types in known["architectures"].items()]
-    cells(console, "architectures", ["adapter", "model types"], rows)
-    cells(console, "methods", ["--method", ""], list(known["methods"].items()))
-    cells(console, "tasks", ["--task", ""], list(known["tasks"].items()))
+    table(console, "architectures", ["adapter", "model types"], rows)
+    table(console, "methods", ["--method", ""], list(known["methods"].items()))
+    table(console, "tasks", ["--task", ""], list(known["tasks"].items()))
     rest = [(key, ", ".join(known[key])) for key in ("metrics", "ablations", "formats", "fetch")]
-    cells(console, "and", ["", ""], rest)
+    table(console, "and", ["", ""], rest)

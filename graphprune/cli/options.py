@@ -1,60 +1,39 @@
-"""Options that several commands have."""
+"""Options that several commands have, in groups: a dataclass is a panel of ``--help``."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import typer
 
 __all__ = [
     "Ablations",
-    "BatchSize",
+    "CircuitFolder",
     "Device",
     "Dtype",
-    "Dtypes",
-    "Examples",
-    "MethodSeed",
-    "MetricName",
-    "ModelName",
+    "ModelOptions",
+    "OptionalModel",
+    "OptionalTask",
+    "Overwrite",
     "Seed",
-    "TaskName",
-    "TaskSettings",
+    "TaskOptions",
+    "UnseededTask",
 ]
 
-Dtypes = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+_MODEL = (
+    "A folder that save_pretrained wrote, a Hugging Face id, smollm2 (the demo's), or a system "
+    "with tasks of its own such as argnn-digits (task digits)."
+)
+_TASK = (
+    "A built-in task such as ioi (`graphprune info` lists them), a .jsonl or .csv file with the "
+    "columns clean, corrupt, answer, distractor, or a folder with one of MIB's data sets as the "
+    "Hugging Face hub has it."
+)
+_SEED = "Draws the same prompts, splits and intervals again."
 
-ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", metavar="PATH_OR_ID",
-        help="A folder that save_pretrained wrote, a Hugging Face id, smollm2 (the demo's), or a "
-        "system with tasks of its own such as argnn-digits (task digits).",
-    ),
-]  # fmt: skip
-TaskName = Annotated[
-    str,
-    typer.Option(
-        "--task", "-t", metavar="NAME_OR_FILE",
-        help="A built-in task such as ioi (`graphprune info` lists them), a .jsonl or .csv file "
-        "with the columns clean, corrupt, answer, distractor, or a folder with one of MIB's data "
-        "sets as the Hugging Face hub has it.",
-    ),
-]  # fmt: skip
-TaskSettings = Annotated[
-    list[str],
-    typer.Option("--task-set", metavar="NAME=VALUE", help="A setting of the task; repeatable."),
-]
-Examples = Annotated[
-    int | None,
-    typer.Option("--examples", "-n", min=1, help="Prompts to use; by default the task's own."),
-]
-MetricName = Annotated[
-    str | None,
-    typer.Option(
-        help="logit_diff (default), prob_diff, kl, accuracy or exact_match (answer against "
-        "distractor), top1_accuracy or top1_match (of all outputs)."
-    ),
-]
+CircuitFolder = Annotated[Path, typer.Argument(metavar="CIRCUIT_DIR", help="A circuit's folder.")]
 Ablations = Annotated[
     str | None,
     typer.Option(
@@ -62,11 +41,81 @@ Ablations = Annotated[
         "mean_positional or (graph networks) delete."
     ),
 ]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts at a time.")]
-_SEED = "Draws the same prompts, splits and intervals again."
-Seed = Annotated[int, typer.Option(help=_SEED)]
-MethodSeed = Annotated[
-    int | None, typer.Option(help=f"{_SEED} The method's too, unless --set says one. Default 0.")
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16", "float64"],
+    typer.Option(help="Of the weights; auto: as they are stored.", case_sensitive=False),
 ]
-Dtype = Annotated[Dtypes, typer.Option(help="Of the weights; auto: as they are stored.")]
 Device = Annotated[str, typer.Option(help="Such as cpu or cuda:1; auto: a GPU if there is one.")]
+Seed = Annotated[int, typer.Option(help=_SEED)]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace what an earlier run left there.",
+        rich_help_panel="Output",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model, and how it is loaded."""
+
+    panel: ClassVar[str] = "Model"
+    model: Annotated[str, typer.Option("--model", "-m", metavar="PATH_OR_ID", help=_MODEL)]
+    dtype: Dtype = "auto"
+    device: Device = "auto"
+    tokenizer: Annotated[str | None, typer.Option(help="If not the model's own.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionalModel(ModelOptions):
+    """The same where a command does without a model."""
+
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="PATH_OR_ID", help=_MODEL)
+    ] = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """The prompts, and what is measured on them."""
+
+    panel: ClassVar[str] = "Task"
+    task: Annotated[str, typer.Option("--task", "-t", metavar="NAME_OR_FILE", help=_TASK)]
+    task_set: Annotated[
+        list[str],
+        typer.Option("--task-set", metavar="NAME=VALUE", help="A setting of the task; repeatable."),
+    ] = field(default_factory=list)
+    examples: Annotated[
+        int | None,
+        typer.Option("--examples", "-n", min=1, help="Prompts to use; by default the task's own."),
+    ] = None
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="logit_diff (default), prob_diff, kl, accuracy or exact_match (answer against "
+            "distractor), top1_accuracy or top1_match (of all outputs)."
+        ),
+    ] = None
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts at a time.")] = None
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionalTask(TaskOptions):
+    """The same where a command does without a task."""
+
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", metavar="NAME_OR_FILE", help=_TASK)
+    ] = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnseededTask(TaskOptions):
+    """The same where the seed may also be a setting of the method."""
+
+    seed: Annotated[
+        int | None,
+        typer.Option(help=f"{_SEED} The method's too, unless --set says one. Default 0."),
+    ] = None  # type: ignore[assignment]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError, unknown_name
+from graphprune.study.settings import known_name, same_name
 from graphprune.util.files import contents
 
 if TYPE_CHECKING:
@@ -88,15 +89,10 @@ def _is_circuit(folder: Path) -> bool:
 
 def export_target(wish: str, folder: Path) -> Path:
     """The file that ``--to``/``--export`` names: a format's own name in ``folder``, or a path."""
-    if wish in FILE_OF:
-        return folder / FILE_OF[wish]
-    path = Path(wish).expanduser()
-    if not path.suffix:
-        raise InputError(
-            f"{wish!r} is no format and no file name; formats: {', '.join(FILE_OF)}; a file's "
-            "suffix says its format"
-        )
-    return path
+    path, name = Path(wish).expanduser(), same_name(wish, FILE_OF)
+    if name is None and not path.suffix:
+        raise unknown_name("format", wish, FILE_OF, "a file, whose suffix says its format")
+    return path if name is None else folder / FILE_OF[name]
 
 
 MIB_SUFFIXES = (".mib.json", ".pt")
@@ -136,11 +132,8 @@ def require_curve_file(path: Path) -> None:
 
 def formats(text: str) -> list[str]:
     """``"graphml,html"`` as names of files."""
-    wishes = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = [wish for wish in wishes if wish not in FILE_OF]
-    if unknown:
-        raise unknown_name("export", unknown[0], FILE_OF)
-    return list(dict.fromkeys(FILE_OF[wish] for wish in wishes))
+    wishes = [part for part in text.split(",") if part.strip()]
+    return list(dict.fromkeys(FILE_OF[known_name("export", wish, FILE_OF)] for wish in wishes))
 
 
 NAMES = {
@@ -175,7 +168,7 @@ def report_document(report: EvaluationReport, seed: int = 0) -> dict[str, Any]:
 
 def show_report(console: Console, document: dict[str, Any], title: str) -> None:
     """A row for each measure: the circuit with its interval, the full and the ablated model."""
-    from graphprune.cli.job import cells
+    from graphprune.cli.command import table
 
     full, ablated = document.get("full", {}), document.get("ablated", {})
     intervals = document.get("intervals", {})
@@ -190,7 +183,7 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
         interval = f"{_end(low, '-inf')} to {_end(high, 'inf')}" if (low, high) != NONE else ""
         ends = ("1", "0") if name == "faithfulness" else (full.get(name), ablated.get(name))
         rows.append((NAMES.get(name, name), _number(document[name]), interval, *map(_number, ends)))
-    cells(
+    table(
         console,
         title,
         ["", "circuit", "95 % interval", "full model", "all ablated"],
@@ -200,14 +193,14 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
     labels = " ".join(row[0] for row in rows)
     told = [f"{words}: {meaning}" for words, meaning in MEANINGS.items() if words in labels]
     if told:
-        console.print("; ".join(told), markup=False)
+        console.print("; ".join(told))
     why = document.get("absent", {}).get("faithfulness")
     if why:  # the one measure that a reader looks for
-        console.print(f"no faithfulness: {why}", markup=False)
+        console.print(f"no faithfulness: {why}")
     for name, note in document.get("notes", {}).items():
-        console.print(f"{NAMES.get(name, name)}: {note}", markup=False)
+        console.print(f"{NAMES.get(name, name)}: {note}")
     for remark in document.get("remarks", ()):
-        console.print(remark, markup=False)
+        console.print(remark)
 
 
 def _end(value: float | None, unbounded: str) -> str:
@@ -236,7 +229,7 @@ def curve_document(curve: FaithfulnessCurve) -> dict[str, Any]:
 
 def show_curve(console: Console, curve: FaithfulnessCurve, title: str) -> None:
     """A row for each size, two columns for each ranking, and the areas below."""
-    from graphprune.cli.job import cells
+    from graphprune.cli.command import table
 
     columns = ["size"]
     for ranking in curve.f:
@@ -247,8 +240,8 @@ def show_curve(console: Console, curve: FaithfulnessCurve, title: str) -> None:
         for ranking in curve.f:
             row += [f"{curve.kept[ranking][i]}", f"{curve.f[ranking][i]:.3f}"]
         rows.append(row)
-    cells(console, title, columns, rows, numbers=True)
+    table(console, title, columns, rows, numbers=True)
     areas = "  ".join(f"{name} {value:.3f}" for name, value in curve.summary().items())
-    console.print(areas, markup=False)
+    console.print(areas)
     if curve.note:
-        console.print(f"f: {curve.note}", markup=False)
+        console.print(f"f: {curve.note}")

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from graphprune.cli.job import AsJson, Debug, Quiet, cells, job
+from graphprune.cli.command import CommandOutput, table
 from graphprune.cli.options import Device, Dtype
-
-if TYPE_CHECKING:
-    from graphprune.cli.job import Job
-    from graphprune.methods.planning import Throughput
+from graphprune.errors import InputError
 
 
 def plan(
+    out: CommandOutput,
     model: Annotated[
         str,
         typer.Option(
-            "--model", "-m", metavar="PATH_OR_ID",
+            "--model",
+            "-m",
+            metavar="PATH_OR_ID",
             help="A model's folder or Hugging Face id; only its config.json is read.",
         ),
     ],
@@ -43,49 +43,35 @@ def plan(
     bandwidth: Annotated[
         float | None, typer.Option(help="Bytes a second (such as 2e12); goes with --flops.")
     ] = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:  # fmt: skip
+) -> None:
     """Say what memory and time a run will need, before it; no weights are loaded."""
-    with job(quiet=quiet, as_json=as_json, debug=debug) as out:
-        from graphprune.methods.planning import plan as make
+    from graphprune.methods.planning import METHODS, Throughput
+    from graphprune.methods.planning import plan as make_plan
+    from graphprune.study.by_name import choose_model
+    from graphprune.study.settings import known_name
 
-        source, name = _subject(out, model)
-        throughput = _throughput(flops, bandwidth)
-        if throughput is None:
-            out.note("measuring the device on a few layers of this shape")
-        made = make(
-            source, method=method, batch_size=batch_size, tokens=tokens, answers=answers,
-            copies=copies, steps=steps, examples=examples, dtype=dtype, device=device,
-            throughput=throughput, embedding_nodes=embedding_nodes,
-        )  # fmt: skip
-        title = (
-            f"{made.method} on {name}: {batch_size} x {tokens} tokens, {made.dtype}, {made.device}"
-        )
-        document = {**made.to_dict(), "model": name}
-        out.result(document, lambda console: cells(console, title, ["", "", ""], made.rows()))
-        if made.seconds["calibration"]:
-            out.note(f"measured in {made.seconds['calibration']:.1f} s; nothing is kept")
-
-
-def _subject(out: Job, model: str) -> tuple[str, str]:
-    """What is read, and what it is called (a folder by its last part)."""
-    from graphprune.study.loading import model_folder
-    from graphprune.util.fetch import ARTIFACTS
-
-    folder = model_folder(model, quiet=out.quiet)
-    if folder is None:
-        return model, model
-    return str(folder), model if model in ARTIFACTS else folder.resolve().name
-
-
-def _throughput(flops: float | None, bandwidth: float | None) -> Throughput | None:
-    from graphprune.errors import InputError
-    from graphprune.methods.planning import Throughput
-
-    if flops is None and bandwidth is None:
-        return None
-    if flops is None or bandwidth is None:
+    method = known_name("method", method, METHODS)
+    throughput = None
+    if flops is not None and bandwidth is not None:
+        throughput = Throughput(flops, bandwidth)
+    elif flops is not None or bandwidth is not None:
         raise InputError("--flops and --bandwidth go together: both describe the other device")
-    return Throughput(flops, bandwidth)
+    chosen = choose_model(model, dtype=dtype)
+    if chosen.system is not None:
+        raise InputError(f"a plan is made for a language model; {chosen.name!r} is a system")
+    out.start()
+    folder = chosen.place(quiet=out.quiet)
+    named_by_folder = folder is not None and chosen.folder is not None and not chosen.on_hub
+    name = folder.resolve().name if folder is not None and named_by_folder else chosen.name
+    if throughput is None:
+        out.note("measuring the device on a few layers of this shape")
+    made = make_plan(
+        chosen.name if folder is None else str(folder), method=method, batch_size=batch_size,
+        tokens=tokens, answers=answers, copies=copies, steps=steps, examples=examples,
+        dtype=dtype, device=device, throughput=throughput, embedding_nodes=embedding_nodes,
+    )  # fmt: skip
+    title = f"{made.method} on {name}: {batch_size} x {tokens} tokens, {made.dtype}, {made.device}"
+    document = {**made.to_dict(), "model": name}
+    out.result(document, lambda console: table(console, title, ["", "", ""], made.rows()))
+    if made.seconds["calibration"]:
+        out.note(f"measured in {made.seconds['calibration']:.1f} s; nothing is kept")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphprune.cli.job import AsJson, Debug, Quiet, cells, job
+from graphprune.cli.command import CommandOutput, table
+from graphprune.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,19 +17,19 @@ __all__ = ["study"]
 
 
 def study(
+    out: CommandOutput,
     file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="What to compare.")],
-    out: Annotated[
+    place: Annotated[
         Path | None,
-        typer.Option(help="A folder for results; by default the file's name without its suffix."),
+        typer.Option(
+            "--out", help="A folder for results; by default the file's name without its suffix."
+        ),
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes at once.")] = 1,
     retry: Annotated[bool, typer.Option(help="Run jobs again that failed before.")] = True,
     show: Annotated[
         bool, typer.Option("--show", help="Only show what is finished; run nothing.")
     ] = False,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Compare methods on systems and tasks, over densities and seeds.
 
@@ -36,43 +37,45 @@ def study(
     other; what has other prompts, weights or settings than before is run anew. Names of files start
     from the YAML's folder. Writes results.csv, results.parquet, summary.csv and report.html.
     """
-    with job(quiet=quiet, as_json=as_json, debug=debug) as now:
-        from graphprune.study import Study
+    from graphprune.study import Study
 
-        plan = Study.from_yaml(file)
-        place = file.with_suffix("") if out is None else out
-        now.note(f"{plan.name}: {len(plan.jobs())} jobs, results in {place}")
-        results = plan.results(place) if show else plan.run(place, jobs=jobs, retry=retry)
-        if show:
-            results.write(place)
-        overall = results.overall()
-        failures = [{**failed.label, "why": why} for failed, why in results.failures()]
-        for failure in failures:
-            now.warn("{system}/{task}/{method} seed {seed} failed: {why}".format(**failure))
-        document: dict[str, Any] = {
-            "name": plan.name,
-            "jobs": results.counts,
-            "left_aside": dict(results.aside),
-            "notes": results.notes(),
-            "failures": failures,
-            "out": str(place),
-            "overall": overall.to_dict("records"),
-            "summary": results.summary().to_dict("records"),
-        }
+    if not file.is_file():
+        raise InputError(f"the study {file} is not there")
+    plan = Study.from_yaml(file)
+    place = file.with_suffix("") if place is None else place
+    out.start()
+    out.note(f"{plan.name}: {len(plan.jobs())} jobs, results in {place}")
+    results = plan.results(place) if show else plan.run(place, jobs=jobs, retry=retry)
+    if show:
+        results.write(place)
+    overall = results.overall()
+    failures = [{**failed.label, "why": why} for failed, why in results.failures()]
+    for failure in failures:
+        out.warn("{system}/{task}/{method} seed {seed} failed: {why}".format(**failure))
+    document: dict[str, Any] = {
+        "name": plan.name,
+        "jobs": results.counts,
+        "left_aside": dict(results.aside),
+        "notes": results.notes(),
+        "failures": failures,
+        "out": str(place),
+        "overall": overall.to_dict("records"),
+        "summary": results.summary().to_dict("records"),
+    }
 
-        def table(console: Console) -> None:
-            names = ["tasks", "cpr", "cmd", "log_area", "auroc", "seconds", "rank_cmd"]
-            names = [name for name in names if name in overall]
-            rows = [
-                [str(row["method"]), *(f"{row[name]:.3g}" for name in names)]
-                for _, row in overall.iterrows()
-            ]
-            if rows:
-                cells(console, plan.name, ["method", *names], rows, numbers=True)
-            for note in results.notes():
-                console.print(note, markup=False)
-            console.print(f"report: {place / 'report.html'}", markup=False)
+    def show_table(console: Console) -> None:
+        names = ["tasks", "cpr", "cmd", "log_area", "auroc", "seconds", "rank_cmd"]
+        names = [name for name in names if name in overall]
+        rows = [
+            [str(row["method"]), *(f"{row[name]:.3g}" for name in names)]
+            for _, row in overall.iterrows()
+        ]
+        if rows:
+            table(console, plan.name, ["method", *names], rows, numbers=True)
+        for note in results.notes():
+            console.print(note)
+        console.print(f"report: {place / 'report.html'}")
 
-        now.result(document, table)
+    out.result(document, show_table)
     if failures:
-        raise typer.Exit(1)
+        raise SystemExit(1)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from graphprune.cli.job import AsJson, Debug, Job, Quiet, cells, job
-from graphprune.cli.options import (
-    BatchSize,
-    Device,
-    Dtype,
-    Examples,
-    MetricName,
-    Seed,
-    TaskSettings,
-)
+from graphprune.cli.command import CommandOutput, table
+from graphprune.cli.options import OptionalModel, OptionalTask
 from graphprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,29 +19,20 @@ if TYPE_CHECKING:
 
 
 def submission(
+    out: CommandOutput,
     folder: Annotated[
         Path,
         typer.Argument(
             metavar="DIR", help="A submission, or its folder for one task and model (ioi_gpt2)."
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", metavar="PATH_OR_ID", help="Also score the folder on this model."
-        ),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task", "-t", metavar="NAME_OR_FOLDER",
-            help="The prompts to score on, such as a folder with MIB's data set.",
-        ),
-    ] = None,
+    model: OptionalModel,
+    task: OptionalTask,
     truth: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A .json or .pt file whose edges in the graph are the true "
+            metavar="FILE",
+            help="A .json or .pt file whose edges in the graph are the true "
             "circuit: also MIB's AUROC and the usual one. Needs no model.",
         ),
     ] = None,
@@ -64,73 +48,60 @@ def submission(
             "script does."
         ),
     ] = None,
-    task_set: TaskSettings = [],  # noqa: B006 - typer copies it
-    examples: Examples = None,
-    metric: MetricName = None,
-    batch_size: BatchSize = None,
-    seed: Seed = 0,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    tokenizer: Annotated[str | None, typer.Option(help="If not the model's own.")] = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:  # fmt: skip
+) -> None:
     """Check a submission to MIB's circuit track, and score it as its evaluator does.
 
     Names and files are read as the evaluator reads them; where it is lenient, a remark says so.
+    With --model and --task the folder is also scored, on the test split where there is one.
     """
-    with job(quiet=quiet, as_json=as_json, debug=debug) as out:
-        from dataclasses import asdict
+    if (model.model is None) != (task.task is None):
+        raise InputError("scoring needs both --model and --task")
+    if split is not None and task.task is None:
+        raise InputError("--split is of the data set to score on; give --model and --task too")
+    for path in (folder, truth):
+        if path is not None and not path.exists():
+            raise InputError(f"{path} is not there")
+    if model.model is None and truth is None:
+        _check(out, folder)
+        return
+    document: dict[str, Any] = {"folder": str(folder)}
+    curve: FaithfulnessCurve | None = None
+    if truth is not None:
+        document |= _recovered(folder, truth)
+    if task.task is not None:
+        settings = _with_split(task.task, split, task.task_set)
+        curve, facts = _scored(out, folder, level, model, replace(task, task_set=settings))
+        document |= facts
+    out.result(document, lambda console: _show_scored(console, document, curve))
 
-        if (model is None) != (task is None):
-            raise InputError("scoring needs both --model and --task")
-        if split is not None and task is None:
-            raise InputError("--split is of the data set to score on; give --model and --task too")
-        if model is None and truth is None:
-            from graphprune.export import check_submission
 
-            checked = check_submission(folder)
-            document: dict[str, Any] = {"folders": [asdict(one) for one in checked]}
-            tasks, models = {c.task for c in checked}, {c.model for c in checked}
-            if len(tasks - {None}) < 2 or len(models - {None}) < 2:
-                document["note"] = "the leaderboard asks for at least two tasks and two models"
-            out.result(document, lambda console: _show_checked(console, document))
-            if any(one.problem for one in checked):
-                raise SystemExit(1)
-            return
-        found: dict[str, Any] = {"folder": str(folder)}
-        curve: FaithfulnessCurve | None = None
-        if truth is not None:
-            found |= _recovered(folder, truth)
-        if model is not None and task is not None:
-            loading = {"dtype": dtype, "device": device, "tokenizer": tokenizer}
-            prompts: dict[str, Any] = {
-                "examples": examples, "seed": seed, "metric": metric, "batch_size": batch_size,
-            }  # fmt: skip
-            prompts["settings"] = _with_split(task, split, task_set)
-            curve, facts = _scored(out, folder, level, model, task, loading, prompts)
-            found |= facts
-        out.result(found, lambda console: _show_scored(console, found, curve))
+def _check(out: CommandOutput, folder: Path) -> None:
+    from graphprune.export import check_submission
+
+    checked = check_submission(folder)
+    document: dict[str, Any] = {"folders": [asdict(one) for one in checked]}
+    tasks, models = {c.task for c in checked}, {c.model for c in checked}
+    if len(tasks - {None}) < 2 or len(models - {None}) < 2:
+        document["note"] = "the leaderboard asks for at least two tasks and two models"
+    out.result(document, lambda console: _show_checked(console, document))
+    if any(one.problem for one in checked):
+        raise SystemExit(1)
 
 
 def _scored(
-    out: Job,
+    out: CommandOutput,
     folder: Path,
     level: Literal["edge", "node"] | None,
-    model: str,
-    task: str,
-    loading: dict[str, Any],
-    prompts: dict[str, Any],
+    model: OptionalModel,
+    task: OptionalTask,
 ) -> tuple[FaithfulnessCurve, dict[str, Any]]:
     from graphprune.cli.output import curve_document
     from graphprune.export import read_submission
     from graphprune.mib.curve import mib_curve
-    from graphprune.study.loading import load_model, load_task
 
-    loaded = load_model(model, **loading, note=out.told)
+    loaded, made = out.load(model, task)
+    assert made is not None
     read = read_submission(folder, loaded.model.graph, level=level)
-    made = load_task(task, loaded.tokenizer, **prompts)
     used = made.notes.get("split")
     rows = ("left_out", "dropped", "shared_token") if used is not None else ()
     name = made.name if used is None else f"{made.name} ({used})"
@@ -141,9 +112,9 @@ def _scored(
         out.note("these prompts are not of MIB's data sets, which the benchmark scores on")
     elif used != "test":
         out.note(f"the benchmark's leaderboard scores on a test split, not on {used}")
-    curve = mib_curve(loaded.model, made, read.found, batch_size=prompts["batch_size"])
+    curve = mib_curve(loaded.model, made, read.found, batch_size=task.batch_size)
     facts = {
-        "model": model,
+        "model": model.model,
         "task": made.name,
         "split": used,
         "prompts": len(made),
@@ -161,14 +132,14 @@ def _scored(
 def _with_split(task: str, split: str | None, settings: list[str]) -> list[str]:
     """The task's settings with the split to score on; of other tasks than MIB's as they are."""
     from graphprune.mib.data import holds_data_set, split_names
-    from graphprune.study.settings import pairs
+    from graphprune.study.settings import pairs, same_name
     from graphprune.tasks import TASKS
 
     if split is not None:
         return [*settings, f"split={split}"]
     given = pairs(settings, "--task-set")
     place = Path(task).expanduser()
-    if "split" in given or task.replace("-", "_") in TASKS or not holds_data_set(place):
+    if "split" in given or same_name(task, TASKS) or not holds_data_set(place):
         return settings
     there = split_names(place, given.get("config"))
     for usual in ("test", "validation"):
@@ -202,12 +173,12 @@ def _show_checked(console: Console, document: dict[str, Any]) -> None:
         (one["folder"], one["level"], str(one["files"]), one["problem"] or "fine")
         for one in document["folders"]
     ]
-    cells(console, "submission", ["folder", "level", "files", ""], rows)
+    table(console, "submission", ["folder", "level", "files", ""], rows)
     for one in document["folders"]:
         for remark in one["remarks"]:
-            console.print(f"{one['folder']}: {remark}", markup=False)
+            console.print(f"{one['folder']}: {remark}")
     if "note" in document:
-        console.print(document["note"], markup=False)
+        console.print(document["note"])
 
 
 def _show_scored(console: Console, found: dict[str, Any], curve: FaithfulnessCurve | None) -> None:
@@ -219,4 +190,4 @@ def _show_scored(console: Console, found: dict[str, Any], curve: FaithfulnessCur
         show_curve(console, curve, title)
     names = ("average", "cpr_log", "cmd_log", "mib_auroc", "auroc")
     shown = [f"{name} {found[name]:.3f}" for name in names if name in found]
-    console.print("  ".join(shown), markup=False)
+    console.print("  ".join(shown))

@@ -1,9 +1,9 @@
 """Studies: systems by tasks by methods by densities by seeds, as independent jobs."""
 
+from .cases import Case, make_case, system_names
+from .entries import StudyMethod, StudySystem
 from .results import StudyResults
-from .spec import StudyMethod, StudySystem
 from .study import Study
-from .systems import Case, make_case, system_names
 
 __all__ = [
     "Case",

@@ -28,20 +28,20 @@ from graphprune.util.interrupts import whole_results
 from graphprune.util.plain import plain
 from graphprune.util.progress import quiet
 
-from . import store
-from .identity import Contents, Source, identify, open_case
-from .shelf import Cost, Shelf
-from .spec import StudyMethod, StudySystem
-from .systems import GROUP, Case
+from . import job_records
+from .case_contents import CaseContents, CaseSource, identify, open_case
+from .cases import GROUP, Case
+from .entries import StudyMethod, StudySystem
+from .saved_rankings import RankingCost, SavedRankings
 
-__all__ = ["Job", "contents_of", "run_job"]
+__all__ = ["StudyJob", "contents_of", "run_job"]
 
 _ALONE = threading.Lock()  # jobs of one process share a model: a backend's threads take turns
 METRICS = ("kl", "faithfulness", "accuracy", "exact_match", "top1_accuracy", "top1_match")
 
 
 @dataclass(frozen=True)
-class Job:
+class StudyJob:
     """A method on one task of one system, at one seed, judged at all densities."""
 
     system: StudySystem
@@ -53,7 +53,7 @@ class Job:
     densities: tuple[float, ...]
 
     @property
-    def source(self) -> Source:
+    def source(self) -> CaseSource:
         """What makes its case; raises :class:`InputError` for a file that is elsewhere."""
         return self.system.source(self.task, self.train, self.test, self.seed)
 
@@ -62,7 +62,7 @@ class Job:
         """:meth:`key_of` what there is now, which is read for it."""
         return self.key_of(contents_of([self])[0])
 
-    def key_of(self, contents: Contents | str) -> str:
+    def key_of(self, contents: CaseContents | str) -> str:
         """A hash of everything the answer depends on; names in tables and of files do not count.
 
         These are the contents (a text: why there are none), all settings, sizes, seed and version.
@@ -70,11 +70,11 @@ class Job:
         method, system = self.method, self.system
         named = [self.task, dict(system.options)]
         told = [
-            store.MADE_BY,
+            job_records.MADE_BY,
             package_of(GROUP, system.kind),
             package_of("graphprune.methods", method.method),
             system.kind,
-            contents.told() if isinstance(contents, Contents) else named,
+            contents.told() if isinstance(contents, CaseContents) else named,
             method.build(self.seed),
             method.taus,
             method.max_edges,
@@ -96,15 +96,15 @@ class Job:
         }
 
 
-def contents_of(jobs: Sequence[Job]) -> list[Contents | str]:
+def contents_of(jobs: Sequence[StudyJob]) -> list[CaseContents | str]:
     """The contents of each job's case, or why it has none; each case is read once."""
     sources = [_source(job) for job in jobs]
     with _ALONE:
-        known = identify([source for source in sources if isinstance(source, Source)])
-    return [known[source] if isinstance(source, Source) else source for source in sources]
+        known = identify([source for source in sources if isinstance(source, CaseSource)])
+    return [known[source] if isinstance(source, CaseSource) else source for source in sources]
 
 
-def _source(job: Job) -> Source | str:
+def _source(job: StudyJob) -> CaseSource | str:
     try:
         return job.source
     except InputError as error:
@@ -112,29 +112,29 @@ def _source(job: Job) -> Source | str:
 
 
 def run_job(
-    job: Job,
+    job: StudyJob,
     threads: int | None = None,
     folder: str | Path | None = None,
-    contents: Contents | str | None = None,
+    contents: CaseContents | str | None = None,
 ) -> dict[str, Any]:
     """The job's record: ``state`` is ``"done"``, ``"refused"`` or ``"failed"``; never raises.
 
     A refusal is a method that does not serve the model, or a graph above ``max_edges``. In the
     study's ``folder`` its ranking is kept, to be judged at other densities without being found
     again; those of an ensemble's members that stand there already are taken from it, their cost
-    added to the ensemble's (see :class:`Shelf`). Where the case is not of the ``contents`` that the
-    study was planned with, the job fails.
+    added to the ensemble's (see :class:`SavedRankings`). Where the case is not of the ``contents``
+    that the study was planned with, the job fails.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     started = time.perf_counter()
-    expected = contents if isinstance(contents, Contents) else None
-    found: Contents | str = contents or "its case was not made"
+    expected = contents if isinstance(contents, CaseContents) else None
+    found: CaseContents | str = contents or "its case was not made"
     record: dict[str, Any] = {}
     try:
         with _ALONE, quiet():
             case, found = open_case(job.source, expected)
-            record |= _answer(job, case, Shelf(folder, found.of_case()))
+            record |= _answer(job, case, SavedRankings(folder, found.of_case()))
     except (UnsupportedModelError, MissingExtraError) as error:
         record |= {"state": "refused", "why": str(error)}
     except GraphPruneError as error:
@@ -143,39 +143,39 @@ def run_job(
         why = f"{type(error).__name__}: {error}"
         record |= {"state": "failed", "why": why, "traceback": traceback.format_exc()}
     record["wall_seconds"] = time.perf_counter() - started
-    told = found.told() if isinstance(found, Contents) else None
+    told = found.told() if isinstance(found, CaseContents) else None
     done: dict[str, Any] = plain(
         {"key": job.key_of(found), "label": job.label, "contents": told, **record}
     )
     return done
 
 
-def _answer(job: Job, case: Case, shelf: Shelf) -> dict[str, Any]:
+def _answer(job: StudyJob, case: Case, rankings: SavedRankings) -> dict[str, Any]:
     edges = case.model.graph.num_edges
     if job.method.max_edges is not None and edges > job.method.max_edges:
         why = f"the graph has {edges} edges, more than the {job.method.max_edges} asked for"
         return {"state": "refused", "why": why, "edges": edges}
-    scores, cost = _found(job, case, shelf)
+    scores, cost = _found(job, case, rankings)
     return {"state": "done", "edges": edges, **cost.told(), **judged(case, scores, job)}
 
 
-def _found(job: Job, case: Case, shelf: Shelf) -> tuple[EdgeScores, Cost]:
-    """The ranking and what it took, from the shelf or anew."""
+def _found(job: StudyJob, case: Case, rankings: SavedRankings) -> tuple[EdgeScores, RankingCost]:
+    """The ranking and what it took, from the rankings or anew."""
     method, graph = job.method.build(job.seed), case.model.graph
-    kept = shelf.find(method, graph, job.method.taus)
+    kept = rankings.find(method, graph, job.method.taus)
     if kept is not None:
         return kept
-    ready, before = shelf.ready(method, graph)
+    ready, before = rankings.ready(method, graph)
     with _peak() as memory:
         wall, cpu = time.perf_counter(), time.process_time()
         scores = _ranking(job, ready, case.model, case.train)
-        own = Cost(time.perf_counter() - wall, time.process_time() - cpu)
+        own = RankingCost(time.perf_counter() - wall, time.process_time() - cpu)
     cost = before.then(replace(own, **memory))
-    shelf.keep(method, scores, cost, job.method.taus)
+    rankings.keep(method, scores, cost, job.method.taus)
     return scores, cost
 
 
-def judged(case: Case, scores: EdgeScores, job: Job) -> dict[str, Any]:
+def judged(case: Case, scores: EdgeScores, job: StudyJob) -> dict[str, Any]:
     """Everything that is measured of a ranking on the test examples; equal circuits run once."""
     under = ablation_of(job.method.build(job.seed))
     fractions, masks, ablation = circuits_of(case.model, case.test, scores, found_under=under)
@@ -211,7 +211,7 @@ def judged(case: Case, scores: EdgeScores, job: Job) -> dict[str, Any]:
     return told
 
 
-def _ranking(job: Job, method: Any, model: MaskedModel, task: Task) -> EdgeScores:
+def _ranking(job: StudyJob, method: Any, model: MaskedModel, task: Task) -> EdgeScores:
     with whole_results():  # what a stopped search leaves would be kept as the method's ranking
         if not job.method.taus:
             found: EdgeScores = method.score(model, task)

@@ -20,14 +20,16 @@ from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 
-__all__ = ["Checkpoint", "checkpoint", "forget", "prompts"]
+from .by_name import choose_model, choose_task, load_tokenizer, prompt_files
+
+__all__ = ["StoredModel", "forget", "prompts", "stored_model"]
 
 _WEIGHTS = ("config.json", "*.safetensors", "*.bin", "*.index.json", "*.pt", "*.h5", "*.msgpack")
 
 
 @dataclass(frozen=True, eq=False)
-class Checkpoint:
-    """A model that is loaded when it is needed.
+class StoredModel:
+    """A language model and its tokenizer; the model is loaded when it is needed.
 
     ``weights`` is a fingerprint of what it is made of, ``None`` if only the loaded model tells;
     ``state`` one of all files, with the tokenizer's.
@@ -39,21 +41,21 @@ class Checkpoint:
     state: str
 
 
-def checkpoint(model: str, dtype: str) -> Checkpoint:
+def stored_model(model: str, dtype: str) -> StoredModel:
     """The model of a folder, a hub id or ``smollm2``."""
-    from graphprune.study.loading import load_tokenizer, model_folder
-
-    folder = model_folder(model) or _snapshot(model)
+    folder = choose_model(model).place() or _snapshot(model)
     if folder is None:  # not here yet
         _loaded(model, dtype, "", None)
         folder = _snapshot(model)
     state = "" if folder is None else files_fingerprint(folder, ("*",))
     if folder is None or not _whole(folder):
         loaded = _loaded(model, dtype, state, folder)
-        return Checkpoint(loaded.tokenizer, loaded.model, None, state)
+        return StoredModel(loaded.tokenizer, loaded.model, None, state)
     weights = fingerprint("files", files_fingerprint(folder, _WEIGHTS), dtype)
-    tokenizer = _tokenizer(str(folder), state, load_tokenizer)
-    return Checkpoint(tokenizer, lambda: _loaded(model, dtype, state, folder).model, weights, state)
+    tokenizer = _tokenizer(str(folder), state)
+    return StoredModel(
+        tokenizer, lambda: _loaded(model, dtype, state, folder).model, weights, state
+    )
 
 
 def forget() -> None:
@@ -93,9 +95,7 @@ def _snapshot(model: str) -> Path | None:
 @lru_cache(maxsize=1)
 def _loaded(model: str, dtype: str, state: str, folder: Path | None) -> Any:
     """The model in this ``state`` of its folder; raises :class:`InputError` if it is another."""
-    from graphprune.study.loading import load_model
-
-    loaded = load_model(model, dtype=dtype)
+    loaded = choose_model(model, dtype=dtype).load()
     if folder is not None and files_fingerprint(folder, ("*",)) != state:
         raise InputError(
             f"the files of the model {model!r} changed while the study ran; run the study again, "
@@ -105,8 +105,9 @@ def _loaded(model: str, dtype: str, state: str, folder: Path | None) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(folder: str, state: str, load: Callable[[str], Any]) -> Any:
-    return load(folder)
+def _tokenizer(folder: str, state: str) -> Any:
+    """The tokenizer of a folder in this ``state``."""
+    return load_tokenizer(folder)
 
 
 # -------------------------------------------------------------------- prompts
@@ -114,7 +115,7 @@ def _tokenizer(folder: str, state: str, load: Callable[[str], Any]) -> Any:
 
 def prompts(
     task: str,
-    loaded: Checkpoint,
+    model: StoredModel,
     count: int,
     seed: int,
     metric: str | None,
@@ -125,19 +126,19 @@ def prompts(
 
     A file is read whole and put in a random order by the seed; a built-in task draws by the seed.
     """
-    from graphprune.study.loading import load_task, prompt_files
-
     options: dict[str, Any] = {
         "metric": metric,
         "batch_size": batch_size,
-        "settings": tuple(settings),
+        "task_set": tuple(settings),
     }
     files = prompt_files(task)
     if files:
-        state = fingerprint([file_fingerprint(path) for path in files], loaded.state)
-        whole = _whole_file(task, state, fingerprint(options), lambda: load_task(
-            task, loaded.tokenizer, examples=None, seed=0, **options
-        ))  # fmt: skip
+        state = fingerprint([file_fingerprint(path) for path in files], model.state)
+        key = (task, state, fingerprint(options))
+        if key not in _LAST:  # kept for the next seed
+            _LAST.clear()
+            _LAST[key] = choose_task(task, **options)(model.tokenizer)
+        whole = _LAST[key]
         if len(whole) < count:
             raise InputError(
                 f"{task} holds {len(whole)} prompts, but training and test take {count}; ask for "
@@ -147,16 +148,7 @@ def prompts(
         yield whole.subset(order.tolist())
         return
     for extra in (1, 2, 4):
-        yield load_task(task, loaded.tokenizer, examples=count * extra, seed=seed, **options)
+        yield choose_task(task, examples=count * extra, seed=seed, **options)(model.tokenizer)
 
 
 _LAST: dict[tuple[str, str, str], Task] = {}
-
-
-def _whole_file(task: str, state: str, options: str, load: Callable[[], Task]) -> Task:
-    """The whole task, kept for the next seed; ``state`` is that of the file and the tokenizer."""
-    key = (task, state, options)
-    if key not in _LAST:
-        _LAST.clear()
-        _LAST[key] = load()
-    return _LAST[key]

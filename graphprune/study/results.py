@@ -16,7 +16,8 @@ from graphprune.core.contents import fingerprint
 from graphprune.util.files import atomic_path, write_text
 from graphprune.util.numbers import bootstrap_interval
 
-from .jobs import Job
+from .jobs import StudyJob
+from .report_page import study_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +29,6 @@ Prompts = Mapping[tuple[str, str, int], tuple[frozenset[str], frozenset[str]]]
 log = logging.getLogger(__name__)
 
 FIGURES = ("cpr", "cpr_clipped", "cmd", "log_area", "auroc", "seconds", "cpu_seconds", "mib")
-LOWER = ("cmd", "seconds", "cpu_seconds", "mib", "kl")
-"""Figures of which the lower is the better."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,7 +43,7 @@ class StudyResults:
     """
 
     name: str
-    records: Sequence[tuple[Job, dict[str, Any]]]
+    records: Sequence[tuple[StudyJob, dict[str, Any]]]
     prompts: Prompts = field(default_factory=dict)
     aside: Mapping[str, int] = field(default_factory=dict)
 
@@ -60,7 +59,7 @@ class StudyResults:
             found[record["state"]] = found.get(record["state"], 0) + 1
         return found
 
-    def failures(self) -> list[tuple[Job, str]]:
+    def failures(self) -> list[tuple[StudyJob, str]]:
         """Failed jobs with the reason."""
         return [(job, rec["why"]) for job, rec in self.records if rec["state"] == "failed"]
 
@@ -89,7 +88,7 @@ class StudyResults:
         """
         import pandas as pd
 
-        groups: dict[tuple[str, str, str], list[tuple[Job, dict[str, Any]]]] = {}
+        groups: dict[tuple[str, str, str], list[tuple[StudyJob, dict[str, Any]]]] = {}
         for job, record in self.records:
             if record["state"] == "done":
                 key = (job.system.name, job.task, job.method.name)
@@ -113,7 +112,7 @@ class StudyResults:
                 frame[f"rank_{name}"] = by.rank(ascending=ascending)
         return frame
 
-    def _shared(self, jobs: Sequence[Job]) -> tuple[dict[str, float], str, bool]:
+    def _shared(self, jobs: Sequence[StudyJob]) -> tuple[dict[str, float], str, bool]:
         """Shares of common prompts of the jobs of one group, a sentence, and whether to trust them.
 
         That is, whether an interval over these seeds says anything.
@@ -173,8 +172,6 @@ class StudyResults:
 
     def write(self, folder: str | Path) -> None:
         """``results.csv`` and ``.parquet``, ``summary.csv`` and ``report.html``, each whole."""
-        from .page import study_page
-
         place = Path(folder)
         frame, summary = self.to_frame(), self.summary()
         for name, table in (("results", frame), ("summary", summary)):
@@ -185,7 +182,8 @@ class StudyResults:
                 frame.to_parquet(path, index=False)
         except ImportError:
             log.warning('results.parquet needs pyarrow: pip install "graphprune[parquet]"')
-        write_text(place / "report.html", study_page(self))
+        page = study_page(self.name, self.records, self.aside, summary, self.overall())
+        write_text(place / "report.html", page)
 
 
 def _common(sets: Sequence[frozenset[str]]) -> float:

@@ -5,20 +5,55 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_type_hints
 
-from graphprune.errors import InputError, nearest
+from graphprune.errors import InputError, nearest, unknown_name
 
 __all__ = [
     "hints_of",
+    "known_ablation",
+    "known_name",
     "method_from",
     "pairs",
     "parse_size",
-    "task_options",
+    "same_name",
+    "task_settings",
     "typed",
+    "typed_settings",
     "unknown_setting",
 ]
+
+
+def same_name(text: str, known: Iterable[str]) -> str | None:
+    """The known name that ``text`` is, whatever its case and its dashes; ``None``: it is none."""
+    plain = {_plain(name): name for name in known}
+    return plain.get(_plain(text))
+
+
+def known_name(what: str, text: str, known: Iterable[str], hint: str = "", where: str = "") -> str:
+    """:func:`same_name`; raises :class:`InputError` with the nearest name for an unknown one.
+
+    Example:
+        >>> known_name("task", "Greater-Than", ["ioi", "greater_than"])
+        'greater_than'
+    """
+    names = list(known)
+    name = same_name(text, names)
+    if name is None:
+        raise unknown_name(what, text, names, hint, where=where)
+    return name
+
+
+def known_ablation(name: str | None) -> str | None:
+    """The ablation of a name, whatever its case; raises :class:`InputError` for another one."""
+    from graphprune.core.ablation import ABLATIONS
+
+    return None if name is None else known_name("ablation", name, (*ABLATIONS, "optimal"))
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace("_", "-")
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
@@ -64,37 +99,24 @@ def parse_size(text: str) -> int | float:
     return size
 
 
-def typed(name: str, text: str, hint: Any, what: str) -> Any:
-    """``text`` as a value of the type ``hint``; JSON and comma-separated lists are read too."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+def typed_settings(
+    texts: Sequence[str], option: str, what: str, owner: Any, known: Mapping[str, str]
+) -> dict[str, Any]:
+    """``["steps=5"]`` as values of the types that ``owner`` gives its arguments or fields.
 
-    readings: list[Any] = [text]
-    try:
-        readings.append(json.loads(text))
-    except ValueError:
-        if text.lower() in ("none", "true", "false"):
-            readings.insert(0, {"none": None, "true": True, "false": False}[text.lower()])
-    if "," in text and not text.startswith("["):
-        readings.append([part.strip() for part in text.split(",")])
-    try:
-        try:
-            adapter: TypeAdapter[Any] = TypeAdapter(
-                hint, config=ConfigDict(arbitrary_types_allowed=True)
-            )
-        except PydanticUserError:  # a type that brings its own configuration
-            adapter = TypeAdapter(hint)
-    except (PydanticSchemaGenerationError, PydanticUserError):
-        raise InputError(f"{what}: {name!r} cannot be set from the command line") from None
-    reason = ""
-    for reading in readings:
-        try:
-            return adapter.validate_python(reading)
-        except ValidationError as error:
-            reason = reason or "; ".join(
-                dict.fromkeys(problem["msg"] for problem in error.errors(include_url=False))
-            )
-    raise InputError(f"{what}: {name}={text!r} does not fit: {reason}")
+    Args:
+        texts: as they stand on the command line.
+        option: the option that they come from, such as ``"--set"``.
+        what: what takes them, for errors.
+        owner: the function or class whose annotations say the types.
+        known: the names that may be set, each with a word about its default.
+    """
+    given = pairs(texts, option)
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise unknown_setting(what, unknown, known)
+    types = hints_of(owner)
+    return {name: typed(name, text, types.get(name, Any), what) for name, text in given.items()}
 
 
 def unknown_setting(what: str, unknown: Sequence[str], known: Mapping[str, str]) -> InputError:
@@ -107,39 +129,6 @@ def unknown_setting(what: str, unknown: Sequence[str], known: Mapping[str, str])
     )
 
 
-def method_from(name: str, texts: Sequence[str], *, seed: int | None, **given: Any) -> Any:
-    """The method ``name`` with the settings ``texts``; ``given`` are those of other options.
-
-    ``seed`` goes to methods that have one, unless it is ``None`` or the settings name another.
-    """
-    from graphprune.core.registry import _entries, make_method, method_names
-
-    if name not in method_names():
-        make_method(name)  # raises, naming the known ones
-    kind = _entries("graphprune.methods")[name].load()
-    what = f"method {name!r}"
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}
-    chosen = pairs(texts, "--set")
-    unknown = [key for key in chosen if key not in fields]
-    if unknown:
-        raise unknown_setting(what, unknown, {n: _default(f) for n, f in fields.items()})
-    both = [key for key in chosen if given.get(key) is not None]
-    if both:
-        flag = both[0].replace("_", "-")
-        raise InputError(f"--set {both[0]}=... and --{flag} say the same; give one of them")
-    hints = hints_of(kind)
-    values = {key: typed(key, text, hints.get(key, Any), what) for key, text in chosen.items()}
-    values |= {k: v for k, v in given.items() if v is not None and k in fields}
-    if "seed" in fields and seed is not None:
-        values.setdefault("seed", seed)
-    return make_method(name, **values)
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    missing = field.default is dataclasses.MISSING
-    return "" if missing else f"default {field.default}"
-
-
 def hints_of(thing: Any) -> dict[str, Any]:
     """Types of a function's arguments or a class's fields."""
     try:
@@ -148,17 +137,69 @@ def hints_of(thing: Any) -> dict[str, Any]:
         return {}
 
 
-_ELSEWHERE = ("n", "seed", "metric", "batch_size", "tokenizer")  # options or positions of their own
+def typed(name: str, text: str, hint: Any, what: str) -> Any:
+    """``text`` as a value of the type ``hint``; JSON and comma-separated lists are read too."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+    readings: list[Any] = [text]
+    try:
+        readings.append(json.loads(text))
+    except ValueError:
+        words = {"none": None, "true": True, "false": False}
+        readings = [words[text.lower()], text] if text.lower() in words else readings
+    if "," in text and not text.startswith("["):
+        readings.append([part.strip() for part in text.split(",")])
+    try:
+        try:
+            adapter: TypeAdapter[Any] = TypeAdapter(
+                hint, config=ConfigDict(arbitrary_types_allowed=True)
+            )
+        except PydanticUserError:  # a type that brings its own configuration
+            adapter = TypeAdapter(hint)
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        raise InputError(f"{what}: {name!r} cannot be set from the command line") from None
+    reasons: dict[str, None] = {}
+    for reading in readings:
+        try:
+            return adapter.validate_python(reading)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+            reasons = reasons or dict.fromkeys(problem["msg"] for problem in problems)
+    raise InputError(f"{what}: {name}={text!r} does not fit: {'; '.join(reasons)}")
 
 
-def task_options(make: Callable[..., Any], texts: Sequence[str], what: str) -> dict[str, Any]:
-    """Options of a task's function from ``--task-set``."""
-    known = list(inspect.signature(make).parameters.values())[1:]
-    names = {p.name: "" for p in known if p.name not in _ELSEWHERE}
-    names = {n: v for n, v in names.items() if n not in ("name", "options")}
-    chosen = pairs(texts, "--task-set")
-    unknown = [key for key in chosen if key not in names]
-    if unknown:
-        raise unknown_setting(what, unknown, names)
-    hints = hints_of(make)
-    return {key: typed(key, text, hints.get(key, Any), what) for key, text in chosen.items()}
+def method_from(method: str, texts: Sequence[str], *, seed: int | None, **given: Any) -> Any:
+    """The method of a name with the settings ``texts``; ``given`` are those of other options.
+
+    ``seed`` goes to methods that have one, unless it is ``None`` or the settings name another.
+    """
+    from graphprune.core.registry import make_method, method_class, method_names
+
+    name = known_name("method", method, method_names())
+    kind = method_class(name)
+    fields = {
+        f.name: "" if f.default is dataclasses.MISSING else f"default {f.default}"
+        for f in dataclasses.fields(kind)
+        if f.init
+    }
+    for key in pairs(texts, "--set"):
+        if given.get(key) is not None:
+            flag = key.replace("_", "-")
+            raise InputError(f"--set {key}=... and --{flag} say the same; give one of them")
+    values = typed_settings(texts, "--set", f"method {name!r}", kind, fields)
+    values |= {k: v for k, v in given.items() if v is not None and k in fields}
+    if "seed" in fields and seed is not None:
+        values.setdefault("seed", seed)
+    return make_method(name, **values)
+
+
+# Options or positions of their own.
+_ELSEWHERE = ("n", "seed", "metric", "batch_size", "tokenizer", "name", "options")
+
+
+def task_settings(make: Callable[..., Any], texts: Sequence[str], what: str) -> dict[str, Any]:
+    """Settings of a task's function from ``--task-set``."""
+    parameters = list(inspect.signature(make).parameters)[1:]
+    known = {name: "" for name in parameters if name not in _ELSEWHERE}
+    return typed_settings(texts, "--task-set", what, make, known)

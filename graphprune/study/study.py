@@ -16,12 +16,12 @@ from graphprune.errors import GraphPruneError, InputError, MissingExtraError, un
 from graphprune.util.checks import at_least
 from graphprune.util.progress import bar
 
-from .identity import Contents
-from .jobs import Job, contents_of, run_job
+from .case_contents import CaseContents
+from .cases import system_names
+from .entries import StudyMethod, StudySystem, methods_from, read_yaml, systems_from
+from .job_records import NOT_ASKED, JobRecords
+from .jobs import StudyJob, contents_of, run_job
 from .results import Prompts, StudyResults
-from .spec import StudyMethod, StudySystem, methods_from, read_yaml, systems_from
-from .store import NOT_ASKED, Store
-from .systems import system_names
 
 __all__ = ["Study"]
 
@@ -110,10 +110,10 @@ class Study:
                 raise
             raise InputError(f"{path}: {error}") from None
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[StudyJob]:
         """All jobs; those of one system, task and seed stand together and share what they load."""
         return [
-            Job(
+            StudyJob(
                 system,
                 task,
                 method,
@@ -144,7 +144,7 @@ class Study:
         """
         if jobs is not None:
             at_least(jobs, 1, "jobs")
-        store = Store(out)
+        store = JobRecords(out)
         known = _identified(self.jobs(), jobs)
         state = [(job, found, store.load(job.key_of(found))) for job, found in known]
         todo = [(job, found) for job, found, record in state if _is_open(record, retry)]
@@ -164,12 +164,12 @@ class Study:
 
     def results(self, out: str | Path) -> StudyResults:
         """What is finished so far of the prompts, weights and settings that there are now."""
-        return self._results(Store(out), _identified(self.jobs(), 1), {})
+        return self._results(JobRecords(out), _identified(self.jobs(), 1), {})
 
     def _results(
         self,
-        store: Store,
-        known: Sequence[tuple[Job, Contents | str]],
+        store: JobRecords,
+        known: Sequence[tuple[StudyJob, CaseContents | str]],
         made: Mapping[tuple[Any, ...], str],
     ) -> StudyResults:
         """``made`` are keys by label, of jobs whose contents only their own process could read."""
@@ -180,15 +180,17 @@ class Study:
             if found is None:
                 found = {"state": "open"} | ({"why": contents} if isinstance(contents, str) else {})
             records.append((job, found))
-        now = {_label(j): c.told() if isinstance(c, Contents) else None for j, c in known}
+        now = {_label(j): c.told() if isinstance(c, CaseContents) else None for j, c in known}
         aside = store.aside(set(keys), now)
         _tell_of_others(aside, store.folder)
         return StudyResults(self.name, records, _prompts(known), aside)
 
 
-def _identified(jobs: Sequence[Job], processes: int | None) -> list[tuple[Job, Contents | str]]:
+def _identified(
+    jobs: Sequence[StudyJob], processes: int | None
+) -> list[tuple[StudyJob, CaseContents | str]]:
     """The jobs with their contents. A system is read by one process, as its jobs will be."""
-    groups: dict[str, list[Job]] = {}
+    groups: dict[str, list[StudyJob]] = {}
     for job in jobs:
         groups.setdefault(job.system.name, []).append(job)
     calls = [(contents_of, (group,)) for group in groups.values()]
@@ -198,16 +200,16 @@ def _identified(jobs: Sequence[Job], processes: int | None) -> list[tuple[Job, C
     return list(zip(ordered, found, strict=True))
 
 
-def _prompts(known: Sequence[tuple[Job, Contents | str]]) -> Prompts:
+def _prompts(known: Sequence[tuple[StudyJob, CaseContents | str]]) -> Prompts:
     """The prompts of each system, task and seed."""
     return {
         (job.system.name, job.task, job.seed): contents.prompts
         for job, contents in known
-        if isinstance(contents, Contents)
+        if isinstance(contents, CaseContents)
     }
 
 
-def _label(job: Job) -> tuple[Any, ...]:
+def _label(job: StudyJob) -> tuple[Any, ...]:
     return tuple(job.label.values())
 
 
@@ -234,7 +236,7 @@ def _listed(value: Any, name: str, kind: type) -> tuple[Any, ...]:
 
 
 def _records(
-    todo: Sequence[tuple[Job, Contents | str]], jobs: int | None, folder: Path
+    todo: Sequence[tuple[StudyJob, CaseContents | str]], jobs: int | None, folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Records as their jobs finish."""
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs is not None and jobs > 1 else None

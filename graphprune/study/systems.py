@@ -1,100 +1,15 @@
-"""Where a study's models and tasks come from: open, by entry points of ``graphprune.systems``.
-
-An entry point is a function ``(task, *, train, test, seed, **options) -> Case``. It draws ``train``
-examples to find circuits on and ``test`` others to judge them on, by ``seed``; the model is the
-same for every seed. What it reads is read anew at each call: contents decide whether a job is done.
-"""
+"""The kind of system that the library itself brings: language models on prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from graphprune.core.mask import EdgeMask
-from graphprune.core.model import MaskedModel
 from graphprune.core.overlap import split_without_overlap
-from graphprune.core.registry import _entries
 from graphprune.core.task import Task
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 
-__all__ = ["Case", "case_of", "language", "make_case", "system_names"]
+from .cases import Case
+from .language import prompts, stored_model
 
-GROUP = "graphprune.systems"
-
-
-class Case:
-    """What one job works on.
-
-    Args:
-        model: the wrapped model, or a function that loads it when it is first asked for.
-        train: examples that methods see.
-        test: others, that circuits are judged on.
-        truth: the true circuit, where it is known.
-        measure: further figures of a circuit on the test examples, by name.
-        weights: a fingerprint of everything that a model which is loaded later is made of, so that
-            finished jobs are found without it. ``None``: the model's own provenance says.
-
-    Raises :class:`InputError` for a model to be loaded without ``weights``.
-    """
-
-    def __init__(
-        self,
-        model: MaskedModel | Callable[[], MaskedModel],
-        train: Task,
-        test: Task,
-        truth: EdgeMask | None = None,
-        measure: Callable[[EdgeMask], Mapping[str, float]] | None = None,
-        weights: str | None = None,
-    ) -> None:
-        if not isinstance(model, MaskedModel) and weights is None:
-            raise InputError("a case whose model is loaded later needs weights=, a fingerprint")
-        self._model = model
-        self.train, self.test, self.truth, self.measure = train, test, truth, measure
-        self.weights = weights
-
-    @property
-    def model(self) -> MaskedModel:
-        """The wrapped model."""
-        if not isinstance(self._model, MaskedModel):
-            self._model = self._model()
-        return self._model
-
-
-def system_names() -> list[str]:
-    """Kinds of systems that are installed."""
-    return sorted(_entries(GROUP))
-
-
-def make_case(
-    kind: str, task: str, *, train: int, test: int, seed: int, options: Mapping[str, Any]
-) -> Case:
-    """The case of a system; raises :class:`InputError` for unknown kinds and options."""
-    entries = _entries(GROUP)
-    if kind not in entries:
-        raise unknown_name("kind of system", kind, sorted(entries))
-    make = entries[kind].load()
-    try:
-        case = make(task, train=train, test=test, seed=seed, **options)
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        raise InputError(f"systems of kind {kind!r} do not take these options: {error}") from None
-    if not isinstance(case, Case):
-        raise InputError(f"the system {kind!r} gave a {type(case).__name__}, expected a Case")
-    return case
-
-
-def case_of(kind: str, task: str | None, **asked: Any) -> Case:
-    """:func:`make_case`; ``task=None`` is the one that the kind's function names first."""
-    if task is None:
-        import inspect
-
-        make = _entries(GROUP)[kind].load()
-        first = next(iter(inspect.signature(make).parameters.values()))
-        if first.default is first.empty:
-            raise InputError(f"a system of kind {kind!r} has no task of its own; use a study")
-        task = str(first.default)
-    return make_case(kind, task, **asked)
+__all__ = ["language"]
 
 
 def language(
@@ -115,14 +30,12 @@ def language(
     its own part. No clean prompt of training or test is a prompt of the other, clean or corrupted;
     a built-in task is asked for more prompts where too many coincide.
     """
-    from .language import checkpoint, prompts
-
-    loaded = checkpoint(model, dtype)
+    loaded = stored_model(model, dtype)
     texts = [f"{name}={value}" for name, value in settings.items()]
     for whole in prompts(task, loaded, train + test, seed, metric, batch_size, texts):
-        found = apart(whole, train, test)
-        if found is not None:
-            return Case(loaded.load, *found, weights=loaded.weights)
+        parts = apart(whole, train, test)
+        if parts is not None:
+            return Case(loaded.load, *parts, weights=loaded.weights)
     raise InputError(
         f"task {task!r} has fewer than {test} test prompts that differ from {train} training "
         "prompts; ask for fewer"

@@ -1,17 +1,23 @@
-"""Progress bars by tqdm; one switch silences them all."""
+"""Progress by tqdm: bars on a terminal, a line now and then in a log; one switch silences all."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-__all__ = ["bar", "quiet", "track"]
+from tqdm.std import tqdm as TextBar
+
+__all__ = ["bar", "command_line_progress", "quiet", "track"]
 
 T = TypeVar("T")
 _quiet: ContextVar[bool] = ContextVar("graphprune_quiet", default=False)
+_in_log: ContextVar[bool] = ContextVar("graphprune_in_log", default=False)
+
+LOG_SECONDS = 15.0  # between two lines in a log
 
 
 @contextmanager
@@ -27,21 +33,58 @@ def quiet(on: bool = True) -> Iterator[None]:
         _quiet.reset(token)
 
 
+@contextmanager
+def command_line_progress(silent: bool) -> Iterator[None]:
+    """Inside, a line now and then takes a bar's place where stderr is no terminal."""
+    token = _in_log.set(not sys.stderr.isatty())
+    try:
+        with quiet(silent):
+            yield
+    finally:
+        _in_log.reset(token)
+
+
 def track(items: Iterable[T], description: str, total: int | None = None) -> Any:
     """``items`` behind a tqdm bar, shown on a terminal unless silenced."""
-    from tqdm.auto import tqdm
-
-    return tqdm(items, desc=description, total=total, disable=_disabled(), leave=False)
+    return _progress(iterable=items, desc=description, total=total)
 
 
 def bar(description: str, total: int, done: int = 0) -> Any:
     """A bar to be moved by hand, ``done`` steps of ``total`` behind it; silenced as the others."""
+    return _progress(desc=description, total=total, initial=done)
+
+
+def _progress(**options: Any) -> Any:
+    silent = _quiet.get() or os.environ.get("GRAPHPRUNE_QUIET", "") not in ("", "0")
+    if _in_log.get():
+        return _LogLines(disable=silent, **options)
     from tqdm.auto import tqdm
 
-    return tqdm(desc=description, total=total, initial=done, disable=_disabled(), leave=False)
+    # `None` lets tqdm decide: it shows bars on terminals only.
+    return tqdm(disable=True if silent else None, leave=False, **options)
 
 
-def _disabled() -> bool | None:
-    """``None`` lets tqdm decide: it shows bars on terminals only."""
-    silent = _quiet.get() or os.environ.get("GRAPHPRUNE_QUIET", "") not in ("", "0")
-    return True if silent else None
+class _LogLines(TextBar):  # type: ignore[type-arg]
+    """Progress as whole lines: none in the first seconds, then one every ``LOG_SECONDS``."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            mininterval=LOG_SECONDS, miniters=1, delay=LOG_SECONDS, file=sys.stderr,
+            bar_format="{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left{postfix}",
+            **options,
+        )  # fmt: skip
+
+    @staticmethod
+    def status_printer(file: Any) -> Any:
+        """Gives the function that writes a state: as a line of its own."""
+
+        def write(state: str) -> None:
+            file.write(f"{state}\n")
+            file.flush()
+
+        return write
+
+    def close(self) -> None:
+        """Ends without the blank line that wipes a bar off a terminal."""
+        self.last_print_t = float("-inf")  # tqdm wipes only what it has shown
+        super().close()

@@ -29,7 +29,7 @@ import torch
 import graphprune as gp
 from graphprune import quiet
 from graphprune.evaluation.curve import area
-from graphprune.study.systems import make_case
+from graphprune.study import make_case
 
 TRIES = 3_000  # from each start, at each size
 PROMPTS = 120

@@ -24,7 +24,7 @@ import torch
 import graphprune as gp
 from graphprune import quiet
 from graphprune.evaluation.curve import area
-from graphprune.study.systems import make_case
+from graphprune.study import make_case
 
 EFFECT = 1e-9
 

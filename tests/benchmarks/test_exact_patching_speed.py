@@ -20,7 +20,7 @@ import torch
 
 import graphprune as gp
 from graphprune import quiet
-from graphprune.study.systems import make_case
+from graphprune.study import make_case
 
 STACKED = 16
 

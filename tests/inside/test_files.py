@@ -16,7 +16,7 @@ from transformer_graph import random_scores, transformer_graph
 import graphprune as gp
 from graphprune.errors import FormatError, InputError
 from graphprune.search.checkpoint import RunDirectory, RunState
-from graphprune.study.shelf import Cost, Shelf
+from graphprune.study.saved_rankings import RankingCost, SavedRankings
 from graphprune.util import files
 
 pytestmark = pytest.mark.inside
@@ -155,20 +155,20 @@ def test_checkpoints_without_a_digest_are_refused(tmp_path):
 
 def test_a_flipped_bit_of_a_ranking_is_found(tmp_path):
     graph = transformer_graph(1, 2, 1)
-    scores, shelf = random_scores(graph), Shelf(tmp_path, "case")
-    shelf.keep(gp.EAP(), scores, Cost(1.0, 2.0))
+    scores, rankings = random_scores(graph), SavedRankings(tmp_path, "case")
+    rankings.keep(gp.EAP(), scores, RankingCost(1.0, 2.0))
     (path,) = (tmp_path / "scores").iterdir()
     for place in flips(path):
-        words = told(lambda: shelf.find(gp.EAP(), graph))
+        words = told(lambda: rankings.find(gp.EAP(), graph))
         assert re.search(f"{path.name}: .*Delete the file, and the study", words), place
-    found, cost = shelf.find(gp.EAP(), graph)
+    found, cost = rankings.find(gp.EAP(), graph)
     assert torch.equal(found.values, scores.values)
     assert (cost.seconds, cost.cpu_seconds, cost.mib) == (1.0, 2.0, None)
     with np.load(path) as parts:  # as any .npz file
         contents = dict(parts)
     np.savez_compressed(path, **contents)  # as it was before there was a digest
     with pytest.raises(FormatError, match="of a version that wrote no digest"):
-        shelf.find(gp.EAP(), graph)
+        rankings.find(gp.EAP(), graph)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])

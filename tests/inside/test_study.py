@@ -16,9 +16,9 @@ from support.toy import Toy
 import graphprune as gp
 from graphprune.core import contents
 from graphprune.study import Case, Study, jobs, language, systems
-from graphprune.study.identity import Source, _Opened, identify
+from graphprune.study.case_contents import CaseSource, _Opened, identify
+from graphprune.study.job_records import MADE_BY, JobRecords
 from graphprune.study.jobs import contents_of, run_job
-from graphprune.study.store import MADE_BY, Store
 
 pytestmark = pytest.mark.inside
 
@@ -55,7 +55,7 @@ def records(folder):
 def test_jobs_of_another_version_are_kept_and_run_anew(small, tmp_path, caplog, monkeypatch):
     plan = {**small, "methods": {"chance": {"method": "random"}}, "seeds": [0, 1]}
     with monkeypatch.context() as earlier:
-        earlier.setattr("graphprune.study.store.MADE_BY", "graphprune 0.0.9")
+        earlier.setattr("graphprune.study.job_records.MADE_BY", "graphprune 0.0.9")
         Study.from_dict(plan).run(tmp_path)
         Study.from_dict(plan).run(tmp_path)
     assert not caplog.messages
@@ -76,7 +76,7 @@ def test_a_flipped_bit_gives_no_other_figure(small, tmp_path, caplog):
     one = {**small, "methods": {"EAP": {"method": "eap"}}, "seeds": [0]}
     Study.from_dict(one).run(tmp_path)
     (path,) = (tmp_path / "jobs").iterdir()
-    store, whole = Store(tmp_path), path.read_bytes()
+    store, whole = JobRecords(tmp_path), path.read_bytes()
     record = store.load(path.stem)
     assert record["state"] == "done"
     assert len(whole) > 500
@@ -175,8 +175,8 @@ def test_contents_that_change_while_it_runs_are_told(place, models):
 
 def test_no_interval_where_seeds_see_the_same(place, monkeypatch, capsys):
     """A system whose examples do not depend on the seed, and a method that draws nothing."""
-    made = Source.make
-    monkeypatch.setattr(Source, "make", lambda source: made(source._replace(seed=0)))
+    made = CaseSource.make
+    monkeypatch.setattr(CaseSource, "make", lambda source: made(source._replace(seed=0)))
     methods = {"EAP": {"method": "eap"}, "chance": {"method": "random"}}
     study = study_of(place, methods=methods)
     frame = study.run(place / "out").summary().set_index("method")
@@ -229,20 +229,20 @@ def test_a_hub_id_is_known_by_its_files(models, tmp_path, monkeypatch):
         commit = str(number) * 40
         shutil.copytree(folder, repository / "snapshots" / commit)
         (repository / "refs" / "main").write_text(commit)
-        seen.append(language.checkpoint("someone/tiny", "auto").weights)
+        seen.append(language.stored_model("someone/tiny", "auto").weights)
     assert None not in seen
-    assert seen == [language.checkpoint(str(folder), "auto").weights for folder in models]
+    assert seen == [language.stored_model(str(folder), "auto").weights for folder in models]
     assert seen[0] != seen[1]
 
 
 def test_a_case_may_measure_more(small, monkeypatch):
-    made = Source.make
+    made = CaseSource.make
 
     def with_measure(source):
         case = made(source)
         return Case(case.model, case.train, case.test, measure=lambda mask: {"half": 0.5})
 
-    monkeypatch.setattr(Source, "make", with_measure)
+    monkeypatch.setattr(CaseSource, "make", with_measure)
     record = run_job(Study.from_dict(small).jobs()[0])
     assert [row["half"] for row in record["rows"]] == [0.5, 0.5]
 
@@ -254,7 +254,7 @@ def test_too_few_prompts_are_none():
 
 def test_another_version_is_another_job(place, monkeypatch):
     (key,) = [job.key for job in study_of(place, seeds=[0]).jobs()]
-    monkeypatch.setattr("graphprune.study.store.MADE_BY", "graphprune 99.0")
+    monkeypatch.setattr("graphprune.study.job_records.MADE_BY", "graphprune 99.0")
     assert [job.key for job in study_of(place, seeds=[0]).jobs()] != [key]
 
 

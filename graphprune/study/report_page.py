@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +16,14 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .results import StudyResults
-
 __all__ = ["study_page"]
 
 COLOURS = (
     "#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e", "#ff8ab7",
     "#6cc5b0", "#9498a0", "#b2182b", "#1b7837",
 )  # fmt: skip
+LOWER = ("cmd", "seconds", "cpu_seconds", "mib", "kl")
+"""Figures of which the lower is the better."""
 SHOWN = {
     "cpr": "CPR",
     "cpr_clipped": "CPR, f cut at 1",
@@ -53,24 +54,29 @@ td.best { font-weight: 650; }
 """
 
 
-def study_page(results: StudyResults) -> str:
-    """The whole page as text."""
-    summary = results.summary()
-    methods = list(dict.fromkeys(job.method.name for job, _ in results.records))
+def study_page(
+    name: str,
+    records: Sequence[tuple[Any, dict[str, Any]]],
+    aside: Mapping[str, int],
+    summary: pd.DataFrame,
+    overall: pd.DataFrame,
+) -> str:
+    """The whole page as text; arguments as :class:`~graphprune.study.StudyResults` has them."""
+    methods = list(dict.fromkeys(job.method.name for job, _ in records))
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(methods)}
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
         "<meta http-equiv='Content-Security-Policy' "
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">",
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
-        f"<title>{html.escape(results.name)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{html.escape(results.name)}</h1>",
-        f"<p class='note'>{html.escape(_state(results))}</p>",
+        f"<title>{html.escape(name)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{html.escape(name)}</h1>",
+        f"<p class='note'>{html.escape(_state(records, aside))}</p>",
     ]
     if len(summary):
-        parts.append("<h2>All tasks</h2>" + _overall(results))
+        parts.append("<h2>All tasks</h2>" + _overall(overall))
     parts.append(f"<p>{_legend(colours)}</p>")
-    for (system, task), rows in _by_task(results).items():
+    for (system, task), rows in _by_task(records).items():
         parts.append(f"<h2>{html.escape(system)}: {html.escape(task)}</h2>")
         mine = summary
         if len(summary):
@@ -88,17 +94,20 @@ def study_page(results: StudyResults) -> str:
     return "".join(parts)
 
 
-def _state(results: StudyResults) -> str:
-    told = ", ".join(f"{count} {state}" for state, count in sorted(results.counts.items()))
-    aside = "".join(f" {n} more are not shown: {why}." for why, n in results.aside.items())
-    return f"Jobs: {told}.{aside} Figures are means over seeds with 95 % intervals."
+def _state(records: Sequence[tuple[Any, dict[str, Any]]], aside: Mapping[str, int]) -> str:
+    counts = Counter(record["state"] for _, record in records)
+    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    others = "".join(f" {n} more are not shown: {why}." for why, n in aside.items())
+    return f"Jobs: {states}.{others} Figures are means over seeds with 95 % intervals."
 
 
-def _by_task(results: StudyResults) -> dict[tuple[str, str], list[tuple[Any, dict[str, Any]]]]:
-    found: dict[tuple[str, str], list[tuple[Any, dict[str, Any]]]] = {}
-    for job, record in results.records:
-        found.setdefault((job.system.name, job.task), []).append((job, record))
-    return found
+def _by_task(
+    records: Sequence[tuple[Any, dict[str, Any]]],
+) -> dict[tuple[str, str], list[tuple[Any, dict[str, Any]]]]:
+    groups: dict[tuple[str, str], list[tuple[Any, dict[str, Any]]]] = {}
+    for job, record in records:
+        groups.setdefault((job.system.name, job.task), []).append((job, record))
+    return groups
 
 
 def _legend(colours: dict[str, str]) -> str:
@@ -109,8 +118,7 @@ def _legend(colours: dict[str, str]) -> str:
     )
 
 
-def _overall(results: StudyResults) -> str:
-    frame = results.overall()
+def _overall(frame: pd.DataFrame) -> str:
     named = {"tasks": "tasks", **SHOWN, "rank_cpr": "CPR rank", "rank_cmd": "CMD rank"}
     names = [name for name in named if name in frame and frame[name].notna().any()]
     head = "".join(f"<th>{named[name]}</th>" for name in names)
@@ -124,8 +132,6 @@ def _overall(results: StudyResults) -> str:
 
 
 def _table(frame: pd.DataFrame) -> str:
-    from .results import LOWER
-
     columns = [str(name) for name in frame]
     sized = [n for n in columns if n.startswith("kl@") and not n.endswith(("_low", "_high"))]
     named = {**SHOWN, **{name: name.replace("kl@", "KL at ") for name in sized}}

@@ -15,7 +15,7 @@ from graphprune.tasks import TASKS
 from graphprune.util.checks import at_least
 from graphprune.util.plain import plain
 
-from .identity import Source
+from .case_contents import CaseSource
 
 __all__ = ["StudyMethod", "StudySystem", "read_yaml"]
 
@@ -49,7 +49,7 @@ class StudySystem:
             elif asked is not None:
                 at_least(asked, 1, of)
 
-    def source(self, task: str, train: int, test: int, seed: int) -> Source:
+    def source(self, task: str, train: int, test: int, seed: int) -> CaseSource:
         """What makes the case of a task; texts that name files are absolute in it.
 
         Raises :class:`InputError` for a file that only the current folder has.
@@ -62,7 +62,7 @@ class StudySystem:
         told = json.dumps(plain(options), sort_keys=True)
         known = bare and task.replace("-", "_") in TASKS
         where = task if known else str(self._placed(task, bare))
-        return Source(self.kind, where, train, test, seed, told)
+        return CaseSource(self.kind, where, train, test, seed, told)
 
     def _placed(self, text: Any, bare: bool) -> Any:
         """The absolute name of a file or folder, anything else as it is.

@@ -22,13 +22,13 @@ from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.util.progress import quiet
 
+from .cases import Case, make_case
 from .language import forget
-from .systems import Case, make_case
 
-__all__ = ["Contents", "Source", "identify", "open_case"]
+__all__ = ["CaseContents", "CaseSource", "identify", "open_case"]
 
 
-class Source(NamedTuple):
+class CaseSource(NamedTuple):
     """A case as a study names it; texts that name files are absolute. ``options`` is JSON."""
 
     kind: str
@@ -51,7 +51,7 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Contents:
+class CaseContents:
     """Fingerprints of what a job works on.
 
     Args:
@@ -78,14 +78,14 @@ class Contents:
         return fingerprint(self.told())
 
 
-def identify(sources: Sequence[Source]) -> dict[Source, Contents | str]:
+def identify(sources: Sequence[CaseSource]) -> dict[CaseSource, CaseContents | str]:
     """The contents of each source, or why its case cannot be made.
 
     Sources of one system should stand together: its model is loaded and hashed once.
     """
     forget()
     _model.cache_clear()
-    found: dict[Source, Contents | str] = {}
+    found: dict[CaseSource, CaseContents | str] = {}
     for source in dict.fromkeys(sources):
         try:
             with quiet():
@@ -97,7 +97,7 @@ def identify(sources: Sequence[Source]) -> dict[Source, Contents | str]:
     return found
 
 
-def open_case(source: Source, expected: Contents | None) -> tuple[Case, Contents]:
+def open_case(source: CaseSource, expected: CaseContents | None) -> tuple[Case, CaseContents]:
     """The case and its contents; made once for jobs that stand together.
 
     Raises :class:`InputError` if it is not what was ``expected``.
@@ -121,17 +121,17 @@ def open_case(source: Source, expected: Contents | None) -> tuple[Case, Contents
 class _Opened:
     """The last case that this process made, with its contents at that time."""
 
-    source: Source
+    source: CaseSource
     case: Case
-    contents: Contents
+    contents: CaseContents
 
     last: ClassVar[_Opened | None] = None
 
     @classmethod
-    def anew(cls, source: Source) -> _Opened:
+    def anew(cls, source: CaseSource) -> _Opened:
         """Makes the case from what there is now."""
         case = source.make()
-        contents = Contents(
+        contents = CaseContents(
             weights=case.weights or _model(case.model),
             options=fingerprint(_options(source, by_contents=case.weights is None)),
             train=case.train.fingerprint,
@@ -153,7 +153,7 @@ def _model(model: MaskedModel) -> str:
     return fingerprint(model.graph, told)
 
 
-def _options(source: Source, *, by_contents: bool) -> dict[str, Any]:
+def _options(source: CaseSource, *, by_contents: bool) -> dict[str, Any]:
     """The options; of a file its contents stand for its name, of a folder those of its files.
 
     Without ``by_contents`` a folder counts for nothing: the case hashed what it reads of it.

@@ -11,15 +11,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from graphprune.core.batch import Batch
+    from graphprune.core.circuit import Circuit
+    from graphprune.core.metrics import Metric
     from graphprune.core.model import MaskedModel
     from graphprune.core.task import Task
-    from graphprune.study.loading import Loaded
+    from graphprune.study.by_name import Loaded
 
 __all__ = [
     "SOLVED",
@@ -83,11 +85,8 @@ def model_facts(loaded: Loaded) -> dict[str, Any]:
     return {"name": facts.pop("name"), **facts}
 
 
-def circuit_facts(folder: Path) -> dict[str, Any]:
-    """Edges, nodes, provenance and report of a saved circuit."""
-    from graphprune.core.circuit import Circuit
-
-    circuit = Circuit.load(folder)
+def circuit_facts(circuit: Circuit, folder: Path) -> dict[str, Any]:
+    """Edges, nodes, provenance and report of a circuit that was saved in ``folder``."""
     provenance = {k: v for k, v in circuit.provenance.items() if k != "task"}
     task = circuit.provenance.get("task")
     if isinstance(task, dict):
@@ -109,12 +108,15 @@ def circuit_facts(folder: Path) -> dict[str, Any]:
 
 def untokenized(name: str) -> dict[str, Any]:
     """What is known of a task without a tokenizer."""
+    from graphprune.study.by_name import prompt_files
+    from graphprune.study.settings import known_name
     from graphprune.tasks import TASKS, read_csv, read_jsonl
 
     path = Path(name).expanduser()
-    readers = {".jsonl": read_jsonl, ".csv": read_csv}
-    if path.suffix.lower() in readers:
-        records = readers[path.suffix.lower()](path)
+    if prompt_files(name) == [path]:
+        if not path.is_file():
+            raise InputError(f"the file of prompts {path} is not there")
+        records = (read_jsonl if path.suffix.lower() == ".jsonl" else read_csv)(path)
         keys = ("corrupt", "answer", "distractor", "spans")
         return {
             "name": path.stem,
@@ -122,12 +124,10 @@ def untokenized(name: str) -> dict[str, Any]:
             "characters": _spread([len(str(r["clean"])) for r in records]),
             "with": {key: sum(key in r for r in records) for key in keys},
         }
-    plain = name.replace("-", "_")
-    if plain not in TASKS:
-        raise unknown_name("task", name, TASKS, "a .jsonl or .csv file")
-    parameters = list(inspect.signature(TASKS[plain]).parameters.values())[1:]
+    task = known_name("task", name, TASKS, "a .jsonl or .csv file")
+    parameters = list(inspect.signature(TASKS[task]).parameters.values())[1:]
     defaults = {p.name: p.default for p in parameters if not isinstance(p.default, tuple)}
-    return {"name": plain, "about": _summary(TASKS[plain]), "settings": defaults}
+    return {"name": task, "about": _summary(TASKS[task]), "settings": defaults}
 
 
 def _spread(numbers: list[int]) -> dict[str, float]:
@@ -208,6 +208,8 @@ def _weighted(path: Path) -> tuple[Any, Any]:
     from graphprune.core.circuit import Circuit
     from graphprune.core.graph import ComputationalGraph
 
+    if not path.exists():
+        raise InputError(f"{path} is not there")
     if path.is_dir():
         drawn = Circuit.load(path).to_networkx()
     elif path.suffix == ".graphml":
@@ -233,7 +235,7 @@ def _weighted(path: Path) -> tuple[Any, Any]:
 
 
 def _example(batch: Batch, tokenizer: Any) -> dict[str, Any]:
-    from graphprune.study.loading import SystemTasks
+    from graphprune.study.by_name import SystemTasks
 
     if isinstance(tokenizer, SystemTasks):  # no words
         return {}
@@ -261,30 +263,23 @@ def performance(model: MaskedModel, task: Task) -> dict[str, dict[str, float]]:
     """Mean metrics of the unmasked model on the clean and on the corrupted prompts."""
     import torch
 
-    from graphprune.core.metrics import METRICS, as_metric
-    from graphprune.core.model import Ablation
-    from graphprune.evaluation.report import check_outputs
-    from graphprune.util.progress import track
+    from graphprune.core.mask import EdgeMask
+    from graphprune.evaluation import evaluate
 
+    paired = next(task.batches(1)).corrupt is not None
     names = ("accuracy", "top1_accuracy", "logit_diff", "prob_diff")
-    metrics = {name: METRICS[name] for name in names}
-    metrics.setdefault(task.metric.name, as_metric(task.metric))
-    totals: dict[str, dict[str, float]] = {"clean": {}, "corrupted": {}}
-    size = task.batch_size
-    for batch in track(task.batches(), "prompts", -(-len(task) // size)):
-        paired = batch.corrupt is not None
-        reference = model.reference(batch, Ablation("counterfactual" if paired else "zero"))
-        with torch.no_grad():
-            full = reference.full
-            check_outputs(full, batch, "the model")
-            sides = {"clean": full, **({"corrupted": reference.ablated} if paired else {})}
-            for side, outputs in sides.items():
-                for name, metric in metrics.items():
-                    if metric.missing(batch, full) is None and metric.name != "kl":
-                        value = float(metric(outputs, batch, full).double().sum())
-                        totals[side][name] = totals[side].get(name, 0.0) + value
-    means = {s: {n: v / len(task) for n, v in named.items()} for s, named in totals.items()}
-    return {side: named for side, named in means.items() if named}
+    metrics: list[str | Metric] = list(names)
+    metrics += [] if task.metric.name in {*names, "kl"} else [task.metric]
+    whole = EdgeMask(model.graph, torch.ones(model.graph.num_edges))
+    report = evaluate(
+        model, task, whole, ablation="counterfactual" if paired else "zero", metrics=metrics
+    )
+    sides = {"clean": report.full, **({"corrupted": report.ablated} if paired else {})}
+    measured = {
+        side: {name: value for name, value in named.items() if name != "kl"}
+        for side, named in sides.items()
+    }
+    return {side: named for side, named in measured.items() if named}
 
 
 def not_solved(found: dict[str, dict[str, float]], model: str, task: str) -> str | None:
@@ -302,23 +297,20 @@ def not_solved(found: dict[str, dict[str, float]], model: str, task: str) -> str
 
 def method_facts(name: str) -> dict[str, Any]:
     """What a method does, and its settings with their defaults, from its own docstrings."""
-    from graphprune.core.registry import method_class
+    from graphprune.core.registry import method_class, method_names
+    from graphprune.study.settings import known_name
 
+    name = known_name("method", name, method_names())
     kind = method_class(name)
-    told = _arguments(kind)
+    described = _arguments(kind)
     settings = {}
     for field in dataclasses.fields(kind):
         if field.init:
             known = field.default is not dataclasses.MISSING
             default = f"default {field.default}" if known else "required"
-            settings[field.name] = f"{default}. {told.get(field.name, '')}".strip()
-    return {"method": name, "python": f"gp.{kind.__name__}", "about": _first(kind), **settings}
-
-
-def _first(kind: type) -> str:
-    """The docstring up to its arguments, as one line."""
-    text = inspect.getdoc(kind) or ""
-    return " ".join(text.split("\nArgs:")[0].split())
+            settings[field.name] = f"{default}. {described.get(field.name, '')}".strip()
+    about = " ".join((inspect.getdoc(kind) or "").split("\nArgs:")[0].split())
+    return {"method": name, "python": f"gp.{kind.__name__}", "about": about, **settings}
 
 
 def _arguments(kind: type) -> dict[str, str]:

@@ -26,23 +26,23 @@ from graphprune.errors import FormatError
 from graphprune.methods.optimiser import MaskOptimiser
 from graphprune.util.files import write_bytes
 
-from . import store
+from . import job_records
 
-__all__ = ["Cost", "Shelf"]
+__all__ = ["RankingCost", "SavedRankings"]
 
 
 @dataclass(frozen=True)
-class Cost:
+class RankingCost:
     """What a ranking took: seconds, CPU seconds, and the most memory (MiB; ``None``: not known)."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     mib: float | None = None
 
-    def then(self, other: Cost) -> Cost:
+    def then(self, other: RankingCost) -> RankingCost:
         """Both, one after the other."""
         known = [mib for mib in (self.mib, other.mib) if mib is not None]
-        return Cost(
+        return RankingCost(
             self.seconds + other.seconds,
             self.cpu_seconds + other.cpu_seconds,
             max(known) if known else None,
@@ -54,12 +54,12 @@ class Cost:
         return found if self.mib is None else {**found, "mib": self.mib}
 
 
-class Shelf:
+class SavedRankings:
     """Rankings of one case under ``folder/scores``; without a folder it is empty and keeps nothing.
 
     ``case`` is a hash of the case's contents. Each is an ``.npz`` file of ``values`` (``[E]``,
     float32, the graph's order of edges), ``method``, ``fingerprint`` and ``cost``
-    (:class:`Cost`'s three, NaN where not known). The zip archive's comment
+    (:class:`RankingCost`'s three, NaN where not known). The zip archive's comment
     is the SHA-256 of all bytes before it.
     """
 
@@ -67,12 +67,12 @@ class Shelf:
         self._folder = None if folder is None else Path(folder) / "scores"
         self._case = case
 
-    def ready(self, method: Any, graph: ComputationalGraph) -> tuple[Any, Cost]:
+    def ready(self, method: Any, graph: ComputationalGraph) -> tuple[Any, RankingCost]:
         """The method with the members' rankings that stand here, and what those cost.
 
         Raises :class:`FormatError` for a file that is damaged.
         """
-        cost = Cost()
+        cost = RankingCost()
         if not isinstance(method, Method):
             return method, cost
         known: dict[Method, EdgeScores] = {}
@@ -83,7 +83,9 @@ class Shelf:
                 cost = cost.then(spent)
         return method.with_scores(known), cost
 
-    def keep(self, method: Any, scores: EdgeScores, cost: Cost, taus: Sequence[float] = ()) -> None:
+    def keep(
+        self, method: Any, scores: EdgeScores, cost: RankingCost, taus: Sequence[float] = ()
+    ) -> None:
         """Writes a ranking, whole or not at all; ``taus``: the thresholds that it comes from."""
         path = self._path(method, taus)
         if path is None:
@@ -102,7 +104,7 @@ class Shelf:
 
     def find(
         self, method: Any, graph: ComputationalGraph, taus: Sequence[float] = ()
-    ) -> tuple[EdgeScores, Cost] | None:
+    ) -> tuple[EdgeScores, RankingCost] | None:
         """A ranking that stands here and its cost; :class:`FormatError` for a damaged file."""
         path = self._path(method, taus)
         if path is None or not path.exists():
@@ -121,13 +123,13 @@ class Shelf:
                 f"{path}: no ranking of a study: {error}. Delete the file, and the study finds the "
                 "ranking anew"
             ) from None
-        return scores, Cost(seconds, cpu, None if np.isnan(mib) else mib)
+        return scores, RankingCost(seconds, cpu, None if np.isnan(mib) else mib)
 
     def _path(self, method: Any, taus: Sequence[float]) -> Path | None:
         if self._folder is None:
             return None
         method = method.resolved() if isinstance(method, Method) else method
-        key = fingerprint(store.MADE_BY, self._case, method, [float(tau) for tau in taus])
+        key = fingerprint(job_records.MADE_BY, self._case, method, [float(tau) for tau in taus])
         return self._folder / f"{key[:16]}.npz"
 
 

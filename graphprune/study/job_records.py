@@ -17,7 +17,7 @@ from graphprune import __version__
 from graphprune.errors import FormatError, InputError
 from graphprune.util.files import write_bytes
 
-__all__ = ["MADE_BY", "NOT_ASKED", "Store"]
+__all__ = ["MADE_BY", "NOT_ASKED", "JobRecords"]
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ NOT_ASKED = "not of this study"
 OTHER_SETTINGS = "found with other settings"
 
 
-class Store:
+class JobRecords:
     """Records of jobs by key under ``folder/jobs``.
 
     Raises :class:`InputError` if the folder holds something else than a study.

@@ -1,0 +1,254 @@
+"""What all commands share: options, notes, results, and errors that are sentences.
+
+A command is a function whose first argument is a :class:`CommandOutput`. An argument whose type is
+a dataclass (see ``options.py``) stands for a group of options, one for each field.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, get_type_hints
+
+import typer
+
+from graphprune import __version__
+from graphprune.cli.options import ModelOptions, TaskOptions
+from graphprune.errors import GraphPruneError, InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from graphprune.core.task import Task
+    from graphprune.study.by_name import Loaded
+
+__all__ = ["CommandOutput", "as_command", "root", "table"]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"graphprune {__version__}")
+        raise typer.Exit
+
+
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
+@dataclass(kw_only=True)
+class CommandOutput:
+    """Where a command's words go: notes to stderr, the result to stdout."""
+
+    panel: ClassVar[str] = "Output"
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")
+    ] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    stdout: IO[str] = field(default_factory=lambda: sys.stdout, init=False)
+    checked: bool = field(default=False, init=False)
+
+    def start(self) -> None:
+        """Marks that everything given was checked: from now on a failure is the job's."""
+        self.checked = True
+
+    @contextmanager
+    def checking(self) -> Iterator[None]:
+        """Inside, what was given is checked once more, now that the model is known."""
+        self.checked = False
+        yield
+        self.checked = True
+
+    def load(self, model: ModelOptions, task: TaskOptions) -> tuple[Loaded, Task | None]:
+        """The model and the task if one is named, both checked before anything is loaded."""
+        from graphprune.study.by_name import choose_model, choose_task
+
+        chosen = choose_model(**vars(model))
+        named = vars(task)["task"] is not None
+        make = choose_task(**vars(task), system=chosen.system) if named else None
+        self.start()
+        loaded = chosen.load(None if self.quiet else self.note)
+        with self.checking():
+            return loaded, None if make is None else make(loaded.tokenizer)
+
+    def note(self, text: str) -> None:
+        """A line on stderr about what is going on, unless silenced."""
+        if not self.quiet:
+            _say(text)
+
+    def warn(self, text: str) -> None:
+        """A line on stderr that is shown even when silenced."""
+        _say(f"warning: {text}")
+
+    def result(self, document: dict[str, Any], show: Callable[[Console], None]) -> None:
+        """The result: ``document`` where JSON was asked for, else what ``show`` prints."""
+        if self.as_json:
+            from graphprune.util.plain import plain
+
+            self.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
+        else:
+            from rich.console import Console
+
+            show(Console(file=self.stdout, highlight=False, soft_wrap=True, markup=False))
+        self.stdout.flush()
+
+
+def table(
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: bool = False,
+) -> None:
+    """Prints a table; ``numbers``: all columns but the first stand right."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(title=escape(title), title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        made.add_column(
+            escape(column), justify="right" if numbers and number else "left", overflow="fold"
+        )
+    for row in rows:
+        made.add_row(*map(escape, row))
+    console.print(made, soft_wrap=False)
+
+
+def as_command(function: Callable[..., None]) -> Callable[..., None]:
+    """The function as typer takes it: groups of options flat, errors turned into exit codes."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = hints[name]
+        if is_dataclass(kind):
+            groups[name] = kind
+            parameters += [] if kind is CommandOutput else _options_of(kind)
+        else:
+            parameters.append(
+                parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY)
+            )
+    parameters += _options_of(CommandOutput)
+
+    def run(**values: Any) -> None:
+        made = {
+            name: kind(**{f.name: values.pop(f.name) for f in fields(kind) if f.init})
+            for name, kind in groups.items()
+        }
+        (out,) = (value for value in made.values() if isinstance(value, CommandOutput))
+        with _ending(out):
+            function(**made, **values)
+
+    run.__doc__ = function.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {}
+    return run
+
+
+def _options_of(kind: Any) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    for entry in fields(kind):
+        if entry.init:
+            (option,) = hints[entry.name].__metadata__
+            option.rich_help_panel = option.rich_help_panel or kind.panel
+            factory = entry.default_factory
+            default = entry.default if factory is MISSING else factory()
+            yield inspect.Parameter(
+                entry.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if default is MISSING else default,
+                annotation=hints[entry.name],
+            )
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text.rstrip("\n") + "\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def _ending(out: CommandOutput) -> Iterator[None]:
+    """Runs a command's body: progress and notes, exit codes, and no traceback for bad input.
+
+    What is wrong with the command line ends with 2 as long as it is being checked; a job that
+    cannot be done ends with 1.
+    """
+    from graphprune.util.progress import command_line_progress
+
+    out.debug = out.debug or os.environ.get("GRAPHPRUNE_DEBUG", "") not in ("", "0")
+    try:
+        with command_line_progress(out.quiet), _logging(out.quiet), redirect_stdout(sys.stderr):
+            yield
+    except KeyboardInterrupt:
+        _stopped(out.debug)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if _was_interrupted(error):
+            _stopped(out.debug)
+        usage = not out.checked and isinstance(error, InputError | FileNotFoundError)
+        _fail(f"error: {_reason(error)}", out.debug, 2 if usage else 1)
+
+
+def _reason(error: Exception) -> str:
+    """The sentence that a user reads of an error."""
+    if isinstance(error, GraphPruneError):
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory {error}".strip() + "; a smaller --batch-size needs less"
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror or error}"
+    return (
+        f"unexpected {type(error).__name__}: {error}\nThis is a fault of graphprune or of a "
+        "package it uses; --debug shows where it happened."
+    )
+
+
+def _stopped(debug: bool) -> NoReturn:
+    _fail("\nstopped; nothing half-written was left behind", debug, 130)
+
+
+def _fail(message: str, debug: bool, code: int) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    _say(message)
+    raise SystemExit(code) from None
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: Python and libraries wrap one that comes in an import."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def _logging(quiet: bool) -> Iterator[None]:
+    """Graphprune's own log lines go to stderr; other libraries only say what is wrong."""
+    logger = logging.getLogger("graphprune")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        with suppress(ValueError):
+            logger.removeHandler(handler)

@@ -1,0 +1,350 @@
+"""Models and tasks by the names that a user gives: folders, hub ids, files, kinds of systems.
+
+``choose_model`` and ``choose_task`` refuse what can be refused before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphprune.errors import (
+    GraphPruneError,
+    InputError,
+    UnsupportedModelError,
+    nearest,
+    unknown_name,
+)
+from graphprune.study.settings import known_name, pairs, same_name, task_settings
+
+if TYPE_CHECKING:
+    from graphprune.core.model import MaskedModel
+    from graphprune.core.task import Task
+
+__all__ = [
+    "Loaded",
+    "ModelChoice",
+    "SystemTasks",
+    "choose_model",
+    "choose_task",
+    "load_tokenizer",
+    "prompt_files",
+]
+
+PROMPT_FILES = (".jsonl", ".csv")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A wrapped model and its tokenizer."""
+
+    model: MaskedModel
+    tokenizer: Any
+    name: str
+
+
+@dataclass(frozen=True)
+class SystemTasks:
+    """The tasks of a kind of system, by its own function; they stand in a tokenizer's place."""
+
+    kind: str
+
+    def _case(self, task: str | None, train: int, seed: int, options: dict[str, Any]) -> Any:
+        from graphprune.study.cases import case_of
+
+        return case_of(self.kind, task, train=train, test=1, seed=seed, options=options)
+
+    def model(self) -> MaskedModel:
+        """The system's model."""
+        model: MaskedModel = self._case(None, 1, 0, {}).model
+        return model
+
+    def task(self, name: str, examples: int | None, seed: int, options: dict[str, str]) -> Task:
+        """The system's task ``name`` with so many examples (default 100)."""
+        typed = {k: int(v) if v.isdigit() else v for k, v in options.items()}
+        task: Task = self._case(name, examples or 100, seed, typed).train
+        return task
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model that is known to be there, before it is loaded.
+
+    ``folder`` is where it lies on this machine; ``None``: the hub has it, or it is fetched. Where a
+    kind of system was named, ``system`` brings the model and its tasks.
+    """
+
+    name: str
+    folder: Path | None = None
+    on_hub: bool = False
+    system: SystemTasks | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    tokenizer: str | None = None
+
+    def place(self, *, quiet: bool = True) -> Path | None:
+        """The model's folder, fetched if need be; ``None`` for a Hugging Face id."""
+        if self.folder is None and not self.on_hub:
+            from graphprune.util.fetch import fetch
+
+            return fetch(self.name, quiet=quiet)
+        return self.folder
+
+    def load(self, note: Callable[[str], None] | None = None) -> Loaded:
+        """The wrapped model with its tokenizer.
+
+        ``note`` takes a line about what is going on; with it downloads show their progress.
+        """
+        if self.system is not None:
+            return Loaded(self.system.model(), self.system, self.name)
+        import torch
+
+        from graphprune.core.registry import wrap
+
+        source = self.place(quiet=note is None)
+        if note is not None:
+            note(f"loading {self.name}")
+        dtype = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
+        with _hugging_face_bars(note is not None and source is None):
+            module = _weights(self.name, source, dtype)
+            if self.tokenizer is not None:
+                tokenizer = load_tokenizer(self.tokenizer)
+            else:
+                tokenizer = _tokenizer(self.name, source)
+        # Where the folder lies is nobody's business but the user's; this name goes into files.
+        module.config._name_or_path = self.name if self.on_hub else Path(self.name).resolve().name
+        return Loaded(wrap(module.to(_device(self.device)).eval()), tokenizer, self.name)
+
+
+def choose_model(
+    model: str, *, dtype: str = "auto", device: str = "auto", tokenizer: str | None = None
+) -> ModelChoice:
+    """The model of a folder, a kind of system, an artifact such as ``smollm2``, or a hub id.
+
+    A kind of system (``argnn-digits``, ...) brings its own tasks in the tokenizer's place.
+
+    Raises :class:`InputError`, at once, where neither this machine nor the hub has it.
+    """
+    choice = ModelChoice(model, dtype=dtype, device=device, tokenizer=tokenizer)
+    if device != "auto":
+        _device(device)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return replace(choice, folder=path)
+    looks_like_a_path = model.startswith((".", "~", os.sep)) or model.count("/") > 1
+    if looks_like_a_path or path.exists():
+        raise InputError(
+            f"expected the folder of a model that save_pretrained wrote, but {path} is "
+            f"{'a file' if path.exists() else 'not there'}"
+        )
+    if "/" in model:
+        return replace(choice, folder=_on_hub(model, []), on_hub=True)
+    from graphprune.study.cases import system_names
+    from graphprune.util.fetch import ARTIFACTS
+
+    kinds = [kind for kind in system_names() if kind != "language"]
+    kind, artifact = same_name(model, kinds), same_name(model, ARTIFACTS)
+    if kind is not None:
+        return replace(choice, name=kind, system=SystemTasks(kind))
+    if artifact is not None:
+        return replace(choice, name=artifact)
+    return replace(choice, folder=_on_hub(model, [*kinds, "smollm2"]), on_hub=True)
+
+
+def _on_hub(name: str, others: Sequence[str]) -> Path | None:
+    """The folder in the hub's cache where the hub cannot be reached, else ``None``.
+
+    Asks once, without the retries of a download. Raises :class:`InputError` where neither has it;
+    ``others`` are names that the user may have meant.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import try_to_load_from_cache as cached
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        files = [cached(name, file) for file in ("config.json", "adapter_config.json")]
+        folder = next((Path(file).parent for file in files if isinstance(file, str)), None)
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
+    except HFValidationError:
+        reason = "it is no Hugging Face id (owner/name)"
+    except RepositoryNotFoundError:
+        reason = "the hub has no model of this id, or only for those who are logged in"
+    except HfHubHTTPError:
+        return None  # the hub answered: what it refuses, loading says
+    except (HTTPError, OSError) as error:
+        if folder is not None:
+            return folder
+        reason = f"the hub cannot be asked ({_first_line(error)})"
+    else:
+        return None
+    close = nearest(name, others)
+    meant = f" Did you mean {close!r}?" if close else ""
+    raise InputError(
+        f"no model {name!r}: no folder of this name is in {Path.cwd()}, the hub's cache "
+        f"({constants.HF_HUB_CACHE}) does not hold it, and {reason}.{meant} Give the folder of a "
+        "downloaded model, or smollm2, which 'graphprune fetch smollm2' gets once"
+    )
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {name} cannot be used: {_first_line(error)}") from None
+    return device
+
+
+def _weights(name: str, source: Path | None, dtype: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with _loading(f"the model {name!r}", source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source or name, dtype=dtype, local_files_only=source is not None,
+            output_loading_info=True,
+        )  # fmt: skip
+    module, info = loaded
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        raise InputError(
+            f"the checkpoint of {name!r} lacks {len(missing)} of the model's weights, which would "
+            f"be random: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
+        )
+    return module
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer from a folder or a Hugging Face id."""
+    return _tokenizer(name, choose_model(name).place())
+
+
+def _tokenizer(name: str, source: Path | None) -> Any:
+    from transformers import AutoTokenizer
+
+    with _loading(f"the tokenizer of {name!r}", source):
+        return AutoTokenizer.from_pretrained(source or name, local_files_only=source is not None)
+
+
+@contextmanager
+def _loading(what: str, source: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except GraphPruneError:
+        raise
+    except Exception as error:
+        # transformers, its hub client, tokenizers and safetensors each have errors of their own.
+        reason = _first_line(error)
+        if source is None:
+            raise InputError(f"cannot load {what} from the Hugging Face hub: {reason}") from error
+        if "nrecognized" in reason or "does not recognize" in reason:
+            raise UnsupportedModelError(f"cannot load {what} from {source}: {reason}") from error
+        raise InputError(
+            f"cannot load {what} from {source}: {reason}\nExpected a folder that save_pretrained "
+            "wrote, with the tokenizer's files beside the model's."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+@contextmanager
+def _hugging_face_bars(shown: bool) -> Iterator[None]:
+    from transformers.utils import logging as hf_logging
+
+    logging: Any = hf_logging
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        yield
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+
+
+def choose_task(
+    task: str,
+    *,
+    system: SystemTasks | None = None,
+    examples: int | None = None,
+    seed: int | None = None,
+    metric: str | None = None,
+    batch_size: int | None = None,
+    task_set: Sequence[str] = (),
+) -> Callable[[Any], Task]:
+    """A function that makes the task of a tokenizer; names and settings are checked before.
+
+    Args:
+        task: a built-in task, a file of prompts, a folder with one of MIB's data sets, or one of
+            the tasks of ``system``.
+        system: a kind of system, whose tasks stand in the tokenizer's place.
+        examples: how many; ``None``: the task's own number.
+        seed: of the draws; ``None``: 0.
+        metric, batch_size: in place of the task's own.
+        task_set: further settings as ``NAME=VALUE``.
+    """
+    common: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+    if metric is not None:
+        from graphprune.core.metrics import METRICS
+
+        common["metric"] = METRICS[known_name("metric", metric, METRICS)]
+    seed = 0 if seed is None else seed
+    if system is not None:
+        options = pairs(task_set, "--task-set")
+        return lambda tokenizer: replace(tokenizer.task(task, examples, seed, options), **common)
+    from graphprune.core.task import Task
+    from graphprune.tasks import TASKS
+
+    path = Path(task).expanduser()
+    builtin = same_name(task, TASKS)
+    if path.suffix.lower() in PROMPT_FILES:  # as `prompt_files` says
+        if not path.is_file():
+            raise InputError(f"the file of prompts {path} is not there")
+        read = Task.from_jsonl if path.suffix.lower() == ".jsonl" else Task.from_csv
+        known = task_settings(Task.from_pairs, task_set, f"a task from {path.name}")
+
+        def from_file(tokenizer: Any) -> Task:
+            whole = read(path, tokenizer, **known, **common)
+            return whole if examples is None else whole.take(examples)
+
+        return from_file
+    if builtin is not None:
+        known = task_settings(TASKS[builtin], task_set, f"task {builtin!r}")
+        count = {} if examples is None else {"n": examples}
+        return lambda tokenizer: TASKS[builtin](tokenizer, seed=seed, **count, **known, **common)
+    from graphprune.mib.data import holds_data_set, mib
+
+    if holds_data_set(path):
+        known = task_settings(mib, task_set, f"a task from the folder {path.name}")
+        return lambda tokenizer: mib(path, tokenizer, examples, **known, **common)
+    if path.suffix and path.exists():
+        raise InputError(f"files of prompts end in .jsonl or .csv, got {path}")
+    raise unknown_name(
+        "task", task, TASKS, "a .jsonl or .csv file, or a folder with one of MIB's data sets"
+    )
+
+
+def prompt_files(name: str) -> list[Path]:
+    """The files that the task ``name`` reads its prompts from; none for a built-in task."""
+    from graphprune.mib.data import data_files
+    from graphprune.tasks import TASKS
+
+    path = Path(name).expanduser()
+    if path.suffix.lower() in PROMPT_FILES:
+        return [path]
+    known = same_name(name, TASKS) is not None
+    return [] if known or not path.is_dir() else data_files(path)
