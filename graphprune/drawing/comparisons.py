@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from graphprune.comparison.matched import jaccard_of
 from graphprune.drawing.plots import figure_target, new_figure, write_figure
-
-if TYPE_CHECKING:
-    from graphprune.comparison.matched import OverlapCurve
-    from graphprune.comparison.profile import CircuitProfile
-    from graphprune.comparison.result import CircuitComparison
 
 __all__ = ["plot_matrix", "plot_overlap", "plot_profiles"]
 
@@ -43,8 +37,37 @@ _NULL_STYLES = {
 }
 
 
+class Comparison(Protocol):
+    """What a matrix is drawn of: circuits by circuits, and each pair with what chance gives."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def pairs(self) -> Sequence[Any]: ...
+    def matrix(self, quantity: str) -> Any: ...
+
+
+class Profile(Protocol):
+    """What bars are drawn of: for each axis its groups, with the shares of kept and of all edges."""
+
+    @property
+    def axes(self) -> Any: ...
+    @property
+    def level(self) -> str | None: ...
+    def along(self, axis: str) -> Sequence[Any]: ...
+
+
+class Overlap(Protocol):
+    """What an overlap is drawn of: the shared edges of two circuits at every size."""
+
+    @property
+    def points(self) -> Sequence[Any]: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+
+
 def plot_matrix(
-    comparison: CircuitComparison, quantity: str = "jaccard", *, path: Any = None, ax: Any = None
+    comparison: Comparison, quantity: str = "jaccard", *, path: Any = None, ax: Any = None
 ) -> Any:
     """Circuits by circuits; under each overlap of edges, in small print, what chance gives."""
     target = figure_target(path)
@@ -83,7 +106,7 @@ def _two(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 0.095 or value == 0 else f"{value:.2g}"
 
 
-def _chance(comparison: CircuitComparison) -> dict[tuple[int, int], float]:
+def _chance(comparison: Comparison) -> dict[tuple[int, int], float]:
     places = {name: i for i, name in enumerate(comparison.names)}
     out = {}
     for pair in comparison.pairs:
@@ -94,7 +117,7 @@ def _chance(comparison: CircuitComparison) -> dict[tuple[int, int], float]:
 
 
 def plot_profiles(
-    profiles: Mapping[str, CircuitProfile], *, path: Any = None, enrichment: bool = False
+    profiles: Mapping[str, Profile], *, path: Any = None, enrichment: bool = False
 ) -> Any:
     """Shares of kept edges by group: a panel an axis, a colour a circuit, a line for the graph.
 
@@ -157,13 +180,13 @@ def _legend(names: list[str], line: str) -> list[Any]:
     return [*patches, Line2D([], [], color="0.1", lw=1.4, label=line)]
 
 
-def _level_word(profiles: Mapping[str, CircuitProfile]) -> str:
+def _level_word(profiles: Mapping[str, Profile]) -> str:
     words = {profile.level or "level" for profile in profiles.values()}
     word = words.pop() if len(words) == 1 else "level"
     return {"steps": "step"}.get(word, word)
 
 
-def _ordered_groups(profiles: Mapping[str, CircuitProfile], axis: str) -> list[str]:
+def _ordered_groups(profiles: Mapping[str, Profile], axis: str) -> list[str]:
     """All groups, in the order of the profile with most of them, ``output`` and ``none`` last."""
     each = [[group.group for group in p.along(axis)] for p in profiles.values()]
     each.sort(key=len, reverse=True)
@@ -171,7 +194,7 @@ def _ordered_groups(profiles: Mapping[str, CircuitProfile], axis: str) -> list[s
     return sorted(merged, key=lambda name: {"output": 1, "none": 2}.get(name, 0))
 
 
-def plot_overlap(curve: OverlapCurve, *, path: Any = None, ax: Any = None) -> Any:
+def plot_overlap(curve: Overlap, *, path: Any = None, ax: Any = None) -> Any:
     """The Jaccard overlap over the size, and for each kind of chance its mean and 95 % band."""
     target = figure_target(path)
     if ax is None:
@@ -182,8 +205,8 @@ def plot_overlap(curve: OverlapCurve, *, path: Any = None, ax: Any = None) -> An
         colour, label = _NULL_STYLES[name]
         nulls = [point.nulls[name] for point in points]
         kept = [point.kept for point in points]
-        low = [jaccard_of(null.low, k) for null, k in zip(nulls, kept, strict=True)]
-        high = [jaccard_of(null.high, k) for null, k in zip(nulls, kept, strict=True)]
+        low = [null.low / (2 * k - null.low) for null, k in zip(nulls, kept, strict=True)]
+        high = [null.high / (2 * k - null.high) for null, k in zip(nulls, kept, strict=True)]
         ax.fill_between(sizes, low, high, color=colour, alpha=0.2, lw=0)
         ax.plot(sizes, [null.jaccard for null in nulls], "--", color=colour, lw=1,
                 label=f"chance: {label}, 95 %")  # fmt: skip

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from graphprune.errors import InputError, MissingExtraError
-
-if TYPE_CHECKING:
-    from graphprune.evaluation.curve import FaithfulnessCurve
 
 __all__ = ["figure_target", "new_figure", "plot_curves", "write_figure"]
 
 
-def plot_curves(curves: Sequence[FaithfulnessCurve], *, path: Any = None, ax: Any = None) -> Any:
+class Curve(Protocol):
+    """What a curve is drawn of: f at every size for each ranking, and the method's name."""
+
+    @property
+    def sizes(self) -> Sequence[float]: ...
+    @property
+    def f(self) -> Mapping[str, Sequence[float]]: ...
+    @property
+    def method(self) -> str: ...
+
+
+def plot_curves(curves: Sequence[Curve], *, path: Any = None, ax: Any = None) -> Any:
     """F against the kept fraction for several methods; solid signed, dashed absolute ranking.
 
     Args:
