@@ -48,7 +48,7 @@ class Comparison(Protocol):
 
 
 class Profile(Protocol):
-    """What bars are drawn of: for each axis its groups, with the shares of kept and of all edges."""
+    """What bars are drawn of: an axis has groups, with their shares of kept and of all edges."""
 
     @property
     def axes(self) -> Any: ...
