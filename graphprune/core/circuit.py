@@ -251,6 +251,16 @@ class Circuit:
 
         return circuit_to_networkx(self)
 
+    def plot(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Any:
+        """A figure that fits a page, written to ``path`` (SVG, PNG, PDF) if given.
+
+        Options as :func:`graphprune.export.plot` takes them: ``orientation="landscape"``,
+        ``max_edges``, ``width`` in centimetres, ``node_colours`` of a graph network.
+        """
+        from graphprune.drawing.figure import plot
+
+        return plot(self, path, **options)
+
     # ---------------------------------------------------------------- running
 
     def compile(

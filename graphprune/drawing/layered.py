@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from graphprune.drawing.content import Content
 
-__all__ = ["Band", "Box", "Layered", "layered", "rows_of"]
+__all__ = ["Band", "Box", "Layered", "free_places", "layered", "rows_of"]
 
 Points = list[tuple[float, float]]
 SWEEPS = 60
@@ -177,6 +177,23 @@ def layered(
     return Layered(boxes, tuple(paths), _bands(shown, rows, along, lengths), width, total)
 
 
+def free_places(
+    shown: Content, widths: Sequence[float], gap: float
+) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+    """``[n]`` places across the flow and rows, for a page of any size whose edges need no lanes.
+
+    ``widths`` and ``gap`` have the unit of the places.
+    """
+    scale = NODE_GAP / gap
+    rows = rows_of(shown, [(0.0, 0.0)] * len(widths), 1e9)
+    width = np.array(widths, dtype=np.float64) * scale
+    n_rows = int(rows.max(initial=-1)) + 1
+    longest = max((float((width[rows == r] + NODE_GAP).sum()) for r in range(n_rows)), default=0.0)
+    limit = max(longest, 6 * float(width.max(initial=0.0)))
+    chains = [[edge.source, edge.target] for edge in shown.edges]
+    return _across(rows, width, chains, shown, n_rows, limit, hold=0.6) / scale, rows
+
+
 def _across(
     row: NDArray[np.int64],
     width: NDArray[np.float64],
@@ -184,8 +201,12 @@ def _across(
     shown: Content,
     n_rows: int,
     limit: float,
+    hold: float = 0.0,
 ) -> NDArray[np.float64]:
-    """``[items]``: each as near to its neighbours as the others of its row allow."""
+    """``[items]``: each as near to its neighbours as the others of its row allow.
+
+    Heads are drawn towards where their number is on the page, with ``hold`` of their edges' force.
+    """
     from scipy.sparse import csr_array
 
     count, n_nodes = len(row), len(shown.nodes)
@@ -204,7 +225,7 @@ def _across(
     for i, node in enumerate(shown.nodes):
         if node.index is not None and most:
             home[i] = limit * (0.1 + 0.8 * node.index / most)
-            held[i] = 0.4
+            held[i] = max(0.4, hold * total[i])
     x = home.copy()
     for i, chain in enumerate(chains):
         inner = len(chain) - 2

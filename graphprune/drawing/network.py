@@ -163,8 +163,9 @@ def node_colouring(
             entries.append(KeyEntry("text", f"and {len(known) - len(shown)} more classes"))
         return [fill[name] for name in classes], entries
     degree = np.bincount(graph.edge_index.numpy().reshape(-1), minlength=graph.num_nodes)
-    ranks = np.linspace(degree.min(initial=0), degree.max(initial=1), len(DEGREE_FILLS) + 1)
-    bins = np.clip(np.searchsorted(ranks, degree, side="right") - 1, 0, len(DEGREE_FILLS) - 1)
+    low, high = int(degree.min(initial=10**9)) + 1, int(degree.max(initial=1)) + 1
+    ranks = np.geomspace(min(low, high), high, len(DEGREE_FILLS) + 1)  # as degrees are spread
+    bins = np.clip(np.searchsorted(ranks, degree + 1, "right") - 1, 0, len(DEGREE_FILLS) - 1)
     ends = {int(b): (int(degree[bins == b].min()), int(degree[bins == b].max())) for b in set(bins)}
     entries = [
         KeyEntry("disc", f"{low}" if low == high else f"{low} to {high}", DEGREE_FILLS[b])
@@ -231,7 +232,8 @@ def _draw_pair(
     axes.add_patch(
         FancyArrowPatch(
             path=Curve([tuple(p) for p in curve], [Curve.MOVETO, Curve.CURVE3, Curve.CURVE3]),
-            arrowstyle="-|>" if _one_way(pair) else "-", mutation_scale=(4.5 + style["linewidth"]) * thin**0.5,
+            arrowstyle="-|>" if _one_way(pair) else "-",
+            mutation_scale=(4.5 + style["linewidth"]) * thin**0.5,
             shrinkA=0, shrinkB=0, joinstyle="miter", capstyle="butt", **style,
         )
     )  # fmt: skip

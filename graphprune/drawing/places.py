@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 __all__ = ["apart", "network_places"]
 
@@ -38,7 +42,7 @@ def network_places(count: int, pairs: Sequence[tuple[int, int]]) -> Places:
     return places
 
 
-def _component(part: object, members: list[int]) -> Places:
+def _component(part: nx.Graph[int], members: list[int]) -> Places:
     """Places of one connected part, about one unit from neighbour to neighbour."""
     import networkx as nx
 
@@ -46,47 +50,79 @@ def _component(part: object, members: list[int]) -> Places:
         return np.zeros((1, 2))
     if len(members) <= EXACT:
         found = nx.kamada_kawai_layout(part)
+        own = np.array([found[number] for number in members], dtype=np.float64)
     else:
-        found = nx.spring_layout(part, seed=0, iterations=120, k=1.6 / len(members) ** 0.5)
-    own = np.array([found[number] for number in members], dtype=np.float64)
+        own = _pivoted(nx.to_scipy_sparse_array(part, nodelist=members))
     spread = float(np.ptp(own, axis=0).max()) or 1.0
     return own / spread * 1.3 * len(members) ** 0.5
 
 
-def apart(places: Places, distance: float, size: tuple[float, float]) -> Places:
-    """The places scaled into a page of ``size`` inches with no two nearer than ``distance``.
+def _pivoted(adjacency: Any) -> Places:
+    """Places whose distances follow those to 50 pivots, each far from those before (pivot MDS).
 
-    The page grows upwards where it has no room for all.
+    Source: Brandes and Pich, "Eigensolver methods for progressive multidimensional scaling of large
+    data", 2006.
+    """
+    from scipy.sparse.csgraph import shortest_path
+
+    nearest = np.full(adjacency.shape[0], np.inf)
+    columns, pivot = [], 0
+    for _ in range(min(50, adjacency.shape[0])):
+        columns.append(shortest_path(adjacency, unweighted=True, indices=pivot))
+        nearest = np.minimum(nearest, columns[-1])
+        pivot = int(nearest.argmax())
+    squares = np.array(columns).T ** 2
+    centred = squares - squares.mean(0) - squares.mean(1, keepdims=True) + squares.mean()
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    found = centred @ directions[:2].T
+    # Leaves of one node have one place: a little noise lets them be pushed apart.
+    noise = np.random.default_rng(0).normal(0, 1e-2, found.shape)
+    found = found + noise * found.std(0)
+    # Halfway to even spacing: a dense middle and a few long arms both stay readable.
+    even = found.argsort(0).argsort(0) / len(found)
+    return np.asarray((found - found.min(0)) / np.ptp(found, axis=0) + even)
+
+
+def apart(
+    places: Places, distance: float, size: tuple[float, float], *, grow: bool = False
+) -> Places:
+    """The places scaled into a page of ``size`` with no two nearer than ``distance``.
+
+    Where there is no room for all, the page grows: with ``grow`` in both directions, else upwards,
+    into rows of a grid.
     """
     count = len(places)
     if not count:
         return places
     width, height = size
-    rows = max(int(width / distance), 1)
-    height = max(height, 1.6 * distance * np.ceil(count / rows))
-    middle = distance / 2
+    height = max(height, 1.6 * distance * float(np.ceil(count / max(int(width / distance), 1))))
     span, low = np.ptp(places, axis=0), places.min(0)
     flat = span < 1e-9  # a single node, or all in a line: in the middle
-    low, span = np.where(flat, low - 0.5, low), np.where(flat, 1.0, span)
-    room = np.array([width - distance, height - distance])
-    out = (places - low) / span * room + middle
-    if np.ptp(places, axis=0).min() < 1e-9:
-        out[:, np.ptp(places, axis=0) < 1e-9] = (
-            np.array([width, height])[np.ptp(places, axis=0) < 1e-9] / 2
-        )
-    rng = np.random.default_rng(0)
-    out += rng.normal(0, 1e-4, out.shape)
-    for _ in range(600):
-        step = out[:, None] - out[None]
-        gap = np.hypot(step[..., 0], step[..., 1])
-        np.fill_diagonal(gap, np.inf)
-        close = gap < distance
-        if not close.any():
+    shares = (places - np.where(flat, low - 0.5, low)) / np.where(flat, 1.0, span)
+    for factor in (1.0, 1.5, 2.25, 3.4) if grow else (1.0,):
+        room = factor * np.array([width, height])
+        found = _pushed(shares * (room - distance) + distance / 2, distance, room)
+        if found is not None:
+            return found
+    return _grid(shares, distance, width)
+
+
+def _pushed(places: Places, distance: float, room: Places) -> Places | None:
+    """The places after all that are too near have pushed each other; ``None``: no end of it."""
+    from scipy.spatial import cKDTree
+
+    out = places + np.random.default_rng(0).normal(0, 1e-3 * distance, places.shape)
+    for _ in range(300):
+        close = cKDTree(out).query_pairs(distance, output_type="ndarray")
+        if not len(close):
             return out
-        push = np.where(close, (distance * 1.02 - gap) / 2, 0.0) / np.maximum(gap, 1e-9)
-        out = out + (push[..., None] * step).sum(1)
-        out = np.clip(out, middle, np.array([width, height]) - middle)
-    return _grid(out, distance, width)
+        step = out[close[:, 0]] - out[close[:, 1]]
+        gap = np.hypot(*step.T)
+        push = step * ((distance * 1.02 - gap) / 2 / np.maximum(gap, 1e-9))[:, None]
+        np.add.at(out, close[:, 0], push)
+        np.add.at(out, close[:, 1], -push)
+        out = np.clip(out, distance / 2, room - distance / 2)
+    return None
 
 
 def _grid(places: Places, distance: float, width: float) -> Places:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphprune.capabilities import identity_of
 from graphprune.core.ablation import AblationLike, resolve_ablation, said_or_own
 from graphprune.core.mask import EdgeMask, budget, require_same_graph
 from graphprune.core.measurable import Gap
@@ -59,7 +60,8 @@ class FaithfulnessCurve:
     ``f[ranking]`` and ``kept[ranking]`` go with ``sizes`` (fractions of all edges); ``kept`` counts
     edges after dead ends are pruned. ``values`` holds the metric itself; ``full`` and ``ablated``
     its ends, and ``note`` what is to be said of their difference, the unit of f, and of sizes
-    that keep no edge.
+    that keep no edge. ``intervals[ranking]`` has the ends of each f's 95 % interval over examples
+    (see :meth:`EvaluationReport.interval`), ``model`` the name of the model.
     """
 
     sizes: tuple[float, ...]
@@ -71,6 +73,8 @@ class FaithfulnessCurve:
     metric: str
     method: str = ""
     note: str = ""
+    intervals: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    model: str = ""
 
     def _of(self, ranking: Ranking) -> list[float]:
         if ranking not in self.f:
@@ -146,11 +150,15 @@ class FaithfulnessCurve:
             out["cmd"] = self.cmd
         return out
 
-    def plot(self, path: Any = None, ax: Any = None) -> Any:
-        """Draws f against the size (logarithmic); writes ``path`` if given; gives the axes."""
+    def plot(self, path: Any = None, ax: Any = None, *, beside: Sequence[Any] = ()) -> Any:
+        """Draws f against the size with its intervals; writes ``path`` if given; gives the axes.
+
+        ``beside`` are further curves; those of :class:`~graphprune.Random` scores become a grey
+        baseline.
+        """
         from graphprune.drawing.plots import plot_curves
 
-        return plot_curves([self], path=path, ax=ax)
+        return plot_curves([self, *beside], path=path, ax=ax)
 
 
 def faithfulness_curve(
@@ -247,7 +255,8 @@ def curve_of(
         batch_size=batch_size,
     )
     reports = {mask: found[name] for mask, name in run.items()}
-    return curve_of_reports(masks, fractions, reports, method)
+    named = str(identity_of(model).get("model") or "")
+    return curve_of_reports(masks, fractions, reports, method, named)
 
 
 def _is_end(mask: EdgeMask) -> bool:
@@ -260,6 +269,7 @@ def curve_of_reports(
     fractions: tuple[float, ...],
     reports: Mapping[EdgeMask, EvaluationReport],
     method: str = "",
+    model: str = "",
 ) -> FaithfulnessCurve:
     """The curve of circuits that :func:`evaluate_all` has measured.
 
@@ -274,15 +284,18 @@ def curve_of_reports(
     full, ablated = some.full[metric], some.ablated[metric]
     values: dict[str, list[float]] = {}
     f: dict[str, list[float]] = {}
+    intervals: dict[str, list[tuple[float, float]]] = {}
     for by, named in masks.items():
-        values[by], f[by] = [], []
+        values[by], f[by], intervals[by] = [], [], []
         for mask in named:
             if _is_end(mask):
                 values[by].append(full if mask.num_kept else ablated)
                 f[by].append(1.0 if mask.num_kept else 0.0)
+                intervals[by].append((f[by][-1], f[by][-1]))
             else:
                 values[by].append(float(reports[mask].examples[metric].mean()))
                 f[by].append(reports[mask]["faithfulness"])
+                intervals[by].append(reports[mask].interval("faithfulness"))
     kept: dict[str, list[int]] = {by: [m.num_kept for m in named] for by, named in masks.items()}
     said = [Gap.of(some.full_examples[metric], some.ablated_examples[metric]).note]
     edges = next(iter(masks.values()))[0].graph.num_edges
@@ -293,4 +306,6 @@ def curve_of_reports(
             "edges and keep none: f is 0 there; sizes= takes numbers of edges"
         )
     note = "; ".join(filter(None, said))
-    return FaithfulnessCurve(fractions, f, kept, values, full, ablated, metric, method, note)
+    return FaithfulnessCurve(
+        fractions, f, kept, values, full, ablated, metric, method, note, intervals, model
+    )
