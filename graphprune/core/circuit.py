@@ -22,7 +22,8 @@ from graphprune.core.method import Documented, ablation_name, method_record, ver
 from graphprune.core.overlap import ExampleFingerprint, as_table
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
-from graphprune.util.plain import plain
+from graphprune.util.notebook import notebook_card
+from graphprune.util.plain import flatten, plain
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -440,6 +441,15 @@ class Circuit:
 
     def __hash__(self) -> int:
         return hash(self.mask)
+
+    def _repr_html_(self) -> str:
+        """The circuit in a notebook: what is known of it, and a drawing where matplotlib is."""
+        from graphprune.drawing.figure import notebook_picture
+
+        told = {"title": self.title, "method": self.provenance.get("method"),
+                "ablation": self.ablation, "report": self.report_dict()}  # fmt: skip
+        facts = [row for row in flatten(plain(told)) if row[1] not in ("–", "")]
+        return notebook_card(repr(self), facts[:12], picture=notebook_picture(self))
 
     def __repr__(self) -> str:
         return (

@@ -8,6 +8,7 @@ as graph networks do, are drawn by :mod:`graphprune.drawing.network`.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,9 +35,9 @@ from graphprune.drawing.styles import (
     wrapped,
 )
 from graphprune.drawing.subject import CircuitLike
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError, MissingExtraError, unknown_name
 
-__all__ = ["Orientation", "Sheet", "draw", "figure_path", "plot"]
+__all__ = ["Orientation", "Sheet", "draw", "figure_path", "notebook_picture", "plot"]
 
 Orientation = Literal["portrait", "landscape"]
 SUFFIXES = (".svg", ".png", ".pdf")
@@ -98,6 +99,18 @@ def draw(circuit: CircuitLike, path: str | os.PathLike[str], **options: Any) -> 
     """Draws ``circuit`` into an SVG, PNG or PDF file; options as :func:`plot` takes them."""
     plot(circuit, path, **options)
     return Path(path)
+
+
+def notebook_picture(circuit: CircuitLike) -> bytes:
+    """A PNG for a notebook; nothing where matplotlib is not installed."""
+    try:
+        figure = plot(circuit, max_edges=40)
+    except MissingExtraError:
+        return b""
+    buffer = io.BytesIO()
+    with drawing_settings():
+        figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
 
 
 def figure_path(path: str | os.PathLike[str]) -> Path:

@@ -27,6 +27,7 @@ from graphprune.core.overlap import as_table, old_ones, prints
 from graphprune.core.result import Result
 from graphprune.core.task import Task
 from graphprune.errors import InputError, NumericalError
+from graphprune.util.notebook import notebook_card
 from graphprune.util.numbers import UNBOUNDED, bootstrap_interval, few_examples, ratio_interval
 from graphprune.util.progress import track
 
@@ -158,6 +159,17 @@ class EvaluationReport:
             )
         rows += [{"measure": name, "note": why} for name, why in self.absent.items()]
         return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        """The report in a notebook: a row for each measure, with its interval."""
+        frame = self.to_frame()
+        frame["note"] = frame["note"].fillna("")
+        measured = self.settings.get("examples")
+        title = (
+            "EvaluationReport" if measured is None else f"EvaluationReport on {measured} examples"
+        )
+        rows = frame.itertuples(index=False)
+        return notebook_card(title, columns=list(frame.columns), rows=rows, remarks=self.remarks)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v:.4g}" for k, v in self.values.items())

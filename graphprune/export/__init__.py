@@ -1,7 +1,9 @@
 """Circuits as files: the library's own format, the field's, networkx's, figures and a page."""
 
-from graphprune.drawing.figure import draw
+from graphprune.drawing.answers import prompt_answers
+from graphprune.drawing.figure import draw, plot
 from graphprune.drawing.html import to_html
+from graphprune.drawing.together import plot_circuits
 from graphprune.export.explanation import to_explanation
 from graphprune.export.formats import FORMATS, export
 from graphprune.mib.field import field_graph
@@ -33,6 +35,9 @@ __all__ = [
     "from_mib_json",
     "from_mib_nodes",
     "from_mib_pt",
+    "plot",
+    "plot_circuits",
+    "prompt_answers",
     "read_submission",
     "to_explanation",
     "to_html",
