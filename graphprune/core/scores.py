@@ -290,19 +290,8 @@ class PositionalEdgeScores:
         return long
 
     def _repr_html_(self) -> str:
-        """The scores in a notebook: the ten strongest edges at one position."""
-        size = self.values.shape[1]
-        strongest = ranking(self.values.abs().reshape(-1))[:10]
-        edges = self.graph.edge_names.at(strongest // max(size, 1))
-        places = [
-            self.positions[i % size] if self.positions else i % size for i in strongest.tolist()
-        ]
-        values = self.values.reshape(-1)[strongest].tolist()
-        return notebook_card(
-            repr(self),
-            columns=("strongest edges", "position", "score"),
-            rows=zip(edges, places, values, strict=True),
-        )
+        """The scores in a notebook: their sum over positions."""
+        return notebook_card(repr(self), parts=[self.total()._repr_html_()])
 
     def __repr__(self) -> str:
         edges, positions = self.values.shape

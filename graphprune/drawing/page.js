@@ -150,8 +150,9 @@
     const box = $("selection"), about = nodes[node];
     const words = [about.words || about.kind];
     if (about.layer !== null) words.push("layer " + about.layer);
-    words.push(incoming[node].filter((e) => shown[e]).length + " edges in, " +
-      outgoing[node].filter((e) => shown[e]).length + " out");
+    const counted = (e) => shown[e] && !isWire(e);
+    words.push(incoming[node].filter(counted).length + " edges in, " +
+      outgoing[node].filter(counted).length + " out");
     box.replaceChildren(make("h2", about.name), make("p", words.join(" · "), "soft"));
     if (data.inputs.length && data.outputs.length) {
       path(box, "Strongest path from the input", node, incoming, edges.source, data.inputs, true);

@@ -61,10 +61,11 @@ def plot_curves(
                 _draw_curve(ax, curve, by, style, marker, OWN[number % len(OWN)])
     for by, style, _ in RANKINGS:
         _draw_baseline(ax, [curve for curve in random if by in curve.f], by, style)
-    for level, label in ((1, "full model"), (0, "all edges ablated")):
+    for level, label in ((1, "full model"), (0, "all ablated")):
         ax.axhline(level, color="0.6", lw=0.8, zorder=1)
-        ax.annotate(label, (1, level), (-2, 2), xycoords=("axes fraction", "data"), fontsize=7,
-                    textcoords="offset points", ha="right", color="0.4")  # fmt: skip
+        ax.annotate(label.replace(" ", "\n"), (1, level), (3, 0), fontsize=7, color="0.4",
+                    xycoords=("axes fraction", "data"), textcoords="offset points", ha="left",
+                    va="center")  # fmt: skip
     ax.set_xscale("log")
     ax.set_xlabel("kept edges (fraction of all)")
     ax.set_ylabel("faithfulness f")
