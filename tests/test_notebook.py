@@ -21,24 +21,20 @@ def evil_graph():
     return gp.ComputationalGraph.from_edges(edges, edge_kind=[0, 1], edge_kinds=(EVIL, "b"))
 
 
-def report():
-    values = {"kl": 0.25}
-    return gp.EvaluationReport(values, {"kl": torch.tensor([0.2, 0.3])}, {"kl": 0.0}, {"kl": 1.0},
-                               {EVIL: EVIL}, {"examples": 2, "metric": "kl"})  # fmt: skip
-
-
-def values(graph):
-    scores = gp.EdgeScores(graph, torch.tensor([1.0, -2.0]), method=EVIL)
+def values(graph, words=EVIL):
+    scores = gp.EdgeScores(graph, torch.tensor([1.0, -2.0]), method=words)
     mask = scores.top(1)
+    kl = {"kl": torch.tensor([0.2, 0.3])}
+    settings = {"examples": 2, "metric": "kl"}
     return {
         "mask": mask,
         "scores": scores,
-        "positional": gp.PositionalEdgeScores(graph, torch.ones(2, 3), method=EVIL),
-        "nodes": gp.NodeScores(graph, torch.ones(3), method=EVIL),
-        "result": Result(mask, scores, ablation="zero", remarks=(EVIL,), stopped=EVIL),
-        "circuit": gp.Circuit.from_mask(mask, scores, notes={EVIL: EVIL}),
-        "report": report(),
-        "finding": Finding(name=EVIL, null=EVIL, said=EVIL, p_value=0.5, values={EVIL: 1.5}),
+        "positional": gp.PositionalEdgeScores(graph, torch.ones(2, 3), method=words),
+        "nodes": gp.NodeScores(graph, torch.ones(3), method=words),
+        "result": Result(mask, scores, ablation="zero", remarks=(words,), stopped=words),
+        "circuit": gp.Circuit.from_mask(mask, scores, notes={words: words}),
+        "report": gp.EvaluationReport({"kl": 0.25}, kl, {}, {}, {words: words}, settings),
+        "finding": Finding(name=words, null=words, said=words, p_value=0.5, values={words: 1.5}),
     }
 
 
@@ -60,9 +56,8 @@ def test_values_are_html_that_no_name_breaks(name):
 
 @pytest.mark.parametrize("name", values(evil_graph()))
 def test_values_are_one_line_in_a_terminal(name):
-    made = values(gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c")]))[name]
-    if name != "finding":  # what was said of a finding is its author's, escaped by repr
-        assert "\n" not in repr(made)
+    graph = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c")])
+    assert "\n" not in repr(values(graph, "words")[name])
 
 
 def test_a_mask_counts_its_kinds_and_scores_name_the_strongest():

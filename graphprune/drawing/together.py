@@ -123,7 +123,7 @@ def _figure(
     entries.append(KeyEntry("text", "pale outline: a node of another circuit"))
     key = key_lines(entries, inner)
     statements = [
-        wrapped(content(circuit, numbers, chains=False).statement.split(), SMALL, sheet.width)
+        wrapped(_statement(circuit, numbers, having, len(circuits)).split(), SMALL, sheet.width)
         for circuit, numbers in zip(circuits.values(), chosen, strict=True)
     ]
     bottom = LINE * len(key) + 0.16
