@@ -276,8 +276,8 @@ class Sheet:
             place = (x + step * 0.1, y - height / 2 + 0.045)
             if not self.upright:
                 place = (x - width / 2 + 0.05, y - step * 0.085)
-            axes.text(*place, port, ha="center", va="center", fontsize=SMALL, color="#555555",
-                      zorder=6)  # fmt: skip
+            axes.text(*place, port, ha="center", va="center", fontsize=SMALL, zorder=6,
+                      color="#999999" if faint else "#555555")  # fmt: skip
 
 
 PORTS = ("q", "k", "v")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,8 +44,8 @@ def plot_circuits(
         circuits: of one graph that flows one way, by the names that stand over the panels.
         path: an SVG, PNG or PDF file; one that stands there is replaced.
         width: of the whole figure, in centimetres.
-        max_edges: of each circuit; beyond that many the strongest that leave no dead end. An edge
-            drawn of one circuit is drawn of every circuit that has it.
+        max_edges: of each circuit; beyond that many the strongest that leave no dead end, and those
+            of its edges that are drawn of another circuit, unless they would be dead ends here.
         title: over all panels.
         dpi: dots per inch of a PNG.
     """
@@ -94,7 +95,11 @@ def _union(circuits: list[CircuitLike], most: int) -> tuple[Content, list[Tensor
     shown = torch.zeros(graph.num_edges, dtype=torch.bool)
     for circuit in circuits:
         shown[strongest_edges(circuit, most)] = True
-    chosen = [torch.nonzero(shown & circuit.mask.kept)[:, 0] for circuit in circuits]
+    chosen = []
+    for circuit in circuits:
+        own = (shown & circuit.mask.kept).numpy()
+        alive = graph.alive(own)  # what another circuit's edges would leave hanging is left out
+        chosen.append(torch.from_numpy(np.flatnonzero(alive if alive.any() else own)))
     whole = _Edges(graph, EdgeMask(graph, shown.float()))
     return content(whole, torch.nonzero(shown)[:, 0], chains=False), chosen
 

@@ -10,8 +10,9 @@ import torch
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
-from graphprune.core.result import Result
 from graphprune.statistics import Finding
+
+pytestmark = pytest.mark.inside
 
 EVIL = '</td><script>alert("1")</script><img src=x onerror=alert(1)>\n'
 
@@ -31,7 +32,7 @@ def values(graph, words=EVIL):
         "scores": scores,
         "positional": gp.PositionalEdgeScores(graph, torch.ones(2, 3), method=words),
         "nodes": gp.NodeScores(graph, torch.ones(3), method=words),
-        "result": Result(mask, scores, ablation="zero", remarks=(words,), stopped=words),
+        "result": gp.Result(mask, scores, ablation="zero", remarks=(words,), stopped=words),
         "circuit": gp.Circuit.from_mask(mask, scores, notes={words: words}),
         "report": gp.EvaluationReport({"kl": 0.25}, kl, {}, {}, {words: words}, settings),
         "finding": Finding(name=words, null=words, said=words, p_value=0.5, values={words: 1.5}),
