@@ -94,9 +94,12 @@ class Result:
     def _repr_html_(self) -> str:
         """The result in a notebook: its ablation, mask, scores and remarks."""
         parts = [part._repr_html_() for part in (self.mask, self.scores) if part is not None]
-        facts = [("ablation", ablation_kind(self.ablation)), ("stopped", self.stopped or None)]
-        facts += [(k, v) for k, v in self.notes.items() if isinstance(v, int | float | str)]
-        known = [fact for fact in facts if fact[1] is not None]
+        told: dict[str, Any] = {
+            "ablation": ablation_kind(self.ablation),
+            "stopped": self.stopped or None,
+        }
+        told |= {k: v for k, v in self.notes.items() if isinstance(v, int | float | str)}
+        known = [fact for fact in told.items() if fact[1] is not None]
         return notebook_card("Result", known, remarks=self.remarks, parts=parts)
 
     def __repr__(self) -> str:

@@ -315,7 +315,7 @@ def _draw_edges(
         edge = shown.edges[i]
         points = [place(*point) for point in laid.paths[i]]
         curve = Curve(points, [Curve.MOVETO, *[Curve.CURVE4] * (len(points) - 1)])
-        chosen = {"color": WIRE, "linewidth": 0.9, "linestyle": (0, (1, 1.2))}
+        chosen: dict[str, Any] = {"color": WIRE, "linewidth": 0.9, "linestyle": (0, (1, 1.2))}
         if not edge.wire:
             chosen = style(edge)
         axes.add_patch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,7 +44,7 @@ class KeyEntry:
 
 def edge_width(share: float) -> float:
     """Points: how wide an edge is whose strength is ``share`` of the largest."""
-    return 0.45 + 1.9 * float(share) ** 0.5
+    return 0.45 + 1.9 * math.sqrt(share)
 
 
 def short_number(value: float) -> str:

@@ -167,7 +167,7 @@ def layered(
         np.array(item_row, dtype=np.int64), np.array(item_width), chains, shown, n_rows, width
     )
     lengths = [
-        max((sizes[i][1] for i in np.flatnonzero(rows == row)), default=0.0)
+        max((sizes[i][1] for i in np.flatnonzero(rows == row).tolist()), default=0.0)
         for row in range(n_rows)
     ]
     along = _along(lengths, rows, chains, np.array(item_row), across, most_length)

@@ -179,31 +179,31 @@ def _nodes(
             }
         )
     if layered:
-        places, rows = free_places(shown, [node["width"] for node in nodes], gap=14.0)
-        for node, x, row in zip(nodes, places.tolist(), rows.tolist(), strict=True):
-            node |= {"x": round(x, 1), "y": round(-ROW * row, 1)}
-        kinds = {node["kind"] for node in nodes}
+        places, rows = free_places(shown, [entry["width"] for entry in nodes], gap=14.0)
+        for entry, x, row in zip(nodes, places.tolist(), rows.tolist(), strict=True):
+            entry |= {"x": round(x, 1), "y": round(-ROW * row, 1)}
+        kinds = {entry["kind"] for entry in nodes}
         key = [
             [words, FILL[kind], BORDER.get(kind, "#666666")]
             for kind, words in KIND_WORDS.items()
             if kind in kinds
         ]
         return nodes, key, _bands(nodes)
-    fills, entries = node_colouring(graph, node_colours)
+    fills, explained = node_colouring(graph, node_colours)
     side = 46.0 if len(nodes) <= 60 else 18.0
     pairs = [(edge.source, edge.target) for edge in shown.edges]
     spread = 2.1 * side * max(len(nodes), 1) ** 0.5
     xy = apart(network_places(len(nodes), pairs), side * 1.2, (spread * 1.3, spread), grow=True)
-    for node, number, (x, y) in zip(nodes, touched, xy.tolist(), strict=True):
-        node |= {"x": round(x, 1), "y": round(-y, 1), "width": side, "height": side}
-        node |= {"fill": fills[number], "border": "#444444"}
-        if len(node["label"]) * 6 > side:
-            node["label"] = ""  # pointing at it tells its name
-    words = [entry.label for entry in entries if entry.shape == "text"]
+    for entry, number, (x, y) in zip(nodes, touched, xy.tolist(), strict=True):
+        entry |= {"x": round(x, 1), "y": round(-y, 1), "width": side, "height": side}
+        entry |= {"fill": fills[number], "border": "#444444"}
+        if len(entry["label"]) * 6 > side:
+            entry["label"] = ""  # pointing at it tells its name
+    words = [part.label for part in explained if part.shape == "text"]
     prefix = "degree " if words and words[0].startswith("degree") else ""
     return (
         nodes,
-        [[prefix + e.label, e.colour, "#444444"] for e in entries if e.shape == "disc"],
+        [[prefix + e.label, e.colour, "#444444"] for e in explained if e.shape == "disc"],
         [],
     )
 

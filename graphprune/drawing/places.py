@@ -54,7 +54,7 @@ def _component(part: nx.Graph[int], members: list[int]) -> Places:
     else:
         own = _pivoted(nx.to_scipy_sparse_array(part, nodelist=members))
     spread = float(np.ptp(own, axis=0).max()) or 1.0
-    return own / spread * 1.3 * len(members) ** 0.5
+    return np.asarray(own / spread * 1.3 * len(members) ** 0.5)
 
 
 def _pivoted(adjacency: Any) -> Places:

@@ -255,8 +255,8 @@ def curve_of(
         batch_size=batch_size,
     )
     reports = {mask: found[name] for mask, name in run.items()}
-    named = str(identity_of(model).get("model") or "")
-    return curve_of_reports(masks, fractions, reports, method, named)
+    model_name = str(identity_of(model).get("model") or "")
+    return curve_of_reports(masks, fractions, reports, method, model_name)
 
 
 def _is_end(mask: EdgeMask) -> bool:
