@@ -162,14 +162,8 @@ class EvaluationReport:
 
     def _repr_html_(self) -> str:
         """The report in a notebook: a row for each measure, with its interval."""
-        frame = self.to_frame()
-        frame["note"] = frame["note"].fillna("")
-        measured = self.settings.get("examples")
-        title = (
-            "EvaluationReport" if measured is None else f"EvaluationReport on {measured} examples"
-        )
-        rows = frame.itertuples(index=False)
-        return notebook_card(title, columns=list(frame.columns), rows=rows, remarks=self.remarks)
+        frame, said = self.to_frame().fillna({"note": ""}), self.remarks
+        return notebook_card("EvaluationReport", columns=[*frame], rows=frame.values, remarks=said)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v:.4g}" for k, v in self.values.items())
