@@ -8,10 +8,12 @@ the same.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import torch
 
 mpl.use("Agg")
 
@@ -161,6 +163,51 @@ def circuit() -> None:
         va="center", color="#333333",
     )  # fmt: skip
     save(figure, "circuit")
+
+
+def portrait() -> None:
+    """The same circuit as ``circuit.plot()`` draws it."""
+    from graphprune import Circuit, ComputationalGraph, EdgeMask, EdgeScores, Node
+    from graphprune.drawing.figure import plot
+
+    names = sorted(PLACES, key=lambda name: PLACES[name][0])
+    words = {"input": "embed", "logits": "output", "m": "mlp", "a": "head", "kv": "kv"}
+    nodes = []
+    for name in names:
+        layer = re.match(r"[am](\d+)", name)
+        place = re.search(r"\.\D+(\d+)", name)
+        numbers = [int(found[1]) if found else None for found in (layer, place)]
+        nodes.append(Node(name, words[kind(name)], *numbers))
+    edges = REAL["circuit"]["edges"]
+    kinds = ("q", "k", "v", "message")
+    ends = [re.split("->|<", name.rstrip(">")) for name in edges]
+    graph = ComputationalGraph(
+        tuple(nodes),
+        torch.tensor([[names.index(end[side]) for end in ends] for side in (0, 1)]),
+        torch.tensor([kinds.index((*end, "message")[2]) for end in ends], dtype=torch.uint8),
+        kinds,
+        ports=("q", "k", "v"),
+        fixed_edge_index=torch.tensor([[names.index(wire[s]) for wire in WIRES] for s in (0, 1)]),
+    )
+    made = Circuit(graph, EdgeMask.full(graph), EdgeScores(graph, torch.tensor([*edges.values()])))
+    figure = plot(made, title="SmolLM2 · ioi")
+    figure.savefig(PICTURES / "portrait.svg", metadata={"Date": None})
+
+
+def club() -> None:
+    """Zachary's karate club with half of its edges cut at random."""
+    import networkx as nx
+
+    from graphprune import Circuit, ComputationalGraph, EdgeMask
+    from graphprune.drawing.figure import plot
+
+    members = nx.karate_club_graph()
+    graph = ComputationalGraph.from_networkx(nx.relabel_nodes(members.to_directed(), str))
+    kept = torch.rand(graph.num_edges, generator=torch.Generator().manual_seed(0)) < 0.5
+    classes = [members.nodes[n]["club"] for n in members]
+    mask = EdgeMask(graph, kept.float())
+    figure = plot(Circuit(graph, mask), title="Karate club", node_colours=classes)
+    figure.savefig(PICTURES / "club.svg", metadata={"Date": None})
 
 
 # ------------------------------------------------------------------ the concepts
@@ -329,7 +376,18 @@ def main() -> None:
     """Draws all of them."""
     settings = {"svg.hashsalt": "graphprune", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
     with mpl.rc_context(settings):
-        for draw in (circuit, graph, mask, ablation, scores, size, faithfulness, cpr_cmd):
+        for draw in (
+            circuit,
+            portrait,
+            club,
+            graph,
+            mask,
+            ablation,
+            scores,
+            size,
+            faithfulness,
+            cpr_cmd,
+        ):
             draw()
 
 

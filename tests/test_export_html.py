@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from html.parser import HTMLParser
 
+import pytest
 import torch
 from transformer_graph import random_scores, transformer_graph
 
 from graphprune import Circuit, ComputationalGraph, EdgeMask, EdgeScores, Node
+from graphprune.errors import InputError
 from graphprune.export import to_html
 
 EVIL = '</script><script>alert("1")</script><!-- & \u2028 \'"'
@@ -45,6 +48,18 @@ def page(tmp_path, circuit, **options) -> Page:
     return Page(to_html(circuit, tmp_path / "c.html", **options).read_text(encoding="utf-8"))
 
 
+def names(data: dict, wanted: int = 0) -> list[str]:
+    """The names of the edges of one state, as the page's program makes them."""
+    edges, nodes, found = data["edges"], data["nodes"], []
+    for i, state in enumerate(edges["state"]):
+        if state == wanted:
+            kind = data["kinds"][edges["kind"][i]]
+            port = f"<{kind}>" if kind in data["ports"] else ""
+            ends = [nodes[edges[side][i]]["name"] for side in ("source", "target")]
+            found.append(edges["names"].get(str(i)) or "->".join(ends) + port)
+    return found
+
+
 def evil() -> Circuit:
     graph = ComputationalGraph(
         nodes=(Node(EVIL, kind=EVIL, layer=0), Node("b", layer=1), Node("c", layer=2)),
@@ -64,12 +79,15 @@ def test_the_data_parse_and_hold_the_circuit(tmp_path):
     circuit = Circuit.from_mask(scores.greedy(40), scores, report={"kl": 0.5, "a": {"b": True}})
     found = page(tmp_path, circuit)
     data = json.loads(found.scripts[0][1])
-    assert [e["name"] for e in data["edges"] if not e["wire"]] == circuit.edges()
+    assert names(data) == circuit.edges()
     assert [n["name"] for n in data["nodes"]] == circuit.nodes()
+    edges = data["edges"]
+    scores = [s for s, state in zip(edges["score"], edges["state"], strict=True) if state == 0]
+    assert scores == pytest.approx(circuit.scores.values[circuit.mask.kept].tolist(), rel=1e-4)
     assert data["report"] == [["kl", "0.5"], ["a.b", "yes"]]
     assert ["method.name", "EAP"] in data["provenance"]
-    assert data["kinds"] == [k for k in graph.edge_kinds if f'"kind":"{k}"' in found.scripts[0][1]]
-    assert all(len(e["weights"]) == len(e["distances"]) for e in data["edges"])
+    assert data["kinds"] == list(graph.edge_kinds)
+    assert [band["layer"] for band in data["bands"]] == [0, 1, 2]
 
 
 def test_names_cannot_break_out(tmp_path):
@@ -103,23 +121,63 @@ def test_the_policy_allows_these_scripts_and_no_request(tmp_path):
     assert "script-src 'unsafe" not in policy
 
 
-def test_the_library_comes_with_its_licence(tmp_path):
-    library = page(tmp_path, evil()).scripts[1][1]
-    assert "The Cytoscape Consortium" in library[:300]
-    assert "Permission is hereby granted" in library[:2000]
-    assert len(library) < 1_000_000
-
-
 def test_only_the_strongest_are_held(tmp_path):
     graph = transformer_graph(2, 2)
     scores = random_scores(graph)
     circuit = Circuit.from_mask(EdgeMask.full(graph), scores)
     data = json.loads(page(tmp_path, circuit, max_edges=5).scripts[0][1])
-    assert (data["shown"], data["total"], len(data["edges"])) == (5, graph.num_edges, 5)
+    assert (data["held"], data["total"], len(names(data))) == (5, graph.num_edges, 5)
+    strongest = scores.values.abs()[[graph.edge_number[name] for name in names(data)]]
+    assert data["share"] == f"{float(strongest.sum() / scores.values.abs().sum()):.0%}"
+    kept = EdgeMask.from_edges(graph, names(data))
+    assert kept.prune_dead_ends() == kept
 
 
 def test_empty_and_cyclic_circuits(tmp_path):
     ring = ComputationalGraph.from_edges([("a", "b"), ("b", "a"), ("a", "a")])
     for mask in (EdgeMask.full(ring), EdgeMask.empty(ring)):
         data = json.loads(page(tmp_path, Circuit.from_mask(mask)).scripts[0][1])
-        assert len(data["edges"]) == mask.num_kept
+        assert data["edges"]["state"].count(0) == mask.num_kept
+
+
+def test_nodes_of_a_row_stand_apart(tmp_path):
+    graph = transformer_graph(6, 8, 2)
+    scores = random_scores(graph)
+    circuit = Circuit.from_mask(scores.connected(300), scores)
+    nodes = json.loads(page(tmp_path, circuit).scripts[0][1])["nodes"]
+    for one, two in itertools.combinations(nodes, 2):
+        beside = abs(one["x"] - two["x"]) >= (one["width"] + two["width"]) / 2
+        assert beside or abs(one["y"] - two["y"]) >= (one["height"] + two["height"]) / 2
+    place = {node["name"]: node["y"] for node in nodes}
+    for name in circuit.edges():
+        source, target = name.partition("<")[0].split("->")
+        assert place[target] < place[source]  # upwards on a page
+
+
+def test_two_circuits_on_one_page(tmp_path):
+    graph = transformer_graph(3, 4)
+    first, second = random_scores(graph), random_scores(graph, 1)
+    one, two = (Circuit.from_mask(s.connected(30), s) for s in (first, second))
+    data = json.loads(page(tmp_path, one, against=two, names=("a", "b")).scripts[0][1])
+    assert [state["name"] for state in data["states"]] == ["both", "a alone", "b alone"]
+    assert names(data, 0) == (one & two).edges()
+    assert names(data, 1) == (one - two).edges()
+    assert names(data, 2) == (two - one).edges()
+    bare = Circuit.from_mask(two.mask)
+    with pytest.raises(InputError, match="both have scores or neither"):
+        to_html(one, tmp_path / "d.html", against=bare)
+
+
+def test_answers_are_shown_from_the_call_or_the_notes(tmp_path):
+    graph = transformer_graph(1, 2)
+    rows = [{"prompt": EVIL, "answer": "x", "model": [("x", 0.5)], "circuit": "y"}]
+    shown = [{"prompt": EVIL, "answer": "x", "model": [["x", 0.5]], "circuit": [["y", None]]}]
+    bare = Circuit.from_mask(EdgeMask.full(graph))
+    given = json.loads(page(tmp_path, bare, answers=rows).scripts[0][1])
+    assert given["prompts"] == shown
+    carrying = Circuit.from_mask(EdgeMask.full(graph), notes={"answers": rows, "x": 1})
+    found = json.loads(page(tmp_path, carrying).scripts[0][1])
+    assert found["prompts"] == shown
+    assert not any(name.startswith("notes.answers") for name, _ in found["provenance"])
+    with pytest.raises(InputError, match="circuit missing"):
+        to_html(bare, tmp_path / "d.html", answers=[{"prompt": "a", "model": "b"}])

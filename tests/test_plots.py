@@ -48,3 +48,39 @@ def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"the folder .*nowhere is not there"):
         CURVE.plot(path=tmp_path / "nowhere" / "c.png")
     assert not list(tmp_path.iterdir())
+
+
+def drawn(ax):
+    return {
+        line.get_label(): line for line in ax.get_lines() if not line.get_label().startswith("_")
+    }
+
+
+def test_intervals_are_bands_and_unbounded_ones_leave_a_gap():
+    from matplotlib.collections import PolyCollection
+
+    ends = [(0.1, 0.3), (float("-inf"), 2.0), (1.0, 1.0)]
+    curve = gp.FaithfulnessCurve((0.1, 0.5, 1.0), {"abs": BOTH["abs"]}, KEPT, BOTH, 1.0, 0.0,
+                                 "logit_diff", "EAP", "", {"abs": ends}, "tiny")  # fmt: skip
+    ax = curve.plot()
+    assert ax.get_title(loc="left") == "tiny"
+    [band] = [c for c in ax.collections if isinstance(c, PolyCollection)]
+    ys = [y for path in band.get_paths() for y in path.vertices[:, 1]]
+    assert (min(ys), max(ys)) == (0.1, 1.0)
+    assert not [c for c in CURVE.plot().collections if isinstance(c, PolyCollection)]
+
+
+def test_curves_of_random_scores_are_one_grey_baseline():
+    def random(value):
+        f = {"abs": [value, value, 1.0]}
+        return gp.FaithfulnessCurve(
+            (0.1, 0.5, 1.0), f, KEPT, f, 1.0, 0.0, "m", f"Random(seed={value})"
+        )
+
+    lines = drawn(CURVE.plot(beside=[random(0.0), random(0.2)]))
+    baseline = lines["random edges (abs, 2 seeds)"]
+    assert baseline.get_ydata().tolist() == pytest.approx([0.1, 0.1, 1.0])
+    assert set(lines) == {"scores (signed)", "scores (abs)", "random edges (abs, 2 seeds)"}
+    short = gp.FaithfulnessCurve((0.1, 1.0), {"abs": [0, 1]}, KEPT, BOTH, 1.0, 0.0, "m", "Random")
+    with pytest.raises(InputError, match="same sizes"):
+        CURVE.plot(beside=[random(0.0), short])

@@ -38,6 +38,7 @@ RUNNABLE = {
     "docs/quickstart.md": "top1_accuracy",
     "docs/howto/acdc.md": "",
     "docs/howto/comparing.md": "by chance, degrees",
+    "docs/howto/drawing.md": "",
     "docs/howto/edge-pruning.md": "exact=True",
     "docs/howto/ensembles.md": "EdgeMask(200 of",
     "docs/howto/graph-networks.md": "author__writes__paper",

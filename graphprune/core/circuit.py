@@ -22,7 +22,8 @@ from graphprune.core.method import HasToDict, ablation_name, method_record, vers
 from graphprune.core.overlap import ExampleFingerprint, as_table
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
-from graphprune.util.plain import plain
+from graphprune.util.notebook import notebook_card
+from graphprune.util.plain import flatten, plain
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -247,6 +248,16 @@ class Circuit:
 
         return circuit_to_networkx(self)
 
+    def plot(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Any:
+        """A figure that fits a page, written to ``path`` (SVG, PNG, PDF) if given.
+
+        Options as :func:`graphprune.export.plot` takes them: ``orientation="landscape"``,
+        ``max_edges``, ``width`` in centimetres, ``node_colours`` of a graph network.
+        """
+        from graphprune.drawing.figure import plot
+
+        return plot(self, path, **options)
+
     def compile(
         self,
         model: MaskedModel,
@@ -405,6 +416,15 @@ class Circuit:
 
     def __hash__(self) -> int:
         return hash(self.mask)
+
+    def _repr_html_(self) -> str:
+        """The circuit in a notebook: what is known of it, and a drawing where matplotlib is."""
+        from graphprune.drawing.figure import notebook_picture
+
+        told = {"title": self.title, "method": self.provenance.get("method"),
+                "ablation": self.ablation, "report": self.report_dict()}  # fmt: skip
+        facts = [row for row in flatten(plain(told)) if row[1] not in ("–", "")]
+        return notebook_card(repr(self), facts[:12], picture=notebook_picture(self))
 
     def __repr__(self) -> str:
         return (

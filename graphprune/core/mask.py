@@ -19,6 +19,7 @@ from torch import Tensor
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import GraphMismatchError, InputError, NumericalError, unknown_name
 from graphprune.util.modes import ordinary
+from graphprune.util.notebook import notebook_card
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -253,6 +254,17 @@ class EdgeMask:
         graph = self.graph
         reached = graph.reachable(graph.input_nodes, self.kept.numpy())
         return bool(reached[list(graph.output_nodes)].any())
+
+    def _repr_html_(self) -> str:
+        """The mask in a notebook: how many edges of each kind are kept."""
+        graph, kept = self.graph, self.kept.numpy()
+        kind, count = graph.edge_kind.numpy(), len(graph.edge_kinds)
+        all_of, kept_of = (np.bincount(k, minlength=count).tolist() for k in (kind, kind[kept]))
+        return notebook_card(
+            repr(self),
+            columns=("kind of edge", "kept", "of"),
+            rows=zip(graph.edge_kinds, kept_of, all_of, strict=True),
+        )
 
     def __repr__(self) -> str:
         return f"EdgeMask({self.num_kept} of {self.graph.num_edges} edges, {self.density:.4%})"

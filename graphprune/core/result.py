@@ -11,9 +11,10 @@ from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
-from graphprune.core.model import Ablation
+from graphprune.core.model import Ablation, ablation_kind
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
+from graphprune.util.notebook import notebook_card
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,6 +90,17 @@ class Result:
         if self.mask is not None:
             columns = {"kept": self.mask.values.numpy()} | columns
         return edge_frame(self.graph, **columns)
+
+    def _repr_html_(self) -> str:
+        """The result in a notebook: its ablation, mask, scores and remarks."""
+        parts = [part._repr_html_() for part in (self.mask, self.scores) if part is not None]
+        told: dict[str, Any] = {
+            "ablation": ablation_kind(self.ablation),
+            "stopped": self.stopped or None,
+        }
+        told |= {k: v for k, v in self.notes.items() if isinstance(v, int | float | str)}
+        known = [fact for fact in told.items() if fact[1] is not None]
+        return notebook_card("Result", known, remarks=self.remarks, parts=parts)
 
     def __repr__(self) -> str:
         parts = [repr(part) for part in (self.mask, self.scores) if part is not None]

@@ -20,6 +20,7 @@ from graphprune.core.mask import EdgeMask, budget
 from graphprune.errors import InputError, NumericalError, unknown_name
 from graphprune.util.checks import share_checked
 from graphprune.util.modes import ordinary
+from graphprune.util.notebook import notebook_card
 from graphprune.util.numbers import NOISE, ranking
 
 if TYPE_CHECKING:
@@ -244,6 +245,14 @@ class EdgeScores:
 
         return edge_frame(self.graph, score=self.values.numpy())
 
+    def _repr_html_(self) -> str:
+        """The scores in a notebook: the ten strongest edges."""
+        strongest = ranking(self.values.abs())[:10]
+        names, values = self.graph.edge_names.at(strongest), self.values[strongest].tolist()
+        return notebook_card(
+            repr(self), columns=("strongest edges", "score"), rows=zip(names, values, strict=True)
+        )
+
     def __repr__(self) -> str:
         return f"EdgeScores({self.graph.num_edges} edges, method={self.method!r})"
 
@@ -279,6 +288,14 @@ class PositionalEdgeScores:
         long["pos"] = np.tile(names, len(frame))
         long["score"] = self.values.reshape(-1).numpy()
         return long
+
+    def _repr_html_(self) -> str:
+        """The scores in a notebook: their sum over positions."""
+        return notebook_card(repr(self), parts=[self.total()._repr_html_()])
+
+    def __repr__(self) -> str:
+        edges, positions = self.values.shape
+        return f"PositionalEdgeScores({edges} edges, {positions} positions, method={self.method!r})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -365,3 +382,12 @@ class NodeScores:
                 "score": self.values[chosen].numpy(),
             }
         )
+
+    def _repr_html_(self) -> str:
+        """The scores in a notebook: the ten strongest nodes."""
+        strongest = ranking(self.values.abs())[:10].tolist()
+        rows = [(self.graph.nodes[i].name, float(self.values[i])) for i in strongest]
+        return notebook_card(repr(self), columns=("strongest nodes", "score"), rows=rows)
+
+    def __repr__(self) -> str:
+        return f"NodeScores({self.graph.num_nodes} nodes, method={self.method!r})"

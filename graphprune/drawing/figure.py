@@ -1,220 +1,328 @@
-"""A drawing of a circuit that a person can read: SVG, PNG or PDF by matplotlib.
+"""A drawing of a circuit at the size of a page: SVG, PNG or PDF by matplotlib.
 
-Layers run upwards, the input at the bottom and the output on top. An edge's width and opacity show
-|score|; blue is positive (useful), orange negative, a pair that colour-blind readers can tell
-apart. Edges into a head end at its q, k or v. Wires of grouped key/value readers are dotted.
+Information flows upwards (portrait) or to the right (landscape), a stripe for each layer. An edge's
+width shows \\|score\\|; blue is a positive score, orange a negative one. Edges into a head end at
+its q, k or v. Text has at least six points at the figure's own size. Graphs that flow in circles,
+as graph networks do, are drawn by :mod:`graphprune.drawing.network`.
 """
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-from graphprune.drawing.layout import DrawnEdge, Picture, picture, port_offset
-from graphprune.drawing.routing import route
-from graphprune.errors import InputError, MissingExtraError
-from graphprune.util.files import atomic_path
+from graphprune.drawing.content import Content, DrawnEdge, DrawnNode, content, strongest_edges
+from graphprune.drawing.key import LINE, circuit_key, draw_key, edge_width, key_lines
+from graphprune.drawing.layered import Layered, layered, rows_of
+from graphprune.drawing.network import draw_network, flows_one_way
+from graphprune.drawing.sheets import MARGIN, draw_heading, new_sheet, save_figure
+from graphprune.drawing.styles import (
+    BORDER,
+    CM,
+    FILL,
+    NEGATIVE,
+    NEUTRAL,
+    POSITIVE,
+    SMALL,
+    TEXT,
+    WIRE,
+    drawing_settings,
+    shortened,
+    text_width,
+    wrapped,
+)
+from graphprune.drawing.subject import CircuitLike
+from graphprune.errors import InputError, MissingExtraError, unknown_name
 
-if TYPE_CHECKING:
-    from graphprune.core.circuit import Circuit
+__all__ = ["Orientation", "Sheet", "draw", "figure_path", "notebook_picture", "plot"]
 
-__all__ = ["draw"]
-
-POSITIVE, NEGATIVE, NEUTRAL, WIRE = "#0072B2", "#D55E00", "#555555", "#9A9A9A"
-FILL = {"head": "#EAF3FA", "kv": "#F1EAF7", "mlp": "#FFF4D6", "embed": "#EEE", "output": "#EEE"}
-EDGE_OF = {"head": "#5B8DB8", "kv": "#9A7BB5", "mlp": "#C9A227"}
-WIDTH, HEIGHT = 0.86, 0.40
+Orientation = Literal["portrait", "landscape"]
 SUFFIXES = (".svg", ".png", ".pdf")
+WIDTHS = {"portrait": 9.0, "landscape": 24.0}
+LENGTHS = {"portrait": 19.0 * CM, "landscape": None}
+"""Inches that a portrait's rows may take up the page."""
+EDGES_THAT_FIT = {"portrait": 60, "landscape": 60}
+LAYER_LABEL = 0.42
 
 
-def draw(
-    circuit: Circuit,
-    path: str | os.PathLike[str],
+def plot(
+    circuit: CircuitLike,
+    path: str | os.PathLike[str] | None = None,
     *,
-    max_edges: int = 150,
+    orientation: Orientation = "portrait",
+    width: float | None = None,
+    max_edges: int | None = None,
     title: str | None = None,
-    dpi: int = 150,
-) -> Path:
-    """Draws ``circuit`` into an SVG, PNG or PDF file, by the suffix of ``path``.
+    node_colours: Mapping[str, Any] | Sequence[Any] | None = None,
+    dpi: int = 200,
+) -> Any:
+    """A figure of ``circuit`` that fits a page, written to ``path`` if given.
 
     Args:
         circuit: what to draw.
-        path: the file; one that stands there is replaced.
-        max_edges: beyond that many, the strongest by ``|score|`` are drawn, and the figure says so.
+        path: an SVG, PNG or PDF file; one that stands there is replaced.
+        orientation: information flows upwards in a portrait, to the right in a landscape.
+        width: of the figure, in centimetres; ``None``: 9, a journal's column, or 24 in landscape.
+        max_edges: beyond that many, the strongest by ``|score|`` that leave no dead end are drawn,
+            and the figure says which part of the score they have. ``None``: as many as fit a page.
         title: ``None`` names the model and the task where they are known.
+        node_colours: for graph networks, a class for each node, by name or in the graph's order;
+            ``None`` colours nodes by their degree.
         dpi: dots per inch of a PNG.
 
     Raises :class:`MissingExtraError` where matplotlib is not installed.
     """
+    if orientation not in WIDTHS:
+        raise unknown_name("orientation", orientation, tuple(WIDTHS))
+    inches = (WIDTHS[orientation] if width is None else width) * CM
+    if not 5 * CM <= inches <= 200 * CM:
+        raise InputError(f"width must be from 5 to 200 centimetres, got {width!r}")
+    if max_edges is not None and max_edges < 1:
+        raise InputError(f"max_edges must be at least 1, got {max_edges}")
+    target = None if path is None else figure_path(path)
+    heading = circuit.title if title is None else title
+    with drawing_settings():
+        if flows_one_way(circuit.graph):
+            shown, sheet = _content_that_fits(circuit, orientation, inches, max_edges)
+            figure = sheet.figure(shown, heading)
+        else:
+            figure = draw_network(circuit, inches, heading, node_colours)
+        if target is not None:
+            save_figure(figure, target, dpi)
+    return figure
+
+
+def draw(circuit: CircuitLike, path: str | os.PathLike[str], **options: Any) -> Path:
+    """Draws ``circuit`` into an SVG, PNG or PDF file; options as :func:`plot` takes them."""
+    plot(circuit, path, **options)
+    return Path(path)
+
+
+def notebook_picture(circuit: CircuitLike) -> bytes:
+    """A PNG for a notebook; nothing where matplotlib is not installed."""
+    try:
+        figure = plot(circuit, max_edges=40)
+    except MissingExtraError:
+        return b""
+    buffer = io.BytesIO()
+    with drawing_settings():
+        figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def figure_path(path: str | os.PathLike[str]) -> Path:
+    """The path, where its suffix is one that figures are written in."""
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
         raise InputError(f"expected a figure's name that ends in {SUFFIXES}, got {target}")
-    if max_edges < 1:
-        raise InputError(f"max_edges must be at least 1, got {max_edges}")
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            'figures need matplotlib, which is not installed: pip install "graphprune[plot]"'
-        ) from error
-    shown = picture(circuit, max_edges)
-    # Ids from a fixed salt and no date: the same circuit gives the same file.
-    settings: Any = {
-        "svg.hashsalt": "graphprune",
-        "svg.fonttype": "none",
-        "font.family": "DejaVu Sans",
-        "text.parse_math": False,
-    }
-    with mpl.rc_context(settings):
-        figure = Figure(figsize=_size(shown), layout=None)
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((0, 0, 1, 1))
-        _fill(axes, shown, circuit.title if title is None else title, circuit.scores is not None)
-        metadata: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-        with atomic_path(target) as temporary:
-            figure.savefig(
-                temporary,
-                format=target.suffix.lower()[1:],
-                dpi=dpi,
-                metadata=metadata.get(target.suffix.lower()),
-            )
     return target
 
 
-# -------------------------------------------------------------------- geometry
+def _content_that_fits(
+    circuit: CircuitLike, orientation: Orientation, width: float, max_edges: int | None
+) -> tuple[Content, Sheet]:
+    sheet = Sheet(orientation, width)
+    if max_edges is not None:
+        return content(circuit, strongest_edges(circuit, max_edges)), sheet
+    kept = circuit.mask.num_kept
+    most = round(EDGES_THAT_FIT[orientation] * (width / (WIDTHS[orientation] * CM)) ** 0.5)
+    shown = content(circuit, strongest_edges(circuit, max(min(kept, most), 1)))
+    while len(shown.numbers) > 8 and not sheet.fits(shown):
+        fewer = strongest_edges(circuit, int(len(shown.numbers) * 0.85))
+        if len(fewer) == len(shown.numbers):
+            break
+        shown = content(circuit, fewer)
+    return shown, sheet
 
-LEFT, RIGHT, BOTTOM, TOP = 1.9, 0.9, 1.3, 1.45
 
+class Sheet:
+    """A page of one orientation: sizes of boxes on it, and everything drawn on it."""
 
-def _extent(shown: Picture) -> tuple[float, float]:
-    width = max((node.x for node in shown.nodes), default=0.0)
-    height = max((node.y for node in shown.nodes), default=0.0)
-    wires = any(edge.wire for edge in shown.edges)
-    return max(width, 7.4 if wires else 5.6), height
+    def __init__(self, orientation: Orientation, width: float) -> None:
+        self.upright = orientation == "portrait"
+        self.width = width
+        across = width - 2 * MARGIN - LAYER_LABEL if self.upright else 12 * CM
+        self.across, self.most = across, LENGTHS[orientation]
 
+    # ------------------------------------------------------------ sizes
 
-def _size(shown: Picture) -> tuple[float, float]:
-    width, height = _extent(shown)
-    return (width + LEFT + RIGHT) * 0.82, (height + BOTTOM + TOP) * 0.82
+    def label(self, node: DrawnNode) -> str:
+        """The node's name as it is drawn."""
+        return shortened(node.name, TEXT, 0.72)
 
+    def size(self, node: DrawnNode) -> tuple[float, float]:
+        """Inches across and along the flow."""
+        text = text_width(self.label(node), TEXT) + 0.09
+        ports = len(_ports(node))
+        if self.upright:
+            return max(text, 0.3 if ports else 0.22), 0.235 if ports else 0.155
+        return (0.27 if ports else 0.155), max(text, 0.22) + (0.09 if ports else 0.0)
 
-def _fill(axes: Any, shown: Picture, title: str, scored: bool) -> None:
-    from matplotlib.patches import FancyBboxPatch, Rectangle
+    def fits(self, shown: Content) -> bool:
+        """Whether the page holds all rows with room between them."""
+        sizes = [self.size(node) for node in shown.nodes]
+        rows = rows_of(shown, sizes, self.across)
+        lengths = [0.0] * (int(rows.max(initial=0)) + 1)
+        for row, size in zip(rows.tolist(), sizes, strict=True):
+            lengths[row] = max(lengths[row], size[1])
+        most = self.most if self.most is not None else self.width - 2 * MARGIN
+        return sum(lengths) + 0.14 * (len(lengths) - 1) <= most
 
-    width, height = _extent(shown)
-    axes.set_xlim(-LEFT, width + RIGHT)
-    axes.set_ylim(-BOTTOM, height + TOP)
-    axes.set_aspect("equal")
-    axes.axis("off")
-    middle = max((node.x for node in shown.nodes), default=0.0)
-    shift = (width - middle) / 2
-    for i, (layer, low, high) in enumerate(shown.bands):
-        if i % 2 == 0:
-            band = (-LEFT, low - 0.5), width + LEFT + RIGHT, high - low + 1
-            axes.add_patch(Rectangle(*band, facecolor="#F6F6F6", edgecolor="none", zorder=0))
+    def layout(self, shown: Content) -> Layered:
+        """Places for everything."""
+
+        def port_of(node: int, kind: str) -> float | None:
+            ports = _ports(shown.nodes[node])
+            step = 0.1 if self.upright else 0.085
+            return (PORTS.index(kind) - 1) * step if kind in ports else None
+
+        sizes = [self.size(node) for node in shown.nodes]
+        most = self.most if self.upright else self.width - 2 * MARGIN
+        return layered(shown, sizes, port_of, self.across, most)
+
+    # ------------------------------------------------------------ drawing
+
+    def figure(self, shown: Content, title: str) -> Any:
+        """The whole figure."""
+        laid = self.layout(shown)
+        width = self.width
+        if not self.upright:
+            laid = laid.trimmed()
+            width = max(width, laid.length + 2 * MARGIN)
+        inner = width - 2 * MARGIN
+        words = f"{shown.statement}, {sum(len(n.members) for n in shown.nodes)} nodes".split()
+        heading = wrapped(words, SMALL, inner)
+        key = key_lines(circuit_key(shown), inner)
+        bottom = LINE * len(key) + 0.16
+        top = 0.3 + LINE * len(heading) + (0.0 if self.upright else 0.14)
+        height = bottom + (laid.length if self.upright else laid.width) + top
+        figure, axes = new_sheet(width, height)
+        draw_heading(axes, width, height, title, heading)
+        self.fill(axes, shown, laid, self.placed(bottom, laid, width), edge_style(shown))
+        draw_key(axes, key, MARGIN, LINE * len(key) + 0.04, inner)
+        return figure
+
+    def placed(
+        self, bottom: float, laid: Layered, width: float
+    ) -> Callable[[float, float], tuple[float, float]]:
+        """From places across and along the flow to inches on the page."""
+        if self.upright:
+            return lambda across, along: (MARGIN + LAYER_LABEL + across, bottom + along)
+        left = MARGIN + max(0.0, (width - 2 * MARGIN - laid.length) / 2)
+        return lambda across, along: (left + along, bottom + laid.width - across)
+
+    def fill(
+        self,
+        axes: Any,
+        shown: Content,
+        laid: Layered,
+        place: Callable[[float, float], tuple[float, float]],
+        style: Callable[[DrawnEdge], dict[str, Any]],
+        faint: frozenset[int] = frozenset(),
+    ) -> None:
+        """Layers, edges and nodes; nodes numbered in ``faint`` are drawn as outlines."""
+        self._bands(axes, laid, place)
+        _draw_edges(axes, shown, laid, place, style)
+        for i, (node, box) in enumerate(zip(shown.nodes, laid.boxes, strict=True)):
+            self._node(axes, node, place(box.across, box.along), i in faint)
+
+    def _bands(
+        self, axes: Any, laid: Layered, place: Callable[[float, float], tuple[float, float]]
+    ) -> None:
+        from matplotlib.patches import Rectangle
+
+        for i, band in enumerate(laid.bands):
+            first, last = band.layers
+            label = f"layer {first}" if first == last else f"{first} to {last}"
+            x0, y0 = place(0.0, band.low - 0.05)
+            x1, y1 = place(laid.width, band.high + 0.05)
+            if self.upright:
+                x0 -= LAYER_LABEL
+                at, anchor = (x0 + 0.02, (y0 + y1) / 2), ("left", "center")
+            else:
+                y0, y1 = y1, y0 + 0.13
+                at, anchor = ((x0 + x1) / 2, y1 - 0.02), ("center", "top")
+            if i % 2 == 0:
+                axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, facecolor="#F4F4F4", zorder=0))
+            axes.text(*at, label, ha=anchor[0], va=anchor[1], fontsize=SMALL, color="#777777",
+                      zorder=1)  # fmt: skip
+
+    def _node(self, axes: Any, node: DrawnNode, at: tuple[float, float], faint: bool) -> None:
+        from matplotlib.patches import FancyBboxPatch
+
+        size = self.size(node)
+        width, height = size if self.upright else size[::-1]
+        x, y = at
+        ports = _ports(node)
+        axes.add_patch(
+            FancyBboxPatch(
+                (x - width / 2, y - height / 2), width, height,
+                boxstyle="round,pad=0,rounding_size=0.035", linewidth=0.6,
+                facecolor="white" if faint else FILL.get(node.kind, "#FFFFFF"),
+                edgecolor="#BBBBBB" if faint else BORDER.get(node.kind, "#666666"), zorder=5,
+            )
+        )  # fmt: skip
+        lift = 0.04 if ports and self.upright else 0.0
+        right = 0.045 if ports and not self.upright else 0.0
         axes.text(
-            -LEFT + 0.15, (low + high) / 2, f"layer {layer}",
-            ha="left", va="center", fontsize=8, color="#777777", zorder=1,
+            x + right, y + lift - 0.005, self.label(node), ha="center", va="center", fontsize=TEXT,
+            color="#999999" if faint else "#111111", zorder=6,
         )  # fmt: skip
-    _edges(axes, shown, shift, scored)
-    for node in shown.nodes:
-        box = FancyBboxPatch(
-            (node.x + shift - WIDTH / 2, node.y - HEIGHT / 2), WIDTH, HEIGHT,
-            boxstyle="round,pad=0,rounding_size=0.08", linewidth=0.9,
-            facecolor=FILL.get(node.kind, "#FFFFFF"), edgecolor=EDGE_OF.get(node.kind, "#666666"),
-            zorder=5,
-        )  # fmt: skip
-        axes.add_patch(box)
-        lift = 0.05 if node.ports else 0.0
-        axes.text(
-            node.x + shift, node.y + lift, _short(node.name),
-            ha="center", va="center", fontsize=8, color="#111111", zorder=6,
-        )  # fmt: skip
-        for port in node.ports:
-            axes.text(
-                node.x + shift + port_offset(node, port), node.y - HEIGHT / 2 + 0.025, port,
-                ha="center", va="bottom", fontsize=5.5, color="#444444", zorder=6,
-            )  # fmt: skip
-    _words(axes, shown, title, scored, width, height)
+        for port in ports:
+            step = PORTS.index(port) - 1
+            place = (x + step * 0.1, y - height / 2 + 0.045)
+            if not self.upright:
+                place = (x - width / 2 + 0.05, y - step * 0.085)
+            axes.text(*place, port, ha="center", va="center", fontsize=SMALL, zorder=6,
+                      color="#999999" if faint else "#555555")  # fmt: skip
 
 
-def _short(name: str) -> str:
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
-    return text if len(text) <= 11 else f"{text[:5]}…{text[-5:]}"
+PORTS = ("q", "k", "v")
 
 
-def _edges(axes: Any, shown: Picture, shift: float, scored: bool) -> None:
+def _ports(node: DrawnNode) -> tuple[str, ...]:
+    """The inputs that have a place of their own; others (relations) have no room in a box."""
+    return tuple(port for port in node.ports if port in PORTS)
+
+
+def edge_style(shown: Content) -> Callable[[DrawnEdge], dict[str, Any]]:
+    """Colour by the sign of the score, width by its size."""
+
+    def style(edge: DrawnEdge) -> dict[str, Any]:
+        share = (edge.strength / shown.largest) ** 0.5
+        colour = NEUTRAL
+        if edge.score is not None:
+            colour = POSITIVE if edge.score >= 0 else NEGATIVE
+        return {"color": colour, "linewidth": edge_width(share**2), "alpha": 0.5 + 0.45 * share}
+
+    return style
+
+
+def _draw_edges(
+    axes: Any,
+    shown: Content,
+    laid: Layered,
+    place: Callable[[float, float], tuple[float, float]],
+    style: Callable[[DrawnEdge], dict[str, Any]],
+) -> None:
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path as Curve
 
-    paths = route(shown, WIDTH, HEIGHT, port_offset)
-    order = sorted(range(len(shown.edges)), key=lambda i: shown.edges[i].strength)
-    for i in order:
+    for i in sorted(range(len(shown.edges)), key=lambda i: shown.edges[i].strength):
         edge = shown.edges[i]
-        points = [(x + shift, y) for x, y in paths[i]]
+        points = [place(*point) for point in laid.paths[i]]
         curve = Curve(points, [Curve.MOVETO, *[Curve.CURVE4] * (len(points) - 1)])
-        share = (edge.strength / shown.largest) ** 0.5
-        style: dict[str, Any] = {
-            "linewidth": 0.5 + 2.7 * share,
-            "alpha": 0.30 + 0.60 * share,
-            "color": _colour(edge, scored),
-        }
-        if edge.wire:
-            style = {"linewidth": 1.3, "alpha": 1.0, "color": WIRE, "linestyle": (0, (1, 1.2))}
+        chosen: dict[str, Any] = {"color": WIRE, "linewidth": 0.9, "linestyle": (0, (1, 1.2))}
+        if not edge.wire:
+            chosen = style(edge)
         axes.add_patch(
             FancyArrowPatch(
                 path=curve, arrowstyle="-" if edge.wire else "-|>",
-                mutation_scale=4 + 4 * share, shrinkA=0, shrinkB=0,
-                joinstyle="miter", capstyle="butt", zorder=2 + share, **style,
+                mutation_scale=3.2 + 1.2 * chosen["linewidth"], shrinkA=0, shrinkB=0,
+                joinstyle="miter", capstyle="butt",
+                zorder=2 + edge.strength / shown.largest, **chosen,
             )
         )  # fmt: skip
-
-
-def _colour(edge: DrawnEdge, scored: bool) -> str:
-    if not scored or edge.score is None:
-        return NEUTRAL
-    return POSITIVE if edge.score >= 0 else NEGATIVE
-
-
-def _words(
-    axes: Any, shown: Picture, title: str, scored: bool, width: float, height: float
-) -> None:
-    """Title, what is shown, and the legend."""
-    edges = f"{shown.total_edges} edges"
-    if shown.shown_edges < shown.total_edges:
-        ranking = "|score|" if scored else "mask value"
-        edges = f"the {shown.shown_edges} strongest of {shown.total_edges} edges by {ranking}"
-    top = height + TOP
-    axes.text(
-        -LEFT + 0.15, top - 0.2, title, ha="left", va="top", fontsize=11, weight="bold", zorder=7
-    )
-    axes.text(
-        -LEFT + 0.15, top - 0.62, f"{edges}, {len(shown.nodes)} nodes", ha="left", va="top",
-        fontsize=8.5, color="#333333", zorder=7,
-    )  # fmt: skip
-    y = -BOTTOM + 0.36
-    entries = [(POSITIVE, "useful (positive score)"), (NEGATIVE, "harmful (negative score)")]
-    if not scored:
-        entries = [(NEUTRAL, "kept (no scores)")]
-    x = -LEFT + 0.2
-    for colour, label in entries:
-        axes.plot([x, x + 0.45], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
-        axes.text(x + 0.55, y, label, ha="left", va="center", fontsize=7.5, color="#333333")
-        x += 0.8 + 0.072 * len(label)
-    if scored:
-        for i, share in enumerate((0.05, 0.35, 1.0)):
-            axes.plot(
-                [x, x + 0.3], [y - 0.12 + 0.12 * i] * 2, color=NEUTRAL,
-                linewidth=0.5 + 2.7 * share**0.5, solid_capstyle="butt",
-            )  # fmt: skip
-        label = f"|score|, up to {shown.largest:.3g}"
-        axes.text(x + 0.4, y, label, ha="left", va="center", fontsize=7.5, color="#333333")
-        x += 0.7 + 0.072 * len(label)
-    if any(edge.wire for edge in shown.edges):
-        axes.plot([x, x + 0.45], [y, y], color=WIRE, linewidth=1.3, linestyle=(0, (1, 1.2)))
-        axes.text(
-            x + 0.55, y, "key/value head", ha="left", va="center", fontsize=7.5, color="#333333"
-        )

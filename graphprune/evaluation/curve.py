@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.capabilities import identity_of
 from graphprune.core.ablation import AblationLike, resolve_ablation, said_or_own
 from graphprune.core.mask import EdgeMask, budget, require_same_graph
 from graphprune.core.model import Ablation, MaskedModel, require_model
@@ -54,7 +55,8 @@ class FaithfulnessCurve:
     ``f[ranking]`` and ``kept[ranking]`` go with ``sizes`` (fractions of all edges); ``kept`` counts
     edges after dead ends are pruned. ``values`` holds the metric itself; ``full`` and ``ablated``
     its ends, and ``note`` what is to be said of their difference, the unit of f, and of sizes
-    that keep no edge.
+    that keep no edge. ``intervals[ranking]`` has the ends of each f's 95 % interval over examples
+    (see :meth:`EvaluationReport.interval`), ``model`` the name of the model.
     """
 
     sizes: tuple[float, ...]
@@ -66,6 +68,8 @@ class FaithfulnessCurve:
     metric: str
     method: str = ""
     note: str = ""
+    intervals: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    model: str = ""
 
     def _of(self, ranking: Ranking) -> NDArray[np.float64]:
         if ranking not in self.f:
@@ -140,11 +144,15 @@ class FaithfulnessCurve:
             out["cmd"] = self.cmd
         return out
 
-    def plot(self, path: Any = None, ax: Any = None) -> Any:
-        """Draws f against the size (logarithmic); writes ``path`` if given; gives the axes."""
+    def plot(self, path: Any = None, ax: Any = None, *, beside: Sequence[Any] = ()) -> Any:
+        """Draws f against the size with its intervals; writes ``path`` if given; gives the axes.
+
+        ``beside`` are further curves; those of :class:`~graphprune.Random` scores become a grey
+        baseline.
+        """
         from graphprune.drawing.plots import plot_curves
 
-        return plot_curves([self], path=path, ax=ax)
+        return plot_curves([self, *beside], path=path, ax=ax)
 
 
 def faithfulness_curve(
@@ -240,7 +248,8 @@ def curve_of(
         batch_size=batch_size,
     )
     reports = {mask: by_name[name] for mask, name in to_run.items()}
-    return curve_of_reports(masks, fractions, reports, method)
+    model_name = str(identity_of(model).get("model") or "")
+    return curve_of_reports(masks, fractions, reports, method, model_name)
 
 
 def _is_end(mask: EdgeMask) -> bool:
@@ -253,6 +262,7 @@ def curve_of_reports(
     fractions: tuple[float, ...],
     reports: Mapping[EdgeMask, EvaluationReport],
     method: str = "",
+    model: str = "",
 ) -> FaithfulnessCurve:
     """The curve of circuits that :func:`evaluate_all` has measured.
 
@@ -267,14 +277,17 @@ def curve_of_reports(
     full, ablated = report.full[metric], report.ablated[metric]
     values: dict[str, list[float]] = {by: [] for by in masks}
     f: dict[str, list[float]] = {by: [] for by in masks}
+    intervals: dict[str, list[tuple[float, float]]] = {by: [] for by in masks}
     for by, circuits in masks.items():
         for mask in circuits:
             if _is_end(mask):
                 values[by].append(full if mask.num_kept else ablated)
                 f[by].append(1.0 if mask.num_kept else 0.0)
+                intervals[by].append((f[by][-1], f[by][-1]))
             else:
                 values[by].append(float(reports[mask].examples[metric].mean()))
                 f[by].append(reports[mask]["faithfulness"])
+                intervals[by].append(reports[mask].interval("faithfulness"))
     kept: dict[str, list[int]] = {by: [m.num_kept for m in masks[by]] for by in masks}
     notes = [MetricRange.of(report.full_examples[metric], report.ablated_examples[metric]).note]
     edges = next(iter(masks.values()))[0].graph.num_edges
@@ -285,4 +298,6 @@ def curve_of_reports(
             "edges and keep none: f is 0 there; sizes= takes numbers of edges"
         )
     note = "; ".join(filter(None, notes))
-    return FaithfulnessCurve(fractions, f, kept, values, full, ablated, metric, method, note)
+    return FaithfulnessCurve(
+        fractions, f, kept, values, full, ablated, metric, method, note, intervals, model
+    )

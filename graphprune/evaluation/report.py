@@ -33,6 +33,7 @@ from graphprune.core.sanity_checks import (
 )
 from graphprune.core.task import Task
 from graphprune.errors import InputError, NumericalError
+from graphprune.util.notebook import notebook_card
 from graphprune.util.numbers import (
     ENOUGH,
     UNBOUNDED,
@@ -163,6 +164,11 @@ class EvaluationReport:
             )
         rows += [{"measure": name, "note": why} for name, why in self.absent.items()]
         return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        """The report in a notebook: a row for each measure, with its interval."""
+        frame, said = self.to_frame().fillna({"note": ""}), self.remarks
+        return notebook_card("EvaluationReport", columns=[*frame], rows=frame.values, remarks=said)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v:.4g}" for k, v in self.values.items())

@@ -1,7 +1,9 @@
 """Circuits as files: the library's own format, the field's, networkx's, figures and a page."""
 
-from graphprune.drawing.figure import draw
+from graphprune.drawing.answers import prompt_answers
+from graphprune.drawing.figure import draw, plot
 from graphprune.drawing.html import to_html
+from graphprune.drawing.together import plot_circuits
 from graphprune.export.attribution_graph import attribution_graph, to_attribution_graph
 from graphprune.export.explanation import to_explanation
 from graphprune.export.formats import FORMATS, export
@@ -38,6 +40,9 @@ __all__ = [
     "from_mib_nodes",
     "from_mib_pt",
     "load",
+    "plot",
+    "plot_circuits",
+    "prompt_answers",
     "push_to_hub",
     "read_submission",
     "to_attribution_graph",

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from graphprune.util.notebook import notebook_card
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -104,6 +106,13 @@ class Finding:
             return pd.DataFrame(list(self.rows))
         plain_values = {k: v for k, v in self.values.items() if not isinstance(v, dict | list)}
         return pd.DataFrame([{"p_value": self.p_value, **plain_values}])
+
+    def _repr_html_(self) -> str:
+        """The finding in a notebook: the sentence, its statistics and remarks."""
+        facts = [("null hypothesis", self.null), ("p-value", self.p_value), ("passed", self.passed)]
+        facts += [(k, v) for k, v in self.values.items() if not isinstance(v, dict | list)]
+        known = [fact for fact in facts if fact[1] is not None]
+        return notebook_card(self.summary(), known, remarks=self.remarks)
 
     def __repr__(self) -> str:
         return f"Finding({self.summary()!r})"

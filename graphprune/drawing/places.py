@@ -1,0 +1,138 @@
+"""Places for the nodes of a graph that flows in circles: near their neighbours, apart from all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+__all__ = ["apart", "network_places"]
+
+Places = NDArray[np.float64]
+EXACT = 160
+"""Up to that many nodes distances on the page follow those in the graph, all pairs of them."""
+
+
+def network_places(count: int, pairs: Sequence[tuple[int, int]]) -> Places:
+    """``[n, 2]`` places of any scale; parts that no edge joins stand beside each other."""
+    import networkx as nx
+
+    if not count:
+        return np.zeros((0, 2))
+    graph: nx.Graph[int] = nx.Graph()
+    graph.add_nodes_from(range(count))
+    graph.add_edges_from(pair for pair in pairs if pair[0] != pair[1])
+    parts = sorted(nx.connected_components(graph), key=lambda part: (-len(part), min(part)))
+    places = np.zeros((count, 2))
+    left, shelf, depth, widest = 0.0, 0.0, 0.0, 0.0
+    for part in parts:
+        members = sorted(part)
+        own = _component(graph.subgraph(members), members)
+        size = np.ptp(own, axis=0) if len(members) > 1 else np.zeros(2)
+        if left and left + size[0] > widest:  # the next shelf
+            left, shelf, depth = 0.0, shelf - depth - 1.0, 0.0
+        places[members] = own - own.min(0) + [left, shelf - size[1]]
+        left += float(size[0]) + 1.0
+        depth, widest = max(depth, float(size[1])), max(widest, left)
+    return places
+
+
+def _component(part: nx.Graph[int], members: list[int]) -> Places:
+    """Places of one connected part, about one unit from neighbour to neighbour."""
+    import networkx as nx
+
+    if len(members) == 1:
+        return np.zeros((1, 2))
+    if len(members) <= EXACT:
+        found = nx.kamada_kawai_layout(part)
+        own = np.array([found[number] for number in members], dtype=np.float64)
+    else:
+        own = _pivoted(nx.to_scipy_sparse_array(part, nodelist=members))
+    spread = float(np.ptp(own, axis=0).max()) or 1.0
+    return np.asarray(own / spread * 1.3 * len(members) ** 0.5)
+
+
+def _pivoted(adjacency: Any) -> Places:
+    """Places whose distances follow those to 50 pivots, each far from those before (pivot MDS).
+
+    Source: Brandes and Pich, "Eigensolver methods for progressive multidimensional scaling of large
+    data", 2006.
+    """
+    from scipy.sparse.csgraph import shortest_path
+
+    nearest = np.full(adjacency.shape[0], np.inf)
+    columns, pivot = [], 0
+    for _ in range(min(50, adjacency.shape[0])):
+        columns.append(shortest_path(adjacency, unweighted=True, indices=pivot))
+        nearest = np.minimum(nearest, columns[-1])
+        pivot = int(nearest.argmax())
+    squares = np.array(columns).T ** 2
+    centred = squares - squares.mean(0) - squares.mean(1, keepdims=True) + squares.mean()
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    found = centred @ directions[:2].T
+    # Leaves of one node have one place: a little noise lets them be pushed apart.
+    noise = np.random.default_rng(0).normal(0, 1e-2, found.shape)
+    found = found + noise * found.std(0)
+    # Halfway to even spacing: a dense middle and a few long arms both stay readable.
+    even = found.argsort(0).argsort(0) / len(found)
+    return np.asarray((found - found.min(0)) / np.ptp(found, axis=0) + even)
+
+
+def apart(
+    places: Places, distance: float, size: tuple[float, float], *, grow: bool = False
+) -> Places:
+    """The places scaled into a page of ``size`` with no two nearer than ``distance``.
+
+    Where there is no room for all, the page grows: with ``grow`` in both directions, else upwards,
+    into rows of a grid.
+    """
+    count = len(places)
+    if not count:
+        return places
+    width, height = size
+    height = max(height, 1.6 * distance * float(np.ceil(count / max(int(width / distance), 1))))
+    span, low = np.ptp(places, axis=0), places.min(0)
+    flat = span < 1e-9  # a single node, or all in a line: in the middle
+    shares = (places - np.where(flat, low - 0.5, low)) / np.where(flat, 1.0, span)
+    for factor in (1.0, 1.5, 2.25, 3.4) if grow else (1.0,):
+        room = factor * np.array([width, height])
+        found = _pushed(shares * (room - distance) + distance / 2, distance, room)
+        if found is not None:
+            return found
+    return _grid(shares, distance, width)
+
+
+def _pushed(places: Places, distance: float, room: Places) -> Places | None:
+    """The places after all that are too near have pushed each other; ``None``: no end of it."""
+    from scipy.spatial import cKDTree
+
+    out = places + np.random.default_rng(0).normal(0, 1e-3 * distance, places.shape)
+    for _ in range(300):
+        close = cKDTree(out).query_pairs(distance, output_type="ndarray")
+        if not len(close):
+            return out
+        step = out[close[:, 0]] - out[close[:, 1]]
+        gap = np.hypot(*step.T)
+        push = step * ((distance * 1.02 - gap) / 2 / np.maximum(gap, 1e-9))[:, None]
+        np.add.at(out, close[:, 0], push)
+        np.add.at(out, close[:, 1], -push)
+        out = np.clip(out, distance / 2, room - distance / 2)
+    return None
+
+
+def _grid(places: Places, distance: float, width: float) -> Places:
+    """Rows of a grid in the order of the places, where pushing found no room."""
+    columns = max(int(width / distance), 1)
+    out = np.zeros_like(places)
+    order = np.argsort(places[:, 1], kind="stable")
+    for row, start in enumerate(range(0, len(order), columns)):
+        members = order[start : start + columns]
+        members = members[np.argsort(places[members, 0], kind="stable")]
+        out[members, 0] = distance * (np.arange(len(members)) + 0.5)
+        out[members, 1] = distance * (row + 0.5)
+    return out
