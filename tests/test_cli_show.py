@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 
@@ -147,19 +146,3 @@ def test_a_log_gets_a_line_now_and_then():
     assert done == sorted(done)
     silent = [sys.executable, "-c", LOG.format(silent=True)]
     assert subprocess.run(silent, capture_output=True, text=True, check=True).stderr == ""
-
-
-def test_a_terminal_gets_a_bar(monkeypatch):
-    from graphprune.util.progress import command_line_progress, track
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    with command_line_progress(False):
-        for _ in track(range(3), "passes"):
-            pass
-    assert "\r" in screen.getvalue()
-    assert "3/3" in screen.getvalue() or "0/3" in screen.getvalue()

@@ -50,14 +50,20 @@ def draw_summary(
 
 
 def _counts(circuit: CircuitLike) -> str:
+    from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
     graph, kept = circuit.graph, circuit.mask.kept.numpy()
+    wires = graph.fixed_edge_index.numpy()
+
+    def connected_parts(chosen: NDArray[np.bool_]) -> int:
+        ends = np.concatenate([graph.edge_index.numpy()[:, chosen], wires], axis=1)
+        shape = graph.num_nodes, graph.num_nodes
+        matrix = csr_array((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=shape)
+        return int(connected_components(matrix, directed=True, connection="weak")[0])
+
     touched = np.unique(graph.edge_index.numpy()[:, kept])
-    parts = [
-        connected_components(graph.adjacency(chosen), directed=True, connection="weak")[0]
-        for chosen in (np.ones_like(kept), kept)
-    ]
+    parts = [connected_parts(chosen) for chosen in (np.ones_like(kept), kept)]
     share = kept.mean() if len(kept) else 0.0
     return (
         f"{int(kept.sum()):,} of {graph.num_edges:,} edges kept ({share:.0%}). "
