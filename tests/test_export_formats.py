@@ -116,3 +116,15 @@ def test_explanation_is_valid():
     assert explanation.edge_index.equal(made.graph.edge_index)
     touched = [n.name for n, t in zip(made.graph.nodes, explanation.node_mask, strict=True) if t]
     assert touched == made.nodes()
+
+
+def test_two_wires_between_the_same_nodes_stay_two():
+    graph = ComputationalGraph(
+        nodes=tuple(Node(name, "node") for name in "abc"),
+        edge_index=torch.tensor([[0, 0], [1, 2]]),
+        edge_kind=torch.zeros(2, dtype=torch.uint8),
+        edge_kinds=("message",),
+        fixed_edge_index=torch.tensor([[1, 1], [2, 2]]),
+    )
+    whole = Circuit.from_mask(EdgeMask.full(graph)).to_networkx()
+    assert sorted(whole.edges(keys=True))[2:] == [("b", "c", "wire"), ("b", "c", "wire#1")]

@@ -118,7 +118,6 @@ def karate(seed: int = 0) -> tuple[TwoLayerGCN, Any]:
     from torch_geometric.datasets import KarateClub
 
     data = KarateClub()[0]
-    # Positions stand for nodes instead of one-hot rows, so that features mean something when moved.
     torch.manual_seed(seed)
     module = TwoLayerGCN(data.num_features, 16, 4)
 

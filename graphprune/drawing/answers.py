@@ -53,7 +53,8 @@ def prompt_answers(
         with torch.no_grad():
             reference = model.reference(batch, chosen)
             sides = [reference.full, model.run(batch, mask.values, reference)]
-        ids, present = batch.clean["input_ids"], batch.clean["attention_mask"].bool()
+        ids = batch.clean["input_ids"]
+        present = batch.clean.get("attention_mask", torch.ones_like(ids)).bool()
         for i in range(min(batch.size, n - len(rows))):
             answers = [] if batch.answer is None else batch.answer[i][batch.answer[i] >= 0].tolist()
             rows.append(

@@ -1,4 +1,4 @@
-"""A circuit as a networkx graph: only what is kept, with plain Python attributes."""
+"""A circuit as a networkx graph: its kept edges, their nodes and the fixed wires between them."""
 
 from __future__ import annotations
 
@@ -86,4 +86,5 @@ def _add(out: Any, source: str, target: str, kind: str, data: dict[str, Any]) ->
         out.add_edge(source, target, **data)
         return
     twin = out.has_edge(source, target, key=kind)
-    out.add_edge(source, target, key=f"{kind}#{data['number']}" if twin else kind, **data)
+    number = data.get("number", data.get("wire"))
+    out.add_edge(source, target, key=f"{kind}#{number}" if twin else kind, **data)

@@ -66,7 +66,7 @@ class EdgePruning(MaskOptimiser):
         refine: rounds of local search from the final circuit, each a gradient and a few sparse runs
             of up to eight batches; ``None``: 8, none as published.
         path: further sizes (counts or shares) whose circuits the default variant keeps as its
-            budget passes them: a whole trade-off curve from one run, in ``fit(...).path``.
+            budget passes them: a whole trade-off curve from one run, in ``fit(...).circuits``.
     """
 
     variant: Literal["default", "paper"] = "default"

@@ -104,7 +104,9 @@ class GreedyDescent:
         edges, everything = len(self.order), self.graph.num_edges
         fresh = Branch(
             tuple(sorted(set(self.taus))),
-            torch.ones(everything, dtype=torch.bool) if self.within is None else self.within,
+            torch.ones(everything, dtype=torch.bool)
+            if self.within is None
+            else self.within.clone(),  # the search writes into it
             torch.full((everything,), float("nan"), dtype=torch.float64),
         )
         self.open, self.done = [fresh], list[Branch]()

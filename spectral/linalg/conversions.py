@@ -59,7 +59,7 @@ def _networkx(graph: Any, weights: Any) -> tuple[Any, Any]:
     if not graph.is_directed():
         raise InputError(
             "the networkx graph is undirected, so its spectrum is real and its imaginary parts say "
-            "nothing; direct its edges (G.to_directed() gives each edge its reverse)"
+            "nothing; give a DiGraph whose edges do not all come in pairs"
         )
     if weights is None:
         carried = [(u, v, w) for u, v, w in graph.edges(data="weight")]
