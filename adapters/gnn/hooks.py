@@ -26,7 +26,7 @@ from torch_geometric.nn import MessagePassing
 from graphprune.errors import InputError, UnsupportedModelError
 
 from .copies import CopiedEdges, plain_tensor
-from .deletion import deletion_rule
+from .deletion_rules import deletion_rule
 
 __all__ = ["ForeignEdges", "MessageHooks", "Propagation", "convolutions"]
 

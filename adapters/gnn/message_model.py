@@ -6,9 +6,9 @@ layer and step. What an ablated message becomes (zero, its mean, the corrupted r
 constant) is put in the message's place, and whatever else the layer computes (degrees, attention)
 stays. Under ``delete`` the edge is absent: masks of zeros and ones are run on the smaller graph,
 which is right for every layer; between them the layer must be one whose normalisation a mask can
-follow (:mod:`graphprune.adapters.gnn.deletion`). A module that merges a heterogeneous graph's edge
-types into one (HGTConv) shows no messages by edge type: it is run on smaller graphs, and nothing
-else.
+follow (:mod:`graphprune.adapters.gnn.deletion_rules`). A module that merges a heterogeneous
+graph's edge types into one (HGTConv) shows no messages by edge type: it is run on smaller graphs,
+and nothing else.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from graphprune.util.modes import with_gradients
 
 from ..gnn.argnn import ARGNN
 from ..gnn.training import train_bptt
-from .train_once import learn, train_once
+from .train_once import cross_entropy_step, train_once
 
 __all__ = [
     "ReachabilityNetwork",
@@ -125,7 +125,7 @@ def karate(seed: int = 0) -> tuple[TwoLayerGCN, Any]:
         optimiser = torch.optim.Adam(module.parameters(), lr=0.02, weight_decay=5e-4)
         for _ in range(200):
             out = module(data.x, data.edge_index)[data.train_mask]
-            learn(optimiser, out, data.y[data.train_mask])
+            cross_entropy_step(optimiser, out, data.y[data.train_mask])
 
     train_once("gcn-karate", {"seed": seed}, module, train)
     return module.eval(), data
@@ -180,7 +180,7 @@ def reaching(seed: int = 0, nodes: int = 20, degree: float = 1.3) -> Reachabilit
             batch = Batch.from_data_list(
                 [reachability_graph(nodes, degree, first + i) for i in range(32)]
             )
-            learn(optimiser, module(batch.x, batch.edge_index), batch.y)
+            cross_entropy_step(optimiser, module(batch.x, batch.edge_index), batch.y)
 
     train_once("reaching", {"seed": seed, "nodes": nodes, "degree": degree}, module, train)
     return module.eval()

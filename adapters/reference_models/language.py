@@ -25,7 +25,7 @@ from graphprune.tasks.indirect_object import FRAMES, ioi
 from graphprune.tasks.words import NAMES, OBJECTS, PLACES
 from graphprune.util.modes import with_gradients
 
-from .train_once import learn, train_once
+from .train_once import cross_entropy_step, train_once
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def _train(model: Any, settings: TrainingSettings, seed: int) -> None:
     )
     epochs = (data.batches(settings.batch, shuffle=seed + epoch) for epoch in count())
     for batch in islice(chain.from_iterable(epochs), settings.steps):
-        learn(optimiser, _logits(model, batch), _answers(batch))
+        cross_entropy_step(optimiser, _logits(model, batch), _answers(batch))
         schedule.step()
     model.eval()
     found = accuracy(model, trained_task(tokenizer, 1000, seed + 1))

@@ -18,7 +18,7 @@ from torch_geometric.nn import HeteroConv, SAGEConv
 
 from graphprune.util.modes import with_gradients
 
-from .train_once import learn, train_once
+from .train_once import cross_entropy_step, train_once
 
 __all__ = ["PLANTED", "RelationalNetwork", "planted_examples", "planted_graph", "relational"]
 
@@ -125,7 +125,7 @@ def relational(seed: int = 0, steps: int = 150, graphs: int = 16) -> RelationalN
             told = clean["author"][:, :GROUPS, :CLASSES].argmax(-1)  # author g is of group g
             labels = told[:, torch.arange(COUNTS["paper"]) % GROUPS].flatten()
             x = {kind: value.flatten(0, 1) for kind, value in clean.items()}
-            learn(optimiser, module(x, batch.edge_index_dict), labels)
+            cross_entropy_step(optimiser, module(x, batch.edge_index_dict), labels)
 
     settings = {"seed": seed, "steps": steps, "graphs": graphs}
     train_once("relational", settings, module, train)

@@ -15,7 +15,7 @@ from graphprune.core.contents import fingerprint
 from graphprune.util.fetch import cache_folder
 from graphprune.util.files import write_bytes
 
-__all__ = ["learn", "train_once"]
+__all__ = ["cross_entropy_step", "train_once"]
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def train_once(
     write_bytes(path, save({k: v.contiguous().clone() for k, v in module.state_dict().items()}))
 
 
-def learn(optimiser: torch.optim.Optimizer, logits: Tensor, labels: Tensor) -> None:
+def cross_entropy_step(optimiser: torch.optim.Optimizer, logits: Tensor, labels: Tensor) -> None:
     """One step by the cross entropy of ``logits [n, classes]`` against ``labels [n]``."""
     loss = nn.functional.cross_entropy(logits, labels)
     optimiser.zero_grad()

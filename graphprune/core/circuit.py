@@ -244,7 +244,7 @@ class Circuit:
             >>> dict(Circuit.from_mask(EdgeMask.full(graph)).to_networkx()["input"]["h"])
             {'name': 'input->h', 'kind': 'message', 'kept': 1.0, 'number': 0}
         """
-        from graphprune.export.network import circuit_to_networkx
+        from graphprune.export.to_networkx import circuit_to_networkx
 
         return circuit_to_networkx(self)
 

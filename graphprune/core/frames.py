@@ -15,7 +15,7 @@ __all__ = ["edge_frame"]
 
 
 def edge_frame(graph: ComputationalGraph, **columns: Any) -> pd.DataFrame:
-    """A row for each edge in graph order, with ``columns`` behind the four that name it."""
+    """A row for each edge in graph order: edge, source, target, kind, then ``columns``."""
     import pandas as pd
 
     names = np.array([node.name for node in graph.nodes], dtype=object)

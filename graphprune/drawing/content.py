@@ -84,26 +84,26 @@ def edge_strengths(circuit: CircuitLike) -> Tensor:
     return circuit.mask.values if circuit.scores is None else circuit.scores.values.abs()
 
 
-def strongest_edges(circuit: CircuitLike, most: int) -> Tensor:
-    """Numbers of at most ``most`` kept edges, the strongest without dead ends, in graph order.
+def strongest_edges(circuit: CircuitLike, max_edges: int) -> Tensor:
+    """Numbers of at most ``max_edges`` kept edges, the strongest without dead ends, in order.
 
     All of them where the circuit has no more. Edges on no path from an input to an output are
     dropped first; a circuit without such paths gives its strongest edges. A single path from input
     to output is drawn whole, even where it has more edges than asked for.
     """
-    if most < 1:
-        raise InputError(f"max_edges must be at least 1, got {most}")
+    if max_edges < 1:
+        raise InputError(f"max_edges must be at least 1, got {max_edges}")
     graph, kept = circuit.graph, circuit.mask.kept
     numbers = torch.nonzero(kept)[:, 0]
-    if len(numbers) <= most:
+    if len(numbers) <= max_edges:
         return numbers
     strength = edge_strengths(circuit)
     alive = torch.from_numpy(graph.alive(kept.numpy()))
     if not bool(alive.any()):
         order = torch.sort(strength[numbers], descending=True, stable=True).indices
-        return torch.sort(numbers[order[:most]]).values
+        return torch.sort(numbers[order[:max_edges]]).values
     numbers = torch.nonzero(alive)[:, 0]
-    if len(numbers) <= most:
+    if len(numbers) <= max_edges:
         return numbers
     part = ComputationalGraph(
         nodes=graph.nodes,
@@ -116,7 +116,7 @@ def strongest_edges(circuit: CircuitLike, most: int) -> Tensor:
         inputs=graph.input_nodes,
         outputs=graph.output_nodes,
     )
-    count = max(most, shortest_path_edges(part))
+    count = max(max_edges, shortest_path_edges(part))
     return numbers[exact_budget(part, strength[numbers], count).kept]
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from graphprune.core.graph import ComputationalGraph
 from graphprune.drawing.content import edge_strengths
 from graphprune.drawing.key import LINE, KeyEntry, draw_key, edge_width, key_lines, short_number
-from graphprune.drawing.places import apart, network_places
+from graphprune.drawing.places import network_places, separated
 from graphprune.drawing.sheets import MARGIN, draw_heading, new_sheet
 from graphprune.drawing.styles import (
     CLASSES,
@@ -73,7 +73,7 @@ def draw_network(circuit: CircuitLike, width: float, title: str, node_colours: N
     radius = _radius(names, inner)
     height = inner * (0.85 if graph.num_nodes > 12 else 0.6)
     places = network_places(graph.num_nodes, [pair.ends for pair in pairs])
-    places = apart(places, 2 * radius + 0.035, (inner, height))
+    places = separated(places, 2 * radius + 0.035, (inner, height))
     height = max(height, float(places[:, 1].max(initial=0.0)) + radius)
     words = _counts(circuit, graph).split()
     heading = wrapped(words, SMALL, inner)

@@ -13,7 +13,7 @@ from graphprune.core.mask import require_same_graph
 from graphprune.drawing.content import content, edge_strengths, strongest_edges
 from graphprune.drawing.layered import free_places
 from graphprune.drawing.network import NodeColours, flows_one_way, node_colouring
-from graphprune.drawing.places import apart, network_places
+from graphprune.drawing.places import network_places, separated
 from graphprune.drawing.styles import (
     BORDER,
     CUT,
@@ -193,7 +193,7 @@ def _nodes(
     side = 46.0 if len(nodes) <= 60 else 18.0
     pairs = [(edge.source, edge.target) for edge in shown.edges]
     spread = 2.1 * side * max(len(nodes), 1) ** 0.5
-    xy = apart(network_places(len(nodes), pairs), side * 1.2, (spread * 1.3, spread), grow=True)
+    xy = separated(network_places(len(nodes), pairs), side * 1.2, (spread * 1.3, spread), grow=True)
     for entry, number, (x, y) in zip(nodes, touched, xy.tolist(), strict=True):
         entry |= {"x": round(x, 1), "y": round(-y, 1), "width": side, "height": side}
         entry |= {"fill": fills[number], "border": "#444444"}

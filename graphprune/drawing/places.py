@@ -1,4 +1,4 @@
-"""Places for the nodes of a graph that flows in circles: near their neighbours, apart from all."""
+"""2-D positions of the nodes of a graph with cycles: neighbours close, no two nodes overlapping."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = ["apart", "network_places"]
+__all__ = ["network_places", "separated"]
 
 Places = NDArray[np.float64]
 EXACT = 160
@@ -83,7 +83,7 @@ def _pivoted(adjacency: Any) -> Places:
     return np.asarray((found - found.min(0)) / np.ptp(found, axis=0) + even)
 
 
-def apart(
+def separated(
     places: Places, distance: float, size: tuple[float, float], *, grow: bool = False
 ) -> Places:
     """The places scaled into a page of ``size`` with no two nearer than ``distance``.

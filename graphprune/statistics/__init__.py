@@ -7,7 +7,7 @@ from .finding import Finding
 from .hsic import hsic, hsic_test
 from .hypotheses import equivalence_test, independence_test, minimality_test
 from .random_circuits import random_circuits
-from .randomised import randomised_weights, shuffled_labels
+from .random_controls import randomised_weights, shuffled_labels
 from .stability import stability
 from .sufficiency import necessity_test, sufficiency_test
 from .transfer import transfer

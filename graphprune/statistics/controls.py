@@ -41,7 +41,7 @@ from .finding import Finding
 from .mask_evaluator import MaskEvaluator, RunOptions, require_circuit
 from .method_runs import label_of, run_method
 from .random_circuits import draw
-from .randomised import randomised_weights, shuffled_labels
+from .random_controls import randomised_weights, shuffled_labels
 
 KINDS = ("random", "degree", "labels", "weights")
 
@@ -98,7 +98,7 @@ def controls(
             raise InputError("give the circuit, or the method that finds it")
         mask = run_method(method, model, task, size).mask
     circuit = require_circuit(model, mask, full=False)
-    enough = powered(len(kinds), alpha)
+    enough = controls_needed(len(kinds), alpha)
     draws = max(100, enough) if draws is None else at_least(draws, 1, "draws")
     reruns = enough if reruns is None else at_least(reruns, 1, "reruns")
     if options.get("ablation") is None:
@@ -162,11 +162,11 @@ def controls(
     )  # fmt: skip
 
 
-def powered(kinds: int, alpha: float) -> int:
+def controls_needed(kinds: int, alpha: float) -> int:
     """The fewest controls n of each kind with ``kinds / (1 + n) < alpha``.
 
     Example:
-        >>> powered(4, 0.05), powered(1, 0.05)
+        >>> controls_needed(4, 0.05), controls_needed(1, 0.05)
         (80, 20)
     """
     count = int(kinds / alpha)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from graphprune.core.task import Task
-from graphprune.tasks.building import Candidate, MetricLike, build, combinations, one_of
+from graphprune.tasks.building import Candidate, MetricLike, build, combinations, require_one_of
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import NOUNS, PROMPTS
 
@@ -47,7 +47,7 @@ def subject_verb_agreement(
         A task; see :func:`~graphprune.tasks.ioi` for notes and errors (the template is the number
         of the sentence's opening, 0 to 7).
     """
-    one_of(structure, ("simple", "phrase", "relative"), "structure")
+    require_one_of(structure, ("simple", "phrase", "relative"), "structure")
     encoder = Encoder(tokenizer)
     draw = _draw(encoder, structure, seed)
     notes = {"corruption": "other number", "structure": structure}

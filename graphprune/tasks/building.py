@@ -25,7 +25,14 @@ from graphprune.tasks.pairs import pack
 from graphprune.tasks.redrawing import Option
 from graphprune.tasks.tables import Ragged
 
-__all__ = ["Candidate", "MetricLike", "build", "choose_templates", "combinations", "one_of"]
+__all__ = [
+    "Candidate",
+    "MetricLike",
+    "build",
+    "checked_templates",
+    "combinations",
+    "require_one_of",
+]
 
 MetricLike = str | Metric | Callable[..., Any]
 
@@ -81,7 +88,7 @@ def _split(numbers: Any, sizes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         yield from zip(*(column.tolist() for column in columns), strict=True)
 
 
-def choose_templates(templates: Sequence[int] | None, count: int, name: str) -> tuple[int, ...]:
+def checked_templates(templates: Sequence[int] | None, count: int, name: str) -> tuple[int, ...]:
     """The template numbers to use, all for ``None``; raises for numbers that do not exist."""
     chosen = tuple(range(count)) if templates is None else tuple(dict.fromkeys(templates))
     if not chosen or not all(type(t) is int and 0 <= t < count for t in chosen):
@@ -91,7 +98,7 @@ def choose_templates(templates: Sequence[int] | None, count: int, name: str) -> 
     return chosen
 
 
-def one_of(value: str, known: Sequence[str], what: str) -> None:
+def require_one_of(value: str, known: Sequence[str], what: str) -> None:
     """Raises unless ``value`` is one of ``known``."""
     if value not in known:
         raise unknown_name(what, value, known)
@@ -112,11 +119,11 @@ def build(
 ) -> Task:
     """A task of the first ``n`` distinct candidates that fit.
 
-    ``every`` draws the same prompts again in the same order, each with all corrupted prompts that
-    it can have, in a row: parts of the task take others from there (see ``Task.split``). ``pool``
+    ``every`` yields for each clean prompt, in the same order, every corrupted version one after
+    another: parts of the task take others from there (see ``Task.split``). ``pool``
     is how many prompts there are at most, noted and logged where seeds must share many of them.
 
-    ``seed`` is what the candidates are drawn by; it is checked before the first is. To the
+    ``seed`` was used to draw the candidates; here it is checked and recorded. To the
     ``notes`` come ``n``, ``seed``, ``template`` (a template number for each example) and ``unfit``
     (pairs passed over because they did not fit). Raises :class:`~graphprune.errors.InputError` if
     there are fewer than ``n``, saying how many there are.
@@ -139,9 +146,11 @@ def build(
                 break
             if fitted is None:
                 unfit += 1
+                wasted += 1
             elif kept.setdefault(_key(candidate), fitted) is fitted:
-                wasted = -1
-            wasted += 1
+                wasted = 0  # draws since the last new prompt
+            else:
+                wasted += 1
         wasted += len(chunk) - len(fresh)
     clean, corrupt, answer, distractor, template = (
         list(column) for column in zip(*kept.values(), strict=True)
@@ -149,13 +158,13 @@ def build(
     columns = {"clean": clean, "corrupt": corrupt, "answer": answer, "distractor": distractor}
     examples = pack({name: Ragged.from_rows(rows) for name, rows in columns.items()}, encoder)
     if every is not None:
-        examples = replace(examples, redraw=partial(_options, every, encoder))
+        examples = replace(examples, redraw=partial(_all_corruptions, every, encoder))
     if pool is not None:
         notes = {**notes, "pool": pool}
         if n / pool >= SHARED:
             log.info(
-                "%s: %d of at most %d prompts that there are: of another seed's, about %.0f %% are "
-                "the same", name, n, pool, 100 * n / pool,
+                "%s: %d of at most %d prompts that there are; a task of another seed shares about "
+                "%.0f %% of its prompts with this one", name, n, pool, 100 * n / pool,
             )  # fmt: skip
     notes = {"generator": name, "n": n, "seed": seed, **notes, "template": template, "unfit": unfit}
     return Task(examples, metric, name=name, batch_size=batch_size, notes=notes)
@@ -181,7 +190,9 @@ def _too_few(name: str, n: int, found: int, drawn: int) -> str:
     return f"{name}: this tokenizer can make no prompt: {reason}"
 
 
-def _options(every: Callable[[], Iterator[Candidate]], encoder: Encoder) -> Iterator[Option]:
+def _all_corruptions(
+    every: Callable[[], Iterator[Candidate]], encoder: Encoder
+) -> Iterator[Option]:
     """All corrupted prompts of each prompt, encoded, without those that do not fit."""
     candidates = every()
     while chunk := list(islice(candidates, REDRAWN)):
@@ -200,7 +211,7 @@ def _fit(chunk: list[Candidate], encoder: Encoder) -> Iterator[Fitted | None]:
             encoder.extended(next(coded), end) if isinstance(t, str) else t
             for t, end in zip((candidate.clean, candidate.corrupt), candidate.ends, strict=True)
         )
-        shared, answer, distractor = _choices(candidate, encoder)
+        shared, answer, distractor = _first_tokens(candidate, encoder)
         fits = (
             len(clean) == len(corrupt)
             and clean != corrupt
@@ -215,7 +226,9 @@ def _fit(chunk: list[Candidate], encoder: Encoder) -> Iterator[Fitted | None]:
         yield clean, corrupt, answer, distractor, candidate.template
 
 
-def _choices(candidate: Candidate, encoder: Encoder) -> tuple[Sequence[int], list[int], list[int]]:
+def _first_tokens(
+    candidate: Candidate, encoder: Encoder
+) -> tuple[Sequence[int], list[int], list[int]]:
     """First tokens of answers and distractors; empty if one of them is unknown.
 
     Where all of them begin with the same tokens for a space, these go behind the prompts (the first

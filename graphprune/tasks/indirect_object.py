@@ -17,9 +17,9 @@ from graphprune.tasks.building import (
     Candidate,
     MetricLike,
     build,
-    choose_templates,
+    checked_templates,
     combinations,
-    one_of,
+    require_one_of,
 )
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import NAMES, OBJECTS, PLACES, PROMPTS
@@ -64,8 +64,8 @@ def ioi(
         number of ``names``. Raises :class:`~graphprune.errors.InputError` if the vocabulary has too
         few names of one length, or fewer than ``n`` prompts exist.
     """
-    one_of(corruption, ("abc", "swap"), "corruption")
-    chosen = choose_templates(templates, 2 * len(FRAMES), "ioi")
+    require_one_of(corruption, ("abc", "swap"), "corruption")
+    chosen = checked_templates(templates, 2 * len(FRAMES), "ioi")
     encoder = Encoder(tokenizer)
     usable = encoder.same_length(dict.fromkeys(names), ENOUGH)
     needed = 5 if corruption == "abc" else 2

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.tasks.building import Candidate, MetricLike, build, one_of
+from graphprune.tasks.building import Candidate, MetricLike, build, require_one_of
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import PLAIN_WORDS
 
@@ -48,8 +48,8 @@ def induction(
     Returns:
         A task; see :func:`~graphprune.tasks.ioi` for notes and errors.
     """
-    one_of(of, ("words", "tokens"), "of")
-    one_of(corruption, ("swap", "random"), "corruption")
+    require_one_of(of, ("words", "tokens"), "of")
+    require_one_of(corruption, ("swap", "random"), "corruption")
     encoder = Encoder(tokenizer)
     if of == "words":
         pool = [encoder.in_context(w) for w in encoder.same_length(PLAIN_WORDS, ENOUGH)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from graphprune.errors import InputError
-from graphprune.tasks.building import one_of
+from graphprune.tasks.building import require_one_of
 
 __all__ = ["STYLES", "Style", "Wordings"]
 
@@ -51,7 +51,7 @@ class Wordings:
         Raises :class:`~graphprune.errors.InputError` for an unknown style, or (few-shot) more or
         fewer shots than there are demonstrations.
         """
-        one_of(style, STYLES, "style")
+        require_one_of(style, STYLES, "style")
         if style == "statement":
             return self.statement
         if style == "instruction":

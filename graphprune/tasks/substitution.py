@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from graphprune.core.task import Task
-from graphprune.tasks.building import Candidate, MetricLike, build, choose_templates, combinations
+from graphprune.tasks.building import Candidate, MetricLike, build, checked_templates, combinations
 from graphprune.tasks.encoding import Encoder
 
 __all__ = ["Substitution", "Words"]
@@ -49,7 +49,7 @@ class Substitution:
 
         ``templates`` says which of the texts to use; ``None``: all.
         """
-        chosen = choose_templates(templates, len(self.texts), name)
+        chosen = checked_templates(templates, len(self.texts), name)
         draw = partial(self.draw, chosen, seed)
         every, pool = partial(draw, None), len(chosen) * len(self.others) or None
         notes["templates"] = list(chosen)

@@ -21,9 +21,9 @@ from graphprune.tasks.building import (
     Candidate,
     MetricLike,
     build,
-    choose_templates,
+    checked_templates,
     combinations,
-    one_of,
+    require_one_of,
 )
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import PROMPTS
@@ -101,8 +101,8 @@ def greater_than(
     Returns:
         A task; see :func:`~graphprune.tasks.ioi` for notes and errors.
     """
-    one_of(corruption, ("01", "random"), "corruption")
-    chosen = choose_templates(templates, len(SPANS_OF_TIME), "greater_than")
+    require_one_of(corruption, ("01", "random"), "corruption")
+    chosen = checked_templates(templates, len(SPANS_OF_TIME), "greater_than")
     encoder = Encoder(tokenizer)
     draw = _draw(encoder, chosen, corruption, seed)
     notes = {"corruption": corruption, "templates": list(chosen)}

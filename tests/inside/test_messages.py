@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 
 import graphprune as gp
 from graphprune.adapters.gnn import messages
-from graphprune.adapters.gnn.deletion import deletion_rule
+from graphprune.adapters.gnn.deletion_rules import deletion_rule
 from graphprune.tasks import nodes
 
 pytestmark = pytest.mark.inside

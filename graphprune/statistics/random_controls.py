@@ -1,4 +1,4 @@
-"""Randomised tasks and models, on which a sound method must find nothing.
+"""Randomised tasks and models, on which a sound method does no better than chance.
 
 Sources: Adebayo et al. 2018 (arXiv 1810.03292), the randomisation tests of data and of parameters.
 """
