@@ -32,7 +32,7 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 
 from ..lm import LanguageModel
-from ..lm.describe.architecture import Block
+from ..lm.describe.architecture import DecoderBlock
 from ..lm.describe.layout import Place
 from .inputs import program_task
 from .module import TracrAttention, TracrTransformer
@@ -174,12 +174,12 @@ def _pointwise(
 ) -> _Row:
     """A reader that works position by position: what is changed at a place stays there."""
     effect = _sizes(changed, message, sides).cpu()
-    edges = range(place.offset, place.offset + place.prefix)
+    edges = range(place.edges.start, place.edges.start + place.prefix)
     return _Row(edges, effect, torch.diag_embed(effect), _used(parts, weight).cpu())
 
 
 def _attention(
-    block: Block, place: Place, parts: Tensor, allowed: Tensor, sides: Tensor
+    block: DecoderBlock, place: Place, parts: Tensor, allowed: Tensor, sides: Tensor
 ) -> Iterator[_Row]:
     """The readers q of each head, then k, then v; ``parts [W, B, T, D]``."""
     layer: nn.Module = block.attention
@@ -202,6 +202,6 @@ def _attention(
                 found.append(_sizes(mixed.view_as(parts) - message, message, sides).cpu())
             effect, at = found[0], torch.stack(found[1:], 1)
             row = port * block.heads + head
-            offset = place.offset + row * place.prefix
+            offset = place.edges.start + row * place.prefix
             edges = range(offset, offset + place.prefix)
             yield _Row(edges, effect, at, _used(parts, maps[port]).cpu())

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from graphprune.core.model import Objective
 
-from ..describe.architecture import Architecture, Block, Call
-from ..describe.layout import Layout, Place
+from ..describe.architecture import Architecture, Call, DecoderBlock
+from ..describe.layout import EdgeLayout, Place
 from ..describe.norms import Norm, wide
 from ..passes.values import Values
 from .relevance import Rule, relevant, relevant_attention
@@ -53,7 +53,7 @@ class SharedPass:
 
 def run_shared(
     arch: Architecture,
-    layout: Layout,
+    layout: EdgeLayout,
     embed: Tensor,
     unmaskable: Tensor,
     calls: tuple[Call, ...],
@@ -174,7 +174,7 @@ class _Projected:
     grad: Tensor | None = None
     along: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def add(self, block: Block, done: SharedPass, grad: Tensor, frozen: bool) -> None:
+    def add(self, block: DecoderBlock, done: SharedPass, grad: Tensor, frozen: bool) -> None:
         """One more point: ``grad [B, T, rows * dh]`` at the projections' output."""
         split = grad.reshape(-1, block.rows, block.head_dim).transpose(0, 1)
         norm = block.attention_norm
@@ -189,7 +189,7 @@ class _Projected:
         split = wide(split)  # sums over points stand in float32
         self.grad = split if self.grad is None else self.grad + split
 
-    def finish(self, block: Block) -> Tensor:
+    def finish(self, block: DecoderBlock) -> Tensor:
         """``[R, n, D]``: gradients at each reader's own input, summed over points."""
         assert self.grad is not None
         norm = block.attention_norm
@@ -210,7 +210,7 @@ class _Projected:
         return out
 
 
-def _linear(block: Block, norm: Norm, x_hat: Tensor, projected: Tensor) -> Tensor:
+def _linear(block: DecoderBlock, norm: Norm, x_hat: Tensor, projected: Tensor) -> Tensor:
     """``[R, n, dh]``: the projections of ``x_hat`` times the gain, constants left out."""
     if block.rounds is None:
         out = projected.reshape(-1, block.rows, block.head_dim).transpose(0, 1)
@@ -220,7 +220,7 @@ def _linear(block: Block, norm: Norm, x_hat: Tensor, projected: Tensor) -> Tenso
     return torch.cat([read @ reader.weight.transpose(1, 2) for reader in block.readers])
 
 
-def _constant(block: Block, norm: Norm) -> Tensor:
+def _constant(block: DecoderBlock, norm: Norm) -> Tensor:
     """``[R, 1, dh]``: what the projections give at ``x_hat = 0``."""
     parts = []
     for reader in block.readers:
@@ -244,7 +244,7 @@ class Attribution:
     def __init__(
         self,
         arch: Architecture,
-        layout: Layout,
+        layout: EdgeLayout,
         answers: Tensor,
         *,
         slots: tuple[Tensor, int] | None,
@@ -254,7 +254,7 @@ class Attribution:
         self.arch, self.layout, self.answers = arch, layout, answers
         self.frozen = rule != "gradient"
         dtype = torch.float64 if arch.dtype == torch.float64 else torch.float32
-        count = layout.places()[2].edges.stop
+        count = layout.num_edges
         self.slots = slots
         shape = (count,) if slots is None else (count, slots[1])
         self.edges = torch.zeros(shape, dtype=dtype, device=arch.device)
@@ -307,7 +307,7 @@ class Attribution:
         self, place: Place, grad: Tensor, delta: Tensor | None, at: Tensor | None = None
     ) -> None:
         """A place of one reader: gradient ``[n, D]``; ``at``: token numbers, all if ``None``."""
-        grad = self._sum(place.offset, grad, delta is not None)
+        grad = self._sum(place.edges.start, grad, delta is not None)
         if delta is not None:
             self._contract(place, grad[None], delta, at)
 

@@ -21,7 +21,7 @@ from graphprune.util.quantities import best_seconds
 from ..describe.family import FAMILIES
 from ..describe.shape import Shape, random_model, truncated
 from ..model import LanguageModel
-from ..passes.delta_buffer import Outbox, Tokens
+from ..passes.delta_buffer import DeltaBuffer, TokenSelection
 
 __all__ = ["calibrate", "random_batch", "step"]
 
@@ -119,9 +119,10 @@ def _edge_seconds(shape: Shape, request: Request) -> float:
     low = max(1, deep // 4)
     if low == deep:
         return 0.0
-    tokens = Tokens(request.copies, request.batch_size, request.tokens)
+    tokens = TokenSelection(request.copies, request.batch_size, request.tokens)
     copies = request.copies * (request.batch_size if request.per_example else 1)
-    box = Outbox(deep, copies, tokens, torch.empty(0, width, device=device, dtype=dtype))
+    like = torch.empty(0, width, device=device, dtype=dtype)
+    box = DeltaBuffer(deep, copies, tokens, like, slot_major=False)
     box.delta.fill_(0.5)
     box.start_gradients()
     base = box.delta[:, 0].clone()
@@ -132,7 +133,7 @@ def _edge_seconds(shape: Shape, request: Request) -> float:
         )
         for _ in range(2):
             read = box.read(weights, base).to(dtype)
-        box.against(read, slice(1, 1 + slots))
+        box.mask_gradients(read, slice(1, 1 + slots))
         box.spread(weights, read, slice(0, 1 + slots))
 
     more = best_seconds(lambda: products(deep), device) - best_seconds(

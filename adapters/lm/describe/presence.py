@@ -107,7 +107,7 @@ class Presence:
         ``lent``: graphs of autograd made inside remember where a weight is found instead of the
         weight; backward brings it once more for the one product that needs it.
         """
-        if not self.needed or self._depth:
+        if self._depth:
             yield
             return
         self._depth += 1

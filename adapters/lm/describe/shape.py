@@ -15,7 +15,7 @@ from torch import nn
 from graphprune.errors import InputError, UnsupportedModelError
 
 from .family import FAMILIES, Family
-from .layout import Layout
+from .layout import EdgeLayout
 from .surgery import part
 
 __all__ = ["Shape", "config_of", "random_model", "read_shape", "truncated"]
@@ -29,7 +29,7 @@ class Shape:
     """
 
     family: Family
-    layout: Layout
+    layout: EdgeLayout
     width: int
     head_dim: int
     mlp: int
@@ -48,8 +48,7 @@ class Shape:
     @cached_property
     def edges(self) -> int:
         """Edges of the graph."""
-        final = self.layout.places()[2]
-        return final.offset + final.rows * final.prefix
+        return self.layout.num_edges
 
     @property
     def nodes(self) -> int:
@@ -104,7 +103,7 @@ def read_shape(config: Any, *, embedding_nodes: int = 1, dtype: torch.dtype | No
     inside = [p.numel() // int(width) for p in mlp.parameters() if p.ndim > 1]
     table: Any = part(base, family.embedding)
     norm = None if family.final_norm is None else part(base, family.final_norm)
-    layout = Layout(
+    layout = EdgeLayout(
         layers=len(layers),
         heads=heads,
         kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),

@@ -26,15 +26,17 @@ from torch.nn import functional as F
 
 from graphprune.util.modes import quiet
 
+from .family import Family
 from .presence import is_sharded
 
 __all__ = [
     "ACTIVATION_MODULES",
-    "Given",
+    "FixedOutput",
     "Recorder",
     "Slice",
     "Tall",
     "Zero",
+    "attention_stand_ins",
     "by_tokens",
     "lean",
     "part",
@@ -115,6 +117,26 @@ class Interleave(nn.Module):
         return split.transpose(-2, -3).flatten(-3)
 
 
+def attention_stand_ins(
+    family: Family, heads: int, kv_heads: int, dim: int
+) -> dict[str, nn.Module]:
+    """What stands in for an attention module's projections, so that it runs between them.
+
+    It is then called with all q, k and v side by side, ``[..., (heads + 2 * kv_heads) * dim]``.
+    """
+    q, kv = heads * dim, kv_heads * dim
+    parts: dict[str, nn.Module] = {family.output: nn.Identity()}
+    if family.fused == "interleaved":
+        parts[family.query] = Interleave(heads)
+    elif family.fused == "blocks":
+        parts[family.query] = nn.Identity()
+    else:
+        parts[family.query] = Slice(0, q)
+        parts[family.key] = Slice(q, q + kv)
+        parts[family.value] = Slice(q + kv, q + 2 * kv)
+    return parts
+
+
 class Zero(nn.Module):
     """Adds nothing to a residual stream, whatever it reads."""
 
@@ -123,7 +145,7 @@ class Zero(nn.Module):
         return x.new_zeros((1,) * x.ndim)
 
 
-class Given(nn.Module):
+class FixedOutput(nn.Module):
     """Stands where a base model stood: returns the hidden states it was built with."""
 
     def __init__(self, hidden: Tensor) -> None:

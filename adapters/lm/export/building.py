@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from graphprune.core.model import Ablation
 from graphprune.errors import InputError, UnsupportedModelError
 
-from ..describe.architecture import Architecture, Block, matrix
+from ..describe.architecture import Architecture, DecoderBlock
 from ..describe.attention import describe_attention
 from ..describe.ends import embedding, longest_of, unembedding
-from ..describe.layout import Layout
+from ..describe.layout import EdgeLayout
+from ..describe.norms import matrix
 from ..describe.surgery import part
-from ..passes.reader_inputs import sender
 from ..passes.values import Values
 from .additions import Planner
 from .module import Attention, Mlp, Projection, PrunedModel, Reading
@@ -32,7 +32,7 @@ __all__ = ["pruned_module", "stand_ins"]
 
 
 def pruned_module(
-    arch: Architecture, layout: Layout, kept: Tensor, ablation: Ablation, last: int | None
+    arch: Architecture, layout: EdgeLayout, kept: Tensor, ablation: Ablation, last: int | None
 ) -> PrunedModel:
     """The circuit ``kept [E]`` bool as a module; call it inside ``quiet``, without gradients.
 
@@ -56,7 +56,7 @@ def pruned_module(
     return builder.build().eval().requires_grad_(True)
 
 
-def stand_ins(arch: Architecture, layout: Layout, ablation: Ablation) -> Tensor | None:
+def stand_ins(arch: Architecture, layout: EdgeLayout, ablation: Ablation) -> Tensor | None:
     """``[W, 1 or T, D]`` float64: what replaces each writer's message; ``None``: zeros."""
     if ablation.kind == "zero":
         return None
@@ -82,7 +82,7 @@ def stand_ins(arch: Architecture, layout: Layout, ablation: Ablation) -> Tensor 
     for block, code, mlp in zip(arch.blocks, means.codes, means.mlps, strict=True):
         # Codes enter a run in the model's dtype, so they are rounded to it here too.
         split = code[0].to(arch.dtype).double().unflatten(-1, (block.heads, -1)).transpose(0, 1)
-        found += [torch.bmm(split, sender(block, centred=False).double()), mlp.double()]
+        found += [torch.bmm(split, block.senders(False).double()), mlp.double()]
     return torch.cat(found)
 
 
@@ -90,7 +90,7 @@ class _Builder:
     def __init__(
         self,
         arch: Architecture,
-        layout: Layout,
+        layout: EdgeLayout,
         kept: Tensor,
         ablated: Tensor | None,
         last: int | None,
@@ -213,7 +213,7 @@ class _Builder:
             exact=self.every if self.every > 1 else None,
         )
 
-    def _attention(self, block: Block) -> list[nn.Module]:
+    def _attention(self, block: DecoderBlock) -> list[nn.Module]:
         layout, first = self.layout, self.layout.head(block.index)
         kinds = self.reach.writers[first : first + block.heads]
         wanted = self.reach.needed[first : first + block.heads]
@@ -236,7 +236,7 @@ class _Builder:
 
     def _heads(
         self,
-        block: Block,
+        block: DecoderBlock,
         heads: Tensor,
         wanted: Tensor,
         attending: Attending,
@@ -272,7 +272,7 @@ class _Builder:
             heads=len(heads),
         )
 
-    def _classes(self, block: Block, heads: Tensor) -> list[list[int]]:
+    def _classes(self, block: DecoderBlock, heads: Tensor) -> list[list[int]]:
         """Heads that are read by the same readers, together."""
         first = self.layout.head(block.index)
         found: dict[bytes, list[int]] = {}
@@ -281,7 +281,7 @@ class _Builder:
         return list(found.values())
 
     def _projections(
-        self, block: Block, rows: Tensor, tail: int
+        self, block: DecoderBlock, rows: Tensor, tail: int
     ) -> tuple[list[Projection], Tensor | None, list[int]]:
         """Projections of ``rows``, and those that are constants with their numbers among ``rows``.
 
@@ -304,7 +304,7 @@ class _Builder:
         held = self._held(block, rows[held_rows]) if len(held_rows) else None
         return made, held, held_rows.tolist()
 
-    def _held(self, block: Block, rows: Tensor) -> Tensor:
+    def _held(self, block: DecoderBlock, rows: Tensor) -> Tensor:
         """``[R, dh]``: projections of rows that read constants."""
         x = self.constant(block_of(self.kept, self.attention[block.index])[rows])[:, 0]
         x = x.to(self.arch.dtype)
@@ -313,7 +313,7 @@ class _Builder:
         out = torch.einsum("rd,rhd->rh", x, weight)
         return out if bias is None else out + bias
 
-    def _constant_heads(self, block: Block, heads: Tensor) -> None:
+    def _constant_heads(self, block: DecoderBlock, heads: Tensor) -> None:
         if not len(heads):
             return
         z = self._held(block, rows_of(self.layout, heads)[2]).double()
@@ -325,7 +325,7 @@ class _Builder:
             messages = messages * scale * norm.gain.double()
         self.values[heads + self.layout.head(block.index)] = messages[:, None]
 
-    def _mlp(self, block: Block) -> list[nn.Module]:
+    def _mlp(self, block: DecoderBlock) -> list[nn.Module]:
         writer = self.layout.head(block.index) + block.heads
         kind = int(self.reach.writers[writer])
         rows = block_of(self.kept, self.mlps[block.index])

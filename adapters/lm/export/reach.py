@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..describe.layout import Layout, Place
+from ..describe.layout import EdgeLayout, Place
 
 __all__ = ["CONSTANT", "POSITIONAL", "VARYING", "Reach", "reach"]
 
@@ -34,7 +34,7 @@ class Reach:
     whole: Tensor
 
 
-def rows_of(layout: Layout, heads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rows_of(layout: EdgeLayout, heads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Numbers of the q, k and v rows that ``heads`` read."""
     kv = heads // (layout.heads // layout.kv_heads)
     return heads, layout.heads + kv, layout.heads + layout.kv_heads + kv
@@ -45,7 +45,7 @@ def block_of(mask: Tensor, place: Place) -> Tensor:
     return mask[place.edges].view(place.rows, place.prefix)
 
 
-def reach(layout: Layout, kept: Tensor, floor: int, positions: bool, last: bool) -> Reach:
+def reach(layout: EdgeLayout, kept: Tensor, floor: int, positions: bool, last: bool) -> Reach:
     """Kinds and needs under ``kept [E]`` bool.
 
     ``floor``: the kind of what readers read besides kept messages. ``positions``: whether the

@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..describe.architecture import Block
+from ..describe.architecture import DecoderBlock
 from ..describe.norms import Norm, wide
 
 __all__ = ["folded_rows", "plain_rows", "reordered"]
 
 
-def plain_rows(block: Block, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+def plain_rows(block: DecoderBlock, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """``[R, dh, D]`` and ``[R, dh]``: the user's projections of ``rows``, copied."""
     weights, biases, start = [], [], 0
     where: dict[int, tuple[int, int]] = {}
@@ -31,7 +31,7 @@ def plain_rows(block: Block, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     return torch.stack(weights), torch.stack(biases) if some else None
 
 
-def folded_rows(block: Block, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+def folded_rows(block: DecoderBlock, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """The same with the gain and bias of the norm in front."""
     weight, bias = plain_rows(block, rows)
     norm = block.attention_norm

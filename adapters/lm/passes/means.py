@@ -16,15 +16,14 @@ from graphprune.core.model import Ablation
 from graphprune.errors import InputError
 
 from ..describe.architecture import Architecture
-from ..describe.layout import Layout
-from .reader_inputs import sender
+from ..describe.layout import EdgeLayout
 from .values import LMReference, Values
 
 __all__ = ["ablation_values", "learned_constants", "mean_values"]
 
 
 def mean_values(
-    sides: Iterator[tuple[Values, Tensor]], layout: Layout, *, per_position: bool
+    sides: Iterator[tuple[Values, Tensor]], layout: EdgeLayout, *, per_position: bool
 ) -> Values:
     """Means of every writer's message over examples and real positions (or for each position).
 
@@ -63,7 +62,7 @@ def mean_values(
     )
 
 
-def ablation_values(reference: LMReference, layout: Layout) -> Values:
+def ablation_values(reference: LMReference, layout: EdgeLayout) -> Values:
     """Zero or mean values in the shape of the reference's batch."""
     entry, ablation = reference.glue.entry, reference.ablation
     batch, tokens, width = entry.shape
@@ -92,7 +91,7 @@ def ablation_values(reference: LMReference, layout: Layout) -> Values:
     )
 
 
-def _learned(constants: Tensor | None, layout: Layout, entry: Tensor, code: int) -> Values:
+def _learned(constants: Tensor | None, layout: EdgeLayout, entry: Tensor, code: int) -> Values:
     batch, tokens, width = entry.shape
     if constants is None or constants.shape != (layout.writers, width):
         got = None if constants is None else list(constants.shape)
@@ -111,7 +110,7 @@ def _learned(constants: Tensor | None, layout: Layout, entry: Tensor, code: int)
     )
 
 
-def learned_constants(start: Ablation, arch: Architecture, layout: Layout) -> Tensor:
+def learned_constants(start: Ablation, arch: Architecture, layout: EdgeLayout) -> Tensor:
     """``[W, D]``, a leaf that requires grad: what each writer sends under zero or mean ablation.
 
     float32, or float64 for a float64 model. Raises :class:`InputError` for other ablations.
@@ -125,7 +124,7 @@ def learned_constants(start: Ablation, arch: Architecture, layout: Layout) -> Te
         found[: layout.embeddings] = values.embed.to(found)[:, 0, 0]
         for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
             first = layout.head(block.index)
-            weight = sender(block, centred=False).to(found)
+            weight = block.senders(False).to(found)
             split = code.to(found).view(block.heads, 1, block.head_dim)
             found[first : first + block.heads] = torch.bmm(split, weight.detach())[:, 0]
             found[first + block.heads] = mlp.to(found)[0, 0]

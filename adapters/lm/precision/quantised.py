@@ -22,8 +22,9 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import UnsupportedModelError, unknown_name
 from graphprune.precision import BITS, Lowered, Precision, PrecisionDefaults, PrecisionPolicy
 
-from ..describe.architecture import Architecture, Block, matrix
-from ..describe.layout import Layout
+from ..describe.architecture import Architecture, DecoderBlock
+from ..describe.layout import EdgeLayout
+from ..describe.norms import matrix
 from ..describe.surgery import replaced
 from .linears import NativeLinear, RoundedLinear, RoundedRows, native_kernel
 from .rounding import LARGEST, Rounds, mixed, round_to, scale_of, straight
@@ -63,7 +64,7 @@ class Lowering:
 
 def lower(
     arch: Architecture,
-    layout: Layout,
+    layout: EdgeLayout,
     graph: ComputationalGraph,
     policy: PrecisionPolicy,
     like: Lowering | None = None,
@@ -146,9 +147,9 @@ class _Place:
     """
 
     arch: Architecture
-    layout: Layout
+    layout: EdgeLayout
     policy: PrecisionPolicy
-    block: Block | None
+    block: DecoderBlock | None
     parts: dict[str, nn.Module] = field(default_factory=dict)
     rounds: Rounds | None = None
     used: set[Precision] = field(default_factory=set)
@@ -198,7 +199,7 @@ class _Place:
         self.rounds = rounds if self.policy.activations else None
 
     def _projection(
-        self, block: Block, path: str, own: list[int], rows: Sequence[Precision]
+        self, block: DecoderBlock, path: str, own: list[int], rows: Sequence[Precision]
     ) -> None:
         """A map whose row blocks ``[dh, D]`` are the readers ``own``."""
         weight, bias = matrix(self.arch.model.get_submodule(path), path)
@@ -227,7 +228,9 @@ class _Place:
         else:
             self.parts[path] = RoundedRows(new, bias, kinds)
 
-    def _output(self, block: Block, path: str, heads: Sequence[Precision], rounds: Rounds) -> None:
+    def _output(
+        self, block: DecoderBlock, path: str, heads: Sequence[Precision], rounds: Rounds
+    ) -> None:
         if set(heads) == {"fp32"}:
             return
         weight, bias = matrix(block.output, path)
@@ -354,7 +357,7 @@ def _join(*path: str) -> str:
     return ".".join(part for part in path if part)
 
 
-def _stored_rows(block: Block) -> Iterator[tuple[str, list[int]]]:
+def _stored_rows(block: DecoderBlock) -> Iterator[tuple[str, list[int]]]:
     """Each projection's name, and the reader of each of its row blocks in stored order."""
     family, heads, kv = block.family, block.heads, block.kv_heads
     if family.fused == "interleaved":
