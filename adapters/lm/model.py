@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -32,14 +30,14 @@ from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
 from graphprune.search.order import is_reverse_topological
 
-from .attribution.gradients import run_shared
 from .attribution.points import attributed
 from .attribution.relevance import Rule
 from .describe.architecture import Architecture
 from .describe.family import Family
 from .describe.head_attention import HeadCores
 from .describe.layout import EdgeLayout, PassPlan, computed_share, dense_plan, sparse_plan
-from .describe.presence import unloadable, whole_tensor
+from .describe.presence import unloadable
+from .describe.provenance import provenance
 from .export.checked import pruned
 from .generate import generate
 from .passes.backward import differentiable_run
@@ -47,9 +45,10 @@ from .passes.delta_buffer import AblatedRun
 from .passes.incremental import SuffixTrials
 from .passes.inputs import Inputs, read_inputs, shared_prefix
 from .passes.masked import MaskedPass
-from .passes.means import ablation_values, learned_constants, mean_values
+from .passes.means import learned_constants, mean_values
 from .passes.messages import clean_messages
-from .passes.values import LMReference, Values
+from .passes.shared import compute_values
+from .passes.values import LMReference
 from .precision.quantised import DEFAULTS, Lowering, lower
 
 __all__ = ["LanguageModel"]
@@ -111,6 +110,7 @@ class LanguageModel(MaskedModel):
             embeddings=embedding_nodes,
         )
 
+        self._dense_plan = dense_plan(self.layout)
         self._cores = [HeadCores(block) for block in self.arch.blocks]
 
     # ---------------------------------------------------------------- what it is
@@ -168,26 +168,11 @@ class LanguageModel(MaskedModel):
 
         Of a model in low precision: those of the original, and the policy under ``precision``.
         """
-        model = self._model if self._lowering is None else self._lowering.source
-        config, kind = self.arch.config, type(model).__name__
-        digest = hashlib.sha256()
-        for name, tensor in sorted(model.state_dict().items()):
-            digest.update(name.encode())
-            whole = whole_tensor(model, name, tensor.detach()).cpu().contiguous()
-            digest.update(whole.flatten().view(torch.uint8).numpy().data)
-        found = {
-            "model": _short_name(str(getattr(config, "_name_or_path", "") or "")) or kind,
-            "architecture": kind,
-            "n_layers": self.layout.layers,
-            "n_heads": self.layout.heads,
-            "n_kv_heads": self.layout.kv_heads,
-            "d_model": self.arch.width,
-            "parallel_attn_mlp": self.layout.parallel,
-            "dtype": str(self.arch.dtype).removeprefix("torch."),
-            "weights": digest.hexdigest(),
-        }
-        if self._lowering is not None:
-            found["precision"] = self._lowering.report.policy.to_dict()
+        lowering = self._lowering
+        source = self._model if lowering is None else lowering.source
+        found = provenance(source, self.arch, self.layout)
+        if lowering is not None:
+            found["precision"] = lowering.report.policy.to_dict()
         return found
 
     # ---------------------------------------------------------------- inputs and values
@@ -215,7 +200,7 @@ class LanguageModel(MaskedModel):
             self.arch,
             glue,
             self.layout.embeddings,
-            self._compute,
+            partial(compute_values, self.layout),
             start=self._start(inputs, ablation),
             checkpointing=self.checkpointing,
             weights=None if self.arch.partial else self.arch.snapshot.weights(),
@@ -226,42 +211,13 @@ class LanguageModel(MaskedModel):
         free = ablation.kind == "counterfactual" and self.arch.family.causal
         return shared_prefix(inputs) if free else 0
 
-    def _compute(self, reference: LMReference, clean: bool) -> Values:
-        with self.arch.running(), torch.no_grad():
-            if clean or reference.ablation.kind == "counterfactual":
-                return self._plain_values(reference, clean)
-            return ablation_values(reference, self.layout)
-
-    def _plain_values(self, reference: LMReference, clean: bool) -> Values:
-        inputs = reference.inputs
-        glue = reference.glue
-        if not clean:
-            assert inputs.corrupt is not None
-            glue = self.arch.glue(inputs.corrupt)
-        embed = glue.sent(self.layout.embeddings)
-        unmaskable = glue.position if self.layout.embeddings == 1 else embed.new_zeros(())
-        values = run_shared(
-            self.arch,
-            self.layout,
-            embed,
-            unmaskable,
-            glue.calls,
-            inputs.answers,
-            inputs.shape,
-            outputs=False,
-        ).values
-        alignment = inputs.alignment
-        if clean or alignment is None:
-            return values
-        return values.map(lambda x: torch.bmm(alignment, x))
-
     def _reference(self, batch: Batch, reference: Reference | None) -> LMReference:
         if reference is None:
             return self.reference(batch)
         if not isinstance(reference, LMReference) or reference.arch is not self.arch:
             raise InputError("the reference was made by another model")
         require_same_batch(batch, reference)
-        reference.require_same_weights()
+        self.arch.snapshot.require_same(reference.weights)
         return reference
 
     # ---------------------------------------------------------------- running
@@ -298,7 +254,8 @@ class LanguageModel(MaskedModel):
     ) -> Tensor:
         """``[K, B, ..., V]``; ``wanted``: whether gradients are."""
         base = AblatedRun(reference, self._cores)
-        if sparse and wanted and reference.constants is not None:
+        learned = reference.constants
+        if sparse and wanted and learned is not None and learned.requires_grad:
             raise InputError(
                 "sparse=True gives no gradient of learned ablation constants; leave it out, or run "
                 "under torch.no_grad()"
@@ -313,10 +270,6 @@ class LanguageModel(MaskedModel):
         few = sparse or (mask.ndim == 2 and len(mask) == 1 and self._share(base, plan) < _PAYS)
         with torch.no_grad():
             return MaskedPass(base, plan, mask.detach(), slot_major=few is True).forward()
-
-    @cached_property
-    def _dense_plan(self) -> PassPlan:
-        return dense_plan(self.layout)
 
     def _sparse_plan(self, reference: LMReference, mask: Tensor) -> PassPlan:
         flat = mask.detach().reshape(-1, mask.shape[-1]).cpu()
@@ -339,7 +292,7 @@ class LanguageModel(MaskedModel):
 
         @torch.no_grad()
         def run() -> Tensor:
-            ours.require_same_weights()
+            self.arch.snapshot.require_same(ours.weights)
             with self.arch.running():
                 return MaskedPass(base, plan, values[None], slot_major=True).forward()[0]
 
@@ -369,7 +322,7 @@ class LanguageModel(MaskedModel):
             raise UnsupportedModelError(
                 "a model in low precision is not exported; prune the original one"
             )
-        return pruned(self, values, ablation, logits_to_keep)
+        return pruned(self, self.arch, self.layout, values, ablation, logits_to_keep)
 
     def widened(self) -> LanguageModel | None:
         """The same model over float64 copies of its weights."""
@@ -434,15 +387,10 @@ class LanguageModel(MaskedModel):
 
     def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:
         """Mean messages of every node; see the capability."""
-
-        def sides() -> Iterator[tuple[Values, Tensor]]:
-            for batch in batches:
-                plain = batch if batch.corrupt is None else Batch(batch.corrupt, None, batch.size)
-                reference = self.reference(plain, Ablation("zero"))
-                yield reference.clean, reference.inputs.weight
-
+        plain = (b if b.corrupt is None else Batch(b.corrupt, None, b.size) for b in batches)
+        references = (self.reference(batch, Ablation("zero")) for batch in plain)
         with torch.no_grad():
-            values = mean_values(sides(), self.layout, per_position=per_position)
+            values = mean_values(references, self.layout, per_position=per_position)
         return Ablation("mean", values, per_position)
 
     def learned_ablation(self, start: Ablation) -> Ablation:
@@ -451,12 +399,7 @@ class LanguageModel(MaskedModel):
 
     def source_groups(self) -> list[list[int]]:
         """Embeddings together, then each layer's heads together and its MLP."""
-        numbers, layout = self.layout.writer_nodes(), self.layout
-        groups = [numbers[: layout.embeddings]]
-        for layer in range(layout.layers):
-            first = layout.head(layer)
-            groups += [numbers[first : first + layout.heads], [numbers[first + layout.heads]]]
-        return groups
+        return self.layout.source_groups()
 
     def generate_with(self, mask: EdgeMask, input_ids: Any, **options: Any) -> Tensor:
         """Text generated by the circuit alone: ``[T + new]`` ids; options as ``generate``'s."""
@@ -464,12 +407,7 @@ class LanguageModel(MaskedModel):
             raise UnsupportedModelError(
                 "this model reads in both directions; text is generated by causal models only"
             )
-        return generate(self, mask, input_ids, **options)
+        return generate(self, self.arch.device, mask, input_ids, **options)
 
     def __repr__(self) -> str:
         return f"LanguageModel({type(self._model).__name__}, {self.graph!r})"
-
-
-def _short_name(name: str) -> str:
-    """A hub id as it is; of a local path only the last part, which says nothing of its owner."""
-    return Path(name).name if Path(name).exists() or Path(name).is_absolute() else name

@@ -14,8 +14,9 @@ from ..describe.architecture import Architecture
 from ..describe.layout import EdgeLayout
 from ..describe.norms import wide
 from ..passes.inputs import position_slots
+from ..passes.shared import run_shared
 from ..passes.values import LMReference
-from .gradients import Attribution, run_shared
+from .gradients import Attribution
 from .relevance import Rule
 
 __all__ = ["attributed"]

@@ -380,12 +380,20 @@ class Architecture:
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """``[n, V]`` logits of final normed states ``[n, D]``, by the model's own head and caps."""
-        pieces = not torch.is_grad_enabled() and self.device.type == "cpu"
-        parts = self._tall if pieces else {}
-        top = replaced(self.model, {self.family.base: FixedOutput(hidden[None]), **parts})
-        logits: Tensor = top(input_ids=None).logits[0]
+        in_pieces = not torch.is_grad_enabled() and self.device.type == "cpu"
+        base, top = self._tops[in_pieces]
+        base.hidden = hidden[None]
+        try:
+            logits: Tensor = top(input_ids=None).logits[0]
+        finally:
+            base.hidden = None
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
     @cached_property
-    def _tall(self) -> dict[str, nn.Module]:
-        return tall(self.model)
+    def _tops(self) -> tuple[tuple[FixedOutput, nn.Module], ...]:
+        """What stands in for the base model and the model above it; then its output in pieces."""
+        found = []
+        for parts in ({}, tall(self.model)):
+            base = FixedOutput()
+            found.append((base, replaced(self.model, {self.family.base: base, **parts})))
+        return tuple(found)

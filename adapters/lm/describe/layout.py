@@ -166,6 +166,15 @@ class EdgeLayout:
             found += [*range(first, first + self.heads), first + self.heads + kv]
         return found
 
+    def source_groups(self) -> list[list[int]]:
+        """Node numbers of embeddings together, then of each layer's heads together and its MLP."""
+        numbers = self.writer_nodes()
+        groups = [numbers[: self.embeddings]]
+        for layer in range(self.layers):
+            first = self.head(layer)
+            groups += [numbers[first : first + self.heads], [numbers[first + self.heads]]]
+        return groups
+
 
 @dataclass(frozen=True, eq=False)
 class LayerPlan:

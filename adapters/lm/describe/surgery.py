@@ -146,11 +146,9 @@ class Zero(nn.Module):
 
 
 class FixedOutput(nn.Module):
-    """Stands where a base model stood: returns the hidden states it was built with."""
+    """Stands where a base model stood: returns the ``hidden`` states it was given last."""
 
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
+    hidden: Tensor | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's output type around the hidden states, whatever is asked."""

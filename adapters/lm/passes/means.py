@@ -7,7 +7,7 @@ need not, so that every constant ablation, means included, is one of these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -23,16 +23,17 @@ __all__ = ["ablation_values", "learned_constants", "mean_values"]
 
 
 def mean_values(
-    sides: Iterator[tuple[Values, Tensor]], layout: EdgeLayout, *, per_position: bool
+    references: Iterable[LMReference], layout: EdgeLayout, *, per_position: bool
 ) -> Values:
     """Means of every writer's message over examples and real positions (or for each position).
 
-    ``sides`` gives values and their weight ``[B, T]``, 0 at padding. Sums run in float64.
+    They are the clean values of ``references``, padding aside. Sums run in float64.
     """
     total: list[Tensor] | None = None
     count: Tensor | None = None
     length, layers = 0, 0
-    for values, weight in sides:
+    for reference in references:
+        values, weight = reference.clean, reference.inputs.weight
         layers = len(values.codes)
         parts = [*values.embed, *values.codes, *values.mlps]
         wide = weight.double()

@@ -17,7 +17,6 @@ from torch import Tensor
 from graphprune.core.batch import Batch
 from graphprune.core.measurable import equal_but_for_rounding
 from graphprune.core.model import Ablation, Reference
-from graphprune.errors import InputError
 
 from ..describe.architecture import Architecture, Call, Glue
 from ..describe.layout import EdgeLayout
@@ -194,14 +193,6 @@ class LMReference(Reference):
         """Ablated values as they are now: an optimiser changes learned ones between runs."""
         return self.ablated_values if self.constants is None else self.compute(self, False)
 
-    def require_same_weights(self) -> None:
-        """Raises :class:`InputError` if the model's weights were changed since."""
-        if self.weights is not None and self.weights != self.arch.snapshot.weights():
-            raise InputError(
-                "the model's weights were changed after this reference (or compiled circuit) was "
-                "made, and its values are those of the old ones: make it again"
-            )
-
     @property
     def dtype(self) -> torch.dtype:
         """What the model's own modules are called with: sums in float32 are rounded to it once."""
@@ -243,7 +234,7 @@ class LMReference(Reference):
     def _output(self, clean: bool) -> Tensor:
         if clean in self._outputs:
             return self._outputs[clean]
-        self.require_same_weights()
+        self.arch.snapshot.require_same(self.weights)
         if clean:
             # Not kept: the outputs are wanted at every step, the values hardly ever.
             values = vars(self).get("clean") or self.compute(self, True)
