@@ -36,14 +36,14 @@ from .describe.architecture import Architecture
 from .describe.family import Family
 from .describe.head_attention import HeadCores
 from .describe.layout import EdgeLayout, PassPlan, computed_share, dense_plan, sparse_plan
-from .describe.presence import unloadable
+from .describe.presence import require_loadable
 from .describe.provenance import provenance
 from .export.checked import pruned
 from .generate import generate
 from .passes.backward import differentiable_run
 from .passes.delta_buffer import AblatedRun
 from .passes.incremental import SuffixTrials
-from .passes.inputs import Inputs, read_inputs, shared_prefix
+from .passes.inputs import read_inputs, shared_prefix
 from .passes.masked import MaskedPass
 from .passes.means import learned_constants, mean_values
 from .passes.messages import clean_messages
@@ -87,13 +87,7 @@ class LanguageModel(MaskedModel):
             raise UnsupportedModelError(
                 "embedding_nodes=2 needs a position table; this architecture's positions are rotary"
             )
-        meta = unloadable(model)
-        if meta:
-            raise UnsupportedModelError(
-                f"{len(meta)} of the model's weights are not loaded (meta tensors, {meta[0]} "
-                "first) and no hook of accelerate's brings them; load them before wrapping, or "
-                "offload with accelerate's cpu_offload, disk_offload or dispatch_model"
-            )
+        require_loadable(model)
         self._model, self._lowering = model, lowering
         self.arch = Architecture(model, family, None if lowering is None else lowering.rounds)
         # Graphs kept for the way back would hold weights that are to leave after each layer.
@@ -109,7 +103,6 @@ class LanguageModel(MaskedModel):
             coupled=block.coupled,
             embeddings=embedding_nodes,
         )
-
         self._dense_plan = dense_plan(self.layout)
         self._cores = [HeadCores(block) for block in self.arch.blocks]
 
@@ -193,6 +186,7 @@ class LanguageModel(MaskedModel):
                     "them, or use ablation='zero' or 'mean'"
                 )
             glue = self.arch.glue(inputs.clean)
+        free = ablation.kind == "counterfactual" and self.arch.family.causal
         return LMReference(
             batch,
             ablation,
@@ -201,15 +195,10 @@ class LanguageModel(MaskedModel):
             glue,
             self.layout.embeddings,
             partial(compute_values, self.layout),
-            start=self._start(inputs, ablation),
+            start=shared_prefix(inputs) if free else 0,
             checkpointing=self.checkpointing,
             weights=None if self.arch.partial else self.arch.snapshot.weights(),
         )
-
-    def _start(self, inputs: Inputs, ablation: Ablation) -> int:
-        """The first position whose messages may differ from their ablation values."""
-        free = ablation.kind == "counterfactual" and self.arch.family.causal
-        return shared_prefix(inputs) if free else 0
 
     def _reference(self, batch: Batch, reference: Reference | None) -> LMReference:
         if reference is None:
@@ -243,25 +232,22 @@ class LanguageModel(MaskedModel):
             raise InputError("sparse=True takes masks [E] or [K, E], not one for each example")
         ours = self._reference(batch, reference)
         rows = values[None] if values.ndim == 1 else values
-        learned = ours.constants
-        wanted = rows.requires_grad or (learned is not None and learned.requires_grad)
         with self.arch.running():
-            out = self._run(rows, ours, sparse, wanted and torch.is_grad_enabled())
+            out = self._run(rows, ours, sparse)
         return out[0] if values.ndim == 1 else out
 
-    def _run(
-        self, mask: Tensor, reference: LMReference, sparse: bool | None, wanted: bool
-    ) -> Tensor:
-        """``[K, B, ..., V]``; ``wanted``: whether gradients are."""
-        base = AblatedRun(reference, self._cores)
-        learned = reference.constants
-        if sparse and wanted and learned is not None and learned.requires_grad:
+    def _run(self, mask: Tensor, reference: LMReference, sparse: bool | None) -> Tensor:
+        """``[K, B, ..., V]``: by the least pass that serves."""
+        if sparse and len(mask) > 1:
+            return torch.cat([self._run(row[None], reference, True) for row in mask])
+        base, constants = AblatedRun(reference, self._cores), reference.constants
+        learning = constants is not None and constants.requires_grad and torch.is_grad_enabled()
+        wanted = learning or (mask.requires_grad and torch.is_grad_enabled())
+        if sparse and learning:
             raise InputError(
                 "sparse=True gives no gradient of learned ablation constants; leave it out, or run "
                 "under torch.no_grad()"
             )
-        if sparse and len(mask) > 1:
-            return torch.cat([self._run(row[None], reference, True, wanted) for row in mask])
         if wanted and not sparse:
             return differentiable_run(base, self._dense_plan, mask)
         plan = self._sparse_plan(reference, mask)
@@ -269,7 +255,7 @@ class LanguageModel(MaskedModel):
             return differentiable_run(base, plan, mask, slot_major=True)
         few = sparse or (mask.ndim == 2 and len(mask) == 1 and self._share(base, plan) < _PAYS)
         with torch.no_grad():
-            return MaskedPass(base, plan, mask.detach(), slot_major=few is True).forward()
+            return MaskedPass(base, plan, mask.detach(), slot_major=bool(few)).forward()
 
     def _sparse_plan(self, reference: LMReference, mask: Tensor) -> PassPlan:
         flat = mask.detach().reshape(-1, mask.shape[-1]).cpu()

@@ -176,6 +176,9 @@ class EdgeLayout:
         return groups
 
 
+_Readers = tuple[tuple[bool, Tensor, bool], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class LayerPlan:
     """What a pass computes in one layer.
@@ -185,6 +188,10 @@ class LayerPlan:
     ablated input); ``mlp``: whether the MLP is computed. ``attention``, ``mlp_place``: the edges.
     Narrow heads, or a narrow MLP, matter at the tokens alone that answers are read at, since no
     kept way leads from them into attention.
+
+    ``readers`` says who reads where if all tokens are counted, and who if the answers' are apart:
+    whether at the answers' tokens alone, attention rows, and whether the MLP reads there too.
+    Queries of narrow heads do; keys and values never.
     """
 
     first: int
@@ -195,6 +202,7 @@ class LayerPlan:
     narrow_mlp: bool
     attention: Place
     mlp_place: Place
+    readers: tuple[_Readers, _Readers]
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,9 +232,14 @@ def _plan(
         first = layout.head(layer)
         heads = torch.nonzero(computed[first : first + count])[:, 0]
         narrow[first : first + count] &= narrow[first + heads].all()
-        kinds = bool(narrow[first : first + count].any()), bool(narrow[first + count])
-        alive = bool(computed[first + count])
-        layers.append(LayerPlan(first, heads, rows[layer], alive, *kinds, attention, mlp))
+        narrow_heads = bool(narrow[first : first + count].any())
+        narrow_mlp, alive = bool(narrow[first + count]), bool(computed[first + count])
+        queries = (rows[layer] < count) & narrow_heads
+        main = (False, rows[layer][~queries], alive and not narrow_mlp)
+        tail = (True, rows[layer][queries], alive and narrow_mlp)
+        readers = (((False, rows[layer], alive),), (main, tail))
+        kinds = narrow_heads, narrow_mlp, attention, mlp
+        layers.append(LayerPlan(first, heads, rows[layer], alive, *kinds, readers))
     final = layout.places()[2]
     return PassPlan(computed, narrow, dense, layout.embeddings, tuple(layers), final)
 

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-__all__ = ["Presence", "is_sharded", "main_device", "unloadable", "whole_tensor"]
+from graphprune.errors import UnsupportedModelError
+
+__all__ = ["Presence", "is_sharded", "main_device", "require_loadable", "whole_tensor"]
 
 
 def _hook(module: nn.Module) -> Any:
@@ -38,8 +40,8 @@ def _offloads(hook: Any) -> bool:
     return any(getattr(h, "offload", False) and h.weights_map is not None for h in parts)
 
 
-def unloadable(model: nn.Module) -> list[str]:
-    """Names of meta parameters that no hook can load."""
+def require_loadable(model: nn.Module) -> None:
+    """Raises :class:`UnsupportedModelError` for meta parameters that no hook can load."""
     missing = []
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
@@ -47,7 +49,12 @@ def unloadable(model: nn.Module) -> list[str]:
             owners = (model.get_submodule(".".join(path[:i])) for i in range(len(path) + 1))
             if not any(_offloads(_hook(m)) for m in owners if _hook(m) is not None):
                 missing.append(name)
-    return missing
+    if missing:
+        raise UnsupportedModelError(
+            f"{len(missing)} of the model's weights are not loaded (meta tensors, {missing[0]} "
+            "first) and no hook of accelerate's brings them; load them before wrapping, or "
+            "offload with accelerate's cpu_offload, disk_offload or dispatch_model"
+        )
 
 
 def whole_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from graphprune.core.trials import Trials
 
 from ..describe.layout import EdgeLayout, PassPlan, Place, dense_plan, sparse_plan
 from .delta_buffer import AblatedRun
-from .masked import GivenInput, MaskedPass, split_readers
+from .masked import GivenInput, MaskedPass
 
 __all__ = ["SuffixTrials"]
 
@@ -147,7 +147,7 @@ class SuffixTrials(Trials):
 
         for i, layer in enumerate(plan.layers):
             given = reader.layer == i and reader.row is None
-            for narrow, rows, mlp in split_readers(layer, self.layout.heads, self.base.trimmed):
+            for narrow, rows, mlp in layer.readers[self.base.trimmed]:
                 parts = []
                 if len(rows):
                     parts.append(standing(layer.attention, rows.to(mask.device), 2 * i, narrow))

@@ -32,7 +32,7 @@ from ..describe.layout import LayerPlan, PassPlan, Place
 from ..describe.norms import Projected, centre, span, wide
 from .delta_buffer import AblatedRun, DeltaBuffer, TokenSelection
 
-__all__ = ["GivenInput", "MaskedPass", "ReaderGroup", "SavedForBackward", "split_readers"]
+__all__ = ["GivenInput", "MaskedPass", "ReaderGroup", "SavedForBackward"]
 
 _ROOM = 2**21  # numbers that readers of one product hold: what fits a cache
 
@@ -72,21 +72,6 @@ class SavedForBackward:
     projected: list[Projected] = field(default_factory=list)
     qkv: Tensor | None = None
     mlp: tuple[GradientEdge, GradientEdge] | None = None
-
-
-def split_readers(layer: LayerPlan, heads: int, trimmed: bool) -> list[tuple[bool, Tensor, bool]]:
-    """A layer's readers by where they read: at the answers' tokens alone, or at all that count.
-
-    Whether at the answers' alone, attention rows, and whether the MLP reads there too. Queries of
-    narrow heads do; keys and values never.
-    """
-    if not trimmed:
-        return [(False, layer.rows, layer.mlp)]
-    queries = (layer.rows < heads) & layer.narrow_heads
-    return [
-        (False, layer.rows[~queries], layer.mlp and not layer.narrow_mlp),
-        (True, layer.rows[queries], layer.mlp and layer.narrow_mlp),
-    ]
 
 
 class MaskedPass:
@@ -175,7 +160,7 @@ class MaskedPass:
     def groups(self, block: DecoderBlock) -> list[ReaderGroup]:
         """What the layer reads in one product each, the MLP with the last one of its buffer."""
         layer, given, found = self.plan.layers[block.index], self.given_at(block.index), []
-        for narrow, rows, mlp in split_readers(layer, block.heads, self.tail is not None):
+        for narrow, rows, mlp in layer.readers[self.tail is not None]:
             buffer = self.home(narrow)
             mlp = mlp and not (given is not None and given.row is None)
             most = count = len(rows) + mlp
