@@ -36,9 +36,9 @@ from .describe.architecture import Architecture
 from .describe.family import Family
 from .describe.head_attention import HeadCores
 from .describe.layout import EdgeLayout, PassPlan, computed_share, dense_plan, sparse_plan
-from .describe.presence import require_loadable
+from .describe.offloading import require_loadable
 from .describe.provenance import provenance
-from .export.checked import pruned
+from .export.pruned import pruned
 from .generate import generate
 from .passes.backward import differentiable_run
 from .passes.delta_buffer import AblatedRun

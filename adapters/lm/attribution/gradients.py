@@ -157,7 +157,7 @@ class Attribution:
             back = _pull_back(block.mlp_norm, at, d_mlp[i].reshape(-1, width), self.frozen)
             self._whole(mlp[i], back, delta)
             held = self._projected[i]
-            with block.present():
+            with block.loaded():
                 held.add(block, done, d_projected[i], self.frozen)
                 read = None if delta is None else held.finish(block)
             if delta is not None and read is not None:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..describe.architecture import Call, DecoderBlock
+from ..describe.module_copies import ACTIVATION_MODULES, replaced
 from ..describe.norms import Norm, describe_norm
-from ..describe.surgery import ACTIVATION_MODULES, replaced
 
 __all__ = ["Rule", "relevant", "relevant_attention"]
 

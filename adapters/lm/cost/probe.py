@@ -18,7 +18,6 @@ from graphprune.core.batch import Batch
 from graphprune.methods.planning import Request
 from graphprune.util.quantities import best_seconds
 
-from ..describe.family import FAMILIES
 from ..describe.shape import Shape, random_model, truncated
 from ..model import LanguageModel
 from ..passes.delta_buffer import DeltaBuffer, TokenSelection
@@ -84,9 +83,8 @@ def _measure(
 ) -> dict[str, float]:
     device = request.device
     module = random_model(truncated(config, layers), device, shape.dtype)
-    family = next(f for f in FAMILIES if config.model_type in f.model_types)
     model = LanguageModel(
-        module, family, embedding_nodes=shape.layout.embeddings, checkpointing=checkpointing
+        module, shape.family, embedding_nodes=shape.layout.embeddings, checkpointing=checkpointing
     )
     batch = random_batch(shape, request)
     shapes: tuple[int, ...] = (model.graph.num_edges,)

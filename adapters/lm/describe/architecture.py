@@ -20,21 +20,21 @@ from graphprune.errors import UnsupportedModelError
 
 from ..precision.rounding import Rounds
 from .family import Family
-from .interventions import Snapshot
-from .norms import Norm, ReaderProjections, WeightRows, centre, describe_norm, matrix, wide
-from .presence import Presence, main_device
-from .surgery import (
+from .hooks import Snapshot
+from .module_copies import (
     FixedOutput,
     Recorder,
     Zero,
     attention_stand_ins,
-    lean,
+    output_in_pieces,
     part,
     quiet,
+    recomputing,
     replaced,
-    tall,
     uncompiled,
 )
+from .norms import Norm, ReaderProjections, WeightRows, centre, describe_norm, matrix, wide
+from .offloading import WeightLoader, main_device
 
 __all__ = ["Architecture", "Call", "DecoderBlock", "Glue"]
 
@@ -59,13 +59,13 @@ class DecoderBlock:
         layer: nn.Module,
         index: int,
         config: Any,
-        presence: Presence,
+        loader: WeightLoader,
         rounds: Rounds | None = None,
     ) -> None:
         self.rounds = rounds
         self.index, self.layer, self.family = index, layer, family
-        self.partial = presence.needed
-        self.present = presence if self.partial else _always_there
+        self.partial = loader.needed
+        self.loaded = loader if self.partial else _always_there
         self.heads = int(config.num_attention_heads)
         self.kv_heads = int(getattr(config, "num_key_value_heads", None) or self.heads)
         flag = family.parallel
@@ -99,14 +99,14 @@ class DecoderBlock:
         hollow: dict[str, nn.Module] = {name: nn.Identity() for name in norms if name}
         hollow |= {family.attention: self.recorder, family.mlp: Zero()}
         self.hollow = replaced(layer, hollow)
-        self.lean_mlp = lean(self.mlp)
+        self.recomputing_mlp = recomputing(self.mlp)
         self.mlp_size = sum(p.numel() for p in self.mlp.parameters())
         _ = self.readers  # checks the projections' shapes now
 
     def _norm(self, path: str | None, at: str) -> Norm | None:
         if path is None:
             return None
-        with self.present():
+        with self.loaded():
             return describe_norm(part(self.layer, path), f"{at} {path}", hold=self.partial)
 
     @property
@@ -261,20 +261,20 @@ class Architecture:
             layers = [uncompiled(layer) for layer in found]
             self.embedding = part(self.base, family.embedding)
             device = main_device(self.embedding)
-            presences = [Presence(model, list(layer.modules()), device) for layer in layers]
+            loaders = [WeightLoader(model, list(layer.modules()), device) for layer in layers]
             inside = {m for layer in layers for m in layer.modules()}
-            ends = Presence(model, [m for m in model.modules() if m not in inside], device)
-            self.ends = ends if ends.needed else _always_there
-            self.partial = any(p.needed for p in [*presences, ends])
+            ends = WeightLoader(model, [m for m in model.modules() if m not in inside], device)
+            self.outer_loaded = ends if ends.needed else _always_there
+            self.partial = any(p.needed for p in [*loaders, ends])
             self._device = device if self.partial else None
             each = rounds or (None,) * len(layers)
             self.blocks = [
-                DecoderBlock(family, layer, i, config, presences[i], each[i])
+                DecoderBlock(family, layer, i, config, loaders[i], each[i])
                 for i, layer in enumerate(layers)
             ]
             self.final_norm: Norm | None = None
             if family.final_norm is not None:
-                with self.ends():
+                with self.outer_loaded():
                     self.final_norm = describe_norm(
                         part(self.base, family.final_norm),
                         f"the final norm {family.final_norm}",
@@ -355,7 +355,7 @@ class Architecture:
         """Runs the model's own code around empty layers. ``ids [B, T]``."""
         recorders = [b.recorder for b in self.blocks]
         try:
-            with self.ends():
+            with self.outer_loaded():
                 self._hollow(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
             entry = recorders[0].hidden
             assert entry is not None
@@ -375,7 +375,7 @@ class Architecture:
 
     def read_out(self, rows: Tensor) -> Tensor:
         """``[n, V]`` logits of final residuals ``[n, D]``."""
-        with self.ends():
+        with self.outer_loaded():
             return self.unembed(rows if self.final_norm is None else self.final_norm(rows))
 
     def unembed(self, hidden: Tensor) -> Tensor:
@@ -393,7 +393,7 @@ class Architecture:
     def _tops(self) -> tuple[tuple[FixedOutput, nn.Module], ...]:
         """What stands in for the base model and the model above it; then its output in pieces."""
         found = []
-        for parts in ({}, tall(self.model)):
+        for parts in ({}, output_in_pieces(self.model)):
             base = FixedOutput()
             found.append((base, replaced(self.model, {self.family.base: base, **parts})))
         return tuple(found)

@@ -17,8 +17,8 @@ from graphprune.errors import UnsupportedModelError
 
 from ..export.plain import Attend, Attending, Rotary
 from .architecture import Architecture, Call, DecoderBlock
+from .module_copies import part
 from .norms import describe_norm
-from .surgery import part
 
 __all__ = ["describe_attention", "rope_limit"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import Call, DecoderBlock
-from .surgery import attention_stand_ins, replaced
+from .module_copies import attention_stand_ins, replaced
 
 __all__ = ["HeadCores"]
 

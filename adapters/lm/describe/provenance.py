@@ -11,7 +11,7 @@ from torch import nn
 
 from .architecture import Architecture
 from .layout import EdgeLayout
-from .presence import whole_tensor
+from .offloading import whole_tensor
 
 __all__ = ["provenance"]
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.errors import InputError
 
-from .family import FAMILIES, Family
+from .family import Family, family_of
 from .layout import EdgeLayout
-from .surgery import part
+from .module_copies import part
 
 __all__ = ["Shape", "config_of", "random_model", "read_shape", "truncated"]
 
@@ -83,11 +83,7 @@ def _read_config(name: str | Path) -> Any:
 
 def read_shape(config: Any, *, embedding_nodes: int = 1, dtype: torch.dtype | None) -> Shape:
     """Sizes read off a model on the meta device, which has shapes and no numbers."""
-    kind = getattr(config, "model_type", None)
-    family = next((f for f in FAMILIES if kind in f.model_types), None)
-    if family is None:
-        known = sorted(t for f in FAMILIES for t in f.model_types)
-        raise UnsupportedModelError(f"model type {kind!r} is not known; known: {', '.join(known)}")
+    family = family_of(config)
     model = random_model(config, torch.device("meta"), torch.float32)
     base = part(model, family.base)
     layers = part(base, family.layers)

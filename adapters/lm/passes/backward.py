@@ -90,7 +90,7 @@ class _Backward:
         run.main.start_gradients()
         last.start_gradients()
         x = run.final_read()
-        with run.arch.ends():
+        with run.arch.outer_loaded():
             with torch.enable_grad():
                 rows = x[:, 0].requires_grad_(True)
                 logits = run.read_out(rows)
@@ -100,7 +100,7 @@ class _Backward:
         last.spread(run.final_weights(), dx, run.prefix(last, plan.final.prefix))
         for block, layer in reversed(list(zip(run.arch.blocks, plan.layers, strict=True))):
             if len(layer.heads) or layer.mlp:
-                with block.present():
+                with block.loaded():
                     self._layer(block, layer)
             run.saved[block.index] = SavedForBackward()
         self._from_tail(run.main, 0, plan.embeddings)

@@ -247,7 +247,7 @@ class MaskedPass:
                 self._send(self.main, e, sent[e], self.base.values.embed[e])
         for block, layer in zip(self.arch.blocks, plan.layers, strict=True):
             if len(layer.heads) or layer.mlp:
-                with block.present():
+                with block.loaded():
                     self._layer(block, layer)
         return self.read_out(self.final_read()[:, 0])
 
@@ -367,7 +367,7 @@ class MaskedPass:
         with torch.set_grad_enabled(saved is not None):
             if saved is not None:
                 fed = _Source.apply(fed, torch.zeros((), requires_grad=True))  # type: ignore[no-untyped-call]
-            y: Tensor = block.lean_mlp(fed[None])[0]
+            y: Tensor = block.recomputing_mlp(fed[None])[0]
             y = y if block.mlp_post_norm is None else block.mlp_post_norm(y)
         if saved is not None:
             saved.mlp = get_gradient_edge(fed), get_gradient_edge(y)

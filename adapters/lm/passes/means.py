@@ -68,14 +68,7 @@ def ablation_values(reference: LMReference, layout: EdgeLayout) -> Values:
     entry, ablation = reference.glue.entry, reference.ablation
     batch, tokens, width = entry.shape
     if ablation.kind == "mean":
-        means = ablation.values
-        if not isinstance(means, Values):
-            raise InputError("mean ablation needs the values that model.mean_ablation(...) gives")
-        if means.layout != layout or means.mlps[0].shape[-1] != width:
-            raise InputError(
-                f"these means come from another model: {means.layout}, width "
-                f"{means.mlps[0].shape[-1]}; this one is {layout}, width {width}"
-            )
+        means = Values.means_of(ablation, layout, width)
         if means.mlps[0].shape[1] not in (1, tokens):
             raise InputError(
                 f"means were kept for {means.mlps[0].shape[1]} positions; this batch has {tokens}"
@@ -118,10 +111,8 @@ def learned_constants(start: Ablation, arch: Architecture, layout: EdgeLayout) -
     """
     dtype = torch.float64 if arch.dtype == torch.float64 else torch.float32
     found = torch.zeros(layout.writers, arch.width, dtype=dtype, device=arch.device)
-    values = start.values
-    if start.kind == "mean" and not start.per_position and isinstance(values, Values):
-        if values.layout != layout or values.mlps[0].shape[-1] != arch.width:
-            raise InputError(f"these means come from another model: {values.layout}, not {layout}")
+    if start.kind == "mean" and not start.per_position:
+        values = Values.means_of(start, layout, arch.width)
         found[: layout.embeddings] = values.embed.to(found)[:, 0, 0]
         for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
             first = layout.head(block.index)

@@ -94,7 +94,7 @@ def run_shared(
         sent.append(first)
         x = first + unmaskable
         for block, call in zip(arch.blocks, calls, strict=True):
-            with block.present(lent=grad):
+            with block.loaded(lent=grad):
                 stream.append(x)
                 qkv = block.project(normed(block.attention_norm, x))
                 projected.append(qkv)

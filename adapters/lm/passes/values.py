@@ -17,6 +17,7 @@ from torch import Tensor
 from graphprune.core.batch import Batch
 from graphprune.core.measurable import equal_but_for_rounding
 from graphprune.core.model import Ablation, Reference
+from graphprune.errors import InputError
 
 from ..describe.architecture import Architecture, Call, Glue
 from ..describe.layout import EdgeLayout
@@ -44,6 +45,19 @@ class Values:
     layout: EdgeLayout | None = None
     heads: Tensor | None = None
 
+    @classmethod
+    def means_of(cls, ablation: Ablation, layout: EdgeLayout, width: int) -> Values:
+        """The means of an ablation; raises :class:`InputError` for those of another model."""
+        means = ablation.values
+        if not isinstance(means, cls):
+            raise InputError("mean ablation needs the values that model.mean_ablation(...) gives")
+        if means.layout != layout or means.mlps[0].shape[-1] != width:
+            raise InputError(
+                f"these means come from another model: {means.layout}, width "
+                f"{means.mlps[0].shape[-1]}; this one is {layout}, width {width}"
+            )
+        return means
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Values:
         """Every writer's value through ``function``, one embedding or layer at a time."""
         embed = torch.stack([function(e) for e in self.embed])
@@ -61,7 +75,7 @@ class Values:
             arch.blocks, self.codes, other.codes, self.mlps, other.mlps, strict=True
         ):
             mine = out[start : start + heads]
-            with block.present():
+            with block.loaded():
                 expand_codes(block.output_weight, c - c2, mine, block.gain)
             if other.heads is not None:
                 mine -= other.heads[block.index, :, None, None]
@@ -91,7 +105,7 @@ def residuals(arch: Architecture, values: Values, position: Tensor, like: Tensor
     places = []
     for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
         places.append(x)
-        with block.present():
+        with block.loaded():
             middle = x + block.message(code)
         if values.heads is not None:
             middle = middle + values.heads[block.index].sum(0)

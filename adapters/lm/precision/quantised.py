@@ -24,8 +24,8 @@ from graphprune.precision import BITS, Lowered, Precision, PrecisionDefaults, Pr
 
 from ..describe.architecture import Architecture, DecoderBlock
 from ..describe.layout import EdgeLayout
+from ..describe.module_copies import replaced
 from ..describe.norms import matrix
-from ..describe.surgery import replaced
 from .linears import NativeLinear, RoundedLinear, RoundedRows, native_kernel
 from .rounding import LARGEST, Rounds, mixed, round_to, scale_of, straight
 
@@ -59,7 +59,7 @@ class Lowering:
     module: nn.Module
     rounds: tuple[Rounds | None, ...]
     report: Lowered
-    places: dict[tuple[str, int], _Place]
+    places: dict[tuple[str, int], _RoundedPart]
 
 
 def lower(
@@ -77,12 +77,12 @@ def lower(
     that come and go, and a precision that is not native where the policy refuses emulation.
     """
     _check(arch, graph, policy)
-    places: dict[tuple[str, int], _Place] = {}
+    places: dict[tuple[str, int], _RoundedPart] = {}
     last = len(arch.blocks)
     for block in arch.blocks:
         for what in ("attention", "mlp"):
-            places[what, block.index] = _Place(arch, layout, policy, block)
-    places["ends", last] = _Place(arch, layout, policy, None)
+            places[what, block.index] = _RoundedPart(arch, layout, policy, block)
+    places["ends", last] = _RoundedPart(arch, layout, policy, None)
     for (what, layer), place in places.items():
         old = None if like is None else like.places[what, layer]
         if old is not None and place.key(what) == old.key(what):
@@ -140,7 +140,7 @@ def _check(arch: Architecture, graph: ComputationalGraph, policy: PrecisionPolic
 
 
 @dataclass(eq=False)
-class _Place:
+class _RoundedPart:
     """A layer's attention, its MLP or the ends (no ``block``): rounded modules by path.
 
     ``rounds``: what the attention rounds beside its weights. ``saved``: bytes.

@@ -3,8 +3,8 @@
 ``accelerate`` leaves a hook on every module whose weights lie elsewhere; FSDP2 (``fully_shard``)
 makes parameters a shard of themselves. Both bring the weights for the length of a module's own
 ``forward``. The engine reads the weights themselves and calls parts of layers, so it asks here:
-inside :meth:`Presence.__call__` the modules hold whole weights on the main device and their hooks
-stand still; afterwards everything is as it was, whatever happened inside.
+inside :meth:`WeightLoader.__call__` the modules hold whole weights on the main device and their
+hooks stand still; afterwards everything is as it was, whatever happened inside.
 
 FSDP1's flat parameters are not covered. Copies between several accelerators follow the same code
 as those from the CPU, and were not run on several.
@@ -22,7 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from graphprune.errors import UnsupportedModelError
 
-__all__ = ["Presence", "is_sharded", "main_device", "require_loadable", "whole_tensor"]
+__all__ = ["WeightLoader", "is_sharded", "main_device", "require_loadable", "whole_tensor"]
 
 
 def _hook(module: nn.Module) -> Any:
@@ -67,7 +67,7 @@ def whole_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
         return tensor
     path, _, last = name.rpartition(".")
     owner = model.get_submodule(path)
-    with Presence(model, [owner], main_device(owner))():
+    with WeightLoader(model, [owner], main_device(owner))():
         loaded: Tensor = owner.state_dict(keep_vars=True)[last]
         return loaded.detach().clone()
 
@@ -83,7 +83,7 @@ def main_device(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-class Presence:
+class WeightLoader:
     """Brings the weights of some modules, and takes them away again.
 
     Args:

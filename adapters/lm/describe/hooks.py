@@ -18,7 +18,7 @@ from torch.nn.modules import module as hooked
 
 from graphprune.errors import InputError, UnsupportedModelError
 
-from .surgery import uncompiled
+from .module_copies import uncompiled
 
 __all__ = ["Snapshot"]
 

@@ -14,9 +14,9 @@ from graphprune.core.pruned import Pruned, tolerance
 from graphprune.errors import InputError, UnsupportedModelError
 
 from ..describe.architecture import Architecture
-from ..describe.ends import longest_of
+from ..describe.embeddings import longest_of
 from ..describe.layout import EdgeLayout
-from ..describe.surgery import quiet
+from ..describe.module_copies import quiet
 from ..passes.inputs import Inputs, read_inputs
 from ..passes.values import Values
 from .building import pruned_module

@@ -6,10 +6,10 @@ module is the same before and after. :func:`quiet` is the only change ever made 
 mode, frozen weights), and undoes itself in ``finally``.
 
 Steps may be taken a piece at a time, so that what they work on stays in the cache
-(:func:`by_tokens`, :func:`tall`), and activations may keep only their input for the way back
-(:func:`lean`): one written as a chain of elementwise steps (GPT-2's tanh-GELU) keeps every step's
-result; with frozen weights nothing else of an MLP keeps more. Computed again from its input, it is
-cheap.
+(:func:`by_tokens`, :func:`output_in_pieces`), and activations may keep only their input for the way
+back (:func:`recomputing`): one written as a chain of elementwise steps (GPT-2's tanh-GELU) keeps
+every step's result; with frozen weights nothing else of an MLP keeps more. Computed again from its
+input, it is cheap.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from torch.nn import functional as F
 from graphprune.util.modes import quiet
 
 from .family import Family
-from .presence import is_sharded
+from .offloading import is_sharded
 
 __all__ = [
     "ACTIVATION_MODULES",
     "FixedOutput",
+    "LinearInPieces",
     "Recorder",
     "Slice",
-    "Tall",
     "Zero",
     "attention_stand_ins",
     "by_tokens",
-    "lean",
+    "output_in_pieces",
     "part",
     "quiet",
+    "recomputing",
     "replaced",
-    "tall",
     "uncompiled",
 ]
 
@@ -208,13 +208,13 @@ def by_tokens(step: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
-class Tall(nn.Module):
+class LinearInPieces(nn.Module):
     """A linear map to many features, some of them after the other; without gradients.
 
     Example:
         >>> x, inner = torch.ones(3, 700), nn.Linear(700, 1000)
         >>> with torch.no_grad():
-        ...     bool(torch.allclose(Tall(inner)(x), inner(x), atol=1e-5))
+        ...     bool(torch.allclose(LinearInPieces(inner)(x), inner(x), atol=1e-5))
         True
     """
 
@@ -236,12 +236,12 @@ class Tall(nn.Module):
         return out
 
 
-def tall(model: Any) -> dict[str, nn.Module]:
+def output_in_pieces(model: Any) -> dict[str, nn.Module]:
     """By name, what may stand for the model's output map; nothing if it is no plain Linear."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         return {}
-    return {name: Tall(head) for name, module in model.named_modules() if module is head}
+    return {name: LinearInPieces(head) for name, module in model.named_modules() if module is head}
 
 
 ACTIVATION_MODULES = ("transformers.activations", "torch.nn.modules.activation")
@@ -267,7 +267,7 @@ class _Again(torch.autograd.Function):
         return found, None
 
 
-class _Lean(nn.Module):
+class _Recomputed(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
@@ -292,10 +292,10 @@ def _keeps(module: nn.Module) -> int:
     return sum(size == probe.numel() for size in sizes)
 
 
-def lean(mlp: nn.Module) -> nn.Module:
+def recomputing(mlp: nn.Module) -> nn.Module:
     """The same function, whose activations keep their input alone."""
     found = {
-        name: _Lean(m)
+        name: _Recomputed(m)
         for name, m in mlp.named_modules()
         if type(m).__module__ in ACTIVATION_MODULES and not list(m.parameters()) and _keeps(m) > 1
     }
