@@ -253,7 +253,8 @@ class LanguageModel(MaskedModel):
         plan = self._sparse_plan(reference, mask)
         if wanted:
             return differentiable_run(base, plan, mask, slot_major=True)
-        few = sparse or (mask.ndim == 2 and len(mask) == 1 and self._share(base, plan) < _PAYS)
+        one = sparse is None and mask.ndim == 2 and len(mask) == 1
+        few = sparse or (one and self._share(base, plan) < _PAYS)
         with torch.no_grad():
             return MaskedPass(base, plan, mask.detach(), slot_major=bool(few)).forward()
 
