@@ -109,7 +109,7 @@ def _measure(
 def _edge_seconds(shape: Shape, request: Request) -> float:
     """Seconds that one more writer costs a layer, forward and backward.
 
-    The outbox's own products: reading twice, the mask's gradient, and sending back.
+    The delta buffer's own products: reading twice, the mask's gradient, and sending back.
     """
     device, dtype, width = request.device, shape.dtype, shape.width
     each = request.batch_size * request.tokens * width * dtype.itemsize * request.copies
