@@ -143,7 +143,7 @@ def run_shared(
         final_in, out = x, x
         if outputs:
             rows = x.reshape(-1, x.shape[-1])[answers]
-            with arch.ends(lent=grad):
+            with arch.outer_loaded(lent=grad):
                 final_in = normed(arch.final_norm, rows)
                 out = arch.unembed(final_in).view(*shape, -1)
     values = Values(embed.detach().to(kind), codes, mlps, [s.detach() for s in stream])
