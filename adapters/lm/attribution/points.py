@@ -11,11 +11,12 @@ from graphprune.core.model import Gradients, Objective, as_constant
 from graphprune.errors import InputError
 
 from ..describe.architecture import Architecture
-from ..describe.layout import Layout
+from ..describe.layout import EdgeLayout
 from ..describe.norms import wide
 from ..passes.inputs import position_slots
-from ..passes.values import LMReference, entry_embeddings
-from .gradients import Attribution, run_shared
+from ..passes.shared import run_shared
+from ..passes.values import LMReference
+from .gradients import Attribution
 from .relevance import Rule
 
 __all__ = ["attributed"]
@@ -23,7 +24,7 @@ __all__ = ["attributed"]
 
 def attributed(
     arch: Architecture,
-    layout: Layout,
+    layout: EdgeLayout,
     graph: ComputationalGraph,
     ours: LMReference,
     batch: Batch,
@@ -62,7 +63,7 @@ def attributed(
         neurons=neurons,
         rule=rule,
     )
-    embed = entry_embeddings(ours.glue, layout.embeddings)
+    embed = ours.glue.sent(layout.embeddings)
     with arch.running():
         for k, (gate, fixed) in enumerate(zip(points, held, strict=True)):
             outer, inner = gate[: layout.embeddings], gate[layout.embeddings :]
@@ -82,7 +83,7 @@ def attributed(
                 inputs.answers,
                 inputs.shape,
                 gates=None if plain else gate,
-                ablated=None if plain else ours.ablated_values,
+                ablated=None if plain else ours.ablated_now(),
                 constant=None if plain else fixed,
                 clean=ours.clean if bool(fixed.any()) and not plain else None,
                 rule=rule,
@@ -91,7 +92,7 @@ def attributed(
             if inputs_alone and (bool((outer == 1).all()) or bool((outer == 0).all())):
                 ours.offer(bool((outer == 1).all()), done.values)
             last = k == len(points) - 1
-            delta = ours.clean.deltas(ours.ablated_values, arch) if last else None
+            delta = ours.clean.deltas(ours.ablated_now(), arch) if last else None
             sums.add(done, objective, shares[k], delta)
             del done, delta  # a pass's graph must not live beside the next one's
     numbers = layout.writer_nodes()
@@ -106,7 +107,7 @@ def attributed(
     return Gradients(edges, nodes, named)
 
 
-def _gates(gates: Tensor | None, layout: Layout, nodes: int) -> Tensor:
+def _gates(gates: Tensor | None, layout: EdgeLayout, nodes: int) -> Tensor:
     """Points ``[K, W]`` over writers from points ``[K, N]`` over nodes."""
     if gates is None:
         return torch.ones(1, layout.writers)
@@ -115,7 +116,7 @@ def _gates(gates: Tensor | None, layout: Layout, nodes: int) -> Tensor:
     return gates[:, layout.writer_nodes()]
 
 
-def _held(constant: Tensor | None, gates: Tensor | None, layout: Layout, nodes: int) -> Tensor:
+def _held(constant: Tensor | None, gates: Tensor | None, layout: EdgeLayout, nodes: int) -> Tensor:
     """``[K, W]`` bool: the writers whose messages are put in as constants."""
     if gates is None:
         gates = torch.ones(1, nodes)

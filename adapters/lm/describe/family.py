@@ -2,15 +2,17 @@
 
 Nothing here computes. A family names submodules by their dotted path; attention itself (rotary
 embeddings, masks, windows, soft caps, q/k norms) is run by the user's own module, with its
-projections replaced (see ``surgery``).
+projections replaced (see ``module_copies``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["FAMILIES", "Family"]
+from graphprune.errors import UnsupportedModelError
+
+__all__ = ["FAMILIES", "Family", "family_of", "known_types"]
 
 
 @dataclass(frozen=True)
@@ -107,3 +109,23 @@ FAMILIES: tuple[Family, ...] = (
         mlp_post_norm="post_feedforward_layernorm",
     ),
 )
+
+
+def known_types() -> list[str]:
+    """Hugging Face's model types that some family has, sorted."""
+    return sorted(kind for family in FAMILIES for kind in family.model_types)
+
+
+def family_of(config: Any, kind: str = "") -> Family:
+    """The family of a model's configuration.
+
+    Raises :class:`UnsupportedModelError` naming the model's class, ``kind``, for other models.
+    """
+    model_type = getattr(config, "model_type", None)
+    found = next((f for f in FAMILIES if model_type in f.model_types), None)
+    if found is None:
+        raise UnsupportedModelError(
+            f"model type {model_type!r}{kind and f' ({kind})'} is not known; known: "
+            f"{', '.join(known_types())}. A family is described by graphprune.adapters.lm.Family"
+        )
+    return found
