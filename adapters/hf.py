@@ -44,9 +44,12 @@ class TransformersAdapter:
         Raises :class:`UnsupportedModelError` with what failed.
         """
         from .lm import LanguageModel
-        from .lm.describe.family import family_of
+        from .lm.describe.family import FAMILY_BY_TYPE, not_known
 
-        family = family_of(getattr(module, "config", None), type(module).__name__)
+        config = getattr(module, "config", None)
+        family = FAMILY_BY_TYPE.get(getattr(config, "model_type", ""))
+        if family is None:
+            raise not_known(config, type(module).__name__)
         causal: Any = module
         if not hasattr(causal, "get_output_embeddings") or causal.get_output_embeddings() is None:
             raise UnsupportedModelError(

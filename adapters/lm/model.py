@@ -30,14 +30,13 @@ from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
 from graphprune.search.order import is_reverse_topological
 
-from .attribution.points import attributed
+from .attribution.gradients import attributed
 from .attribution.relevance import Rule
 from .describe.architecture import Architecture
 from .describe.family import Family
 from .describe.head_attention import HeadCores
 from .describe.layout import EdgeLayout, PassPlan, computed_share, dense_plan, sparse_plan
 from .describe.offloading import require_loadable
-from .describe.provenance import provenance
 from .export.pruned import pruned
 from .generate import generate
 from .passes.backward import differentiable_run
@@ -163,7 +162,7 @@ class LanguageModel(MaskedModel):
         """
         lowering = self._lowering
         source = self._model if lowering is None else lowering.source
-        found = provenance(source, self.arch, self.layout)
+        found = self.layout.provenance(source, self.arch.width, self.arch.dtype)
         if lowering is not None:
             found["precision"] = lowering.report.policy.to_dict()
         return found

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from graphprune.errors import UnsupportedModelError
 
-__all__ = ["FAMILIES", "Family", "family_of", "known_types"]
+__all__ = ["FAMILIES", "FAMILY_BY_TYPE", "Family", "known_types", "not_known"]
 
 
 @dataclass(frozen=True)
@@ -113,19 +113,15 @@ FAMILIES: tuple[Family, ...] = (
 
 def known_types() -> list[str]:
     """Hugging Face's model types that some family has, sorted."""
-    return sorted(kind for family in FAMILIES for kind in family.model_types)
+    return sorted(FAMILY_BY_TYPE)
 
 
-def family_of(config: Any, kind: str = "") -> Family:
-    """The family of a model's configuration.
+FAMILY_BY_TYPE = {kind: family for family in FAMILIES for kind in family.model_types}
 
-    Raises :class:`UnsupportedModelError` naming the model's class, ``kind``, for other models.
-    """
-    model_type = getattr(config, "model_type", None)
-    found = next((f for f in FAMILIES if model_type in f.model_types), None)
-    if found is None:
-        raise UnsupportedModelError(
-            f"model type {model_type!r}{kind and f' ({kind})'} is not known; known: "
-            f"{', '.join(known_types())}. A family is described by graphprune.adapters.lm.Family"
-        )
-    return found
+
+def not_known(config: Any, kind: str = "") -> UnsupportedModelError:
+    """The error for a model type that no family has; ``kind`` names the model's class."""
+    return UnsupportedModelError(
+        f"model type {getattr(config, 'model_type', None)!r}{kind and f' ({kind})'} is not known; "
+        f"known: {', '.join(known_types())}. A family is described by graphprune.adapters.lm.Family"
+    )

@@ -14,7 +14,7 @@ from torch import nn
 
 from graphprune.errors import InputError
 
-from .family import Family, family_of
+from .family import FAMILY_BY_TYPE, Family, not_known
 from .layout import EdgeLayout
 from .module_copies import part
 
@@ -83,7 +83,9 @@ def _read_config(name: str | Path) -> Any:
 
 def read_shape(config: Any, *, embedding_nodes: int = 1, dtype: torch.dtype | None) -> Shape:
     """Sizes read off a model on the meta device, which has shapes and no numbers."""
-    family = family_of(config)
+    family = FAMILY_BY_TYPE.get(getattr(config, "model_type", ""))
+    if family is None:
+        raise not_known(config)
     model = random_model(config, torch.device("meta"), torch.float32)
     base = part(model, family.base)
     layers = part(base, family.layers)

@@ -196,7 +196,9 @@ class MaskedPass:
 
     def _values(self, place: Place) -> Tensor:
         """``[masks, rows, prefix]``: the mask's values at a place, a view."""
-        return self.mask[:, place.edges].unflatten(1, (place.rows, place.prefix))
+        values: Tensor = self.mask[:, place.edges]
+        rows: Tensor = values.unflatten(1, (place.rows, place.prefix))
+        return rows
 
     def _based(self, values: Tensor) -> Tensor:
         return torch.cat([values.new_ones(*values.shape[:-1], 1), values], -1).to(self.main.wide)
@@ -300,7 +302,8 @@ class MaskedPass:
         """``[K * A]``: numbers of the answers' tokens among the main buffer's."""
         local, each = self.base.local, self.base.tokens.count
         starts = each * torch.arange(self.candidates, device=local.device)
-        return (starts[:, None] + local).flatten()
+        numbers: Tensor = (starts[:, None] + local).flatten()
+        return numbers
 
     # -------------------------------------------------------------- one layer
 
