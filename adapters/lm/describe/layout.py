@@ -234,8 +234,9 @@ class LayerPlan:
 class PassPlan:
     """What a masked pass computes: the one description that all passes follow.
 
-    ``computed [W]`` bool: writers whose Delta is kept. ``narrow [W]`` bool: those of them that
-    matter at the answers' tokens alone, whole layers' heads together. ``dense``: everything.
+    ``computed [W]`` bool: writers whose Delta is kept. ``narrow [W]`` bool: writers, computed or
+    not, that matter at the answers' tokens alone; a layer's computed heads are so together.
+    ``dense``: everything.
     """
 
     computed: Tensor
@@ -250,14 +251,14 @@ def _plan(
     layout: EdgeLayout, computed: Tensor, narrow: Tensor, rows: list[Tensor], dense: bool
 ) -> PassPlan:
     """The plan; heads of a layer count as narrow where all computed ones are."""
-    layers, narrow = [], narrow & computed
+    layers, narrow = [], narrow.clone()
     count = layout.heads
     places = zip(*layout.places()[:2], strict=True)
     for layer, (attention, mlp) in enumerate(places):
         first = layout.head(layer)
         heads = torch.nonzero(computed[first : first + count])[:, 0]
         narrow[first : first + count] &= narrow[first + heads].all()
-        narrow_heads = bool(narrow[first : first + count].any())
+        narrow_heads = bool(narrow[first + heads].all())
         narrow_mlp, alive = bool(narrow[first + count]), bool(computed[first + count])
         queries = (rows[layer] < count) & narrow_heads
         main = (False, rows[layer][~queries], alive and not narrow_mlp)

@@ -29,7 +29,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..describe.architecture import DecoderBlock
 from ..describe.layout import LayerPlan, PassPlan, Place
-from ..describe.norms import Projected, centre, span, wide
+from ..describe.norms import Projected, centre, project, span, wide
 from .delta_buffer import AblatedRun, DeltaBuffer, TokenSelection
 
 __all__ = ["GivenInput", "MaskedPass", "ReaderGroup", "SavedForBackward"]
@@ -319,8 +319,9 @@ class MaskedPass:
                 fed = x[:, -1:].clone()
             del x
         if given is not None and given.row is not None and saved.qkv is not None:
-            group = ReaderGroup(self.main, torch.tensor([given.row]), False, slice(1))
-            self.project(block, group, given.x.flatten(0, 1)[:, None], saved.qkv)
+            row = torch.tensor([given.row])
+            new = project(block.projections, row, given.x.flatten(0, 1)[:, None])
+            self.main.tokens.put(new, saved.qkv, span(row, new.device))
         if saved.qkv is not None:
             self._send_heads(block, layer, self.attend(block, saved.qkv))
             if self.main.slot_major:
