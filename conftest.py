@@ -24,15 +24,15 @@ def float64(monkeypatch):
     """Float64 all through, backward passes included, which autograd runs outside of such a mode."""
     from support.tiny import Float64
 
-    from graphprune.adapters.lm.passes import masked
+    from graphprune.adapters.lm.passes import backward
 
-    pull_back = masked.pull_back
+    pull_back = backward.pull_back
 
     def exact(*args):
         with Float64():
             return pull_back(*args)
 
-    monkeypatch.setattr(masked, "pull_back", exact)
+    monkeypatch.setattr(backward, "pull_back", exact)
     with Float64():
         yield
 

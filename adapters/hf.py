@@ -34,26 +34,22 @@ class TransformersAdapter:
 
     def supported(self) -> list[str]:
         """Model types that are known."""
-        from .lm.describe.family import FAMILIES
+        from .lm.describe.family import known_types
 
-        return sorted(t for family in FAMILIES for t in family.model_types)
+        return known_types()
 
     def wrap(self, module: nn.Module, *, check: bool = True, **options: Any) -> MaskedModel:
         """The module as a masked model, checked for exactness on a tiny input unless told not to.
 
         Raises :class:`UnsupportedModelError` with what failed.
         """
-        from .lm import FAMILIES, LanguageModel
+        from .lm import LanguageModel
+        from .lm.describe.family import FAMILY_BY_TYPE, not_known
 
-        config: Any = getattr(module, "config", None)
-        kind = getattr(config, "model_type", None)
-        family = next((f for f in FAMILIES if kind in f.model_types), None)
+        config = getattr(module, "config", None)
+        family = FAMILY_BY_TYPE.get(getattr(config, "model_type", ""))
         if family is None:
-            raise UnsupportedModelError(
-                f"model type {kind!r} ({type(module).__name__}) is not known; known: "
-                f"{', '.join(self.supported())}. A family is described by "
-                "graphprune.adapters.lm.Family"
-            )
+            raise not_known(config, type(module).__name__)
         causal: Any = module
         if not hasattr(causal, "get_output_embeddings") or causal.get_output_embeddings() is None:
             raise UnsupportedModelError(

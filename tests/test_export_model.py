@@ -167,7 +167,7 @@ def test_only_the_last_positions_are_computed(float64):
     module = model.pruned(mask, Ablation("zero"), logits_to_keep=1).module
     seen = {}
     for name, part in module.named_modules():
-        if type(part).__name__ in ("Projection", "Attention", "Mlp"):
+        if type(part).__name__ in ("PrunedProjection", "Attention", "Mlp"):
             part.register_forward_hook(
                 lambda part, args, out, name=name: seen.__setitem__(name, args[0].sent.copy())
             )

@@ -51,13 +51,13 @@ def test_what_attention_never_reads_is_computed_at_answers_alone():
     reference = model.reference(batch)
     seen = []
     block = model.arch.blocks[0]
-    inner = block.lean_mlp
+    inner = block.recomputing_mlp
 
     def watched(x):
         seen.append(x[..., 0].numel())
         return inner(x)
 
-    block.lean_mlp = watched
+    block.recomputing_mlp = watched
     names = list(model.graph.edge_names)
     try:
         for kept in (["input->m0", "m0->logits"], ["m0->a1.h0<v>", "a1.h0->logits"]):
@@ -70,7 +70,7 @@ def test_what_attention_never_reads_is_computed_at_answers_alone():
             length = batch.clean["input_ids"].shape[1] - 1  # the first token is shared
             assert seen == [batch.size * (1 if "m0->logits" in kept else length)]
     finally:
-        block.lean_mlp = inner
+        block.recomputing_mlp = inner
 
 
 # Where Hugging Face's norms and rotary tables are float32 whatever the dtype, plain autograd leaves

@@ -3,8 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+import torch
 from support.cli import save_model
+from support.tiny import random_pair, tiny
+
+import graphprune as gp
 
 COUNT = """
 import inspect, json, sys
@@ -98,3 +104,28 @@ def test_spectral_pruning_of_a_graph_network_takes_at_most_twenty_files():
     assert "adapters/gnn/argnn.py" in files
     assert "spectral/search/set_search.py" in files
     assert 10 < len(files) <= 20, "\n".join(files)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_masked_run_takes_at_most_ten_files(gradient):
+    """A tiny GPT-2 under a mask of all its edges, its reference made before, counted the same."""
+    model = gp.wrap(tiny("gpt2"))
+    clean, corrupt = random_pair(model.module)
+    batch = gp.Batch({"input_ids": clean}, {"input_ids": corrupt}, len(clean))
+    reference = model.reference(batch)
+    assert not torch.equal(reference.full, reference.ablated)
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(model.graph.num_edges, generator=generator).requires_grad_(gradient)
+    walked = set()
+    sys.setprofile(lambda frame, event, _: walked.add(frame.f_code.co_filename))
+    try:
+        outputs = model.run(batch, mask, reference)
+    finally:
+        sys.setprofile(None)
+    assert outputs.requires_grad is gradient
+    root = Path(gp.__file__).resolve().parents[1]
+    rooms = [root / name for name in ("graphprune", "adapters", "spectral")]
+    paths = {Path(name).resolve() for name in walked if not name.startswith("<")}
+    files = {str(p.relative_to(root)) for p in paths if any(r in p.parents for r in rooms)}
+    assert "adapters/lm/passes/masked.py" in files
+    assert len(files) <= 10, "\n".join(sorted(files))

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask
-from graphprune.core.model import Ablation
+from graphprune.core.model import Ablation, MaskedModel
 from graphprune.errors import InputError
-
-if TYPE_CHECKING:
-    from .model import LanguageModel
 
 __all__ = ["generate"]
 
@@ -46,7 +43,8 @@ def _ids(given: Any) -> Tensor:
 
 
 def generate(
-    model: LanguageModel,
+    model: MaskedModel,
+    device: torch.device,
     mask: EdgeMask,
     input_ids: Tensor | Mapping[str, Any],
     *,
@@ -90,7 +88,7 @@ def generate(
             f"expected the token ids of one prompt, [T] or [1, T] with T >= 1, got "
             f"{list(ids.shape)} {ids.dtype}"
         )
-    ids = ids.to(model.arch.device)
+    ids = ids.to(device)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(max_new_tokens):
         batch = Batch({"input_ids": ids}, None, 1)

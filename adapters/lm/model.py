@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -32,26 +30,31 @@ from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
 from graphprune.search.order import is_reverse_topological
 
-from .attribution.gradients import run_shared
-from .attribution.points import attributed
+from .attribution.gradients import attributed
 from .attribution.relevance import Rule
 from .describe.architecture import Architecture
 from .describe.family import Family
-from .describe.layout import Layout
-from .describe.presence import unloadable, whole_tensor
-from .export.checked import pruned
+from .describe.head_attention import HeadCores
+from .describe.layout import EdgeLayout, PassPlan, computed_share, dense_plan, sparse_plan
+from .describe.offloading import require_loadable
+from .export.pruned import pruned
 from .generate import generate
-from .passes import circuit_runs as circuits
+from .passes.backward import differentiable_run
+from .passes.delta_buffer import AblatedRun
 from .passes.incremental import SuffixTrials
-from .passes.inputs import Inputs, read_inputs, shared_prefix
-from .passes.means import ablation_values, learned_constants, mean_values
+from .passes.inputs import read_inputs, shared_prefix
+from .passes.masked import MaskedPass
+from .passes.means import learned_constants, mean_values
 from .passes.messages import clean_messages
-from .passes.reader_inputs import HeadCores
-from .passes.sparse import Base
-from .passes.values import LMReference, Values, entry_embeddings
+from .passes.shared import compute_values
+from .passes.values import LMReference
 from .precision.quantised import DEFAULTS, Lowering, lower
 
 __all__ = ["LanguageModel"]
+
+# Up to this share of the layers' multiplications a run of the circuit alone took 0.82 to 0.96 of a
+# whole masked pass; above it up to 1.29 on GPT-2 small's shape (16 x 16 tokens, one thread).
+_PAYS = 0.8
 
 
 class LanguageModel(MaskedModel):
@@ -83,13 +86,7 @@ class LanguageModel(MaskedModel):
             raise UnsupportedModelError(
                 "embedding_nodes=2 needs a position table; this architecture's positions are rotary"
             )
-        meta = unloadable(model)
-        if meta:
-            raise UnsupportedModelError(
-                f"{len(meta)} of the model's weights are not loaded (meta tensors, {meta[0]} "
-                "first) and no hook of accelerate's brings them; load them before wrapping, or "
-                "offload with accelerate's cpu_offload, disk_offload or dispatch_model"
-            )
+        require_loadable(model)
         self._model, self._lowering = model, lowering
         self.arch = Architecture(model, family, None if lowering is None else lowering.rounds)
         # Graphs kept for the way back would hold weights that are to leave after each layer.
@@ -97,7 +94,7 @@ class LanguageModel(MaskedModel):
         if not self.arch.blocks:
             raise UnsupportedModelError("the model has no layers, so there is nothing to prune")
         block = self.arch.blocks[0]
-        self.layout = Layout(
+        self.layout = EdgeLayout(
             layers=len(self.arch.blocks),
             heads=block.heads,
             kv_heads=block.kv_heads,
@@ -105,7 +102,7 @@ class LanguageModel(MaskedModel):
             coupled=block.coupled,
             embeddings=embedding_nodes,
         )
-
+        self._dense_plan = dense_plan(self.layout)
         self._cores = [HeadCores(block) for block in self.arch.blocks]
 
     # ---------------------------------------------------------------- what it is
@@ -116,7 +113,7 @@ class LanguageModel(MaskedModel):
 
     @property
     def graph(self) -> ComputationalGraph:
-        """Nodes and maskable edges, ordered as ``Layout.graph`` says."""
+        """Nodes and maskable edges, ordered as ``EdgeLayout.graph`` says."""
         return self._graph
 
     @property
@@ -163,26 +160,11 @@ class LanguageModel(MaskedModel):
 
         Of a model in low precision: those of the original, and the policy under ``precision``.
         """
-        model = self._model if self._lowering is None else self._lowering.source
-        config, kind = self.arch.config, type(model).__name__
-        digest = hashlib.sha256()
-        for name, tensor in sorted(model.state_dict().items()):
-            digest.update(name.encode())
-            whole = whole_tensor(model, name, tensor.detach()).cpu().contiguous()
-            digest.update(whole.flatten().view(torch.uint8).numpy().data)
-        found = {
-            "model": _short_name(str(getattr(config, "_name_or_path", "") or "")) or kind,
-            "architecture": kind,
-            "n_layers": self.layout.layers,
-            "n_heads": self.layout.heads,
-            "n_kv_heads": self.layout.kv_heads,
-            "d_model": self.arch.width,
-            "parallel_attn_mlp": self.layout.parallel,
-            "dtype": str(self.arch.dtype).removeprefix("torch."),
-            "weights": digest.hexdigest(),
-        }
-        if self._lowering is not None:
-            found["precision"] = self._lowering.report.policy.to_dict()
+        lowering = self._lowering
+        source = self._model if lowering is None else lowering.source
+        found = self.layout.provenance(source, self.arch.width, self.arch.dtype)
+        if lowering is not None:
+            found["precision"] = lowering.report.policy.to_dict()
         return found
 
     # ---------------------------------------------------------------- inputs and values
@@ -203,6 +185,7 @@ class LanguageModel(MaskedModel):
                     "them, or use ablation='zero' or 'mean'"
                 )
             glue = self.arch.glue(inputs.clean)
+        free = ablation.kind == "counterfactual" and self.arch.family.causal
         return LMReference(
             batch,
             ablation,
@@ -210,45 +193,11 @@ class LanguageModel(MaskedModel):
             self.arch,
             glue,
             self.layout.embeddings,
-            self._compute,
-            start=self._start(inputs, ablation),
+            partial(compute_values, self.layout),
+            start=shared_prefix(inputs) if free else 0,
             checkpointing=self.checkpointing,
             weights=None if self.arch.partial else self.arch.snapshot.weights(),
         )
-
-    def _start(self, inputs: Inputs, ablation: Ablation) -> int:
-        """The first position whose messages may differ from their ablation values."""
-        free = ablation.kind == "counterfactual" and self.arch.family.causal
-        return shared_prefix(inputs) if free else 0
-
-    def _compute(self, reference: LMReference, clean: bool) -> Values:
-        with self.arch.running(), torch.no_grad():
-            if clean or reference.ablation.kind == "counterfactual":
-                return self._plain_values(reference, clean)
-            return ablation_values(reference, self.layout)
-
-    def _plain_values(self, reference: LMReference, clean: bool) -> Values:
-        inputs = reference.inputs
-        glue = reference.glue
-        if not clean:
-            assert inputs.corrupt is not None
-            glue = self.arch.glue(inputs.corrupt)
-        embed = entry_embeddings(glue, self.layout.embeddings)
-        unmaskable = glue.position if self.layout.embeddings == 1 else embed.new_zeros(())
-        values = run_shared(
-            self.arch,
-            self.layout,
-            embed,
-            unmaskable,
-            glue.calls,
-            inputs.answers,
-            inputs.shape,
-            outputs=False,
-        ).values
-        alignment = inputs.alignment
-        if clean or alignment is None:
-            return values
-        return values.map(lambda x: torch.bmm(alignment, x))
 
     def _reference(self, batch: Batch, reference: Reference | None) -> LMReference:
         if reference is None:
@@ -256,7 +205,7 @@ class LanguageModel(MaskedModel):
         if not isinstance(reference, LMReference) or reference.arch is not self.arch:
             raise InputError("the reference was made by another model")
         require_same_batch(batch, reference)
-        reference.require_same_weights()
+        self.arch.snapshot.require_same(reference.weights)
         return reference
 
     # ---------------------------------------------------------------- running
@@ -283,22 +232,64 @@ class LanguageModel(MaskedModel):
         ours = self._reference(batch, reference)
         rows = values[None] if values.ndim == 1 else values
         with self.arch.running():
-            out = circuits.run(self.layout, ours, rows, self._cores, sparse)
+            out = self._run(rows, ours, sparse)
         return out[0] if values.ndim == 1 else out
+
+    def _run(self, mask: Tensor, reference: LMReference, sparse: bool | None) -> Tensor:
+        """``[K, B, ..., V]``: by the least pass that serves."""
+        if sparse and len(mask) > 1:
+            return torch.cat([self._run(row[None], reference, True) for row in mask])
+        base, constants = AblatedRun(reference, self._cores), reference.constants
+        learning = constants is not None and constants.requires_grad and torch.is_grad_enabled()
+        wanted = learning or (mask.requires_grad and torch.is_grad_enabled())
+        if sparse and learning:
+            raise InputError(
+                "sparse=True gives no gradient of learned ablation constants; leave it out, or run "
+                "under torch.no_grad()"
+            )
+        if wanted and not sparse:
+            return differentiable_run(base, self._dense_plan, mask)
+        plan = self._sparse_plan(reference, mask)
+        if wanted:
+            return differentiable_run(base, plan, mask, slot_major=True)
+        one = sparse is None and mask.ndim == 2 and len(mask) == 1
+        few = sparse or (one and self._share(base, plan) < _PAYS)
+        with torch.no_grad():
+            return MaskedPass(base, plan, mask.detach(), slot_major=bool(few)).forward()
+
+    def _sparse_plan(self, reference: LMReference, mask: Tensor) -> PassPlan:
+        flat = mask.detach().reshape(-1, mask.shape[-1]).cpu()
+        return sparse_plan(self.layout, flat, quiescent=reference.exact_counterfactual)
+
+    def _share(self, base: AblatedRun, plan: PassPlan) -> float:
+        """The part of the layers' multiplications that a plan asks for."""
+        block, asked = self.arch.blocks[0], base.asked.count / base.tokens.count
+        return computed_share(
+            self.layout, plan, block.head_dim * self.arch.width, block.mlp_size, asked
+        )
 
     def compiled(self, batch: Batch, mask: EdgeMask, reference: Reference) -> Callable[[], Tensor]:
         """Runs of the circuit alone; projections and streams of the ablated run are kept."""
         values = mask_values(self.graph, mask).to(self.arch.device)
         ours = self._reference(batch, reference)
         with torch.no_grad(), self.arch.running():
-            return circuits.compiled(self.layout, ours, values, self._cores)
+            base = AblatedRun(ours, self._cores, lasting=True)
+            plan = self._sparse_plan(ours, values[None])
+
+        @torch.no_grad()
+        def run() -> Tensor:
+            self.arch.snapshot.require_same(ours.weights)
+            with self.arch.running():
+                return MaskedPass(base, plan, values[None], slot_major=True).forward()[0]
+
+        return run
 
     def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> EdgeTrials:
         """Trials that recompute what a cut changes, where edges go from the output backwards."""
         ours = self._reference(batch, reference)
         if not is_reverse_topological(self.graph, order) or ours.constants is not None:
             return FullTrials(self, batch, kept, reference)
-        return SuffixTrials(Base(self.layout, ours, self._cores), kept)
+        return SuffixTrials(AblatedRun(ours, self._cores, lasting=True), self.layout, kept)
 
     def pruned(self, mask: EdgeMask, ablation: Ablation, *, logits_to_keep: int = 0) -> Pruned:
         """A module ``input_ids [B, T] -> logits [B, T, V]`` in plain torch; see the capability.
@@ -317,7 +308,7 @@ class LanguageModel(MaskedModel):
             raise UnsupportedModelError(
                 "a model in low precision is not exported; prune the original one"
             )
-        return pruned(self, values, ablation, logits_to_keep)
+        return pruned(self, self.arch, self.layout, values, ablation, logits_to_keep)
 
     def widened(self) -> LanguageModel | None:
         """The same model over float64 copies of its weights."""
@@ -382,15 +373,10 @@ class LanguageModel(MaskedModel):
 
     def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:
         """Mean messages of every node; see the capability."""
-
-        def sides() -> Iterator[tuple[Values, Tensor]]:
-            for batch in batches:
-                plain = batch if batch.corrupt is None else Batch(batch.corrupt, None, batch.size)
-                reference = self.reference(plain, Ablation("zero"))
-                yield reference.clean, reference.inputs.weight
-
+        plain = (b if b.corrupt is None else Batch(b.corrupt, None, b.size) for b in batches)
+        references = (self.reference(batch, Ablation("zero")) for batch in plain)
         with torch.no_grad():
-            values = mean_values(sides(), self.layout, per_position=per_position)
+            values = mean_values(references, self.layout, per_position=per_position)
         return Ablation("mean", values, per_position)
 
     def learned_ablation(self, start: Ablation) -> Ablation:
@@ -399,12 +385,7 @@ class LanguageModel(MaskedModel):
 
     def source_groups(self) -> list[list[int]]:
         """Embeddings together, then each layer's heads together and its MLP."""
-        numbers, layout = self.layout.writer_nodes(), self.layout
-        groups = [numbers[: layout.embeddings]]
-        for layer in range(layout.layers):
-            first = layout.head(layer)
-            groups += [numbers[first : first + layout.heads], [numbers[first + layout.heads]]]
-        return groups
+        return self.layout.source_groups()
 
     def generate_with(self, mask: EdgeMask, input_ids: Any, **options: Any) -> Tensor:
         """Text generated by the circuit alone: ``[T + new]`` ids; options as ``generate``'s."""
@@ -412,12 +393,7 @@ class LanguageModel(MaskedModel):
             raise UnsupportedModelError(
                 "this model reads in both directions; text is generated by causal models only"
             )
-        return generate(self, mask, input_ids, **options)
+        return generate(self, self.arch.device, mask, input_ids, **options)
 
     def __repr__(self) -> str:
         return f"LanguageModel({type(self._model).__name__}, {self.graph!r})"
-
-
-def _short_name(name: str) -> str:
-    """A hub id as it is; of a local path only the last part, which says nothing of its owner."""
-    return Path(name).name if Path(name).exists() or Path(name).is_absolute() else name

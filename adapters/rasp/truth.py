@@ -32,7 +32,7 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 
 from ..lm import LanguageModel
-from ..lm.describe.architecture import Block
+from ..lm.describe.architecture import DecoderBlock
 from ..lm.describe.layout import Place
 from .inputs import program_task
 from .transformer import TracrAttention, TracrTransformer
@@ -176,12 +176,12 @@ def _pointwise(
 ) -> _ReaderEdges:
     """A reader that works position by position: what is changed at a place stays there."""
     effect = _sizes(changed, message, sides).cpu()
-    edges = range(place.offset, place.offset + place.prefix)
+    edges = range(place.edges.start, place.edges.start + place.prefix)
     return _ReaderEdges(edges, effect, torch.diag_embed(effect), _used(parts, weight).cpu())
 
 
 def _attention(
-    block: Block, place: Place, parts: Tensor, allowed: Tensor, sides: Tensor
+    block: DecoderBlock, place: Place, parts: Tensor, allowed: Tensor, sides: Tensor
 ) -> Iterator[_ReaderEdges]:
     """The readers q of each head, then k, then v; ``parts [W, B, T, D]``."""
     layer: nn.Module = block.attention
@@ -204,6 +204,6 @@ def _attention(
                 found.append(_sizes(mixed.view_as(parts) - message, message, sides).cpu())
             effect, at = found[0], torch.stack(found[1:], 1)
             row = port * block.heads + head
-            offset = place.offset + row * place.prefix
+            offset = place.edges.start + row * place.prefix
             edges = range(offset, offset + place.prefix)
             yield _ReaderEdges(edges, effect, at, _used(parts, maps[port]).cpu())

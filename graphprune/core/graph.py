@@ -265,7 +265,7 @@ class ComputationalGraph:
         """How many nodes there are."""
         return len(self.nodes)
 
-    @property
+    @cached_property
     def num_edges(self) -> int:
         """How many edges can be masked."""
         return int(self.edge_index.shape[1])

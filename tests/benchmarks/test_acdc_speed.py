@@ -25,6 +25,7 @@ import torch
 
 import graphprune as gp
 from graphprune.adapters.lm.describe.layout import dense_plan
+from graphprune.adapters.lm.passes.delta_buffer import AblatedRun
 from graphprune.adapters.lm.passes.masked import MaskedPass
 
 from .measuring import BATCH, TOKENS, fresh_batch, gpt2_small
@@ -61,9 +62,8 @@ def test_against_the_plain_loop(tau):
         mask[order[at]] = 0
         with torch.no_grad():
             start = time.process_time()
-            MaskedPass(
-                model.layout, whole, mask[None], dense_plan(model.layout), keep=False
-            ).forward()
+            base = AblatedRun(whole, model._cores)
+            MaskedPass(base, dense_plan(model.layout), mask[None]).forward()
             middle = time.process_time()
             model.run(one, mask, reference)
         per_edge["plain loop"].append(middle - start)

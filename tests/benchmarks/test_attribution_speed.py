@@ -22,7 +22,7 @@ import pytest
 import torch
 
 import graphprune as gp
-from graphprune.adapters.lm.describe.layout import Layout
+from graphprune.adapters.lm.describe.layout import EdgeLayout
 
 from .measuring import (
     VOCAB,
@@ -138,10 +138,10 @@ def test_curve_time(case, capsys):
 
 def test_graph_of_four_million_edges(capsys):
     """40 layers, 40 heads (CodeLlama-13B): built, fingerprinted and pruned without edge objects."""
-    setup = "from graphprune.adapters.lm.describe.layout import Layout"
-    memory = fresh_peak_mb(setup, "Layout(40, 40, 40).graph().fingerprint")
+    setup = "from graphprune.adapters.lm.describe.layout import EdgeLayout"
+    memory = fresh_peak_mb(setup, "EdgeLayout(40, 40, 40).graph().fingerprint")
     start = time.perf_counter()
-    graph = Layout(40, 40, 40).graph()
+    graph = EdgeLayout(40, 40, 40).graph()
     built = time.perf_counter() - start
     print(graph.fingerprint)
     hashed = time.perf_counter() - start - built

@@ -4,17 +4,17 @@ import pytest
 import torch
 
 import graphprune as gp
-from graphprune.adapters.lm.describe.layout import Layout
+from graphprune.adapters.lm.describe.layout import EdgeLayout
 from graphprune.selection.connected import exact_budget, shortest_path_edges
 
 pytestmark = pytest.mark.inside
 
 LAYOUTS = {
-    "plain": Layout(2, 2, 2),
-    "grouped": Layout(2, 4, 2),
-    "coupled": Layout(2, 2, 2, coupled=True),
-    "parallel grouped": Layout(3, 2, 1, parallel=True),
-    "two embeddings": Layout(2, 2, 2, embeddings=2),
+    "plain": EdgeLayout(2, 2, 2),
+    "grouped": EdgeLayout(2, 4, 2),
+    "coupled": EdgeLayout(2, 2, 2, coupled=True),
+    "parallel grouped": EdgeLayout(3, 2, 1, parallel=True),
+    "two embeddings": EdgeLayout(2, 2, 2, embeddings=2),
 }
 
 

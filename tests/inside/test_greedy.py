@@ -10,7 +10,7 @@ from support.tiny import random_pair, tiny
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
-from graphprune.adapters.lm.describe.layout import Layout
+from graphprune.adapters.lm.describe.layout import EdgeLayout
 from graphprune.search import descent as search
 from graphprune.search.keep_prediction import KeepPredictor
 from graphprune.search.order import edge_order, is_reverse_topological
@@ -211,5 +211,5 @@ def test_a_run_killed_between_checkpoints_is_not_lost(tmp_path, monkeypatch):
 def test_orders_of_other_layouts_are_reverse_topological(shape, parallel):
     for coupled in (False, True):
         for embeddings in (1, 2):
-            graph = Layout(*shape, parallel, coupled, embeddings).graph()
+            graph = EdgeLayout(*shape, parallel, coupled, embeddings).graph()
             assert is_reverse_topological(graph, edge_order(graph))

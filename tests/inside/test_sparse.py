@@ -6,8 +6,8 @@ from support.tiny import random_pair, tiny
 
 import graphprune as gp
 from graphprune import Batch
-from graphprune.adapters.lm.passes import sparse
-from graphprune.adapters.lm.passes.reader_inputs import HeadCores
+from graphprune.adapters.lm.describe.head_attention import HeadCores
+from graphprune.adapters.lm.passes.masked import MaskedPass
 
 pytestmark = pytest.mark.inside
 
@@ -36,7 +36,7 @@ def test_only_the_circuits_heads_are_projected(monkeypatch):
         return run(self, qkv, some, call)
 
     monkeypatch.setattr(HeadCores, "_few", few)
-    monkeypatch.setattr(sparse.SparseRun, "_mlp", lambda self, block: mlps.append(block.index))
+    monkeypatch.setattr(MaskedPass, "feed", lambda self, block, *_: mlps.append(block.index))
     model.run(batch, mask, reference, sparse=True)
     assert heads == [[2]]  # a0.kv is not read by h2's q; a0.h1 has no kept input of its own
     assert mlps == []

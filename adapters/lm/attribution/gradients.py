@@ -23,145 +23,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from graphprune.core.model import Objective
+from graphprune.core.batch import Batch
+from graphprune.core.graph import ComputationalGraph
+from graphprune.core.model import Gradients, Objective, as_constant
+from graphprune.errors import InputError
 
-from ..describe.architecture import Architecture, Block, Call
-from ..describe.layout import Layout, Place
+from ..describe.architecture import Architecture, DecoderBlock
+from ..describe.layout import EdgeLayout, Place
 from ..describe.norms import Norm, wide
-from ..passes.values import Values
-from .relevance import Rule, relevant, relevant_attention
+from ..passes.inputs import position_slots
+from ..passes.shared import SharedPass, run_shared
+from ..passes.values import LMReference
+from .relevance import Rule
 
-__all__ = ["Attribution", "SharedPass", "run_shared"]
-
-
-@dataclass(frozen=True, eq=False)
-class SharedPass:
-    """Values of one pass, and the tensors at which gradients are read.
-
-    ``projected``: q/k/v of each layer, ``mlp_in`` and ``final_in``: normed inputs. ``sent``: each
-    writer group's message as it enters the stream (embedding, attention and MLP of each layer).
-    """
-
-    values: Values
-    stream: list[Tensor]
-    projected: list[Tensor]
-    mlp_in: list[Tensor]
-    final_in: Tensor
-    sent: list[Tensor]
-    outputs: Tensor
-
-
-def run_shared(
-    arch: Architecture,
-    layout: Layout,
-    embed: Tensor,
-    unmaskable: Tensor,
-    calls: tuple[Call, ...],
-    answers: Tensor,
-    shape: tuple[int, ...],
-    *,
-    gates: Tensor | None = None,
-    ablated: Values | None = None,
-    constant: Tensor | None = None,
-    clean: Values | None = None,
-    rule: Rule = "gradient",
-    grad: bool = False,
-    outputs: bool = True,
-) -> SharedPass:
-    """One pass over all layers with embeddings ``embed [E, B, T, D]``.
-
-    ``gates [W]`` mixes each head's and MLP's message with its ``ablated`` one (the caller has mixed
-    the embeddings). Writers marked in ``constant [W]`` send their ``clean`` message instead of this
-    pass's, which no gradient passes through. ``answers`` are flat token numbers whose logits are
-    wanted. The residual stream stands in float32 at least; what modules read of it is rounded to
-    ``unmaskable``'s dtype, the model's own.
-    """
-    relp, kind = rule != "gradient", unmaskable.dtype
-    frozen = rule == "relp-frozen"
-    codes, mlps, stream = [], [], []
-    projected, mlp_in, sent = [], [], []
-
-    def gated(x: Tensor, other: Tensor, gate: Tensor) -> Tensor:
-        if bool((gate == 1).all()):
-            return x
-        x, other = wide(x), wide(other)
-        return other + gate.to(x) * (x - other)
-
-    def held(x: Tensor, own: Tensor | None, writers: slice) -> Tensor:
-        """``x [..., writers * d]`` with the constant ones' part from the clean run."""
-        stays = None if constant is None else constant[writers]
-        if stays is None or own is None or not bool(stays.any()):
-            return x
-        each = stays.to(x.device).repeat_interleave(x.shape[-1] // len(stays))
-        return torch.where(each, own, x)
-
-    def normed(norm: Norm | None, x: Tensor) -> Tensor:
-        x = x.to(kind)
-        if norm is None:
-            return x.view_as(x)
-        return norm.frozen(x) if relp else norm(x)
-
-    with torch.enable_grad() if grad else torch.no_grad():
-        first = wide(embed).sum(0)
-        if grad:
-            first = first.detach().requires_grad_(True)
-        sent.append(first)
-        x = first + unmaskable
-        for block, call in zip(arch.blocks, calls, strict=True):
-            with block.present(lent=grad):
-                stream.append(x)
-                qkv = block.project(normed(block.attention_norm, x))
-                projected.append(qkv)
-                if frozen:
-                    free = qkv.shape[-1] - block.kv_heads * block.head_dim
-                    seen = torch.cat([qkv[..., :free].detach(), qkv[..., free:]], -1)
-                else:
-                    seen = qkv
-                attend = relevant_attention(block) if relp else block.attend
-                message, code = block.share(attend(seen, call), frozen=relp)
-                codes.append(code.detach())
-                if gates is not None and ablated is not None:
-                    place = layout.head(block.index)
-                    mine = slice(place, place + block.heads)
-                    gate = gates[mine]
-                    own = code
-                    code = held(code, None if clean is None else clean.codes[block.index], mine)
-                    if code is not own:
-                        message = block.message(code)
-                    if not bool((gate == 1).all()):
-                        each = gate.to(first).repeat_interleave(block.head_dim)
-                        mixed = gated(code, ablated.codes[block.index], each)
-                        message = block.message(mixed.to(kind))
-                        if ablated.heads is not None:
-                            share = (1 - gate).to(first)[:, None] * ablated.heads[block.index]
-                            message = message + share.sum(0)
-                sent.append(message)
-                middle = x + message
-                reads = x if block.parallel else middle
-                stream.append(reads)
-                fed = normed(block.mlp_norm, reads)
-                mlp_in.append(fed)
-                y = relevant(block.mlp)(fed) if relp else block.mlp(fed)
-                if block.mlp_post_norm is not None:
-                    y = block.mlp_post_norm.frozen(y) if relp else block.mlp_post_norm(y)
-                mlps.append(y.detach())
-                if gates is not None and ablated is not None:
-                    last = layout.head(block.index) + block.heads
-                    alone = slice(last, last + 1)
-                    y = held(y, None if clean is None else clean.mlps[block.index], alone)
-                    gate = gates[alone]
-                    y = gated(y, ablated.mlps[block.index], gate)
-                sent.append(y)
-                x = middle + y
-        stream.append(x)
-        final_in, out = x, x
-        if outputs:
-            rows = x.reshape(-1, x.shape[-1])[answers]
-            with arch.ends(lent=grad):
-                final_in = normed(arch.final_norm, rows)
-                out = arch.unembed(final_in).view(*shape, -1)
-    values = Values(embed.detach().to(kind), codes, mlps, [s.detach() for s in stream])
-    return SharedPass(values, stream, projected, mlp_in, final_in, sent, out)
+__all__ = ["Attribution", "attributed"]
 
 
 @dataclass(eq=False)
@@ -174,7 +49,7 @@ class _Projected:
     grad: Tensor | None = None
     along: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def add(self, block: Block, done: SharedPass, grad: Tensor, frozen: bool) -> None:
+    def add(self, block: DecoderBlock, done: SharedPass, grad: Tensor, frozen: bool) -> None:
         """One more point: ``grad [B, T, rows * dh]`` at the projections' output."""
         split = grad.reshape(-1, block.rows, block.head_dim).transpose(0, 1)
         norm = block.attention_norm
@@ -189,7 +64,7 @@ class _Projected:
         split = wide(split)  # sums over points stand in float32
         self.grad = split if self.grad is None else self.grad + split
 
-    def finish(self, block: Block) -> Tensor:
+    def finish(self, block: DecoderBlock) -> Tensor:
         """``[R, n, D]``: gradients at each reader's own input, summed over points."""
         assert self.grad is not None
         norm = block.attention_norm
@@ -210,7 +85,7 @@ class _Projected:
         return out
 
 
-def _linear(block: Block, norm: Norm, x_hat: Tensor, projected: Tensor) -> Tensor:
+def _linear(block: DecoderBlock, norm: Norm, x_hat: Tensor, projected: Tensor) -> Tensor:
     """``[R, n, dh]``: the projections of ``x_hat`` times the gain, constants left out."""
     if block.rounds is None:
         out = projected.reshape(-1, block.rows, block.head_dim).transpose(0, 1)
@@ -220,7 +95,7 @@ def _linear(block: Block, norm: Norm, x_hat: Tensor, projected: Tensor) -> Tenso
     return torch.cat([read @ reader.weight.transpose(1, 2) for reader in block.readers])
 
 
-def _constant(block: Block, norm: Norm) -> Tensor:
+def _constant(block: DecoderBlock, norm: Norm) -> Tensor:
     """``[R, 1, dh]``: what the projections give at ``x_hat = 0``."""
     parts = []
     for reader in block.readers:
@@ -244,7 +119,7 @@ class Attribution:
     def __init__(
         self,
         arch: Architecture,
-        layout: Layout,
+        layout: EdgeLayout,
         answers: Tensor,
         *,
         slots: tuple[Tensor, int] | None,
@@ -254,7 +129,7 @@ class Attribution:
         self.arch, self.layout, self.answers = arch, layout, answers
         self.frozen = rule != "gradient"
         dtype = torch.float64 if arch.dtype == torch.float64 else torch.float32
-        count = layout.places()[2].edges.stop
+        count = layout.num_edges
         self.slots = slots
         shape = (count,) if slots is None else (count, slots[1])
         self.edges = torch.zeros(shape, dtype=dtype, device=arch.device)
@@ -287,7 +162,7 @@ class Attribution:
             back = _pull_back(block.mlp_norm, at, d_mlp[i].reshape(-1, width), self.frozen)
             self._whole(mlp[i], back, delta)
             held = self._projected[i]
-            with block.present():
+            with block.loaded():
                 held.add(block, done, d_projected[i], self.frozen)
                 read = None if delta is None else held.finish(block)
             if delta is not None and read is not None:
@@ -307,7 +182,7 @@ class Attribution:
         self, place: Place, grad: Tensor, delta: Tensor | None, at: Tensor | None = None
     ) -> None:
         """A place of one reader: gradient ``[n, D]``; ``at``: token numbers, all if ``None``."""
-        grad = self._sum(place.offset, grad, delta is not None)
+        grad = self._sum(place.edges.start, grad, delta is not None)
         if delta is not None:
             self._contract(place, grad[None], delta, at)
 
@@ -346,3 +221,104 @@ def _pull_back(norm: Norm | None, x: Tensor, grad: Tensor, frozen: bool) -> Tens
     if norm.centred:
         out = out - out.mean(-1, keepdim=True)
     return out if frozen else out - x_hat * (out * x_hat).mean(-1, keepdim=True)
+
+
+def attributed(
+    arch: Architecture,
+    layout: EdgeLayout,
+    graph: ComputationalGraph,
+    ours: LMReference,
+    batch: Batch,
+    objective: Objective,
+    *,
+    gates: Tensor | None = None,
+    weights: Tensor | None = None,
+    by_position: bool = False,
+    neurons: bool = False,
+    constant: Tensor | None = None,
+    rule: Rule = "gradient",
+) -> Gradients:
+    """Gradients of the objective by edge, node and, where asked for, neuron.
+
+    Args:
+        arch, layout, graph: the model, taken apart.
+        ours: the batch's clean and ablated values.
+        batch, objective: what is asked, and the function of outputs that is differentiated.
+        gates: ``[K, N]``: the points, a share of the clean message for each node; ``None``: the
+            clean model alone.
+        weights: ``[K]``: what each point counts; ``None``: equally.
+        by_position, neurons: whether sums are kept by position (slot), and by neuron too.
+        constant: ``[K, N]`` bool: nodes whose messages are put in as constants, which pass no
+            gradient on.
+        rule: how gradients pass the model's own layers.
+    """
+    inputs = ours.inputs
+    points = _gates(gates, layout, graph.num_nodes)
+    held = _held(constant, gates, layout, graph.num_nodes)
+    shares = [1.0 / len(points)] * len(points) if weights is None else weights.tolist()
+    sums = Attribution(
+        arch,
+        layout,
+        inputs.answers,
+        slots=position_slots(batch, inputs) if by_position else None,
+        neurons=neurons,
+        rule=rule,
+    )
+    embed = ours.glue.sent(layout.embeddings)
+    with arch.running():
+        for k, (gate, fixed) in enumerate(zip(points, held, strict=True)):
+            outer, inner = gate[: layout.embeddings], gate[layout.embeddings :]
+            mixed = embed
+            if not bool((outer == 1).all()):
+                # Not in half precision, where a gate near 1 would be rounded.
+                old, new = wide(ours.ablated_embed), wide(embed)
+                mixed = old + outer.to(new).view(-1, 1, 1, 1) * (new - old)
+            inputs_alone = bool((inner == 1).all())
+            plain = inputs_alone and not bool(fixed[layout.embeddings :].any())
+            done = run_shared(
+                arch,
+                layout,
+                mixed,
+                ours.unmaskable,
+                ours.calls(1),
+                inputs.answers,
+                inputs.shape,
+                gates=None if plain else gate,
+                ablated=None if plain else ours.ablated_now(),
+                constant=None if plain else fixed,
+                clean=ours.clean if bool(fixed.any()) and not plain else None,
+                rule=rule,
+                grad=True,
+            )
+            if inputs_alone and (bool((outer == 1).all()) or bool((outer == 0).all())):
+                ours.offer(bool((outer == 1).all()), done.values)
+            last = k == len(points) - 1
+            delta = ours.clean.deltas(ours.ablated_now(), arch) if last else None
+            sums.add(done, objective, shares[k], delta)
+            del done, delta  # a pass's graph must not live beside the next one's
+    numbers = layout.writer_nodes()
+    edges = sums.edges.cpu()
+    total = edges if edges.ndim == 1 else edges.sum(1)
+    nodes = torch.zeros(graph.num_nodes, dtype=edges.dtype)
+    nodes.index_add_(0, graph.edge_index[0], total)  # a message goes to all its readers
+    named = {}
+    if sums.neurons is not None:
+        single = sums.neurons.cpu()
+        named = {graph.nodes[n].name: single[w] for w, n in enumerate(numbers)}
+    return Gradients(edges, nodes, named)
+
+
+def _gates(gates: Tensor | None, layout: EdgeLayout, nodes: int) -> Tensor:
+    """Points ``[K, W]`` over writers from points ``[K, N]`` over nodes."""
+    if gates is None:
+        return torch.ones(1, layout.writers)
+    if gates.ndim != 2 or gates.shape[1] != nodes:
+        raise InputError(f"gates need the shape [K, {nodes}], got {list(gates.shape)}")
+    return gates[:, layout.writer_nodes()]
+
+
+def _held(constant: Tensor | None, gates: Tensor | None, layout: EdgeLayout, nodes: int) -> Tensor:
+    """``[K, W]`` bool: the writers whose messages are put in as constants."""
+    if gates is None:
+        gates = torch.ones(1, nodes)
+    return as_constant(constant, gates)[:, layout.writer_nodes()]

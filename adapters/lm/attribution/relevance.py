@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..describe.architecture import Block, Call
+from ..describe.architecture import Call, DecoderBlock
+from ..describe.module_copies import ACTIVATION_MODULES, replaced
 from ..describe.norms import Norm, describe_norm
-from ..describe.surgery import ACTIVATION_MODULES, replaced
 
 __all__ = ["Rule", "relevant", "relevant_attention"]
 
@@ -80,7 +80,7 @@ class _Scaled(nn.Module):
         return self.norm.frozen(x)
 
 
-def relevant_attention(block: Block) -> Callable[[Tensor, Call], Tensor]:
+def relevant_attention(block: DecoderBlock) -> Callable[[Tensor, Call], Tensor]:
     """``Block.attend`` with the scales of q and k norms, where there are any, as constants."""
     found: dict[str, nn.Module] = {}
     for name in ("q_norm", "k_norm"):

@@ -69,7 +69,7 @@ def _values(shape: Shape) -> int:
 
 
 def memory(shape: Shape, request: RunShape, *, checkpointing: bool) -> list[MemoryPart]:
-    """Parts of the peak: what is held, the outboxes, what is kept, one layer's temporaries."""
+    """Parts of the peak: what is held, the delta buffers, what is kept, one layer's temporaries."""
     item, width, layout = shape.dtype.itemsize, shape.width, shape.layout
     n = request.batch_size * request.tokens * request.copies
     answers = request.batch_size * request.answers * request.copies
@@ -134,7 +134,7 @@ def _on_cpu(
 
 
 def _slots(shape: Shape, request: RunShape) -> tuple[int, int]:
-    """Slots of the main outbox and of the answers' one (0: there is none)."""
+    """Slots of the main delta buffer and of the answers' one (0: there is none)."""
     layout = shape.layout
     if 2 * request.answers <= request.tokens:
         return 1 + layout.head(layout.layers - 1), 1 + layout.writers

@@ -18,10 +18,9 @@ from graphprune.core.batch import Batch
 from graphprune.methods.planning import RunShape
 from graphprune.util.quantities import best_seconds
 
-from ..describe.family import FAMILIES
 from ..describe.shape import Shape, random_model, truncated
 from ..model import LanguageModel
-from ..passes.delta_buffer import Outbox, Tokens
+from ..passes.delta_buffer import DeltaBuffer, TokenSelection
 
 __all__ = ["calibrate", "random_batch", "step"]
 
@@ -84,9 +83,8 @@ def _measure(
 ) -> dict[str, float]:
     device = request.device
     module = random_model(truncated(config, layers), device, shape.dtype)
-    family = next(f for f in FAMILIES if config.model_type in f.model_types)
     model = LanguageModel(
-        module, family, embedding_nodes=shape.layout.embeddings, checkpointing=checkpointing
+        module, shape.family, embedding_nodes=shape.layout.embeddings, checkpointing=checkpointing
     )
     batch = random_batch(shape, request)
     shapes: tuple[int, ...] = (model.graph.num_edges,)
@@ -111,7 +109,7 @@ def _measure(
 def _edge_seconds(shape: Shape, request: RunShape) -> float:
     """Seconds that one more writer costs a layer, forward and backward.
 
-    The outbox's own products: reading twice, the mask's gradient, and sending back.
+    The delta buffer's own products: reading twice, the mask's gradient, and sending back.
     """
     device, dtype, width = request.device, shape.dtype, shape.width
     each = request.batch_size * request.tokens * width * dtype.itemsize * request.copies
@@ -119,9 +117,10 @@ def _edge_seconds(shape: Shape, request: RunShape) -> float:
     low = max(1, deep // 4)
     if low == deep:
         return 0.0
-    tokens = Tokens(request.copies, request.batch_size, request.tokens)
+    tokens = TokenSelection(request.copies, request.batch_size, request.tokens)
     copies = request.copies * (request.batch_size if request.per_example else 1)
-    box = Outbox(deep, copies, tokens, torch.empty(0, width, device=device, dtype=dtype))
+    like = torch.empty(0, width, device=device, dtype=dtype)
+    box = DeltaBuffer(deep, copies, tokens, like, slot_major=False)
     box.delta.fill_(0.5)
     box.start_gradients()
     base = box.delta[:, 0].clone()
@@ -132,7 +131,7 @@ def _edge_seconds(shape: Shape, request: RunShape) -> float:
         )
         for _ in range(2):
             read = box.read(weights, base).to(dtype)
-        box.against(read, slice(1, 1 + slots))
+        box.mask_gradients(read, slice(1, 1 + slots))
         box.spread(weights, read, slice(0, 1 + slots))
 
     more = best_seconds(lambda: products(deep), device) - best_seconds(

@@ -8,7 +8,7 @@ enters the residual stream.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,56 +20,33 @@ from graphprune.errors import UnsupportedModelError
 
 from ..precision.rounding import Rounds
 from .family import Family
-from .interventions import Snapshot
-from .norms import Norm, describe_norm
-from .presence import Presence, main_device
-from .surgery import (
-    Given,
-    Interleave,
+from .hooks import Snapshot
+from .module_copies import (
+    FixedOutput,
     Recorder,
-    Slice,
     Zero,
-    lean,
+    attention_stand_ins,
+    output_in_pieces,
     part,
     quiet,
+    recomputing,
     replaced,
-    tall,
     uncompiled,
 )
+from .norms import Norm, ReaderProjections, WeightRows, centre, describe_norm, matrix, wide
+from .offloading import WeightLoader, main_device
 
-__all__ = ["Architecture", "Block", "Call", "Glue", "matrix"]
+__all__ = ["Architecture", "Call", "DecoderBlock", "Glue"]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """Rows of a linear map of the user's, as views: ``weight [n, dh, D]``, ``bias [n, dh]``."""
-
-    weight: Tensor
-    bias: Tensor | None
+def _always_there(*, lent: bool = False) -> AbstractContextManager[None]:
+    """Stands where weights would be brought, for those that never leave."""
+    return nullcontext()
 
 
-def matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
-    """``[out, in]`` weight (a view) and bias of a Linear or GPT-2's transposed Conv1D."""
-    kind = type(module).__name__
-    transposed = any(c.__name__ == "Conv1D" for c in type(module).__mro__)  # or parametrised
-    if not isinstance(module, nn.Linear) and not transposed:
-        raise UnsupportedModelError(
-            f"{where} is a {kind}; expected a plain Linear (merge adapters such as LoRA and "
-            "dequantise the weights before wrapping)"
-        )
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
-    if weight.ndim != 2 or not weight.is_floating_point():
-        raise UnsupportedModelError(
-            f"{where} holds a weight of shape {list(weight.shape)} and type {weight.dtype}; "
-            "expected a floating point matrix (dequantise the model before wrapping)"
-        )
-    return (weight.T if transposed else weight), bias if isinstance(bias, Tensor) else None
-
-
-class Block:
+class DecoderBlock:
     """One layer: its readers' projections, its attention between them, its MLP and norms.
 
     ``rounds`` says how inputs of attention's products are rounded (``None``: they are not); the
@@ -82,11 +59,13 @@ class Block:
         layer: nn.Module,
         index: int,
         config: Any,
-        present: Presence,
+        loader: WeightLoader,
         rounds: Rounds | None = None,
     ) -> None:
         self.rounds = rounds
-        self.index, self.layer, self.family, self.present = index, layer, family, present
+        self.index, self.layer, self.family = index, layer, family
+        self.partial = loader.needed
+        self.loaded = loader if self.partial else _always_there
         self.heads = int(config.num_attention_heads)
         self.kv_heads = int(getattr(config, "num_key_value_heads", None) or self.heads)
         flag = family.parallel
@@ -108,41 +87,27 @@ class Block:
                 f"{at} attention output has a norm behind it together with a bias or a centring; "
                 "a head's share of such a sum is not defined"
             )
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        if family.fused is None:
-            parts: dict[str, nn.Module] = {
-                family.query: Slice(0, q),
-                family.key: Slice(q, q + kv),
-                family.value: Slice(q + kv, q + 2 * kv),
-            }
-        else:
-            interleaved = family.fused == "interleaved"
-            parts = {family.query: Interleave(self.heads) if interleaved else nn.Identity()}
-        self.core = replaced(self.attention, {**parts, family.output: nn.Identity()})
-        recorder = Recorder()
-        quiet_norms = [
+        parts = attention_stand_ins(family, self.heads, self.kv_heads, self.head_dim)
+        self.core = replaced(self.attention, parts)
+        self.recorder = Recorder()
+        norms = (
             family.attention_norm,
             family.attention_post_norm,
             family.mlp_norm,
             family.mlp_post_norm,
-        ]
-        self.hollow = replaced(
-            layer,
-            {
-                family.attention: recorder,
-                family.mlp: Zero(),
-                **{name: nn.Identity() for name in quiet_norms if name},
-            },
         )
-        self.recorder = recorder
-        self.lean_mlp = lean(self.mlp)
+        hollow: dict[str, nn.Module] = {name: nn.Identity() for name in norms if name}
+        hollow |= {family.attention: self.recorder, family.mlp: Zero()}
+        self.hollow = replaced(layer, hollow)
+        self.recomputing_mlp = recomputing(self.mlp)
+        self.mlp_size = sum(p.numel() for p in self.mlp.parameters())
         _ = self.readers  # checks the projections' shapes now
 
     def _norm(self, path: str | None, at: str) -> Norm | None:
         if path is None:
             return None
-        with self.present():
-            return describe_norm(part(self.layer, path), f"{at} {path}", hold=self.present.needed)
+        with self.loaded():
+            return describe_norm(part(self.layer, path), f"{at} {path}", hold=self.partial)
 
     @property
     def rows(self) -> int:
@@ -155,7 +120,7 @@ class Block:
         return self.attention_post_norm is not None or self.family.full_width_qk_norm
 
     @property
-    def readers(self) -> tuple[Projection, ...]:
+    def readers(self) -> tuple[WeightRows, ...]:
         """Row blocks of the projections in reader order, as views of the user's weights."""
         family, width = self.family, self.head_dim
         names = [family.query] if family.fused else [family.query, family.key, family.value]
@@ -167,23 +132,22 @@ class Block:
                 raise UnsupportedModelError(
                     f"{where} gives {weight.shape[0]} features, no multiple of head width {width}"
                 )
-            weight = weight.unflatten(0, (-1, width))
-            bias = None if bias is None else bias.unflatten(0, (-1, width))
-            if family.fused == "interleaved":
-                weight = weight.unflatten(0, (-1, 3))
-                bias = None if bias is None else bias.unflatten(0, (-1, 3))
-                for kind in range(3):
-                    found.append(
-                        Projection(weight[:, kind], None if bias is None else bias[:, kind])
-                    )
-            else:
-                found.append(Projection(weight, bias))
-        if sum(p.weight.shape[0] for p in found) != self.rows:
+            kinds = 3 if family.fused == "interleaved" else 1  # rows go q, k, v head by head
+            weight = weight.unflatten(0, (-1, kinds, width))
+            bias = None if bias is None else bias.unflatten(0, (-1, kinds, width))
+            for kind in range(kinds):
+                found.append(WeightRows(weight[:, kind], None if bias is None else bias[:, kind]))
+        if sum(len(rows.weight) for rows in found) != self.rows:
             raise UnsupportedModelError(
-                f"layer {self.index} projects to {sum(p.weight.shape[0] for p in found)} heads; "
+                f"layer {self.index} projects to {sum(len(rows.weight) for rows in found)} heads; "
                 f"expected {self.heads} query and twice {self.kv_heads} key/value heads"
             )
         return tuple(found)
+
+    @property
+    def projections(self) -> ReaderProjections:
+        """The readers' weights with the norm in front of them and what is rounded."""
+        return ReaderProjections(self.readers, self.attention_norm, self.rounds, self.heads)
 
     @property
     def output_weight(self) -> Tensor:
@@ -191,6 +155,14 @@ class Block:
         weight, _ = matrix(self.output, "output")
         split: Tensor = weight.unflatten(1, (self.heads, self.head_dim))
         return split.permute(1, 2, 0)
+
+    def senders(self, centred: bool, *, exact: bool = False) -> Tensor:
+        """``[H, dh, D]``: each head's map from code to message, without its mean if ``centred``.
+
+        ``exact``: in float32 at least, so that neither the gain nor the mean rounds the weights.
+        """
+        weight = wide(self.output_weight) if exact else self.output_weight
+        return centre(weight if self.gain is None else weight * self.gain, centred)
 
     def project(self, x: Tensor) -> Tensor:
         """All readers at one shared input, by the user's modules.
@@ -261,6 +233,13 @@ class Glue:
     position: Tensor
     calls: tuple[Call, ...]
 
+    def sent(self, embeddings: int) -> Tensor:
+        """``[E, B, T, D]``: what the 1 or 2 embedding nodes send."""
+        if embeddings == 1:
+            return (self.entry - self.position)[None]
+        position = self.position.expand_as(self.entry)
+        return torch.stack([self.entry - position, position])
+
 
 class Architecture:
     """A causal language model resolved along its :class:`Family`.
@@ -282,19 +261,20 @@ class Architecture:
             layers = [uncompiled(layer) for layer in found]
             self.embedding = part(self.base, family.embedding)
             device = main_device(self.embedding)
-            presences = [Presence(model, list(layer.modules()), device) for layer in layers]
+            loaders = [WeightLoader(model, list(layer.modules()), device) for layer in layers]
             inside = {m for layer in layers for m in layer.modules()}
-            self.ends = Presence(model, [m for m in model.modules() if m not in inside], device)
-            self.partial = any(p.needed for p in [*presences, self.ends])
+            ends = WeightLoader(model, [m for m in model.modules() if m not in inside], device)
+            self.outer_loaded = ends if ends.needed else _always_there
+            self.partial = any(p.needed for p in [*loaders, ends])
             self._device = device if self.partial else None
             each = rounds or (None,) * len(layers)
             self.blocks = [
-                Block(family, layer, i, config, presences[i], each[i])
+                DecoderBlock(family, layer, i, config, loaders[i], each[i])
                 for i, layer in enumerate(layers)
             ]
             self.final_norm: Norm | None = None
             if family.final_norm is not None:
-                with self.ends():
+                with self.outer_loaded():
                     self.final_norm = describe_norm(
                         part(self.base, family.final_norm),
                         f"the final norm {family.final_norm}",
@@ -375,7 +355,7 @@ class Architecture:
         """Runs the model's own code around empty layers. ``ids [B, T]``."""
         recorders = [b.recorder for b in self.blocks]
         try:
-            with self.ends():
+            with self.outer_loaded():
                 self._hollow(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
             entry = recorders[0].hidden
             assert entry is not None
@@ -393,18 +373,27 @@ class Architecture:
             if self._table is not None:
                 self._table.clear()
 
-    def read_out(self, rows: Tensor, *, graph: bool = True) -> Tensor:
-        """``[n, D]`` final residuals to ``[n, V]`` logits; ``graph``: for gradients too."""
-        with self.ends():
-            hidden = rows if self.final_norm is None else self.final_norm(rows)
-            return self.unembed(hidden, {} if graph else self._tall)
+    def read_out(self, rows: Tensor) -> Tensor:
+        """``[n, V]`` logits of final residuals ``[n, D]``."""
+        with self.outer_loaded():
+            return self.unembed(rows if self.final_norm is None else self.final_norm(rows))
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """``[n, V]`` logits of final normed states ``[n, D]``, by the model's own head and caps."""
+        in_pieces = not torch.is_grad_enabled() and self.device.type == "cpu"
+        base, top = self._tops[in_pieces]
+        base.hidden = hidden[None]
+        try:
+            logits: Tensor = top(input_ids=None).logits[0]
+        finally:
+            base.hidden = None
+        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
     @cached_property
-    def _tall(self) -> dict[str, nn.Module]:
-        return tall(self.model) if self.device.type == "cpu" else {}
-
-    def unembed(self, hidden: Tensor, parts: dict[str, nn.Module] | None = None) -> Tensor:
-        """``[n, D]`` final normed states to ``[n, V]`` logits, by the model's own head and caps."""
-        top = replaced(self.model, {self.family.base: Given(hidden[None]), **(parts or {})})
-        logits: Tensor = top(input_ids=None).logits[0]
-        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    def _tops(self) -> tuple[tuple[FixedOutput, nn.Module], ...]:
+        """What stands in for the base model and the model above it; then its output in pieces."""
+        found = []
+        for parts in ({}, output_in_pieces(self.model)):
+            base = FixedOutput()
+            found.append((base, replaced(self.model, {self.family.base: base, **parts})))
+        return tuple(found)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from graphprune.errors import UnsupportedModelError
 
 from ..export.plain import Attend, Attending, Rotary
-from .architecture import Architecture, Block, Call
+from .architecture import Architecture, Call, DecoderBlock
+from .module_copies import part
 from .norms import describe_norm
-from .surgery import part
 
 __all__ = ["describe_attention", "rope_limit"]
 
@@ -26,7 +26,7 @@ _TRIAL = 1024  # tokens that attention is tried on at most
 _MASK = 2**13  # tokens whose mask is looked at: 64 million entries
 
 
-def describe_attention(arch: Architecture, block: Block) -> Attending:
+def describe_attention(arch: Architecture, block: DecoderBlock) -> Attending:
     """The layer's attention as numbers, tried against the layer's own.
 
     Raises :class:`UnsupportedModelError` where the two differ. Call it inside ``quiet`` and
@@ -54,7 +54,7 @@ def describe_attention(arch: Architecture, block: Block) -> Attending:
     return found
 
 
-def _call(arch: Architecture, block: Block, length: int) -> Call:
+def _call(arch: Architecture, block: DecoderBlock, length: int) -> Call:
     """What the layer's attention is called with on a prompt of ``length`` drawn tokens."""
     generator = torch.Generator().manual_seed(block.index)
     vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
@@ -62,7 +62,7 @@ def _call(arch: Architecture, block: Block, length: int) -> Call:
     return arch.glue(ids).calls[block.index]
 
 
-def _window(arch: Architecture, block: Block) -> int | None:
+def _window(arch: Architecture, block: DecoderBlock) -> int | None:
     module: Any = block.attention
     config = module.config
     if getattr(module, "attention_type", None) == "local":
@@ -82,7 +82,7 @@ def _window(arch: Architecture, block: Block) -> int | None:
     return None if seen == length else window
 
 
-def _rotary(arch: Architecture, block: Block, call: Call, length: int) -> Rotary | None:
+def _rotary(arch: Architecture, block: DecoderBlock, call: Call, length: int) -> Rotary | None:
     pair = call[1].get("position_embeddings")
     if pair is None:
         return None
@@ -104,7 +104,9 @@ def _rotary(arch: Architecture, block: Block, call: Call, length: int) -> Rotary
     )
 
 
-def _try(found: Attending, arch: Architecture, block: Block, call: Call, length: int) -> None:
+def _try(
+    found: Attending, arch: Architecture, block: DecoderBlock, call: Call, length: int
+) -> None:
     generator = torch.Generator().manual_seed(block.index)
     shape = (1, length, block.rows, block.head_dim)
     qkv = torch.randn(shape, generator=generator).to(arch.device, arch.dtype)

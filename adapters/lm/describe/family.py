@@ -2,15 +2,17 @@
 
 Nothing here computes. A family names submodules by their dotted path; attention itself (rotary
 embeddings, masks, windows, soft caps, q/k norms) is run by the user's own module, with its
-projections replaced (see ``surgery``).
+projections replaced (see ``module_copies``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["FAMILIES", "Family"]
+from graphprune.errors import UnsupportedModelError
+
+__all__ = ["FAMILIES", "FAMILY_BY_TYPE", "Family", "known_types", "not_known"]
 
 
 @dataclass(frozen=True)
@@ -107,3 +109,19 @@ FAMILIES: tuple[Family, ...] = (
         mlp_post_norm="post_feedforward_layernorm",
     ),
 )
+
+
+def known_types() -> list[str]:
+    """Hugging Face's model types that some family has, sorted."""
+    return sorted(FAMILY_BY_TYPE)
+
+
+FAMILY_BY_TYPE = {kind: family for family in FAMILIES for kind in family.model_types}
+
+
+def not_known(config: Any, kind: str = "") -> UnsupportedModelError:
+    """The error for a model type that no family has; ``kind`` names the model's class."""
+    return UnsupportedModelError(
+        f"model type {getattr(config, 'model_type', None)!r}{kind and f' ({kind})'} is not known; "
+        f"known: {', '.join(known_types())}. A family is described by graphprune.adapters.lm.Family"
+    )

@@ -3,40 +3,59 @@
 Writers go ``embeddings, layer 0's heads, m0, layer 1's heads, ...``. Readers that read the same
 point of the residual stream form a *place*: a layer's q/k/v readers, a layer's MLP, the final
 residual. A place's edges are one contiguous row-major block ``[rows, prefix]`` of the edge vector,
-so a place's mask is a view of the mask. A :class:`Plan` is the least work that a mask asks for.
+so a place's mask is a view of the mask. A :class:`PassPlan` is the least work that a mask asks for.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphprune.core.graph import ComputationalGraph, Node
 
-__all__ = ["KINDS", "Layout", "Place", "Plan", "computed_share", "dense_plan", "sparse_plan"]
+from .offloading import whole_tensor
+
+__all__ = [
+    "KINDS",
+    "EdgeLayout",
+    "LayerPlan",
+    "PassPlan",
+    "Place",
+    "computed_share",
+    "dense_plan",
+    "sparse_plan",
+]
 
 KINDS = ("q", "k", "v", "mlp", "resid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
-    """``rows`` readers that read the first ``prefix`` writers; their edges start at ``offset``."""
+    """``rows`` readers that read the first ``prefix`` writers, by the ``edges`` of the slice."""
 
-    offset: int
+    edges: slice
     rows: int
     prefix: int
 
-    @property
-    def edges(self) -> slice:
-        """Where the place's edges stand in the edge vector."""
-        return slice(self.offset, self.offset + self.rows * self.prefix)
+    @classmethod
+    def at(cls, offset: int, rows: int, prefix: int) -> Place:
+        """A place whose edges start at ``offset``."""
+        return cls(slice(offset, offset + rows * prefix), rows, prefix)
+
+    def of(self, mask: Tensor) -> Tensor:
+        """``[..., rows, prefix]``: the place's part of a mask ``[..., E]``, a view."""
+        found: Tensor = mask[..., self.edges].unflatten(-1, (self.rows, self.prefix))
+        return found
 
 
 @dataclass(frozen=True)
-class Layout:
+class EdgeLayout:
     """Shape of a decoder-only model: layers L, query heads H, key/value heads, embeddings."""
 
     layers: int
@@ -56,22 +75,37 @@ class Layout:
         """How many nodes write to the residual stream: embeddings, heads and MLPs."""
         return self.embeddings + self.layers * (self.heads + 1)
 
+    @property
+    def rows(self) -> int:
+        """Attention readers of a layer: q of each head, then k and v of each key/value head."""
+        return self.heads + 2 * self.kv_heads
+
+    @property
+    def num_edges(self) -> int:
+        """How many edges there are."""
+        return int(self.places()[2].edges.stop)
+
+    def rows_of(self, heads: Tensor) -> Tensor:
+        """``[3, h]``: numbers of the q, k and v rows that ``heads [h]`` read."""
+        kv = self.heads + heads // (self.heads // self.kv_heads)
+        return torch.stack([heads, kv, kv + self.kv_heads])
+
     def head(self, layer: int) -> int:
         """Number of the layer's first head among the writers; its MLP is ``head(layer) + H``."""
         return self.embeddings + layer * (self.heads + 1)
 
     def places(self) -> tuple[list[Place], list[Place], Place]:
         """Attention places and MLP places of each layer, and the final one."""
-        rows = self.heads + 2 * self.kv_heads
+        rows = self.rows
         attention, mlp, offset = [], [], 0
         for layer in range(self.layers):
             prefix = self.head(layer)
-            attention.append(Place(offset, rows, prefix))
+            attention.append(Place.at(offset, rows, prefix))
             offset += rows * prefix
             prefix += 0 if self.parallel else self.heads
-            mlp.append(Place(offset, 1, prefix))
+            mlp.append(Place.at(offset, 1, prefix))
             offset += prefix
-        return attention, mlp, Place(offset, 1, self.writers)
+        return attention, mlp, Place.at(offset, 1, self.writers)
 
     def graph(self) -> ComputationalGraph:
         """The computational graph, edges ordered place by place, reader by reader."""
@@ -137,52 +171,131 @@ class Layout:
             found += [*range(first, first + self.heads), first + self.heads + kv]
         return found
 
+    def source_groups(self) -> list[list[int]]:
+        """Node numbers of embeddings together, then of each layer's heads together and its MLP."""
+        numbers = self.writer_nodes()
+        groups = [numbers[: self.embeddings]]
+        for layer in range(self.layers):
+            first = self.head(layer)
+            groups += [numbers[first : first + self.heads], [numbers[first + self.heads]]]
+        return groups
+
+    def provenance(self, model: nn.Module, width: int, dtype: torch.dtype) -> dict[str, Any]:
+        """Model id, architecture, sizes, dtype and a hash of all weights, as plain values."""
+        name, kind = (
+            str(getattr(getattr(model, "config", None), "_name_or_path", "") or ""),
+            type(model).__name__,
+        )
+        if Path(name).exists() or Path(name).is_absolute():
+            name = Path(name).name  # the rest of a local path says nothing but who its owner is
+        return {
+            "model": name or kind,
+            "architecture": kind,
+            "n_layers": self.layers,
+            "n_heads": self.heads,
+            "n_kv_heads": self.kv_heads,
+            "d_model": width,
+            "parallel_attn_mlp": self.parallel,
+            "dtype": str(dtype).removeprefix("torch."),
+            "weights": weights_hash(model),
+        }
+
+
+_Readers = tuple[tuple[bool, Tensor, bool], ...]
+
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """What a masked pass computes.
+class LayerPlan:
+    """What a pass computes in one layer.
 
-    ``computed [W]`` bool: writers whose Delta is kept. ``rows``: for each layer, the attention
-    readers to read for themselves (the rest take the ablated input). ``narrow [W]`` bool: writers
-    other than embeddings that matter at the tokens alone that answers are read at, since no kept
-    way leads from them into attention. ``dense``: everything.
+    ``first``: number of its first head among the writers; its MLP is ``first + H``. ``heads [h]``:
+    computed heads; ``rows [R]``: the attention readers to read for themselves (the rest take the
+    ablated input); ``mlp``: whether the MLP is computed. ``attention``, ``mlp_place``: the edges.
+    Narrow heads, or a narrow MLP, matter at the tokens alone that answers are read at, since no
+    kept way leads from them into attention.
+
+    ``readers`` says who reads where if all tokens are counted, and who if the answers' are apart:
+    whether at the answers' tokens alone, attention rows, and whether the MLP reads there too.
+    Queries of narrow heads do; keys and values never.
+    """
+
+    first: int
+    heads: Tensor
+    rows: Tensor
+    mlp: bool
+    narrow_heads: bool
+    narrow_mlp: bool
+    attention: Place
+    mlp_place: Place
+    readers: tuple[_Readers, _Readers]
+
+
+@dataclass(frozen=True, eq=False)
+class PassPlan:
+    """What a masked pass computes: the one description that all passes follow.
+
+    ``computed [W]`` bool: writers whose Delta is kept. ``narrow [W]`` bool: writers, computed or
+    not, that matter at the answers' tokens alone; a layer's computed heads are so together.
+    ``dense``: everything.
     """
 
     computed: Tensor
-    rows: list[Tensor]
     narrow: Tensor
     dense: bool
+    embeddings: int
+    layers: tuple[LayerPlan, ...]
+    final: Place
+
+
+def _plan(
+    layout: EdgeLayout, computed: Tensor, narrow: Tensor, rows: list[Tensor], dense: bool
+) -> PassPlan:
+    """The plan; heads of a layer count as narrow where all computed ones are."""
+    layers, narrow = [], narrow.clone()
+    count = layout.heads
+    places = zip(*layout.places()[:2], strict=True)
+    for layer, (attention, mlp) in enumerate(places):
+        first = layout.head(layer)
+        heads = torch.nonzero(computed[first : first + count])[:, 0]
+        narrow[first : first + count] &= narrow[first + heads].all()
+        narrow_heads = bool(narrow[first + heads].all())
+        narrow_mlp, alive = bool(narrow[first + count]), bool(computed[first + count])
+        queries = (rows[layer] < count) & narrow_heads
+        main = (False, rows[layer][~queries], alive and not narrow_mlp)
+        tail = (True, rows[layer][queries], alive and narrow_mlp)
+        readers = (((False, rows[layer], alive),), (main, tail))
+        kinds = narrow_heads, narrow_mlp, attention, mlp
+        layers.append(LayerPlan(first, heads, rows[layer], alive, *kinds, readers))
+    final = layout.places()[2]
+    return PassPlan(computed, narrow, dense, layout.embeddings, tuple(layers), final)
 
 
 def computed_share(
-    layout: Layout, plan: Plan, head: float, mlp: float, asked: float = 1.0
+    layout: EdgeLayout, plan: PassPlan, head: float, mlp: float, asked: float = 1.0
 ) -> float:
     """The part of all layers' multiplications that a plan asks for, embeddings and output aside.
 
     ``head`` is the cost of one projection to or from a head's width, ``mlp`` that of an MLP,
     ``asked`` the part of all tokens that answers are read at.
     """
-    rows = layout.heads + 2 * layout.kv_heads
-    whole = layout.layers * (head * (rows + layout.heads) + mlp)
-    spent = head * sum(len(some) for some in plan.rows)
-    for layer in range(layout.layers):
-        first = layout.head(layer)
-        spent += head * int(plan.computed[first : first + layout.heads].sum())
-        if plan.computed[first + layout.heads]:
-            spent += mlp * (asked if plan.narrow[first + layout.heads] else 1.0)
-    return spent / whole
+    spent = 0.0
+    for layer in plan.layers:
+        spent += head * (len(layer.rows) + len(layer.heads))
+        if layer.mlp:
+            spent += mlp * (asked if layer.narrow_mlp else 1.0)
+    return spent / (layout.layers * (head * (layout.rows + layout.heads) + mlp))
 
 
-def dense_plan(layout: Layout) -> Plan:
+def dense_plan(layout: EdgeLayout) -> PassPlan:
     """Every writer and every reader: what gradients with respect to the mask need."""
-    every = torch.arange(layout.heads + 2 * layout.kv_heads)
     narrow = torch.arange(layout.writers) >= layout.head(layout.layers - 1)
-    return Plan(torch.ones(layout.writers, dtype=torch.bool), [every] * layout.layers, narrow, True)
+    rows = [torch.arange(layout.rows)] * layout.layers
+    return _plan(layout, torch.ones(layout.writers, dtype=torch.bool), narrow, rows, True)
 
 
 def sparse_plan(
-    layout: Layout, mask: Tensor, *, quiescent: bool, moved: Tensor | None = None
-) -> Plan:
+    layout: EdgeLayout, mask: Tensor, *, quiescent: bool, moved: Tensor | None = None
+) -> PassPlan:
     """The least work for ``mask [C, E]``. ``quiescent``: untouched nodes send ablation values.
 
     ``moved [W]`` bool: the writers where a change begins (``None``: the embeddings); all that does
@@ -190,57 +303,55 @@ def sparse_plan(
     """
     touched = (mask != 0).any(0)
     attention, mlp, final = layout.places()
-    heads, kv = layout.heads, layout.kv_heads
-
-    def block(place: Place) -> Tensor:
-        return touched[place.edges].view(place.rows, place.prefix)
-
-    kv_of = torch.arange(heads) // (heads // kv)
-    rows_of = torch.stack([torch.arange(heads), heads + kv_of, heads + kv + kv_of], 1)
-
-    def rows_for(some: Tensor) -> Tensor:
-        """``[R]`` bool: the readers that ``some`` heads depend on."""
-        found = torch.zeros(heads + 2 * kv, dtype=torch.bool)
-        if layout.coupled and bool(some.any()):
-            found[:] = True
-        found[rows_of[some].reshape(-1)] = True
-        return found
-
+    heads = layout.heads
+    rows_of = layout.rows_of(torch.arange(heads))
     if moved is None:
         moved = torch.zeros(layout.writers, dtype=torch.bool)
         moved[: layout.embeddings] = True
+    # Forwards: what a change reaches.
     varying = moved.clone()
     for layer in range(layout.layers):
         place, first = attention[layer], layout.head(layer)
-        reached = (block(place) & varying[: place.prefix]).any(1) | (not quiescent)
-        alive = reached[rows_of].any(1) | moved[first : first + heads]
+        reached = (place.of(touched) & varying[: place.prefix]).any(1) | (not quiescent)
+        alive = reached[rows_of].any(0) | moved[first : first + heads]
         varying[first : first + heads] = alive.any() if layout.coupled else alive
         place = mlp[layer]
-        reached = (block(place) & varying[: place.prefix]).any(1) | (not quiescent)
+        reached = (place.of(touched) & varying[: place.prefix]).any(1) | (not quiescent)
         varying[first + heads] |= reached[0]
-
-    needed = torch.zeros(layout.writers, dtype=torch.bool)
-    needed |= block(final)[0]
+    # Backwards: what the output, and what attention, depends on.
+    needed = final.of(touched)[0].clone()
     wide = torch.zeros(layout.writers, dtype=torch.bool)
     wide[: layout.embeddings] = True
-    rows = []
+    wanted_rows: list[Tensor] = []
     for layer in reversed(range(layout.layers)):
         first = layout.head(layer)
         if needed[first + heads] and varying[first + heads]:
-            read = block(mlp[layer])[0]
+            read = mlp[layer].of(touched)[0]
             needed[: mlp[layer].prefix] |= read
             wide[: mlp[layer].prefix] |= read & wide[first + heads]
-        wanted = rows_for(needed[first : first + heads] & varying[first : first + heads])
-        edges = block(attention[layer])
+        wanted = needed[first : first + heads] & varying[first : first + heads]
+        rows = torch.zeros(layout.rows, dtype=torch.bool)
+        rows[rows_of[:, wanted].flatten()] = True
+        if layout.coupled and bool(wanted.any()):
+            rows[:] = True
         prefix = attention[layer].prefix
-        needed[:prefix] |= edges[wanted].any(0)
-        wide[:prefix] |= edges[wanted].any(0)
-        rows.append(wanted)
-    rows.reverse()
+        read = attention[layer].of(touched)[rows].any(0)
+        needed[:prefix] |= read
+        wide[:prefix] |= read
+        wanted_rows.insert(0, rows)
     computed = needed & varying
     active = []
-    for layer, wanted in enumerate(rows):
-        prefix = attention[layer].prefix
-        reads = (block(attention[layer]) & computed[:prefix]).any(1)
-        active.append(torch.nonzero(wanted & reads)[:, 0])
-    return Plan(computed, active, ~wide, False)
+    for place, rows in zip(attention, wanted_rows, strict=True):
+        reads = (place.of(touched) & computed[: place.prefix]).any(1)
+        active.append(torch.nonzero(rows & reads)[:, 0])
+    return _plan(layout, computed, ~wide, active, False)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of all weights and buffers with their names, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        whole = whole_tensor(model, name, tensor.detach()).cpu().contiguous()
+        digest.update(whole.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

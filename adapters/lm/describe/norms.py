@@ -1,11 +1,26 @@
-"""What a norm does, as numbers: ``y = x_hat * gain + bias``, ``x_hat = (x - mean?) * scale``.
+"""Norms as numbers, and what attention readers project behind them, inputs all different.
 
-``scale = 1 / sqrt(mean(square) + eps)`` for each token. The user's own module always computes the
-forward pass; the description serves its Jacobian in closed form.
+A norm is ``y = x_hat * gain + bias``, ``x_hat = (x - mean?) * scale``, with ``scale = 1 /
+sqrt(mean(square) + eps)`` for each token. On a shared input the user's own module computes it; the
+description serves its Jacobian in closed form.
+
+Where each reader has an input of its own the norm in front of a projection is folded into it:
+``q = scale * (W' x) + constant`` with ``W' = W * gain``. No normed copy of the input is made. The
+gradient at the input is, with ``g = dq * scale``,
+
+    g W'  -  x * scale * (g . (q - constant)) / D ,
+
+written over the input itself. Where a precision policy rounds what projections read, the norm
+cannot be folded: the normed input is made and rounded, and the gradient is the same one, rounding
+being the identity there. Nor is it folded in half precision, which would round the folded weights,
+where the model itself rounds none. Where the norms are LayerNorms, inputs hold no mean (the base
+and all Deltas are centred, see :func:`centre`), and a gradient's mean is left in: it meets only
+them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +28,20 @@ from torch import Tensor, nn
 
 from graphprune.errors import UnsupportedModelError
 
-__all__ = ["Norm", "describe_norm", "wide"]
+from ..precision.rounding import Rounds
+
+__all__ = [
+    "Norm",
+    "Projected",
+    "ReaderProjections",
+    "WeightRows",
+    "centre",
+    "describe_norm",
+    "matrix",
+    "project",
+    "span",
+    "wide",
+]
 
 
 def wide(x: Tensor) -> Tensor:
@@ -125,3 +153,171 @@ def describe_norm(module: nn.Module, where: str, *, hold: bool = False) -> Norm:
         f"{where} is a {type(module).__name__}, which behaves neither as a LayerNorm nor as an "
         "RMSNorm with a weight; its Jacobian is not known"
     )
+
+
+@dataclass(frozen=True, eq=False)
+class WeightRows:
+    """Rows of a linear map of the user's, as views: ``weight [n, dh, D]``, ``bias [n, dh]``."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
+    """``[out, in]`` weight (a view) and bias of a Linear or GPT-2's transposed Conv1D."""
+    kind = type(module).__name__
+    transposed = any(c.__name__ == "Conv1D" for c in type(module).__mro__)  # or parametrised
+    if not isinstance(module, nn.Linear) and not transposed:
+        raise UnsupportedModelError(
+            f"{where} is a {kind}; expected a plain Linear (merge adapters such as LoRA and "
+            "dequantise the weights before wrapping)"
+        )
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    if weight.ndim != 2 or not weight.is_floating_point():
+        raise UnsupportedModelError(
+            f"{where} holds a weight of shape {list(weight.shape)} and type {weight.dtype}; "
+            "expected a floating point matrix (dequantise the model before wrapping)"
+        )
+    return (weight.T if transposed else weight), bias if isinstance(bias, Tensor) else None
+
+
+@dataclass(frozen=True, eq=False)
+class ReaderProjections:
+    """A layer's attention readers in order: their weights, and the norm they read behind.
+
+    ``rounds`` says how inputs are rounded (``None``: they are not); ``few``: how many rows' weights
+    are folded at a time.
+    """
+
+    weights: tuple[WeightRows, ...]
+    norm: Norm | None
+    rounds: Rounds | None
+    few: int
+
+
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """What ``rows`` of a layer's attention readers read and project at some tokens.
+
+    ``scale [n, R, 1]`` is the norm's (``None``: no norm). Inputs to be rounded by a policy must be
+    ``prepare``d (normalised in place); others are left as they are.
+    """
+
+    readers: ReaderProjections
+    rows: Tensor
+    scale: Tensor | None
+    normalised: bool
+
+    @classmethod
+    def of(cls, readers: ReaderProjections, rows: Tensor, x: Tensor) -> Projected:
+        """Takes the statistics of inputs ``x [n, R, D]``."""
+        norm = readers.norm
+        scale = None if norm is None else norm.scale(x)
+        return cls(readers, rows, scale, norm is not None and readers.rounds is not None)
+
+    def prepare(self, x: Tensor) -> None:
+        """What forward and backward expect of inputs just read."""
+        if self.normalised:
+            assert self.scale is not None
+            x.mul_(self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[n, R, dh]`` from ``x [n, R, D]``."""
+        weight = self.readers.weights[0].weight
+        out = x.new_empty(len(x), len(self.rows), weight.shape[1], dtype=weight.dtype)
+        if self.readers.rounds is not None or out.dtype in (torch.float16, torch.bfloat16):
+            return self._unfolded(x, out)
+        for at, weight, constant in self._parts():
+            q = torch.bmm(x[:, at].transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+            if self.scale is not None:
+                q = q * self.scale[:, at]
+            out[:, at] = q if constant is None else q + constant
+            del weight  # the next part's is made first otherwise
+        return out
+
+    def _unfolded(self, x: Tensor, out: Tensor) -> Tensor:
+        """The same by weights as they are; normed inputs are rounded to their dtype once."""
+        norm, rounds = self.readers.norm, self.readers.rounds
+        for at, weight, constant in self._parts(fold=False):
+            read = wide(x[:, at])
+            if self.scale is not None and not self.normalised:
+                read = read * self.scale[:, at]
+            if norm is not None:
+                read = read * norm.gain if norm.bias is None else read * norm.gain + norm.bias
+            read = read.to(out.dtype)
+            if rounds is not None:
+                read = rounds.reader_input(read, self.rows[at])
+            q = torch.bmm(read.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+            out[:, at] = q if constant is None else q + constant
+        return out
+
+    def backward(self, x: Tensor, out: Tensor, grad: Tensor) -> None:
+        """Writes the gradient at the inputs ``x`` over them; ``grad [n, R, dh]`` at ``out``."""
+        for at, weight, constant in self._parts():
+            dq, mine = grad[:, at], x[:, at]
+            if self.scale is None:
+                mine.zero_()
+            else:
+                scale = self.scale[:, at]
+                q = self._linear(mine, weight, out[:, at], constant)
+                dq = wide(dq) * scale
+                along = (dq * q).sum(-1, keepdim=True) / -x.shape[-1]
+                mine.mul_(along if self.normalised else along * scale)
+                dq = dq.to(x.dtype)
+            mine.transpose(0, 1).baddbmm_(dq.transpose(0, 1), weight)
+            del weight
+
+    def _linear(self, x: Tensor, weight: Tensor, out: Tensor, constant: Tensor | None) -> Tensor:
+        """``[n, r, dh]``: what the weight makes of ``x``, which ``out`` tells unless rounded."""
+        if self.readers.rounds is not None:
+            return torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+        return wide(out) if constant is None else wide(out) - wide(constant)
+
+    def _parts(self, *, fold: bool = True) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """A few rows at a time: where they stand in ``rows``, weight and constant.
+
+        With the norm's gain and bias folded in, unless told not to.
+        """
+        start = 0
+        for reader in self.readers.weights:
+            stop = start + len(reader.weight)
+            first, last = torch.searchsorted(self.rows, torch.tensor([start, stop])).tolist()
+            for at in range(first, last, self.readers.few):
+                part = slice(at, min(at + self.readers.few, last))
+                norm = self.readers.norm if fold else None
+                yield part, *_folded(norm, reader, self.rows[part] - start)
+            start = stop
+
+
+def project(readers: ReaderProjections, rows: Tensor, x: Tensor) -> Tensor:
+    """``[n, R, dh]``: attention readers ``rows`` at their inputs ``x [n, R, D]``, left as is."""
+    projected = Projected.of(readers, rows, x)
+    if projected.normalised:
+        assert projected.scale is not None
+        x = (x * projected.scale).to(x.dtype)
+    return projected.forward(x)
+
+
+def _folded(norm: Norm | None, reader: WeightRows, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """``[r, dh, D]`` and ``[r, dh]``: weight times the norm's gain, and what x = 0 gives."""
+    some = span(rows, reader.weight.device)
+    weight, bias = reader.weight[some], None if reader.bias is None else reader.bias[some]
+    if norm is None:
+        return weight, bias
+    if norm.bias is not None:
+        moved = weight @ norm.bias
+        bias = moved if bias is None else bias + moved
+    return weight * norm.gain, bias
+
+
+def span(rows: Tensor, device: torch.device) -> Tensor | slice:
+    """Sorted row numbers as an index: a slice, which copies nothing, where they are neighbours."""
+    if len(rows) and int(rows[-1]) - int(rows[0]) + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows.to(device)
+
+
+def centre(x: Tensor, centred: bool) -> Tensor:
+    """``x [..., D]`` without its mean, which LayerNorms do not see, if ``centred``."""
+    return x - x.mean(-1, keepdim=True) if centred else x

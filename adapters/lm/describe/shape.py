@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.errors import InputError
 
-from .family import FAMILIES, Family
-from .layout import Layout
-from .surgery import part
+from .family import FAMILY_BY_TYPE, Family, not_known
+from .layout import EdgeLayout
+from .module_copies import part
 
 __all__ = ["Shape", "config_of", "random_model", "read_shape", "truncated"]
 
@@ -29,7 +29,7 @@ class Shape:
     """
 
     family: Family
-    layout: Layout
+    layout: EdgeLayout
     width: int
     head_dim: int
     mlp: int
@@ -48,8 +48,7 @@ class Shape:
     @cached_property
     def edges(self) -> int:
         """Edges of the graph."""
-        final = self.layout.places()[2]
-        return final.offset + final.rows * final.prefix
+        return self.layout.num_edges
 
     @property
     def nodes(self) -> int:
@@ -84,11 +83,9 @@ def _read_config(name: str | Path) -> Any:
 
 def read_shape(config: Any, *, embedding_nodes: int = 1, dtype: torch.dtype | None) -> Shape:
     """Sizes read off a model on the meta device, which has shapes and no numbers."""
-    kind = getattr(config, "model_type", None)
-    family = next((f for f in FAMILIES if kind in f.model_types), None)
+    family = FAMILY_BY_TYPE.get(getattr(config, "model_type", ""))
     if family is None:
-        known = sorted(t for f in FAMILIES for t in f.model_types)
-        raise UnsupportedModelError(f"model type {kind!r} is not known; known: {', '.join(known)}")
+        raise not_known(config)
     model = random_model(config, torch.device("meta"), torch.float32)
     base = part(model, family.base)
     layers = part(base, family.layers)
@@ -104,7 +101,7 @@ def read_shape(config: Any, *, embedding_nodes: int = 1, dtype: torch.dtype | No
     inside = [p.numel() // int(width) for p in mlp.parameters() if p.ndim > 1]
     table: Any = part(base, family.embedding)
     norm = None if family.final_norm is None else part(base, family.final_norm)
-    layout = Layout(
+    layout = EdgeLayout(
         layers=len(layers),
         heads=heads,
         kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),

@@ -15,24 +15,24 @@ from torch import Tensor, nn
 from graphprune.core.model import Ablation
 from graphprune.errors import InputError, UnsupportedModelError
 
-from ..describe.architecture import Architecture, Block, matrix
+from ..describe.architecture import Architecture, DecoderBlock
 from ..describe.attention import describe_attention
-from ..describe.ends import embedding, longest_of, unembedding
-from ..describe.layout import Layout
-from ..describe.surgery import part
-from ..passes.reader_inputs import sender
+from ..describe.embeddings import embedding, longest_of, unembedding
+from ..describe.layout import EdgeLayout
+from ..describe.module_copies import part
+from ..describe.norms import matrix
 from ..passes.values import Values
-from .additions import Planner
-from .module import Attention, Mlp, Projection, PrunedModel, Reading
+from .liveness import CONSTANT, POSITIONAL, VARYING, liveness
+from .module import Attention, Mlp, PrunedModel, PrunedProjection, ReaderSum
 from .plain import Attending, PlainNorm
-from .reach import CONSTANT, POSITIONAL, VARYING, block_of, reach, rows_of
 from .rows import folded_rows, plain_rows, reordered
+from .sums import SumPlanner
 
 __all__ = ["pruned_module", "stand_ins"]
 
 
 def pruned_module(
-    arch: Architecture, layout: Layout, kept: Tensor, ablation: Ablation, last: int | None
+    arch: Architecture, layout: EdgeLayout, kept: Tensor, ablation: Ablation, last: int | None
 ) -> PrunedModel:
     """The circuit ``kept [E]`` bool as a module; call it inside ``quiet``, without gradients.
 
@@ -56,7 +56,7 @@ def pruned_module(
     return builder.build().eval().requires_grad_(True)
 
 
-def stand_ins(arch: Architecture, layout: Layout, ablation: Ablation) -> Tensor | None:
+def stand_ins(arch: Architecture, layout: EdgeLayout, ablation: Ablation) -> Tensor | None:
     """``[W, 1 or T, D]`` float64: what replaces each writer's message; ``None``: zeros."""
     if ablation.kind == "zero":
         return None
@@ -73,16 +73,12 @@ def stand_ins(arch: Architecture, layout: Layout, ablation: Ablation) -> Tensor 
                 f"{layout.writers} writers of width {arch.width}"
             )
         return constants.detach().double()[:, None]
-    means = ablation.values
-    if not isinstance(means, Values):
-        raise InputError("mean ablation needs the values that model.mean_ablation(...) gives")
-    if means.layout != layout or means.mlps[0].shape[-1] != arch.width:
-        raise InputError(f"these means come from another model: {means.layout}, not {layout}")
+    means = Values.means_of(ablation, layout, arch.width)
     found = [means.embed[:, 0].double()]
     for block, code, mlp in zip(arch.blocks, means.codes, means.mlps, strict=True):
         # Codes enter a run in the model's dtype, so they are rounded to it here too.
         split = code[0].to(arch.dtype).double().unflatten(-1, (block.heads, -1)).transpose(0, 1)
-        found += [torch.bmm(split, sender(block, centred=False).double()), mlp.double()]
+        found += [torch.bmm(split, block.senders(False).double()), mlp.double()]
     return torch.cat(found)
 
 
@@ -90,7 +86,7 @@ class _Builder:
     def __init__(
         self,
         arch: Architecture,
-        layout: Layout,
+        layout: EdgeLayout,
         kept: Tensor,
         ablated: Tensor | None,
         last: int | None,
@@ -101,7 +97,7 @@ class _Builder:
         self.every = 1 if ablated is None else ablated.shape[1]
         position = arch.family.position is not None
         loose = position and layout.embeddings == 1
-        self.reach = reach(
+        self.live = liveness(
             layout,
             kept,
             POSITIONAL if loose or self.every > 1 else CONSTANT,
@@ -112,14 +108,14 @@ class _Builder:
         self.values = self.values.to(arch.device)
         self.bias = self.values.new_zeros(1, arch.width)
         # A position table that is no node has the number behind the last writer's.
-        self.planner = Planner(layout.writers + 1, arch.dtype, last)
+        self.planner = SumPlanner(layout.writers + 1, arch.dtype, last)
         self.senders: list[int] = []
-        if self.reach.needed[0]:
+        if self.live.needed[0]:
             self.send(0, still=False, tail=self.tail(0))
         self.position: int | None = None
         if loose:
             self.position = layout.writers
-        elif layout.embeddings == 2 and self.reach.needed[1]:
+        elif layout.embeddings == 2 and self.live.needed[1]:
             self.position = 1
         if self.position is not None:
             self.send(self.position, still=True, tail=False)
@@ -127,17 +123,17 @@ class _Builder:
 
     def tail(self, writer: int) -> bool:
         """Whether a message is wanted at the last positions alone."""
-        return self.last is not None and not bool(self.reach.whole[writer])
+        return self.last is not None and not bool(self.live.whole[writer])
 
     def _readers(self) -> Tensor:
         """``[readers, W]`` bool: every needed reader's kept edges."""
         found = []
-        needed, layout = self.reach.needed, self.layout
+        needed, layout = self.live.needed, self.layout
         for layer in range(layout.layers):
-            found.append(block_of(self.kept, self.attention[layer])[self.reach.needed_rows[layer]])
+            found.append(self.attention[layer].of(self.kept)[self.live.needed_rows[layer]])
             if needed[layout.head(layer) + layout.heads]:
-                found.append(block_of(self.kept, self.mlps[layer]))
-        found.append(block_of(self.kept, self.final))
+                found.append(self.mlps[layer].of(self.kept))
+        found.append(self.final.of(self.kept))
         return torch.cat([nn.functional.pad(f, (0, layout.writers - f.shape[1])) for f in found])
 
     # ------------------------------------------------------------- what readers read
@@ -152,11 +148,11 @@ class _Builder:
         if self.ablated is not None:
             cut = (~rows).to(self.ablated)
             out += torch.einsum("rw,wtd->rtd", cut, self.ablated[:prefix])
-        still = self.reach.writers[:prefix] == CONSTANT
+        still = self.live.writers[:prefix] == CONSTANT
         held = (rows & still).to(self.values)
         return out + torch.einsum("rw,wtd->rtd", held, self.values[:prefix])
 
-    def readings(self, rows: Tensor, tails: list[bool]) -> list[tuple[int, Reading]]:
+    def readings(self, rows: Tensor, tails: list[bool]) -> list[tuple[int, ReaderSum]]:
         """Inputs of readers with the edges ``rows [G, prefix]``, each with its row, in order."""
         prefix = rows.shape[1]
         kept = torch.zeros(len(rows), self.planner.slots, dtype=torch.bool)
@@ -185,20 +181,20 @@ class _Builder:
             after = before if bias is None else before + bias.double()
             stages += self._attention(block)
             self.bias = before if block.parallel else after
-            if self.reach.needed[first + block.heads]:
+            if self.live.needed[first + block.heads]:
                 stages += self._mlp(block)
             self.bias = after
         scale, table = embedding(arch)
         head, weight = unembedding(arch)
         shared = None
-        if self.reach.needed[0]:
+        if self.live.needed[0]:
             # One weight for both ends where the model ties them.
             shared = head.weight if weight is table else nn.Parameter(table.detach().clone())
         position = None
         if self.position is not None and arch.family.position is not None:
             rows = cast(Tensor, part(arch.base, arch.family.position).weight)
             position = self.position, rows.detach().clone()
-        (final,) = self.readings(block_of(self.kept, self.final), [self.last is not None])
+        (final,) = self.readings(self.final.of(self.kept), [self.last is not None])
         self.planner.finish()
         return PrunedModel(
             table=shared,
@@ -213,10 +209,10 @@ class _Builder:
             exact=self.every if self.every > 1 else None,
         )
 
-    def _attention(self, block: Block) -> list[nn.Module]:
+    def _attention(self, block: DecoderBlock) -> list[nn.Module]:
         layout, first = self.layout, self.layout.head(block.index)
-        kinds = self.reach.writers[first : first + block.heads]
-        wanted = self.reach.needed[first : first + block.heads]
+        kinds = self.live.writers[first : first + block.heads]
+        wanted = self.live.needed[first : first + block.heads]
         together = layout.coupled and bool(wanted.any())
         computed = torch.ones_like(wanted) if together else wanted
         self._constant_heads(block, torch.nonzero(computed & (kinds == CONSTANT))[:, 0])
@@ -236,7 +232,7 @@ class _Builder:
 
     def _heads(
         self,
-        block: Block,
+        block: DecoderBlock,
         heads: Tensor,
         wanted: Tensor,
         attending: Attending,
@@ -248,8 +244,7 @@ class _Builder:
         order += [h for h in heads.tolist() if h not in set(order)]
         heads = torch.tensor(order)
         kv, share = torch.unique(heads // (block.heads // block.kv_heads), return_inverse=True)
-        k_rows = block.heads + kv
-        rows = torch.cat([heads, k_rows, k_rows + block.kv_heads])
+        rows = torch.cat([heads, block.heads + kv, block.heads + block.kv_heads + kv])
         projections, held, held_rows = self._projections(block, rows, len(heads) if tail else 0)
         own = len(kv) == len(heads) and bool((share == torch.arange(len(heads))).all())
         if attending.wide and attending.norms is not None:
@@ -272,7 +267,7 @@ class _Builder:
             heads=len(heads),
         )
 
-    def _classes(self, block: Block, heads: Tensor) -> list[list[int]]:
+    def _classes(self, block: DecoderBlock, heads: Tensor) -> list[list[int]]:
         """Heads that are read by the same readers, together."""
         first = self.layout.head(block.index)
         found: dict[bytes, list[int]] = {}
@@ -281,14 +276,14 @@ class _Builder:
         return list(found.values())
 
     def _projections(
-        self, block: Block, rows: Tensor, tail: int
-    ) -> tuple[list[Projection], Tensor | None, list[int]]:
+        self, block: DecoderBlock, rows: Tensor, tail: int
+    ) -> tuple[list[PrunedProjection], Tensor | None, list[int]]:
         """Projections of ``rows``, and those that are constants with their numbers among ``rows``.
 
         The first ``tail`` are wanted at the last positions alone.
         """
-        kept = block_of(self.kept, self.attention[block.index])[rows]
-        still = self.reach.rows[block.index][rows] == CONSTANT
+        kept = self.attention[block.index].of(self.kept)[rows]
+        still = self.live.rows[block.index][rows] == CONSTANT
         groups: dict[tuple[bool, bytes], list[int]] = {}
         for at in torch.nonzero(~still)[:, 0].tolist():
             groups.setdefault((at < tail, kept[at].numpy().tobytes()), []).append(at)
@@ -299,24 +294,24 @@ class _Builder:
             for group, reading in self.readings(kept[[m[0] for m in members]], tails):
                 some = members[group]
                 folded = None if bias is None else bias[some].flatten()
-                made.append(Projection(reading, some, weight[some].flatten(0, 1), folded))
+                made.append(PrunedProjection(reading, some, weight[some].flatten(0, 1), folded))
         held_rows = torch.nonzero(still)[:, 0]
         held = self._held(block, rows[held_rows]) if len(held_rows) else None
         return made, held, held_rows.tolist()
 
-    def _held(self, block: Block, rows: Tensor) -> Tensor:
+    def _held(self, block: DecoderBlock, rows: Tensor) -> Tensor:
         """``[R, dh]``: projections of rows that read constants."""
-        x = self.constant(block_of(self.kept, self.attention[block.index])[rows])[:, 0]
+        x = self.constant(self.attention[block.index].of(self.kept)[rows])[:, 0]
         x = x.to(self.arch.dtype)
         x = x if block.attention_norm is None else block.attention_norm(x)
         weight, bias = plain_rows(block, rows)
         out = torch.einsum("rd,rhd->rh", x, weight)
         return out if bias is None else out + bias
 
-    def _constant_heads(self, block: Block, heads: Tensor) -> None:
+    def _constant_heads(self, block: DecoderBlock, heads: Tensor) -> None:
         if not len(heads):
             return
-        z = self._held(block, rows_of(self.layout, heads)[2]).double()
+        z = self._held(block, self.layout.rows_of(heads)[2]).double()
         weight = block.output_weight[heads].double()
         messages = torch.einsum("hc,hcd->hd", z, weight)
         norm = block.attention_post_norm
@@ -325,10 +320,10 @@ class _Builder:
             messages = messages * scale * norm.gain.double()
         self.values[heads + self.layout.head(block.index)] = messages[:, None]
 
-    def _mlp(self, block: Block) -> list[nn.Module]:
+    def _mlp(self, block: DecoderBlock) -> list[nn.Module]:
         writer = self.layout.head(block.index) + block.heads
-        kind = int(self.reach.writers[writer])
-        rows = block_of(self.kept, self.mlps[block.index])
+        kind = int(self.live.writers[writer])
+        rows = self.mlps[block.index].of(self.kept)
         if kind == CONSTANT:
             x = self.constant(rows).to(self.arch.dtype)
             y = block.mlp(x if block.mlp_norm is None else block.mlp_norm(x))

@@ -20,15 +20,15 @@ from torch.nn import functional as F
 
 from graphprune.errors import InputError
 
+from ..describe.module_copies import ACTIVATION_MODULES
 from ..describe.norms import Norm
-from ..describe.surgery import ACTIVATION_MODULES
 from .plain import Attend, Attending, PlainNorm, last_of
 
-__all__ = ["Attention", "Mlp", "PrunedModel", "Reading", "Terms", "Unembedding"]
+__all__ = ["Attention", "Mlp", "PrunedModel", "ReaderSum", "Terms", "Unembedding"]
 
 
 @dataclass
-class Stream:
+class SentMessages:
     """Messages sent and inputs read so far, by number: ``[B or 1, T, D]``, or the last positions.
 
     ``last``: how many positions outputs are wanted at; ``None``: all.
@@ -56,7 +56,7 @@ class Terms:
     cut: frozenset[int]
 
 
-class Reading(nn.Module):
+class ReaderSum(nn.Module):
     """Inputs of readers that keep the same edges.
 
     Args:
@@ -75,7 +75,7 @@ class Reading(nn.Module):
         self.done_sent: list[int] = []  # what no later reading wants
         self.done_read: list[int] = []
 
-    def forward(self, stream: Stream) -> Tensor:
+    def forward(self, stream: SentMessages) -> Tensor:
         """``[B or 1, T or 1, D]``, or the last positions."""
         terms = self.terms
 
@@ -114,21 +114,21 @@ class Reading(nn.Module):
         return total
 
 
-class Projection(nn.Module):
+class PrunedProjection(nn.Module):
     """Rows of a layer's projections at one input: ``weight [r * dh, D]``, ``bias [r * dh]``.
 
     The norm's gain and bias are folded in. ``rows`` are their numbers.
     """
 
     def __init__(
-        self, reading: Reading, rows: Sequence[int], weight: Tensor, bias: Tensor | None
+        self, reading: ReaderSum, rows: Sequence[int], weight: Tensor, bias: Tensor | None
     ) -> None:
         super().__init__()
         self.reading, self.rows = reading, list(rows)
         self.weight = nn.Parameter(weight)
         self.bias = None if bias is None else nn.Parameter(bias)
 
-    def forward(self, stream: Stream, norm: PlainNorm | None) -> dict[int, Tensor]:
+    def forward(self, stream: SentMessages, norm: PlainNorm | None) -> dict[int, Tensor]:
         """``[B or 1, T, dh]`` of each row by its number, or the last positions."""
         x = self.reading(stream)
         out = F.linear(x if norm is None else norm(x), self.weight, self.bias)
@@ -156,7 +156,7 @@ class Attention(nn.Module):
 
     def __init__(
         self,
-        projections: list[Projection],
+        projections: list[PrunedProjection],
         norm: PlainNorm | None,
         held: Tensor | None,
         held_rows: list[int],
@@ -180,7 +180,7 @@ class Attention(nn.Module):
         self.slots, self.varying, self.last, self.heads = slots, varying, last, heads
         self.post = None if post is None else PlainNorm(post)
 
-    def forward(self, stream: Stream) -> None:
+    def forward(self, stream: SentMessages) -> None:
         """Sends the heads' messages."""
         found: dict[int, Tensor] = {}
         for projection in self.projections:
@@ -218,7 +218,7 @@ class Mlp(nn.Module):
     """One MLP: a copy of the user's own module between its norms."""
 
     def __init__(
-        self, reading: Reading, norm: Norm | None, mlp: nn.Module, post: Norm | None, slot: int
+        self, reading: ReaderSum, norm: Norm | None, mlp: nn.Module, post: Norm | None, slot: int
     ) -> None:
         super().__init__()
         self.reading = reading
@@ -227,7 +227,7 @@ class Mlp(nn.Module):
         self.post = None if post is None else PlainNorm(post)
         self.slot = slot
 
-    def forward(self, stream: Stream) -> None:
+    def forward(self, stream: SentMessages) -> None:
         """Sends the MLP's message."""
         x = self.reading(stream)
         y: Tensor = self.mlp(x if self.norm is None else self.norm(x))
@@ -281,7 +281,7 @@ class PrunedModel(nn.Module):
         table_last: bool,
         position: tuple[int, Tensor] | None,
         stages: list[nn.Module],
-        final: Reading,
+        final: ReaderSum,
         unembedding: Unembedding,
         last: int | None,
         longest: int | None,
@@ -312,7 +312,7 @@ class PrunedModel(nn.Module):
             raise InputError(
                 f"logits are wanted at the last {self.last} positions, got {length} positions"
             )
-        stream = Stream(batch, length, self.last)
+        stream = SentMessages(batch, length, self.last)
         if self.table is not None:
             ids = input_ids
             if self.table_last and self.last is not None:

@@ -7,31 +7,23 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..describe.architecture import Block
+from ..describe.architecture import DecoderBlock
 from ..describe.norms import Norm, wide
 
 __all__ = ["folded_rows", "plain_rows", "reordered"]
 
 
-def plain_rows(block: Block, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+def plain_rows(block: DecoderBlock, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """``[R, dh, D]`` and ``[R, dh]``: the user's projections of ``rows``, copied."""
-    weights, biases, start = [], [], 0
-    where: dict[int, tuple[int, int]] = {}
-    for number, reader in enumerate(block.readers):
-        for at in range(len(reader.weight)):
-            where[start + at] = number, at
-        start += len(reader.weight)
-    some = any(reader.bias is not None for reader in block.readers)
-    for row in rows.tolist():
-        number, at = where[row]
-        reader = block.readers[number]
-        weights.append(reader.weight[at].detach())
-        bias = None if reader.bias is None else reader.bias[at].detach()
-        biases.append(weights[-1].new_zeros(block.head_dim) if bias is None else bias)
-    return torch.stack(weights), torch.stack(biases) if some else None
+    readers = block.readers
+    weight = torch.cat([reader.weight for reader in readers]).detach()[rows]
+    if all(reader.bias is None for reader in readers):
+        return weight, None
+    biases = [weight.new_zeros(r.weight.shape[:2]) if r.bias is None else r.bias for r in readers]
+    return weight, torch.cat(biases).detach()[rows]
 
 
-def folded_rows(block: Block, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+def folded_rows(block: DecoderBlock, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """The same with the gain and bias of the norm in front."""
     weight, bias = plain_rows(block, rows)
     norm = block.attention_norm

@@ -1,10 +1,12 @@
-"""Where writers' Deltas stand, and what is summed over them.
+"""What masked passes work on: tokens, the ablated run, and the buffer of Deltas over it.
 
-Everything large happens here, in three products over whole slots: *mix* (what readers read),
-*against* (gradients of mask values) and *spread* (gradients of Deltas). All are written in place.
+A Delta is what a computed writer sends minus its ablation value.
 
-Axes: ``token``, ``slot`` (0 is the base, 1 + s the s-th computed writer), ``d_model``. A stack of
-K masks has C = K copies of all examples; masks for each example have C = K * B copies of one
+Everything large of a masked pass happens here, in three products: *read* (what readers read),
+*mask_gradients* (gradients of mask values) and *spread* (gradients of Deltas). All work in place.
+
+Axes: ``token``, ``slot`` (0 is the readers' base, 1 + s the s-th computed writer), ``d_model``. A
+stack of K masks has K copies of all examples; masks for each example have K * B copies of one
 example. Both order tokens as (K, B, T).
 """
 
@@ -15,15 +17,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..describe.norms import wide
+from ..describe.architecture import DecoderBlock
+from ..describe.head_attention import HeadCores
+from ..describe.layout import LayerPlan
+from ..describe.norms import centre, project, wide
+from .values import LMReference
 
-__all__ = ["Outbox", "Tokens"]
+__all__ = ["AblatedRun", "DeltaBuffer", "TokenSelection"]
 
 _TOKENS = 32  # how many tokens' products stand side by side before they are summed
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
+class TokenSelection:
     """Tokens that are computed: of each example those from ``start`` on, or the ``chosen`` ones.
 
     ``candidates`` K repeats the batch's ``[B, T]`` tokens; ``chosen [A]`` are flat numbers in
@@ -39,25 +45,22 @@ class Tokens:
     @property
     def count(self) -> int:
         """How many, over all candidates."""
-        if self.chosen is not None:
-            return self.candidates * len(self.chosen)
-        return self.candidates * self.batch * (self.length - self.start)
+        each = self.batch * (self.length - self.start) if self.chosen is None else len(self.chosen)
+        return self.candidates * each
 
-    def split(self, copies: int) -> list[int]:
-        """How many tokens each of ``copies`` masks has: K of them, or one for each example."""
-        if self.chosen is None or copies == self.candidates:
-            return [self.count // copies] * copies
+    def split(self, masks: int) -> list[int]:
+        """How many tokens each of ``masks`` has: K of them, or one for each example."""
+        if self.chosen is None or masks in (1, self.candidates):
+            return [self.count // masks] * masks
         each = torch.bincount(self.chosen // self.length, minlength=self.batch)
         return each.tolist() * self.candidates
 
     def take(self, x: Tensor) -> Tensor:
-        """``[count, F]`` from ``x [B or 1, T or 1, F]``, the same for all candidates."""
+        """``[count / K, F]`` from ``x [B or 1, T or 1, F]``: one candidate's, the same for all."""
         x = x.expand(self.batch, self.length, x.shape[-1])
         if self.chosen is None:
-            rows = x[:, self.start :].reshape(-1, x.shape[-1])
-        else:
-            rows = x.reshape(-1, x.shape[-1])[self.chosen]
-        return rows if self.candidates == 1 else rows.repeat(self.candidates, 1)
+            return x[:, self.start :].reshape(-1, x.shape[-1])
+        return x.reshape(-1, x.shape[-1])[self.chosen]
 
     def cut(self, x: Tensor) -> Tensor:
         """``[count, F]`` from ``x [K * B, T, F]``."""
@@ -69,13 +72,11 @@ class Tokens:
     def put(self, x: Tensor, out: Tensor, rows: Tensor | slice) -> None:
         """Writes ``x [count, r, F]`` into ``rows`` of ``out [K * B, T, R, F]``."""
         if self.chosen is None:
-            out[:, self.start :, rows] = x.view(len(out), -1, *x.shape[1:])
-        elif isinstance(rows, slice):
-            whole = out.view(self.candidates, -1, *out.shape[2:])
-            whole[:, self.chosen, rows] = x.view(self.candidates, -1, *x.shape[1:])
-        else:
-            whole = out.view(self.candidates, -1, *out.shape[2:])
-            whole[:, self.chosen[:, None], rows] = x.view(self.candidates, -1, *x.shape[1:])
+            out[:, self.start :, rows] = x.unflatten(0, (len(out), -1))
+            return
+        whole = out.view(self.candidates, -1, *out.shape[2:])
+        at = self.chosen if isinstance(rows, slice) else self.chosen[:, None]
+        whole[:, at, rows] = x.unflatten(0, (self.candidates, -1))
 
     def spread(self, x: Tensor) -> Tensor:
         """``[K * B, T, F]`` that holds ``x [count, F]`` at these tokens and 0 elsewhere."""
@@ -83,12 +84,7 @@ class Tokens:
         if self.chosen is None and not self.start:
             return x.reshape(shape)
         out = x.new_zeros(shape)
-        if self.chosen is None:
-            out[:, self.start :] = x.view(shape[0], -1, shape[2])
-        else:
-            out.view(self.candidates, -1, shape[2])[:, self.chosen] = x.view(
-                self.candidates, -1, shape[2]
-            )
+        self.put(x[:, None], out[:, :, None], slice(None))
         return out
 
     def pick(self, x: Tensor, rows: Tensor | slice) -> Tensor:
@@ -97,29 +93,131 @@ class Tokens:
         return mine[:, rows]
 
 
-class Outbox:
-    """Deltas ``[tokens.count, 1 + slots, D]`` of computed writers, and their gradients.
+class AblatedRun:
+    """What masked passes over one batch start from: the ablated streams, and which tokens count.
 
-    A token's slots stand together, so that each product works on what fits a cache. Deltas,
-    mask values and sums are float32 at least: rounded to half precision, hundreds of Deltas would
-    add up to more than the model's own rounding, which is once for each layer. Gradients are in the
-    model's dtype.
+    Args:
+        reference: clean inputs and ablated values.
+        cores: each layer's attention of chosen heads.
+        lasting: whether streams without their means and projections of readers that no pass
+            computes are kept, for passes over one plan.
     """
 
-    def __init__(self, slots: int, copies: int, tokens: Tokens, like: Tensor) -> None:
-        self.tokens, self.sizes = tokens, tokens.split(copies)
-        shape = (tokens.count, 1 + slots, like.shape[-1])
+    def __init__(
+        self, reference: LMReference, cores: list[HeadCores], *, lasting: bool = False
+    ) -> None:
+        self.reference, self.arch, self.cores = reference, reference.arch, cores
+        self.values, self.places = reference.ablated_values, reference.stream
+        if reference.constants is not None:  # they may have changed since the last run
+            self.values = reference.ablated_now()
+            self.places = reference.stream_of(self.values)
+        entry, answers = reference.glue.entry, reference.inputs.answers
+        batch, length, _ = entry.shape
+        self.dtype, self.like = entry.dtype, entry
+        asked, self.where = torch.unique(answers, return_inverse=True)
+        start = min(reference.start, int((asked % length).min()))
+        self.tokens = TokenSelection(1, batch, length, start)
+        self.asked = TokenSelection(1, batch, length, chosen=asked)
+        # Numbers of the tokens asked for among the counted ones.
+        self.local = asked // length * (length - start) + asked % length - start
+        self.trimmed = 2 * len(asked) <= self.tokens.count
+        self.lasting, self.qkv = lasting, dict[int, Tensor]()
+        self._streams: dict[tuple[int, bool], Tensor] = {}
+
+    def stream(self, place: int, narrow: bool = False) -> Tensor:
+        """``[n, D]`` in float32 at least: the ablated residual stream at a place.
+
+        At the tokens that count, or at those asked for. Without its mean where norms ask.
+        """
+        if (place, narrow) in self._streams:
+            return self._streams[place, narrow]
+        tokens = self.asked if narrow else self.tokens
+        x = centre(tokens.take(self.places[place]), self.arch.centred)
+        if self.lasting:
+            self._streams[place, narrow] = x
+        return x
+
+    def projections(self, block: DecoderBlock, layer: LayerPlan) -> Tensor:
+        """``[B, T, rows, dh]`` to be overwritten by what reads for itself at its tokens.
+
+        Elsewhere: what the computed heads need of the ablated run; keys and values of all heads
+        before ``start``.
+        """
+        if block.index in self.qkv:
+            return self.qkv[block.index]
+        tokens, heads = self.tokens, layer.heads
+        out = self.like.new_zeros(tokens.batch, tokens.length, block.rows, block.head_dim)
+        if len(layer.rows) < block.rows:
+            kv = block.heads + heads // (block.heads // block.kv_heads)
+            needed = torch.zeros(block.rows, dtype=torch.bool)
+            needed[torch.cat([heads, kv, kv + block.kv_heads])] = True
+            needed |= block.coupled
+            needed[layer.rows] = False
+            rows = torch.nonzero(needed)[:, 0]
+            if len(rows):
+                x = self.places[2 * block.index].to(self.dtype)
+                x = centre(x, self.arch.centred).expand(tokens.batch, tokens.length, -1)
+                x = x.flatten(0, 1)[:, None].expand(-1, len(rows), -1)
+                new = project(block.projections, rows, x)
+                out[:, :, rows.to(out.device)] = new.unflatten(0, out.shape[:2])
+        if tokens.start:
+            out[:, : tokens.start, block.heads :] = self._prefix(block)
+        if self.lasting:
+            self.qkv[block.index] = out
+        return out
+
+    def _prefix(self, block: DecoderBlock) -> Tensor:
+        """``[B, start, 2 * H_kv, dh]``: keys and values of the positions that have no Delta."""
+        known = self.reference.prefixes
+        if block.index not in known:
+            x = self.places[2 * block.index][:, : self.reference.start].to(self.dtype)
+            norm = block.attention_norm
+            qkv = block.project(x if norm is None else norm(x))
+            qkv = qkv.unflatten(-1, (block.rows, block.head_dim))
+            known[block.index] = qkv[:, :, block.heads :].clone()
+        return known[block.index][:, : self.tokens.start]
+
+
+class DeltaBuffer:
+    """Deltas ``[token, 1 + slots, d_model]`` of computed writers, and their gradients.
+
+    Where most writers are computed, a token's slots stand together in memory: each token's
+    products then work on what fits a cache. Where few are (``slot_major``, for one mask), a slot's
+    tokens stand together: products skip the slots that nobody reads, and run over all tokens.
+
+    Deltas, mask values and sums are float32 at least: rounded to half precision, hundreds of
+    Deltas would add up to more than the model's own rounding, which is once for each layer.
+    Gradients are in the model's dtype.
+    """
+
+    def __init__(
+        self, slots: int, masks: int, tokens: TokenSelection, like: Tensor, *, slot_major: bool
+    ) -> None:
+        self.tokens, self.sizes, self.slot_major = tokens, tokens.split(masks), slot_major
         self.dtype, self.wide = like.dtype, wide(like[:0]).dtype
-        self.delta = torch.empty(shape, dtype=self.wide, device=like.device)
+        shape = [tokens.count, 1 + slots, like.shape[-1]]
+        if slot_major:
+            shape[:2] = shape[1::-1]
+        delta = torch.empty(shape, dtype=self.wide, device=like.device)
+        self.delta = delta.transpose(0, 1) if slot_major else delta
         self.grad: Tensor | None = None
         self._scratch = self.delta.new_empty(0)
 
-    def read(self, weights: Tensor, base: Tensor) -> Tensor:
-        """``[count, R, D]``: what readers with ``weights [C, R, 1 + S]`` read over ``base``.
+    def of(self, slots: Tensor | slice) -> Tensor:
+        """``[s, token, D]``: Deltas of some slots."""
+        return self.delta.transpose(0, 1)[slots]
 
-        Stands in one buffer, which the next reading overwrites; in float32 at least.
+    def read(self, weights: Tensor, base: Tensor) -> Tensor:
+        """``[token, R, D]``: what readers with ``weights [masks, R, 1 + S]`` read over ``base``.
+
+        ``base`` is ``[R or 1, n, D]`` for one candidate's n tokens; in slot-major order each
+        reader may have its own. The sum is in float32 at least. In token-major order it stands in
+        one buffer, which the next reading overwrites.
         """
-        self.delta[:, 0] = base
+        if self.slot_major:
+            return self._read_few(weights[0, :, 1:], base)
+        # The base rides along as slot 0 with the weight 1: no pass over the result of its own.
+        self.delta[:, 0].unflatten(0, (self.tokens.candidates, -1)).copy_(base)
         count, _, width = self.delta.shape
         size = count * weights.shape[1] * width
         if len(self._scratch) < size:
@@ -127,23 +225,55 @@ class Outbox:
         out = self._scratch[:size].view(count, -1, width)
         return torch.bmm(self._each(weights), self.delta[:, : weights.shape[2]], out=out)
 
-    def start_gradients(self) -> Tensor:
-        """Deltas' gradients, all 0."""
-        self.grad = torch.zeros_like(self.delta, dtype=self.dtype)
-        return self.grad
+    def _read_few(self, weights: Tensor, base: Tensor) -> Tensor:
+        candidates = self.tokens.candidates
+        shape = (len(weights), candidates, *base.shape[1:])
+        used = torch.nonzero((weights != 0).any(0).cpu())[:, 0]
+        weights = weights[:, used.to(weights.device)]
+        together = len(used) and len(used) == int(used[-1]) - int(used[0]) + 1
+        links = torch.nonzero(weights).tolist() if weights.device.type == "cpu" else None
+        if not len(used) or (not together and links and len(links) <= 2 * len(used)):
+            # Each link alone: gathering the slots for one product would cost a copy of each.
+            out = base[:, None].expand(shape).clone()
+            for row, column in links or ():
+                one = self.of(1 + used[column]).view(shape[1:])
+                out[row].add_(one, alpha=float(weights[row, column]))
+        else:
+            first = 1 + int(used[0])
+            slots = slice(first, first + len(used)) if together else 1 + used
+            out = torch.mm(weights, self.of(slots).flatten(1)).view(shape)
+            out += base[:, None]
+        return out.flatten(1, 2).transpose(0, 1)
 
     def add(self, out: Tensor, weights: Tensor, slots: slice) -> None:
-        """Adds the Deltas of ``slots``, weighted by ``[C, R, S]``, to ``out [count, R, D]``."""
-        out.baddbmm_(self._each(weights), self.delta[:, slots])
+        """Adds the Deltas of ``slots``, weighted by ``[masks, R, S]``, to ``out [token, R, D]``."""
+        if self.slot_major:
+            found = torch.mm(weights[0], self.of(slots).flatten(1))
+            out += found.view(-1, *self.delta.shape[::2]).transpose(0, 1)
+        else:
+            out.baddbmm_(self._each(weights), self.delta[:, slots])
+
+    def start_gradients(self) -> None:
+        """Makes the Deltas' gradients 0."""
+        self.grad = torch.zeros_like(self.delta, dtype=self.dtype)
 
     def spread(self, weights: Tensor, grad: Tensor, slots: slice) -> None:
-        """Adds to the Deltas' gradients what ``grad [count, R, D]`` at their readers gives."""
+        """Adds to the Deltas' gradients what ``grad [token, R, D]`` at their readers gives."""
         assert self.grad is not None
-        each = self._each(weights).transpose(1, 2).to(grad.dtype)
-        self.grad[:, slots].baddbmm_(each, grad)
+        if self.slot_major:
+            mine = self.grad.transpose(0, 1)[slots]
+            mine.view(len(mine), -1).addmm_(
+                weights[0].T.to(grad.dtype), grad.transpose(0, 1).flatten(1)
+            )
+        else:
+            each = self._each(weights).transpose(1, 2).to(grad.dtype)
+            self.grad[:, slots].baddbmm_(each, grad)
 
-    def against(self, grad: Tensor, slots: slice) -> Tensor:
-        """``[C, R, S]``: gradients ``[count, R, D]`` against Deltas, in float32 at least."""
+    def mask_gradients(self, grad: Tensor, slots: slice) -> Tensor:
+        """``[masks, R, S]``: gradients ``[token, R, D]`` against Deltas, in float32 at least."""
+        if self.slot_major:
+            grad = wide(grad.transpose(0, 1).flatten(1))
+            return torch.mm(grad, self.of(slots).flatten(1).T)[None]
         found = []
         delta = self.delta[:, slots]
         for g, d in zip(grad.split(self.sizes), delta.split(self.sizes), strict=True):
@@ -153,7 +283,7 @@ class Outbox:
         return torch.stack(found)
 
     def _each(self, weights: Tensor) -> Tensor:
-        """``[C, R, S]`` for each token; a view where there is one mask."""
+        """``[token, R, S]`` from ``[masks, R, S]``; a view where there is one mask."""
         if len(set(self.sizes)) > 1:
             sizes = torch.tensor(self.sizes, device=weights.device)
             return weights.repeat_interleave(sizes, 0)

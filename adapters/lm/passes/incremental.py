@@ -16,9 +16,9 @@ from torch import Tensor
 
 from graphprune.core.trials import EdgeTrials
 
-from ..describe.layout import Plan, dense_plan, sparse_plan
-from ..describe.norms import wide
-from .sparse import Base, Fixed, Given, SparseRun
+from ..describe.layout import EdgeLayout, PassPlan, Place, dense_plan, sparse_plan
+from .delta_buffer import AblatedRun
+from .masked import GivenInput, MaskedPass
 
 __all__ = ["SuffixTrials"]
 
@@ -31,24 +31,29 @@ _LOGITS = 2**25  # numbers that a call gives at most
 
 @dataclass(frozen=True, eq=False)
 class _Reader:
-    """One reader: its layer (L for the output), its attention row or ``None``, its edges."""
+    """One reader: its layer (L for the output), its attention row or ``None``, its edges.
+
+    ``moved [W]`` bool: the writers that it feeds.
+    """
 
     layer: int
     row: int | None
     edges: slice
-
-    @property
-    def key(self) -> tuple[int, int | None]:
-        return self.layer, self.row
+    moved: Tensor
 
 
 @dataclass(eq=False)
 class _Turn:
-    """What stays the same while one reader's edges are tried."""
+    """What stays the same while one reader's edges are tried.
+
+    ``narrow``: whether the reader is wanted at the answers' tokens alone; ``inputs``: what readers
+    that are computed anew read of all that stays as it is; ``x [n, D]``: what the reader reads.
+    """
 
     reader: _Reader
-    plan: Plan
-    fixed: Fixed
+    plan: PassPlan
+    narrow: bool
+    inputs: dict[tuple[int, bool], Tensor]
     x: Tensor
 
 
@@ -57,147 +62,102 @@ class SuffixTrials(EdgeTrials):
 
     spans = False
 
-    def __init__(self, base: Base, kept: Tensor) -> None:
-        self.base, self.layout, self.kept = base, base.layout, kept.clone()
-        self._device = base.reference.glue.entry.device
+    def __init__(self, base: AblatedRun, layout: EdgeLayout, kept: Tensor) -> None:
+        self.base, self.layout, self.kept = base, layout, kept.clone()
+        self.attention, self.mlps, self.final = layout.places()
+        self._device = base.like.device
         self._turn: _Turn | None = None
-        self._begin()
+        # One pass that computes everything; its buffers stay, and follow the circuit.
+        plan = dense_plan(layout)
+        self._whole = MaskedPass(base, plan, self._mask()[None], slot_major=True)
+        with base.arch.running():
+            self._outputs = self._whole.forward()[0]
+        base.qkv.update(self._whole.qkv)
         self._set_width(narrow=False)
 
     # ---------------------------------------------------------------- the circuit as it stands
 
-    def _begin(self) -> None:
-        """One pass that computes everything."""
-        layout, base = self.layout, self.base
-        plan = dense_plan(layout)
-        run = SparseRun(base, plan, self._mask(), {}, Fixed())
-        with base.arch.running():
-            self._outputs = run.run()[0]
-        last = layout.head(layout.layers - 1)
-        every = torch.arange(layout.writers)
-        self.main = run.messages.of(every[:last], None, 1)
-        self.tail = run.messages.of(every[last:], None, 1)
-        self.qkv = run.held
-        for layer, (rows, new) in run.projected.items():
-            self._put(layer, rows, new)
-
     def _set_width(self, *, narrow: bool) -> None:
         """How many rows pay: ``narrow`` where a call computes answers' tokens alone."""
-        kind, tokens = "cpu" if self._device.type == "cpu" else "other", self.base.tokens
-        count = len(tokens.asked) if narrow else tokens.count
-        each = len(tokens.where) * self._outputs.shape[-1]
+        kind, base = "cpu" if self._device.type == "cpu" else "other", self.base
+        count = base.asked.count if narrow else base.tokens.count
+        each = len(base.where) * self._outputs.shape[-1]
         self.most = max(1, min(_TOKENS[kind] // count, _LOGITS // each))
         self.overhead = _LAUNCH[kind][narrow] / count
 
     def _mask(self) -> Tensor:
-        entry = self.base.reference.glue.entry
-        return self.kept.to(self._device, wide(entry[:0]).dtype)
+        kind = torch.float64 if self.base.dtype == torch.float64 else torch.float32
+        return self.kept.to(self._device, kind)
 
-    def _put(self, layer: int, rows: Tensor, new: Tensor) -> None:
-        tokens = self.base.tokens
-        put = new.view(len(rows), tokens.batch, -1, new.shape[-1]).permute(1, 2, 0, 3)
-        self.qkv[layer][:, tokens.start :, rows.to(new.device)] = put
-
-    def _deltas(self, writers: Tensor, asked: bool) -> Tensor:
-        """``[s, n, D]`` of ``writers [s]``, ascending; at the asked tokens alone if ``asked``."""
-        last = self.layout.head(self.layout.layers - 1)
-        early, late = writers[writers < last], writers[writers >= last] - last
-        main = self.main if len(early) == last else self.main[early.to(self._device)]
-        if not asked:
-            return main
-        main = main[:, self.base.tokens.asked]
-        return torch.cat([main, self.tail[late.to(self._device)]]) if len(late) else main
+    def _standing(self, mask: Tensor, place: int, narrow: bool) -> Tensor:
+        """``[R, n, D]``: what readers ``mask [R, prefix]`` read of the circuit as it stands."""
+        whole = self._whole
+        buffer = whole.home(narrow)
+        weights = torch.cat([mask.new_ones(len(mask), 1), mask], 1)
+        base = self.base.stream(place, buffer is whole.tail)[None]
+        return buffer.read(weights[None], base).transpose(0, 1)
 
     # ---------------------------------------------------------------- one reader's turn
 
     def _reader(self, edge: int) -> _Reader:
-        layout, base = self.layout, self.base
-        if edge >= base.final.offset:
-            return _Reader(layout.layers, None, base.final.edges)
-        for layer in range(layout.layers):
-            place = base.mlps[layer]
-            if edge >= place.edges.stop:
-                continue
-            if edge >= place.offset:
-                return _Reader(layer, None, place.edges)
-            place = base.attention[layer]
-            row = (edge - place.offset) // place.prefix
-            start = place.offset + row * place.prefix
-            return _Reader(layer, row, slice(start, start + place.prefix))
-        raise AssertionError(edge)
-
-    def _moved(self, reader: _Reader) -> Tensor:
-        """``[W]`` bool: the writers that the reader feeds."""
         layout, moved = self.layout, torch.zeros(self.layout.writers, dtype=torch.bool)
-        if reader.layer == layout.layers:
-            return moved
-        first = layout.head(reader.layer)
-        if reader.row is None:
+        if edge >= self.final.edges.start:
+            return _Reader(layout.layers, None, self.final.edges, moved)
+        layer = next(i for i, place in enumerate(self.mlps) if edge < place.edges.stop)
+        place, first = self.mlps[layer], layout.head(layer)
+        if edge >= place.edges.start:
             moved[first + layout.heads] = True
-        elif layout.coupled:
-            moved[first : first + layout.heads] = True
-        elif reader.row < layout.heads:
-            moved[first + reader.row] = True
-        else:
-            share = layout.heads // layout.kv_heads
-            group = (reader.row - layout.heads) % layout.kv_heads
-            moved[first + group * share : first + (group + 1) * share] = True
-        return moved
+            return _Reader(layer, None, place.edges, moved)
+        place = self.attention[layer]
+        row = (edge - place.edges.start) // place.prefix
+        start = place.edges.start + row * place.prefix
+        read = (layout.rows_of(torch.arange(layout.heads)) == row).any(0)
+        moved[first : first + layout.heads] = read | layout.coupled
+        return _Reader(layer, row, slice(start, start + place.prefix), moved)
 
     def _take_turn(self, edge: int) -> _Turn:
         if self._turn is not None:
             edges = self._turn.reader.edges
             if edges.start <= edge < edges.stop:
                 return self._turn
-        reader = self._reader(edge)
-        mask = self._mask()
-        plan = sparse_plan(
-            self.layout, self.kept[None].float(), quiescent=True, moved=self._moved(reader)
-        )
-        asked = self._narrow(plan, reader)
-        place = 2 * reader.layer + (reader.row is None and reader.layer < self.layout.layers)
-        senders = mask[reader.edges]
-        x = self._standing(senders[None], self.base.stream(place, asked)[None], asked)[0]
-        self._turn = _Turn(reader, plan, self._fixed(plan, mask, reader), x)
-        self._set_width(narrow=asked and not bool((plan.computed & ~plan.narrow).any()))
+        reader, layout, mask = self._reader(edge), self.layout, self._mask()
+        plan = sparse_plan(layout, self.kept[None], quiescent=True, moved=reader.moved)
+        output = reader.layer == layout.layers
+        narrow = output or (reader.row is None and plan.layers[reader.layer].narrow_mlp)
+        place = 2 * reader.layer + (reader.row is None and not output)
+        x = self._standing(mask[reader.edges][None], place, narrow)[0]
+        inputs = self._inputs(plan, mask, reader)
+        self._turn = _Turn(reader, plan, narrow, inputs, x)
+        alone = not bool((plan.computed & ~plan.narrow).any())
+        self._set_width(narrow=narrow and alone)
         return self._turn
 
-    def _narrow(self, plan: Plan, reader: _Reader) -> bool:
-        """Whether the reader is wanted at the asked tokens alone."""
-        layout = self.layout
-        if reader.layer == layout.layers:
-            return True
-        return reader.row is None and bool(plan.narrow[layout.head(reader.layer) + layout.heads])
+    def _inputs(
+        self, plan: PassPlan, mask: Tensor, reader: _Reader
+    ) -> dict[tuple[int, bool], Tensor]:
+        """What the turn's computed readers read of all that stays as it is.
 
-    def _standing(self, mask: Tensor, stream: Tensor, asked: bool) -> Tensor:
-        """``[R, n, D]``: what readers ``mask [R, prefix]`` read of the circuit as it stands."""
-        writers = torch.nonzero((mask != 0).any(0).cpu())[:, 0]
-        if not len(writers):
-            return stream.expand(len(mask), -1, -1).clone()
-        sent = self._deltas(writers, asked).flatten(1)
-        weights = mask[:, writers.to(mask.device)]
-        base = stream.expand(len(mask), -1, -1).flatten(1)
-        return torch.addmm(base, weights, sent).view(len(mask), *stream.shape[1:])
+        By layer and buffer, as :class:`MaskedPass` takes them: the MLP with the attention's rows.
+        """
+        still, found = (~plan.computed).to(mask), dict[tuple[int, bool], Tensor]()
 
-    def _fixed(self, plan: Plan, mask: Tensor, reader: _Reader) -> Fixed:
-        """What the turn's computed readers read of all that stays as it is."""
-        layout, base, fixed = self.layout, self.base, Fixed()
-        still = (~plan.computed).to(mask)
-        for layer in range(layout.layers):
-            rows, place = plan.rows[layer], base.attention[layer]
-            if len(rows):
-                mine = mask[place.edges].view(place.rows, -1)[rows.to(mask.device)]
-                stream = base.stream(2 * layer)[None]
-                fixed.attention[layer] = self._standing(mine * still[: place.prefix], stream, False)
-            writer = layout.head(layer) + layout.heads
-            if plan.computed[writer] and (layer, None) != reader.key:
-                place, asked = base.mlps[layer], bool(plan.narrow[writer])
-                mine = mask[None, place.edges] * still[: place.prefix]
-                stream = base.stream(2 * layer + 1, asked)[None]
-                fixed.mlps[layer] = self._standing(mine, stream, asked)[0]
-        mine = mask[None, base.final.edges] * still
-        fixed.final = self._standing(mine, base.stream(-1, asked=True)[None], True)[0]
-        return fixed
+        def standing(place: Place, rows: Tensor | slice, number: int, narrow: bool) -> Tensor:
+            kept = place.of(mask)[rows] * still[: place.prefix]
+            return self._standing(kept, number, narrow)
+
+        for i, layer in enumerate(plan.layers):
+            given = reader.layer == i and reader.row is None
+            for narrow, rows, mlp in layer.readers[self.base.trimmed]:
+                parts = []
+                if len(rows):
+                    parts.append(standing(layer.attention, rows.to(mask.device), 2 * i, narrow))
+                if mlp and not given:
+                    # At the attention's place: the pass adds what lies between.
+                    parts.append(standing(layer.mlp_place, slice(None), 2 * i, narrow))
+                if parts:
+                    found[i, narrow] = torch.cat(parts)
+        last = standing(plan.final, slice(None), -1, True)
+        return found | {(len(plan.layers), self.base.trimmed): last}
 
     # ---------------------------------------------------------------- trials
 
@@ -208,52 +168,54 @@ class SuffixTrials(EdgeTrials):
     def without(self, edges: Tensor, cuts: Tensor) -> Tensor:
         """Rows side by side; the edges must have one reader."""
         turn = self._take_turn(int(edges[0]))
-        reader, asked = turn.reader, self._narrow(turn.plan, turn.reader)
+        reader = turn.reader
         self._edges, self._cuts = edges, cuts
         senders = edges - reader.edges.start
         order = senders.argsort()
-        sent = self._deltas(senders[order], asked).flatten(1)
+        sent = self._whole.home(turn.narrow).of(1 + senders[order].to(self._device)).flatten(1)
         weights = cuts[:, order].to(sent)
         x = torch.addmm(turn.x.flatten(), weights, sent, alpha=-1).view(-1, *turn.x.shape)
-        given = Given(reader.layer, reader.row, x)
-        self._run = SparseRun(
+        self._run = MaskedPass(
             self.base,
             turn.plan,
-            self._mask(),
-            self.qkv,
-            turn.fixed,
+            self._mask()[None],
+            slot_major=True,
             copies=len(cuts),
-            given=given,
+            given=GivenInput(reader.layer, reader.row, x),
+            inputs=turn.inputs,
         )
         with self.base.arch.running():
-            self._rows: Tensor = self._run.run()
+            self._rows: Tensor = self._run.forward()
         return self._rows
 
     def cut(self, row: int) -> None:
         """Takes over a row's messages and projections."""
-        turn, run = self._turn, self._run
+        turn, run, whole = self._turn, self._run, self._whole
         assert turn is not None
-        self.kept[self._edges[self._cuts[row]]] = False
         assert run.given is not None
+        self.kept[self._edges[self._cuts[row]]] = False
         turn.x = run.given.x[row].clone()
         self._outputs = self._rows[row].clone()
-        last = self.layout.head(self.layout.layers - 1)
-        writers = torch.nonzero(turn.plan.computed)[:, 0]
-        narrow, late = turn.plan.narrow[writers], writers >= last
-        for some in (writers[~narrow], writers[narrow & ~late], writers[late]):
-            if not len(some):
-                continue
-            new = run.messages.of(some, None, run.copies).unflatten(1, (run.copies, -1))[:, row]
-            if some[0] >= last:
-                self.tail[(some - last).to(self._device)] = new
-            elif turn.plan.narrow[some[0]]:
-                # What other tokens hold is out of date, and nothing will read it: cuts only
-                # take readers away.
-                self.main[some.to(self._device)[:, None], self.base.tokens.asked] = new
-            else:
-                self.main[some.to(self._device)] = new
-        for layer, (rows, new) in run.projected.items():
-            self._put(layer, rows, new.unflatten(1, (run.copies, -1))[:, row])
+        heads = self.layout.heads
+        for layer in turn.plan.layers:
+            mlp = torch.arange(int(layer.mlp)) + heads
+            for mine, start, count, narrow in (
+                (layer.heads, 0, heads, layer.narrow_heads),
+                (mlp, heads, 1, layer.narrow_mlp),
+            ):
+                buffer = run.home(narrow)
+                new = buffer.of(run.slots(buffer, layer.first + start, count))
+                new = new.unflatten(1, (run.candidates, -1))[:, row]
+                slots = 1 + layer.first + mine.to(self._device)
+                # What a narrow writer's other tokens hold is out of date, and nothing will read
+                # it: cuts only take readers away.
+                if whole.tail is not None:
+                    seen = new if buffer is run.tail else new[:, self.base.local]
+                    whole.tail.of(slice(None))[slots] = seen
+                if buffer is run.main:
+                    whole.main.of(slice(None))[slots] = new
+        for i, qkv in run.qkv.items():
+            self.base.qkv[i] = qkv.unflatten(0, (run.candidates, -1))[row].clone()
 
     def drop(self, edges: Tensor) -> None:
         """Cuts edges into nodes that lead nowhere: nothing that is read changes."""

@@ -7,7 +7,7 @@ need not, so that every constant ablation, means included, is one of these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -16,24 +16,24 @@ from graphprune.core.model import Ablation
 from graphprune.errors import InputError
 
 from ..describe.architecture import Architecture
-from ..describe.layout import Layout
-from .reader_inputs import sender
+from ..describe.layout import EdgeLayout
 from .values import LMReference, Values
 
 __all__ = ["ablation_values", "learned_constants", "mean_values"]
 
 
 def mean_values(
-    sides: Iterator[tuple[Values, Tensor]], layout: Layout, *, per_position: bool
+    references: Iterable[LMReference], layout: EdgeLayout, *, per_position: bool
 ) -> Values:
     """Means of every writer's message over examples and real positions (or for each position).
 
-    ``sides`` gives values and their weight ``[B, T]``, 0 at padding. Sums run in float64.
+    They are the clean values of ``references``, padding aside. Sums run in float64.
     """
     total: list[Tensor] | None = None
     count: Tensor | None = None
     length, layers = 0, 0
-    for values, weight in sides:
+    for reference in references:
+        values, weight = reference.clean, reference.inputs.weight
         layers = len(values.codes)
         parts = [*values.embed, *values.codes, *values.mlps]
         wide = weight.double()
@@ -63,19 +63,12 @@ def mean_values(
     )
 
 
-def ablation_values(reference: LMReference, layout: Layout) -> Values:
+def ablation_values(reference: LMReference, layout: EdgeLayout) -> Values:
     """Zero or mean values in the shape of the reference's batch."""
     entry, ablation = reference.glue.entry, reference.ablation
     batch, tokens, width = entry.shape
     if ablation.kind == "mean":
-        means = ablation.values
-        if not isinstance(means, Values):
-            raise InputError("mean ablation needs the values that model.mean_ablation(...) gives")
-        if means.layout != layout or means.mlps[0].shape[-1] != width:
-            raise InputError(
-                f"these means come from another model: {means.layout}, width "
-                f"{means.mlps[0].shape[-1]}; this one is {layout}, width {width}"
-            )
+        means = Values.means_of(ablation, layout, width)
         if means.mlps[0].shape[1] not in (1, tokens):
             raise InputError(
                 f"means were kept for {means.mlps[0].shape[1]} positions; this batch has {tokens}"
@@ -92,7 +85,7 @@ def ablation_values(reference: LMReference, layout: Layout) -> Values:
     )
 
 
-def _learned(constants: Tensor | None, layout: Layout, entry: Tensor, code: int) -> Values:
+def _learned(constants: Tensor | None, layout: EdgeLayout, entry: Tensor, code: int) -> Values:
     batch, tokens, width = entry.shape
     if constants is None or constants.shape != (layout.writers, width):
         got = None if constants is None else list(constants.shape)
@@ -111,21 +104,19 @@ def _learned(constants: Tensor | None, layout: Layout, entry: Tensor, code: int)
     )
 
 
-def learned_constants(start: Ablation, arch: Architecture, layout: Layout) -> Tensor:
+def learned_constants(start: Ablation, arch: Architecture, layout: EdgeLayout) -> Tensor:
     """``[W, D]``, a leaf that requires grad: what each writer sends under zero or mean ablation.
 
     float32, or float64 for a float64 model. Raises :class:`InputError` for other ablations.
     """
     dtype = torch.float64 if arch.dtype == torch.float64 else torch.float32
     found = torch.zeros(layout.writers, arch.width, dtype=dtype, device=arch.device)
-    values = start.values
-    if start.kind == "mean" and not start.per_position and isinstance(values, Values):
-        if values.layout != layout or values.mlps[0].shape[-1] != arch.width:
-            raise InputError(f"these means come from another model: {values.layout}, not {layout}")
+    if start.kind == "mean" and not start.per_position:
+        values = Values.means_of(start, layout, arch.width)
         found[: layout.embeddings] = values.embed.to(found)[:, 0, 0]
         for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
             first = layout.head(block.index)
-            weight = sender(block, centred=False).to(found)
+            weight = block.senders(False).to(found)
             split = code.to(found).view(block.heads, 1, block.head_dim)
             found[first : first + block.heads] = torch.bmm(split, weight.detach())[:, 0]
             found[first + block.heads] = mlp.to(found)[0, 0]

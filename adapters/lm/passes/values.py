@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -19,7 +20,7 @@ from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError
 
 from ..describe.architecture import Architecture, Call, Glue
-from ..describe.layout import Layout
+from ..describe.layout import EdgeLayout
 from ..describe.norms import wide
 from .inputs import Inputs
 
@@ -41,8 +42,21 @@ class Values:
     codes: list[Tensor]
     mlps: list[Tensor]
     stream: list[Tensor] | None = None
-    layout: Layout | None = None
+    layout: EdgeLayout | None = None
     heads: Tensor | None = None
+
+    @classmethod
+    def means_of(cls, ablation: Ablation, layout: EdgeLayout, width: int) -> Values:
+        """The means of an ablation; raises :class:`InputError` for those of another model."""
+        means = ablation.values
+        if not isinstance(means, cls):
+            raise InputError("mean ablation needs the values that model.mean_ablation(...) gives")
+        if means.layout != layout or means.mlps[0].shape[-1] != width:
+            raise InputError(
+                f"these means come from another model: {means.layout}, width "
+                f"{means.mlps[0].shape[-1]}; this one is {layout}, width {width}"
+            )
+        return means
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Values:
         """Every writer's value through ``function``, one embedding or layer at a time."""
@@ -61,7 +75,7 @@ class Values:
             arch.blocks, self.codes, other.codes, self.mlps, other.mlps, strict=True
         ):
             mine = out[start : start + heads]
-            with block.present():
+            with block.loaded():
                 expand_codes(block.output_weight, c - c2, mine, block.gain)
             if other.heads is not None:
                 mine -= other.heads[block.index, :, None, None]
@@ -91,7 +105,7 @@ def residuals(arch: Architecture, values: Values, position: Tensor, like: Tensor
     places = []
     for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
         places.append(x)
-        with block.present():
+        with block.loaded():
             middle = x + block.message(code)
         if values.heads is not None:
             middle = middle + values.heads[block.index].sum(0)
@@ -121,20 +135,23 @@ class LMReference(Reference):
     start: int = 0
     checkpointing: bool = False
     weights: tuple[tuple[int, int], ...] | None = None
-    _clean: Values | None = None
-    _ablated: Values | None = None
-    _stream: list[Tensor] | None = None
-    _corrupt_embed: Tensor | None = None
-    _outputs: dict[bool, Tensor] = field(default_factory=dict)
-    _calls: dict[int, tuple[Call, ...]] = field(default_factory=dict)
-    _prefix: dict[int, Tensor] = field(default_factory=dict)
+    prefixes: dict[int, Tensor] = field(default_factory=dict, init=False)
+    constants: Tensor | None = field(init=False)
+    exact_counterfactual: bool = field(init=False)
+    _outputs: dict[bool, Tensor] = field(default_factory=dict, init=False)
+    _calls: dict[int, tuple[Call, ...]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.constants = self.ablation.parameters[0] if self.ablation.kind == "optimal" else None
+        counterfactual = self.ablation.kind == "counterfactual"
+        self.exact_counterfactual = counterfactual and self.inputs.alignment is None
 
     def offer(self, clean: bool, values: Values) -> None:
         """Takes values another computation happened to make."""
-        if clean and self._clean is None:
-            self._clean = values
-        if not clean and self._ablated is None and self.exact_counterfactual:
-            self._ablated = values
+        if clean:
+            vars(self).setdefault("clean", values)
+        elif self.exact_counterfactual:
+            vars(self).setdefault("ablated_values", values)
 
     def changes_nothing(self) -> bool:
         """Whether every writer's ablated message is its clean one; embeddings are looked at first.
@@ -153,58 +170,42 @@ class LMReference(Reference):
             if self.inputs.alignment is None:
                 return True
         alike = torch.equal if self.ablation.kind == "zero" else equal_but_for_rounding
-        embed = entry_embeddings(self.glue, self.embeddings) * real
+        embed = self.glue.sent(self.embeddings) * real
         if not alike(embed, self.ablated_embed.expand_as(embed) * real):
             return False
         ours, other = self.clean, self.ablated_values
         pairs = zip([*ours.codes, *ours.mlps], [*other.codes, *other.mlps], strict=True)
         return all(alike(one * real, two.expand_as(one) * real) for one, two in pairs)
 
-    @property
-    def exact_counterfactual(self) -> bool:
-        """Whether a node whose inputs are all ablated sends exactly its ablation value."""
-        return self.ablation.kind == "counterfactual" and self.inputs.alignment is None
-
-    @property
-    def constants(self) -> Tensor | None:
-        """``[W, D]``: learned ablation values, which an optimiser may change between runs."""
-        return self.ablation.parameters[0] if self.ablation.kind == "optimal" else None
-
-    @property
+    @cached_property
     def clean(self) -> Values:
         """What each writer sends on the clean input."""
-        if self._clean is None:
-            self._clean = self.compute(self, True)
-        return self._clean
+        return self.compute(self, True)
 
     @property
     def ablated_embed(self) -> Tensor:
         """``[E, B, T, D]``: ablated embeddings, which need no pass over the layers."""
-        if self._ablated is not None or not self.exact_counterfactual:
-            return self.ablated_values.embed
-        if self._corrupt_embed is None:
-            assert self.inputs.corrupt is not None
-            with torch.no_grad():
-                glue = self.arch.glue(self.inputs.corrupt)
-            self._corrupt_embed = entry_embeddings(glue, self.embeddings)
+        if "ablated_values" in vars(self) or not self.exact_counterfactual:
+            return self.ablated_now().embed
         return self._corrupt_embed
 
-    @property
-    def ablated_values(self) -> Values:
-        """What stands in for each writer's message where an edge is ablated."""
-        if self.constants is not None:
-            return self.compute(self, False)
-        if self._ablated is None:
-            self._ablated = self.compute(self, False)
-        return self._ablated
+    @cached_property
+    def _corrupt_embed(self) -> Tensor:
+        assert self.inputs.corrupt is not None
+        with torch.no_grad():
+            return self.arch.glue(self.inputs.corrupt).sent(self.embeddings)
 
-    def require_same_weights(self) -> None:
-        """Raises :class:`InputError` if the model's weights were changed since."""
-        if self.weights is not None and self.weights != self.arch.snapshot.weights():
-            raise InputError(
-                "the model's weights were changed after this reference (or compiled circuit) was "
-                "made, and its values are those of the old ones: make it again"
-            )
+    @cached_property
+    def ablated_values(self) -> Values:
+        """What stands in for each writer's message where an edge is ablated.
+
+        Learned ones as they were when first asked for; :meth:`ablated_now` has them as they are.
+        """
+        return self.compute(self, False)
+
+    def ablated_now(self) -> Values:
+        """Ablated values as they are now: an optimiser changes learned ones between runs."""
+        return self.ablated_values if self.constants is None else self.compute(self, False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -217,29 +218,16 @@ class LMReference(Reference):
         position = self.glue.position
         return position.new_zeros(()) if self.embeddings == 2 else position
 
-    @property
+    @cached_property
     def stream(self) -> list[Tensor]:
         """The ablated residual stream at every place."""
-        if self._stream is not None:
-            return self._stream
-        values = self.ablated_values
-        with torch.no_grad():
-            stream = values.stream or residuals(self.arch, values, self.unmaskable, self.glue.entry)
-        if self.constants is None:
-            self._stream = stream
-        return stream
+        return self.stream_of(self.ablated_values)
 
-    def prefix(self, layer: int, stop: int) -> Tensor:
-        """``[B, stop, 2 * H_kv, dh]``: keys and values of the positions that have no Delta."""
-        if layer not in self._prefix:
-            block, x = self.arch.blocks[layer], self.stream[2 * layer][:, : self.start]
-            x = x.to(self.dtype)
-            norm = block.attention_norm
-            with block.present():
-                qkv = block.project(x if norm is None else norm(x))
-            shape = (block.rows, block.head_dim)
-            self._prefix[layer] = qkv.unflatten(-1, shape)[:, :, block.heads :].clone()
-        return self._prefix[layer][:, :stop]
+    def stream_of(self, values: Values) -> list[Tensor]:
+        """The residual stream at every place when every writer sends ``values``."""
+        with torch.no_grad():
+            known = values.stream
+            return known or residuals(self.arch, values, self.unmaskable, self.glue.entry)
 
     def calls(self, copies: int) -> tuple[Call, ...]:
         """Attention arguments for the batch repeated ``copies`` times."""
@@ -260,13 +248,13 @@ class LMReference(Reference):
     def _output(self, clean: bool) -> Tensor:
         if clean in self._outputs:
             return self._outputs[clean]
-        self.require_same_weights()
+        self.arch.snapshot.require_same(self.weights)
         if clean:
             # Not kept: the outputs are wanted at every step, the values hardly ever.
-            values = self.compute(self, True) if self._clean is None else self._clean
-            stream = values.stream or residuals(self.arch, values, self.unmaskable, self.glue.entry)
+            values = vars(self).get("clean") or self.compute(self, True)
+            stream = self.stream_of(values)
         else:
-            stream = self.stream
+            stream = self.stream if self.constants is None else self.stream_of(self.ablated_now())
         with torch.no_grad(), self.arch.running():
             outputs = self.read_out(stream[-1])
         if clean or self.constants is None:
@@ -286,7 +274,7 @@ class LMReference(Reference):
         stream = (2 * layers + 1) * entry.shape[-1] * wide(entry[:0]).element_size()
         prefix = 2 * blocks[0].kv_heads * blocks[0].head_dim * layers
         logits = cast(Tensor, self.arch.embedding.weight).shape[0] * len(self.inputs.answers)
-        runs = tokens * (1 if self._clean is None else 2)
+        runs = tokens * (2 if "clean" in vars(self) else 1)
         count = each * runs + 2 * logits + prefix * self.start * entry.shape[0]
         return entry.element_size() * count + stream * runs
 
@@ -299,11 +287,3 @@ class LMReference(Reference):
     def ablated(self) -> Tensor:
         """Outputs with every edge ablated, shaped as ``full``."""
         return self._output(False)
-
-
-def entry_embeddings(glue: Glue, embeddings: int) -> Tensor:
-    """``[E, B, T, D]``: what the embedding nodes send."""
-    if embeddings == 1:
-        return (glue.entry - glue.position)[None]
-    position = glue.position.expand_as(glue.entry)
-    return torch.stack([glue.entry - position, position])

@@ -22,9 +22,10 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import UnsupportedModelError, unknown_name
 from graphprune.precision import BITS, Lowered, Precision, PrecisionDefaults, PrecisionPolicy
 
-from ..describe.architecture import Architecture, Block, matrix
-from ..describe.layout import Layout
-from ..describe.surgery import replaced
+from ..describe.architecture import Architecture, DecoderBlock
+from ..describe.layout import EdgeLayout
+from ..describe.module_copies import replaced
+from ..describe.norms import matrix
 from .linears import NativeLinear, RoundedLinear, RoundedRows, native_kernel
 from .rounding import LARGEST, Rounds, mixed, round_to, scale_of, straight
 
@@ -58,12 +59,12 @@ class Lowering:
     module: nn.Module
     rounds: tuple[Rounds | None, ...]
     report: Lowered
-    places: dict[tuple[str, int], _Place]
+    places: dict[tuple[str, int], _RoundedPart]
 
 
 def lower(
     arch: Architecture,
-    layout: Layout,
+    layout: EdgeLayout,
     graph: ComputationalGraph,
     policy: PrecisionPolicy,
     like: Lowering | None = None,
@@ -76,12 +77,12 @@ def lower(
     that come and go, and a precision that is not native where the policy refuses emulation.
     """
     _check(arch, graph, policy)
-    places: dict[tuple[str, int], _Place] = {}
+    places: dict[tuple[str, int], _RoundedPart] = {}
     last = len(arch.blocks)
     for block in arch.blocks:
         for what in ("attention", "mlp"):
-            places[what, block.index] = _Place(arch, layout, policy, block)
-    places["ends", last] = _Place(arch, layout, policy, None)
+            places[what, block.index] = _RoundedPart(arch, layout, policy, block)
+    places["ends", last] = _RoundedPart(arch, layout, policy, None)
     for (what, layer), place in places.items():
         old = None if like is None else like.places[what, layer]
         if old is not None and place.key(what) == old.key(what):
@@ -139,16 +140,16 @@ def _check(arch: Architecture, graph: ComputationalGraph, policy: PrecisionPolic
 
 
 @dataclass(eq=False)
-class _Place:
+class _RoundedPart:
     """A layer's attention, its MLP or the ends (no ``block``): rounded modules by path.
 
     ``rounds``: what the attention rounds beside its weights. ``saved``: bytes.
     """
 
     arch: Architecture
-    layout: Layout
+    layout: EdgeLayout
     policy: PrecisionPolicy
-    block: Block | None
+    block: DecoderBlock | None
     parts: dict[str, nn.Module] = field(default_factory=dict)
     rounds: Rounds | None = None
     used: set[Precision] = field(default_factory=set)
@@ -198,7 +199,7 @@ class _Place:
         self.rounds = rounds if self.policy.activations else None
 
     def _projection(
-        self, block: Block, path: str, own: list[int], rows: Sequence[Precision]
+        self, block: DecoderBlock, path: str, own: list[int], rows: Sequence[Precision]
     ) -> None:
         """A map whose row blocks ``[dh, D]`` are the readers ``own``."""
         weight, bias = matrix(self.arch.model.get_submodule(path), path)
@@ -227,7 +228,9 @@ class _Place:
         else:
             self.parts[path] = RoundedRows(new, bias, kinds)
 
-    def _output(self, block: Block, path: str, heads: Sequence[Precision], rounds: Rounds) -> None:
+    def _output(
+        self, block: DecoderBlock, path: str, heads: Sequence[Precision], rounds: Rounds
+    ) -> None:
         if set(heads) == {"fp32"}:
             return
         weight, bias = matrix(block.output, path)
@@ -354,7 +357,7 @@ def _join(*path: str) -> str:
     return ".".join(part for part in path if part)
 
 
-def _stored_rows(block: Block) -> Iterator[tuple[str, list[int]]]:
+def _stored_rows(block: DecoderBlock) -> Iterator[tuple[str, list[int]]]:
     """Each projection's name, and the reader of each of its row blocks in stored order."""
     family, heads, kv = block.family, block.heads, block.kv_heads
     if family.fused == "interleaved":

@@ -3,8 +3,8 @@
 ``accelerate`` leaves a hook on every module whose weights lie elsewhere; FSDP2 (``fully_shard``)
 makes parameters a shard of themselves. Both bring the weights for the length of a module's own
 ``forward``. The engine reads the weights themselves and calls parts of layers, so it asks here:
-inside :meth:`Presence.__call__` the modules hold whole weights on the main device and their hooks
-stand still; afterwards everything is as it was, whatever happened inside.
+inside :meth:`WeightLoader.__call__` the modules hold whole weights on the main device and their
+hooks stand still; afterwards everything is as it was, whatever happened inside.
 
 FSDP1's flat parameters are not covered. Copies between several accelerators follow the same code
 as those from the CPU, and were not run on several.
@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-__all__ = ["Presence", "is_sharded", "main_device", "unloadable", "whole_tensor"]
+from graphprune.errors import UnsupportedModelError
+
+__all__ = ["WeightLoader", "is_sharded", "main_device", "require_loadable", "whole_tensor"]
 
 
 def _hook(module: nn.Module) -> Any:
@@ -38,8 +40,8 @@ def _offloads(hook: Any) -> bool:
     return any(getattr(h, "offload", False) and h.weights_map is not None for h in parts)
 
 
-def unloadable(model: nn.Module) -> list[str]:
-    """Names of meta parameters that no hook can load."""
+def require_loadable(model: nn.Module) -> None:
+    """Raises :class:`UnsupportedModelError` for meta parameters that no hook can load."""
     missing = []
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
@@ -47,7 +49,12 @@ def unloadable(model: nn.Module) -> list[str]:
             owners = (model.get_submodule(".".join(path[:i])) for i in range(len(path) + 1))
             if not any(_offloads(_hook(m)) for m in owners if _hook(m) is not None):
                 missing.append(name)
-    return missing
+    if missing:
+        raise UnsupportedModelError(
+            f"{len(missing)} of the model's weights are not loaded (meta tensors, {missing[0]} "
+            "first) and no hook of accelerate's brings them; load them before wrapping, or "
+            "offload with accelerate's cpu_offload, disk_offload or dispatch_model"
+        )
 
 
 def whole_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
@@ -60,7 +67,7 @@ def whole_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
         return tensor
     path, _, last = name.rpartition(".")
     owner = model.get_submodule(path)
-    with Presence(model, [owner], main_device(owner))():
+    with WeightLoader(model, [owner], main_device(owner))():
         loaded: Tensor = owner.state_dict(keep_vars=True)[last]
         return loaded.detach().clone()
 
@@ -76,7 +83,7 @@ def main_device(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-class Presence:
+class WeightLoader:
     """Brings the weights of some modules, and takes them away again.
 
     Args:
@@ -107,7 +114,7 @@ class Presence:
         ``lent``: graphs of autograd made inside remember where a weight is found instead of the
         weight; backward brings it once more for the one product that needs it.
         """
-        if not self.needed or self._depth:
+        if self._depth:
             yield
             return
         self._depth += 1

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooked
 
-from graphprune.errors import UnsupportedModelError
+from graphprune.errors import InputError, UnsupportedModelError
 
-from .surgery import uncompiled
+from .module_copies import uncompiled
 
 __all__ = ["Snapshot"]
 
@@ -98,6 +98,14 @@ class Snapshot:
             for p in mine.values()
             if p is not None
         )
+
+    def require_same(self, weights: tuple[tuple[int, int], ...] | None) -> None:
+        """Raises :class:`InputError` if weights were changed since ``weights`` told of them."""
+        if weights is not None and weights != self.weights():
+            raise InputError(
+                "the model's weights were changed after this reference (or compiled circuit) was "
+                "made, and its values are those of the old ones: make it again"
+            )
 
     def check(self) -> None:
         """Raises :class:`UnsupportedModelError` naming what was hooked or replaced since."""

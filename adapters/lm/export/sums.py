@@ -13,22 +13,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .module import Reading, Terms
+from .module import ReaderSum, Terms
 
-__all__ = ["Planner"]
+__all__ = ["SumPlanner"]
 
 
 @dataclass(frozen=True, eq=False)
 class _Planned:
     """A reading, what it keeps ``[slots]`` bool, its constant, and where it stands."""
 
-    reading: Reading
+    reading: ReaderSum
     kept: Tensor
     constant: Tensor
     tail: bool
 
 
-class Planner:
+class SumPlanner:
     """Plans readings in the order they run in.
 
     Args:
@@ -49,7 +49,9 @@ class Planner:
         """From now on there is a message ``slot``: of a batch of 1, of the last positions."""
         self.still[slot], self.tail[slot] = still, tail
 
-    def read(self, kept: Tensor, constants: Tensor, tails: list[bool]) -> list[tuple[int, Reading]]:
+    def read(
+        self, kept: Tensor, constants: Tensor, tails: list[bool]
+    ) -> list[tuple[int, ReaderSum]]:
         """Readings of one place, in the order to run them in, each with its row.
 
         ``kept [G, slots]`` bool; ``constants [G, 1 or T, D]`` float64; ``tails [G]``: which are
@@ -88,7 +90,7 @@ class Planner:
             compare(len(self._planned) - 1)
         return made
 
-    def _make(self, kept: Tensor, constant: Tensor, tail: bool, start: int | None) -> Reading:
+    def _make(self, kept: Tensor, constant: Tensor, tail: bool, start: int | None) -> ReaderSum:
         base = None if start is None else self._planned[start]
         before = torch.zeros_like(kept) if base is None else base.kept
         plus = torch.nonzero(kept & ~before)[:, 0].tolist()
@@ -104,7 +106,7 @@ class Planner:
             added = added[-self.last :]
         added = added.to(self.dtype)
         alone = base is None and not plus
-        reading = Reading(
+        reading = ReaderSum(
             len(self._planned),
             Terms(start, plus, minus, still, frozenset(cut)),
             added if alone or bool(added.any()) else None,

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from graphprune.core.batch import Batch
-from graphprune.core.model import Ablation
+from graphprune.core.model import Ablation, MaskedModel
 from graphprune.core.pruned import Pruned, tolerance
 from graphprune.errors import InputError, UnsupportedModelError
 
-from ..describe.ends import longest_of
-from ..describe.surgery import quiet
+from ..describe.architecture import Architecture
+from ..describe.embeddings import longest_of
+from ..describe.layout import EdgeLayout
+from ..describe.module_copies import quiet
 from ..passes.inputs import Inputs, read_inputs
 from ..passes.values import Values
 from .building import pruned_module
 from .module import PrunedModel
 
-if TYPE_CHECKING:
-    from ..model import LanguageModel
-
 __all__ = ["pruned"]
 
 
-def pruned(model: LanguageModel, values: Tensor, ablation: Ablation, logits_to_keep: int) -> Pruned:
+def pruned(
+    model: MaskedModel,
+    arch: Architecture,
+    layout: EdgeLayout,
+    values: Tensor,
+    ablation: Ablation,
+    logits_to_keep: int,
+) -> Pruned:
     """See :meth:`LanguageModel.pruned`; ``values [E]`` are the mask's."""
-    arch = model.arch
     between = (values != 0) & (values != 1)
     if bool(between.any()):
         number = int(torch.nonzero(between)[0])
@@ -38,9 +43,9 @@ def pruned(model: LanguageModel, values: Tensor, ablation: Ablation, logits_to_k
             f"{float(values[number]):.3g}); round the mask first"
         )
     last = _last(logits_to_keep, ablation, longest_of(arch))
-    with torch.no_grad(), model.arch.running():
-        module = pruned_module(arch, model.layout, values != 0, ablation, last)
-    causal: Any = model.module
+    with torch.no_grad(), arch.running():
+        module = pruned_module(arch, layout, values != 0, ablation, last)
+    causal: Any = arch.model
     vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
 
     def original(ids: Tensor) -> Tensor:
@@ -79,7 +84,7 @@ def pruned(model: LanguageModel, values: Tensor, ablation: Ablation, logits_to_k
         exact=module.exact,
         options={"logits_to_keep": logits_to_keep},
     )
-    return replace(made, gap=_gap(made, model, values, ablation, last))
+    return replace(made, gap=_gap(made, model, arch.dtype, values, ablation, last))
 
 
 def _last(logits_to_keep: int, ablation: Ablation, longest: int | None) -> int | None:
@@ -121,7 +126,12 @@ def _last_rows(module: PrunedModel, inputs: Inputs) -> Tensor:
 
 @torch.no_grad()
 def _gap(
-    made: Pruned, model: LanguageModel, values: Tensor, ablation: Ablation, last: int | None
+    made: Pruned,
+    model: MaskedModel,
+    dtype: torch.dtype,
+    values: Tensor,
+    ablation: Ablation,
+    last: int | None,
 ) -> float:
     ids = made.draw(2, made.length(9))
     length = ids.shape[1]
@@ -131,7 +141,7 @@ def _gap(
     logits: Tensor = made.module(ids)
     gap = float((logits.double() - want).abs().max())
     size = 1 + float(want.abs().max())
-    if not gap <= tolerance(model.arch.dtype) * size:
+    if not gap <= tolerance(dtype) * size:
         raise UnsupportedModelError(
             f"the circuit's module differs by {gap:.3g} from the masked run on drawn tokens "
             f"(logits up to {size:.3g}), so it is not given away"

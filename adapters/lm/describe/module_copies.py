@@ -6,10 +6,10 @@ module is the same before and after. :func:`quiet` is the only change ever made 
 mode, frozen weights), and undoes itself in ``finally``.
 
 Steps may be taken a piece at a time, so that what they work on stays in the cache
-(:func:`by_tokens`, :func:`tall`), and activations may keep only their input for the way back
-(:func:`lean`): one written as a chain of elementwise steps (GPT-2's tanh-GELU) keeps every step's
-result; with frozen weights nothing else of an MLP keeps more. Computed again from its input, it is
-cheap.
+(:func:`by_tokens`, :func:`output_in_pieces`), and activations may keep only their input for the way
+back (:func:`recomputing`): one written as a chain of elementwise steps (GPT-2's tanh-GELU) keeps
+every step's result; with frozen weights nothing else of an MLP keeps more. Computed again from its
+input, it is cheap.
 """
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ from torch.nn import functional as F
 
 from graphprune.util.modes import quiet
 
-from .presence import is_sharded
+from .family import Family
+from .offloading import is_sharded
 
 __all__ = [
     "ACTIVATION_MODULES",
-    "Given",
+    "FixedOutput",
+    "LinearInPieces",
     "Recorder",
     "Slice",
-    "Tall",
     "Zero",
+    "attention_stand_ins",
     "by_tokens",
-    "lean",
+    "output_in_pieces",
     "part",
     "quiet",
+    "recomputing",
     "replaced",
-    "tall",
     "uncompiled",
 ]
 
@@ -115,6 +117,26 @@ class Interleave(nn.Module):
         return split.transpose(-2, -3).flatten(-3)
 
 
+def attention_stand_ins(
+    family: Family, heads: int, kv_heads: int, dim: int
+) -> dict[str, nn.Module]:
+    """What stands in for an attention module's projections, so that it runs between them.
+
+    It is then called with all q, k and v side by side, ``[..., (heads + 2 * kv_heads) * dim]``.
+    """
+    q, kv = heads * dim, kv_heads * dim
+    parts: dict[str, nn.Module] = {family.output: nn.Identity()}
+    if family.fused == "interleaved":
+        parts[family.query] = Interleave(heads)
+    elif family.fused == "blocks":
+        parts[family.query] = nn.Identity()
+    else:
+        parts[family.query] = Slice(0, q)
+        parts[family.key] = Slice(q, q + kv)
+        parts[family.value] = Slice(q + kv, q + 2 * kv)
+    return parts
+
+
 class Zero(nn.Module):
     """Adds nothing to a residual stream, whatever it reads."""
 
@@ -123,12 +145,10 @@ class Zero(nn.Module):
         return x.new_zeros((1,) * x.ndim)
 
 
-class Given(nn.Module):
-    """Stands where a base model stood: returns the hidden states it was built with."""
+class FixedOutput(nn.Module):
+    """Stands where a base model stood: returns the ``hidden`` states it was given last."""
 
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
+    hidden: Tensor | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's output type around the hidden states, whatever is asked."""
@@ -188,13 +208,13 @@ def by_tokens(step: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
-class Tall(nn.Module):
+class LinearInPieces(nn.Module):
     """A linear map to many features, some of them after the other; without gradients.
 
     Example:
         >>> x, inner = torch.ones(3, 700), nn.Linear(700, 1000)
         >>> with torch.no_grad():
-        ...     bool(torch.allclose(Tall(inner)(x), inner(x), atol=1e-5))
+        ...     bool(torch.allclose(LinearInPieces(inner)(x), inner(x), atol=1e-5))
         True
     """
 
@@ -216,12 +236,12 @@ class Tall(nn.Module):
         return out
 
 
-def tall(model: Any) -> dict[str, nn.Module]:
+def output_in_pieces(model: Any) -> dict[str, nn.Module]:
     """By name, what may stand for the model's output map; nothing if it is no plain Linear."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         return {}
-    return {name: Tall(head) for name, module in model.named_modules() if module is head}
+    return {name: LinearInPieces(head) for name, module in model.named_modules() if module is head}
 
 
 ACTIVATION_MODULES = ("transformers.activations", "torch.nn.modules.activation")
@@ -247,7 +267,7 @@ class _Again(torch.autograd.Function):
         return found, None
 
 
-class _Lean(nn.Module):
+class _Recomputed(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
@@ -272,10 +292,10 @@ def _keeps(module: nn.Module) -> int:
     return sum(size == probe.numel() for size in sizes)
 
 
-def lean(mlp: nn.Module) -> nn.Module:
+def recomputing(mlp: nn.Module) -> nn.Module:
     """The same function, whose activations keep their input alone."""
     found = {
-        name: _Lean(m)
+        name: _Recomputed(m)
         for name, m in mlp.named_modules()
         if type(m).__module__ in ACTIVATION_MODULES and not list(m.parameters()) and _keeps(m) > 1
     }

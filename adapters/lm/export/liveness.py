@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..describe.layout import Layout, Place
+from ..describe.layout import EdgeLayout, Place
 
-__all__ = ["CONSTANT", "POSITIONAL", "VARYING", "Reach", "reach"]
+__all__ = ["CONSTANT", "POSITIONAL", "VARYING", "Liveness", "liveness"]
 
 CONSTANT, POSITIONAL, VARYING = 0, 1, 2
 
 
 @dataclass(frozen=True, eq=False)
-class Reach:
+class Liveness:
     """Kinds and needs of writers ``[W]`` and of attention's rows, layer by layer ``[rows]``.
 
     A writer is needed if an output depends on it; a row is needed if a needed head that is no
@@ -34,18 +34,7 @@ class Reach:
     whole: Tensor
 
 
-def rows_of(layout: Layout, heads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Numbers of the q, k and v rows that ``heads`` read."""
-    kv = heads // (layout.heads // layout.kv_heads)
-    return heads, layout.heads + kv, layout.heads + layout.kv_heads + kv
-
-
-def block_of(mask: Tensor, place: Place) -> Tensor:
-    """``[rows, prefix]``: a place's part of the mask ``[E]``."""
-    return mask[place.edges].view(place.rows, place.prefix)
-
-
-def reach(layout: Layout, kept: Tensor, floor: int, positions: bool, last: bool) -> Reach:
+def liveness(layout: EdgeLayout, kept: Tensor, floor: int, positions: bool, last: bool) -> Liveness:
     """Kinds and needs under ``kept [E]`` bool.
 
     ``floor``: the kind of what readers read besides kept messages. ``positions``: whether the
@@ -60,13 +49,13 @@ def reach(layout: Layout, kept: Tensor, floor: int, positions: bool, last: bool)
         kinds[1] = POSITIONAL
 
     def read(place: Place) -> Tensor:
-        found: Tensor = (block_of(kept, place) * kinds[: place.prefix]).amax(1).clamp(min=floor)
+        found: Tensor = (place.of(kept) * kinds[: place.prefix]).amax(1).clamp(min=floor)
         return found
 
     rows = []
     for layer in range(layout.layers):
         row, first = read(attention[layer]), layout.head(layer)
-        q, k, v = rows_of(layout, every)
+        q, k, v = layout.rows_of(every)
         heads = torch.stack([row[q], row[k], row[v]]).amax(0)
         heads[row[v] == CONSTANT] = CONSTANT
         kinds[first : first + layout.heads] = heads.amax() if layout.coupled else heads
@@ -74,25 +63,25 @@ def reach(layout: Layout, kept: Tensor, floor: int, positions: bool, last: bool)
         rows.append(row)
 
     needed = torch.zeros(layout.writers, dtype=torch.bool)
-    needed[:] = block_of(kept, final)[0]
+    needed[:] = final.of(kept)[0]
     whole = torch.zeros_like(needed) if last else needed.clone()
     needed_rows = []
     for layer in reversed(range(layout.layers)):
         first = layout.head(layer)
         if needed[first + layout.heads]:
-            needed[: mlp[layer].prefix] |= block_of(kept, mlp[layer])[0]
+            needed[: mlp[layer].prefix] |= mlp[layer].of(kept)[0]
         if whole[first + layout.heads]:
-            whole[: mlp[layer].prefix] |= block_of(kept, mlp[layer])[0]
+            whole[: mlp[layer].prefix] |= mlp[layer].of(kept)[0]
         wanted = needed[first : first + layout.heads]
         if layout.coupled and bool(wanted.any()):
             wanted = torch.ones_like(wanted)
-        q, k, v = rows_of(layout, every)
+        q, k, v = layout.rows_of(every)
         moving = wanted & (kinds[first : first + layout.heads] != CONSTANT)
         found = torch.zeros(layout.heads + 2 * layout.kv_heads, dtype=torch.bool)
         found[v[wanted]] = True
         found[q[moving]] = True
         found[k[moving]] = True
-        edges = block_of(kept, attention[layer])
+        edges = attention[layer].of(kept)
         needed[: attention[layer].prefix] |= edges[found].any(0)
         needed_rows.append(found)
         # Heads that share keys and values are computed together, as are those of a coupled layer.
@@ -104,4 +93,4 @@ def reach(layout: Layout, kept: Tensor, floor: int, positions: bool, last: bool)
         found[: layout.heads] &= every_position
         whole[: attention[layer].prefix] |= edges[found].any(0)
     needed_rows.reverse()
-    return Reach(kinds, needed, rows, needed_rows, whole)
+    return Liveness(kinds, needed, rows, needed_rows, whole)

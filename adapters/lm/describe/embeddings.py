@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from graphprune.errors import UnsupportedModelError
 
 from ..export.module import Unembedding
-from .architecture import Architecture, matrix
+from .architecture import Architecture
 from .attention import rope_limit
+from .norms import matrix
 
 __all__ = ["embedding", "longest_of", "unembedding"]
 
