@@ -245,7 +245,7 @@ def test_ensembles_from_the_command_line(tmp_path, capsys):
     assert settings["scorer"]["type"] == "EAP"
     assert settings["optimiser"]["size"] == 25
     bad = ("--method", "parallel-ensemble", "--set", "scorers=eap,nonsense")
-    assert call(*common, *bad, "--out", tmp_path / "b") == 1
+    assert call(*common, *bad, "--out", tmp_path / "b") == 2
     assert "member 2: unknown method 'nonsense'" in capsys.readouterr().err
 
 

@@ -31,7 +31,7 @@ from graphprune.search.checkpoint import RunDirectory, identity
 from graphprune.search.distributed import Workers
 from graphprune.search.gates import GateKind, edge_ranking, strength
 from graphprune.search.loop import Moment, Optimisation, Parameters, Recipe
-from graphprune.search.losses import LossLike, as_loss
+from graphprune.search.losses import LossLike, as_loss, require_known_loss
 from graphprune.search.minibatches import MiniBatches
 from graphprune.search.refine import refine
 from graphprune.search.warm_start import StartingScores, WarmStart, first_gates
@@ -100,6 +100,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         at_least(self.steps, 1, "steps")
         at_least(self.chosen_seed, 0, "seed")
         at_least(self.checkpoint_every, 1, "checkpoint_every")
+        require_known_loss(self.loss)
         self._check_size()
         self._check_warm()
 

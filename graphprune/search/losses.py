@@ -13,7 +13,7 @@ from graphprune.core.metrics import METRICS, Metric
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 
-__all__ = ["LOSSES", "Loss", "LossLike", "as_loss"]
+__all__ = ["LOSSES", "Loss", "LossLike", "as_loss", "require_known_loss"]
 
 Loss = Callable[[Tensor, Batch, Tensor], Tensor]
 LossLike = str | Metric | Callable[..., Any]
@@ -75,6 +75,18 @@ def _is_distance(metric: Metric) -> bool:
     return metric.differentiable and metric.flat_at_full and not metric.higher_is_better
 
 
+def require_known_loss(loss: LossLike) -> None:
+    """Raises :class:`InputError` for the name of a loss that is not known."""
+    if isinstance(loss, str) and loss not in LOSSES and loss != "mse":
+        raise unknown_name(
+            "loss",
+            loss,
+            LOSSES,
+            "a gp.Metric, or a callable (outputs, batch, full) -> one value an example, lower "
+            "is better",
+        )
+
+
 def as_loss(loss: LossLike, task: Task) -> Loss:
     """A loss from its name, a :class:`~graphprune.Metric`, or ``(outputs, batch, full) -> [B]``.
 
@@ -89,17 +101,10 @@ def as_loss(loss: LossLike, task: Task) -> Loss:
         >>> loss(torch.tensor([[0.0, 1.0]]), batch, torch.tensor([[0.0, 1.0]]))
         tensor([0.])
     """
+    require_known_loss(loss)
     if isinstance(loss, str):
         if loss == "mse":
             return _squared
-        if loss not in LOSSES:
-            raise unknown_name(
-                "loss",
-                loss,
-                LOSSES,
-                "a gp.Metric, or a callable (outputs, batch, full) -> one value an example, lower "
-                "is better",
-            )
         if loss in ("task_gap", "mean_gap"):
             return _gap_of(task.metric, mean=loss == "mean_gap")
         own = loss == "task" or (loss == "auto" and _is_distance(task.metric))

@@ -18,16 +18,10 @@ from graphprune.errors import InputError
 
 from ..linalg.eigensolver import DENSE_LIMIT, Solver
 from ..linalg.sensitivity import measure_named
-from ..linalg.weighted_graph import (
-    Degrees,
-    Laplacian,
-    operator,
-    require_known,
-    weighted_graph,
-)
+from ..linalg.weighted_graph import Degrees, Laplacian, operator, require_known, weighted_graph
 from ..search.global_search import GlobalSearch
 from ..search.prune import require_consistent
-from ..search.set_evaluation import Goal
+from ..search.set_search import Goal
 from ..search.star_search import StarSearch
 
 __all__ = ["DynamicPruning", "Schedule", "scheduled"]

@@ -27,7 +27,7 @@ from ..linalg.sensitivity import MeasureName, entry_gradients, toggle_effects
 from ..linalg.weighted_graph import Degrees, Laplacian, WeightedGraph, close, finite_number
 from ..search.global_search import GlobalSearch
 from ..search.prune import SIZE, Mode, Variant, prune, require_consistent, start
-from ..search.set_evaluation import Goal, removal_costs
+from ..search.set_search import Goal, removal_costs
 
 __all__ = [
     "EdgeWeights", "SpectralPruning", "SpectralScores", "edge_weights", "feedback_dependence",

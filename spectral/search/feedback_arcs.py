@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from ..linalg.weighted_graph import BoolArray, FloatArray, IntArray, WeightedGraph
-from .set_evaluation import SetEvaluator
+from .set_search import SetEvaluator
 
 __all__ = ["feedback_arcs", "restored", "without_feedback_arcs", "without_weakest"]
 

@@ -35,8 +35,18 @@ from ..linalg.eigensolver import Solver
 from ..linalg.sensitivity import Measure
 from ..linalg.weighted_graph import BoolArray, FloatArray, IntArray, WeightedGraph
 from .feedback_arcs import restored, without_feedback_arcs, without_weakest
-from .set_evaluation import WORK, Goal, SetEvaluator, removal_costs, toggled
-from .set_search import annealed, best_draw, best_of_all, exchanged, greedy
+from .set_search import (
+    WORK,
+    Goal,
+    SetEvaluator,
+    annealed,
+    best_draw,
+    best_of_all,
+    exchanged,
+    greedy,
+    removal_costs,
+    toggled,
+)
 
 __all__ = ["GlobalSearch", "automatic_chunk"]
 

@@ -27,7 +27,7 @@ from ..linalg.eigensolver import ComplexArray, Solver, Spectrum, component_sizes
 from ..linalg.sensitivity import Measure, entry_gradients, toggle_effects
 from ..linalg.weighted_graph import BoolArray, FloatArray, IntArray, WeightedGraph
 from .feedback_arcs import without_feedback_arcs, without_weakest
-from .set_evaluation import Goal
+from .set_search import Goal
 
 __all__ = ["PROOF", "LargeSearch", "prune_all_cycles"]
 

@@ -32,7 +32,7 @@ from ..linalg.weighted_graph import (
 from .global_search import GlobalSearch
 from .large_search import PROOF, LargeSearch, prune_all_cycles
 from .published import WARNING, published_sweeps
-from .set_evaluation import Goal
+from .set_search import Goal
 from .star_search import StarSearch
 
 __all__ = ["SIZE", "Mode", "SpectralMask", "Variant", "prune", "require_consistent", "start"]

@@ -14,8 +14,7 @@ from graphprune.spectral.linalg.sensitivity import Measure, measure_named
 from graphprune.spectral.linalg.weighted_graph import operator
 from graphprune.spectral.search.feedback_arcs import feedback_arcs
 from graphprune.spectral.search.global_search import GlobalSearch
-from graphprune.spectral.search.set_evaluation import SetEvaluator, StackedMatrices
-from graphprune.spectral.search.set_search import exchanged
+from graphprune.spectral.search.set_search import SetEvaluator, StackedMatrices, exchanged
 
 pytestmark = pytest.mark.inside
 

@@ -17,11 +17,7 @@ from graphprune import spectral
 from graphprune.spectral import wiring
 from graphprune.spectral.linalg.arpack import solve_leading
 from graphprune.spectral.linalg.eigensolver import Solver
-from graphprune.spectral.linalg.sensitivity import (
-    entry_gradients,
-    measure_named,
-    weight_gradients,
-)
+from graphprune.spectral.linalg.sensitivity import entry_gradients, measure_named, weight_gradients
 from graphprune.spectral.linalg.weighted_graph import operator
 from graphprune.spectral.search.star_search import StarSearch, arrowhead_rotation
 
