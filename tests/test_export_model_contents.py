@@ -16,7 +16,7 @@ def weights(module):
 
 def additions(module):
     """How many messages are added to inputs of the module, and subtracted."""
-    readings = [m for m in module.modules() if type(m).__name__ == "Reading"]
+    readings = [m for m in module.modules() if type(m).__name__ == "ReaderSum"]
     return sum(len(r.terms.plus) + len(r.terms.minus) for r in readings)
 
 
@@ -34,7 +34,9 @@ def test_inputs_start_from_earlier_ones():
         assert 0 < found <= mask.num_kept + readers
     half, _ = system("gpt2", torch.bfloat16)
     many = half.pruned(gp.EdgeMask.full(half.graph), Ablation("zero")).module
-    assert not any(r.terms.minus for r in many.modules() if type(r).__name__ == "Reading")
+    sums = [m for m in many.modules() if type(m).__name__ == "ReaderSum"]
+    assert sums
+    assert not any(reader.terms.minus for reader in sums)
 
 
 def test_tanh_gelus_are_one_operation():

@@ -326,7 +326,7 @@ def test_seeds_that_must_share_prompts_say_so(tokenizer, caplog):
     pool = one.notes["pool"]
     assert len(both) > 10
     assert abs(len(both) - 50 * 50 / pool) < 8  # what is said, about
-    assert f"about {100 * 50 / pool:.0f} % are the same" in caplog.text
+    assert f"about {100 * 50 / pool:.0f} % of its prompts with this one" in caplog.text
     assert len(other.unseen(one)) <= 50 - len(both)
     whole = tasks.capitals(tokenizer, n=pool)
     assert len({c for c, _ in prompts(whole)}) == pool
