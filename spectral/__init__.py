@@ -22,9 +22,6 @@ from .plotting import plot
 from .search.prune import SpectralMask, prune
 from .search.published import published_edge
 
-# Earlier names, which scripts use.
-Wiring, wiring = WeightedGraph, weighted_graph
-
 __all__ = [
     "DynamicPruning",
     "EffectiveResistance",

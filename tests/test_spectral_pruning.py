@@ -255,7 +255,7 @@ def test_taylor_is_the_slope_towards_a_silent_edge():
 
 def test_effective_resistance_is_networkxs():
     graph, weights = graph_of(10, 4, 3)
-    given = spectral.wiring(graph, weights)
+    given = spectral.weighted_graph(graph, weights)
     found = spectral.effective_resistance(given)
     plain = nx.Graph()
     plain.add_nodes_from(range(graph.num_nodes))

@@ -11,16 +11,7 @@ from .circuit_comparison import (
 from .compare_circuits import compare_circuits
 from .compare_profiles import ProfileComparison, compare_profiles
 from .count_distribution import CountDistribution
-from .edge_groups import (
-    AXES,
-    STRATA,
-    EdgeGroups,
-    Levels,
-    Strata,
-    edge_groups,
-    levels,
-    make_strata,
-)
+from .edge_groups import AXES, STRATA, EdgeGroups, Levels, Strata, edge_groups, levels, make_strata
 from .overlap_curve import OverlapCurve, OverlapPoint, matched_overlap
 from .overlap_nulls import NULLS, OverlapNull, overlap_distribution, overlap_null
 from .p_values import holm

@@ -1,4 +1,4 @@
-"""A circuit as attribution-graph JSON, which circuit-tracer's viewer and Neuronpedia show.
+"""A circuit as attribution-graph JSON, which circuit-tracer's viewer shows.
 
 Source: the format of circuit-tracer (https://github.com/safety-research/circuit-tracer), schema
 version 1: ``metadata``, ``qParams``, ``nodes`` and ``links``. Its nodes stand at positions of one

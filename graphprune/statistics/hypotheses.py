@@ -18,25 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.comparison.p_values import bonferroni
+from graphprune.comparison.p_values import beats_share, bonferroni, differs, is_within
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 from graphprune.evaluation.exactness import without_each
-from graphprune.statistics.pvalues import beats_share, differs, is_within
 from graphprune.util.checks import at_least, share
 from graphprune.util.numbers import bootstrap_interval, few_examples
 
 from .finding import Finding, first_names
 from .hsic import hsic_test
-from .mask_evaluator import (
-    Distance,
-    MaskEvaluator,
-    RunOptions,
-    require_circuit,
-    require_examples,
-)
+from .mask_evaluator import Distance, MaskEvaluator, RunOptions, require_circuit, require_examples
 from .random_circuits import RandomWalks
 
 

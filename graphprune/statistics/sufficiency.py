@@ -12,12 +12,11 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from graphprune.comparison.p_values import rank_p
+from graphprune.comparison.p_values import beats_share, rank_p
 from graphprune.core.mask import EdgeMask, budget
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.statistics.pvalues import beats_share
 from graphprune.util.checks import share
 
 from .finding import Finding

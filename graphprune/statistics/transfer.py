@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graphprune.comparison.p_values import holm
+from graphprune.comparison.p_values import holm, sign_flip_p
 from graphprune.core.ablation import AblationLike
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.evaluation.report import evaluate_all
-from graphprune.statistics.pvalues import sign_flip_p
 from graphprune.util.checks import at_least, share
 from graphprune.util.numbers import few_examples, ratio_interval
 

@@ -8,7 +8,7 @@ import pytest
 
 import graphprune as gp
 from graphprune import spectral
-from graphprune.spectral import wiring
+from graphprune.spectral import weighted_graph
 from graphprune.spectral.linalg.eigensolver import Solver
 from graphprune.spectral.linalg.sensitivity import Measure, measure_named
 from graphprune.spectral.linalg.weighted_graph import operator
@@ -61,7 +61,7 @@ def test_exchange_leaves_a_minimum_of_rounds():
     """Brute force: all ways to keep 10 of 13 edges; what exchange reaches from a bad one."""
     index, weights = sparse(7, 2, 1)
     edges = len(weights)
-    given = wiring((index, 7), weights)
+    given = weighted_graph((index, 7), weights)
     evaluator = SetEvaluator(given, Solver(operator("adjacency", None)), Measure("sum"), "damp")
     everything = np.ones(edges, dtype=bool)
     values = {}
@@ -81,7 +81,7 @@ def test_exchange_leaves_a_minimum_of_rounds():
 def test_exact_greedy_is_tried_at_96_edges_and_24_removals():
     """It was skipped there: nothing of the search is worse than what it reaches."""
     index, weights = drawn(24, 96, 5)
-    given = wiring((index, 24), weights)
+    given = weighted_graph((index, 24), weights)
     solver = Solver(operator("out", None))
     measure = measure_named("gap", solver.solve(given, vectors=True), "out")
     search = GlobalSearch(given, solver, measure, "gap", effort=0.1)
@@ -106,7 +106,7 @@ def test_effects_of_edges_that_go_and_come(kind, degrees):
     present = np.arange(50) % 7 != 3
     # Between components, edges that close a new cycle are not predicted.
     assert nx.is_strongly_connected(nx.DiGraph(index[:, present].T.tolist()))
-    graph = wiring((index, 9), weights)
+    graph = weighted_graph((index, 9), weights)
     evaluator = SetEvaluator(graph, Solver(operator(kind, degrees)), Measure("sum"), "damp")
 
     def matrix(kept):
@@ -135,7 +135,7 @@ def test_stacks_are_the_solver_s_values(kind, measure, degrees):
     twos = [[9, 10, 10, 11, 12, 12, 13, 14], [10, 9, 11, 12, 11, 13, 14, 13]]
     index = np.concatenate([index, [[0, 3, 3], [1, 3, 4]], twos], axis=1)
     weights = np.concatenate([weights, [0.7, 0.4, 0.9], np.ones(8)])
-    given = wiring((index, 15), weights).extended([14, 2], [0, 5], [0.5, 1.1])
+    given = weighted_graph((index, 15), weights).extended([14, 2], [0, 5], [0.5, 1.1])
     form = operator(kind, degrees)
     solver = Solver(form)
     chosen = measure_named(measure, solver.solve(given, vectors=True), kind)

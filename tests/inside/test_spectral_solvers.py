@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import graphprune as gp
 from graphprune import spectral
-from graphprune.spectral import wiring
+from graphprune.spectral import weighted_graph
 from graphprune.spectral.linalg.arpack import solve_leading
 from graphprune.spectral.linalg.eigensolver import Solver
 from graphprune.spectral.linalg.sensitivity import entry_gradients, measure_named, weight_gradients
@@ -64,8 +64,8 @@ def test_stars_of_every_kind_are_their_matrices(seed):
     if not mine:
         return
     weights = dict(zip(pairs, generator.normal(0, 2, len(pairs)), strict=True))
-    made = wiring((np.array(pairs).T, nodes), list(weights.values()))
-    star = wiring((np.array(mine).T, nodes), [weights[p] for p in mine])
+    made = weighted_graph((np.array(pairs).T, nodes), list(weights.values()))
+    star = weighted_graph((np.array(mine).T, nodes), [weights[p] for p in mine])
     for kind, degrees in itertools.product(KINDS, ("signed", "absolute")):
         exact = np.linalg.eigvals(operator(kind, degrees).matrix(star).toarray()).imag.max()
         found = StarSearch(made, operator(kind, degrees)).rotation(0)
@@ -92,15 +92,15 @@ def test_an_arrowhead_with_equal_leaves():
 def test_local_with_parallel_and_fixed_edges():
     index, weights = [[0, 0, 1], [1, 1, 0]], [1.0, 2.0, -4.0]
     form = operator("adjacency", None)
-    first = StarSearch(wiring((index, 2), weights), form).run(2)
+    first = StarSearch(weighted_graph((index, 2), weights), form).run(2)
     assert first.tolist() == [False, True, True]  # 3 one way is weaker than 4; its least edge goes
-    fixed = wiring((index[::-1], 2), weights).extended([1], [0], [0.5])
+    fixed = weighted_graph((index[::-1], 2), weights).extended([1], [0], [0.5])
     # Once only the fixed edge is left on the weaker side, the other side's edge goes.
     assert StarSearch(fixed, form).run(1).tolist() == [False, False, True]
     assert StarSearch(fixed, form).run(0).tolist() == [False, False, False]
-    held = wiring(([[0], [1]], 2), [-4.0]).extended([1], [0], [1.0])
+    held = weighted_graph(([[0], [1]], 2), [-4.0]).extended([1], [0], [1.0])
     assert StarSearch(held, form).run(0).tolist() == [False]  # the weaker edge is fixed
-    balanced = wiring(([[0, 0, 1, 2], [1, 2, 0, 0]], 3), [1.0, -1.0, -1.0, 1.0])
+    balanced = weighted_graph(([[0, 0, 1, 2], [1, 2, 0, 0]], 3), [1.0, -1.0, -1.0, 1.0])
     search = StarSearch(balanced, operator("rw", "signed"))
     with pytest.raises(gp.NumericalError, match="add up to 0"):
         search.run(0)
@@ -114,7 +114,7 @@ def test_large_components_have_the_dense_sensitivities():
     index, weights = drawn(200, 4, 11)
     graph = (index, 200)
     exact = spectral.sensitivity(graph, weights, "out", measure="max")
-    form, made = operator("out", None), wiring(graph, weights)
+    form, made = operator("out", None), weighted_graph(graph, weights)
     found = Solver(form, 50, partial(solve_leading, count=8)).solve(made, vectors=True)
     assert not found.complete
     assert found.doubts
@@ -125,7 +125,7 @@ def test_large_components_have_the_dense_sensitivities():
 def test_large_components_have_the_dense_sensitivities_of_copies():
     graph, weights = around_a_hub(60, 3)
     exact = spectral.sensitivity(graph, weights, "out", measure="max")
-    form, made = operator("out", None), wiring(graph, weights)
+    form, made = operator("out", None), weighted_graph(graph, weights)
     found = Solver(form, 50, partial(solve_leading, count=8)).solve(made, vectors=True)
     assert not found.complete
     mine = weight_gradients(form, made, entry_gradients(made, found, measure_named("max")))

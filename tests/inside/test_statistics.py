@@ -16,9 +16,15 @@ from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
 from graphprune.comparison import holm
-from graphprune.comparison.p_values import bonferroni, rank_p
+from graphprune.comparison.p_values import (
+    beats_share,
+    bonferroni,
+    differs,
+    is_within,
+    rank_p,
+    sign_flip_p,
+)
 from graphprune.statistics.method_runs import MethodRun, reseeded
-from graphprune.statistics.pvalues import beats_share, differs, is_within, sign_flip_p
 from graphprune.statistics.random_circuits import RandomWalks
 from graphprune.statistics.stability import _matched, _overlaps, _ranked, jackknife, mean_overlap
 from graphprune.util.checks import share
