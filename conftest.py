@@ -12,6 +12,7 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,23 @@ def one_thread():
 def small_models_decide(monkeypatch):
     """For models that do no task, so that nothing tells them from their ablated selves."""
     monkeypatch.setattr("graphprune.core.sanity_checks.ENOUGH", 10**6)
+
+
+@pytest.fixture(autouse=True)
+def documented(request):
+    """The names that an example in a docstring uses, made when the first one does."""
+    example = getattr(request.node, "dtest", None)
+    if example is None:
+        return
+    from support.documented import NAMES
+
+    namespace = request.getfixturevalue("doctest_namespace")
+    namespace.clear()
+    words = set(re.findall(r"\w+", " ".join(line.source for line in example.examples)))
+    for name in words & NAMES.keys() - example.globs.keys():
+        namespace[name] = NAMES[name]()
+    if "folder" in words:
+        namespace["folder"] = request.getfixturevalue("tmp_path")
 
 
 def pytest_configure(config: pytest.Config) -> None:

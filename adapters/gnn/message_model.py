@@ -97,6 +97,9 @@ class MessageModel(GraphModel):
             self.checked = checked_module(module, source, data, forward, level, node_type)
         self._deletion = Deletion(self.checked)
 
+    def __repr__(self) -> str:
+        return f"MessageModel({type(self._module).__name__}, {self._graph!r})"
+
     @property
     def level(self) -> str:
         """``"node"`` or ``"graph"``, what a row of the outputs is."""

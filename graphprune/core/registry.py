@@ -68,13 +68,18 @@ def adapters() -> dict[str, Adapter]:
 def wrap(module: Any, **options: Any) -> MaskedModel:
     """A Hugging Face or PyG module as a :class:`MaskedModel`; picks the adapter.
 
-    The module is used as it is and never changed. ``options`` go to the adapter. Raises
+    The module is used as it is and never changed. ``options`` go to the adapter: ``data`` (needed),
+    ``forward``, ``level``, ``node_type``, ``means`` and ``name`` of a graph network; ``check``,
+    ``checkpointing`` and ``embedding_nodes`` of a language model. Raises
     :class:`UnsupportedModelError` where no adapter knows the module, or its exactness check fails.
     """
     if isinstance(module, MaskedModel):
         return module
     if not isinstance(module, nn.Module):
-        raise InputError(f"expected a torch module to wrap, got {type(module).__name__}")
+        raise InputError(
+            f"expected a torch module to wrap, got {type(module).__name__}; load a model first, as "
+            "AutoModelForCausalLM.from_pretrained(folder) does"
+        )
     _require_ordinary_weights(module)
     known = _entries("graphprune.adapters")
     home = type(module).__module__.partition(".")[0]

@@ -48,7 +48,7 @@ def area(sizes: _Numbers, values: _Numbers) -> float:
     return float(np.trapezoid(values, sizes))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FaithfulnessCurve:
     """f at every size for each ranking.
 
@@ -70,6 +70,10 @@ class FaithfulnessCurve:
     note: str = ""
     intervals: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     model: str = ""
+
+    def __repr__(self) -> str:
+        ends = f"{len(self.sizes)} sizes from {min(self.sizes):g} to {max(self.sizes):g}"
+        return f"FaithfulnessCurve({ends}, metric={self.metric!r}, method={self.method!r})"
 
     def _of(self, ranking: Ranking) -> NDArray[np.float64]:
         if ranking not in self.f:

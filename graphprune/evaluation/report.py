@@ -94,7 +94,8 @@ class EvaluationReport:
 
     def __getitem__(self, name: str) -> float:
         if name not in self.values:
-            raise KeyError(f"{name}: {self.absent.get(name, 'not measured')}")
+            measured = f"not measured; there are {', '.join(self.values)}"
+            raise KeyError(f"{name}: {self.absent.get(name, measured)}")
         return self.values[name]
 
     def interval(self, name: str, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
