@@ -57,6 +57,9 @@ def tracr(
     Raises:
         MissingExtraError: Tracr is not installed.
         InputError: ``compiled`` is no compiled program, or an input is none of its inputs.
+
+    Example:
+        >>> tracr(rasp_programs()["reverse"].compile(), [(1, 2, 3), (2, 1, 1)])  # doctest: +SKIP
     """
     import torch
 
@@ -71,21 +74,37 @@ def tracr(
 
 
 def tracr_truth(model: MaskedModel, task: Task | None = None) -> EdgeMask:
-    """The true circuit of a compiled program, from its weights; see ``adapters.rasp.truth``."""
+    """The true circuit of a compiled program, from its weights; see ``adapters.rasp.truth``.
+
+    Example:
+        >>> program, inputs = tracr(rasp_programs()["reverse"].compile())  # doctest: +SKIP
+        >>> tracr_truth(program, inputs)  # doctest: +SKIP
+    """
     from .rasp import tracr_truth as truth
 
     return truth(model, task)
 
 
 def tracr_wiring(model: MaskedModel, task: Task | None = None) -> dict[str, list[str]]:
-    """The labels of what each edge of the true circuit carries, such as ``["tokens:a"]``."""
+    """The labels of what each edge of the true circuit carries, such as ``["tokens:a"]``.
+
+    Example:
+        >>> program, inputs = tracr(rasp_programs()["reverse"].compile())  # doctest: +SKIP
+        >>> tracr_wiring(program, inputs)  # doctest: +SKIP
+    """
     from .rasp import tracr_wiring as wiring
 
     return wiring(model, task)
 
 
 def rasp_programs() -> dict[str, RaspProgram]:
-    """RASP programs by name, small enough to try on every input; ``.compile()`` each."""
+    """RASP programs by name, small enough to try on every input; ``.compile()`` each.
+
+    Example:
+        >>> program = rasp_programs()["reverse"]
+        >>> program.vocabulary, program.max_length, program.num_inputs
+        ((1, 2, 3), 5, 363)
+    """
     from .rasp import rasp_programs as programs
 
     return programs()

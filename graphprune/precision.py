@@ -120,6 +120,10 @@ class PrecisionDefaults:
         policy: what PAHQ computes in.
         rounded: kinds of nodes whose weights RTN-Q rounds.
         raised: kinds of nodes that PAHQ computes in float32 while edges into them are tried.
+
+    Example:
+        >>> lm.precision_defaults.rounded, lm.precision_defaults.raised
+        (('head', 'mlp'), ('head', 'kv'))
     """
 
     policy: PrecisionPolicy
@@ -159,6 +163,13 @@ class Lowered:
         emulated_because: why not, for each that is emulated.
         weight_bytes: of all weights if each is stored in its precision, scales included.
         full_weight_bytes: of the weights before.
+
+    Example:
+        >>> low = lm.at_precision(
+        ...     gp.PrecisionPolicy({"head": "int8", "mlp": "bf16"}, emulate=True)
+        ... )
+        >>> low.lowered.weight_bytes < low.lowered.full_weight_bytes, low.lowered.native
+        (True, {'bf16': False, 'int8': False})
     """
 
     policy: PrecisionPolicy

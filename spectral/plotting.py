@@ -37,6 +37,11 @@ def plot(
         ax: axes to draw into; ``None`` makes a figure.
 
     Raises :class:`MissingExtraError` where matplotlib is not installed.
+
+    Example:
+        >>> axes = plot(model.graph, mask=mask, path=folder / "spectrum.svg")
+        >>> axes.get_xlabel()
+        'real part'
     """
     try:
         from matplotlib.figure import Figure

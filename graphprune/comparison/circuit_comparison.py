@@ -29,6 +29,11 @@ class SampledNull:
     """Random draws of a quantity: ``p_more`` is (1 + draws at least as large) / (1 + draws).
 
     ``p_least`` is the smallest that it could have been, of the largest value there is, 1.
+
+    Example:
+        >>> null = SampledNull.of([0.1, 0.3, 0.2], 0.9)
+        >>> null.mean, null.p_more
+        (0.200, 0.25)
     """
 
     mean: float
@@ -64,6 +69,12 @@ class NodeOverlap:
     ``nulls``: by chance, of as many random nodes (``"uniform"``), and of as many of every kind at
     every level (``"composition"``); both exact. Inputs, outputs and other nodes without a like are
     left nothing by the second.
+
+    Example:
+        >>> two = {"EAP": scores.top(12), "random": gp.Random().score(model, task).top(12)}
+        >>> nodes = gp.compare_circuits(two).pair("EAP", "random").nodes
+        >>> nodes.nodes_first, nodes.nodes_second, nodes.shared
+        (10, 8, 8)
     """
 
     nodes_first: int
@@ -79,6 +90,13 @@ class ScoreOverlap:
 
     ``weighted_jaccard`` is Ruzicka's, signs apart, each set over its sum; ``sampled`` the same of
     scores permuted within strata. Rank correlations are ``None`` where scores are constant.
+
+    Example:
+        >>> two = {"EAP": scores, "magnitude": gp.spectral.Magnitude().score(model, task)}
+        >>> both = {name: gp.Circuit.from_mask(s.top(12), scores=s) for name, s in two.items()}
+        >>> overlap = gp.compare_circuits(both).pair("EAP", "magnitude").scores
+        >>> overlap.weighted_jaccard, overlap.spearman_abs.value
+        (0.314, 0.333)
     """
 
     weighted_jaccard: float
@@ -94,6 +112,12 @@ class PairOverlap:
 
     ``contained_first`` is the share of the first circuit's edges that the second has too (``None``
     for an empty circuit). ``nulls`` are the kinds of chance by name.
+
+    Example:
+        >>> two = {"EAP": scores.top(12), "random": gp.Random().score(model, task).top(12)}
+        >>> pair = gp.compare_circuits(two).pair("EAP", "random")
+        >>> pair.edges_first, pair.shared, round(pair.jaccard, 2)
+        (12, 5, 0.26)
     """
 
     first: str
@@ -152,6 +176,12 @@ class CircuitComparison:
             of edges come of it, and ``left_out`` says which axes the graph does not have, and why.
         samples, seed: of the random draws.
         remarks: what to keep in mind when reading the figures.
+
+    Example:
+        >>> two = {"EAP": scores.top(12), "random": gp.Random().score(model, task).top(12)}
+        >>> comparison = gp.compare_circuits(two)
+        >>> comparison.pair("EAP", "random").shared, comparison.common(2)
+        (5, EdgeMask(5 of 24 edges, 20.8333%))
     """
 
     masks: Mapping[str, EdgeMask]

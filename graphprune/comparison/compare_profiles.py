@@ -37,6 +37,15 @@ class ProfileComparison:
     ``same_graph`` says whether all lie on one graph; ``left_out`` names axes that some graph does
     not have, with the reason; ``bins`` is how many parts a relative depth has; ``remarks`` are what
     to keep in mind when reading the figures.
+
+    Example:
+        >>> two = {
+        ...     "EAP": gp.EAP().score(lm, prompts).top(40),
+        ...     "random": gp.Random().score(lm, prompts).top(40),
+        ... }
+        >>> comparison = gp.compare_profiles(two)
+        >>> comparison.differences["EAP", "random"].distance["kind"]
+        0.2
     """
 
     profiles: Mapping[str, CircuitProfile]

@@ -45,6 +45,11 @@ class Levels:
     them; ``placed [N]`` says which nodes have one. ``inner [N]``: those whose own level is a layer,
     a depth or a number of steps, and not an end. ``how`` is ``"layer"``, ``"depth"`` or
     ``"steps"``.
+
+    Example:
+        >>> found = gp.comparison.levels(lm.graph)
+        >>> found.how, found.values[:4].tolist()
+        ('layer', [-1, 0, 0, 0])
     """
 
     how: str
@@ -114,7 +119,13 @@ def _steps(graph: ComputationalGraph) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EdgeGroups:
-    """A division of a graph's edges: edge e belongs to ``names[codes[e]]``."""
+    """A division of a graph's edges: edge e belongs to ``names[codes[e]]``.
+
+    Example:
+        >>> groups = gp.comparison.edge_groups(lm.graph, "kind")
+        >>> groups.names, groups.count().tolist()
+        (('q', 'k', 'v', 'mlp', 'resid'), [28, 28, 28, 15, 11])
+    """
 
     axis: str
     names: tuple[str, ...]
@@ -209,7 +220,13 @@ STRATA = ("source_level", "target_level", "source_kind", "target_kind", "kind")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Strata:
-    """Classes of edges: edge e is in ``codes[e]``; ``axes`` are what its edges agree in."""
+    """Classes of edges: edge e is in ``codes[e]``; ``axes`` are what its edges agree in.
+
+    Example:
+        >>> strata = gp.comparison.make_strata(lm.graph)
+        >>> strata.axes, strata.count
+        (('source_level', 'target_level', 'source_kind', 'target_kind', 'kind'), 23)
+    """
 
     axes: tuple[str, ...]
     codes: NDArray[np.int64]

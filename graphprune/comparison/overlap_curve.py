@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapPoint:
-    """The overlap of the ``kept`` strongest edges of either ranking, and what chance gives."""
+    """The overlap of the ``kept`` strongest edges of either ranking, and what chance gives.
+
+    Example:
+        >>> point = gp.matched_overlap(scores, scores, [6]).points[0]
+        >>> point.kept, point.shared, point.jaccard
+        (6, 6, 1.0)
+    """
 
     size: float
     kept: int
@@ -44,7 +50,15 @@ class OverlapPoint:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OverlapCurve:
-    """Overlap at every size; ``strata`` are what chance ``"composition"`` keeps."""
+    """Overlap at every size; ``strata`` are what chance ``"composition"`` keeps.
+
+    Example:
+        >>> curve = gp.matched_overlap(
+        ...     scores, gp.spectral.Magnitude().score(model, task), [6, 12]
+        ... )
+        >>> [(point.kept, point.shared) for point in curve.points]
+        [(6, 4), (12, 7)]
+    """
 
     points: tuple[OverlapPoint, ...]
     by: Ranking

@@ -55,6 +55,13 @@ class OverlapNull:
     ``jaccard`` is the expected overlap (not that of the expected number); ``p_least`` is the
     smallest ``p_more`` that there could have been, had the circuits shared all that chance leaves
     open; ``p_adjusted`` is ``p_more`` after Holm's correction over all pairs compared together.
+
+    Example:
+        >>> two = {"EAP": scores.top(12), "random": gp.Random().score(model, task).top(12)}
+        >>> nulls = gp.compare_circuits(two).pair("EAP", "random").nulls
+        >>> {name: (null.mean, null.p_more) for name, null in nulls.items()}
+        {'uniform': (6.0, 0.890), 'composition': (6.0, 0.890),
+        'degrees': (5.0, 1.0)}
     """
 
     name: NullName

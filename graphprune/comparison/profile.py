@@ -51,6 +51,12 @@ class ProfileGroup:
 
     ``share`` and ``enrichment`` are ``None`` for an empty circuit; ``p`` where chance leaves
     nothing open (an axis with one group, a circuit of no edge or of all).
+
+    Example:
+        >>> profile = gp.circuit_profile(gp.EAP().score(lm, prompts).top(40))
+        >>> group = profile.along("kind")[0]
+        >>> group.group, group.kept, group.edges, group.enrichment
+        ('q', 3, 28, 0.295)
     """
 
     axis: str
@@ -74,6 +80,13 @@ class CircuitProfile:
         axes: the axes; ``left_out`` names those that the graph does not have, with the reason.
         level: what a level is here: ``"layer"``, ``"depth"``, ``"steps"``, or ``None``.
         bins: how many parts a relative depth is divided into.
+
+    Example:
+        >>> profile = gp.circuit_profile(gp.EAP().score(lm, prompts).top(40))
+        >>> profile.axes
+        ('source_level', 'target_level', 'distance', 'source_kind', 'target_kind', 'kind')
+        >>> [(group.group, group.kept) for group in profile.along("kind")]
+        [('q', 3), ('k', 7), ('v', 12), ('mlp', 10), ('resid', 8)]
     """
 
     mask: EdgeMask
@@ -197,6 +210,14 @@ class GroupDifference:
     ``standard_first`` and ``standard_second`` those on a graph of the mean composition, and
     ``difference`` the first of these minus the second: ``None`` where a graph lacks the group. On
     one graph both kinds are the same. Enrichments are against each circuit's own graph.
+
+    Example:
+        >>> first, second = (
+        ...     gp.circuit_profile(m.score(lm, prompts).top(40)) for m in (gp.EAP(), gp.Random())
+        ... )
+        >>> group = first.difference(second).groups[0]
+        >>> group.axis, group.group, group.share_first, group.share_second
+        ('source_level', 'input', 0.225, 0.275)
     """
 
     axis: str
@@ -224,6 +245,13 @@ class ProfileDifference:
         absent: axes without a distance, with the reason.
         graph_distance: for every axis half the sum of differences of the graphs' own shares: 0 on
             one graph.
+
+    Example:
+        >>> first, second = (
+        ...     gp.circuit_profile(m.score(lm, prompts).top(40)) for m in (gp.EAP(), gp.Random())
+        ... )
+        >>> first.difference(second).distance["kind"]
+        0.2
     """
 
     groups: tuple[GroupDifference, ...]

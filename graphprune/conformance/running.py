@@ -22,13 +22,23 @@ def adapter_checks(model: MaskedModel | None = None) -> tuple[AdapterCheck, ...]
     """The checks of an adapter, each ``check(model, task)``; for ``pytest.mark.parametrize``.
 
     Without a model those of the contract alone; with one also those of its capabilities.
+
+    Example:
+        >>> [check.__name__ for check in adapter_checks(model)][:3]
+        ['graph_is_stable', 'ends_are_the_references',
+        'full_outputs_are_the_same_under_every_ablation']
     """
     claimed = tuple(c for c, kind in CAPABILITY_CHECKS.items() if isinstance(model, kind))
     return CONTRACT_CHECKS + claimed
 
 
 def method_checks() -> tuple[MethodCheck, ...]:
-    """The checks of a method, each ``check(method, model, task)``."""
+    """The checks of a method, each ``check(method, model, task)``.
+
+    Example:
+        >>> [check.__name__ for check in method_checks()][:3]
+        ['settings_are_frozen', 'result_is_of_this_graph', 'result_is_reproducible']
+    """
     return METHOD_CHECKS
 
 
@@ -66,6 +76,10 @@ def check_adapter(
 
     Gives ``{check: "passed"}``, ``"no <capability>"`` for those of capabilities that it lacks, or
     raises with all failures.
+
+    Example:
+        >>> check_adapter(model, task)["graph_is_stable"]
+        'passed'
     """
     found = _all(adapter_checks(model), (model, task), expected_failures or {})
     return found | {
@@ -82,5 +96,10 @@ def check_method(
     *,
     expected_failures: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Runs every check of a method on one model; gives ``{check: "passed"}`` or raises."""
+    """Runs every check of a method on one model; gives ``{check: "passed"}`` or raises.
+
+    Example:
+        >>> check_method(gp.EAP(), model, task)["result_is_of_this_graph"]
+        'passed'
+    """
     return _all(METHOD_CHECKS, (method, model, task), expected_failures or {})

@@ -44,6 +44,10 @@ def resolve_ablation(
 
     ``mean`` and ``mean_positional`` are taken over the task's corrupted prompts (over its clean
     ones where it has none). For another reference set give ``model.mean_ablation(batches)``.
+
+    Example:
+        >>> resolve_ablation(model, task, "zero").name, resolve_ablation(model, task, None).name
+        ('zero', 'counterfactual')
     """
     if ablation is None:
         ablation = own_ablation(found) or DEFAULT_ABLATION

@@ -40,6 +40,11 @@ class Batch:
         slots: ``[B, T]`` int64, the slot of each clean token where named spans are aligned: scores
             by position are kept for each slot. ``None``: every position is its own slot.
         slot_names: the spans' names, then ``"other"`` for tokens outside all of them.
+
+    Example:
+        >>> batch = next(prompts.batches(2))
+        >>> batch.size, batch.clean["input_ids"].shape, tokenizer.decode(batch.answer[0])
+        (2, torch.Size([2, 14]), ' Jessica')
     """
 
     clean: Any
@@ -56,7 +61,12 @@ class Batch:
 
 @runtime_checkable
 class Examples(Protocol):
-    """A finite, indexable source of examples; a task draws its batches from it."""
+    """A finite, indexable source of examples; a task draws its batches from it.
+
+    Example:
+        >>> prompts.examples.batch([0, 3]).indices, prompts.examples.lengths()[:3]
+        ((0, 3), array('i', [19, 16, 14]))
+    """
 
     def __len__(self) -> int: ...
 

@@ -61,6 +61,13 @@ class Method(ABC):
             an :class:`~graphprune.Ablation` (learned constants are one too). ``None`` is not
             said: an ensemble's own then holds, and where nobody says one, counterfactual.
         batch_size: examples at a time; ``None`` takes the task's.
+
+    Example:
+        >>> result = gp.EAP().fit(model, task, size=6)
+        >>> result.mask, result.ablation
+        (EdgeMask(6 of 24 edges, 25.0000%), 'counterfactual')
+        >>> gp.EAP(ablation="zero").label
+        "EAP(ablation='zero')"
     """
 
     ablation: AblationLike | None = None
@@ -206,6 +213,12 @@ class Scorer(Method):
 
     A circuit of a size is its strongest edges without dead ends, see
     :func:`~graphprune.selection.selectors.circuit_of_size`.
+
+    Example:
+        >>> gp.Random(seed=1).score(model, task).top(6)
+        EdgeMask(6 of 24 edges, 25.0000%)
+        >>> gp.Random(seed=1).fit(model, task, size=6).mask
+        EdgeMask(6 of 24 edges, 25.0000%)
     """
 
     @abstractmethod
@@ -218,7 +231,12 @@ class Scorer(Method):
 
 
 class Pruner(Method):
-    """A method that chooses the edges itself."""
+    """A method that chooses the edges itself.
+
+    Example:
+        >>> gp.EdgePruning(steps=20).fit(model, task, size=6).mask
+        EdgeMask(6 of 24 edges, 25.0000%)
+    """
 
     def sized(self, size: int | float | None) -> Self:
         """The same method that keeps ``size`` edges (int) or that share of them (float).

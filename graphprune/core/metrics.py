@@ -47,6 +47,11 @@ class Metric:
             once; ``None``: it is computed each time.
         bounds: the least and the largest value that it can have; intervals of its mean stay inside,
             and values that all lie at an end (right or wrong) are counted.
+
+    Example:
+        >>> first = Metric("first_logit", lambda outputs, batch, full: outputs[:, 0], needs=())
+        >>> gp.evaluate(model, task.with_metric(first), mask, metrics=[first])["first_logit"]
+        0.421
     """
 
     name: str

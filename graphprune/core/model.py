@@ -52,6 +52,12 @@ class Ablation:
     constants a tuple of leaf tensors. ``delete`` puts nothing in a message's place: the edge is
     absent, and operators that normalise over edges (degrees, means, attention) do so over those
     that are left, so a run is not linear in the mask.
+
+    Example:
+        >>> gp.Ablation("zero").name, gp.Ablation().name
+        ('zero', 'counterfactual')
+        >>> gp.evaluate(model, task, mask, ablation=gp.Ablation("zero"))["faithfulness"]
+        0.447
     """
 
     kind: AblationKind = "counterfactual"
@@ -94,6 +100,15 @@ class Reference:
         ablation: what stands in for ablated messages.
         full: outputs of the unmasked model, ``[B, V]`` or ``[B, P, V]``.
         ablated: outputs with every edge ablated, shaped as ``full``.
+
+    Example:
+        >>> batch = next(task.batches())
+        >>> reference = model.reference(batch)
+        >>> reference.full.shape, reference.ablated.shape
+        (torch.Size([10, 2]), torch.Size([10, 2]))
+        >>> outputs = model.run(batch, torch.ones(1, 24), reference)
+        >>> bool(torch.allclose(outputs[0], reference.full, atol=1e-5))
+        True
     """
 
     batch: Batch
@@ -130,6 +145,13 @@ class Gradients:
 
     ``edge``: ``[E]`` (``[E, pos]`` where asked for by position). ``node``: ``[N]``.
     ``neurons``: ``{node name: [d]}``, filled where asked for.
+
+    Example:
+        >>> batch = next(prompts.batches())
+        >>> reference = lm.reference(batch)
+        >>> gradients = lm.edge_gradients(batch, lambda outputs: outputs[:, 0].sum(), reference)
+        >>> gradients.edge.shape, gradients.node.shape
+        (torch.Size([110]), torch.Size([12]))
     """
 
     edge: Tensor
@@ -144,6 +166,12 @@ class Messages:
     ``edges [R, W]`` are edge numbers (reader by writer); ``values [W, B, T, D]`` the messages;
     ``total [B, T, D]`` all that is read, unmaskable terms included; ``weight [B, T]`` is 1 at real
     positions, 0 at padding.
+
+    Example:
+        >>> batch = next(prompts.batches())
+        >>> first = next(iter(lm.messages(batch)))
+        >>> first.edges.shape, first.values.shape, first.total.shape
+        (torch.Size([12, 1]), torch.Size([1, 4, 15, 16]), torch.Size([4, 15, 16]))
     """
 
     edges: Tensor

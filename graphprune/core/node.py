@@ -16,6 +16,12 @@ class Node:
     ``name`` is unique in its graph; ``kind`` says what it is (``"head"``, ``"mlp"``, ...);
     ``layer`` and ``index`` place it where that makes sense; ``attributes`` holds plain Python
     values.
+
+    Example:
+        >>> gp.Node("a3.h1", kind="head", layer=3, index=1).layer
+        3
+        >>> lm.graph.nodes[1]
+        Node(name='a0.h0', kind='head', layer=0, index=0, attributes={})
     """
 
     name: str

@@ -72,7 +72,13 @@ def _numbers(task: ExampleSet) -> NDArray[np.int64]:
 
 
 class ExampleFingerprint(NamedTuple):
-    """64-bit hashes of an example's clean and corrupted inputs; 0: it has no corrupted ones."""
+    """64-bit hashes of an example's clean and corrupted inputs; 0: it has no corrupted ones.
+
+    Example:
+        >>> found_on = circuit.found_on
+        >>> len(found_on), set(prompts.example_fingerprints()) & found_on
+        (10, set())
+    """
 
     clean: int
     corrupt: int = 0

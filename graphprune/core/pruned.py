@@ -41,6 +41,12 @@ class Pruned:
         shortest: the fewest.
         exact: the only number of positions there may be; ``None``: any up to ``longest``.
         options: the adapter's own settings that it was made with, plain values.
+
+    Example:
+        >>> half = gp.EAP().score(lm, prompts).top(0.5).prune_dead_ends()
+        >>> pruned = lm.pruned(half, gp.Ablation("zero"))
+        >>> pruned.module(pruned.draw(2, 8)).shape
+        torch.Size([2, 8, 2278])
     """
 
     module: torch.nn.Module
@@ -72,6 +78,10 @@ class ExportedModel:
     ``report.json``: ``original`` and ``exported`` with ``parameters``, ``bytes``,
     ``flops_per_token`` and ``seconds``, the ``shape`` they were run on, ``max_difference``, and
     ``performance`` on the task beside the circuit as found and the original model.
+
+    Example:
+        >>> small = circuit.export_model("small", lm, ablation="zero")  # doctest: +SKIP
+        >>> small.module(input_ids)  # doctest: +SKIP
     """
 
     path: Path

@@ -72,6 +72,15 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
     ``forward``, ``level``, ``node_type``, ``means`` and ``name`` of a graph network; ``check``,
     ``checkpointing`` and ``embedding_nodes`` of a language model. Raises
     :class:`UnsupportedModelError` where no adapter knows the module, or its exactness check fails.
+
+    Example:
+        >>> from torch_geometric.nn import GCNConv
+        >>> wrap(GCNConv(4, 2), data=data).graph
+        ComputationalGraph(10 nodes, 24 edges, directed)
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> size = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 50}
+        >>> wrap(GPT2LMHeadModel(GPT2Config(**size, bos_token_id=0, eos_token_id=0))).graph
+        ComputationalGraph(5 nodes, 13 edges, acyclic)
     """
     if isinstance(module, MaskedModel):
         return module
@@ -117,12 +126,22 @@ def _require_ordinary_weights(module: nn.Module) -> None:
 
 
 def supported() -> dict[str, list[str]]:
-    """What each installed adapter knows, such as ``{"transformers": ["gpt2", ...]}``."""
+    """What each installed adapter knows, such as ``{"transformers": ["gpt2", ...]}``.
+
+    Example:
+        >>> supported()["pyg"]
+        ['ARGNN', 'MessagePassing']
+    """
     return {name: adapter.supported() for name, adapter in adapters().items()}
 
 
 def method_names() -> list[str]:
-    """Names that :func:`make_method` knows."""
+    """Names that :func:`make_method` knows.
+
+    Example:
+        >>> method_names()[:4]
+        ['acdc', 'calibrated-ranking', 'clean-corrupted', 'eap']
+    """
     return sorted(_entries("graphprune.methods"))
 
 
@@ -136,7 +155,12 @@ def method_class(name: str) -> type[Any]:
 
 
 def make_method(name: str, **settings: Any) -> Any:
-    """A scorer or pruner by its registered name, such as ``make_method("eap-ig", steps=5)``."""
+    """A scorer or pruner by its registered name, such as ``make_method("eap-ig", steps=5)``.
+
+    Example:
+        >>> make_method("eap-ig", steps=3).label
+        'EAPIG(steps=3)'
+    """
     kind = method_class(name)
     try:
         return kind(**settings)

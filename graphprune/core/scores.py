@@ -262,6 +262,11 @@ class PositionalEdgeScores:
     """One score for each edge and position: ``values`` is ``[E, pos]``.
 
     ``positions`` names them where they are spans that a task aligns; empty for token positions.
+
+    Example:
+        >>> by_position = gp.EAP().score_positions(lm, prompts.take(1))
+        >>> by_position.values.shape, by_position.total()
+        (torch.Size([110, 19]), EdgeScores(110 edges, method='EAP'))
     """
 
     graph: ComputationalGraph
@@ -308,6 +313,13 @@ class NodeScores:
 
     Raises :class:`InputError` for wrong shapes and unknown nodes, :class:`NumericalError` for NaN
     or infinite scores, of nodes and of neurons.
+
+    Example:
+        >>> nodes = gp.NAP().score_nodes(lm, prompts)
+        >>> nodes.top(5)
+        EdgeMask(26 of 110 edges, 23.6364%)
+        >>> nodes.to_frame().columns.tolist()
+        ['node', 'kind', 'layer', 'score']
     """
 
     graph: ComputationalGraph

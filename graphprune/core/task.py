@@ -63,6 +63,21 @@ class Task:
         order: which of the examples, in which order; ``None`` takes all.
         batch_size: used where a method names none.
         notes: provenance worth keeping (template pool, dropped pairs, ...), plain values.
+
+    Example:
+        >>> records = [
+        ...     {
+        ...         "clean": "When Mary and John went to the park, John gave a book to",
+        ...         "corrupt": "When Mary and John went to the park, Mary gave a book to",
+        ...         "answer": " Mary",
+        ...         "distractor": " John",
+        ...     }
+        ... ]
+        >>> Task.from_pairs(records, tokenizer)
+        Task('pairs', 1 examples, metric='logit_diff')
+        >>> train, held_out = prompts.split(0.5)
+        >>> len(train), len(held_out)
+        (4, 4)
     """
 
     examples: Examples

@@ -40,6 +40,13 @@ def prompt_answers(
     Returns:
         Dicts with ``prompt`` and ``answer`` (text), ``model`` and ``circuit`` (``(token,
         probability)`` pairs, the likeliest first), as :func:`to_html` takes them.
+
+    Example:
+        >>> edges = gp.EAP().score(lm, prompts).top(50)
+        >>> row = prompt_answers(lm, prompts, edges, tokenizer, n=1, top=1)[0]
+        >>> row["prompt"], list(row)
+        ('When Grace and Jessica went to the school, Grace gave a letter to', ['prompt', 'answer',
+        'model', 'circuit'])
     """
     mask = mask_of(circuit)
     require_same_graph(model.graph, mask.graph, "the model and the circuit")

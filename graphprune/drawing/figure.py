@@ -74,6 +74,11 @@ def plot(
         dpi: dots per inch of a PNG.
 
     Raises :class:`MissingExtraError` where matplotlib is not installed.
+
+    Example:
+        >>> figure = plot(circuit, folder / "circuit.pdf", node_colours=data.y)
+        >>> [round(2.54 * float(inches), 1) for inches in figure.get_size_inches()][0]
+        9.0
     """
     if orientation not in WIDTHS:
         raise unknown_name("orientation", orientation, tuple(WIDTHS))
@@ -96,7 +101,12 @@ def plot(
 
 
 def draw(circuit: CircuitLike, path: str | os.PathLike[str], **options: Any) -> Path:
-    """Draws ``circuit`` into an SVG, PNG or PDF file; options as :func:`plot` takes them."""
+    """Draws ``circuit`` into an SVG, PNG or PDF file; options as :func:`plot` takes them.
+
+    Example:
+        >>> draw(circuit, folder / "circuit.svg", width=9).name
+        'circuit.svg'
+    """
     plot(circuit, path, **options)
     return Path(path)
 

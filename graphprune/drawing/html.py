@@ -52,6 +52,11 @@ def to_html(
         answers: prompts with both answers, as :func:`prompt_answers` gives them; ``None`` takes
             ``circuit.provenance["notes"]["answers"]`` where it is there.
         node_colours: as for :func:`draw`, in graphs that flow in circles.
+
+    Example:
+        >>> page = to_html(circuit, folder / "circuit.html", node_colours=data.y)
+        >>> "<html" in page.read_text(encoding="utf-8")
+        True
     """
     if max_edges < 1:
         raise InputError(f"max_edges must be at least 1, got {max_edges}")

@@ -48,6 +48,17 @@ def plot_circuits(
             of its edges that are drawn of another circuit, unless they would be dead ends here.
         title: over all panels.
         dpi: dots per inch of a PNG.
+
+    Example:
+        >>> masks = {
+        ...     "EAP": gp.EAP().score(lm, prompts).top(20),
+        ...     "random": gp.Random().score(lm, prompts).top(20),
+        ... }
+        >>> figure = plot_circuits(
+        ...     {name: gp.Circuit.from_mask(m) for name, m in masks.items()}, folder / "two.svg"
+        ... )
+        >>> [file.name for file in folder.iterdir()]
+        ['two.svg']
     """
     named = list(circuits.values())
     if not 2 <= len(named) <= len(OWN):

@@ -34,6 +34,11 @@ class SameOutputs:
         ablation: what stands in for edges outside a mask.
         max_candidates: masks run at once.
         batch_size: examples at a time; ``None`` takes the task's.
+
+    Example:
+        >>> same = SameOutputs(model, task)
+        >>> same(torch.stack([scores.top(20).values, scores.top(1).values]))
+        tensor([ True, False])
     """
 
     model: MaskedModel
@@ -113,6 +118,10 @@ def same_outputs(
     """``[K]`` bool for ``masks [K, E]``: which give the full model's output on every example.
 
     To ask often, keep a :class:`SameOutputs`, which keeps the examples' values.
+
+    Example:
+        >>> same_outputs(model, task, torch.stack([scores.top(20).values, scores.top(1).values]))
+        tensor([ True, False])
     """
     return SameOutputs(model, task, ablation, max_candidates)(masks)
 
@@ -120,7 +129,12 @@ def same_outputs(
 def equivalent(
     model: MaskedModel, task: Task, mask: EdgeMask | Masked, *, ablation: AblationLike | None = None
 ) -> bool:
-    """``True`` if the circuit gives the full model's output on every example of the task."""
+    """``True`` if the circuit gives the full model's output on every example of the task.
+
+    Example:
+        >>> equivalent(model, task, scores.top(20)), equivalent(model, task, scores.top(1))
+        (True, False)
+    """
     chosen, mask = said_or_own(ablation, mask), mask_of(mask)
     require_same_graph(model.graph, mask.graph, "the model and the mask")
     return bool(SameOutputs(model, task, chosen)(mask.values[None])[0])
@@ -141,7 +155,12 @@ def removable_edges(
     ablation: AblationLike | None = None,
     max_candidates: int = 16,
 ) -> EdgeMask:
-    """The kept edges whose removal alone leaves every output the full model's."""
+    """The kept edges whose removal alone leaves every output the full model's.
+
+    Example:
+        >>> len(removable_edges(model, task, gp.EdgeMask.full(model.graph)).edges())
+        23
+    """
     kept = _binary(model, mask_of(mask))
     edges = torch.nonzero(kept)[:, 0]
     values = torch.zeros(model.graph.num_edges)
@@ -154,7 +173,12 @@ def removable_edges(
 def is_minimal(
     model: MaskedModel, task: Task, mask: EdgeMask | Masked, *, ablation: AblationLike | None = None
 ) -> bool:
-    """``True`` if the circuit is exact and the removal of any kept edge changes some output."""
+    """``True`` if the circuit is exact and the removal of any kept edge changes some output.
+
+    Example:
+        >>> is_minimal(model, task, gp.EdgeMask.full(model.graph))
+        False
+    """
     if not equivalent(model, task, mask, ablation=ablation):
         return False
     return removable_edges(model, task, mask, ablation=ablation).num_kept == 0
@@ -183,6 +207,11 @@ def minimal_circuit(
 
     Raises:
         InputError: the circuit does not give the full model's outputs to begin with.
+
+    Example:
+        >>> small = minimal_circuit(model, task, gp.EdgeMask.full(model.graph), scores)
+        >>> small, is_minimal(model, task, small)
+        (EdgeMask(1 of 24 edges, 4.1667%), True)
     """
     exact = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
     mask = mask_of(mask)

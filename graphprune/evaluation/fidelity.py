@@ -20,7 +20,12 @@ from graphprune.core.task import Task
 
 @dataclass(frozen=True)
 class Fidelity:
-    """See the module."""
+    """See the module.
+
+    Example:
+        >>> Fidelity(plus=0.8, minus=0.2).characterization
+        0.800
+    """
 
     plus: float
     minus: float
@@ -46,6 +51,10 @@ def fidelity(
     Args:
         ablation: what is in place of an edge that is out; ``"delete"`` on graph networks takes it
             out of the graph, as PyG's users do.
+
+    Example:
+        >>> fidelity(model, task, mask, ablation="delete")
+        Fidelity(plus=0.0, minus=0.0)
     """
     require_model(model)
     require_same_graph(model.graph, mask.graph, "the model and the mask")

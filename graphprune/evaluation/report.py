@@ -79,6 +79,13 @@ class EvaluationReport:
     where there are no distractors. ``bounds`` holds the
     least and the largest value of measures that have them, ``remarks`` what is to be said of the
     intervals of all measures.
+
+    Example:
+        >>> report = gp.evaluate(model, task, mask)
+        >>> report["faithfulness"], report.interval("faithfulness")
+        (0.911, (0.527, 1.872))
+        >>> report.to_frame().columns.tolist()
+        ['measure', 'circuit', 'low', 'high', 'full', 'ablated', 'note']
     """
 
     values: dict[str, float]
@@ -204,6 +211,13 @@ def evaluate(
     Raises:
         GraphMismatchError: the mask belongs to another graph.
         NumericalError: NaN or infinite outputs, naming the examples.
+
+    Example:
+        >>> report = evaluate(model, task, mask, ablation="delete")
+        >>> report["accuracy"], report["top1_match"]
+        (1.0, 1.0)
+        >>> report.full["accuracy"]
+        1.0
     """
     return evaluate_all(
         model,
@@ -229,6 +243,11 @@ def evaluate_all(
     """:func:`evaluate` for several circuits, which share the clean and ablated passes.
 
     Arguments and errors as there; gives a report for each name.
+
+    Example:
+        >>> masks = {"best 12": scores.top(12), "best 18": scores.top(18)}
+        >>> {name: report["n_edges"] for name, report in evaluate_all(model, task, masks).items()}
+        {'best 12': 12, 'best 18': 18}
     """
     chosen_masks = {name: mask_of(mask) for name, mask in masks.items()}
     require_model(model)

@@ -30,7 +30,16 @@ _LOGITS_LABEL = 'Output "{name}" (p=1)'  # the viewer reads a token and its prob
 
 
 def to_attribution_graph(circuit: Circuit, path: str | os.PathLike[str]) -> Path:
-    """Writes :func:`attribution_graph` to ``path``, whole or not at all."""
+    """Writes :func:`attribution_graph` to ``path``, whole or not at all.
+
+    Example:
+        >>> import json
+        >>> small = gp.EAP().score(lm, prompts).top(30).prune_dead_ends()
+        >>> found = gp.Circuit.from_mask(small, model=lm, task=prompts)
+        >>> file = to_attribution_graph(found, folder / "graph.json")
+        >>> sorted(json.loads(file.read_text(encoding="utf-8")))
+        ['links', 'metadata', 'nodes', 'qParams']
+    """
     text = json.dumps(attribution_graph(circuit), allow_nan=False, indent=1)
     return write_text(path, text + "\n")
 

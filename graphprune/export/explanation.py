@@ -63,6 +63,11 @@ def to_explanation(
             the answer, for or against; ``"signed"``: the scores as they are, positive = useful.
 
     Raises :class:`InputError` where the data's edges are not the circuit's graph.
+
+    Example:
+        >>> explanation = to_explanation(circuit, data)
+        >>> explanation.edge_mask.shape
+        torch.Size([24])
     """
     from torch_geometric.data import Batch, Data, HeteroData
 

@@ -48,6 +48,12 @@ def export(
 
     Raises :class:`InputError` that lists the formats where none fits, and for a ``d_model`` that
     is no positive integer or beside a format that has no place for it.
+
+    Example:
+        >>> export(circuit, folder / "circuit.graphml").name
+        'circuit.graphml'
+        >>> export(circuit, folder / "circuit.csv").read_text(encoding="utf-8").splitlines()[0]
+        'edge,source,target,kind,kept,score'
     """
     chosen = _by_suffix(Path(path)) if format is None else format
     if chosen not in _WRITERS:

@@ -49,6 +49,9 @@ def push_to_hub(
     Raises:
         InputError: for a repository's name that cannot be one.
         FetchError: where the hub cannot be reached or refuses; nothing is uploaded then.
+
+    Example:
+        >>> push_to_hub(circuit, "someone/ioi-circuit")  # doctest: +SKIP
     """
     from huggingface_hub import HfApi
 
@@ -85,6 +88,9 @@ def from_hub(
         InputError: for a repository's name that cannot be one.
         FetchError: where the hub cannot be reached, or has no such repository, revision or circuit.
         FormatError: for files that are no circuit.
+
+    Example:
+        >>> from_hub("someone/ioi-circuit")  # doctest: +SKIP
     """
     from huggingface_hub import HfApi
 
@@ -105,6 +111,12 @@ def load(place: str | os.PathLike[str], **options: Any) -> Circuit:
         **options: ``revision``, ``token`` and ``cache`` of :meth:`graphprune.Circuit.from_hub`.
 
     Raises :class:`InputError` where ``place`` is neither, and whatever reading it raises.
+
+    Example:
+        >>> circuit.save(folder / "found").name
+        'found'
+        >>> load(folder / "found")
+        Circuit(12 of 24 edges, 10 nodes)
     """
     path = Path(place)
     if path.exists():

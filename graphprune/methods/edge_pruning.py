@@ -67,6 +67,10 @@ class EdgePruning(MaskOptimiser):
             of up to eight batches; ``None``: 8, none as published.
         path: further sizes (counts or shares) whose circuits the default variant keeps as its
             budget passes them: a whole trade-off curve from one run, in ``fit(...).circuits``.
+
+    Example:
+        >>> EdgePruning(size=8, steps=20, warm_start=scores).prune(model, task)
+        EdgeMask(8 of 24 edges, 33.3333%)
     """
 
     variant: Literal["default", "paper"] = "default"

@@ -75,6 +75,10 @@ class SequentialEnsemble(AroundScorer, Pruner, Scorer):
         ablation: given to a scorer and an optimiser that say none; where this ensemble says none,
             an optimiser's own is given to the scorer too.
         batch_size: the scorer's; the optimiser's is one of its settings.
+
+    Example:
+        >>> SequentialEnsemble(gp.EAP(), gp.EdgePruning(steps=20)).fit(model, task, size=8).mask
+        EdgeMask(8 of 24 edges, 33.3333%)
     """
 
     scorer: Member = field(default_factory=EAPIG)
@@ -297,6 +301,11 @@ class HybridEnsemble(_Combination):
             optimiser among them; by default the published three and a sequential ensemble.
         how, weights, seed, ablation, batch_size: see :class:`ParallelEnsemble`.
         normalize: ``"quantile"`` (default: tails stay heavy), ``"rank"`` or ``"scale"``.
+
+    Example:
+        >>> both = gp.SequentialEnsemble(gp.EAP(), gp.EdgePruning(size=8, steps=20))
+        >>> HybridEnsemble((gp.EAP(), both)).score(model, task).top(8)
+        EdgeMask(8 of 24 edges, 33.3333%)
     """
 
     scorers: Sequence[Member] = (*_FIRST, SequentialEnsemble())

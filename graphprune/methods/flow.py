@@ -21,6 +21,10 @@ class InformationFlow(Scorer):
 
     Proximity ``max(0, |x|_1 - |x - y_u|_1)`` of message y_u to all that is read, x, normalised over
     u at each position; then the mean over real positions and over examples. Forward passes only.
+
+    Example:
+        >>> InformationFlow().score(lm, prompts).top(2).edges()
+        ['input->a0.h0<q>', 'input->a0.h1<q>']
     """
 
     @property
@@ -51,7 +55,13 @@ class InformationFlow(Scorer):
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Scorer):
-    """Scores drawn from N(0, 1) by ``seed`` (``None``: 0): the baseline every method must beat."""
+    """Scores drawn from N(0, 1) by ``seed`` (``None``: 0): the baseline every method must beat.
+
+    Example:
+        >>> scores = Random(seed=1).score(model, task)
+        >>> scores.top(3).edges()
+        ['0->5', '8->7', '8->2']
+    """
 
     seed: int | None = None
 

@@ -182,7 +182,13 @@ class GradientScorer(Scorer):
 
 @dataclass(frozen=True, kw_only=True)
 class EAP(GradientScorer):
-    """Edge attribution patching (Syed et al. 2023): the mask gradient at the clean model."""
+    """Edge attribution patching (Syed et al. 2023): the mask gradient at the clean model.
+
+    Example:
+        >>> scores = EAP().score(model, task)
+        >>> scores.top(3).edges()
+        ['0->1', '1->2', '0->4']
+    """
 
     def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """The clean model."""
@@ -200,6 +206,10 @@ class RelP(GradientScorer):
     Args:
         freeze_attention: attention patterns count as constants too (the authors' AH-rule), so
             that edges into q and k score 0.
+
+    Example:
+        >>> RelP().score(lm, prompts).top(2).edges()
+        ['input->a0.h3<v>', 'a0.h3->m0']
     """
 
     freeze_attention: bool = False
@@ -229,7 +239,12 @@ class RelP(GradientScorer):
 
 @dataclass(frozen=True, kw_only=True)
 class CleanCorrupted(GradientScorer):
-    """The mean of the gradients at the clean and at the ablated input, times the difference."""
+    """The mean of the gradients at the clean and at the ablated input, times the difference.
+
+    Example:
+        >>> CleanCorrupted().score(lm, prompts).top(2).edges()
+        ['a0.h3->m0', 'a1.h2->logits']
+    """
 
     @property
     def needs(self) -> tuple[type, ...]:
@@ -275,6 +290,11 @@ class EAPIG(GradientScorer):
             steps (as the authors' code does, which in the passes over the inputs has no gradient
             where a reader reads inputs alone: the first layer, if positions are rotary). No
             gradient passes through a constant to what its group read.
+
+    Example:
+        >>> scores = EAPIG(steps=5).score(model, task)
+        >>> scores.top(3).edges()
+        ['1->0', '0->4', '9->8']
     """
 
     steps: int = 5

@@ -36,6 +36,11 @@ class MatryoshkaPruning(MaskOptimiser):
             below 1, as often as it counts in the trapezoid rule, so that the expected loss is the
             loss's area over those sizes (``smallest`` is then the least count alone).
         budgets: values of k at each step, run side by side.
+
+    Example:
+        >>> ranking = MatryoshkaPruning(steps=30).score(model, task)
+        >>> ranking.top(4), ranking.top(12)
+        (EdgeMask(4 of 24 edges, 16.6667%), EdgeMask(12 of 24 edges, 50.0000%))
     """
 
     lr: float = 0.05

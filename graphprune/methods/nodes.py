@@ -26,6 +26,10 @@ class NAP(GradientScorer):
 
     Args:
         neurons: also score each neuron of each node's output.
+
+    Example:
+        >>> NAP().score(lm, prompts).top(2).edges()
+        ['a0.h3->m0', 'a0.h3->logits']
     """
 
     neurons: bool = False
@@ -84,6 +88,10 @@ class NAPIG(NAP):
         points_at: where they lie; by default where the authors' code has them, ``k / steps`` for
             k = 1 ... steps: the clean end counts, the ablated one does not (EAP-IG's are the other
             way round).
+
+    Example:
+        >>> NAPIG(steps=3).score(lm, prompts).top(2).edges()
+        ['input->a0.h3<q>', 'input->logits']
     """
 
     steps: int = 5

@@ -81,6 +81,11 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         checkpoint_every: steps between checkpoints.
         cache: bytes that cached clean and ablated passes may take; ``None``: a quarter of the free
             memory; 0: none. It changes the time, never the result.
+
+    Example:
+        >>> result = gp.EdgePruning(size=8, steps=30).fit(model, task)
+        >>> sorted(result.history[-1])
+        ['density', 'loss', 'rate', 'step', 'temperature']
     """
 
     size: int | float | Literal["minimal"] | None = None

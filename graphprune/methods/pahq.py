@@ -162,6 +162,10 @@ class RTNQ(_Quantised):
     ``recheck`` is as :class:`PAHQ`'s, all other settings are :class:`ACDC`'s. With the investigated
     node in float32, the other reading of the paper, it is ``PAHQ`` with
     ``policy=gp.precision.rtn(8, model.precision_defaults.rounded)``.
+
+    Example:
+        >>> RTNQ(bits=4).label
+        'RTNQ(bits=4)'
     """
 
     bits: int = 8

@@ -29,6 +29,11 @@ class ExactPatching(Scorer):
 
     One run an edge, for small graphs; where the model can, of what the edge changes alone.
     ``candidates``: edges that ride together on the batch axis at most; a model may take fewer.
+
+    Example:
+        >>> scores = ExactPatching().score(model, task)
+        >>> scores.top(3).edges()
+        ['1->0', '0->4', '9->8']
     """
 
     candidates: int = 64
@@ -70,6 +75,11 @@ class IntegratedMaskGradient(Scorer):
 
     By the fundamental theorem the scores sum to metric(full) - metric(ablated), up to the error of
     the rule.
+
+    Example:
+        >>> scores = IntegratedMaskGradient(steps=5).score(model, task)
+        >>> scores.top(3).edges()
+        ['1->0', '0->4', '9->8']
     """
 
     steps: int = 5

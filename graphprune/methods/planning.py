@@ -43,6 +43,13 @@ class Throughput:
 
     Give what is reached in practice, not the data sheet's peak: the plan's seconds are only as good
     as these two numbers.
+
+    Example:
+        >>> from graphprune.methods.planning import Operations
+        >>> Throughput(flops=1e12, bandwidth=1e11).seconds(
+        ...     Operations("products", flops=2e12, bytes=1e10)
+        ... )
+        2.0
     """
 
     flops: float
@@ -135,6 +142,11 @@ class Plan:
     ``step`` (forward, backward and gate update, with the reference at hand), ``gates`` (the update
     alone), ``total`` (all steps and references) and ``calibration``. ``flops`` are one step's
     products, by part.
+
+    Example:
+        >>> made = gp.plan(lm, method="edge-pruning", batch_size=8, tokens=16)
+        >>> made.edges, made.batch_size, made.peak_phase
+        (110, 8, 'backward')
     """
 
     model: str
@@ -267,6 +279,11 @@ def plan(
 
     Raises :class:`InputError` for sizes below 1 or an unknown method, and
     :class:`UnsupportedModelError` where no adapter knows the model.
+
+    Example:
+        >>> made = plan(lm, method="edge-pruning", batch_size=8, tokens=16, steps=1000)
+        >>> made.edges, made.steps, made.peak < 2**30
+        (110, 1000, True)
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS, where="plan")

@@ -66,6 +66,10 @@ def polish(
 
     Raises:
         InputError: ``size`` is less than any circuit needs, or more than ``start`` has.
+
+    Example:
+        >>> polish(model, task, scores, 8, halvings=2)
+        EdgeMask(8 of 24 edges, 33.3333%)
     """
     require_model(model)
     graph = model.graph

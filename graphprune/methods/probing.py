@@ -26,6 +26,10 @@ class SubnetworkProbing(MaskOptimiser):
         penalty: the price of keeping all edges open, in units of the loss.
         lr: learning rate of log alpha.
         start: log alpha of every edge at first.
+
+    Example:
+        >>> SubnetworkProbing(steps=30, penalty=2.0).fit(model, task, size=8).mask
+        EdgeMask(8 of 24 edges, 33.3333%)
     """
 
     penalty: float = 10.0

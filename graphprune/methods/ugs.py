@@ -51,6 +51,10 @@ class UGS(MaskOptimiser):
         clip: gradients of a larger norm are cut to it: all of them, or in the paper variant those
             of edges between two kinds of nodes, group by group. Nodes that are alone in their
             layer (MLPs), inputs and outputs count as one kind.
+
+    Example:
+        >>> UGS(steps=20).fit(model, task, size=8).mask
+        EdgeMask(8 of 24 edges, 33.3333%)
     """
 
     variant: Literal["default", "paper"] = "default"

@@ -37,6 +37,11 @@ class MIBNodes:
         unscored: nodes without a score; the field always keeps them.
         neurons_kept: ``{node name: bool [d_model]}``.
         neurons_unscored: the same, true for neurons that have none either.
+
+    Example:
+        >>> nodes = MIBNodes(gp.NAP().score_nodes(lm, prompts), kept={"a0.h1": True})
+        >>> nodes.graph, nodes.kept
+        (ComputationalGraph(12 nodes, 110 edges, acyclic), {'a0.h1': True})
     """
 
     scores: NodeScores

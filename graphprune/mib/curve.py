@@ -72,6 +72,11 @@ def mib_curve(
         batch_size: examples at a time.
 
     Raises :class:`InputError` for another number of circuits, and where f is not defined.
+
+    Example:
+        >>> curve = mib_curve(lm, prompts, gp.EAP().score(lm, prompts))
+        >>> len(curve.sizes), curve.f["abs"][-1]
+        (10, 1.0)
     """
     require_model(model)
     chosen = resolve_ablation(model, task, ablation)
@@ -166,6 +171,10 @@ def mib_auroc(scores: EdgeScores, truth: EdgeMask) -> float:
 
     :func:`graphprune.auroc` is the usual one, over all thresholds. Raises :class:`InputError` where
     the true circuit is empty or the whole graph, or no false edge is ever taken.
+
+    Example:
+        >>> mib_auroc(scores, scores.top(3))
+        1.0
     """
     require_same_graph(scores.graph, truth.graph, "the scores and the true circuit")
     inside, total = truth.kept, truth.graph.num_edges

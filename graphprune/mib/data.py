@@ -116,6 +116,9 @@ def mib(
         InputError: no such folder, split, configuration or column, naming those that are there;
             or no row is left.
         MissingExtraError: a parquet file, and pyarrow is not installed.
+
+    Example:
+        >>> gp.tasks.mib("ioi", tokenizer, split="test")  # doctest: +SKIP
     """
     place = Path(folder)
     rows = mib_rows(place, split, config)

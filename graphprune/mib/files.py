@@ -56,6 +56,11 @@ def to_mib_json(
         d_model: width of the residual stream; ``None`` takes it from the circuit's provenance.
 
     Raises :class:`InputError` where the graph is no transformer's, or ``d_model`` is unknown.
+
+    Example:
+        >>> found = gp.EAP().score(lm, prompts)
+        >>> to_mib_json(found, folder / "importances.json", d_model=16).name
+        'importances.json'
     """
     content = MIBContent.of(source, mask, nodes)
     cfg = _cfg(content, source, d_model)
@@ -72,7 +77,13 @@ def to_mib_pt(
     nodes: NodeScores | MIBNodes | None = None,
     d_model: int | None = None,
 ) -> Path:
-    """Writes the ``.pt`` file that EAP-IG's ``Graph.from_pt`` reads; see :func:`to_mib_json`."""
+    """Writes the ``.pt`` file that EAP-IG's ``Graph.from_pt`` reads; see :func:`to_mib_json`.
+
+    Example:
+        >>> found = gp.EAP().score(lm, prompts)
+        >>> to_mib_pt(found, folder / "importances.pt", d_model=16).name
+        'importances.pt'
+    """
     content = MIBContent.of(source, mask, nodes)
     arrays = {
         "edges_scores": content.scores,
@@ -164,6 +175,12 @@ def from_mib_json(
             largest magnitude, so that they are chosen first, as the field reads NaN).
 
     Raises :class:`FormatError` that names the first wrong edge, key or size.
+
+    Example:
+        >>> found = gp.EAP().score(lm, prompts)
+        >>> file = to_mib_json(found, folder / "importances.json", mask=found.top(20), d_model=16)
+        >>> from_mib_json(file, lm.graph)
+        (EdgeScores(110 edges, method='file'), EdgeMask(20 of 110 edges, 18.1818%))
     """
     layout = UngroupedLayout.of(graph)
     return parse(path, load_json(path), layout, form="json").edges(ungrouped, unscored)
@@ -176,7 +193,14 @@ def from_mib_pt(
     ungrouped: Ungrouped = "require",
     unscored: Unscored = "error",
 ) -> tuple[EdgeScores, EdgeMask]:
-    """Reads the edges of an EAP-IG ``.pt`` file onto ``graph``; see :func:`from_mib_json`."""
+    """Reads the edges of an EAP-IG ``.pt`` file onto ``graph``; see :func:`from_mib_json`.
+
+    Example:
+        >>> found = gp.EAP().score(lm, prompts)
+        >>> file = to_mib_pt(found, folder / "importances.pt", mask=found.top(20), d_model=16)
+        >>> from_mib_pt(file, lm.graph)
+        (EdgeScores(110 edges, method='file'), EdgeMask(20 of 110 edges, 18.1818%))
+    """
     layout = UngroupedLayout.of(graph)
     return parse(path, read_pt(path), layout, form="pt").edges(ungrouped, unscored)
 
@@ -185,6 +209,14 @@ def from_mib_nodes(path: PathLike, graph: ComputationalGraph) -> MIBNodes:
     """Reads the nodes of a MIB or EAP-IG file: ``.pt`` by that suffix, else JSON.
 
     Nodes without a score, or with NaN for one, are listed in ``unscored`` and score 0.
+
+    Example:
+        >>> nodes = gp.NAP().score_nodes(lm, prompts)
+        >>> file = to_mib_json(
+        ...     gp.EAP().score(lm, prompts), folder / "nodes.json", nodes=nodes, d_model=16
+        ... )
+        >>> from_mib_nodes(file, lm.graph).scores
+        NodeScores(12 nodes, method='file')
     """
     layout = UngroupedLayout.of(graph)
     return parse(path, load(path), layout).nodes()

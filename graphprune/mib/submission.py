@@ -71,6 +71,13 @@ class Submission:
         nodes: of nodes, where the file has any.
         circuits: nine or ten, smallest first; empty where there are scores.
         remarks: faults that MIB's own loader passes over, and what it makes of them.
+
+    Example:
+        >>> found = gp.EdgeScores(gp.export.field_graph(12, 12), torch.linspace(0, 1, 32491))
+        >>> path = gp.export.write_submission(folder, "ioi", "gpt2", found, d_model=768)
+        >>> read = gp.export.read_submission(path)
+        >>> read.task, read.model, read.level
+        ('ioi', 'gpt2', 'edge')
     """
 
     folder: Path
@@ -179,6 +186,11 @@ def write_submission(
 
     Returns the folder. Raises :class:`InputError` for unknown names, a graph of another shape than
     the model's, circuits of other sizes, and a folder that has circuit files already.
+
+    Example:
+        >>> found = gp.EdgeScores(gp.export.field_graph(12, 12), torch.linspace(0, 1, 32491))
+        >>> write_submission(folder, "ioi", "gpt2", found, d_model=768).name
+        'ioi_gpt2'
     """
     task = _known("task", task, list(MIB_TASKS))
     model = _known("model", model, list(MIB_MODELS))
@@ -278,6 +290,12 @@ def read_submission(
     ``remarks`` say so. Raises :class:`FormatError` (or :class:`InputError`) for the first thing
     that is wrong: a wrong number of files, missing keys, edges that the graph does not have,
     another model's shape, NaN or constant scores, circuits larger than their sizes allow.
+
+    Example:
+        >>> found = gp.EdgeScores(gp.export.field_graph(12, 12), torch.linspace(0, 1, 32491))
+        >>> path = gp.export.write_submission(folder, "ioi", "gpt2", found, d_model=768)
+        >>> read_submission(path).scores
+        EdgeScores(32491 edges, method='file')
     """
     return _read_folder(_folder(folder), graph, level, ungrouped)[0]
 
@@ -348,6 +366,12 @@ def check_submission(root: PathLike) -> list[Checked]:
     folders whose names hold ``abs`` and ``true`` or ``false`` those inside are looked at, as the
     benchmark's evaluator does.
     Raises :class:`InputError` where there is no folder to check.
+
+    Example:
+        >>> found = gp.EdgeScores(gp.export.field_graph(12, 12), torch.linspace(0, 1, 32491))
+        >>> path = gp.export.write_submission(folder, "ioi", "gpt2", found, d_model=768)
+        >>> [(checked.folder, checked.problem) for checked in check_submission(folder)]
+        [('ioi_gpt2', '')]
     """
     place = _folder(root)
     folders = [place] if any(_circuit_files(place)) else _folders(place)

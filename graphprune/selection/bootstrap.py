@@ -45,6 +45,12 @@ class BootstrapScores:
         inflate: what the resamples' standard deviation is to be multiplied by to be the standard
             error (resampling n examples makes it smaller by ``sqrt((n - 1) / n)``).
         freedom: degrees of freedom of the t distribution.
+
+    Example:
+        >>> resampled = gp.bootstrap_scores(gp.EAP(), lm, prompts, resamples=5)
+        >>> low, high = resampled.interval()
+        >>> low.shape, int(resampled.certain().sum()) < lm.graph.num_edges
+        (torch.Size([110]), True)
     """
 
     scores: EdgeScores
@@ -149,6 +155,11 @@ def bootstrap_scores(
         seed: of the resamples.
 
     Raises :class:`InputError` for tasks too small to resample.
+
+    Example:
+        >>> resampled = bootstrap_scores(gp.EAP(), lm, prompts, resamples=5)
+        >>> resampled.samples.shape, resampled.select(20)
+        (torch.Size([5, 110]), EdgeMask(20 of 110 edges, 18.1818%))
     """
 
     def score(some: Task) -> EdgeScores:

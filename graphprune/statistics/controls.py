@@ -83,6 +83,12 @@ def controls(
 
     The table has a row for each circuit: kind, edges, the metric's mean, faithfulness, and the
     share of the found circuit's edges it has.
+
+    Example:
+        >>> controls(model, task, mask, kinds=["random", "degree"], draws=19)
+        Finding('controls: the circuit of 12 edges does not beat the controls random, degree
+        (random 0.1, degree 0.1) (p = 0.1; underpowered: with these settings p is at least 0.1, so
+        that nothing is rejected at 0.05)')
     """
     share(alpha, "alpha")
     at_least(seed, 0, "seed")

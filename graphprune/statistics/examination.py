@@ -38,7 +38,13 @@ TESTS: Mapping[str, Callable[..., Finding]] = {
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """The findings by name, and why tests that could not be made were not."""
+    """The findings by name, and why tests that could not be made were not.
+
+    Example:
+        >>> examination = gp.statistics.examine(model, task, mask, ["equivalence"])
+        >>> examination.findings["equivalence"].passed, examination.not_made
+        (True, {})
+    """
 
     findings: dict[str, Finding]
     not_made: dict[str, str]
@@ -96,6 +102,13 @@ def examine(
     Raises:
         InputError: an unknown test, or none that can be made.
         GraphMismatchError: the circuit belongs to another graph.
+
+    Example:
+        >>> found = examine(model, task, mask, ["equivalence", "sufficiency"], draws=19)
+        >>> found.to_frame()[["test", "p_value", "passed"]]
+                  test   p_value passed
+        0  equivalence  0.437   True
+        1  sufficiency  0.135   None
     """
     names = list(TESTS)[:5] if tests is None else list(dict.fromkeys(tests))
     unknown = [name for name in names if name not in TESTS]

@@ -49,6 +49,12 @@ def sufficiency_test(
             ``"degree"`` (of the circuit's size alone); see
             :func:`~graphprune.statistics.random_circuits`.
         distance: how far scores are apart: ``"squared"``, ``"absolute"`` or ``"mean"``.
+
+    Example:
+        >>> sufficiency_test(model, task, mask, draws=19)
+        Finding('sufficiency: the circuit alone is closer to the full model than 19 of 19 random
+        circuits (p = 0.14; underpowered: with these settings p is at least 0.14, so that nothing
+        is rejected at 0.05)')
     """
     return _against_random(
         (model, task, mask, options),
@@ -88,6 +94,12 @@ def necessity_test(
             programs, most random circuits of the graph hit such an edge and break it as much.
 
     Other arguments as for :func:`sufficiency_test`.
+
+    Example:
+        >>> necessity_test(model, task, mask, draws=19)
+        Finding('necessity: taking the circuit out changes the model more than taking out 19 of 19
+        random ones (p = 0.14; underpowered: with these settings p is at least 0.14, so that
+        nothing is rejected at 0.05)')
     """
     settings = {"draws": draws, "match": match, "source": source, "distance": distance}
     return _against_random(

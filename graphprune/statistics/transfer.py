@@ -48,6 +48,10 @@ def transfer(
 
     Raises:
         InputError: no circuits or tasks; a task on which faithfulness is not defined.
+
+    Example:
+        >>> transfer(model, {"EAP": circuit}, {"nodes": task}, draws=100)
+        Finding('transfer: the least faithful pair is EAP on nodes (0.91, 0.53 to 1.76)')
     """
     share(alpha, "alpha")
     share(level, "level")

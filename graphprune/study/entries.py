@@ -27,6 +27,13 @@ class StudySystem:
     Tasks and options may name files and folders, from ``folder`` on (``""``: as they are).
     ``train`` and ``test`` are numbers of examples in place of the study's, one for all tasks or by
     task (the study's for tasks that are not named).
+
+    Example:
+        >>> system = StudySystem(
+        ...     "small", "language", ("ioi",), {"model": "smollm2"}, train={"ioi": 32}
+        ... )
+        >>> system.train_on("ioi", 64)
+        32
     """
 
     name: str
@@ -115,6 +122,10 @@ class StudyMethod:
             stays.
         max_edges: the method is left out on larger graphs.
         systems: names of the systems it runs on; ``None``: all.
+
+    Example:
+        >>> StudyMethod("EAP-IG, 3", "eap-ig", {"steps": 3}).build(seed=0).label
+        'EAPIG(steps=3)'
     """
 
     name: str

@@ -40,6 +40,20 @@ class StudyResults:
     hashes of the training and the test prompts by system, task and seed. ``aside`` counts finished
     jobs of the folder that are not shown, by the reason: they are of other prompts, weights,
     settings or versions.
+
+    Example:
+        >>> study = gp.Study.from_dict(
+        ...     {
+        ...         "systems": {"club": {"kind": "gcn-karate", "tasks": ["communities"]}},
+        ...         "methods": {"chance": {"method": "random"}},
+        ...         "densities": [0.5],
+        ...         "seeds": [0, 1],
+        ...         "train": 8,
+        ...         "test": 8,
+        ...     }
+        ... )
+        >>> study.results(folder)
+        StudyResults('study': 2 open)
     """
 
     name: str

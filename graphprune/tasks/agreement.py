@@ -46,6 +46,11 @@ def subject_verb_agreement(
     Returns:
         A task; see :func:`~graphprune.tasks.ioi` for notes and errors (the template is the number
         of the sentence's opening, 0 to 7).
+
+    Example:
+        >>> batch = next(subject_verb_agreement(tokenizer, n=4).batches(1))
+        >>> tokenizer.decode(batch.clean["input_ids"][0]), tokenizer.decode(batch.answer[0][:1])
+        ('People say that the artists', ' are')
     """
     require_one_of(structure, ("simple", "phrase", "relative"), "structure")
     encoder = Encoder(tokenizer)

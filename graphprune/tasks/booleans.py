@@ -91,6 +91,11 @@ def boolean_expressions(
     round. ``shots`` (0 to 6) solved expressions stand in front, the same in every prompt. Both
     values are drawn equally often, before prompts that repeat are left out. Notes and errors as
     :func:`~graphprune.tasks.ioi`.
+
+    Example:
+        >>> batch = next(boolean_expressions(tokenizer, n=4, shots=1).batches(1))
+        >>> tokenizer.decode(batch.clean["input_ids"][0]), tokenizer.decode(batch.answer[0][:1])
+        ('True and False is False\\nFalse is', ' False')
     """
     if type(shots) is not int or not 0 <= shots <= len(SHOTS):
         raise InputError(f"shots must lie in 0..{len(SHOTS)}, got {shots!r}")

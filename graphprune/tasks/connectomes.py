@@ -32,6 +32,9 @@ def celegans(*, cache: str | Path | None = None) -> tuple[ComputationalGraph, Te
     Raises:
         FetchError: the file is not in the cache and no package index can be reached.
         FormatError: the file is not what was expected; names the line.
+
+    Example:
+        >>> graph, weights = celegans()  # doctest: +SKIP
     """
     path = fetch.fetch("celegans", cache=cache) / "aconnectome_white_1986_whole.csv"
     with path.open(encoding="utf-8", newline="") as file:
@@ -67,6 +70,9 @@ def fly(
         Photoreceptors are the graph's inputs, the types that leave the lobe its outputs.
 
     Raises as :func:`celegans`.
+
+    Example:
+        >>> graph, weights = fly()  # doctest: +SKIP
     """
     path = fetch.fetch("fly", cache=cache) / "fib25-fib19_v2.2.json"
     try:

@@ -34,6 +34,13 @@ def docstring(
 
     The corrupted prompt has another third parameter, which is the distractor. Arguments, notes and
     errors are those of :func:`~graphprune.tasks.ioi`.
+
+    Example:
+        >>> batch = next(docstring(tokenizer, n=4).batches(1))
+        >>> tokenizer.decode(batch.clean["input_ids"][0]).splitlines()[0]
+        'def price(self, output, year, limit, load):'
+        >>> tokenizer.decode(batch.answer[0])
+        ' limit'
     """
     encoder = Encoder(tokenizer)
     names = encoder.same_length(PARAMETERS, ENOUGH)

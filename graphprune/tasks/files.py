@@ -113,6 +113,12 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         InputError: with file and line, for a file that cannot be read or is empty, bad JSON, a
             missing ``clean``, unknown keys and values of another kind.
+
+    Example:
+        >>> file = folder / "pairs.jsonl"
+        >>> _ = file.write_text('{"clean": "up to", "answer": " down"}\\n', encoding="utf-8")
+        >>> read_jsonl(file)
+        [{'clean': 'up to', 'answer': ' down'}]
     """
     return list(iterate_jsonl(path))
 
@@ -154,6 +160,12 @@ def read_csv(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         InputError: with file and line, for a file that cannot be read or is empty, unknown or
             missing columns, and rows with too few or too many cells.
+
+    Example:
+        >>> file = folder / "pairs.csv"
+        >>> _ = file.write_text("clean,corrupt,answer\\nup to,down to, down\\n", encoding="utf-8")
+        >>> read_csv(file)
+        [{'clean': 'up to', 'corrupt': 'down to', 'answer': ' down'}]
     """
     return list(iterate_csv(path))
 

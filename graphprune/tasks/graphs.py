@@ -234,6 +234,10 @@ def graphs(
         corrupt: features of all graphs' nodes by name, such as ``{"x": [N, F]}``, of heterogeneous
             data ``{"paper.x": [N, F]}``.
         classes: how many classes there are; ``None``: the highest label says.
+
+    Example:
+        >>> graphs(torch.tensor([0, 1, 1]))
+        Task('graphs', 3 examples, metric='logit_diff')
     """
     _, answer, distractor = _classes(labels, classes)
     examples = GraphExamples(

@@ -63,6 +63,11 @@ def ioi(
         A task whose notes hold the ``templates`` in use, the ``template`` of each example and the
         number of ``names``. Raises :class:`~graphprune.errors.InputError` if the vocabulary has too
         few names of one length, or fewer than ``n`` prompts exist.
+
+    Example:
+        >>> batch = next(ioi(tokenizer, n=4).batches(1))
+        >>> tokenizer.decode(batch.clean["input_ids"][0]), tokenizer.decode(batch.answer[0][:1])
+        ('When Grace and Jessica went to the school, Grace gave a letter to', ' Jessica')
     """
     require_one_of(corruption, ("abc", "swap"), "corruption")
     chosen = checked_templates(templates, 2 * len(FRAMES), "ioi")

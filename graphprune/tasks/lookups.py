@@ -61,6 +61,11 @@ def capitals(
         A task with the notes of :func:`~graphprune.tasks.ioi`, and ``style`` (and ``shots``).
         Raises :class:`~graphprune.errors.InputError` for an unknown style, a wrong number of shots,
         or if fewer than ``n`` prompts exist.
+
+    Example:
+        >>> batch = next(capitals(tokenizer, n=4).batches(1))
+        >>> tokenizer.decode(batch.clean["input_ids"][0]), tokenizer.decode(batch.answer[0][:1])
+        ('The capital city of Russia is called', ' Moscow')
     """
     encoder = Encoder(tokenizer)
     texts = CAPITAL_WORDINGS.texts(style, shots)
@@ -85,6 +90,11 @@ def antonyms(
 
     The corrupted prompt asks for another word's opposite, which is the distractor. Arguments as
     :func:`capitals`.
+
+    Example:
+        >>> batch = next(antonyms(tokenizer, n=4).batches(1))
+        >>> tokenizer.decode(batch.clean["input_ids"][0]), tokenizer.decode(batch.answer[0][:1])
+        ('The opposite of small is', ' big')
     """
     encoder = Encoder(tokenizer)
     texts = OPPOSITE_WORDINGS.texts(style, shots)
@@ -114,6 +124,11 @@ def successor(
     Weekdays, months, numbers, ordinals and letters; the corrupted prompt is another run of the same
     series, whose next word is the distractor. Arguments as :func:`capitals`; there are three
     fixed examples, and runs that share a word with one of those shown are left out.
+
+    Example:
+        >>> batch = next(successor(tokenizer, n=4).batches(1))
+        >>> tokenizer.decode(batch.clean["input_ids"][0]), tokenizer.decode(batch.answer[0][:1])
+        ('First comes Q, then R, then S, then', ' T')
     """
     encoder = Encoder(tokenizer)
     texts = SUCCESSOR_WORDINGS.texts(style, shots)

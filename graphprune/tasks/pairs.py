@@ -63,6 +63,11 @@ class TokenPairs:
         spool: the files behind the arrays, where they are mapped and not in memory.
         redraw: gives all corrupted prompts that the prompts can have, where their source has more
             of them.
+
+    Example:
+        >>> pairs = TokenPairs.from_tensors(torch.tensor([[3, 4], [5, 6]]), answer=[7, 8])
+        >>> len(pairs), pairs.batch([1]).answer.tolist()
+        (2, [[8]])
     """
 
     clean: Ragged

@@ -32,6 +32,11 @@ def gendered_pronoun(
     The corrupted prompt has a name of the other gender with equally many tokens, which turns the
     answer round. ``templates`` chooses among 30; the other arguments, notes and errors are those
     of :func:`~graphprune.tasks.ioi`.
+
+    Example:
+        >>> batch = next(gendered_pronoun(tokenizer, n=4).batches(1))
+        >>> tokenizer.decode(batch.clean["input_ids"][0]), tokenizer.decode(batch.answer[0][:1])
+        ("So Judith can fix almost anything, can't", ' she')
     """
     return _pronouns("gendered_pronoun", TAGS, tokenizer, n, seed, templates, metric, batch_size)
 
@@ -48,6 +53,11 @@ def gender_because(
     """``n`` prompts such as "Yesterday William went home early because" (" he", not " she").
 
     As :func:`gendered_pronoun`, with ten templates.
+
+    Example:
+        >>> batch = next(gender_because(tokenizer, n=4).batches(1))
+        >>> tokenizer.decode(batch.clean["input_ids"][0]), tokenizer.decode(batch.answer[0][:1])
+        ('Last night Matthew stayed awake because', ' he')
     """
     return _pronouns("gender_because", REASONS, tokenizer, n, seed, templates, metric, batch_size)
 

@@ -39,6 +39,10 @@ def make(name: str, tokenizer: Any, **options: Any) -> Task:
 
     Raises:
         InputError: for an unknown name (listing the known ones) or unknown options.
+
+    Example:
+        >>> make("ioi", tokenizer, n=4, corruption="swap")
+        Task('ioi', 4 examples, metric='logit_diff')
     """
     if name not in TASKS:
         raise unknown_name("task", name, TASKS)

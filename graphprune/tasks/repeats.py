@@ -47,6 +47,11 @@ def induction(
 
     Returns:
         A task; see :func:`~graphprune.tasks.ioi` for notes and errors.
+
+    Example:
+        >>> batch = next(induction(tokenizer, n=4, length=4).batches(1))
+        >>> tokenizer.decode(batch.clean["input_ids"][0]), tokenizer.decode(batch.answer[0][:1])
+        (' bank shirt moon button bank shirt moon', ' button')
     """
     require_one_of(of, ("words", "tokens"), "of")
     require_one_of(corruption, ("swap", "random"), "corruption")

@@ -100,6 +100,11 @@ def greater_than(
 
     Returns:
         A task; see :func:`~graphprune.tasks.ioi` for notes and errors.
+
+    Example:
+        >>> batch = next(greater_than(tokenizer, n=4).batches(1))
+        >>> tokenizer.decode(batch.clean["input_ids"][0]), tokenizer.decode(batch.answer[0][:1])
+        ('The dynasty lasted from the year 1383 to the year 13', '9')
     """
     require_one_of(corruption, ("01", "random"), "corruption")
     chosen = checked_templates(templates, len(SPANS_OF_TIME), "greater_than")

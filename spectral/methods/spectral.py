@@ -50,6 +50,12 @@ def edge_weights(
     :func:`message_norms`; ``"attribution"``: sizes of EAP's scores on the task, under
     ``ablation``; ``"auto"``: the first where the model has weights, else the second. Numbers
     ``[E]`` are taken as they are.
+
+    Example:
+        >>> edge_weights(model, task)[:4]
+        tensor([1.9370, 3.1260, 2.1979, 1.9678], dtype=torch.float64)
+        >>> edge_weights(model, task, "attribution")[:2]
+        tensor([1.1683, 0.9617], dtype=torch.float64)
     """
     if not isinstance(how, str):
         values = torch.as_tensor(how, dtype=torch.float64)
@@ -79,7 +85,12 @@ def edge_weights(
 
 @torch.no_grad()
 def message_norms(model: MaskedModel, task: Task) -> Tensor:
-    """``[E]`` float64: the norm of each edge's clean message, averaged over real positions."""
+    """``[E]`` float64: the norm of each edge's clean message, averaged over real positions.
+
+    Example:
+        >>> message_norms(model, task)[:4]
+        tensor([1.9370, 3.1260, 2.1979, 1.9678], dtype=torch.float64)
+    """
     inside = require(model, PlacedMessages, "edge_weights='message_norm'")
     total = torch.zeros(model.graph.num_edges, dtype=torch.float64)
     count = 0.0
@@ -208,6 +219,14 @@ class SpectralScores(_Spectral, Scorer):
     ``"preserve"`` one whose removal changes it much, for ``"gap"`` one whose removal closes the
     gap. ``by_search=True`` ranks by the order in which :class:`SpectralPruning` would remove all
     edges instead (slow).
+
+    Example:
+        >>> from torch_geometric.data import Data
+        >>> from torch_geometric.nn import GCNConv
+        >>> one_way = Data(x=data.x, edge_index=data.edge_index[:, :12])
+        >>> directed = gp.wrap(GCNConv(4, 2), data=one_way)
+        >>> SpectralScores(goal="damp").score(directed, task).top(3)
+        EdgeMask(3 of 12 edges, 25.0000%)
     """
 
     by_search: bool = False
@@ -254,6 +273,11 @@ def feedback_dependence(
 
     Returns:
         ``[k, k]``: Spearman rank correlations of the scores at each pair of weights.
+
+    Example:
+        >>> closed = gp.SpectralScores(feedback=[("logits", "input")])
+        >>> feedback_dependence(lm, prompts.take(2), closed).diagonal()
+        tensor([1.0000, 1.0000, 1.0000], dtype=torch.float64)
     """
     from scipy.stats import spearmanr
 

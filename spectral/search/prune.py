@@ -50,6 +50,14 @@ class SpectralMask(EdgeMask):
 
     ``start`` and ``end`` of the measure, ``by`` (which search found it), and ``solved``, which
     eigenvalues that rests on and how accurate they are.
+
+    Example:
+        >>> ring = gp.ComputationalGraph.from_edges(
+        ...     [("a", "b"), ("b", "c"), ("c", "a"), ("b", "a")]
+        ... )
+        >>> found = gp.spectral.prune(ring, [1.0, 1.0, 1.0, 0.5], size=3)
+        >>> found.edges(), found.notes["start"], found.notes["end"]
+        (['b->c', 'c->a', 'b->a'], 1.323, 0.0)
     """
 
     notes: Mapping[str, Any] = field(default_factory=dict)
