@@ -65,16 +65,8 @@ class Task:
         notes: provenance worth keeping (template pool, dropped pairs, ...), plain values.
 
     Example:
-        >>> records = [
-        ...     {
-        ...         "clean": "When Mary and John went to the park, John gave a book to",
-        ...         "corrupt": "When Mary and John went to the park, Mary gave a book to",
-        ...         "answer": " Mary",
-        ...         "distractor": " John",
-        ...     }
-        ... ]
-        >>> Task.from_pairs(records, tokenizer)
-        Task('pairs', 1 examples, metric='logit_diff')
+        >>> Task.from_tensors(torch.tensor([[3, 4], [3, 5]]), answer=[6, 7], metric="accuracy")
+        Task('tensors', 2 examples, metric='accuracy')
         >>> train, held_out = prompts.split(0.5)
         >>> len(train), len(held_out)
         (4, 4)

@@ -81,7 +81,8 @@ def make_case(
     """The case of a system; raises :class:`InputError` for unknown kinds and options.
 
     Example:
-        >>> case = make_case("gcn-karate", "communities", train=8, test=8, seed=0, options={})
+        >>> sizes = {"train": 8, "test": 8, "seed": 0}
+        >>> case = gp.study.make_case("gcn-karate", "communities", **sizes, options={})
         >>> case.model.graph, len(case.train), len(case.test)
         (ComputationalGraph(34 nodes, 156 edges, directed), 8, 8)
     """
