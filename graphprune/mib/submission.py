@@ -73,11 +73,11 @@ class Submission:
         remarks: faults that MIB's own loader passes over, and what it makes of them.
 
     Example:
-        >>> found = gp.EdgeScores(gp.export.field_graph(12, 12), torch.linspace(0, 1, 32491))
-        >>> path = gp.export.write_submission(folder, "ioi", "gpt2", found, d_model=768)
+        >>> found = gp.EdgeScores(gp.export.field_graph(6, 4), torch.linspace(0, 1, 1108))
+        >>> path = gp.export.write_submission(folder, "ioi", "interpbench", found, d_model=64)
         >>> read = gp.export.read_submission(path)
         >>> read.task, read.model, read.level
-        ('ioi', 'gpt2', 'edge')
+        ('ioi', 'interpbench', 'edge')
     """
 
     folder: Path
@@ -188,9 +188,9 @@ def write_submission(
     the model's, circuits of other sizes, and a folder that has circuit files already.
 
     Example:
-        >>> found = gp.EdgeScores(gp.export.field_graph(12, 12), torch.linspace(0, 1, 32491))
-        >>> write_submission(folder, "ioi", "gpt2", found, d_model=768).name
-        'ioi_gpt2'
+        >>> found = gp.EdgeScores(gp.export.field_graph(6, 4), torch.linspace(0, 1, 1108))
+        >>> write_submission(folder, "ioi", "interpbench", found, d_model=64).name
+        'ioi_interpbench'
     """
     task = _known("task", task, list(MIB_TASKS))
     model = _known("model", model, list(MIB_MODELS))
@@ -292,10 +292,10 @@ def read_submission(
     another model's shape, NaN or constant scores, circuits larger than their sizes allow.
 
     Example:
-        >>> found = gp.EdgeScores(gp.export.field_graph(12, 12), torch.linspace(0, 1, 32491))
-        >>> path = gp.export.write_submission(folder, "ioi", "gpt2", found, d_model=768)
+        >>> found = gp.EdgeScores(gp.export.field_graph(6, 4), torch.linspace(0, 1, 1108))
+        >>> path = gp.export.write_submission(folder, "ioi", "interpbench", found, d_model=64)
         >>> read_submission(path).scores
-        EdgeScores(32491 edges, method='file')
+        EdgeScores(1108 edges, method='file')
     """
     return _read_folder(_folder(folder), graph, level, ungrouped)[0]
 
@@ -368,10 +368,10 @@ def check_submission(root: PathLike) -> list[Checked]:
     Raises :class:`InputError` where there is no folder to check.
 
     Example:
-        >>> found = gp.EdgeScores(gp.export.field_graph(12, 12), torch.linspace(0, 1, 32491))
-        >>> path = gp.export.write_submission(folder, "ioi", "gpt2", found, d_model=768)
+        >>> found = gp.EdgeScores(gp.export.field_graph(6, 4), torch.linspace(0, 1, 1108))
+        >>> path = gp.export.write_submission(folder, "ioi", "interpbench", found, d_model=64)
         >>> [(checked.folder, checked.problem) for checked in check_submission(folder)]
-        [('ioi_gpt2', '')]
+        [('ioi_interpbench', '')]
     """
     place = _folder(root)
     folders = [place] if any(_circuit_files(place)) else _folders(place)
