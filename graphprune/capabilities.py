@@ -87,11 +87,11 @@ class EdgeGradients(Protocol):
         Args:
             batch: the examples.
             objective: maps outputs to ``[B]``.
-            reference: clean and ablated values; ``None``: counterfactual ones are made.
+            reference: clean and ablated values; ``None`` makes counterfactual ones.
             gates: ``[K, N]``, points at which the gradient is taken: node n sends ``gate * y_n +
                 (1 - gate) * y~_n`` to all its readers. ``None`` is the clean model, where the
                 result is the derivative with respect to the mask.
-            weights: ``[K]``, of the points; ``None``: equally, summing to 1.
+            weights: ``[K]``, of the points; ``None`` weighs all equally, summing to 1.
             by_position: edges get ``[E, pos]``.
             neurons: also each neuron of each node.
             constant: ``[K, N]`` bool, nodes whose gated message is put in as a constant, with

@@ -182,7 +182,7 @@ class CircuitComparison:
         raise InputError(f"there is no pair of {first!r} and {second!r}; circuits: {self.names}")
 
     def common(self, at_least: int | None = None) -> EdgeMask:
-        """The edges that at least so many of the circuits keep; ``None``: all of them."""
+        """The edges that at least so many of the circuits keep; ``None`` means all of them."""
         least = len(self.masks) if at_least is None else at_least
         if not 1 <= least <= len(self.masks):
             raise InputError(f"at_least must be from 1 to {len(self.masks)}, got {at_least}")

@@ -121,9 +121,9 @@ def compare_profiles(
 
     Args:
         circuits: at least two, by name.
-        axes: ``None``: levels, distances and kinds on one graph; relative depth and kinds on
+        axes: ``None`` takes levels, distances and kinds on one graph; relative depth and kinds on
             several, in which levels would not mean the same.
-        bins: parts of a relative depth; ``None``: four, or as many as the shallowest graph has
+        bins: parts of a relative depth; ``None`` means four, or as many as the shallowest graph has
             levels, so that no part is missing in it.
         draws: circuits by chance, and resamples for intervals.
         seed: of the draws.

@@ -232,7 +232,7 @@ class Strata:
 
 
 def make_strata(graph: ComputationalGraph, axes: Sequence[str] | None = None) -> Strata:
-    """The strata by ``axes`` (``None``: all of level and kind that the graph has).
+    """The strata by ``axes`` (``None`` means all of level and kind that the graph has).
 
     Example:
         >>> graph = ComputationalGraph.from_edges([("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")])

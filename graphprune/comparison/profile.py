@@ -136,8 +136,8 @@ def circuit_profile(
 
     Args:
         circuit: a circuit or a mask; its kept edges count.
-        axes: some of :data:`graphprune.comparison.AXES`; ``None``: levels of both ends, distance,
-            kinds of both ends and kind of edge, as far as the graph has them.
+        axes: some of :data:`graphprune.comparison.AXES`; ``None`` takes levels of both ends,
+            distance, kinds of both ends and kind of edge, as far as the graph has them.
         bins: parts of a relative depth.
 
     Raises :class:`InputError` for an unknown axis, or one asked for that the graph does not have.

@@ -36,9 +36,9 @@ class Batch:
         answer: ``[B, A]`` (or ``[B, P, A]``) int64 ids of right answers; ``-1`` is padding.
         distractor: the same for wrong answers.
         alignment: ``[B, T, T']`` float, rows sum to 1: how a clean position reads corrupted
-            positions where the two prompts differ in length. ``None``: position by position.
+            positions where the two prompts differ in length. ``None`` means position by position.
         slots: ``[B, T]`` int64, the slot of each clean token where named spans are aligned: scores
-            by position are kept for each slot. ``None``: every position is its own slot.
+            by position are kept for each slot. ``None`` makes every position a slot of its own.
         slot_names: the spans' names, then ``"other"`` for tokens outside all of them.
     """
 

@@ -50,10 +50,11 @@ class Circuit:
         report: how well the circuit does; an object with ``to_dict()``, or a dict.
         provenance: plain values: ``model``, ``task``, ``method``, ``seed``, ``versions``,
             ``created``, ``notes``, each present where known.
-        found_on: fingerprints of the examples that its method saw; ``None``: not known. Figures on
-            these say how well the method has fitted: ``task.unseen(circuit.found_on)`` are others.
-        ablation: the name of the ablation that it was found under; ``None``: not known. It is
-            judged under this one unless another is asked for.
+        found_on: fingerprints of the examples that its method saw; ``None`` where that is not
+            known. Figures on these say how well the method has fitted:
+            ``task.unseen(circuit.found_on)`` are others.
+        ablation: the name of the ablation that it was found under; ``None`` where that is not
+            known. It is judged under this one unless another is asked for.
 
     Raises :class:`~graphprune.errors.GraphMismatchError` where mask or scores belong to another
     graph.
@@ -126,7 +127,8 @@ class Circuit:
             notes: any further plain values.
             found_on: the examples that the circuit was found on, as a task or as fingerprints,
                 where they are others than those of ``task``.
-            ablation: what the circuit was found under; ``None``: the method's, else the report's.
+            ablation: what the circuit was found under; ``None`` takes the method's, else the
+                report's.
         """
         provenance: dict[str, Any] = {}
         if model is not None:
@@ -333,14 +335,14 @@ class Circuit:
             model: whose circuit it is; ``None`` takes the one given to :meth:`from_mask`, while it
                 lives.
             ablation: ``"zero"``, ``"mean"``, ``"mean_positional"`` (prompts then have one length)
-                or an :class:`~graphprune.Ablation`, learned constants included. ``None``: what the
-                circuit was found with, where that was a mean, else ``"zero"``.
+                or an :class:`~graphprune.Ablation`, learned constants included. ``None`` takes what
+                the circuit was found with, where that was a mean, else ``"zero"``.
             task: whose prompts means are taken over, and which the module is compared on:
                 ``report["performance"]`` has KL, accuracies and the metric of the circuit as found
                 (under its own ablation), of the masked run under this one, of the exported and of
                 the original model. Without a task nothing of that is known.
-            shape: examples and positions that seconds are measured on; ``None``: the task's first
-                batch, or 8 and 16.
+            shape: examples and positions that seconds are measured on; ``None`` takes the task's
+                first batch, or 8 and 16.
             repeats: how many times.
             overwrite: whether an exported model at ``path`` is replaced.
             allow_difference: whether to write a model that is another one than the circuit as

@@ -200,7 +200,7 @@ class ComputationalGraph:
             edges: ``(source, target)`` names; a pair may stand several times, once for each of the
                 target's ports.
             nodes: all names, in the graph's order.
-            edge_kind: each edge's number in ``edge_kinds``; ``None``: 0 for all.
+            edge_kind: each edge's number in ``edge_kinds``; ``None`` means 0 for all.
             options: ``edge_kinds``, ``ports`` and the other fields of the class.
 
         Example:

@@ -32,7 +32,7 @@ def attribute_axes(data: Any, edge_attrs: Iterable[str] | None = None) -> dict[s
     Args:
         data: the data, or a pair ``(heterogeneous data, edge type)``.
         edge_attrs: names that belong to edges, said by the user; of all other names that could
-            belong to either, the nodes are meant then. ``None``: not said.
+            belong to either, the nodes are meant then. ``None`` means not said.
 
     Raises:
         InputError: a name of ``edge_attrs`` is missing or has no entry for each edge.

@@ -167,7 +167,7 @@ class EdgeMask:
         order (of ``HeteroData``: type after type), or the networkx graph. Edge attributes go with
         their edges, nodes all stay. Gives new data. Where there are as many nodes as edges and an
         attribute's name has no "edge" or "node" in it, ``edge_attrs`` says which names belong to
-        edges (``None``: not said).
+        edges (``None`` means not said).
 
         Raises :class:`InputError` where edges do not fit, the mask has values between 0 and 1, or
         what an attribute belongs to is not known.

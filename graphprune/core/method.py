@@ -111,7 +111,7 @@ class Method(ABC):
             task: the examples and the metric.
             size: how many edges the circuit keeps: a count (int) or a share of all edges (float).
                 A scorer's best edges may hold dead ends; these go, so that fewer are left
-                (``remarks`` says so; ``scores.connected(n)`` keeps exactly n). ``None``: the
+                (``remarks`` says so; ``scores.connected(n)`` keeps exactly n). ``None`` takes the
                 method's own setting; of a scorer, which has none, the ranking alone.
 
         Raises:
@@ -223,8 +223,9 @@ class Pruner(Method):
     def sized(self, size: int | float | None) -> Self:
         """The same method that keeps ``size`` edges (int) or that share of them (float).
 
-        ``None``: as it is. A method with a setting ``size`` takes one. Raises :class:`InputError`
-        where that setting was said and is another, or other settings decide how many edges stay.
+        ``None`` leaves it as it is. A method with a setting ``size`` takes one. Raises
+        :class:`InputError` where that setting was said and is another, or other settings decide how
+        many edges stay.
         """
         if size is None:
             return self

@@ -41,10 +41,10 @@ class Metric:
         flat_at_full: whether its gradient vanishes at the full model, as the KL divergence's does.
         differentiable: whether gradients mean anything.
         same: ``(outputs, batch, full) -> [B]`` booleans, what counts as the same output as the
-            full model's (see :meth:`same_as_full`); ``None``: the same choice.
+            full model's (see :meth:`same_as_full`); ``None`` takes the same choice.
         choices: whether it reads outputs as scores of at least two choices.
         beside: ``full -> function``, the same function with what ``full`` alone decides computed
-            once; ``None``: it is computed each time.
+            once; ``None`` computes it each time.
         bounds: the least and the largest value that it can have; intervals of its mean stay inside,
             and values that all lie at an end (right or wrong) are counted.
     """

@@ -49,7 +49,7 @@ class ExampleSet(Protocol):
 
     @property
     def order(self) -> tuple[int, ...] | None:
-        """Which of the examples, in which order; ``None``: all."""
+        """Which of the examples, in which order; ``None`` means all."""
         ...
 
     @property
@@ -147,7 +147,7 @@ class Remaining(Generic[T]):
     """A task without the examples that were seen.
 
     Args:
-        task: the examples that are left; ``None``: none.
+        task: the examples that are left; ``None`` means none.
         dropped: how many examples were left out.
         redrawn: how many were kept with another corrupted prompt, since theirs had been seen.
     """

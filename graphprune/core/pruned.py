@@ -37,9 +37,9 @@ class Pruned:
         size: ``(B, T)`` of a batch.
         quiet: a context in which the user's module evaluates; it is as before afterwards.
         gap: the largest difference to the masked run on drawn inputs, where it was tried.
-        longest: the most positions there may be; ``None``: any number.
+        longest: the most positions there may be; ``None`` means any number.
         shortest: the fewest.
-        exact: the only number of positions there may be; ``None``: any up to ``longest``.
+        exact: the only number of positions there may be; ``None`` means any up to ``longest``.
         options: the adapter's own settings that it was made with, plain values.
     """
 

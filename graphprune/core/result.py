@@ -70,7 +70,7 @@ class Result:
 
     @cached_property
     def found_on(self) -> frozenset[ExampleFingerprint] | None:
-        """Fingerprints of the examples that the method saw; ``None``: not known."""
+        """Fingerprints of the examples that the method saw; ``None`` where that is not known."""
         return None if self.task is None else frozenset(self.task.example_fingerprints())
 
     @property

@@ -58,7 +58,7 @@ class ComparesMessages(Protocol):
     def changes_nothing(self) -> bool | None:
         """Whether every ablated message is the clean one (a mean: but for its rounding).
 
-        ``None``: only runs can tell.
+        ``None`` means that only runs can tell.
         """
         ...
 

@@ -245,7 +245,7 @@ class Task:
         return fingerprint(len(numbers), parts, metric, self.batch_size)
 
     def num_batches(self, size: int | None = None) -> int:
-        """How many batches :meth:`batches` makes of ``size`` examples (``None``: the task's own).
+        """How many batches :meth:`batches` makes of ``size`` examples (``None`` takes its own).
 
         Raises :class:`InputError` unless ``size`` is an integer of at least 1.
         """

@@ -35,7 +35,7 @@ def prompt_answers(
         tokenizer: whose ``decode`` makes text of token ids.
         n: how many prompts.
         top: how many tokens of each side.
-        ablation: ``None``: the one that the circuit was found under, else counterfactual.
+        ablation: ``None`` takes the one that the circuit was found under, else counterfactual.
 
     Returns:
         Dicts with ``prompt`` and ``answer`` (text), ``model`` and ``circuit`` (``(token,

@@ -65,9 +65,11 @@ def plot(
         circuit: what to draw.
         path: an SVG, PNG or PDF file; one that stands there is replaced.
         orientation: information flows upwards in a portrait, to the right in a landscape.
-        width: of the figure, in centimetres; ``None``: 9, a journal's column, or 24 in landscape.
+        width: of the figure, in centimetres; ``None`` means 9, a journal's column, or 24 in
+            landscape.
         max_edges: beyond that many, the strongest by ``|score|`` that leave no dead end are drawn,
-            and the figure says which part of the score they have. ``None``: as many as fit a page.
+            and the figure says which part of the score they have. ``None`` means as many as fit a
+            page.
         title: ``None`` names the model and the task where they are known.
         node_colours: for graph networks, a class for each node, by name or in the graph's order;
             ``None`` colours nodes by their degree.

@@ -147,7 +147,8 @@ def layered(
     Args:
         shown: nodes and edges; no edge may close a cycle.
         sizes: each node's inches across and along the flow.
-        port_of: how far from a node's middle, across, an edge of a kind ends; ``None``: anywhere.
+        port_of: how far from a node's middle, across, an edge of a kind ends; ``None`` means
+            anywhere.
         width: inches across that there are.
         most_length: inches along; gaps between rows shrink to fit, down to a least.
     """

@@ -108,7 +108,7 @@ def separated(
 
 
 def _pushed(places: Places, distance: float, room: Places) -> Places | None:
-    """The places after all that are too near have pushed each other; ``None``: no end of it."""
+    """The places once all that were too near have pushed each other; ``None`` without an end."""
     from scipy.spatial import cKDTree
 
     out = places + np.random.default_rng(0).normal(0, 1e-3 * distance, places.shape)

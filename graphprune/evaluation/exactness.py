@@ -70,7 +70,7 @@ class SameOutputs:
 
     @torch.no_grad()
     def first(self, masks: Tensor) -> int | None:
-        """Number of the first of ``masks [K, E]`` that gives the same outputs; ``None``: none does.
+        """Number of the first of ``masks [K, E]`` that gives the same outputs, or ``None``.
 
         All run together on one batch; those that pass run on the rest one by one.
         """
@@ -171,14 +171,14 @@ def minimal_circuit(
 ) -> EdgeMask:
     """Removes edges while every output stays the full model's, until no kept edge can go.
 
-    Edges are tried in ascending order of ``order`` (``None``: from the graph's last edge to its
-    first) in passes, until a pass removes nothing: the result :func:`is_minimal`. Where edges go
-    easily whole stretches are tried at once; each that stays was tried alone in the last pass.
+    Edges are tried in ascending order of ``order`` (``None`` means from the graph's last edge to
+    its first) in passes, until a pass removes nothing: the result :func:`is_minimal`. Where edges
+    go easily whole stretches are tried at once; each that stays was tried alone in the last pass.
     Edges that lead nowhere go without a run.
 
     Args:
         mask: an exact circuit of zeros and ones.
-        ablation: ``None``: the one that a circuit was found under, else counterfactual.
+        ablation: ``None`` takes the one that a circuit was found under, else counterfactual.
         max_candidates: candidates run at once.
 
     Raises:

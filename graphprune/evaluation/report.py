@@ -190,8 +190,8 @@ def evaluate(
     Args:
         mask: the circuit (an :class:`EdgeMask` or a :class:`Circuit`), run as it is: dead ends are
             not removed, and count as edges.
-        ablation: what stands in for edges outside; ``None``: what a circuit was found under, else
-            counterfactual.
+        ablation: what stands in for edges outside; ``None`` takes what a circuit was found under,
+            else counterfactual.
         metrics: names or metrics; ``None`` takes KL, logit and probability difference; accuracy and
             exact match (same choice as the full model), both of answer against distractor where the
             task has distractors; ``top1_accuracy`` and ``top1_match``, the same over all outputs,

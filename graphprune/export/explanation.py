@@ -56,7 +56,7 @@ def to_explanation(
             ``Batch`` gives a list, one explanation for each of its graphs.
         target: what PyG's metrics compare with, the model's own answers, one for each row of its
             outputs (for each graph, of a ``Batch``).
-        index: the rows of the outputs they are asked at; ``None``: all.
+        index: the rows of the outputs they are asked at; ``None`` means all.
         arguments: what the module's ``forward`` takes behind features and edges, by its name in
             the data, such as ``("edge_weight",)`` or ``("batch",)``.
         by: ``"abs"``: ``edge_score`` is the scores' size, the larger the more the edge matters to
@@ -107,7 +107,7 @@ def _of(data: Any, kind: Any) -> Tensor:
 
 
 def _parts(circuit: Circuit, ranked: Tensor | None, data: Any) -> dict[str, dict[Any, Tensor]]:
-    """``edge_mask`` and ``edge_score`` by edge type (``None``: there is one)."""
+    """``edge_mask`` and ``edge_score`` by edge type (``None`` where there is only one)."""
     from torch_geometric.data import HeteroData
 
     from graphprune.core.graph_io import require_same_edges

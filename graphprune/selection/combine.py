@@ -90,11 +90,11 @@ def combine_scores(
         how: ``"mean"``, ``"min"``, ``"max"`` or ``"weighted"`` (a weighted mean), edge by edge, of
             the signed scores.
         weights: for ``"weighted"``, one from 0 on for each member.
-        normalize: ``None``: as they are, as published (Mondorf et al., arXiv 2510.06811);
-            ``"rank"``: the sign times the magnitude's rank over E; ``"scale"``: over the root of
-            the mean square; ``"quantile"``: the k-th largest magnitude of each becomes the mean
-            over members of their k-th largest, each on the scale of ``"scale"``, so that all have
-            one distribution and heavy tails stay heavy.
+        normalize: ``None`` leaves them as they are, as published (Mondorf et al., arXiv
+            2510.06811); ``"rank"``: the sign times the magnitude's rank over E; ``"scale"``: over
+            the root of the mean square; ``"quantile"``: the k-th largest magnitude of each becomes
+            the mean over members of their k-th largest, each on the scale of ``"scale"``, so that
+            all have one distribution and heavy tails stay heavy.
 
     Raises:
         InputError: no members, unequal numbers of members and weights, constant scores.

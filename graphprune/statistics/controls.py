@@ -65,18 +65,18 @@ def controls(
 
     Args:
         task: what the circuit is found on.
-        mask: the circuit; ``None``: what ``method`` finds on ``task``.
+        mask: the circuit; ``None`` takes what ``method`` finds on ``task``.
         method: a scorer (with ``size``), a pruner, or a function ``(model, task) -> EdgeMask``;
             needed for ``"labels"`` and ``"weights"``, and run ``reruns`` times for each.
-        test: what circuits are judged on; ``None``: ``task`` itself, which favours the found one
-            over controls that never saw it: give held-out examples.
+        test: what circuits are judged on; ``None`` takes ``task`` itself, which favours the found
+            one over controls that never saw it: give held-out examples.
         kinds: which controls.
-        draws: random circuits of each kind; the least p-value is ``1 / (1 + draws)``. ``None``:
-            100, or as many as ``alpha`` and the number of kinds need.
+        draws: random circuits of each kind; the least p-value is ``1 / (1 + draws)``. ``None``
+            means 100, or as many as ``alpha`` and the number of kinds need.
         reruns: of the method, whose own seed is held: only labels or weights differ. The least
-            p-value is ``1 / (1 + reruns)``. ``None``: as many as let a kind be beaten whatever the
-            others give, the least with ``kinds / (1 + reruns) < alpha``: 80 for four kinds at .05,
-            20 for one kind alone. With fewer the summary may say "underpowered".
+            p-value is ``1 / (1 + reruns)``. ``None`` means as many as let a kind be beaten whatever
+            the others give, the least with ``kinds / (1 + reruns) < alpha``: 80 for four kinds at
+            .05, 20 for one kind alone. With fewer the summary may say "underpowered".
         options: see :class:`~graphprune.statistics.mask_evaluator.RunOptions`. Circuits are judged
             by the mean of its ``metric`` (the test task's own by default), under its ``ablation``
             (by default a circuit's own, else the method's, else counterfactual).

@@ -35,10 +35,10 @@ class RunOptions(TypedDict, total=False):
     """Options of how circuits are run and judged, the same for all tests.
 
     ``metric``: the task's own by default; ``ablation``: what stands in for edges outside a circuit
-    (``None``: what the circuit was found under, else counterfactual); ``batch_size``: examples at a
-    time (``None``: the task's); ``max_candidates``: circuits at once (``None``: 16; on graphs of
-    more than 5,000 edges 1, since adapters may compute a single small circuit alone); ``ties``: two
-    values are equal where they differ by less than this share of the largest (1e-5).
+    (``None`` takes what the circuit was found under, else counterfactual); ``batch_size``: examples
+    at a time (``None`` takes the task's); ``max_candidates``: circuits at once (``None`` means 16;
+    on graphs of more than 5,000 edges 1, since adapters may compute a single small circuit alone);
+    ``ties``: two values are equal where they differ by less than this share of the largest (1e-5).
     """
 
     metric: MetricLike
@@ -174,7 +174,7 @@ class MaskEvaluator:
 
     @torch.no_grad()
     def outputs(self, mask: Tensor | None) -> Float64[Tensor, "n feature"]:
-        """``[n, P * V]``: the outputs under ``mask [E]`` (``None``: the full model's).
+        """``[n, P * V]``: the outputs under ``mask [E]`` (``None`` takes the full model's).
 
         Answer positions that an example does not have count 0.
         """

@@ -144,8 +144,8 @@ def draw(
 ) -> Tensor:
     """``[count, E]`` bool; see :func:`random_circuits`.
 
-    ``size`` edges (``None``: as many as the mask has), of those that are ``allowed [E]``; kinds
-    that start from the circuit's own edges heed neither.
+    ``size`` edges (``None`` means as many as the mask has), of those that are ``allowed [E]``;
+    kinds that start from the circuit's own edges heed neither.
     """
     at_least(count, 1, "count")
     generator = np.random.default_rng(at_least(seed, 0, "seed"))

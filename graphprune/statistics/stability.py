@@ -73,14 +73,14 @@ def stability(
     Args:
         method: a scorer (with ``size``), a pruner, or a function ``(model, task) -> EdgeMask``;
             one that also takes ``seed`` is given one.
-        seeds: seeds, each once, on all examples. ``None``: 0 to 4, and none where the method has no
-            seed, which the summary says. Seeds of methods inside the method change too.
+        seeds: seeds, each once, on all examples. ``None`` means 0 to 4, and none where the method
+            has no seed, which the summary says. Seeds of methods inside the method change too.
         resamples: bootstrap samples of the examples, each with a seed of its own where the method
             has one. Any two have about 40 % of the examples in common, so that circuits of fresh
             examples may share less.
-        match: how random circuits are made, see the module; ``None``: ``"rankings"`` for a scorer
-            with ``size``; for others ``"paths"`` where their circuits have no dead ends, else
-            ``"size"``. ``"composition"`` and ``"degree"`` ask for more: single edges in common
+        match: how random circuits are made, see the module; ``None`` takes ``"rankings"`` for a
+            scorer with ``size``; for others ``"paths"`` where their circuits have no dead ends,
+            else ``"size"``. ``"composition"`` and ``"degree"`` ask for more: single edges in common
             beyond those of the same layers, kinds or degrees.
         draws: families of random circuits.
         seed: of the resamples and the random families.

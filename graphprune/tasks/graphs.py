@@ -117,9 +117,9 @@ def patterns(
         clean: ``[n, ...]``, what goes into the input nodes (named ``inputs``), or tensors by name.
         labels: ``[n]`` class numbers.
         corrupt: as ``clean``; ``"other_class"``: the pattern of a random example of another class,
-            by ``seed``; ``None``: there are no corrupted inputs.
-        classes: how many classes there are; ``None``: the highest label says.
-        positions: ``[n]`` node numbers, where answers are read; ``None``: the model's outputs.
+            by ``seed``; ``None`` for no corrupted inputs.
+        classes: how many classes there are; ``None`` takes it from the highest label.
+        positions: ``[n]`` node numbers, where answers are read; ``None`` takes the model's outputs.
 
     Example:
         >>> task = patterns(torch.eye(3), torch.tensor([0, 1, 2]))
@@ -162,13 +162,14 @@ def nodes(
         features: ``[N, F]`` of all nodes (named ``x``), or tensors by name; or PyG's ``Data`` or
             ``HeteroData`` (or a batch of them), whose ``x`` (of all types) are the features.
         labels: ``[N]`` class numbers of all nodes, of heterogeneous data those of ``node_type``;
-            ``None``: its ``y``. Only labels of the nodes ``at`` must be classes.
+            ``None`` takes its ``y``. Only labels of the nodes ``at`` must be classes.
         at: the nodes asked for, as numbers (of heterogeneous data within ``node_type``) or as a
-            mask ``[N]``; ``None``: all.
+            mask ``[N]``; ``None`` means all.
         corrupt: features as above, of heterogeneous data by type; ``"shuffle"``: every node gets
-            another's (of its type), by ``seed``; ``None``: there are no corrupted inputs.
-        classes: how many classes there are; ``None``: the highest label of all nodes says.
-        node_type: of heterogeneous data, which type is labelled; ``None``: the one that has ``y``.
+            another's (of its type), by ``seed``; ``None`` for no corrupted inputs.
+        classes: how many classes there are; ``None`` takes it from the highest label of all nodes.
+        node_type: of heterogeneous data, which type is labelled; ``None`` takes the one that has
+            ``y``.
 
     Example:
         >>> task = nodes(torch.eye(3), torch.tensor([0, 1, 1]), at=torch.tensor([2, 0]))
@@ -233,7 +234,7 @@ def graphs(
         labels: ``[G]`` class numbers.
         corrupt: features of all graphs' nodes by name, such as ``{"x": [N, F]}``, of heterogeneous
             data ``{"paper.x": [N, F]}``.
-        classes: how many classes there are; ``None``: the highest label says.
+        classes: how many classes there are; ``None`` takes it from the highest label.
     """
     _, answer, distractor = _classes(labels, classes)
     examples = GraphExamples(
@@ -277,7 +278,7 @@ def _tensors(given: Tensors) -> Tensors:
 
 
 def _asked(at: Any, count: int) -> Tensor:
-    """``[n]`` numbers of nodes from numbers or a mask; ``None``: all."""
+    """``[n]`` numbers of nodes from numbers or a mask; ``None`` means all."""
     if at is None:
         return torch.arange(count)
     given = torch.as_tensor(at).detach().cpu()

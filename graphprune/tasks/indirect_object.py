@@ -54,7 +54,7 @@ def ioi(
         corruption: ``"abc"`` puts three other names into the three slots; ``"swap"`` names the
             other person in the second clause, so that answer and distractor change places.
         templates: which templates to use. 0 to 14 are the frames in ABBA order, 15 to 29 the same
-            frames in BABA order; disjoint choices give held-out templates. ``None``: all.
+            frames in BABA order; disjoint choices give held-out templates. ``None`` means all.
         names: first names to choose from.
         metric: the task's metric.
         batch_size: used where a method names none.

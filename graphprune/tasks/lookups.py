@@ -53,7 +53,7 @@ def capitals(
         shots: with ``"few_shot"``, how many of the task's fixed examples stand in front (1 to 6).
             Neither their words nor their answers are ever asked, in the clean or the corrupted
             prompt.
-        templates: which of the style's three wordings to use; ``None``: all.
+        templates: which of the style's three wordings to use; ``None`` means all.
         metric: the task's metric.
         batch_size: used where a method names none.
 

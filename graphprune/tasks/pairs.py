@@ -99,10 +99,10 @@ class TokenPairs:
                 one id at each).
             distractor: the same for wrong answers.
             positions: one column number (the same or one for each example), or ``[N, P]`` with
-                ``-1`` as padding; columns of the tensors as given. ``None``: the last token that
-                is no padding.
+                ``-1`` as padding; columns of the tensors as given. ``None`` takes the last token
+                that is no padding.
             attention_mask: ``[N, T]`` of 1 (token) and 0 (padding, left or right, moved to the
-                right). ``None``: no padding.
+                right). ``None`` means no padding.
 
         Raises:
             InputError: for wrong shapes, kinds or ranges, saying what was expected and what came.

@@ -28,7 +28,7 @@ class Spool:
     """A temporary folder of mapped files, removed with the last reference to it.
 
     Args:
-        parent: the folder to make it in; ``None``: the system's. Raises
+        parent: the folder to make it in; ``None`` takes the system's. Raises
             :class:`~graphprune.errors.InputError` where that is impossible.
 
     Copies (also through pickle) hold plain arrays and no spool.

@@ -26,7 +26,7 @@ class Substitution:
         texts: the prompts, with ``{}`` for each word.
         answers: what follows a text, without the space in front, by the words in it.
         others: the words that are asked, each with others that may stand in the corrupted prompt.
-        tries: how many of the others are tried until a prompt fits; ``None``: all.
+        tries: how many of the others are tried until a prompt fits; ``None`` means all.
     """
 
     texts: Sequence[str]
@@ -47,7 +47,7 @@ class Substitution:
     ) -> Task:
         """A task of ``n`` prompts; arguments as of :func:`graphprune.tasks.building.build`.
 
-        ``templates`` says which of the texts to use; ``None``: all.
+        ``templates`` says which of the texts to use; ``None`` means all.
         """
         chosen = checked_templates(templates, len(self.texts), name)
         draw = partial(self.draw, chosen, seed)
@@ -59,7 +59,7 @@ class Substitution:
         )
 
     def draw(self, templates: Sequence[int], seed: int, tries: int | None) -> Iterator[Candidate]:
-        """Prompts in random order, each with ``tries`` corrupted ones in turn; ``None``: all."""
+        """Prompts in random order, each with ``tries`` (``None`` means all) corrupted ones in turn."""
         source = random.Random(seed)
         asked = list(self.others)
         for number, which in combinations(seed, len(templates), len(asked)):

@@ -94,7 +94,7 @@ def greater_than(
         seed: draws the same prompts again.
         corruption: ``"01"``: the start year becomes the century's year 01, behind which any year
             may come; ``"random"``: another start year of any century, the prompt's end following.
-        templates: which of the six templates to use; ``None``: all.
+        templates: which of the six templates to use; ``None`` means all.
         metric: the task's metric: probability of the answers minus that of the distractors.
         batch_size: used where a method names none.
 
