@@ -142,10 +142,10 @@ def rtn(bits: int, kinds: Iterable[str]) -> PrecisionPolicy:
         >>> policy.of("u0", "unit"), policy.activations
         ('int4', False)
     """
-    found: dict[int, Precision] = {8: "int8", 4: "int4"}
-    if bits not in found:
+    by_bits: dict[int, Precision] = {8: "int8", 4: "int4"}
+    if bits not in by_bits:
         raise InputError(f"round to nearest has 8 or 4 bits, got {bits!r}")
-    return PrecisionPolicy(dict.fromkeys(kinds, found[bits]), activations=False)
+    return PrecisionPolicy(dict.fromkeys(kinds, by_bits[bits]), activations=False)
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ class ProfileComparison:
 
         rows = [
             {"first": first, "second": second, **group.__dict__}
-            for (first, second), found in self.differences.items()
-            for group in found.groups
+            for (first, second), difference in self.differences.items()
+            for group in difference.groups
         ]
         return pd.DataFrame(rows)
 
@@ -71,13 +71,15 @@ class ProfileComparison:
         import pandas as pd
 
         rows = []
-        for (first, second), found in self.differences.items():
-            for axis, whole in found.graph_distance.items():
+        for (first, second), difference in self.differences.items():
+            for axis, whole in difference.graph_distance.items():
                 row: dict[str, Any] = {"first": first, "second": second, "axis": axis}
-                if axis in found.axes:
-                    row |= found.axes[axis].__dict__ | {"groups": len(found.axes[axis].groups)}
+                if axis in difference.axes:
+                    row |= difference.axes[axis].__dict__ | {
+                        "groups": len(difference.axes[axis].groups)
+                    }
                 else:
-                    row |= {"graph_distance": whole, "absent": found.absent[axis]}
+                    row |= {"graph_distance": whole, "absent": difference.absent[axis]}
                 rows.append(row)
         return pd.DataFrame(rows)
 
@@ -91,8 +93,8 @@ class ProfileComparison:
             "left_out": dict(self.left_out),
             "profiles": {name: p.to_dict() for name, p in self.profiles.items()},
             "differences": [
-                {"first": first, "second": second, **found.to_dict()}
-                for (first, second), found in self.differences.items()
+                {"first": first, "second": second, **difference.to_dict()}
+                for (first, second), difference in self.differences.items()
             ],
         }
 
@@ -188,9 +190,9 @@ def _remarks(
     if len(set(words.values())) > 1:
         each = ", ".join(f"{word} in {name}" for name, word in words.items())
         remarks.append(f"depth is not measured alike: {each}")
-    for (first, second), found in differences.items():
-        least = holm([one.least_p for one in found.axes.values()])
-        weak = [axis for axis, p in zip(found.axes, least, strict=True) if p > 0.05]
+    for (first, second), difference in differences.items():
+        least = holm([one.least_p for one in difference.axes.values()])
+        weak = [axis for axis, p in zip(difference.axes, least, strict=True) if p > 0.05]
         if weak:
             remarks.append(
                 f"{first} and {second}: underpowered along {', '.join(weak)}: no difference, "
@@ -198,7 +200,7 @@ def _remarks(
             )
         partly = [
             f"{axis} ({one.covered_first:.0%} and {one.covered_second:.0%} of the edges)"
-            for axis, one in found.axes.items()
+            for axis, one in difference.axes.items()
             if min(one.covered_first, one.covered_second) < 0.995
         ]
         if partly:

@@ -39,24 +39,24 @@ def _all(
     unknown = sorted(set(excused) - set(names))
     if unknown:
         raise ConformanceError(f"expected_failures names no check: {unknown}; checks: {names}")
-    found, broken = {}, []
+    outcomes, broken = {}, []
     for check in checks:
         try:
             unseen = check(*args)
-            found[check.__name__] = f"not tested: {unseen}" if unseen else "passed"
+            outcomes[check.__name__] = f"not tested: {unseen}" if unseen else "passed"
             if check.__name__ in excused:
                 broken.append(f"{check.__name__}: passed, though excused")
         except Exception as error:  # the code that is tested may raise anything
             if not isinstance(error, GraphPruneError):
                 error = ConformanceError(f"raised {type(error).__name__}: {error}")
             if check.__name__ in excused:
-                found[check.__name__] = f"expected failure: {excused[check.__name__]}"
+                outcomes[check.__name__] = f"expected failure: {excused[check.__name__]}"
             else:
                 broken.append(f"{check.__name__}: {error}")
     if broken:
         listed = "\n".join(broken)
         raise ConformanceError(f"{len(broken)} of {len(checks)} checks failed:\n{listed}")
-    return found
+    return outcomes
 
 
 def check_adapter(
@@ -67,11 +67,11 @@ def check_adapter(
     Gives ``{check: "passed"}``, ``"no <capability>"`` for those of capabilities that it lacks, or
     raises with all failures.
     """
-    found = _all(adapter_checks(model), (model, task), expected_failures or {})
-    return found | {
+    outcomes = _all(adapter_checks(model), (model, task), expected_failures or {})
+    return outcomes | {
         check.__name__: f"no {kind.__name__}"
         for check, kind in CAPABILITY_CHECKS.items()
-        if check.__name__ not in found
+        if check.__name__ not in outcomes
     }
 
 

@@ -69,12 +69,12 @@ def said_or_own(ablation: AblationLike | None, *found: object) -> AblationLike |
     return own_ablation(found) if ablation is None else ablation
 
 
-def own_ablation(found: Iterable[object]) -> AblationLike | None:
+def own_ablation(circuits: Iterable[object]) -> AblationLike | None:
     """The one ablation that circuits and results were found under; ``None`` where none knows it.
 
     Masks know none. Raises :class:`InputError` where they were found under different ones.
     """
-    said: list[Any] = [one.ablation for one in found if isinstance(one, FoundUnder)]
+    said: list[Any] = [one.ablation for one in circuits if isinstance(one, FoundUnder)]
     # Ablations that are told by their name alone are one.
     known = {a.name if isinstance(a, Ablation) and a.values is None else a for a in said} - {None}
     if len(known) > 1:

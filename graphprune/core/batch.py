@@ -74,7 +74,7 @@ class Aligned(Protocol):
     """Examples that know whether their clean and corrupted inputs are aligned span by span."""
 
     @property
-    def aligned(self) -> bool:
+    def has_spans(self) -> bool:
         """Whether some may be; batches without an ``alignment`` are not."""
         ...
 
@@ -83,7 +83,7 @@ class Aligned(Protocol):
 class Fingerprinted(Protocol):
     """Examples that know fingerprints of their inputs; of others single examples are read."""
 
-    def prints(self) -> NDArray[np.int64]:
+    def fingerprints(self) -> NDArray[np.int64]:
         """``[N, 2]``: fingerprints of the clean and the corrupted inputs (0: none)."""
         ...
 

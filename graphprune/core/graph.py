@@ -93,15 +93,15 @@ class EdgeNames(Sequence[str]):
             return {}
         plain = list(self._plain(torch.arange(len(self))))
         taken, count = set(plain), dict.fromkeys(plain, 0)
-        found: dict[int, str] = {}
+        renamed: dict[int, str] = {}
         for number, name in enumerate(plain):
             count[name] += 1
             if count[name] > 1:
                 while f"{name}#{count[name]}" in taken:
                     count[name] += 1
-                found[number] = f"{name}#{count[name]}"
-                taken.add(found[number])
-        return found
+                renamed[number] = f"{name}#{count[name]}"
+                taken.add(renamed[number])
+        return renamed
 
     def _may_repeat(self) -> bool:
         """Whether two edges can have one plain name: by numbers alone, without making the names.

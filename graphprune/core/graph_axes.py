@@ -45,7 +45,7 @@ def attribute_axes(data: Any, edge_attrs: Iterable[str] | None = None) -> dict[s
     nodes = [int(whole.num_nodes)] if kind is None else []
     edges = [int(store.edge_index.shape[1])]
     split = _steps(slices.get("edge_index")), _steps(store.get("ptr"))
-    found: dict[str, Axis] = {}
+    axes: dict[str, Axis] = {}
     for name in store.keys():  # noqa: SIM118 - PyG's data is no mapping
         size = _size(whole, store, name)
         sizes = [] if size is None else [size]
@@ -55,8 +55,8 @@ def attribute_axes(data: Any, edge_attrs: Iterable[str] | None = None) -> dict[s
             many = nodes and (split[1] or [])
         of_nodes = bool(sizes) and sizes == many
         of_edges = bool(sizes) and sizes == each and not _asks(name)
-        found[name] = _axis(name, of_nodes, of_edges)
-    return found if edge_attrs is None else _said(found, set(edge_attrs))
+        axes[name] = _axis(name, of_nodes, of_edges)
+    return axes if edge_attrs is None else _said(axes, set(edge_attrs))
 
 
 def _axis(name: str, of_nodes: bool, of_edges: bool) -> Axis:
@@ -86,15 +86,15 @@ def _steps(slices: Any) -> list[int] | None:
     return None if slices is None else torch.as_tensor(slices).diff().tolist()
 
 
-def _said(found: dict[str, Axis], names: set[str]) -> dict[str, Axis]:
+def _said(axes: dict[str, Axis], names: set[str]) -> dict[str, Axis]:
     for name in sorted(names):
-        if found.get(name) not in ("edge", "either"):
+        if axes.get(name) not in ("edge", "either"):
             raise InputError(
                 f"edge_attrs names {name!r}, which has no entry for each edge of the data"
             )
     return {
         name: ("edge" if name in names else "node") if axis == "either" else axis
-        for name, axis in found.items()
+        for name, axis in axes.items()
     }
 
 

@@ -89,8 +89,8 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
         else:
             edges.append((data.get("number"), pair))
     pairs, fixed = (_in_order(rows) if ours else [p for _, p in rows] for rows in (edges, wires))
-    found = dict.fromkeys(kind for _, _, kind in pairs)
-    kinds = tuple(dict.fromkeys([*_split(about.get("edge_kinds", "")), *found])) or ("message",)
+    occurring = dict.fromkeys(kind for _, _, kind in pairs)
+    kinds = tuple(dict.fromkeys([*_split(about.get("edge_kinds", "")), *occurring])) or ("message",)
     places = {kind: i for i, kind in enumerate(kinds[:MOST_KINDS])}  # more are refused below
 
     def index(rows: list[tuple[int, int, str]]) -> torch.Tensor:
@@ -157,10 +157,10 @@ def _split(text: Any) -> list[str]:
     if not str(text).startswith("["):
         return [name for name in str(text).split(",") if name]
     try:
-        found = json.loads(str(text))
+        names = json.loads(str(text))
     except ValueError as error:
         raise InputError(f"the graph attribute {text!r} is no list of names: {error}") from None
-    return [str(name) for name in found]
+    return [str(name) for name in names]
 
 
 def _numbers(text: Any, about: Mapping[str, Any]) -> tuple[int, ...]:
@@ -290,7 +290,7 @@ def _without_relations(data: Any, kept: torch.Tensor, edge_attrs: Iterable[str] 
     # A relation holds no nodes, so that nothing of it could belong to either.
     axes = {kind: attribute_axes((data, kind)) for kind in index}
     for name in edge_attrs or ():
-        if all(found.get(name) != "edge" for found in axes.values()):
+        if all(named.get(name) != "edge" for named in axes.values()):
             raise InputError(
                 f"edge_attrs names {name!r}, which has no entry for each edge of the data"
             )
@@ -327,7 +327,7 @@ def numbered_types(
     if not graph.edge_kinds or names != [node.name for node in graph.nodes]:
         return None
     place = torch.tensor([int(node.name.rsplit(":", 1)[1]) for node in graph.nodes])
-    found = {}
+    relations = {}
     for number, name in enumerate(graph.edge_kinds):
         index = graph.edge_index[:, graph.edge_kind == number]
         ends = {(kinds[u], kinds[v]) for u, v in index.T.tolist()}
@@ -336,8 +336,8 @@ def numbered_types(
         relation = _between(name, *ends.pop()) if len(ends) == 1 else None
         if relation is None:
             return None
-        found[name] = relation, place[index]
-    return found
+        relations[name] = relation, place[index]
+    return relations
 
 
 def _between(name: str, source: str, target: str) -> tuple[str, str, str] | None:

@@ -176,14 +176,14 @@ def _entered(function: Callable[..., Any]) -> Callable[..., Any]:
         task = args[2] if len(args) > 2 else options.get("task")
         if task is not None:  # a few methods read none
             require_task(task)
-        found: Any = run(*args, **options)
-        if function.__name__ == "fit" and not isinstance(found, Result):
+        result: Any = run(*args, **options)
+        if function.__name__ == "fit" and not isinstance(result, Result):
             raise InputError(
-                f"{type(args[0]).__name__}.fit gave {type(found).__name__}, expected a gp.Result"
+                f"{type(args[0]).__name__}.fit gave {type(result).__name__}, expected a gp.Result"
             )
-        if isinstance(found, Result) and found.task is None:
-            return replace(found, task=task)
-        return found
+        if isinstance(result, Result) and result.task is None:
+            return replace(result, task=task)
+        return result
 
     return call
 
@@ -367,12 +367,12 @@ def _setting(record: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that may have had a part in a result."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    known = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in _PACKAGES:
         # What is not imported had no part in the result.
         if package in sys.modules:
             try:
-                found[package] = metadata.version(package)
+                known[package] = metadata.version(package)
             except metadata.PackageNotFoundError:
-                found[package] = "uninstalled checkout"
-    return found
+                known[package] = "uninstalled checkout"
+    return known

@@ -80,8 +80,8 @@ class ExampleFingerprint(NamedTuple):
 
 def digest(raw: bytes) -> int:
     """A signed 64-bit hash of bytes that is never 0."""
-    found = hashlib.blake2b(raw, digest_size=8).digest()
-    return int.from_bytes(found, "little", signed=True) or 1
+    hashed = hashlib.blake2b(raw, digest_size=8).digest()
+    return int.from_bytes(hashed, "little", signed=True) or 1
 
 
 def token_digest(ids: Any) -> int:
@@ -95,7 +95,7 @@ def fingerprint_table(task: ExampleSet) -> Table:
     Of examples that are not :class:`~graphprune.core.batch.Fingerprinted` single ones are read.
     """
     if isinstance(task.examples, Fingerprinted):
-        table = task.examples.prints()
+        table = task.examples.fingerprints()
         return table if task.order is None else table[_numbers(task)]
     rows = [_read(task.examples.batch([number])) for number in _numbers(task).tolist()]
     return np.asarray(rows, dtype=np.int64).reshape(-1, 2)

@@ -41,15 +41,15 @@ class Adapter(Protocol):
 
 @lru_cache
 def _entries(group: str) -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
+    entries: dict[str, EntryPoint] = {}
     for entry in entry_points(group=group):
-        if entry.name in found and found[entry.name].value != entry.value:
+        if entry.name in entries and entries[entry.name].value != entry.value:
             raise InputError(
-                f"two packages register {entry.name!r} in {group}: {found[entry.name].value} and "
+                f"two packages register {entry.name!r} in {group}: {entries[entry.name].value} and "
                 f"{entry.value}; uninstall one"
             )
-        found[entry.name] = entry
-    return found
+        entries[entry.name] = entry
+    return entries
 
 
 def package_of(group: str, name: str) -> str:

@@ -76,9 +76,9 @@ class Result:
     @property
     def graph(self) -> ComputationalGraph:
         """The graph that mask and scores belong to."""
-        found = self.scores if self.mask is None else self.mask
-        assert found is not None
-        return found.graph
+        part = self.scores if self.mask is None else self.mask
+        assert part is not None
+        return part.graph
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge: edge, source, target, kind, and kept, score and values if any."""
@@ -107,10 +107,10 @@ class Result:
         return f"Result({', '.join([*parts, *filter(None, [self.stopped])])})"
 
 
-def scores_of(found: EdgeScores | Result) -> EdgeScores:
+def scores_of(given: EdgeScores | Result) -> EdgeScores:
     """The scores of a result, or scores as they are; :class:`InputError` where it has none."""
-    if not isinstance(found, Result):
-        return found
-    if found.scores is None:
+    if not isinstance(given, Result):
+        return given
+    if given.scores is None:
         raise InputError("this result has a mask and ranks no edges; a curve needs scores")
-    return found.scores
+    return given.scores

@@ -266,20 +266,20 @@ def rounding_of(
     """The open mask's mean KL, and what the mean of the task's metric is off by, on one batch."""
     batch = next(iter(task.batches(batch_size)))
     reference = model.reference(batch, ablation)
-    found = {}
+    noise = {}
     with torch.no_grad():
         full = reference.full
         outputs = model.run(batch, EdgeMask.full(model.graph), reference)
         kl = METRICS["kl"]
         if kl.missing(batch, full) is None:
-            found["kl"] = float(kl(outputs, batch, full).double().mean())
+            noise["kl"] = float(kl(outputs, batch, full).double().mean())
         if task.metric.missing(batch, full) is None:
             gap = task.metric(outputs, batch, full) - task.metric(full, batch, full)
             gap = gap.double()
-            found["metric"] = max(
+            noise["metric"] = max(
                 float(gap.mean().abs()), float(gap.square().mean().sqrt()) / math.sqrt(len(task))
             )
-    return found
+    return noise
 
 
 def _dtypes(model: MaskedModel) -> set[torch.dtype]:
@@ -303,7 +303,7 @@ def rounding_notes(
     ``gap``: the metric of the full model minus that of the wholly ablated one.
     """
     kinds = sorted(str(kind).removeprefix("torch.") for kind in _dtypes(model))
-    found = {}
+    notes = {}
     for name, off, limit in (
         ("kl", values.get("kl"), noise.get("kl")),
         (
@@ -316,8 +316,8 @@ def rounding_notes(
         if off is None or limit is None or off > 2 * limit or limit == 0:
             continue
         what = f"{off:.2g}" if name == "kl" else f"{off:.2g} from 1"
-        found[name] = (
+        notes[name] = (
             f"{what} is within rounding ({', '.join(kinds) or 'unknown dtype'}): the whole model "
             f"run as a circuit is {limit:.2g} off"
         )
-    return found
+    return notes

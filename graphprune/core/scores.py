@@ -165,11 +165,11 @@ class EdgeScores:
         least = 0
         if positives:
             least = math.ceil(share_checked(positives, "positives") * count - 1e-9)
-            found = int((self.values > 0).sum())
-            if found < least:
+            positive = int((self.values > 0).sum())
+            if positive < least:
                 raise InputError(
                     f"infeasible: positives={positives} of {count} edges are {least}, but only "
-                    f"{found} edges score above 0"
+                    f"{positive} edges score above 0"
                 )
         values = ranked_values(self.values, by)
         return best_circuit(
@@ -229,10 +229,10 @@ class EdgeScores:
         from graphprune.selection.rules import edge_influence
 
         wanted = share_checked(share, "share")
-        found = edge_influence(self.graph, self.values)
-        order = ranking(found)
-        total = found[order].cumsum(0)
-        if not float(found.sum()) > 0:
+        influence = edge_influence(self.graph, self.values)
+        order = ranking(influence)
+        total = influence[order].cumsum(0)
+        if not float(influence.sum()) > 0:
             raise InputError("no edge's score has any influence on the output")
         count = int((total < wanted * float(total[-1]) * (1 - 1e-12)).sum()) + 1
         values = torch.zeros(self.graph.num_edges)

@@ -32,7 +32,7 @@ __all__ = ["Task", "require_task"]
 
 log = logging.getLogger("graphprune.tasks")
 
-_PIECE = 128  # examples whose contents are read at a time
+_CHUNK = 128  # examples whose contents are read at a time
 
 
 def _is_integer(value: Any) -> bool:
@@ -225,7 +225,7 @@ class Task:
 
         Asked of the batches themselves, so that it holds for anyone's examples.
         """
-        if isinstance(self.examples, Aligned) and not self.examples.aligned:
+        if isinstance(self.examples, Aligned) and not self.examples.has_spans:
             return False
         return any(batch.alignment is not None for batch in self.batches())
 
@@ -238,14 +238,14 @@ class Task:
         """
         numbers = range(len(self.examples)) if self.order is None else self.order
         parts = []
-        for start in range(0, len(numbers), _PIECE):
-            batch = self.examples.batch([*numbers[start : start + _PIECE]])
+        for start in range(0, len(numbers), _CHUNK):
+            batch = self.examples.batch([*numbers[start : start + _CHUNK]])
             parts.append(fingerprint(replace(batch, indices=())))
         metric = self.metric.name if METRICS.get(self.metric.name) == self.metric else self.metric
         return fingerprint(len(numbers), parts, metric, self.batch_size)
 
     def num_batches(self, size: int | None = None) -> int:
-        """How many batches :meth:`batches` makes of ``size`` examples (``None`` takes its own).
+        """How many batches :meth:`batches` makes of ``size`` examples (``None`` means its own).
 
         Raises :class:`InputError` unless ``size`` is an integer of at least 1.
         """

@@ -138,12 +138,12 @@ def plot_profiles(
     for ax, axis in zip(panels, axes, strict=False):
         groups = _ordered_groups(profiles, axis)
         for number, profile in enumerate(profiles.values()):
-            found = {group.group: group for group in profile.along(axis)}
+            group_of = {group.group: group for group in profile.along(axis)}
             for place, name in enumerate(groups):
-                if name not in found:
+                if name not in group_of:
                     continue
                 x = place + (number + 0.5) * width - 0.4
-                group = found[name]
+                group = group_of[name]
                 height = group.enrichment if enrichment else group.share
                 line = 1.0 if enrichment else group.graph_share
                 ax.bar(x, height or 0.0, width * 0.92, color=f"C{number}")

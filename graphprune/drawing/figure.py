@@ -130,11 +130,11 @@ def _content_that_fits(
     if max_edges is not None:
         return content(circuit, strongest_edges(circuit, max_edges)), sheet
     kept = circuit.mask.num_kept
-    most = round(EDGES_THAT_FIT[orientation] * (width / (WIDTHS[orientation] * CM)) ** 0.5)
-    shown = content(circuit, strongest_edges(circuit, max(min(kept, most), 1)))
-    while len(shown.numbers) > 8 and not sheet.fits(shown):
-        fewer = strongest_edges(circuit, int(len(shown.numbers) * 0.85))
-        if len(fewer) == len(shown.numbers):
+    fitting = round(EDGES_THAT_FIT[orientation] * (width / (WIDTHS[orientation] * CM)) ** 0.5)
+    shown = content(circuit, strongest_edges(circuit, max(min(kept, fitting), 1)))
+    while len(shown.edge_numbers) > 8 and not sheet.fits(shown):
+        fewer = strongest_edges(circuit, int(len(shown.edge_numbers) * 0.85))
+        if len(fewer) == len(shown.edge_numbers):
             break
         shown = content(circuit, fewer)
     return shown, sheet

@@ -122,7 +122,7 @@ def _keys(shown: Content) -> list[tuple[int, int]]:
 
 
 def _topological(before: list[list[int]], after: list[list[int]]) -> list[int]:
-    waiting = [len(set(found)) for found in before]
+    waiting = [len(set(sources)) for sources in before]
     order = [i for i, number in enumerate(waiting) if not number]
     for i in order:
         for j in dict.fromkeys(after[i]):

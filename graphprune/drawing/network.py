@@ -100,9 +100,9 @@ def _pairs(circuit: CircuitLike) -> list[Pair]:
     for i, (u, v) in enumerate(graph.edge_index.T.tolist()):
         members[min(u, v), max(u, v)].append((i, int(u > v)))
     pairs = []
-    for ends, found in members.items():
-        there, back = ([i for i, way in found if way == side] for side in (0, 1))
-        counted = [i for i, _ in found if kept[i]]
+    for ends, between in members.items():
+        there, back = ([i for i, way in between if way == side] for side in (0, 1))
+        counted = [i for i, _ in between if kept[i]]
         pairs.append(
             Pair(
                 ends,

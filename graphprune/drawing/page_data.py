@@ -215,8 +215,8 @@ def _bands(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if node["layer"] is not None:
             ys.setdefault(node["layer"], []).append(node["y"])
     return [
-        {"layer": layer, "top": min(found) - ROW / 2, "bottom": max(found) + ROW / 2}
-        for layer, found in sorted(ys.items())
+        {"layer": layer, "top": min(heights) - ROW / 2, "bottom": max(heights) + ROW / 2}
+        for layer, heights in sorted(ys.items())
     ]
 
 
@@ -228,10 +228,10 @@ def _answers(row: Mapping[str, Any]) -> dict[str, Any]:
             f"answers need 'prompt', 'model' and 'circuit'; {', '.join(missing)} missing from one"
         )
 
-    def side(found: Any) -> list[list[Any]]:
-        if isinstance(found, str):
-            return [[found, None]]
-        return [[str(text), float(share)] for text, share in found]
+    def side(given: Any) -> list[list[Any]]:
+        if isinstance(given, str):
+            return [[given, None]]
+        return [[str(text), float(share)] for text, share in given]
 
     return {
         "prompt": str(row["prompt"]),

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["network_places", "separated"]
 
 Places = NDArray[np.float64]
-EXACT = 160
-"""Up to that many nodes distances on the page follow those in the graph, all pairs of them."""
+MOST_EXACT = 160
+"""Nodes up to which distances on the page follow those in the graph for all pairs of nodes."""
 
 
 def network_places(count: int, pairs: Sequence[tuple[int, int]]) -> Places:
@@ -48,9 +48,9 @@ def _component(part: nx.Graph[int], members: list[int]) -> Places:
 
     if len(members) == 1:
         return np.zeros((1, 2))
-    if len(members) <= EXACT:
-        found = nx.kamada_kawai_layout(part)
-        own = np.array([found[number] for number in members], dtype=np.float64)
+    if len(members) <= MOST_EXACT:
+        layout = nx.kamada_kawai_layout(part)
+        own = np.array([layout[number] for number in members], dtype=np.float64)
     else:
         own = _pivoted(nx.to_scipy_sparse_array(part, nodelist=members))
     spread = float(np.ptp(own, axis=0).max()) or 1.0
@@ -74,13 +74,13 @@ def _pivoted(adjacency: Any) -> Places:
     squares = np.array(columns).T ** 2
     centred = squares - squares.mean(0) - squares.mean(1, keepdims=True) + squares.mean()
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    found = centred @ directions[:2].T
+    projected = centred @ directions[:2].T
     # Leaves of one node have one place: a little noise lets them be pushed apart.
-    noise = np.random.default_rng(0).normal(0, 1e-2, found.shape)
-    found = found + noise * found.std(0)
+    noise = np.random.default_rng(0).normal(0, 1e-2, projected.shape)
+    projected = projected + noise * projected.std(0)
     # Halfway to even spacing: a dense middle and a few long arms both stay readable.
-    even = found.argsort(0).argsort(0) / len(found)
-    return np.asarray((found - found.min(0)) / np.ptp(found, axis=0) + even)
+    even = projected.argsort(0).argsort(0) / len(projected)
+    return np.asarray((projected - projected.min(0)) / np.ptp(projected, axis=0) + even)
 
 
 def separated(
@@ -101,9 +101,9 @@ def separated(
     shares = (places - np.where(flat, low - 0.5, low)) / np.where(flat, 1.0, span)
     for factor in (1.0, 1.5, 2.25, 3.4) if grow else (1.0,):
         room = factor * np.array([width, height])
-        found = _pushed(shares * (room - distance) + distance / 2, distance, room)
-        if found is not None:
-            return found
+        pushed = _pushed(shares * (room - distance) + distance / 2, distance, room)
+        if pushed is not None:
+            return pushed
     return _grid(shares, distance, width)
 
 

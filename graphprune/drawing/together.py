@@ -62,11 +62,11 @@ def plot_circuits(
     inches = width * CM
     with drawing_settings():
         sheet = Sheet("portrait", (inches - MARGIN) / len(named) - MARGIN)
-        most = EDGES_THAT_FIT if max_edges is None else max_edges
-        shown, chosen = _union(named, most)
-        while max_edges is None and most > 8 and not sheet.fits(shown):
-            most = int(most * 0.85)
-            shown, chosen = _union(named, most)
+        edges_each = EDGES_THAT_FIT if max_edges is None else max_edges
+        shown, chosen = _union(named, edges_each)
+        while max_edges is None and edges_each > 8 and not sheet.fits(shown):
+            edges_each = int(edges_each * 0.85)
+            shown, chosen = _union(named, edges_each)
         figure = _figure(
             dict(zip(circuits, named, strict=True)), shown, chosen, sheet, inches, title
         )
@@ -89,12 +89,12 @@ class _Edges:
         return {}
 
 
-def _union(circuits: list[CircuitLike], most: int) -> tuple[Content, list[Tensor]]:
+def _union(circuits: list[CircuitLike], max_edges: int) -> tuple[Content, list[Tensor]]:
     """Everything that some panel shows, and the edges that each does."""
     graph = circuits[0].graph
     shown = torch.zeros(graph.num_edges, dtype=torch.bool)
     for circuit in circuits:
-        shown[strongest_edges(circuit, most)] = True
+        shown[strongest_edges(circuit, max_edges)] = True
     chosen = []
     for circuit in circuits:
         own = (shown & circuit.mask.kept).numpy()

@@ -146,9 +146,9 @@ def found_on_part(circuit: Circuit, task: Task) -> Task | None:
     return task.subset([number for number, one in enumerate(own) if one in circuit.found_on])
 
 
-def _difference(pruned: Pruned, found: Tensor, masked: Tensor, task: Task) -> float:
+def _difference(pruned: Pruned, exported: Tensor, masked: Tensor, task: Task) -> float:
     want = masked.double()
-    gap = float((found.double() - want).abs().max())
+    gap = float((exported.double() - want).abs().max())
     dtype = next(pruned.module.parameters()).dtype
     size = 1 + float(want.abs().max())
     if not gap <= tolerance(dtype) * size:

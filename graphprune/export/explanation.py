@@ -88,22 +88,22 @@ def to_explanation(
             f"target must have one row for each of the {data.num_graphs} graphs, got "
             f"{list(target.shape)}"
         )
-    found = []
+    explanations = []
     for number, one in enumerate(data.to_data_list()):
         mine = {
             name: {kind: value[_of(data, kind) == number] for kind, value in by_kind.items()}
             for name, by_kind in parts.items()
         }
         own = None if target is None else target[number : number + 1]
-        found.append(_valid(_one(one, mine, own, None, arguments), ranked, by))
-    return found
+        explanations.append(_valid(_one(one, mine, own, None, arguments), ranked, by))
+    return explanations
 
 
 def _of(data: Any, kind: Any) -> Tensor:
     """``[E]``: the graph of a batch that each edge belongs to."""
     store, batch = (data, data.batch) if kind is None else (data[kind], data[kind[0]].batch)
-    found: Tensor = batch[store.edge_index[0]].cpu()
-    return found
+    graph_of: Tensor = batch[store.edge_index[0]].cpu()
+    return graph_of
 
 
 def _parts(circuit: Circuit, ranked: Tensor | None, data: Any) -> dict[str, dict[Any, Tensor]]:
@@ -117,10 +117,10 @@ def _parts(circuit: Circuit, ranked: Tensor | None, data: Any) -> dict[str, dict
     kinds = data.edge_types if several else [None]
     stores = [data[kind] for kind in kinds] if several else [data]
     counts = [int(store.edge_index.shape[1]) for store in stores]
-    found = {"edge_mask": dict(zip(kinds, circuit.mask.values.split(counts), strict=True))}
+    parts = {"edge_mask": dict(zip(kinds, circuit.mask.values.split(counts), strict=True))}
     if ranked is not None:
-        found["edge_score"] = dict(zip(kinds, ranked.split(counts), strict=True))
-    return found
+        parts["edge_score"] = dict(zip(kinds, ranked.split(counts), strict=True))
+    return parts
 
 
 def _one(

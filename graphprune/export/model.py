@@ -171,13 +171,13 @@ def _ablation(
     circuit: Circuit, model: MaskedModel, task: Task | None, ablation: AblationLike | None
 ) -> Ablation:
     if ablation is None:
-        found = circuit.ablation
-        if found == "optimal":
+        own = circuit.ablation
+        if own == "optimal":
             raise InputError(
                 "the circuit was found with learned constants, which it does not keep: give the "
                 "Ablation that was learned (ablation=result.ablation), or name another"
             )
-        ablation = found if found in ("mean", "mean_positional") else "zero"
+        ablation = own if own in ("mean", "mean_positional") else "zero"
     if ablation_kind(ablation) == "counterfactual":
         raise InputError(
             "a circuit under counterfactual ablation needs the corrupted prompt at every call, so "

@@ -27,12 +27,12 @@ def circuit_to_networkx(circuit: Circuit) -> nx.DiGraph[Any]:
 
     graph = circuit.graph
     kept = torch.nonzero(circuit.mask.kept)[:, 0]
-    touched = torch.unique(graph.edge_index[:, kept]).tolist()
-    place = {node: i for i, node in enumerate(touched)}
+    node_numbers = torch.unique(graph.edge_index[:, kept]).tolist()
+    new_number = {node: i for i, node in enumerate(node_numbers)}
     out: Any = nx.MultiDiGraph() if _has_parallel_edges(circuit) else nx.DiGraph()
 
     def renumbered(nodes: tuple[int, ...]) -> str:
-        return ",".join(str(place[n]) for n in nodes if n in place)
+        return ",".join(str(new_number[n]) for n in nodes if n in new_number)
 
     groups = [g for g in map(renumbered, graph.groups) if "," in g]
     out.graph.update(
@@ -44,7 +44,7 @@ def circuit_to_networkx(circuit: Circuit) -> nx.DiGraph[Any]:
         whole_graph=graph.fingerprint,
         whole_edges=graph.num_edges,
     )
-    for number in touched:
+    for number in node_numbers:
         node = graph.nodes[number]
         out.add_node(node.name, **node_attributes(node))
 
@@ -53,20 +53,20 @@ def circuit_to_networkx(circuit: Circuit) -> nx.DiGraph[Any]:
     kinds = graph.edge_kind[kept].tolist()
     ends = graph.edge_index[:, kept].T.tolist()
     names = graph.edge_names.at(kept)
-    for i, (number, (u, v)) in enumerate(zip(kept.tolist(), ends, strict=True)):
+    for i, (edge_number, (u, v)) in enumerate(zip(kept.tolist(), ends, strict=True)):
         kind = graph.edge_kinds[kinds[i]]
         source, target = graph.nodes[u].name, graph.nodes[v].name
         data: dict[str, Any] = {
             "name": names[i],
             "kind": kind,
             "kept": values[i],
-            "number": number,
+            "number": edge_number,
         }
         if scores is not None:
             data["score"] = scores[i]
         _add(out, source, target, kind, data)
     for wire, (u, v) in enumerate(graph.fixed_edge_index.T.tolist()):
-        if u in place and v in place:
+        if u in new_number and v in new_number:
             source, target = graph.nodes[u].name, graph.nodes[v].name
             data = {"name": f"{source}->{target}", "kind": "wire", "fixed": True, "wire": wire}
             _add(out, source, target, "wire", data)

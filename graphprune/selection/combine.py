@@ -19,7 +19,7 @@ from torch import Tensor
 from graphprune.core.mask import require_same_graph
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
-from graphprune.util.checks import one_of
+from graphprune.util.checks import require_one_of
 from graphprune.util.numbers import levels, ranks
 
 __all__ = ["How", "Normalize", "combine_scores", "magnitude_ranks", "require_informative"]
@@ -62,8 +62,8 @@ def check_combination(
     """Raises :class:`InputError` for settings that :func:`combine_scores` cannot follow."""
     if members < 1:
         raise InputError("an ensemble needs at least one member")
-    one_of(how, HOWS, "how")
-    one_of(normalize, NORMALIZATIONS, "normalize")
+    require_one_of(how, HOWS, "how")
+    require_one_of(normalize, NORMALIZATIONS, "normalize")
     if how != "weighted":
         if weights is not None:
             raise InputError(f"weights are for how='weighted', not for how={how!r}")

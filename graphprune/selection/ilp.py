@@ -191,27 +191,27 @@ class _Program:
         options: dict[str, Any] = {"mip_rel_gap": 0.0}
         if time_limit is not None:
             options["time_limit"] = time_limit
-        found = milp(
+        result = milp(
             cost,
             integrality=integral,
             bounds=Bounds(0.0, 1.0),
             constraints=LinearConstraint(matrix, np.array(self.lower), np.array(self.upper)),
             options=options,
         )
-        if found.x is not None:
-            if found.status == _STOPPED:
+        if result.x is not None:
+            if result.status == _STOPPED:
                 log.warning(
                     "the integer programme stopped after %g s with a circuit that is within %.2g "
-                    "of the best in relative terms", time_limit, found.mip_gap,
+                    "of the best in relative terms", time_limit, result.mip_gap,
                 )  # fmt: skip
-            return np.asarray(found.x[: self.edges] > 0.5)
+            return np.asarray(result.x[: self.edges] > 0.5)
         wish = f", {positives} of them with a score above 0" if positives else ""
-        if found.status == _INFEASIBLE:
+        if result.status == _INFEASIBLE:
             raise InputError(
                 f"infeasible: no circuit of this graph has exactly {count} edges{wish}, each on a "
                 f"path {'from an input ' if self.from_inputs else ''}to an output"
             )
-        raise InputError(f"the integer programme for {count} edges{wish} failed: {found.message}")
+        raise InputError(f"the integer programme for {count} edges{wish} failed: {result.message}")
 
     def _cut_off(self, kept: NDArray[np.bool_]) -> bool:
         """Adds a row for every node that kept edges claim to reach and do not; whether any does."""
@@ -236,7 +236,7 @@ def _scaled(values: Tensor, count: int) -> NDArray[np.float64]:
     Attributions span many orders of magnitude; on the scale of the largest, the edges that are
     hard to choose between would all be 0 to the solver.
     """
-    found = values.double().numpy()
-    size = np.sort(np.abs(found))[::-1]
+    raw = values.double().numpy()
+    size = np.sort(np.abs(raw))[::-1]
     unit = max(size[min(count, len(size)) - 1], size[0] * 1e-6)
-    return np.asarray(found / unit) if unit > 0 else found
+    return np.asarray(raw / unit) if unit > 0 else raw

@@ -178,7 +178,7 @@ def completeness(
     for _ in range(greedy):
         _grow(lambda sets: note("greedy", sets), n, steps, width, generator)
     low, high = bootstrap_interval(at_worst, seed=seed)
-    relative = worst.effect / abs(evaluator.gap) if evaluator.unit.why is None else None
+    relative = worst.effect / abs(evaluator.gap) if evaluator.metric_range.why is None else None
     random, grown = (
         [row["incompleteness"] for row in rows if row["found"] == kind]
         for kind in ("random", "greedy")
@@ -210,7 +210,7 @@ def completeness(
         remarks=[
             "low and high are an interval over examples at the worst set found, which was chosen "
             "for being worst; other sets may be worse still",
-            *evaluator.unit_remarks("relative"),
+            *evaluator.range_remarks("relative"),
             *filter(None, [few_examples(len(at_worst))]),
         ],
     )  # fmt: skip
@@ -292,7 +292,7 @@ def minimality(
         )
     gap = abs(evaluator.gap)
     # Where full and ablated are not told apart, a share of their difference is no bar.
-    least_effect = max(bar * gap if evaluator.unit.why is None else 0.0, evaluator.noise)
+    least_effect = max(bar * gap if evaluator.metric_range.why is None else 0.0, evaluator.noise)
     idle = [row["component"] for row in rows if row["effect"] <= least_effect]
     return Finding(
         name="minimality (Wang)",
@@ -310,5 +310,5 @@ def minimality(
         settings=evaluator.settings(
             circuit, over=over, draws=draws, steps=steps, width=width, seed=seed
         ),
-        remarks=evaluator.unit_remarks("bar"),
+        remarks=evaluator.range_remarks("bar"),
     )

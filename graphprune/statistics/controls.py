@@ -105,8 +105,8 @@ def controls(
         options["ablation"] = own_ablation([mask]) or ablation_of(method)
     evaluator = MaskEvaluator(model, task if test is None else test, **options)
     own = float(evaluator(circuit.kept[None], "controls")[0].mean())
-    unit = evaluator.unit
-    rows = [_row("found", circuit.kept, circuit.kept, own, unit)]
+    metric_range = evaluator.metric_range
+    rows = [_row("found", circuit.kept, circuit.kept, own, metric_range)]
     p_values: dict[str, float] = {}
     overlaps: dict[str, float] = {}
     for kind in kinds:
@@ -118,7 +118,7 @@ def controls(
             masks = _of_reruns(kind, model, task, method, size, reruns, seed)
         means = evaluator(masks, f"controls: {kind}").mean(1)
         pairs = zip(masks, means.tolist(), strict=True)
-        rows += [_row(kind, mask, circuit.kept, mean, unit) for mask, mean in pairs]
+        rows += [_row(kind, mask, circuit.kept, mean, metric_range) for mask, mean in pairs]
         p_values[kind] = rank_p(own, means.numpy(), tolerance=evaluator.noise)
         overlaps[kind] = float((masks & circuit.kept).sum(1).double().mean()) / circuit.num_kept
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
@@ -134,7 +134,7 @@ def controls(
     ]
     if test is None:
         remarks.append("judged on the examples the circuit was found on")
-    remarks += evaluator.unit_remarks("faithfulness")
+    remarks += evaluator.range_remarks("faithfulness")
     outcome = "beats all controls" if not lost else f"does not beat the controls {', '.join(lost)}"
     detail = ", ".join(f"{kind} {p:.2g}" for kind, p in corrected.items())
     return Finding(
@@ -176,13 +176,13 @@ def controls_needed(kinds: int, alpha: float) -> int:
 
 
 def _row(
-    kind: str, mask: Tensor, circuit: Tensor, value: float, unit: MetricRange
+    kind: str, mask: Tensor, circuit: Tensor, value: float, metric_range: MetricRange
 ) -> dict[str, Any]:
     return {
         "circuit": kind,
         "edges": int(mask.sum()),
         "metric": value,
-        "faithfulness": unit.share(value) if unit.why is None else None,
+        "faithfulness": metric_range.share(value) if metric_range.why is None else None,
         "shared": int((mask & circuit).sum()) / int(circuit.sum()),
     }
 

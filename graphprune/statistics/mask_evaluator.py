@@ -120,7 +120,7 @@ class MaskEvaluator:
         largest = max(float(self.full.abs().max()), float(self.ablated.abs().max()))
         self.noise = self.ties * largest
         self.gap = float((self.full - self.ablated).mean())
-        self.unit = MetricRange.of(self.full, self.ablated)
+        self.metric_range = MetricRange.of(self.full, self.ablated)
 
     def settings(self, circuit: EdgeMask, **more: Any) -> dict[str, Any]:
         """Where a result comes from, as plain values, with ``more`` settings of the test."""
@@ -134,9 +134,11 @@ class MaskEvaluator:
             "edges": circuit.num_kept,
         }
 
-    def unit_remarks(self, what: str) -> list[str]:
+    def range_remarks(self, what: str) -> list[str]:
         """Why ``what``, a share of the gap, is not defined or uncertain; empty where it is not."""
-        return [f"{what}: {note}" for note in (self.unit.why, self.unit.note) if note]
+        return [
+            f"{what}: {note}" for note in (self.metric_range.why, self.metric_range.note) if note
+        ]
 
     def _values(self, outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
         values = self.measure(outputs, batch, full).detach().cpu().double()

@@ -1,4 +1,6 @@
-"""Randomised tasks and models, on which a sound method does no better than chance.
+"""Tasks with shuffled labels and models with shuffled weights.
+
+A sound method does no better than chance on them.
 
 Sources: Adebayo et al. 2018 (arXiv 1810.03292), the randomisation tests of data and of parameters.
 """
@@ -24,7 +26,11 @@ from graphprune.util.checks import at_least
 
 @dataclass(frozen=True, eq=False)
 class _Relabelled:
-    """Examples whose answers and distractors are exchanged, or other examples'."""
+    """Examples with other labels: answer and distractor exchanged, or those of another example.
+
+    ``partner`` gives the example whose labels each one gets; without it those in ``swapped`` have
+    answer and distractor exchanged.
+    """
 
     base: Examples
     partner: dict[int, int] | None
@@ -61,7 +67,7 @@ def _widened(ids: Tensor, width: int) -> Tensor:
 def shuffled_labels(
     task: Task, seed: int = 0, *, how: Literal["auto", "exchange", "permute"] = "auto"
 ) -> Task:
-    """The same prompts with answers that say nothing.
+    """The same prompts with labels that are independent of them.
 
     Args:
         how: ``"exchange"``: answer and distractor change places on a random half of the examples;

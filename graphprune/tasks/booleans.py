@@ -95,10 +95,12 @@ def boolean_expressions(
     if type(shots) is not int or not 0 <= shots <= len(SHOTS):
         raise InputError(f"shots must lie in 0..{len(SHOTS)}, got {shots!r}")
     draw = partial(_draw, "".join(SHOTS[:shots]), seed)
-    every = partial(draw, every=True)
+    all_candidates = partial(draw, every=True)
     notes = {"corruption": "one truth value or operator", "shots": shots}
     name, encoder = "boolean_expressions", Encoder(tokenizer)
-    return build(name, encoder, draw(), n, seed, metric, batch_size, notes, every=every)
+    return build(
+        name, encoder, draw(), n, seed, metric, batch_size, notes, all_candidates=all_candidates
+    )
 
 
 def _draw(lead: str, seed: int, every: bool = False) -> Iterator[Candidate]:

@@ -19,7 +19,7 @@ __all__ = ["docstring"]
 
 PARAMETERS: tuple[str, ...] = PROMPTS["docstring"]["parameters"]
 TEXT: str = PROMPTS["docstring"]["template"]
-ENOUGH = 20
+ENOUGH = 20  # parameter names of one token, below which longer ones are taken
 
 
 def docstring(

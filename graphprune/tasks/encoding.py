@@ -27,9 +27,9 @@ from graphprune.errors import InputError
 
 __all__ = ["Encoder"]
 
-CHUNK = 8192
-REMEMBERED = 8192
-PROBES = ("a", "the", "A", "1")
+CHUNK = 8192  # texts encoded at a time
+REMEMBERED = 8192  # texts whose ids are kept
+PROBES = ("a", "the", "A", "1")  # texts whose ids show what is put around a prompt
 
 
 def _overlap(added: Sequence[int], own: Sequence[int]) -> int:

@@ -76,13 +76,13 @@ def _lines(path: str | Path) -> Iterator[str]:
 
 def _checked(path: str | Path, rows: Iterable[tuple[int, Any]]) -> Iterator[dict[str, Any]]:
     """Records from values with their line numbers; raises for what is no record, and for none."""
-    found = False
+    any_record = False
     for number, value in rows:
         where = f"{path}:{number}"
         check_record(value, where)
-        found = True
+        any_record = True
         yield FileRecord(value, where)
-    if not found:
+    if not any_record:
         raise InputError(f"{path}: the file has no records")
 
 

@@ -19,15 +19,15 @@ from graphprune.tasks.building import (
     build,
     checked_templates,
     combinations,
-    require_one_of,
 )
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import NAMES, OBJECTS, PLACES, PROMPTS
+from graphprune.util.checks import require_one_of
 
 __all__ = ["FRAMES", "ioi"]
 
 FRAMES: tuple[str, ...] = PROMPTS["ioi"]["frames"]
-ENOUGH = 20
+ENOUGH = 20  # names of one token, below which longer ones are taken
 
 
 def ioi(
@@ -99,10 +99,10 @@ def _draw(
 
 def _others(names: list[str], taken: set[str], source: random.Random) -> tuple[str, str, str]:
     """Three different names that are not ``taken``."""
-    found: dict[str, None] = {}
-    while len(found) < 3:
+    chosen: dict[str, None] = {}
+    while len(chosen) < 3:
         name = names[int(source.random() * len(names))]
         if name not in taken:
-            found[name] = None
-    first, second, third = found
+            chosen[name] = None
+    first, second, third = chosen
     return first, second, third

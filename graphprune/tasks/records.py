@@ -17,7 +17,7 @@ __all__ = ["CHOICES", "FIELDS", "FileRecord", "OnMismatch", "RecordEncoder", "ch
 OnMismatch = Literal["error", "drop"]
 FIELDS = ("clean", "corrupt", "answer", "distractor", "spans")
 CHOICES: frozenset[str] = frozenset({"answer", "distractor"})
-LISTED = 5
+LISTED = 5  # cases that an error or a log line shows
 
 log = logging.getLogger("graphprune.tasks")
 
@@ -115,7 +115,7 @@ class RecordEncoder:
         """The next records, in order, without those that are dropped, as columns of rows of ids.
 
         ``clean`` is always there, ``corrupt``, ``answer`` and ``distractor`` where records have
-        them; where some have spans, ``first`` and ``last`` (the range that each clean token reads;
+        them; where some have spans, ``starts`` and ``stops`` (the range that each clean token reads;
         an empty row where a record has none), and ``slots`` where all name the same.
 
         Raises :class:`~graphprune.errors.InputError` naming the record, see
@@ -276,5 +276,5 @@ class RecordEncoder:
         if names:
             pairs = zip(spans, columns["clean"], strict=True)
             slots = [span_slots(named, names, len(ids)) for named, ids in pairs]
-        parts = {"first": [a for a, _ in ranges], "last": [b for _, b in ranges], "slots": slots}
+        parts = {"starts": [a for a, _ in ranges], "stops": [b for _, b in ranges], "slots": slots}
         return {name: Ragged.from_rows(part) for name, part in parts.items() if part}

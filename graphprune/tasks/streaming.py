@@ -16,7 +16,7 @@ from graphprune.tasks.tables import Ragged, last_tokens, pieces
 
 __all__ = ["CHUNK", "encode_stream"]
 
-CHUNK = 1000
+CHUNK = 1000  # records encoded at a time
 
 
 def encode_stream(

@@ -51,15 +51,16 @@ class Substitution:
         """
         chosen = checked_templates(templates, len(self.texts), name)
         draw = partial(self.draw, chosen, seed)
-        every, pool = partial(draw, None), len(chosen) * len(self.others) or None
+        all_candidates, pool = partial(draw, None), len(chosen) * len(self.others) or None
         notes["templates"] = list(chosen)
         first = draw(self.tries)
         return build(
-            name, encoder, first, n, seed, metric, batch_size, notes, every=every, pool=pool
-        )
+            name, encoder, first, n, seed, metric, batch_size, notes,
+            all_candidates=all_candidates, pool=pool,
+        )  # fmt: skip
 
     def draw(self, templates: Sequence[int], seed: int, tries: int | None) -> Iterator[Candidate]:
-        """Prompts in random order, each with ``tries`` (``None`` means all) corrupted ones in turn."""
+        """Prompts in random order, each with ``tries`` corrupted ones (all for ``None``)."""
         source = random.Random(seed)
         asked = list(self.others)
         for number, which in combinations(seed, len(templates), len(asked)):

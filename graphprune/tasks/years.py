@@ -23,10 +23,10 @@ from graphprune.tasks.building import (
     build,
     checked_templates,
     combinations,
-    require_one_of,
 )
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import PROMPTS
+from graphprune.util.checks import require_one_of
 
 __all__ = ["SPANS_OF_TIME", "greater_than"]
 

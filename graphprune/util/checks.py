@@ -8,7 +8,7 @@ import numpy as np
 
 from graphprune.errors import InputError, unknown_name
 
-__all__ = ["at_least", "at_least_0", "one_of", "share", "share_checked"]
+__all__ = ["at_least", "at_least_0", "require_one_of", "share", "share_checked"]
 
 
 def at_least(value: object, least: int, what: str) -> int:
@@ -40,7 +40,7 @@ def at_least_0(value: object, what: str) -> None:
         raise InputError(f"{what} must be a number from 0 on, got {value!r}")
 
 
-def one_of(value: object, known: Iterable[object], what: str) -> None:
+def require_one_of(value: object, known: Iterable[object], what: str) -> None:
     """Raises :class:`InputError` that lists the ``known`` values unless ``value`` is one of them.
 
     ``None`` among them stands for "not said" and is not listed.

@@ -148,9 +148,9 @@ def _record(artifact: Artifact) -> dict[str, Any]:
 def _is_complete(artifact: Artifact, result: Path) -> bool:
     """Whether the result is there, by this recipe, with every file at its full size."""
     try:
-        found = json.loads((result / RECORD).read_text(encoding="utf-8"))
-        files = found.pop("files")
-        return found == _record(artifact) and all(
+        record = json.loads((result / RECORD).read_text(encoding="utf-8"))
+        files = record.pop("files")
+        return record == _record(artifact) and all(
             (result / file).stat().st_size == size for file, size in files.items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

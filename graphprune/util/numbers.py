@@ -181,13 +181,13 @@ def _pivots(
     if n < _RESAMPLED:
         return -reach, reach
     generator = np.random.default_rng(seed)
-    found = []
+    chunks = []
     for first in range(0, draws, _CHUNK):
         drawn = centred[generator.integers(n, size=(min(_CHUNK, draws - first), n))]
         mean, variance = drawn.mean(1), drawn.var(1)
         spread = variance > 1e-9 * centred.var()  # a resample of equal values tells no error
-        found.append(mean[spread] / np.sqrt(variance[spread] / (n - 1)))
-    pivots = np.concatenate(found)
+        chunks.append(mean[spread] / np.sqrt(variance[spread] / (n - 1)))
+    pivots = np.concatenate(chunks)
     if not len(pivots):
         return -reach, reach
     m = max(n, ENOUGH)  # fewer values have no tail as far out as theirs would be
