@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.capabilities import identity_of
+from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.core.method import HasToDict, ablation_name, method_record, versions
@@ -226,12 +227,10 @@ class Circuit:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge of the graph: edge, source, target, kind, kept, and score if any."""
-        from graphprune.core.frames import edge_frame
-
         columns = {"kept": self.mask.values.numpy()}
         if self.scores is not None:
             columns["score"] = self.scores.values.numpy()
-        return edge_frame(self.graph, **columns)
+        return edge_table(self.graph, columns)
 
     def to_networkx(self) -> nx.DiGraph[Any]:
         """The kept edges and the nodes they touch, with plain Python attributes.

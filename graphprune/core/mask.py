@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import GraphMismatchError, InputError, NumericalError, unknown_name
 from graphprune.util.modes import ordinary
@@ -182,9 +183,7 @@ class EdgeMask:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge: columns edge, source, target, kind, kept."""
-        from graphprune.core.frames import edge_frame
-
-        return edge_frame(self.graph, kept=self.values.numpy())
+        return edge_table(self.graph, {"kept": self.values.numpy()})
 
     # ---------------------------------------------------------------- set algebra
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, budget
 from graphprune.errors import InputError, NumericalError, unknown_name
@@ -241,9 +242,7 @@ class EdgeScores:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge: columns edge, source, target, kind, score."""
-        from graphprune.core.frames import edge_frame
-
-        return edge_frame(self.graph, score=self.values.numpy())
+        return edge_table(self.graph, {"score": self.values.numpy()})
 
     def _repr_html_(self) -> str:
         """The scores in a notebook: the ten strongest edges."""
@@ -279,9 +278,7 @@ class PositionalEdgeScores:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge and position: edge, source, target, kind, pos, score."""
-        from graphprune.core.frames import edge_frame
-
-        frame = edge_frame(self.graph)
+        frame = edge_table(self.graph)
         n_pos = self.values.shape[1]
         long = frame.loc[frame.index.repeat(n_pos)].reset_index(drop=True)
         names = np.array(self.positions or range(n_pos), dtype=object if self.positions else None)

@@ -28,17 +28,17 @@ def network_places(count: int, pairs: Sequence[tuple[int, int]]) -> Places:
     graph.add_nodes_from(range(count))
     graph.add_edges_from(pair for pair in pairs if pair[0] != pair[1])
     parts = sorted(nx.connected_components(graph), key=lambda part: (-len(part), min(part)))
+    layouts = [_component(graph.subgraph(part), sorted(part)) for part in parts]
+    sizes = np.array([np.ptp(own, axis=0) + 1.0 for own in layouts])  # with a gap of one unit
+    # Parts fill shelves from the left, in a block about as wide as high.
+    widest = max(float(sizes[:, 0].max()), float(sizes.prod(1).sum()) ** 0.5)
     places = np.zeros((count, 2))
-    left, shelf, depth, widest = 0.0, 0.0, 0.0, 0.0
-    for part in parts:
-        members = sorted(part)
-        own = _component(graph.subgraph(members), members)
-        size = np.ptp(own, axis=0) if len(members) > 1 else np.zeros(2)
-        if left and left + size[0] > widest:  # the next shelf
-            left, shelf, depth = 0.0, shelf - depth - 1.0, 0.0
-        places[members] = own - own.min(0) + [left, shelf - size[1]]
-        left += float(size[0]) + 1.0
-        depth, widest = max(depth, float(size[1])), max(widest, left)
+    left, shelf, depth = 0.0, 0.0, 0.0
+    for part, own, (width, height) in zip(parts, layouts, sizes.tolist(), strict=True):
+        if left + width > widest + 1e-9:
+            left, shelf, depth = 0.0, shelf - depth, 0.0
+        places[sorted(part)] = own - own.min(0) + [left, shelf - height]
+        left, depth = left + width, max(depth, height)
     return places
 
 

@@ -74,6 +74,10 @@ def shuffled_labels(
             ``"permute"``: every example gets another's answer and distractor; ``"auto"``: the
             first where there are distractors.
 
+    A label may come out as it was, half of them by an exchange, and by a permutation as often as
+    examples share their labels: labels that always differ would tell the right ones, as answers to
+    the opposite question.
+
     Raises:
         InputError: the task has no answers or one example, or its metric reads none.
 
@@ -106,7 +110,7 @@ def shuffled_labels(
     elif how == "permute":
         if probe.answer.ndim == 3:
             raise InputError("answers at several positions cannot be permuted among examples")
-        # A cycle through all of them in random order: nobody keeps an answer of its own.
+        # A cycle through all of them in random order: every label is that of another example.
         after = np.roll(shuffled, -1)
         partner = {
             order[i]: order[j] for i, j in zip(shuffled.tolist(), after.tolist(), strict=True)

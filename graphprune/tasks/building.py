@@ -113,9 +113,9 @@ def build(
 ) -> Task:
     """A task of the first ``n`` distinct candidates that fit.
 
-    ``all_candidates`` yields for each clean prompt, in the same order, every corrupted version one after
-    another: parts of the task take others from there (see ``Task.split``). ``pool``
-    is how many prompts there are at most, noted and logged where seeds must share many of them.
+    ``all_candidates`` yields for each clean prompt, in the same order, every corrupted version one
+    after another: parts of the task take others from there (see ``Task.split``). ``pool`` is how
+    many prompts there are at most, noted and logged where seeds must share many of them.
 
     ``seed`` was used to draw the candidates; here it is checked and recorded. To the
     ``notes`` come ``n``, ``seed``, ``template`` (a template number for each example) and ``unfit``

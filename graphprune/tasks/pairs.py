@@ -146,7 +146,8 @@ class TokenPairs:
         shared_id = overlap(answers, distractors)
         if shared_id is not None:
             raise InputError(
-                f"example {shared_id[0]} has the id {shared_id[1]} both as an answer and as a distractor"
+                f"example {shared_id[0]} has the id {shared_id[1]} both as an answer and as a "
+                "distractor"
             )
         return cls(packed["clean"], packed.get("corrupt"), answer_positions, answers, distractors)
 

@@ -115,8 +115,8 @@ class RecordEncoder:
         """The next records, in order, without those that are dropped, as columns of rows of ids.
 
         ``clean`` is always there, ``corrupt``, ``answer`` and ``distractor`` where records have
-        them; where some have spans, ``starts`` and ``stops`` (the range that each clean token reads;
-        an empty row where a record has none), and ``slots`` where all name the same.
+        them; where some have spans, ``starts`` and ``stops`` (the range that each clean token
+        reads; an empty row where a record has none), and ``slots`` where all name the same.
 
         Raises :class:`~graphprune.errors.InputError` naming the record, see
         :meth:`TokenPairs.from_records`.
