@@ -13,16 +13,6 @@ from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError
 
-__all__ = [
-    "ConformanceError",
-    "a_batch",
-    "drawn",
-    "objective_of",
-    "require_close",
-    "same_state",
-    "state_of",
-]
-
 
 class ConformanceError(GraphPruneError, AssertionError):
     """An adapter or a method broke a promise of the contract; the message names the check."""

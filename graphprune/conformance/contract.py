@@ -15,8 +15,6 @@ from graphprune.errors import GraphMismatchError, GraphPruneError, UnsupportedMo
 
 from .common import ConformanceError, a_batch, drawn, objective_of, require_close
 
-__all__ = ["CONTRACT_CHECKS", "AdapterCheck"]
-
 # A check raises, or gives the reason why it could not look.
 AdapterCheck = Callable[[MaskedModel, Task], str | None]
 _CIRCUITS = 8  # with dead ends

@@ -36,8 +36,6 @@ from .common import (
 )
 from .contract import AdapterCheck
 
-__all__ = ["CAPABILITY_CHECKS"]
-
 
 def attribution_is_the_mask_gradient(model: Any, task: Task) -> None:
     """``edge_gradients`` at the clean model is the mask's gradient at 1; node sums follow."""

@@ -17,8 +17,6 @@ from graphprune.errors import InputError
 
 from .common import ConformanceError, require_close, same_state, state_of
 
-__all__ = ["METHOD_CHECKS", "MethodCheck"]
-
 # A check raises, or gives the reason why it could not look.
 MethodCheck = Callable[[Method, MaskedModel, Task], str | None]
 

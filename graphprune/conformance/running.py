@@ -15,8 +15,6 @@ from .contract import CONTRACT_CHECKS, AdapterCheck
 from .inside import CAPABILITY_CHECKS
 from .methods import METHOD_CHECKS, MethodCheck
 
-__all__ = ["adapter_checks", "check_adapter", "check_method", "method_checks"]
-
 
 def adapter_checks(model: MaskedModel | None = None) -> tuple[AdapterCheck, ...]:
     """The checks of an adapter, each ``check(model, task)``; for ``pytest.mark.parametrize``.

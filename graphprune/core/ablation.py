@@ -10,15 +10,6 @@ from graphprune.core.model import Ablation, AblationKind, MaskedModel
 from graphprune.core.task import Task, require_task
 from graphprune.errors import InputError, unknown_name
 
-__all__ = [
-    "ABLATIONS",
-    "DEFAULT_ABLATION",
-    "AblationLike",
-    "own_ablation",
-    "resolve_ablation",
-    "said_or_own",
-]
-
 AblationLike = str | Ablation
 DEFAULT_ABLATION = "counterfactual"  # what comes where nobody says one
 ABLATIONS = ("counterfactual", "zero", "mean", "mean_positional", "delete")

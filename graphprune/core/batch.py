@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-__all__ = ["Aligned", "Batch", "Examples", "Fingerprinted", "Redrawable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +51,17 @@ class Batch:
     alignment: Tensor | None = None
     slots: Tensor | None = None
     slot_names: tuple[str, ...] = ()
+
+
+def positions_in(batched: Sequence[int], numbers: Sequence[int]) -> Tensor | None:
+    """``[n]``: where each of the examples ``numbers`` stands among those of all batches.
+
+    ``None`` unless both name the same examples, each once.
+    """
+    at = {number: place for place, number in enumerate(batched)}
+    if len(at) < len(batched) or at.keys() != set(numbers):
+        return None
+    return torch.tensor([at[number] for number in numbers])
 
 
 @runtime_checkable

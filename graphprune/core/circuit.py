@@ -11,16 +11,14 @@ import os
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphprune.capabilities import identity_of
 from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.method import HasToDict, ablation_name, method_record, versions
-from graphprune.core.overlap import ExampleFingerprint, as_table
+from graphprune.core.method import HasToDict, ablation_name, provenance_of, versions_now
+from graphprune.core.overlap import ExampleFingerprint, fingerprint_set
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
 from graphprune.util.notebook import notebook_card
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
     from graphprune.core.pruned import ExportedModel
     from graphprune.core.result import Result
     from graphprune.core.task import Task
-
-__all__ = ["Circuit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +91,7 @@ class Circuit:
             )
         object.__setattr__(self, "provenance", plain(self.provenance))
         if self.found_on is not None:
-            rows = as_table(self.found_on).tolist()
-            known = frozenset(ExampleFingerprint(*row) for row in rows)
-            object.__setattr__(self, "found_on", known)
+            object.__setattr__(self, "found_on", fingerprint_set(self.found_on))
 
     @classmethod
     def from_mask(
@@ -131,33 +125,17 @@ class Circuit:
             ablation: what the circuit was found under; ``None`` takes the method's, else the
                 report's.
         """
-        provenance: dict[str, Any] = {}
         if model is not None:
             require_same_graph(model.graph, mask.graph, "the model and the circuit's mask")
-            provenance["model"] = identity_of(model)
-        if task is not None:
-            provenance["task"] = {
-                "name": task.name,
-                "examples": len(task),
-                "metric": task.metric.name,
-                "notes": task.notes,
-            }
-        described = method_record(method, scores)
-        if described is not None:
-            provenance["method"] = described
-        seed = described.get("settings", {}).get("seed") if seed is None and described else seed
-        if seed is not None:
-            provenance["seed"] = seed
-        provenance["versions"] = versions()
-        provenance["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        provenance = provenance_of(model, task, method, scores, seed)
         if notes:
             provenance["notes"] = dict(notes)
         seen: Any = task if found_on is None else found_on  # made fingerprints of
         under = ablation_name(ablation, method, report)
-        made = cls(mask.graph, mask, scores, report, provenance, seen, under)
+        circuit = cls(mask.graph, mask, scores, report, provenance, seen, under)
         if model is not None:
-            object.__setattr__(made, "_model", weakref.ref(model))
-        return made
+            object.__setattr__(circuit, "_model", weakref.ref(model))
+        return circuit
 
     @classmethod
     def from_result(
@@ -182,9 +160,8 @@ class Circuit:
         """
         if result.mask is None:
             raise InputError("the result ranks edges and keeps none: fit it with a size")
-        said: dict[str, Any] = {"stopped": result.stopped} if result.stopped else {}
-        if result.remarks:
-            said["remarks"] = list(result.remarks)
+        run = {"stopped": result.stopped, "remarks": list(result.remarks)}
+        known = {name: value for name, value in run.items() if value}
         return cls.from_mask(
             result.mask,
             result.scores,
@@ -192,7 +169,7 @@ class Circuit:
             result.task if task is None else task,
             report,
             method,
-            notes={**said, **(notes or {})} or None,
+            notes={**known, **(notes or {})},
             found_on=result.task,
             ablation=result.ablation,
         )
@@ -312,13 +289,6 @@ class Circuit:
         self,
         path: str | os.PathLike[str],
         model: MaskedModel | None = None,
-        *,
-        ablation: AblationLike | None = None,
-        task: Task | None = None,
-        shape: tuple[int, int] | None = None,
-        repeats: int = 5,
-        overwrite: bool = False,
-        allow_difference: bool = False,
         **options: Any,
     ) -> ExportedModel:
         """The circuit as an ordinary torch module, in memory and in the folder ``path``.
@@ -364,10 +334,7 @@ class Circuit:
             raise InputError(
                 "the circuit does not hold its model; give it: circuit.export_model(path, model)"
             )
-        return export_model(
-            self, path, model, ablation=ablation, task=task, options=options, shape=shape,
-            repeats=repeats, overwrite=overwrite, allow_difference=allow_difference,
-        )  # fmt: skip
+        return export_model(self, path, model, **options)
 
     # ---------------------------------------------------------------- set algebra
 
@@ -375,8 +342,7 @@ class Circuit:
         provenance = {
             "operation": operation,
             "operands": [self.provenance, other.provenance],
-            "versions": versions(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **versions_now(),
         }
         model = self.provenance.get("model")
         if model is not None and model == other.provenance.get("model"):

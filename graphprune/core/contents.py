@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import InputError
 
-__all__ = ["file_fingerprint", "files_fingerprint", "fingerprint"]
-
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 
 

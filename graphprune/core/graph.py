@@ -22,15 +22,13 @@ from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.core.node import Node
+from graphprune.core.node import Node as Node
 from graphprune.errors import InputError
 from graphprune.util.modes import ordinary
 from graphprune.util.paths import components, longest_paths
 
 if TYPE_CHECKING:
     import networkx as nx
-
-__all__ = ["MOST_KINDS", "ComputationalGraph", "EdgeNames", "Node"]
 
 MOST_KINDS = 256  # an edge's kind is one byte
 

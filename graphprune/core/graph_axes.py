@@ -15,8 +15,6 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-__all__ = ["Axis", "attribute_axes", "edge_subset", "forget_axes", "main_store", "unclear"]
-
 Axis = Literal["node", "edge", "graph", "either"]
 
 # Names that PyG's data sets, transforms and loaders give to what belongs to nodes.

@@ -19,18 +19,6 @@ from graphprune.errors import InputError
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = [
-    "graph_from_networkx",
-    "graph_from_pyg",
-    "graph_to_networkx",
-    "graph_to_pyg",
-    "joined",
-    "node_attributes",
-    "numbered_types",
-    "require_same_edges",
-    "without_edges",
-]
-
 
 def graph_to_networkx(graph: ComputationalGraph) -> nx.MultiDiGraph[Any]:
     """Nodes with ``kind``, ``layer``, ``index``; edges with ``name``, ``kind``, ``number``.

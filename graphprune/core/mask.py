@@ -25,17 +25,6 @@ from graphprune.util.notebook import notebook_card
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "EdgeMask",
-    "Masked",
-    "as_size",
-    "budget",
-    "mask_density",
-    "mask_of",
-    "require_same_graph",
-    "some_edges",
-]
-
 
 def require_same_graph(ours: ComputationalGraph, theirs: ComputationalGraph, what: str) -> None:
     """Raises :class:`GraphMismatchError` unless the two graphs are the same."""

@@ -7,6 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from functools import wraps
 from importlib import metadata
 from typing import Any, Protocol, Self, runtime_checkable
@@ -14,6 +15,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from graphprune.capabilities import identity_of
 from graphprune.core.ablation import DEFAULT_ABLATION, AblationLike, resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask, as_size, budget
@@ -26,23 +28,6 @@ from graphprune.errors import InputError
 from graphprune.util.modes import decorate, with_gradients
 from graphprune.util.plain import plain
 from graphprune.util.progress import track
-
-__all__ = [
-    "HasToDict",
-    "Method",
-    "NodeScorer",
-    "Pruner",
-    "Scorer",
-    "Seeded",
-    "Sweep",
-    "ablation_name",
-    "ablation_of",
-    "mean",
-    "method_record",
-    "objective",
-    "ranked",
-    "versions",
-]
 
 _DEFAULT_SEED = 0  # where nobody says one
 
@@ -193,12 +178,9 @@ def _shown(value: object) -> str:
     if isinstance(value, Method):
         return value.label
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_shown, value))}]" if _methods(value) else repr(value)
+        methods = any(isinstance(member, Method) for member in value)
+        return f"[{', '.join(map(_shown, value))}]" if methods else repr(value)
     return repr(value)
-
-
-def _methods(values: tuple[object, ...]) -> bool:
-    return any(isinstance(value, Method) for value in values)
 
 
 class Scorer(Method):
@@ -349,6 +331,33 @@ def method_record(method: Any, scores: EdgeScores | None) -> dict[str, Any] | No
     return {"name": type(method).__name__, "settings": settings}
 
 
+def provenance_of(
+    model: MaskedModel | None,
+    task: Task | None,
+    method: Any,
+    scores: EdgeScores | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    """Where a circuit comes from: plain values by name, each where it is known."""
+    provenance: dict[str, Any] = {}
+    if model is not None:
+        provenance["model"] = identity_of(model)
+    if task is not None:
+        provenance["task"] = {
+            "name": task.name,
+            "examples": len(task),
+            "metric": task.metric.name,
+            "notes": task.notes,
+        }
+    record = method_record(method, scores)
+    if record is not None:
+        provenance["method"] = record
+        seed = record.get("settings", {}).get("seed") if seed is None else seed
+    if seed is not None:
+        provenance["seed"] = seed
+    return {**provenance, **versions_now()}
+
+
 def ablation_name(given: Any, method: Any = None, report: Any = None) -> str | None:
     """The ablation that was said: outright, by a method (or a record of one), or by a report."""
     if given is None and method is not None:
@@ -365,8 +374,8 @@ def _setting(record: Any) -> Any:
     return settings.get("ablation") if isinstance(settings, Mapping) else None
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that may have had a part in a result."""
+def versions_now() -> dict[str, Any]:
+    """Versions of Python and of packages that may have had a part in a result, and the time."""
     known = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in _PACKAGES:
         # What is not imported had no part in the result.
@@ -375,4 +384,4 @@ def versions() -> dict[str, str]:
                 known[package] = metadata.version(package)
             except metadata.PackageNotFoundError:
                 known[package] = "uninstalled checkout"
-    return known
+    return {"versions": known, "created": datetime.now(UTC).isoformat(timespec="seconds")}

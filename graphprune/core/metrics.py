@@ -24,8 +24,6 @@ from graphprune.core.batch import Batch
 from graphprune.errors import InputError, NumericalError, unknown_name
 from graphprune.util.numbers import NOISE, UNBOUNDED, levels
 
-__all__ = ["METRICS", "Metric", "as_metric", "everywhere", "kendall_tau"]
-
 MetricFunction = Callable[[Tensor, Batch, Tensor | None], Tensor]
 
 

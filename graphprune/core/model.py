@@ -21,23 +21,6 @@ from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.errors import InputError
 from graphprune.util.modes import decorate, ordinary_tensors, with_gradients
 
-__all__ = [
-    "Ablation",
-    "AblationKind",
-    "Gradients",
-    "MaskedModel",
-    "Messages",
-    "Objective",
-    "Reference",
-    "ablation_kind",
-    "as_constant",
-    "each_mask",
-    "gradient_by_mask",
-    "mask_values",
-    "require_model",
-    "require_same_batch",
-]
-
 AblationKind = Literal["counterfactual", "zero", "mean", "optimal", "delete"]
 Objective = Callable[[Tensor], Tensor]
 

@@ -24,18 +24,6 @@ from graphprune.core.batch import Examples, Fingerprinted, Redrawable
 from graphprune.core.contents import fingerprint
 from graphprune.errors import InputError
 
-__all__ = [
-    "ExampleFingerprint",
-    "Remaining",
-    "as_table",
-    "count_overlapping",
-    "digest",
-    "fingerprint_table",
-    "split_without_overlap",
-    "token_digest",
-    "without_overlap",
-]
-
 Table = NDArray[np.int64]
 
 
@@ -48,8 +36,8 @@ class ExampleSet(Protocol):
         ...
 
     @property
-    def order(self) -> tuple[int, ...] | None:
-        """Which of the examples, in which order; ``None`` means all."""
+    def example_numbers(self) -> Sequence[int]:
+        """Which of the examples, in which order."""
         ...
 
     @property
@@ -63,12 +51,6 @@ class ExampleSet(Protocol):
 
 
 T = TypeVar("T", bound=ExampleSet)
-
-
-def _numbers(task: ExampleSet) -> NDArray[np.int64]:
-    """The task's example numbers, in its order."""
-    every = range(len(task.examples)) if task.order is None else task.order
-    return np.asarray(every, dtype=np.int64)
 
 
 class ExampleFingerprint(NamedTuple):
@@ -95,9 +77,8 @@ def fingerprint_table(task: ExampleSet) -> Table:
     Of examples that are not :class:`~graphprune.core.batch.Fingerprinted` single ones are read.
     """
     if isinstance(task.examples, Fingerprinted):
-        table = task.examples.fingerprints()
-        return table if task.order is None else table[_numbers(task)]
-    rows = [_read(task.examples.batch([number])) for number in _numbers(task).tolist()]
+        return task.examples.fingerprints()[np.asarray(task.example_numbers)]
+    rows = [_read(task.examples.batch([number])) for number in task.example_numbers]
     return np.asarray(rows, dtype=np.int64).reshape(-1, 2)
 
 
@@ -122,17 +103,23 @@ class HasFingerprints(Protocol):
         ...
 
 
-def as_table(found_on: HasFingerprints | Iterable[ExampleFingerprint]) -> Table:
-    """``[M, 2]`` of a task or of fingerprints; raises :class:`InputError` for anything else."""
+def fingerprint_set(
+    found_on: HasFingerprints | Iterable[ExampleFingerprint],
+) -> frozenset[ExampleFingerprint]:
+    """Those of a task, or those given; raises :class:`InputError` for anything else."""
     given = found_on.example_fingerprints() if isinstance(found_on, HasFingerprints) else found_on
     try:
-        rows = sorted({ExampleFingerprint(*(int(part) for part in row)) for row in given})
+        return frozenset(ExampleFingerprint(*(int(part) for part in row)) for row in given)
     except (TypeError, ValueError):
         raise InputError(
             "found_on is the task whose examples found the circuit, or their fingerprints "
             f"(task.example_fingerprints()), got {type(found_on).__name__}"
         ) from None
-    return np.asarray(rows, dtype=np.int64).reshape(-1, 2)
+
+
+def as_table(found_on: HasFingerprints | Iterable[ExampleFingerprint]) -> Table:
+    """``[M, 2]``: a :func:`fingerprint_set` in order."""
+    return np.asarray(sorted(fingerprint_set(found_on)), dtype=np.int64).reshape(-1, 2)
 
 
 def count_overlapping(task: ExampleSet, found_on: Iterable[ExampleFingerprint]) -> int:
@@ -172,7 +159,7 @@ def without_overlap(task: T, seen: Table, *, drop: bool = True) -> Remaining[T]:
     examples = task.examples
     done = np.zeros(len(own), dtype=bool)
     if crossed.any() and isinstance(examples, Redrawable):
-        numbers = _numbers(task)
+        numbers = np.asarray(task.example_numbers)
         examples, drawn = examples.redrawn(
             numbers[crossed], numbers[~old], frozenset(taken.tolist())
         )

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from graphprune.core.batch import Batch
 
-__all__ = ["ExportedModel", "Pruned", "tolerance"]
-
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 
 

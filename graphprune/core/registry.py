@@ -19,8 +19,6 @@ from graphprune.core.model import MaskedModel
 from graphprune.errors import InputError, UnsupportedModelError, unknown_name
 from graphprune.util.modes import ordinary_tensors
 
-__all__ = ["Adapter", "adapters", "make_method", "method_names", "supported", "wrap"]
-
 
 class Adapter(Protocol):
     """What an entry point in ``graphprune.adapters`` must give."""

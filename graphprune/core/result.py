@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from graphprune.core.overlap import ExampleFingerprint
     from graphprune.core.task import Task
 
-__all__ = ["Result", "scores_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Result:

@@ -34,19 +34,6 @@ from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.util.numbers import ENOUGH, bootstrap_interval
 
-__all__ = [
-    "ComparesMessages",
-    "IdleAblationCheck",
-    "MetricRange",
-    "changes_nothing",
-    "equal_but_for_rounding",
-    "equal_inputs",
-    "may_be_rounding",
-    "require_effect",
-    "rounding_notes",
-    "rounding_of",
-]
-
 _MASKS = 4  # drawn, where an adapter cannot compare messages
 _OTHERS: tuple[AblationKind, ...] = ("zero", "delete", "mean")
 

@@ -27,8 +27,6 @@ from graphprune.util.numbers import NOISE, ranking
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EdgeScores", "NodeScores", "PositionalEdgeScores", "Ranking", "ranked_values"]
-
 Ranking = Literal["abs", "signed"]
 
 

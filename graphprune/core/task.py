@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from torch import Tensor
@@ -26,9 +26,7 @@ from graphprune.errors import InputError, unknown_name
 from graphprune.util.modes import ordinary_tensors
 
 if TYPE_CHECKING:
-    from graphprune.tasks.pairs import OnMismatch
-
-__all__ = ["Task", "require_task"]
+    from graphprune.tasks.records import OnMismatch
 
 log = logging.getLogger("graphprune.tasks")
 
@@ -217,7 +215,12 @@ class Task:
     # ---------------------------------------------------------------- reading
 
     def __len__(self) -> int:
-        return len(self.examples) if self.order is None else len(self.order)
+        return len(self.example_numbers)
+
+    @property
+    def example_numbers(self) -> Sequence[int]:
+        """Which of ``examples`` the task has, in its order."""
+        return range(len(self.examples)) if self.order is None else self.order
 
     @cached_property
     def aligns_spans(self) -> bool:
@@ -236,8 +239,7 @@ class Task:
         Clean and corrupted inputs, answers, distractors, positions and alignment count; names and
         notes do not. Computed anew each time (100,000 prompts take some seconds).
         """
-        numbers = range(len(self.examples)) if self.order is None else self.order
-        parts = []
+        numbers, parts = self.example_numbers, []
         for start in range(0, len(numbers), _CHUNK):
             batch = self.examples.batch([*numbers[start : start + _CHUNK]])
             parts.append(fingerprint(replace(batch, indices=())))
@@ -258,27 +260,24 @@ class Task:
         self, batch_size: int | None = None, *, shuffle: int | None = None
     ) -> Iterator[Batch]:
         """Every example once, in batches of similar length (``shuffle``: a seed, random order)."""
-        size = self._size(batch_size)
+        size, numbers = self._size(batch_size), np.asarray(self.example_numbers)
         if shuffle is not None:
             seed = _checked_seed(shuffle, "shuffle")
             chosen = np.random.default_rng(seed).permutation(len(self))
         else:
-            lengths = np.asarray(self.examples.lengths())
-            if self.order is not None:
-                lengths = lengths[np.array(self.order)]
+            lengths = np.asarray(self.examples.lengths())[numbers]
             chosen = np.argsort(lengths, kind="stable")
-        if self.order is not None:
-            chosen = np.array(self.order)[chosen]
+        chosen = numbers[chosen]
         draw = ordinary_tensors(self.examples.batch)
         for number in range(self.num_batches(size)):
             yield draw(chosen[number * size : (number + 1) * size].tolist())
 
-    def subset(self, indices: Sequence[int]) -> Task:
+    def subset(self, indices: Sequence[int]) -> Self:
         """The task on some of its examples, numbered as in this task.
 
         Raises :class:`InputError` for booleans: a mask would be read as the numbers 0 and 1.
         """
-        base = range(len(self.examples)) if self.order is None else self.order
+        base = self.example_numbers
         given: Any = indices
         chosen = list(given.tolist() if isinstance(given, np.ndarray | Tensor) else given)
         wrong = next((i for i in chosen if not _is_integer(i)), None)

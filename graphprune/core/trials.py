@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from graphprune.core.batch import Batch
     from graphprune.core.model import MaskedModel, Reference
 
-__all__ = ["EdgeTrials", "FullTrials"]
-
 
 class EdgeTrials(ABC):
     """One batch under a circuit that loses its edges one after another.

@@ -13,8 +13,6 @@ from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 
-__all__ = ["prompt_answers"]
-
 
 def prompt_answers(
     model: MaskedModel,

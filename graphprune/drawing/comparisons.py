@@ -9,8 +9,6 @@ import numpy as np
 
 from graphprune.drawing.plots import figure_target, new_figure, write_figure
 
-__all__ = ["plot_matrix", "plot_overlap", "plot_profiles"]
-
 _TITLES = {
     "jaccard": "Jaccard overlap of edges",
     "contained": "share of the row's edges in the column's circuit",
@@ -37,7 +35,7 @@ _NULL_STYLES = {
 }
 
 
-class Comparison(Protocol):
+class _Comparison(Protocol):
     """What a matrix is drawn of: circuits by circuits, and each pair with what chance gives."""
 
     @property
@@ -47,7 +45,7 @@ class Comparison(Protocol):
     def matrix(self, quantity: str) -> Any: ...
 
 
-class Profile(Protocol):
+class _Profile(Protocol):
     """What bars are drawn of: an axis has groups, with their shares of kept and of all edges."""
 
     @property
@@ -57,7 +55,7 @@ class Profile(Protocol):
     def along(self, axis: str) -> Sequence[Any]: ...
 
 
-class Overlap(Protocol):
+class _Overlap(Protocol):
     """What an overlap is drawn of: the shared edges of two circuits at every size."""
 
     @property
@@ -67,7 +65,7 @@ class Overlap(Protocol):
 
 
 def plot_matrix(
-    comparison: Comparison, quantity: str = "jaccard", *, path: Any = None, ax: Any = None
+    comparison: _Comparison, quantity: str = "jaccard", *, path: Any = None, ax: Any = None
 ) -> Any:
     """Circuits by circuits; under each overlap of edges, in small print, what chance gives."""
     target = figure_target(path)
@@ -106,7 +104,7 @@ def _two(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 0.095 or value == 0 else f"{value:.2g}"
 
 
-def _chance(comparison: Comparison) -> dict[tuple[int, int], float]:
+def _chance(comparison: _Comparison) -> dict[tuple[int, int], float]:
     places = {name: i for i, name in enumerate(comparison.names)}
     out = {}
     for pair in comparison.pairs:
@@ -117,7 +115,7 @@ def _chance(comparison: Comparison) -> dict[tuple[int, int], float]:
 
 
 def plot_profiles(
-    profiles: Mapping[str, Profile], *, path: Any = None, enrichment: bool = False
+    profiles: Mapping[str, _Profile], *, path: Any = None, enrichment: bool = False
 ) -> Any:
     """Shares of kept edges by group: a panel an axis, a colour a circuit, a line for the graph.
 
@@ -180,13 +178,13 @@ def _legend(names: list[str], line: str) -> list[Any]:
     return [*patches, Line2D([], [], color="0.1", lw=1.4, label=line)]
 
 
-def _level_word(profiles: Mapping[str, Profile]) -> str:
+def _level_word(profiles: Mapping[str, _Profile]) -> str:
     words = {profile.level or "level" for profile in profiles.values()}
     word = words.pop() if len(words) == 1 else "level"
     return {"steps": "step"}.get(word, word)
 
 
-def _ordered_groups(profiles: Mapping[str, Profile], axis: str) -> list[str]:
+def _ordered_groups(profiles: Mapping[str, _Profile], axis: str) -> list[str]:
     """All groups, in the order of the profile with most of them, ``output`` and ``none`` last."""
     each = [[group.group for group in p.along(axis)] for p in profiles.values()]
     each.sort(key=len, reverse=True)
@@ -194,7 +192,7 @@ def _ordered_groups(profiles: Mapping[str, Profile], axis: str) -> list[str]:
     return sorted(merged, key=lambda name: {"output": 1, "none": 2}.get(name, 0))
 
 
-def plot_overlap(curve: Overlap, *, path: Any = None, ax: Any = None) -> Any:
+def plot_overlap(curve: _Overlap, *, path: Any = None, ax: Any = None) -> Any:
     """The Jaccard overlap over the size, and for each kind of chance its mean and 95 % band."""
     target = figure_target(path)
     if ax is None:

@@ -14,8 +14,6 @@ from graphprune.drawing.subject import CircuitLike
 from graphprune.errors import InputError
 from graphprune.selection.connected import exact_budget, shortest_path_edges
 
-__all__ = ["Content", "DrawnEdge", "DrawnNode", "content", "edge_strengths", "strongest_edges"]
-
 
 @dataclass(frozen=True)
 class DrawnNode:

@@ -37,8 +37,6 @@ from graphprune.drawing.styles import (
 from graphprune.drawing.subject import CircuitLike
 from graphprune.errors import InputError, MissingExtraError, unknown_name
 
-__all__ = ["Orientation", "Sheet", "draw", "figure_path", "notebook_picture", "plot"]
-
 Orientation = Literal["portrait", "landscape"]
 SUFFIXES = (".svg", ".png", ".pdf")
 WIDTHS = {"portrait": 9.0, "landscape": 24.0}

@@ -24,8 +24,6 @@ from graphprune.drawing.subject import CircuitLike
 from graphprune.errors import InputError
 from graphprune.util.files import write_text
 
-__all__ = ["to_html"]
-
 
 def to_html(
     circuit: CircuitLike,

@@ -21,8 +21,6 @@ from graphprune.drawing.styles import (
     text_width,
 )
 
-__all__ = ["LINE", "KeyEntry", "circuit_key", "draw_key", "edge_width", "key_lines", "short_number"]
-
 LINE = 0.135
 """Inches from one line of a key to the next."""
 SWATCH, GAP = 0.2, 0.12

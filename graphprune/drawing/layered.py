@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from graphprune.drawing.content import Content
 
-__all__ = ["Band", "Box", "Layered", "free_places", "layered", "rows_of"]
-
 Points = list[tuple[float, float]]
 SWEEPS = 60
 NODE_GAP, LANE = 0.09, 0.035

@@ -35,8 +35,6 @@ from graphprune.drawing.subject import CircuitLike
 from graphprune.drawing.summary import draw_summary
 from graphprune.errors import InputError
 
-__all__ = ["NodeColours", "draw_network", "flows_one_way", "node_colouring"]
-
 NodeColours = Mapping[str, Any] | Sequence[Any] | None
 MOST_NODES, MOST_PAIRS = 250, 1200
 """Beyond either a graph is summarised."""

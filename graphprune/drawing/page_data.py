@@ -30,8 +30,6 @@ from graphprune.drawing.subject import CircuitLike
 from graphprune.errors import InputError
 from graphprune.util.plain import flatten, plain
 
-__all__ = ["page_data"]
-
 LETTER, HEIGHT, ROW = 7.6, 27.0, 84.0
 """Pixels: the width of a letter, the height of a node, and from row to row."""
 PORTS = {"q": -14.0, "k": 0.0, "v": 14.0}

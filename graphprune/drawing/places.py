@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = ["network_places", "separated"]
-
 Places = NDArray[np.float64]
 MOST_EXACT = 160
 """Nodes up to which distances on the page follow those in the graph for all pairs of nodes."""

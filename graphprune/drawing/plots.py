@@ -11,10 +11,8 @@ import numpy as np
 from graphprune.drawing.styles import OWN, printable
 from graphprune.errors import InputError, MissingExtraError
 
-__all__ = ["figure_target", "new_figure", "plot_curves", "write_figure"]
 
-
-class Curve(Protocol):
+class _Curve(Protocol):
     """What a curve is drawn of: f at every size for each ranking, its intervals, and names."""
 
     @property
@@ -33,7 +31,7 @@ RANKINGS = (("signed", "-", "o"), ("abs", "--", "s"))
 
 
 def plot_curves(
-    curves: Sequence[Curve], *, path: Any = None, ax: Any = None, title: str | None = None
+    curves: Sequence[_Curve], *, path: Any = None, ax: Any = None, title: str | None = None
 ) -> Any:
     """F against the kept fraction for several methods; solid signed, dashed absolute ranking.
 
@@ -79,7 +77,7 @@ def plot_curves(
     return ax
 
 
-def _draw_curve(ax: Any, curve: Curve, by: str, style: str, marker: str, colour: str) -> None:
+def _draw_curve(ax: Any, curve: _Curve, by: str, style: str, marker: str, colour: str) -> None:
     label = f"{curve.method or 'scores'} ({by})"
     ax.plot(curve.sizes, curve.f[by], style, marker=marker, ms=3, color=colour, label=label,
             zorder=3)  # fmt: skip
@@ -92,7 +90,7 @@ def _draw_curve(ax: Any, curve: Curve, by: str, style: str, marker: str, colour:
         ax.fill_between(sizes, low, high, color=colour, alpha=0.15, lw=0, zorder=2)
 
 
-def _draw_baseline(ax: Any, curves: Sequence[Curve], by: str, style: str) -> None:
+def _draw_baseline(ax: Any, curves: Sequence[_Curve], by: str, style: str) -> None:
     if not curves:
         return
     if len({tuple(curve.sizes) for curve in curves}) > 1:

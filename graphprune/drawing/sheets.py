@@ -10,8 +10,6 @@ from graphprune.drawing.key import LINE
 from graphprune.drawing.styles import SMALL, shortened
 from graphprune.util.files import atomic_path
 
-__all__ = ["MARGIN", "draw_heading", "new_sheet", "save_figure"]
-
 MARGIN = 0.08
 
 

@@ -12,28 +12,6 @@ from typing import Any
 
 from graphprune.errors import MissingExtraError
 
-__all__ = [
-    "BORDER",
-    "CLASSES",
-    "CM",
-    "CUT",
-    "FILL",
-    "KIND_WORDS",
-    "NEGATIVE",
-    "NEUTRAL",
-    "OWN",
-    "POSITIVE",
-    "SHARED",
-    "SMALL",
-    "TEXT",
-    "WIRE",
-    "drawing_settings",
-    "printable",
-    "shortened",
-    "text_width",
-    "wrapped",
-]
-
 POSITIVE, NEGATIVE, NEUTRAL, WIRE = "#0072B2", "#D55E00", "#555555", "#8A8A8A"
 SHARED = "#333333"
 OWN = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

@@ -9,8 +9,6 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.core.scores import EdgeScores
 
-__all__ = ["CircuitLike"]
-
 
 class CircuitLike(Protocol):
     """A graph, the edges kept of it, their scores if any, and where they came from."""

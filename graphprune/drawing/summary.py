@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from graphprune.drawing.styles import NEUTRAL, POSITIVE, SMALL, TEXT, printable, wrapped
 from graphprune.drawing.subject import CircuitLike
 
-__all__ = ["draw_summary"]
-
 MOST_CLASSES = 10
 
 

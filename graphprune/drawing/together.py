@@ -23,8 +23,6 @@ from graphprune.drawing.styles import CM, OWN, SHARED, SMALL, drawing_settings, 
 from graphprune.drawing.subject import CircuitLike
 from graphprune.errors import InputError
 
-__all__ = ["plot_circuits"]
-
 SOME = "#9A9A9A"
 EDGES_THAT_FIT = 40
 

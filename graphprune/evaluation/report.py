@@ -17,7 +17,7 @@ from torch import Tensor
 
 from graphprune.capabilities import module_of
 from graphprune.core.ablation import AblationLike, resolve_ablation
-from graphprune.core.batch import Batch
+from graphprune.core.batch import Batch, positions_in
 from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask, mask_density, mask_of, require_same_graph
 from graphprune.core.metrics import Metric, as_metric, kendall_tau
@@ -71,14 +71,13 @@ class EvaluationReport:
     """The result of :func:`evaluate`.
 
     ``values`` maps a measure to its mean, ``examples`` to its value for every example, ``absent``
-    to the reason why a measure is missing, ``notes`` to what is to be said of its value (that it is
-    within rounding), and ``"examples"`` to how many examples found the circuit, if any did.
+    to the reason why a measure is missing, ``notes`` to a sentence on its value (that it is within
+    rounding); ``notes["examples"]`` says how many examples found the circuit, if any did.
     ``full`` and ``ablated`` hold the same metrics of the full and of the wholly ablated model,
     ``full_examples`` and ``ablated_examples`` for every example. ``settings["choices"]`` says what
     ``accuracy`` and ``exact_match`` choose among: the answers and distractors, or all outputs
-    where there are no distractors. ``bounds`` holds the
-    least and the largest value of measures that have them, ``remarks`` what is to be said of the
-    intervals of all measures.
+    where there are no distractors. ``bounds`` holds the least and the largest value of measures
+    that have them, ``remarks`` sentences on the intervals of all measures.
     """
 
     values: dict[str, float]
@@ -366,8 +365,7 @@ class _ExampleValues:
     """Metrics' values for each example, put back from batches into the task's order."""
 
     def __init__(self, task: Task) -> None:
-        order = range(len(task)) if task.order is None else task.order
-        self._place: dict[int, int] = {number: place for place, number in enumerate(order)}
+        self._numbers = task.example_numbers
         self._parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {}
 
     def add(self, name: str, batch: Batch, values: Tensor) -> None:
@@ -380,10 +378,8 @@ class _ExampleValues:
             if name in absent:
                 continue
             values = torch.cat([part for _, part in parts])
-            numbers = [self._place.get(i, -1) for indices, _ in parts for i in indices]
-            if len(set(numbers)) == len(values) == len(self._place) and -1 not in numbers:
-                values = values[torch.argsort(torch.tensor(numbers))]
-            columns[name] = values
+            order = positions_in([i for indices, _ in parts for i in indices], self._numbers)
+            columns[name] = values if order is None else values[order]
         return columns
 
 

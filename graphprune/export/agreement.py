@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
     from graphprune.core.task import Task
 
-__all__ = ["LIMIT", "NO_TASK", "SIDES", "agreement", "require_agreement", "said"]
-
 LIMIT = 0.1  # nats a prompt
 SIDES = {
     "found": "circuit as found",

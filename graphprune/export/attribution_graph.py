@@ -19,8 +19,6 @@ from graphprune.util.files import write_text
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
 
-__all__ = ["attribution_graph", "to_attribution_graph"]
-
 FEATURE = "cross layer transcoder"
 """The viewer's type for an inner node; it knows none for a head or an MLP."""
 

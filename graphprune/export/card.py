@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
 
-__all__ = ["CARD_NAME", "PICTURE_NAME", "card"]
-
 CARD_NAME = "README.md"
 PICTURE_NAME = "circuit.png"
 

@@ -22,8 +22,6 @@ from graphprune.errors import InputError
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
 
-__all__ = ["to_explanation"]
-
 
 class MaskDict(dict[Any, Tensor]):
     """Masks by edge type; ``1 - masks`` is the complement, which PyG's fidelity asks for."""

@@ -24,8 +24,6 @@ from graphprune.util.plain import plain
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
 
-__all__ = ["FORMATS", "export"]
-
 
 def export(
     circuit: Circuit,

@@ -21,8 +21,6 @@ from graphprune.util.files import write_text
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
 
-__all__ = ["from_hub", "load", "push_to_hub"]
-
 
 def push_to_hub(
     circuit: Circuit,

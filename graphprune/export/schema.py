@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from graphprune.errors import FormatError
 
-__all__ = ["FORMAT", "VERSION", "CircuitFile", "parse", "read_json"]
-
 FORMAT = "graphprune-circuit"
 VERSION = 2  # 1 knew neither `ablation` nor `found_on` nor `score_noise`
 

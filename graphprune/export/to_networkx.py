@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from graphprune.core.circuit import Circuit
 
-__all__ = ["circuit_to_networkx"]
-
 
 def circuit_to_networkx(circuit: Circuit) -> nx.DiGraph[Any]:
     """See :meth:`graphprune.Circuit.to_networkx`.

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from graphprune.core.model import MaskedModel
     from graphprune.core.task import Task
 
-__all__ = ["BootstrapScores", "IntervalKind", "bootstrap_scores"]
-
 IntervalKind = Literal["t", "percentile", "paper"]
 
 

@@ -22,8 +22,6 @@ from graphprune.errors import InputError
 from graphprune.util.checks import require_one_of
 from graphprune.util.numbers import levels, ranks
 
-__all__ = ["How", "Normalize", "combine_scores", "magnitude_ranks", "require_informative"]
-
 How = Literal["mean", "min", "max", "weighted"]
 Normalize = Literal["rank", "quantile", "scale"] | None
 

@@ -21,8 +21,6 @@ from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
 from graphprune.util.numbers import ranking
 
-__all__ = ["exact_budget", "grow_from_output", "require_feasible", "shortest_path_edges"]
-
 log = logging.getLogger(__name__)
 _LONGEST_PATH = 64
 

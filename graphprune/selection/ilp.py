@@ -30,8 +30,6 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
 
-__all__ = ["best_circuit"]
-
 log = logging.getLogger(__name__)
 _CUTS = 500
 _INFEASIBLE, _STOPPED = 2, 1  # scipy's status codes

@@ -16,8 +16,6 @@ from graphprune.errors import InputError
 from graphprune.selection.connected import exact_budget
 from graphprune.util.numbers import ranking
 
-__all__ = ["edge_influence", "positives_first", "take"]
-
 
 def take(
     graph: ComputationalGraph, order: Tensor, count: int, *, connected: bool, from_inputs: bool

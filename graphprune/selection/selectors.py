@@ -22,15 +22,6 @@ from graphprune.core.model import Ablation, MaskedModel, ablation_kind
 from graphprune.core.scores import EdgeScores, NodeScores, Ranking
 from graphprune.core.task import Task
 
-__all__ = [
-    "SELECTORS",
-    "Candidates",
-    "Selector",
-    "circuit_of_size",
-    "cut_off_nodes_differ",
-    "without_dead_ends",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class Candidates:

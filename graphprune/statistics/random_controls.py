@@ -99,7 +99,7 @@ def shuffled_labels(
         raise InputError("shuffling labels needs at least 2 examples, the task has 1")
     if how == "auto":
         how = "permute" if probe.distractor is None else "exchange"
-    order = list(range(len(task.examples)) if task.order is None else task.order)
+    order = task.example_numbers
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(order))
     if how == "exchange":

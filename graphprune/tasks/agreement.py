@@ -11,8 +11,6 @@ from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import NOUNS, PROMPTS
 from graphprune.util.checks import require_one_of
 
-__all__ = ["subject_verb_agreement"]
-
 _PARTS = PROMPTS["subject_verb_agreement"]
 VERBS: tuple[tuple[str, ...], ...] = _PARTS["verbs"]
 LEADS: tuple[str, ...] = _PARTS["leads"]

@@ -23,8 +23,6 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-__all__ = ["alignment_matrix", "span_ranges", "span_slots"]
-
 
 def _range(value: Any, length: int, what: str) -> tuple[int, int]:
     pair = value if isinstance(value, list | tuple) else []

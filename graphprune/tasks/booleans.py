@@ -19,8 +19,6 @@ from graphprune.tasks.building import Candidate, MetricLike, build
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import PROMPTS
 
-__all__ = ["SHOTS", "Expression", "boolean_expressions"]
-
 SHOTS: tuple[str, ...] = PROMPTS["boolean_expressions"]["shots"]
 MAX_DEPTH = 3
 MAX_NOTS = 2

@@ -25,14 +25,6 @@ from graphprune.tasks.pairs import pack
 from graphprune.tasks.redrawing import Option
 from graphprune.tasks.tables import Ragged
 
-__all__ = [
-    "Candidate",
-    "MetricLike",
-    "build",
-    "checked_templates",
-    "combinations",
-]
-
 MetricLike = str | Metric | Callable[..., Any]
 
 log = logging.getLogger("graphprune.tasks")

@@ -19,8 +19,6 @@ from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.errors import FormatError
 from graphprune.util import fetch
 
-__all__ = ["celegans", "fly"]
-
 
 def celegans(*, cache: str | Path | None = None) -> tuple[ComputationalGraph, Tensor]:
     """The chemical synapses of C. elegans (White et al. 1986, as ``c302`` 0.12.1 carries them).

@@ -25,8 +25,6 @@ from typing import Any
 
 from graphprune.errors import InputError
 
-__all__ = ["Encoder"]
-
 CHUNK = 8192  # texts encoded at a time
 REMEMBERED = 8192  # texts whose ids are kept
 PROBES = ("a", "the", "A", "1")  # texts whose ids show what is put around a prompt

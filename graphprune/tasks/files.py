@@ -17,16 +17,6 @@ from graphprune.tasks.records import FIELDS, FileRecord, check_record
 if TYPE_CHECKING:
     from graphprune.core.task import Task
 
-__all__ = [
-    "LARGE_FILE",
-    "is_large",
-    "iterate_csv",
-    "iterate_jsonl",
-    "read_csv",
-    "read_jsonl",
-    "task_of",
-]
-
 LARGE_FILE = 16 * 2**20  # bytes; text and records of a larger file are never in memory at once
 
 

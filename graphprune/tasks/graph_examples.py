@@ -16,8 +16,6 @@ from graphprune.core.overlap import digest
 from graphprune.errors import InputError
 from graphprune.util.modes import ordinary
 
-__all__ = ["GraphExamples", "Tensors"]
-
 Tensors = Mapping[str, Tensor]
 
 

@@ -28,8 +28,6 @@ from graphprune.errors import InputError
 from graphprune.tasks.building import MetricLike
 from graphprune.tasks.graph_examples import GraphExamples, Tensors
 
-__all__ = ["GraphExamples", "graphs", "nodes", "other_class", "patterns"]
-
 
 def _classes(
     labels: Any, classes: int | None, chosen: Tensor | None = None

@@ -24,8 +24,6 @@ from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import NAMES, OBJECTS, PLACES, PROMPTS
 from graphprune.util.checks import require_one_of
 
-__all__ = ["FRAMES", "ioi"]
-
 FRAMES: tuple[str, ...] = PROMPTS["ioi"]["frames"]
 ENOUGH = 20  # names of one token, below which longer ones are taken
 

@@ -16,8 +16,6 @@ from graphprune.tasks.styles import Style, Wordings
 from graphprune.tasks.substitution import Substitution, Words
 from graphprune.tasks.words import PROMPTS
 
-__all__ = ["antonyms", "capitals", "successor"]
-
 CAPITALS: dict[str, str] = dict(PROMPTS["pairs"]["capitals"])
 CAPITAL_WORDINGS = Wordings(**PROMPTS["capitals"])
 OPPOSITES: tuple[tuple[str, str], ...] = PROMPTS["pairs"]["opposites"]

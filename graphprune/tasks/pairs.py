@@ -38,8 +38,6 @@ from graphprune.tasks.tables import (
     position_table,
 )
 
-__all__ = ["OnMismatch", "TokenPairs", "pack"]
-
 
 @dataclass(frozen=True, eq=False)
 class TokenPairs:

@@ -12,8 +12,6 @@ from graphprune.tasks.alignment import span_ranges, span_slots
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.tables import Ragged
 
-__all__ = ["CHOICES", "FIELDS", "FileRecord", "OnMismatch", "RecordEncoder", "check_record"]
-
 OnMismatch = Literal["error", "drop"]
 FIELDS = ("clean", "corrupt", "answer", "distractor", "spans")
 CHOICES: frozenset[str] = frozenset({"answer", "distractor"})

@@ -17,8 +17,6 @@ from graphprune.tasks.pronouns import gender_because, gendered_pronoun
 from graphprune.tasks.repeats import induction
 from graphprune.tasks.years import greater_than
 
-__all__ = ["TASKS", "make"]
-
 TASKS: dict[str, Callable[..., Task]] = {
     "ioi": ioi,
     "greater_than": greater_than,

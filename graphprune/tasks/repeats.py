@@ -13,8 +13,6 @@ from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import PLAIN_WORDS
 from graphprune.util.checks import require_one_of
 
-__all__ = ["induction"]
-
 ENOUGH = 40  # words of one token, below which longer ones are taken
 
 

@@ -21,8 +21,6 @@ from numpy.typing import DTypeLike, NDArray
 from graphprune.errors import InputError
 from graphprune.tasks.tables import Ragged, pieces
 
-__all__ = ["RaggedFile", "Spool"]
-
 
 class Spool:
     """A temporary folder of mapped files, removed with the last reference to it.

@@ -14,8 +14,6 @@ from graphprune.tasks.records import CHOICES, RecordEncoder
 from graphprune.tasks.spool import RaggedFile, Spool
 from graphprune.tasks.tables import Ragged, last_tokens, pieces
 
-__all__ = ["CHUNK", "encode_stream"]
-
 CHUNK = 1000  # records encoded at a time
 
 

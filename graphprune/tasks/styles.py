@@ -14,8 +14,6 @@ from typing import Any, Literal, get_args
 from graphprune.errors import InputError
 from graphprune.util.checks import require_one_of
 
-__all__ = ["STYLES", "Style", "Wordings"]
-
 Style = Literal["statement", "instruction", "few_shot"]
 STYLES: tuple[str, ...] = get_args(Style)
 

@@ -12,8 +12,6 @@ from graphprune.core.task import Task
 from graphprune.tasks.building import Candidate, MetricLike, build, checked_templates, combinations
 from graphprune.tasks.encoding import Encoder
 
-__all__ = ["Substitution", "Words"]
-
 Words = tuple[str, ...]
 """What is put into the blanks of a text."""
 

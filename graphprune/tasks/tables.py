@@ -13,16 +13,6 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-__all__ = [
-    "Ragged",
-    "id_table",
-    "integer_tensor",
-    "last_tokens",
-    "overlap",
-    "pieces",
-    "position_table",
-]
-
 PIECE = 4096  # rows read at a time
 
 

@@ -28,8 +28,6 @@ from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import PROMPTS
 from graphprune.util.checks import require_one_of
 
-__all__ = ["SPANS_OF_TIME", "greater_than"]
-
 SPANS_OF_TIME: tuple[str, ...] = PROMPTS["greater_than"]["templates"]
 EVENTS: tuple[str, ...] = PROMPTS["greater_than"]["events"]
 CENTURIES = tuple(range(11, 21))

@@ -8,8 +8,6 @@ import numpy as np
 
 from graphprune.errors import InputError, unknown_name
 
-__all__ = ["at_least", "at_least_0", "require_one_of", "share", "share_checked"]
-
 
 def at_least(value: object, least: int, what: str) -> int:
     """``value`` as an int that is at least ``least``; raises :class:`InputError` otherwise."""

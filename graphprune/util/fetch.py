@@ -30,8 +30,6 @@ from tqdm.auto import tqdm
 
 from graphprune.errors import FetchError, InputError, MissingExtraError
 
-__all__ = ["ARTIFACTS", "Artifact", "cache_folder", "fetch"]
-
 logger = logging.getLogger(__name__)
 
 RECORD = "fetched.json"

@@ -9,6 +9,7 @@ rest. So a reader that calls it first finds the old files or the new ones, never
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -23,17 +24,6 @@ from functools import cache
 from pathlib import Path
 
 from graphprune.errors import FormatError, InputError
-
-__all__ = [
-    "atomic_folder",
-    "atomic_path",
-    "beside",
-    "contents",
-    "finish",
-    "remove_stale",
-    "write_bytes",
-    "write_text",
-]
 
 PENDING = ".graphprune-pending"
 """Holds the new files of a folder while they are moved to their places in it."""
@@ -103,6 +93,39 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> Path:
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Writes UTF-8 text with ``\\n`` line ends, whole or not at all."""
     return write_bytes(path, text.encode("utf-8"))
+
+
+def require_free(target: Path, overwrite: bool, what: str, is_one: Callable[[], bool]) -> None:
+    """Raises :class:`InputError` unless a folder is new, or empty, or may be overwritten.
+
+    ``overwrite`` allows that where ``is_one()`` says that the folder holds a ``what`` ("circuit")
+    and nothing else.
+    """
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"expected a folder for the {what}, but {target} is a file")
+    if not contents(target):
+        return
+    if not overwrite:
+        raise InputError(
+            f"the folder {target} exists and is not empty; name another, or say overwrite=True to "
+            f"replace the {what} in it"
+        )
+    if not is_one():
+        raise InputError(
+            f"the folder {target} exists and holds no graphprune {what}, or more than it; "
+            f"overwrite=True replaces a {what} only, so nothing was touched"
+        )
+
+
+def states_format(path: Path, name: str) -> bool:
+    """Whether a file is JSON that says ``"format": name``."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("format") == name
 
 
 def remove_stale(folder: Path, name: str = "*") -> None:

@@ -6,8 +6,6 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["notebook_card", "short_value"]
-
 _CELL = "text-align:left;padding:1px 12px 1px 0;vertical-align:top"
 
 

@@ -27,18 +27,6 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-__all__ = [
-    "ENOUGH",
-    "NOISE",
-    "UNBOUNDED",
-    "bootstrap_interval",
-    "few_examples",
-    "levels",
-    "ranking",
-    "ranks",
-    "ratio_interval",
-]
-
 UNBOUNDED = (-math.inf, math.inf)
 ENOUGH = 20
 """Examples from which on intervals cover at least .92 of the time at a level of 95 %."""

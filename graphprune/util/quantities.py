@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["best_seconds", "size_text", "synchronise", "time_text"]
-
 
 def size_text(count: float) -> str:
     """Bytes for reading.
