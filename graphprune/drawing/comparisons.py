@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from graphprune.drawing.plots import figure_target, new_figure, write_figure
+from graphprune.drawing.plots import figure_target, new_figure
+from graphprune.drawing.sheets import save_figure
 
 _TITLES = {
     "jaccard": "Jaccard overlap of edges",
@@ -96,7 +97,7 @@ def plot_matrix(
     ax.spines[:].set_visible(False)
     ax.set_title(_TITLES[quantity], fontsize=10, loc="left")
     ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03).outline.set_visible(False)
-    write_figure(ax.figure, target)
+    save_figure(ax.figure, target)
     return ax
 
 
@@ -166,7 +167,7 @@ def plot_profiles(
         frameon=False,
         fontsize=8,
     )
-    write_figure(figure, target)
+    save_figure(figure, target)
     return figure
 
 
@@ -215,5 +216,5 @@ def plot_overlap(curve: _Overlap, *, path: Any = None, ax: Any = None) -> Any:
     ax.set_xlabel("kept edges (fraction of all)")
     ax.set_ylabel("Jaccard overlap")
     ax.legend(frameon=False, fontsize=8)
-    write_figure(ax.figure, target)
+    save_figure(ax.figure, target)
     return ax

@@ -90,8 +90,7 @@ def plot(
             figure = sheet.figure(shown, heading)
         else:
             figure = draw_network(circuit, inches, heading, node_colours)
-        if target is not None:
-            save_figure(figure, target, dpi)
+        save_figure(figure, target, dpi)
     return figure
 
 

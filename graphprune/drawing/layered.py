@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
 from itertools import pairwise
 
 import numpy as np
@@ -91,12 +92,11 @@ def rows_of(shown: Content, sizes: Sequence[tuple[float, float]], limit: float) 
 def _keys(shown: Content) -> list[tuple[int, int]]:
     """A layer and a depth within it for each node, so that every edge leads to a greater one."""
     count = len(shown.nodes)
-    before: list[list[int]] = [[] for _ in range(count)]
-    after: list[list[int]] = [[] for _ in range(count)]
+    before: dict[int, list[int]] = {node: [] for node in range(count)}
     for edge in shown.edges:
         before[edge.target].append(edge.source)
-        after[edge.source].append(edge.target)
-    order = _topological(before, after)
+    order = [*TopologicalSorter(before).static_order()]
+    sending = {edge.source for edge in shown.edges}
     layer: list[int] = [0] * count
     for i in order:
         own = shown.nodes[i].layers
@@ -109,7 +109,7 @@ def _keys(shown: Content) -> list[tuple[int, int]]:
         if shown.nodes[i].layers is None:
             lowest = min(known, default=0) - 1
             layer[i] = max([layer[j] + 1 for j in before[i]], default=lowest) if known else 0
-            if known and not after[i] and before[i]:
+            if known and i not in sending and before[i]:
                 layer[i] = max(layer[i], max(known) + 1)
     if any(layer[j] > layer[i] for i in order for j in before[i]):  # layers that are no order
         layer = [0] * count
@@ -117,17 +117,6 @@ def _keys(shown: Content) -> list[tuple[int, int]]:
     for i in order:
         depth[i] = max((depth[j] + 1 for j in before[i] if layer[j] == layer[i]), default=0)
     return list(zip(layer, depth, strict=True))
-
-
-def _topological(before: list[list[int]], after: list[list[int]]) -> list[int]:
-    waiting = [len(set(sources)) for sources in before]
-    order = [i for i, number in enumerate(waiting) if not number]
-    for i in order:
-        for j in dict.fromkeys(after[i]):
-            waiting[j] -= 1
-            if not waiting[j]:
-                order.append(j)
-    return order
 
 
 # -------------------------------------------------------------------- places

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from graphprune.drawing.styles import OWN, printable
-from graphprune.errors import InputError, MissingExtraError
+from graphprune.drawing.sheets import save_figure
+from graphprune.drawing.styles import OWN, printable, require_matplotlib
+from graphprune.errors import InputError
 
 
 class _Curve(Protocol):
@@ -73,7 +74,7 @@ def plot_curves(
         ax.set_title(printable(heading), fontsize=10, loc="left")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8)
-    write_figure(ax.figure, target)
+    save_figure(ax.figure, target)
     return ax
 
 
@@ -106,14 +107,11 @@ def _draw_baseline(ax: Any, curves: Sequence[_Curve], by: str, style: str) -> No
 
 def figure_target(path: Any) -> Path | None:
     """Where a figure is to be written; refuses what cannot be, before anything is drawn."""
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError as error:
-        raise MissingExtraError(
-            'figures need matplotlib: pip install "graphprune[plot]"'
-        ) from error
+    require_matplotlib()
     if path is None:
         return None
+    from matplotlib.backend_bases import FigureCanvasBase
+
     target = Path(path)
     known = FigureCanvasBase.get_supported_filetypes()
     if target.suffix.lower()[1:] not in known:
@@ -128,13 +126,3 @@ def new_figure(size: tuple[float, float]) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained")
-
-
-def write_figure(figure: Any, target: Path | None) -> None:
-    """Writes the figure, whole or not at all; nothing for ``None``."""
-    if target is None:
-        return
-    from graphprune.util.files import atomic_path
-
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, format=target.suffix.lower()[1:])

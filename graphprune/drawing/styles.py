@@ -42,18 +42,22 @@ TEXT, SMALL = 6.5, 6.0
 CM = 1 / 2.54
 
 
-@contextmanager
-def drawing_settings() -> Iterator[None]:
-    """Fixed settings within: the same picture gives the same file, and names are no formulas.
-
-    Raises :class:`MissingExtraError` where matplotlib is not installed.
-    """
+def require_matplotlib() -> None:
+    """Raises :class:`MissingExtraError` where matplotlib is not installed."""
     try:
-        import matplotlib as mpl
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
             'figures need matplotlib, which is not installed: pip install "graphprune[plot]"'
         ) from error
+
+
+@contextmanager
+def drawing_settings() -> Iterator[None]:
+    """Fixed settings within: the same picture gives the same file, and names are no formulas."""
+    require_matplotlib()
+    import matplotlib as mpl
+
     settings: Any = {
         "svg.hashsalt": "graphprune",
         "svg.fonttype": "none",

@@ -68,8 +68,7 @@ def plot_circuits(
         figure = _figure(
             dict(zip(circuits, named, strict=True)), shown, chosen, sheet, inches, title
         )
-        if target is not None:
-            save_figure(figure, target, dpi)
+        save_figure(figure, target, dpi)
     return figure
 
 

@@ -150,6 +150,17 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A fresh folder in ``parent``, removed in the end; after a kill by :func:`remove_stale`."""
+    scratch = beside(parent / "scratch")
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[Path]:
     """A folder to write to whose files stand in ``path`` when the block ends well.
 
