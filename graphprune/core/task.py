@@ -26,7 +26,7 @@ from graphprune.errors import InputError, unknown_name
 from graphprune.util.modes import ordinary_tensors
 
 if TYPE_CHECKING:
-    from graphprune.tasks.records import OnMismatch
+    from graphprune.tasks.pairs import OnMismatch
 
 log = logging.getLogger("graphprune.tasks")
 

@@ -24,7 +24,8 @@ from graphprune.core.overlap import digest
 from graphprune.errors import InputError
 from graphprune.tasks.alignment import alignment_matrix
 from graphprune.tasks.encoding import Encoder
-from graphprune.tasks.records import CHOICES, OnMismatch, RecordEncoder
+from graphprune.tasks.records import CHOICES, RecordEncoder
+from graphprune.tasks.records import OnMismatch as OnMismatch
 from graphprune.tasks.redrawing import Option, choose_options
 from graphprune.tasks.spool import Spool
 from graphprune.tasks.streaming import encode_stream
