@@ -87,9 +87,7 @@ def _steps(slices: Any) -> list[int] | None:
 def _said(axes: dict[str, Axis], names: set[str]) -> dict[str, Axis]:
     for name in sorted(names):
         if axes.get(name) not in ("edge", "either"):
-            raise InputError(
-                f"edge_attrs names {name!r}, which has no entry for each edge of the data"
-            )
+            raise no_edge_attribute(name)
     return {
         name: ("edge" if name in names else "node") if axis == "either" else axis
         for name, axis in axes.items()
@@ -122,6 +120,11 @@ def forget_axes(made: Any) -> None:
     """Drops what PyG remembers of a copy's attributes: sizes that the copy no longer has."""
     for store in made.stores:
         store.__dict__.pop("_cached_attr", None)
+
+
+def no_edge_attribute(name: str) -> InputError:
+    """The error for a name of ``edge_attrs`` that no attribute of edges has."""
+    return InputError(f"edge_attrs names {name!r}, which has no entry for each edge of the data")
 
 
 def unclear(names: Iterable[str]) -> InputError:

@@ -6,52 +6,84 @@ import copy
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from graphprune.core.graph import MOST_KINDS, ComputationalGraph, Node
-from graphprune.core.graph_axes import attribute_axes, edge_subset, unclear
+from graphprune.core.graph_axes import (
+    Axis,
+    attribute_axes,
+    edge_subset,
+    no_edge_attribute,
+    unclear,
+)
 from graphprune.errors import InputError
 
 if TYPE_CHECKING:
     import networkx as nx
 
 
-def graph_to_networkx(graph: ComputationalGraph) -> nx.MultiDiGraph[Any]:
+def graph_to_networkx(
+    graph: ComputationalGraph,
+    edges: torch.Tensor | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+) -> nx.MultiDiGraph[Any]:
     """Nodes with ``kind``, ``layer``, ``index``; edges with ``name``, ``kind``, ``number``.
 
     Wires carry ``fixed=True`` and no number; groups, inputs and outputs are graph attributes.
+
+    Args:
+        graph: what is written.
+        edges: numbers of the edges alone to write, with the nodes that they touch and the wires
+            between these, by their kinds as keys; ``None`` means the whole graph.
+        columns: what edges carry besides, in place of ``number``, in order.
     """
     import networkx as nx
 
-    pairs = graph.edge_index.T.tolist() + graph.fixed_edge_index.T.tolist()
-    multi = len({tuple(p) for p in pairs}) < len(pairs)
-    out: Any = nx.MultiDiGraph() if multi else nx.DiGraph()
+    whole = edges is None
+    chosen = torch.arange(graph.num_edges) if edges is None else edges
+    touched = torch.unique(graph.edge_index[:, chosen]).tolist()
+    new_number = {node: i for i, node in enumerate(range(graph.num_nodes) if whole else touched)}
+
+    def renumbered(numbers: Iterable[int]) -> str:
+        return ",".join(str(new_number[n]) for n in numbers if n in new_number)
+
+    # Asked of the whole graph, so that a model's circuits all have one type.
+    index = torch.cat([graph.edge_index, graph.fixed_edge_index], 1)
+    codes = index[0] * graph.num_nodes + index[1]
+    parallel = len(torch.unique(codes)) < len(codes)
+    out: Any = nx.MultiDiGraph() if parallel else nx.DiGraph()
+    groups = [renumbered(group) for group in graph.groups]
     out.graph.update(
         ports=joined(graph.ports),
         edge_kinds=joined(graph.edge_kinds),
-        groups=";".join(",".join(map(str, g)) for g in graph.groups),
-        inputs=",".join(map(str, graph.input_nodes)),
-        outputs=",".join(map(str, graph.output_nodes)),
+        groups=";".join(group for group in groups if whole or "," in group),
+        inputs=renumbered(graph.input_nodes),
+        outputs=renumbered(graph.output_nodes),
     )
-    for node in graph.nodes:
-        out.add_node(node.name, **node_attributes(node))
-    kinds = graph.edge_kind.tolist()
-    for i, ((u, v), name) in enumerate(
-        zip(graph.edge_index.T.tolist(), graph.edge_names, strict=True)
-    ):
-        out.add_edge(
-            graph.nodes[u].name,
-            graph.nodes[v].name,
-            name=name,
-            kind=graph.edge_kinds[kinds[i]],
-            number=i,
-        )
-    for i, (u, v) in enumerate(graph.fixed_edge_index.T.tolist()):
-        out.add_edge(graph.nodes[u].name, graph.nodes[v].name, kind="wire", fixed=True, wire=i)
+    for number in new_number:
+        out.add_node(graph.nodes[number].name, **node_attributes(graph.nodes[number]))
+
+    def add(source: int, target: int, data: dict[str, Any]) -> None:
+        u, v = graph.nodes[source].name, graph.nodes[target].name
+        key = {}
+        if parallel and not whole:
+            kind, number = data["kind"], data.get("number", data.get("wire"))
+            key["key"] = f"{kind}#{number}" if out.has_edge(u, v, key=kind) else kind
+        out.add_edge(u, v, **key, **data)
+
+    more = {"number": chosen.tolist()} if columns is None else columns
+    kinds = [graph.edge_kinds[kind] for kind in graph.edge_kind[chosen].tolist()]
+    rows = zip(graph.edge_names.at(chosen), kinds, *more.values(), strict=True)
+    for (u, v), row in zip(graph.edge_index[:, chosen].T.tolist(), rows, strict=True):
+        add(u, v, dict(zip(("name", "kind", *more), row, strict=True)))
+    for wire, (u, v) in enumerate(graph.fixed_edge_index.T.tolist()):
+        if u in new_number and v in new_number:
+            name = {} if whole else {"name": f"{graph.nodes[u].name}->{graph.nodes[v].name}"}
+            add(u, v, {**name, "kind": "wire", "fixed": True, "wire": wire})
     return out
 
 
@@ -204,24 +236,51 @@ def without_edges(
             f"{type(data).__name__}"
         )
     require_same_edges(data, graph)
+    axes: dict[Any, dict[str, Axis]]
     if isinstance(data, HeteroData):
-        return _without_relations(data, kept, edge_attrs)
-    axes = attribute_axes(data, edge_attrs)
-    either = [name for name, axis in axes.items() if axis == "either"]
-    if either:
-        raise unclear(either)
-    if isinstance(data, Batch):
-        # A batch keeps where each graph's edges begin, and a subgraph of it keeps that too: stale.
-        of = data.batch.cpu()[data.edge_index[0].cpu()]
-        some = []
-        for number, one in enumerate(data.to_data_list()):
-            small = copy.copy(one)
-            edge_subset(small, kept[of == number], axes, one)
-            some.append(small)
-        return Batch.from_data_list(some)
-    small = copy.copy(data)
-    edge_subset(small, kept, axes, data)
-    return small
+        # A relation holds no nodes, so that nothing of it could belong to either.
+        axes = {kind: attribute_axes((data, kind)) for kind in data.edge_types}
+        for name in edge_attrs or ():
+            if all(named.get(name) != "edge" for named in axes.values()):
+                raise no_edge_attribute(name)
+    else:
+        axes = {None: attribute_axes(data, edge_attrs)}
+        either = [name for name, axis in axes[None].items() if axis == "either"]
+        if either:
+            raise unclear(either)
+
+    def smaller(one: Any, kept_of: Mapping[Any, torch.Tensor]) -> Any:
+        small = copy.copy(one)
+        for kind, part in kept_of.items():
+            edge_subset(small, part, axes[kind], one, kind)
+        return small
+
+    parts = by_edge_type(data, kept)
+    if not isinstance(data, Batch):
+        return smaller(data, parts)
+    # A batch keeps where each graph's edges begin, and a subgraph of it keeps that too: stale.
+    graphs = {kind: graphs_of_edges(data, kind) for kind in parts}
+    some = []
+    for number, one in enumerate(data.to_data_list()):
+        some.append(smaller(one, {k: part[graphs[k] == number] for k, part in parts.items()}))
+    return Batch.from_data_list(some)
+
+
+def by_edge_type(data: Any, values: torch.Tensor) -> dict[Any, torch.Tensor]:
+    """``values [E]`` of a PyG graph's edges by their type; ``None`` is the only one of ``Data``."""
+    from torch_geometric.data import HeteroData
+
+    kinds = data.edge_types if isinstance(data, HeteroData) else [None]
+    stores = [data if kind is None else data[kind] for kind in kinds]
+    parts = values.split([int(store.edge_index.shape[1]) for store in stores])
+    return dict(zip(kinds, parts, strict=True))
+
+
+def graphs_of_edges(data: Any, kind: Any) -> torch.Tensor:
+    """``[E_r]``: the graph of a batch that each edge of a type belongs to."""
+    store, batch = (data, data.batch) if kind is None else (data[kind], data[kind[0]].batch)
+    graphs: torch.Tensor = batch[store.edge_index[0]].cpu()
+    return graphs
 
 
 def _without_networkx(source: Any, kept: torch.Tensor, graph: ComputationalGraph) -> Any:
@@ -233,19 +292,16 @@ def _without_networkx(source: Any, kept: torch.Tensor, graph: ComputationalGraph
             f"{graph!r}; apply a mask to the graph that it was found on"
         )
     every = source.edges(keys=True) if source.is_multigraph() else source.edges
-    edges = [edge for edge in every if not _is_wire(source, edge)]
+    ours = "edge_kinds" in source.graph  # written by graph_to_networkx
+    edges = [edge for edge in every if not (ours and source.edges[edge].get("fixed"))]
     carried = [_whole(source.edges[edge].get("number")) for edge in edges]
-    if "edge_kinds" in source.graph and None not in carried:
+    if ours and None not in carried:
         edges.sort(key=lambda edge: int(source.edges[edge]["number"]))
     small = source.copy()
     small.remove_edges_from(
         edge for edge, stays in zip(edges, kept.tolist(), strict=True) if not stays
     )
     return small
-
-
-def _is_wire(source: Any, edge: Any) -> bool:
-    return "edge_kinds" in source.graph and bool(source.edges[edge].get("fixed"))
 
 
 def require_same_edges(data: Any, graph: ComputationalGraph) -> None:
@@ -267,38 +323,6 @@ def require_same_edges(data: Any, graph: ComputationalGraph) -> None:
         list(wanted) != list(plain) or not all(torch.equal(wanted[k], plain[k]) for k in plain)
     ):
         raise InputError("the data's edges are not the graph's, or stand in another order")
-
-
-def _without_relations(data: Any, kept: torch.Tensor, edge_attrs: Iterable[str] | None) -> Any:
-    from torch_geometric.data import Batch
-
-    index = {kind: data[kind].edge_index for kind in data.edge_types}
-    counts = [one.shape[1] for one in index.values()]
-    parts = dict(zip(index, kept.split(counts), strict=True))
-    # A relation holds no nodes, so that nothing of it could belong to either.
-    axes = {kind: attribute_axes((data, kind)) for kind in index}
-    for name in edge_attrs or ():
-        if all(named.get(name) != "edge" for named in axes.values()):
-            raise InputError(
-                f"edge_attrs names {name!r}, which has no entry for each edge of the data"
-            )
-
-    def smaller(one: Any, mine: dict[Any, torch.Tensor]) -> Any:
-        small = copy.copy(one)
-        for kind, part in mine.items():
-            edge_subset(small, part, axes[kind], one, kind)
-        return small
-
-    if isinstance(data, Batch):
-        some = []
-        for number, one in enumerate(data.to_data_list()):
-            mine = {
-                kind: part[(data[kind[0]].batch[index[kind][0]] == number).cpu()]
-                for kind, part in parts.items()
-            }
-            some.append(smaller(one, mine))
-        return Batch.from_data_list(some)
-    return smaller(data, parts)
 
 
 def numbered_types(

@@ -19,6 +19,7 @@ from torch import Tensor
 from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import GraphMismatchError, InputError, NumericalError, unknown_name
+from graphprune.util.checks import is_integer
 from graphprune.util.modes import ordinary
 from graphprune.util.notebook import notebook_card
 
@@ -310,7 +311,7 @@ def budget(size: float, total: int) -> int:
     """
     if isinstance(size, bool) or not isinstance(size, (int, float, np.integer, np.floating)):
         raise InputError(f"expected a number of edges (int) or a fraction (float), got {size!r}")
-    if isinstance(size, (int, np.integer)):
+    if is_integer(size):
         if not 0 <= size <= total:
             raise InputError(f"expected a number of edges from 0 to {total}, got {size}")
         return int(size)
@@ -326,7 +327,7 @@ def as_size(size: Any) -> int | float:
 
     Raises :class:`InputError` for anything else; whether a graph has so many is seen when it runs.
     """
-    if isinstance(size, int | np.integer) and not isinstance(size, bool):
+    if is_integer(size):
         return int(size)
     if isinstance(size, float | np.floating):
         return float(size)

@@ -23,6 +23,7 @@ from graphprune.core.overlap import (
     without_overlap,
 )
 from graphprune.errors import InputError, unknown_name
+from graphprune.util.checks import at_least, is_integer, seed_checked
 from graphprune.util.modes import ordinary_tensors
 
 if TYPE_CHECKING:
@@ -31,23 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("graphprune.tasks")
 
 _CHUNK = 128  # examples whose contents are read at a time
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _checked_size(size: Any) -> int:
-    if not _is_integer(size) or size < 1:
-        raise InputError(f"batch_size must be an integer of at least 1, got {size!r}")
-    return int(size)
-
-
-def _checked_seed(seed: Any, what: str = "seed") -> int:
-    """``seed`` as an int; raises :class:`InputError` unless it is an integer from 0 on."""
-    if not _is_integer(seed) or seed < 0:
-        raise InputError(f"{what} must be an integer from 0 on, got {seed!r}")
-    return int(seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +56,7 @@ class Task:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", as_metric(self.metric))
-        object.__setattr__(self, "batch_size", _checked_size(self.batch_size))
+        object.__setattr__(self, "batch_size", at_least(self.batch_size, 1, "batch_size"))
         if len(self) == 0:
             raise InputError(f"task {self.name!r} has no examples")
 
@@ -254,7 +238,7 @@ class Task:
         return -(-len(self) // self._size(size))
 
     def _size(self, size: int | None) -> int:
-        return self.batch_size if size is None else _checked_size(size)
+        return self.batch_size if size is None else at_least(size, 1, "batch_size")
 
     def batches(
         self, batch_size: int | None = None, *, shuffle: int | None = None
@@ -262,7 +246,7 @@ class Task:
         """Every example once, in batches of similar length (``shuffle``: a seed, random order)."""
         size, numbers = self._size(batch_size), np.asarray(self.example_numbers)
         if shuffle is not None:
-            seed = _checked_seed(shuffle, "shuffle")
+            seed = seed_checked(shuffle, "shuffle")
             chosen = np.random.default_rng(seed).permutation(len(self))
         else:
             lengths = np.asarray(self.examples.lengths())[numbers]
@@ -280,7 +264,7 @@ class Task:
         base = self.example_numbers
         given: Any = indices
         chosen = list(given.tolist() if isinstance(given, np.ndarray | Tensor) else given)
-        wrong = next((i for i in chosen if not _is_integer(i)), None)
+        wrong = next((i for i in chosen if not is_integer(i)), None)
         if wrong is not None:
             raise InputError(
                 f"a subset is a list of example numbers, got {wrong!r}; for a mask of booleans "
@@ -321,13 +305,13 @@ class Task:
             raise InputError(f"train must be a count (int) or a fraction (float), got {train!r}")
         if overlap not in ("mend", "keep"):
             raise unknown_name("overlap", overlap, ("mend", "keep"))
-        count = int(train) if _is_integer(train) else round(float(train) * len(self))
+        count = int(train) if is_integer(train) else round(float(train) * len(self))
         if not 0 < count < len(self):
             raise InputError(
                 f"cannot split {len(self)} examples into {count} and {len(self) - count}; both "
                 "parts need at least one"
             )
-        order = np.random.default_rng(_checked_seed(seed)).permutation(len(self))
+        order = np.random.default_rng(seed_checked(seed)).permutation(len(self))
         parts: Any = np.sort(order[:count]), np.sort(order[count:])
         first, second = self.subset(parts[0]), self.subset(parts[1])
         return (first, second) if overlap == "keep" else self._parted(first, second)

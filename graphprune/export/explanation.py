@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from graphprune.core.graph_io import numbered_types
+from graphprune.core.graph_io import (
+    by_edge_type,
+    graphs_of_edges,
+    numbered_types,
+    require_same_edges,
+)
 from graphprune.core.scores import Ranking, ranked_values
 from graphprune.errors import InputError
 
@@ -76,7 +81,10 @@ def to_explanation(
             f"the circuit's graph {'has' if kinds else 'has no'} types of nodes and edges, the "
             f"data is {type(data).__name__}"
         )
-    parts = _parts(circuit, ranked, data)
+    require_same_edges(data, circuit.graph)
+    parts = {"edge_mask": by_edge_type(data, circuit.mask.values)}
+    if ranked is not None:
+        parts["edge_score"] = by_edge_type(data, ranked)
     if not isinstance(data, Batch):
         return _valid(_one(data, parts, target, index, arguments), ranked, by)
     if index is not None:
@@ -86,39 +94,16 @@ def to_explanation(
             f"target must have one row for each of the {data.num_graphs} graphs, got "
             f"{list(target.shape)}"
         )
+    graphs = {kind: graphs_of_edges(data, kind) for kind in parts["edge_mask"]}
     explanations = []
     for number, one in enumerate(data.to_data_list()):
         mine = {
-            name: {kind: value[_of(data, kind) == number] for kind, value in by_kind.items()}
+            name: {kind: value[graphs[kind] == number] for kind, value in by_kind.items()}
             for name, by_kind in parts.items()
         }
         own = None if target is None else target[number : number + 1]
         explanations.append(_valid(_one(one, mine, own, None, arguments), ranked, by))
     return explanations
-
-
-def _of(data: Any, kind: Any) -> Tensor:
-    """``[E]``: the graph of a batch that each edge belongs to."""
-    store, batch = (data, data.batch) if kind is None else (data[kind], data[kind[0]].batch)
-    graph_of: Tensor = batch[store.edge_index[0]].cpu()
-    return graph_of
-
-
-def _parts(circuit: Circuit, ranked: Tensor | None, data: Any) -> dict[str, dict[Any, Tensor]]:
-    """``edge_mask`` and ``edge_score`` by edge type (``None`` where there is only one)."""
-    from torch_geometric.data import HeteroData
-
-    from graphprune.core.graph_io import require_same_edges
-
-    require_same_edges(data, circuit.graph)
-    several = isinstance(data, HeteroData)
-    kinds = data.edge_types if several else [None]
-    stores = [data[kind] for kind in kinds] if several else [data]
-    counts = [int(store.edge_index.shape[1]) for store in stores]
-    parts = {"edge_mask": dict(zip(kinds, circuit.mask.values.split(counts), strict=True))}
-    if ranked is not None:
-        parts["edge_score"] = dict(zip(kinds, ranked.split(counts), strict=True))
-    return parts
 
 
 def _one(

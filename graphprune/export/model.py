@@ -27,7 +27,7 @@ from graphprune.core.pruned import ExportedModel, Pruned, tolerance
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
 from graphprune.export.agreement import NO_TASK, agreement, require_agreement
 from graphprune.export.folder import JSON_NAME, TENSORS_NAME
-from graphprune.util.checks import at_least
+from graphprune.util.checks import at_least, is_integer
 from graphprune.util.files import atomic_folder, contents, require_free, states_format
 from graphprune.util.quantities import synchronise
 
@@ -177,7 +177,7 @@ def _shape(pruned: Pruned, task: Task | None, shape: tuple[int, int] | None) -> 
         given = _SHAPE if task is None else pruned.size(next(iter(task.batches())))
         return given[0], pruned.length(given[1])
     numbers = list(shape) if isinstance(shape, (tuple, list)) else []
-    if len(numbers) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
+    if len(numbers) != 2 or not all(map(is_integer, numbers)):
         raise InputError(f"shape must be two integers, examples and positions, got {shape!r}")
     if min(numbers) < 1 or pruned.length(numbers[1]) != numbers[1]:
         wanted = pruned.exact or f"{pruned.shortest} to {pruned.longest or 'any number'}"

@@ -24,6 +24,7 @@ from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.pairs import pack
 from graphprune.tasks.redrawing import Option
 from graphprune.tasks.tables import Ragged
+from graphprune.util.checks import at_least, seed_checked
 
 MetricLike = str | Metric | Callable[..., Any]
 
@@ -114,10 +115,8 @@ def build(
     (pairs passed over because they did not fit). Raises :class:`~graphprune.errors.InputError` if
     there are fewer than ``n``, saying how many there are.
     """
-    if type(n) is not int or n < 1:
-        raise InputError(f"n must be an integer of at least 1, got {n!r}")
-    if type(seed) is not int or seed < 0:
-        raise InputError(f"seed must be an integer from 0 on, got {seed!r}")
+    at_least(n, 1, "n")
+    seed_checked(seed)
     metric = as_metric(metric)
     kept: dict[Any, Fitted] = {}
     drawn = unfit = wasted = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeGuard
 
 import numpy as np
 
@@ -11,9 +12,21 @@ from graphprune.errors import InputError, unknown_name
 
 def at_least(value: object, least: int, what: str) -> int:
     """``value`` as an int that is at least ``least``; raises :class:`InputError` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not is_integer(value) or value < least:
         raise InputError(f"{what} must be an integer of at least {least}, got {value!r}")
-    return value
+    return int(value)
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether ``value`` is a whole number of Python or numpy, and no boolean."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def seed_checked(value: object, what: str = "seed") -> int:
+    """``value`` as an int from 0 on; raises :class:`InputError` otherwise."""
+    if not is_integer(value) or value < 0:
+        raise InputError(f"{what} must be an integer from 0 on, got {value!r}")
+    return int(value)
 
 
 def share(value: object, what: str, most: float = 1.0) -> float:
