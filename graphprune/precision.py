@@ -94,7 +94,10 @@ class PrecisionPolicy:
         """
         if name in self.nodes:
             return self.nodes[name]
-        return next((self.kinds[kind] for kind in kinds if kind in self.kinds), self.default)
+        for kind in kinds:
+            if kind in self.kinds:
+                return self.kinds[kind]
+        return self.default
 
     def with_nodes(self, nodes: Mapping[str, Precision]) -> PrecisionPolicy:
         """The same policy with more single nodes named."""

@@ -42,6 +42,7 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.errors import unknown_name
 
+_ROUNDS = 2000
 NullName = Literal["uniform", "composition", "degrees"]
 NULLS: tuple[NullName, ...] = ("uniform", "composition", "degrees")
 
@@ -219,20 +220,24 @@ def edge_chances(
     start = kept[free].mean()
     fields[0] += np.log(start / (1 - start))
     error = np.inf
-    for _ in range(2000):
+
+    def fitted() -> NDArray[np.float64]:
+        return np.asarray(expit(fields[0][sides[0]] + fields[1][sides[1]]))
+
+    for _ in range(_ROUNDS):
         for side, want, field in zip(sides, wanted, fields, strict=True):
-            p = expit(fields[0][sides[0]] + fields[1][sides[1]])
+            p = fitted()
             gap = np.bincount(side, weights=p) - want
             slope = np.bincount(side, weights=p * (1 - p))
             field -= np.clip(gap / np.maximum(slope, 1e-12), -1, 1)
-        p = expit(fields[0][sides[0]] + fields[1][sides[1]])
+        p = fitted()
         error = max(
             float(np.abs(np.bincount(side, weights=p) - want).max())
             for side, want in zip(sides, wanted, strict=True)
         )
         if error <= tolerance:
             break
-    chances[free] = p
+    chances[free] = fitted()
     return chances, error
 
 

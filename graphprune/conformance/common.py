@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -58,8 +58,14 @@ def state_of(module: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-def same_state(a: Any, b: Any) -> bool:
-    """Whether two parts of a state are equal."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    return bool(a == b)
+def require_unchanged(module: torch.nn.Module, before: Mapping[str, Any]) -> None:
+    """Raises :class:`ConformanceError` unless the module's state is what it was ``before``."""
+    after = state_of(module)
+    weights, old = after.pop("weights"), before["weights"]
+    same = {name: part == before[name] for name, part in after.items()}
+    same["weights"] = weights.keys() == old.keys() and all(
+        torch.equal(old[name], value) for name, value in weights.items()
+    )
+    for name, equal in same.items():
+        if not equal:
+            raise ConformanceError(f"the user's module changed: {name}")

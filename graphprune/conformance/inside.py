@@ -31,7 +31,7 @@ from .common import (
     drawn,
     objective_of,
     require_close,
-    same_state,
+    require_unchanged,
     state_of,
 )
 from .contract import AdapterCheck
@@ -174,7 +174,8 @@ def a_wider_copy_is_the_model(model: Any, task: Task) -> None:
 
 def module_is_unchanged(model: Any, task: Task) -> None:
     """Weights, gradients, flags, modes, hooks and submodules are as before, after errors too."""
-    before = state_of(model.module)
+    module = model.module
+    before = state_of(module)
     batch = a_batch(task)
     mask = drawn(model, 7).requires_grad_(True)
     gradient_by_mask(model.run(batch, mask).sum(), mask)
@@ -187,10 +188,7 @@ def module_is_unchanged(model: Any, task: Task) -> None:
         model.edge_gradients(batch, objective_of(task, batch, full))
         with contextlib.suppress(ZeroDivisionError):
             model.edge_gradients(batch, fails)
-    after = state_of(model.module)
-    for name, value in before.items():
-        if not same_state(value, after[name]):
-            raise ConformanceError(f"the user's module changed: {name}")
+    require_unchanged(module, before)
 
 
 CAPABILITY_CHECKS: dict[AdapterCheck, type[Any]] = {

@@ -157,14 +157,14 @@ def _entered(function: Callable[..., Any]) -> Callable[..., Any]:
     run = with_gradients(function)
 
     @wraps(function)
-    def call(*args: Any, **options: Any) -> Any:
-        task = args[2] if len(args) > 2 else options.get("task")
+    def call(self: Method, *args: Any, **options: Any) -> Any:
+        task = args[1] if len(args) > 1 else options.get("task")
         if task is not None:  # a few methods read none
             require_task(task)
-        result: Any = run(*args, **options)
+        result: Any = run(self, *args, **options)
         if function.__name__ == "fit" and not isinstance(result, Result):
             raise InputError(
-                f"{type(args[0]).__name__}.fit gave {type(result).__name__}, expected a gp.Result"
+                f"{type(self).__name__}.fit gave {type(result).__name__}, expected a gp.Result"
             )
         if isinstance(result, Result) and result.task is None:
             return replace(result, task=task)

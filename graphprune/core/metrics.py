@@ -222,9 +222,9 @@ class _Divergence(torch.autograd.Function):
         return torch.cat(sums).view(log_q.shape[:-1]) if sums else log_q.sum(-1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         log_q, p = ctx.saved_tensors
-        return grad[..., None] * (log_q.exp() - p), None, None
+        return gradients[0][..., None] * (log_q.exp() - p), None, None
 
 
 def _divergence(log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
@@ -321,7 +321,8 @@ def kendall_tau(ours: Tensor, theirs: Tensor) -> Tensor:
     for pair in pairs:
         noise = NOISE * max(float(row.detach().abs().max()) for row in pair)
         first, second = (levels(row, noise) for row in pair)
-        taus.append(float(kendalltau(first, second).statistic))
+        result: Any = kendalltau(first, second)
+        taus.append(float(result.statistic))
     return torch.tensor(taus).reshape(ours.shape[:-1])
 
 

@@ -107,11 +107,11 @@ def separated(
 
 def _pushed(places: Places, distance: float, room: Places) -> Places | None:
     """The places once all that were too near have pushed each other; ``None`` without an end."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     out = places + np.random.default_rng(0).normal(0, 1e-3 * distance, places.shape)
     for _ in range(300):
-        close = cKDTree(out).query_pairs(distance, output_type="ndarray")
+        close = KDTree(out).query_pairs(distance, output_type="ndarray")
         if not len(close):
             return out
         step = out[close[:, 0]] - out[close[:, 1]]

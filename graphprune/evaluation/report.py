@@ -167,7 +167,9 @@ class EvaluationReport:
     def _repr_html_(self) -> str:
         """The report in a notebook: a row for each measure, with its interval."""
         frame, said = self.to_frame().fillna({"note": ""}), self.remarks
-        return notebook_card("EvaluationReport", columns=[*frame], rows=frame.values, remarks=said)
+        return notebook_card(
+            "EvaluationReport", columns=[*map(str, frame)], rows=frame.values, remarks=said
+        )
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v:.4g}" for k, v in self.values.items())

@@ -186,6 +186,7 @@ class _Program:
         matrix = csr_array((entries, (rows, columns)), shape=(len(self.lower), self.size))
         integral = np.zeros(self.size)
         integral[: self.edges] = 1
+        limits: Any = (np.array(self.lower), np.array(self.upper))  # scipy's hints know single ones
         options: dict[str, Any] = {"mip_rel_gap": 0.0}
         if time_limit is not None:
             options["time_limit"] = time_limit
@@ -193,7 +194,7 @@ class _Program:
             cost,
             integrality=integral,
             bounds=Bounds(0.0, 1.0),
-            constraints=LinearConstraint(matrix, np.array(self.lower), np.array(self.upper)),
+            constraints=LinearConstraint(matrix, *limits),
             options=options,
         )
         if result.x is not None:

@@ -51,7 +51,7 @@ class Encoder:
                 f"AutoTokenizer.from_pretrained(...), got {type(tokenizer).__name__} "
                 f"{str(tokenizer)[:40]!r}"
             )
-        self._tokenizer = tokenizer
+        self._tokenizer: Any = tokenizer
         self._bodies: dict[str, list[int]] = {}
         self.prefix, self.suffix = self._special_tokens()
 

@@ -57,7 +57,7 @@ def encode_stream(
 
 def _iterator(records: Any) -> Iterator[Any]:
     """An iterator over ``records``, which may be a function that gives them."""
-    given = records
+    given: Any = records
     if callable(records) and not isinstance(records, Iterable):
         given = records()
     if not isinstance(given, str | bytes | Mapping):
