@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphprune.errors import NumericalError
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -62,6 +64,19 @@ def positions_in(batched: Sequence[int], numbers: Sequence[int]) -> Tensor | Non
     if len(at) < len(batched) or at.keys() != set(numbers):
         return None
     return torch.tensor([at[number] for number in numbers])
+
+
+def require_finite(finite: Tensor, batch: Batch, what: str) -> None:
+    """Raises :class:`NumericalError` naming the examples where ``finite [B]`` does not hold.
+
+    ``what`` is the sentence's beginning: "the circuit gave NaN outputs".
+    """
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite)[:, 0].tolist()
+        numbers = [batch.indices[i] if batch.indices else i for i in bad]
+        raise NumericalError(
+            f"{what} on {len(bad)} of {batch.size} examples; example numbers {numbers[:10]}"
+        )
 
 
 @runtime_checkable

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.core.batch import Batch
-from graphprune.errors import InputError, NumericalError, unknown_name
+from graphprune.core.batch import Batch, require_finite
+from graphprune.errors import InputError, unknown_name
 from graphprune.util.numbers import NOISE, UNBOUNDED, levels
 
 MetricFunction = Callable[[Tensor, Batch, Tensor | None], Tensor]
@@ -90,13 +90,7 @@ class Metric:
                 f"got the shape {list(values.shape)}"
             )
         finite = torch.isfinite(values.detach())
-        if not bool(finite.all()):
-            bad = torch.nonzero(~finite)[:, 0].tolist()
-            numbers = [batch.indices[i] if batch.indices else i for i in bad]
-            raise NumericalError(
-                f"metric {self.name!r} is NaN or infinite on {len(bad)} of {batch.size} examples; "
-                f"example numbers {numbers[:10]}"
-            )
+        require_finite(finite, batch, f"metric {self.name!r} is NaN or infinite")
         return values
 
     def same_as_full(self, outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:

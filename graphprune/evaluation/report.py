@@ -17,7 +17,7 @@ from torch import Tensor
 
 from graphprune.capabilities import module_of
 from graphprune.core.ablation import AblationLike, resolve_ablation
-from graphprune.core.batch import Batch, positions_in
+from graphprune.core.batch import Batch, positions_in, require_finite
 from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask, mask_density, mask_of, require_same_graph
 from graphprune.core.metrics import Metric, as_metric, kendall_tau
@@ -32,7 +32,7 @@ from graphprune.core.sanity_checks import (
     rounding_of,
 )
 from graphprune.core.task import Task
-from graphprune.errors import InputError, NumericalError
+from graphprune.errors import InputError
 from graphprune.util.notebook import notebook_card
 from graphprune.util.numbers import (
     ENOUGH,
@@ -57,13 +57,7 @@ DEFAULT_METRICS = (
 def check_outputs(outputs: Tensor, batch: Batch, what: str) -> None:
     """Raises :class:`NumericalError` naming the examples whose outputs are NaN or infinite."""
     finite = torch.isfinite(outputs).flatten(1).all(1)
-    if not bool(finite.all()):
-        bad = torch.nonzero(~finite)[:, 0].tolist()
-        numbers = [batch.indices[i] if batch.indices else i for i in bad]
-        raise NumericalError(
-            f"{what} gave NaN or infinite outputs on {len(bad)} of {batch.size} examples; example "
-            f"numbers {numbers[:10]}"
-        )
+    require_finite(finite, batch, f"{what} gave NaN or infinite outputs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,9 +160,12 @@ class EvaluationReport:
 
     def _repr_html_(self) -> str:
         """The report in a notebook: a row for each measure, with its interval."""
-        frame, said = self.to_frame().fillna({"note": ""}), self.remarks
+        frame = self.to_frame().fillna({"note": ""})
         return notebook_card(
-            "EvaluationReport", columns=[*map(str, frame)], rows=frame.values, remarks=said
+            "EvaluationReport",
+            columns=[*map(str, frame)],
+            rows=frame.values,
+            remarks=self.remarks,
         )
 
     def __repr__(self) -> str:
