@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from graphprune.comparison.alignment import mask_of, require_named, same_places
+from graphprune.comparison.alignment import edge_positions, mask_of, require_named
 from graphprune.comparison.edge_groups import levels, usable_axes
 from graphprune.comparison.p_values import holm
 from graphprune.comparison.profile import (
@@ -145,7 +145,7 @@ def compare_profiles(
     require_named(circuits)
     masks = {name: mask_of(thing, name) for name, thing in circuits.items()}
     base = next(iter(masks.values())).graph
-    same = all(same_places(base, mask.graph) is not None for mask in masks.values())
+    same = all(edge_positions(base, mask.graph) is not None for mask in masks.values())
     default = PROFILE_AXES if same else RELATIVE_AXES
     left_out: dict[str, str] = {}
     for name, mask in masks.items():

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graphprune.comparison.alignment import mask_of, same_places
+from graphprune.comparison.alignment import edge_positions, mask_of
 from graphprune.comparison.count_distribution import hypergeometric
 from graphprune.comparison.edge_groups import edge_groups, levels, usable_axes
 from graphprune.comparison.group_tests import exchange_test, two_sided, woolf_test
@@ -296,7 +296,7 @@ def profile_difference(
         raise InputError(f"draws must be at least 1, got {draws}")
     if not (first.mask.num_kept and second.mask.num_kept):
         raise InputError("an empty circuit has no shares to compare")
-    order = same_places(first.mask.graph, second.mask.graph)
+    order = edge_positions(first.mask.graph, second.mask.graph)
     aligned = None  # the second circuit on the first one's graph
     if order is not None:
         aligned = EdgeMask(first.mask.graph, second.mask.values[torch.from_numpy(order)])

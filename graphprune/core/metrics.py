@@ -193,9 +193,9 @@ def _kl_beside(full: Tensor) -> MetricFunction:
     return divergence
 
 
-_NEAR = 0.02  # |log p - log q| up to which a Taylor series is the more exact way
+_SERIES_LIMIT = 0.02  # |log p - log q| up to which a Taylor series is the more exact way
 _SERIES = (1 / 2, -1 / 6, 1 / 24, -1 / 120, 1 / 720)
-_ROOM = 2**16  # numbers that are worked on at a time, so that they stay in a CPU's cache
+_CACHED = 2**16  # numbers that are worked on at a time, so that they stay in a CPU's cache
 
 
 class _Divergence(torch.autograd.Function):
@@ -210,7 +210,7 @@ class _Divergence(torch.autograd.Function):
     def forward(ctx: Any, log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
         ctx.save_for_backward(log_q, p)
         size = log_q.shape[-1]
-        rows = max(1, _ROOM // size) if log_q.device.type == "cpu" else max(1, log_q.numel())
+        rows = max(1, _CACHED // size) if log_q.device.type == "cpu" else max(1, log_q.numel())
         parts = (x.reshape(-1, size).split(rows) for x in (log_q, log_p, p))
         sums = [_divergence(*some) for some in zip(*parts, strict=True)]
         return torch.cat(sums).view(log_q.shape[:-1]) if sums else log_q.sum(-1)
@@ -229,7 +229,7 @@ def _divergence(log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
     for coefficient in rest:
         near = near.add_(coefficient).mul_(t)
     near.mul_(t).mul_(p)
-    return torch.where(t.abs() < _NEAR, near, far).sum(-1)
+    return torch.where(t.abs() < _SERIES_LIMIT, near, far).sum(-1)
 
 
 def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:

@@ -78,11 +78,11 @@ def fingerprint_table(task: ExampleSet) -> Table:
     """
     if isinstance(task.examples, Fingerprinted):
         return task.examples.fingerprints()[np.asarray(task.example_numbers)]
-    rows = [_read(task.examples.batch([number])) for number in task.example_numbers]
+    rows = [_fingerprint(task.examples.batch([number])) for number in task.example_numbers]
     return np.asarray(rows, dtype=np.int64).reshape(-1, 2)
 
 
-def _read(batch: Any) -> tuple[int, int]:
+def _fingerprint(batch: Any) -> tuple[int, int]:
     """The fingerprint of a batch of one."""
 
     def one(given: Any) -> int:

@@ -34,8 +34,8 @@ from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.util.numbers import ENOUGH, bootstrap_interval
 
-_MASKS = 4  # drawn, where an adapter cannot compare messages
-_OTHERS: tuple[AblationKind, ...] = ("zero", "delete", "mean")
+_DRAWN_MASKS = 4  # where an adapter cannot compare messages
+_ALTERNATIVES: tuple[AblationKind, ...] = ("zero", "delete", "mean")
 
 
 @runtime_checkable
@@ -83,15 +83,14 @@ def changes_nothing(model: MaskedModel, batch: Batch, reference: Reference) -> b
     """
     if reference.ablation.kind == "counterfactual" and equal_inputs(batch):
         return True
-    told = reference.changes_nothing() if isinstance(reference, ComparesMessages) else None
-    if told:
+    if isinstance(reference, ComparesMessages) and reference.changes_nothing():
         return True
     # Messages that differ may still not reach what is asked, a node that no edge leads to.
     if not equal_but_for_rounding(reference.full, reference.ablated):
         return False
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(_MASKS, model.graph.num_edges, generator=generator)
-    masks = (drawn < torch.linspace(0.2, 0.8, _MASKS)[:, None]).float()
+    drawn = torch.rand(_DRAWN_MASKS, model.graph.num_edges, generator=generator)
+    masks = (drawn < torch.linspace(0.2, 0.8, _DRAWN_MASKS)[:, None]).float()
     return equal_but_for_rounding(model.run(batch, masks, reference), reference.full)
 
 
@@ -129,7 +128,7 @@ class IdleAblationCheck:
         if self._changed or self._last is None:
             return None
         batch, ablation = self._last
-        would = [kind for kind in _OTHERS if self._would(batch, kind, ablation)]
+        would = [kind for kind in _ALTERNATIVES if self._would_change(batch, kind, ablation)]
         other = " or ".join(f"ablation={kind!r}" for kind in would)
         return (
             f"{ablation.name} ablation changes nothing here: on every example every "
@@ -140,7 +139,7 @@ class IdleAblationCheck:
             + " corrupted inputs that differ, or ask where edges lead"
         )
 
-    def _would(self, batch: Batch, kind: AblationKind, now: Ablation) -> bool:
+    def _would_change(self, batch: Batch, kind: AblationKind, now: Ablation) -> bool:
         if kind == now.kind:
             return False
         try:

@@ -314,9 +314,9 @@ class Task:
         order = np.random.default_rng(seed_checked(seed)).permutation(len(self))
         parts: Any = np.sort(order[:count]), np.sort(order[count:])
         first, second = self.subset(parts[0]), self.subset(parts[1])
-        return (first, second) if overlap == "keep" else self._parted(first, second)
+        return (first, second) if overlap == "keep" else self._without_shared_prompts(first, second)
 
-    def _parted(self, first: Task, second: Task) -> tuple[Task, Task]:
+    def _without_shared_prompts(self, first: Task, second: Task) -> tuple[Task, Task]:
         """Two parts without overlap; the first keeps all its examples."""
         first, rest = split_without_overlap(first, second)
         if rest.task is None:

@@ -157,7 +157,7 @@ def _difference(pruned: Pruned, exported: Tensor, masked: Tensor, task: Task) ->
     return gap
 
 
-def said(figures: Mapping[str, Any]) -> list[str]:
+def agreement_lines(figures: Mapping[str, Any]) -> list[str]:
     """A line for each of the four, as errors show them."""
     names = {
         "kl": "KL from the original",
@@ -185,7 +185,7 @@ def require_agreement(figures: Mapping[str, Any]) -> None:
         f"the circuit was found under {under['found']} ablation; exported under {under['masked']} "
         f"ablation it is another one: KL {kl:.3g} nats a prompt from the circuit as found, more "
         f"than {LIMIT:g}. Nothing was written.\n"
-        + "\n".join(f"  {line}" for line in said(figures))
+        + "\n".join(f"  {line}" for line in agreement_lines(figures))
         + f"\nFind the circuit under {under['masked']} ablation (ablation={under['masked']!r}, "
         f"graphprune discover --ablation {under['masked']}), or say allow_difference=True "
         "(--allow-difference) to write this one all the same."

@@ -26,7 +26,7 @@ from graphprune.core.scores import EdgeScores
 from graphprune.errors import FormatError, GraphPruneError
 from graphprune.export.schema import FORMAT, VERSION, CircuitFile, parse
 from graphprune.search.gates import strength
-from graphprune.util.files import atomic_folder, finish, require_free, states_format
+from graphprune.util.files import atomic_folder, finish_overwriting, require_free, states_format
 from graphprune.util.plain import plain
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
     folder = Path(directory)
     if folder.name == JSON_NAME and folder.is_file():
         folder = folder.parent
-    finish(folder.parent)  # an exported model's folder holds its circuit's
-    finish(folder)
+    finish_overwriting(folder.parent)  # an exported model's folder holds its circuit's
+    finish_overwriting(folder)
     about, place = folder / JSON_NAME, folder / TENSORS_NAME
     for path in (about, place):
         if not path.is_file():

@@ -22,7 +22,8 @@ from graphprune.errors import InputError
 from graphprune.util.numbers import ranking
 
 log = logging.getLogger(__name__)
-_LONGEST_PATH = 64
+_LONGEST_PATH = 64  # edges of the longest path that is sought to begin with
+_NONE = -1  # in place of an edge or a wire that a node was reached by
 
 
 def grow_from_output(graph: ComputationalGraph, values: Tensor, count: int) -> Tensor:
@@ -222,7 +223,7 @@ def _best_walk(
         reach = best[source] + values
         step = np.full(graph.num_nodes, -np.inf)
         np.maximum.at(step, target, reach)
-        edge = np.full(graph.num_nodes, -1)
+        edge = np.full(graph.num_nodes, _NONE)
         hit = np.flatnonzero((reach == step[target]) & np.isfinite(reach))
         edge[target[hit]] = hit
         free.append(_along_wires(step, wires))
@@ -234,7 +235,7 @@ def _best_walk(
     if not np.isfinite(best[node]):
         return kept
     for edge, wire in zip(reversed(came), reversed(free), strict=True):
-        while wire[node] >= 0:
+        while wire[node] != _NONE:
             node = int(wire[node])
         kept[edge[node]] = True
         node = int(source[edge[node]])
@@ -242,8 +243,8 @@ def _best_walk(
 
 
 def _along_wires(best: NDArray[np.float64], wires: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Carries values along wires, in place, and tells for each node the wire it came by (or -1)."""
-    came = np.full(len(best), -1)
+    """Carries values along wires, in place; gives the wire that each node's came by, or `_NONE`."""
+    came = np.full(len(best), _NONE)
     pairs = [(int(u), int(v)) for u, v in wires.T if u != v]
     moved = True
     while moved:

@@ -77,7 +77,7 @@ def _grow(
     steps: int,
     width: int,
     generator: np.random.Generator,
-    without: int = -1,
+    without: int | None = None,
 ) -> None:
     """Grows a set of n components, each time by the one of ``width`` random ones of most effect.
 
@@ -86,7 +86,7 @@ def _grow(
     grown = torch.zeros(n, dtype=torch.bool)
     for _ in range(steps):
         rest = np.flatnonzero(~grown.numpy())
-        rest = rest[rest != without]
+        rest = rest if without is None else rest[rest != without]
         if not len(rest):
             return
         tried = torch.from_numpy(generator.permutation(rest)[:width])

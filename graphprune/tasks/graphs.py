@@ -176,7 +176,7 @@ def nodes(
         ([2, 0], [[1], [0]])
     """
     first = 0
-    if _is(features, "Data"):
+    if _is_pyg(features, "Data"):
         if node_type is not None:
             raise InputError("node_type is for heterogeneous data; this data has one type of node")
         if "x" not in features:
@@ -185,7 +185,7 @@ def nodes(
             )
         labels = features.get("y") if labels is None else labels
         given: Tensors = {"x": features.x}
-    elif _is(features, "HeteroData"):
+    elif _is_pyg(features, "HeteroData"):
         node_type, first = _labelled(features, node_type, labels)
         labels = features[node_type].y if labels is None else labels
         given = {f"{k}.x": features[k].x for k in features.node_types if "x" in features[k]}
@@ -197,7 +197,7 @@ def nodes(
         given = _tensors(features if isinstance(features, Mapping) else {"x": features})
     if labels is None:
         raise InputError("labels are missing: the class number of each node")
-    chosen = _asked(at, len(labels))
+    chosen = _node_numbers(at, len(labels))
     _, answer, distractor = _classes(labels, classes, chosen)
 
     def shuffled() -> Tensors:
@@ -275,7 +275,7 @@ def _tensors(given: Tensors) -> Tensors:
     return given
 
 
-def _asked(at: Any, count: int) -> Tensor:
+def _node_numbers(at: Any, count: int) -> Tensor:
     """``[n]`` numbers of nodes from numbers or a mask; ``None`` means all."""
     if at is None:
         return torch.arange(count)
@@ -297,7 +297,7 @@ def _asked(at: Any, count: int) -> Tensor:
     return chosen
 
 
-def _is(value: object, kind: str) -> bool:
+def _is_pyg(value: object, kind: str) -> bool:
     """Whether a value is PyG's ``Data`` or ``HeteroData``."""
     if "torch_geometric" not in sys.modules:  # such data cannot exist before it was imported
         return False

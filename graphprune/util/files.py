@@ -3,8 +3,9 @@
 A file is written beside its place and renamed. A folder is written beside its place too; where one
 stands there already, the two are exchanged in one step. Where that cannot be (the system has no
 such call, or files that must stay lie in the old folder), the new files are moved into it as one
-hidden folder, and from there each to its place: after a kill in between, :func:`finish` moves the
-rest. So a reader that calls it first finds the old files or the new ones, never some of each.
+hidden folder, and from there each to its place: after a kill in between,
+:func:`finish_overwriting` moves the rest. So a reader that calls it first finds the old files or
+the new ones, never some of each.
 """
 
 from __future__ import annotations
@@ -166,8 +167,8 @@ def atomic_folder(path: str | os.PathLike[str], *, whole: bool = False) -> Itera
 
     Missing parents are made, and removed again if nothing comes of it. Files of other names in a
     folder that stands there stay, unless ``whole``: then they go. After a kill at any moment,
-    :func:`finish` and then reading gives all old files or all new ones. Whether the folder may be
-    overwritten is for the caller to decide.
+    :func:`finish_overwriting` and then reading gives all old files or all new ones. Whether the
+    folder may be overwritten is for the caller to decide (:func:`require_free`).
 
     Raises :class:`InputError` for what cannot be written, as on a full disk.
 
@@ -206,7 +207,7 @@ def _put(staging: Path, target: Path, whole: bool) -> None:
         staging.rename(target)  # fails where somebody else made one meanwhile
         return
     remove_stale(target)
-    finish(target)
+    finish_overwriting(target)
     others = set(_files(target)) - set(_files(staging))
     if (whole or not others) and not _works_in(target):
         shutil.copymode(target, staging)
@@ -222,7 +223,7 @@ def _put(staging: Path, target: Path, whole: bool) -> None:
         inside.rename(target / PENDING)
     finally:
         shutil.rmtree(inside, ignore_errors=True)
-    finish(target)
+    finish_overwriting(target)
     for other in others if whole else ():
         (target / other).unlink(missing_ok=True)
 
@@ -235,7 +236,7 @@ def _works_in(folder: Path) -> bool:
         return False
 
 
-def finish(folder: Path) -> None:
+def finish_overwriting(folder: Path) -> None:
     """Completes an overwriting of ``folder`` that was killed half-way; else does nothing.
 
     Raises :class:`FormatError` where the files cannot be moved.

@@ -10,10 +10,10 @@ from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError
 
+from .checks_of_capabilities import CAPABILITY_CHECKS
+from .checks_of_contract import CONTRACT_CHECKS, AdapterCheck
+from .checks_of_methods import METHOD_CHECKS, MethodCheck
 from .common import ConformanceError
-from .contract import CONTRACT_CHECKS, AdapterCheck
-from .inside import CAPABILITY_CHECKS
-from .methods import METHOD_CHECKS, MethodCheck
 
 
 def adapter_checks(model: MaskedModel | None = None) -> tuple[AdapterCheck, ...]:

@@ -25,6 +25,7 @@ from graphprune.core.trials import FullTrials
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.search.order import edge_order
 
+from .checks_of_contract import AdapterCheck
 from .common import (
     ConformanceError,
     a_batch,
@@ -34,7 +35,6 @@ from .common import (
     require_unchanged,
     state_of,
 )
-from .contract import AdapterCheck
 
 
 def attribution_is_the_mask_gradient(model: Any, task: Task) -> None:
