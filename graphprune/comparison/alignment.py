@@ -21,15 +21,15 @@ from graphprune.core.scores import EdgeScores
 from graphprune.errors import GraphMismatchError, InputError
 
 
-def require_named(things: Mapping[str, Any], least: int = 2) -> None:
-    """Raises :class:`InputError` unless ``things`` is a dict from names to ``least`` circuits."""
+def require_named(things: Mapping[str, Any]) -> None:
+    """Raises :class:`InputError` unless ``things`` is a dict from names to two circuits or more."""
     if not isinstance(things, Mapping) or not all(isinstance(name, str) for name in things):
         raise InputError(
             'expected a dict from names to circuits, as {"ioi": circuit, ...}, got '
             f"{type(things).__name__}"
         )
-    if len(things) < least:
-        raise InputError(f"a comparison needs at least {least} circuits, got {len(things)}")
+    if len(things) < 2:
+        raise InputError(f"a comparison needs at least 2 circuits, got {len(things)}")
 
 
 def mask_of(thing: Any, name: str) -> EdgeMask:

@@ -21,7 +21,6 @@ from typing import Any
 from graphprune.drawing.network import NodeColours
 from graphprune.drawing.page_data import page_data
 from graphprune.drawing.subject import CircuitLike
-from graphprune.errors import InputError
 from graphprune.util.files import write_text
 
 
@@ -51,8 +50,6 @@ def to_html(
             ``circuit.provenance["notes"]["answers"]`` where it is there.
         node_colours: as for :func:`draw`, in graphs that flow in circles.
     """
-    if max_edges < 1:
-        raise InputError(f"max_edges must be at least 1, got {max_edges}")
     folder = files("graphprune.drawing")
     view, program = (
         (folder / name).read_text(encoding="utf-8") for name in ("page_view.js", "page.js")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphprune.core.ablation import AblationLike, said_or_own
 from graphprune.core.mask import EdgeMask, Masked, mask_of, require_same_graph
-from graphprune.core.model import MaskedModel, require_model
+from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
@@ -43,7 +43,6 @@ class SameOutputs:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        require_model(self.model)
         at_least(self.max_candidates, 1, "max_candidates")
         self._cache = ReferenceCache(self.model, self.task, self.ablation, self.batch_size)
         self._refuted = [0] * len(self._cache)  # masks by each batch so far

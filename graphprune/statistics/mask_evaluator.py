@@ -107,15 +107,14 @@ class MaskEvaluator:
     ties: float = 1e-5
 
     def __post_init__(self) -> None:
-        require_model(self.model)
+        self._cache = ReferenceCache(
+            self.model, self.task, self.ablation, self.batch_size, self.circuit
+        )
         if self.max_candidates is None:
             self._stack = 16 if self.model.graph.num_edges <= _LARGE else 1
         else:
             self._stack = at_least(self.max_candidates, 1, "max_candidates")
         self.measure = self.task.metric if self.metric is None else as_metric(self.metric)
-        self._cache = ReferenceCache(
-            self.model, self.task, self.ablation, self.batch_size, self.circuit
-        )
         self.full, self.ablated = self._ends()
         largest = max(float(self.full.abs().max()), float(self.ablated.abs().max()))
         self.noise = self.ties * largest

@@ -230,8 +230,8 @@ def _overlaps(family: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.asarray(both / np.maximum(sizes[:, None] + sizes - both, 1))
 
 
-def jackknife(overlaps: NDArray[np.float64], level: float = 0.95) -> tuple[float, float] | None:
-    """The interval of the mean over pairs of ``[R, R]``, by leaving out each run; R from 3 on."""
+def jackknife(overlaps: NDArray[np.float64]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean over pairs of ``[R, R]``, by leaving out each run; R from 3 on."""
     from scipy.stats import t
 
     n = len(overlaps)
@@ -241,7 +241,7 @@ def jackknife(overlaps: NDArray[np.float64], level: float = 0.95) -> tuple[float
     pairs = sums.sum() / 2
     without = (pairs - sums) / ((n - 1) * (n - 2) / 2)
     spread = np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
-    mean, reach = pairs / (n * (n - 1) / 2), float(t.ppf((1 + level) / 2, n - 1)) * spread
+    mean, reach = pairs / (n * (n - 1) / 2), float(t.ppf(0.975, n - 1)) * spread
     return float(max(mean - reach, 0.0)), float(min(mean + reach, 1.0))
 
 

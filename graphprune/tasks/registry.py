@@ -17,19 +17,11 @@ from graphprune.tasks.pronouns import gender_because, gendered_pronoun
 from graphprune.tasks.repeats import induction
 from graphprune.tasks.years import greater_than
 
-TASKS: dict[str, Callable[..., Task]] = {
-    "ioi": ioi,
-    "greater_than": greater_than,
-    "gendered_pronoun": gendered_pronoun,
-    "gender_because": gender_because,
-    "boolean_expressions": boolean_expressions,
-    "induction": induction,
-    "subject_verb_agreement": subject_verb_agreement,
-    "docstring": docstring,
-    "capitals": capitals,
-    "antonyms": antonyms,
-    "successor": successor,
-}
+_GENERATORS: tuple[Callable[..., Task], ...] = (
+    ioi, greater_than, gendered_pronoun, gender_because, boolean_expressions, induction,
+    subject_verb_agreement, docstring, capitals, antonyms, successor,
+)  # fmt: skip
+TASKS = {generator.__name__: generator for generator in _GENERATORS}
 
 
 def make(name: str, tokenizer: Any, **options: Any) -> Task:

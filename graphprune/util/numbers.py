@@ -36,14 +36,14 @@ _CHUNK = 50
 _ROUNDING = 1e-12  # of the largest value, in float64
 
 
-def few_examples(count: int, what: str = "examples") -> str | None:
+def few_examples(count: int) -> str | None:
     """A remark on intervals from fewer than 20 examples, ``None`` from 20 on."""
     if count >= ENOUGH:
         return None
     if count == 1:
-        return f"one {what.removesuffix('s')}: no interval"
+        return "one example: no interval"
     return (
-        f"{count} {what}: below {ENOUGH} the 95 % intervals are rough, those of skewed values hold "
+        f"{count} examples: below {ENOUGH} the 95 % intervals are rough, those of skewed values hold "
         "the mean less often (.90 of the time for log-normal values at 8)"
     )
 
