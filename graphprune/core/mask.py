@@ -300,6 +300,18 @@ def mask_of(given: object) -> EdgeMask:
     raise InputError(f"expected an EdgeMask or a Circuit, got {type(given).__name__}")
 
 
+def binary_mask(graph: ComputationalGraph, given: object) -> EdgeMask:
+    """:func:`mask_of` as zeros and ones, of this graph; :class:`InputError` for values between."""
+    mask = mask_of(given)
+    require_same_graph(graph, mask.graph, "the model and the circuit")
+    if not mask.is_binary:
+        raise InputError(
+            "a circuit that is tested keeps or drops each edge; this mask has values between 0 "
+            "and 1: take mask.kept, or a selection of its scores"
+        )
+    return mask
+
+
 def budget(size: float, total: int) -> int:
     """How many edges ``size`` means: an int is a count, a float a fraction, ``int(f * total)``.
 

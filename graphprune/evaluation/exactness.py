@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from graphprune.core.ablation import AblationLike, said_or_own
-from graphprune.core.mask import EdgeMask, Masked, mask_of, require_same_graph
+from graphprune.core.mask import EdgeMask, Masked, binary_mask, mask_of, require_same_graph
 from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
@@ -93,14 +93,6 @@ class SameOutputs:
         return same
 
 
-def _binary(model: MaskedModel, mask: EdgeMask) -> Tensor:
-    """``[E]`` bool of a mask of zeros and ones."""
-    require_same_graph(model.graph, mask.graph, "the model and the mask")
-    if not mask.is_binary:
-        raise InputError("an exact circuit keeps or drops each edge; this mask has values between")
-    return mask.kept
-
-
 def same_outputs(
     model: MaskedModel,
     task: Task,
@@ -141,7 +133,7 @@ def removable_edges(
     max_candidates: int = 16,
 ) -> EdgeMask:
     """The kept edges whose removal alone leaves every output the full model's."""
-    kept = _binary(model, mask_of(mask))
+    kept = binary_mask(model.graph, mask).kept
     edges = torch.nonzero(kept)[:, 0]
     values = torch.zeros(model.graph.num_edges)
     exact = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
@@ -184,11 +176,10 @@ def minimal_circuit(
         InputError: the circuit does not give the full model's outputs to begin with.
     """
     exact = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
-    mask = mask_of(mask)
-    kept = _binary(model, mask)
+    kept = binary_mask(model.graph, mask).kept
     if not bool(exact(kept.float()[None])[0]):
         raise InputError(
-            f"the circuit of {mask.num_kept} edges does not give the full model's outputs on every "
+            f"the circuit of {int(kept.sum())} edges does not give the full model's outputs on every "
             "example; polishing starts from one that does"
         )
     if order is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphprune.core.ablation import AblationLike
 from graphprune.core.batch import Batch
-from graphprune.core.mask import EdgeMask, mask_of, require_same_graph
+from graphprune.core.mask import EdgeMask, binary_mask
 from graphprune.core.metrics import as_metric
 from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.sanity_checks import IdleAblationCheck, MetricRange
@@ -48,22 +48,10 @@ class RunOptions(TypedDict, total=False):
     ties: float
 
 
-def binary_mask(model: MaskedModel, mask: Any) -> EdgeMask:
-    """The mask of an :class:`EdgeMask` or a circuit: zeros and ones, of this model's graph."""
-    require_model(model)
-    inner = mask_of(mask)
-    require_same_graph(model.graph, inner.graph, "the model and the circuit")
-    if not inner.is_binary:
-        raise InputError(
-            "a circuit that is tested keeps or drops each edge; this mask has values between 0 "
-            "and 1: take mask.kept, or a selection of its scores"
-        )
-    return inner
-
-
 def require_circuit(model: MaskedModel, mask: Any, *, full: bool = True) -> EdgeMask:
-    """:func:`binary_mask`, with at least one edge, and (unless ``full``) not all of them."""
-    circuit = binary_mask(model, mask)
+    """The circuit that is tested: zeros and ones, some edges and (unless ``full``) not all."""
+    require_model(model)
+    circuit = binary_mask(model.graph, mask)
     if circuit.num_kept == 0:
         raise InputError("the circuit keeps no edge; there is nothing to test")
     if not full and circuit.num_kept == model.graph.num_edges:

@@ -231,7 +231,7 @@ def _overlaps(family: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def jackknife(overlaps: NDArray[np.float64]) -> tuple[float, float] | None:
-    """The 95 % interval of the mean over pairs of ``[R, R]``, by leaving out each run; R from 3 on."""
+    """The 95 % interval of the mean over pairs of ``[R, R]``, leaving out each run; R from 3."""
     from scipy.stats import t
 
     n = len(overlaps)

@@ -43,8 +43,8 @@ def few_examples(count: int) -> str | None:
     if count == 1:
         return "one example: no interval"
     return (
-        f"{count} examples: below {ENOUGH} the 95 % intervals are rough, those of skewed values hold "
-        "the mean less often (.90 of the time for log-normal values at 8)"
+        f"{count} examples: below {ENOUGH} the 95 % intervals are rough, those of skewed values "
+        "hold the mean less often (.90 of the time for log-normal values at 8)"
     )
 
 
