@@ -179,8 +179,8 @@ def minimal_circuit(
     kept = binary_mask(model.graph, mask).kept
     if not bool(exact(kept.float()[None])[0]):
         raise InputError(
-            f"the circuit of {int(kept.sum())} edges does not give the full model's outputs on every "
-            "example; polishing starts from one that does"
+            f"the circuit of {int(kept.sum())} edges does not give the full model's outputs on "
+            "every example; polishing starts from one that does"
         )
     if order is None:
         ranked = torch.arange(model.graph.num_edges - 1, -1, -1)
