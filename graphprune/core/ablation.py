@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from graphprune.capabilities import MeanMessages, require
+from graphprune.core.mask import Masked
 from graphprune.core.model import Ablation, AblationKind, MaskedModel
 from graphprune.core.task import Task, require_task
 from graphprune.errors import InputError, unknown_name
@@ -15,29 +16,19 @@ DEFAULT_ABLATION = "counterfactual"  # what comes where nobody says one
 ABLATIONS = ("counterfactual", "zero", "mean", "mean_positional", "delete")
 
 
-@runtime_checkable
-class FoundUnder(Protocol):
-    """What was found under an ablation: circuits and results."""
-
-    @property
-    def ablation(self) -> AblationLike | None:
-        """It, ``None`` where it is not known."""
-        ...
-
-
 def resolve_ablation(
-    model: MaskedModel, task: Task, ablation: AblationLike | None, *found: object
+    model: MaskedModel, task: Task, ablation: AblationLike | None, *circuits: object
 ) -> Ablation:
     """An :class:`Ablation` from its name.
 
-    ``None`` is not said: then it is the one that the circuits or results ``found`` were found
+    ``None`` is not said: then it is the one that ``circuits`` or results were found
     under, and where they know none, counterfactual.
 
     ``mean`` and ``mean_positional`` are taken over the task's corrupted prompts (over its clean
     ones where it has none). For another reference set give ``model.mean_ablation(batches)``.
     """
     if ablation is None:
-        ablation = own_ablation(found) or DEFAULT_ABLATION
+        ablation = own_ablation(circuits) or DEFAULT_ABLATION
     if isinstance(ablation, Ablation):
         return ablation
     if ablation == "optimal":
@@ -55,9 +46,9 @@ def resolve_ablation(
     return Ablation(kinds.get(ablation, "counterfactual"))
 
 
-def said_or_own(ablation: AblationLike | None, *found: object) -> AblationLike | None:
+def said_or_own(ablation: AblationLike | None, *circuits: object) -> AblationLike | None:
     """The ablation that was said, else the one that circuits and results were found under."""
-    return own_ablation(found) if ablation is None else ablation
+    return own_ablation(circuits) if ablation is None else ablation
 
 
 def own_ablation(circuits: Iterable[object]) -> AblationLike | None:
@@ -65,7 +56,7 @@ def own_ablation(circuits: Iterable[object]) -> AblationLike | None:
 
     Masks know none. Raises :class:`InputError` where they were found under different ones.
     """
-    said: list[Any] = [one.ablation for one in circuits if isinstance(one, FoundUnder)]
+    said: list[Any] = [one.ablation for one in circuits if isinstance(one, Masked)]
     # Ablations that are told by their name alone are one.
     known = {a.name if isinstance(a, Ablation) and a.values is None else a for a in said} - {None}
     if len(known) > 1:

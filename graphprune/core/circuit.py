@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.method import HasToDict, ablation_name, provenance_of, versions_now
+from graphprune.core.method import HasToDict, ablation_name, provenance_of, recorded, versions_now
 from graphprune.core.overlap import ExampleFingerprint, fingerprint_set
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
@@ -188,11 +188,7 @@ class Circuit:
     @property
     def title(self) -> str:
         """The model and the task, where they are known."""
-        model, task = self.provenance.get("model"), self.provenance.get("task")
-        names = [
-            str(part.get(key) or "") if isinstance(part, Mapping) else str(part or "")
-            for part, key in ((model, "model"), (task, "name"))
-        ]
+        names = [recorded(self.provenance, *key) for key in (("model", "model"), ("task", "name"))]
         return " · ".join(name for name in names if name) or "circuit"
 
     def report_dict(self) -> dict[str, Any]:

@@ -276,11 +276,16 @@ def mask_density(mask: EdgeMask) -> dict[str, float]:
 
 @runtime_checkable
 class Masked(Protocol):
-    """Whatever a mask stands in: a circuit, or a method's result."""
+    """Whatever a mask stands in, with the ablation it was found under: a circuit or a result."""
 
     @property
     def mask(self) -> EdgeMask | None:
         """The mask; ``None`` where there is none yet."""
+        ...
+
+    @property
+    def ablation(self) -> Any:
+        """A name or an :class:`~graphprune.Ablation`; ``None`` where that is not known."""
         ...
 
 

@@ -358,6 +358,12 @@ def provenance_of(
     return {**provenance, **versions_now()}
 
 
+def recorded(provenance: Mapping[str, Any], part: str, key: str) -> str:
+    """A name in a part of a provenance, which may be the name alone; empty where not known."""
+    record = provenance.get(part)
+    return str((record.get(key) if isinstance(record, Mapping) else record) or "")
+
+
 def ablation_name(given: Any, method: Any = None, report: Any = None) -> str | None:
     """The ablation that was said: outright, by a method (or a record of one), or by a report."""
     if given is None and method is not None:

@@ -109,7 +109,11 @@ def same_outputs(
 
 
 def equivalent(
-    model: MaskedModel, task: Task, mask: EdgeMask | Masked, *, ablation: AblationLike | None = None
+    model: MaskedModel,
+    task: Task,
+    mask: EdgeMask | Masked,
+    *,
+    ablation: AblationLike | None = None,
 ) -> bool:
     """``True`` if the circuit gives the full model's output on every example of the task."""
     chosen, mask = said_or_own(ablation, mask), mask_of(mask)
@@ -143,7 +147,11 @@ def removable_edges(
 
 
 def is_minimal(
-    model: MaskedModel, task: Task, mask: EdgeMask | Masked, *, ablation: AblationLike | None = None
+    model: MaskedModel,
+    task: Task,
+    mask: EdgeMask | Masked,
+    *,
+    ablation: AblationLike | None = None,
 ) -> bool:
     """``True`` if the circuit is exact and the removal of any kept edge changes some output."""
     if not equivalent(model, task, mask, ablation=ablation):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-PIECE = 4096  # rows read at a time
+CHUNK = 4096  # rows compared at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,29 +184,13 @@ def overlap(
             "answer and distractor must both be given for each example or both for each position, "
             f"got the shapes {list(answer.shape)} and {list(distractor.shape)}"
         )
-    for row in range(0, len(answer), PIECE):
-        mine, theirs = answer[row : row + PIECE], distractor[row : row + PIECE]
+    for row in range(0, len(answer), CHUNK):
+        mine, theirs = answer[row : row + CHUNK], distractor[row : row + CHUNK]
         same = (mine[..., :, None] == theirs[..., None, :]) & (mine[..., :, None] >= 0)
         if same.any():
             place = np.argwhere(same)[0]
             return row + int(place[0]), int(mine[tuple(place[:-1])])
     return None
-
-
-class Released(Protocol):
-    """Where rows lie that are handed back to the system once read."""
-
-    def release(self) -> None:
-        """Hands back what was read."""
-        ...
-
-
-def pieces(count: int, spool: Released | None) -> Iterator[NDArray[np.int64]]:
-    """The numbers of ``count`` rows, some at a time; what was read of them is handed back."""
-    for start in range(0, count, PIECE):
-        yield np.arange(start, min(start + PIECE, count))
-        if spool is not None:
-            spool.release()
 
 
 def last_tokens(lengths: NDArray[np.int64], appended: int) -> NDArray[np.int32]:
