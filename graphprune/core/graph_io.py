@@ -99,18 +99,22 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
     if len(set(texts)) != len(texts):
         raise InputError("two nodes have the same name once written as text")
     nodes = tuple(_node(str(name), data) for name, data in source.nodes(data=True))
-    about = source.graph
-    ours = "edge_kinds" in about  # written by graph_to_networkx: edges carry their number
+    header = source.graph
+    numbered = "edge_kinds" in header  # written by graph_to_networkx: edges carry their number
     edges, wires = [], []
     for u, v, data in source.edges(data=True):
         pair = (number[u], number[v], str(data.get("kind", "message")))
-        if ours and data.get("fixed"):
+        if numbered and data.get("fixed"):
             wires.append((data.get("wire"), pair))
         else:
             edges.append((data.get("number"), pair))
-    pairs, fixed = (_in_order(rows) if ours else [p for _, p in rows] for rows in (edges, wires))
+    pairs, fixed = (
+        _in_order(rows) if numbered else [p for _, p in rows] for rows in (edges, wires)
+    )
     occurring = dict.fromkeys(kind for _, _, kind in pairs)
-    kinds = tuple(dict.fromkeys([*_split(about.get("edge_kinds", "")), *occurring])) or ("message",)
+    kinds = tuple(dict.fromkeys([*_split(header.get("edge_kinds", "")), *occurring])) or (
+        "message",
+    )
     places = {kind: i for i, kind in enumerate(kinds[:MOST_KINDS])}  # more are refused below
 
     def index(rows: list[tuple[int, int, str]]) -> torch.Tensor:
@@ -122,11 +126,11 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
         edge_index=index(pairs),
         edge_kind=torch.tensor([places.get(k, 0) for _, _, k in pairs], dtype=torch.uint8),
         edge_kinds=kinds,
-        ports=tuple(_split(about.get("ports", ""))),
+        ports=tuple(_split(header.get("ports", ""))),
         fixed_edge_index=index(fixed),
-        groups=tuple(_numbers(g, about) for g in str(about.get("groups", "")).split(";") if g),
-        inputs=_numbers(about["inputs"], about) if "inputs" in about else None,
-        outputs=_numbers(about["outputs"], about) if "outputs" in about else None,
+        groups=tuple(_numbers(g, header) for g in str(header.get("groups", "")).split(";") if g),
+        inputs=_numbers(header["inputs"], header) if "inputs" in header else None,
+        outputs=_numbers(header["outputs"], header) if "outputs" in header else None,
     )
 
 
@@ -183,14 +187,14 @@ def _split(text: Any) -> list[str]:
     return [str(name) for name in names]
 
 
-def _numbers(text: Any, about: Mapping[str, Any]) -> tuple[int, ...]:
+def _numbers(text: Any, header: Mapping[str, Any]) -> tuple[int, ...]:
     try:
         return tuple(int(x) for x in str(text).split(",") if x)
     except ValueError:
-        name = next(key for key in ("inputs", "outputs", "groups") if str(text) in str(about[key]))
+        name = next(key for key in ("inputs", "outputs", "groups") if str(text) in str(header[key]))
         raise InputError(
             f"the graph attribute {name!r} must hold numbers of nodes, such as '0,1', as "
-            f"to_networkx writes it; got {about[name]!r}. Rename or remove it: "
+            f"to_networkx writes it; got {header[name]!r}. Rename or remove it: "
             f"del G.graph[{name!r}]"
         ) from None
 
@@ -292,10 +296,10 @@ def _without_networkx(source: Any, kept: torch.Tensor, graph: ComputationalGraph
             f"{graph!r}; apply a mask to the graph that it was found on"
         )
     every = source.edges(keys=True) if source.is_multigraph() else source.edges
-    ours = "edge_kinds" in source.graph  # written by graph_to_networkx
-    edges = [edge for edge in every if not (ours and source.edges[edge].get("fixed"))]
+    numbered = "edge_kinds" in source.graph  # written by graph_to_networkx
+    edges = [edge for edge in every if not (numbered and source.edges[edge].get("fixed"))]
     carried = [_whole(source.edges[edge].get("number")) for edge in edges]
-    if ours and None not in carried:
+    if numbered and None not in carried:
         edges.sort(key=lambda edge: int(source.edges[edge]["number"]))
     small = source.copy()
     small.remove_edges_from(

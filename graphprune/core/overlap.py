@@ -124,9 +124,9 @@ def as_table(found_on: HasFingerprints | Iterable[ExampleFingerprint]) -> Table:
 
 def count_overlapping(task: ExampleSet, found_on: Iterable[ExampleFingerprint]) -> int:
     """How many of the task's examples overlap those with the fingerprints ``found_on``."""
-    own, seen = fingerprint_table(task), as_table(found_on)
-    crossed = (own[:, 1] != 0) & np.isin(own[:, 1], seen[:, 0])
-    return int((np.isin(own[:, 0], seen[seen != 0]) | crossed).sum())
+    table, seen = fingerprint_table(task), as_table(found_on)
+    corrupt_seen = (table[:, 1] != 0) & np.isin(table[:, 1], seen[:, 0])
+    return int((np.isin(table[:, 0], seen[seen != 0]) | corrupt_seen).sum())
 
 
 @dataclass(frozen=True)
@@ -152,26 +152,26 @@ def without_overlap(task: T, seen: Table, *, drop: bool = True) -> Remaining[T]:
     clean prompt was seen. ``drop=False`` leaves none out and only draws again. Without overlap the
     task comes back as it is.
     """
-    own = fingerprint_table(task)
-    old = np.isin(own[:, 0], seen[seen != 0]) if drop else np.zeros(len(own), dtype=bool)
-    taken = seen[:, 0]
-    crossed = ~old & (own[:, 1] != 0) & np.isin(own[:, 1], taken)
+    table = fingerprint_table(task)
+    dropped = np.isin(table[:, 0], seen[seen != 0]) if drop else np.zeros(len(table), dtype=bool)
+    seen_clean = seen[:, 0]
+    corrupt_seen = ~dropped & (table[:, 1] != 0) & np.isin(table[:, 1], seen_clean)
     examples = task.examples
-    done = np.zeros(len(own), dtype=bool)
-    if crossed.any() and isinstance(examples, Redrawable):
+    drawn_again = np.zeros(len(table), dtype=bool)
+    if corrupt_seen.any() and isinstance(examples, Redrawable):
         numbers = np.asarray(task.example_numbers)
-        examples, drawn = examples.redrawn(
-            numbers[crossed], numbers[~old], frozenset(taken.tolist())
+        examples, successful = examples.redrawn(
+            numbers[corrupt_seen], numbers[~dropped], frozenset(seen_clean.tolist())
         )
-        done = crossed & np.isin(numbers, np.asarray(drawn, dtype=np.int64))
+        drawn_again = corrupt_seen & np.isin(numbers, np.asarray(successful, dtype=np.int64))
     if drop:
-        old |= crossed & ~done
-    counts = {"redrawn": int(done.sum()), "dropped": int(old.sum())}
+        dropped |= corrupt_seen & ~drawn_again
+    counts = {"redrawn": int(drawn_again.sum()), "dropped": int(dropped.sum())}
     if not any(counts.values()):
         return Remaining(task, 0, 0)
-    if old.all():
-        return Remaining(None, len(own), 0)
-    kept: Any = task.subset(np.flatnonzero(~old).tolist()) if old.any() else task
+    if dropped.all():
+        return Remaining(None, len(table), 0)
+    kept: Any = task.subset(np.flatnonzero(~dropped).tolist()) if dropped.any() else task
     notes = {**task.notes, "overlap": {name: n for name, n in counts.items() if n}}
     left = cast(T, replace(kept, examples=examples, notes=notes))
     return Remaining(left, counts["dropped"], counts["redrawn"])

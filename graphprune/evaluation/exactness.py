@@ -195,7 +195,7 @@ def minimal_circuit(
     else:
         require_same_graph(model.graph, order.graph, "the model and the scores")
         ranked = torch.sort(order.values, stable=True).indices
-    kept = _lead_somewhere(exact, kept)
+    kept = _without_dead_ends(exact, kept)
     while True:
         after = _one_pass(exact, kept, ranked)
         if bool((after == kept).all()):
@@ -203,13 +203,13 @@ def minimal_circuit(
         kept = after
 
 
-def _lead_somewhere(exact: SameOutputs, kept: Tensor) -> Tensor:
+def _without_dead_ends(exact: SameOutputs, kept: Tensor) -> Tensor:
     alive = exact.model.graph.alive(kept.numpy(), from_inputs=not exact.leading)
     return torch.from_numpy(alive)
 
 
 @dataclass
-class _Guess:
+class _Pace:
     """The way the next edges are tried: all at once as if ``going``, or each alone."""
 
     going: bool = True
@@ -218,23 +218,23 @@ class _Guess:
 
 def _one_pass(exact: SameOutputs, kept: Tensor, ranked: Tensor) -> Tensor:
     """Every kept edge tried once, in order."""
-    kept, start, guess = kept.clone(), 0, _Guess(width=exact.max_candidates)
+    kept, start, pace = kept.clone(), 0, _Pace(width=exact.max_candidates)
     while True:
         rest = ranked[start:]
-        places = torch.nonzero(kept[rest])[: guess.width, 0]
+        places = torch.nonzero(kept[rest])[: pace.width, 0]
         if not len(places):
             return kept
         edges = rest[places]
-        gone, tried = (_try_stretch if guess.going else _try_each)(exact, kept, edges, guess)
+        gone, tried = (_try_stretch if pace.going else _try_each)(exact, kept, edges, pace)
         if tried:
             start += int(places[tried - 1]) + 1
         if len(gone):
             kept[gone] = False
-            kept = _lead_somewhere(exact, kept)
+            kept = _without_dead_ends(exact, kept)
 
 
 def _try_stretch(
-    exact: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess
+    exact: SameOutputs, kept: Tensor, edges: Tensor, pace: _Pace
 ) -> tuple[Tensor, int]:
     """The longest stretch of ``edges`` that can go at once, and of how many the fate is known."""
     count = min(len(edges), exact.max_candidates)
@@ -245,24 +245,24 @@ def _try_stretch(
     first = exact.first(masks)
     going = 0 if first is None else cuts[first]
     if first == 0:
-        guess.width *= 2
+        pace.width *= 2
         return edges, len(edges)
     # The next cut's edges cannot all go: where that is a single edge, it stays.
     more = (cuts[-1] if first is None else cuts[first - 1]) - going
-    guess.width = more if more < len(edges) else max(1, more // 2)
+    pace.width = more if more < len(edges) else max(1, more // 2)
     if more > 1:
         return edges[:going], going
-    guess.going = going > 0
+    pace.going = going > 0
     return edges[:going], going + 1
 
 
-def _try_each(exact: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess) -> tuple[Tensor, int]:
+def _try_each(exact: SameOutputs, kept: Tensor, edges: Tensor, pace: _Pace) -> tuple[Tensor, int]:
     """The first of ``edges`` that can go alone; those before it stay."""
     edges = edges[: exact.max_candidates]
     first = exact.first(without_each(kept, edges))
     if first is None:
-        guess.width = min(2 * len(edges), exact.max_candidates)
+        pace.width = min(2 * len(edges), exact.max_candidates)
         return edges[:0], len(edges)
-    guess.going = first == 0
-    guess.width = 1 if guess.going else max(1, first)
+    pace.going = first == 0
+    pace.width = 1 if pace.going else max(1, first)
     return edges[first : first + 1], first + 1

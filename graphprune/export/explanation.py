@@ -72,8 +72,12 @@ def to_explanation(
     ranked = None if circuit.scores is None else ranked_values(circuit.scores.values, by)
     kinds = numbered_types(circuit.graph)
     if data is None:
-        made = _bare(circuit, ranked) if kinds is None else _bare_hetero(circuit, ranked, kinds)
-        return _valid(made, ranked, by)
+        made = (
+            _without_data(circuit, ranked)
+            if kinds is None
+            else _without_hetero_data(circuit, ranked, kinds)
+        )
+        return _validated(made, ranked, by)
     if not isinstance(data, Data | HeteroData):
         raise InputError(f"expected PyG's Data, HeteroData or Batch, got {type(data).__name__}")
     if isinstance(data, HeteroData) != (kinds is not None):
@@ -86,7 +90,7 @@ def to_explanation(
     if ranked is not None:
         parts["edge_score"] = by_edge_type(data, ranked)
     if not isinstance(data, Batch):
-        return _valid(_one(data, parts, target, index, arguments), ranked, by)
+        return _validated(_explanation_of(data, parts, target, index, arguments), ranked, by)
     if index is not None:
         raise InputError("index goes with the rows of one graph; a Batch gives one for each graph")
     if target is not None and len(target) != data.num_graphs:
@@ -102,11 +106,13 @@ def to_explanation(
             for name, by_kind in parts.items()
         }
         own = None if target is None else target[number : number + 1]
-        explanations.append(_valid(_one(one, mine, own, None, arguments), ranked, by))
+        explanations.append(
+            _validated(_explanation_of(one, mine, own, None, arguments), ranked, by)
+        )
     return explanations
 
 
-def _one(
+def _explanation_of(
     data: Any,
     parts: Mapping[str, Mapping[Any, Tensor]],
     target: Tensor | None,
@@ -144,7 +150,7 @@ def _one(
     return made
 
 
-def _valid(explanation: Any, ranked: Tensor | None, by: Ranking) -> Any:
+def _validated(explanation: Any, ranked: Tensor | None, by: Ranking) -> Any:
     if ranked is not None:
         explanation.edge_score_by = by
     explanation.validate(raise_on_error=True)
@@ -158,7 +164,7 @@ def _touched(circuit: Circuit) -> Tensor:
     return touched
 
 
-def _bare(circuit: Circuit, ranked: Tensor | None) -> Any:
+def _without_data(circuit: Circuit, ranked: Tensor | None) -> Any:
     from torch_geometric.explain import Explanation
 
     graph = circuit.graph
@@ -172,7 +178,7 @@ def _bare(circuit: Circuit, ranked: Tensor | None) -> Any:
     )
 
 
-def _bare_hetero(
+def _without_hetero_data(
     circuit: Circuit,
     ranked: Tensor | None,
     kinds: Mapping[str, tuple[tuple[str, str, str], Tensor]],

@@ -80,11 +80,11 @@ class _Program:
         self = cls(graph, from_inputs)
         self._row(np.arange(self.edges), np.ones(self.edges), count, count)
         sources, targets = self.ends
-        self._linked(self.back(targets))
-        self._supported(backward=True)
+        self._add_links(self.b_columns(targets))
+        self._add_support(backward=True)
         if from_inputs:
-            self._linked(self.front(sources))
-            self._supported(backward=False)
+            self._add_links(self.f_columns(sources))
+            self._add_support(backward=False)
         return self
 
     # ---------------------------------------------------------------- variables
@@ -102,11 +102,11 @@ class _Program:
     def wires(self) -> NDArray[np.int64]:
         return np.asarray(self.graph.representative[self.graph.fixed_edge_index.numpy()])
 
-    def front(self, nodes: Any) -> Any:
+    def f_columns(self, nodes: Any) -> Any:
         """Columns of f."""
         return self.edges + nodes
 
-    def back(self, nodes: Any) -> Any:
+    def b_columns(self, nodes: Any) -> Any:
         """Columns of b."""
         return self.edges + self.graph.num_nodes + nodes
 
@@ -114,7 +114,7 @@ class _Program:
     def size(self) -> int:
         return self.edges + 2 * self.graph.num_nodes
 
-    def reached(self, *, backward: bool) -> NDArray[np.int64]:
+    def terminals(self, *, backward: bool) -> NDArray[np.int64]:
         nodes = self.graph.output_nodes if backward else self.graph.input_nodes
         return np.unique(self.graph.representative[list(nodes)])
 
@@ -133,7 +133,7 @@ class _Program:
         """So many of ``edges`` are kept."""
         self._row(edges, np.ones(len(edges)), count)
 
-    def _linked(self, columns: NDArray[np.int64]) -> None:
+    def _add_links(self, columns: NDArray[np.int64]) -> None:
         """``column - x_e >= 0`` for every edge."""
         first, n = len(self.lower), self.edges
         self.rows.append(np.tile(np.arange(first, first + n), 2))
@@ -142,15 +142,15 @@ class _Program:
         self.lower += [0.0] * n
         self.upper += [np.inf] * n
 
-    def _supported(self, *, backward: bool) -> None:
-        free = set(self.reached(backward=backward).tolist())
+    def _add_support(self, *, backward: bool) -> None:
+        free = set(self.terminals(backward=backward).tolist())
         for node in np.unique(self.graph.representative).tolist():
             if node not in free:
-                self.entered(node, np.array([node]), backward=backward)
+                self.add_cut(node, np.array([node]), backward=backward)
 
-    def entered(self, node: int, inside: NDArray[np.int64], *, backward: bool) -> None:
+    def add_cut(self, node: int, inside: NDArray[np.int64], *, backward: bool) -> None:
         """F (or b) of ``node`` is at most what enters (leaves) the set ``inside``."""
-        column = self.back if backward else self.front
+        column = self.b_columns if backward else self.f_columns
         (near, far), (wire_near, wire_far) = (
             (pair[0], pair[1]) if backward else (pair[1], pair[0])
             for pair in (self.ends, self.wires)
@@ -171,7 +171,7 @@ class _Program:
         cost = np.concatenate([-_scaled(values, count), np.zeros(2 * self.graph.num_nodes)])
         for _ in range(_CUTS):
             kept = self._run(cost, count, positives, time_limit)
-            if not self._cut_off(kept):
+            if not self._add_violated(kept):
                 return EdgeMask(self.graph, torch.from_numpy(kept).float())
         raise InputError(f"no connected circuit of {count} edges was found in {_CUTS} rounds")
 
@@ -212,7 +212,7 @@ class _Program:
             )
         raise InputError(f"the integer programme for {count} edges{wish} failed: {result.message}")
 
-    def _cut_off(self, kept: NDArray[np.bool_]) -> bool:
+    def _add_violated(self, kept: NDArray[np.bool_]) -> bool:
         """Adds a row for every node that kept edges claim to reach and do not; whether any does."""
         graph, (sources, targets) = self.graph, self.ends
         before = len(self.lower)
@@ -225,7 +225,7 @@ class _Program:
             astray = np.unique(claimed[kept & ~reached[claimed]])
             inside = np.unique(graph.representative[np.flatnonzero(~reached)])
             for node in astray.tolist():
-                self.entered(node, inside, backward=backward)
+                self.add_cut(node, inside, backward=backward)
         return len(self.lower) > before
 
 

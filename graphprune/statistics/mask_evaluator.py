@@ -103,7 +103,7 @@ class MaskEvaluator:
         else:
             self._stack = at_least(self.max_candidates, 1, "max_candidates")
         self.measure = self.task.metric if self.metric is None else as_metric(self.metric)
-        self.full, self.ablated = self._ends()
+        self.full, self.ablated = self._end_values()
         largest = max(float(self.full.abs().max()), float(self.ablated.abs().max()))
         self.noise = self.ties * largest
         self.gap = float((self.full - self.ablated).mean())
@@ -132,7 +132,7 @@ class MaskEvaluator:
         return self.measure.sign * values
 
     @torch.no_grad()
-    def _ends(self) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+    def _end_values(self) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
         """The full and the wholly ablated model's values."""
         idle = IdleAblationCheck(self.model, f"task {self.task.name!r}")
         ends = []

@@ -118,7 +118,7 @@ def stability(
         raise InputError("match='rankings' stands for random scores: it needs a scorer and size=")
     values: dict[str, Any] = {"seeds": None, "resamples": None}
     cut = partial(circuit_of_size, size=size or 0, ablation=ablation_of(method), task=task)
-    chance = _by_chance(runs, how, cut, draws, generator)
+    chance = _random_overlaps(runs, how, cut, draws, generator)
     rows: list[dict[str, Any]] = []
     for kind, kind_runs in runs.items():
         values[kind], pairs = _overlap(kind_runs, chance[kind])
@@ -285,7 +285,7 @@ def _spearman(first: MethodRun, second: MethodRun) -> float | None:
 # ---------------------------------------------------------------- circuits by chance
 
 
-def _by_chance(
+def _random_overlaps(
     runs: dict[str, list[MethodRun]],
     match: str,
     cut: Callable[[EdgeScores], EdgeMask],
@@ -298,7 +298,9 @@ def _by_chance(
             kind: np.array(
                 [
                     mean_overlap(family)
-                    for family in _matched([run.mask for run in kind_runs], match, draws, generator)
+                    for family in _random_families(
+                        [run.mask for run in kind_runs], match, draws, generator
+                    )
                 ]
             )
             for kind, kind_runs in runs.items()
@@ -306,12 +308,12 @@ def _by_chance(
     overlaps = {kind: np.empty(draws) for kind in runs}
     for number in track(range(draws), "circuits by chance", draws):
         for kind, kind_runs in runs.items():
-            family = [_ranked(run, cut, generator) for run in kind_runs]
+            family = [_random_ranking(run, cut, generator) for run in kind_runs]
             overlaps[kind][number] = mean_overlap(np.stack(family))
     return overlaps
 
 
-def _ranked(
+def _random_ranking(
     run: MethodRun, cut: Callable[[EdgeScores], EdgeMask], generator: np.random.Generator
 ) -> NDArray[np.bool_]:
     """``[E]``: the circuit of a run's own scores, dealt out to the edges at random.
@@ -325,7 +327,7 @@ def _ranked(
     return np.asarray(cut(dealt).kept.numpy())
 
 
-def _matched(
+def _random_families(
     masks: Sequence[EdgeMask], match: str, draws: int, generator: np.random.Generator
 ) -> Iterator[NDArray[np.bool_]]:
     """``draws`` families ``[runs, E]`` of random circuits with the masks' sizes."""

@@ -105,9 +105,9 @@ class RecordEncoder:
         self._first = "the first " if chunked else ""
         self._with: dict[str, str] = {}
         self._without: dict[str, str] = {}
-        self._apart = _Cases()
-        self._longer = _Cases()
-        self._joined = _Cases()
+        self._mismatched = _Cases()
+        self._shortened = _Cases()
+        self._unspaced = _Cases()
 
     def encode(self, records: Sequence[Any]) -> dict[str, Ragged]:
         """The next records, in order, without those that are dropped, as columns of rows of ids.
@@ -152,20 +152,22 @@ class RecordEncoder:
         """
         if not self.seen:
             raise InputError("there are no records; a task needs at least one")
-        if self._apart.count == self.seen:
+        if self._mismatched.count == self.seen:
             raise InputError(self._mismatch("nothing is left when they are dropped", ""))
-        if self._apart.count:
+        if self._mismatched.count:
             log.warning(
-                "dropped %d of %d pairs whose token lengths differ", self._apart.count, self.seen
+                "dropped %d of %d pairs whose token lengths differ",
+                self._mismatched.count,
+                self.seen,
             )
         for cases, what in (
-            (self._longer, "are longer than one token; their first token stands for them"),
-            (self._joined, "continue the prompt's last word, for they have no space in front"),
+            (self._shortened, "are longer than one token; their first token stands for them"),
+            (self._unspaced, "continue the prompt's last word, for they have no space in front"),
         ):
             if cases.count:
                 log.warning("%d answers or distractors %s (%s)", cases.count, what, cases)
-        notes: dict[str, Any] = {"first_token_answers": self._longer.count}
-        return {**notes, "dropped": self._apart.count} if self._drop else notes
+        notes: dict[str, Any] = {"first_token_answers": self._shortened.count}
+        return {**notes, "dropped": self._mismatched.count} if self._drop else notes
 
     # ---------------------------------------------------------------- steps
 
@@ -198,17 +200,17 @@ class RecordEncoder:
             if len(set(counts)) == 1 or record.get("spans"):
                 fitting.append(i)
                 continue
-            self._apart.add(
+            self._mismatched.add(
                 f"  {where}: {counts[0]} and {counts[1]} tokens: "
                 f"{record['clean']!r} / {record['corrupt']!r}"
             )
-        if self._apart.count and not self._drop:
+        if self._mismatched.count and not self._drop:
             advice = "on_mismatch='drop' drops them, spans align them"
             raise InputError(self._mismatch(advice, self._first))
         return fitting
 
     def _mismatch(self, advice: str, first: str) -> str:
-        bad, cases = self._apart.count, self._apart.first
+        bad, cases = self._mismatched.count, self._mismatched.first
         more = [f"  ... and {bad - len(cases)} more"] if bad > len(cases) else []
         head = (
             f"{bad} of {first}{self.seen} pairs have prompts of different token lengths ({advice}):"
@@ -234,9 +236,9 @@ class RecordEncoder:
             if tokens[0] == encoder.unknown_id:
                 raise InputError(f"{where}: the vocabulary does not have the {name} {one!r}")
             if len(tokens) > 1:
-                self._longer.add(f"{where}: {one!r}")
+                self._shortened.add(f"{where}: {one!r}")
             if record["clean"][-1].isalpha() and one[0].isalpha():
-                self._joined.add(f"{where}: {one!r}")
+                self._unspaced.add(f"{where}: {one!r}")
             ids.append(tokens[0])
         return list(dict.fromkeys(ids))
 

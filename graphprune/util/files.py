@@ -190,7 +190,7 @@ def atomic_folder(path: str | os.PathLike[str], *, whole: bool = False) -> Itera
         for file in _files(staging):
             _flush(staging / file)
         with _uninterrupted():
-            _put(staging, target, whole)
+            _move_into_place(staging, target, whole)
     except OSError as error:
         raise InputError(f"cannot write to {target}: {error.strerror or error}") from error
     finally:
@@ -200,7 +200,7 @@ def atomic_folder(path: str | os.PathLike[str], *, whole: bool = False) -> Itera
                 folder.rmdir()
 
 
-def _put(staging: Path, target: Path, whole: bool) -> None:
+def _move_into_place(staging: Path, target: Path, whole: bool) -> None:
     """Puts the files of ``staging`` into ``target``; the old ones may be left in ``staging``."""
     remove_stale(target.parent, target.name)
     if not target.exists():
