@@ -109,13 +109,11 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
         else:
             edges.append((data.get("number"), pair))
     pairs, fixed = (
-        _in_order(rows) if numbered else [p for _, p in rows] for rows in (edges, wires)
+        _in_order(rows) if numbered else [pair for _, pair in rows] for rows in (edges, wires)
     )
-    occurring = dict.fromkeys(kind for _, _, kind in pairs)
-    kinds = tuple(dict.fromkeys([*_split(header.get("edge_kinds", "")), *occurring])) or (
-        "message",
-    )
-    places = {kind: i for i, kind in enumerate(kinds[:MOST_KINDS])}  # more are refused below
+    named = [*_split(header.get("edge_kinds", "")), *(kind for _, _, kind in pairs)]
+    kinds = tuple(dict.fromkeys(named)) or ("message",)
+    code = {kind: i for i, kind in enumerate(kinds[:MOST_KINDS])}  # more are refused below
 
     def index(rows: list[tuple[int, int, str]]) -> torch.Tensor:
         ends = [(u, v) for u, v, _ in rows]
@@ -124,7 +122,7 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
     return ComputationalGraph(
         nodes=nodes,
         edge_index=index(pairs),
-        edge_kind=torch.tensor([places.get(k, 0) for _, _, k in pairs], dtype=torch.uint8),
+        edge_kind=torch.tensor([code.get(k, 0) for _, _, k in pairs], dtype=torch.uint8),
         edge_kinds=kinds,
         ports=tuple(_split(header.get("ports", ""))),
         fixed_edge_index=index(fixed),
@@ -146,10 +144,10 @@ def node_attributes(node: Node) -> dict[str, Any]:
 
 def _node(name: str, data: dict[str, Any]) -> Node:
     """Networkx gives attributes no meaning: a ``layer`` that is no number is the user's own."""
-    places = {key: _whole(data.get(key)) for key in ("layer", "index")}
-    own = {key for key, value in places.items() if value is None and data.get(key) is not None}
-    attributes = {k: v for k, v in data.items() if k not in ("kind", *places) or k in own}
-    return Node(name, str(data.get("kind", "node")), **places, attributes=attributes)
+    numbers = {key: _whole(data.get(key)) for key in ("layer", "index")}
+    own = {key for key, value in numbers.items() if value is None and data.get(key) is not None}
+    attributes = {k: v for k, v in data.items() if k not in ("kind", *numbers) or k in own}
+    return Node(name, str(data.get("kind", "node")), **numbers, attributes=attributes)
 
 
 def _whole(value: Any) -> int | None:
@@ -342,7 +340,7 @@ def numbered_types(
     names = [f"{kind}:{i}" for kind, count in inside.items() for i in range(count)]
     if not graph.edge_kinds or names != [node.name for node in graph.nodes]:
         return None
-    place = torch.tensor([int(node.name.rsplit(":", 1)[1]) for node in graph.nodes])
+    number_in_type = torch.tensor([int(node.name.rsplit(":", 1)[1]) for node in graph.nodes])
     relations = {}
     for number, name in enumerate(graph.edge_kinds):
         index = graph.edge_index[:, graph.edge_kind == number]
@@ -352,7 +350,7 @@ def numbered_types(
         relation = _between(name, *ends.pop()) if len(ends) == 1 else None
         if relation is None:
             return None
-        relations[name] = relation, place[index]
+        relations[name] = relation, number_in_type[index]
     return relations
 
 
