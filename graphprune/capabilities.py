@@ -1,4 +1,4 @@
-"""What a model may do beyond the contract: each capability is a protocol of its own.
+"""Capabilities: whatever a model can do beyond the contract, each a protocol of its own.
 
 :class:`~graphprune.MaskedModel` asks for a graph, references and runs, and most methods need no
 more. A method that looks inside asks for a capability: with :func:`require`, which refuses in a
@@ -220,12 +220,12 @@ class LowPrecision(Protocol):
 
     @property
     def precision_defaults(self) -> PrecisionDefaults:
-        """What methods take where nobody names kinds of nodes."""
+        """The policies that methods take where nobody names kinds of nodes."""
         ...
 
     @property
     def lowered(self) -> Lowered | None:
-        """What a precision policy came to; ``None`` for a model that has none."""
+        """The outcome of its precision policy; ``None`` for a model that has none."""
         ...
 
 

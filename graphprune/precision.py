@@ -117,7 +117,7 @@ class PrecisionPolicy:
 
 @dataclass(frozen=True)
 class PrecisionDefaults:
-    """What an adapter gives to methods in low precision where nobody names kinds of nodes.
+    """An adapter's defaults for methods in low precision, where nobody names kinds of nodes.
 
     Attributes:
         policy: what PAHQ computes in.
@@ -153,7 +153,7 @@ def rtn(bits: int, kinds: Iterable[str]) -> PrecisionPolicy:
 
 @dataclass(frozen=True)
 class Lowered:
-    """What a policy came to on a model and its device.
+    """The outcome of a policy on a model and its device: what ran natively, what was emulated.
 
     Attributes:
         policy: as asked.

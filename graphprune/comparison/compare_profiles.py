@@ -116,7 +116,7 @@ def compare_profiles(
     draws: int = 999,
     seed: int = 0,
 ) -> ProfileComparison:
-    """Where the edges of several circuits lie, on one graph or on graphs of different models.
+    """The profiles of several circuits, on one graph or on graphs of different models.
 
     Distances between circuits are of what they chose, corrected for what their graphs offer and
     for chance; see :mod:`graphprune.comparison.preference_distance`.

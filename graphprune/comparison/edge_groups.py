@@ -1,4 +1,4 @@
-"""Where edges lie: by layer, by kind of component, by kind of edge, by how far they reach.
+"""Groups of edges: by layer, by kind of component, by kind of edge, by how far they reach.
 
 The words are the graph's own (``node.layer``, ``node.kind``, the edge kinds), so that they are the
 same for transformers and graph networks. A node's *level* is its layer where the graph has layers;

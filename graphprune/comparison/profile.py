@@ -1,4 +1,4 @@
-"""Where a circuit's edges lie, against where the graph's edges lie; and two such profiles.
+"""The profile of a circuit: where its edges lie, against the graph's; and two such profiles.
 
 Each axis divides all edges into groups (:mod:`graphprune.comparison.edge_groups`). A group's
 *share* is its part of the kept edges, *enrichment* that share over the group's part of all edges:

@@ -1,4 +1,4 @@
-"""What the checks share: a batch, drawn masks, comparisons, the state of a module."""
+"""Helpers of the checks: a batch, drawn masks, comparisons, the state of a module."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def drawn(model: MaskedModel, seed: int) -> Tensor:
 
 
 def state_of(module: torch.nn.Module) -> dict[str, Any]:
-    """What a call must leave as it is."""
+    """The state of a module that a call must leave as it is."""
     return {
         "weights": {k: v.detach().clone() for k, v in module.state_dict().items()},
         "gradients": [p.grad is None for p in module.parameters()],

@@ -1,4 +1,4 @@
-"""What stands in for an ablated message, from the name a user gives."""
+"""Ablations from the names that users give."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class Aligned(Protocol):
 
     @property
     def has_spans(self) -> bool:
-        """Whether some may be; batches without an ``alignment`` are not."""
+        """``True`` if some may be; batches without an ``alignment`` are not."""
         ...
 
 

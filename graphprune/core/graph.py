@@ -102,7 +102,7 @@ class EdgeNames(Sequence[str]):
         return renamed
 
     def _may_repeat(self) -> bool:
-        """Whether two edges can have one plain name: by numbers alone, without making the names.
+        """``True`` if two edges can have one plain name: by numbers, without making the names.
 
         Names of nodes without the marks that edge names are put together with leave no two ways to
         read an edge's name, so that only edges with the same ends and port share theirs.
@@ -260,12 +260,12 @@ class ComputationalGraph:
 
     @property
     def num_nodes(self) -> int:
-        """How many nodes there are."""
+        """Number of nodes."""
         return len(self.nodes)
 
     @cached_property
     def num_edges(self) -> int:
-        """How many edges can be masked."""
+        """Number of edges that can be masked."""
         return int(self.edge_index.shape[1])
 
     @cached_property
@@ -338,7 +338,7 @@ class ComputationalGraph:
 
     @cached_property
     def is_acyclic(self) -> bool:
-        """Whether no walk over edges and wires comes back to where it started."""
+        """``True`` if no walk over edges and wires comes back to where it started."""
         loops = (self._wiring[0] == self._wiring[1]).any()
         return not loops and len(np.unique(self._cycles)) == self.num_nodes
 

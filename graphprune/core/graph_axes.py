@@ -1,4 +1,4 @@
-"""What an attribute of PyG data belongs to: nodes, edges, or whole graphs.
+"""The axis of an attribute of PyG data: does it belong to nodes, edges, or whole graphs?
 
 Sizes decide where they can: an attribute of edges has one entry for each edge *in every graph* of a
 batch. Where graphs have as many nodes as edges its name decides, by PyG's conventions; and where
@@ -66,7 +66,7 @@ def _axis(name: str, of_nodes: bool, of_edges: bool) -> Axis:
 
 
 def _asks(name: str) -> bool:
-    """Whether an attribute holds numbers of nodes, or is of pairs asked about: of no edge."""
+    """``True`` if an attribute holds numbers of nodes, or of pairs asked about: of no edge."""
     return name.startswith(_NO_EDGES) or ("index" in name and name != "edge_index")
 
 
@@ -110,7 +110,7 @@ def edge_subset(
 
 
 def main_store(data: Any) -> Any:
-    """Where PyG's data keeps what it says of itself as a whole."""
+    """The store of PyG's data that holds facts on the data as a whole."""
     from torch_geometric.data import HeteroData
 
     return data._global_store if isinstance(data, HeteroData) else data._store

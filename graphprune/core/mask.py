@@ -124,7 +124,7 @@ class EdgeMask:
 
     @property
     def num_kept(self) -> int:
-        """How many edges have a value above 0."""
+        """Number of edges with a value above 0."""
         return int(self.kept.sum())
 
     @property
@@ -139,7 +139,7 @@ class EdgeMask:
 
     @property
     def is_binary(self) -> bool:
-        """Whether every value is 0 or 1."""
+        """``True`` if every value is 0 or 1."""
         return bool(((self.values == 0) | (self.values == 1)).all())
 
     def edges(self) -> list[str]:
@@ -239,7 +239,7 @@ class EdgeMask:
         return EdgeMask(self.graph, torch.where(alive, self.values, torch.zeros(())))
 
     def connected(self) -> bool:
-        """Whether at least one kept path leads from an input node to an output node."""
+        """``True`` if at least one kept path leads from an input node to an output node."""
         graph = self.graph
         reached = graph.reachable(graph.input_nodes, self.kept.numpy())
         return bool(reached[list(graph.output_nodes)].any())
@@ -318,7 +318,7 @@ def binary_mask(graph: ComputationalGraph, given: object) -> EdgeMask:
 
 
 def budget(size: float, total: int) -> int:
-    """How many edges ``size`` means: an int is a count, a float a fraction, ``int(f * total)``.
+    """Number of edges of a ``size``: an int is a count, a float a fraction, ``int(f * total)``.
 
     Raises :class:`InputError` for a count outside 0..total or a fraction outside (0, 1].
 
@@ -352,7 +352,7 @@ def as_size(size: Any) -> int | float:
 
 
 def some_edges(size: Any, total: int) -> int:
-    """How many edges ``size`` means, at least one; :class:`InputError` otherwise."""
+    """The :func:`budget` of a size that keeps an edge; :class:`InputError` otherwise."""
     count = budget(size, total)
     if count < 1:
         raise InputError(f"size={size!r} keeps no edge of {total}")

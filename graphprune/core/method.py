@@ -1,4 +1,4 @@
-"""What a method is: a frozen dataclass of settings that scores or prunes any masked model."""
+"""Methods: frozen dataclasses of settings that score or prune any masked model."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ class Seeded(Protocol):
 
     @property
     def seed(self) -> int | None:
-        """What it draws by."""
+        """The seed it draws by."""
         ...
 
 
@@ -338,7 +338,7 @@ def provenance_of(
     scores: EdgeScores | None,
     seed: int | None,
 ) -> dict[str, Any]:
-    """Where a circuit comes from: plain values by name, each where it is known."""
+    """The origin of a circuit: plain values by name, each where it is known."""
     provenance: dict[str, Any] = {}
     if model is not None:
         provenance["model"] = identity_of(model)

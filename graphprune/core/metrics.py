@@ -233,7 +233,7 @@ def _divergence(log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
 
 
 def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-    """Whether an answer beats every distractor; of a task without any, as :func:`_top1_accuracy`.
+    """1 where an answer beats every distractor; without distractors :func:`_top1_accuracy`.
 
     A tie is no answer, so it counts as wrong.
     """
@@ -246,7 +246,7 @@ def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
 
 
 def _top1_accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-    """Whether the largest of all outputs is an answer.
+    """1 where the largest of all outputs is an answer.
 
     An answer that shares the first place with another output counts as wrong, as it does against a
     distractor. By the first of the largest, outputs that are all alike would have the accuracy of
@@ -263,13 +263,13 @@ def _top1_accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor
 
 
 def _exact_match(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-    """Whether the choice is the full model's: among answers and distractors, or all outputs."""
+    """1 where the choice is the full model's: among answers and distractors, or all outputs."""
     assert full is not None
     return _average(_agreed(outputs, batch, full).to(outputs.dtype), outputs, batch)
 
 
 def _top1_match(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-    """Whether the largest of all outputs is the full model's; of equal ones the first counts.
+    """1 where the largest of all outputs is the full model's; of equal ones the first counts.
 
     That is the choice of greedy decoding, and the full model matches itself.
     """

@@ -1,4 +1,4 @@
-"""What two parts of a task, or a circuit and a task, have in common.
+"""Examples that two parts of a task, or a circuit and a task, have in common.
 
 Each prompt (any input) has a fingerprint of its contents, whatever its place, batch or padding. Two
 examples overlap where the clean prompt of one is the clean or the corrupted prompt of the other: a
@@ -28,11 +28,11 @@ Table = NDArray[np.int64]
 
 
 class ExampleSet(Protocol):
-    """What a task is to this module: a frozen dataclass of examples in an order."""
+    """A task as this module sees it: a frozen dataclass of examples in an order."""
 
     @property
     def examples(self) -> Examples:
-        """Where batches come from."""
+        """The source of batches."""
         ...
 
     @property
@@ -123,7 +123,7 @@ def as_table(found_on: HasFingerprints | Iterable[ExampleFingerprint]) -> Table:
 
 
 def count_overlapping(task: ExampleSet, found_on: Iterable[ExampleFingerprint]) -> int:
-    """How many of the task's examples overlap those with the fingerprints ``found_on``."""
+    """Number of the task's examples that overlap those with the fingerprints ``found_on``."""
     table, seen = fingerprint_table(task), as_table(found_on)
     corrupt_seen = (table[:, 1] != 0) & np.isin(table[:, 1], seen[:, 0])
     return int((np.isin(table[:, 0], seen[seen != 0]) | corrupt_seen).sum())

@@ -17,13 +17,13 @@ _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """How far outputs may be apart, as a share of one plus the largest, and be called equal."""
+    """The largest difference of equal outputs, as a share of one plus the largest output."""
     return _TOLERANCE.get(dtype, 0.2)
 
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """What an adapter makes of a circuit: a module, and how to try it.
+    """A circuit as a module of its own, and how to try it.
 
     Args:
         module: maps ``[B, T]`` inputs to outputs at all positions, or at the last ones asked for.
@@ -64,7 +64,7 @@ class Pruned:
 
 @dataclass(frozen=True, eq=False)
 class ExportedModel:
-    """What :meth:`graphprune.Circuit.export_model` wrote.
+    """The exported model that :meth:`graphprune.Circuit.export_model` wrote.
 
     ``module`` is the circuit in memory, ``path`` the folder, ``report`` what stands in its
     ``report.json``: ``original`` and ``exported`` with ``parameters``, ``bytes``,

@@ -21,12 +21,12 @@ from graphprune.util.modes import ordinary_tensors
 
 
 class Adapter(Protocol):
-    """What an entry point in ``graphprune.adapters`` must give."""
+    """The object that an entry point in ``graphprune.adapters`` must give."""
 
     name: str
 
     def matches(self, module: object) -> bool:
-        """Whether the adapter answers for this object."""
+        """``True`` if the adapter answers for this object."""
         ...
 
     def supported(self) -> list[str]:
@@ -111,7 +111,7 @@ def _require_ordinary_weights(module: nn.Module) -> None:
 
 
 def supported() -> dict[str, list[str]]:
-    """What each installed adapter knows, such as ``{"transformers": ["gpt2", ...]}``."""
+    """The architectures that each adapter knows, such as ``{"transformers": ["gpt2", ...]}``."""
     return {name: adapter.supported() for name, adapter in adapters().items()}
 
 

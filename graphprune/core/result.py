@@ -1,4 +1,4 @@
-"""What every method gives: one type, whoever found the circuit."""
+"""The result of every method: one type, whoever found the circuit."""
 
 from __future__ import annotations
 

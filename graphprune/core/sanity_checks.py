@@ -1,4 +1,4 @@
-"""Whether there is anything to measure: ablations without effect, models not told apart, rounding.
+"""Checks that there is anything to measure: idle ablations, models not told apart, rounding.
 
 *Ablations that change nothing*, so that no edge matters: no message differs, or none that counts.
 Scores would be all zero, a mask of the best edges arbitrary, and an optimiser would find that any
@@ -43,7 +43,7 @@ class ComparesMessages(Protocol):
     """A reference that can tell whether its ablation changes any message."""
 
     def changes_nothing(self) -> bool | None:
-        """Whether every ablated message is the clean one (a mean: but for its rounding).
+        """``True`` if every ablated message is the clean one (a mean: but for its rounding).
 
         ``None`` means that only runs can tell.
         """
@@ -51,7 +51,7 @@ class ComparesMessages(Protocol):
 
 
 def equal_inputs(batch: Batch) -> bool:
-    """Whether a batch's corrupted inputs are its clean ones, tensor by tensor."""
+    """``True`` if a batch's corrupted inputs are its clean ones, tensor by tensor."""
     clean, corrupt = batch.clean, batch.corrupt
     if isinstance(clean, Tensor) and isinstance(corrupt, Tensor):
         return torch.equal(clean, corrupt)
@@ -65,7 +65,7 @@ def equal_inputs(batch: Batch) -> bool:
 
 
 def equal_but_for_rounding(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal but for the rounding of a mean."""
+    """``True`` if two tensors are equal but for the rounding of a mean."""
     one, other = torch.broadcast_tensors(one, other)
     if not one.numel():
         return True
@@ -76,7 +76,7 @@ def equal_but_for_rounding(one: Tensor, other: Tensor) -> bool:
 
 @torch.no_grad()
 def changes_nothing(model: MaskedModel, batch: Batch, reference: Reference) -> bool:
-    """Whether no edge of the batch sends anything else, or nothing that reaches the outputs.
+    """``True`` if no edge of the batch sends anything else, or nothing that reaches the outputs.
 
     Equal outputs are not enough: single edges may matter where all of them together do not. So
     runs of a few drawn circuits decide, unless all messages are known to be the clean ones.
@@ -114,7 +114,7 @@ class IdleAblationCheck:
 
     @property
     def settled(self) -> bool:
-        """Whether one has changed something."""
+        """``True`` if one has changed something."""
         return self._changed
 
     def finish(self) -> None:
@@ -238,7 +238,7 @@ class MetricRange:
         return self.full - self.ablated
 
     def share(self, value: float) -> float:
-        """Where ``value`` lies on the way from the ablated model (0) to the full one (1)."""
+        """The place of ``value`` on the way from the ablated model (0) to the full one (1)."""
         return (value - self.ablated) / self.size
 
 
@@ -274,7 +274,7 @@ def _dtypes(model: MaskedModel) -> set[torch.dtype]:
 
 
 def may_be_rounding(model: MaskedModel, values: Mapping[str, float]) -> bool:
-    """Whether a figure may be one of rounding alone."""
+    """``True`` if a figure may be one of rounding alone."""
     if _dtypes(model) & {torch.float16, torch.bfloat16}:
         return True
     off = abs(1 - values["faithfulness"]) if "faithfulness" in values else math.inf

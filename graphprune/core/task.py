@@ -208,7 +208,7 @@ class Task:
 
     @cached_property
     def aligns_spans(self) -> bool:
-        """Whether some clean prompt reads its corrupted one span by span, not position by position.
+        """``True`` if some clean prompt reads its corrupted one span by span.
 
         Asked of the batches themselves, so that it holds for anyone's examples.
         """
@@ -231,7 +231,7 @@ class Task:
         return fingerprint(len(numbers), parts, metric, self.batch_size)
 
     def num_batches(self, size: int | None = None) -> int:
-        """How many batches :meth:`batches` makes of ``size`` examples (``None`` means its own).
+        """Number of batches that :meth:`batches` makes of ``size`` examples (``None``: its own).
 
         Raises :class:`InputError` unless ``size`` is an integer of at least 1.
         """

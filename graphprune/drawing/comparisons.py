@@ -37,7 +37,7 @@ _NULL_STYLES = {
 
 
 class _Comparison(Protocol):
-    """What a matrix is drawn of: circuits by circuits, and each pair with what chance gives."""
+    """A matrix as it is drawn: circuits by circuits, and each pair with what chance gives."""
 
     @property
     def names(self) -> Sequence[str]: ...
@@ -47,7 +47,7 @@ class _Comparison(Protocol):
 
 
 class _Profile(Protocol):
-    """What bars are drawn of: an axis has groups, with their shares of kept and of all edges."""
+    """A profile as it is drawn: groups of each axis with their shares of kept and of all edges."""
 
     @property
     def axes(self) -> Any: ...
@@ -57,7 +57,7 @@ class _Profile(Protocol):
 
 
 class _Overlap(Protocol):
-    """What an overlap is drawn of: the shared edges of two circuits at every size."""
+    """An overlap as it is drawn: the shared edges of two circuits at every size."""
 
     @property
     def points(self) -> Sequence[Any]: ...

@@ -49,7 +49,7 @@ class DrawnEdge:
 
 @dataclass(frozen=True)
 class Content:
-    """What is drawn: ``edge_numbers [n]`` are theirs in the graph, chains' inner ones too.
+    """The nodes and edges drawn: ``edge_numbers [n]`` in the graph, chains' inner ones too.
 
     ``share`` is the part of the circuit's summed strength that they have, ``total`` the number of
     the circuit's edges.
@@ -69,7 +69,7 @@ class Content:
 
     @property
     def statement(self) -> str:
-        """How many edges are shown, and how much of the circuit's score they have."""
+        """A phrase: the number of edges shown, and their part of the circuit's score."""
         count = len(self.edge_numbers)
         if count == self.total:
             return f"{count} edges"
@@ -220,7 +220,7 @@ def _fits_one_box(
     pairs: set[tuple[int, int]],
     graph: ComputationalGraph,
 ) -> bool:
-    """Whether all that the run reads lies below all that reads it: one box can stand between."""
+    """``True`` if all that the run reads lies below all that reads it: one box fits between."""
 
     def layer(number: int) -> int:
         own = layer_of[number]

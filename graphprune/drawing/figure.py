@@ -161,7 +161,7 @@ class Sheet:
         return (0.27 if ports else 0.155), max(text, 0.22) + (0.09 if ports else 0.0)
 
     def fits(self, shown: Content) -> bool:
-        """Whether the page holds all rows with room between them."""
+        """``True`` if the page holds all rows with room between them."""
         sizes = [self.size(node) for node in shown.nodes]
         rows = rows_of(shown, sizes, self.across)
         lengths = [0.0] * (int(rows.max(initial=0)) + 1)

@@ -51,7 +51,7 @@ def short_number(value: float) -> str:
 
 
 def circuit_key(shown: Content) -> list[KeyEntry]:
-    """What a drawing of a circuit needs explained: only what it shows."""
+    """The key of a drawing of a circuit: entries for whatever it shows."""
     edges = [edge for edge in shown.edges if not edge.wire]
     entries: list[KeyEntry] = []
     if not shown.scored:

@@ -311,7 +311,7 @@ def _paths(
 def _fanned(
     touching: dict[int, list[tuple[float, int]]], boxes: tuple[Box, ...]
 ) -> dict[int, float]:
-    """Where each edge meets its node: side by side, in the order of where they go."""
+    """The place at which each edge meets its node: side by side, in the order of where they go."""
     out: dict[int, float] = {}
     for node, edges in touching.items():
         box = boxes[node]

@@ -43,7 +43,7 @@ DEGREE_FILLS = ("#F7FBEF", "#D5EBC2", "#A3D39C", "#5FB37A", "#2B8A57")
 
 
 def flows_one_way(graph: ComputationalGraph) -> bool:
-    """Whether the graph is drawn in rows: no cycles, and layers or few nodes."""
+    """``True`` if the graph is drawn in rows: no cycles, and layers or few nodes."""
     layers = any(node.layer is not None for node in graph.nodes)
     return graph.is_acyclic and (layers or graph.num_nodes <= SMALL_GRAPH)
 

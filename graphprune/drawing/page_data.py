@@ -1,4 +1,4 @@
-"""What the page shows of a circuit, as plain values: places, edges by columns, tables."""
+"""The data of a circuit's page, as plain values: places, edges by columns, tables."""
 
 from __future__ import annotations
 

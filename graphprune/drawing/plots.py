@@ -14,7 +14,7 @@ from graphprune.errors import InputError
 
 
 class _Curve(Protocol):
-    """What a curve is drawn of: f at every size for each ranking, its intervals, and names."""
+    """A curve as it is drawn: f at every size for each ranking, its intervals, and names."""
 
     @property
     def sizes(self) -> Sequence[float]: ...
@@ -106,7 +106,7 @@ def _draw_baseline(ax: Any, curves: Sequence[_Curve], by: str, style: str) -> No
 
 
 def figure_target(path: Any) -> Path | None:
-    """Where a figure is to be written; refuses what cannot be, before anything is drawn."""
+    """The path to write a figure to; refuses what cannot be, before anything is drawn."""
     require_matplotlib()
     if path is None:
         return None

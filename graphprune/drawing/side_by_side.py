@@ -155,7 +155,7 @@ def _figure(
 
 
 def _statement(circuit: CircuitLike, numbers: Tensor, having: Tensor, circuits: int) -> str:
-    """What is shown of one circuit, and how many of all its edges the others have too."""
+    """A sentence: what is shown of one circuit, and how many of its edges the others have too."""
     own = having[circuit.mask.kept]
     shared, alone = int((own == circuits).sum()), int((own == 1).sum())
     shown = content(circuit, numbers, chains=False).statement

@@ -1,4 +1,4 @@
-"""What pruning did to a graph too large to draw: counts, degrees, and which nodes it joins."""
+"""A summary of a pruned graph too large to draw: counts, degrees, and which nodes it joins."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class SameOutputs:
 
     @property
     def leading(self) -> bool:
-        """``True`` where a node that no kept path reaches from the input still sends something.
+        """``True`` if a node that no kept path reaches from the input still sends something.
 
         So it is unless the ablation is counterfactual, position by position.
         """

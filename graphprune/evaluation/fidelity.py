@@ -20,7 +20,7 @@ from graphprune.core.task import Task
 
 @dataclass(frozen=True)
 class Fidelity:
-    """See the module."""
+    """The two fidelities of a circuit, as shares of examples; see the module."""
 
     plus: float
     minus: float

@@ -1,4 +1,4 @@
-"""Whether an exported circuit still does what the circuit that was found does.
+"""The agreement of an exported circuit with the circuit that was found.
 
 A circuit is found under one ablation and may be exported under another, since a model of its own
 has no corrupted prompt. Then it is another model, which may do nothing of what was found.

@@ -50,7 +50,7 @@ _DTYPES = {
 def save_circuit(
     circuit: Circuit, directory: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
-    """See :meth:`graphprune.Circuit.save`."""
+    """Writes a circuit's folder; see :meth:`graphprune.Circuit.save`."""
     target = Path(directory).resolve()
     require_free(target, overwrite, "circuit", lambda: states_format(target / JSON_NAME, FORMAT))
     tensors = _tensors(circuit)
@@ -136,7 +136,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
-    """See :meth:`graphprune.Circuit.load`. The path of the ``circuit.json`` itself is taken too."""
+    """The circuit in a folder, or beside a ``circuit.json``: :meth:`graphprune.Circuit.load`."""
     from graphprune.core.circuit import Circuit
 
     folder = Path(directory)

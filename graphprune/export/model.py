@@ -53,7 +53,7 @@ def export_model(
     allow_difference: bool = False,
     **options: Any,
 ) -> ExportedModel:
-    """See :meth:`graphprune.Circuit.export_model`.
+    """Writes a circuit as a module; see :meth:`graphprune.Circuit.export_model`.
 
     Example:
         >>> import tempfile

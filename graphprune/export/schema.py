@@ -1,4 +1,4 @@
-"""What ``circuit.json`` may hold, checked with pydantic at the file's edge."""
+"""The schema of ``circuit.json``, checked with pydantic at the file's edge."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NodeRow(_Strict):
 
 
 class GraphHead(_Strict):
-    """What the graph has beside its nodes and tensors."""
+    """The graph without its nodes and tensors."""
 
     fingerprint: Sha256
     num_nodes: Count

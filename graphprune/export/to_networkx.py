@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def circuit_to_networkx(circuit: Circuit) -> nx.DiGraph[Any]:
-    """See :meth:`graphprune.Circuit.to_networkx`.
+    """The networkx graph of a circuit; see :meth:`graphprune.Circuit.to_networkx`.
 
     Graph attributes are those of :meth:`ComputationalGraph.to_networkx`, renumbered to the nodes
     that are left, so ``ComputationalGraph.from_networkx`` reads the circuit as a graph of its own.

@@ -217,7 +217,7 @@ def completeness(
 
 
 def _passed(same: bool, relative: float | None, bar: float | None) -> bool | None:
-    """``True`` where the worst is within the bar, or is nothing, whatever it is a share of."""
+    """``True`` if the worst is within the bar, or is nothing, whatever it is a share of."""
     if bar is None or (relative is None and not same):
         return None
     return same or relative is None or relative <= bar

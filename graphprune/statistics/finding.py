@@ -63,7 +63,7 @@ class Finding:
 
     @property
     def underpowered(self) -> bool:
-        """``True`` where the settings let no circuit have the null hypothesis rejected."""
+        """``True`` if the settings let no circuit have the null hypothesis rejected."""
         return self.least_p is not None and self.least_p > self.alpha
 
     @property

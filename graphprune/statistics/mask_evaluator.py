@@ -110,7 +110,7 @@ class MaskEvaluator:
         self.metric_range = MetricRange.of(self.full, self.ablated)
 
     def settings(self, circuit: EdgeMask, **more: Any) -> dict[str, Any]:
-        """Where a result comes from, as plain values, with ``more`` settings of the test."""
+        """The origin of a result as plain values, with ``more`` settings of the test."""
         return {
             "task": self.task.name,
             "examples": len(self.full),

@@ -39,7 +39,7 @@ class Expression:
 
     @property
     def value(self) -> bool:
-        """What the expression comes to."""
+        """The truth value of the expression."""
         if self.operator in ("True", "False"):
             return self.operator == "True"
         values = [part.value for part in self.parts]

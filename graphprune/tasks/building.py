@@ -156,7 +156,7 @@ def build(
 
 
 def _key(candidate: Candidate) -> Any:
-    """What makes a candidate's clean prompt distinct."""
+    """The clean prompt of a candidate, as a key."""
     return candidate.clean if isinstance(candidate.clean, str) else tuple(candidate.clean)
 
 

@@ -21,7 +21,7 @@ LARGE_FILE = 16 * 2**20  # bytes; text and records of a larger file are never in
 
 
 def is_large(path: str | Path) -> bool:
-    """Whether a file is read line by line into files (:meth:`Task.from_stream`), not at once."""
+    """``True`` for a file read line by line into files (:meth:`Task.from_stream`), not at once."""
     try:
         return Path(path).stat().st_size > LARGE_FILE
     except OSError:

@@ -298,7 +298,7 @@ def _node_numbers(at: Any, count: int) -> Tensor:
 
 
 def _is_pyg(value: object, kind: str) -> bool:
-    """Whether a value is PyG's ``Data`` or ``HeteroData``."""
+    """``True`` if a value is PyG's ``Data`` or ``HeteroData``."""
     if "torch_geometric" not in sys.modules:  # such data cannot exist before it was imported
         return False
     from torch_geometric import data

@@ -303,7 +303,7 @@ class TokenPairs:
 
     @property
     def has_spans(self) -> bool:
-        """Whether the records named spans."""
+        """``True`` if the records named spans."""
         return self.ranges is not None
 
     def _alignment(self, rows: NDArray[np.int64]) -> Tensor | None:

@@ -63,7 +63,7 @@ def check_record(record: Any, where: str) -> None:
 
 @dataclass
 class _Cases:
-    """How often something happened, and its first cases."""
+    """A count of something that happened, and its first cases."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -172,7 +172,7 @@ class RecordEncoder:
     # ---------------------------------------------------------------- steps
 
     def _all_or_none(self, rows: Sequence[_Labelled], name: str) -> bool:
-        """Whether the records have ``name``; raises if only some do, in this or earlier chunks."""
+        """``True`` if the records have ``name``; raises if only some do, earlier ones included."""
         for record, where in rows:
             group = self._without if record.get(name) is None else self._with
             group.setdefault(name, where)

@@ -80,7 +80,7 @@ class Spool:
 
 
 def _nothing() -> None:
-    """What a copied spool is: the copy's arrays are in memory."""
+    """Stands for a copied spool: nothing, since the copy's arrays are in memory."""
 
 
 def _remove(folder: Path, owner: int) -> None:

@@ -13,7 +13,7 @@ from graphprune.tasks.building import Candidate, MetricLike, build, checked_temp
 from graphprune.tasks.encoding import Encoder
 
 Words = tuple[str, ...]
-"""What is put into the blanks of a text."""
+"""The words that are put into the blanks of a text."""
 
 
 @dataclass(frozen=True)

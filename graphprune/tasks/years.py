@@ -35,7 +35,7 @@ CENTURIES = tuple(range(11, 21))
 
 @dataclass(frozen=True)
 class Century:
-    """How a tokenizer goes on behind ``... to the year`` in one century.
+    """The tokens behind ``... to the year`` in one century.
 
     ``shared`` are the tokens that the years share, put behind the prompt; ``years`` maps each next
     token to the years (0 to 99) it leads to.

@@ -18,7 +18,7 @@ def at_least(value: object, least: int, what: str) -> int:
 
 
 def is_integer(value: object) -> TypeGuard[int]:
-    """Whether ``value`` is a whole number of Python or numpy, and no boolean."""
+    """``True`` if ``value`` is a whole number of Python or numpy, and no boolean."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

@@ -74,7 +74,7 @@ class Artifact:
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """The requirement that pip is given."""
         return f"{self.package}=={self.version}"
 
 
@@ -143,7 +143,7 @@ def _record(artifact: Artifact) -> dict[str, Any]:
 
 
 def _is_complete(artifact: Artifact, result: Path) -> bool:
-    """Whether the result is there, by this version of the step, and every file whole."""
+    """``True`` if the result is there, by this version of the step, and every file whole."""
     try:
         record = json.loads((result / RECORD_NAME).read_text(encoding="utf-8"))
         files = record.pop("files")

@@ -42,7 +42,7 @@ def beside(path: Path) -> Path:
 
 
 def contents(folder: Path) -> list[Path]:
-    """What lies in a folder, without what a killed write left there."""
+    """The paths in a folder, without those that a killed write left there."""
     return [p for p in folder.iterdir() if p.name != PENDING and not _SCRATCH.fullmatch(p.name)]
 
 
@@ -121,7 +121,7 @@ def require_free(target: Path, overwrite: bool, what: str, is_one: Callable[[], 
 
 
 def states_format(path: Path, name: str) -> bool:
-    """Whether a file is JSON that says ``"format": name``."""
+    """``True`` if a file is JSON that says ``"format": name``."""
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -229,7 +229,7 @@ def _move_into_place(staging: Path, target: Path, whole: bool) -> None:
 
 
 def _works_in(folder: Path) -> bool:
-    """Whether this process works in the folder, which then must not be exchanged and removed."""
+    """``True`` if this process works in the folder, which then must not be exchanged."""
     try:
         return Path.cwd().is_relative_to(folder)
     except FileNotFoundError:  # it works in one that was removed before

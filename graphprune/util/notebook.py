@@ -1,4 +1,4 @@
-"""How values show themselves in a notebook: a title, a few facts, a table; everything escaped."""
+"""HTML of values in a notebook: a title, a few facts, a table; everything escaped."""
 
 from __future__ import annotations
 
