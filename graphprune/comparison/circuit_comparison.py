@@ -14,7 +14,8 @@ from graphprune.comparison.p_values import rank_p
 from graphprune.comparison.score_overlap import RankCorrelation
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
+from graphprune.util.checks import require_one_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,8 +198,7 @@ class CircuitComparison:
         """
         import pandas as pd
 
-        if quantity not in QUANTITIES:
-            raise unknown_name("quantity", quantity, QUANTITIES)
+        require_one_of(quantity, QUANTITIES, "quantity")
         names = list(self.names)
         table = np.full((len(names), len(names)), np.nan)
         for place, name in enumerate(names):

@@ -41,6 +41,7 @@ from graphprune.comparison.edge_groups import Strata, make_strata
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.errors import unknown_name
+from graphprune.util.checks import require_one_of
 
 _ROUNDS = 2000
 NullName = Literal["uniform", "composition", "degrees"]
@@ -78,8 +79,7 @@ class OverlapNull:
 def require_nulls(nulls: Sequence[str]) -> None:
     """Raises :class:`InputError` for a name that is none of :data:`NULLS`."""
     for null in nulls:
-        if null not in NULLS:
-            raise unknown_name("null", null, NULLS)
+        require_one_of(null, NULLS, "null")
 
 
 def overlap_distribution(

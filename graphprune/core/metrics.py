@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from graphprune.core.batch import Batch, require_finite
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
+from graphprune.util.checks import require_one_of
 from graphprune.util.numbers import NOISE, UNBOUNDED, levels
 
 MetricFunction = Callable[[Tensor, Batch, Tensor | None], Tensor]
@@ -367,8 +368,7 @@ def as_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
-        if metric not in METRICS:
-            raise unknown_name("metric", metric, METRICS)
+        require_one_of(metric, METRICS, "metric")
         return METRICS[metric]
     direction = getattr(metric, "higher_is_better", None)
     if not callable(metric) or not isinstance(direction, bool):

@@ -18,8 +18,8 @@ from torch import Tensor
 from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, budget
-from graphprune.errors import InputError, NumericalError, unknown_name
-from graphprune.util.checks import share_checked
+from graphprune.errors import InputError, NumericalError
+from graphprune.util.checks import require_one_of, share_checked
 from graphprune.util.modes import ordinary
 from graphprune.util.notebook import notebook_card
 from graphprune.util.numbers import NOISE, ranking
@@ -32,8 +32,7 @@ Ranking = Literal["abs", "signed"]
 
 def ranked_values(values: Tensor, by: Ranking) -> Tensor:
     """The values that a ranking goes by: the magnitudes, or the values with their sign."""
-    if by not in ("abs", "signed"):
-        raise unknown_name("by", by, ("abs", "signed"))
+    require_one_of(by, ("abs", "signed"), "by")
     return values.abs() if by == "abs" else values
 
 

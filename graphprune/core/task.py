@@ -22,8 +22,8 @@ from graphprune.core.overlap import (
     split_without_overlap,
     without_overlap,
 )
-from graphprune.errors import InputError, unknown_name
-from graphprune.util.checks import at_least, is_integer, seed_checked
+from graphprune.errors import InputError
+from graphprune.util.checks import at_least, is_integer, require_one_of, seed_checked
 from graphprune.util.modes import ordinary_tensors
 
 if TYPE_CHECKING:
@@ -303,8 +303,7 @@ class Task:
             or not np.isfinite(train)
         ):
             raise InputError(f"train must be a count (int) or a fraction (float), got {train!r}")
-        if overlap not in ("mend", "keep"):
-            raise unknown_name("overlap", overlap, ("mend", "keep"))
+        require_one_of(overlap, ("mend", "keep"), "overlap")
         count = int(train) if is_integer(train) else round(float(train) * len(self))
         if not 0 < count < len(self):
             raise InputError(

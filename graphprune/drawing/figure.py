@@ -35,7 +35,8 @@ from graphprune.drawing.styles import (
     wrapped,
 )
 from graphprune.drawing.subject import CircuitLike
-from graphprune.errors import InputError, MissingExtraError, unknown_name
+from graphprune.errors import InputError, MissingExtraError
+from graphprune.util.checks import require_one_of
 
 Orientation = Literal["portrait", "landscape"]
 SUFFIXES = (".svg", ".png", ".pdf")
@@ -75,8 +76,7 @@ def plot(
 
     Raises :class:`MissingExtraError` where matplotlib is not installed.
     """
-    if orientation not in WIDTHS:
-        raise unknown_name("orientation", orientation, tuple(WIDTHS))
+    require_one_of(orientation, WIDTHS, "orientation")
     inches = (WIDTHS[orientation] if width is None else width) * CM
     if not 5 * CM <= inches <= 200 * CM:
         raise InputError(f"width must be from 5 to 200 centimetres, got {width!r}")

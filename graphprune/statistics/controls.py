@@ -33,8 +33,8 @@ from graphprune.core.method import ablation_of
 from graphprune.core.model import MaskedModel
 from graphprune.core.sanity_checks import MetricRange
 from graphprune.core.task import Task
-from graphprune.errors import InputError, unknown_name
-from graphprune.util.checks import at_least, share
+from graphprune.errors import InputError
+from graphprune.util.checks import at_least, require_one_of, share
 from graphprune.util.progress import track
 
 from .finding import Finding
@@ -87,8 +87,7 @@ def controls(
     share(alpha, "alpha")
     at_least(seed, 0, "seed")
     for kind in kinds:
-        if kind not in KINDS:
-            raise unknown_name("kind", kind, KINDS)
+        require_one_of(kind, KINDS, "kind")
     if not kinds or len(set(kinds)) < len(kinds):
         raise InputError(f"kinds are some of {', '.join(KINDS)}, each once; got {list(kinds)!r}")
     if method is None and ("labels" in kinds or "weights" in kinds):

@@ -19,10 +19,10 @@ from graphprune.core.metrics import as_metric
 from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.sanity_checks import IdleAblationCheck, MetricRange
 from graphprune.core.task import Task
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 from graphprune.evaluation.reference_cache import ReferenceCache, require_mask_rows
 from graphprune.evaluation.report import check_outputs
-from graphprune.util.checks import at_least
+from graphprune.util.checks import at_least, require_one_of
 from graphprune.util.progress import bar
 
 MetricLike = Any  # str | Metric | Callable
@@ -189,8 +189,7 @@ class MaskEvaluator:
         ``"squared"``: the mean squared difference (that of Shi et al.'s code); ``"absolute"``: the
         mean absolute one; ``"mean"``: the absolute difference of the means.
         """
-        if how not in DISTANCES:
-            raise unknown_name("distance", how, DISTANCES)
+        require_one_of(how, DISTANCES, "distance")
         gap = ours - theirs
         if how == "squared":
             return gap.square().mean(-1), self.noise**2

@@ -11,6 +11,7 @@ from graphprune.errors import InputError, unknown_name
 from graphprune.tasks.alignment import span_ranges, span_slots
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.tables import Ragged
+from graphprune.util.checks import require_one_of
 
 OnMismatch = Literal["error", "drop"]
 FIELDS = ("clean", "corrupt", "answer", "distractor", "spans")
@@ -96,8 +97,7 @@ class RecordEncoder:
     """
 
     def __init__(self, tokenizer: Any, on_mismatch: OnMismatch, chunked: bool = False) -> None:
-        if on_mismatch not in ("error", "drop"):
-            raise unknown_name("on_mismatch", on_mismatch, ("error", "drop"))
+        require_one_of(on_mismatch, ("error", "drop"), "on_mismatch")
         self.encoder = Encoder(tokenizer)
         self.seen = 0
         self.span_names: tuple[str, ...] | None = None

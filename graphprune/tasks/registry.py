@@ -16,6 +16,7 @@ from graphprune.tasks.lookups import antonyms, capitals, successor
 from graphprune.tasks.pronouns import gender_because, gendered_pronoun
 from graphprune.tasks.repeats import induction
 from graphprune.tasks.years import greater_than
+from graphprune.util.checks import require_one_of
 
 _GENERATORS: tuple[Callable[..., Task], ...] = (
     ioi, greater_than, gendered_pronoun, gender_because, boolean_expressions, induction,
@@ -30,8 +31,7 @@ def make(name: str, tokenizer: Any, **options: Any) -> Task:
     Raises:
         InputError: for an unknown name (listing the known ones) or unknown options.
     """
-    if name not in TASKS:
-        raise unknown_name("task", name, TASKS)
+    require_one_of(name, TASKS, "task")
     known = list(inspect.signature(TASKS[name]).parameters)[1:]
     unknown = [option for option in options if option not in known]
     if unknown:
