@@ -44,9 +44,11 @@ def graph_to_networkx(
     import networkx as nx
 
     whole = edges is None
-    chosen = torch.arange(graph.num_edges) if edges is None else edges
-    touched = torch.unique(graph.edge_index[:, chosen]).tolist()
-    new_number = {node: i for i, node in enumerate(range(graph.num_nodes) if whole else touched)}
+    nodes: Sequence[int] = range(graph.num_nodes)
+    chosen = torch.arange(graph.num_edges)
+    if edges is not None:
+        chosen, nodes = edges, torch.unique(graph.edge_index[:, edges]).tolist()
+    new_number = {node: i for i, node in enumerate(nodes)}
 
     def renumbered(numbers: Iterable[int]) -> str:
         return ",".join(str(new_number[n]) for n in numbers if n in new_number)
@@ -69,7 +71,7 @@ def graph_to_networkx(
 
     def add(source: int, target: int, data: dict[str, Any]) -> None:
         u, v = graph.nodes[source].name, graph.nodes[target].name
-        key = {}
+        key: dict[str, str] = {}
         if parallel and not whole:
             kind, number = data["kind"], data.get("number", data.get("wire"))
             key["key"] = f"{kind}#{number}" if out.has_edge(u, v, key=kind) else kind
