@@ -77,7 +77,8 @@ def fingerprint_table(task: ExampleSet) -> Table:
     Of examples that are not :class:`~graphprune.core.batch.Fingerprinted` single ones are read.
     """
     if isinstance(task.examples, Fingerprinted):
-        return task.examples.fingerprints()[np.asarray(task.example_numbers)]
+        table: Table = task.examples.fingerprints()[np.asarray(task.example_numbers)]
+        return table
     rows = [_fingerprint(task.examples.batch([number])) for number in task.example_numbers]
     return np.asarray(rows, dtype=np.int64).reshape(-1, 2)
 

@@ -69,8 +69,9 @@ def reseeded(method: Any, seed: int) -> Any | None:
         (Random(ablation=None, batch_size=None, seed=7), None)
     """
     if not dataclasses.is_dataclass(method) or isinstance(method, type):
-        takes_seed = callable(method) and "seed" in inspect.signature(method).parameters
-        return functools.partial(method, seed=seed) if takes_seed else None
+        function: Any = method
+        takes_seed = callable(function) and "seed" in inspect.signature(function).parameters
+        return functools.partial(function, seed=seed) if takes_seed else None
     changes: dict[str, Any] = {}
     for entry in dataclasses.fields(method):
         value = getattr(method, entry.name) if entry.init else None

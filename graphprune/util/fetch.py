@@ -273,7 +273,10 @@ def _hf_bars(artifact: Artifact, *, shown: bool) -> Iterator[None]:
         return
     from transformers.utils import logging as hf_logging
 
-    switch = {True: hf_logging.enable_progress_bar, False: hf_logging.disable_progress_bar}
+    switch: dict[bool, Any] = {
+        True: hf_logging.enable_progress_bar,
+        False: hf_logging.disable_progress_bar,
+    }
     before = hf_logging.is_progress_bar_enabled()
     switch[shown]()
     try:
