@@ -1,4 +1,4 @@
-"""What a model may do beyond the contract: each capability is a protocol of its own.
+"""Capabilities: whatever a model can do beyond the contract, each a protocol of its own.
 
 :class:`~graphprune.MaskedModel` asks for a graph, references and runs, and most methods need no
 more. A method that looks inside asks for a capability: with :func:`require`, which refuses in a
@@ -87,11 +87,11 @@ class EdgeGradients(Protocol):
         Args:
             batch: the examples.
             objective: maps outputs to ``[B]``.
-            reference: clean and ablated values; ``None``: counterfactual ones are made.
+            reference: clean and ablated values; ``None`` makes counterfactual ones.
             gates: ``[K, N]``, points at which the gradient is taken: node n sends ``gate * y_n +
                 (1 - gate) * y~_n`` to all its readers. ``None`` is the clean model, where the
                 result is the derivative with respect to the mask.
-            weights: ``[K]``, of the points; ``None``: equally, summing to 1.
+            weights: ``[K]``, of the points; ``None`` weighs all equally, summing to 1.
             by_position: edges get ``[E, pos]``.
             neurons: also each neuron of each node.
             constant: ``[K, N]`` bool, nodes whose gated message is put in as a constant, with
@@ -220,12 +220,12 @@ class LowPrecision(Protocol):
 
     @property
     def precision_defaults(self) -> PrecisionDefaults:
-        """What methods take where nobody names kinds of nodes."""
+        """The policies that methods take where nobody names kinds of nodes."""
         ...
 
     @property
     def lowered(self) -> Lowered | None:
-        """What a precision policy came to; ``None`` for a model that has none."""
+        """The outcome of its precision policy; ``None`` for a model that has none."""
         ...
 
 

@@ -82,8 +82,8 @@ def nearest(got: object, known: Iterable[str]) -> str | None:
     if not isinstance(got, str):
         return None
     plain = {_plain(name): name for name in reversed(list(known))}
-    found = get_close_matches(_plain(got), plain, n=1, cutoff=0.6)
-    return plain[found[0]] if found else None
+    matches = get_close_matches(_plain(got), plain, n=1, cutoff=0.6)
+    return plain[matches[0]] if matches else None
 
 
 def _plain(name: str) -> str:

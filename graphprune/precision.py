@@ -94,7 +94,10 @@ class PrecisionPolicy:
         """
         if name in self.nodes:
             return self.nodes[name]
-        return next((self.kinds[kind] for kind in kinds if kind in self.kinds), self.default)
+        for kind in kinds:
+            if kind in self.kinds:
+                return self.kinds[kind]
+        return self.default
 
     def with_nodes(self, nodes: Mapping[str, Precision]) -> PrecisionPolicy:
         """The same policy with more single nodes named."""
@@ -114,7 +117,7 @@ class PrecisionPolicy:
 
 @dataclass(frozen=True)
 class PrecisionDefaults:
-    """What an adapter gives to methods in low precision where nobody names kinds of nodes.
+    """An adapter's defaults for methods in low precision, where nobody names kinds of nodes.
 
     Attributes:
         policy: what PAHQ computes in.
@@ -146,15 +149,15 @@ def rtn(bits: int, kinds: Iterable[str]) -> PrecisionPolicy:
         >>> policy.of("u0", "unit"), policy.activations
         ('int4', False)
     """
-    found: dict[int, Precision] = {8: "int8", 4: "int4"}
-    if bits not in found:
+    by_bits: dict[int, Precision] = {8: "int8", 4: "int4"}
+    if bits not in by_bits:
         raise InputError(f"round to nearest has 8 or 4 bits, got {bits!r}")
-    return PrecisionPolicy(dict.fromkeys(kinds, found[bits]), activations=False)
+    return PrecisionPolicy(dict.fromkeys(kinds, by_bits[bits]), activations=False)
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """What a policy came to on a model and its device.
+    """The outcome of a policy on a model and its device: what ran natively, what was emulated.
 
     Attributes:
         policy: as asked.

@@ -211,6 +211,24 @@ def test_names_follow_the_field():
     assert list(scores.columns) == ["edge", "source", "target", "kind", "score"]
 
 
+@pytest.mark.parametrize("name", ["edge", "source", "target", "kind", "kept", "score"])
+def test_further_numbers_of_a_result_do_not_hide_its_columns(name):
+    graph = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c")])
+    scores = gp.EdgeScores(graph, torch.tensor([1.0, 2.0]))
+    gates = {"gates": torch.tensor([5.0, 6.0])}
+    frame = gp.Result(scores.top(1), scores, values=gates).to_frame()
+    assert list(frame.columns) == ["edge", "source", "target", "kind", "kept", "score", "gates"]
+    assert frame.score.tolist() == [1.0, 2.0]
+    hiding = gp.Result(scores.top(1), scores, values={name: torch.zeros(2)})
+    with pytest.raises(gp.InputError, match=f"column '{name}'"):
+        hiding.to_frame()
+
+
+def test_errors_inside_a_method_are_its_own():
+    with pytest.raises(gp.InputError, match="does not take these settings"):
+        gp.make_method("eap", no_such_setting=1)
+
+
 def test_bad_values_are_refused():
     graph = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c")])
     with pytest.raises(gp.InputError, match="needs 2 values"):

@@ -192,6 +192,25 @@ def test_permuted_labels_have_no_fixed_point():
     assert (batch.answer[:, 0] != batch.clean["input_ids"][:, 0]).all()
 
 
+def test_shuffled_labels_are_right_as_often_as_chance_has_it():
+    """Labels that always differed would give the right ones away: by how often they never come."""
+    labels = torch.tensor([0, 1]).repeat(10)
+    task = gp.tasks.patterns(torch.eye(20), labels)
+    alone = gp.Task.from_tensors(torch.arange(20)[:, None], answer=labels, metric="accuracy")
+    right = {}
+    for how, base in (("exchange", task), ("permute", alone)):
+        before = torch.cat([batch.answer for batch in base.batches()])[:, 0]
+        counts = []
+        for seed in range(400):
+            shuffled = st.shuffled_labels(base, seed=seed, how=how)
+            after = torch.cat([batch.answer for batch in shuffled.batches()])[:, 0]
+            counts.append(int((after == before).sum()))
+        right[how] = np.array(counts) / 20
+    assert (right["exchange"] == 0.5).all()
+    # 9 of the 19 other examples have the label; a standard error is about .005.
+    assert abs(right["permute"].mean() - 9 / 19) < 0.02
+
+
 def test_ragged_labels_are_exchanged_whole():
     task = gp.Task.from_tensors(
         torch.zeros(4, 2, dtype=torch.int64), answer=[[1, 2]] * 4, distractor=[[3]] * 4

@@ -21,15 +21,15 @@ from graphprune.core.scores import EdgeScores
 from graphprune.errors import GraphMismatchError, InputError
 
 
-def require_named(things: Mapping[str, Any], least: int = 2) -> None:
-    """Raises :class:`InputError` unless ``things`` is a dict from names to ``least`` circuits."""
+def require_named(things: Mapping[str, Any]) -> None:
+    """Raises :class:`InputError` unless ``things`` is a dict from names to two circuits or more."""
     if not isinstance(things, Mapping) or not all(isinstance(name, str) for name in things):
         raise InputError(
             'expected a dict from names to circuits, as {"ioi": circuit, ...}, got '
             f"{type(things).__name__}"
         )
-    if len(things) < least:
-        raise InputError(f"a comparison needs at least {least} circuits, got {len(things)}")
+    if len(things) < 2:
+        raise InputError(f"a comparison needs at least 2 circuits, got {len(things)}")
 
 
 def mask_of(thing: Any, name: str) -> EdgeMask:
@@ -45,7 +45,9 @@ def mask_of(thing: Any, name: str) -> EdgeMask:
     )
 
 
-def same_places(ours: ComputationalGraph, theirs: ComputationalGraph) -> NDArray[np.int64] | None:
+def edge_positions(
+    ours: ComputationalGraph, theirs: ComputationalGraph
+) -> NDArray[np.int64] | None:
     """``[E]``: where each of our edges stands in theirs; ``None`` where the edges differ.
 
     Edges with the same ends are numbered as they stand, so graphs that have such are the same only
@@ -74,7 +76,7 @@ def align_masks(circuits: Mapping[str, Any]) -> dict[str, EdgeMask]:
     base_name, base = next(iter(masks.items()))
     out = {}
     for name, mask in masks.items():
-        order = _places(base.graph, mask.graph, base_name, name)
+        order = _require_positions(base.graph, mask.graph, base_name, name)
         out[name] = EdgeMask(base.graph, mask.values[torch.from_numpy(order)])
     return out
 
@@ -95,16 +97,16 @@ def align_scores(
         given[name] = one
     out = {}
     for name, one in given.items():
-        order = _places(graph, one.graph, "the circuits", f"the scores of {name}")
+        order = _require_positions(graph, one.graph, "the circuits", f"the scores of {name}")
         values = one.values[torch.from_numpy(order)]
         out[name] = EdgeScores(graph, values, method=one.method, noise=one.noise)
     return out
 
 
-def _places(
+def _require_positions(
     ours: ComputationalGraph, theirs: ComputationalGraph, our_name: str, their_name: str
 ) -> NDArray[np.int64]:
-    order = same_places(ours, theirs)
+    order = edge_positions(ours, theirs)
     if order is None:
         raise GraphMismatchError(
             f"{our_name} and {their_name} belong to graphs with other edges ({ours!r} and "

@@ -14,7 +14,8 @@ from graphprune.comparison.p_values import rank_p
 from graphprune.comparison.score_overlap import RankCorrelation
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
+from graphprune.util.checks import require_one_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,7 +213,7 @@ class CircuitComparison:
         raise InputError(f"there is no pair of {first!r} and {second!r}; circuits: {self.names}")
 
     def common(self, at_least: int | None = None) -> EdgeMask:
-        """The edges that at least so many of the circuits keep; ``None``: all of them."""
+        """The edges that at least so many of the circuits keep; ``None`` means all of them."""
         least = len(self.masks) if at_least is None else at_least
         if not 1 <= least <= len(self.masks):
             raise InputError(f"at_least must be from 1 to {len(self.masks)}, got {at_least}")
@@ -227,8 +228,7 @@ class CircuitComparison:
         """
         import pandas as pd
 
-        if quantity not in QUANTITIES:
-            raise unknown_name("quantity", quantity, QUANTITIES)
+        require_one_of(quantity, QUANTITIES, "quantity")
         names = list(self.names)
         table = np.full((len(names), len(names)), np.nan)
         for place, name in enumerate(names):

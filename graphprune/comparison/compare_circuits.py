@@ -59,10 +59,10 @@ def compare_circuits(
     Args:
         circuits: at least two, by name; of one graph, or of graphs whose edges have the same names.
             A mask counts by its kept edges (values above 0).
-        scores: by name, for the overlap of scores; ``None``: those that the circuits hold.
+        scores: by name, for the overlap of scores; ``None`` takes those that the circuits hold.
         strata: what random circuits keep under ``"composition"``, some of
-            :data:`graphprune.comparison.AXES`; ``None``: level and kind of both ends and kind of
-            edge, as far as the graph has them.
+            :data:`graphprune.comparison.AXES`; ``None`` takes level and kind of both ends and kind
+            of edge, as far as the graph has them.
         nulls: which kinds of chance to reckon with, of ``"uniform"``, ``"composition"`` and
             ``"degrees"``.
         samples: random draws within strata for the weighted overlap of scores, which has no exact

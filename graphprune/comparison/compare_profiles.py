@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from graphprune.comparison.alignment import mask_of, require_named, same_places
+from graphprune.comparison.alignment import edge_positions, mask_of, require_named
 from graphprune.comparison.edge_groups import levels, usable_axes
 from graphprune.comparison.p_values import holm
 from graphprune.comparison.profile import (
@@ -70,8 +70,8 @@ class ProfileComparison:
 
         rows = [
             {"first": first, "second": second, **group.__dict__}
-            for (first, second), found in self.differences.items()
-            for group in found.groups
+            for (first, second), difference in self.differences.items()
+            for group in difference.groups
         ]
         return pd.DataFrame(rows)
 
@@ -80,13 +80,15 @@ class ProfileComparison:
         import pandas as pd
 
         rows = []
-        for (first, second), found in self.differences.items():
-            for axis, whole in found.graph_distance.items():
+        for (first, second), difference in self.differences.items():
+            for axis, whole in difference.graph_distance.items():
                 row: dict[str, Any] = {"first": first, "second": second, "axis": axis}
-                if axis in found.axes:
-                    row |= found.axes[axis].__dict__ | {"groups": len(found.axes[axis].groups)}
+                if axis in difference.axes:
+                    row |= difference.axes[axis].__dict__ | {
+                        "groups": len(difference.axes[axis].groups)
+                    }
                 else:
-                    row |= {"graph_distance": whole, "absent": found.absent[axis]}
+                    row |= {"graph_distance": whole, "absent": difference.absent[axis]}
                 rows.append(row)
         return pd.DataFrame(rows)
 
@@ -100,8 +102,8 @@ class ProfileComparison:
             "left_out": dict(self.left_out),
             "profiles": {name: p.to_dict() for name, p in self.profiles.items()},
             "differences": [
-                {"first": first, "second": second, **found.to_dict()}
-                for (first, second), found in self.differences.items()
+                {"first": first, "second": second, **difference.to_dict()}
+                for (first, second), difference in self.differences.items()
             ],
         }
 
@@ -123,16 +125,16 @@ def compare_profiles(
     draws: int = 999,
     seed: int = 0,
 ) -> ProfileComparison:
-    """Where the edges of several circuits lie, on one graph or on graphs of different models.
+    """The profiles of several circuits, on one graph or on graphs of different models.
 
     Distances between circuits are of what they chose, corrected for what their graphs offer and
     for chance; see :mod:`graphprune.comparison.preference_distance`.
 
     Args:
         circuits: at least two, by name.
-        axes: ``None``: levels, distances and kinds on one graph; relative depth and kinds on
+        axes: ``None`` takes levels, distances and kinds on one graph; relative depth and kinds on
             several, in which levels would not mean the same.
-        bins: parts of a relative depth; ``None``: four, or as many as the shallowest graph has
+        bins: parts of a relative depth; ``None`` means four, or as many as the shallowest graph has
             levels, so that no part is missing in it.
         draws: circuits by chance, and resamples for intervals.
         seed: of the draws.
@@ -152,7 +154,7 @@ def compare_profiles(
     require_named(circuits)
     masks = {name: mask_of(thing, name) for name, thing in circuits.items()}
     base = next(iter(masks.values())).graph
-    same = all(same_places(base, mask.graph) is not None for mask in masks.values())
+    same = all(edge_positions(base, mask.graph) is not None for mask in masks.values())
     default = PROFILE_AXES if same else RELATIVE_AXES
     left_out: dict[str, str] = {}
     for name, mask in masks.items():
@@ -197,9 +199,9 @@ def _remarks(
     if len(set(words.values())) > 1:
         each = ", ".join(f"{word} in {name}" for name, word in words.items())
         remarks.append(f"depth is not measured alike: {each}")
-    for (first, second), found in differences.items():
-        least = holm([one.least_p for one in found.axes.values()])
-        weak = [axis for axis, p in zip(found.axes, least, strict=True) if p > 0.05]
+    for (first, second), difference in differences.items():
+        least = holm([one.least_p for one in difference.axes.values()])
+        weak = [axis for axis, p in zip(difference.axes, least, strict=True) if p > 0.05]
         if weak:
             remarks.append(
                 f"{first} and {second}: underpowered along {', '.join(weak)}: no difference, "
@@ -207,7 +209,7 @@ def _remarks(
             )
         partly = [
             f"{axis} ({one.covered_first:.0%} and {one.covered_second:.0%} of the edges)"
-            for axis, one in found.axes.items()
+            for axis, one in difference.axes.items()
             if min(one.covered_first, one.covered_second) < 0.995
         ]
         if partly:

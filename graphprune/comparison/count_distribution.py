@@ -27,7 +27,7 @@ class CountDistribution:
     Example:
         >>> coin = CountDistribution(0, np.array([0.5, 0.5]))
         >>> two = coin.plus(coin)
-        >>> two.mean, two.at_least(1), two.at_most(0), two.band(0.95)
+        >>> two.mean, two.at_least(1), two.at_most(0), two.band()
         (1.0, 0.75, 0.25, (0, 2))
     """
 
@@ -61,12 +61,11 @@ class CountDistribution:
         """P(count or fewer)."""
         return float(min(self.pmf[: max(count - self.first + 1, 0)].sum(), 1.0))
 
-    def band(self, coverage: float = 0.95) -> tuple[int, int]:
-        """The smallest counts whose cumulative probability reaches either side's share."""
+    def band(self) -> tuple[int, int]:
+        """95 % of the probability: the smallest counts to which .025 and .975 of it lie."""
         cumulative = self.pmf.cumsum()
-        share = (1 - coverage) / 2
         # A float's width of slack: the sum of all probabilities is 1 up to rounding.
-        places = np.searchsorted(cumulative, [share - 1e-12, 1 - share - 1e-12])
+        places = np.searchsorted(cumulative, [0.025 - 1e-12, 0.975 - 1e-12])
         low, high = np.minimum(places, len(self.pmf) - 1) + self.first
         return int(low), int(high)
 

@@ -1,4 +1,4 @@
-"""Where edges lie: by layer, by kind of component, by kind of edge, by how far they reach.
+"""Groups of edges: by layer, by kind of component, by kind of edge, by how far they reach.
 
 The words are the graph's own (``node.layer``, ``node.kind``, the edge kinds), so that they are the
 same for transformers and graph networks. A node's *level* is its layer where the graph has layers;
@@ -249,7 +249,7 @@ class Strata:
 
 
 def make_strata(graph: ComputationalGraph, axes: Sequence[str] | None = None) -> Strata:
-    """The strata by ``axes`` (``None``: all of level and kind that the graph has).
+    """The strata by ``axes`` (``None`` means all of level and kind that the graph has).
 
     Example:
         >>> graph = ComputationalGraph.from_edges([("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")])

@@ -121,11 +121,11 @@ def matched_overlap(
 
     Args:
         first, second: scores over one graph.
-        sizes: fractions of all edges or numbers of edges (int); ``None``: MIB's ten.
+        sizes: fractions of all edges or numbers of edges (int); ``None`` takes MIB's ten.
         by: ranks by magnitude or by sign.
         nulls: kinds of chance, as for :func:`compare_circuits`.
         strata: what chance ``"composition"`` keeps.
-        names: for figures; ``None``: the scores' methods.
+        names: for figures; ``None`` takes the scores' methods.
 
     Raises :class:`GraphMismatchError` for scores of different graphs.
 

@@ -41,7 +41,9 @@ from graphprune.comparison.edge_groups import Strata, make_strata
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.errors import unknown_name
+from graphprune.util.checks import require_one_of
 
+_ROUNDS = 2000
 NullName = Literal["uniform", "composition", "degrees"]
 NULLS: tuple[NullName, ...] = ("uniform", "composition", "degrees")
 
@@ -84,8 +86,7 @@ class OverlapNull:
 def require_nulls(nulls: Sequence[str]) -> None:
     """Raises :class:`InputError` for a name that is none of :data:`NULLS`."""
     for null in nulls:
-        if null not in NULLS:
-            raise unknown_name("null", null, NULLS)
+        require_one_of(null, NULLS, "null")
 
 
 def overlap_distribution(
@@ -226,20 +227,24 @@ def edge_chances(
     start = kept[free].mean()
     fields[0] += np.log(start / (1 - start))
     error = np.inf
-    for _ in range(2000):
+
+    def fitted() -> NDArray[np.float64]:
+        return np.asarray(expit(fields[0][sides[0]] + fields[1][sides[1]]))
+
+    for _ in range(_ROUNDS):
         for side, want, field in zip(sides, wanted, fields, strict=True):
-            p = expit(fields[0][sides[0]] + fields[1][sides[1]])
+            p = fitted()
             gap = np.bincount(side, weights=p) - want
             slope = np.bincount(side, weights=p * (1 - p))
             field -= np.clip(gap / np.maximum(slope, 1e-12), -1, 1)
-        p = expit(fields[0][sides[0]] + fields[1][sides[1]])
+        p = fitted()
         error = max(
             float(np.abs(np.bincount(side, weights=p) - want).max())
             for side, want in zip(sides, wanted, strict=True)
         )
         if error <= tolerance:
             break
-    chances[free] = p
+    chances[free] = fitted()
     return chances, error
 
 

@@ -8,10 +8,12 @@ count by the number of draws instead.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+P = TypeVar("P", float, float | None)
 
 
 def rank_p(value: float, draws: ArrayLike, *, tolerance: float = 0.0) -> float:
@@ -31,11 +33,7 @@ def bonferroni(p_values: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(np.minimum(1.0, p * p.size))
 
 
-@overload
-def holm(p_values: Sequence[float]) -> list[float]: ...
-@overload
-def holm(p_values: Sequence[float | None]) -> list[float | None]: ...
-def holm(p_values: Sequence[float | None]) -> Sequence[float | None]:
+def holm(p_values: Sequence[P]) -> list[P]:
     """Holm's adjusted p-values: the chance of any false alarm in the family stays below them.
 
     Valid however the tests depend on each other. ``None`` stays ``None`` and counts for nothing.
@@ -45,7 +43,7 @@ def holm(p_values: Sequence[float | None]) -> Sequence[float | None]:
         [0.03, 0.06, None, 0.06]
     """
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    out: list[float | None] = [None] * len(p_values)
+    out: list[Any] = [None] * len(p_values)
     largest = 0.0
     for rank, (p, place) in enumerate(known):
         largest = max(largest, min((len(known) - rank) * p, 1.0))

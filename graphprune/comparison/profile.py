@@ -1,4 +1,4 @@
-"""Where a circuit's edges lie, against where the graph's edges lie; and two such profiles.
+"""The profile of a circuit: where its edges lie, against the graph's; and two such profiles.
 
 Each axis divides all edges into groups (:mod:`graphprune.comparison.edge_groups`). A group's
 *share* is its part of the kept edges, *enrichment* that share over the group's part of all edges:
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graphprune.comparison.alignment import mask_of, same_places
+from graphprune.comparison.alignment import edge_positions, mask_of
 from graphprune.comparison.count_distribution import hypergeometric
 from graphprune.comparison.edge_groups import edge_groups, levels, usable_axes
 from graphprune.comparison.group_tests import exchange_test, two_sided, woolf_test
@@ -149,8 +149,8 @@ def circuit_profile(
 
     Args:
         circuit: a circuit or a mask; its kept edges count.
-        axes: some of :data:`graphprune.comparison.AXES`; ``None``: levels of both ends, distance,
-            kinds of both ends and kind of edge, as far as the graph has them.
+        axes: some of :data:`graphprune.comparison.AXES`; ``None`` takes levels of both ends,
+            distance, kinds of both ends and kind of edge, as far as the graph has them.
         bins: parts of a relative depth.
 
     Raises :class:`InputError` for an unknown axis, or one asked for that the graph does not have.
@@ -324,7 +324,7 @@ def profile_difference(
         raise InputError(f"draws must be at least 1, got {draws}")
     if not (first.mask.num_kept and second.mask.num_kept):
         raise InputError("an empty circuit has no shares to compare")
-    order = same_places(first.mask.graph, second.mask.graph)
+    order = edge_positions(first.mask.graph, second.mask.graph)
     aligned = None  # the second circuit on the first one's graph
     if order is not None:
         aligned = EdgeMask(first.mask.graph, second.mask.values[torch.from_numpy(order)])

@@ -12,6 +12,6 @@ after all. The task needs clean and corrupted inputs and a differentiable metric
 """
 
 from .common import ConformanceError
-from .running import adapter_checks, check_adapter, check_method, method_checks
+from .run_checks import adapter_checks, check_adapter, check_method, method_checks
 
 __all__ = ["ConformanceError", "adapter_checks", "check_adapter", "check_method", "method_checks"]

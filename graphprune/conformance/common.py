@@ -1,8 +1,8 @@
-"""What the checks share: a batch, drawn masks, comparisons, the state of a module."""
+"""Helpers of the checks: a batch, drawn masks, comparisons, the state of a module."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,16 +12,6 @@ from graphprune.core.batch import Batch
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError
-
-__all__ = [
-    "ConformanceError",
-    "a_batch",
-    "drawn",
-    "objective_of",
-    "require_close",
-    "same_state",
-    "state_of",
-]
 
 
 class ConformanceError(GraphPruneError, AssertionError):
@@ -54,7 +44,7 @@ def drawn(model: MaskedModel, seed: int) -> Tensor:
 
 
 def state_of(module: torch.nn.Module) -> dict[str, Any]:
-    """What a call must leave as it is."""
+    """The state of a module that a call must leave as it is."""
     return {
         "weights": {k: v.detach().clone() for k, v in module.state_dict().items()},
         "gradients": [p.grad is None for p in module.parameters()],
@@ -68,8 +58,14 @@ def state_of(module: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-def same_state(a: Any, b: Any) -> bool:
-    """Whether two parts of a state are equal."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    return bool(a == b)
+def require_unchanged(module: torch.nn.Module, before: Mapping[str, Any]) -> None:
+    """Raises :class:`ConformanceError` unless the module's state is what it was ``before``."""
+    after = state_of(module)
+    weights, old = after.pop("weights"), before["weights"]
+    same = {name: part == before[name] for name, part in after.items()}
+    same["weights"] = weights.keys() == old.keys() and all(
+        torch.equal(old[name], value) for name, value in weights.items()
+    )
+    for name, equal in same.items():
+        if not equal:
+            raise ConformanceError(f"the user's module changed: {name}")

@@ -1,45 +1,27 @@
-"""What stands in for an ablated message, from the name a user gives."""
+"""Ablations from the names that users give."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from graphprune.capabilities import MeanMessages, require
+from graphprune.core.mask import Masked
 from graphprune.core.model import Ablation, AblationKind, MaskedModel
 from graphprune.core.task import Task, require_task
 from graphprune.errors import InputError, unknown_name
-
-__all__ = [
-    "ABLATIONS",
-    "DEFAULT_ABLATION",
-    "AblationLike",
-    "own_ablation",
-    "resolve_ablation",
-    "said_or_own",
-]
 
 AblationLike = str | Ablation
 DEFAULT_ABLATION = "counterfactual"  # what comes where nobody says one
 ABLATIONS = ("counterfactual", "zero", "mean", "mean_positional", "delete")
 
 
-@runtime_checkable
-class FoundUnder(Protocol):
-    """What was found under an ablation: circuits and results."""
-
-    @property
-    def ablation(self) -> AblationLike | None:
-        """It, ``None`` where it is not known."""
-        ...
-
-
 def resolve_ablation(
-    model: MaskedModel, task: Task, ablation: AblationLike | None, *found: object
+    model: MaskedModel, task: Task, ablation: AblationLike | None, *circuits: object
 ) -> Ablation:
     """An :class:`Ablation` from its name.
 
-    ``None`` is not said: then it is the one that the circuits or results ``found`` were found
+    ``None`` is not said: then it is the one that ``circuits`` or results were found
     under, and where they know none, counterfactual.
 
     ``mean`` and ``mean_positional`` are taken over the task's corrupted prompts (over its clean
@@ -50,7 +32,7 @@ def resolve_ablation(
         ('zero', 'counterfactual')
     """
     if ablation is None:
-        ablation = own_ablation(found) or DEFAULT_ABLATION
+        ablation = own_ablation(circuits) or DEFAULT_ABLATION
     if isinstance(ablation, Ablation):
         return ablation
     if ablation == "optimal":
@@ -68,17 +50,17 @@ def resolve_ablation(
     return Ablation(kinds.get(ablation, "counterfactual"))
 
 
-def said_or_own(ablation: AblationLike | None, *found: object) -> AblationLike | None:
+def said_or_own(ablation: AblationLike | None, *circuits: object) -> AblationLike | None:
     """The ablation that was said, else the one that circuits and results were found under."""
-    return own_ablation(found) if ablation is None else ablation
+    return own_ablation(circuits) if ablation is None else ablation
 
 
-def own_ablation(found: Iterable[object]) -> AblationLike | None:
+def own_ablation(circuits: Iterable[object]) -> AblationLike | None:
     """The one ablation that circuits and results were found under; ``None`` where none knows it.
 
     Masks know none. Raises :class:`InputError` where they were found under different ones.
     """
-    said: list[Any] = [one.ablation for one in found if isinstance(one, FoundUnder)]
+    said: list[Any] = [one.ablation for one in circuits if isinstance(one, Masked)]
     # Ablations that are told by their name alone are one.
     known = {a.name if isinstance(a, Ablation) and a.values is None else a for a in said} - {None}
     if len(known) > 1:

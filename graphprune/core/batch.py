@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Aligned", "Batch", "Examples", "Fingerprinted", "Redrawable"]
+from graphprune.errors import NumericalError
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +37,9 @@ class Batch:
         answer: ``[B, A]`` (or ``[B, P, A]``) int64 ids of right answers; ``-1`` is padding.
         distractor: the same for wrong answers.
         alignment: ``[B, T, T']`` float, rows sum to 1: how a clean position reads corrupted
-            positions where the two prompts differ in length. ``None``: position by position.
+            positions where the two prompts differ in length. ``None`` means position by position.
         slots: ``[B, T]`` int64, the slot of each clean token where named spans are aligned: scores
-            by position are kept for each slot. ``None``: every position is its own slot.
+            by position are kept for each slot. ``None`` makes every position a slot of its own.
         slot_names: the spans' names, then ``"other"`` for tokens outside all of them.
 
     Example:
@@ -57,6 +58,30 @@ class Batch:
     alignment: Tensor | None = None
     slots: Tensor | None = None
     slot_names: tuple[str, ...] = ()
+
+
+def positions_in(batched: Sequence[int], numbers: Sequence[int]) -> Tensor | None:
+    """``[n]``: where each of the examples ``numbers`` stands among those of all batches.
+
+    ``None`` unless both name the same examples, each once.
+    """
+    at = {number: place for place, number in enumerate(batched)}
+    if len(at) < len(batched) or at.keys() != set(numbers):
+        return None
+    return torch.tensor([at[number] for number in numbers])
+
+
+def require_finite(finite: Tensor, batch: Batch, what: str) -> None:
+    """Raises :class:`NumericalError` naming the examples where ``finite [B]`` does not hold.
+
+    ``what`` is the sentence's beginning: "the circuit gave NaN outputs".
+    """
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite)[:, 0].tolist()
+        numbers = [batch.indices[i] if batch.indices else i for i in bad]
+        raise NumericalError(
+            f"{what} on {len(bad)} of {batch.size} examples; example numbers {numbers[:10]}"
+        )
 
 
 @runtime_checkable
@@ -84,8 +109,8 @@ class Aligned(Protocol):
     """Examples that know whether their clean and corrupted inputs are aligned span by span."""
 
     @property
-    def aligned(self) -> bool:
-        """Whether some may be; batches without an ``alignment`` are not."""
+    def has_spans(self) -> bool:
+        """``True`` if some may be; batches without an ``alignment`` are not."""
         ...
 
 
@@ -93,7 +118,7 @@ class Aligned(Protocol):
 class Fingerprinted(Protocol):
     """Examples that know fingerprints of their inputs; of others single examples are read."""
 
-    def prints(self) -> NDArray[np.int64]:
+    def fingerprints(self) -> NDArray[np.int64]:
         """``[N, 2]``: fingerprints of the clean and the corrupted inputs (0: none)."""
         ...
 

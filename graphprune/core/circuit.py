@@ -11,15 +11,14 @@ import os
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphprune.capabilities import identity_of
+from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.method import HasToDict, ablation_name, method_record, versions
-from graphprune.core.overlap import ExampleFingerprint, as_table
+from graphprune.core.method import HasToDict, ablation_name, provenance_of, recorded, versions_now
+from graphprune.core.overlap import ExampleFingerprint, fingerprint_set
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
 from graphprune.util.notebook import notebook_card
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from graphprune.core.result import Result
     from graphprune.core.task import Task
 
-__all__ = ["Circuit"]
-
 
 @dataclass(frozen=True, eq=False)
 class Circuit:
@@ -50,10 +47,11 @@ class Circuit:
         report: how well the circuit does; an object with ``to_dict()``, or a dict.
         provenance: plain values: ``model``, ``task``, ``method``, ``seed``, ``versions``,
             ``created``, ``notes``, each present where known.
-        found_on: fingerprints of the examples that its method saw; ``None``: not known. Figures on
-            these say how well the method has fitted: ``task.unseen(circuit.found_on)`` are others.
-        ablation: the name of the ablation that it was found under; ``None``: not known. It is
-            judged under this one unless another is asked for.
+        found_on: fingerprints of the examples that its method saw; ``None`` where that is not
+            known. Figures on these say how well the method has fitted:
+            ``task.unseen(circuit.found_on)`` are others.
+        ablation: the name of the ablation that it was found under; ``None`` where that is not
+            known. It is judged under this one unless another is asked for.
 
     Raises :class:`~graphprune.errors.GraphMismatchError` where mask or scores belong to another
     graph.
@@ -93,9 +91,7 @@ class Circuit:
             )
         object.__setattr__(self, "provenance", plain(self.provenance))
         if self.found_on is not None:
-            rows = as_table(self.found_on).tolist()
-            known = frozenset(ExampleFingerprint(*row) for row in rows)
-            object.__setattr__(self, "found_on", known)
+            object.__setattr__(self, "found_on", fingerprint_set(self.found_on))
 
     @classmethod
     def from_mask(
@@ -126,35 +122,20 @@ class Circuit:
             notes: any further plain values.
             found_on: the examples that the circuit was found on, as a task or as fingerprints,
                 where they are others than those of ``task``.
-            ablation: what the circuit was found under; ``None``: the method's, else the report's.
+            ablation: what the circuit was found under; ``None`` takes the method's, else the
+                report's.
         """
-        provenance: dict[str, Any] = {}
         if model is not None:
             require_same_graph(model.graph, mask.graph, "the model and the circuit's mask")
-            provenance["model"] = identity_of(model)
-        if task is not None:
-            provenance["task"] = {
-                "name": task.name,
-                "examples": len(task),
-                "metric": task.metric.name,
-                "notes": task.notes,
-            }
-        described = method_record(method, scores)
-        if described is not None:
-            provenance["method"] = described
-        seed = described.get("settings", {}).get("seed") if seed is None and described else seed
-        if seed is not None:
-            provenance["seed"] = seed
-        provenance["versions"] = versions()
-        provenance["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        provenance = provenance_of(model, task, method, scores, seed)
         if notes:
             provenance["notes"] = dict(notes)
         seen: Any = task if found_on is None else found_on  # made fingerprints of
         under = ablation_name(ablation, method, report)
-        made = cls(mask.graph, mask, scores, report, provenance, seen, under)
+        circuit = cls(mask.graph, mask, scores, report, provenance, seen, under)
         if model is not None:
-            object.__setattr__(made, "_model", weakref.ref(model))
-        return made
+            object.__setattr__(circuit, "_model", weakref.ref(model))
+        return circuit
 
     @classmethod
     def from_result(
@@ -179,9 +160,8 @@ class Circuit:
         """
         if result.mask is None:
             raise InputError("the result ranks edges and keeps none: fit it with a size")
-        said: dict[str, Any] = {"stopped": result.stopped} if result.stopped else {}
-        if result.remarks:
-            said["remarks"] = list(result.remarks)
+        run = {"stopped": result.stopped, "remarks": list(result.remarks)}
+        known = {name: value for name, value in run.items() if value}
         return cls.from_mask(
             result.mask,
             result.scores,
@@ -189,7 +169,7 @@ class Circuit:
             result.task if task is None else task,
             report,
             method,
-            notes={**said, **(notes or {})} or None,
+            notes={**known, **(notes or {})},
             found_on=result.task,
             ablation=result.ablation,
         )
@@ -208,11 +188,7 @@ class Circuit:
     @property
     def title(self) -> str:
         """The model and the task, where they are known."""
-        model, task = self.provenance.get("model"), self.provenance.get("task")
-        names = [
-            str(part.get(key) or "") if isinstance(part, Mapping) else str(part or "")
-            for part, key in ((model, "model"), (task, "name"))
-        ]
+        names = [recorded(self.provenance, *key) for key in (("model", "model"), ("task", "name"))]
         return " · ".join(name for name in names if name) or "circuit"
 
     def report_dict(self) -> dict[str, Any]:
@@ -224,12 +200,10 @@ class Circuit:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge of the graph: edge, source, target, kind, kept, and score if any."""
-        from graphprune.core.frames import edge_frame
-
         columns = {"kept": self.mask.values.numpy()}
         if self.scores is not None:
             columns["score"] = self.scores.values.numpy()
-        return edge_frame(self.graph, **columns)
+        return edge_table(self.graph, columns)
 
     def to_networkx(self) -> nx.DiGraph[Any]:
         """The kept edges and the nodes they touch, with plain Python attributes.
@@ -311,13 +285,6 @@ class Circuit:
         self,
         path: str | os.PathLike[str],
         model: MaskedModel | None = None,
-        *,
-        ablation: AblationLike | None = None,
-        task: Task | None = None,
-        shape: tuple[int, int] | None = None,
-        repeats: int = 5,
-        overwrite: bool = False,
-        allow_difference: bool = False,
         **options: Any,
     ) -> ExportedModel:
         """The circuit as an ordinary torch module, in memory and in the folder ``path``.
@@ -333,14 +300,14 @@ class Circuit:
             model: whose circuit it is; ``None`` takes the one given to :meth:`from_mask`, while it
                 lives.
             ablation: ``"zero"``, ``"mean"``, ``"mean_positional"`` (prompts then have one length)
-                or an :class:`~graphprune.Ablation`, learned constants included. ``None``: what the
-                circuit was found with, where that was a mean, else ``"zero"``.
+                or an :class:`~graphprune.Ablation`, learned constants included. ``None`` takes what
+                the circuit was found with, where that was a mean, else ``"zero"``.
             task: whose prompts means are taken over, and which the module is compared on:
                 ``report["performance"]`` has KL, accuracies and the metric of the circuit as found
                 (under its own ablation), of the masked run under this one, of the exported and of
                 the original model. Without a task nothing of that is known.
-            shape: examples and positions that seconds are measured on; ``None``: the task's first
-                batch, or 8 and 16.
+            shape: examples and positions that seconds are measured on; ``None`` takes the task's
+                first batch, or 8 and 16.
             repeats: how many times.
             overwrite: whether an exported model at ``path`` is replaced.
             allow_difference: whether to write a model that is another one than the circuit as
@@ -363,10 +330,7 @@ class Circuit:
             raise InputError(
                 "the circuit does not hold its model; give it: circuit.export_model(path, model)"
             )
-        return export_model(
-            self, path, model, ablation=ablation, task=task, options=options, shape=shape,
-            repeats=repeats, overwrite=overwrite, allow_difference=allow_difference,
-        )  # fmt: skip
+        return export_model(self, path, model, **options)
 
     # ---------------------------------------------------------------- set algebra
 
@@ -374,8 +338,7 @@ class Circuit:
         provenance = {
             "operation": operation,
             "operands": [self.provenance, other.provenance],
-            "versions": versions(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **versions_now(),
         }
         model = self.provenance.get("model")
         if model is not None and model == other.provenance.get("model"):

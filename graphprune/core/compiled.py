@@ -10,13 +10,11 @@ from torch import Tensor
 
 from graphprune.capabilities import CompiledCircuits
 from graphprune.core.ablation import AblationLike, resolve_ablation
-from graphprune.core.batch import Batch
+from graphprune.core.batch import Batch, positions_in
 from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.core.model import MaskedModel, Reference, require_model
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-
-__all__ = ["CompiledCircuit"]
 
 
 class CompiledCircuit:
@@ -40,15 +38,12 @@ class CompiledCircuit:
         self.model, self.mask = model, mask
         self._ablation = resolve_ablation(model, task, ablation)
         self._runs: list[Callable[[], Tensor]] = []
-        numbers: list[int] = []
+        batched: list[int] = []
         for batch in task.batches(batch_size):
             reference = model.reference(batch, self._ablation)
             self._runs.append(_compiled(model, batch, mask, reference))
-            numbers += batch.indices
-        order = range(len(task)) if task.order is None else task.order
-        place = {number: at for at, number in enumerate(order)}
-        known = len(place) == len(numbers) and set(numbers) == set(place)
-        self._order = torch.tensor([place[n] for n in numbers]).argsort() if known else None
+            batched += batch.indices
+        self._order = positions_in(batched, task.example_numbers)
 
     @torch.no_grad()
     def __call__(self, clean: Any = None, corrupt: Any = None) -> Tensor:

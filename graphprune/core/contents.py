@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import InputError
 
-__all__ = ["file_fingerprint", "files_fingerprint", "fingerprint"]
-
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 
 
@@ -210,11 +208,11 @@ def files_fingerprint(folder: str | Path, patterns: Iterable[str] = ("**/*",)) -
     Hidden files do not count.
     """
     place = Path(folder)
-    found = {
+    matching = {
         path.relative_to(place).as_posix(): path
         for pattern in patterns
         for path in place.glob(pattern)
         if path.is_file()
     }
-    shown = {name for name in found if not any(part.startswith(".") for part in name.split("/"))}
-    return fingerprint({name: file_fingerprint(found[name]) for name in sorted(shown)})
+    shown = {name for name in matching if not any(part.startswith(".") for part in name.split("/"))}
+    return fingerprint({name: file_fingerprint(matching[name]) for name in sorted(shown)})

@@ -22,15 +22,13 @@ from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.core.node import Node
+from graphprune.core.node import Node as Node
 from graphprune.errors import InputError
 from graphprune.util.modes import ordinary
 from graphprune.util.paths import components, longest_paths
 
 if TYPE_CHECKING:
     import networkx as nx
-
-__all__ = ["MOST_KINDS", "ComputationalGraph", "EdgeNames", "Node"]
 
 MOST_KINDS = 256  # an edge's kind is one byte
 
@@ -93,18 +91,18 @@ class EdgeNames(Sequence[str]):
             return {}
         plain = list(self._plain(torch.arange(len(self))))
         taken, count = set(plain), dict.fromkeys(plain, 0)
-        found: dict[int, str] = {}
+        renamed: dict[int, str] = {}
         for number, name in enumerate(plain):
             count[name] += 1
             if count[name] > 1:
                 while f"{name}#{count[name]}" in taken:
                     count[name] += 1
-                found[number] = f"{name}#{count[name]}"
-                taken.add(found[number])
-        return found
+                renamed[number] = f"{name}#{count[name]}"
+                taken.add(renamed[number])
+        return renamed
 
     def _may_repeat(self) -> bool:
-        """Whether two edges can have one plain name: by numbers alone, without making the names.
+        """``True`` if two edges can have one plain name: by numbers, without making the names.
 
         Names of nodes without the marks that edge names are put together with leave no two ways to
         read an edge's name, so that only edges with the same ends and port share theirs.
@@ -200,7 +198,7 @@ class ComputationalGraph:
             edges: ``(source, target)`` names; a pair may stand several times, once for each of the
                 target's ports.
             nodes: all names, in the graph's order.
-            edge_kind: each edge's number in ``edge_kinds``; ``None``: 0 for all.
+            edge_kind: each edge's number in ``edge_kinds``; ``None`` means 0 for all.
             options: ``edge_kinds``, ``ports`` and the other fields of the class.
 
         Example:
@@ -262,12 +260,12 @@ class ComputationalGraph:
 
     @property
     def num_nodes(self) -> int:
-        """How many nodes there are."""
+        """Number of nodes."""
         return len(self.nodes)
 
     @cached_property
     def num_edges(self) -> int:
-        """How many edges can be masked."""
+        """Number of edges that can be masked."""
         return int(self.edge_index.shape[1])
 
     @cached_property
@@ -340,7 +338,7 @@ class ComputationalGraph:
 
     @cached_property
     def is_acyclic(self) -> bool:
-        """Whether no walk over edges and wires comes back to where it started."""
+        """``True`` if no walk over edges and wires comes back to where it started."""
         loops = (self._wiring[0] == self._wiring[1]).any()
         return not loops and len(np.unique(self._cycles)) == self.num_nodes
 

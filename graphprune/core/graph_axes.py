@@ -1,4 +1,4 @@
-"""What an attribute of PyG data belongs to: nodes, edges, or whole graphs.
+"""The axis of an attribute of PyG data: does it belong to nodes, edges, or whole graphs?
 
 Sizes decide where they can: an attribute of edges has one entry for each edge *in every graph* of a
 batch. Where graphs have as many nodes as edges its name decides, by PyG's conventions; and where
@@ -15,8 +15,6 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-__all__ = ["Axis", "attribute_axes", "edge_subset", "forget_axes", "main_store", "unclear"]
-
 Axis = Literal["node", "edge", "graph", "either"]
 
 # Names that PyG's data sets, transforms and loaders give to what belongs to nodes.
@@ -32,7 +30,7 @@ def attribute_axes(data: Any, edge_attrs: Iterable[str] | None = None) -> dict[s
     Args:
         data: the data, or a pair ``(heterogeneous data, edge type)``.
         edge_attrs: names that belong to edges, said by the user; of all other names that could
-            belong to either, the nodes are meant then. ``None``: not said.
+            belong to either, the nodes are meant then. ``None`` means not said.
 
     Raises:
         InputError: a name of ``edge_attrs`` is missing or has no entry for each edge.
@@ -45,7 +43,7 @@ def attribute_axes(data: Any, edge_attrs: Iterable[str] | None = None) -> dict[s
     nodes = [int(whole.num_nodes)] if kind is None else []
     edges = [int(store.edge_index.shape[1])]
     split = _steps(slices.get("edge_index")), _steps(store.get("ptr"))
-    found: dict[str, Axis] = {}
+    axes: dict[str, Axis] = {}
     for name in store.keys():  # noqa: SIM118 - PyG's data is no mapping
         size = _size(whole, store, name)
         sizes = [] if size is None else [size]
@@ -55,8 +53,8 @@ def attribute_axes(data: Any, edge_attrs: Iterable[str] | None = None) -> dict[s
             many = nodes and (split[1] or [])
         of_nodes = bool(sizes) and sizes == many
         of_edges = bool(sizes) and sizes == each and not _asks(name)
-        found[name] = _axis(name, of_nodes, of_edges)
-    return found if edge_attrs is None else _said(found, set(edge_attrs))
+        axes[name] = _axis(name, of_nodes, of_edges)
+    return axes if edge_attrs is None else _said(axes, set(edge_attrs))
 
 
 def _axis(name: str, of_nodes: bool, of_edges: bool) -> Axis:
@@ -68,7 +66,7 @@ def _axis(name: str, of_nodes: bool, of_edges: bool) -> Axis:
 
 
 def _asks(name: str) -> bool:
-    """Whether an attribute holds numbers of nodes, or is of pairs asked about: of no edge."""
+    """``True`` if an attribute holds numbers of nodes, or of pairs asked about: of no edge."""
     return name.startswith(_NO_EDGES) or ("index" in name and name != "edge_index")
 
 
@@ -86,15 +84,13 @@ def _steps(slices: Any) -> list[int] | None:
     return None if slices is None else torch.as_tensor(slices).diff().tolist()
 
 
-def _said(found: dict[str, Axis], names: set[str]) -> dict[str, Axis]:
+def _said(axes: dict[str, Axis], names: set[str]) -> dict[str, Axis]:
     for name in sorted(names):
-        if found.get(name) not in ("edge", "either"):
-            raise InputError(
-                f"edge_attrs names {name!r}, which has no entry for each edge of the data"
-            )
+        if axes.get(name) not in ("edge", "either"):
+            raise no_edge_attribute(name)
     return {
         name: ("edge" if name in names else "node") if axis == "either" else axis
-        for name, axis in found.items()
+        for name, axis in axes.items()
     }
 
 
@@ -114,7 +110,7 @@ def edge_subset(
 
 
 def main_store(data: Any) -> Any:
-    """Where PyG's data keeps what it says of itself as a whole."""
+    """The store of PyG's data that holds facts on the data as a whole."""
     from torch_geometric.data import HeteroData
 
     return data._global_store if isinstance(data, HeteroData) else data._store
@@ -124,6 +120,11 @@ def forget_axes(made: Any) -> None:
     """Drops what PyG remembers of a copy's attributes: sizes that the copy no longer has."""
     for store in made.stores:
         store.__dict__.pop("_cached_attr", None)
+
+
+def no_edge_attribute(name: str) -> InputError:
+    """The error for a name of ``edge_attrs`` that no attribute of edges has."""
+    return InputError(f"edge_attrs names {name!r}, which has no entry for each edge of the data")
 
 
 def unclear(names: Iterable[str]) -> InputError:

@@ -6,64 +6,86 @@ import copy
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from graphprune.core.graph import MOST_KINDS, ComputationalGraph, Node
-from graphprune.core.graph_axes import attribute_axes, edge_subset, unclear
+from graphprune.core.graph_axes import (
+    Axis,
+    attribute_axes,
+    edge_subset,
+    no_edge_attribute,
+    unclear,
+)
 from graphprune.errors import InputError
 
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = [
-    "graph_from_networkx",
-    "graph_from_pyg",
-    "graph_to_networkx",
-    "graph_to_pyg",
-    "joined",
-    "node_attributes",
-    "numbered_types",
-    "require_same_edges",
-    "without_edges",
-]
 
-
-def graph_to_networkx(graph: ComputationalGraph) -> nx.MultiDiGraph[Any]:
+def graph_to_networkx(
+    graph: ComputationalGraph,
+    edges: torch.Tensor | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+) -> nx.MultiDiGraph[Any]:
     """Nodes with ``kind``, ``layer``, ``index``; edges with ``name``, ``kind``, ``number``.
 
     Wires carry ``fixed=True`` and no number; groups, inputs and outputs are graph attributes.
+
+    Args:
+        graph: what is written.
+        edges: numbers of the edges alone to write, with the nodes that they touch and the wires
+            between these, by their kinds as keys; ``None`` means the whole graph.
+        columns: what edges carry besides, in place of ``number``, in order.
     """
     import networkx as nx
 
-    pairs = graph.edge_index.T.tolist() + graph.fixed_edge_index.T.tolist()
-    multi = len({tuple(p) for p in pairs}) < len(pairs)
-    out: Any = nx.MultiDiGraph() if multi else nx.DiGraph()
+    whole = edges is None
+    nodes: Sequence[int] = range(graph.num_nodes)
+    chosen = torch.arange(graph.num_edges)
+    if edges is not None:
+        chosen, nodes = edges, torch.unique(graph.edge_index[:, edges]).tolist()
+    new_number = {node: i for i, node in enumerate(nodes)}
+
+    def renumbered(numbers: Iterable[int]) -> str:
+        return ",".join(str(new_number[n]) for n in numbers if n in new_number)
+
+    # Asked of the whole graph, so that a model's circuits all have one type.
+    index = torch.cat([graph.edge_index, graph.fixed_edge_index], 1)
+    codes = index[0] * graph.num_nodes + index[1]
+    parallel = len(torch.unique(codes)) < len(codes)
+    out: Any = nx.MultiDiGraph() if parallel else nx.DiGraph()
+    groups = [renumbered(group) for group in graph.groups]
     out.graph.update(
         ports=joined(graph.ports),
         edge_kinds=joined(graph.edge_kinds),
-        groups=";".join(",".join(map(str, g)) for g in graph.groups),
-        inputs=",".join(map(str, graph.input_nodes)),
-        outputs=",".join(map(str, graph.output_nodes)),
+        groups=";".join(group for group in groups if whole or "," in group),
+        inputs=renumbered(graph.input_nodes),
+        outputs=renumbered(graph.output_nodes),
     )
-    for node in graph.nodes:
-        out.add_node(node.name, **node_attributes(node))
-    kinds = graph.edge_kind.tolist()
-    for i, ((u, v), name) in enumerate(
-        zip(graph.edge_index.T.tolist(), graph.edge_names, strict=True)
-    ):
-        out.add_edge(
-            graph.nodes[u].name,
-            graph.nodes[v].name,
-            name=name,
-            kind=graph.edge_kinds[kinds[i]],
-            number=i,
-        )
-    for i, (u, v) in enumerate(graph.fixed_edge_index.T.tolist()):
-        out.add_edge(graph.nodes[u].name, graph.nodes[v].name, kind="wire", fixed=True, wire=i)
+    for number in new_number:
+        out.add_node(graph.nodes[number].name, **node_attributes(graph.nodes[number]))
+
+    def add(source: int, target: int, data: dict[str, Any]) -> None:
+        u, v = graph.nodes[source].name, graph.nodes[target].name
+        key: dict[str, str] = {}
+        if parallel and not whole:
+            kind, number = data["kind"], data.get("number", data.get("wire"))
+            key["key"] = f"{kind}#{number}" if out.has_edge(u, v, key=kind) else kind
+        out.add_edge(u, v, **key, **data)
+
+    more = {"number": chosen.tolist()} if columns is None else columns
+    kinds = [graph.edge_kinds[kind] for kind in graph.edge_kind[chosen].tolist()]
+    rows = zip(graph.edge_names.at(chosen), kinds, *more.values(), strict=True)
+    for (u, v), row in zip(graph.edge_index[:, chosen].T.tolist(), rows, strict=True):
+        add(u, v, dict(zip(("name", "kind", *more), row, strict=True)))
+    for wire, (u, v) in enumerate(graph.fixed_edge_index.T.tolist()):
+        if u in new_number and v in new_number:
+            name = {} if whole else {"name": f"{graph.nodes[u].name}->{graph.nodes[v].name}"}
+            add(u, v, {**name, "kind": "wire", "fixed": True, "wire": wire})
     return out
 
 
@@ -79,19 +101,21 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
     if len(set(texts)) != len(texts):
         raise InputError("two nodes have the same name once written as text")
     nodes = tuple(_node(str(name), data) for name, data in source.nodes(data=True))
-    about = source.graph
-    ours = "edge_kinds" in about  # written by graph_to_networkx: edges carry their number
+    header = source.graph
+    numbered = "edge_kinds" in header  # written by graph_to_networkx: edges carry their number
     edges, wires = [], []
     for u, v, data in source.edges(data=True):
         pair = (number[u], number[v], str(data.get("kind", "message")))
-        if ours and data.get("fixed"):
+        if numbered and data.get("fixed"):
             wires.append((data.get("wire"), pair))
         else:
             edges.append((data.get("number"), pair))
-    pairs, fixed = (_in_order(rows) if ours else [p for _, p in rows] for rows in (edges, wires))
-    found = dict.fromkeys(kind for _, _, kind in pairs)
-    kinds = tuple(dict.fromkeys([*_split(about.get("edge_kinds", "")), *found])) or ("message",)
-    places = {kind: i for i, kind in enumerate(kinds[:MOST_KINDS])}  # more are refused below
+    pairs, fixed = (
+        _in_order(rows) if numbered else [pair for _, pair in rows] for rows in (edges, wires)
+    )
+    named = [*_split(header.get("edge_kinds", "")), *(kind for _, _, kind in pairs)]
+    kinds = tuple(dict.fromkeys(named)) or ("message",)
+    code = {kind: i for i, kind in enumerate(kinds[:MOST_KINDS])}  # more are refused below
 
     def index(rows: list[tuple[int, int, str]]) -> torch.Tensor:
         ends = [(u, v) for u, v, _ in rows]
@@ -100,13 +124,13 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
     return ComputationalGraph(
         nodes=nodes,
         edge_index=index(pairs),
-        edge_kind=torch.tensor([places.get(k, 0) for _, _, k in pairs], dtype=torch.uint8),
+        edge_kind=torch.tensor([code.get(k, 0) for _, _, k in pairs], dtype=torch.uint8),
         edge_kinds=kinds,
-        ports=tuple(_split(about.get("ports", ""))),
+        ports=tuple(_split(header.get("ports", ""))),
         fixed_edge_index=index(fixed),
-        groups=tuple(_numbers(g, about) for g in str(about.get("groups", "")).split(";") if g),
-        inputs=_numbers(about["inputs"], about) if "inputs" in about else None,
-        outputs=_numbers(about["outputs"], about) if "outputs" in about else None,
+        groups=tuple(_numbers(g, header) for g in str(header.get("groups", "")).split(";") if g),
+        inputs=_numbers(header["inputs"], header) if "inputs" in header else None,
+        outputs=_numbers(header["outputs"], header) if "outputs" in header else None,
     )
 
 
@@ -122,10 +146,10 @@ def node_attributes(node: Node) -> dict[str, Any]:
 
 def _node(name: str, data: dict[str, Any]) -> Node:
     """Networkx gives attributes no meaning: a ``layer`` that is no number is the user's own."""
-    places = {key: _whole(data.get(key)) for key in ("layer", "index")}
-    own = {key for key, value in places.items() if value is None and data.get(key) is not None}
-    attributes = {k: v for k, v in data.items() if k not in ("kind", *places) or k in own}
-    return Node(name, str(data.get("kind", "node")), **places, attributes=attributes)
+    numbers = {key: _whole(data.get(key)) for key in ("layer", "index")}
+    own = {key for key, value in numbers.items() if value is None and data.get(key) is not None}
+    attributes = {k: v for k, v in data.items() if k not in ("kind", *numbers) or k in own}
+    return Node(name, str(data.get("kind", "node")), **numbers, attributes=attributes)
 
 
 def _whole(value: Any) -> int | None:
@@ -157,20 +181,20 @@ def _split(text: Any) -> list[str]:
     if not str(text).startswith("["):
         return [name for name in str(text).split(",") if name]
     try:
-        found = json.loads(str(text))
+        names = json.loads(str(text))
     except ValueError as error:
         raise InputError(f"the graph attribute {text!r} is no list of names: {error}") from None
-    return [str(name) for name in found]
+    return [str(name) for name in names]
 
 
-def _numbers(text: Any, about: Mapping[str, Any]) -> tuple[int, ...]:
+def _numbers(text: Any, header: Mapping[str, Any]) -> tuple[int, ...]:
     try:
         return tuple(int(x) for x in str(text).split(",") if x)
     except ValueError:
-        name = next(key for key in ("inputs", "outputs", "groups") if str(text) in str(about[key]))
+        name = next(key for key in ("inputs", "outputs", "groups") if str(text) in str(header[key]))
         raise InputError(
             f"the graph attribute {name!r} must hold numbers of nodes, such as '0,1', as "
-            f"to_networkx writes it; got {about[name]!r}. Rename or remove it: "
+            f"to_networkx writes it; got {header[name]!r}. Rename or remove it: "
             f"del G.graph[{name!r}]"
         ) from None
 
@@ -216,24 +240,51 @@ def without_edges(
             f"{type(data).__name__}"
         )
     require_same_edges(data, graph)
+    axes: dict[Any, dict[str, Axis]]
     if isinstance(data, HeteroData):
-        return _without_relations(data, kept, edge_attrs)
-    axes = attribute_axes(data, edge_attrs)
-    either = [name for name, axis in axes.items() if axis == "either"]
-    if either:
-        raise unclear(either)
-    if isinstance(data, Batch):
-        # A batch keeps where each graph's edges begin, and a subgraph of it keeps that too: stale.
-        of = data.batch.cpu()[data.edge_index[0].cpu()]
-        some = []
-        for number, one in enumerate(data.to_data_list()):
-            small = copy.copy(one)
-            edge_subset(small, kept[of == number], axes, one)
-            some.append(small)
-        return Batch.from_data_list(some)
-    small = copy.copy(data)
-    edge_subset(small, kept, axes, data)
-    return small
+        # A relation holds no nodes, so that nothing of it could belong to either.
+        axes = {kind: attribute_axes((data, kind)) for kind in data.edge_types}
+        for name in edge_attrs or ():
+            if all(named.get(name) != "edge" for named in axes.values()):
+                raise no_edge_attribute(name)
+    else:
+        axes = {None: attribute_axes(data, edge_attrs)}
+        either = [name for name, axis in axes[None].items() if axis == "either"]
+        if either:
+            raise unclear(either)
+
+    def smaller(one: Any, kept_of: Mapping[Any, torch.Tensor]) -> Any:
+        small = copy.copy(one)
+        for kind, part in kept_of.items():
+            edge_subset(small, part, axes[kind], one, kind)
+        return small
+
+    parts = by_edge_type(data, kept)
+    if not isinstance(data, Batch):
+        return smaller(data, parts)
+    # A batch keeps where each graph's edges begin, and a subgraph of it keeps that too: stale.
+    graphs = {kind: graphs_of_edges(data, kind) for kind in parts}
+    some = []
+    for number, one in enumerate(data.to_data_list()):
+        some.append(smaller(one, {k: part[graphs[k] == number] for k, part in parts.items()}))
+    return Batch.from_data_list(some)
+
+
+def by_edge_type(data: Any, values: torch.Tensor) -> dict[Any, torch.Tensor]:
+    """``values [E]`` of a PyG graph's edges by their type; ``None`` is the only one of ``Data``."""
+    from torch_geometric.data import HeteroData
+
+    kinds = data.edge_types if isinstance(data, HeteroData) else [None]
+    stores = [data if kind is None else data[kind] for kind in kinds]
+    parts = values.split([int(store.edge_index.shape[1]) for store in stores])
+    return dict(zip(kinds, parts, strict=True))
+
+
+def graphs_of_edges(data: Any, kind: Any) -> torch.Tensor:
+    """``[E_r]``: the graph of a batch that each edge of a type belongs to."""
+    store, batch = (data, data.batch) if kind is None else (data[kind], data[kind[0]].batch)
+    graphs: torch.Tensor = batch[store.edge_index[0]].cpu()
+    return graphs
 
 
 def _without_networkx(source: Any, kept: torch.Tensor, graph: ComputationalGraph) -> Any:
@@ -245,19 +296,16 @@ def _without_networkx(source: Any, kept: torch.Tensor, graph: ComputationalGraph
             f"{graph!r}; apply a mask to the graph that it was found on"
         )
     every = source.edges(keys=True) if source.is_multigraph() else source.edges
-    edges = [edge for edge in every if not _is_wire(source, edge)]
+    numbered = "edge_kinds" in source.graph  # written by graph_to_networkx
+    edges = [edge for edge in every if not (numbered and source.edges[edge].get("fixed"))]
     carried = [_whole(source.edges[edge].get("number")) for edge in edges]
-    if "edge_kinds" in source.graph and None not in carried:
+    if numbered and None not in carried:
         edges.sort(key=lambda edge: int(source.edges[edge]["number"]))
     small = source.copy()
     small.remove_edges_from(
         edge for edge, stays in zip(edges, kept.tolist(), strict=True) if not stays
     )
     return small
-
-
-def _is_wire(source: Any, edge: Any) -> bool:
-    return "edge_kinds" in source.graph and bool(source.edges[edge].get("fixed"))
 
 
 def require_same_edges(data: Any, graph: ComputationalGraph) -> None:
@@ -281,38 +329,6 @@ def require_same_edges(data: Any, graph: ComputationalGraph) -> None:
         raise InputError("the data's edges are not the graph's, or stand in another order")
 
 
-def _without_relations(data: Any, kept: torch.Tensor, edge_attrs: Iterable[str] | None) -> Any:
-    from torch_geometric.data import Batch
-
-    index = {kind: data[kind].edge_index for kind in data.edge_types}
-    counts = [one.shape[1] for one in index.values()]
-    parts = dict(zip(index, kept.split(counts), strict=True))
-    # A relation holds no nodes, so that nothing of it could belong to either.
-    axes = {kind: attribute_axes((data, kind)) for kind in index}
-    for name in edge_attrs or ():
-        if all(found.get(name) != "edge" for found in axes.values()):
-            raise InputError(
-                f"edge_attrs names {name!r}, which has no entry for each edge of the data"
-            )
-
-    def smaller(one: Any, mine: dict[Any, torch.Tensor]) -> Any:
-        small = copy.copy(one)
-        for kind, part in mine.items():
-            edge_subset(small, part, axes[kind], one, kind)
-        return small
-
-    if isinstance(data, Batch):
-        some = []
-        for number, one in enumerate(data.to_data_list()):
-            mine = {
-                kind: part[(data[kind[0]].batch[index[kind][0]] == number).cpu()]
-                for kind, part in parts.items()
-            }
-            some.append(smaller(one, mine))
-        return Batch.from_data_list(some)
-    return smaller(data, parts)
-
-
 def numbered_types(
     graph: ComputationalGraph,
 ) -> dict[str, tuple[tuple[str, str, str], torch.Tensor]] | None:
@@ -326,8 +342,8 @@ def numbered_types(
     names = [f"{kind}:{i}" for kind, count in inside.items() for i in range(count)]
     if not graph.edge_kinds or names != [node.name for node in graph.nodes]:
         return None
-    place = torch.tensor([int(node.name.rsplit(":", 1)[1]) for node in graph.nodes])
-    found = {}
+    number_in_type = torch.tensor([int(node.name.rsplit(":", 1)[1]) for node in graph.nodes])
+    relations = {}
     for number, name in enumerate(graph.edge_kinds):
         index = graph.edge_index[:, graph.edge_kind == number]
         ends = {(kinds[u], kinds[v]) for u, v in index.T.tolist()}
@@ -336,8 +352,8 @@ def numbered_types(
         relation = _between(name, *ends.pop()) if len(ends) == 1 else None
         if relation is None:
             return None
-        found[name] = relation, place[index]
-    return found
+        relations[name] = relation, number_in_type[index]
+    return relations
 
 
 def _between(name: str, source: str, target: str) -> tuple[str, str, str] | None:

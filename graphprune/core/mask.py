@@ -16,24 +16,15 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import GraphMismatchError, InputError, NumericalError, unknown_name
+from graphprune.util.checks import is_integer
 from graphprune.util.modes import ordinary
 from graphprune.util.notebook import notebook_card
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = [
-    "EdgeMask",
-    "Masked",
-    "as_size",
-    "budget",
-    "mask_density",
-    "mask_of",
-    "require_same_graph",
-    "some_edges",
-]
 
 
 def require_same_graph(ours: ComputationalGraph, theirs: ComputationalGraph, what: str) -> None:
@@ -133,7 +124,7 @@ class EdgeMask:
 
     @property
     def num_kept(self) -> int:
-        """How many edges have a value above 0."""
+        """Number of edges with a value above 0."""
         return int(self.kept.sum())
 
     @property
@@ -148,7 +139,7 @@ class EdgeMask:
 
     @property
     def is_binary(self) -> bool:
-        """Whether every value is 0 or 1."""
+        """``True`` if every value is 0 or 1."""
         return bool(((self.values == 0) | (self.values == 1)).all())
 
     def edges(self) -> list[str]:
@@ -167,7 +158,7 @@ class EdgeMask:
         order (of ``HeteroData``: type after type), or the networkx graph. Edge attributes go with
         their edges, nodes all stay. Gives new data. Where there are as many nodes as edges and an
         attribute's name has no "edge" or "node" in it, ``edge_attrs`` says which names belong to
-        edges (``None``: not said).
+        edges (``None`` means not said).
 
         Raises :class:`InputError` where edges do not fit, the mask has values between 0 and 1, or
         what an attribute belongs to is not known.
@@ -182,9 +173,7 @@ class EdgeMask:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge: columns edge, source, target, kind, kept."""
-        from graphprune.core.frames import edge_frame
-
-        return edge_frame(self.graph, kept=self.values.numpy())
+        return edge_table(self.graph, {"kept": self.values.numpy()})
 
     # ---------------------------------------------------------------- set algebra
 
@@ -250,7 +239,7 @@ class EdgeMask:
         return EdgeMask(self.graph, torch.where(alive, self.values, torch.zeros(())))
 
     def connected(self) -> bool:
-        """Whether at least one kept path leads from an input node to an output node."""
+        """``True`` if at least one kept path leads from an input node to an output node."""
         graph = self.graph
         reached = graph.reachable(graph.input_nodes, self.kept.numpy())
         return bool(reached[list(graph.output_nodes)].any())
@@ -287,11 +276,16 @@ def mask_density(mask: EdgeMask) -> dict[str, float]:
 
 @runtime_checkable
 class Masked(Protocol):
-    """Whatever a mask stands in: a circuit, or a method's result."""
+    """Whatever a mask stands in, with the ablation it was found under: a circuit or a result."""
 
     @property
     def mask(self) -> EdgeMask | None:
         """The mask; ``None`` where there is none yet."""
+        ...
+
+    @property
+    def ablation(self) -> Any:
+        """A name or an :class:`~graphprune.Ablation`; ``None`` where that is not known."""
         ...
 
 
@@ -311,8 +305,20 @@ def mask_of(given: object) -> EdgeMask:
     raise InputError(f"expected an EdgeMask or a Circuit, got {type(given).__name__}")
 
 
+def binary_mask(graph: ComputationalGraph, given: object) -> EdgeMask:
+    """:func:`mask_of` as zeros and ones, of this graph; :class:`InputError` for values between."""
+    mask = mask_of(given)
+    require_same_graph(graph, mask.graph, "the model and the circuit")
+    if not mask.is_binary:
+        raise InputError(
+            "a circuit that is tested keeps or drops each edge; this mask has values between 0 "
+            "and 1: take mask.kept, or a selection of its scores"
+        )
+    return mask
+
+
 def budget(size: float, total: int) -> int:
-    """How many edges ``size`` means: an int is a count, a float a fraction, ``int(f * total)``.
+    """Number of edges of a ``size``: an int is a count, a float a fraction, ``int(f * total)``.
 
     Raises :class:`InputError` for a count outside 0..total or a fraction outside (0, 1].
 
@@ -322,7 +328,7 @@ def budget(size: float, total: int) -> int:
     """
     if isinstance(size, bool) or not isinstance(size, (int, float, np.integer, np.floating)):
         raise InputError(f"expected a number of edges (int) or a fraction (float), got {size!r}")
-    if isinstance(size, (int, np.integer)):
+    if is_integer(size):
         if not 0 <= size <= total:
             raise InputError(f"expected a number of edges from 0 to {total}, got {size}")
         return int(size)
@@ -338,7 +344,7 @@ def as_size(size: Any) -> int | float:
 
     Raises :class:`InputError` for anything else; whether a graph has so many is seen when it runs.
     """
-    if isinstance(size, int | np.integer) and not isinstance(size, bool):
+    if is_integer(size):
         return int(size)
     if isinstance(size, float | np.floating):
         return float(size)
@@ -346,7 +352,7 @@ def as_size(size: Any) -> int | float:
 
 
 def some_edges(size: Any, total: int) -> int:
-    """How many edges ``size`` means, at least one; :class:`InputError` otherwise."""
+    """The :func:`budget` of a size that keeps an edge; :class:`InputError` otherwise."""
     count = budget(size, total)
     if count < 1:
         raise InputError(f"size={size!r} keeps no edge of {total}")

@@ -1,4 +1,4 @@
-"""What a method is: a frozen dataclass of settings that scores or prunes any masked model."""
+"""Methods: frozen dataclasses of settings that score or prune any masked model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from functools import wraps
 from importlib import metadata
 from typing import Any, Protocol, Self, runtime_checkable
@@ -14,6 +15,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from graphprune.capabilities import identity_of
 from graphprune.core.ablation import DEFAULT_ABLATION, AblationLike, resolve_ablation
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask, as_size, budget
@@ -26,23 +28,6 @@ from graphprune.errors import InputError
 from graphprune.util.modes import decorate, with_gradients
 from graphprune.util.plain import plain
 from graphprune.util.progress import track
-
-__all__ = [
-    "HasToDict",
-    "Method",
-    "NodeScorer",
-    "Pruner",
-    "Scorer",
-    "Seeded",
-    "Sweep",
-    "ablation_name",
-    "ablation_of",
-    "mean",
-    "method_record",
-    "objective",
-    "ranked",
-    "versions",
-]
 
 _DEFAULT_SEED = 0  # where nobody says one
 
@@ -118,7 +103,7 @@ class Method(ABC):
             task: the examples and the metric.
             size: how many edges the circuit keeps: a count (int) or a share of all edges (float).
                 A scorer's best edges may hold dead ends; these go, so that fewer are left
-                (``remarks`` says so; ``scores.connected(n)`` keeps exactly n). ``None``: the
+                (``remarks`` says so; ``scores.connected(n)`` keeps exactly n). ``None`` takes the
                 method's own setting; of a scorer, which has none, the ranking alone.
 
         Raises:
@@ -179,18 +164,18 @@ def _entered(function: Callable[..., Any]) -> Callable[..., Any]:
     run = with_gradients(function)
 
     @wraps(function)
-    def call(*args: Any, **options: Any) -> Any:
-        task = args[2] if len(args) > 2 else options.get("task")
+    def call(self: Method, *args: Any, **options: Any) -> Any:
+        task = args[1] if len(args) > 1 else options.get("task")
         if task is not None:  # a few methods read none
             require_task(task)
-        found: Any = run(*args, **options)
-        if function.__name__ == "fit" and not isinstance(found, Result):
+        result: Any = run(self, *args, **options)
+        if function.__name__ == "fit" and not isinstance(result, Result):
             raise InputError(
-                f"{type(args[0]).__name__}.fit gave {type(found).__name__}, expected a gp.Result"
+                f"{type(self).__name__}.fit gave {type(result).__name__}, expected a gp.Result"
             )
-        if isinstance(found, Result) and found.task is None:
-            return replace(found, task=task)
-        return found
+        if isinstance(result, Result) and result.task is None:
+            return replace(result, task=task)
+        return result
 
     return call
 
@@ -200,12 +185,9 @@ def _shown(value: object) -> str:
     if isinstance(value, Method):
         return value.label
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_shown, value))}]" if _methods(value) else repr(value)
+        methods = any(isinstance(member, Method) for member in value)
+        return f"[{', '.join(map(_shown, value))}]" if methods else repr(value)
     return repr(value)
-
-
-def _methods(values: tuple[object, ...]) -> bool:
-    return any(isinstance(value, Method) for value in values)
 
 
 class Scorer(Method):
@@ -241,8 +223,9 @@ class Pruner(Method):
     def sized(self, size: int | float | None) -> Self:
         """The same method that keeps ``size`` edges (int) or that share of them (float).
 
-        ``None``: as it is. A method with a setting ``size`` takes one. Raises :class:`InputError`
-        where that setting was said and is another, or other settings decide how many edges stay.
+        ``None`` leaves it as it is. A method with a setting ``size`` takes one. Raises
+        :class:`InputError` where that setting was said and is another, or other settings decide how
+        many edges stay.
         """
         if size is None:
             return self
@@ -265,7 +248,7 @@ class Seeded(Protocol):
 
     @property
     def seed(self) -> int | None:
-        """What it draws by."""
+        """The seed it draws by."""
         ...
 
 
@@ -366,6 +349,39 @@ def method_record(method: Any, scores: EdgeScores | None) -> dict[str, Any] | No
     return {"name": type(method).__name__, "settings": settings}
 
 
+def provenance_of(
+    model: MaskedModel | None,
+    task: Task | None,
+    method: Any,
+    scores: EdgeScores | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    """The origin of a circuit: plain values by name, each where it is known."""
+    provenance: dict[str, Any] = {}
+    if model is not None:
+        provenance["model"] = identity_of(model)
+    if task is not None:
+        provenance["task"] = {
+            "name": task.name,
+            "examples": len(task),
+            "metric": task.metric.name,
+            "notes": task.notes,
+        }
+    record = method_record(method, scores)
+    if record is not None:
+        provenance["method"] = record
+        seed = record.get("settings", {}).get("seed") if seed is None else seed
+    if seed is not None:
+        provenance["seed"] = seed
+    return {**provenance, **versions_now()}
+
+
+def recorded(provenance: Mapping[str, Any], part: str, key: str) -> str:
+    """A name in a part of a provenance, which may be the name alone; empty where not known."""
+    record = provenance.get(part)
+    return str((record.get(key) if isinstance(record, Mapping) else record) or "")
+
+
 def ablation_name(given: Any, method: Any = None, report: Any = None) -> str | None:
     """The ablation that was said: outright, by a method (or a record of one), or by a report."""
     if given is None and method is not None:
@@ -382,14 +398,14 @@ def _setting(record: Any) -> Any:
     return settings.get("ablation") if isinstance(settings, Mapping) else None
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that may have had a part in a result."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+def versions_now() -> dict[str, Any]:
+    """Versions of Python and of packages that may have had a part in a result, and the time."""
+    known = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in _PACKAGES:
         # What is not imported had no part in the result.
         if package in sys.modules:
             try:
-                found[package] = metadata.version(package)
+                known[package] = metadata.version(package)
             except metadata.PackageNotFoundError:
-                found[package] = "uninstalled checkout"
-    return found
+                known[package] = "uninstalled checkout"
+    return {"versions": known, "created": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -20,11 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.core.batch import Batch
-from graphprune.errors import InputError, NumericalError, unknown_name
+from graphprune.core.batch import Batch, require_finite
+from graphprune.errors import InputError
+from graphprune.util.checks import require_one_of
 from graphprune.util.numbers import NOISE, UNBOUNDED, levels
-
-__all__ = ["METRICS", "Metric", "as_metric", "everywhere", "kendall_tau"]
 
 MetricFunction = Callable[[Tensor, Batch, Tensor | None], Tensor]
 
@@ -41,10 +40,10 @@ class Metric:
         flat_at_full: whether its gradient vanishes at the full model, as the KL divergence's does.
         differentiable: whether gradients mean anything.
         same: ``(outputs, batch, full) -> [B]`` booleans, what counts as the same output as the
-            full model's (see :meth:`same_as_full`); ``None``: the same choice.
+            full model's (see :meth:`same_as_full`); ``None`` takes the same choice.
         choices: whether it reads outputs as scores of at least two choices.
         beside: ``full -> function``, the same function with what ``full`` alone decides computed
-            once; ``None``: it is computed each time.
+            once; ``None`` computes it each time.
         bounds: the least and the largest value that it can have; intervals of its mean stay inside,
             and values that all lie at an end (right or wrong) are counted.
 
@@ -97,13 +96,7 @@ class Metric:
                 f"got the shape {list(values.shape)}"
             )
         finite = torch.isfinite(values.detach())
-        if not bool(finite.all()):
-            bad = torch.nonzero(~finite)[:, 0].tolist()
-            numbers = [batch.indices[i] if batch.indices else i for i in bad]
-            raise NumericalError(
-                f"metric {self.name!r} is NaN or infinite on {len(bad)} of {batch.size} examples; "
-                f"example numbers {numbers[:10]}"
-            )
+        require_finite(finite, batch, f"metric {self.name!r} is NaN or infinite")
         return values
 
     def same_as_full(self, outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
@@ -206,9 +199,9 @@ def _kl_beside(full: Tensor) -> MetricFunction:
     return divergence
 
 
-_NEAR = 0.02  # |log p - log q| up to which a Taylor series is the more exact way
+_SERIES_LIMIT = 0.02  # |log p - log q| up to which a Taylor series is the more exact way
 _SERIES = (1 / 2, -1 / 6, 1 / 24, -1 / 120, 1 / 720)
-_ROOM = 2**16  # numbers that are worked on at a time, so that they stay in a CPU's cache
+_CACHED = 2**16  # numbers that are worked on at a time, so that they stay in a CPU's cache
 
 
 class _Divergence(torch.autograd.Function):
@@ -223,15 +216,15 @@ class _Divergence(torch.autograd.Function):
     def forward(ctx: Any, log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
         ctx.save_for_backward(log_q, p)
         size = log_q.shape[-1]
-        rows = max(1, _ROOM // size) if log_q.device.type == "cpu" else max(1, log_q.numel())
+        rows = max(1, _CACHED // size) if log_q.device.type == "cpu" else max(1, log_q.numel())
         parts = (x.reshape(-1, size).split(rows) for x in (log_q, log_p, p))
         sums = [_divergence(*some) for some in zip(*parts, strict=True)]
         return torch.cat(sums).view(log_q.shape[:-1]) if sums else log_q.sum(-1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         log_q, p = ctx.saved_tensors
-        return grad[..., None] * (log_q.exp() - p), None, None
+        return gradients[0][..., None] * (log_q.exp() - p), None, None
 
 
 def _divergence(log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
@@ -242,11 +235,11 @@ def _divergence(log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
     for coefficient in rest:
         near = near.add_(coefficient).mul_(t)
     near.mul_(t).mul_(p)
-    return torch.where(t.abs() < _NEAR, near, far).sum(-1)
+    return torch.where(t.abs() < _SERIES_LIMIT, near, far).sum(-1)
 
 
 def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-    """Whether an answer beats every distractor; of a task without any, as :func:`_top1_accuracy`.
+    """1 where an answer beats every distractor; without distractors :func:`_top1_accuracy`.
 
     A tie is no answer, so it counts as wrong.
     """
@@ -259,7 +252,7 @@ def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
 
 
 def _top1_accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-    """Whether the largest of all outputs is an answer.
+    """1 where the largest of all outputs is an answer.
 
     An answer that shares the first place with another output counts as wrong, as it does against a
     distractor. By the first of the largest, outputs that are all alike would have the accuracy of
@@ -276,13 +269,13 @@ def _top1_accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor
 
 
 def _exact_match(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-    """Whether the choice is the full model's: among answers and distractors, or all outputs."""
+    """1 where the choice is the full model's: among answers and distractors, or all outputs."""
     assert full is not None
     return _average(_agreed(outputs, batch, full).to(outputs.dtype), outputs, batch)
 
 
 def _top1_match(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-    """Whether the largest of all outputs is the full model's; of equal ones the first counts.
+    """1 where the largest of all outputs is the full model's; of equal ones the first counts.
 
     That is the choice of greedy decoding, and the full model matches itself.
     """
@@ -328,7 +321,8 @@ def kendall_tau(ours: Tensor, theirs: Tensor) -> Tensor:
     for pair in pairs:
         noise = NOISE * max(float(row.detach().abs().max()) for row in pair)
         first, second = (levels(row, noise) for row in pair)
-        taus.append(float(kendalltau(first, second).statistic))
+        result: Any = kendalltau(first, second)
+        taus.append(float(result.statistic))
     return torch.tensor(taus).reshape(ours.shape[:-1])
 
 
@@ -379,8 +373,7 @@ def as_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
-        if metric not in METRICS:
-            raise unknown_name("metric", metric, METRICS)
+        require_one_of(metric, METRICS, "metric")
         return METRICS[metric]
     direction = getattr(metric, "higher_is_better", None)
     if not callable(metric) or not isinstance(direction, bool):

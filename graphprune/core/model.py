@@ -21,30 +21,13 @@ from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.errors import InputError
 from graphprune.util.modes import decorate, ordinary_tensors, with_gradients
 
-__all__ = [
-    "Ablation",
-    "AblationKind",
-    "Gradients",
-    "MaskedModel",
-    "Messages",
-    "Objective",
-    "Reference",
-    "ablation_kind",
-    "as_constant",
-    "each_mask",
-    "gradient_by_mask",
-    "mask_values",
-    "require_model",
-    "require_same_batch",
-]
-
 AblationKind = Literal["counterfactual", "zero", "mean", "optimal", "delete"]
 Objective = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ablation:
-    """What replaces an ablated message.
+    """The values that replace ablated messages.
 
     ``counterfactual``: the same message on the corrupted input; ``zero``; ``mean``: over a
     reference set, pooled over positions or for each position; ``optimal``: constants that an
@@ -71,14 +54,14 @@ class Ablation:
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
-        """What there is to learn: leaf tensors that require grad, ``()`` unless ``optimal``.
+        """The constants to learn: leaf tensors that require grad, ``()`` unless ``optimal``.
 
         Runs are differentiable in them, and read their present values at each call.
         """
         return tuple(self.values) if self.kind == "optimal" else ()
 
     def as_plain(self) -> str:
-        """What files say of it."""
+        """The text that files hold for it."""
         return repr(self)
 
     def __repr__(self) -> str:
@@ -300,7 +283,7 @@ def each_mask(
     outputs: Callable[[Tensor], Tensor],
     examples: int,
 ) -> Tensor:
-    """What :meth:`MaskedModel.run` gives, from a function of one mask.
+    """The outputs of :meth:`MaskedModel.run`, from a function of one mask.
 
     Args:
         graph: the model's; the mask is checked against it.

@@ -1,4 +1,4 @@
-"""What two parts of a task, or a circuit and a task, have in common.
+"""Examples that two parts of a task, or a circuit and a task, have in common.
 
 Each prompt (any input) has a fingerprint of its contents, whatever its place, batch or padding. Two
 examples overlap where the clean prompt of one is the clean or the corrupted prompt of the other: a
@@ -24,32 +24,20 @@ from graphprune.core.batch import Examples, Fingerprinted, Redrawable
 from graphprune.core.contents import fingerprint
 from graphprune.errors import InputError
 
-__all__ = [
-    "ExampleFingerprint",
-    "Remaining",
-    "as_table",
-    "count_overlapping",
-    "digest",
-    "fingerprint_table",
-    "split_without_overlap",
-    "token_digest",
-    "without_overlap",
-]
-
 Table = NDArray[np.int64]
 
 
 class ExampleSet(Protocol):
-    """What a task is to this module: a frozen dataclass of examples in an order."""
+    """A task as this module sees it: a frozen dataclass of examples in an order."""
 
     @property
     def examples(self) -> Examples:
-        """Where batches come from."""
+        """The source of batches."""
         ...
 
     @property
-    def order(self) -> tuple[int, ...] | None:
-        """Which of the examples, in which order; ``None``: all."""
+    def example_numbers(self) -> Sequence[int]:
+        """Which of the examples, in which order."""
         ...
 
     @property
@@ -63,12 +51,6 @@ class ExampleSet(Protocol):
 
 
 T = TypeVar("T", bound=ExampleSet)
-
-
-def _numbers(task: ExampleSet) -> NDArray[np.int64]:
-    """The task's example numbers, in its order."""
-    every = range(len(task.examples)) if task.order is None else task.order
-    return np.asarray(every, dtype=np.int64)
 
 
 class ExampleFingerprint(NamedTuple):
@@ -86,8 +68,8 @@ class ExampleFingerprint(NamedTuple):
 
 def digest(raw: bytes) -> int:
     """A signed 64-bit hash of bytes that is never 0."""
-    found = hashlib.blake2b(raw, digest_size=8).digest()
-    return int.from_bytes(found, "little", signed=True) or 1
+    hashed = hashlib.blake2b(raw, digest_size=8).digest()
+    return int.from_bytes(hashed, "little", signed=True) or 1
 
 
 def token_digest(ids: Any) -> int:
@@ -101,13 +83,13 @@ def fingerprint_table(task: ExampleSet) -> Table:
     Of examples that are not :class:`~graphprune.core.batch.Fingerprinted` single ones are read.
     """
     if isinstance(task.examples, Fingerprinted):
-        table = task.examples.prints()
-        return table if task.order is None else table[_numbers(task)]
-    rows = [_read(task.examples.batch([number])) for number in _numbers(task).tolist()]
+        table: Table = task.examples.fingerprints()[np.asarray(task.example_numbers)]
+        return table
+    rows = [_fingerprint(task.examples.batch([number])) for number in task.example_numbers]
     return np.asarray(rows, dtype=np.int64).reshape(-1, 2)
 
 
-def _read(batch: Any) -> tuple[int, int]:
+def _fingerprint(batch: Any) -> tuple[int, int]:
     """The fingerprint of a batch of one."""
 
     def one(given: Any) -> int:
@@ -128,24 +110,30 @@ class HasFingerprints(Protocol):
         ...
 
 
-def as_table(found_on: HasFingerprints | Iterable[ExampleFingerprint]) -> Table:
-    """``[M, 2]`` of a task or of fingerprints; raises :class:`InputError` for anything else."""
+def fingerprint_set(
+    found_on: HasFingerprints | Iterable[ExampleFingerprint],
+) -> frozenset[ExampleFingerprint]:
+    """Those of a task, or those given; raises :class:`InputError` for anything else."""
     given = found_on.example_fingerprints() if isinstance(found_on, HasFingerprints) else found_on
     try:
-        rows = sorted({ExampleFingerprint(*(int(part) for part in row)) for row in given})
+        return frozenset(ExampleFingerprint(*(int(part) for part in row)) for row in given)
     except (TypeError, ValueError):
         raise InputError(
             "found_on is the task whose examples found the circuit, or their fingerprints "
             f"(task.example_fingerprints()), got {type(found_on).__name__}"
         ) from None
-    return np.asarray(rows, dtype=np.int64).reshape(-1, 2)
+
+
+def as_table(found_on: HasFingerprints | Iterable[ExampleFingerprint]) -> Table:
+    """``[M, 2]``: a :func:`fingerprint_set` in order."""
+    return np.asarray(sorted(fingerprint_set(found_on)), dtype=np.int64).reshape(-1, 2)
 
 
 def count_overlapping(task: ExampleSet, found_on: Iterable[ExampleFingerprint]) -> int:
-    """How many of the task's examples overlap those with the fingerprints ``found_on``."""
-    own, seen = fingerprint_table(task), as_table(found_on)
-    crossed = (own[:, 1] != 0) & np.isin(own[:, 1], seen[:, 0])
-    return int((np.isin(own[:, 0], seen[seen != 0]) | crossed).sum())
+    """Number of the task's examples that overlap those with the fingerprints ``found_on``."""
+    table, seen = fingerprint_table(task), as_table(found_on)
+    corrupt_seen = (table[:, 1] != 0) & np.isin(table[:, 1], seen[:, 0])
+    return int((np.isin(table[:, 0], seen[seen != 0]) | corrupt_seen).sum())
 
 
 @dataclass(frozen=True)
@@ -153,7 +141,7 @@ class Remaining(Generic[T]):
     """A task without the examples that were seen.
 
     Args:
-        task: the examples that are left; ``None``: none.
+        task: the examples that are left; ``None`` means none.
         dropped: how many examples were left out.
         redrawn: how many were kept with another corrupted prompt, since theirs had been seen.
     """
@@ -171,26 +159,26 @@ def without_overlap(task: T, seen: Table, *, drop: bool = True) -> Remaining[T]:
     clean prompt was seen. ``drop=False`` leaves none out and only draws again. Without overlap the
     task comes back as it is.
     """
-    own = fingerprint_table(task)
-    old = np.isin(own[:, 0], seen[seen != 0]) if drop else np.zeros(len(own), dtype=bool)
-    taken = seen[:, 0]
-    crossed = ~old & (own[:, 1] != 0) & np.isin(own[:, 1], taken)
+    table = fingerprint_table(task)
+    dropped = np.isin(table[:, 0], seen[seen != 0]) if drop else np.zeros(len(table), dtype=bool)
+    seen_clean = seen[:, 0]
+    corrupt_seen = ~dropped & (table[:, 1] != 0) & np.isin(table[:, 1], seen_clean)
     examples = task.examples
-    done = np.zeros(len(own), dtype=bool)
-    if crossed.any() and isinstance(examples, Redrawable):
-        numbers = _numbers(task)
-        examples, drawn = examples.redrawn(
-            numbers[crossed], numbers[~old], frozenset(taken.tolist())
+    drawn_again = np.zeros(len(table), dtype=bool)
+    if corrupt_seen.any() and isinstance(examples, Redrawable):
+        numbers = np.asarray(task.example_numbers)
+        examples, successful = examples.redrawn(
+            numbers[corrupt_seen], numbers[~dropped], frozenset(seen_clean.tolist())
         )
-        done = crossed & np.isin(numbers, np.asarray(drawn, dtype=np.int64))
+        drawn_again = corrupt_seen & np.isin(numbers, np.asarray(successful, dtype=np.int64))
     if drop:
-        old |= crossed & ~done
-    counts = {"redrawn": int(done.sum()), "dropped": int(old.sum())}
+        dropped |= corrupt_seen & ~drawn_again
+    counts = {"redrawn": int(drawn_again.sum()), "dropped": int(dropped.sum())}
     if not any(counts.values()):
         return Remaining(task, 0, 0)
-    if old.all():
-        return Remaining(None, len(own), 0)
-    kept: Any = task.subset(np.flatnonzero(~old).tolist()) if old.any() else task
+    if dropped.all():
+        return Remaining(None, len(table), 0)
+    kept: Any = task.subset(np.flatnonzero(~dropped).tolist()) if dropped.any() else task
     notes = {**task.notes, "overlap": {name: n for name, n in counts.items() if n}}
     left = cast(T, replace(kept, examples=examples, notes=notes))
     return Remaining(left, counts["dropped"], counts["redrawn"])

@@ -13,19 +13,17 @@ from torch import Tensor
 
 from graphprune.core.batch import Batch
 
-__all__ = ["ExportedModel", "Pruned", "tolerance"]
-
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """How far outputs may be apart, as a share of one plus the largest, and be called equal."""
+    """The largest difference of equal outputs, as a share of one plus the largest output."""
     return _TOLERANCE.get(dtype, 0.2)
 
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """What an adapter makes of a circuit: a module, and how to try it.
+    """A circuit as a module of its own, and how to try it.
 
     Args:
         module: maps ``[B, T]`` inputs to outputs at all positions, or at the last ones asked for.
@@ -37,9 +35,9 @@ class Pruned:
         size: ``(B, T)`` of a batch.
         quiet: a context in which the user's module evaluates; it is as before afterwards.
         gap: the largest difference to the masked run on drawn inputs, where it was tried.
-        longest: the most positions there may be; ``None``: any number.
+        longest: the most positions there may be; ``None`` means any number.
         shortest: the fewest.
-        exact: the only number of positions there may be; ``None``: any up to ``longest``.
+        exact: the only number of positions there may be; ``None`` means any up to ``longest``.
         options: the adapter's own settings that it was made with, plain values.
 
     Example:
@@ -72,7 +70,7 @@ class Pruned:
 
 @dataclass(frozen=True, eq=False)
 class ExportedModel:
-    """What :meth:`graphprune.Circuit.export_model` wrote.
+    """The exported model that :meth:`graphprune.Circuit.export_model` wrote.
 
     ``module`` is the circuit in memory, ``path`` the folder, ``report`` what stands in its
     ``report.json``: ``original`` and ``exported`` with ``parameters``, ``bytes``,

@@ -7,6 +7,7 @@ A package adds an adapter by an entry point in the group ``graphprune.adapters``
 
 from __future__ import annotations
 
+import inspect
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
@@ -18,16 +19,14 @@ from graphprune.core.model import MaskedModel
 from graphprune.errors import InputError, UnsupportedModelError, unknown_name
 from graphprune.util.modes import ordinary_tensors
 
-__all__ = ["Adapter", "adapters", "make_method", "method_names", "supported", "wrap"]
-
 
 class Adapter(Protocol):
-    """What an entry point in ``graphprune.adapters`` must give."""
+    """The object that an entry point in ``graphprune.adapters`` must give."""
 
     name: str
 
     def matches(self, module: object) -> bool:
-        """Whether the adapter answers for this object."""
+        """``True`` if the adapter answers for this object."""
         ...
 
     def supported(self) -> list[str]:
@@ -41,15 +40,15 @@ class Adapter(Protocol):
 
 @lru_cache
 def _entries(group: str) -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
+    entries: dict[str, EntryPoint] = {}
     for entry in entry_points(group=group):
-        if entry.name in found and found[entry.name].value != entry.value:
+        if entry.name in entries and entries[entry.name].value != entry.value:
             raise InputError(
-                f"two packages register {entry.name!r} in {group}: {found[entry.name].value} and "
+                f"two packages register {entry.name!r} in {group}: {entries[entry.name].value} and "
                 f"{entry.value}; uninstall one"
             )
-        found[entry.name] = entry
-    return found
+        entries[entry.name] = entry
+    return entries
 
 
 def package_of(group: str, name: str) -> str:
@@ -126,7 +125,7 @@ def _require_ordinary_weights(module: nn.Module) -> None:
 
 
 def supported() -> dict[str, list[str]]:
-    """What each installed adapter knows, such as ``{"transformers": ["gpt2", ...]}``.
+    """The architectures that each adapter knows, such as ``{"transformers": ["gpt2", ...]}``.
 
     Example:
         >>> supported()["pyg"]
@@ -163,6 +162,7 @@ def make_method(name: str, **settings: Any) -> Any:
     """
     kind = method_class(name)
     try:
-        return kind(**settings)
+        inspect.signature(kind).bind(**settings)
     except TypeError as error:
         raise InputError(f"method {name!r} does not take these settings: {error}") from None
+    return kind(**settings)

@@ -1,4 +1,4 @@
-"""What every method gives: one type, whoever found the circuit."""
+"""The result of every method: one type, whoever found the circuit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from graphprune.core.edge_table import edge_table, require_other_names
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import Ablation, ablation_kind
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from graphprune.core.overlap import ExampleFingerprint
     from graphprune.core.task import Task
 
-__all__ = ["Result", "scores_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -36,12 +35,13 @@ class Result:
             method made the ablation itself.
         history: a row of numbers for each step, the first step first.
         circuits: circuits of other sizes met on the way, by their number of edges.
-        values: further numbers of each edge, ``[E]``, by name: ``gates`` of a mask optimiser (log
-            alphas, logits of keep chances or scores, without the senders'), ``effects`` of a
-            greedy descent (the rise of the loss when an edge was decided, NaN where none was
-            measured).
-        notes: plain values: the circuit's ``loss``, ``steps``, ``evaluations``, ``seconds``, ...
-        remarks: sentences that a reader of the circuit should know.
+        values: what else the method knows of each edge: tensors ``[E]`` by name, which become
+            columns of :meth:`to_frame`. ``gates`` of a mask optimiser (log alphas, logits of keep
+            chances or scores, without the senders'), ``effects`` of a greedy descent (the rise of
+            the loss when an edge was decided, NaN where none was measured).
+        notes: figures of the run as a whole, for programs: plain values by name, such as the
+            circuit's ``loss``, ``steps``, ``evaluations``, ``seconds``.
+        remarks: what a reader of the circuit should know, for people: whole sentences.
         stopped: why it ended before it was done, or ``""``.
         task: the examples that it was found on.
 
@@ -70,26 +70,23 @@ class Result:
 
     @cached_property
     def found_on(self) -> frozenset[ExampleFingerprint] | None:
-        """Fingerprints of the examples that the method saw; ``None``: not known."""
+        """Fingerprints of the examples that the method saw; ``None`` where that is not known."""
         return None if self.task is None else frozenset(self.task.example_fingerprints())
 
     @property
     def graph(self) -> ComputationalGraph:
         """The graph that mask and scores belong to."""
-        found = self.scores if self.mask is None else self.mask
-        assert found is not None
-        return found.graph
+        part = self.scores if self.mask is None else self.mask
+        assert part is not None
+        return part.graph
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge: edge, source, target, kind, and kept, score and values if any."""
-        from graphprune.core.frames import edge_frame
-
         columns = {name: values.numpy() for name, values in self.values.items()}
-        if self.scores is not None:
-            columns = {"score": self.scores.values.numpy()} | columns
-        if self.mask is not None:
-            columns = {"kept": self.mask.values.numpy()} | columns
-        return edge_frame(self.graph, **columns)
+        own = {"kept": self.mask, "score": self.scores}
+        known = {name: part.values.numpy() for name, part in own.items() if part is not None}
+        require_other_names(columns, own)
+        return edge_table(self.graph, known | columns)
 
     def _repr_html_(self) -> str:
         """The result in a notebook: its ablation, mask, scores and remarks."""
@@ -107,10 +104,10 @@ class Result:
         return f"Result({', '.join([*parts, *filter(None, [self.stopped])])})"
 
 
-def scores_of(found: EdgeScores | Result) -> EdgeScores:
+def scores_of(given: EdgeScores | Result) -> EdgeScores:
     """The scores of a result, or scores as they are; :class:`InputError` where it has none."""
-    if not isinstance(found, Result):
-        return found
-    if found.scores is None:
+    if not isinstance(given, Result):
+        return given
+    if given.scores is None:
         raise InputError("this result has a mask and ranks no edges; a curve needs scores")
-    return found.scores
+    return given.scores

@@ -1,4 +1,4 @@
-"""Whether there is anything to measure: ablations without effect, models not told apart, rounding.
+"""Checks that there is anything to measure: idle ablations, models not told apart, rounding.
 
 *Ablations that change nothing*, so that no edge matters: no message differs, or none that counts.
 Scores would be all zero, a mask of the best edges arbitrary, and an optimiser would find that any
@@ -34,21 +34,8 @@ from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.util.numbers import ENOUGH, bootstrap_interval
 
-__all__ = [
-    "ComparesMessages",
-    "IdleAblationCheck",
-    "MetricRange",
-    "changes_nothing",
-    "equal_but_for_rounding",
-    "equal_inputs",
-    "may_be_rounding",
-    "require_effect",
-    "rounding_notes",
-    "rounding_of",
-]
-
-_MASKS = 4  # drawn, where an adapter cannot compare messages
-_OTHERS: tuple[AblationKind, ...] = ("zero", "delete", "mean")
+_DRAWN_MASKS = 4  # where an adapter cannot compare messages
+_ALTERNATIVES: tuple[AblationKind, ...] = ("zero", "delete", "mean")
 
 
 @runtime_checkable
@@ -56,15 +43,15 @@ class ComparesMessages(Protocol):
     """A reference that can tell whether its ablation changes any message."""
 
     def changes_nothing(self) -> bool | None:
-        """Whether every ablated message is the clean one (a mean: but for its rounding).
+        """``True`` if every ablated message is the clean one (a mean: but for its rounding).
 
-        ``None``: only runs can tell.
+        ``None`` means that only runs can tell.
         """
         ...
 
 
 def equal_inputs(batch: Batch) -> bool:
-    """Whether a batch's corrupted inputs are its clean ones, tensor by tensor."""
+    """``True`` if a batch's corrupted inputs are its clean ones, tensor by tensor."""
     clean, corrupt = batch.clean, batch.corrupt
     if isinstance(clean, Tensor) and isinstance(corrupt, Tensor):
         return torch.equal(clean, corrupt)
@@ -78,7 +65,7 @@ def equal_inputs(batch: Batch) -> bool:
 
 
 def equal_but_for_rounding(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal but for the rounding of a mean."""
+    """``True`` if two tensors are equal but for the rounding of a mean."""
     one, other = torch.broadcast_tensors(one, other)
     if not one.numel():
         return True
@@ -89,22 +76,21 @@ def equal_but_for_rounding(one: Tensor, other: Tensor) -> bool:
 
 @torch.no_grad()
 def changes_nothing(model: MaskedModel, batch: Batch, reference: Reference) -> bool:
-    """Whether no edge of the batch sends anything else, or nothing that reaches the outputs.
+    """``True`` if no edge of the batch sends anything else, or nothing that reaches the outputs.
 
     Equal outputs are not enough: single edges may matter where all of them together do not. So
     runs of a few drawn circuits decide, unless all messages are known to be the clean ones.
     """
     if reference.ablation.kind == "counterfactual" and equal_inputs(batch):
         return True
-    told = reference.changes_nothing() if isinstance(reference, ComparesMessages) else None
-    if told:
+    if isinstance(reference, ComparesMessages) and reference.changes_nothing():
         return True
     # Messages that differ may still not reach what is asked, a node that no edge leads to.
     if not equal_but_for_rounding(reference.full, reference.ablated):
         return False
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(_MASKS, model.graph.num_edges, generator=generator)
-    masks = (drawn < torch.linspace(0.2, 0.8, _MASKS)[:, None]).float()
+    drawn = torch.rand(_DRAWN_MASKS, model.graph.num_edges, generator=generator)
+    masks = (drawn < torch.linspace(0.2, 0.8, _DRAWN_MASKS)[:, None]).float()
     return equal_but_for_rounding(model.run(batch, masks, reference), reference.full)
 
 
@@ -128,7 +114,7 @@ class IdleAblationCheck:
 
     @property
     def settled(self) -> bool:
-        """Whether one has changed something."""
+        """``True`` if one has changed something."""
         return self._changed
 
     def finish(self) -> None:
@@ -142,7 +128,7 @@ class IdleAblationCheck:
         if self._changed or self._last is None:
             return None
         batch, ablation = self._last
-        would = [kind for kind in _OTHERS if self._would(batch, kind, ablation)]
+        would = [kind for kind in _ALTERNATIVES if self._would_change(batch, kind, ablation)]
         other = " or ".join(f"ablation={kind!r}" for kind in would)
         return (
             f"{ablation.name} ablation changes nothing here: on every example every "
@@ -153,7 +139,7 @@ class IdleAblationCheck:
             + " corrupted inputs that differ, or ask where edges lead"
         )
 
-    def _would(self, batch: Batch, kind: AblationKind, now: Ablation) -> bool:
+    def _would_change(self, batch: Batch, kind: AblationKind, now: Ablation) -> bool:
         if kind == now.kind:
             return False
         try:
@@ -252,7 +238,7 @@ class MetricRange:
         return self.full - self.ablated
 
     def share(self, value: float) -> float:
-        """Where ``value`` lies on the way from the ablated model (0) to the full one (1)."""
+        """The place of ``value`` on the way from the ablated model (0) to the full one (1)."""
         return (value - self.ablated) / self.size
 
 
@@ -266,20 +252,20 @@ def rounding_of(
     """The open mask's mean KL, and what the mean of the task's metric is off by, on one batch."""
     batch = next(iter(task.batches(batch_size)))
     reference = model.reference(batch, ablation)
-    found = {}
+    noise = {}
     with torch.no_grad():
         full = reference.full
         outputs = model.run(batch, EdgeMask.full(model.graph), reference)
         kl = METRICS["kl"]
         if kl.missing(batch, full) is None:
-            found["kl"] = float(kl(outputs, batch, full).double().mean())
+            noise["kl"] = float(kl(outputs, batch, full).double().mean())
         if task.metric.missing(batch, full) is None:
             gap = task.metric(outputs, batch, full) - task.metric(full, batch, full)
             gap = gap.double()
-            found["metric"] = max(
+            noise["metric"] = max(
                 float(gap.mean().abs()), float(gap.square().mean().sqrt()) / math.sqrt(len(task))
             )
-    return found
+    return noise
 
 
 def _dtypes(model: MaskedModel) -> set[torch.dtype]:
@@ -288,7 +274,7 @@ def _dtypes(model: MaskedModel) -> set[torch.dtype]:
 
 
 def may_be_rounding(model: MaskedModel, values: Mapping[str, float]) -> bool:
-    """Whether a figure may be one of rounding alone."""
+    """``True`` if a figure may be one of rounding alone."""
     if _dtypes(model) & {torch.float16, torch.bfloat16}:
         return True
     off = abs(1 - values["faithfulness"]) if "faithfulness" in values else math.inf
@@ -303,7 +289,7 @@ def rounding_notes(
     ``gap``: the metric of the full model minus that of the wholly ablated one.
     """
     kinds = sorted(str(kind).removeprefix("torch.") for kind in _dtypes(model))
-    found = {}
+    notes = {}
     for name, off, limit in (
         ("kl", values.get("kl"), noise.get("kl")),
         (
@@ -316,8 +302,8 @@ def rounding_notes(
         if off is None or limit is None or off > 2 * limit or limit == 0:
             continue
         what = f"{off:.2g}" if name == "kl" else f"{off:.2g} from 1"
-        found[name] = (
+        notes[name] = (
             f"{what} is within rounding ({', '.join(kinds) or 'unknown dtype'}): the whole model "
             f"run as a circuit is {limit:.2g} off"
         )
-    return found
+    return notes

@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, budget
-from graphprune.errors import InputError, NumericalError, unknown_name
-from graphprune.util.checks import share_checked
+from graphprune.errors import InputError, NumericalError
+from graphprune.util.checks import require_one_of, share_checked
 from graphprune.util.modes import ordinary
 from graphprune.util.notebook import notebook_card
 from graphprune.util.numbers import NOISE, ranking
@@ -26,15 +27,12 @@ from graphprune.util.numbers import NOISE, ranking
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EdgeScores", "NodeScores", "PositionalEdgeScores", "Ranking", "ranked_values"]
-
 Ranking = Literal["abs", "signed"]
 
 
 def ranked_values(values: Tensor, by: Ranking) -> Tensor:
     """The values that a ranking goes by: the magnitudes, or the values with their sign."""
-    if by not in ("abs", "signed"):
-        raise unknown_name("by", by, ("abs", "signed"))
+    require_one_of(by, ("abs", "signed"), "by")
     return values.abs() if by == "abs" else values
 
 
@@ -165,11 +163,11 @@ class EdgeScores:
         least = 0
         if positives:
             least = math.ceil(share_checked(positives, "positives") * count - 1e-9)
-            found = int((self.values > 0).sum())
-            if found < least:
+            positive = int((self.values > 0).sum())
+            if positive < least:
                 raise InputError(
                     f"infeasible: positives={positives} of {count} edges are {least}, but only "
-                    f"{found} edges score above 0"
+                    f"{positive} edges score above 0"
                 )
         values = ranked_values(self.values, by)
         return best_circuit(
@@ -229,10 +227,10 @@ class EdgeScores:
         from graphprune.selection.rules import edge_influence
 
         wanted = share_checked(share, "share")
-        found = edge_influence(self.graph, self.values)
-        order = ranking(found)
-        total = found[order].cumsum(0)
-        if not float(found.sum()) > 0:
+        influence = edge_influence(self.graph, self.values)
+        order = ranking(influence)
+        total = influence[order].cumsum(0)
+        if not float(influence.sum()) > 0:
             raise InputError("no edge's score has any influence on the output")
         count = int((total < wanted * float(total[-1]) * (1 - 1e-12)).sum()) + 1
         values = torch.zeros(self.graph.num_edges)
@@ -241,9 +239,7 @@ class EdgeScores:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge: columns edge, source, target, kind, score."""
-        from graphprune.core.frames import edge_frame
-
-        return edge_frame(self.graph, score=self.values.numpy())
+        return edge_table(self.graph, {"score": self.values.numpy()})
 
     def _repr_html_(self) -> str:
         """The scores in a notebook: the ten strongest edges."""
@@ -284,9 +280,7 @@ class PositionalEdgeScores:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge and position: edge, source, target, kind, pos, score."""
-        from graphprune.core.frames import edge_frame
-
-        frame = edge_frame(self.graph)
+        frame = edge_table(self.graph)
         n_pos = self.values.shape[1]
         long = frame.loc[frame.index.repeat(n_pos)].reset_index(drop=True)
         names = np.array(self.positions or range(n_pos), dtype=object if self.positions else None)

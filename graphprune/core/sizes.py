@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["MIB_SIZES", "trapezoid_weights"]
-
 MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def trapezoid_weights(sizes: Sequence[float]) -> tuple[float, ...]:
-    """What each value counts in the trapezoid rule: half of the way between its neighbours.
+    """Weights of values in the trapezoid rule: half of the way between each one's neighbours.
 
     Example:
         >>> [round(weight, 4) for weight in trapezoid_weights(MIB_SIZES)[-4:]]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from torch import Tensor
@@ -22,34 +22,16 @@ from graphprune.core.overlap import (
     split_without_overlap,
     without_overlap,
 )
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
+from graphprune.util.checks import at_least, is_integer, require_one_of, seed_checked
 from graphprune.util.modes import ordinary_tensors
 
 if TYPE_CHECKING:
     from graphprune.tasks.pairs import OnMismatch
 
-__all__ = ["Task", "require_task"]
-
 log = logging.getLogger("graphprune.tasks")
 
-_PIECE = 128  # examples whose contents are read at a time
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _checked_size(size: Any) -> int:
-    if not _is_integer(size) or size < 1:
-        raise InputError(f"batch_size must be an integer of at least 1, got {size!r}")
-    return int(size)
-
-
-def _checked_seed(seed: Any, what: str = "seed") -> int:
-    """``seed`` as an int; raises :class:`InputError` unless it is an integer from 0 on."""
-    if not _is_integer(seed) or seed < 0:
-        raise InputError(f"{what} must be an integer from 0 on, got {seed!r}")
-    return int(seed)
+_CHUNK = 128  # examples whose contents are read at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +63,7 @@ class Task:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", as_metric(self.metric))
-        object.__setattr__(self, "batch_size", _checked_size(self.batch_size))
+        object.__setattr__(self, "batch_size", at_least(self.batch_size, 1, "batch_size"))
         if len(self) == 0:
             raise InputError(f"task {self.name!r} has no examples")
 
@@ -224,15 +206,20 @@ class Task:
     # ---------------------------------------------------------------- reading
 
     def __len__(self) -> int:
-        return len(self.examples) if self.order is None else len(self.order)
+        return len(self.example_numbers)
+
+    @property
+    def example_numbers(self) -> Sequence[int]:
+        """Which of ``examples`` the task has, in its order."""
+        return range(len(self.examples)) if self.order is None else self.order
 
     @cached_property
     def aligns_spans(self) -> bool:
-        """Whether some clean prompt reads its corrupted one span by span, not position by position.
+        """``True`` if some clean prompt reads its corrupted one span by span.
 
         Asked of the batches themselves, so that it holds for anyone's examples.
         """
-        if isinstance(self.examples, Aligned) and not self.examples.aligned:
+        if isinstance(self.examples, Aligned) and not self.examples.has_spans:
             return False
         return any(batch.alignment is not None for batch in self.batches())
 
@@ -243,52 +230,48 @@ class Task:
         Clean and corrupted inputs, answers, distractors, positions and alignment count; names and
         notes do not. Computed anew each time (100,000 prompts take some seconds).
         """
-        numbers = range(len(self.examples)) if self.order is None else self.order
-        parts = []
-        for start in range(0, len(numbers), _PIECE):
-            batch = self.examples.batch([*numbers[start : start + _PIECE]])
+        numbers, parts = self.example_numbers, []
+        for start in range(0, len(numbers), _CHUNK):
+            batch = self.examples.batch([*numbers[start : start + _CHUNK]])
             parts.append(fingerprint(replace(batch, indices=())))
         metric = self.metric.name if METRICS.get(self.metric.name) == self.metric else self.metric
         return fingerprint(len(numbers), parts, metric, self.batch_size)
 
     def num_batches(self, size: int | None = None) -> int:
-        """How many batches :meth:`batches` makes of ``size`` examples (``None``: the task's own).
+        """Number of batches that :meth:`batches` makes of ``size`` examples (``None``: its own).
 
         Raises :class:`InputError` unless ``size`` is an integer of at least 1.
         """
         return -(-len(self) // self._size(size))
 
     def _size(self, size: int | None) -> int:
-        return self.batch_size if size is None else _checked_size(size)
+        return self.batch_size if size is None else at_least(size, 1, "batch_size")
 
     def batches(
         self, batch_size: int | None = None, *, shuffle: int | None = None
     ) -> Iterator[Batch]:
         """Every example once, in batches of similar length (``shuffle``: a seed, random order)."""
-        size = self._size(batch_size)
+        size, numbers = self._size(batch_size), np.asarray(self.example_numbers)
         if shuffle is not None:
-            seed = _checked_seed(shuffle, "shuffle")
+            seed = seed_checked(shuffle, "shuffle")
             chosen = np.random.default_rng(seed).permutation(len(self))
         else:
-            lengths = np.asarray(self.examples.lengths())
-            if self.order is not None:
-                lengths = lengths[np.array(self.order)]
+            lengths = np.asarray(self.examples.lengths())[numbers]
             chosen = np.argsort(lengths, kind="stable")
-        if self.order is not None:
-            chosen = np.array(self.order)[chosen]
+        chosen = numbers[chosen]
         draw = ordinary_tensors(self.examples.batch)
         for number in range(self.num_batches(size)):
             yield draw(chosen[number * size : (number + 1) * size].tolist())
 
-    def subset(self, indices: Sequence[int]) -> Task:
+    def subset(self, indices: Sequence[int]) -> Self:
         """The task on some of its examples, numbered as in this task.
 
         Raises :class:`InputError` for booleans: a mask would be read as the numbers 0 and 1.
         """
-        base = range(len(self.examples)) if self.order is None else self.order
+        base = self.example_numbers
         given: Any = indices
         chosen = list(given.tolist() if isinstance(given, np.ndarray | Tensor) else given)
-        wrong = next((i for i in chosen if not _is_integer(i)), None)
+        wrong = next((i for i in chosen if not is_integer(i)), None)
         if wrong is not None:
             raise InputError(
                 f"a subset is a list of example numbers, got {wrong!r}; for a mask of booleans "
@@ -327,20 +310,19 @@ class Task:
             or not np.isfinite(train)
         ):
             raise InputError(f"train must be a count (int) or a fraction (float), got {train!r}")
-        if overlap not in ("mend", "keep"):
-            raise unknown_name("overlap", overlap, ("mend", "keep"))
-        count = int(train) if _is_integer(train) else round(float(train) * len(self))
+        require_one_of(overlap, ("mend", "keep"), "overlap")
+        count = int(train) if is_integer(train) else round(float(train) * len(self))
         if not 0 < count < len(self):
             raise InputError(
                 f"cannot split {len(self)} examples into {count} and {len(self) - count}; both "
                 "parts need at least one"
             )
-        order = np.random.default_rng(_checked_seed(seed)).permutation(len(self))
+        order = np.random.default_rng(seed_checked(seed)).permutation(len(self))
         parts: Any = np.sort(order[:count]), np.sort(order[count:])
         first, second = self.subset(parts[0]), self.subset(parts[1])
-        return (first, second) if overlap == "keep" else self._parted(first, second)
+        return (first, second) if overlap == "keep" else self._without_shared_prompts(first, second)
 
-    def _parted(self, first: Task, second: Task) -> tuple[Task, Task]:
+    def _without_shared_prompts(self, first: Task, second: Task) -> tuple[Task, Task]:
         """Two parts without overlap; the first keeps all its examples."""
         first, rest = split_without_overlap(first, second)
         if rest.task is None:

@@ -1,4 +1,4 @@
-"""What a greedy descent asks a model: outputs with some more edges cut from a circuit.
+"""Trials of a greedy descent: a model's outputs with some more edges cut from a circuit.
 
 A model may answer by whole runs (:class:`FullTrials`, right for any model) or compute only what the
 cut edges change, where the order of the edges allows it.
@@ -15,8 +15,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from graphprune.core.batch import Batch
     from graphprune.core.model import MaskedModel, Reference
-
-__all__ = ["EdgeTrials", "FullTrials"]
 
 
 class EdgeTrials(ABC):

@@ -13,8 +13,6 @@ from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 
-__all__ = ["prompt_answers"]
-
 
 def prompt_answers(
     model: MaskedModel,
@@ -35,7 +33,7 @@ def prompt_answers(
         tokenizer: whose ``decode`` makes text of token ids.
         n: how many prompts.
         top: how many tokens of each side.
-        ablation: ``None``: the one that the circuit was found under, else counterfactual.
+        ablation: ``None`` takes the one that the circuit was found under, else counterfactual.
 
     Returns:
         Dicts with ``prompt`` and ``answer`` (text), ``model`` and ``circuit`` (``(token,

@@ -7,9 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from graphprune.drawing.plots import figure_target, new_figure, write_figure
-
-__all__ = ["plot_matrix", "plot_overlap", "plot_profiles"]
+from graphprune.drawing.plots import figure_target, new_figure
+from graphprune.drawing.sheets import save_figure
 
 _TITLES = {
     "jaccard": "Jaccard overlap of edges",
@@ -37,8 +36,8 @@ _NULL_STYLES = {
 }
 
 
-class Comparison(Protocol):
-    """What a matrix is drawn of: circuits by circuits, and each pair with what chance gives."""
+class _Comparison(Protocol):
+    """A matrix as it is drawn: circuits by circuits, and each pair with what chance gives."""
 
     @property
     def names(self) -> Sequence[str]: ...
@@ -47,8 +46,8 @@ class Comparison(Protocol):
     def matrix(self, quantity: str) -> Any: ...
 
 
-class Profile(Protocol):
-    """What bars are drawn of: an axis has groups, with their shares of kept and of all edges."""
+class _Profile(Protocol):
+    """A profile as it is drawn: groups of each axis with their shares of kept and of all edges."""
 
     @property
     def axes(self) -> Any: ...
@@ -57,8 +56,8 @@ class Profile(Protocol):
     def along(self, axis: str) -> Sequence[Any]: ...
 
 
-class Overlap(Protocol):
-    """What an overlap is drawn of: the shared edges of two circuits at every size."""
+class _Overlap(Protocol):
+    """An overlap as it is drawn: the shared edges of two circuits at every size."""
 
     @property
     def points(self) -> Sequence[Any]: ...
@@ -67,7 +66,7 @@ class Overlap(Protocol):
 
 
 def plot_matrix(
-    comparison: Comparison, quantity: str = "jaccard", *, path: Any = None, ax: Any = None
+    comparison: _Comparison, quantity: str = "jaccard", *, path: Any = None, ax: Any = None
 ) -> Any:
     """Circuits by circuits; under each overlap of edges, in small print, what chance gives."""
     target = figure_target(path)
@@ -98,7 +97,7 @@ def plot_matrix(
     ax.spines[:].set_visible(False)
     ax.set_title(_TITLES[quantity], fontsize=10, loc="left")
     ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03).outline.set_visible(False)
-    write_figure(ax.figure, target)
+    save_figure(ax.figure, target)
     return ax
 
 
@@ -106,7 +105,7 @@ def _two(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 0.095 or value == 0 else f"{value:.2g}"
 
 
-def _chance(comparison: Comparison) -> dict[tuple[int, int], float]:
+def _chance(comparison: _Comparison) -> dict[tuple[int, int], float]:
     places = {name: i for i, name in enumerate(comparison.names)}
     out = {}
     for pair in comparison.pairs:
@@ -117,7 +116,7 @@ def _chance(comparison: Comparison) -> dict[tuple[int, int], float]:
 
 
 def plot_profiles(
-    profiles: Mapping[str, Profile], *, path: Any = None, enrichment: bool = False
+    profiles: Mapping[str, _Profile], *, path: Any = None, enrichment: bool = False
 ) -> Any:
     """Shares of kept edges by group: a panel an axis, a colour a circuit, a line for the graph.
 
@@ -138,12 +137,12 @@ def plot_profiles(
     for ax, axis in zip(panels, axes, strict=False):
         groups = _ordered_groups(profiles, axis)
         for number, profile in enumerate(profiles.values()):
-            found = {group.group: group for group in profile.along(axis)}
+            group_of = {group.group: group for group in profile.along(axis)}
             for place, name in enumerate(groups):
-                if name not in found:
+                if name not in group_of:
                     continue
                 x = place + (number + 0.5) * width - 0.4
-                group = found[name]
+                group = group_of[name]
                 height = group.enrichment if enrichment else group.share
                 line = 1.0 if enrichment else group.graph_share
                 ax.bar(x, height or 0.0, width * 0.92, color=f"C{number}")
@@ -168,7 +167,7 @@ def plot_profiles(
         frameon=False,
         fontsize=8,
     )
-    write_figure(figure, target)
+    save_figure(figure, target)
     return figure
 
 
@@ -180,13 +179,13 @@ def _legend(names: list[str], line: str) -> list[Any]:
     return [*patches, Line2D([], [], color="0.1", lw=1.4, label=line)]
 
 
-def _level_word(profiles: Mapping[str, Profile]) -> str:
+def _level_word(profiles: Mapping[str, _Profile]) -> str:
     words = {profile.level or "level" for profile in profiles.values()}
     word = words.pop() if len(words) == 1 else "level"
     return {"steps": "step"}.get(word, word)
 
 
-def _ordered_groups(profiles: Mapping[str, Profile], axis: str) -> list[str]:
+def _ordered_groups(profiles: Mapping[str, _Profile], axis: str) -> list[str]:
     """All groups, in the order of the profile with most of them, ``output`` and ``none`` last."""
     each = [[group.group for group in p.along(axis)] for p in profiles.values()]
     each.sort(key=len, reverse=True)
@@ -194,7 +193,7 @@ def _ordered_groups(profiles: Mapping[str, Profile], axis: str) -> list[str]:
     return sorted(merged, key=lambda name: {"output": 1, "none": 2}.get(name, 0))
 
 
-def plot_overlap(curve: Overlap, *, path: Any = None, ax: Any = None) -> Any:
+def plot_overlap(curve: _Overlap, *, path: Any = None, ax: Any = None) -> Any:
     """The Jaccard overlap over the size, and for each kind of chance its mean and 95 % band."""
     target = figure_target(path)
     if ax is None:
@@ -217,5 +216,5 @@ def plot_overlap(curve: Overlap, *, path: Any = None, ax: Any = None) -> Any:
     ax.set_xlabel("kept edges (fraction of all)")
     ax.set_ylabel("Jaccard overlap")
     ax.legend(frameon=False, fontsize=8)
-    write_figure(ax.figure, target)
+    save_figure(ax.figure, target)
     return ax

@@ -14,8 +14,6 @@ from graphprune.drawing.subject import CircuitLike
 from graphprune.errors import InputError
 from graphprune.selection.connected import exact_budget, shortest_path_edges
 
-__all__ = ["Content", "DrawnEdge", "DrawnNode", "content", "edge_strengths", "strongest_edges"]
-
 
 @dataclass(frozen=True)
 class DrawnNode:
@@ -51,7 +49,7 @@ class DrawnEdge:
 
 @dataclass(frozen=True)
 class Content:
-    """What is drawn: ``numbers [n]`` are the edges in the graph's order, chains' inner ones too.
+    """The nodes and edges drawn: ``edge_numbers [n]`` in the graph, chains' inner ones too.
 
     ``share`` is the part of the circuit's summed strength that they have, ``total`` the number of
     the circuit's edges.
@@ -59,7 +57,7 @@ class Content:
 
     nodes: tuple[DrawnNode, ...]
     edges: tuple[DrawnEdge, ...]
-    numbers: Tensor
+    edge_numbers: Tensor
     total: int
     share: float
     scored: bool
@@ -71,8 +69,8 @@ class Content:
 
     @property
     def statement(self) -> str:
-        """How many edges are shown, and how much of the circuit's score they have."""
-        count = len(self.numbers)
+        """A phrase: the number of edges shown, and their part of the circuit's score."""
+        count = len(self.edge_numbers)
         if count == self.total:
             return f"{count} edges"
         what = "|score|" if self.scored else "mask values"
@@ -94,21 +92,21 @@ def strongest_edges(circuit: CircuitLike, max_edges: int) -> Tensor:
     if max_edges < 1:
         raise InputError(f"max_edges must be at least 1, got {max_edges}")
     graph, kept = circuit.graph, circuit.mask.kept
-    numbers = torch.nonzero(kept)[:, 0]
-    if len(numbers) <= max_edges:
-        return numbers
+    edge_numbers = torch.nonzero(kept)[:, 0]
+    if len(edge_numbers) <= max_edges:
+        return edge_numbers
     strength = edge_strengths(circuit)
     alive = torch.from_numpy(graph.alive(kept.numpy()))
     if not bool(alive.any()):
-        order = torch.sort(strength[numbers], descending=True, stable=True).indices
-        return torch.sort(numbers[order[:max_edges]]).values
-    numbers = torch.nonzero(alive)[:, 0]
-    if len(numbers) <= max_edges:
-        return numbers
+        order = torch.sort(strength[edge_numbers], descending=True, stable=True).indices
+        return torch.sort(edge_numbers[order[:max_edges]]).values
+    edge_numbers = torch.nonzero(alive)[:, 0]
+    if len(edge_numbers) <= max_edges:
+        return edge_numbers
     part = ComputationalGraph(
         nodes=graph.nodes,
-        edge_index=graph.edge_index[:, numbers],
-        edge_kind=graph.edge_kind[numbers],
+        edge_index=graph.edge_index[:, edge_numbers],
+        edge_kind=graph.edge_kind[edge_numbers],
         edge_kinds=graph.edge_kinds,
         ports=graph.ports,
         fixed_edge_index=graph.fixed_edge_index,
@@ -117,10 +115,10 @@ def strongest_edges(circuit: CircuitLike, max_edges: int) -> Tensor:
         outputs=graph.output_nodes,
     )
     count = max(max_edges, shortest_path_edges(part))
-    return numbers[exact_budget(part, strength[numbers], count).kept]
+    return edge_numbers[exact_budget(part, strength[edge_numbers], count).kept]
 
 
-def content(circuit: CircuitLike, numbers: Tensor, *, chains: bool = True) -> Content:
+def content(circuit: CircuitLike, edge_numbers: Tensor, *, chains: bool = True) -> Content:
     """The nodes and edges of a picture of the edges ``numbers``.
 
     ``chains`` draws MLPs that read one another in a row as one node, where nothing else stands
@@ -128,22 +126,22 @@ def content(circuit: CircuitLike, numbers: Tensor, *, chains: bool = True) -> Co
     """
     graph = circuit.graph
     strength = edge_strengths(circuit)
-    ends = graph.edge_index[:, numbers].T.tolist()
-    kinds = graph.edge_kind[numbers].tolist()
-    touched = torch.unique(graph.edge_index[:, numbers]).tolist()
+    ends = graph.edge_index[:, edge_numbers].T.tolist()
+    kinds = graph.edge_kind[edge_numbers].tolist()
+    touched = torch.unique(graph.edge_index[:, edge_numbers]).tolist()
     wires = [(u, v) for u, v in graph.fixed_edge_index.T.tolist() if {u, v} <= set(touched)]
     pairs = {(u, v) for u, v in ends} | set(wires)
     groups = _chains(graph, touched, pairs) if chains else []
     first_of = {number: group[0] for group in groups for number in group}
     heads = [number for number in touched if first_of.get(number, number) == number]
-    place = {number: i for i, number in enumerate(heads)}
-    place |= {number: place[first] for number, first in first_of.items()}
+    box_of = {number: i for i, number in enumerate(heads)}
+    box_of |= {number: box_of[first] for number, first in first_of.items()}
     merged: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     for i, ((u, v), kind) in enumerate(zip(ends, kinds, strict=True)):
-        if u == v or place[u] != place[v]:  # edges inside a chain are counted, not drawn
-            merged[place[u], place[v], kind].append(i)
-    names = graph.edge_names.at(numbers)
-    scores = None if circuit.scores is None else circuit.scores.values[numbers]
+        if u == v or box_of[u] != box_of[v]:  # edges inside a chain are counted, not drawn
+            merged[box_of[u], box_of[v], kind].append(i)
+    names = graph.edge_names.at(edge_numbers)
+    scores = None if circuit.scores is None else circuit.scores.values[edge_numbers]
     edges = [
         DrawnEdge(
             tuple(names[i] for i in members),
@@ -151,27 +149,27 @@ def content(circuit: CircuitLike, numbers: Tensor, *, chains: bool = True) -> Co
             v,
             graph.edge_kinds[kind],
             None if scores is None else float(scores[members].sum()),
-            float(strength[numbers[members]].sum()),
+            float(strength[edge_numbers[members]].sum()),
         )
         for (u, v, kind), members in merged.items()
     ]
     for u, v in wires:
         name = f"{graph.nodes[u].name}->{graph.nodes[v].name}"
-        edges.append(DrawnEdge((name,), place[u], place[v], "wire", None, 0.0, wire=True))
+        edges.append(DrawnEdge((name,), box_of[u], box_of[v], "wire", None, 0.0, wire=True))
     ports: dict[int, set[str]] = defaultdict(set)
     for edge in edges:
         if edge.kind in graph.ports:
             ports[edge.target].add(edge.kind)
     members_of = {group[0]: group for group in groups}
     nodes = [
-        _node(graph, members_of.get(number, [number]), ports[place[number]]) for number in heads
+        _node(graph, members_of.get(number, [number]), ports[box_of[number]]) for number in heads
     ]
     kept = circuit.mask.kept
-    whole, shown = float(strength[kept].sum()), float(strength[numbers].sum())
+    whole, shown = float(strength[kept].sum()), float(strength[edge_numbers].sum())
     return Content(
         tuple(nodes),
         tuple(edges),
-        numbers,
+        edge_numbers,
         circuit.mask.num_kept,
         shown / whole if whole else 1.0,
         circuit.scores is not None,
@@ -205,25 +203,29 @@ def _chains(
     runs: list[list[int]] = []
     for number in mlps:
         longer = [*runs[-1], number] if runs else []
-        if longer and (longer[-2], number) in pairs and _is_apart(longer, layer_of, pairs, graph):
+        if (
+            longer
+            and (longer[-2], number) in pairs
+            and _fits_one_box(longer, layer_of, pairs, graph)
+        ):
             runs[-1] = longer
         else:
             runs.append([number])
     return [run for run in runs if len(run) > 1]
 
 
-def _is_apart(
+def _fits_one_box(
     run: Sequence[int],
     layer_of: dict[int, int | None],
     pairs: set[tuple[int, int]],
     graph: ComputationalGraph,
 ) -> bool:
-    """Whether all that the run reads lies below all that reads it, so that it has one place."""
+    """``True`` if all that the run reads lies below all that reads it: one box fits between."""
 
     def layer(number: int) -> int:
-        found = layer_of[number]
-        if found is not None:
-            return found
+        own = layer_of[number]
+        if own is not None:
+            return own
         return 10**9 if number in graph.output_nodes else -1
 
     inside = set(run)

@@ -35,9 +35,8 @@ from graphprune.drawing.styles import (
     wrapped,
 )
 from graphprune.drawing.subject import CircuitLike
-from graphprune.errors import InputError, MissingExtraError, unknown_name
-
-__all__ = ["Orientation", "Sheet", "draw", "figure_path", "notebook_picture", "plot"]
+from graphprune.errors import InputError, MissingExtraError
+from graphprune.util.checks import require_one_of
 
 Orientation = Literal["portrait", "landscape"]
 SUFFIXES = (".svg", ".png", ".pdf")
@@ -65,9 +64,11 @@ def plot(
         circuit: what to draw.
         path: an SVG, PNG or PDF file; one that stands there is replaced.
         orientation: information flows upwards in a portrait, to the right in a landscape.
-        width: of the figure, in centimetres; ``None``: 9, a journal's column, or 24 in landscape.
+        width: of the figure, in centimetres; ``None`` means 9, a journal's column, or 24 in
+            landscape.
         max_edges: beyond that many, the strongest by ``|score|`` that leave no dead end are drawn,
-            and the figure says which part of the score they have. ``None``: as many as fit a page.
+            and the figure says which part of the score they have. ``None`` means as many as fit a
+            page.
         title: ``None`` names the model and the task where they are known.
         node_colours: for graph networks, a class for each node, by name or in the graph's order;
             ``None`` colours nodes by their degree.
@@ -80,8 +81,7 @@ def plot(
         >>> [round(2.54 * float(inches), 1) for inches in figure.get_size_inches()][0]
         9.0
     """
-    if orientation not in WIDTHS:
-        raise unknown_name("orientation", orientation, tuple(WIDTHS))
+    require_one_of(orientation, WIDTHS, "orientation")
     inches = (WIDTHS[orientation] if width is None else width) * CM
     if not 5 * CM <= inches <= 200 * CM:
         raise InputError(f"width must be from 5 to 200 centimetres, got {width!r}")
@@ -95,8 +95,7 @@ def plot(
             figure = sheet.figure(shown, heading)
         else:
             figure = draw_network(circuit, inches, heading, node_colours)
-        if target is not None:
-            save_figure(figure, target, dpi)
+        save_figure(figure, target, dpi)
     return figure
 
 
@@ -138,11 +137,11 @@ def _content_that_fits(
     if max_edges is not None:
         return content(circuit, strongest_edges(circuit, max_edges)), sheet
     kept = circuit.mask.num_kept
-    most = round(EDGES_THAT_FIT[orientation] * (width / (WIDTHS[orientation] * CM)) ** 0.5)
-    shown = content(circuit, strongest_edges(circuit, max(min(kept, most), 1)))
-    while len(shown.numbers) > 8 and not sheet.fits(shown):
-        fewer = strongest_edges(circuit, int(len(shown.numbers) * 0.85))
-        if len(fewer) == len(shown.numbers):
+    fitting = round(EDGES_THAT_FIT[orientation] * (width / (WIDTHS[orientation] * CM)) ** 0.5)
+    shown = content(circuit, strongest_edges(circuit, max(min(kept, fitting), 1)))
+    while len(shown.edge_numbers) > 8 and not sheet.fits(shown):
+        fewer = strongest_edges(circuit, int(len(shown.edge_numbers) * 0.85))
+        if len(fewer) == len(shown.edge_numbers):
             break
         shown = content(circuit, fewer)
     return shown, sheet
@@ -172,7 +171,7 @@ class Sheet:
         return (0.27 if ports else 0.155), max(text, 0.22) + (0.09 if ports else 0.0)
 
     def fits(self, shown: Content) -> bool:
-        """Whether the page holds all rows with room between them."""
+        """``True`` if the page holds all rows with room between them."""
         sizes = [self.size(node) for node in shown.nodes]
         rows = rows_of(shown, sizes, self.across)
         lengths = [0.0] * (int(rows.max(initial=0)) + 1)

@@ -21,10 +21,7 @@ from typing import Any
 from graphprune.drawing.network import NodeColours
 from graphprune.drawing.page_data import page_data
 from graphprune.drawing.subject import CircuitLike
-from graphprune.errors import InputError
 from graphprune.util.files import write_text
-
-__all__ = ["to_html"]
 
 
 def to_html(
@@ -58,8 +55,6 @@ def to_html(
         >>> "<html" in page.read_text(encoding="utf-8")
         True
     """
-    if max_edges < 1:
-        raise InputError(f"max_edges must be at least 1, got {max_edges}")
     folder = files("graphprune.drawing")
     view, program = (
         (folder / name).read_text(encoding="utf-8") for name in ("page_view.js", "page.js")

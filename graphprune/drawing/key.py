@@ -21,8 +21,6 @@ from graphprune.drawing.styles import (
     text_width,
 )
 
-__all__ = ["LINE", "KeyEntry", "circuit_key", "draw_key", "edge_width", "key_lines", "short_number"]
-
 LINE = 0.135
 """Inches from one line of a key to the next."""
 SWATCH, GAP = 0.2, 0.12
@@ -53,7 +51,7 @@ def short_number(value: float) -> str:
 
 
 def circuit_key(shown: Content) -> list[KeyEntry]:
-    """What a drawing of a circuit needs explained: only what it shows."""
+    """The key of a drawing of a circuit: entries for whatever it shows."""
     edges = [edge for edge in shown.edges if not edge.wire]
     entries: list[KeyEntry] = []
     if not shown.scored:

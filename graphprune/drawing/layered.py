@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.drawing.content import Content
-
-__all__ = ["Band", "Box", "Layered", "free_places", "layered", "rows_of"]
 
 Points = list[tuple[float, float]]
 SWEEPS = 60
@@ -93,12 +92,11 @@ def rows_of(shown: Content, sizes: Sequence[tuple[float, float]], limit: float) 
 def _keys(shown: Content) -> list[tuple[int, int]]:
     """A layer and a depth within it for each node, so that every edge leads to a greater one."""
     count = len(shown.nodes)
-    before: list[list[int]] = [[] for _ in range(count)]
-    after: list[list[int]] = [[] for _ in range(count)]
+    before: dict[int, list[int]] = {node: [] for node in range(count)}
     for edge in shown.edges:
         before[edge.target].append(edge.source)
-        after[edge.source].append(edge.target)
-    order = _topological(before, after)
+    order = [*TopologicalSorter(before).static_order()]
+    sending = {edge.source for edge in shown.edges}
     layer: list[int] = [0] * count
     for i in order:
         own = shown.nodes[i].layers
@@ -111,7 +109,7 @@ def _keys(shown: Content) -> list[tuple[int, int]]:
         if shown.nodes[i].layers is None:
             lowest = min(known, default=0) - 1
             layer[i] = max([layer[j] + 1 for j in before[i]], default=lowest) if known else 0
-            if known and not after[i] and before[i]:
+            if known and i not in sending and before[i]:
                 layer[i] = max(layer[i], max(known) + 1)
     if any(layer[j] > layer[i] for i in order for j in before[i]):  # layers that are no order
         layer = [0] * count
@@ -119,17 +117,6 @@ def _keys(shown: Content) -> list[tuple[int, int]]:
     for i in order:
         depth[i] = max((depth[j] + 1 for j in before[i] if layer[j] == layer[i]), default=0)
     return list(zip(layer, depth, strict=True))
-
-
-def _topological(before: list[list[int]], after: list[list[int]]) -> list[int]:
-    waiting = [len(set(found)) for found in before]
-    order = [i for i, number in enumerate(waiting) if not number]
-    for i in order:
-        for j in dict.fromkeys(after[i]):
-            waiting[j] -= 1
-            if not waiting[j]:
-                order.append(j)
-    return order
 
 
 # -------------------------------------------------------------------- places
@@ -147,7 +134,8 @@ def layered(
     Args:
         shown: nodes and edges; no edge may close a cycle.
         sizes: each node's inches across and along the flow.
-        port_of: how far from a node's middle, across, an edge of a kind ends; ``None``: anywhere.
+        port_of: how far from a node's middle, across, an edge of a kind ends; ``None`` means
+            anywhere.
         width: inches across that there are.
         most_length: inches along; gaps between rows shrink to fit, down to a least.
     """
@@ -323,7 +311,7 @@ def _paths(
 def _fanned(
     touching: dict[int, list[tuple[float, int]]], boxes: tuple[Box, ...]
 ) -> dict[int, float]:
-    """Where each edge meets its node: side by side, in the order of where they go."""
+    """The place at which each edge meets its node: side by side, in the order of where they go."""
     out: dict[int, float] = {}
     for node, edges in touching.items():
         box = boxes[node]

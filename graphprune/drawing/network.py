@@ -35,8 +35,6 @@ from graphprune.drawing.subject import CircuitLike
 from graphprune.drawing.summary import draw_summary
 from graphprune.errors import InputError
 
-__all__ = ["NodeColours", "draw_network", "flows_one_way", "node_colouring"]
-
 NodeColours = Mapping[str, Any] | Sequence[Any] | None
 MOST_NODES, MOST_PAIRS = 250, 1200
 """Beyond either a graph is summarised."""
@@ -45,7 +43,7 @@ DEGREE_FILLS = ("#F7FBEF", "#D5EBC2", "#A3D39C", "#5FB37A", "#2B8A57")
 
 
 def flows_one_way(graph: ComputationalGraph) -> bool:
-    """Whether the graph is drawn in rows: no cycles, and layers or few nodes."""
+    """``True`` if the graph is drawn in rows: no cycles, and layers or few nodes."""
     layers = any(node.layer is not None for node in graph.nodes)
     return graph.is_acyclic and (layers or graph.num_nodes <= SMALL_GRAPH)
 
@@ -100,9 +98,9 @@ def _pairs(circuit: CircuitLike) -> list[Pair]:
     for i, (u, v) in enumerate(graph.edge_index.T.tolist()):
         members[min(u, v), max(u, v)].append((i, int(u > v)))
     pairs = []
-    for ends, found in members.items():
-        there, back = ([i for i, way in found if way == side] for side in (0, 1))
-        counted = [i for i, _ in found if kept[i]]
+    for ends, between in members.items():
+        there, back = ([i for i, way in between if way == side] for side in (0, 1))
+        counted = [i for i, _ in between if kept[i]]
         pairs.append(
             Pair(
                 ends,

@@ -1,4 +1,4 @@
-"""What the page shows of a circuit, as plain values: places, edges by columns, tables."""
+"""The data of a circuit's page, as plain values: places, edges by columns, tables."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ from graphprune.drawing.subject import CircuitLike
 from graphprune.errors import InputError
 from graphprune.util.plain import flatten, plain
 
-__all__ = ["page_data"]
-
 LETTER, HEIGHT, ROW = 7.6, 27.0, 84.0
 """Pixels: the width of a letter, the height of a node, and from row to row."""
 PORTS = {"q": -14.0, "k": 0.0, "v": 14.0}
-MOST_CUT = 3000
+MOST_CUT = 3000  # edges up to which those cut are shown too
+HIDDEN, WIRE_STATE = -1, -1  # in place of a state
 
 
 def page_data(
@@ -51,7 +50,7 @@ def page_data(
     layered = flows_one_way(graph)
     kept = strongest_edges(circuit, max_edges)
     held, total = len(kept), circuit.mask.num_kept
-    state = torch.full((graph.num_edges,), -1)
+    state = torch.full((graph.num_edges,), HIDDEN)
     state[kept] = 0
     states: list[dict[str, Any]] = [{"name": "kept"}]
     values = circuit.mask.values if circuit.scores is None else circuit.scores.values
@@ -71,14 +70,14 @@ def page_data(
         # An edge that only one page's worth of edges holds may still be in both circuits.
         first, second = circuit.mask.kept, against.mask.kept
         state = torch.where(first & second, 0, torch.where(first, 1, 2))
-        state[~(ours | theirs)] = -1
-        held, total = int((state >= 0).sum()), int((first | second).sum())
+        state[~(ours | theirs)] = HIDDEN
+        held, total = int((state != HIDDEN).sum()), int((first | second).sum())
         other = against.mask.values if against.scores is None else against.scores.values
         values = torch.where(first, values, other)
     elif not layered and graph.num_edges <= MOST_CUT and held < graph.num_edges:
         states.append({"name": "cut", "colour": CUT, "cut": True})
         state[~circuit.mask.kept] = 1
-    numbers = torch.nonzero(state >= 0)[:, 0]
+    numbers = torch.nonzero(state != HIDDEN)[:, 0]
     edges, touched = _edges(circuit, numbers, state, values)
     nodes, key, bands = _nodes(circuit, numbers, touched, layered, node_colours)
     share = float(edge_strengths(circuit)[kept].sum()) / (
@@ -138,7 +137,7 @@ def _edges(
         "source": ends[0].tolist(),
         "target": ends[1].tolist(),
         "kind": graph.edge_kind[numbers].tolist() + extra,
-        "state": state[numbers].tolist() + [-1] * len(extra),
+        "state": state[numbers].tolist() + [WIRE_STATE] * len(extra),
         "names": {i: repeated[n] for i, n in enumerate(numbers.tolist()) if n in repeated},
     }
     if circuit.scores is None:
@@ -215,8 +214,8 @@ def _bands(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if node["layer"] is not None:
             ys.setdefault(node["layer"], []).append(node["y"])
     return [
-        {"layer": layer, "top": min(found) - ROW / 2, "bottom": max(found) + ROW / 2}
-        for layer, found in sorted(ys.items())
+        {"layer": layer, "top": min(heights) - ROW / 2, "bottom": max(heights) + ROW / 2}
+        for layer, heights in sorted(ys.items())
     ]
 
 
@@ -228,10 +227,10 @@ def _answers(row: Mapping[str, Any]) -> dict[str, Any]:
             f"answers need 'prompt', 'model' and 'circuit'; {', '.join(missing)} missing from one"
         )
 
-    def side(found: Any) -> list[list[Any]]:
-        if isinstance(found, str):
-            return [[found, None]]
-        return [[str(text), float(share)] for text, share in found]
+    def side(given: Any) -> list[list[Any]]:
+        if isinstance(given, str):
+            return [[given, None]]
+        return [[str(text), float(share)] for text, share in given]
 
     return {
         "prompt": str(row["prompt"]),

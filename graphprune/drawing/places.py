@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = ["network_places", "separated"]
-
 Places = NDArray[np.float64]
-EXACT = 160
-"""Up to that many nodes distances on the page follow those in the graph, all pairs of them."""
+MOST_EXACT = 160
+"""Nodes up to which distances on the page follow those in the graph for all pairs of nodes."""
 
 
 def network_places(count: int, pairs: Sequence[tuple[int, int]]) -> Places:
@@ -28,17 +26,17 @@ def network_places(count: int, pairs: Sequence[tuple[int, int]]) -> Places:
     graph.add_nodes_from(range(count))
     graph.add_edges_from(pair for pair in pairs if pair[0] != pair[1])
     parts = sorted(nx.connected_components(graph), key=lambda part: (-len(part), min(part)))
+    layouts = [_component(graph.subgraph(part), sorted(part)) for part in parts]
+    sizes = np.array([np.ptp(own, axis=0) + 1.0 for own in layouts])  # with a gap of one unit
+    # Parts fill shelves from the left, in a block about as wide as high.
+    widest = max(float(sizes[:, 0].max()), float(sizes.prod(1).sum()) ** 0.5)
     places = np.zeros((count, 2))
-    left, shelf, depth, widest = 0.0, 0.0, 0.0, 0.0
-    for part in parts:
-        members = sorted(part)
-        own = _component(graph.subgraph(members), members)
-        size = np.ptp(own, axis=0) if len(members) > 1 else np.zeros(2)
-        if left and left + size[0] > widest:  # the next shelf
-            left, shelf, depth = 0.0, shelf - depth - 1.0, 0.0
-        places[members] = own - own.min(0) + [left, shelf - size[1]]
-        left += float(size[0]) + 1.0
-        depth, widest = max(depth, float(size[1])), max(widest, left)
+    left, shelf, depth = 0.0, 0.0, 0.0
+    for part, own, (width, height) in zip(parts, layouts, sizes.tolist(), strict=True):
+        if left + width > widest + 1e-9:
+            left, shelf, depth = 0.0, shelf - depth, 0.0
+        places[sorted(part)] = own - own.min(0) + [left, shelf - height]
+        left, depth = left + width, max(depth, height)
     return places
 
 
@@ -48,9 +46,9 @@ def _component(part: nx.Graph[int], members: list[int]) -> Places:
 
     if len(members) == 1:
         return np.zeros((1, 2))
-    if len(members) <= EXACT:
-        found = nx.kamada_kawai_layout(part)
-        own = np.array([found[number] for number in members], dtype=np.float64)
+    if len(members) <= MOST_EXACT:
+        layout = nx.kamada_kawai_layout(part)
+        own = np.array([layout[number] for number in members], dtype=np.float64)
     else:
         own = _pivoted(nx.to_scipy_sparse_array(part, nodelist=members))
     spread = float(np.ptp(own, axis=0).max()) or 1.0
@@ -74,13 +72,13 @@ def _pivoted(adjacency: Any) -> Places:
     squares = np.array(columns).T ** 2
     centred = squares - squares.mean(0) - squares.mean(1, keepdims=True) + squares.mean()
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    found = centred @ directions[:2].T
+    projected = centred @ directions[:2].T
     # Leaves of one node have one place: a little noise lets them be pushed apart.
-    noise = np.random.default_rng(0).normal(0, 1e-2, found.shape)
-    found = found + noise * found.std(0)
+    noise = np.random.default_rng(0).normal(0, 1e-2, projected.shape)
+    projected = projected + noise * projected.std(0)
     # Halfway to even spacing: a dense middle and a few long arms both stay readable.
-    even = found.argsort(0).argsort(0) / len(found)
-    return np.asarray((found - found.min(0)) / np.ptp(found, axis=0) + even)
+    even = projected.argsort(0).argsort(0) / len(projected)
+    return np.asarray((projected - projected.min(0)) / np.ptp(projected, axis=0) + even)
 
 
 def separated(
@@ -101,19 +99,19 @@ def separated(
     shares = (places - np.where(flat, low - 0.5, low)) / np.where(flat, 1.0, span)
     for factor in (1.0, 1.5, 2.25, 3.4) if grow else (1.0,):
         room = factor * np.array([width, height])
-        found = _pushed(shares * (room - distance) + distance / 2, distance, room)
-        if found is not None:
-            return found
+        pushed = _pushed(shares * (room - distance) + distance / 2, distance, room)
+        if pushed is not None:
+            return pushed
     return _grid(shares, distance, width)
 
 
 def _pushed(places: Places, distance: float, room: Places) -> Places | None:
-    """The places after all that are too near have pushed each other; ``None``: no end of it."""
-    from scipy.spatial import cKDTree
+    """The places once all that were too near have pushed each other; ``None`` without an end."""
+    from scipy.spatial import KDTree
 
     out = places + np.random.default_rng(0).normal(0, 1e-3 * distance, places.shape)
     for _ in range(300):
-        close = cKDTree(out).query_pairs(distance, output_type="ndarray")
+        close = KDTree(out).query_pairs(distance, output_type="ndarray")
         if not len(close):
             return out
         step = out[close[:, 0]] - out[close[:, 1]]

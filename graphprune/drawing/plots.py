@@ -8,14 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from graphprune.drawing.styles import OWN, printable
-from graphprune.errors import InputError, MissingExtraError
+from graphprune.drawing.sheets import save_figure
+from graphprune.drawing.styles import OWN, printable, require_matplotlib
+from graphprune.errors import InputError
 
-__all__ = ["figure_target", "new_figure", "plot_curves", "write_figure"]
 
-
-class Curve(Protocol):
-    """What a curve is drawn of: f at every size for each ranking, its intervals, and names."""
+class _Curve(Protocol):
+    """A curve as it is drawn: f at every size for each ranking, its intervals, and names."""
 
     @property
     def sizes(self) -> Sequence[float]: ...
@@ -33,7 +32,7 @@ RANKINGS = (("signed", "-", "o"), ("abs", "--", "s"))
 
 
 def plot_curves(
-    curves: Sequence[Curve], *, path: Any = None, ax: Any = None, title: str | None = None
+    curves: Sequence[_Curve], *, path: Any = None, ax: Any = None, title: str | None = None
 ) -> Any:
     """F against the kept fraction for several methods; solid signed, dashed absolute ranking.
 
@@ -75,11 +74,11 @@ def plot_curves(
         ax.set_title(printable(heading), fontsize=10, loc="left")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8)
-    write_figure(ax.figure, target)
+    save_figure(ax.figure, target)
     return ax
 
 
-def _draw_curve(ax: Any, curve: Curve, by: str, style: str, marker: str, colour: str) -> None:
+def _draw_curve(ax: Any, curve: _Curve, by: str, style: str, marker: str, colour: str) -> None:
     label = f"{curve.method or 'scores'} ({by})"
     ax.plot(curve.sizes, curve.f[by], style, marker=marker, ms=3, color=colour, label=label,
             zorder=3)  # fmt: skip
@@ -92,7 +91,7 @@ def _draw_curve(ax: Any, curve: Curve, by: str, style: str, marker: str, colour:
         ax.fill_between(sizes, low, high, color=colour, alpha=0.15, lw=0, zorder=2)
 
 
-def _draw_baseline(ax: Any, curves: Sequence[Curve], by: str, style: str) -> None:
+def _draw_baseline(ax: Any, curves: Sequence[_Curve], by: str, style: str) -> None:
     if not curves:
         return
     if len({tuple(curve.sizes) for curve in curves}) > 1:
@@ -107,15 +106,12 @@ def _draw_baseline(ax: Any, curves: Sequence[Curve], by: str, style: str) -> Non
 
 
 def figure_target(path: Any) -> Path | None:
-    """Where a figure is to be written; refuses what cannot be, before anything is drawn."""
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError as error:
-        raise MissingExtraError(
-            'figures need matplotlib: pip install "graphprune[plot]"'
-        ) from error
+    """The path to write a figure to; refuses what cannot be, before anything is drawn."""
+    require_matplotlib()
     if path is None:
         return None
+    from matplotlib.backend_bases import FigureCanvasBase
+
     target = Path(path)
     known = FigureCanvasBase.get_supported_filetypes()
     if target.suffix.lower()[1:] not in known:
@@ -130,13 +126,3 @@ def new_figure(size: tuple[float, float]) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained")
-
-
-def write_figure(figure: Any, target: Path | None) -> None:
-    """Writes the figure, whole or not at all; nothing for ``None``."""
-    if target is None:
-        return
-    from graphprune.util.files import atomic_path
-
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, format=target.suffix.lower()[1:])

@@ -10,17 +10,22 @@ from graphprune.drawing.key import LINE
 from graphprune.drawing.styles import SMALL, shortened
 from graphprune.util.files import atomic_path
 
-__all__ = ["MARGIN", "draw_heading", "new_sheet", "save_figure"]
-
 MARGIN = 0.08
 
 
-def save_figure(figure: Any, target: Path, dpi: int) -> None:
-    """Writes the figure, whole or not at all; without dates, so that it repeats exactly."""
+def save_figure(figure: Any, target: Path | None, dpi: int | None = None) -> None:
+    """Writes the figure (nothing for ``None``), whole or not at all.
+
+    It has no date, so that the same figure gives the same file; ``dpi=None`` takes its own dots.
+    """
+    if target is None:
+        return
     suffix = target.suffix.lower()
     metadata: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     with atomic_path(target) as temporary:
-        figure.savefig(temporary, format=suffix[1:], dpi=dpi, metadata=metadata.get(suffix))
+        figure.savefig(
+            temporary, format=suffix[1:], dpi=dpi or "figure", metadata=metadata.get(suffix)
+        )
 
 
 def new_sheet(width: float, height: float) -> tuple[Any, Any]:

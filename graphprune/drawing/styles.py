@@ -12,28 +12,6 @@ from typing import Any
 
 from graphprune.errors import MissingExtraError
 
-__all__ = [
-    "BORDER",
-    "CLASSES",
-    "CM",
-    "CUT",
-    "FILL",
-    "KIND_WORDS",
-    "NEGATIVE",
-    "NEUTRAL",
-    "OWN",
-    "POSITIVE",
-    "SHARED",
-    "SMALL",
-    "TEXT",
-    "WIRE",
-    "drawing_settings",
-    "printable",
-    "shortened",
-    "text_width",
-    "wrapped",
-]
-
 POSITIVE, NEGATIVE, NEUTRAL, WIRE = "#0072B2", "#D55E00", "#555555", "#8A8A8A"
 SHARED = "#333333"
 OWN = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -64,18 +42,22 @@ TEXT, SMALL = 6.5, 6.0
 CM = 1 / 2.54
 
 
-@contextmanager
-def drawing_settings() -> Iterator[None]:
-    """Fixed settings within: the same picture gives the same file, and names are no formulas.
-
-    Raises :class:`MissingExtraError` where matplotlib is not installed.
-    """
+def require_matplotlib() -> None:
+    """Raises :class:`MissingExtraError` where matplotlib is not installed."""
     try:
-        import matplotlib as mpl
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
             'figures need matplotlib, which is not installed: pip install "graphprune[plot]"'
         ) from error
+
+
+@contextmanager
+def drawing_settings() -> Iterator[None]:
+    """Fixed settings within: the same picture gives the same file, and names are no formulas."""
+    require_matplotlib()
+    import matplotlib as mpl
+
     settings: Any = {
         "svg.hashsalt": "graphprune",
         "svg.fonttype": "none",

@@ -1,4 +1,4 @@
-"""What a picture reads of a circuit."""
+"""The part of a circuit that pictures read."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any, Protocol
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.core.scores import EdgeScores
-
-__all__ = ["CircuitLike"]
 
 
 class CircuitLike(Protocol):
@@ -41,5 +39,5 @@ class CircuitLike(Protocol):
         ...
 
     def report_dict(self) -> dict[str, Any]:
-        """How well the circuit does, as plain values."""
+        """The circuit's report, as plain values."""
         ...

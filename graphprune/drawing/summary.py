@@ -1,4 +1,4 @@
-"""What pruning did to a graph too large to draw: counts, degrees, and which nodes it joins."""
+"""A summary of a pruned graph too large to draw: counts, degrees, and which nodes it joins."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from graphprune.drawing.styles import NEUTRAL, POSITIVE, SMALL, TEXT, printable, wrapped
 from graphprune.drawing.subject import CircuitLike
-
-__all__ = ["draw_summary"]
+from graphprune.util.paths import components
 
 MOST_CLASSES = 10
 
@@ -50,17 +49,12 @@ def draw_summary(
 
 
 def _counts(circuit: CircuitLike) -> str:
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import connected_components
-
     graph, kept = circuit.graph, circuit.mask.kept.numpy()
     wires = graph.fixed_edge_index.numpy()
 
     def connected_parts(chosen: NDArray[np.bool_]) -> int:
         ends = np.concatenate([graph.edge_index.numpy()[:, chosen], wires], axis=1)
-        shape = graph.num_nodes, graph.num_nodes
-        matrix = csr_array((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=shape)
-        return int(connected_components(matrix, directed=True, connection="weak")[0])
+        return len(np.unique(components(graph.num_nodes, ends, "weak")))
 
     touched = np.unique(graph.edge_index.numpy()[:, kept])
     parts = [connected_parts(chosen) for chosen in (np.ones_like(kept), kept)]

@@ -191,8 +191,8 @@ def faithfulness_curve(
 
     Args:
         scores: a ranking, or the result of a method that gave one.
-        ablation: ``None``: the one that the result was found under, else counterfactual.
-        sizes: increasing fractions in (0, 1] or numbers of edges (int); ``None``: MIB's ten.
+        ablation: ``None`` takes the one that the result was found under, else counterfactual.
+        sizes: increasing fractions in (0, 1] or numbers of edges (int); ``None`` takes MIB's ten.
         rankings: ``"signed"`` (needed for CPR), ``"abs"`` (needed for CMD).
 
     Raises :class:`InputError` where the full and the wholly ablated model are not told apart on the
@@ -223,7 +223,7 @@ def circuits_of(
     """The sizes as fractions, the circuits a curve measures at them, and the ablation.
 
     Arguments as :func:`faithfulness_curve` takes them; ``found_under`` is the ablation whose dead
-    ends go (``None``: that of the curve), where circuits are judged under another.
+    ends go (``None`` means that of the curve), where circuits are judged under another.
     """
     require_model(model)
     own, scores = said_or_own(ablation, scores), scores_of(scores)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from graphprune.core.ablation import AblationLike, said_or_own
-from graphprune.core.mask import EdgeMask, Masked, mask_of, require_same_graph
-from graphprune.core.model import MaskedModel, require_model
+from graphprune.core.mask import EdgeMask, Masked, binary_mask, mask_of, require_same_graph
+from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
@@ -48,14 +48,13 @@ class SameOutputs:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        require_model(self.model)
         at_least(self.max_candidates, 1, "max_candidates")
         self._cache = ReferenceCache(self.model, self.task, self.ablation, self.batch_size)
         self._refuted = [0] * len(self._cache)  # masks by each batch so far
 
     @property
     def leading(self) -> bool:
-        """``True`` where a node that no kept path reaches from the input still sends something.
+        """``True`` if a node that no kept path reaches from the input still sends something.
 
         So it is unless the ablation is counterfactual, position by position.
         """
@@ -75,7 +74,7 @@ class SameOutputs:
 
     @torch.no_grad()
     def first(self, masks: Tensor) -> int | None:
-        """Number of the first of ``masks [K, E]`` that gives the same outputs; ``None``: none does.
+        """Number of the first of ``masks [K, E]`` that gives the same outputs, or ``None``.
 
         All run together on one batch; those that pass run on the rest one by one.
         """
@@ -99,14 +98,6 @@ class SameOutputs:
         return same
 
 
-def _binary(model: MaskedModel, mask: EdgeMask) -> Tensor:
-    """``[E]`` bool of a mask of zeros and ones."""
-    require_same_graph(model.graph, mask.graph, "the model and the mask")
-    if not mask.is_binary:
-        raise InputError("an exact circuit keeps or drops each edge; this mask has values between")
-    return mask.kept
-
-
 def same_outputs(
     model: MaskedModel,
     task: Task,
@@ -127,7 +118,11 @@ def same_outputs(
 
 
 def equivalent(
-    model: MaskedModel, task: Task, mask: EdgeMask | Masked, *, ablation: AblationLike | None = None
+    model: MaskedModel,
+    task: Task,
+    mask: EdgeMask | Masked,
+    *,
+    ablation: AblationLike | None = None,
 ) -> bool:
     """``True`` if the circuit gives the full model's output on every example of the task.
 
@@ -161,7 +156,7 @@ def removable_edges(
         >>> len(removable_edges(model, task, gp.EdgeMask.full(model.graph)).edges())
         23
     """
-    kept = _binary(model, mask_of(mask))
+    kept = binary_mask(model.graph, mask).kept
     edges = torch.nonzero(kept)[:, 0]
     values = torch.zeros(model.graph.num_edges)
     exact = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
@@ -171,7 +166,11 @@ def removable_edges(
 
 
 def is_minimal(
-    model: MaskedModel, task: Task, mask: EdgeMask | Masked, *, ablation: AblationLike | None = None
+    model: MaskedModel,
+    task: Task,
+    mask: EdgeMask | Masked,
+    *,
+    ablation: AblationLike | None = None,
 ) -> bool:
     """``True`` if the circuit is exact and the removal of any kept edge changes some output.
 
@@ -195,14 +194,14 @@ def minimal_circuit(
 ) -> EdgeMask:
     """Removes edges while every output stays the full model's, until no kept edge can go.
 
-    Edges are tried in ascending order of ``order`` (``None``: from the graph's last edge to its
-    first) in passes, until a pass removes nothing: the result :func:`is_minimal`. Where edges go
-    easily whole stretches are tried at once; each that stays was tried alone in the last pass.
+    Edges are tried in ascending order of ``order`` (``None`` means from the graph's last edge to
+    its first) in passes, until a pass removes nothing: the result :func:`is_minimal`. Where edges
+    go easily whole stretches are tried at once; each that stays was tried alone in the last pass.
     Edges that lead nowhere go without a run.
 
     Args:
         mask: an exact circuit of zeros and ones.
-        ablation: ``None``: the one that a circuit was found under, else counterfactual.
+        ablation: ``None`` takes the one that a circuit was found under, else counterfactual.
         max_candidates: candidates run at once.
 
     Raises:
@@ -214,19 +213,18 @@ def minimal_circuit(
         (EdgeMask(1 of 24 edges, 4.1667%), True)
     """
     exact = SameOutputs(model, task, said_or_own(ablation, mask), max_candidates)
-    mask = mask_of(mask)
-    kept = _binary(model, mask)
+    kept = binary_mask(model.graph, mask).kept
     if not bool(exact(kept.float()[None])[0]):
         raise InputError(
-            f"the circuit of {mask.num_kept} edges does not give the full model's outputs on every "
-            "example; polishing starts from one that does"
+            f"the circuit of {int(kept.sum())} edges does not give the full model's outputs on "
+            "every example; polishing starts from one that does"
         )
     if order is None:
         ranked = torch.arange(model.graph.num_edges - 1, -1, -1)
     else:
         require_same_graph(model.graph, order.graph, "the model and the scores")
         ranked = torch.sort(order.values, stable=True).indices
-    kept = _lead_somewhere(exact, kept)
+    kept = _without_dead_ends(exact, kept)
     while True:
         after = _one_pass(exact, kept, ranked)
         if bool((after == kept).all()):
@@ -234,13 +232,13 @@ def minimal_circuit(
         kept = after
 
 
-def _lead_somewhere(exact: SameOutputs, kept: Tensor) -> Tensor:
+def _without_dead_ends(exact: SameOutputs, kept: Tensor) -> Tensor:
     alive = exact.model.graph.alive(kept.numpy(), from_inputs=not exact.leading)
     return torch.from_numpy(alive)
 
 
 @dataclass
-class _Guess:
+class _Pace:
     """The way the next edges are tried: all at once as if ``going``, or each alone."""
 
     going: bool = True
@@ -249,23 +247,23 @@ class _Guess:
 
 def _one_pass(exact: SameOutputs, kept: Tensor, ranked: Tensor) -> Tensor:
     """Every kept edge tried once, in order."""
-    kept, start, guess = kept.clone(), 0, _Guess(width=exact.max_candidates)
+    kept, start, pace = kept.clone(), 0, _Pace(width=exact.max_candidates)
     while True:
         rest = ranked[start:]
-        places = torch.nonzero(kept[rest])[: guess.width, 0]
+        places = torch.nonzero(kept[rest])[: pace.width, 0]
         if not len(places):
             return kept
         edges = rest[places]
-        gone, tried = (_try_stretch if guess.going else _try_each)(exact, kept, edges, guess)
+        gone, tried = (_try_stretch if pace.going else _try_each)(exact, kept, edges, pace)
         if tried:
             start += int(places[tried - 1]) + 1
         if len(gone):
             kept[gone] = False
-            kept = _lead_somewhere(exact, kept)
+            kept = _without_dead_ends(exact, kept)
 
 
 def _try_stretch(
-    exact: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess
+    exact: SameOutputs, kept: Tensor, edges: Tensor, pace: _Pace
 ) -> tuple[Tensor, int]:
     """The longest stretch of ``edges`` that can go at once, and of how many the fate is known."""
     count = min(len(edges), exact.max_candidates)
@@ -276,24 +274,24 @@ def _try_stretch(
     first = exact.first(masks)
     going = 0 if first is None else cuts[first]
     if first == 0:
-        guess.width *= 2
+        pace.width *= 2
         return edges, len(edges)
     # The next cut's edges cannot all go: where that is a single edge, it stays.
     more = (cuts[-1] if first is None else cuts[first - 1]) - going
-    guess.width = more if more < len(edges) else max(1, more // 2)
+    pace.width = more if more < len(edges) else max(1, more // 2)
     if more > 1:
         return edges[:going], going
-    guess.going = going > 0
+    pace.going = going > 0
     return edges[:going], going + 1
 
 
-def _try_each(exact: SameOutputs, kept: Tensor, edges: Tensor, guess: _Guess) -> tuple[Tensor, int]:
+def _try_each(exact: SameOutputs, kept: Tensor, edges: Tensor, pace: _Pace) -> tuple[Tensor, int]:
     """The first of ``edges`` that can go alone; those before it stay."""
     edges = edges[: exact.max_candidates]
     first = exact.first(without_each(kept, edges))
     if first is None:
-        guess.width = min(2 * len(edges), exact.max_candidates)
+        pace.width = min(2 * len(edges), exact.max_candidates)
         return edges[:0], len(edges)
-    guess.going = first == 0
-    guess.width = 1 if guess.going else max(1, first)
+    pace.going = first == 0
+    pace.width = 1 if pace.going else max(1, first)
     return edges[first : first + 1], first + 1

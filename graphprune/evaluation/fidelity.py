@@ -20,7 +20,7 @@ from graphprune.core.task import Task
 
 @dataclass(frozen=True)
 class Fidelity:
-    """See the module.
+    """The two fidelities of a circuit, as shares of examples; see the module.
 
     Example:
         >>> Fidelity(plus=0.8, minus=0.2).characterization

@@ -22,7 +22,7 @@ class ReferenceCache:
     References are kept up to 1 GiB; those beyond are made anew each time.
 
     Args:
-        ablation: of the references; ``None``: what ``circuits`` or results were found under,
+        ablation: of the references; ``None`` takes what ``circuits`` or results were found under,
             else counterfactual.
         batch_size: examples at a time; ``None`` takes the task's.
     """

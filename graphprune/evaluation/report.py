@@ -17,7 +17,7 @@ from torch import Tensor
 
 from graphprune.capabilities import module_of
 from graphprune.core.ablation import AblationLike, resolve_ablation
-from graphprune.core.batch import Batch
+from graphprune.core.batch import Batch, positions_in, require_finite
 from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask, mask_density, mask_of, require_same_graph
 from graphprune.core.metrics import Metric, as_metric, kendall_tau
@@ -32,7 +32,7 @@ from graphprune.core.sanity_checks import (
     rounding_of,
 )
 from graphprune.core.task import Task
-from graphprune.errors import InputError, NumericalError
+from graphprune.errors import InputError
 from graphprune.util.notebook import notebook_card
 from graphprune.util.numbers import (
     ENOUGH,
@@ -57,13 +57,7 @@ DEFAULT_METRICS = (
 def check_outputs(outputs: Tensor, batch: Batch, what: str) -> None:
     """Raises :class:`NumericalError` naming the examples whose outputs are NaN or infinite."""
     finite = torch.isfinite(outputs).flatten(1).all(1)
-    if not bool(finite.all()):
-        bad = torch.nonzero(~finite)[:, 0].tolist()
-        numbers = [batch.indices[i] if batch.indices else i for i in bad]
-        raise NumericalError(
-            f"{what} gave NaN or infinite outputs on {len(bad)} of {batch.size} examples; example "
-            f"numbers {numbers[:10]}"
-        )
+    require_finite(finite, batch, f"{what} gave NaN or infinite outputs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +65,13 @@ class EvaluationReport:
     """The result of :func:`evaluate`.
 
     ``values`` maps a measure to its mean, ``examples`` to its value for every example, ``absent``
-    to the reason why a measure is missing, ``notes`` to what is to be said of its value (that it is
-    within rounding), and ``"examples"`` to how many examples found the circuit, if any did.
+    to the reason why a measure is missing, ``notes`` to a sentence on its value (that it is within
+    rounding); ``notes["examples"]`` says how many examples found the circuit, if any did.
     ``full`` and ``ablated`` hold the same metrics of the full and of the wholly ablated model,
     ``full_examples`` and ``ablated_examples`` for every example. ``settings["choices"]`` says what
     ``accuracy`` and ``exact_match`` choose among: the answers and distractors, or all outputs
-    where there are no distractors. ``bounds`` holds the
-    least and the largest value of measures that have them, ``remarks`` what is to be said of the
-    intervals of all measures.
+    where there are no distractors. ``bounds`` holds the least and the largest value of measures
+    that have them, ``remarks`` sentences on the intervals of all measures.
 
     Example:
         >>> report = gp.evaluate(model, task, mask)
@@ -175,8 +168,13 @@ class EvaluationReport:
 
     def _repr_html_(self) -> str:
         """The report in a notebook: a row for each measure, with its interval."""
-        frame, said = self.to_frame().fillna({"note": ""}), self.remarks
-        return notebook_card("EvaluationReport", columns=[*frame], rows=frame.values, remarks=said)
+        frame = self.to_frame().fillna({"note": ""})
+        return notebook_card(
+            "EvaluationReport",
+            columns=[*map(str, frame)],
+            rows=frame.values,
+            remarks=self.remarks,
+        )
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v:.4g}" for k, v in self.values.items())
@@ -198,8 +196,8 @@ def evaluate(
     Args:
         mask: the circuit (an :class:`EdgeMask` or a :class:`Circuit`), run as it is: dead ends are
             not removed, and count as edges.
-        ablation: what stands in for edges outside; ``None``: what a circuit was found under, else
-            counterfactual.
+        ablation: what stands in for edges outside; ``None`` takes what a circuit was found under,
+            else counterfactual.
         metrics: names or metrics; ``None`` takes KL, logit and probability difference; accuracy and
             exact match (same choice as the full model), both of answer against distractor where the
             task has distractors; ``top1_accuracy`` and ``top1_match``, the same over all outputs,
@@ -386,8 +384,7 @@ class _ExampleValues:
     """Metrics' values for each example, put back from batches into the task's order."""
 
     def __init__(self, task: Task) -> None:
-        order = range(len(task)) if task.order is None else task.order
-        self._place: dict[int, int] = {number: place for place, number in enumerate(order)}
+        self._numbers = task.example_numbers
         self._parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {}
 
     def add(self, name: str, batch: Batch, values: Tensor) -> None:
@@ -400,10 +397,8 @@ class _ExampleValues:
             if name in absent:
                 continue
             values = torch.cat([part for _, part in parts])
-            numbers = [self._place.get(i, -1) for indices, _ in parts for i in indices]
-            if len(set(numbers)) == len(values) == len(self._place) and -1 not in numbers:
-                values = values[torch.argsort(torch.tensor(numbers))]
-            columns[name] = values
+            order = positions_in([i for indices, _ in parts for i in indices], self._numbers)
+            columns[name] = values if order is None else values[order]
         return columns
 
 

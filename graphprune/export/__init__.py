@@ -3,7 +3,7 @@
 from graphprune.drawing.answers import prompt_answers
 from graphprune.drawing.figure import draw, plot
 from graphprune.drawing.html import to_html
-from graphprune.drawing.together import plot_circuits
+from graphprune.drawing.side_by_side import plot_circuits
 from graphprune.export.attribution_graph import attribution_graph, to_attribution_graph
 from graphprune.export.explanation import to_explanation
 from graphprune.export.formats import FORMATS, export

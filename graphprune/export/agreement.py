@@ -1,4 +1,4 @@
-"""Whether an exported circuit still does what the circuit that was found does.
+"""The agreement of an exported circuit with the circuit that was found.
 
 A circuit is found under one ablation and may be exported under another, since a model of its own
 has no corrupted prompt. Then it is another model, which may do nothing of what was found.
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from graphprune.core.batch import Batch
     from graphprune.core.circuit import Circuit
     from graphprune.core.task import Task
-
-__all__ = ["LIMIT", "NO_TASK", "SIDES", "agreement", "require_agreement", "said"]
 
 LIMIT = 0.1  # nats a prompt
 SIDES = {
@@ -146,9 +144,9 @@ def found_on_part(circuit: Circuit, task: Task) -> Task | None:
     return task.subset([number for number, one in enumerate(own) if one in circuit.found_on])
 
 
-def _difference(pruned: Pruned, found: Tensor, masked: Tensor, task: Task) -> float:
+def _difference(pruned: Pruned, exported: Tensor, masked: Tensor, task: Task) -> float:
     want = masked.double()
-    gap = float((found.double() - want).abs().max())
+    gap = float((exported.double() - want).abs().max())
     dtype = next(pruned.module.parameters()).dtype
     size = 1 + float(want.abs().max())
     if not gap <= tolerance(dtype) * size:
@@ -159,7 +157,7 @@ def _difference(pruned: Pruned, found: Tensor, masked: Tensor, task: Task) -> fl
     return gap
 
 
-def said(figures: Mapping[str, Any]) -> list[str]:
+def agreement_lines(figures: Mapping[str, Any]) -> list[str]:
     """A line for each of the four, as errors show them."""
     names = {
         "kl": "KL from the original",
@@ -187,7 +185,7 @@ def require_agreement(figures: Mapping[str, Any]) -> None:
         f"the circuit was found under {under['found']} ablation; exported under {under['masked']} "
         f"ablation it is another one: KL {kl:.3g} nats a prompt from the circuit as found, more "
         f"than {LIMIT:g}. Nothing was written.\n"
-        + "\n".join(f"  {line}" for line in said(figures))
+        + "\n".join(f"  {line}" for line in agreement_lines(figures))
         + f"\nFind the circuit under {under['masked']} ablation (ablation={under['masked']!r}, "
         f"graphprune discover --ablation {under['masked']}), or say allow_difference=True "
         "(--allow-difference) to write this one all the same."

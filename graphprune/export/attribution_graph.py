@@ -14,12 +14,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphprune.core.method import recorded
 from graphprune.util.files import write_text
 
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
-
-__all__ = ["attribution_graph", "to_attribution_graph"]
 
 FEATURE = "cross layer transcoder"
 """The viewer's type for an inner node; it knows none for a head or an MLP."""
@@ -100,7 +99,7 @@ def attribution_graph(circuit: Circuit) -> dict[str, Any]:
     return {
         "metadata": {
             "slug": re.sub(r"[^a-z0-9]+", "-", circuit.title.lower()).strip("-") or "circuit",
-            "scan": _model_name(circuit),
+            "scan": recorded(circuit.provenance, "model", "model") or "unknown",
             "transcoder_list": [],
             "prompt_tokens": tokens,
             "prompt": circuit.title,
@@ -159,9 +158,3 @@ def _column(name: str, data: Any, inputs: set[str], outputs: set[str]) -> str:
         return "output"
     kind = str(data.get("kind") or "nodes")
     return _COLUMNS.get(kind, kind)
-
-
-def _model_name(circuit: Circuit) -> str:
-    model = circuit.provenance.get("model")
-    name = model.get("model") if isinstance(model, dict) else model
-    return str(name or "unknown")

@@ -6,10 +6,10 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from graphprune.core.method import recorded
+
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
-
-__all__ = ["CARD_NAME", "PICTURE_NAME", "card"]
 
 CARD_NAME = "README.md"
 PICTURE_NAME = "circuit.png"
@@ -58,10 +58,9 @@ def card(circuit: Circuit, repo_id: str, *, picture: bool) -> str:
 
 def _metadata(circuit: Circuit) -> list[str]:
     lines = ["library_name: graphprune", "tags:", "- graphprune", "- circuit", "- interpretability"]
-    model = circuit.provenance.get("model")
-    name = model.get("model") if isinstance(model, dict) else None
+    name = recorded(circuit.provenance, "model", "model")
     # Only what looks like a hub id: the hub refuses a card whose base model cannot be one.
-    if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         lines.append(f"base_model: {name}")
     return lines
 

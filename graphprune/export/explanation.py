@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from graphprune.core.graph_io import numbered_types
+from graphprune.core.graph_io import (
+    by_edge_type,
+    graphs_of_edges,
+    numbered_types,
+    require_same_edges,
+)
 from graphprune.core.scores import Ranking, ranked_values
 from graphprune.errors import InputError
 
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
-
-__all__ = ["to_explanation"]
 
 
 class MaskDict(dict[Any, Tensor]):
@@ -56,7 +59,7 @@ def to_explanation(
             ``Batch`` gives a list, one explanation for each of its graphs.
         target: what PyG's metrics compare with, the model's own answers, one for each row of its
             outputs (for each graph, of a ``Batch``).
-        index: the rows of the outputs they are asked at; ``None``: all.
+        index: the rows of the outputs they are asked at; ``None`` means all.
         arguments: what the module's ``forward`` takes behind features and edges, by its name in
             the data, such as ``("edge_weight",)`` or ``("batch",)``.
         by: ``"abs"``: ``edge_score`` is the scores' size, the larger the more the edge matters to
@@ -74,8 +77,12 @@ def to_explanation(
     ranked = None if circuit.scores is None else ranked_values(circuit.scores.values, by)
     kinds = numbered_types(circuit.graph)
     if data is None:
-        made = _bare(circuit, ranked) if kinds is None else _bare_hetero(circuit, ranked, kinds)
-        return _valid(made, ranked, by)
+        made = (
+            _without_data(circuit, ranked)
+            if kinds is None
+            else _without_hetero_data(circuit, ranked, kinds)
+        )
+        return _validated(made, ranked, by)
     if not isinstance(data, Data | HeteroData):
         raise InputError(f"expected PyG's Data, HeteroData or Batch, got {type(data).__name__}")
     if isinstance(data, HeteroData) != (kinds is not None):
@@ -83,9 +90,12 @@ def to_explanation(
             f"the circuit's graph {'has' if kinds else 'has no'} types of nodes and edges, the "
             f"data is {type(data).__name__}"
         )
-    parts = _parts(circuit, ranked, data)
+    require_same_edges(data, circuit.graph)
+    parts = {"edge_mask": by_edge_type(data, circuit.mask.values)}
+    if ranked is not None:
+        parts["edge_score"] = by_edge_type(data, ranked)
     if not isinstance(data, Batch):
-        return _valid(_one(data, parts, target, index, arguments), ranked, by)
+        return _validated(_explanation_of(data, parts, target, index, arguments), ranked, by)
     if index is not None:
         raise InputError("index goes with the rows of one graph; a Batch gives one for each graph")
     if target is not None and len(target) != data.num_graphs:
@@ -93,42 +103,21 @@ def to_explanation(
             f"target must have one row for each of the {data.num_graphs} graphs, got "
             f"{list(target.shape)}"
         )
-    found = []
+    graphs = {kind: graphs_of_edges(data, kind) for kind in parts["edge_mask"]}
+    explanations = []
     for number, one in enumerate(data.to_data_list()):
         mine = {
-            name: {kind: value[_of(data, kind) == number] for kind, value in by_kind.items()}
+            name: {kind: value[graphs[kind] == number] for kind, value in by_kind.items()}
             for name, by_kind in parts.items()
         }
         own = None if target is None else target[number : number + 1]
-        found.append(_valid(_one(one, mine, own, None, arguments), ranked, by))
-    return found
+        explanations.append(
+            _validated(_explanation_of(one, mine, own, None, arguments), ranked, by)
+        )
+    return explanations
 
 
-def _of(data: Any, kind: Any) -> Tensor:
-    """``[E]``: the graph of a batch that each edge belongs to."""
-    store, batch = (data, data.batch) if kind is None else (data[kind], data[kind[0]].batch)
-    found: Tensor = batch[store.edge_index[0]].cpu()
-    return found
-
-
-def _parts(circuit: Circuit, ranked: Tensor | None, data: Any) -> dict[str, dict[Any, Tensor]]:
-    """``edge_mask`` and ``edge_score`` by edge type (``None``: there is one)."""
-    from torch_geometric.data import HeteroData
-
-    from graphprune.core.graph_io import require_same_edges
-
-    require_same_edges(data, circuit.graph)
-    several = isinstance(data, HeteroData)
-    kinds = data.edge_types if several else [None]
-    stores = [data[kind] for kind in kinds] if several else [data]
-    counts = [int(store.edge_index.shape[1]) for store in stores]
-    found = {"edge_mask": dict(zip(kinds, circuit.mask.values.split(counts), strict=True))}
-    if ranked is not None:
-        found["edge_score"] = dict(zip(kinds, ranked.split(counts), strict=True))
-    return found
-
-
-def _one(
+def _explanation_of(
     data: Any,
     parts: Mapping[str, Mapping[Any, Tensor]],
     target: Tensor | None,
@@ -166,7 +155,7 @@ def _one(
     return made
 
 
-def _valid(explanation: Any, ranked: Tensor | None, by: Ranking) -> Any:
+def _validated(explanation: Any, ranked: Tensor | None, by: Ranking) -> Any:
     if ranked is not None:
         explanation.edge_score_by = by
     explanation.validate(raise_on_error=True)
@@ -180,7 +169,7 @@ def _touched(circuit: Circuit) -> Tensor:
     return touched
 
 
-def _bare(circuit: Circuit, ranked: Tensor | None) -> Any:
+def _without_data(circuit: Circuit, ranked: Tensor | None) -> Any:
     from torch_geometric.explain import Explanation
 
     graph = circuit.graph
@@ -194,7 +183,7 @@ def _bare(circuit: Circuit, ranked: Tensor | None) -> Any:
     )
 
 
-def _bare_hetero(
+def _without_hetero_data(
     circuit: Circuit,
     ranked: Tensor | None,
     kinds: Mapping[str, tuple[tuple[str, str, str], Tensor]],

@@ -23,15 +23,14 @@ from graphprune.core.mask import EdgeMask
 from graphprune.core.method import ablation_name
 from graphprune.core.overlap import ExampleFingerprint, as_table
 from graphprune.core.scores import EdgeScores
-from graphprune.errors import FormatError, GraphPruneError, InputError
+from graphprune.errors import FormatError, GraphPruneError
 from graphprune.export.schema import FORMAT, VERSION, CircuitFile, parse
 from graphprune.search.gates import strength
-from graphprune.util.files import atomic_folder, contents, finish
+from graphprune.util.files import atomic_folder, finish_overwriting, require_free, states_format
+from graphprune.util.plain import plain
 
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
-
-__all__ = ["JSON_NAME", "TENSORS_NAME", "load_circuit", "save_circuit"]
 
 JSON_NAME = "circuit.json"
 TENSORS_NAME = "tensors.safetensors"
@@ -51,11 +50,9 @@ _DTYPES = {
 def save_circuit(
     circuit: Circuit, directory: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
-    """See :meth:`graphprune.Circuit.save`."""
-    from graphprune.util.plain import plain
-
+    """Writes a circuit's folder; see :meth:`graphprune.Circuit.save`."""
     target = Path(directory).resolve()
-    _require_free(target, overwrite)
+    require_free(target, overwrite, "circuit", lambda: states_format(target / JSON_NAME, FORMAT))
     tensors = _tensors(circuit)
     graph = circuit.graph
     document = {
@@ -96,31 +93,6 @@ def save_circuit(
         (staging / TENSORS_NAME).write_bytes(dump_tensors(tensors))
         (staging / JSON_NAME).write_text(text, encoding="utf-8", newline="\n")
     return target
-
-
-def _require_free(target: Path, overwrite: bool) -> None:
-    """Raises unless the folder is new, or empty, or a circuit's that may be overwritten."""
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise InputError(f"expected a folder to save a circuit in, but {target} is a file")
-    if not contents(target):
-        return
-    if not overwrite:
-        raise InputError(
-            f"the folder {target} exists and is not empty; name another, or say overwrite=True to "
-            "replace the circuit in it"
-        )
-    try:
-        found = json.loads((target / JSON_NAME).read_bytes())
-        ours = isinstance(found, dict) and found.get("format") == FORMAT
-    except (OSError, ValueError, RecursionError):
-        ours = False
-    if not ours:
-        raise InputError(
-            f"the folder {target} exists and holds no graphprune circuit; overwrite=True replaces "
-            "circuits only, so nothing was touched"
-        )
 
 
 def document_text(document: dict[str, Any]) -> str:
@@ -164,14 +136,14 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
-    """See :meth:`graphprune.Circuit.load`. The path of the ``circuit.json`` itself is taken too."""
+    """The circuit in a folder, or beside a ``circuit.json``: :meth:`graphprune.Circuit.load`."""
     from graphprune.core.circuit import Circuit
 
     folder = Path(directory)
     if folder.name == JSON_NAME and folder.is_file():
         folder = folder.parent
-    finish(folder.parent)  # an exported model's folder holds its circuit's
-    finish(folder)
+    finish_overwriting(folder.parent)  # an exported model's folder holds its circuit's
+    finish_overwriting(folder)
     about, place = folder / JSON_NAME, folder / TENSORS_NAME
     for path in (about, place):
         if not path.is_file():

@@ -18,13 +18,12 @@ from graphprune.drawing.html import to_html
 from graphprune.errors import InputError
 from graphprune.export.attribution_graph import to_attribution_graph
 from graphprune.mib.files import to_mib_json, to_mib_pt
+from graphprune.util.checks import at_least
 from graphprune.util.files import write_text
 from graphprune.util.plain import plain
 
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
-
-__all__ = ["FORMATS", "export"]
 
 
 def export(
@@ -63,8 +62,7 @@ def export(
         return Path(path)
     if chosen not in ("mib", "mib-pt"):
         raise InputError(f"d_model is for the formats mib and mib-pt, not for {chosen!r}")
-    if type(d_model) is not int or d_model < 1:
-        raise InputError(f"d_model must be an integer of at least 1, got {d_model!r}")
+    at_least(d_model, 1, "d_model")
     (to_mib_json if chosen == "mib" else to_mib_pt)(circuit, path, d_model=d_model)
     return Path(path)
 

@@ -21,8 +21,6 @@ from graphprune.util.files import write_text
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
 
-__all__ = ["from_hub", "load", "push_to_hub"]
-
 
 def push_to_hub(
     circuit: Circuit,
@@ -41,10 +39,10 @@ def push_to_hub(
     Args:
         circuit: what to upload.
         repo_id: ``"user/name"``; made if it does not exist.
-        private: whether a repository that is made is private; ``None``: as the account has it.
-        token: the account's token; ``None``: the one that was logged in with.
-        revision: the branch; ``None``: the main one.
-        message: the commit's message; ``None``: one that names the circuit.
+        private: whether a repository that is made is private; ``None`` leaves that to the account.
+        token: the account's token; ``None`` takes the one that was logged in with.
+        revision: the branch; ``None`` takes the main one.
+        message: the commit's message; ``None`` means one that names the circuit.
 
     Raises:
         InputError: for a repository's name that cannot be one.
@@ -80,9 +78,9 @@ def from_hub(
 
     Args:
         repo_id: ``"user/name"``.
-        revision: a branch, a tag or a commit; ``None``: the main branch.
-        token: for private repositories; ``None``: the one that was logged in with.
-        cache: the folder that keeps downloads; ``None``: the hub's own.
+        revision: a branch, a tag or a commit; ``None`` takes the main branch.
+        token: for private repositories; ``None`` takes the one that was logged in with.
+        cache: the folder that keeps downloads; ``None`` takes the hub's own.
 
     Raises:
         InputError: for a repository's name that cannot be one.

@@ -27,13 +27,13 @@ from graphprune.core.pruned import ExportedModel, Pruned, tolerance
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
 from graphprune.export.agreement import NO_TASK, agreement, require_agreement
 from graphprune.export.folder import JSON_NAME, TENSORS_NAME
-from graphprune.util.files import atomic_folder, contents
+from graphprune.util.checks import at_least, is_integer
+from graphprune.util.files import atomic_folder, contents, require_free, states_format
+from graphprune.util.quantities import synchronise
 
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
     from graphprune.core.task import Task
-
-__all__ = ["FORMAT", "VERSION", "export_model", "parameter_count", "weight_bytes"]
 
 FORMAT, VERSION = "graphprune-model", 1
 MODEL_NAME, REPORT_NAME, CIRCUIT_NAME = "model.pt2", "report.json", "circuit"
@@ -45,15 +45,15 @@ def export_model(
     path: str | os.PathLike[str],
     model: MaskedModel,
     *,
-    ablation: AblationLike | None,
-    task: Task | None,
-    options: Mapping[str, Any],
-    shape: tuple[int, int] | None,
-    repeats: int,
-    overwrite: bool,
-    allow_difference: bool,
+    ablation: AblationLike | None = None,
+    task: Task | None = None,
+    shape: tuple[int, int] | None = None,
+    repeats: int = 5,
+    overwrite: bool = False,
+    allow_difference: bool = False,
+    **options: Any,
 ) -> ExportedModel:
-    """See :meth:`graphprune.Circuit.export_model`.
+    """Writes a circuit as a module; see :meth:`graphprune.Circuit.export_model`.
 
     Example:
         >>> import tempfile
@@ -77,10 +77,9 @@ def export_model(
     """
     require_model(model)
     require_same_graph(model.graph, circuit.graph, "the model and the circuit")
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise InputError(f"repeats must be an integer of at least 1, got {repeats!r}")
+    at_least(repeats, 1, "repeats")
     target = Path(path).resolve()
-    _require_free(target, overwrite)
+    require_free(target, overwrite, "model", lambda: _is_exported_model(target))
     _require_same_weights(circuit, model)
     given = _ablation(circuit, model, task, ablation)
     modules = require(model, ExportedModules, "export_model")
@@ -122,35 +121,15 @@ def export_model(
 # -------------------------------------------------------------------- checks
 
 
-def _require_free(target: Path, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise InputError(f"expected a folder to export a model to, but {target} is a file")
-    if not contents(target):
-        return
-    if not overwrite:
-        raise InputError(
-            f"the folder {target} exists and is not empty; name another, or say overwrite=True to "
-            "replace the model in it"
-        )
-    try:
-        found = json.loads((target / REPORT_NAME).read_bytes())
-        ours = isinstance(found, dict) and found.get("format") == FORMAT
-    except (OSError, ValueError, RecursionError):
-        ours = False
-    names = {p.relative_to(target).as_posix() for top in contents(target) for p in _below(top)}
+def _is_exported_model(folder: Path) -> bool:
+    names = {
+        path.relative_to(folder).as_posix()
+        for top in contents(folder)
+        for path in (top, *top.rglob("*"))
+    }
     known = {MODEL_NAME, REPORT_NAME, CIRCUIT_NAME}
     known |= {f"{CIRCUIT_NAME}/{name}" for name in (JSON_NAME, TENSORS_NAME)}
-    if not ours or not names <= known:
-        raise InputError(
-            f"the folder {target} exists and holds something else than an exported model; "
-            "overwrite=True replaces exported models only, so nothing was touched"
-        )
-
-
-def _below(path: Path) -> list[Path]:
-    return [path, *path.rglob("*")]
+    return names <= known and states_format(folder / REPORT_NAME, FORMAT)
 
 
 def _require_same_weights(circuit: Circuit, model: MaskedModel) -> None:
@@ -171,13 +150,13 @@ def _ablation(
     circuit: Circuit, model: MaskedModel, task: Task | None, ablation: AblationLike | None
 ) -> Ablation:
     if ablation is None:
-        found = circuit.ablation
-        if found == "optimal":
+        own = circuit.ablation
+        if own == "optimal":
             raise InputError(
                 "the circuit was found with learned constants, which it does not keep: give the "
                 "Ablation that was learned (ablation=result.ablation), or name another"
             )
-        ablation = found if found in ("mean", "mean_positional") else "zero"
+        ablation = own if own in ("mean", "mean_positional") else "zero"
     if ablation_kind(ablation) == "counterfactual":
         raise InputError(
             "a circuit under counterfactual ablation needs the corrupted prompt at every call, so "
@@ -198,7 +177,7 @@ def _shape(pruned: Pruned, task: Task | None, shape: tuple[int, int] | None) -> 
         given = _SHAPE if task is None else pruned.size(next(iter(task.batches())))
         return given[0], pruned.length(given[1])
     numbers = list(shape) if isinstance(shape, (tuple, list)) else []
-    if len(numbers) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
+    if len(numbers) != 2 or not all(map(is_integer, numbers)):
         raise InputError(f"shape must be two integers, examples and positions, got {shape!r}")
     if min(numbers) < 1 or pruned.length(numbers[1]) != numbers[1]:
         wanted = pruned.exact or f"{pruned.shortest} to {pruned.longest or 'any number'}"
@@ -271,14 +250,10 @@ def _flops(job: Callable[[Tensor], Tensor], inputs: Tensor) -> int:
 
 
 def _seconds(job: Callable[[Tensor], Tensor], inputs: Tensor) -> float:
-    def wait() -> None:
-        if inputs.device.type == "cuda":
-            torch.cuda.synchronize(inputs.device)
-
-    wait()
+    synchronise(inputs.device)
     start = time.perf_counter()
     job(inputs)
-    wait()
+    synchronise(inputs.device)
     return time.perf_counter() - start
 
 

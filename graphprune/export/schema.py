@@ -1,4 +1,4 @@
-"""What ``circuit.json`` may hold, checked with pydantic at the file's edge."""
+"""The schema of ``circuit.json``, checked with pydantic at the file's edge."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from graphprune.errors import FormatError
-
-__all__ = ["FORMAT", "VERSION", "CircuitFile", "parse", "read_json"]
 
 FORMAT = "graphprune-circuit"
 VERSION = 2  # 1 knew neither `ablation` nor `found_on` nor `score_noise`
@@ -34,7 +32,7 @@ class NodeRow(_Strict):
 
 
 class GraphHead(_Strict):
-    """What the graph has beside its nodes and tensors."""
+    """The graph without its nodes and tensors."""
 
     fingerprint: Sha256
     num_nodes: Count
@@ -98,11 +96,13 @@ def read_json(path: Path) -> Any:
 
 def parse(path: Path) -> CircuitFile:
     """Reads and checks a ``circuit.json``, the format and its version first."""
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        kind = repr(found.get("format")) if isinstance(found, dict) else type(found).__name__
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        kind = (
+            repr(document.get("format")) if isinstance(document, dict) else type(document).__name__
+        )
         raise FormatError(f'{path}: expected "format": "{FORMAT}", got {kind}')
-    version = found.get("version")
+    version = document.get("version")
     if type(version) is not int or version < 1:
         raise FormatError(f"{path}: expected a whole number as version, got {version!r}")
     if version > VERSION:
@@ -111,7 +111,7 @@ def parse(path: Path) -> CircuitFile:
             f"{VERSION}; a newer graphprune wrote it"
         )
     try:
-        return CircuitFile.model_validate(found)
+        return CircuitFile.model_validate(document)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         shown = "; ".join(

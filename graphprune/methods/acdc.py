@@ -40,7 +40,7 @@ from graphprune.search.evaluators import (
     Recheck,
 )
 from graphprune.search.order import EdgeOrder, edge_order
-from graphprune.util.checks import at_least, one_of
+from graphprune.util.checks import at_least, require_one_of
 
 __all__ = ["ACDC"]
 
@@ -91,8 +91,8 @@ class ACDC(Pruner):
 
     def __post_init__(self) -> None:
         _threshold(self.tau)
-        one_of(self.exact, ("speculative", "sequential"), "exact")
-        one_of(self.recheck, ("float64", "same", "off"), "recheck")
+        require_one_of(self.exact, ("speculative", "sequential"), "exact")
+        require_one_of(self.recheck, ("float64", "same", "off"), "recheck")
         at_least(self.candidates, 1, "candidates")
         if not isinstance(self.order, str | EdgeScores):
             object.__setattr__(self, "order", _numbers(self.order))

@@ -27,7 +27,7 @@ from graphprune.search.gates import budgeted_sigmoid, hard_concrete, noise, of_s
 from graphprune.search.loop import Draw, Moment, Parameters
 from graphprune.search.schedule import Shape, learning_rate, ramp
 from graphprune.search.warm_start import StartingScores
-from graphprune.util.checks import at_least, at_least_0, one_of
+from graphprune.util.checks import at_least, at_least_0, require_one_of
 
 from .optimiser import GateKind, MaskOptimiser
 
@@ -94,14 +94,14 @@ class EdgePruning(MaskOptimiser):
         super().__post_init__()
         self._require_ranges()
         self._require_read()
-        one_of(self.variant, ("default", "paper"), "variant")
+        require_one_of(self.variant, ("default", "paper"), "variant")
         if self._paper and self.is_minimal:
             raise InputError("variant='paper' aims at a size; 'minimal' needs the default one")
         if not 0.0 < self._start_share < 1.0 or not 0.0 <= self.hold < 1.0:
             raise InputError(
                 f"start and hold are shares in (0, 1), got {self.start} and {self.hold}"
             )
-        one_of(self.gates, (None, "soft", "hard"), "gates")
+        require_one_of(self.gates, (None, "soft", "hard"), "gates")
         at_least(self.samples, 2, "samples")
         if self.path and self._paper:
             raise InputError("path= follows the default variant's budget; the paper's has none")
@@ -115,7 +115,7 @@ class EdgePruning(MaskOptimiser):
             at_least_0(getattr(self, name), name)
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"clip must be a positive norm, got {self.clip!r}")
-        one_of(self.shape, (None, "geometric", "linear", "cosine"), "shape")
+        require_one_of(self.shape, (None, "geometric", "linear", "cosine"), "shape")
 
     def _require_read(self) -> None:
         """Raises where a setting is given that the variant does not read."""

@@ -27,7 +27,7 @@ from graphprune.selection.combine import (
     combine_scores,
     require_informative,
 )
-from graphprune.util.checks import at_least, one_of
+from graphprune.util.checks import at_least, require_one_of
 
 from .edge_pruning import EdgePruning
 from .gradient import EAP, EAPIG
@@ -92,7 +92,7 @@ class SequentialEnsemble(AroundScorer, Pruner, Scorer):
 
     def __post_init__(self) -> None:
         at_least(self.chosen_seed, 0, "seed")
-        one_of(self.signs, (None, "scorer", "none"), "signs")
+        require_one_of(self.signs, (None, "scorer", "none"), "signs")
         object.__setattr__(self, "scorer", as_member(self.scorer, "the scorer"))
         made = as_member(self.optimiser, "the optimiser")
         if not isinstance(made, MaskOptimiser):

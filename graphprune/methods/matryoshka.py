@@ -14,7 +14,7 @@ from graphprune.core.sizes import MIB_SIZES, trapezoid_weights
 from graphprune.errors import InputError
 from graphprune.search.gates import budgeted_sigmoid, noise
 from graphprune.search.loop import Draw, Moment, Parameters
-from graphprune.util.checks import at_least, one_of
+from graphprune.util.checks import at_least, require_one_of
 
 from .optimiser import GateKind, MaskOptimiser
 
@@ -52,7 +52,7 @@ class MatryoshkaPruning(MaskOptimiser):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self.budgets, 1, "budgets")
-        one_of(self.sizes, ("log_uniform", "uniform", "curve"), "sizes")
+        require_one_of(self.sizes, ("log_uniform", "uniform", "curve"), "sizes")
         if self.temperature <= 0 or self.smallest <= 0:
             raise InputError(
                 f"temperature and smallest must be positive, got {self.temperature} and "

@@ -22,7 +22,7 @@ from graphprune.errors import InputError
 from graphprune.search.dead_ends import alive_edges
 from graphprune.search.gates import noise, of_senders, uniform_window, window_weights
 from graphprune.search.loop import Draw, Moment, Parameters
-from graphprune.util.checks import at_least, at_least_0, one_of
+from graphprune.util.checks import at_least, at_least_0, require_one_of
 
 from .optimiser import GateKind, MaskOptimiser
 
@@ -69,7 +69,7 @@ class UGS(MaskOptimiser):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self.samples, 1, "samples")
-        one_of(self.variant, ("default", "paper"), "variant")
+        require_one_of(self.variant, ("default", "paper"), "variant")
         if self.start is not None and not 0 < self.start < 1:
             raise InputError(f"start is a chance in (0, 1), got {self.start}")
         if self.penalty < 0 or self.clip <= 0:

@@ -27,7 +27,7 @@ from graphprune.core.method import Scorer
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
 from graphprune.search.gates import BETA, GateKind, hard_concrete_open, of_senders
-from graphprune.util.checks import one_of
+from graphprune.util.checks import require_one_of
 from graphprune.util.numbers import ranks
 
 __all__ = [
@@ -77,7 +77,7 @@ class WarmStart:
     spread: float | None = None
 
     def __post_init__(self) -> None:
-        one_of(self.mapping, MAPPINGS, "mapping")
+        require_one_of(self.mapping, MAPPINGS, "mapping")
         if self.density is not None and not 0 < self.density < 1:
             raise InputError(f"a start density is a share in (0, 1), got {self.density!r}")
         if self.spread is not None and not 0 < self.spread < math.inf:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from graphprune.core.model import MaskedModel
     from graphprune.core.task import Task
 
-__all__ = ["BootstrapScores", "IntervalKind", "bootstrap_scores"]
-
 IntervalKind = Literal["t", "percentile", "paper"]
 
 
@@ -85,10 +83,10 @@ class BootstrapScores:
             return ends[0], ends[1]
         if kind == "paper":
             mean = self.samples.mean(0)
-            half = norm.ppf(1 - tail) * self.samples.std(0, correction=0) / math.sqrt(count)
+            half = float(norm.ppf(1 - tail)) * self.samples.std(0, correction=0) / math.sqrt(count)
         elif kind == "t":
             mean = self.scores.values
-            half = t.ppf(1 - tail, self.freedom or count - 1) * self.error
+            half = float(t.ppf(1 - tail, self.freedom or count - 1)) * self.error
         else:
             raise unknown_name("kind", kind, get_args(IntervalKind))
         return mean - half, mean + half

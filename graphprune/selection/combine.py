@@ -19,10 +19,8 @@ from torch import Tensor
 from graphprune.core.mask import require_same_graph
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
-from graphprune.util.checks import one_of
+from graphprune.util.checks import require_one_of
 from graphprune.util.numbers import levels, ranks
-
-__all__ = ["How", "Normalize", "combine_scores", "magnitude_ranks", "require_informative"]
 
 How = Literal["mean", "min", "max", "weighted"]
 Normalize = Literal["rank", "quantile", "scale"] | None
@@ -62,8 +60,8 @@ def check_combination(
     """Raises :class:`InputError` for settings that :func:`combine_scores` cannot follow."""
     if members < 1:
         raise InputError("an ensemble needs at least one member")
-    one_of(how, HOWS, "how")
-    one_of(normalize, NORMALIZATIONS, "normalize")
+    require_one_of(how, HOWS, "how")
+    require_one_of(normalize, NORMALIZATIONS, "normalize")
     if how != "weighted":
         if weights is not None:
             raise InputError(f"weights are for how='weighted', not for how={how!r}")
@@ -90,11 +88,11 @@ def combine_scores(
         how: ``"mean"``, ``"min"``, ``"max"`` or ``"weighted"`` (a weighted mean), edge by edge, of
             the signed scores.
         weights: for ``"weighted"``, one from 0 on for each member.
-        normalize: ``None``: as they are, as published (Mondorf et al., arXiv 2510.06811);
-            ``"rank"``: the sign times the magnitude's rank over E; ``"scale"``: over the root of
-            the mean square; ``"quantile"``: the k-th largest magnitude of each becomes the mean
-            over members of their k-th largest, each on the scale of ``"scale"``, so that all have
-            one distribution and heavy tails stay heavy.
+        normalize: ``None`` leaves them as they are, as published (Mondorf et al., arXiv
+            2510.06811); ``"rank"``: the sign times the magnitude's rank over E; ``"scale"``: over
+            the root of the mean square; ``"quantile"``: the k-th largest magnitude of each becomes
+            the mean over members of their k-th largest, each on the scale of ``"scale"``, so that
+            all have one distribution and heavy tails stay heavy.
 
     Raises:
         InputError: no members, unequal numbers of members and weights, constant scores.

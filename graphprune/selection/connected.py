@@ -21,10 +21,9 @@ from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
 from graphprune.util.numbers import ranking
 
-__all__ = ["exact_budget", "grow_from_output", "require_feasible", "shortest_path_edges"]
-
 log = logging.getLogger(__name__)
-_LONGEST_PATH = 64
+_LONGEST_PATH = 64  # edges of the longest path that is sought to begin with
+_NONE = -1  # in place of an edge or a wire that a node was reached by
 
 
 def grow_from_output(graph: ComputationalGraph, values: Tensor, count: int) -> Tensor:
@@ -38,36 +37,36 @@ def grow_from_output(graph: ComputationalGraph, values: Tensor, count: int) -> T
     target = group[graph.edge_index[1].numpy()]
     order = np.lexsort((-values.numpy(), target))
     starts = np.searchsorted(target[order], np.arange(graph.num_nodes + 1))
-    wired: dict[int, list[int]] = {}
+    wired_into: dict[int, list[int]] = {}
     for source, reader in graph.fixed_edge_index.T.tolist():
-        wired.setdefault(int(group[reader]), []).append(int(group[source]))
+        wired_into.setdefault(int(group[reader]), []).append(int(group[source]))
     sources = group[graph.edge_index[0].numpy()]
     score = values.numpy()
     heap: list[tuple[float, int, int]] = []
     inside: set[int] = set()
 
-    def offer(place: int, node: int) -> None:
+    def push_best_edge(place: int, node: int) -> None:
         if place < starts[node + 1]:
             edge = int(order[place])
             heapq.heappush(heap, (-float(score[edge]), edge, place))
 
-    def enter(node: int) -> None:
+    def add_node(node: int) -> None:
         if node not in inside:
             inside.add(node)
-            offer(int(starts[node]), node)
-            for other in wired.get(node, ()):
-                enter(other)
+            push_best_edge(int(starts[node]), node)
+            for other in wired_into.get(node, ()):
+                add_node(other)
 
     for node in graph.output_nodes:
-        enter(int(group[node]))
+        add_node(int(group[node]))
     chosen = torch.zeros(graph.num_edges)
     for _ in range(count):
         if not heap:
             break
         _, edge, place = heapq.heappop(heap)
         chosen[edge] = 1.0
-        offer(place + 1, int(target[edge]))
-        enter(int(sources[edge]))
+        push_best_edge(place + 1, int(target[edge]))
+        add_node(int(sources[edge]))
     return chosen
 
 
@@ -218,25 +217,25 @@ def _best_walk(
     best = np.full(graph.num_nodes, -np.inf)
     best[group[list(graph.input_nodes)]] = 0.0
     _along_wires(best, wires)
-    came: list[NDArray[np.int64]] = []
-    free: list[NDArray[np.int64]] = []
+    edges_into: list[NDArray[np.int64]] = []
+    wires_into: list[NDArray[np.int64]] = []
     for _ in range(length):
         reach = best[source] + values
         step = np.full(graph.num_nodes, -np.inf)
         np.maximum.at(step, target, reach)
-        edge = np.full(graph.num_nodes, -1)
+        edge = np.full(graph.num_nodes, _NONE)
         hit = np.flatnonzero((reach == step[target]) & np.isfinite(reach))
         edge[target[hit]] = hit
-        free.append(_along_wires(step, wires))
-        came.append(edge)
+        wires_into.append(_along_wires(step, wires))
+        edges_into.append(edge)
         best = step
     kept = np.zeros(graph.num_edges, dtype=bool)
     ends = np.unique(group[list(graph.output_nodes)])
     node = int(ends[np.argmax(best[ends])])
     if not np.isfinite(best[node]):
         return kept
-    for edge, wire in zip(reversed(came), reversed(free), strict=True):
-        while wire[node] >= 0:
+    for edge, wire in zip(reversed(edges_into), reversed(wires_into), strict=True):
+        while wire[node] != _NONE:
             node = int(wire[node])
         kept[edge[node]] = True
         node = int(source[edge[node]])
@@ -244,13 +243,13 @@ def _best_walk(
 
 
 def _along_wires(best: NDArray[np.float64], wires: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Carries values along wires, in place, and tells for each node the wire it came by (or -1)."""
-    came = np.full(len(best), -1)
+    """Carries values along wires, in place; gives the wire that each node's came by, or `_NONE`."""
+    wire_into = np.full(len(best), _NONE)
     pairs = [(int(u), int(v)) for u, v in wires.T if u != v]
     moved = True
     while moved:
         moved = False
         for u, v in pairs:
             if best[u] > best[v]:
-                best[v], came[v], moved = best[u], u, True
-    return came
+                best[v], wire_into[v], moved = best[u], u, True
+    return wire_into

@@ -30,8 +30,6 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
 
-__all__ = ["best_circuit"]
-
 log = logging.getLogger(__name__)
 _CUTS = 500
 _INFEASIBLE, _STOPPED = 2, 1  # scipy's status codes
@@ -82,11 +80,11 @@ class _Program:
         self = cls(graph, from_inputs)
         self._row(np.arange(self.edges), np.ones(self.edges), count, count)
         sources, targets = self.ends
-        self._linked(self.back(targets))
-        self._supported(backward=True)
+        self._add_links(self.b_columns(targets))
+        self._add_support(backward=True)
         if from_inputs:
-            self._linked(self.front(sources))
-            self._supported(backward=False)
+            self._add_links(self.f_columns(sources))
+            self._add_support(backward=False)
         return self
 
     # ---------------------------------------------------------------- variables
@@ -104,11 +102,11 @@ class _Program:
     def wires(self) -> NDArray[np.int64]:
         return np.asarray(self.graph.representative[self.graph.fixed_edge_index.numpy()])
 
-    def front(self, nodes: Any) -> Any:
+    def f_columns(self, nodes: Any) -> Any:
         """Columns of f."""
         return self.edges + nodes
 
-    def back(self, nodes: Any) -> Any:
+    def b_columns(self, nodes: Any) -> Any:
         """Columns of b."""
         return self.edges + self.graph.num_nodes + nodes
 
@@ -116,7 +114,7 @@ class _Program:
     def size(self) -> int:
         return self.edges + 2 * self.graph.num_nodes
 
-    def reached(self, *, backward: bool) -> NDArray[np.int64]:
+    def terminals(self, *, backward: bool) -> NDArray[np.int64]:
         nodes = self.graph.output_nodes if backward else self.graph.input_nodes
         return np.unique(self.graph.representative[list(nodes)])
 
@@ -135,7 +133,7 @@ class _Program:
         """So many of ``edges`` are kept."""
         self._row(edges, np.ones(len(edges)), count)
 
-    def _linked(self, columns: NDArray[np.int64]) -> None:
+    def _add_links(self, columns: NDArray[np.int64]) -> None:
         """``column - x_e >= 0`` for every edge."""
         first, n = len(self.lower), self.edges
         self.rows.append(np.tile(np.arange(first, first + n), 2))
@@ -144,15 +142,15 @@ class _Program:
         self.lower += [0.0] * n
         self.upper += [np.inf] * n
 
-    def _supported(self, *, backward: bool) -> None:
-        free = set(self.reached(backward=backward).tolist())
+    def _add_support(self, *, backward: bool) -> None:
+        free = set(self.terminals(backward=backward).tolist())
         for node in np.unique(self.graph.representative).tolist():
             if node not in free:
-                self.entered(node, np.array([node]), backward=backward)
+                self.add_cut(node, np.array([node]), backward=backward)
 
-    def entered(self, node: int, inside: NDArray[np.int64], *, backward: bool) -> None:
+    def add_cut(self, node: int, inside: NDArray[np.int64], *, backward: bool) -> None:
         """F (or b) of ``node`` is at most what enters (leaves) the set ``inside``."""
-        column = self.back if backward else self.front
+        column = self.b_columns if backward else self.f_columns
         (near, far), (wire_near, wire_far) = (
             (pair[0], pair[1]) if backward else (pair[1], pair[0])
             for pair in (self.ends, self.wires)
@@ -173,7 +171,7 @@ class _Program:
         cost = np.concatenate([-_scaled(values, count), np.zeros(2 * self.graph.num_nodes)])
         for _ in range(_CUTS):
             kept = self._run(cost, count, positives, time_limit)
-            if not self._cut_off(kept):
+            if not self._add_violated(kept):
                 return EdgeMask(self.graph, torch.from_numpy(kept).float())
         raise InputError(f"no connected circuit of {count} edges was found in {_CUTS} rounds")
 
@@ -188,32 +186,33 @@ class _Program:
         matrix = csr_array((entries, (rows, columns)), shape=(len(self.lower), self.size))
         integral = np.zeros(self.size)
         integral[: self.edges] = 1
+        limits: Any = (np.array(self.lower), np.array(self.upper))  # scipy's hints know single ones
         options: dict[str, Any] = {"mip_rel_gap": 0.0}
         if time_limit is not None:
             options["time_limit"] = time_limit
-        found = milp(
+        result = milp(
             cost,
             integrality=integral,
             bounds=Bounds(0.0, 1.0),
-            constraints=LinearConstraint(matrix, np.array(self.lower), np.array(self.upper)),
+            constraints=LinearConstraint(matrix, *limits),
             options=options,
         )
-        if found.x is not None:
-            if found.status == _STOPPED:
+        if result.x is not None:
+            if result.status == _STOPPED:
                 log.warning(
                     "the integer programme stopped after %g s with a circuit that is within %.2g "
-                    "of the best in relative terms", time_limit, found.mip_gap,
+                    "of the best in relative terms", time_limit, result.mip_gap,
                 )  # fmt: skip
-            return np.asarray(found.x[: self.edges] > 0.5)
+            return np.asarray(result.x[: self.edges] > 0.5)
         wish = f", {positives} of them with a score above 0" if positives else ""
-        if found.status == _INFEASIBLE:
+        if result.status == _INFEASIBLE:
             raise InputError(
                 f"infeasible: no circuit of this graph has exactly {count} edges{wish}, each on a "
                 f"path {'from an input ' if self.from_inputs else ''}to an output"
             )
-        raise InputError(f"the integer programme for {count} edges{wish} failed: {found.message}")
+        raise InputError(f"the integer programme for {count} edges{wish} failed: {result.message}")
 
-    def _cut_off(self, kept: NDArray[np.bool_]) -> bool:
+    def _add_violated(self, kept: NDArray[np.bool_]) -> bool:
         """Adds a row for every node that kept edges claim to reach and do not; whether any does."""
         graph, (sources, targets) = self.graph, self.ends
         before = len(self.lower)
@@ -226,7 +225,7 @@ class _Program:
             astray = np.unique(claimed[kept & ~reached[claimed]])
             inside = np.unique(graph.representative[np.flatnonzero(~reached)])
             for node in astray.tolist():
-                self.entered(node, inside, backward=backward)
+                self.add_cut(node, inside, backward=backward)
         return len(self.lower) > before
 
 
@@ -236,7 +235,7 @@ def _scaled(values: Tensor, count: int) -> NDArray[np.float64]:
     Attributions span many orders of magnitude; on the scale of the largest, the edges that are
     hard to choose between would all be 0 to the solver.
     """
-    found = values.double().numpy()
-    size = np.sort(np.abs(found))[::-1]
+    raw = values.double().numpy()
+    size = np.sort(np.abs(raw))[::-1]
     unit = max(size[min(count, len(size)) - 1], size[0] * 1e-6)
-    return np.asarray(found / unit) if unit > 0 else found
+    return np.asarray(raw / unit) if unit > 0 else raw

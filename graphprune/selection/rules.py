@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
@@ -15,8 +14,6 @@ from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
 from graphprune.selection.connected import exact_budget
 from graphprune.util.numbers import ranking
-
-__all__ = ["edge_influence", "positives_first", "take"]
 
 
 def take(
@@ -96,8 +93,5 @@ def edge_influence(graph: ComputationalGraph, values: Tensor) -> Tensor:
             "influence is not defined here: the scores around some cycle are such that it reads "
             "nothing from outside itself"
         )
-    return torch.from_numpy(_clean(share * influence[targets]))
-
-
-def _clean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(values > 0, values, 0.0)
+    amounts = share * influence[targets]
+    return torch.from_numpy(np.where(amounts > 0, amounts, 0.0))

@@ -22,15 +22,6 @@ from graphprune.core.model import Ablation, MaskedModel, ablation_kind
 from graphprune.core.scores import EdgeScores, NodeScores, Ranking
 from graphprune.core.task import Task
 
-__all__ = [
-    "SELECTORS",
-    "Candidates",
-    "Selector",
-    "circuit_of_size",
-    "cut_off_nodes_differ",
-    "without_dead_ends",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
@@ -74,7 +65,7 @@ class Selector:
 
     @property
     def summary(self) -> str:
-        """What it does, in a line."""
+        """One line on it."""
         return inspect.getdoc(self.choose) or ""
 
     @property
@@ -180,7 +171,7 @@ SELECTORS: dict[str, Selector] = {
 
 
 def cut_off_nodes_differ(ablation: str | Ablation | None, task: Task) -> bool:
-    """Whether a node that no kept path reaches may send something else than its ablation value.
+    """``True`` if a node that no kept path reaches may not send its ablation value.
 
     Only on a corrupted prompt, position by position, does it compute exactly what replaces it:
     under zero and mean ablation it still sends what it makes of ablated inputs, and where prompts

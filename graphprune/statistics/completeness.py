@@ -77,7 +77,7 @@ def _grow(
     steps: int,
     width: int,
     generator: np.random.Generator,
-    without: int = -1,
+    without: int | None = None,
 ) -> None:
     """Grows a set of n components, each time by the one of ``width`` random ones of most effect.
 
@@ -86,7 +86,7 @@ def _grow(
     grown = torch.zeros(n, dtype=torch.bool)
     for _ in range(steps):
         rest = np.flatnonzero(~grown.numpy())
-        rest = rest[rest != without]
+        rest = rest if without is None else rest[rest != without]
         if not len(rest):
             return
         tried = torch.from_numpy(generator.permutation(rest)[:width])
@@ -183,7 +183,7 @@ def completeness(
     for _ in range(greedy):
         _grow(lambda sets: note("greedy", sets), n, steps, width, generator)
     low, high = bootstrap_interval(at_worst, seed=seed)
-    relative = worst.effect / abs(evaluator.gap) if evaluator.unit.why is None else None
+    relative = worst.effect / abs(evaluator.gap) if evaluator.metric_range.why is None else None
     random, grown = (
         [row["incompleteness"] for row in rows if row["found"] == kind]
         for kind in ("random", "greedy")
@@ -215,14 +215,14 @@ def completeness(
         remarks=[
             "low and high are an interval over examples at the worst set found, which was chosen "
             "for being worst; other sets may be worse still",
-            *evaluator.unit_remarks("relative"),
+            *evaluator.range_remarks("relative"),
             *filter(None, [few_examples(len(at_worst))]),
         ],
     )  # fmt: skip
 
 
 def _passed(same: bool, relative: float | None, bar: float | None) -> bool | None:
-    """``True`` where the worst is within the bar, or is nothing, whatever it is a share of."""
+    """``True`` if the worst is within the bar, or is nothing, whatever it is a share of."""
     if bar is None or (relative is None and not same):
         return None
     return same or relative is None or relative <= bar
@@ -302,7 +302,7 @@ def minimality(
         )
     gap = abs(evaluator.gap)
     # Where full and ablated are not told apart, a share of their difference is no bar.
-    least_effect = max(bar * gap if evaluator.unit.why is None else 0.0, evaluator.noise)
+    least_effect = max(bar * gap if evaluator.metric_range.why is None else 0.0, evaluator.noise)
     idle = [row["component"] for row in rows if row["effect"] <= least_effect]
     return Finding(
         name="minimality (Wang)",
@@ -320,5 +320,5 @@ def minimality(
         settings=evaluator.settings(
             circuit, over=over, draws=draws, steps=steps, width=width, seed=seed
         ),
-        remarks=evaluator.unit_remarks("bar"),
+        remarks=evaluator.range_remarks("bar"),
     )

@@ -33,8 +33,8 @@ from graphprune.core.method import ablation_of
 from graphprune.core.model import MaskedModel
 from graphprune.core.sanity_checks import MetricRange
 from graphprune.core.task import Task
-from graphprune.errors import InputError, unknown_name
-from graphprune.util.checks import at_least, share
+from graphprune.errors import InputError
+from graphprune.util.checks import at_least, require_one_of, share
 from graphprune.util.progress import track
 
 from .finding import Finding
@@ -65,18 +65,18 @@ def controls(
 
     Args:
         task: what the circuit is found on.
-        mask: the circuit; ``None``: what ``method`` finds on ``task``.
+        mask: the circuit; ``None`` takes what ``method`` finds on ``task``.
         method: a scorer (with ``size``), a pruner, or a function ``(model, task) -> EdgeMask``;
             needed for ``"labels"`` and ``"weights"``, and run ``reruns`` times for each.
-        test: what circuits are judged on; ``None``: ``task`` itself, which favours the found one
-            over controls that never saw it: give held-out examples.
+        test: what circuits are judged on; ``None`` takes ``task`` itself, which favours the found
+            one over controls that never saw it: give held-out examples.
         kinds: which controls.
-        draws: random circuits of each kind; the least p-value is ``1 / (1 + draws)``. ``None``:
-            100, or as many as ``alpha`` and the number of kinds need.
+        draws: random circuits of each kind; the least p-value is ``1 / (1 + draws)``. ``None``
+            means 100, or as many as ``alpha`` and the number of kinds need.
         reruns: of the method, whose own seed is held: only labels or weights differ. The least
-            p-value is ``1 / (1 + reruns)``. ``None``: as many as let a kind be beaten whatever the
-            others give, the least with ``kinds / (1 + reruns) < alpha``: 80 for four kinds at .05,
-            20 for one kind alone. With fewer the summary may say "underpowered".
+            p-value is ``1 / (1 + reruns)``. ``None`` means as many as let a kind be beaten whatever
+            the others give, the least with ``kinds / (1 + reruns) < alpha``: 80 for four kinds at
+            .05, 20 for one kind alone. With fewer the summary may say "underpowered".
         options: see :class:`~graphprune.statistics.mask_evaluator.RunOptions`. Circuits are judged
             by the mean of its ``metric`` (the test task's own by default), under its ``ablation``
             (by default a circuit's own, else the method's, else counterfactual).
@@ -93,8 +93,7 @@ def controls(
     share(alpha, "alpha")
     at_least(seed, 0, "seed")
     for kind in kinds:
-        if kind not in KINDS:
-            raise unknown_name("kind", kind, KINDS)
+        require_one_of(kind, KINDS, "kind")
     if not kinds or len(set(kinds)) < len(kinds):
         raise InputError(f"kinds are some of {', '.join(KINDS)}, each once; got {list(kinds)!r}")
     if method is None and ("labels" in kinds or "weights" in kinds):
@@ -111,8 +110,8 @@ def controls(
         options["ablation"] = own_ablation([mask]) or ablation_of(method)
     evaluator = MaskEvaluator(model, task if test is None else test, **options)
     own = float(evaluator(circuit.kept[None], "controls")[0].mean())
-    unit = evaluator.unit
-    rows = [_row("found", circuit.kept, circuit.kept, own, unit)]
+    metric_range = evaluator.metric_range
+    rows = [_row("found", circuit.kept, circuit.kept, own, metric_range)]
     p_values: dict[str, float] = {}
     overlaps: dict[str, float] = {}
     for kind in kinds:
@@ -124,7 +123,7 @@ def controls(
             masks = _of_reruns(kind, model, task, method, size, reruns, seed)
         means = evaluator(masks, f"controls: {kind}").mean(1)
         pairs = zip(masks, means.tolist(), strict=True)
-        rows += [_row(kind, mask, circuit.kept, mean, unit) for mask, mean in pairs]
+        rows += [_row(kind, mask, circuit.kept, mean, metric_range) for mask, mean in pairs]
         p_values[kind] = rank_p(own, means.numpy(), tolerance=evaluator.noise)
         overlaps[kind] = float((masks & circuit.kept).sum(1).double().mean()) / circuit.num_kept
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
@@ -140,7 +139,7 @@ def controls(
     ]
     if test is None:
         remarks.append("judged on the examples the circuit was found on")
-    remarks += evaluator.unit_remarks("faithfulness")
+    remarks += evaluator.range_remarks("faithfulness")
     outcome = "beats all controls" if not lost else f"does not beat the controls {', '.join(lost)}"
     detail = ", ".join(f"{kind} {p:.2g}" for kind, p in corrected.items())
     return Finding(
@@ -182,13 +181,13 @@ def controls_needed(kinds: int, alpha: float) -> int:
 
 
 def _row(
-    kind: str, mask: Tensor, circuit: Tensor, value: float, unit: MetricRange
+    kind: str, mask: Tensor, circuit: Tensor, value: float, metric_range: MetricRange
 ) -> dict[str, Any]:
     return {
         "circuit": kind,
         "edges": int(mask.sum()),
         "metric": value,
-        "faithfulness": unit.share(value) if unit.why is None else None,
+        "faithfulness": metric_range.share(value) if metric_range.why is None else None,
         "shared": int((mask & circuit).sum()) / int(circuit.sum()),
     }
 

@@ -93,9 +93,9 @@ def examine(
     """Several tests of one circuit, each at level ``alpha`` by itself.
 
     Args:
-        tests: names from ``gp.statistics.TESTS``; ``None``: the five hypothesis tests
+        tests: names from ``gp.statistics.TESTS``; ``None`` takes the five hypothesis tests
             (equivalence, independence, minimality, sufficiency, necessity).
-        draws: permutations, random circuits or random sets of each; ``None``: each test's own.
+        draws: permutations, random circuits or random sets of each; ``None`` means each test's own.
         options: ``metric``, ``ablation`` and more, see
             :class:`~graphprune.statistics.mask_evaluator.RunOptions`.
 

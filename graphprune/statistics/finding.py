@@ -23,8 +23,8 @@ class Finding:
         p_value: of the null hypothesis, corrected as ``correction`` says; ``None`` for measures.
         alpha: the level at which ``rejected`` and ``passed`` are decided.
         passed: whether the circuit did well. Of some tests that is a null hypothesis rejected (it
-            beats random circuits), of others one that stands (it is equivalent). ``None``: the
-            measure sets no bar, or the test is underpowered and says nothing either way.
+            beats random circuits), of others one that stands (it is equivalent). ``None`` where
+            the measure sets no bar, or the test is underpowered and says nothing either way.
         least_p: the smallest p-value that the test could have given with these settings, corrected
             as ``p_value`` is. Above ``alpha`` no circuit could have been told apart: the test is
             *underpowered*, its summary says so, and ``passed`` is ``None``.
@@ -63,7 +63,7 @@ class Finding:
 
     @property
     def underpowered(self) -> bool:
-        """``True`` where the settings let no circuit have the null hypothesis rejected."""
+        """``True`` if the settings let no circuit have the null hypothesis rejected."""
         return self.least_p is not None and self.least_p > self.alpha
 
     @property

@@ -48,7 +48,8 @@ def hsic(x: ArrayLike, y: ArrayLike, *, widths: tuple[float, float] | None = Non
     """HSIC of ``x [n]`` or ``[n, d]`` and ``y``, paired by rows.
 
     Args:
-        widths: of the two kernels; ``None``: the median of each side's distances that are not 0.
+        widths: of the two kernels; ``None`` takes the median of each side's distances that are not
+            0.
 
     Example:
         Two points each, one apart: both kernels are [[1, a], [a, 1]] with a = exp(-1/2), centred

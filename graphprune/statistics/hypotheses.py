@@ -259,7 +259,7 @@ def minimality_test(
     Args:
         quantile: q* of the paper.
         draws: inflated circuits; each costs two runs, each edge one.
-        edges: names or numbers of the edges to test; ``None``: all of the circuit's.
+        edges: names or numbers of the edges to test; ``None`` means all of the circuit's.
         distance: ``"squared"``, ``"absolute"`` or ``"mean"``, how far scores are apart.
 
     Raises:

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from graphprune.core.ablation import AblationLike
 from graphprune.core.batch import Batch
-from graphprune.core.mask import EdgeMask, mask_of, require_same_graph
+from graphprune.core.mask import EdgeMask, binary_mask
 from graphprune.core.metrics import as_metric
 from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.sanity_checks import IdleAblationCheck, MetricRange
 from graphprune.core.task import Task
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 from graphprune.evaluation.reference_cache import ReferenceCache, require_mask_rows
 from graphprune.evaluation.report import check_outputs
-from graphprune.util.checks import at_least
+from graphprune.util.checks import at_least, require_one_of
 from graphprune.util.progress import bar
 
 MetricLike = Any  # str | Metric | Callable
@@ -35,10 +35,10 @@ class RunOptions(TypedDict, total=False):
     """Options of how circuits are run and judged, the same for all tests.
 
     ``metric``: the task's own by default; ``ablation``: what stands in for edges outside a circuit
-    (``None``: what the circuit was found under, else counterfactual); ``batch_size``: examples at a
-    time (``None``: the task's); ``max_candidates``: circuits at once (``None``: 16; on graphs of
-    more than 5,000 edges 1, since adapters may compute a single small circuit alone); ``ties``: two
-    values are equal where they differ by less than this share of the largest (1e-5).
+    (``None`` takes what the circuit was found under, else counterfactual); ``batch_size``: examples
+    at a time (``None`` takes the task's); ``max_candidates``: circuits at once (``None`` means 16;
+    on graphs of more than 5,000 edges 1, since adapters may compute a single small circuit alone);
+    ``ties``: two values are equal where they differ by less than this share of the largest (1e-5).
     """
 
     metric: MetricLike
@@ -48,22 +48,10 @@ class RunOptions(TypedDict, total=False):
     ties: float
 
 
-def binary_mask(model: MaskedModel, mask: Any) -> EdgeMask:
-    """The mask of an :class:`EdgeMask` or a circuit: zeros and ones, of this model's graph."""
-    require_model(model)
-    inner = mask_of(mask)
-    require_same_graph(model.graph, inner.graph, "the model and the circuit")
-    if not inner.is_binary:
-        raise InputError(
-            "a circuit that is tested keeps or drops each edge; this mask has values between 0 "
-            "and 1: take mask.kept, or a selection of its scores"
-        )
-    return inner
-
-
 def require_circuit(model: MaskedModel, mask: Any, *, full: bool = True) -> EdgeMask:
-    """:func:`binary_mask`, with at least one edge, and (unless ``full``) not all of them."""
-    circuit = binary_mask(model, mask)
+    """The circuit that is tested: zeros and ones, some edges and (unless ``full``) not all."""
+    require_model(model)
+    circuit = binary_mask(model.graph, mask)
     if circuit.num_kept == 0:
         raise InputError("the circuit keeps no edge; there is nothing to test")
     if not full and circuit.num_kept == model.graph.num_edges:
@@ -107,23 +95,22 @@ class MaskEvaluator:
     ties: float = 1e-5
 
     def __post_init__(self) -> None:
-        require_model(self.model)
+        self._cache = ReferenceCache(
+            self.model, self.task, self.ablation, self.batch_size, self.circuit
+        )
         if self.max_candidates is None:
             self._stack = 16 if self.model.graph.num_edges <= _LARGE else 1
         else:
             self._stack = at_least(self.max_candidates, 1, "max_candidates")
         self.measure = self.task.metric if self.metric is None else as_metric(self.metric)
-        self._cache = ReferenceCache(
-            self.model, self.task, self.ablation, self.batch_size, self.circuit
-        )
-        self.full, self.ablated = self._ends()
+        self.full, self.ablated = self._end_values()
         largest = max(float(self.full.abs().max()), float(self.ablated.abs().max()))
         self.noise = self.ties * largest
         self.gap = float((self.full - self.ablated).mean())
-        self.unit = MetricRange.of(self.full, self.ablated)
+        self.metric_range = MetricRange.of(self.full, self.ablated)
 
     def settings(self, circuit: EdgeMask, **more: Any) -> dict[str, Any]:
-        """Where a result comes from, as plain values, with ``more`` settings of the test."""
+        """The origin of a result as plain values, with ``more`` settings of the test."""
         return {
             "task": self.task.name,
             "examples": len(self.full),
@@ -134,16 +121,18 @@ class MaskEvaluator:
             "edges": circuit.num_kept,
         }
 
-    def unit_remarks(self, what: str) -> list[str]:
+    def range_remarks(self, what: str) -> list[str]:
         """Why ``what``, a share of the gap, is not defined or uncertain; empty where it is not."""
-        return [f"{what}: {note}" for note in (self.unit.why, self.unit.note) if note]
+        return [
+            f"{what}: {note}" for note in (self.metric_range.why, self.metric_range.note) if note
+        ]
 
     def _values(self, outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
         values = self.measure(outputs, batch, full).detach().cpu().double()
         return self.measure.sign * values
 
     @torch.no_grad()
-    def _ends(self) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+    def _end_values(self) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
         """The full and the wholly ablated model's values."""
         idle = IdleAblationCheck(self.model, f"task {self.task.name!r}")
         ends = []
@@ -174,7 +163,7 @@ class MaskEvaluator:
 
     @torch.no_grad()
     def outputs(self, mask: Tensor | None) -> Float64[Tensor, "n feature"]:
-        """``[n, P * V]``: the outputs under ``mask [E]`` (``None``: the full model's).
+        """``[n, P * V]``: the outputs under ``mask [E]`` (``None`` takes the full model's).
 
         Answer positions that an example does not have count 0.
         """
@@ -200,8 +189,7 @@ class MaskEvaluator:
         ``"squared"``: the mean squared difference (that of Shi et al.'s code); ``"absolute"``: the
         mean absolute one; ``"mean"``: the absolute difference of the means.
         """
-        if how not in DISTANCES:
-            raise unknown_name("distance", how, DISTANCES)
+        require_one_of(how, DISTANCES, "distance")
         gap = ours - theirs
         if how == "squared":
             return gap.square().mean(-1), self.noise**2

@@ -70,7 +70,8 @@ def reseeded(method: Any, seed: int) -> Any | None:
     """
     if not dataclasses.is_dataclass(method) or isinstance(method, type):
         function: Any = method
-        return functools.partial(function, seed=seed) if _takes_seed(function) else None
+        takes_seed = callable(function) and "seed" in inspect.signature(function).parameters
+        return functools.partial(function, seed=seed) if takes_seed else None
     changes: dict[str, Any] = {}
     for entry in dataclasses.fields(method):
         value = getattr(method, entry.name) if entry.init else None
@@ -88,10 +89,6 @@ def reseeded(method: Any, seed: int) -> Any | None:
                 changes[entry.name] = type(value)(old if new is None else new for new, old in pairs)
     changes = {name: value for name, value in changes.items() if value is not None}
     return dataclasses.replace(method, **changes) if changes else None
-
-
-def _takes_seed(function: Any) -> bool:
-    return callable(function) and "seed" in inspect.signature(function).parameters
 
 
 def _derived(seed: int, place: int) -> int:

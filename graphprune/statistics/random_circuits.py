@@ -33,6 +33,8 @@ from graphprune.util.checks import at_least
 
 Match = Literal["size", "composition", "paths", "ends", "degree"]
 _SWEEPS = 30  # rounds of rewiring; each offers every edge of the circuit once
+_WIRE = -1  # in place of an edge's number
+_MISSING = -1  # in place of an edge that the graph does not have
 _TRIES = 10_000  # walks without a new edge before there is thought to be none
 
 
@@ -53,7 +55,7 @@ class RandomWalks:
             )
         )
         wires = graph.fixed_edge_index.shape[1]
-        number = np.concatenate([np.arange(graph.num_edges), np.full(wires, -1)])
+        number = np.concatenate([np.arange(graph.num_edges), np.full(wires, _WIRE)])
         useful = leads[target] & np.concatenate([every, np.ones(wires, dtype=bool)])
         source, target, number = source[useful], target[useful], number[useful]
         order = np.argsort(source, kind="stable")
@@ -79,8 +81,8 @@ class RandomWalks:
                 else:
                     nodes.append(node)
                     edges.append(int(self._number[step]))
-                if node in self._outputs and any(edge >= 0 for edge in edges):
-                    return [edge for edge in edges if edge >= 0]
+                if node in self._outputs and any(edge != _WIRE for edge in edges):
+                    return [edge for edge in edges if edge != _WIRE]
 
     def inflating(
         self, kept: NDArray[np.bool_], generator: np.random.Generator
@@ -144,8 +146,8 @@ def draw(
 ) -> Tensor:
     """``[count, E]`` bool; see :func:`random_circuits`.
 
-    ``size`` edges (``None``: as many as the mask has), of those that are ``allowed [E]``; kinds
-    that start from the circuit's own edges heed neither.
+    ``size`` edges (``None`` means as many as the mask has), of those that are ``allowed [E]``;
+    kinds that start from the circuit's own edges heed neither.
     """
     at_least(count, 1, "count")
     generator = np.random.default_rng(at_least(seed, 0, "seed"))
@@ -205,10 +207,10 @@ class _Wiring:
         return np.asarray(source * self._inputs + into, dtype=np.int64)
 
     def _find(self, source: NDArray[np.int64], into: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Edge numbers, ``-1`` where the graph has none."""
+        """Edge numbers, or :data:`_MISSING`."""
         keys = self._key(source, into)
         place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        return np.where(self._keys[place] == keys, self._order[place], -1)
+        return np.where(self._keys[place] == keys, self._order[place], _MISSING)
 
     def rewired(
         self, start: NDArray[np.int64], generator: np.random.Generator
@@ -224,11 +226,11 @@ class _Wiring:
             a, b = edges[one], edges[two]
             new_a = self._find(self._source[a], self._input[b])
             new_b = self._find(self._source[b], self._input[a])
-            fits = (new_a >= 0) & (new_b >= 0)
+            fits = (new_a != _MISSING) & (new_b != _MISSING)
             fits[fits] = ~kept[new_a[fits]] & ~kept[new_b[fits]] & (new_a[fits] != new_b[fits])
             fits &= generator.random(half) < 0.5  # stay put half of the time: the chain mixes
             # Of pairs that want the same edge the first gets it.
-            wanted = np.stack([np.where(fits, new_a, -1), np.where(fits, new_b, -1)], 1).ravel()
+            wanted = np.stack([np.where(fits, new, _MISSING) for new in (new_a, new_b)], 1).ravel()
             _, first = np.unique(wanted, return_index=True)
             leading = np.zeros(wanted.size, dtype=bool)
             leading[first] = True

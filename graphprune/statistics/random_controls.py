@@ -1,4 +1,6 @@
-"""Randomised tasks and models, on which a sound method does no better than chance.
+"""Tasks with shuffled labels and models with shuffled weights.
+
+A sound method does no better than chance on them.
 
 Sources: Adebayo et al. 2018 (arXiv 1810.03292), the randomisation tests of data and of parameters.
 """
@@ -24,7 +26,11 @@ from graphprune.util.checks import at_least
 
 @dataclass(frozen=True, eq=False)
 class _Relabelled:
-    """Examples whose answers and distractors are exchanged, or other examples'."""
+    """Examples with other labels: answer and distractor exchanged, or those of another example.
+
+    ``partner`` gives the example whose labels each one gets; without it those in ``swapped`` have
+    answer and distractor exchanged.
+    """
 
     base: Examples
     partner: dict[int, int] | None
@@ -61,12 +67,16 @@ def _widened(ids: Tensor, width: int) -> Tensor:
 def shuffled_labels(
     task: Task, seed: int = 0, *, how: Literal["auto", "exchange", "permute"] = "auto"
 ) -> Task:
-    """The same prompts with answers that say nothing.
+    """The same prompts with labels that are independent of them.
 
     Args:
         how: ``"exchange"``: answer and distractor change places on a random half of the examples;
             ``"permute"``: every example gets another's answer and distractor; ``"auto"``: the
             first where there are distractors.
+
+    A label may come out as it was, half of them by an exchange, and by a permutation as often as
+    examples share their labels: labels that always differ would tell the right ones, as answers to
+    the opposite question.
 
     Raises:
         InputError: the task has no answers or one example, or its metric reads none.
@@ -89,7 +99,7 @@ def shuffled_labels(
         raise InputError("shuffling labels needs at least 2 examples, the task has 1")
     if how == "auto":
         how = "permute" if probe.distractor is None else "exchange"
-    order = list(range(len(task.examples)) if task.order is None else task.order)
+    order = task.example_numbers
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(order))
     if how == "exchange":
@@ -100,7 +110,7 @@ def shuffled_labels(
     elif how == "permute":
         if probe.answer.ndim == 3:
             raise InputError("answers at several positions cannot be permuted among examples")
-        # A cycle through all of them in random order: nobody keeps an answer of its own.
+        # A cycle through all of them in random order: every label is that of another example.
         after = np.roll(shuffled, -1)
         partner = {
             order[i]: order[j] for i, j in zip(shuffled.tolist(), after.tolist(), strict=True)

@@ -73,14 +73,14 @@ def stability(
     Args:
         method: a scorer (with ``size``), a pruner, or a function ``(model, task) -> EdgeMask``;
             one that also takes ``seed`` is given one.
-        seeds: seeds, each once, on all examples. ``None``: 0 to 4, and none where the method has no
-            seed, which the summary says. Seeds of methods inside the method change too.
+        seeds: seeds, each once, on all examples. ``None`` means 0 to 4, and none where the method
+            has no seed, which the summary says. Seeds of methods inside the method change too.
         resamples: bootstrap samples of the examples, each with a seed of its own where the method
             has one. Any two have about 40 % of the examples in common, so that circuits of fresh
             examples may share less.
-        match: how random circuits are made, see the module; ``None``: ``"rankings"`` for a scorer
-            with ``size``; for others ``"paths"`` where their circuits have no dead ends, else
-            ``"size"``. ``"composition"`` and ``"degree"`` ask for more: single edges in common
+        match: how random circuits are made, see the module; ``None`` takes ``"rankings"`` for a
+            scorer with ``size``; for others ``"paths"`` where their circuits have no dead ends,
+            else ``"size"``. ``"composition"`` and ``"degree"`` ask for more: single edges in common
             beyond those of the same layers, kinds or degrees.
         draws: families of random circuits.
         seed: of the resamples and the random families.
@@ -123,7 +123,7 @@ def stability(
         raise InputError("match='rankings' stands for random scores: it needs a scorer and size=")
     values: dict[str, Any] = {"seeds": None, "resamples": None}
     cut = partial(circuit_of_size, size=size or 0, ablation=ablation_of(method), task=task)
-    chance = _by_chance(runs, how, cut, draws, generator)
+    chance = _random_overlaps(runs, how, cut, draws, generator)
     rows: list[dict[str, Any]] = []
     for kind, kind_runs in runs.items():
         values[kind], pairs = _overlap(kind_runs, chance[kind])
@@ -235,8 +235,8 @@ def _overlaps(family: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.asarray(both / np.maximum(sizes[:, None] + sizes - both, 1))
 
 
-def jackknife(overlaps: NDArray[np.float64], level: float = 0.95) -> tuple[float, float] | None:
-    """The interval of the mean over pairs of ``[R, R]``, by leaving out each run; R from 3 on."""
+def jackknife(overlaps: NDArray[np.float64]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean over pairs of ``[R, R]``, leaving out each run; R from 3."""
     from scipy.stats import t
 
     n = len(overlaps)
@@ -246,7 +246,7 @@ def jackknife(overlaps: NDArray[np.float64], level: float = 0.95) -> tuple[float
     pairs = sums.sum() / 2
     without = (pairs - sums) / ((n - 1) * (n - 2) / 2)
     spread = np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
-    mean, reach = pairs / (n * (n - 1) / 2), float(t.ppf((1 + level) / 2, n - 1)) * spread
+    mean, reach = pairs / (n * (n - 1) / 2), float(t.ppf(0.975, n - 1)) * spread
     return float(max(mean - reach, 0.0)), float(min(mean + reach, 1.0))
 
 
@@ -290,7 +290,7 @@ def _spearman(first: MethodRun, second: MethodRun) -> float | None:
 # ---------------------------------------------------------------- circuits by chance
 
 
-def _by_chance(
+def _random_overlaps(
     runs: dict[str, list[MethodRun]],
     match: str,
     cut: Callable[[EdgeScores], EdgeMask],
@@ -303,7 +303,9 @@ def _by_chance(
             kind: np.array(
                 [
                     mean_overlap(family)
-                    for family in _matched([run.mask for run in kind_runs], match, draws, generator)
+                    for family in _random_families(
+                        [run.mask for run in kind_runs], match, draws, generator
+                    )
                 ]
             )
             for kind, kind_runs in runs.items()
@@ -311,12 +313,12 @@ def _by_chance(
     overlaps = {kind: np.empty(draws) for kind in runs}
     for number in track(range(draws), "circuits by chance", draws):
         for kind, kind_runs in runs.items():
-            family = [_ranked(run, cut, generator) for run in kind_runs]
+            family = [_random_ranking(run, cut, generator) for run in kind_runs]
             overlaps[kind][number] = mean_overlap(np.stack(family))
     return overlaps
 
 
-def _ranked(
+def _random_ranking(
     run: MethodRun, cut: Callable[[EdgeScores], EdgeMask], generator: np.random.Generator
 ) -> NDArray[np.bool_]:
     """``[E]``: the circuit of a run's own scores, dealt out to the edges at random.
@@ -330,7 +332,7 @@ def _ranked(
     return np.asarray(cut(dealt).kept.numpy())
 
 
-def _matched(
+def _random_families(
     masks: Sequence[EdgeMask], match: str, draws: int, generator: np.random.Generator
 ) -> Iterator[NDArray[np.bool_]]:
     """``draws`` families ``[runs, E]`` of random circuits with the masks' sizes."""

@@ -44,7 +44,7 @@ def sufficiency_test(
         quantile: the share of random circuits it must beat.
         draws: random circuits.
         size: their number of edges (int) or share of all (float), to make the test harder;
-            ``None``: the circuit's own.
+            ``None`` takes the circuit's own.
         match: ``"paths"`` as the paper, ``"size"``, or ``"composition"``, ``"ends"`` or
             ``"degree"`` (of the circuit's size alone); see
             :func:`~graphprune.statistics.random_circuits`.

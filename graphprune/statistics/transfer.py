@@ -7,7 +7,8 @@ from typing import Any
 
 from graphprune.comparison.p_values import holm, sign_flip_p
 from graphprune.core.ablation import AblationLike
-from graphprune.core.model import MaskedModel
+from graphprune.core.mask import binary_mask
+from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.evaluation.report import evaluate_all
@@ -15,7 +16,6 @@ from graphprune.util.checks import at_least, share
 from graphprune.util.numbers import few_examples, ratio_interval
 
 from .finding import Finding
-from .mask_evaluator import binary_mask
 
 
 def transfer(
@@ -57,9 +57,10 @@ def transfer(
     share(level, "level")
     at_least(draws, 1, "draws")
     at_least(seed, 0, "seed")
+    require_model(model)
     if not circuits or not tasks:
         raise InputError("transfer needs at least one circuit and one task")
-    masks = {name: binary_mask(model, mask) for name, mask in circuits.items()}
+    masks = {name: binary_mask(model.graph, mask) for name, mask in circuits.items()}
     rows: list[dict[str, Any]] = []
     remarks: list[str] = []
     table: dict[str, dict[str, float]] = {name: {} for name in masks}

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from graphprune.core.task import Task
-from graphprune.tasks.building import Candidate, MetricLike, build, combinations, require_one_of
+from graphprune.tasks.building import Candidate, MetricLike, build, combinations
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import NOUNS, PROMPTS
-
-__all__ = ["subject_verb_agreement"]
+from graphprune.util.checks import require_one_of
 
 _PARTS = PROMPTS["subject_verb_agreement"]
 VERBS: tuple[tuple[str, ...], ...] = _PARTS["verbs"]

@@ -7,7 +7,7 @@ position reads the mean over the corrupted span, as position-aware circuits pool
 position.
 
 An alignment is kept as two numbers for each clean token: it reads the mean of the corrupted tokens
-``first .. last - 1``.
+``start .. stop - 1``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.errors import InputError
-
-__all__ = ["alignment_matrix", "span_ranges", "span_slots"]
 
 
 def _range(value: Any, length: int, what: str) -> tuple[int, int]:
@@ -44,7 +42,7 @@ def span_ranges(
 ) -> tuple[list[int], list[int]]:
     """For each clean token, the half-open range of corrupted tokens that it reads.
 
-    Returns two lists of ``clean_length`` entries, ``first`` and ``last``. Raises
+    Returns two lists of ``clean_length`` entries, ``starts`` and ``stops``. Raises
     :class:`~graphprune.errors.InputError` naming ``where`` if spans overlap, stand in another
     order, leave the prompt, or if the tokens between them differ in number.
 
@@ -68,8 +66,8 @@ def span_ranges(
         ranges.append((clean, corrupt, f"span {name!r}"))
     ranges.sort()
 
-    first: list[int] = []
-    last: list[int] = []
+    starts: list[int] = []
+    stops: list[int] = []
     here = there = 0
     before = "the prompts' start"
     end = ((clean_length, clean_length), (corrupt_length, corrupt_length), "the prompts' end")
@@ -84,10 +82,10 @@ def span_ranges(
                 f"{where}: between {before} and {label} the clean prompt has {start - here} "
                 f"tokens and the corrupted one {other - there}; they must be equally many"
             )
-        first += [*range(there, other), *[other] * (stop - start)]
-        last += [*range(there + 1, other + 1), *[other_stop] * (stop - start)]
+        starts += [*range(there, other), *[other] * (stop - start)]
+        stops += [*range(there + 1, other + 1), *[other_stop] * (stop - start)]
         here, there, before = stop, other_stop, label
-    return first, last
+    return starts, stops
 
 
 def span_slots(spans: Mapping[str, Any], names: Sequence[str], clean_length: int) -> list[int]:
@@ -104,16 +102,16 @@ def span_slots(spans: Mapping[str, Any], names: Sequence[str], clean_length: int
 
 
 def alignment_matrix(
-    first: NDArray[np.int64], last: NDArray[np.int64], corrupt_width: int
+    start: NDArray[np.int64], stop: NDArray[np.int64], corrupt_width: int
 ) -> Float32[Tensor, "batch pos corrupt_pos"]:
     """``[B, T, T']`` weights from ranges ``[B, T]``; every row sums to 1.
 
-    Padding (``first == last``) reads the corrupted position of its own number, or the last one.
+    Padding (``start == stop``) reads the corrupted position of its own number, or the last one.
     """
-    own = np.minimum(np.arange(first.shape[1]), corrupt_width - 1)
-    padding = first == last
-    first = np.where(padding, own, first)[..., None]
-    last = np.where(padding, own + 1, last)[..., None]
+    own = np.minimum(np.arange(start.shape[1]), corrupt_width - 1)
+    padding = start == stop
+    start = np.where(padding, own, start)[..., None]
+    stop = np.where(padding, own + 1, stop)[..., None]
     steps = np.arange(corrupt_width)
-    weights = ((steps >= first) & (steps < last)) / (last - first)
+    weights = ((steps >= start) & (steps < stop)) / (stop - start)
     return torch.from_numpy(weights.astype(np.float32))

@@ -19,8 +19,6 @@ from graphprune.tasks.building import Candidate, MetricLike, build
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import PROMPTS
 
-__all__ = ["SHOTS", "Expression", "boolean_expressions"]
-
 SHOTS: tuple[str, ...] = PROMPTS["boolean_expressions"]["shots"]
 MAX_DEPTH = 3
 MAX_NOTS = 2
@@ -41,7 +39,7 @@ class Expression:
 
     @property
     def value(self) -> bool:
-        """What the expression comes to."""
+        """The truth value of the expression."""
         if self.operator in ("True", "False"):
             return self.operator == "True"
         values = [part.value for part in self.parts]
@@ -100,10 +98,12 @@ def boolean_expressions(
     if type(shots) is not int or not 0 <= shots <= len(SHOTS):
         raise InputError(f"shots must lie in 0..{len(SHOTS)}, got {shots!r}")
     draw = partial(_draw, "".join(SHOTS[:shots]), seed)
-    every = partial(draw, every=True)
+    all_candidates = partial(draw, every=True)
     notes = {"corruption": "one truth value or operator", "shots": shots}
     name, encoder = "boolean_expressions", Encoder(tokenizer)
-    return build(name, encoder, draw(), n, seed, metric, batch_size, notes, every=every)
+    return build(
+        name, encoder, draw(), n, seed, metric, batch_size, notes, all_candidates=all_candidates
+    )
 
 
 def _draw(lead: str, seed: int, every: bool = False) -> Iterator[Candidate]:

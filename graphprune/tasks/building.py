@@ -19,20 +19,12 @@ import numpy as np
 
 from graphprune.core.metrics import Metric, as_metric
 from graphprune.core.task import Task
-from graphprune.errors import InputError, unknown_name
+from graphprune.errors import InputError
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.pairs import pack
 from graphprune.tasks.redrawing import Option
 from graphprune.tasks.tables import Ragged
-
-__all__ = [
-    "Candidate",
-    "MetricLike",
-    "build",
-    "checked_templates",
-    "combinations",
-    "require_one_of",
-]
+from graphprune.util.checks import at_least, seed_checked
 
 MetricLike = str | Metric | Callable[..., Any]
 
@@ -40,9 +32,10 @@ log = logging.getLogger("graphprune.tasks")
 
 PATIENCE = 10_000  # draws without a new prompt before giving up
 FIRST_PATIENCE = 1_000  # the same before there is any prompt
-PERMUTED = 5_000_000
-SHARED = 0.05  # share of all prompts from which on a task says that seeds share some
-REDRAWN = 512  # candidates that are encoded at a time in search of other corrupted prompts
+MOST_PERMUTED = 5_000_000  # combinations up to which each comes once, in a random order
+CHUNK = 8192  # combinations drawn, or candidates encoded, at a time
+NOTED_SHARE = 0.05  # share of all prompts from which on a task says that seeds share some
+REDRAW_CHUNK = 512  # candidates encoded at a time in search of other corrupted prompts
 
 
 class Candidate(NamedTuple):
@@ -75,16 +68,16 @@ def combinations(seed: int, *sizes: int) -> Iterator[tuple[int, ...]]:
     if not total:
         return
     rng = np.random.default_rng(seed)
-    if total <= PERMUTED:
+    if total <= MOST_PERMUTED:
         yield from _split(rng.permutation(total), sizes)
         return
     while True:
-        yield from _split(rng.integers(0, total, size=8192), sizes)
+        yield from _split(rng.integers(0, total, size=CHUNK), sizes)
 
 
 def _split(numbers: Any, sizes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    for start in range(0, len(numbers), 8192):
-        columns = np.unravel_index(numbers[start : start + 8192], sizes)
+    for start in range(0, len(numbers), CHUNK):
+        columns = np.unravel_index(numbers[start : start + CHUNK], sizes)
         yield from zip(*(column.tolist() for column in columns), strict=True)
 
 
@@ -98,12 +91,6 @@ def checked_templates(templates: Sequence[int] | None, count: int, name: str) ->
     return chosen
 
 
-def require_one_of(value: str, known: Sequence[str], what: str) -> None:
-    """Raises unless ``value`` is one of ``known``."""
-    if value not in known:
-        raise unknown_name(what, value, known)
-
-
 def build(
     name: str,
     encoder: Encoder,
@@ -114,29 +101,27 @@ def build(
     batch_size: int,
     notes: Mapping[str, Any],
     *,
-    every: Callable[[], Iterator[Candidate]] | None = None,
+    all_candidates: Callable[[], Iterator[Candidate]] | None = None,
     pool: int | None = None,
 ) -> Task:
     """A task of the first ``n`` distinct candidates that fit.
 
-    ``every`` yields for each clean prompt, in the same order, every corrupted version one after
-    another: parts of the task take others from there (see ``Task.split``). ``pool``
-    is how many prompts there are at most, noted and logged where seeds must share many of them.
+    ``all_candidates`` yields for each clean prompt, in the same order, every corrupted version one
+    after another: parts of the task take others from there (see ``Task.split``). ``pool`` is how
+    many prompts there are at most, noted and logged where seeds must share many of them.
 
     ``seed`` was used to draw the candidates; here it is checked and recorded. To the
     ``notes`` come ``n``, ``seed``, ``template`` (a template number for each example) and ``unfit``
     (pairs passed over because they did not fit). Raises :class:`~graphprune.errors.InputError` if
     there are fewer than ``n``, saying how many there are.
     """
-    if type(n) is not int or n < 1:
-        raise InputError(f"n must be an integer of at least 1, got {n!r}")
-    if type(seed) is not int or seed < 0:
-        raise InputError(f"seed must be an integer from 0 on, got {seed!r}")
+    at_least(n, 1, "n")
+    seed_checked(seed)
     metric = as_metric(metric)
     kept: dict[Any, Fitted] = {}
     drawn = unfit = wasted = 0
     while len(kept) < n:
-        chunk = list(islice(candidates, min(max(n - len(kept), 32), 8192)))
+        chunk = list(islice(candidates, min(max(n - len(kept), 32), CHUNK)))
         drawn += len(chunk)
         if not chunk or wasted > (PATIENCE if kept else FIRST_PATIENCE):
             raise InputError(_too_few(name, n, len(kept), drawn))
@@ -157,11 +142,11 @@ def build(
     )
     columns = {"clean": clean, "corrupt": corrupt, "answer": answer, "distractor": distractor}
     examples = pack({name: Ragged.from_rows(rows) for name, rows in columns.items()}, encoder)
-    if every is not None:
-        examples = replace(examples, redraw=partial(_all_corruptions, every, encoder))
+    if all_candidates is not None:
+        examples = replace(examples, redraw=partial(_all_corruptions, all_candidates, encoder))
     if pool is not None:
         notes = {**notes, "pool": pool}
-        if n / pool >= SHARED:
+        if n / pool >= NOTED_SHARE:
             log.info(
                 "%s: %d of at most %d prompts that there are; a task of another seed shares about "
                 "%.0f %% of its prompts with this one", name, n, pool, 100 * n / pool,
@@ -171,15 +156,15 @@ def build(
 
 
 def _key(candidate: Candidate) -> Any:
-    """What makes a candidate's clean prompt distinct."""
+    """The clean prompt of a candidate, as a key."""
     return candidate.clean if isinstance(candidate.clean, str) else tuple(candidate.clean)
 
 
-def _too_few(name: str, n: int, found: int, drawn: int) -> str:
-    if found:
+def _too_few(name: str, n: int, kept: int, drawn: int) -> str:
+    if kept:
         return (
-            f"{name}: n={n} prompts were asked for, but only {found} distinct ones fit this "
-            f"tokenizer and these options; ask for n={found} or fewer"
+            f"{name}: n={n} prompts were asked for, but only {kept} distinct ones fit this "
+            f"tokenizer and these options; ask for n={kept} or fewer"
         )
     reason = (
         f"none of {drawn} drawn pairs has prompts of equal token length whose answers begin with "
@@ -191,11 +176,11 @@ def _too_few(name: str, n: int, found: int, drawn: int) -> str:
 
 
 def _all_corruptions(
-    every: Callable[[], Iterator[Candidate]], encoder: Encoder
+    all_candidates: Callable[[], Iterator[Candidate]], encoder: Encoder
 ) -> Iterator[Option]:
     """All corrupted prompts of each prompt, encoded, without those that do not fit."""
-    candidates = every()
-    while chunk := list(islice(candidates, REDRAWN)):
+    candidates = all_candidates()
+    while chunk := list(islice(candidates, REDRAW_CHUNK)):
         for fitted in _fit(chunk, encoder):
             if fitted is not None:
                 clean, corrupt, _, distractor, _ = fitted

@@ -19,8 +19,6 @@ from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.errors import FormatError
 from graphprune.util import fetch
 
-__all__ = ["celegans", "fly"]
-
 
 def celegans(*, cache: str | Path | None = None) -> tuple[ComputationalGraph, Tensor]:
     """The chemical synapses of C. elegans (White et al. 1986, as ``c302`` 0.12.1 carries them).
@@ -76,8 +74,8 @@ def fly(
     """
     path = fetch.fetch("fly", cache=cache) / "fib25-fib19_v2.2.json"
     try:
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        names = [str(node["name"]) for node in found["nodes"]]
+        document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        names = [str(node["name"]) for node in document["nodes"]]
         number = {name: i for i, name in enumerate(names)}
         edges = [
             (
@@ -85,10 +83,10 @@ def fly(
                 number[edge["tar"]],
                 float(edge["alpha"]) * sum(float(count) for _, count in edge["offsets"]),
             )
-            for edge in found["edges"]
+            for edge in document["edges"]
         ]
-        inputs = tuple(number[name] for name in found["input_units"])
-        outputs = tuple(number[name] for name in found["output_units"])
+        inputs = tuple(number[name] for name in document["input_units"])
+        outputs = tuple(number[name] for name in document["output_units"])
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(
             f"{path}: expected nodes and edges of a fly's optic lobe ({error!r})"

@@ -15,11 +15,9 @@ from graphprune.tasks.building import Candidate, MetricLike, build
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import PLAIN_WORDS, PROMPTS
 
-__all__ = ["docstring"]
-
 PARAMETERS: tuple[str, ...] = PROMPTS["docstring"]["parameters"]
 TEXT: str = PROMPTS["docstring"]["template"]
-ENOUGH = 20
+ENOUGH = 20  # parameter names of one token, below which longer ones are taken
 
 
 def docstring(

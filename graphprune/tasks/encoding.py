@@ -25,15 +25,13 @@ from typing import Any
 
 from graphprune.errors import InputError
 
-__all__ = ["Encoder"]
-
-CHUNK = 8192
-REMEMBERED = 8192
-PROBES = ("a", "the", "A", "1")
+CHUNK = 8192  # texts encoded at a time
+REMEMBERED = 8192  # texts whose ids are kept
+PROBES = ("a", "the", "A", "1")  # texts whose ids show what is put around a prompt
 
 
 def _overlap(added: Sequence[int], own: Sequence[int]) -> int:
-    """How many of the first of ``own`` are the last of ``added`` over again."""
+    """Number of tokens that begin ``own`` and also end ``added``."""
     most = min(len(added), len(own))
     return next((n for n in range(most, 0, -1) if list(added[-n:]) == list(own[:n])), 0)
 
@@ -53,7 +51,7 @@ class Encoder:
                 f"AutoTokenizer.from_pretrained(...), got {type(tokenizer).__name__} "
                 f"{str(tokenizer)[:40]!r}"
             )
-        self._tokenizer = tokenizer
+        self._tokenizer: Any = tokenizer
         self._bodies: dict[str, list[int]] = {}
         self.prefix, self.suffix = self._special_tokens()
 
@@ -133,7 +131,7 @@ class Encoder:
         return [*front, *own[: len(own) - again], *back]
 
     def _written(self, special: Sequence[int], text: str) -> bool:
-        """Whether the text may hold these tokens: an unknown word may have the BOS's id too."""
+        """``True`` if the text may hold these tokens: an unknown word may have the BOS's id."""
         return self.unknown_id not in special or self.decode(special).strip() in text
 
     def extended(self, prompt: list[int], end: Sequence[int]) -> list[int]:
@@ -176,7 +174,7 @@ class Encoder:
         return () if self.unknown_id in ids else ids
 
     def blanks(self, ids: Sequence[int]) -> int:
-        """How many tokens stand in front of the first that is more than white space.
+        """Number of tokens in front of the first that is more than white space.
 
         Letter by letter, and with digits kept apart, a space before a word is its own token.
         """

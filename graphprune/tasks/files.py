@@ -17,21 +17,11 @@ from graphprune.tasks.records import FIELDS, FileRecord, check_record
 if TYPE_CHECKING:
     from graphprune.core.task import Task
 
-__all__ = [
-    "LARGE_FILE",
-    "is_large",
-    "iterate_csv",
-    "iterate_jsonl",
-    "read_csv",
-    "read_jsonl",
-    "task_of",
-]
-
 LARGE_FILE = 16 * 2**20  # bytes; text and records of a larger file are never in memory at once
 
 
 def is_large(path: str | Path) -> bool:
-    """Whether a file is read line by line into files (:meth:`Task.from_stream`), not at once."""
+    """``True`` for a file read line by line into files (:meth:`Task.from_stream`), not at once."""
     try:
         return Path(path).stat().st_size > LARGE_FILE
     except OSError:
@@ -76,13 +66,13 @@ def _lines(path: str | Path) -> Iterator[str]:
 
 def _checked(path: str | Path, rows: Iterable[tuple[int, Any]]) -> Iterator[dict[str, Any]]:
     """Records from values with their line numbers; raises for what is no record, and for none."""
-    found = False
+    any_record = False
     for number, value in rows:
         where = f"{path}:{number}"
         check_record(value, where)
-        found = True
+        any_record = True
         yield FileRecord(value, where)
-    if not found:
+    if not any_record:
         raise InputError(f"{path}: the file has no records")
 
 

@@ -16,8 +16,6 @@ from graphprune.core.overlap import digest
 from graphprune.errors import InputError
 from graphprune.util.modes import ordinary
 
-__all__ = ["GraphExamples", "Tensors"]
-
 Tensors = Mapping[str, Tensor]
 
 
@@ -71,19 +69,19 @@ class GraphExamples:
         """All alike."""
         return [1] * self.size
 
-    def prints(self) -> NDArray[np.int64]:
+    def fingerprints(self) -> NDArray[np.int64]:
         """``[size, 2]``: fingerprints of the clean and the corrupted inputs (0: none).
 
         An example is known by the tensors of its own; where it has none, by its node.
         """
         table = np.zeros((self.size, 2), dtype=np.int64)
-        table[:, 0] = self._prints(self.shared, self.clean)
+        table[:, 0] = self._fingerprints(self.shared, self.clean)
         if self.corrupt is not None or self.shared_corrupt is not None:
             shared = {**self.shared, **(self.shared_corrupt or {})}
-            table[:, 1] = self._prints(shared, {**self.clean, **(self.corrupt or {})})
+            table[:, 1] = self._fingerprints(shared, {**self.clean, **(self.corrupt or {})})
         return table
 
-    def _prints(self, shared: Tensors, own: Tensors) -> list[int]:
+    def _fingerprints(self, shared: Tensors, own: Tensors) -> list[int]:
         # A number is itself in every dtype.
         base = fingerprint({name: _wide(tensor) for name, tensor in shared.items()}).encode()
         rows = {name: _wide(tensor) for name, tensor in own.items()}
@@ -106,7 +104,7 @@ class GraphExamples:
         """
         if self.classes is None or self.corrupt is None:
             return self, []
-        clean = self.prints()[:, 0]
+        clean = self.fingerprints()[:, 0]
         free = np.asarray([i for i in part.tolist() if int(clean[i]) not in taken], dtype=np.int64)
         classes = self.classes.numpy()
         source = np.random.default_rng(self.seed)

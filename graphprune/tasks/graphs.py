@@ -28,8 +28,6 @@ from graphprune.errors import InputError
 from graphprune.tasks.building import MetricLike
 from graphprune.tasks.graph_examples import GraphExamples, Tensors
 
-__all__ = ["GraphExamples", "graphs", "nodes", "other_class", "patterns"]
-
 
 def _classes(
     labels: Any, classes: int | None, chosen: Tensor | None = None
@@ -117,9 +115,9 @@ def patterns(
         clean: ``[n, ...]``, what goes into the input nodes (named ``inputs``), or tensors by name.
         labels: ``[n]`` class numbers.
         corrupt: as ``clean``; ``"other_class"``: the pattern of a random example of another class,
-            by ``seed``; ``None``: there are no corrupted inputs.
-        classes: how many classes there are; ``None``: the highest label says.
-        positions: ``[n]`` node numbers, where answers are read; ``None``: the model's outputs.
+            by ``seed``; ``None`` for no corrupted inputs.
+        classes: how many classes there are; ``None`` takes it from the highest label.
+        positions: ``[n]`` node numbers, where answers are read; ``None`` takes the model's outputs.
 
     Example:
         >>> task = patterns(torch.eye(3), torch.tensor([0, 1, 2]))
@@ -162,13 +160,14 @@ def nodes(
         features: ``[N, F]`` of all nodes (named ``x``), or tensors by name; or PyG's ``Data`` or
             ``HeteroData`` (or a batch of them), whose ``x`` (of all types) are the features.
         labels: ``[N]`` class numbers of all nodes, of heterogeneous data those of ``node_type``;
-            ``None``: its ``y``. Only labels of the nodes ``at`` must be classes.
+            ``None`` takes its ``y``. Only labels of the nodes ``at`` must be classes.
         at: the nodes asked for, as numbers (of heterogeneous data within ``node_type``) or as a
-            mask ``[N]``; ``None``: all.
+            mask ``[N]``; ``None`` means all.
         corrupt: features as above, of heterogeneous data by type; ``"shuffle"``: every node gets
-            another's (of its type), by ``seed``; ``None``: there are no corrupted inputs.
-        classes: how many classes there are; ``None``: the highest label of all nodes says.
-        node_type: of heterogeneous data, which type is labelled; ``None``: the one that has ``y``.
+            another's (of its type), by ``seed``; ``None`` for no corrupted inputs.
+        classes: how many classes there are; ``None`` takes it from the highest label of all nodes.
+        node_type: of heterogeneous data, which type is labelled; ``None`` takes the one that has
+            ``y``.
 
     Example:
         >>> task = nodes(torch.eye(3), torch.tensor([0, 1, 1]), at=torch.tensor([2, 0]))
@@ -177,7 +176,7 @@ def nodes(
         ([2, 0], [[1], [0]])
     """
     first = 0
-    if _is(features, "Data"):
+    if _is_pyg(features, "Data"):
         if node_type is not None:
             raise InputError("node_type is for heterogeneous data; this data has one type of node")
         if "x" not in features:
@@ -186,7 +185,7 @@ def nodes(
             )
         labels = features.get("y") if labels is None else labels
         given: Tensors = {"x": features.x}
-    elif _is(features, "HeteroData"):
+    elif _is_pyg(features, "HeteroData"):
         node_type, first = _labelled(features, node_type, labels)
         labels = features[node_type].y if labels is None else labels
         given = {f"{k}.x": features[k].x for k in features.node_types if "x" in features[k]}
@@ -198,7 +197,7 @@ def nodes(
         given = _tensors(features if isinstance(features, Mapping) else {"x": features})
     if labels is None:
         raise InputError("labels are missing: the class number of each node")
-    chosen = _asked(at, len(labels))
+    chosen = _node_numbers(at, len(labels))
     _, answer, distractor = _classes(labels, classes, chosen)
 
     def shuffled() -> Tensors:
@@ -233,7 +232,7 @@ def graphs(
         labels: ``[G]`` class numbers.
         corrupt: features of all graphs' nodes by name, such as ``{"x": [N, F]}``, of heterogeneous
             data ``{"paper.x": [N, F]}``.
-        classes: how many classes there are; ``None``: the highest label says.
+        classes: how many classes there are; ``None`` takes it from the highest label.
 
     Example:
         >>> graphs(torch.tensor([0, 1, 1]))
@@ -280,8 +279,8 @@ def _tensors(given: Tensors) -> Tensors:
     return given
 
 
-def _asked(at: Any, count: int) -> Tensor:
-    """``[n]`` numbers of nodes from numbers or a mask; ``None``: all."""
+def _node_numbers(at: Any, count: int) -> Tensor:
+    """``[n]`` numbers of nodes from numbers or a mask; ``None`` means all."""
     if at is None:
         return torch.arange(count)
     given = torch.as_tensor(at).detach().cpu()
@@ -302,8 +301,8 @@ def _asked(at: Any, count: int) -> Tensor:
     return chosen
 
 
-def _is(value: object, kind: str) -> bool:
-    """Whether a value is PyG's ``Data`` or ``HeteroData``."""
+def _is_pyg(value: object, kind: str) -> bool:
+    """``True`` if a value is PyG's ``Data`` or ``HeteroData``."""
     if "torch_geometric" not in sys.modules:  # such data cannot exist before it was imported
         return False
     from torch_geometric import data

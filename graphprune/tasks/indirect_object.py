@@ -19,15 +19,13 @@ from graphprune.tasks.building import (
     build,
     checked_templates,
     combinations,
-    require_one_of,
 )
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import NAMES, OBJECTS, PLACES, PROMPTS
-
-__all__ = ["FRAMES", "ioi"]
+from graphprune.util.checks import require_one_of
 
 FRAMES: tuple[str, ...] = PROMPTS["ioi"]["frames"]
-ENOUGH = 20
+ENOUGH = 20  # names of one token, below which longer ones are taken
 
 
 def ioi(
@@ -54,7 +52,7 @@ def ioi(
         corruption: ``"abc"`` puts three other names into the three slots; ``"swap"`` names the
             other person in the second clause, so that answer and distractor change places.
         templates: which templates to use. 0 to 14 are the frames in ABBA order, 15 to 29 the same
-            frames in BABA order; disjoint choices give held-out templates. ``None``: all.
+            frames in BABA order; disjoint choices give held-out templates. ``None`` means all.
         names: first names to choose from.
         metric: the task's metric.
         batch_size: used where a method names none.
@@ -104,10 +102,10 @@ def _draw(
 
 def _others(names: list[str], taken: set[str], source: random.Random) -> tuple[str, str, str]:
     """Three different names that are not ``taken``."""
-    found: dict[str, None] = {}
-    while len(found) < 3:
+    chosen: dict[str, None] = {}
+    while len(chosen) < 3:
         name = names[int(source.random() * len(names))]
         if name not in taken:
-            found[name] = None
-    first, second, third = found
+            chosen[name] = None
+    first, second, third = chosen
     return first, second, third

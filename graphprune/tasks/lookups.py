@@ -16,8 +16,6 @@ from graphprune.tasks.styles import Style, Wordings
 from graphprune.tasks.substitution import Substitution, Words
 from graphprune.tasks.words import PROMPTS
 
-__all__ = ["antonyms", "capitals", "successor"]
-
 CAPITALS: dict[str, str] = dict(PROMPTS["pairs"]["capitals"])
 CAPITAL_WORDINGS = Wordings(**PROMPTS["capitals"])
 OPPOSITES: tuple[tuple[str, str], ...] = PROMPTS["pairs"]["opposites"]
@@ -53,7 +51,7 @@ def capitals(
         shots: with ``"few_shot"``, how many of the task's fixed examples stand in front (1 to 6).
             Neither their words nor their answers are ever asked, in the clean or the corrupted
             prompt.
-        templates: which of the style's three wordings to use; ``None``: all.
+        templates: which of the style's three wordings to use; ``None`` means all.
         metric: the task's metric.
         batch_size: used where a method names none.
 

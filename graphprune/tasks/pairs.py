@@ -24,9 +24,10 @@ from graphprune.core.overlap import digest
 from graphprune.errors import InputError
 from graphprune.tasks.alignment import alignment_matrix
 from graphprune.tasks.encoding import Encoder
-from graphprune.tasks.records import CHOICES, OnMismatch, RecordEncoder
+from graphprune.tasks.records import CHOICES, RecordEncoder
+from graphprune.tasks.records import OnMismatch as OnMismatch
 from graphprune.tasks.redrawing import Option, choose_options
-from graphprune.tasks.spool import Spool
+from graphprune.tasks.spool import Spool, row_chunks
 from graphprune.tasks.streaming import encode_stream
 from graphprune.tasks.tables import (
     Ragged,
@@ -34,11 +35,8 @@ from graphprune.tasks.tables import (
     integer_tensor,
     last_tokens,
     overlap,
-    pieces,
-    place_table,
+    position_table,
 )
-
-__all__ = ["OnMismatch", "TokenPairs", "pack"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +49,15 @@ class TokenPairs:
     Args:
         clean: the prompts, token ids row by row.
         corrupt: the corrupted prompts, or ``None``.
-        positions: ``[N]`` or ``[N, P]`` (``-1`` pads): the tokens whose next token is the answer.
+        positions: ``[N]`` or ``[N, P]`` (``-1`` pads) token numbers, counted from the prompt's
+            first token: the answer is the token that follows there.
         answer: ``[N, A]`` or ``[N, P, A]`` ids of right answers (``-1`` pads), or ``None``.
         distractor: the same for wrong answers.
-        ranges: for each clean token the half-open range of corrupted tokens that it reads
-            (see :mod:`graphprune.tasks.alignment`), empty rows where each reads its own number;
-            ``None`` if all do.
-        slots: for each clean token the number of its span in ``slot_names``, where every record
-            names the same spans.
+        ranges: where spans align the two prompts, the half-open range of corrupted tokens that each
+            clean token reads, as its starts and its stops (see :mod:`graphprune.tasks.alignment`).
+            A row is empty where each token reads the one of its own number; ``None`` if all are.
+        slots: where every record names the same spans, the number of each clean token's span in
+            ``slot_names``; scores by position are then kept for each span.
         pad_id: fills padding.
         spool: the files behind the arrays, where they are mapped and not in memory.
         redraw: gives all corrupted prompts that the prompts can have, where their source has more
@@ -104,10 +103,10 @@ class TokenPairs:
                 one id at each).
             distractor: the same for wrong answers.
             positions: one column number (the same or one for each example), or ``[N, P]`` with
-                ``-1`` as padding; columns of the tensors as given. ``None``: the last token that
-                is no padding.
+                ``-1`` as padding; columns of the tensors as given. ``None`` takes the last token
+                that is no padding.
             attention_mask: ``[N, T]`` of 1 (token) and 0 (padding, left or right, moved to the
-                right). ``None``: no padding.
+                right). ``None`` means no padding.
 
         Raises:
             InputError: for wrong shapes, kinds or ranges, saying what was expected and what came.
@@ -136,23 +135,24 @@ class TokenPairs:
                     f"{name} must have clean's shape {[n, width]}, got {list(table.shape)}"
                 )
             if table[real].min() < 0 or table[real].max() > np.iinfo(np.int32).max:
-                bad = np.argwhere(real & ((table < 0) | (table > np.iinfo(np.int32).max)))[0]
+                first_bad = np.argwhere(real & ((table < 0) | (table > np.iinfo(np.int32).max)))[0]
                 raise InputError(
-                    f"{name} must hold token ids from 0 on, got {table[tuple(bad)]} at example "
-                    f"{bad[0]}, column {bad[1]}"
+                    f"{name} must hold token ids from 0 on, got {table[tuple(first_bad)]} at "
+                    f"example {first_bad[0]}, column {first_bad[1]}"
                 )
             packed[name] = Ragged.from_padded(table, real)
-        places = place_table(positions, real, left)
-        right, wrong = (
-            id_table(answer, places, "answer"),
-            id_table(distractor, places, "distractor"),
+        answer_positions = position_table(positions, real, left)
+        answers, distractors = (
+            id_table(answer, answer_positions, "answer"),
+            id_table(distractor, answer_positions, "distractor"),
         )
-        both = overlap(right, wrong)
-        if both is not None:
+        shared_id = overlap(answers, distractors)
+        if shared_id is not None:
             raise InputError(
-                f"example {both[0]} has the id {both[1]} both as an answer and as a distractor"
+                f"example {shared_id[0]} has the id {shared_id[1]} both as an answer and as a "
+                "distractor"
             )
-        return cls(packed["clean"], packed.get("corrupt"), places, right, wrong)
+        return cls(packed["clean"], packed.get("corrupt"), answer_positions, answers, distractors)
 
     @classmethod
     def from_records(
@@ -218,7 +218,7 @@ class TokenPairs:
     def _lengths(self) -> array[int]:
         lengths = array("i")
         prompts = [self.clean] if self.corrupt is None else [self.clean, self.corrupt]
-        for rows in pieces(len(self), self.spool):
+        for rows in row_chunks(len(self), self.spool):
             lengths.extend(np.max([p.lengths_of(rows) for p in prompts], axis=0).tolist())
         return lengths
 
@@ -226,18 +226,18 @@ class TokenPairs:
         """Tokens of each example, the longer of its two prompts."""
         return self._lengths
 
-    def prints(self) -> NDArray[np.int64]:
+    def fingerprints(self) -> NDArray[np.int64]:
         """``[N, 2]``: fingerprints of the clean and the corrupted prompts (0: none)."""
         table = np.zeros((len(self), 2), dtype=np.int64)
-        for rows in pieces(len(self), self.spool):
+        for rows in row_chunks(len(self), self.spool):
             for column, prompts in enumerate((self.clean, self.corrupt)):
                 if prompts is None:
                     continue
                 ends = prompts.starts[rows[0] : rows[-1] + 2]
                 # Slices of bytes are much faster than an array for each prompt.
                 raw = prompts.values[ends[0] : ends[-1]].astype("<i4").tobytes()
-                places = (4 * (ends - ends[0])).tolist()
-                table[rows, column] = [digest(raw[a:b]) for a, b in itertools.pairwise(places)]
+                offsets = (4 * (ends - ends[0])).tolist()
+                table[rows, column] = [digest(raw[a:b]) for a, b in itertools.pairwise(offsets)]
         return table
 
     def redrawn(
@@ -307,20 +307,20 @@ class TokenPairs:
         return torch.from_numpy(self.slots.padded(rows, width, fill=len(self.slot_names) - 1))
 
     @property
-    def aligned(self) -> bool:
-        """Whether the records named spans."""
+    def has_spans(self) -> bool:
+        """``True`` if the records named spans."""
         return self.ranges is not None
 
     def _alignment(self, rows: NDArray[np.int64]) -> Tensor | None:
         if self.ranges is None or self.corrupt is None:
             return None
         width = int(self.clean.lengths_of(rows).max())
-        first, last = (part.padded(rows, width, fill=0) for part in self.ranges)
-        real = first < last
+        start, stop = (part.padded(rows, width, fill=0) for part in self.ranges)
+        real = start < stop
         own = np.arange(width)
-        if bool(np.where(real, (first == own) & (last == own + 1), True).all()):
+        if bool(np.where(real, (start == own) & (stop == own + 1), True).all()):
             return None
-        return alignment_matrix(first, last, int(self.corrupt.lengths_of(rows).max()))
+        return alignment_matrix(start, stop, int(self.corrupt.lengths_of(rows).max()))
 
     def __repr__(self) -> str:
         return f"TokenPairs({len(self)} examples, up to {max(self.lengths())} tokens)"
@@ -348,7 +348,7 @@ def pack(
     return TokenPairs(
         clean=clean,
         corrupt=columns.get("corrupt"),
-        ranges=(columns["first"], columns["last"]) if "first" in columns else None,
+        ranges=(columns["starts"], columns["stops"]) if "starts" in columns else None,
         slots=columns["slots"] if span_names else None,
         slot_names=(*span_names, "other") if span_names else (),
         pad_id=encoder.pad_id,

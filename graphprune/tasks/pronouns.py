@@ -11,8 +11,6 @@ from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.substitution import Substitution, Words
 from graphprune.tasks.words import FEMALE, MALE, PROMPTS
 
-__all__ = ["REASONS", "TAGS", "gender_because", "gendered_pronoun"]
-
 TAGS: tuple[str, ...] = PROMPTS["gendered_pronoun"]["templates"]
 REASONS: tuple[str, ...] = PROMPTS["gender_because"]["templates"]
 PRONOUNS: dict[Words, str] = {**{(n,): "he" for n in MALE}, **{(n,): "she" for n in FEMALE}}

@@ -11,13 +11,12 @@ from graphprune.errors import InputError, unknown_name
 from graphprune.tasks.alignment import span_ranges, span_slots
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.tables import Ragged
-
-__all__ = ["CHOICES", "FIELDS", "FileRecord", "OnMismatch", "RecordEncoder", "check_record"]
+from graphprune.util.checks import require_one_of
 
 OnMismatch = Literal["error", "drop"]
 FIELDS = ("clean", "corrupt", "answer", "distractor", "spans")
 CHOICES: frozenset[str] = frozenset({"answer", "distractor"})
-LISTED = 5
+LISTED = 5  # cases that an error or a log line shows
 
 log = logging.getLogger("graphprune.tasks")
 
@@ -65,7 +64,7 @@ def check_record(record: Any, where: str) -> None:
 
 @dataclass
 class _Cases:
-    """How often something happened, and its first cases."""
+    """A count of something that happened, and its first cases."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -98,8 +97,7 @@ class RecordEncoder:
     """
 
     def __init__(self, tokenizer: Any, on_mismatch: OnMismatch, chunked: bool = False) -> None:
-        if on_mismatch not in ("error", "drop"):
-            raise unknown_name("on_mismatch", on_mismatch, ("error", "drop"))
+        require_one_of(on_mismatch, ("error", "drop"), "on_mismatch")
         self.encoder = Encoder(tokenizer)
         self.seen = 0
         self.span_names: tuple[str, ...] | None = None
@@ -107,16 +105,16 @@ class RecordEncoder:
         self._first = "the first " if chunked else ""
         self._with: dict[str, str] = {}
         self._without: dict[str, str] = {}
-        self._apart = _Cases()
-        self._longer = _Cases()
-        self._joined = _Cases()
+        self._mismatched = _Cases()
+        self._shortened = _Cases()
+        self._unspaced = _Cases()
 
     def encode(self, records: Sequence[Any]) -> dict[str, Ragged]:
         """The next records, in order, without those that are dropped, as columns of rows of ids.
 
         ``clean`` is always there, ``corrupt``, ``answer`` and ``distractor`` where records have
-        them; where some have spans, ``first`` and ``last`` (the range that each clean token reads;
-        an empty row where a record has none), and ``slots`` where all name the same.
+        them; where some have spans, ``starts`` and ``stops`` (the range that each clean token
+        reads; an empty row where a record has none), and ``slots`` where all name the same.
 
         Raises :class:`~graphprune.errors.InputError` naming the record, see
         :meth:`TokenPairs.from_records`.
@@ -154,25 +152,27 @@ class RecordEncoder:
         """
         if not self.seen:
             raise InputError("there are no records; a task needs at least one")
-        if self._apart.count == self.seen:
+        if self._mismatched.count == self.seen:
             raise InputError(self._mismatch("nothing is left when they are dropped", ""))
-        if self._apart.count:
+        if self._mismatched.count:
             log.warning(
-                "dropped %d of %d pairs whose token lengths differ", self._apart.count, self.seen
+                "dropped %d of %d pairs whose token lengths differ",
+                self._mismatched.count,
+                self.seen,
             )
         for cases, what in (
-            (self._longer, "are longer than one token; their first token stands for them"),
-            (self._joined, "continue the prompt's last word, for they have no space in front"),
+            (self._shortened, "are longer than one token; their first token stands for them"),
+            (self._unspaced, "continue the prompt's last word, for they have no space in front"),
         ):
             if cases.count:
                 log.warning("%d answers or distractors %s (%s)", cases.count, what, cases)
-        notes: dict[str, Any] = {"first_token_answers": self._longer.count}
-        return {**notes, "dropped": self._apart.count} if self._drop else notes
+        notes: dict[str, Any] = {"first_token_answers": self._shortened.count}
+        return {**notes, "dropped": self._mismatched.count} if self._drop else notes
 
     # ---------------------------------------------------------------- steps
 
     def _all_or_none(self, rows: Sequence[_Labelled], name: str) -> bool:
-        """Whether the records have ``name``; raises if only some do, in this or earlier chunks."""
+        """``True`` if the records have ``name``; raises if only some do, earlier ones included."""
         for record, where in rows:
             group = self._without if record.get(name) is None else self._with
             group.setdefault(name, where)
@@ -200,17 +200,17 @@ class RecordEncoder:
             if len(set(counts)) == 1 or record.get("spans"):
                 fitting.append(i)
                 continue
-            self._apart.add(
+            self._mismatched.add(
                 f"  {where}: {counts[0]} and {counts[1]} tokens: "
                 f"{record['clean']!r} / {record['corrupt']!r}"
             )
-        if self._apart.count and not self._drop:
+        if self._mismatched.count and not self._drop:
             advice = "on_mismatch='drop' drops them, spans align them"
             raise InputError(self._mismatch(advice, self._first))
         return fitting
 
     def _mismatch(self, advice: str, first: str) -> str:
-        bad, cases = self._apart.count, self._apart.first
+        bad, cases = self._mismatched.count, self._mismatched.first
         more = [f"  ... and {bad - len(cases)} more"] if bad > len(cases) else []
         head = (
             f"{bad} of {first}{self.seen} pairs have prompts of different token lengths ({advice}):"
@@ -236,9 +236,9 @@ class RecordEncoder:
             if tokens[0] == encoder.unknown_id:
                 raise InputError(f"{where}: the vocabulary does not have the {name} {one!r}")
             if len(tokens) > 1:
-                self._longer.add(f"{where}: {one!r}")
+                self._shortened.add(f"{where}: {one!r}")
             if record["clean"][-1].isalpha() and one[0].isalpha():
-                self._joined.add(f"{where}: {one!r}")
+                self._unspaced.add(f"{where}: {one!r}")
             ids.append(tokens[0])
         return list(dict.fromkeys(ids))
 
@@ -276,5 +276,5 @@ class RecordEncoder:
         if names:
             pairs = zip(spans, columns["clean"], strict=True)
             slots = [span_slots(named, names, len(ids)) for named, ids in pairs]
-        parts = {"first": [a for a, _ in ranges], "last": [b for _, b in ranges], "slots": slots}
+        parts = {"starts": [a for a, _ in ranges], "stops": [b for _, b in ranges], "slots": slots}
         return {name: Ragged.from_rows(part) for name, part in parts.items() if part}

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 from graphprune.core.overlap import token_digest
 
-__all__ = ["Option", "choose_options"]
-
 Option = tuple[Sequence[int], Sequence[int], Sequence[int]]
 """Token ids of a clean prompt, of one corrupted prompt that it can have, and its distractors."""
 

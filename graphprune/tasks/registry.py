@@ -16,22 +16,13 @@ from graphprune.tasks.lookups import antonyms, capitals, successor
 from graphprune.tasks.pronouns import gender_because, gendered_pronoun
 from graphprune.tasks.repeats import induction
 from graphprune.tasks.years import greater_than
+from graphprune.util.checks import require_one_of
 
-__all__ = ["TASKS", "make"]
-
-TASKS: dict[str, Callable[..., Task]] = {
-    "ioi": ioi,
-    "greater_than": greater_than,
-    "gendered_pronoun": gendered_pronoun,
-    "gender_because": gender_because,
-    "boolean_expressions": boolean_expressions,
-    "induction": induction,
-    "subject_verb_agreement": subject_verb_agreement,
-    "docstring": docstring,
-    "capitals": capitals,
-    "antonyms": antonyms,
-    "successor": successor,
-}
+_GENERATORS: tuple[Callable[..., Task], ...] = (
+    ioi, greater_than, gendered_pronoun, gender_because, boolean_expressions, induction,
+    subject_verb_agreement, docstring, capitals, antonyms, successor,
+)  # fmt: skip
+TASKS = {generator.__name__: generator for generator in _GENERATORS}
 
 
 def make(name: str, tokenizer: Any, **options: Any) -> Task:
@@ -44,8 +35,7 @@ def make(name: str, tokenizer: Any, **options: Any) -> Task:
         >>> make("ioi", tokenizer, n=4, corruption="swap")
         Task('ioi', 4 examples, metric='logit_diff')
     """
-    if name not in TASKS:
-        raise unknown_name("task", name, TASKS)
+    require_one_of(name, TASKS, "task")
     known = list(inspect.signature(TASKS[name]).parameters)[1:]
     unknown = [option for option in options if option not in known]
     if unknown:

@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 from graphprune.core.task import Task
 from graphprune.errors import InputError
-from graphprune.tasks.building import Candidate, MetricLike, build, require_one_of
+from graphprune.tasks.building import Candidate, MetricLike, build
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import PLAIN_WORDS
+from graphprune.util.checks import require_one_of
 
-__all__ = ["induction"]
-
-ENOUGH = 40
+ENOUGH = 40  # words of one token, below which longer ones are taken
 
 
 def induction(

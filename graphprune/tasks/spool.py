@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,16 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from graphprune.errors import InputError
-from graphprune.tasks.tables import Ragged, pieces
+from graphprune.tasks.tables import Ragged
 
-__all__ = ["RaggedFile", "Spool"]
+CHUNK = 4096  # rows read at a time
 
 
 class Spool:
     """A temporary folder of mapped files, removed with the last reference to it.
 
     Args:
-        parent: the folder to make it in; ``None``: the system's. Raises
+        parent: the folder to make it in; ``None`` takes the system's. Raises
             :class:`~graphprune.errors.InputError` where that is impossible.
 
     Copies (also through pickle) hold plain arrays and no spool.
@@ -79,12 +80,20 @@ class Spool:
 
 
 def _nothing() -> None:
-    """What a copied spool is: the copy's arrays are in memory."""
+    """Stands for a copied spool: nothing, since the copy's arrays are in memory."""
 
 
 def _remove(folder: Path, owner: int) -> None:
     if os.getpid() == owner:  # a forked child must not take its parent's files
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def row_chunks(count: int, spool: Spool | None) -> Iterator[NDArray[np.int64]]:
+    """The numbers of ``count`` rows, some at a time; what was read of them is handed back."""
+    for start in range(0, count, CHUNK):
+        yield np.arange(start, min(start + CHUNK, count))
+        if spool is not None:
+            spool.release()
 
 
 class RaggedFile:
@@ -113,7 +122,7 @@ class RaggedFile:
     def table(self) -> NDArray[np.int32]:
         """``[N, longest]``: all rows, ``-1`` behind their ends; see :meth:`Ragged.table`."""
         rows = self.map()
-        for piece in pieces(self._rows, self._spool):
-            padded = rows.padded(piece, self._longest, fill=-1)
+        for chunk in row_chunks(self._rows, self._spool):
+            padded = rows.padded(chunk, self._longest, fill=-1)
             self._spool.append(f"{self._name}.table", padded.astype(np.int32))
         return self._spool.map(f"{self._name}.table", np.int32, self._rows, self._longest)

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from graphprune.errors import InputError
 from graphprune.tasks.records import CHOICES, RecordEncoder
-from graphprune.tasks.spool import RaggedFile, Spool
-from graphprune.tasks.tables import Ragged, last_tokens, pieces
+from graphprune.tasks.spool import RaggedFile, Spool, row_chunks
+from graphprune.tasks.tables import Ragged, last_tokens
 
-__all__ = ["CHUNK", "encode_stream"]
-
-CHUNK = 1000
+CHUNK = 1000  # records encoded at a time
 
 
 def encode_stream(
@@ -39,8 +37,7 @@ def encode_stream(
         for name in files | columns:  # ranges and slots may begin late, or end early
             if name not in files:
                 files[name] = RaggedFile(folder, name, blank=size)
-            rows = columns[name] if name in columns else Ragged.from_rows([()] * count)
-            files[name].append(rows)
+            files[name].append(columns.get(name, Ragged.from_rows([()] * count)))
         size += count
     if length is not None and coder.seen < length:
         raise InputError(
@@ -49,17 +46,16 @@ def encode_stream(
     notes = coder.finish()
     tables = {name: files.pop(name).table() for name in CHOICES & files.keys()}
     columns = {name: file.map() for name, file in files.items()}
-    for piece in pieces(size, folder):
-        folder.append(
-            "positions", last_tokens(columns["clean"].lengths_of(piece), len(coder.encoder.suffix))
-        )
+    for rows in row_chunks(size, folder):
+        lengths = columns["clean"].lengths_of(rows)
+        folder.append("positions", last_tokens(lengths, len(coder.encoder.suffix)))
     tables["positions"] = folder.map("positions", np.int32, size)
     return columns, tables, notes
 
 
 def _iterator(records: Any) -> Iterator[Any]:
     """An iterator over ``records``, which may be a function that gives them."""
-    given = records
+    given: Any = records
     if callable(records) and not isinstance(records, Iterable):
         given = records()
     if not isinstance(given, str | bytes | Mapping):

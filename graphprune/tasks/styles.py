@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from graphprune.errors import InputError
-from graphprune.tasks.building import require_one_of
-
-__all__ = ["STYLES", "Style", "Wordings"]
+from graphprune.util.checks import require_one_of
 
 Style = Literal["statement", "instruction", "few_shot"]
 STYLES: tuple[str, ...] = get_args(Style)

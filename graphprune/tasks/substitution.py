@@ -12,10 +12,8 @@ from graphprune.core.task import Task
 from graphprune.tasks.building import Candidate, MetricLike, build, checked_templates, combinations
 from graphprune.tasks.encoding import Encoder
 
-__all__ = ["Substitution", "Words"]
-
 Words = tuple[str, ...]
-"""What is put into the blanks of a text."""
+"""The words that are put into the blanks of a text."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Substitution:
         texts: the prompts, with ``{}`` for each word.
         answers: what follows a text, without the space in front, by the words in it.
         others: the words that are asked, each with others that may stand in the corrupted prompt.
-        tries: how many of the others are tried until a prompt fits; ``None``: all.
+        tries: how many of the others are tried until a prompt fits; ``None`` means all.
     """
 
     texts: Sequence[str]
@@ -47,19 +45,20 @@ class Substitution:
     ) -> Task:
         """A task of ``n`` prompts; arguments as of :func:`graphprune.tasks.building.build`.
 
-        ``templates`` says which of the texts to use; ``None``: all.
+        ``templates`` says which of the texts to use; ``None`` means all.
         """
         chosen = checked_templates(templates, len(self.texts), name)
         draw = partial(self.draw, chosen, seed)
-        every, pool = partial(draw, None), len(chosen) * len(self.others) or None
+        all_candidates, pool = partial(draw, None), len(chosen) * len(self.others) or None
         notes["templates"] = list(chosen)
         first = draw(self.tries)
         return build(
-            name, encoder, first, n, seed, metric, batch_size, notes, every=every, pool=pool
-        )
+            name, encoder, first, n, seed, metric, batch_size, notes,
+            all_candidates=all_candidates, pool=pool,
+        )  # fmt: skip
 
     def draw(self, templates: Sequence[int], seed: int, tries: int | None) -> Iterator[Candidate]:
-        """Prompts in random order, each with ``tries`` corrupted ones in turn; ``None``: all."""
+        """Prompts in random order, each with ``tries`` corrupted ones (all for ``None``)."""
         source = random.Random(seed)
         asked = list(self.others)
         for number, which in combinations(seed, len(templates), len(asked)):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +13,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-__all__ = [
-    "Ragged",
-    "id_table",
-    "integer_tensor",
-    "last_tokens",
-    "overlap",
-    "pieces",
-    "place_table",
-]
+CHUNK = 4096  # rows compared at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +91,8 @@ def integer_tensor(value: Any, what: str) -> Tensor:
     return tensor.to(torch.int64)
 
 
-def id_table(value: Any, places: NDArray[np.int32], name: str) -> NDArray[np.int32] | None:
-    """Answer ids as ``[N, A]``, or ``[N, P, A]`` for ``places [N, P]``; ``-1`` pads.
+def id_table(value: Any, positions: NDArray[np.int32], name: str) -> NDArray[np.int32] | None:
+    """Answer ids as ``[N, A]``, or ``[N, P, A]`` for ``positions [N, P]``; ``-1`` pads.
 
     ``value`` is ``None``, a tensor of one to three axes, or a list with one id or one list of ids
     for each of the ``N`` examples. ``[N, A]`` holds alternatives, the same at every position; with
@@ -116,20 +108,20 @@ def id_table(value: Any, places: NDArray[np.int32], name: str) -> NDArray[np.int
     table = integer_tensor(value, name).numpy()
     if table.ndim == 1:
         table = table[:, None]
-    n = len(places)
-    if table.ndim == 2 and places.ndim == 2 and 1 < places.shape[1] == table.shape[1]:
+    n = len(positions)
+    if table.ndim == 2 and positions.ndim == 2 and 1 < positions.shape[1] == table.shape[1]:
         count = table.shape[1]
         raise InputError(
             f"{name} [{n}, {count}] beside positions [{n}, {count}] could be one id for each "
             f"position or {count} alternatives at every position: give [{n}, {count}, 1] for one "
             f"id a position, [{n}, {count}, {count}] for the alternatives at every position"
         )
-    several = table.ndim == 3 and places.ndim == 2 and table.shape[1] == places.shape[1]
+    per_position = table.ndim == 3 and positions.ndim == 2 and table.shape[1] == positions.shape[1]
     if (
         len(table) != n
         or table.ndim not in (2, 3)
         or table.shape[-1] == 0
-        or (table.ndim == 3 and not several)
+        or (table.ndim == 3 and not per_position)
     ):
         raise InputError(
             f"{name} must hold one id or a list of ids for each of the {n} examples, as [{n}] or "
@@ -147,7 +139,9 @@ def id_table(value: Any, places: NDArray[np.int32], name: str) -> NDArray[np.int
     return table.astype(np.int32)
 
 
-def place_table(value: Any, real: NDArray[np.bool_], left: NDArray[np.int64]) -> NDArray[np.int32]:
+def position_table(
+    value: Any, real: NDArray[np.bool_], left: NDArray[np.int64]
+) -> NDArray[np.int32]:
     """Positions ``[N]`` or ``[N, P]`` counted from each prompt's first token.
 
     ``real [N, T]`` marks tokens, ``left [N]`` counts the padding in front of them.
@@ -190,32 +184,13 @@ def overlap(
             "answer and distractor must both be given for each example or both for each position, "
             f"got the shapes {list(answer.shape)} and {list(distractor.shape)}"
         )
-    for row in range(0, len(answer), 4096):
-        mine, theirs = answer[row : row + 4096], distractor[row : row + 4096]
+    for row in range(0, len(answer), CHUNK):
+        mine, theirs = answer[row : row + CHUNK], distractor[row : row + CHUNK]
         same = (mine[..., :, None] == theirs[..., None, :]) & (mine[..., :, None] >= 0)
         if same.any():
             place = np.argwhere(same)[0]
             return row + int(place[0]), int(mine[tuple(place[:-1])])
     return None
-
-
-PIECE = 4096
-
-
-class Released(Protocol):
-    """Where rows lie that are handed back to the system once read."""
-
-    def release(self) -> None:
-        """Hands back what was read."""
-        ...
-
-
-def pieces(count: int, spool: Released | None) -> Iterator[NDArray[np.int64]]:
-    """The numbers of ``count`` rows, some at a time; what was read of them is handed back."""
-    for start in range(0, count, PIECE):
-        yield np.arange(start, min(start + PIECE, count))
-        if spool is not None:
-            spool.release()
 
 
 def last_tokens(lengths: NDArray[np.int64], appended: int) -> NDArray[np.int32]:

@@ -13,8 +13,6 @@ from graphprune.tasks import (
     years,
 )
 
-__all__ = ["vocabulary"]
-
 
 def vocabulary() -> tuple[str, ...]:
     """Every template and every word of the task generators, each word behind another one.

@@ -6,8 +6,6 @@ import tomllib
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["FEMALE", "MALE", "NAMES", "NOUNS", "OBJECTS", "PLACES", "PLAIN_WORDS", "PROMPTS"]
-
 
 def _tuples(value: Any) -> Any:
     """``value`` with tuples in place of lists, so that no task can change another's words."""

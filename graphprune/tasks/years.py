@@ -23,12 +23,10 @@ from graphprune.tasks.building import (
     build,
     checked_templates,
     combinations,
-    require_one_of,
 )
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.words import PROMPTS
-
-__all__ = ["SPANS_OF_TIME", "greater_than"]
+from graphprune.util.checks import require_one_of
 
 SPANS_OF_TIME: tuple[str, ...] = PROMPTS["greater_than"]["templates"]
 EVENTS: tuple[str, ...] = PROMPTS["greater_than"]["events"]
@@ -37,7 +35,7 @@ CENTURIES = tuple(range(11, 21))
 
 @dataclass(frozen=True)
 class Century:
-    """How a tokenizer goes on behind ``... to the year`` in one century.
+    """The tokens behind ``... to the year`` in one century.
 
     ``shared`` are the tokens that the years share, put behind the prompt; ``years`` maps each next
     token to the years (0 to 99) it leads to.
@@ -94,7 +92,7 @@ def greater_than(
         seed: draws the same prompts again.
         corruption: ``"01"``: the start year becomes the century's year 01, behind which any year
             may come; ``"random"``: another start year of any century, the prompt's end following.
-        templates: which of the six templates to use; ``None``: all.
+        templates: which of the six templates to use; ``None`` means all.
         metric: the task's metric: probability of the answers minus that of the distractors.
         batch_size: used where a method names none.
 

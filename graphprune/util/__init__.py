@@ -1,1 +1,1 @@
-"""What everybody uses and nobody owns: files, progress bars, torch modes, numbers as text."""
+"""Tools that every room uses: files, progress bars, torch modes, checks, numbers as text."""

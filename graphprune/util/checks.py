@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeGuard
 
 import numpy as np
 
 from graphprune.errors import InputError, unknown_name
 
-__all__ = ["at_least", "at_least_0", "one_of", "share", "share_checked"]
-
 
 def at_least(value: object, least: int, what: str) -> int:
     """``value`` as an int that is at least ``least``; raises :class:`InputError` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not is_integer(value) or value < least:
         raise InputError(f"{what} must be an integer of at least {least}, got {value!r}")
-    return value
+    return int(value)
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """``True`` if ``value`` is a whole number of Python or numpy, and no boolean."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def seed_checked(value: object, what: str = "seed") -> int:
+    """``value`` as an int from 0 on; raises :class:`InputError` otherwise."""
+    if not is_integer(value) or value < 0:
+        raise InputError(f"{what} must be an integer from 0 on, got {value!r}")
+    return int(value)
 
 
 def share(value: object, what: str, most: float = 1.0) -> float:
@@ -40,7 +51,7 @@ def at_least_0(value: object, what: str) -> None:
         raise InputError(f"{what} must be a number from 0 on, got {value!r}")
 
 
-def one_of(value: object, known: Iterable[object], what: str) -> None:
+def require_one_of(value: object, known: Iterable[object], what: str) -> None:
     """Raises :class:`InputError` that lists the ``known`` values unless ``value`` is one of them.
 
     ``None`` among them stands for "not said" and is not listed.

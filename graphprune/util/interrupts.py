@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["interruptible", "whole_results"]
-
 _WHOLE: ContextVar[bool] = ContextVar("graphprune_whole_results", default=False)
 
 

@@ -22,8 +22,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-__all__ = ["decorate", "ordinary", "ordinary_tensors", "quiet", "with_gradients"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -1,12 +1,10 @@
-"""How values show themselves in a notebook: a title, a few facts, a table; everything escaped."""
+"""HTML of values in a notebook: a title, a few facts, a table; everything escaped."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-__all__ = ["notebook_card", "short_value"]
 
 _CELL = "text-align:left;padding:1px 12px 1px 0;vertical-align:top"
 

@@ -27,18 +27,6 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-__all__ = [
-    "ENOUGH",
-    "NOISE",
-    "UNBOUNDED",
-    "bootstrap_interval",
-    "few_examples",
-    "levels",
-    "ranking",
-    "ranks",
-    "ratio_interval",
-]
-
 UNBOUNDED = (-math.inf, math.inf)
 ENOUGH = 20
 """Examples from which on intervals cover at least .92 of the time at a level of 95 %."""
@@ -48,15 +36,15 @@ _CHUNK = 50
 _ROUNDING = 1e-12  # of the largest value, in float64
 
 
-def few_examples(count: int, what: str = "examples") -> str | None:
+def few_examples(count: int) -> str | None:
     """A remark on intervals from fewer than 20 examples, ``None`` from 20 on."""
     if count >= ENOUGH:
         return None
     if count == 1:
-        return f"one {what.removesuffix('s')}: no interval"
+        return "one example: no interval"
     return (
-        f"{count} {what}: below {ENOUGH} the 95 % intervals are rough, those of skewed values hold "
-        "the mean less often (.90 of the time for log-normal values at 8)"
+        f"{count} examples: below {ENOUGH} the 95 % intervals are rough, those of skewed values "
+        "hold the mean less often (.90 of the time for log-normal values at 8)"
     )
 
 
@@ -181,13 +169,13 @@ def _pivots(
     if n < _RESAMPLED:
         return -reach, reach
     generator = np.random.default_rng(seed)
-    found = []
+    chunks = []
     for first in range(0, draws, _CHUNK):
         drawn = centred[generator.integers(n, size=(min(_CHUNK, draws - first), n))]
         mean, variance = drawn.mean(1), drawn.var(1)
         spread = variance > 1e-9 * centred.var()  # a resample of equal values tells no error
-        found.append(mean[spread] / np.sqrt(variance[spread] / (n - 1)))
-    pivots = np.concatenate(found)
+        chunks.append(mean[spread] / np.sqrt(variance[spread] / (n - 1)))
+    pivots = np.concatenate(chunks)
     if not len(pivots):
         return -reach, reach
     m = max(n, ENOUGH)  # fewer values have no tail as far out as theirs would be

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Short", "flatten", "plain"]
-
 
 @runtime_checkable
 class Short(Protocol):

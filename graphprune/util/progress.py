@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 
 from tqdm.std import tqdm as TextBar
 
-__all__ = ["bar", "command_line_progress", "quiet", "track"]
-
 T = TypeVar("T")
 _quiet: ContextVar[bool] = ContextVar("graphprune_quiet", default=False)
 _in_log: ContextVar[bool] = ContextVar("graphprune_in_log", default=False)

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["best_seconds", "size_text", "synchronise", "time_text"]
-
 
 def size_text(count: float) -> str:
     """Bytes for reading.
@@ -49,12 +47,12 @@ def synchronise(device: torch.device) -> None:
 
 def best_seconds(job: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
     """Least wall time of ``job()`` after a warm-up: other users of the machine only add to it."""
-    found = []
+    times = []
     for turn in range(repeats + 1):
         synchronise(device)
         start = time.perf_counter()
         job()
         synchronise(device)
         if turn:
-            found.append(time.perf_counter() - start)
-    return min(found)
+            times.append(time.perf_counter() - start)
+    return min(times)

@@ -97,7 +97,7 @@ def cache(tmp_path) -> Path:
 
 
 def leftovers(cache: Path) -> list[str]:
-    return [path.name for path in cache.rglob(".scratch-*")]
+    return [path.name for path in cache.rglob("*.tmp*")]
 
 
 def test_fetch_downloads_checks_converts_and_tidies_up(index, offer, cache):
@@ -188,15 +188,19 @@ def test_killed_fetch_never_looks_complete(index, offer, cache, tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED.format(**names)], check=False)
     assert killed.returncode == 9
     assert not (cache / "tiny-1.0").exists()
-    (scratch,) = cache.glob(".scratch-*")
+    scratch = [*cache.rglob("*.tmp*")]
+    assert scratch
 
     offer(Index(index.folder).artifact)
     assert fetch("tiny", cache=cache, quiet=True).is_dir()
-    assert scratch.exists(), "a young scratch folder may belong to a process at work"
+    assert all(path.exists() for path in scratch), (
+        "a young scratch folder may belong to a process at work"
+    )
 
-    offer(Index(index.folder).artifact, recipe=2)
+    offer(Index(index.folder).artifact, convert_version=2)
     yesterday = time.time() - 2 * 24 * 3600
-    os.utime(scratch, (yesterday, yesterday))
+    for path in scratch:
+        os.utime(path, (yesterday, yesterday))
     fetch("tiny", cache=cache, quiet=True)
     assert leftovers(cache) == []
 
@@ -216,10 +220,10 @@ def test_damaged_result_is_built_again(index, offer, cache, damage):
     assert len(index.calls) == 2
 
 
-def test_newer_recipe_replaces_the_result(index, offer, cache):
+def test_newer_version_of_the_step_replaces_the_result(index, offer, cache):
     offer(index.artifact)
     fetch("tiny", cache=cache, quiet=True)
-    offer(index.artifact, recipe=2, convert=None)
+    offer(index.artifact, convert_version=2, convert=None)
     assert (fetch("tiny", cache=cache, quiet=True) / "numbers.txt").is_file()
 
 

@@ -9,7 +9,7 @@ from transformer_graph import random_scores, transformer_graph
 
 from graphprune import Circuit
 from graphprune.drawing.content import content, strongest_edges
-from graphprune.drawing.together import _union
+from graphprune.drawing.side_by_side import _union
 
 pytestmark = pytest.mark.inside
 

@@ -26,7 +26,13 @@ from graphprune.comparison.p_values import (
 )
 from graphprune.statistics.method_runs import MethodRun, reseeded
 from graphprune.statistics.random_circuits import RandomWalks
-from graphprune.statistics.stability import _matched, _overlaps, _ranked, jackknife, mean_overlap
+from graphprune.statistics.stability import (
+    _overlaps,
+    _random_families,
+    _random_ranking,
+    jackknife,
+    mean_overlap,
+)
 from graphprune.util.checks import share
 
 pytestmark = pytest.mark.inside
@@ -152,13 +158,13 @@ def cut(size):
 def test_circuits_without_dead_ends_share_more_than_random_sets_do():
     """So that chance must be made as the circuits are: else random methods look stable."""
     graph, generator = transformer_graph(3, 2), np.random.default_rng(0)
-    pool = np.stack([_ranked(ranking(graph), cut(0.3), generator) for _ in range(80)])
+    pool = np.stack([_random_ranking(ranking(graph), cut(0.3), generator) for _ in range(80)])
     pool = pool[pool.sum(1) > 0]
     p = {"size": [], "paths": []}
     for match, _ in itertools.product(p, range(40)):
         family = pool[generator.choice(len(pool), 4, replace=False)]
         masks = [gp.EdgeMask(graph, torch.from_numpy(row)) for row in family]
-        chance = [mean_overlap(other) for other in _matched(masks, match, 19, generator)]
+        chance = [mean_overlap(other) for other in _random_families(masks, match, 19, generator)]
         p[match].append(rank_p(mean_overlap(family), chance))
     assert np.mean(np.array(p["size"]) <= 0.05) > 0.15
     assert np.mean(np.array(p["paths"]) <= 0.05) <= 0.05
@@ -177,15 +183,19 @@ def test_chance_of_rankings_by_all_subsets():
     shares = [len(a & b) / len(a | b) if a | b else 0.0 for a in left for b in left]
     assert np.mean(shares) == pytest.approx(0.18)
     generator = np.random.default_rng(0)
-    drawn = [mean_overlap(np.stack([_ranked(ranking(graph), cut(2), generator) for _ in range(2)]))
-             for _ in range(250)]  # fmt: skip
+    drawn = []
+    for _ in range(250):
+        pair = [_random_ranking(ranking(graph), cut(2), generator) for _ in range(2)]
+        drawn.append(mean_overlap(np.stack(pair)))
     assert np.mean(drawn) == pytest.approx(0.18, abs=4 * np.std(drawn) / np.sqrt(250))
 
 
 def test_chance_of_sizes_has_its_law():
     graph = transformer_graph(2, 2)
     masks = [random_scores(graph, seed).top(size) for seed, size in ((1, 7), (2, 9))]
-    drawn = [mean_overlap(f) for f in _matched(masks, "size", 2000, np.random.default_rng(0))]
+    drawn = [
+        mean_overlap(f) for f in _random_families(masks, "size", 2000, np.random.default_rng(0))
+    ]
     ks = np.arange(8)
     want = (hypergeom(graph.num_edges, 7, 9).pmf(ks) * ks / (16 - ks)).sum()
     assert len(drawn) == 2000

@@ -10,12 +10,10 @@ from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError
 
+from .checks_of_capabilities import CAPABILITY_CHECKS
+from .checks_of_contract import CONTRACT_CHECKS, AdapterCheck
+from .checks_of_methods import METHOD_CHECKS, MethodCheck
 from .common import ConformanceError
-from .contract import CONTRACT_CHECKS, AdapterCheck
-from .inside import CAPABILITY_CHECKS
-from .methods import METHOD_CHECKS, MethodCheck
-
-__all__ = ["adapter_checks", "check_adapter", "check_method", "method_checks"]
 
 
 def adapter_checks(model: MaskedModel | None = None) -> tuple[AdapterCheck, ...]:
@@ -49,24 +47,24 @@ def _all(
     unknown = sorted(set(excused) - set(names))
     if unknown:
         raise ConformanceError(f"expected_failures names no check: {unknown}; checks: {names}")
-    found, broken = {}, []
+    outcomes, broken = {}, []
     for check in checks:
         try:
             unseen = check(*args)
-            found[check.__name__] = f"not tested: {unseen}" if unseen else "passed"
+            outcomes[check.__name__] = f"not tested: {unseen}" if unseen else "passed"
             if check.__name__ in excused:
                 broken.append(f"{check.__name__}: passed, though excused")
         except Exception as error:  # the code that is tested may raise anything
             if not isinstance(error, GraphPruneError):
                 error = ConformanceError(f"raised {type(error).__name__}: {error}")
             if check.__name__ in excused:
-                found[check.__name__] = f"expected failure: {excused[check.__name__]}"
+                outcomes[check.__name__] = f"expected failure: {excused[check.__name__]}"
             else:
                 broken.append(f"{check.__name__}: {error}")
     if broken:
         listed = "\n".join(broken)
         raise ConformanceError(f"{len(broken)} of {len(checks)} checks failed:\n{listed}")
-    return found
+    return outcomes
 
 
 def check_adapter(
@@ -81,11 +79,11 @@ def check_adapter(
         >>> check_adapter(model, task)["graph_is_stable"]
         'passed'
     """
-    found = _all(adapter_checks(model), (model, task), expected_failures or {})
-    return found | {
+    outcomes = _all(adapter_checks(model), (model, task), expected_failures or {})
+    return outcomes | {
         check.__name__: f"no {kind.__name__}"
         for check, kind in CAPABILITY_CHECKS.items()
-        if check.__name__ not in found
+        if check.__name__ not in outcomes
     }
 
 

@@ -15,9 +15,7 @@ from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 
-from .common import ConformanceError, require_close, same_state, state_of
-
-__all__ = ["METHOD_CHECKS", "MethodCheck"]
+from .common import ConformanceError, require_close, require_unchanged, state_of
 
 # A check raises, or gives the reason why it could not look.
 MethodCheck = Callable[[Method, MaskedModel, Task], str | None]
@@ -57,10 +55,7 @@ def method_leaves_the_module_alone(method: Method, model: MaskedModel, task: Tas
         return "the model has no module"
     before = state_of(module)
     _run(method, model, task)
-    after = state_of(module)
-    for name, value in before.items():
-        if not same_state(value, after[name]):
-            raise ConformanceError(f"the user's module changed: {name}")
+    require_unchanged(module, before)
     return None
 
 

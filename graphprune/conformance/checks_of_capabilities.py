@@ -25,18 +25,16 @@ from graphprune.core.trials import FullTrials
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.search.order import edge_order
 
+from .checks_of_contract import AdapterCheck
 from .common import (
     ConformanceError,
     a_batch,
     drawn,
     objective_of,
     require_close,
-    same_state,
+    require_unchanged,
     state_of,
 )
-from .contract import AdapterCheck
-
-__all__ = ["CAPABILITY_CHECKS"]
 
 
 def attribution_is_the_mask_gradient(model: Any, task: Task) -> None:
@@ -44,13 +42,15 @@ def attribution_is_the_mask_gradient(model: Any, task: Task) -> None:
     batch = a_batch(task)
     reference = model.reference(batch)
     value = objective_of(task, batch, reference.full)
-    found = model.edge_gradients(batch, value, reference)
+    gradients = model.edge_gradients(batch, value, reference)
     ones = torch.ones(model.graph.num_edges, requires_grad=True)
     (want,) = torch.autograd.grad(value(model.run(batch, ones, reference)).sum(), ones)
-    require_close(found.edge, want, "edge_gradients at the clean model", rtol=1e-2)
-    sums = torch.zeros(model.graph.num_nodes, dtype=found.edge.dtype)
-    sums.index_add_(0, model.graph.edge_index[0], found.edge)
-    require_close(found.node, sums, "node gradients against sums over the node's edges", rtol=1e-2)
+    require_close(gradients.edge, want, "edge_gradients at the clean model", rtol=1e-2)
+    sums = torch.zeros(model.graph.num_nodes, dtype=gradients.edge.dtype)
+    sums.index_add_(0, model.graph.edge_index[0], gradients.edge)
+    require_close(
+        gradients.node, sums, "node gradients against sums over the node's edges", rtol=1e-2
+    )
 
 
 def constants_pass_no_gradient_on(model: Any, task: Task) -> None:
@@ -71,10 +71,12 @@ def constants_pass_no_gradient_on(model: Any, task: Task) -> None:
         seen.append(outputs.detach())
         return value(outputs)
 
-    found = model.edge_gradients(batch, looked_at, reference, gates=gates, constant=constant).edge
+    gradient = model.edge_gradients(
+        batch, looked_at, reference, gates=gates, constant=constant
+    ).edge
     require_close(seen[0], reference.full, "outputs with every message a constant")
     inner = ~torch.isin(graph.edge_index[1], torch.tensor(graph.output_nodes))
-    if bool((found[inner] != 0).any()):
+    if bool((gradient[inner] != 0).any()):
         raise ConformanceError("edge_gradients: a gradient passed through a constant node")
 
 
@@ -172,7 +174,8 @@ def a_wider_copy_is_the_model(model: Any, task: Task) -> None:
 
 def module_is_unchanged(model: Any, task: Task) -> None:
     """Weights, gradients, flags, modes, hooks and submodules are as before, after errors too."""
-    before = state_of(model.module)
+    module = model.module
+    before = state_of(module)
     batch = a_batch(task)
     mask = drawn(model, 7).requires_grad_(True)
     gradient_by_mask(model.run(batch, mask).sum(), mask)
@@ -185,10 +188,7 @@ def module_is_unchanged(model: Any, task: Task) -> None:
         model.edge_gradients(batch, objective_of(task, batch, full))
         with contextlib.suppress(ZeroDivisionError):
             model.edge_gradients(batch, fails)
-    after = state_of(model.module)
-    for name, value in before.items():
-        if not same_state(value, after[name]):
-            raise ConformanceError(f"the user's module changed: {name}")
+    require_unchanged(module, before)
 
 
 CAPABILITY_CHECKS: dict[AdapterCheck, type[Any]] = {

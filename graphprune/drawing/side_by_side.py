@@ -23,8 +23,6 @@ from graphprune.drawing.styles import CM, OWN, SHARED, SMALL, drawing_settings, 
 from graphprune.drawing.subject import CircuitLike
 from graphprune.errors import InputError
 
-__all__ = ["plot_circuits"]
-
 SOME = "#9A9A9A"
 EDGES_THAT_FIT = 40
 
@@ -73,16 +71,15 @@ def plot_circuits(
     inches = width * CM
     with drawing_settings():
         sheet = Sheet("portrait", (inches - MARGIN) / len(named) - MARGIN)
-        most = EDGES_THAT_FIT if max_edges is None else max_edges
-        shown, chosen = _union(named, most)
-        while max_edges is None and most > 8 and not sheet.fits(shown):
-            most = int(most * 0.85)
-            shown, chosen = _union(named, most)
+        edges_each = EDGES_THAT_FIT if max_edges is None else max_edges
+        shown, chosen = _union(named, edges_each)
+        while max_edges is None and edges_each > 8 and not sheet.fits(shown):
+            edges_each = int(edges_each * 0.85)
+            shown, chosen = _union(named, edges_each)
         figure = _figure(
             dict(zip(circuits, named, strict=True)), shown, chosen, sheet, inches, title
         )
-        if target is not None:
-            save_figure(figure, target, dpi)
+        save_figure(figure, target, dpi)
     return figure
 
 
@@ -100,12 +97,12 @@ class _Edges:
         return {}
 
 
-def _union(circuits: list[CircuitLike], most: int) -> tuple[Content, list[Tensor]]:
+def _union(circuits: list[CircuitLike], max_edges: int) -> tuple[Content, list[Tensor]]:
     """Everything that some panel shows, and the edges that each does."""
     graph = circuits[0].graph
     shown = torch.zeros(graph.num_edges, dtype=torch.bool)
     for circuit in circuits:
-        shown[strongest_edges(circuit, most)] = True
+        shown[strongest_edges(circuit, max_edges)] = True
     chosen = []
     for circuit in circuits:
         own = (shown & circuit.mask.kept).numpy()
@@ -169,7 +166,7 @@ def _figure(
 
 
 def _statement(circuit: CircuitLike, numbers: Tensor, having: Tensor, circuits: int) -> str:
-    """What is shown of one circuit, and how many of all its edges the others have too."""
+    """A sentence: what is shown of one circuit, and how many of its edges the others have too."""
     own = having[circuit.mask.kept]
     shared, alone = int((own == circuits).sum()), int((own == 1).sum())
     shown = content(circuit, numbers, chains=False).statement

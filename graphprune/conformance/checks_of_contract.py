@@ -15,8 +15,6 @@ from graphprune.errors import GraphMismatchError, GraphPruneError, UnsupportedMo
 
 from .common import ConformanceError, a_batch, drawn, objective_of, require_close
 
-__all__ = ["CONTRACT_CHECKS", "AdapterCheck"]
-
 # A check raises, or gives the reason why it could not look.
 AdapterCheck = Callable[[MaskedModel, Task], str | None]
 _CIRCUITS = 8  # with dead ends
@@ -195,15 +193,15 @@ def dead_ends_change_nothing(model: MaskedModel, task: Task) -> str | None:
 def foreign_masks_are_refused(model: MaskedModel, task: Task) -> None:
     """A mask of another graph raises :class:`GraphMismatchError`."""
     other = EdgeMask.full(ComputationalGraph.from_edges([("a", "b")]))
-    found = "outputs"
+    got = "outputs"
     try:
         model.run(a_batch(task), other)
     except GraphMismatchError:
         return
     except GraphPruneError as error:
-        found = f"{type(error).__name__}: {error}"
+        got = f"{type(error).__name__}: {error}"
     raise ConformanceError(
-        f"run: expected a GraphMismatchError for a mask of another graph, got {found}"
+        f"run: expected a GraphMismatchError for a mask of another graph, got {got}"
     )
 
 
