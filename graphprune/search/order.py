@@ -1,4 +1,4 @@
-"""The order in which a greedy descent decides edges. The order is part of its answer."""
+"""The order in which greedy pruning decides edges. The order is part of its answer."""
 
 from __future__ import annotations
 
