@@ -68,6 +68,7 @@ class ARGNN(MessagePassing):
     input_nodes: Tensor
     output_nodes: Tensor
     free: Tensor
+    update_rule: Update
 
     def __init__(
         self,
@@ -246,7 +247,9 @@ class ARGNN(MessagePassing):
         updated = schedule.steps[number].to(state.device)
         return torch.where(updated[:, None], new, state)
 
-    def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
+    def message(  # pyright: ignore[reportIncompatibleMethodOverride] - of any arguments
+        self, x_j: Tensor, weight: Tensor
+    ) -> Tensor:
         """The state of an edge's source times the edge's weight."""
         return x_j * weight
 

@@ -228,7 +228,8 @@ class _CallFinder:
         values = {name: self.source.own(name, made) for name in names}
         in_place: dict[Any, Any] = {_REST: tuple(values.values()), _ANY_NAME: values}
         given[place.name] = in_place.get(place.kind, values[names[0]])
-        bound = inspect.BoundArguments(self.signature, given)
+        bound = self.signature.bind_partial()
+        bound.arguments.update(given)
         bound.apply_defaults()  # those that stand before what is given by position
         return self.module(*bound.args, **bound.kwargs)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +18,12 @@ from graphprune.core.model import (
     MaskedModel,
     Objective,
     Reference,
-    as_constant,
+    gradient_points,
     mask_values,
     require_same_batch,
 )
 from graphprune.errors import InputError
+from graphprune.util.plain import weights_hash
 
 __all__ = ["GraphModel", "PointGradients", "require_corrupt"]
 
@@ -93,31 +93,27 @@ class GraphModel(MaskedModel):
         if reference is None:
             reference = self.reference(batch)
         require_same_batch(batch, reference)
-        nodes = self._graph.num_nodes
-        points = torch.ones(1, nodes) if gates is None else gates
-        if points.ndim != 2 or points.shape[1] != nodes:
-            raise InputError(f"gates must be [K, {nodes}], got {list(points.shape)}")
-        held = as_constant(constant, points)
-        share = torch.full((len(points),), 1.0 / len(points)) if weights is None else weights
-        if not len(points):
-            raise InputError("gates name no point to take a gradient at")
-        source = self._graph.edge_index[0]
-        edge: Any = 0
-        fine: Any = 0
-        for point, fixed, weight in zip(points, held, share.tolist(), strict=True):
-            gate = None if bool((point == 1).all()) else point[source].to(self._like)
-            stays = fixed[source].to(self._like.device) if bool(fixed.any()) else None
-            found = self._point(reference, objective, gate, neurons, stays)
-            edge = edge + weight * found.edge
-            if found.neurons is not None:
-                fine = fine + weight * found.neurons
-        edge = edge.to("cpu", torch.float32)
+        nodes, source = self._graph.num_nodes, self._graph.edge_index[0]
+        edge_sum: Any = 0
+        neuron_sum: Any = 0
+        points = zip(*gradient_points(gates, weights, constant, nodes), strict=True)
+        for gate, is_constant, weight in points:
+            # What holds for a sender holds for each of its edges.
+            edge_gate = None if bool((gate == 1).all()) else gate[source].to(self._like)
+            edge_constant = None
+            if bool(is_constant.any()):
+                edge_constant = is_constant[source].to(self._like.device)
+            at_point = self._point(reference, objective, edge_gate, neurons, edge_constant)
+            edge_sum = edge_sum + weight * at_point.edge
+            if at_point.neurons is not None:
+                neuron_sum = neuron_sum + weight * at_point.neurons
+        edge = edge_sum.to("cpu", torch.float32)
         total = edge.sum(1)
         node = torch.zeros(nodes).index_add_(0, source, total)
         by_neuron: dict[str, Tensor] = {}
         if neurons:
-            fine = fine.to("cpu", torch.float32)
-            sums = torch.zeros(nodes, fine.shape[1]).index_add_(0, source, fine)
+            per_edge = neuron_sum.to("cpu", torch.float32)
+            sums = torch.zeros(nodes, per_edge.shape[1]).index_add_(0, source, per_edge)
             by_neuron = {self._graph.nodes[n].name: sums[n] for n in source.unique().tolist()}
         return Gradients(edge if by_position else total, node, by_neuron)
 
@@ -164,19 +160,13 @@ class GraphModel(MaskedModel):
 
     def provenance(self) -> dict[str, Any]:
         """The module's class, its graph's size and a hash of its weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self._module.state_dict().items()):
-            digest.update(name.encode())
-            if isinstance(tensor, Tensor):
-                plain = tensor.detach().cpu().contiguous()
-                digest.update(plain.flatten().view(torch.uint8).numpy().data)
         return {
             "model": self._name or type(self._module).__name__,
             "architecture": type(self._module).__name__,
             "nodes": self._graph.num_nodes,
             "edges": self._graph.num_edges,
             "dtype": str(self._like.dtype).removeprefix("torch."),
-            "weights": digest.hexdigest(),
+            "weights": weights_hash(sorted(self._module.state_dict().items())),
         }
 
     _name: str = ""

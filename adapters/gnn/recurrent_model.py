@@ -58,11 +58,15 @@ class RecurrentModel(GraphModel):
         seed: int | None = None,
         name: str = "",
     ) -> None:
-        self._module: ARGNN = network
-        self._name = name
+        self._module, self._name = network, name
         generator = torch.Generator().manual_seed(network.seed if seed is None else seed)
         self.schedule: Schedule = network.schedule(steps, generator)
         self._graph = network_graph(network)
+
+    @property
+    def _network(self) -> ARGNN:
+        assert isinstance(self._module, ARGNN)
+        return self._module
 
     def provenance(self) -> dict[str, Any]:
         """Sizes, a hash of the weights, and how it updates."""
@@ -70,18 +74,18 @@ class RecurrentModel(GraphModel):
             **super().provenance(),
             "update": self.schedule.update,
             "steps": len(self.schedule),
-            "kept": int(self._module.edge_keep.sum()),
+            "kept": int(self._network.edge_keep.sum()),
         }
 
     def edge_weights(self) -> Tensor:
         """The weights, zero where an edge is not kept."""
-        return self._module.masked_weight().detach().cpu()
+        return self._network.masked_weight().detach().cpu()
 
     def reference(self, batch: Batch, ablation: Ablation | None = None) -> RecurrentReference:
         """States of the clean and the ablated run, each computed when first needed, once."""
         ablation = ablation or Ablation()
         require_corrupt(batch, ablation)
-        return RecurrentReference(self._module, self.schedule, batch, ablation)
+        return RecurrentReference(self._network, self.schedule, batch, ablation)
 
     # ---------------------------------------------------------------- running
 
@@ -94,7 +98,7 @@ class RecurrentModel(GraphModel):
         with quiet(self._module), torch.no_grad():
             offsets = reference.offsets(row)
         kept = mask.kept
-        small = copy.deepcopy(self._module)
+        small = copy.deepcopy(self._network)
         small.edge_weight.data.mul_(row[0, 0])
         small.edge_keep &= kept.to(small.edge_keep.device)
         small = small.compact()
@@ -128,7 +132,7 @@ class RecurrentModel(GraphModel):
         neurons: bool,
         constant: Tensor | None,
     ) -> PointGradients:
-        network, start = self._module, reference.start
+        network, start = self._network, reference.start
         felt = [torch.zeros_like(start).requires_grad_(True) for _ in range(len(self.schedule))]
         row = torch.ones(network.edge_index.shape[1]).to(start) if gate is None else gate
         rows, offsets = row[None, None], None
@@ -181,7 +185,7 @@ class RecurrentModel(GraphModel):
         """Messages by target node; a position is a step, real where the node updates in it."""
         reference = self.reference(batch, Ablation("zero"))
         sent = self._sent(reference, reference.clean)
-        network = self._module
+        network = self._network
         target = network.edge_index[1]
         for node in target.unique().tolist():
             edges = torch.nonzero(target == node)[:, 0]
@@ -220,7 +224,7 @@ class RecurrentModel(GraphModel):
         return self._learned(start)
 
     def _zero_messages(self) -> list[Tensor]:
-        network = self._module
+        network = self._network
         return [network.edge_weight.new_zeros(network.edge_index.shape[1], network.channels)]
 
 

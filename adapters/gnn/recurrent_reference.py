@@ -107,9 +107,13 @@ class RecurrentReference(Reference):
         """See :class:`~graphprune.core.model.Reference`."""
         return self._read(self.clean[-1])
 
-    @cached_property
+    @property
     def ablated(self) -> Tensor:
         """See :class:`~graphprune.core.model.Reference`."""
+        return self._ablated
+
+    @cached_property
+    def _ablated(self) -> Tensor:
         none = torch.zeros(1, 1, self.network.edge_index.shape[1]).to(self.start)
         with quiet(self.network), torch.no_grad():
             return self.masked(none)[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
@@ -43,9 +44,8 @@ def digits() -> tuple[Tensor, Tensor]:
         raise MissingExtraError(
             'the digits come with scikit-learn: pip install "graphprune[gnn]"'
         ) from error
-    found = load_digits()
-    pixels = torch.from_numpy(found.data).float() / 16.0
-    return pixels, torch.from_numpy(found.target).long()
+    pixels, classes = map(np.asarray, load_digits(return_X_y=True))
+    return torch.from_numpy(pixels).float() / 16.0, torch.from_numpy(classes).long()
 
 
 TEST_DIGITS = 597  # the last ones, by other writers than most of the first
@@ -117,7 +117,7 @@ def karate(seed: int = 0) -> tuple[TwoLayerGCN, Any]:
     """
     from torch_geometric.datasets import KarateClub
 
-    data = KarateClub()[0]
+    data: Any = KarateClub()[0]
     torch.manual_seed(seed)
     module = TwoLayerGCN(data.num_features, 16, 4)
 
@@ -177,7 +177,7 @@ def reaching(seed: int = 0, nodes: int = 20, degree: float = 1.3) -> Reachabilit
         optimiser = torch.optim.Adam(module.parameters(), lr=5e-3)
         for step in range(300):
             first = 1_000_000 + 32 * step
-            batch = Batch.from_data_list(
+            batch: Any = Batch.from_data_list(
                 [reachability_graph(nodes, degree, first + i) for i in range(32)]
             )
             cross_entropy_step(optimiser, module(batch.x, batch.edge_index), batch.y)

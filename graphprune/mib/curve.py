@@ -81,6 +81,7 @@ def mib_curve(
 
     if isinstance(found, EdgeScores):
         require_same_graph(model.graph, found.graph, "the model and the scores")
+        masks: dict[Ranking, list[EdgeMask]]
         masks = {by: pruned(_edge_circuits(found, by)) for by in _RANKINGS}
         return curve_of(model, task, masks, MIB_SIZES, chosen, batch_size, found.method)
     if isinstance(found, Sequence):

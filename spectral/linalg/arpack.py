@@ -15,7 +15,7 @@ order, an eigenvalue's error by r / ``|nu|``. Where starts do not settle, compon
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.linalg import eig, qr
@@ -24,7 +24,7 @@ from graphprune.errors import NumericalError
 
 from .chebyshev import ChebyshevFilter
 from .eigensolver import DENSE_LIMIT, EPS, BlockSpectrum, ComplexArray, DiagonalBlock, solve_block
-from .weighted_graph import FloatArray
+from .weighted_graph import FloatArray, IntArray
 
 __all__ = ["solve_leading"]
 
@@ -75,7 +75,9 @@ def solve_leading(
             "modes or laplacian='rw' may be told apart"
         )
     noise = 10 * block.size * EPS * norm + _allowed(block.size) * norm
-    upper = np.where(np.abs(right.values.imag) <= noise, right.values.real + 0j, right.values)
+    upper: ComplexArray = np.where(
+        np.abs(right.values.imag) <= noise, right.values.real + 0j, right.values
+    )
     turning = upper.imag > 0
     values = _with_conjugates(upper, turning)
     residual = _with_conjugates(right.residual, turning)
@@ -176,7 +178,9 @@ def _joined(basis: ComplexArray, new: ComplexArray) -> ComplexArray:
     """An orthonormal basis of both; nearly parallel vectors are left to the next start."""
     for _ in range(2):  # once leaves what rounding brought in
         new = new - basis @ (basis.conj().T @ new)
-    directions, triangle, _ = qr(new, mode="economic", pivoting=True)
+    directions, triangle, _ = cast(
+        "tuple[ComplexArray, ComplexArray, IntArray]", qr(new, mode="economic", pivoting=True)
+    )
     apart = np.abs(np.diag(triangle)) > 1e-2
     return np.concatenate([basis, directions[:, : len(apart)][:, apart]], axis=1)
 
@@ -187,7 +191,9 @@ def _ritz(
     """The eigenpairs that a basis holds, checked: those of Im >= 0, the largest first."""
     if not basis.shape[1]:
         return np.zeros(0, complex), basis, np.zeros(0)
-    values, inside = eig(basis.conj().T @ (matrix @ basis))
+    values, inside = cast(
+        "tuple[ComplexArray, ComplexArray]", eig(basis.conj().T @ (matrix @ basis))
+    )
     vectors = basis @ inside
     residual = np.linalg.norm(matrix @ vectors - vectors * values, axis=0)
     order = np.argsort(-values.imag, kind="stable")

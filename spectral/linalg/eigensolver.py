@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,12 +189,13 @@ def solve_block(block: DiagonalBlock, *, vectors: bool) -> BlockSpectrum:
             f"a component of {block.size} nodes has entries too large for float64 arithmetic"
         )
     if not vectors:
-        values = eigvals(balanced, check_finite=False)
-        size = np.abs(values.imag)
+        alone = cast("ComplexArray", eigvals(balanced, check_finite=False))
+        size = np.abs(alone.imag)
         # Without vectors nothing tells a small imaginary part from a defective block's noise.
         if not ((size > 0) & (size <= DOUBTFUL * norm)).any():
-            return BlockSpectrum(block.nodes, values)
-    values, left, right = eig(balanced, left=True, right=True, check_finite=False)
+            return BlockSpectrum(block.nodes, alone)
+    solved = eig(balanced, left=True, right=True, check_finite=False)
+    values, left, right = cast("tuple[ComplexArray, ComplexArray, ComplexArray]", solved)
     left, nearness = _dual(values, left, right, norm)
     nearness = np.maximum(nearness, EPS**2)
     noise = 10 * block.size * EPS * norm / nearness
@@ -298,7 +299,8 @@ class Spectrum:
     @property
     def values(self) -> ComplexArray:
         """All eigenvalues found, block by block, then those of single nodes."""
-        return np.concatenate([*(b.values for b in self.blocks), self.single_values + 0j])
+        parts = [*(block.values for block in self.blocks), self.single_values]
+        return np.concatenate(parts, dtype=np.complex128)
 
     @property
     def complete(self) -> bool:

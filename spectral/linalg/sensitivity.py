@@ -346,7 +346,9 @@ class _Rotation(torch.autograd.Function):
         return weights.new_tensor(measure.value(spectrum.values))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor, None, None, None, None]:
         return grad * ctx.gradient, None, None, None, None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -262,5 +262,5 @@ def feedback_dependence(
         replace(method, feedback_weight=mean * weight).score(model, task).values.numpy()
         for weight in weights
     ]
-    table = [[float(spearmanr(a, b).statistic) for b in rows] for a in rows]
+    table = [[float(cast("Any", spearmanr(a, b)).statistic) for b in rows] for a in rows]
     return torch.tensor(table, dtype=torch.float64)

@@ -222,7 +222,7 @@ class StackedMatrices:
         present *= self.graph.present
         matrices = np.ascontiguousarray((self.entries @ present.T).T).reshape(count, n, n)
         if self.form.laplacian == "rw":
-            degree = (self.degrees @ present.T).T[:, :, None]
+            degree = np.asarray(self.degrees @ present.T).T[:, :, None]
             matrices = np.divide(matrices, degree, out=np.zeros_like(matrices), where=degree != 0)
         # Squaring the pattern doubles the length of the walks that it covers.
         reach = ((matrices != 0) | np.eye(n, dtype=bool)).astype(np.float32)

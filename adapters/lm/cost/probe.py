@@ -129,8 +129,8 @@ def _edge_seconds(shape: Shape, request: RunShape) -> float:
         weights = torch.full(
             (copies, shape.rows + 1, 1 + slots), 0.5, device=device, dtype=box.wide
         )
-        for _ in range(2):
-            read = box.read(weights, base).to(dtype)
+        box.read(weights, base)
+        read = box.read(weights, base).to(dtype)
         box.mask_gradients(read, slice(1, 1 + slots))
         box.spread(weights, read, slice(0, 1 + slots))
 

@@ -8,7 +8,6 @@ so a place's mask is a view of the mask. A :class:`PassPlan` is the least work t
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.core.graph import ComputationalGraph, Node
+from graphprune.util.plain import weights_hash
 
 from .offloading import whole_tensor
 
@@ -182,10 +182,9 @@ class EdgeLayout:
 
     def provenance(self, model: nn.Module, width: int, dtype: torch.dtype) -> dict[str, Any]:
         """Model id, architecture, sizes, dtype and a hash of all weights, as plain values."""
-        name, kind = (
-            str(getattr(getattr(model, "config", None), "_name_or_path", "") or ""),
-            type(model).__name__,
-        )
+        name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+        kind = type(model).__name__
+        tensors = sorted(model.state_dict().items())
         if Path(name).exists() or Path(name).is_absolute():
             name = Path(name).name  # the rest of a local path says nothing but who its owner is
         return {
@@ -197,7 +196,7 @@ class EdgeLayout:
             "d_model": width,
             "parallel_attn_mlp": self.parallel,
             "dtype": str(dtype).removeprefix("torch."),
-            "weights": weights_hash(model),
+            "weights": weights_hash((n, whole_tensor(model, n, t.detach())) for n, t in tensors),
         }
 
 
@@ -345,13 +344,3 @@ def sparse_plan(
         reads = (place.of(touched) & computed[: place.prefix]).any(1)
         active.append(torch.nonzero(rows & reads)[:, 0])
     return _plan(layout, computed, ~wide, active, False)
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of all weights and buffers with their names, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        whole = whole_tensor(model, name, tensor.detach()).cpu().contiguous()
-        digest.update(whole.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

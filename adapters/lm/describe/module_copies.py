@@ -255,7 +255,7 @@ class _Again(torch.autograd.Function):
         return by_tokens(inner, x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
         found = torch.empty_like(grad)
         parts = (y.flatten(0, -2).split(_TOKENS) for y in (x, grad, found))

@@ -43,7 +43,9 @@ class _MaskedRun(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         with ctx.run.arch.running():  # backward runs later, when the user may be training
             mask, constants = pull_back(ctx.run, grad, *ctx.needs_input_grad[:2])
         return mask, constants, None, None, None

@@ -146,8 +146,8 @@ class LMReference(Reference):
         counterfactual = self.ablation.kind == "counterfactual"
         self.exact_counterfactual = counterfactual and self.inputs.alignment is None
 
-    def offer(self, clean: bool, values: Values) -> None:
-        """Takes values another computation happened to make."""
+    def take_over(self, values: Values, *, clean: bool) -> None:
+        """Keeps clean (or ablated) values that another computation happened to make."""
         if clean:
             vars(self).setdefault("clean", values)
         elif self.exact_counterfactual:

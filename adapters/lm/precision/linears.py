@@ -47,9 +47,10 @@ class RoundedRows(RoundedLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None, precisions: list[Precision]) -> None:
         super().__init__(weight, bias)
         device = weight.device
+        kinds: list[Precision] = sorted(set(precisions))
         self.groups = [
             (kind, torch.tensor([i for i, p in enumerate(precisions) if p == kind], device=device))
-            for kind in sorted(set(precisions))
+            for kind in kinds
         ]
         self.order = torch.argsort(torch.cat([rows for _, rows in self.groups]))
 
@@ -108,7 +109,9 @@ class _Product(torch.autograd.Function):
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor, None, None, None]:
         weight = ctx.weight.to(grad.dtype)
         if ctx.scale is not None:
             weight *= ctx.scale

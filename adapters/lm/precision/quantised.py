@@ -27,7 +27,7 @@ from ..describe.layout import EdgeLayout
 from ..describe.module_copies import replaced
 from ..describe.norms import matrix
 from .linears import NativeLinear, RoundedLinear, RoundedRows, native_kernel
-from .rounding import LARGEST, Rounds, mixed, round_to, scale_of, straight
+from .rounding import LARGEST, Rounds, lowered, mixed, round_to, scale_of, straight
 
 __all__ = ["DEFAULTS", "Lowering", "lower"]
 
@@ -101,7 +101,7 @@ def lower(
     source = arch.model
     parts = {path: module for place in places.values() for path, module in place.parts.items()}
     full = sum(p.numel() * p.element_size() for p in source.parameters())
-    used = sorted({p for place in places.values() for p in place.used})
+    used: list[Precision] = sorted({p for place in places.values() for p in place.used})
     report = Lowered(
         policy,
         native={p: p not in emulated for p in used},
@@ -175,12 +175,12 @@ class _RoundedPart:
         """Of q of each head, then k and v of each key/value head; and of each head's output map."""
         assert self.block is not None
         layer, layout = self.block.index, self.layout
-        heads = [self.policy.of(f"a{layer}.h{h}", "head") for h in range(layout.heads)]
+        heads = tuple(self.policy.of(f"a{layer}.h{h}", "head") for h in range(layout.heads))
         kvs = heads
         if layout.grouped:
             each = range(layout.kv_heads)
-            kvs = [self.policy.of(f"a{layer}.kv{j}", "kv", "head") for j in each]
-        return (*heads, *kvs, *kvs), tuple(heads)
+            kvs = tuple(self.policy.of(f"a{layer}.kv{j}", "kv", "head") for j in each)
+        return (*heads, *kvs, *kvs), heads
 
     def attention(self) -> None:
         """Replaces the layer's projections and output map."""
@@ -190,7 +190,7 @@ class _RoundedPart:
         if set(rows) == {"fp32"}:
             return
         rounds = Rounds(rows, heads)
-        for precision in set(rows) - {"fp32"}:
+        for precision in lowered(rows):
             self._emulates(precision, _SHARED if self.policy.activations else _WEIGHTS)
         at = _join(family.base, family.layers, str(block.index), family.attention)
         for name, own in _stored_rows(block):

@@ -7,7 +7,7 @@ exist; they are those of the products with rounded operands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from graphprune.precision import Precision
 
-__all__ = ["LARGEST", "Rounds", "mixed", "on_grid", "round_to", "scale_of", "straight"]
+__all__ = ["LARGEST", "Rounds", "lowered", "mixed", "on_grid", "round_to", "scale_of", "straight"]
 
 # What the largest absolute value is scaled to.
 LARGEST: dict[Precision, float] = {"fp8": 448.0, "int8": 127.0, "int4": 7.0}
@@ -84,7 +84,7 @@ class _Straight(torch.autograd.Function):
         return round_to(x, precision)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return grad, None
 
 
@@ -96,6 +96,11 @@ def straight(x: Tensor, precision: Precision) -> Tensor:
     return out
 
 
+def lowered(precisions: Iterable[Precision]) -> list[Precision]:
+    """The precisions below float32 among some, each once, sorted."""
+    return sorted({precision for precision in precisions if precision != "fp32"})
+
+
 def mixed(weight: Tensor, precisions: Sequence[Precision], largest: Tensor) -> Tensor:
     """``weight [n, F, K]`` with its n parts rounded to their precisions.
 
@@ -104,7 +109,7 @@ def mixed(weight: Tensor, precisions: Sequence[Precision], largest: Tensor) -> T
     """
     largest = largest.expand(len(weight), *largest.shape[1:])
     out = weight.clone()
-    for precision in sorted(set(precisions) - {"fp32"}):
+    for precision in lowered(precisions):
         some = [i for i, mine in enumerate(precisions) if mine == precision]
         out[some] = round_to(weight[some], precision, largest[some])
     return out
@@ -136,11 +141,10 @@ class Rounds:
 
 def _each(x: Tensor, precisions: Sequence[Precision]) -> Tensor:
     """``x [..., n, F]``, rounded part by part along its last but one axis."""
-    kinds = set(precisions)
-    if len(kinds) == 1:
+    if len(set(precisions)) == 1:
         return straight(x, precisions[0])
     out = x.clone()
-    for precision in sorted(kinds - {"fp32"}):
+    for precision in lowered(precisions):
         some = [i for i, mine in enumerate(precisions) if mine == precision]
         out[..., some, :] = straight(x[..., some, :], precision)
     return out
