@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import lazy_loader
+
 if TYPE_CHECKING:
-    from graphprune.core.mask import EdgeMask
     from graphprune.core.model import MaskedModel
     from graphprune.core.task import Task
 
     from .gnn import ARGNN
-    from .rasp import RaspProgram
+    from .rasp import rasp_programs, tracr_truth, tracr_wiring
 
 __all__ = ["ARGNN", "rasp_programs", "tracr", "tracr_truth", "tracr_wiring"]
 
-
-def __getattr__(name: str) -> Any:
-    # torch_geometric takes seconds to import, and most uses of this package have no need of it.
-    if name == "ARGNN":
-        from .gnn import ARGNN
-
-        return ARGNN
-    raise AttributeError(f"module 'graphprune.adapters' has no attribute {name!r}")
+# torch_geometric takes seconds to import, and most uses of this package have no need of it.
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={"gnn": ["ARGNN"], "rasp": ["rasp_programs", "tracr_truth", "tracr_wiring"]},
+)
 
 
 def tracr(
@@ -68,24 +66,3 @@ def tracr(
     model = LanguageModel(module, TRACR, embedding_nodes=2)
     self_check(model)
     return model, program_task(module, inputs, name=name, seed=seed, batch_size=batch_size)
-
-
-def tracr_truth(model: MaskedModel, task: Task | None = None) -> EdgeMask:
-    """The true circuit of a compiled program, from its weights; see ``adapters.rasp.truth``."""
-    from .rasp import tracr_truth as truth
-
-    return truth(model, task)
-
-
-def tracr_wiring(model: MaskedModel, task: Task | None = None) -> dict[str, list[str]]:
-    """The labels of what each edge of the true circuit carries, such as ``["tokens:a"]``."""
-    from .rasp import tracr_wiring as wiring
-
-    return wiring(model, task)
-
-
-def rasp_programs() -> dict[str, RaspProgram]:
-    """RASP programs by name, small enough to try on every input; ``.compile()`` each."""
-    from .rasp import rasp_programs as programs
-
-    return programs()

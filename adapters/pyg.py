@@ -38,11 +38,11 @@ class PyGAdapter:
 
         Raises :class:`InputError` for an unknown option.
         """
-        from .gnn import ARGNN, MessageModel, RecurrentModel
+        from .gnn import ARGNN, MaskedARGNN, MessageModel
 
         if isinstance(module, ARGNN):
             _known(options, ("steps", "seed", "name"), "an ARGNN")
-            return RecurrentModel(module, **options)
+            return MaskedARGNN(module, **options)
         known = ("data", "forward", "level", "node_type", "means", "name")
         _known(options, known, type(module).__name__)
         if options.get("data") is None:

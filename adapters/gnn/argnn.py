@@ -8,7 +8,7 @@ state is the input and never changes. Which nodes update when is the schedule's 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -212,11 +212,10 @@ class ARGNN(MessagePassing):
 
     def _is_listened_to(self) -> bool:
         """Whether PyG's own propagation has to be used: someone listens to messages."""
+        steps = ("message_forward", "propagate_forward", "aggregate_forward")
         listens = any(
-            len(getattr(self, f"_{name}_hooks"))
-            for name in ("message_forward_pre", "message_forward", "propagate_forward_pre",
-                         "propagate_forward", "aggregate_forward_pre", "aggregate_forward")
-        )  # fmt: skip
+            getattr(self, f"_{step}{when}_hooks") for step in steps for when in ("", "_pre")
+        )
         return bool(listens or self.explain) and self.update_rule != "sequential"
 
     def advance(
@@ -327,12 +326,12 @@ class ARGNN(MessagePassing):
 
 
 def _numbers(given: Iterable[int], nodes: int, what: str) -> Tensor:
-    found = torch.as_tensor(list(given), dtype=torch.int64)
-    if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < nodes:
+    numbers = torch.as_tensor(list(given), dtype=torch.int64)
+    if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < nodes:
         raise InputError(f"{what} names a node outside 0..{nodes - 1}")
-    if len(found.unique()) != len(found):
+    if len(numbers.unique()) != len(numbers):
         raise InputError(f"{what} names a node twice")
-    return found
+    return numbers
 
 
 def _check_settings(update: str, rate: float, *activations: str | None) -> None:
@@ -340,9 +339,9 @@ def _check_settings(update: str, rate: float, *activations: str | None) -> None:
         raise unknown_name("update", update, UPDATES)
     if not 0 < rate <= 1:
         raise InputError(f"rate is the chance of an update, in (0, 1], got {rate!r}")
-    unknown: Sequence[str] = [a for a in activations if a is not None and a not in ACTIVATIONS]
-    if unknown:
-        raise unknown_name("activation", unknown[0], ACTIVATIONS)
+    for activation in activations:
+        if activation is not None and activation not in ACTIVATIONS:
+            raise unknown_name("activation", activation, ACTIVATIONS)
 
 
 def _first_weights(edges: Tensor, nodes: int, weight: Tensor | None, seed: int) -> Tensor:

@@ -25,7 +25,24 @@ from graphprune.core.model import (
 from graphprune.errors import InputError
 from graphprune.util.plain import weights_hash
 
-__all__ = ["GraphModel", "PointGradients", "require_corrupt"]
+__all__ = ["GradientPoint", "GraphModel", "PointGradients", "require_corrupt"]
+
+
+@dataclass(frozen=True, eq=False)
+class GradientPoint:
+    """What is differentiated, and where.
+
+    Args:
+        objective: the function of outputs.
+        gate: ``[E]``: the share of its sender's clean message that an edge carries; ``None``: 1.
+        constant: ``[E]`` bool: edges whose messages pass no gradient on; ``None``: none does.
+        neurons: whether gradients by neuron are asked for.
+    """
+
+    objective: Objective
+    gate: Tensor | None
+    constant: Tensor | None
+    neurons: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +120,8 @@ class GraphModel(MaskedModel):
             edge_constant = None
             if bool(is_constant.any()):
                 edge_constant = is_constant[source].to(self._like.device)
-            at_point = self._point(reference, objective, edge_gate, neurons, edge_constant)
+            point = GradientPoint(objective, edge_gate, edge_constant, neurons)
+            at_point = self._at_point(reference, point)
             edge_sum = edge_sum + weight * at_point.edge
             if at_point.neurons is not None:
                 neuron_sum = neuron_sum + weight * at_point.neurons
@@ -118,15 +136,8 @@ class GraphModel(MaskedModel):
         return Gradients(edge if by_position else total, node, by_neuron)
 
     @abstractmethod
-    def _point(
-        self,
-        reference: Any,
-        objective: Objective,
-        gate: Tensor | None,
-        neurons: bool,
-        constant: Tensor | None,
-    ) -> PointGradients:
-        """Gradients at one point; ``gate [E]`` and ``constant [E]`` are the sender's, by edge."""
+    def _at_point(self, reference: Any, point: GradientPoint) -> PointGradients:
+        """Gradients at one point."""
 
     # ---------------------------------------------------------------- learned constants
 

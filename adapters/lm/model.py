@@ -80,12 +80,6 @@ class LanguageModel(MaskedModel):
         checkpointing: bool = False,
         lowering: Lowering | None = None,
     ) -> None:
-        if embedding_nodes not in (1, 2):
-            raise InputError(f"embedding_nodes must be 1 or 2, got {embedding_nodes}")
-        if embedding_nodes == 2 and family.position is None:
-            raise UnsupportedModelError(
-                "embedding_nodes=2 needs a position table; this architecture's positions are rotary"
-            )
         require_loadable(model)
         self._model, self._lowering = model, lowering
         self.arch = Architecture(model, family, None if lowering is None else lowering.rounds)
@@ -93,15 +87,8 @@ class LanguageModel(MaskedModel):
         self.checkpointing = checkpointing or self.arch.partial
         if not self.arch.blocks:
             raise UnsupportedModelError("the model has no layers, so there is nothing to prune")
-        block = self.arch.blocks[0]
-        self.layout = EdgeLayout(
-            layers=len(self.arch.blocks),
-            heads=block.heads,
-            kv_heads=block.kv_heads,
-            parallel=block.parallel,
-            coupled=block.coupled,
-            embeddings=embedding_nodes,
-        )
+        count = len(self.arch.blocks)
+        self.layout = EdgeLayout.of(family, self.arch.config, count, embedding_nodes)
         self._dense_plan = dense_plan(self.layout)
         self._cores = [HeadCores(block) for block in self.arch.blocks]
 
@@ -162,10 +149,10 @@ class LanguageModel(MaskedModel):
         """
         lowering = self._lowering
         source = self._model if lowering is None else lowering.source
-        found = self.layout.provenance(source, self.arch.width, self.arch.dtype)
+        notes = self.layout.provenance(source, self.arch.width, self.arch.dtype)
         if lowering is not None:
-            found["precision"] = lowering.report.policy.to_dict()
-        return found
+            notes["precision"] = lowering.report.policy.to_dict()
+        return notes
 
     # ---------------------------------------------------------------- inputs and values
 
@@ -225,7 +212,7 @@ class LanguageModel(MaskedModel):
         layers' multiplications, where no gradient is wanted.
         """
         values = mask_values(self.graph, mask, batch.size).to(self.arch.device)
-        if values.dtype in (torch.float16, torch.bfloat16, torch.int64, torch.bool):
+        if values.dtype not in (torch.float32, torch.float64):
             values = values.float()
         if sparse and values.ndim == 3:
             raise InputError("sparse=True takes masks [E] or [K, E], not one for each example")
@@ -363,7 +350,7 @@ class LanguageModel(MaskedModel):
         self, batch: Batch, objective: Objective, reference: Reference | None, **asked: Any
     ) -> Gradients:
         ours = self._reference(batch, reference)
-        return attributed(self.arch, self.layout, self.graph, ours, batch, objective, **asked)
+        return attributed(self.layout, self.graph, ours, batch, objective, **asked)
 
     def messages(self, batch: Batch) -> Iterator[Messages]:
         """Clean messages place by place; see the capability."""

@@ -99,15 +99,15 @@ def _true_circuit(model: MaskedModel, rows: list[_ReaderEdges]) -> EdgeMask:
     graph = model.graph
     wanted = torch.zeros(graph.num_nodes, rows[0].effect.shape[1], dtype=torch.bool)
     wanted[list(graph.output_nodes)] = True
-    found = torch.zeros(graph.num_edges)
+    values = torch.zeros(graph.num_edges)
     for row in reversed(rows):  # readers in order of depth: what a node sends is asked for first
         sources, targets = graph.edge_index[:, row.edges.start : row.edges.stop]
         serves = row.effect & wanted[targets]
-        found[row.edges.start : row.edges.stop] = serves.any(1).float()
+        values[row.edges.start : row.edges.stop] = serves.any(1).float()
         at = (row.at & serves[:, None]).any(2)
         # No share changes anything alone: all are needed.
         wanted[sources] |= torch.where(at.any(1, keepdim=True), at, serves.any(1, keepdim=True))
-    return EdgeMask(graph, found).prune_dead_ends()
+    return EdgeMask(graph, values).prune_dead_ends()
 
 
 def _rows(model: MaskedModel, task: Task | None) -> list[_ReaderEdges]:
@@ -116,13 +116,13 @@ def _rows(model: MaskedModel, task: Task | None) -> list[_ReaderEdges]:
     task = program_task(program) if task is None else task
     total: list[_ReaderEdges] = []
     for batch in task.batches():
-        found = list(_batch_rows(model, program, batch))
+        rows = list(_batch_rows(model, program, batch))
         if total:
-            found = [
+            rows = [
                 _ReaderEdges(a.edges, a.effect | b.effect, a.at | b.at, a.used | b.used)
-                for a, b in zip(total, found, strict=True)
+                for a, b in zip(total, rows, strict=True)
             ]
-        total = found
+        total = rows
     return total
 
 
@@ -196,13 +196,13 @@ def _attention(
             whole = [stream @ m.T for m in maps]
             out = block.output_weight[head]
             message = mix(*whole, allowed, 1) @ out
-            found = []
+            effects = []
             for share in (sides.sum(0), *sides):
                 less = [x.expand(len(parts), *x.shape) for x in whole]
                 less[port] = whole[port] - (parts * share) @ maps[port].T
                 mixed = mix(*(x.flatten(0, 1) for x in less), every, 1) @ out
-                found.append(_sizes(mixed.view_as(parts) - message, message, sides).cpu())
-            effect, at = found[0], torch.stack(found[1:], 1)
+                effects.append(_sizes(mixed.view_as(parts) - message, message, sides).cpu())
+            effect, at = effects[0], torch.stack(effects[1:], 1)
             row = port * block.heads + head
             offset = place.edges.start + row * place.prefix
             edges = range(offset, offset + place.prefix)

@@ -105,8 +105,8 @@ class TwoLayerGCN(nn.Module):
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """``[N, classes]``."""
-        found: Tensor = self.second(torch.relu(self.first(x, edge_index)), edge_index)
-        return found
+        logits: Tensor = self.second(torch.relu(self.first(x, edge_index)), edge_index)
+        return logits
 
 
 @with_gradients
@@ -148,8 +148,8 @@ class ReachabilityNetwork(nn.Module):
         state = torch.tanh(self.enter(x))
         for _ in range(self.steps):
             state = self.cell(torch.tanh(self.conv(state, edge_index)), state)
-        found: Tensor = self.leave(state)
-        return found
+        logits: Tensor = self.leave(state)
+        return logits
 
 
 def reachability_graph(nodes: int, degree: float, seed: int) -> Any:

@@ -103,8 +103,8 @@ class RelationalNetwork(nn.Module):
         """``[papers, 3]``."""
         x = {kind: torch.relu(v) for kind, v in self.first(x_dict, edge_index_dict).items()}
         x = {kind: torch.relu(v) for kind, v in self.second(x, edge_index_dict).items()}
-        found: Tensor = self.leave(x["paper"])
-        return found
+        logits: Tensor = self.leave(x["paper"])
+        return logits
 
 
 @with_gradients

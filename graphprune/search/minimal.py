@@ -79,9 +79,9 @@ def minimal(run: Optimisation, scores_of: Callable[[Optimisation, int], EdgeScor
         if run.step != point:
             continue  # passed before this run was resumed
         before = graph.num_edges if run.best is None else int(run.best[0])
-        found = exact_prefix(ask, run.values, below=before)
-        if found is not None:
-            run.best = (float(found.num_kept), found.values.clone())
+        smaller = exact_prefix(ask, run.values, below=before)
+        if smaller is not None:
+            run.best = (float(smaller.num_kept), smaller.values.clone())
             run.made_at = run.step
         elif run.best is None:
             run.best = (float(graph.num_edges), torch.ones(graph.num_edges))

@@ -108,8 +108,8 @@ def solve_leading(
     )
 
 
-def _with_conjugates(found: Any, turning: Any) -> Any:
-    return np.concatenate([found, found[..., turning].conj()], axis=-1)
+def _with_conjugates(upper: Any, turning: Any) -> Any:
+    return np.concatenate([upper, upper[..., turning].conj()], axis=-1)
 
 
 def _dual(
@@ -121,9 +121,9 @@ def _dual(
     orthogonal to the other copies. A length of 0 where the transposed matrix gave none.
     """
     values, vectors = right.values, right.vectors
-    found = _leaders(matrix.T.tocsr(), min(len(values) + MARGIN, len(vectors) - 2), norm, seed)
-    near = np.abs(found.values[:, None] - values).min(axis=1, initial=np.inf) <= LOOSER * norm
-    partners = found.vectors[:, near]
+    transposed = _leaders(matrix.T.tocsr(), min(len(values) + MARGIN, len(vectors) - 2), norm, seed)
+    near = np.abs(transposed.values[:, None] - values).min(axis=1, initial=np.inf) <= LOOSER * norm
+    partners = transposed.vectors[:, near]
     left = partners @ np.linalg.pinv(partners.T @ vectors, rcond=1e-10).T
     size = np.linalg.norm(left, axis=0)
     residual = np.linalg.norm(matrix.T @ left - left * values, axis=0) / norm
@@ -205,14 +205,14 @@ def _allowed(size: int) -> float:
     return TOLERANCE if size <= LARGE else LOOSER
 
 
-def _doubt(size: int, wanted: int, found: _Leaders) -> str:
+def _doubt(size: int, wanted: int, leaders: _Leaders) -> str:
     told = f"a component of {size} nodes was solved for its leading eigenvalues only; "
-    fewer = len(found.values) < wanted
+    fewer = len(leaders.values) < wanted
     if fewer:
-        told += f"only {len(found.values)} of the {wanted} wanted converged; "
-    told += f"the largest imaginary part found is {found.values[0].imag:.6g}; "
-    if found.settled:
+        told += f"only {len(leaders.values)} of the {wanted} wanted converged; "
+    told += f"the largest imaginary part found is {leaders.values[0].imag:.6g}; "
+    if leaders.settled:
         return told + (
-            f"the last of {found.starts} starts, with these taken out, found none that turns faster"
+            f"the last of {leaders.starts} starts, with these taken out, found none that turns faster"
         )
-    return told + f"{found.starts} starts could not rule out that others turn faster"
+    return told + f"{leaders.starts} starts could not rule out that others turn faster"

@@ -32,7 +32,7 @@ from ..describe.architecture import Architecture, DecoderBlock
 from ..describe.layout import EdgeLayout, Place
 from ..describe.norms import Norm, wide
 from ..passes.inputs import position_slots
-from ..passes.shared import SharedPass, run_shared
+from ..passes.shared import MixedMessages, SharedPass, run_shared
 from ..passes.values import LMReference
 from .relevance import Rule
 
@@ -219,7 +219,6 @@ def _pull_back(norm: Norm | None, x: Tensor, grad: Tensor, frozen: bool) -> Tens
 
 
 def attributed(
-    arch: Architecture,
     layout: EdgeLayout,
     graph: ComputationalGraph,
     reference: LMReference,
@@ -236,7 +235,7 @@ def attributed(
     """Gradients of the objective by edge, node and, where asked for, neuron.
 
     Args:
-        arch, layout, graph: the model, taken apart.
+        layout, graph: the model's.
         reference: the batch's clean and ablated values.
         batch, objective: what is asked, and the function of outputs that is differentiated.
         gates: ``[K, N]``: the points, a share of the clean message for each node; ``None``: the
@@ -247,7 +246,7 @@ def attributed(
             gradient on.
         rule: how gradients pass the model's own layers.
     """
-    inputs, writers = reference.inputs, layout.writer_nodes()
+    arch, inputs, writers = reference.arch, reference.inputs, layout.writer_nodes()
     gates, constant, shares = gradient_points(gates, weights, constant, graph.num_nodes)
     points = zip(gates[:, writers], constant[:, writers], shares, strict=True)
     sums = Attribution(
@@ -263,27 +262,17 @@ def attributed(
         for number, (gate, is_constant, share) in enumerate(points, start=1):
             embed_gate, inner_gate = gate[: layout.embeddings], gate[layout.embeddings :]
             clean_embed = bool((embed_gate == 1).all())
-            mixed = embed
+            sent = embed
             if not clean_embed:
                 # Not in half precision, where a gate near 1 would be rounded.
                 old, new = wide(reference.ablated_embed), wide(embed)
-                mixed = old + embed_gate.to(new).view(-1, 1, 1, 1) * (new - old)
-            inner_clean = bool((inner_gate == 1).all())
-            plain = inner_clean and not bool(is_constant[layout.embeddings :].any())
+                sent = old + embed_gate.to(new).view(-1, 1, 1, 1) * (new - old)
+            inner_clean, mixed = bool((inner_gate == 1).all()), None
+            if not inner_clean or bool(is_constant[layout.embeddings :].any()):
+                clean = reference.clean if bool(is_constant.any()) else None
+                mixed = MixedMessages(gate, reference.ablated_now(), is_constant, clean)
             run = run_shared(
-                arch,
-                layout,
-                mixed,
-                reference.unmaskable,
-                reference.calls(1),
-                inputs.answers,
-                inputs.shape,
-                gates=None if plain else gate,
-                ablated=None if plain else reference.ablated_now(),
-                constant=None if plain else is_constant,
-                clean=reference.clean if bool(is_constant.any()) and not plain else None,
-                rule=rule,
-                grad=True,
+                arch, layout, reference.glue, inputs, embed=sent, mixed=mixed, rule=rule, grad=True
             )
             if inner_clean and (clean_embed or bool((embed_gate == 0).all())):
                 reference.take_over(run.values, clean=clean_embed)

@@ -55,15 +55,15 @@ def calibrate(
     """``step`` and ``reference``: seconds at the configuration's full depth."""
     start = time.perf_counter()
     per_slot = _edge_seconds(shape, request)
-    found = {}
-    for layers in (SHALLOW, DEEP):
-        found[layers] = _measure(config, shape, request, layers, checkpointing)
+    measured = {
+        depth: _measure(config, shape, request, depth, checkpointing) for depth in (SHALLOW, DEEP)
+    }
     layers = shape.layout.layers
     seconds = {}
     for name in ("reference", "step"):
         flat = {
             depth: value[name] - (per_slot * _writers(shape, depth) if name == "step" else 0.0)
-            for depth, value in found.items()
+            for depth, value in measured.items()
         }
         slope = max(0.0, (flat[DEEP] - flat[SHALLOW]) / (DEEP - SHALLOW))
         seconds[name] = max(0.0, flat[SHALLOW] + slope * (layers - SHALLOW))
@@ -127,7 +127,7 @@ def _edge_seconds(shape: Shape, request: RunShape) -> float:
 
     def products(slots: int) -> None:
         weights = torch.full(
-            (copies, shape.rows + 1, 1 + slots), 0.5, device=device, dtype=box.wide
+            (copies, shape.layout.rows + 1, 1 + slots), 0.5, device=device, dtype=box.wide
         )
         box.read(weights, base)
         read = box.read(weights, base).to(dtype)

@@ -7,7 +7,7 @@ projections replaced (see ``module_copies``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from graphprune.errors import UnsupportedModelError
@@ -52,35 +52,29 @@ class Family:
     causal: bool = True
 
 
-_LLAMA_LIKE = Family(("llama", "mistral", "qwen2", "qwen3"))
+_GPT_NEO = Family(
+    ("gpt_neo",),
+    base="transformer",
+    layers="h",
+    embedding="wte",
+    position="wpe",
+    final_norm="ln_f",
+    attention="attn.attention",
+    output="out_proj",
+    attention_norm="ln_1",
+    mlp_norm="ln_2",
+)
 
 FAMILIES: tuple[Family, ...] = (
-    _LLAMA_LIKE,
-    Family(
-        ("gpt2",),
-        base="transformer",
-        layers="h",
-        embedding="wte",
-        position="wpe",
-        final_norm="ln_f",
+    Family(("llama", "mistral", "qwen2", "qwen3")),
+    _GPT_NEO,
+    replace(
+        _GPT_NEO,
+        model_types=("gpt2",),
         attention="attn",
         query="c_attn",
         fused="blocks",
         output="c_proj",
-        attention_norm="ln_1",
-        mlp_norm="ln_2",
-    ),
-    Family(
-        ("gpt_neo",),
-        base="transformer",
-        layers="h",
-        embedding="wte",
-        position="wpe",
-        final_norm="ln_f",
-        attention="attn.attention",
-        output="out_proj",
-        attention_norm="ln_1",
-        mlp_norm="ln_2",
     ),
     Family(
         ("gpt_neox",),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .architecture import Call, DecoderBlock
 from .module_copies import attention_stand_ins, replaced
+from .norms import HALF
 
 __all__ = ["HeadCores"]
 
@@ -69,22 +70,15 @@ class HeadCores:
         parts = attention_stand_ins(family, count, count, block.head_dim)
         core: Any = replaced(block.attention, parts)
         told = core.__dict__
-        for name in _COUNTS:
-            if name in told:
-                told[name] = count
-        for name in _WIDTHS:
-            if name in told:
-                told[name] = width
-        if "num_key_value_groups" in told:
-            told["num_key_value_groups"] = 1
+        sizes = {**dict.fromkeys(_COUNTS, count), **dict.fromkeys(_WIDTHS, width)}
+        sizes["num_key_value_groups"] = 1
+        told.update((name, size) for name, size in sizes.items() if name in told)
         if "config" in told:
             told["config"] = config = copy.copy(told["config"])
             for name in ("num_attention_heads", "num_key_value_heads"):
                 if name in config.__dict__:
                     config.__dict__[name] = count
-        self._cores[count] = core
-        found: nn.Module = core
-        return found
+        return self._cores.setdefault(count, core)
 
     def _agrees(self, qkv: Tensor, call: Call) -> bool:
         """Whether two heads alone give what they give among all, on drawn inputs of this shape."""
@@ -99,5 +93,5 @@ class HeadCores:
             return False
         if got.shape != want.shape:
             return False
-        loose = 1e-2 if qkv.dtype in (torch.float16, torch.bfloat16) else 1e-5
+        loose = 1e-2 if qkv.dtype in HALF else 1e-5
         return torch.allclose(got, want, rtol=loose, atol=loose)

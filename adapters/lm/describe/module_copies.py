@@ -203,8 +203,8 @@ def by_tokens(step: nn.Module, x: Tensor) -> Tensor:
         True
     """
     out = x.new_empty(x.shape)
-    for mine, found in zip(*(y.flatten(0, -2).split(_TOKENS) for y in (x, out)), strict=True):
-        found.copy_(step(mine))
+    for mine, target in zip(*(y.flatten(0, -2).split(_TOKENS) for y in (x, out)), strict=True):
+        target.copy_(step(mine))
     return out
 
 
@@ -257,14 +257,14 @@ class _Again(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
-        found = torch.empty_like(grad)
-        parts = (y.flatten(0, -2).split(_TOKENS) for y in (x, grad, found))
+        gradient = torch.empty_like(grad)
+        parts = (y.flatten(0, -2).split(_TOKENS) for y in (x, grad, gradient))
         for mine, upstream, out in zip(*parts, strict=True):
             with torch.enable_grad():
                 leaf = mine.detach().requires_grad_(True)
                 y = ctx.inner(leaf)
             out.copy_(torch.autograd.grad(y, leaf, upstream)[0])
-        return found, None
+        return gradient, None
 
 
 class _Recomputed(nn.Module):
@@ -294,9 +294,9 @@ def _keeps(module: nn.Module) -> int:
 
 def recomputing(mlp: nn.Module) -> nn.Module:
     """The same function, whose activations keep their input alone."""
-    found = {
+    activations = {
         name: _Recomputed(m)
         for name, m in mlp.named_modules()
         if type(m).__module__ in ACTIVATION_MODULES and not list(m.parameters()) and _keeps(m) > 1
     }
-    return replaced(mlp, found) if found else mlp
+    return replaced(mlp, activations) if activations else mlp

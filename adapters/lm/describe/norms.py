@@ -31,12 +31,14 @@ from graphprune.errors import UnsupportedModelError
 from ..precision.rounding import Rounds
 
 __all__ = [
+    "HALF",
     "Norm",
     "Projected",
     "ReaderProjections",
     "WeightRows",
     "centre",
     "describe_norm",
+    "largest_gap",
     "matrix",
     "project",
     "span",
@@ -44,9 +46,17 @@ __all__ = [
 ]
 
 
+HALF = (torch.float16, torch.bfloat16)
+
+
 def wide(x: Tensor) -> Tensor:
     """``x`` in float32 at least."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF else x
+
+
+def largest_gap(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two tensors' numbers."""
+    return float((one.double() - other.double()).abs().max())
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +102,7 @@ class Norm:
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``x_hat [..., D]`` and ``scale [..., 1]``."""
-        centre = x - x.mean(-1, keepdim=True) if self.centred else x
-        values = wide(centre)
+        values = wide(centre(x, self.centred))
         scale = torch.rsqrt(values.square().mean(-1, keepdim=True) + self.eps)
         return (values * scale).to(x.dtype), scale.to(x.dtype)
 
@@ -116,8 +125,7 @@ class Norm:
         """The same output, with the scale taken as a constant by gradients."""
         with torch.no_grad():
             _, scale = self.statistics(x)
-        centre = x - x.mean(-1, keepdim=True) if self.centred else x
-        out = centre * scale * self.gain
+        out = centre(x, self.centred) * scale * self.gain
         return out if self.bias is None else out + self.bias
 
 
@@ -144,10 +152,8 @@ def describe_norm(module: nn.Module, where: str, *, hold: bool = False) -> Norm:
                     got = x_hat * (weight.to(exact) + offset)
                     if norm.bias is not None:
                         got = got + norm.bias.to(exact)
-                    loose = weight.dtype in (torch.float16, torch.bfloat16)
-                    if torch.allclose(
-                        got, want, rtol=3e-2 if loose else 1e-4, atol=1e-2 if loose else 1e-4
-                    ):
+                    rtol, atol = (3e-2, 1e-2) if weight.dtype in HALF else (1e-4, 1e-4)
+                    if torch.allclose(got, want, rtol=rtol, atol=atol):
                         return norm.held() if hold else norm
     raise UnsupportedModelError(
         f"{where} is a {type(module).__name__}, which behaves neither as a LayerNorm nor as an "
@@ -226,7 +232,7 @@ class Projected:
         """``[n, R, dh]`` from ``x [n, R, D]``."""
         weight = self.readers.weights[0].weight
         out = x.new_empty(len(x), len(self.rows), weight.shape[1], dtype=weight.dtype)
-        if self.readers.rounds is not None or out.dtype in (torch.float16, torch.bfloat16):
+        if self.readers.rounds is not None or out.dtype in HALF:
             return self._unfolded(x, out)
         for at, weight, constant in self._parts():
             q = torch.bmm(x[:, at].transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)

@@ -7,7 +7,6 @@ depends on no token and no position is computed here and becomes part of such co
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,8 @@ from graphprune.errors import InputError, UnsupportedModelError
 
 from ..describe.architecture import Architecture, DecoderBlock
 from ..describe.attention import describe_attention
-from ..describe.embeddings import embedding, longest_of, unembedding
+from ..describe.embeddings import embedding, max_positions, unembedding
 from ..describe.layout import EdgeLayout
-from ..describe.module_copies import part
 from ..describe.norms import matrix
 from ..passes.values import Values
 from .liveness import CONSTANT, POSITIONAL, VARYING, liveness
@@ -74,12 +72,12 @@ def stand_ins(arch: Architecture, layout: EdgeLayout, ablation: Ablation) -> Ten
             )
         return constants.detach().double()[:, None]
     means = Values.means_of(ablation, layout, arch.width)
-    found = [means.embed[:, 0].double()]
+    messages = [means.embed[:, 0].double()]
     for block, code, mlp in zip(arch.blocks, means.codes, means.mlps, strict=True):
         # Codes enter a run in the model's dtype, so they are rounded to it here too.
         split = code[0].to(arch.dtype).double().unflatten(-1, (block.heads, -1)).transpose(0, 1)
-        found += [torch.bmm(split, block.senders(False).double()), mlp.double()]
-    return torch.cat(found)
+        messages += [torch.bmm(split, block.senders(False).double()), mlp.double()]
+    return torch.cat(messages)
 
 
 class _Builder:
@@ -127,14 +125,14 @@ class _Builder:
 
     def _readers(self) -> Tensor:
         """``[readers, W]`` bool: every needed reader's kept edges."""
-        found = []
+        edges = []
         needed, layout = self.live.needed, self.layout
         for layer in range(layout.layers):
-            found.append(self.attention[layer].of(self.kept)[self.live.needed_rows[layer]])
+            edges.append(self.attention[layer].of(self.kept)[self.live.needed_rows[layer]])
             if needed[layout.head(layer) + layout.heads]:
-                found.append(self.mlps[layer].of(self.kept))
-        found.append(self.final.of(self.kept))
-        return torch.cat([nn.functional.pad(f, (0, layout.writers - f.shape[1])) for f in found])
+                edges.append(self.mlps[layer].of(self.kept))
+        edges.append(self.final.of(self.kept))
+        return torch.cat([nn.functional.pad(f, (0, layout.writers - f.shape[1])) for f in edges])
 
     # ------------------------------------------------------------- what readers read
 
@@ -191,9 +189,8 @@ class _Builder:
             # One weight for both ends where the model ties them.
             shared = head.weight if weight is table else nn.Parameter(table.detach().clone())
         position = None
-        if self.position is not None and arch.family.position is not None:
-            rows = cast(Tensor, part(arch.base, arch.family.position).weight)
-            position = self.position, rows.detach().clone()
+        if self.position is not None and arch.position_table is not None:
+            position = self.position, arch.position_table.detach().clone()
         (final,) = self.readings(self.final.of(self.kept), [self.last is not None])
         self.planner.finish()
         return PrunedModel(
@@ -205,7 +202,7 @@ class _Builder:
             final=final[1],
             unembedding=head,
             last=self.last,
-            longest=longest_of(arch),
+            longest=max_positions(arch),
             exact=self.every if self.every > 1 else None,
         )
 
@@ -220,15 +217,15 @@ class _Builder:
         if together:
             tails[:] = bool(tails[wanted].all())
         attending: Attending | None = None
-        found: list[nn.Module] = []
+        stages: list[nn.Module] = []
         for kind in (POSITIONAL, VARYING):
             for tail in (False, True):
                 heads = torch.nonzero(computed & (kinds == kind) & (tails == tail))[:, 0]
                 if len(heads):
                     attending = attending or describe_attention(self.arch, block)
                     varying = kind == VARYING
-                    found.append(self._heads(block, heads, wanted, attending, varying, tail))
-        return found
+                    stages.append(self._heads(block, heads, wanted, attending, varying, tail))
+        return stages
 
     def _heads(
         self,
@@ -270,10 +267,10 @@ class _Builder:
     def _classes(self, block: DecoderBlock, heads: Tensor) -> list[list[int]]:
         """Heads that are read by the same readers, together."""
         first = self.layout.head(block.index)
-        found: dict[bytes, list[int]] = {}
+        classes: dict[bytes, list[int]] = {}
         for head in heads.tolist():
-            found.setdefault(self.read_by[:, first + head].numpy().tobytes(), []).append(head)
-        return list(found.values())
+            classes.setdefault(self.read_by[:, first + head].numpy().tobytes(), []).append(head)
+        return list(classes.values())
 
     def _projections(
         self, block: DecoderBlock, rows: Tensor, tail: int

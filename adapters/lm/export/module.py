@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from graphprune.errors import InputError
 
 from ..describe.module_copies import ACTIVATION_MODULES
-from ..describe.norms import Norm
+from ..describe.norms import Norm, wide
 from .plain import Attend, Attending, PlainNorm, last_of
 
 __all__ = ["Attention", "Mlp", "PrunedModel", "ReaderSum", "Terms", "Unembedding"]
@@ -182,21 +182,21 @@ class Attention(nn.Module):
 
     def forward(self, stream: SentMessages) -> None:
         """Sends the heads' messages."""
-        found: dict[int, Tensor] = {}
+        rows: dict[int, Tensor] = {}
         for projection in self.projections:
-            found.update(projection(stream, self.norm))
+            rows.update(projection(stream, self.norm))
         if self.held is not None:
-            found.update(zip(self.held_rows, self.held[:, None, None], strict=True))
+            rows.update(zip(self.held_rows, self.held[:, None, None], strict=True))
         batch = stream.batch if self.varying else 1
         last = stream.last if self.last else None
         asked = stream.length if last is None else last
 
         def side_by_side(first: int, stop: int, length: int) -> Tensor:
-            parts = [found[i].expand(batch, length, -1) for i in range(first, stop)]
+            parts = [rows[i].expand(batch, length, -1) for i in range(first, stop)]
             joined: Tensor = torch.cat(parts, -1).unflatten(-1, (stop - first, -1))
             return joined
 
-        heads, count = self.heads, (len(found) - self.heads) // 2
+        heads, count = self.heads, (len(rows) - self.heads) // 2
         z = self.attend(
             side_by_side(0, heads, asked),
             side_by_side(heads, heads + count, stream.length),
@@ -262,7 +262,7 @@ class Unembedding(nn.Module):
         logits = F.linear(x if self.norm is None else self.norm(x), self.weight, self.bias)
         if self.cap is not None:
             logits = torch.tanh(logits / self.cap) * self.cap
-        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        return wide(logits)
 
 
 class PrunedModel(nn.Module):

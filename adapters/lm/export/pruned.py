@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from graphprune.core.pruned import Pruned, tolerance
 from graphprune.errors import InputError, UnsupportedModelError
 
 from ..describe.architecture import Architecture
-from ..describe.embeddings import longest_of
+from ..describe.embeddings import max_positions
 from ..describe.layout import EdgeLayout
 from ..describe.module_copies import quiet
+from ..describe.norms import largest_gap
 from ..passes.inputs import Inputs, read_inputs
 from ..passes.values import Values
 from .building import pruned_module
@@ -42,21 +43,16 @@ def pruned(
             f"values lie between 0 and 1 ({model.graph.edge_names[number]} has "
             f"{float(values[number]):.3g}); round the mask first"
         )
-    last = _last(logits_to_keep, ablation, longest_of(arch))
+    last = _last(logits_to_keep, ablation, max_positions(arch))
     with torch.no_grad(), arch.running():
         module = pruned_module(arch, layout, values != 0, ablation, last)
     causal: Any = arch.model
-    vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
 
     def original(ids: Tensor) -> Tensor:
         logits: Tensor = causal(
             input_ids=ids, use_cache=False, logits_to_keep=logits_to_keep
         ).logits
         return logits
-
-    def draw(batch: int, length: int) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        return torch.randint(vocabulary, (batch, length), generator=generator).to(arch.device)
 
     def answers(batch: Batch) -> Tensor:
         inputs = read_inputs(arch, batch)
@@ -68,14 +64,14 @@ def pruned(
         return rows.view(*inputs.shape, -1)
 
     def size(batch: Batch) -> tuple[int, int]:
-        found = read_inputs(arch, batch).clean.shape
-        return found[0], found[1]
+        shape = read_inputs(arch, batch).clean.shape
+        return shape[0], shape[1]
 
     made = Pruned(
         module,
         causal,
         original,
-        draw,
+        arch.drawn_ids,
         answers,
         size,
         quiet=lambda: quiet(causal),
@@ -109,7 +105,7 @@ def _last_rows(module: PrunedModel, inputs: Inputs) -> Tensor:
     """``[answers, V]``: prompts are cut behind each answer, which nothing before it reads."""
     length, kept = inputs.clean.shape[1], module.last or 0
     examples, places = inputs.answers // length, inputs.answers % length
-    found: dict[int, Tensor] = {}
+    rows: dict[int, Tensor] = {}
     for place in torch.unique(places).tolist():
         which = torch.nonzero(places == place)[:, 0]
         stop = max(place + 1, kept) if module.exact is None else module.exact
@@ -120,8 +116,8 @@ def _last_rows(module: PrunedModel, inputs: Inputs) -> Tensor:
                 f"{kept} of {stop} positions"
             )
         logits = module(inputs.clean[examples[which], :stop])[:, at]
-        found.update(zip(which.tolist(), logits, strict=True))
-    return torch.stack([found[i] for i in range(len(places))])
+        rows.update(zip(which.tolist(), logits, strict=True))
+    return torch.stack([rows[i] for i in range(len(places))])
 
 
 @torch.no_grad()
@@ -139,7 +135,7 @@ def _gap(
     batch = Batch({"input_ids": ids}, None, 2, positions=places)
     want = model.run(batch, values, model.reference(batch, ablation)).double()
     logits: Tensor = made.module(ids)
-    gap = float((logits.double() - want).abs().max())
+    gap = largest_gap(logits, want)
     size = 1 + float(want.abs().max())
     if not gap <= tolerance(dtype) * size:
         raise UnsupportedModelError(

@@ -38,8 +38,8 @@ class _MaskedRun(torch.autograd.Function):
     ) -> Tensor:
         keep = not base.reference.checkpointing
         ctx.run = MaskedPass(base, plan, mask.detach(), keep=keep, slot_major=slot_major)
-        found: Tensor = ctx.run.forward()
-        return found
+        outputs: Tensor = ctx.run.forward()
+        return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -123,12 +123,12 @@ class _Backward:
         """
         if self.mask is None:
             return
-        found = buffer.mask_gradients(dx, self.run.slots(buffer, first, count)).to(self.mask)
+        gradients = buffer.mask_gradients(dx, self.run.slots(buffer, first, count)).to(self.mask)
         columns, start = self.run.columns(buffer, first, count), 0
         for place, rows in readers:
             mine = place.of(self.mask)[..., first : first + count]
             every = torch.arange(place.rows, device=dx.device)[rows]
-            part = found[:, start : start + len(every)]
+            part = gradients[:, start : start + len(every)]
             start += len(every)
             if isinstance(columns, slice):
                 mine[:, rows] = part
@@ -154,13 +154,13 @@ class _Backward:
         if self.constants is None:
             return
         assert home.grad is not None
-        found = -wide(home.grad[:, self.run.slots(home, first, count)]).sum(0)
+        gradient = -wide(home.grad[:, self.run.slots(home, first, count)]).sum(0)
         for buffer in {self.run.main, self.run.last}:
             assert buffer.grad is not None
-            found += wide(buffer.grad[:, 0]).sum(0)
+            gradient += wide(buffer.grad[:, 0]).sum(0)
         if also is not None:
-            found += wide(also).sum(0)
-        self.constants[first : first + count] = centre(found, self.centred).to(self.constants)
+            gradient += wide(also).sum(0)
+        self.constants[first : first + count] = centre(gradient, self.centred).to(self.constants)
 
     def _layer(self, block: DecoderBlock, layer: LayerPlan) -> None:
         run = self.run

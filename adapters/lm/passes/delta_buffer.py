@@ -248,8 +248,8 @@ class DeltaBuffer:
     def add(self, out: Tensor, weights: Tensor, slots: slice) -> None:
         """Adds the Deltas of ``slots``, weighted by ``[masks, R, S]``, to ``out [token, R, D]``."""
         if self.slot_major:
-            found = torch.mm(weights[0], self.of(slots).flatten(1))
-            out += found.view(-1, *self.delta.shape[::2]).transpose(0, 1)
+            sums = torch.mm(weights[0], self.of(slots).flatten(1))
+            out += sums.view(-1, *self.delta.shape[::2]).transpose(0, 1)
         else:
             out.baddbmm_(self._each(weights), self.delta[:, slots])
 
@@ -274,13 +274,13 @@ class DeltaBuffer:
         if self.slot_major:
             grad = wide(grad.transpose(0, 1).flatten(1))
             return torch.mm(grad, self.of(slots).flatten(1).T)[None]
-        found = []
+        gradients = []
         delta = self.delta[:, slots]
         for g, d in zip(grad.split(self.sizes), delta.split(self.sizes), strict=True):
             pairs = zip(g.split(_TOKENS), d.split(_TOKENS), strict=True)
             products = (torch.bmm(wide(a), wide(b).transpose(1, 2)).sum(0) for a, b in pairs)
-            found.append(sum(products, grad.new_zeros((), dtype=wide(grad[:0]).dtype)))
-        return torch.stack(found)
+            gradients.append(sum(products, grad.new_zeros((), dtype=wide(grad[:0]).dtype)))
+        return torch.stack(gradients)
 
     def _each(self, weights: Tensor) -> Tensor:
         """``[token, R, S]`` from ``[masks, R, S]``; a view where there is one mask."""

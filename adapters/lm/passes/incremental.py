@@ -139,7 +139,7 @@ class SuffixTrials(EdgeTrials):
 
         By layer and buffer, as :class:`MaskedPass` takes them: the MLP with the attention's rows.
         """
-        still, found = (~plan.computed).to(mask), dict[tuple[int, bool], Tensor]()
+        still, inputs = (~plan.computed).to(mask), dict[tuple[int, bool], Tensor]()
 
         def standing(place: Place, rows: Tensor | slice, number: int, narrow: bool) -> Tensor:
             kept = place.of(mask)[rows] * still[: place.prefix]
@@ -155,9 +155,9 @@ class SuffixTrials(EdgeTrials):
                     # At the attention's place: the pass adds what lies between.
                     parts.append(standing(layer.mlp_place, slice(None), 2 * i, narrow))
                 if parts:
-                    found[i, narrow] = torch.cat(parts)
+                    inputs[i, narrow] = torch.cat(parts)
         last = standing(plan.final, slice(None), -1, True)
-        return found | {(len(plan.layers), self.base.trimmed): last}
+        return inputs | {(len(plan.layers), self.base.trimmed): last}
 
     # ---------------------------------------------------------------- trials
 

@@ -48,7 +48,7 @@ class RoundedRows(RoundedLinear):
         super().__init__(weight, bias)
         device = weight.device
         kinds: list[Precision] = sorted(set(precisions))
-        self.groups = [
+        self.groups: list[tuple[Precision, Tensor]] = [
             (kind, torch.tensor([i for i, p in enumerate(precisions) if p == kind], device=device))
             for kind in kinds
         ]
@@ -105,7 +105,8 @@ class _Product(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         mine = scale_of(flat.abs().amax(-1, keepdim=True), precision)
         numbers = on_grid(flat / mine, precision).to(torch.int8)
-        out = torch._int_mm(numbers, weight.T).to(x.dtype) * mine * scale.flatten()
+        product = torch._int_mm(numbers, weight.T)  # pyright: ignore[reportPrivateImportUsage]
+        out = product.to(x.dtype) * mine * scale.flatten()
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod

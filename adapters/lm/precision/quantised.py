@@ -175,11 +175,12 @@ class _RoundedPart:
         """Of q of each head, then k and v of each key/value head; and of each head's output map."""
         assert self.block is not None
         layer, layout = self.block.index, self.layout
-        heads = tuple(self.policy.of(f"a{layer}.h{h}", "head") for h in range(layout.heads))
+        names = [f"a{layer}.h{h}" for h in range(layout.heads)]
+        heads: tuple[Precision, ...] = tuple(self.policy.of(name, "head") for name in names)
         kvs = heads
         if layout.grouped:
-            each = range(layout.kv_heads)
-            kvs = tuple(self.policy.of(f"a{layer}.kv{j}", "kv", "head") for j in each)
+            names = [f"a{layer}.kv{j}" for j in range(layout.kv_heads)]
+            kvs = tuple(self.policy.of(name, "kv", "head") for name in names)
         return (*heads, *kvs, *kvs), heads
 
     def attention(self) -> None:
@@ -203,7 +204,7 @@ class _RoundedPart:
     ) -> None:
         """A map whose row blocks ``[dh, D]`` are the readers ``own``."""
         weight, bias = matrix(self.arch.model.get_submodule(path), path)
-        precisions = [rows[i] for i in own]
+        precisions: list[Precision] = [rows[i] for i in own]
         if set(precisions) == {"fp32"}:
             return
         split = weight.detach().unflatten(0, (len(own), block.head_dim))
@@ -274,7 +275,7 @@ class _RoundedPart:
             causal: Any = model
             head = causal.get_output_embeddings()
             path = next(name for name, m in model.named_modules() if m is head)
-            if head.weight is self.arch.embedding.weight:
+            if head.weight is self.arch.table:
                 self._shares_table(matrix(head, path)[0], precision)
             self._linear(path, head, precision, native=False)
         for node, name in (("input", family.embedding), ("position", family.position)):
