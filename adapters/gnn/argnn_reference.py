@@ -17,12 +17,12 @@ from torch import Tensor
 
 from graphprune.core.batch import Batch
 from graphprune.core.model import Ablation, Reference
-from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError
 from graphprune.util.modes import quiet
 
 from .adjacency import WeightedAdjacency, add_at
 from .argnn import ARGNN
+from .graph_model import all_alike
 from .schedule import Schedule
 
 __all__ = ["ARGNNReference"]
@@ -154,14 +154,8 @@ class ARGNNReference(Reference):
         """Whether what stands in for each message is the message; learned constants may change."""
         if self.ablation.kind in ("counterfactual", "optimal"):
             return False  # equal inputs are told before
-        for step in range(len(self.schedule)):
-            own, instead = self.messages(self.clean, step), self.replaced(step)
-            if instead is None:
-                if bool(own.any()):
-                    return False
-            elif not equal_but_for_rounding(own, instead.expand_as(own)):
-                return False
-        return True
+        steps = range(len(self.schedule))
+        return all_alike((self.messages(self.clean, t), self.replaced(t)) for t in steps)
 
     def replaced(self, step: int) -> Tensor | None:
         """``[E, d]``: constant ablation values of a step; ``None`` where they are not constant."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,11 @@ from graphprune.core.model import (
     mask_values,
     require_same_batch,
 )
+from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError
 from graphprune.util.plain import weights_hash
 
-__all__ = ["GradientPoint", "GraphModel", "PointGradients", "require_corrupt"]
+__all__ = ["GradientPoint", "GraphModel", "PointGradients", "all_alike", "require_corrupt"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +183,14 @@ class GraphModel(MaskedModel):
         }
 
     _name: str = ""
+
+
+def all_alike(pairs: Iterable[tuple[Tensor, Tensor | None]]) -> bool:
+    """Whether messages are what stands in for them (``None``: zeros), but for rounding."""
+    return all(
+        not bool(own.any()) if instead is None else equal_but_for_rounding(own, instead)
+        for own, instead in pairs
+    )
 
 
 def require_corrupt(batch: Batch, ablation: Ablation) -> None:

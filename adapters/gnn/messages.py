@@ -11,10 +11,10 @@ from torch import Tensor
 
 from graphprune.core.batch import Batch
 from graphprune.core.model import Ablation, Messages, Reference
-from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.util.modes import quiet
 
+from .graph_model import all_alike
 from .hooks import MessageHooks, Propagation
 from .module_call import GraphModule
 from .self_check import Deletion
@@ -82,15 +82,9 @@ class MessageReference(Reference):
             return None
         if kind in ("counterfactual", "optimal"):
             return False  # equal inputs are told before
-        instead = self.replaced(self.patterns)
-        for number, propagation in enumerate(self.clean[0]):
-            own = propagation.on_graph_edges(self.features.num_patterns)
-            if instead is None:
-                if bool(own.any()):
-                    return False
-            elif not equal_but_for_rounding(own, instead[number].view_as(own)):
-                return False
-        return True
+        seen = self.clean[0]
+        own = [one.on_graph_edges(self.features.num_patterns).flatten(0, 1) for one in seen]
+        return all_alike(zip(own, self.replaced(self.patterns) or [None] * len(own), strict=True))
 
     @property
     def full(self) -> Tensor:

@@ -45,7 +45,6 @@ from .passes.incremental import SuffixTrials
 from .passes.inputs import read_inputs, shared_prefix
 from .passes.masked import MaskedPass
 from .passes.means import learned_constants, mean_values
-from .passes.messages import clean_messages
 from .passes.shared import compute_values
 from .passes.values import LMReference
 from .precision.quantised import DEFAULTS, Lowering, lower
@@ -355,8 +354,16 @@ class LanguageModel(MaskedModel):
     def messages(self, batch: Batch) -> Iterator[Messages]:
         """Clean messages place by place; see the capability."""
         reference = self.reference(batch, Ablation("zero"))
+        attention, mlp, final = self.layout.places()
+        places = [place for layer in zip(attention, mlp, strict=True) for place in layer]
         with self.arch.running(), torch.no_grad():
-            yield from clean_messages(self.layout, reference)
+            clean = reference.clean
+            values = clean.deltas(reference.ablated_values, self.arch)
+            streams = reference.stream_of(clean)
+            for place, total in zip([*places, final], streams, strict=True):
+                edges = torch.arange(place.edges.start, place.edges.stop)
+                edges = edges.view(place.rows, place.prefix)
+                yield Messages(edges, values[: place.prefix], total, reference.inputs.weight)
 
     def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:
         """Mean messages of every node; see the capability."""

@@ -66,10 +66,6 @@ class TracrConfig:
         return self.values is None
 
 
-def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
-    return nn.Linear(inputs, outputs, bias=bias)
-
-
 class TracrAttention(nn.Module):
     """Softmax attention of all heads; ``allowed [B, 1, T, T]`` says who may read whom."""
 
@@ -78,9 +74,9 @@ class TracrAttention(nn.Module):
         width = config.num_attention_heads * config.head_dim
         self.heads, self.scale = config.num_attention_heads, config.head_dim**-0.5
         self.q_proj, self.k_proj, self.v_proj = (
-            _linear(len(config.directions), width) for _ in range(3)
+            nn.Linear(len(config.directions), width) for _ in range(3)
         )
-        self.o_proj = _linear(width, len(config.directions))
+        self.o_proj = nn.Linear(width, len(config.directions))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, heads: int) -> Tensor:
         """``[B, T, heads * dh]``: values mixed by softmax attention, ``heads`` side by side."""
@@ -101,9 +97,9 @@ class TracrMLP(nn.Module):
 
     def __init__(self, config: TracrConfig) -> None:
         super().__init__()
-        self.fc_in = _linear(len(config.directions), config.mlp_hidden_size)
+        self.fc_in = nn.Linear(len(config.directions), config.mlp_hidden_size)
         self.act = nn.ReLU()
-        self.fc_out = _linear(config.mlp_hidden_size, len(config.directions))
+        self.fc_out = nn.Linear(config.mlp_hidden_size, len(config.directions))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., D]`` to ``[..., D]``."""
@@ -172,7 +168,7 @@ class TracrTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.model = TracrStack(config)
-        self.lm_head = _linear(len(config.directions), config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(len(config.directions), config.vocab_size, bias=False)
 
     def get_output_embeddings(self) -> nn.Module:
         """The map from the residual stream to the outputs."""

@@ -213,6 +213,7 @@ def _doubt(size: int, wanted: int, leaders: _Leaders) -> str:
     told += f"the largest imaginary part found is {leaders.values[0].imag:.6g}; "
     if leaders.settled:
         return told + (
-            f"the last of {leaders.starts} starts, with these taken out, found none that turns faster"
+            f"the last of {leaders.starts} starts, with these taken out, found none that turns "
+            "faster"
         )
     return told + f"{leaders.starts} starts could not rule out that others turn faster"

@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eig, eigh, eigvals, eigvalsh, matrix_balance
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
+from scipy.sparse.csgraph import breadth_first_order
 
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import InputError, NumericalError
+from graphprune.util import paths
 
 from .weighted_graph import FloatArray, IntArray, Operator, WeightedGraph, weighted_graph
 
@@ -122,10 +123,9 @@ def components(matrix: Any) -> Components:
         >>> components(chain_into_ring).sizes.tolist()
         [2, 1]
     """
-    count, label = connected_components(matrix, directed=True, connection="strong")
-    label = label.astype(np.int64)
+    label = paths.components(matrix.shape[0], np.stack(matrix.nonzero()), "strong")
     order = np.argsort(label, kind="stable")
-    starts = np.searchsorted(label[order], np.arange(count + 1))
+    starts = np.searchsorted(label[order], np.arange(label.max(initial=-1) + 2))
     place = np.empty_like(order)
     place[order] = np.arange(len(order)) - starts[label[order]]
     return Components(label, order, starts, place)
@@ -140,10 +140,8 @@ def component_sizes(graph: ComputationalGraph | WeightedGraph | Any) -> IntArray
         [2, 1]
     """
     given = weighted_graph(graph)
-    ends = given.sources[given.present], given.targets[given.present]
-    shape = (given.num_nodes, given.num_nodes)
-    pattern = csr_array((np.ones(len(ends[0])), ends), shape=shape)
-    return np.sort(components(pattern).sizes)[::-1]
+    pairs = np.stack([given.sources, given.targets])[:, given.present]
+    return np.sort(np.bincount(paths.components(given.num_nodes, pairs, "strong")))[::-1]
 
 
 # ------------------------------------------------------------------ one block
@@ -232,8 +230,8 @@ def _repeated(values: ComplexArray, norm: float) -> list[IntArray]:
     near = np.abs(values[:, None] - values) <= 1e-10 * norm
     if not np.triu(near, 1).any():
         return []
-    count, label = connected_components(csr_array(near), directed=False)
-    groups = [np.flatnonzero(label == number) for number in range(count)]
+    label = paths.components(len(values), np.stack(np.nonzero(near)), "weak")
+    groups = [np.flatnonzero(label == number) for number in range(label.max() + 1)]
     return [group for group in groups if len(group) > 1]
 
 

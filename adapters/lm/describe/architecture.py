@@ -71,7 +71,7 @@ class DecoderBlock:
         self.loaded = loader if self.partial else _always_there
         alone = EdgeLayout.of(family, config, layers=1)
         self.heads, self.kv_heads, self.rows = alone.heads, alone.kv_heads, alone.rows
-        self.parallel, self.coupled = alone.parallel, alone.coupled
+        self.parallel, self.coupled, self.rows_of = alone.parallel, alone.coupled, alone.rows_of
         self.attention = part(layer, family.attention)
         self.mlp = part(layer, family.mlp)
         at = f"layer {index}'s"

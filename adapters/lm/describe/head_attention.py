@@ -57,9 +57,7 @@ class HeadCores:
         return split[:, :, heads].flatten(2)
 
     def _few(self, qkv: Tensor, heads: Tensor, call: Call) -> Tensor:
-        block, count = self._block, len(heads)
-        kv = heads // (block.heads // block.kv_heads)
-        rows = torch.cat([heads, block.heads + kv, block.heads + block.kv_heads + kv])
+        rows, count = self._block.rows_of(heads).flatten(), len(heads)
         core = self._cores.get(count) or self._core(count)
         out: Tensor = core(qkv[:, :, rows].flatten(2), *call[0], **call[1])[0]
         return out

@@ -112,12 +112,7 @@ class Snapshot:
         """Raises :class:`UnsupportedModelError` naming what was hooked or replaced since."""
         for name, module, kind, children, own in self._modules:
             state = module.__dict__  # as it is now: a deep copy's modules have dicts of their own
-            if (
-                state["_forward_hooks"]
-                or state["_forward_pre_hooks"]
-                or state["_backward_hooks"]
-                or state.get("_backward_pre_hooks")
-            ):
+            if any(map(state.get, _HOOKS)):
                 _check_hooks(name, module, state)
             if module.__class__ is not kind:
                 _check_parametrized(name, module, kind)
@@ -134,13 +129,10 @@ class Snapshot:
         for name, module, key, value in self._numbers:
             if module.__dict__.get(key) != value:
                 _changed(name, f"had {key}={value} and has {key}={module.__dict__.get(key)}")
-        if (
-            hooked._global_forward_hooks
-            or hooked._global_forward_pre_hooks
-            or hooked._global_backward_hooks
-            or hooked._global_backward_pre_hooks
-        ):
-            _check_global_hooks()
+        for attribute, what in _HOOKS.items():
+            for hook in getattr(hooked, f"_global{attribute}").values():
+                if not _home(hook).startswith(_HARMLESS):
+                    _refuse(f"every module has a {what} (a global one, {_title(hook)})")
 
 
 def _check_hooks(name: str, module: nn.Module, state: dict[str, Any]) -> None:
@@ -153,13 +145,6 @@ def _check_hooks(name: str, module: nn.Module, state: dict[str, Any]) -> None:
                         hook(module, ())
             elif not home.startswith(_HARMLESS):
                 _refuse(f"{name} has a {what} ({_title(hook)})")
-
-
-def _check_global_hooks() -> None:
-    for attribute, what in _HOOKS.items():
-        for hook in getattr(hooked, f"_global{attribute}").values():
-            if not _home(hook).startswith(_HARMLESS):
-                _refuse(f"every module has a {what} (a global one, {_title(hook)})")
 
 
 def _home(hook: Any) -> str:

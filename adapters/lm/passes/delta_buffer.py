@@ -148,9 +148,8 @@ class AblatedRun:
         tokens, heads = self.tokens, layer.heads
         out = self.like.new_zeros(tokens.batch, tokens.length, block.rows, block.head_dim)
         if len(layer.rows) < block.rows:
-            kv = block.heads + heads // (block.heads // block.kv_heads)
             needed = torch.zeros(block.rows, dtype=torch.bool)
-            needed[torch.cat([heads, kv, kv + block.kv_heads])] = True
+            needed[block.rows_of(heads).flatten()] = True
             needed |= block.coupled
             needed[layer.rows] = False
             rows = torch.nonzero(needed)[:, 0]
