@@ -277,11 +277,11 @@ class ARGNN(MessagePassing):
         if base is not None:
             read = read + base
         state = state.expand(read.shape)
-        for nodes, edges, places in zip(levels.nodes, levels.edges, levels.places, strict=True):
-            mine = read.index_select(-2, nodes)
+        for nodes, edges, positions in zip(levels.nodes, levels.edges, levels.places, strict=True):
+            reads = read.index_select(-2, nodes)
             if len(edges):
-                mine = mine.index_add(-2, places, adjacency.messages(state, edges))
-            state = state.index_copy(-2, nodes, self._activate(mine, nodes))
+                reads = reads.index_add(-2, positions, adjacency.messages(state, edges))
+            state = state.index_copy(-2, nodes, self._activate(reads, nodes))
         return state
 
     # ---------------------------------------------------------------- pruning

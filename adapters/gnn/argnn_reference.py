@@ -224,7 +224,7 @@ class ARGNNReference(Reference):
         rows = rows[:, None] if rows.ndim == 2 else rows
         each = max(1, rows.shape[-1] * max(rows.shape[1], self.batch.size))
         with quiet(self.network):
-            parts = [self.outputs(some) for some in rows.split(max(1, _MOST_WEIGHTS // each))]
+            parts = [self.outputs(masks) for masks in rows.split(max(1, _MOST_WEIGHTS // each))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def outputs(

@@ -86,10 +86,10 @@ class CopiedEdges:
 
     def only(self, kept: Tensor) -> tuple[CopiedEdges, tuple[Tensor, ...]]:
         """The edges ``kept [k * E]`` bool alone, and ``[M_r]`` of each relation: which they are."""
-        some = tuple(kept[numbers] for numbers in self.numbers)
-        index = tuple(i[:, part] for i, part in zip(self.index, some, strict=True))
-        numbers = tuple(n[part] for n, part in zip(self.numbers, some, strict=True))
-        return CopiedEdges(self.names, index, numbers, self.bipartite), some
+        which = tuple(kept[numbers] for numbers in self.numbers)
+        index = tuple(i[:, part] for i, part in zip(self.index, which, strict=True))
+        numbers = tuple(n[part] for n, part in zip(self.numbers, which, strict=True))
+        return CopiedEdges(self.names, index, numbers, self.bipartite), which
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,9 +189,9 @@ def repeated(
     ):
         return value
     if instead is not None and attribute.features and attribute.shift is None:
-        some = instead
+        entries = instead
     elif count == 1 and instead is None:
-        some = value
+        entries = value
     else:
         rows = value[None] if instead is None else instead.unflatten(0, (count, value.shape[dim]))
         rows = rows.movedim(dim + 1, 1).expand(count, *value.movedim(dim, 0).shape)
@@ -200,5 +200,5 @@ def repeated(
             if shift.ndim == value.ndim:
                 shift = shift.movedim(dim, 0)
             rows = rows + number.view(-1, *[1] * (rows.ndim - 1)) * shift
-        some = rows.flatten(0, 1).movedim(0, dim)
-    return some if kept is None else some.index_select(dim, kept.nonzero()[:, 0])
+        entries = rows.flatten(0, 1).movedim(0, dim)
+    return entries if kept is None else entries.index_select(dim, kept.nonzero()[:, 0])

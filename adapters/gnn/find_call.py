@@ -220,11 +220,11 @@ class _CallFinder:
 
     def _tried(self, call: ModuleCall, place: inspect.Parameter, names: Sequence[str]) -> Any:
         """Outputs of the call with attributes ``names`` in an open place as well."""
-        made = plain_copy(self.data)
-        given = {name: self.source.user_value(name, made) for name in call.arguments}
+        data = plain_copy(self.data)
+        given = {name: self.source.user_value(name, data) for name in call.arguments}
         if call.takes_data:
-            given = {self.parameters[0].name: made}
-        values = {name: self.source.user_value(name, made) for name in names}
+            given = {self.parameters[0].name: data}
+        values = {name: self.source.user_value(name, data) for name in names}
         in_place: dict[Any, Any] = {_REST: tuple(values.values()), _ANY_NAME: values}
         given[place.name] = in_place.get(place.kind, values[names[0]])
         bound = self.signature.bind_partial()

@@ -302,28 +302,28 @@ class GraphData:
 
     def copied_data(self, copies: GraphCopies) -> Any:
         """All of the user's data, of their own kind, of copies side by side."""
-        made = copy.copy(self.whole)
-        forget_axes(made)
+        data = copy.copy(self.whole)
+        forget_axes(data)
         for (store, name), one in self.attributes.items():
             if one.axis == "sparse" and copies.differs:
-                del store_of(made, store)[name]  # it would still hold the edges that are gone
+                del store_of(data, store)[name]  # it would still hold the edges that are gone
             else:
-                store_of(made, store)[name] = self._repeated(copies, store, name)
+                store_of(data, store)[name] = self._repeated(copies, store, name)
         for relation, index in zip(self.relations, copies.edges.index, strict=True):
-            (made[relation] if self.heterogeneous else made).edge_index = index
+            (data[relation] if self.heterogeneous else data).edge_index = index
         for kind, nodes in self.types.items():
-            store = made[kind] if self.heterogeneous else made
+            store = data[kind] if self.heterogeneous else data
             store.num_nodes = copies.count * nodes
             if kind in self.batch or (copies.count > 1 and self.layout.batch):
                 store.batch = self._graph_numbers(copies.count, kind, "batch")
                 if "ptr" in store or kind not in self.batch:
                     store.ptr = self._graph_numbers(copies.count, kind, "ptr")
-        main = main_store(made)
+        main = main_store(data)
         if hasattr(main, "_num_graphs"):  # a PyG batch, which knows how many graphs it holds
             main._num_graphs = copies.count * self.num_graphs
             if copies.differs and hasattr(main, "_slice_dict"):
                 del main._slice_dict  # where each graph's edges began: PyG refuses what needs it
-        return made
+        return data
 
     def _graph_numbers(self, count: int, kind: str, name: str) -> Tensor:
         """``batch [k * N_t]``, or ``ptr``: where each graph's nodes begin in it."""
@@ -340,10 +340,10 @@ class GraphData:
 
 def plain_copy(data: Any) -> Any:
     """The user's data for a call of their own: a copy, whose edges are plain tensors."""
-    made = data.clone()
-    for store in made.edge_stores:
+    copied = data.clone()
+    for store in copied.edge_stores:
         store["edge_index"] = plain_tensor(store["edge_index"])
-    return made
+    return copied
 
 
 def store_of(data: Any, store: StoreKey) -> Any:

@@ -88,10 +88,10 @@ class GraphModel(MaskedModel):
     ) -> Tensor:
         """See :class:`~graphprune.core.model.MaskedModel`."""
         values = mask_values(self._graph, mask, batch.size).to(self._like)
-        made: Any = self.reference(batch) if reference is None else reference
-        require_same_batch(batch, made)
+        values_of_batch: Any = self.reference(batch) if reference is None else reference
+        require_same_batch(batch, values_of_batch)
         rows = values[None] if values.ndim == 1 else values
-        out: Tensor = made.run(rows)
+        out: Tensor = values_of_batch.run(rows)
         return out[0] if values.ndim == 1 else out
 
     # ---------------------------------------------------------------- gradients

@@ -106,9 +106,9 @@ class MessageHooks:
     def mask_of(self, edges: Tensor) -> Tensor:
         """``[M]``: mask values of messages on ``edges [M]``; 1 for the layer's own."""
         assert self.mask is not None
-        mine = torch.nonzero(edges >= 0)[:, 0]
+        in_graph = torch.nonzero(edges >= 0)[:, 0]
         ones = self.mask.new_ones(len(edges))
-        return ones.index_put((mine,), self.mask[edges[mine]])
+        return ones.index_put((in_graph,), self.mask[edges[in_graph]])
 
     # ---------------------------------------------------------------- which edges
 
@@ -197,8 +197,8 @@ class MessageHooks:
             if self.delete or self.replaced is None:
                 out = out * mask
             else:
-                mine = (edges >= 0).nonzero()[:, 0]
-                other = torch.zeros_like(out).index_put((mine,), self.replaced[number].to(out))
+                in_graph = (edges >= 0).nonzero()[:, 0]
+                other = torch.zeros_like(out).index_put((in_graph,), self.replaced[number].to(out))
                 out = out * mask + (1 - mask) * other
         if self.gradients:
             out = out if out.requires_grad else out.detach().requires_grad_(True)

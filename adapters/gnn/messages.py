@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 
 import torch
@@ -84,7 +84,8 @@ class MessageReference(Reference):
             return False  # equal inputs are told before
         seen = self.clean[0]
         own = [one.on_graph_edges(self.features.num_patterns).flatten(0, 1) for one in seen]
-        return all_alike(zip(own, self.replaced(self.patterns) or [None] * len(own), strict=True))
+        instead: Sequence[Tensor | None] = self.replaced(self.patterns) or [None] * len(own)
+        return all_alike(zip(own, instead, strict=True))
 
     @property
     def full(self) -> Tensor:
@@ -141,17 +142,17 @@ class MessageReference(Reference):
         count, size, copies = len(rows), self.batch.size, self.features.num_patterns
         if rows.ndim == 3:  # each example has a mask of its own, so each is a copy
             masks, numbers = rows.flatten(0, 1), self.pattern_of.repeat(count)
-            place = torch.arange(count * size)
+            copy_of_example = torch.arange(count * size)
         else:
             masks, numbers = rows.repeat_interleave(copies, 0), self.patterns.repeat(count)
-            place = (torch.arange(count)[:, None] * copies + self.pattern_of).flatten()
+            copy_of_example = (torch.arange(count)[:, None] * copies + self.pattern_of).flatten()
         most = max(1, _MOST_EDGES // max(1, rows.shape[-1]))
         parts = [
             self.masked(some, chosen)
             for some, chosen in zip(masks.split(most), numbers.split(most), strict=True)
         ]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
-        answers = self.module.read(out, self.batch, place)
+        answers = self.module.read(out, self.batch, copy_of_example)
         return answers.reshape(count, size, *answers.shape[1:])
 
     def masked(self, masks: Tensor, numbers: Tensor) -> Tensor:
@@ -181,12 +182,12 @@ def each_reader(reference: MessageReference) -> Iterator[Messages]:
     for relation, (first, count, index) in enumerate(
         zip(source.first_edges, source.edge_counts, source.relations.values(), strict=True)
     ):
-        mine = [one for one in seen if one.relation == relation]
-        end, steps = (mine[0].end if mine else 1), max(1, len(mine))
+        of_relation = [one for one in seen if one.relation == relation]
+        end, steps = (of_relation[0].end if of_relation else 1), max(1, len(of_relation))
         nodes = source.types[source.end_types[relation][end]]
-        values = like.new_zeros(size, count, steps, wide if mine else 1)
-        totals = like.new_zeros(size, nodes, steps, wide if mine else 1)
-        for step, one in enumerate(mine):
+        values = like.new_zeros(size, count, steps, wide if of_relation else 1)
+        totals = like.new_zeros(size, nodes, steps, wide if of_relation else 1)
+        for step, one in enumerate(of_relation):
             if not count:
                 continue
             flat = one.messages.flatten(1)

@@ -63,8 +63,8 @@ def _each(norm: Any) -> Callable[..., Tensor]:
 
         x = x - mean(x)[batch, None]
         variance = mean(x * x)
-        some = variance > 0  # as torch's own deviation, which has no gradient at 0
-        std = torch.where(some, torch.where(some, variance, 1.0).sqrt(), 0.0)
+        varies = variance > 0  # as torch's own deviation, which has no gradient at 0
+        std = torch.where(varies, torch.where(varies, variance, 1.0).sqrt(), 0.0)
         out: Tensor = x / (std + norm.eps)[batch, None]
         if norm.weight is not None and norm.bias is not None:
             out = out * norm.weight + norm.bias

@@ -61,10 +61,10 @@ def levels_of(edge_index: Tensor, order: Tensor, num_nodes: int) -> SweepLevels:
         (3, [2], [[0], [1], [2]])
     """
     source, target = edge_index.cpu().numpy()
-    places = np.full(num_nodes, -1, dtype=np.int64)
-    places[order.cpu().numpy()] = np.arange(len(order))
-    reads = places[target] >= 0
-    forward = reads & (places[source] >= 0) & (places[source] < places[target])
+    turn = np.full(num_nodes, -1, dtype=np.int64)
+    turn[order.cpu().numpy()] = np.arange(len(order))
+    reads = turn[target] >= 0
+    forward = reads & (turn[source] >= 0) & (turn[source] < turn[target])
     pairs = np.stack([source[forward], target[forward]])
     level = longest_paths(pairs, np.arange(num_nodes))  # forward edges form no cycle
     nodes = _grouped(level[order.numpy()])

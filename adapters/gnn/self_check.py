@@ -133,10 +133,10 @@ def _with_decided_axes(call: ModuleCall) -> GraphData:
             key: replace(one, axis=chosen.get(key[1], one.axis))
             for key, one in source.attributes.items()
         }
-        made = replace(source, attributes=attributes)
-        out, failed = attempt(lambda: replace(call, data=made)(made.make_copies(kept=kept)))  # noqa: B023
+        decided = replace(source, attributes=attributes)
+        out, failed = attempt(lambda: replace(call, data=decided)(decided.make_copies(kept=kept)))  # noqa: B023
         if failed is None:
-            running.append((made, out))
+            running.append((decided, out))
     if not running:  # smaller graphs do not run at all: deletion will say so
         return source
     first = running[0][1]
@@ -189,12 +189,12 @@ def _with_layout(module: GraphModule, own: Tensor) -> GraphModule:
     """The module with a layout in which copies do not feed each other."""
     because = ""
     for source in _layouts(module.call.data):
-        made = replace(module, call=replace(module.call, data=source))
-        far, failed = attempt(lambda: _leak(made, own), refusals=True)  # noqa: B023
+        laid_out = replace(module, call=replace(module.call, data=source))
+        far, failed = attempt(lambda: _leak(laid_out, own), refusals=True)  # noqa: B023
         if failed is not None:
             because = because or f" ({str(failed)[:200]})"
         elif far is None:
-            return made
+            return laid_out
         else:
             because = f": outputs differ by {far:.3g}"
     raise UnsupportedModelError(

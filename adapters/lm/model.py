@@ -120,13 +120,13 @@ class LanguageModel(MaskedModel):
         if self._lowering is not None:
             source = self._lowering.source
             arch = Architecture(source, arch.family)
-        made = lower(arch, self.layout, self.graph, policy, self._lowering)
+        lowering = lower(arch, self.layout, self.graph, policy, self._lowering)
         low = LanguageModel(
-            made.module,
+            lowering.module,
             arch.family,
             embedding_nodes=self.layout.embeddings,
             checkpointing=self.checkpointing,
-            lowering=made,
+            lowering=lowering,
         )
         low._graph = self.graph  # the same, and large
         return low

@@ -149,8 +149,8 @@ class TracrStack(nn.Module):
 
     def forward(self, input_ids: Tensor, **unused: Any) -> TracrOutput:
         """``[B, T]`` ids to ``[B, T, D]``. Padding is told by its id; no mask is read."""
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        hidden = self.embed_tokens(input_ids) + self.embed_positions(places)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        hidden = self.embed_tokens(input_ids) + self.embed_positions(positions)
         allowed = self.allowed(input_ids)
         for layer in self.layers:
             hidden = layer(hidden, allowed)

@@ -152,9 +152,9 @@ def _batch_rows(
         yield _pointwise(place, parts, changed, block.mlp(stream), sides, read)
     parts, weight = sent[: final.prefix], program.lm_head.weight
     out = parts @ weight.T
-    places, shape = reference.inputs.answers, reference.inputs.shape
+    answers, shape = reference.inputs.answers, reference.inputs.shape
     asked = torch.zeros_like(real)
-    asked.view(-1)[places.view(shape)[torch.as_tensor(batch.positions).to(ids) >= 0]] = 1
+    asked.view(-1)[answers.view(shape)[torch.as_tensor(batch.positions).to(ids) >= 0]] = 1
     yield _pointwise(final, parts, out, out.sum(0), sides * asked[..., None], weight)
 
 

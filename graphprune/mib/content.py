@@ -112,15 +112,15 @@ class MIBContent:
             self.kept[layout.real],
             layout.edge[layout.real],
         )
-        places = np.argwhere(layout.real)
+        cells = np.argwhere(layout.real)
         empty = np.isnan(scores)
         if np.isinf(scores).any():
-            first = layout.name(*places[int(np.isinf(scores).argmax())])
+            first = layout.name(*cells[int(np.isinf(scores).argmax())])
             raise FormatError(f"{self.path}: the score of {first!r} is infinite")
         if empty.any() and unscored == "error":
             raise FormatError(
                 f"{self.path}: {int(empty.sum())} of {len(scores)} edges have no score (NaN), "
-                f"first {layout.name(*places[int(empty.argmax())])!r}; say unscored='zero', or "
+                f"first {layout.name(*cells[int(empty.argmax())])!r}; say unscored='zero', or "
                 "'keep' to rank them first as the field does"
             )
         largest = float(np.abs(scores[~empty]).max(initial=0.0)) or 1.0
@@ -138,7 +138,7 @@ class MIBContent:
         if ungrouped == "require" and differ.any():
             number = int(edge[int(differ.argmax())])
             shown = ", ".join(
-                f"{layout.name(*places[i])} {scores[i]:.6g} {'in' if kept[i] else 'out'}"
+                f"{layout.name(*cells[i])} {scores[i]:.6g} {'in' if kept[i] else 'out'}"
                 for i in np.flatnonzero(edge == number).tolist()
             )
             raise FormatError(

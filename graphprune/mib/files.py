@@ -98,11 +98,11 @@ def _cfg(content: MIBContent, source: Source, d_model: int | None) -> dict[str, 
     """The model's shape; the residual stream's width is the one given, or else known."""
     provenance: Mapping[str, Any] = source.provenance if isinstance(source, Circuit) else {}
     model = provenance.get("model")
-    places = [provenance, model if isinstance(model, Mapping) else {}]
+    notes = [provenance, model if isinstance(model, Mapping) else {}]
     neurons = None if content.neuron_scores is None else int(content.neuron_scores.shape[1])
     candidates = [
         d_model,
-        *(place.get(key) for place in places for key in ("d_model", "hidden_size")),
+        *(known.get(key) for known in notes for key in ("d_model", "hidden_size")),
         neurons,
     ]
     width = next((n for n in candidates if isinstance(n, int) and n > 0), None)
@@ -129,14 +129,14 @@ def _json_parts(content: MIBContent, cfg: dict[str, Any]) -> Iterator[str]:
             nodes[name]["neurons_scores"] = content.neuron_scores[row].tolist()
     nodes["logits"] = {"in_graph": True}
     yield f'{{"cfg": {json.dumps(cfg)}, "nodes": {json.dumps(nodes)}, "edges": {{'
-    places = layout.order()
-    index = places[:, 0], places[:, 1]
+    cells = layout.order()
+    index = cells[:, 0], cells[:, 1]
     scores, kept = content.scores[index].tolist(), content.kept[index].tolist()
     comma = ""
     # The names hold nothing that JSON escapes, and a finite float's repr is its JSON.
-    for place, score, keep in zip(places.tolist(), scores, kept, strict=True):
+    for cell, score, keep in zip(cells.tolist(), scores, kept, strict=True):
         in_graph = "true" if keep else "false"
-        yield f'{comma}"{layout.name(*place)}": {{"score": {score!r}, "in_graph": {in_graph}}}'
+        yield f'{comma}"{layout.name(*cell)}": {{"score": {score!r}, "in_graph": {in_graph}}}'
         comma = ", "
     yield "}}"
 

@@ -55,13 +55,13 @@ def identity(model: MaskedModel, task: Task, settings: Mapping[str, Any]) -> dic
 
 def _shown(value: Any) -> Any:
     """A setting as people read it, and the start of its fingerprint where that does not say all."""
-    told = plain(value)
+    shown = plain(value)
     if value is None or isinstance(value, bool | int | float | str):
-        return told
+        return shown
     contents = fingerprint(value)[:12]
-    if isinstance(told, str):
-        return f"{told} {contents}"
-    return {**(told if isinstance(told, dict) else {"value": told}), "contents": contents}
+    if isinstance(shown, str):
+        return f"{shown} {contents}"
+    return {**(shown if isinstance(shown, dict) else {"value": shown}), "contents": contents}
 
 
 def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:

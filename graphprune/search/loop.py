@@ -134,10 +134,10 @@ class Optimisation:
         self.minibatches.require_effect()
         first = self.minibatches.part(0)
         device = torch.device("cpu") if first is None else first[1].full.device
-        made = self.recipe.parameters(self.model.graph, self.start)
+        leaves = self.recipe.parameters(self.model.graph, self.start)
         self.parameters = {
             name: p.detach().to(device, torch.float32).requires_grad_(True)
-            for name, p in made.items()
+            for name, p in leaves.items()
         }
         self.constants = list(self.ablation.parameters)
         self.optimiser = self.recipe.optimiser(self.parameters, self.constants)

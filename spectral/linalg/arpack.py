@@ -206,14 +206,14 @@ def _allowed(size: int) -> float:
 
 
 def _doubt(size: int, wanted: int, leaders: _Leaders) -> str:
-    told = f"a component of {size} nodes was solved for its leading eigenvalues only; "
+    doubt = f"a component of {size} nodes was solved for its leading eigenvalues only; "
     fewer = len(leaders.values) < wanted
     if fewer:
-        told += f"only {len(leaders.values)} of the {wanted} wanted converged; "
-    told += f"the largest imaginary part found is {leaders.values[0].imag:.6g}; "
+        doubt += f"only {len(leaders.values)} of the {wanted} wanted converged; "
+    doubt += f"the largest imaginary part found is {leaders.values[0].imag:.6g}; "
     if leaders.settled:
-        return told + (
+        return doubt + (
             f"the last of {leaders.starts} starts, with these taken out, found none that turns "
             "faster"
         )
-    return told + f"{leaders.starts} starts could not rule out that others turn faster"
+    return doubt + f"{leaders.starts} starts could not rule out that others turn faster"

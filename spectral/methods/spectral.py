@@ -228,10 +228,10 @@ class SpectralScores(_Spectral, Scorer):
             search = GlobalSearch(given, solver, chosen, self.goal, effort=0)
             search.run(0)
             # 1 for the edge removed first, E for the last; those of a chunk share a place.
-            values, place = np.zeros(given.num_edges), 0
+            values, rank = np.zeros(given.num_edges), 0
             for cut in search.cuts:
-                place += len(cut)
-                values[cut] = place
+                rank += len(cut)
+                values[cut] = rank
         else:
             k = entry_gradients(given, spectrum, chosen)
             effects = toggle_effects(solver.operator, given, k)[: given.num_edges]

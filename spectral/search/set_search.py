@@ -177,12 +177,12 @@ class StackedMatrices:
         n, count = graph.num_nodes, len(graph.sources)
         share = form.degree_share(graph.weights)
         degree_nodes = form.degree_nodes(graph)
-        places = [graph.sources * n + graph.targets, *(nodes * (n + 1) for nodes in degree_nodes)]
+        cells = [graph.sources * n + graph.targets, *(nodes * (n + 1) for nodes in degree_nodes)]
         values = [form.sign * graph.weights, *(share for _ in degree_nodes)]
-        columns = np.tile(np.arange(count), len(places))
+        columns = np.tile(np.arange(count), len(cells))
         # But for the division of `rw` a matrix is linear in the set of its edges.
         self.entries = csr_array(
-            (np.concatenate(values), (np.concatenate(places), columns)), shape=(n * n, count)
+            (np.concatenate(values), (np.concatenate(cells), columns)), shape=(n * n, count)
         )
         self.degrees = csr_array((share, (graph.sources, np.arange(count))), shape=(n, count))
 

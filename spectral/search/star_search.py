@@ -117,10 +117,10 @@ class StarSearch:
         turn = arrowhead_rotation(centre, leaves, products)
         if turn <= 0:
             return 0.0, -1
-        for place in np.argsort(products, kind="stable"):
-            if products[place] >= 0:
+        for number in np.argsort(products, kind="stable"):
+            if products[number] >= 0:
                 break
-            edge = self._weaker(int(neighbours[place]), out, into)
+            edge = self._weaker(int(neighbours[number]), out, into)
             if edge >= 0:
                 return turn, edge
         return turn, -1

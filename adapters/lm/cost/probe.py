@@ -93,16 +93,16 @@ def _measure(
     elif request.copies > 1:
         shapes = (request.copies, *shapes)
     mask = torch.full(shapes, 0.5, device=device, requires_grad=True)
-    held: list[Any] = []
+    latest: list[Any] = []
 
     def make() -> None:
-        held.clear()
+        latest.clear()
         reference = model.reference(batch)
         _ = reference.full, reference.stream
-        held.append(reference)
+        latest.append(reference)
 
     seconds = {"reference": best_seconds(make, device)}
-    seconds["step"] = best_seconds(lambda: step(model, batch, mask, held[0]), device)
+    seconds["step"] = best_seconds(lambda: step(model, batch, mask, latest[0]), device)
     return seconds
 
 

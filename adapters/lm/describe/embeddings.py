@@ -43,11 +43,11 @@ def unembedding(arch: Architecture) -> tuple[Unembedding, Tensor]:
     weight, bias = matrix(head, "the output map")
     own: Tensor = head.weight
     cap = getattr(arch.config, "final_logit_softcapping", None)
-    made = Unembedding(arch.final_norm, nn.Parameter(weight.detach().clone()), bias, cap)
+    output = Unembedding(arch.final_norm, nn.Parameter(weight.detach().clone()), bias, cap)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, arch.width, generator=generator).to(arch.device, arch.dtype)
-    _same(made(x), arch.read_out(x), arch.dtype, "the output is not linear in the final norm")
-    return made, own
+    _same(output(x), arch.read_out(x), arch.dtype, "the output is not linear in the final norm")
+    return output, own
 
 
 def _same(got: Tensor, want: Tensor, dtype: torch.dtype, what: str) -> None:

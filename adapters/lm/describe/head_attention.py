@@ -67,12 +67,12 @@ class HeadCores:
         width = count * block.head_dim
         parts = attention_stand_ins(family, count, count, block.head_dim)
         core: Any = replaced(block.attention, parts)
-        told = core.__dict__
+        attributes = core.__dict__
         sizes = {**dict.fromkeys(_COUNTS, count), **dict.fromkeys(_WIDTHS, width)}
         sizes["num_key_value_groups"] = 1
-        told.update((name, size) for name, size in sizes.items() if name in told)
-        if "config" in told:
-            told["config"] = config = copy.copy(told["config"])
+        attributes.update((name, size) for name, size in sizes.items() if name in attributes)
+        if "config" in attributes:
+            attributes["config"] = config = copy.copy(attributes["config"])
             for name in ("num_attention_heads", "num_key_value_heads"):
                 if name in config.__dict__:
                     config.__dict__[name] = count

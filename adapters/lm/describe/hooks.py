@@ -95,8 +95,8 @@ class Snapshot:
         """
         return tuple(
             (p.data_ptr(), p._version)
-            for mine in self._parameters
-            for p in mine.values()
+            for parameters in self._parameters
+            for p in parameters.values()
             if p is not None
         )
 

@@ -230,8 +230,8 @@ class LinearInPieces(nn.Module):
             return whole
         weight, bias = inner.weight, inner.bias
         out = x.new_empty(*x.shape[:-1], len(weight))
-        for some in torch.arange(len(weight)).split(max(1, _NUMBERS // x.shape[-1])):
-            at = slice(int(some[0]), int(some[-1]) + 1)
+        for features in torch.arange(len(weight)).split(max(1, _NUMBERS // x.shape[-1])):
+            at = slice(int(features[0]), int(features[-1]) + 1)
             out[..., at] = F.linear(x, weight[at], None if bias is None else bias[at])
         return out
 

@@ -108,8 +108,8 @@ class Norm:
 
     def scale(self, centred: Tensor) -> Tensor:
         """``[..., 1]`` of inputs that have no mean (any, for an RMSNorm), in float32 at least."""
-        kind = wide(centred[:0]).dtype
-        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True, dtype=kind)
+        dtype = wide(centred[:0]).dtype
+        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True, dtype=dtype)
         return torch.rsqrt(norm.square() / centred.shape[-1] + self.eps)
 
     def pull_back(self, centred: Tensor, grad: Tensor) -> Tensor:
@@ -261,17 +261,17 @@ class Projected:
     def backward(self, x: Tensor, out: Tensor, grad: Tensor) -> None:
         """Writes the gradient at the inputs ``x`` over them; ``grad [n, R, dh]`` at ``out``."""
         for at, weight, constant in self._parts():
-            dq, mine = grad[:, at], x[:, at]
+            dq, target = grad[:, at], x[:, at]
             if self.scale is None:
-                mine.zero_()
+                target.zero_()
             else:
                 scale = self.scale[:, at]
-                q = self._linear(mine, weight, out[:, at], constant)
+                q = self._linear(target, weight, out[:, at], constant)
                 dq = wide(dq) * scale
                 along = (dq * q).sum(-1, keepdim=True) / -x.shape[-1]
-                mine.mul_(along if self.normalised else along * scale)
+                target.mul_(along if self.normalised else along * scale)
                 dq = dq.to(x.dtype)
-            mine.transpose(0, 1).baddbmm_(dq.transpose(0, 1), weight)
+            target.transpose(0, 1).baddbmm_(dq.transpose(0, 1), weight)
             del weight
 
     def _linear(self, x: Tensor, weight: Tensor, out: Tensor, constant: Tensor | None) -> Tensor:
@@ -307,8 +307,8 @@ def project(readers: ReaderProjections, rows: Tensor, x: Tensor) -> Tensor:
 
 def _folded(norm: Norm | None, reader: WeightRows, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """``[r, dh, D]`` and ``[r, dh]``: weight times the norm's gain, and what x = 0 gives."""
-    some = span(rows, reader.weight.device)
-    weight, bias = reader.weight[some], None if reader.bias is None else reader.bias[some]
+    index = span(rows, reader.weight.device)
+    weight, bias = reader.weight[index], None if reader.bias is None else reader.bias[index]
     if norm is None:
         return weight, bias
     if norm.bias is not None:

@@ -134,17 +134,17 @@ class WeightLoader:
             self._depth -= 1
 
     def _lent(self) -> saved_tensors_hooks:
-        places = {
+        owners = {
             tensor.untyped_storage().data_ptr(): (module, name)
             for module in self._parts
             for name, tensor in module.named_parameters(recurse=False)
         }
 
         def pack(tensor: Tensor) -> Any:
-            place = places.get(tensor.untyped_storage().data_ptr())
-            if place is None:
+            owner = owners.get(tensor.untyped_storage().data_ptr())
+            if owner is None:
                 return tensor
-            return (*place, tensor.size(), tensor.stride(), tensor.storage_offset())
+            return (*owner, tensor.size(), tensor.stride(), tensor.storage_offset())
 
         def unpack(kept: Any) -> Tensor:
             if isinstance(kept, Tensor):
@@ -178,8 +178,8 @@ def _gathered(module: Any) -> Iterator[None]:
     """An FSDP module with whole, frozen weights; those that were whole before stay so."""
     from torch.distributed.tensor import DTensor
 
-    mine = [p for p in module.parameters() if isinstance(p, DTensor)]
-    if not mine:
+    shards = [p for p in module.parameters() if isinstance(p, DTensor)]
+    if not shards:
         yield
         return
     module.unshard()

@@ -285,16 +285,18 @@ class _Builder:
         for at in torch.nonzero(~still)[:, 0].tolist():
             groups.setdefault((at < tail, kept[at].numpy().tobytes()), []).append(at)
         weight, bias = folded_rows(block, rows)
-        members, made = list(groups.values()), []
+        members, projections = list(groups.values()), []
         if members:
             tails = [last for last, _ in groups]
             for group, reading in self.readings(kept[[m[0] for m in members]], tails):
                 some = members[group]
                 folded = None if bias is None else bias[some].flatten()
-                made.append(PrunedProjection(reading, some, weight[some].flatten(0, 1), folded))
+                projections.append(
+                    PrunedProjection(reading, some, weight[some].flatten(0, 1), folded)
+                )
         held_rows = torch.nonzero(still)[:, 0]
         held = self._held(block, rows[held_rows]) if len(held_rows) else None
-        return made, held, held_rows.tolist()
+        return projections, held, held_rows.tolist()
 
     def _held(self, block: DecoderBlock, rows: Tensor) -> Tensor:
         """``[R, dh]``: projections of rows that read constants."""

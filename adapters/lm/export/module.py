@@ -86,18 +86,18 @@ class ReaderSum(nn.Module):
         signs = [(n, 1) for n in terms.plus] + [(n, -1) for n in terms.minus]
         for number, sign in signs:
             if number in terms.still:
-                x = some(number, stream.sent[number])
+                x = wanted(number, stream.sent[number])
                 if total is None:
                     total = x if sign > 0 else -x
                 else:
                     total = torch.add(total, x, alpha=sign)
         large = [(n, s) for n, s in signs if n not in terms.still]
         if terms.base is not None:
-            x = some(~terms.base, stream.read[terms.base])
+            x = wanted(~terms.base, stream.read[terms.base])
             total = x if total is None else x + total
         own = False  # whether total is a tensor of its own, of a whole batch
         for number, sign in large:
-            x = some(number, stream.sent[number])
+            x = wanted(number, stream.sent[number])
             if own and total is not None:
                 total.add_(x, alpha=sign)
             elif total is None:

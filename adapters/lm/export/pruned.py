@@ -67,7 +67,7 @@ def pruned(
         shape = read_inputs(arch, batch).clean.shape
         return shape[0], shape[1]
 
-    made = Pruned(
+    result = Pruned(
         module,
         causal,
         original,
@@ -80,7 +80,7 @@ def pruned(
         exact=module.exact,
         options={"logits_to_keep": logits_to_keep},
     )
-    return replace(made, gap=_gap(made, model, arch.dtype, values, ablation, last))
+    return replace(result, gap=_gap(result, model, arch.dtype, values, ablation, last))
 
 
 def _last(logits_to_keep: int, ablation: Ablation, longest: int | None) -> int | None:
@@ -104,37 +104,37 @@ def _last(logits_to_keep: int, ablation: Ablation, longest: int | None) -> int |
 def _last_rows(module: PrunedModel, inputs: Inputs) -> Tensor:
     """``[answers, V]``: prompts are cut behind each answer, which nothing before it reads."""
     length, kept = inputs.clean.shape[1], module.last or 0
-    examples, places = inputs.answers // length, inputs.answers % length
+    examples, positions = inputs.answers // length, inputs.answers % length
     rows: dict[int, Tensor] = {}
-    for place in torch.unique(places).tolist():
-        which = torch.nonzero(places == place)[:, 0]
-        stop = max(place + 1, kept) if module.exact is None else module.exact
-        at = place - stop + kept
+    for position in torch.unique(positions).tolist():
+        which = torch.nonzero(positions == position)[:, 0]
+        stop = max(position + 1, kept) if module.exact is None else module.exact
+        at = position - stop + kept
         if at < 0:
             raise InputError(
-                f"the task reads answers at position {place}; the module gives logits at the last "
+                f"the task reads answers at position {position}; the module gives logits at the last "
                 f"{kept} of {stop} positions"
             )
         logits = module(inputs.clean[examples[which], :stop])[:, at]
         rows.update(zip(which.tolist(), logits, strict=True))
-    return torch.stack([rows[i] for i in range(len(places))])
+    return torch.stack([rows[i] for i in range(len(positions))])
 
 
 @torch.no_grad()
 def _gap(
-    made: Pruned,
+    result: Pruned,
     model: MaskedModel,
     dtype: torch.dtype,
     values: Tensor,
     ablation: Ablation,
     last: int | None,
 ) -> float:
-    ids = made.draw(2, made.length(9))
+    ids = result.draw(2, result.length(9))
     length = ids.shape[1]
-    places = torch.arange(length - (last or length), length, device=ids.device).expand(2, -1)
-    batch = Batch({"input_ids": ids}, None, 2, positions=places)
+    positions = torch.arange(length - (last or length), length, device=ids.device).expand(2, -1)
+    batch = Batch({"input_ids": ids}, None, 2, positions=positions)
     want = model.run(batch, values, model.reference(batch, ablation)).double()
-    logits: Tensor = made.module(ids)
+    logits: Tensor = result.module(ids)
     gap = largest_gap(logits, want)
     size = 1 + float(want.abs().max())
     if not gap <= tolerance(dtype) * size:

@@ -83,13 +83,13 @@ class SumPlanner:
         left = list(rows)
         for start in range(len(self._planned)):
             compare(start)
-        made = []
+        readings = []
         while left:
             row = min(left, key=lambda r: (costs[r], tails[r]))
             left.remove(row)
-            made.append((row, self._make(kept[row], constants[row], tails[row], starts[row])))
+            readings.append((row, self._make(kept[row], constants[row], tails[row], starts[row])))
             compare(len(self._planned) - 1)
-        return made
+        return readings
 
     def _make(self, kept: Tensor, constant: Tensor, tail: bool, start: int | None) -> ReaderSum:
         base = None if start is None else self._planned[start]

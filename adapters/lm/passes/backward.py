@@ -126,14 +126,14 @@ class _Backward:
         gradients = buffer.mask_gradients(dx, self.run.slots(buffer, first, count)).to(self.mask)
         columns, start = self.run.columns(buffer, first, count), 0
         for place, rows in readers:
-            mine = place.of(self.mask)[..., first : first + count]
+            target = place.of(self.mask)[..., first : first + count]
             every = torch.arange(place.rows, device=dx.device)[rows]
             part = gradients[:, start : start + len(every)]
             start += len(every)
             if isinstance(columns, slice):
-                mine[:, rows] = part
+                target[:, rows] = part
             else:
-                mine[:, every[:, None], columns] = part
+                target[:, every[:, None], columns] = part
 
     def _from_tail(self, home: DeltaBuffer, first: int, count: int) -> None:
         """Hands gradients at writers' copies in the tail on, once all readers there are passed."""
@@ -221,12 +221,12 @@ class _Backward:
         self, block: DecoderBlock, layer: LayerPlan, fed: Tensor, saved: SavedForBackward
     ) -> Tensor:
         """``[token, D]``: the gradient at the MLP's input ``fed [token, 1, D]``."""
-        run, home, mine = self.run, self.run.home(layer.narrow_mlp), layer.first + block.heads
-        self._from_tail(home, mine, 1)
-        self._constants(home, mine, 1, None)
+        run, home, writer = self.run, self.run.home(layer.narrow_mlp), layer.first + block.heads
+        self._from_tail(home, writer, 1)
+        self._constants(home, writer, 1, None)
         assert home.grad is not None
         assert saved.mlp is not None
-        upstream = centre(home.grad[:, run.slots(home, mine, 1).start], self.centred)
+        upstream = centre(home.grad[:, run.slots(home, writer, 1).start], self.centred)
         (dx,) = torch.autograd.grad([saved.mlp[1]], [saved.mlp[0]], [upstream])
         if block.mlp_norm is not None:
             dx = block.mlp_norm.pull_back(fed[:, 0], dx)

@@ -89,8 +89,8 @@ class TokenSelection:
 
     def pick(self, x: Tensor, rows: Tensor | slice) -> Tensor:
         """``[count, r, F]``: ``rows`` of ``x [K * B, T, R, F]``."""
-        mine: Tensor = self.cut(x.flatten(2)).unflatten(1, x.shape[2:])
-        return mine[:, rows]
+        chosen: Tensor = self.cut(x.flatten(2)).unflatten(1, x.shape[2:])
+        return chosen[:, rows]
 
 
 class AblatedRun:
@@ -260,8 +260,8 @@ class DeltaBuffer:
         """Adds to the Deltas' gradients what ``grad [token, R, D]`` at their readers gives."""
         assert self.grad is not None
         if self.slot_major:
-            mine = self.grad.transpose(0, 1)[slots]
-            mine.view(len(mine), -1).addmm_(
+            target = self.grad.transpose(0, 1)[slots]
+            target.view(len(target), -1).addmm_(
                 weights[0].T.to(grad.dtype), grad.transpose(0, 1).flatten(1)
             )
         else:

@@ -93,11 +93,11 @@ def _learned(constants: Tensor | None, layout: EdgeLayout, entry: Tensor, code: 
             f"learned constants of the shape {got} come from another model; this one has "
             f"{layout.writers} writers of width {width}: use model.learned_ablation(start)"
         )
-    mine = constants.detach().to(entry)
-    layers = mine[layout.embeddings :].view(layout.layers, layout.heads + 1, width)
+    messages = constants.detach().to(entry)
+    layers = messages[layout.embeddings :].view(layout.layers, layout.heads + 1, width)
     zeros = entry.new_zeros(1, 1, 1)
     return Values(
-        mine[: layout.embeddings, None, None].expand(-1, batch, tokens, width),
+        messages[: layout.embeddings, None, None].expand(-1, batch, tokens, width),
         [zeros.expand(batch, tokens, code)] * layout.layers,
         [layer[-1].expand(batch, tokens, width) for layer in layers],
         heads=layers[:, :-1],

@@ -70,7 +70,7 @@ def run_shared(
     of heads and MLPs. The residual stream stands in float32 at least; what modules read of it is
     rounded to the model's own dtype.
     """
-    relp, kind = rule != "gradient", glue.entry.dtype
+    relp, dtype = rule != "gradient", glue.entry.dtype
     frozen = rule == "relp-frozen"
     codes, mlps, stream = [], [], []
     projected, mlp_in, sent = [], [], []
@@ -88,7 +88,7 @@ def run_shared(
         return torch.where(each, clean, x)
 
     def normed(norm: Norm | None, x: Tensor) -> Tensor:
-        x = x.to(kind)
+        x = x.to(dtype)
         if norm is None:
             return x.view_as(x)
         return norm.frozen(x) if relp else norm(x)
@@ -123,7 +123,7 @@ def run_shared(
                     if not bool((gate == 1).all()):
                         each = gate.to(first).repeat_interleave(block.head_dim)
                         code = gated(code, mixed.ablated.codes[i], each)
-                        message = block.message(code.to(kind))
+                        message = block.message(code.to(dtype))
                         if mixed.ablated.heads is not None:
                             share = (1 - gate).to(first)[:, None] * mixed.ablated.heads[i]
                             message = message + share.sum(0)
@@ -150,7 +150,7 @@ def run_shared(
             with arch.outer_loaded(lent=grad):
                 final_in = normed(arch.final_norm, rows)
                 out = arch.unembed(final_in).view(*inputs.shape, -1)
-    values = Values(embed.detach().to(kind), codes, mlps, [s.detach() for s in stream])
+    values = Values(embed.detach().to(dtype), codes, mlps, [s.detach() for s in stream])
     return SharedPass(values, stream, projected, mlp_in, final_in, sent, out)
 
 

@@ -73,11 +73,11 @@ class Values:
         for block, c, c2, m, m2 in zip(
             arch.blocks, self.codes, other.codes, self.mlps, other.mlps, strict=True
         ):
-            mine = out[start : start + heads]
+            messages = out[start : start + heads]
             with block.loaded():
-                expand_codes(block.output_weight, c - c2, mine, block.gain)
+                expand_codes(block.output_weight, c - c2, messages, block.gain)
             if other.heads is not None:
-                mine -= other.heads[block.index, :, None, None]
+                messages -= other.heads[block.index, :, None, None]
             start += heads
             torch.sub(m, m2, out=out[start])
             start += 1
@@ -101,17 +101,17 @@ def residuals(arch: Architecture, values: Values, glue: Glue, embeddings: int) -
     """
     x = wide(glue.unmaskable(embeddings)) + wide(values.embed).sum(0)
     x = x.expand_as(glue.entry)
-    places = []
+    streams = []
     for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
-        places.append(x)
+        streams.append(x)
         with block.loaded():
             middle = x + block.message(code)
         if values.heads is not None:
             middle = middle + values.heads[block.index].sum(0)
-        places.append(x if block.parallel else middle)
+        streams.append(x if block.parallel else middle)
         x = middle + mlp
-    places.append(x)
-    return places
+    streams.append(x)
+    return streams
 
 
 @dataclass(eq=False)

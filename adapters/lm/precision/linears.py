@@ -103,10 +103,10 @@ class _Product(torch.autograd.Function):
         if scale is None:
             return (x.to(weight.dtype) @ weight.T).to(x.dtype)
         flat = x.reshape(-1, x.shape[-1])
-        mine = scale_of(flat.abs().amax(-1, keepdim=True), precision)
-        numbers = on_grid(flat / mine, precision).to(torch.int8)
+        input_scale = scale_of(flat.abs().amax(-1, keepdim=True), precision)
+        numbers = on_grid(flat / input_scale, precision).to(torch.int8)
         product = torch._int_mm(numbers, weight.T)  # pyright: ignore[reportPrivateImportUsage]
-        out = product.to(x.dtype) * mine * scale.flatten()
+        out = product.to(x.dtype) * input_scale * scale.flatten()
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod

@@ -213,8 +213,8 @@ class _RoundedPart:
         tensors = torch.searchsorted(ends, torch.tensor(own), right=True)
         if self.policy.weight_scale == "tensor":
             for tensor in tensors.unique():
-                mine = (tensors == tensor).to(largest.device)
-                largest[mine] = largest[mine].max()
+                of_tensor = (tensors == tensor).to(largest.device)
+                largest[of_tensor] = largest[of_tensor].max()
         new = mixed(split, precisions, largest).flatten(0, 1)
         per_row = self.policy.weight_scale == "row"
         scales = split.shape[1] if per_row else len(tensors.unique()) / len(own)

@@ -50,8 +50,8 @@ def _e4m3(x: Tensor) -> Tensor:
     Values of one binade stand an eighth of its power of two apart, those below 2^-6 as in the
     lowest one. The power of two is a float's exponent bits alone.
     """
-    kind, exponent = _BITS[x.dtype]
-    step = (x.view(kind) & exponent).view(x.dtype).clamp_(min=2**-6).mul_(2**-3)
+    integers, exponent = _BITS[x.dtype]
+    step = (x.view(integers) & exponent).view(x.dtype).clamp_(min=2**-6).mul_(2**-3)
     return x.div_(step).round_().mul_(step)
 
 
@@ -110,8 +110,8 @@ def mixed(weight: Tensor, precisions: Sequence[Precision], largest: Tensor) -> T
     largest = largest.expand(len(weight), *largest.shape[1:])
     out = weight.clone()
     for precision in lowered(precisions):
-        some = [i for i, mine in enumerate(precisions) if mine == precision]
-        out[some] = round_to(weight[some], precision, largest[some])
+        rows = [i for i, mine in enumerate(precisions) if mine == precision]
+        out[rows] = round_to(weight[rows], precision, largest[rows])
     return out
 
 
@@ -135,8 +135,8 @@ class Rounds:
 
         Each head's code has scales of its own, so that its message depends on no other head.
         """
-        some = self.heads if heads is None else [self.heads[i] for i in heads.tolist()]
-        return _each(z, some)
+        precisions = self.heads if heads is None else [self.heads[i] for i in heads.tolist()]
+        return _each(z, precisions)
 
 
 def _each(x: Tensor, precisions: Sequence[Precision]) -> Tensor:
@@ -145,6 +145,6 @@ def _each(x: Tensor, precisions: Sequence[Precision]) -> Tensor:
         return straight(x, precisions[0])
     out = x.clone()
     for precision in lowered(precisions):
-        some = [i for i, mine in enumerate(precisions) if mine == precision]
-        out[..., some, :] = straight(x[..., some, :], precision)
+        rows = [i for i, mine in enumerate(precisions) if mine == precision]
+        out[..., rows, :] = straight(x[..., rows, :], precision)
     return out
