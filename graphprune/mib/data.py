@@ -117,17 +117,17 @@ def mib(
             or no row is left.
         MissingExtraError: a parquet file, and pyarrow is not installed.
     """
-    data_set = Path(folder)
-    rows = mib_rows(data_set, split, config)
-    kind = _kind(rows[0], data_set)
+    root = Path(folder)
+    rows = mib_rows(root, split, config)
+    kind = _kind(rows[0], root)
     rule = _RULES[kind]
-    column = _column(rows[0], counterfactual, rule.counterfactual, data_set)
+    column = _column(rows[0], counterfactual, rule.counterfactual, root)
     encoder = Encoder(tokenizer)
-    wanted = _operator(rows, operator, data_set) if kind == "arithmetic" else None
+    wanted = _operator(rows, operator, root) if kind == "arithmetic" else None
     records: list[FileRecord] = []
     left_out = 0
     for number, row in enumerate(rows):
-        where = f"{data_set.name} {split} row {number}"
+        where = f"{root.name} {split} row {number}"
         other: Any = row.get(column)
         try:
             usable = isinstance(other, Mapping) and other.get("prompt") is not None
@@ -147,9 +147,9 @@ def mib(
         if n is not None and len(records) == n:
             break
     if not records:
-        raise InputError(f"all {left_out} rows of {data_set} {split} are left out by MIB's rules")
+        raise InputError(f"all {left_out} rows of {root} {split} are left out by MIB's rules")
     task = Task.from_pairs(
-        records, tokenizer, metric=metric, name=name or data_set.name, on_mismatch="drop",
+        records, tokenizer, metric=metric, name=name or root.name, on_mismatch="drop",
         batch_size=batch_size,
     )  # fmt: skip
     shared = sum(
@@ -161,7 +161,7 @@ def mib(
         log.warning(
             "%d of %d rows of %s have an answer and a distractor that begin with the same token; "
             "they stay, as in the benchmark's loader: their logit difference is always 0",
-            shared, len(task), data_set.name,
+            shared, len(task), root.name,
         )  # fmt: skip
     notes = {"split": split, "counterfactual": column, "left_out": left_out}
     return replace(task, notes={**task.notes, **notes, "shared_token": shared})
@@ -169,14 +169,14 @@ def mib(
 
 def mib_rows(folder: str | Path, split: str, config: str | None = None) -> list[Row]:
     """The rows of a split as plain values; see :func:`mib`."""
-    data_set = Path(folder)
-    files = _files_of(data_set, config)
+    root = Path(folder)
+    files = _files_of(root, config)
     if split not in files:
         known = ", ".join(sorted(files))
-        raise InputError(f"{data_set} has no split {split!r}; it has {known}")
+        raise InputError(f"{root} has no split {split!r}; it has {known}")
     rows = [row for path in files[split] for row in _read(path)]
     if not rows:
-        raise InputError(f"the split {split!r} of {data_set} has no rows")
+        raise InputError(f"the split {split!r} of {root} has no rows")
     return rows
 
 
@@ -185,25 +185,23 @@ def split_names(folder: str | Path, config: str | None = None) -> list[str]:
     return sorted(_files_of(Path(folder), config))
 
 
-def _files_of(data_set: Path, config: str | None) -> dict[str, list[Path]]:
+def _files_of(root: Path, config: str | None) -> dict[str, list[Path]]:
     """The files of each split of one configuration."""
-    if not data_set.is_dir():
-        raise InputError(f"expected the folder of a data set, but {data_set} is not there")
-    files = _splits(data_set)
+    if not root.is_dir():
+        raise InputError(f"expected the folder of a data set, but {root} is not there")
+    files = _splits(root)
     if not files:
         raise InputError(
-            f"{data_set} holds no data set as the hub has them: no .parquet or .jsonl file is named "
+            f"{root} holds no data set as the hub has them: no .parquet or .jsonl file is named "
             "after a split, such as data/train-00000-of-00001.parquet"
         )
     if config is None and len(files) > 1 and _PREFERRED in files:
         config = _PREFERRED
     if config is None and len(files) > 1:
-        raise InputError(
-            f"{data_set} has several configurations; give config= one of {list(files)}"
-        )
+        raise InputError(f"{root} has several configurations; give config= one of {list(files)}")
     chosen = next(iter(files)) if config is None else config
     if chosen not in files:
-        raise InputError(f"{data_set} has no configuration {chosen!r}; it has {list(files)}")
+        raise InputError(f"{root} has no configuration {chosen!r}; it has {list(files)}")
     return files[chosen]
 
 
@@ -218,11 +216,11 @@ def data_files(folder: Path) -> list[Path]:
     return sorted(path for paths in named for path in paths)
 
 
-def _splits(data_set: Path) -> dict[str, dict[str, list[Path]]]:
+def _splits(root: Path) -> dict[str, dict[str, list[Path]]]:
     """Files by configuration and split, at most two folders deep."""
     files: dict[str, dict[str, list[Path]]] = {}
-    for path in sorted(path for depth in ("*", "*/*", "*/*/*") for path in data_set.glob(depth)):
-        parts = path.relative_to(data_set).parts
+    for path in sorted(path for depth in ("*", "*/*", "*/*/*") for path in root.glob(depth)):
+        parts = path.relative_to(root).parts
         if path.suffix not in _FILES or any(part.startswith(".") for part in parts):
             continue
         named = re.match(r"(train|validation|test)\b", path.name.replace("_", "-"))
@@ -258,7 +256,7 @@ def _read(path: Path) -> list[Row]:
     return values
 
 
-def _kind(row: Row, data_set: Path) -> str:
+def _kind(row: Row, root: Path) -> str:
     metadata = row.get("metadata")
     if isinstance(metadata, Mapping) and "indirect_object" in metadata:
         return "ioi"
@@ -266,27 +264,27 @@ def _kind(row: Row, data_set: Path) -> str:
         if all(name in row for name in _RULES[kind].needed):
             return kind
     raise InputError(
-        f"{data_set} is none of MIB's data sets: rows have prompt and metadata.indirect_object (ioi), "
+        f"{root} is none of MIB's data sets: rows have prompt and metadata.indirect_object (ioi), "
         "prompt, choices and answerKey (mcqa, arc) or prompt, label and operator (arithmetic); "
         f"these have {', '.join(row)}"
     )
 
 
-def _column(row: Row, given: str | None, usual: str, data_set: Path) -> str:
+def _column(row: Row, given: str | None, usual: str, root: Path) -> str:
     known = [name for name in row if name.endswith("_counterfactual")]
     wanted = usual if given is None else given
     for name in (wanted, f"{wanted}_counterfactual"):
         if name in known:
             return name
     raise InputError(
-        f"{data_set} has no counterfactual {wanted!r}; it has {', '.join(known) or 'none at all'}"
+        f"{root} has no counterfactual {wanted!r}; it has {', '.join(known) or 'none at all'}"
     )
 
 
-def _operator(rows: list[Row], given: str | None, data_set: Path) -> str:
+def _operator(rows: list[Row], given: str | None, root: Path) -> str:
     operators = sorted({str(row.get("operator")) for row in rows})
     if given is None and len(operators) == 1:
         return operators[0]
     if given is None or given not in operators:
-        raise InputError(f"{data_set} has the operators {operators}; give operator= one of them")
+        raise InputError(f"{root} has the operators {operators}; give operator= one of them")
     return given

@@ -112,8 +112,8 @@ def _last_rows(module: PrunedModel, inputs: Inputs) -> Tensor:
         at = position - stop + kept
         if at < 0:
             raise InputError(
-                f"the task reads answers at position {position}; the module gives logits at the last "
-                f"{kept} of {stop} positions"
+                f"the task reads answers at position {position}; the module gives logits at the "
+                f"last {kept} of {stop} positions"
             )
         logits = module(inputs.clean[examples[which], :stop])[:, at]
         rows.update(zip(which.tolist(), logits, strict=True))
