@@ -43,8 +43,8 @@ def tracr(
         name: the task's.
         seed: draws the corrupted inputs, in which every token differs from the original.
         batch_size: the task's.
-        dtype: of the converted weights; ``None``: float64, which keeps the steep ramps of Tracr's
-            MLPs exact.
+        dtype: of the converted weights; ``None`` means float64, which keeps the steep ramps of
+            Tracr's MLPs exact.
 
     Returns:
         The model, with token and position embeddings as two nodes, and the task. Its metric is the

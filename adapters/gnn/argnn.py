@@ -35,9 +35,9 @@ class ARGNN(MessagePassing):
 
     Args:
         edge_index: ``[2, E]``, sources over targets.
-        num_nodes: N; ``None``: one more than the highest number named.
+        num_nodes: N; ``None`` means one more than the highest number named.
         inputs: numbers of the clamped nodes, in the order inputs are given. No edge may enter one.
-        outputs: numbers of the nodes that :meth:`read` gives; ``None``: all that are no inputs.
+        outputs: numbers of the nodes that :meth:`read` gives; ``None`` means all but the inputs.
         channels: size d of a state.
         activation: ``"tanh"``, ``"sigmoid"``, ``"relu"`` or ``"identity"``.
         output_activation: that of the output nodes, if another.
@@ -46,7 +46,7 @@ class ARGNN(MessagePassing):
             :mod:`graphprune.adapters.gnn.schedule`.
         rate: the chance of an update in a Bernoulli step.
         steps: steps (sweeps) of a run.
-        weight: ``[E]`` first weights; ``None``: normal, of variance 1 / in-degree.
+        weight: ``[E]`` first weights; ``None`` means normal, of variance 1 / in-degree.
         seed: draws first weights, and the schedules of runs that name no generator.
 
     Attributes:
@@ -288,7 +288,7 @@ class ARGNN(MessagePassing):
 
     @torch.no_grad()
     def keep(self, mask: EdgeMask | Tensor | None) -> ARGNN:
-        """Carries on with the edges of a mask alone (``None``: all again); gives the module.
+        """Carries on with the edges of a mask alone (``None`` means all again); gives the module.
 
         ``mask`` is an :class:`~graphprune.EdgeMask` over this network's edges or ``[E]``; an edge
         is kept where it is not 0.

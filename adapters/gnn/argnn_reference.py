@@ -236,8 +236,8 @@ class ARGNNReference(Reference):
     ) -> Tensor:
         """``[K, B, ...]`` under masks ``rows [K, 1 or B, E]``.
 
-        In each step nodes also read what is ``ablated`` (``None``: :meth:`ablated_reads` of the
-        masks) and what is ``added`` on top.
+        In each step nodes also read what is ``ablated`` (``None`` means :meth:`ablated_reads` of
+        the masks) and what is ``added`` on top.
         """
         adjacency = self.network.adjacency(self.network.masked_weight(rows))
         more = self.ablated_reads(rows) if ablated is None else ablated
@@ -248,5 +248,5 @@ class ARGNNReference(Reference):
 
 
 def _added(one: list[Tensor], other: list[Tensor] | None) -> list[Tensor]:
-    """Sums step by step; ``None``: nothing."""
+    """Sums step by step; ``None`` means nothing."""
     return one if other is None else [a + b for a, b in zip(one, other, strict=True)]

@@ -100,7 +100,7 @@ class GraphCopies:
         node_tensors: node tensors ``[k * N, ...]`` by name, in place of the data's.
         count: k.
         edges: their edges.
-        kept: which edges of all copies there are, by relation; ``None``: all.
+        kept: which edges of all copies there are, by relation; ``None`` means all.
         edge_tensors: edge tensors ``[k * E_r, ...]`` in place of the data's, named as
             ``GraphData.edge_tensors`` is.
     """

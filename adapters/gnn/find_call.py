@@ -62,7 +62,7 @@ def nearly_equal(outputs: Any, wanted: Any, room: float | None = None) -> bool:
     """Whether outputs, one tensor or several, are equal but for rounding.
 
     NaN and infinities must stand in the same places. ``room``: how far a tensor's values may lie
-    apart, by one more than its largest; ``None``: 1e-9 in float64, else 1e-4.
+    apart, by one more than its largest; ``None`` means 1e-9 in float64, else 1e-4.
     """
     if isinstance(outputs, Tensor) and isinstance(wanted, Tensor):
         if outputs.shape != wanted.shape:

@@ -60,8 +60,8 @@ class GraphData:
         heterogeneous: whether it is a ``HeteroData``.
         types: node types, in order, with their numbers of nodes.
         relations: edge types, in order, with their ``[2, E_r]``.
-        attributes: by store (a node type, a relation, or ``None``: the data as a whole, which is
-            all of a homogeneous graph) and name.
+        attributes: by store (a node type, a relation, or ``None`` for the data as a whole, which
+            is all of a homogeneous graph) and name.
         batch: ``[N_t]`` graph numbers by type; empty: one graph.
         num_graphs: how many graphs.
         layout: how what belongs to whole graphs is copied.
@@ -347,5 +347,5 @@ def plain_copy(data: Any) -> Any:
 
 
 def store_of(data: Any, store: StoreKey) -> Any:
-    """What PyG keeps of a node type or a relation; ``None``: of the whole."""
+    """What PyG keeps of a node type or a relation, or (``None``) of the whole."""
     return data.stores[0] if store is None else data[store]

@@ -36,8 +36,8 @@ class GradientPoint:
 
     Args:
         objective: the function of outputs.
-        gate: ``[E]``: the share of its sender's clean message that an edge carries; ``None``: 1.
-        constant: ``[E]`` bool: edges whose messages pass no gradient on; ``None``: none does.
+        gate: ``[E]``: the share of its sender's clean message that an edge carries; ``None`` for 1.
+        constant: ``[E]`` bool: edges whose messages pass no gradient on; ``None`` means none does.
         neurons: whether gradients by neuron are asked for.
     """
 
@@ -186,7 +186,7 @@ class GraphModel(MaskedModel):
 
 
 def all_alike(pairs: Iterable[tuple[Tensor, Tensor | None]]) -> bool:
-    """Whether messages are what stands in for them (``None``: zeros), but for rounding."""
+    """Whether messages are what stands in for them (``None`` means zeros), but for rounding."""
     return all(
         not bool(own.any()) if instead is None else equal_but_for_rounding(own, instead)
         for own, instead in pairs

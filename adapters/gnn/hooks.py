@@ -77,7 +77,7 @@ class MessageHooks:
         edges: of all copies.
         mask: ``[k * E]`` mask values of all copies' edges, or ``None``.
         replaced: for each propagation what stands in for a message at mask 0, one row for each
-            edge of its relation; ``None``: nothing does.
+            edge of its relation; ``None`` means nothing does.
         delete: whether a mask must equal deletion.
         gradients: whether messages shall keep gradients.
         constant: ``[k * E]`` bool: edges that carry ``clean`` messages whatever their source sends.

@@ -44,8 +44,8 @@ class MaskedARGNN(GraphModel):
 
     Args:
         network: the module; used as it is.
-        steps: of every run; ``None``: the module's.
-        seed: draws the schedule; ``None``: the module's.
+        steps: of every run; ``None`` means the module's.
+        seed: draws the schedule; ``None`` means the module's.
         name: in provenance.
     """
 

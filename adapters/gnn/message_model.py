@@ -46,12 +46,13 @@ class MessageModel(GraphModel):
             itself gets data of the same kind with all its attributes.
         forward: ``(module, data) -> outputs``, how the module is called on data like the user's,
             where names do not tell (``forward(x, edge_index, edge_weight)``, weights in
-            ``data.edge_attr``); ``None``: not said.
-        level: ``"node"`` or ``"graph"``, what a row of the outputs is; ``None``: by its number.
-        node_type: of heterogeneous data, the type of node the outputs are of; ``None``: outputs by
-            type say, or the number of rows.
+            ``data.edge_attr``).
+        level: ``"node"`` or ``"graph"``, what a row of the outputs is; ``None`` tells it by the
+            number of rows.
+        node_type: of heterogeneous data, the type of node the outputs are of; ``None``
+            leaves it to outputs by type, or to the number of rows.
         means: what mean messages and learned constants are for: each ``"edge"``, or all edges of
-            an edge ``"type"``; ``None``: ``"type"`` for heterogeneous data, else ``"edge"``.
+            an edge ``"type"``; ``None`` means ``"type"`` for heterogeneous data, else ``"edge"``.
         name: in provenance.
     """
 
@@ -69,16 +70,13 @@ class MessageModel(GraphModel):
         from torch_geometric.data import Data, HeteroData
 
         if not isinstance(data, Data | HeteroData):
-            several = isinstance(data, list | tuple)
-            raise InputError(
-                "data must be PyG's Data, HeteroData or Batch, got "
-                + (
+            got = f"{type(data).__name__}; give Data(x=x, edge_index=edge_index)"
+            if isinstance(data, list | tuple):
+                got = (
                     f"a {type(data).__name__} of {len(data)}; put graphs into one: "
                     "torch_geometric.data.Batch.from_data_list(graphs)"
-                    if several
-                    else f"{type(data).__name__}; give Data(x=x, edge_index=edge_index)"
                 )
-            )
+            raise InputError(f"data must be PyG's Data, HeteroData or Batch, got {got}")
         one_of(level, (None, "node", "graph"), "level")
         one_of(means, (None, "edge", "type"), "means")
         require_maskable(module)

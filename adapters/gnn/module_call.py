@@ -33,7 +33,7 @@ class ModuleCall:
     Args:
         module: the user's own.
         data: what it is called on.
-        forward: the user's own way, ``(module, data) -> outputs``; ``None``: not said.
+        forward: the user's own way, ``(module, data) -> outputs``, if it was said.
         takes_data: whether the module takes the data itself.
         arguments: parameters that are filled by the data's attributes of those names.
         batch_arguments: parameters that are filled once several copies stand side by side.

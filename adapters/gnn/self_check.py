@@ -229,7 +229,7 @@ def _layouts(source: GraphData) -> Iterator[GraphData]:
 
 
 def _leak(module: GraphModule, own: Tensor) -> float | None:
-    """How far outputs of two copies are from those of each alone; ``None``: rounding."""
+    """How far outputs of two copies are from those of each alone; ``None`` if only by rounding."""
     source, generator = module.call.data, torch.Generator().manual_seed(0)
     fresh = {name: _fresh(value, generator) for name, value in source.node_tensors.items()}
     both = {name: torch.cat([value, fresh[name]]) for name, value in source.node_tensors.items()}
@@ -281,7 +281,7 @@ class Deletion:
     def smaller(self, nodes: Mapping[str, Tensor] | None, count: int, kept: Tensor) -> Tensor:
         """``[k, rows, V]`` of ``count`` copies with the edges ``kept [k * E]`` bool alone.
 
-        ``nodes [k * N, ...]``; ``None``: the data's own. Nothing is watched.
+        ``nodes [k * N, ...]``; ``None`` means the data's own. Nothing is watched.
         """
         if not self._smaller_works:
             self._try_smaller()

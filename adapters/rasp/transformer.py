@@ -35,8 +35,8 @@ class TracrConfig:
         tokens: the values of the input ids, BOS and padding among them.
         bos_id, pad_id: their ids.
         directions: the label of each residual direction, such as ``"tokens:a"`` or ``"one"``.
-        values: the values of the outputs of a categorical program, in order; ``None``: the program
-            is numerical and its one output is the value.
+        values: the values of the outputs of a categorical program, in order; ``None`` means the
+            program is numerical and its one output is the value.
         max_length: the longest sequence, BOS not counted.
         vocab_size: how many outputs there are (1 where numerical).
     """

@@ -73,7 +73,7 @@ def tracr_truth(model: MaskedModel, task: Task | None = None) -> EdgeMask:
 
     Args:
         model: what ``gp.adapters.tracr(compiled)`` gives.
-        task: the inputs the program is for; ``None``: every input.
+        task: the inputs the program is for; ``None`` means every input.
     """
     return _true_circuit(model, _rows(model, task))
 

@@ -96,7 +96,7 @@ def mib(
         folder: a copy of the data set's repository: parquet (or JSON-lines) files named after
             their split, such as ``data/train-00000-of-00001.parquet``.
         tokenizer: a Hugging Face tokenizer.
-        n: the first so many rows that are not left out; ``None``: all.
+        n: the first so many rows that are not left out; ``None`` means all.
         split: ``"train"``, on which MIB finds circuits; its own scripts score on ``"validation"``
             and its leaderboard on a ``"test"`` split.
         config: the data set's configuration, a folder in it; by default the only one, or

@@ -61,8 +61,8 @@ def parse(
         path: the file, which errors name.
         values: what it holds.
         layout: of the graph that it belongs to.
-        form: of the file; ``None``: ``.pt`` by that suffix, else JSON.
-        remarks: gets what the benchmark's loader passes over; ``None``: that is an error.
+        form: of the file; ``None`` means ``.pt`` by that suffix, else JSON.
+        remarks: gets what the benchmark's loader passes over; without it that is an error.
         circuit: whether edges may lack a score, as in the benchmark's files of circuits.
     """
     if form is None:

@@ -174,7 +174,7 @@ def write_submission(
         task, model: the benchmark's names, such as ``"arc-easy"`` and ``"llama3"``.
         found: scores of edges or of nodes (neurons too, where they are scored); or a circuit for
             each size below 1, and one for 1 if you like, in any order.
-        d_model: the residual stream's width; ``None``: the benchmark's model's.
+        d_model: the residual stream's width; ``None`` means the benchmark's model's.
         form: of the files.
 
     Returns the folder. Raises :class:`InputError` for unknown names, a graph of another shape than
@@ -269,9 +269,9 @@ def read_submission(
 
     Args:
         folder: such as ``submission/ioi_gpt2``.
-        graph: what the files belong to; ``None``: the graph that they describe.
-        level: which of its scores a file is for; ``None``: those of nodes (or neurons) where it has
-            any, else of edges.
+        graph: what the files belong to; ``None`` means the graph that they describe.
+        level: which of its scores a file is for; ``None`` means those of nodes (or neurons) where
+            it has any, else of edges.
         ungrouped: see :func:`graphprune.export.from_mib_json`.
 
     Missing edges and nodes and what else MIB's loader passes over are read as it reads them, and

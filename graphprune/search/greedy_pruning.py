@@ -63,7 +63,7 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a call of :meth:`GreedyPruning.run` ends early; ``None``: never.
+    """When a call of :meth:`GreedyPruning.run` ends early; ``None`` means never.
 
     ``candidates``: rows tried at once at most.
     """
@@ -84,7 +84,7 @@ class GreedyPruning:
         absolute: whether a change of the loss counts whatever its sign.
         drop_dead: whether edges into nodes that lead nowhere are cut untried.
         order: edges in the order they are decided in; edges of ``within`` alone.
-        within: ``[E]`` bool, the circuit to begin with; ``None``: all edges.
+        within: ``[E]`` bool, the circuit to begin with; ``None`` means all edges.
     """
 
     graph: ComputationalGraph

@@ -57,7 +57,7 @@ class MiniBatches:
         batch_size: examples a step, over all workers.
         seed: of the order.
         steps: how many steps there will be, which decides whether caching pays.
-        cache: bytes that references may take; ``None``: a quarter of the free memory.
+        cache: bytes that references may take; ``None`` means a quarter of the free memory.
         workers: the processes that share each batch.
     """
 

@@ -65,10 +65,10 @@ class WarmStart:
     Args:
         scores: :class:`~graphprune.EdgeScores`, a scorer, or its registered name.
         mapping: see the module.
-        density: the expected share of open edges at the first step; ``None``: the optimiser's own
-            start, where it has one (only ``ranks`` and gates under a budget do).
-        spread: gates lie from -spread to spread around their middle; ``None``: 1 for gates that
-            are shifted to a budget, 3 for those that are log odds.
+        density: the expected share of open edges at the first step; ``None`` means the optimiser's
+            own start, where it has one (only ``ranks`` and gates under a budget do).
+        spread: gates lie from -spread to spread around their middle; ``None`` means 1 for gates
+            that are shifted to a budget, 3 for those that are log odds.
     """
 
     scores: Source

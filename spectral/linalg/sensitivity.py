@@ -290,7 +290,7 @@ def removal_effects(
         graph, weights, laplacian, degrees, measure, dense_limit: as for :func:`sensitivity`.
         exact: solve again without each edge (slow: an eigendecomposition an edge); otherwise to
             first order, from one decomposition.
-        edges: numbers of the edges wanted; the others are NaN. ``None``: all.
+        edges: numbers of the edges wanted; the others are NaN. ``None`` means all.
 
     Returns:
         ``[E]`` float64; negative where the removal lowers the measure.

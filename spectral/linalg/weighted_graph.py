@@ -160,7 +160,7 @@ def weighted_graph(
         graph: a :class:`~graphprune.ComputationalGraph`; ``(edge_index [2, E], num_nodes)``; a
             :class:`WeightedGraph` (then ``weights=None`` keeps its own); or what
             :mod:`.conversions` lists: networkx, PyG, scipy.sparse, ``(edge_index, weights)``.
-        weights: ``[E]`` numbers, signed; ``None``: those that the graph carries, else 1 each.
+        weights: ``[E]`` numbers, signed; ``None`` means those that the graph carries, else 1 each.
         wire_weight: the weight of the graph's fixed edges: ``"mean"``, the mean size of the edges'
             weights, or a number.
 
@@ -363,9 +363,9 @@ def laplacian(
 
     Args:
         graph: a :class:`~graphprune.ComputationalGraph`, or ``(edge_index [2, E], num_nodes)``.
-        weights: ``[E]`` signed weights; ``None``: 1 for every edge.
+        weights: ``[E]`` signed weights; ``None`` means 1 for every edge.
         laplacian: which matrix, see the table at the top of this module.
-        degrees: ``"signed"`` sums or ``"absolute"`` sums of weights; ``None``: absolute for
+        degrees: ``"signed"`` sums or ``"absolute"`` sums of weights; ``None`` means absolute for
             ``rw``, signed otherwise.
 
     Returns:

@@ -238,9 +238,9 @@ def attributed(
         layout, graph: the model's.
         reference: the batch's clean and ablated values.
         batch, objective: what is asked, and the function of outputs that is differentiated.
-        gates: ``[K, N]``: the points, a share of the clean message for each node; ``None``: the
-            clean model alone.
-        weights: ``[K]``: what each point counts; ``None``: equally.
+        gates: ``[K, N]``: the points, a share of the clean message for each node; ``None`` means
+            the clean model alone.
+        weights: ``[K]``: what each point counts; ``None`` means equally.
         by_position, neurons: whether sums are kept by position (slot), and by neuron too.
         constant: ``[K, N]`` bool: nodes whose messages are put in as constants, which pass no
             gradient on.

@@ -52,8 +52,8 @@ class DecoderBlock:
 
     ``rows``: readers of the attention, q of each head, then k and v of each key/value head.
     ``coupled``: whether a head's message depends on other heads. ``rounds`` says how inputs of
-    attention's products are rounded (``None``: they are not); the layer's own modules then round
-    what they are called with.
+    attention's products are rounded (``None`` means they are not); the layer's own modules then
+    round what they are called with.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ __all__ = ["embedding", "max_positions", "unembedding"]
 
 
 def max_positions(arch: Architecture) -> int | None:
-    """The most positions a module of the model reads; ``None``: any number."""
+    """The most positions a module of the model reads; ``None`` means any number."""
     limits = (arch.table_positions, rope_limit(arch.model))
     return min((limit for limit in limits if limit is not None), default=None)
 

@@ -20,12 +20,12 @@ class Family:
     """Where the parts of a model are.
 
     ``base`` is the path from the causal model to its decoder; paths under it: ``layers``,
-    ``embedding``, ``position`` (an added position table), ``final_norm`` (``None``: there is none).
-    Paths under a layer: ``attention`` (the module that owns the projections), ``mlp`` and up to
-    four norms. Paths under ``attention``: ``query``, ``key``, ``value``, or one of them for a fused
-    projection, whose rows are ordered as ``fused`` says: ``"blocks"`` (all q, all k, all v) or
-    ``"interleaved"`` (head by head); and ``output``. ``parallel`` is true, false, or the config's
-    flag for it. ``full_width_qk_norm`` couples the heads of a layer (so do post-norms).
+    ``embedding``, ``position`` (an added position table), ``final_norm`` (``None`` means there is
+    none). Paths under a layer: ``attention`` (the module that owns the projections), ``mlp`` and up
+    to four norms. Paths under ``attention``: ``query``, ``key``, ``value``, or one of them for a
+    fused projection, whose rows are ordered as ``fused`` says: ``"blocks"`` (all q, all k, all v)
+    or ``"interleaved"`` (head by head); and ``output``. ``parallel`` is true, false, or the
+    config's flag for it. ``full_width_qk_norm`` couples the heads of a layer (so do post-norms).
     ``causal=False``: a position also reads later ones, so what stands before a changed token
     changes too, and the module itself must keep padding out of its attention.
     """

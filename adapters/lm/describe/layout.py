@@ -322,8 +322,8 @@ def sparse_plan(
 ) -> PassPlan:
     """The least work for ``mask [C, E]``. ``quiescent``: untouched nodes send ablation values.
 
-    ``moved [W]`` bool: the writers where a change begins (``None``: the embeddings); all that does
-    not depend on them stays as it is.
+    ``moved [W]`` bool: the writers where a change begins (``None`` means the embeddings); all that
+    does not depend on them stays as it is.
     """
     touched = (mask != 0).any(0)
     attention, mlp, final = layout.places()

@@ -192,8 +192,8 @@ def matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
 class ReaderProjections:
     """A layer's attention readers in order: their weights, and the norm they read behind.
 
-    ``rounds`` says how inputs are rounded (``None``: they are not); ``few``: how many rows' weights
-    are folded at a time.
+    ``rounds`` says how inputs are rounded (``None`` means they are not); ``few``: how many rows'
+    weights are folded at a time.
     """
 
     weights: tuple[WeightRows, ...]
@@ -206,8 +206,8 @@ class ReaderProjections:
 class Projected:
     """What ``rows`` of a layer's attention readers read and project at some tokens.
 
-    ``scale [n, R, 1]`` is the norm's (``None``: no norm). Inputs to be rounded by a policy must be
-    ``prepare``d (normalised in place); others are left as they are.
+    ``scale [n, R, 1]`` is the norm's (``None`` means no norm). Inputs to be rounded by a policy
+    must be ``prepare``d (normalised in place); others are left as they are.
     """
 
     readers: ReaderProjections

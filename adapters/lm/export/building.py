@@ -34,7 +34,7 @@ def pruned_module(
 ) -> PrunedModel:
     """The circuit ``kept [E]`` bool as a module; call it inside ``quiet``, without gradients.
 
-    ``last``: at how many of the last positions it gives logits; ``None``: at all.
+    ``last``: at how many of the last positions it gives logits; ``None`` means at all.
 
     Raises :class:`UnsupportedModelError` for an architecture that plain torch operations do not
     reproduce, :class:`InputError` for means of another model.
@@ -55,7 +55,7 @@ def pruned_module(
 
 
 def stand_ins(arch: Architecture, layout: EdgeLayout, ablation: Ablation) -> Tensor | None:
-    """``[W, 1 or T, D]`` float64: what replaces each writer's message; ``None``: zeros."""
+    """``[W, 1 or T, D]`` float64: what replaces each writer's message; ``None`` means zeros."""
     if ablation.kind == "zero":
         return None
     if ablation.kind == "counterfactual":

@@ -31,7 +31,7 @@ __all__ = ["Attention", "Mlp", "PrunedModel", "ReaderSum", "Terms", "Unembedding
 class SentMessages:
     """Messages sent and inputs read so far, by number: ``[B or 1, T, D]``, or the last positions.
 
-    ``last``: how many positions outputs are wanted at; ``None``: all.
+    ``last``: how many positions outputs are wanted at; ``None`` means all.
     """
 
     batch: int
@@ -62,7 +62,7 @@ class ReaderSum(nn.Module):
     Args:
         number: what later readings call it.
         terms: messages.
-        constant: ``[1 or T, D]`` to add; ``None``: nothing.
+        constant: ``[1 or T, D]`` to add; ``None`` means nothing.
     """
 
     constant: Tensor | None
@@ -142,7 +142,7 @@ class Attention(nn.Module):
         projections: of rows, numbered q of each head, then k, then v of each key/value head.
         norm: what they read behind, without gain and bias.
         held: projections ``[rows, dh]`` that are constants, numbered by ``held_rows``.
-        share: whose keys and values each head reads; ``None``: each its own.
+        share: whose keys and values each head reads; ``None`` means each its own.
         outputs: for each sender its heads' output maps ``[c * dh, D]``, heads in order; then, where
             a norm follows, that of heads that are only part of the layer's sum.
         slots: the senders' numbers.

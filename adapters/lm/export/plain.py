@@ -92,8 +92,8 @@ class Attend(nn.Module):
     ) -> Tensor:
         """``z [B, Q, h, dh]`` from ``q [B, Q, h, dh]`` and ``k``, ``v [B, T, n, dh]``.
 
-        ``share [h]`` says whose keys and values each head reads; ``None``: each its own. ``last``:
-        Q, where it is not T.
+        ``share [h]`` says whose keys and values each head reads; ``None`` means each its own.
+        ``last``: Q, where it is not T.
         """
         if self.norms:
             q, k = (self._normed(x, n) for x, n in zip((q, k), self.norms, strict=True))

@@ -35,7 +35,7 @@ class SumPlanner:
     Args:
         slots: how many numbers senders may have.
         dtype: of the module.
-        last: how many positions outputs are asked at; ``None``: all.
+        last: how many positions outputs are asked at; ``None`` means all.
     """
 
     def __init__(self, slots: int, dtype: torch.dtype, last: int | None) -> None:

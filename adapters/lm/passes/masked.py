@@ -53,7 +53,7 @@ class ReaderGroup:
 
 @dataclass(frozen=True, eq=False)
 class GivenInput:
-    """Inputs of one reader, handed in: ``x [K, n, D]``, its ``row`` (``None``: MLP or output)."""
+    """Inputs of one reader, handed in: ``x [K, n, D]``; ``row`` is ``None`` for MLP and output."""
 
     layer: int
     row: int | None

@@ -121,7 +121,7 @@ class LMReference(Reference):
     Ablated values that are learned may change between runs and are made anew each time. ``start``
     is the first position at which a Delta can differ from 0; ``checkpointing`` makes backward
     compute every layer again instead of keeping its activations. ``weights``: the state of the
-    model's weights when it was made (``None``: they come and go).
+    model's weights when it was made (``None`` means they come and go).
     """
 
     batch: Batch

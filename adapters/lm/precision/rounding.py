@@ -64,7 +64,7 @@ def scale_of(largest: Tensor, precision: Precision) -> Tensor:
 def round_to(x: Tensor, precision: Precision, largest: Tensor | None = None) -> Tensor:
     """``x`` rounded to a grid with scales from ``largest``, which broadcasts against ``x``.
 
-    ``None``: one scale for each vector along the last axis.
+    ``None`` means one scale for each vector along the last axis.
 
     Example:
         >>> round_to(torch.tensor([[0.5, -7.0, 3.6]]), "int4")
@@ -131,7 +131,7 @@ class Rounds:
         return _each(x, [self.rows[i] for i in rows.tolist()])
 
     def code(self, z: Tensor, heads: Tensor | None = None) -> Tensor:
-        """What output maps multiply, ``z [..., h, dh]`` of ``heads [h]`` (``None``: all), rounded.
+        """What output maps multiply, rounded: ``z [..., h, dh]`` of ``heads [h]``, or of all.
 
         Each head's code has scales of its own, so that its message depends on no other head.
         """
