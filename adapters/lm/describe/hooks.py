@@ -169,7 +169,7 @@ def _refuse(what: str) -> None:
 def _written(module: nn.Module, forward: Any) -> Any:
     """A module's own ``forward`` without what ``torch.compile`` made of it.
 
-    ``None`` means that the module runs its class's, compiled or not, as accelerate leaves it behind.
+    ``None`` means that the module runs its class's, compiled or not; accelerate leaves it so.
     """
     inner = getattr(forward, "_torchdynamo_orig_callable", forward)
     usual = getattr(inner, "__func__", None) is type(module).forward

@@ -18,12 +18,11 @@ from ..describe.architecture import Architecture, DecoderBlock
 from ..describe.attention import describe_attention
 from ..describe.embeddings import embedding, max_positions, unembedding
 from ..describe.layout import EdgeLayout
-from ..describe.norms import matrix
+from ..describe.norms import Norm, matrix, wide
 from ..passes.values import Values
 from .liveness import CONSTANT, POSITIONAL, VARYING, liveness
 from .module import Attention, Mlp, PrunedModel, PrunedProjection, ReaderSum
 from .plain import Attending, PlainNorm
-from .rows import folded_rows, plain_rows, reordered
 from .sums import SumPlanner
 
 __all__ = ["pruned_module", "stand_ins"]
@@ -245,7 +244,7 @@ class _Builder:
         projections, held, held_rows = self._projections(block, rows, len(heads) if tail else 0)
         own = len(kv) == len(heads) and bool((share == torch.arange(len(heads))).all())
         if attending.wide and attending.norms is not None:
-            attending = replace(attending, norms=reordered(attending.norms, heads, block.head_dim))
+            attending = replace(attending, norms=_reordered(attending.norms, heads, block.head_dim))
         weight = block.output_weight.detach()
         rest = order[sum(len(members) for members in classes) :]
         first, norm = self.layout.head(block.index), block.attention_norm
@@ -284,7 +283,7 @@ class _Builder:
         groups: dict[tuple[bool, bytes], list[int]] = {}
         for at in torch.nonzero(~still)[:, 0].tolist():
             groups.setdefault((at < tail, kept[at].numpy().tobytes()), []).append(at)
-        weight, bias = folded_rows(block, rows)
+        weight, bias = _folded_rows(block, rows)
         members, projections = list(groups.values()), []
         if members:
             tails = [last for last, _ in groups]
@@ -303,7 +302,7 @@ class _Builder:
         x = self.constant(self.attention[block.index].of(self.kept)[rows])[:, 0]
         x = x.to(self.arch.dtype)
         x = x if block.attention_norm is None else block.attention_norm(x)
-        weight, bias = plain_rows(block, rows)
+        weight, bias = _plain_rows(block, rows)
         out = torch.einsum("rd,rhd->rh", x, weight)
         return out if bias is None else out + bias
 
@@ -333,3 +332,37 @@ class _Builder:
         ((_, reading),) = self.readings(rows, [tail])
         slot = self.send(writer, still=kind != VARYING, tail=tail)
         return [Mlp(reading, block.mlp_norm, block.mlp, block.mlp_post_norm, slot)]
+
+
+# ------------------------------------------------------------------ rows of projections
+
+
+def _plain_rows(block: DecoderBlock, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """``[R, dh, D]`` and ``[R, dh]``: the user's projections of ``rows``, copied."""
+    readers = block.readers
+    weight = torch.cat([reader.weight for reader in readers]).detach()[rows]
+    if all(reader.bias is None for reader in readers):
+        return weight, None
+    biases = [weight.new_zeros(r.weight.shape[:2]) if r.bias is None else r.bias for r in readers]
+    return weight, torch.cat(biases).detach()[rows]
+
+
+def _folded_rows(block: DecoderBlock, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The same with the gain and bias of the norm in front."""
+    weight, bias = _plain_rows(block, rows)
+    norm = block.attention_norm
+    if norm is None:
+        return weight, bias
+    if norm.bias is not None:
+        moved = wide(weight) @ wide(norm.bias)
+        bias = (moved if bias is None else wide(bias) + moved).to(weight.dtype)
+    return (wide(weight) * wide(norm.gain)).to(weight.dtype), bias
+
+
+def _reordered(norms: tuple[Norm, Norm], heads: Tensor, width: int) -> tuple[Norm, Norm]:
+    """Norms over all heads' features, with the queries' heads in another order."""
+    q, k = norms
+    gain, bias = q.gain, q.bias
+    gain = gain.unflatten(0, (-1, width))[heads].flatten()
+    bias = None if bias is None else bias.unflatten(0, (-1, width))[heads].flatten()
+    return replace(q, kept=(gain, bias)), k
