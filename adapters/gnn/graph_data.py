@@ -270,7 +270,7 @@ class GraphData:
         return data.collect(base) if by_type else data[base]
 
     def copied_value(self, copies: GraphCopies, name: str) -> Any:
-        """The same of copies side by side."""
+        """``data.name`` of copies side by side."""
         base = self._base(name)
         by_store: dict[Any, Any]
         if base == "edge_index":

@@ -185,7 +185,7 @@ class LanguageModel(MaskedModel):
             weights=None if self.arch.partial else self.arch.snapshot.weights(),
         )
 
-    def _reference(self, batch: Batch, reference: Reference | None) -> LMReference:
+    def _checked_reference(self, batch: Batch, reference: Reference | None) -> LMReference:
         if reference is None:
             return self.reference(batch)
         if not isinstance(reference, LMReference) or reference.arch is not self.arch:
@@ -215,10 +215,10 @@ class LanguageModel(MaskedModel):
             values = values.float()
         if sparse and values.ndim == 3:
             raise InputError("sparse=True takes masks [E] or [K, E], not one for each example")
-        ours = self._reference(batch, reference)
+        checked = self._checked_reference(batch, reference)
         rows = values[None] if values.ndim == 1 else values
         with self.arch.running():
-            out = self._run(rows, ours, sparse)
+            out = self._run(rows, checked, sparse)
         return out[0] if values.ndim == 1 else out
 
     def _run(self, mask: Tensor, reference: LMReference, sparse: bool | None) -> Tensor:
@@ -257,14 +257,14 @@ class LanguageModel(MaskedModel):
     def compiled(self, batch: Batch, mask: EdgeMask, reference: Reference) -> Callable[[], Tensor]:
         """Runs of the circuit alone; projections and streams of the ablated run are kept."""
         values = mask_values(self.graph, mask).to(self.arch.device)
-        ours = self._reference(batch, reference)
+        checked = self._checked_reference(batch, reference)
         with torch.no_grad(), self.arch.running():
-            base = AblatedRun(ours, self._cores, lasting=True)
-            plan = self._sparse_plan(ours, values[None])
+            base = AblatedRun(checked, self._cores, lasting=True)
+            plan = self._sparse_plan(checked, values[None])
 
         @torch.no_grad()
         def run() -> Tensor:
-            self.arch.snapshot.require_same(ours.weights)
+            self.arch.snapshot.require_same(checked.weights)
             with self.arch.running():
                 return MaskedPass(base, plan, values[None], slot_major=True).forward()[0]
 
@@ -272,10 +272,10 @@ class LanguageModel(MaskedModel):
 
     def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> EdgeTrials:
         """Trials that recompute what a cut changes, where edges go from the output backwards."""
-        ours = self._reference(batch, reference)
-        if not is_reverse_topological(self.graph, order) or ours.constants is not None:
+        checked = self._checked_reference(batch, reference)
+        if not is_reverse_topological(self.graph, order) or checked.constants is not None:
             return FullTrials(self, batch, kept, reference)
-        return SuffixTrials(AblatedRun(ours, self._cores, lasting=True), self.layout, kept)
+        return SuffixTrials(AblatedRun(checked, self._cores, lasting=True), self.layout, kept)
 
     def pruned(self, mask: EdgeMask, ablation: Ablation, *, logits_to_keep: int = 0) -> Pruned:
         """A module ``input_ids [B, T] -> logits [B, T, V]`` in plain torch; see the capability.
@@ -348,8 +348,8 @@ class LanguageModel(MaskedModel):
     def _attributed(
         self, batch: Batch, objective: Objective, reference: Reference | None, **asked: Any
     ) -> Gradients:
-        ours = self._reference(batch, reference)
-        return attributed(self.layout, self.graph, ours, batch, objective, **asked)
+        checked = self._checked_reference(batch, reference)
+        return attributed(self.layout, self.graph, checked, batch, objective, **asked)
 
     def messages(self, batch: Batch) -> Iterator[Messages]:
         """Clean messages place by place; see the capability."""

@@ -27,9 +27,9 @@ __all__ = [
     "TwoLayerGCN",
     "argnn_digits",
     "digits",
-    "karate",
+    "karate_gcn",
     "reachability_graph",
-    "reaching",
+    "trained_reachability_network",
 ]
 
 # -------------------------------------------------------------------- digits
@@ -110,7 +110,7 @@ class TwoLayerGCN(nn.Module):
 
 
 @with_gradients
-def karate(seed: int = 0) -> tuple[TwoLayerGCN, Any]:
+def karate_gcn(seed: int = 0) -> tuple[TwoLayerGCN, Any]:
     """Zachary's karate club (in PyG, both directions of each tie) and a GCN that learned it.
 
     It was trained on one member of each of the four communities; the others are to be told.
@@ -166,7 +166,9 @@ def reachability_graph(nodes: int, degree: float, seed: int) -> Any:
 
 
 @with_gradients
-def reaching(seed: int = 0, nodes: int = 20, degree: float = 1.3) -> ReachabilityNetwork:
+def trained_reachability_network(
+    seed: int = 0, nodes: int = 20, degree: float = 1.3
+) -> ReachabilityNetwork:
     """The module, trained on graphs of 20 nodes; it is asked about larger ones."""
     from torch_geometric.data import Batch
 

@@ -116,7 +116,7 @@ def gcn_karate(
     from . import graph_networks as trained
 
     _require_task(task, "communities")
-    module, data = trained.karate(weights)
+    module, data = trained.karate_gcn(weights)
     model = wrap(module, data=data, name="gcn-karate")
     parts = [
         nodes(data.x, data.y, at=at, classes=4, name=task, seed=seed)
@@ -143,7 +143,7 @@ def gnn_reachability(
     from . import graph_networks as trained
 
     _require_task(task, "reachable")
-    module = trained.reaching(weights)
+    module = trained.trained_reachability_network(weights)
     data = trained.reachability_graph(size, degree, 7)
     model = wrap(module, data=data, name="gnn-reachability")
     other = {"x": data.x.roll(size // 2, 0)}

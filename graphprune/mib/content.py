@@ -22,7 +22,7 @@ from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.errors import FormatError, InputError, NumericalError, unknown_name
 from graphprune.mib.layout import UngroupedLayout
 
-Source = Circuit | EdgeScores | EdgeMask | NodeScores
+Writable = Circuit | EdgeScores | EdgeMask | NodeScores
 Ungrouped = Literal["require", "sum", "any"]
 Unscored = Literal["error", "zero", "keep"]
 
@@ -71,7 +71,7 @@ class MIBContent:
 
     @classmethod
     def of(
-        cls, source: Source, mask: EdgeMask | None, nodes: NodeScores | MIBNodes | None
+        cls, source: Writable, mask: EdgeMask | None, nodes: NodeScores | MIBNodes | None
     ) -> MIBContent:
         """The content for what :func:`graphprune.export.to_mib_json` is given."""
         graph = source.graph

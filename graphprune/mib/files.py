@@ -24,7 +24,7 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.errors import InputError
-from graphprune.mib.content import MIBContent, MIBNodes, Source, Ungrouped, Unscored
+from graphprune.mib.content import MIBContent, MIBNodes, Ungrouped, Unscored, Writable
 from graphprune.mib.layout import UngroupedLayout
 from graphprune.mib.parsing import load, load_json, parse
 from graphprune.mib.safe_pt import read_pt
@@ -37,7 +37,7 @@ PathLike = str | os.PathLike[str]
 
 
 def to_mib_json(
-    source: Source,
+    source: Writable,
     path: PathLike,
     *,
     mask: EdgeMask | None = None,
@@ -65,7 +65,7 @@ def to_mib_json(
 
 
 def to_mib_pt(
-    source: Source,
+    source: Writable,
     path: PathLike,
     *,
     mask: EdgeMask | None = None,
@@ -94,7 +94,7 @@ def to_mib_pt(
     return write_bytes(path, buffer.getbuffer())
 
 
-def _cfg(content: MIBContent, source: Source, d_model: int | None) -> dict[str, Any]:
+def _cfg(content: MIBContent, source: Writable, d_model: int | None) -> dict[str, Any]:
     """The model's shape; the residual stream's width is the one given, or else known."""
     provenance: Mapping[str, Any] = source.provenance if isinstance(source, Circuit) else {}
     model = provenance.get("model")

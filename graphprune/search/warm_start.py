@@ -40,7 +40,7 @@ __all__ = [
     "rank_values",
 ]
 
-Source: TypeAlias = EdgeScores | Scorer | str
+ScoreSource: TypeAlias = EdgeScores | Scorer | str
 StartMapping = Literal["ranks", "density", "paper"]
 MAPPINGS = ("ranks", "density", "paper")
 
@@ -71,7 +71,7 @@ class WarmStart:
             that are shifted to a budget, 3 for those that are log odds.
     """
 
-    scores: Source
+    scores: ScoreSource
     mapping: StartMapping = "density"
     density: float | None = None
     spread: float | None = None
