@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from graphprune.core.batch import Batch
 from graphprune.core.model import MaskedModel
-from graphprune.errors import NumericalError, UnsupportedModelError, unknown_name
+from graphprune.core.registry import require_known_options
+from graphprune.errors import NumericalError, UnsupportedModelError
 from graphprune.methods.planning import CostEstimate, RunShape
 from graphprune.util.modes import quiet
 
@@ -56,13 +57,8 @@ class TransformersAdapter:
                 f"{type(module).__name__} has no language-model head; expected a causal language "
                 "model such as AutoModelForCausalLM gives"
             )
-        unknown = sorted(set(options) - {"checkpointing", "embedding_nodes"})
-        if unknown:
-            raise unknown_name(
-                "option of a language model",
-                unknown[0],
-                ("check", "checkpointing", "embedding_nodes"),
-            )
+        known = ("check", "checkpointing", "embedding_nodes")
+        require_known_options(options, known, "a language model")
         model = LanguageModel(module, family, **options)
         if check:
             self_check(model)

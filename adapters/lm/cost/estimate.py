@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphprune.errors import unknown_name
+from graphprune.core.registry import require_known_options
 from graphprune.methods.planning import CostEstimate, MemoryPart, Operations, RunShape
 
 from ..describe.shape import Shape, config_of, read_shape
@@ -20,14 +20,9 @@ __all__ = ["cost"]
 def cost(subject: Any, request: RunShape) -> CostEstimate:
     """What :func:`graphprune.plan` asks of an adapter."""
     options = dict(request.options)
-    embeddings = options.pop("embedding_nodes", 1)
-    checkpointing = bool(options.pop("checkpointing", False))
-    if options:
-        raise unknown_name(
-            "option of a language model's plan",
-            sorted(options)[0],
-            ("checkpointing", "embedding_nodes"),
-        )
+    require_known_options(options, ("checkpointing", "embedding_nodes"), "a language model's plan")
+    embeddings = options.get("embedding_nodes", 1)
+    checkpointing = bool(options.get("checkpointing", False))
     config = config_of(subject)
     shape = read_shape(config, embedding_nodes=embeddings, dtype=request.dtype)
     name = str(getattr(config, "_name_or_path", "") or "") or str(config.model_type)
