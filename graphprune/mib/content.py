@@ -106,13 +106,9 @@ class MIBContent:
             raise unknown_name("ungrouped", ungrouped, ("require", "sum", "any"))
         if unscored not in ("error", "zero", "keep"):
             raise unknown_name("unscored", unscored, ("error", "zero", "keep"))
-        layout, graph = self.layout, self.layout.graph
-        scores, kept, edge = (
-            self.scores[layout.real],
-            self.kept[layout.real],
-            layout.edge[layout.real],
-        )
-        cells = np.argwhere(layout.real)
+        layout, graph, real = self.layout, self.layout.graph, self.layout.real
+        scores, kept, edge = self.scores[real], self.kept[real], layout.edge[real]
+        cells = np.argwhere(real)
         empty = np.isnan(scores)
         if np.isinf(scores).any():
             first = layout.name(*cells[int(np.isinf(scores).argmax())])

@@ -94,8 +94,7 @@ class Components:
     @property
     def single(self) -> IntArray:
         """Nodes that are a component each: their eigenvalue stands on the diagonal."""
-        nodes: IntArray = self.order[self.starts[:-1][self.sizes == 1]]
-        return nodes
+        return np.asarray(self.order[self.starts[:-1][self.sizes == 1]])
 
     def blocks(self, matrix: Any) -> list[DiagonalBlock]:
         """The diagonal blocks of more than one node, in order of component."""
@@ -279,8 +278,7 @@ def _symmetrising_scale(block: DiagonalBlock) -> FloatArray | None:
     # Beyond e^600 the scale itself would overflow.
     if (gap > 1e-13 * block.size).any() or np.ptp(logs) > 600:
         return None
-    centred: FloatArray = np.exp(logs - logs.mean())
-    return centred
+    return np.asarray(np.exp(logs - logs.mean()))
 
 
 # ------------------------------------------------------------------ the whole graph

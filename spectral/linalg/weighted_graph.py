@@ -339,8 +339,7 @@ class Operator:
                 f"{graph.node_name(int(bad[0]))} add up to 0 ({len(bad)} such nodes); use "
                 "degrees='absolute'"
             )
-        inverse: FloatArray = np.divide(1.0, degree, out=np.zeros_like(degree), where=sums > 0)
-        return inverse
+        return np.asarray(np.divide(1.0, degree, out=np.zeros_like(degree), where=sums > 0))
 
 
 def operator(laplacian: Laplacian, degrees: Degrees | None) -> Operator:

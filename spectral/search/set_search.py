@@ -50,10 +50,7 @@ OVERHEAD = 4e5  # of one evaluation, whatever its size
 STACKED_NODES = 64  # the largest graph whose sets are solved in stacks
 STACK_ENTRIES = 4_000_000  # of the matrices of a stack: 32 MB
 SETS_AT_ONCE = 4096
-TRIED = (
-    8,
-    24,
-)  # edges of a half step of exchange: where an evaluation costs much, and where little
+TRIED = (8, 24)  # edges of a half step of exchange: few where an evaluation costs much
 REST = (12, 8)  # steps for which an edge stays put that came back, and one that went
 MOVES_AT_ONCE = 8
 COOLEST = 1e-2  # the last temperature, by the first

@@ -67,7 +67,7 @@ class RoundedRows(RoundedLinear):
         return torch.cat(parts, -1)[..., self.order]
 
 
-class NativeLinear(nn.Linear):
+class NativeLinear(RoundedLinear):
     """bf16 or int8 operands multiplied by the device's own kernels; the bias is added after.
 
     bf16 kernels round their sums to bf16 once more; int8 sums are exact.
@@ -76,15 +76,9 @@ class NativeLinear(nn.Linear):
     def __init__(
         self, weight: Tensor, bias: Tensor | None, precision: Precision, scale: Tensor | None
     ) -> None:
-        out, wide = weight.shape
-        super().__init__(wide, out, bias=False, device="meta")
-        stored = torch.bfloat16 if precision == "bf16" else torch.int8
         if scale is not None:
             weight = (weight / scale).round()
-        self.weight = nn.Parameter(weight.detach().to(stored), requires_grad=False)
-        if bias is not None:
-            assert isinstance(bias, nn.Parameter)
-            self.bias = bias
+        super().__init__(weight.to(torch.bfloat16 if precision == "bf16" else torch.int8), bias)
         self.precision: Precision = precision
         self.scale = scale
 
