@@ -79,7 +79,7 @@ class ReaderSum(nn.Module):
         """``[B or 1, T or 1, D]``, or the last positions."""
         terms = self.terms
 
-        def some(number: int, x: Tensor) -> Tensor:
+        def wanted(number: int, x: Tensor) -> Tensor:
             return x if stream.last is None or number not in terms.cut else last_of(x, stream.last)
 
         total = None if self.constant is None else self.constant[None]
