@@ -158,10 +158,7 @@ class DecoderBlock:
         return centre(weight if self.gain is None else weight * self.gain, centred)
 
     def project(self, x: Tensor) -> Tensor:
-        """All readers at one shared input, by the user's modules.
-
-        ``[..., D] -> [..., rows * dh]``.
-        """
+        """``[..., D] -> [..., rows * dh]``: all readers at one input, by the user's modules."""
         family = self.family
         if family.fused is None:
             names = (family.query, family.key, family.value)
