@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import lazy_loader
+
 if TYPE_CHECKING:
-    from graphprune.core.mask import EdgeMask
     from graphprune.core.model import MaskedModel
     from graphprune.core.task import Task
 
     from .gnn import ARGNN
-    from .rasp import RaspProgram
+    from .rasp import rasp_programs, tracr_truth, tracr_wiring
 
 __all__ = ["ARGNN", "rasp_programs", "tracr", "tracr_truth", "tracr_wiring"]
 
-
-def __getattr__(name: str) -> Any:
-    # torch_geometric takes seconds to import, and most uses of this package have no need of it.
-    if name == "ARGNN":
-        from .gnn import ARGNN
-
-        return ARGNN
-    raise AttributeError(f"module 'graphprune.adapters' has no attribute {name!r}")
+# torch_geometric takes seconds to import, and most uses of this package have no need of it.
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={"gnn": ["ARGNN"], "rasp": ["rasp_programs", "tracr_truth", "tracr_wiring"]},
+)
 
 
 def tracr(
@@ -45,8 +43,8 @@ def tracr(
         name: the task's.
         seed: draws the corrupted inputs, in which every token differs from the original.
         batch_size: the task's.
-        dtype: of the converted weights; ``None``: float64, which keeps the steep ramps of Tracr's
-            MLPs exact.
+        dtype: of the converted weights; ``None`` means float64, which keeps the steep ramps of
+            Tracr's MLPs exact.
 
     Returns:
         The model, with token and position embeddings as two nodes, and the task. Its metric is the
@@ -71,40 +69,3 @@ def tracr(
     model = LanguageModel(module, TRACR, embedding_nodes=2)
     self_check(model)
     return model, program_task(module, inputs, name=name, seed=seed, batch_size=batch_size)
-
-
-def tracr_truth(model: MaskedModel, task: Task | None = None) -> EdgeMask:
-    """The true circuit of a compiled program, from its weights; see ``adapters.rasp.truth``.
-
-    Example:
-        >>> program, inputs = tracr(rasp_programs()["reverse"].compile())  # doctest: +SKIP
-        >>> tracr_truth(program, inputs)  # doctest: +SKIP
-    """
-    from .rasp import tracr_truth as truth
-
-    return truth(model, task)
-
-
-def tracr_wiring(model: MaskedModel, task: Task | None = None) -> dict[str, list[str]]:
-    """The labels of what each edge of the true circuit carries, such as ``["tokens:a"]``.
-
-    Example:
-        >>> program, inputs = tracr(rasp_programs()["reverse"].compile())  # doctest: +SKIP
-        >>> tracr_wiring(program, inputs)  # doctest: +SKIP
-    """
-    from .rasp import tracr_wiring as wiring
-
-    return wiring(model, task)
-
-
-def rasp_programs() -> dict[str, RaspProgram]:
-    """RASP programs by name, small enough to try on every input; ``.compile()`` each.
-
-    Example:
-        >>> program = rasp_programs()["reverse"]
-        >>> program.vocabulary, program.max_length, program.num_inputs
-        ((1, 2, 3), 5, 363)
-    """
-    from .rasp import rasp_programs as programs
-
-    return programs()

@@ -6,14 +6,15 @@ A model is only accepted if masked runs reproduce it exactly.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from graphprune.core.batch import Batch
 from graphprune.core.model import MaskedModel
-from graphprune.errors import NumericalError, UnsupportedModelError, unknown_name
+from graphprune.core.registry import require_known_options
+from graphprune.errors import NumericalError, UnsupportedModelError
 from graphprune.methods.planning import CostEstimate, RunShape
 from graphprune.util.modes import quiet
 
@@ -56,13 +57,8 @@ class TransformersAdapter:
                 f"{type(module).__name__} has no language-model head; expected a causal language "
                 "model such as AutoModelForCausalLM gives"
             )
-        unknown = sorted(set(options) - {"checkpointing", "embedding_nodes"})
-        if unknown:
-            raise unknown_name(
-                "option of a language model",
-                unknown[0],
-                ("check", "checkpointing", "embedding_nodes"),
-            )
+        known = ("check", "checkpointing", "embedding_nodes")
+        require_known_options(options, known, "a language model")
         model = LanguageModel(module, family, **options)
         if check:
             self_check(model)
@@ -94,11 +90,11 @@ def self_check(model: LanguageModel, length: int = 5) -> None:
     Mask 1 must give the model's logits, mask 0 those on the corrupted prompts, both within a
     relative tolerance for the dtype. Raises :class:`UnsupportedModelError` naming what failed.
     """
+    from .lm.describe.norms import largest_gap
+
     arch = model.arch
-    length = min(length, arch.longest or length)
-    vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (2, 2, length), generator=generator).to(arch.device)
+    length = min(length, arch.table_positions or length)
+    ids = arch.drawn_ids(2, 2, length)
     mask = torch.ones(2, length, dtype=torch.int64, device=arch.device)
     mask[1, max(1, length - 2) :] = 0
     batch = Batch(
@@ -125,7 +121,7 @@ def self_check(model: LanguageModel, length: int = 5) -> None:
     try:
         reference = model.reference(batch)
         edges = torch.ones(model.graph.num_edges)
-        found = {
+        compared = {
             "the clean pass": (reference.full, plain[0]),
             "the corrupted pass": (reference.ablated, plain[1]),
             "mask 1 against the plain model": (model.run(batch, edges, reference), plain[0]),
@@ -139,8 +135,8 @@ def self_check(model: LanguageModel, length: int = 5) -> None:
             f"{type(error).__name__}: {error}; {_blame(model)}"
         ) from error
     tolerance = _TOLERANCE.get(arch.dtype, 1e-3)
-    for what, (ours, theirs) in found.items():
-        gap = float((ours.double() - theirs.double()).abs().max())
+    for what, (ours, theirs) in compared.items():
+        gap = largest_gap(ours, theirs)
         size = float(theirs.double().abs().max()) + 1.0
         if not gap <= tolerance * size:
             raise UnsupportedModelError(

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from graphprune.core.model import MaskedModel
-from graphprune.errors import InputError, unknown_name
+from graphprune.core.registry import require_known_options
+from graphprune.errors import InputError
 
 __all__ = ["PyGAdapter", "adapter"]
 
@@ -38,24 +39,18 @@ class PyGAdapter:
 
         Raises :class:`InputError` for an unknown option.
         """
-        from .gnn import ARGNN, MessageModel, RecurrentModel
+        from .gnn import ARGNN, MaskedARGNN, MessageModel
 
         if isinstance(module, ARGNN):
-            _known(options, ("steps", "seed", "name"), "an ARGNN")
-            return RecurrentModel(module, **options)
+            require_known_options(options, ("steps", "seed", "name"), "an ARGNN")
+            return MaskedARGNN(module, **options)
         known = ("data", "forward", "level", "node_type", "means", "name")
-        _known(options, known, type(module).__name__)
+        require_known_options(options, known, type(module).__name__)
         if options.get("data") is None:
             raise InputError(
                 f"wrapping {type(module).__name__} needs the graph: gp.wrap(module, data=data)"
             )
         return MessageModel(module, **options)
-
-
-def _known(options: dict[str, Any], known: tuple[str, ...], what: str) -> None:
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise unknown_name(f"option of {what}", unknown[0], known)
 
 
 adapter = PyGAdapter()

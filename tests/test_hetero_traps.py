@@ -142,7 +142,7 @@ def test_sorted_edge_indices_lose_their_fused_path():
             index[:, order], sort_order="col", sparse_size=(NODES[kind[0]], NODES[kind[2]])
         )
     model = gp.wrap(module, data=data)
-    assert len(model.checked.seen(model.checked.call.data.plain)[0]) == 2 * len(RELATIONS)
+    assert len(model.checked.watched(model.checked.call.data.own_features)[0]) == 2 * len(RELATIONS)
     assert (gp.EAP().score(model, task).values != 0).any()
 
 
@@ -172,8 +172,12 @@ def test_fused_paths_inside_are_refused():
 def test_self_loops_inside_hetero_layers():
     """On one type a layer's own loops are no edges; between types they are refused."""
     module, _, model, _ = system("mixed with GCN")
-    calls, _ = model.checked.seen(model.checked.call.data.plain)
-    cites = [c for c in calls if model.checked.call.data.kinds[c.relation] == "paper__cites__paper"]
+    calls, _ = model.checked.watched(model.checked.call.data.own_features)
+    cites = [
+        c
+        for c in calls
+        if model.checked.call.data.relation_names[c.relation] == "paper__cites__paper"
+    ]
     assert [int((c.edges < 0).sum()) for c in cites] == [NODES["paper"]] * 2
     looped = a_graph(loops=True)
     index = looped["paper", "cites", "paper"].edge_index

@@ -183,6 +183,16 @@ def test_learned_constants_start_as_the_means_and_beat_them(family):
     torch.testing.assert_close(edges[mine].sum(), want[mine].sum(), rtol=1e-3, atol=1e-4)
 
 
+def test_gradients_at_no_point_are_refused():
+    model = gp.wrap(tiny("gpt2"))
+    clean, corrupt = random_pair(model.module)
+    batch = Batch({"input_ids": clean}, {"input_ids": corrupt}, len(clean))
+    with pytest.raises(InputError, match="with K >= 1, got"):
+        model.edge_gradients(
+            batch, lambda out: out[:, 0], gates=torch.ones(0, model.graph.num_nodes)
+        )
+
+
 def value_and_gradient_of_first(model, batch, mask, reference):
     mask = mask.clone().requires_grad_(True)
     out = model.run(batch, mask, reference)

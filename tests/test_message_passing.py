@@ -1,5 +1,7 @@
 """PyG modules as masked models: against plain PyG with messages changed or edges deleted."""
 
+import copy
+
 import pytest
 import torch
 import torch_geometric.nn as pyg
@@ -7,6 +9,7 @@ from support.hooked import hooked
 from support.marks import quick
 from support.messages import HARD, MAKERS, C, F, N, Pooled, Two, a_graph, deleted, system
 from torch_geometric.data import Batch as Graphs
+from torch_geometric.data import Data
 
 import graphprune as gp
 from graphprune.conformance import check_adapter, check_method
@@ -60,6 +63,23 @@ def test_where_no_mask_is_deletion_soft_ones_are_refused(name):
     with pytest.raises(gp.UnsupportedModelError, match="equals deleting an edge"):
         gp.EAP(ablation="delete").score(model, task)
     assert hooked(model.module) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", [pyg.GraphSAGE, pyg.GAT])
+def test_soft_deletion_in_half_precision_is_that_of_float32_but_for_rounding(kind, dtype):
+    torch.manual_seed(0)
+    x, edges = torch.randn(12, 8), torch.randint(12, (2, 50)).unique(dim=1)
+    edges = edges[:, edges[0] != edges[1]]
+    mask, plain = torch.rand(edges.shape[1]), kind(8, 16, 2, 3)
+    outputs = []
+    for module, features in ((plain, x), (copy.deepcopy(plain).to(dtype), x.to(dtype))):
+        model = gp.wrap(module, data=Data(x=features, edge_index=edges))
+        (batch,) = nodes(features, torch.arange(12) % 3).batches()
+        reference = model.reference(batch, gp.Ablation("delete"))
+        outputs.append(model.run(batch, mask, reference).float())
+    room = 8 * torch.finfo(dtype).eps * (1 + float(outputs[0].abs().max()))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=room)
 
 
 def by_hand(layers, x, index, mask, other):

@@ -63,7 +63,7 @@ def test_sorted_edge_indices_lose_their_fused_path():
     order = torch.argsort(data.edge_index[1], stable=True)
     data.edge_index = EdgeIndex(data.edge_index[:, order], sort_order="col", sparse_size=(N, N))
     model = gp.wrap(Two(MAKERS["GraphConv"]).double(), data=data)
-    assert len(model.checked.seen(model.checked.call.data.plain)[0]) == 2
+    assert len(model.checked.watched(model.checked.call.data.own_features)[0]) == 2
 
 
 def test_another_graph_inside_is_refused():

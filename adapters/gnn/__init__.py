@@ -2,9 +2,9 @@
 
 from .argnn import ARGNN
 from .delta_rule import DeltaRule
+from .masked_argnn import MaskedARGNN
 from .message_model import MessageModel
-from .recurrent_model import RecurrentModel
 from .schedule import Schedule
 from .training import train_bptt
 
-__all__ = ["ARGNN", "DeltaRule", "MessageModel", "RecurrentModel", "Schedule", "train_bptt"]
+__all__ = ["ARGNN", "DeltaRule", "MaskedARGNN", "MessageModel", "Schedule", "train_bptt"]

@@ -51,8 +51,8 @@ class WeightedAdjacency:
 
     def _dense(self) -> Tensor:
         flat = self.weight.new_zeros((*self.weight.shape[:-1], self.nodes**2))
-        places = self.source * self.nodes + self.target
-        filled = flat.index_add(-1, places, self.weight)
+        cells = self.source * self.nodes + self.target
+        filled = flat.index_add(-1, cells, self.weight)
         return filled.reshape(*filled.shape[:-1], self.nodes, self.nodes)
 
     def propagate(self, state: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ state is the input and never changes. Which nodes update when is the schedule's 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,9 @@ class ARGNN(MessagePassing):
 
     Args:
         edge_index: ``[2, E]``, sources over targets.
-        num_nodes: N; ``None``: one more than the highest number named.
+        num_nodes: N; ``None`` means one more than the highest number named.
         inputs: numbers of the clamped nodes, in the order inputs are given. No edge may enter one.
-        outputs: numbers of the nodes that :meth:`read` gives; ``None``: all that are no inputs.
+        outputs: numbers of the nodes that :meth:`read` gives; ``None`` means all but the inputs.
         channels: size d of a state.
         activation: ``"tanh"``, ``"sigmoid"``, ``"relu"`` or ``"identity"``.
         output_activation: that of the output nodes, if another.
@@ -46,7 +46,7 @@ class ARGNN(MessagePassing):
             :mod:`graphprune.adapters.gnn.schedule`.
         rate: the chance of an update in a Bernoulli step.
         steps: steps (sweeps) of a run.
-        weight: ``[E]`` first weights; ``None``: normal, of variance 1 / in-degree.
+        weight: ``[E]`` first weights; ``None`` means normal, of variance 1 / in-degree.
         seed: draws first weights, and the schedules of runs that name no generator.
 
     Attributes:
@@ -68,6 +68,7 @@ class ARGNN(MessagePassing):
     input_nodes: Tensor
     output_nodes: Tensor
     free: Tensor
+    update_rule: Update
 
     def __init__(
         self,
@@ -211,11 +212,10 @@ class ARGNN(MessagePassing):
 
     def _is_listened_to(self) -> bool:
         """Whether PyG's own propagation has to be used: someone listens to messages."""
+        steps = ("message_forward", "propagate_forward", "aggregate_forward")
         listens = any(
-            len(getattr(self, f"_{name}_hooks"))
-            for name in ("message_forward_pre", "message_forward", "propagate_forward_pre",
-                         "propagate_forward", "aggregate_forward_pre", "aggregate_forward")
-        )  # fmt: skip
+            getattr(self, f"_{step}{when}_hooks") for step in steps for when in ("", "_pre")
+        )
         return bool(listens or self.explain) and self.update_rule != "sequential"
 
     def advance(
@@ -246,7 +246,9 @@ class ARGNN(MessagePassing):
         updated = schedule.steps[number].to(state.device)
         return torch.where(updated[:, None], new, state)
 
-    def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
+    def message(  # pyright: ignore[reportIncompatibleMethodOverride] - of any arguments
+        self, x_j: Tensor, weight: Tensor
+    ) -> Tensor:
         """The state of an edge's source times the edge's weight."""
         return x_j * weight
 
@@ -275,18 +277,18 @@ class ARGNN(MessagePassing):
         if base is not None:
             read = read + base
         state = state.expand(read.shape)
-        for nodes, edges, places in zip(levels.nodes, levels.edges, levels.places, strict=True):
-            mine = read.index_select(-2, nodes)
+        for nodes, edges, positions in zip(levels.nodes, levels.edges, levels.places, strict=True):
+            reads = read.index_select(-2, nodes)
             if len(edges):
-                mine = mine.index_add(-2, places, adjacency.messages(state, edges))
-            state = state.index_copy(-2, nodes, self._activate(mine, nodes))
+                reads = reads.index_add(-2, positions, adjacency.messages(state, edges))
+            state = state.index_copy(-2, nodes, self._activate(reads, nodes))
         return state
 
     # ---------------------------------------------------------------- pruning
 
     @torch.no_grad()
     def keep(self, mask: EdgeMask | Tensor | None) -> ARGNN:
-        """Carries on with the edges of a mask alone (``None``: all again); gives the module.
+        """Carries on with the edges of a mask alone (``None`` means all again); gives the module.
 
         ``mask`` is an :class:`~graphprune.EdgeMask` over this network's edges or ``[E]``; an edge
         is kept where it is not 0.
@@ -324,12 +326,12 @@ class ARGNN(MessagePassing):
 
 
 def _numbers(given: Iterable[int], nodes: int, what: str) -> Tensor:
-    found = torch.as_tensor(list(given), dtype=torch.int64)
-    if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < nodes:
+    numbers = torch.as_tensor(list(given), dtype=torch.int64)
+    if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < nodes:
         raise InputError(f"{what} names a node outside 0..{nodes - 1}")
-    if len(found.unique()) != len(found):
+    if len(numbers.unique()) != len(numbers):
         raise InputError(f"{what} names a node twice")
-    return found
+    return numbers
 
 
 def _check_settings(update: str, rate: float, *activations: str | None) -> None:
@@ -337,9 +339,9 @@ def _check_settings(update: str, rate: float, *activations: str | None) -> None:
         raise unknown_name("update", update, UPDATES)
     if not 0 < rate <= 1:
         raise InputError(f"rate is the chance of an update, in (0, 1], got {rate!r}")
-    unknown: Sequence[str] = [a for a in activations if a is not None and a not in ACTIVATIONS]
-    if unknown:
-        raise unknown_name("activation", unknown[0], ACTIVATIONS)
+    for activation in activations:
+        if activation is not None and activation not in ACTIVATIONS:
+            raise unknown_name("activation", activation, ACTIVATIONS)
 
 
 def _first_weights(edges: Tensor, nodes: int, weight: Tensor | None, seed: int) -> Tensor:

@@ -43,8 +43,9 @@ class BatchLayout:
     """How copies are laid side by side.
 
     Args:
-        graphs: what belongs to whole graphs is repeated as ``"rows"`` as PyG batches it, only where
-            it has one row (``"ones"``), or is the ``"same"`` for all copies.
+        graphs: what becomes of values that belong to whole graphs. ``"rows"``: they are repeated,
+            as PyG batches them; ``"ones"``: only those of one row are; ``"same"``: none is, all
+            copies read the same.
         batch: whether data of one graph gets a batch vector once there are several copies.
     """
 
@@ -73,22 +74,22 @@ class CopiedEdges:
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             return None
         value = plain_tensor(value)
-        for number, own in enumerate(self.index):
-            if value is own or (
-                own.numel()
-                and value.data_ptr() == own.data_ptr()
-                and value.shape == own.shape
-                and value.stride() == own.stride()
+        for number, edges in enumerate(self.index):
+            if value is edges or (
+                edges.numel()
+                and value.data_ptr() == edges.data_ptr()
+                and value.shape == edges.shape
+                and value.stride() == edges.stride()
             ):
                 return number
         return None
 
     def only(self, kept: Tensor) -> tuple[CopiedEdges, tuple[Tensor, ...]]:
         """The edges ``kept [k * E]`` bool alone, and ``[M_r]`` of each relation: which they are."""
-        some = tuple(kept[numbers] for numbers in self.numbers)
-        index = tuple(i[:, part] for i, part in zip(self.index, some, strict=True))
-        numbers = tuple(n[part] for n, part in zip(self.numbers, some, strict=True))
-        return CopiedEdges(self.names, index, numbers, self.bipartite), some
+        which = tuple(kept[numbers] for numbers in self.numbers)
+        index = tuple(i[:, part] for i, part in zip(self.index, which, strict=True))
+        numbers = tuple(n[part] for n, part in zip(self.numbers, which, strict=True))
+        return CopiedEdges(self.names, index, numbers, self.bipartite), which
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,22 +97,22 @@ class GraphCopies:
     """Copies of the data side by side.
 
     Args:
-        nodes: node tensors ``[k * N, ...]`` by name, in place of the data's.
+        node_tensors: node tensors ``[k * N, ...]`` by name, in place of the data's.
         count: k.
         edges: their edges.
-        kept: which edges of all copies there are, by relation; ``None``: all.
-        on_edges: edge tensors ``[k * E_r, ...]`` in place of the data's, named as
-            ``GraphData.edge`` is.
+        kept: which edges of all copies there are, by relation; ``None`` means all.
+        edge_tensors: edge tensors ``[k * E_r, ...]`` in place of the data's, named as
+            ``GraphData.edge_tensors`` is.
     """
 
-    nodes: Mapping[str, Tensor]
+    node_tensors: Mapping[str, Tensor]
     count: int
     edges: CopiedEdges
     kept: tuple[Tensor, ...] | None = None
-    on_edges: Mapping[Any, Tensor] = field(default_factory=dict)
+    edge_tensors: Mapping[Any, Tensor] = field(default_factory=dict)
 
     @property
-    def changed(self) -> bool:
+    def differs(self) -> bool:
         """Whether there are other nodes or edges than the data's."""
         return self.count > 1 or self.kept is not None
 
@@ -173,7 +174,7 @@ def repeated(
     ``kept [k * E_r]`` bool: the edges that are there, where it belongs to edges and some are not.
     """
     axis, count, dim = attribute.axis, copies.count, attribute.dim
-    if axis == "sparse" and copies.changed:
+    if axis == "sparse" and copies.differs:
         raise UnsupportedModelError(
             f"the module reads data.{name}, a sparse adjacency, which holds edges of its own that "
             "no mask reaches; hand it edge_index"
@@ -188,9 +189,9 @@ def repeated(
     ):
         return value
     if instead is not None and attribute.features and attribute.shift is None:
-        some = instead
+        entries = instead
     elif count == 1 and instead is None:
-        some = value
+        entries = value
     else:
         rows = value[None] if instead is None else instead.unflatten(0, (count, value.shape[dim]))
         rows = rows.movedim(dim + 1, 1).expand(count, *value.movedim(dim, 0).shape)
@@ -199,5 +200,5 @@ def repeated(
             if shift.ndim == value.ndim:
                 shift = shift.movedim(dim, 0)
             rows = rows + number.view(-1, *[1] * (rows.ndim - 1)) * shift
-        some = rows.flatten(0, 1).movedim(0, dim)
-    return some if kept is None else some.index_select(dim, kept.nonzero()[:, 0])
+        entries = rows.flatten(0, 1).movedim(0, dim)
+    return entries if kept is None else entries.index_select(dim, kept.nonzero()[:, 0])

@@ -12,15 +12,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from graphprune.errors import InputError, UnsupportedModelError
 
 from .argnn import ARGNN
 
 __all__ = ["DeltaRule"]
-
-_Array = NDArray[np.float64]
 
 
 class DeltaRule:
@@ -87,15 +85,6 @@ class DeltaRule:
 
         Gives the mean absolute error of the outputs after the last sweep.
         """
-        wanted = self._sample(x, y)
-        for _ in range(self.sweeps):
-            for node in self._random.permutation(self._free):
-                self._update(int(node))
-                if self.after_update is not None:
-                    self.after_update(self, int(node))
-        return float(np.abs(self.state[self._outputs] - wanted).mean())
-
-    def _sample(self, x: ArrayLike, y: ArrayLike) -> _Array:
         given, wanted = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         if given.shape != self._inputs.shape or wanted.shape != self._outputs.shape:
             raise InputError(
@@ -104,7 +93,12 @@ class DeltaRule:
             )
         self.state[self._inputs] = given
         self._wanted[self._outputs] = wanted
-        return wanted
+        for _ in range(self.sweeps):
+            for node in self._random.permutation(self._free):
+                self._update(int(node))
+                if self.after_update is not None:
+                    self.after_update(self, int(node))
+        return float(np.abs(self.state[self._outputs] - wanted).mean())
 
     def _update(self, node: int) -> None:
         keep = self.keep[:, node]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import GraphPruneError, InputError
 
-from .graph_data import LABELS, GraphData, untouched
+from .graph_data import LABELS, GraphData, plain_copy
 from .module_call import ModuleCall
 
 __all__ = ["attempt", "find_call", "nearly_equal"]
@@ -38,7 +38,7 @@ _TRIALS = 64  # calls at most; a pair of an attribute and a place is one
 # What a module raises where it is called on what it does not take.
 _FAILURES = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
 
-_BY_PLACE = inspect.Parameter.POSITIONAL_ONLY
+_BY_POSITION = inspect.Parameter.POSITIONAL_ONLY
 _REST = inspect.Parameter.VAR_POSITIONAL
 _ANY_NAME = inspect.Parameter.VAR_KEYWORD
 
@@ -58,31 +58,29 @@ def attempt(call: Callable[[], Any], *, refusals: bool = False) -> tuple[Any, Ex
         return None, error
 
 
-def nearly_equal(found: Any, wanted: Any) -> bool:
+def nearly_equal(outputs: Any, wanted: Any, room: float | None = None) -> bool:
     """Whether outputs, one tensor or several, are equal but for rounding.
 
-    NaN and infinities must stand in the same places.
+    NaN and infinities must stand in the same places. ``room``: how far a tensor's values may lie
+    apart, by one more than its largest; ``None`` means 1e-9 in float64, else 1e-4.
     """
-    if isinstance(found, Tensor) and isinstance(wanted, Tensor):
-        if found.shape != wanted.shape:
+    if isinstance(outputs, Tensor) and isinstance(wanted, Tensor):
+        if outputs.shape != wanted.shape:
             return False
-        room = 1e-9 if wanted.dtype == torch.float64 else 1e-4
-        odd = ~torch.isfinite(wanted)
-        if not torch.equal(odd, ~torch.isfinite(found)) or not torch.equal(
-            torch.nan_to_num(found[odd]), torch.nan_to_num(wanted[odd])
-        ):
-            return False
-        found, wanted = found[~odd], wanted[~odd]
-        size = 1.0 + float(wanted.abs().max()) if wanted.numel() else 1.0
-        return bool(((found - wanted).abs() <= room * size).all())
-    if type(found) is not type(wanted):
+        finite = wanted[torch.isfinite(wanted)].abs()
+        size = 1.0 + float(finite.max()) if finite.numel() else 1.0
+        if room is None:
+            room = 1e-9 if wanted.dtype == torch.float64 else 1e-4
+        outputs = outputs.to(wanted.dtype)
+        return torch.allclose(outputs, wanted, rtol=0.0, atol=size * room, equal_nan=True)
+    if type(outputs) is not type(wanted):
         return False
-    if isinstance(found, Mapping):
-        return found.keys() == wanted.keys() and all(
-            nearly_equal(found[k], wanted[k]) for k in found
+    if isinstance(outputs, Mapping):
+        return outputs.keys() == wanted.keys() and all(
+            nearly_equal(outputs[k], wanted[k]) for k in outputs
         )
-    if isinstance(found, list | tuple):
-        return len(found) == len(wanted) and all(map(nearly_equal, found, wanted))
+    if isinstance(outputs, list | tuple):
+        return len(outputs) == len(wanted) and all(map(nearly_equal, outputs, wanted))
     return True  # no numbers of the module's, which is told later where they are needed
 
 
@@ -140,7 +138,7 @@ class _CallFinder:
         if not named:
             raise self.asked(f"{self.where} takes whatever it is given")
         if len(needed) == 1 and named[0].name == needed[0] and self._takes_data(named):
-            return ModuleCall(self.module, source, whole=True)
+            return ModuleCall(self.module, source, takes_data=True)
         missing = [n for n in needed if not source.has(n) and n not in _MADE]
         if missing:
             raise self.asked(
@@ -151,15 +149,15 @@ class _CallFinder:
         call = ModuleCall(
             self.module,
             source,
-            names=tuple(p.name for p in filled if p.name not in labels),
-            several=tuple(
+            arguments=tuple(p.name for p in filled if p.name not in labels),
+            batch_arguments=tuple(
                 p.name
                 for p in named
                 if p not in filled and p.name in ("batch", "batch_dict") and p.default is None
             ),
-            first=sum(p.kind is _BY_PLACE for p in filled),
+            positional=sum(p.kind is _BY_POSITION for p in filled),
         )
-        ahead = [p for p in named if p.kind is _BY_PLACE][: call.first]
+        ahead = [p for p in named if p.kind is _BY_POSITION][: call.positional]
         lacking = [p.name for p in ahead if p not in filled]
         if lacking:
             raise self.asked(
@@ -175,9 +173,9 @@ class _CallFinder:
 
     def _with_labels(self, call: ModuleCall, labels: list[str]) -> ModuleCall:
         """Optional labels are left out where they change nothing, or make outputs a loss."""
-        more = replace(call, names=(*call.names, *labels))
-        without, failed = attempt(lambda: call.on(untouched(self.data)))
-        out, failed_with = attempt(lambda: more.on(untouched(self.data)))
+        more = replace(call, arguments=(*call.arguments, *labels))
+        without, failed = attempt(lambda: call.on_data(plain_copy(self.data)))
+        out, failed_with = attempt(lambda: more.on_data(plain_copy(self.data)))
         if failed is None and failed_with is None:
             both = isinstance(out, Tensor) and isinstance(without, Tensor)
             if both and out.shape == without.shape and not nearly_equal(out, without):
@@ -195,17 +193,18 @@ class _CallFinder:
         Raises:
             InputError: an open place gives other outputs, or there are too many to try.
         """
-        filled = {self.parameters[0].name} if call.whole else set(call.names)
+        filled = {self.parameters[0].name} if call.takes_data else set(call.arguments)
         places = [p for p in self.parameters if p.name not in filled | _SETTINGS]
         if not places:
             return
-        plain, failed = attempt(lambda: call.on(untouched(self.data)))
+        plain, failed = attempt(lambda: call.on_data(plain_copy(self.data)))
         if failed is not None:
             return  # the user's own call fails, which is told later
         unread = [
             spelled
-            for name, spelled in self._held()
-            if not (call.whole or {name, spelled} & filled) or not self._felt(call, name, plain)
+            for name, spelled in self._attributes()
+            if not (call.takes_data or {name, spelled} & filled)
+            or not self._is_read(call, name, plain)
         ]
         trials = [(p, names) for p in places for names in self._trials(p, unread)]
         if len(trials) > _TRIALS:
@@ -221,14 +220,15 @@ class _CallFinder:
 
     def _tried(self, call: ModuleCall, place: inspect.Parameter, names: Sequence[str]) -> Any:
         """Outputs of the call with attributes ``names`` in an open place as well."""
-        made = untouched(self.data)
-        given = {name: self.source.own(name, made) for name in call.names}
-        if call.whole:
-            given = {self.parameters[0].name: made}
-        values = {name: self.source.own(name, made) for name in names}
+        data = plain_copy(self.data)
+        given = {name: self.source.user_value(name, data) for name in call.arguments}
+        if call.takes_data:
+            given = {self.parameters[0].name: data}
+        values = {name: self.source.user_value(name, data) for name in names}
         in_place: dict[Any, Any] = {_REST: tuple(values.values()), _ANY_NAME: values}
         given[place.name] = in_place.get(place.kind, values[names[0]])
-        bound = inspect.BoundArguments(self.signature, given)
+        bound = self.signature.bind_partial()
+        bound.arguments.update(given)
         bound.apply_defaults()  # those that stand before what is given by position
         return self.module(*bound.args, **bound.kwargs)
 
@@ -236,8 +236,8 @@ class _CallFinder:
         self, call: ModuleCall, place: inspect.Parameter, names: Sequence[str]
     ) -> InputError:
         """The error that says what could be meant, and spells the call that would read it."""
-        given = dict(zip(call.names, (f"d.{n}" for n in call.names), strict=True))
-        if call.whole:
+        given = dict(zip(call.arguments, (f"d.{n}" for n in call.arguments), strict=True))
+        if call.takes_data:
             given = {self.parameters[0].name: "d"}
         values = [f"d.{name}" for name in names]
         several = " and ".join(f"data.{n}" for n in names)
@@ -246,11 +246,11 @@ class _CallFinder:
             what = f"{self.where} takes whatever follows (*{place.name}), so {several} may be meant"
         elif place.kind is _ANY_NAME:
             what = f"{self.where} takes any names (**{place.name}), so {several} may be meant"
-        if place.kind in (_REST, _BY_PLACE):
+        if place.kind in (_REST, _BY_POSITION):
             ahead = self.parameters[: self.parameters.index(place)]
             spelled = [given.get(p.name, repr(p.default)) for p in ahead] + values
         else:
-            spelled = ["d"] if call.whole else [f"{n}={text}" for n, text in given.items()]
+            spelled = ["d"] if call.takes_data else [f"{n}={text}" for n, text in given.items()]
             keys = names if place.kind is _ANY_NAME else [place.name]
             spelled += [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
         it = "them" if len(names) > 1 else "it"
@@ -262,7 +262,7 @@ class _CallFinder:
     def _trials(self, place: inspect.Parameter, unread: Sequence[str]) -> Iterator[tuple[str, ...]]:
         """Names of the attributes that are put in a place: each alone, and all where they fit."""
         for name in unread:
-            value = self.source.own(name, self.data)
+            value = self.source.user_value(name, self.data)
             one = value.numel() == 1 if isinstance(value, Tensor) else not isinstance(value, dict)
             # A switch is no place for one number, which would always turn it on.
             if not (one and isinstance(place.default, bool)):
@@ -270,7 +270,7 @@ class _CallFinder:
         if len(unread) > 1 and place.kind in (_REST, _ANY_NAME):
             yield tuple(unread)
 
-    def _held(self) -> Iterator[tuple[str, str]]:
+    def _attributes(self) -> Iterator[tuple[str, str]]:
         """Numbers and tensors that the data holds: their names, and how a user spells them."""
         seen = set[str]()
         for store in self.data.stores:
@@ -279,13 +279,13 @@ class _CallFinder:
                 if name in seen or kept or not _numeric(store[name]):
                     continue
                 seen.add(name)
-                several = isinstance(self.source.own(name, self.data), dict)
+                several = isinstance(self.source.user_value(name, self.data), dict)
                 yield name, f"{name}_dict" if several else name
 
-    def _felt(self, call: ModuleCall, name: str, plain: Any) -> bool:
+    def _is_read(self, call: ModuleCall, name: str, plain: Any) -> bool:
         """Whether other values of an attribute change the outputs of the user's own call."""
         generator = torch.Generator().manual_seed(0)
-        other, changed = untouched(self.data), False
+        other, changed = plain_copy(self.data), False
         for store in other.stores:
             if name not in store or not _numeric(store[name]):
                 continue
@@ -299,7 +299,7 @@ class _CallFinder:
             store[name] = moved
         if not changed:
             return True
-        out, failed = attempt(lambda: call.on(other))
+        out, failed = attempt(lambda: call.on_data(other))
         return failed is not None or not nearly_equal(out, plain)
 
 

@@ -24,11 +24,11 @@ from graphprune.errors import InputError
 
 from .copies import BatchLayout, CopiedEdges, DataAttribute, GraphCopies, plain_tensor, repeated
 
-__all__ = ["LABELS", "GraphData", "NodeFeatures", "Relation", "Store", "store_of", "untouched"]
+__all__ = ["LABELS", "GraphData", "NodeFeatures", "Relation", "StoreKey", "plain_copy", "store_of"]
 
 LABELS = ("y",)
 Relation = tuple[str, str, str]
-Store = str | Relation | None  # a node type, a relation; None: the data as a whole
+StoreKey = str | Relation | None  # a node type, a relation; None: the data as a whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class NodeFeatures:
     shared: bool = True
 
     @property
-    def copies(self) -> int:
+    def num_patterns(self) -> int:
         """How many patterns."""
         return len(next(iter(self.nodes.values())))
 
@@ -60,8 +60,8 @@ class GraphData:
         heterogeneous: whether it is a ``HeteroData``.
         types: node types, in order, with their numbers of nodes.
         relations: edge types, in order, with their ``[2, E_r]``.
-        attributes: by store (a node type, a relation, or ``None``: the data as a whole, which is
-            all of a homogeneous graph) and name.
+        attributes: by store (a node type, a relation, or ``None`` for the data as a whole, which
+            is all of a homogeneous graph) and name.
         batch: ``[N_t]`` graph numbers by type; empty: one graph.
         num_graphs: how many graphs.
         layout: how what belongs to whole graphs is copied.
@@ -72,7 +72,7 @@ class GraphData:
     heterogeneous: bool
     types: Mapping[str, int]
     relations: Mapping[Relation, Tensor]
-    attributes: Mapping[tuple[Store, str], DataAttribute]
+    attributes: Mapping[tuple[StoreKey, str], DataAttribute]
     batch: Mapping[str, Tensor]
     num_graphs: int
     layout: BatchLayout = field(default_factory=BatchLayout)
@@ -81,19 +81,19 @@ class GraphData:
     # ---------------------------------------------------------------- sizes and tensors
 
     @property
-    def kinds(self) -> tuple[str, ...]:
+    def relation_names(self) -> tuple[str, ...]:
         """Names of the relations; ``"message"`` in a homogeneous graph."""
         if not self.heterogeneous:
             return ("message",)
         return tuple(map("__".join, self.relations))
 
     @property
-    def counts(self) -> tuple[int, ...]:
+    def edge_counts(self) -> tuple[int, ...]:
         """Edges of each relation."""
         return tuple(index.shape[1] for index in self.relations.values())
 
     @property
-    def ends(self) -> tuple[tuple[str, str], ...]:
+    def end_types(self) -> tuple[tuple[str, str], ...]:
         """Source and target type of each relation."""
         return tuple((relation[0], relation[2]) for relation in self.relations)
 
@@ -105,7 +105,7 @@ class GraphData:
     @property
     def num_edges(self) -> int:
         """Of all relations."""
-        return sum(self.counts)
+        return sum(self.edge_counts)
 
     @property
     def device(self) -> torch.device:
@@ -113,43 +113,43 @@ class GraphData:
         return next(iter(self.relations.values())).device
 
     @property
-    def starts(self) -> dict[str, int]:
+    def first_nodes(self) -> dict[str, int]:
         """The number of each type's first node among all nodes."""
         counts = list(self.types.values())
         return {name: sum(counts[:i]) for i, name in enumerate(self.types)}
 
     @property
-    def firsts(self) -> list[int]:
+    def first_edges(self) -> list[int]:
         """The number of each relation's first edge among all edges."""
-        return [sum(self.counts[:i]) for i in range(len(self.counts))]
+        return [sum(self.edge_counts[:i]) for i in range(len(self.edge_counts))]
 
     @property
-    def node(self) -> dict[str, Tensor]:
+    def node_tensors(self) -> dict[str, Tensor]:
         """Tensors ``[N_t, ...]`` of nodes that tasks may replace, by name."""
-        found = self._features("node")
-        return {self._label(*key): value for key, value in found.items() if key[1] not in LABELS}
+        tensors = self._features("node")
+        return {self._label(*key): value for key, value in tensors.items() if key[1] not in LABELS}
 
     @property
-    def edge(self) -> dict[tuple[Store, str], Tensor]:
+    def edge_tensors(self) -> dict[tuple[StoreKey, str], Tensor]:
         """Tensors ``[E_r, ...]`` of edges by store and name."""
         return self._features("edge")
 
-    def _features(self, axis: str) -> dict[tuple[Store, str], Tensor]:
+    def _features(self, axis: str) -> dict[tuple[StoreKey, str], Tensor]:
         return {
             (store, name): store_of(self.whole, store)[name]
             for (store, name), one in self.attributes.items()
             if one.axis == axis and one.features
         }
 
-    def _label(self, store: Store, name: str) -> str:
+    def _label(self, store: StoreKey, name: str) -> str:
         return f"{store}.{name}" if self.heterogeneous else name
 
     def graph(self) -> ComputationalGraph:
         """All nodes and edges, type after type and relation after relation."""
-        starts, every = self.starts, tuple(range(self.num_nodes))
+        starts, every = self.first_nodes, tuple(range(self.num_nodes))
         parts = [
             index.cpu() + torch.tensor([[starts[a]], [starts[b]]])
-            for (a, b), index in zip(self.ends, self.relations.values(), strict=True)
+            for (a, b), index in zip(self.end_types, self.relations.values(), strict=True)
         ]
         if self.heterogeneous:
             nodes = [
@@ -159,13 +159,13 @@ class GraphData:
             ]
         else:
             nodes = [Node(str(n), kind="node") for n in every]
-        counts = torch.tensor(self.counts)
+        counts = torch.tensor(self.edge_counts)
         return ComputationalGraph(
             nodes=tuple(nodes),
             edge_index=torch.cat([torch.zeros(2, 0, dtype=torch.int64), *parts], 1),
             edge_kind=torch.arange(len(counts), dtype=torch.uint8).repeat_interleave(counts),
-            edge_kinds=self.kinds,
-            ports=self.kinds if self.heterogeneous else (),
+            edge_kinds=self.relation_names,
+            ports=self.relation_names if self.heterogeneous else (),
             inputs=every,
             outputs=every,
         )
@@ -178,7 +178,7 @@ class GraphData:
         Values with the data's shape are shared by all examples, with a leading axis more they
         are a pattern for each.
         """
-        own, shared = dict[str, Tensor](), self.node
+        own, shared = dict[str, Tensor](), self.node_tensors
         for name, value in (side if isinstance(side, Mapping) else {"x": side}).items():
             if name == "graphs":
                 continue
@@ -197,24 +197,24 @@ class GraphData:
                     f"{[size, *base.shape]}, got {list(value.shape)}"
                 )
         count = size if own else 1
-        found = {key: value[None].expand(count, *value.shape) for key, value in shared.items()}
-        return NodeFeatures({**found, **own}, shared=not own)
+        repeats = {key: value[None].expand(count, *value.shape) for key, value in shared.items()}
+        return NodeFeatures({**repeats, **own}, shared=not own)
 
     def _key(self, name: str) -> str:
         """The features a task means by ``name``: ``x`` is that of the one type that has some."""
         if not self.heterogeneous:
             return "x" if name == "inputs" else name
-        alike = [key for key in self.node if key.split(".", 1)[-1] == name]
-        return alike[0] if len(alike) == 1 and name not in self.node else name
+        alike = [key for key in self.node_tensors if key.split(".", 1)[-1] == name]
+        return alike[0] if len(alike) == 1 and name not in self.node_tensors else name
 
     @property
-    def plain(self) -> NodeFeatures:
+    def own_features(self) -> NodeFeatures:
         """The data's own features, one copy."""
-        return NodeFeatures({key: value[None] for key, value in self.node.items()})
+        return NodeFeatures({key: value[None] for key, value in self.node_tensors.items()})
 
     # ---------------------------------------------------------------- copies
 
-    def copies(
+    def make_copies(
         self,
         nodes: Mapping[str, Tensor] | None = None,
         count: int = 1,
@@ -226,7 +226,7 @@ class GraphData:
         ``nodes [k * N, ...]`` and ``on_edges [k * E_r, ...]`` stand in place of the data's tensors.
         """
         if nodes is None:
-            nodes = {n: v.repeat(count, *[1] * (v.ndim - 1)) for n, v in self.node.items()}
+            nodes = {n: v.repeat(count, *[1] * (v.ndim - 1)) for n, v in self.node_tensors.items()}
         edges, which = self._copied_edges(count), None
         if kept is not None:
             edges, which = edges.only(kept)
@@ -236,14 +236,14 @@ class GraphData:
         at = torch.arange(count, device=self.device)
         index, numbers = [], []
         for first, (a, b), one in zip(
-            self.firsts, self.ends, self.relations.values(), strict=True
+            self.first_edges, self.end_types, self.relations.values(), strict=True
         ):  # fmt: skip
             shift = at * torch.tensor([[self.types[a]], [self.types[b]]], device=one.device)
             index.append((one[:, None] + shift[..., None]).flatten(1))
             inside = torch.arange(one.shape[1], device=one.device) + first
             numbers.append((at[:, None] * self.num_edges + inside).flatten())
-        bipartite = tuple(a != b for a, b in self.ends)
-        return CopiedEdges(self.kinds, tuple(index), tuple(numbers), bipartite)
+        bipartite = tuple(a != b for a, b in self.end_types)
+        return CopiedEdges(self.relation_names, tuple(index), tuple(numbers), bipartite)
 
     def has(self, name: str) -> bool:
         """Whether the user's data holds what a module calls ``name``."""
@@ -257,7 +257,7 @@ class GraphData:
     def _base(self, name: str) -> str:
         return name.removesuffix("_dict") if self.heterogeneous else name
 
-    def own(self, name: str, data: Any) -> Any:
+    def user_value(self, name: str, data: Any) -> Any:
         """``data.name``, as a user reads it from data like the model's.
 
         Of heterogeneous data ``x`` and ``x_dict`` are dictionaries by type. What the data lacks, a
@@ -265,65 +265,65 @@ class GraphData:
         """
         base = self._base(name)
         if not self.has(name):
-            return self.read(self.copies(), name)
+            return self.copied_value(self.make_copies(), name)
         by_type = self.heterogeneous and (None, base) not in self.attributes
         return data.collect(base) if by_type else data[base]
 
-    def read(self, copies: GraphCopies, name: str) -> Any:
-        """The same of copies side by side."""
+    def copied_value(self, copies: GraphCopies, name: str) -> Any:
+        """``data.name`` of copies side by side."""
         base = self._base(name)
-        found: dict[Any, Any]
+        by_store: dict[Any, Any]
         if base == "edge_index":
-            found = dict(zip(self.relations, copies.edges.index, strict=True))
+            by_store = dict(zip(self.relations, copies.edges.index, strict=True))
         elif base in ("batch", "ptr"):
             kinds = self.batch or self.types
-            found = {kind: self._graph_numbers(copies.count, kind, base) for kind in kinds}
+            by_store = {kind: self._graph_numbers(copies.count, kind, base) for kind in kinds}
         else:
             stores = [store for store, key in self.attributes if key == base]
-            found = {store: self._repeated(copies, store, base) for store in stores}
-        if not found:
+            by_store = {store: self._repeated(copies, store, base) for store in stores}
+        if not by_store:
             sizes = {"num_nodes": self.num_nodes}
             sizes |= dict.fromkeys(("num_graphs", "batch_size"), self.num_graphs)
             return copies.count * sizes[base]
-        by_type = self.heterogeneous and None not in found
-        return found if by_type else found.get(None, next(iter(found.values())))
+        by_type = self.heterogeneous and None not in by_store
+        return by_store if by_type else by_store.get(None, next(iter(by_store.values())))
 
-    def _repeated(self, copies: GraphCopies, store: Store, name: str) -> Any:
+    def _repeated(self, copies: GraphCopies, store: StoreKey, name: str) -> Any:
         one, kept, instead = self.attributes[store, name], None, None
         if one.axis == "edge":
-            instead = copies.on_edges.get((store, name))
+            instead = copies.edge_tensors.get((store, name))
             if copies.kept is not None:
                 number = list(self.relations).index(store) if isinstance(store, tuple) else 0
                 kept = copies.kept[number]
         else:
-            instead = copies.nodes.get(self._label(store, name))
+            instead = copies.node_tensors.get(self._label(store, name))
         value = store_of(self.whole, store)[name]
         return repeated(one, value, copies, name, self.layout, kept=kept, instead=instead)
 
-    def data(self, copies: GraphCopies) -> Any:
+    def copied_data(self, copies: GraphCopies) -> Any:
         """All of the user's data, of their own kind, of copies side by side."""
-        made = copy.copy(self.whole)
-        forget_axes(made)
+        data = copy.copy(self.whole)
+        forget_axes(data)
         for (store, name), one in self.attributes.items():
-            if one.axis == "sparse" and copies.changed:
-                del store_of(made, store)[name]  # it would still hold the edges that are gone
+            if one.axis == "sparse" and copies.differs:
+                del store_of(data, store)[name]  # it would still hold the edges that are gone
             else:
-                store_of(made, store)[name] = self._repeated(copies, store, name)
+                store_of(data, store)[name] = self._repeated(copies, store, name)
         for relation, index in zip(self.relations, copies.edges.index, strict=True):
-            (made[relation] if self.heterogeneous else made).edge_index = index
+            (data[relation] if self.heterogeneous else data).edge_index = index
         for kind, nodes in self.types.items():
-            store = made[kind] if self.heterogeneous else made
+            store = data[kind] if self.heterogeneous else data
             store.num_nodes = copies.count * nodes
             if kind in self.batch or (copies.count > 1 and self.layout.batch):
                 store.batch = self._graph_numbers(copies.count, kind, "batch")
                 if "ptr" in store or kind not in self.batch:
                     store.ptr = self._graph_numbers(copies.count, kind, "ptr")
-        main = main_store(made)
+        main = main_store(data)
         if hasattr(main, "_num_graphs"):  # a PyG batch, which knows how many graphs it holds
             main._num_graphs = copies.count * self.num_graphs
-            if copies.changed and hasattr(main, "_slice_dict"):
+            if copies.differs and hasattr(main, "_slice_dict"):
                 del main._slice_dict  # where each graph's edges began: PyG refuses what needs it
-        return made
+        return data
 
     def _graph_numbers(self, count: int, kind: str, name: str) -> Tensor:
         """``batch [k * N_t]``, or ``ptr``: where each graph's nodes begin in it."""
@@ -338,14 +338,14 @@ class GraphData:
         return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
 
 
-def untouched(data: Any) -> Any:
+def plain_copy(data: Any) -> Any:
     """The user's data for a call of their own: a copy, whose edges are plain tensors."""
-    made = data.clone()
-    for store in made.edge_stores:
+    copied = data.clone()
+    for store in copied.edge_stores:
         store["edge_index"] = plain_tensor(store["edge_index"])
-    return made
+    return copied
 
 
-def store_of(data: Any, store: Store) -> Any:
-    """What PyG keeps of a node type or a relation; ``None``: of the whole."""
+def store_of(data: Any, store: StoreKey) -> Any:
+    """What PyG keeps of a node type or a relation, or (``None``) of the whole."""
     return data.stores[0] if store is None else data[store]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,32 @@ from graphprune.core.model import (
     MaskedModel,
     Objective,
     Reference,
-    as_constant,
+    gradient_points,
     mask_values,
     require_same_batch,
 )
+from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError
+from graphprune.util.plain import weights_hash
 
-__all__ = ["GraphModel", "PointGradients", "require_corrupt"]
+__all__ = ["GradientPoint", "GraphModel", "PointGradients", "all_alike", "require_corrupt"]
+
+
+@dataclass(frozen=True, eq=False)
+class GradientPoint:
+    """What is differentiated, and where.
+
+    Args:
+        objective: the function of outputs.
+        gate: ``[E]``: the share of its sender's clean message that an edge carries; ``None`` for 1.
+        constant: ``[E]`` bool: edges whose messages pass no gradient on; ``None`` means none does.
+        neurons: whether gradients by neuron are asked for.
+    """
+
+    objective: Objective
+    gate: Tensor | None
+    constant: Tensor | None
+    neurons: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +88,10 @@ class GraphModel(MaskedModel):
     ) -> Tensor:
         """See :class:`~graphprune.core.model.MaskedModel`."""
         values = mask_values(self._graph, mask, batch.size).to(self._like)
-        made: Any = self.reference(batch) if reference is None else reference
-        require_same_batch(batch, made)
+        values_of_batch: Any = self.reference(batch) if reference is None else reference
+        require_same_batch(batch, values_of_batch)
         rows = values[None] if values.ndim == 1 else values
-        out: Tensor = made.run(rows)
+        out: Tensor = values_of_batch.run(rows)
         return out[0] if values.ndim == 1 else out
 
     # ---------------------------------------------------------------- gradients
@@ -93,44 +112,34 @@ class GraphModel(MaskedModel):
         if reference is None:
             reference = self.reference(batch)
         require_same_batch(batch, reference)
-        nodes = self._graph.num_nodes
-        points = torch.ones(1, nodes) if gates is None else gates
-        if points.ndim != 2 or points.shape[1] != nodes:
-            raise InputError(f"gates must be [K, {nodes}], got {list(points.shape)}")
-        held = as_constant(constant, points)
-        share = torch.full((len(points),), 1.0 / len(points)) if weights is None else weights
-        if not len(points):
-            raise InputError("gates name no point to take a gradient at")
-        source = self._graph.edge_index[0]
-        edge: Any = 0
-        fine: Any = 0
-        for point, fixed, weight in zip(points, held, share.tolist(), strict=True):
-            gate = None if bool((point == 1).all()) else point[source].to(self._like)
-            stays = fixed[source].to(self._like.device) if bool(fixed.any()) else None
-            found = self._point(reference, objective, gate, neurons, stays)
-            edge = edge + weight * found.edge
-            if found.neurons is not None:
-                fine = fine + weight * found.neurons
-        edge = edge.to("cpu", torch.float32)
+        nodes, source = self._graph.num_nodes, self._graph.edge_index[0]
+        edge_sum: Any = 0
+        neuron_sum: Any = 0
+        points = zip(*gradient_points(gates, weights, constant, nodes), strict=True)
+        for gate, is_constant, weight in points:
+            # What holds for a sender holds for each of its edges.
+            edge_gate = None if bool((gate == 1).all()) else gate[source].to(self._like)
+            edge_constant = None
+            if bool(is_constant.any()):
+                edge_constant = is_constant[source].to(self._like.device)
+            point = GradientPoint(objective, edge_gate, edge_constant, neurons)
+            at_point = self._at_point(reference, point)
+            edge_sum = edge_sum + weight * at_point.edge
+            if at_point.neurons is not None:
+                neuron_sum = neuron_sum + weight * at_point.neurons
+        edge = edge_sum.to("cpu", torch.float32)
         total = edge.sum(1)
         node = torch.zeros(nodes).index_add_(0, source, total)
         by_neuron: dict[str, Tensor] = {}
         if neurons:
-            fine = fine.to("cpu", torch.float32)
-            sums = torch.zeros(nodes, fine.shape[1]).index_add_(0, source, fine)
+            per_edge = neuron_sum.to("cpu", torch.float32)
+            sums = torch.zeros(nodes, per_edge.shape[1]).index_add_(0, source, per_edge)
             by_neuron = {self._graph.nodes[n].name: sums[n] for n in source.unique().tolist()}
         return Gradients(edge if by_position else total, node, by_neuron)
 
     @abstractmethod
-    def _point(
-        self,
-        reference: Any,
-        objective: Objective,
-        gate: Tensor | None,
-        neurons: bool,
-        constant: Tensor | None,
-    ) -> PointGradients:
-        """Gradients at one point; ``gate [E]`` and ``constant [E]`` are the sender's, by edge."""
+    def _at_point(self, reference: Any, point: GradientPoint) -> PointGradients:
+        """Gradients at one point."""
 
     # ---------------------------------------------------------------- learned constants
 
@@ -164,22 +173,24 @@ class GraphModel(MaskedModel):
 
     def provenance(self) -> dict[str, Any]:
         """The module's class, its graph's size and a hash of its weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self._module.state_dict().items()):
-            digest.update(name.encode())
-            if isinstance(tensor, Tensor):
-                plain = tensor.detach().cpu().contiguous()
-                digest.update(plain.flatten().view(torch.uint8).numpy().data)
         return {
             "model": self._name or type(self._module).__name__,
             "architecture": type(self._module).__name__,
             "nodes": self._graph.num_nodes,
             "edges": self._graph.num_edges,
             "dtype": str(self._like.dtype).removeprefix("torch."),
-            "weights": digest.hexdigest(),
+            "weights": weights_hash(sorted(self._module.state_dict().items())),
         }
 
     _name: str = ""
+
+
+def all_alike(pairs: Iterable[tuple[Tensor, Tensor | None]]) -> bool:
+    """Whether messages are what stands in for them (``None`` means zeros), but for rounding."""
+    return all(
+        not bool(own.any()) if instead is None else equal_but_for_rounding(own, instead)
+        for own, instead in pairs
+    )
 
 
 def require_corrupt(batch: Batch, ablation: Ablation) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,11 +63,10 @@ class Propagation:
     relation: int = 0
     end: int = 1
 
-    def own(self, copies: int) -> Tensor:
+    def on_graph_edges(self, copies: int) -> Tensor:
         """``[copies, E_r, ...]``: messages on the graph's edges, in order."""
-        mine = self.messages[self.edges >= 0]
-        found: Tensor = mine.unflatten(0, (copies, len(mine) // copies))
-        return found
+        own = self.messages[self.edges >= 0]
+        return own.reshape(copies, len(own) // copies, *own.shape[1:])
 
 
 @dataclass(eq=False)
@@ -78,7 +77,7 @@ class MessageHooks:
         edges: of all copies.
         mask: ``[k * E]`` mask values of all copies' edges, or ``None``.
         replaced: for each propagation what stands in for a message at mask 0, one row for each
-            edge of its relation; ``None``: nothing does.
+            edge of its relation; ``None`` means nothing does.
         delete: whether a mask must equal deletion.
         gradients: whether messages shall keep gradients.
         constant: ``[k * E]`` bool: edges that carry ``clean`` messages whatever their source sends.
@@ -99,21 +98,17 @@ class MessageHooks:
     @contextmanager
     def watch(self, module: nn.Module) -> Iterator[None]:
         """Hooks on all convolutions; removed whatever happens."""
-        handles: list[Any] = []
-        try:
+        with ExitStack() as handles:
             for path, conv in convolutions(module).items():
                 _LayerHooks(self, path or type(conv).__name__, conv).attach(handles)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def mask_of(self, edges: Tensor) -> Tensor:
         """``[M]``: mask values of messages on ``edges [M]``; 1 for the layer's own."""
         assert self.mask is not None
-        mine = torch.nonzero(edges >= 0)[:, 0]
+        in_graph = torch.nonzero(edges >= 0)[:, 0]
         ones = self.mask.new_ones(len(edges))
-        return ones.index_put((mine,), self.mask[edges[mine]])
+        return ones.index_put((in_graph,), self.mask[edges[in_graph]])
 
     # ---------------------------------------------------------------- which edges
 
@@ -128,18 +123,17 @@ class MessageHooks:
         every = self.edges
         relation = every.relation_of(index) if called_with is None else called_with
         among = range(len(every.index)) if relation is None else [relation]
-        found = [(r, e) for r in among if (e := self._numbers(path, r, index)) is not None]
-        several = len(every.index) > 1
-        if not found:
+        fitting = [(r, e) for r in among if (e := self._numbers(path, r, index)) is not None]
+        if not fitting:
             raise self._foreign(path, index)
-        if several and relation is None and index.numel():
+        if len(every.index) > 1 and relation is None and index.numel():
             # The reverse of one relation may hold the very numbers of another.
-            names = " and ".join(every.names[r] for r, _ in found)
+            names = " and ".join(every.names[r] for r, _ in fitting)
             raise ForeignEdges(
                 f"{path} propagates over a copy of edges such as {names} has, and whose they are "
                 "is not known; call it with the tensors of edge_index_dict themselves"
             )
-        self._matched[id(index)] = _Matched(index, *found[0])
+        self._matched[id(index)] = _Matched(index, *fitting[0])
         return self._matched[id(index)]
 
     def _numbers(self, path: str, relation: int, index: Tensor) -> Tensor | None:
@@ -160,9 +154,9 @@ class MessageHooks:
                 f"{path} rearranges self-loops, and the graph has some of its own: masks would "
                 "hit other edges. Strip them first, torch_geometric.utils.remove_self_loops"
             )
-        found = numbers.new_full((index.shape[1],), -1)
-        found[~loops] = numbers
-        return found
+        with_loops = numbers.new_full((index.shape[1],), -1)
+        with_loops[~loops] = numbers
+        return with_loops
 
     def _foreign(self, path: str, index: Tensor) -> ForeignEdges:
         first, count = self.edges.index[0], index.shape[1]
@@ -203,8 +197,8 @@ class MessageHooks:
             if self.delete or self.replaced is None:
                 out = out * mask
             else:
-                mine = (edges >= 0).nonzero()[:, 0]
-                other = torch.zeros_like(out).index_put((mine,), self.replaced[number].to(out))
+                in_graph = (edges >= 0).nonzero()[:, 0]
+                other = torch.zeros_like(out).index_put((in_graph,), self.replaced[number].to(out))
                 out = out * mask + (1 - mask) * other
         if self.gradients:
             out = out if out.requires_grad else out.detach().requires_grad_(True)
@@ -225,30 +219,30 @@ class _LayerHooks:
         self.called_with: list[int | None] = []  # relations, one for each forward under way
         self.open: list[tuple[_Matched, int]] = []  # propagations under way, messages before each
 
-    def attach(self, handles: list[Any]) -> None:
+    def attach(self, handles: ExitStack) -> None:
         """Adds to ``handles`` one by one: what a refusal leaves behind is removed too."""
-        conv = self.conv
-        handles.append(conv.register_forward_pre_hook(self._enter, with_kwargs=True))
-        handles.append(conv.register_forward_hook(self._leave))
-        handles.append(conv.register_propagate_forward_pre_hook(self._before))
-        handles.append(conv.register_message_forward_hook(self._message))
-        handles.append(conv.register_propagate_forward_hook(self._after))
+        conv, add = self.conv, handles.enter_context
+        add(conv.register_forward_pre_hook(self._enter, with_kwargs=True))
+        add(conv.register_forward_hook(self._leave))
+        add(conv.register_propagate_forward_pre_hook(self._before))
+        add(conv.register_message_forward_hook(self._message))
+        add(conv.register_propagate_forward_hook(self._after))
         if self.rule == "none":
             raise UnsupportedModelError(
                 f"no mask on {self.path} ({type(conv).__name__}, aggr={conv.aggr}) equals deleting "
                 "an edge; masks of zeros and ones are run on the smaller graph, others are refused"
             )
         if self.rule == "weight":
-            handles.append(conv.register_forward_pre_hook(self._mask_degrees, with_kwargs=True))
+            add(conv.register_forward_pre_hook(self._mask_degrees, with_kwargs=True))
         elif self.rule == "attention":
-            handles.append(conv.register_message_forward_pre_hook(self._mask_attention))
+            add(conv.register_message_forward_pre_hook(self._mask_attention))
         elif self.rule == "mean":
-            handles.append(conv.register_aggregate_forward_hook(self._mask_mean))
+            add(conv.register_aggregate_forward_hook(self._mask_mean))
 
     def _enter(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         values = (*args, *kwargs.values())
-        found = {self.hooks.edges.relation_of(value) for value in values} - {None}
-        self.called_with.append(found.pop() if len(found) == 1 else None)
+        relations = {self.hooks.edges.relation_of(value) for value in values} - {None}
+        self.called_with.append(relations.pop() if len(relations) == 1 else None)
 
     def _leave(self, _: Any, args: tuple[Any, ...], out: Any) -> None:
         self.called_with.pop()

@@ -21,15 +21,16 @@ from torch import Tensor, nn
 
 from graphprune.core.batch import Batch
 from graphprune.core.contents import fingerprint
-from graphprune.core.model import Ablation, Messages, Objective
-from graphprune.errors import InputError, UnsupportedModelError, unknown_name
+from graphprune.core.model import Ablation, Messages
+from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.util.checks import one_of
 from graphprune.util.modes import quiet
 
-from .graph_model import GraphModel, PointGradients, require_corrupt
+from .graph_model import GradientPoint, GraphModel, PointGradients, require_corrupt
 from .hooks import MessageHooks, convolutions
 from .messages import MessageReference, each_reader, mean_messages
 from .read_data import read_data
-from .self_check import Deletion, checked_module, require_open_module
+from .self_check import Deletion, checked_module, require_maskable
 
 __all__ = ["MessageModel"]
 
@@ -45,12 +46,13 @@ class MessageModel(GraphModel):
             itself gets data of the same kind with all its attributes.
         forward: ``(module, data) -> outputs``, how the module is called on data like the user's,
             where names do not tell (``forward(x, edge_index, edge_weight)``, weights in
-            ``data.edge_attr``); ``None``: not said.
-        level: ``"node"`` or ``"graph"``, what a row of the outputs is; ``None``: by its number.
-        node_type: of heterogeneous data, the type of node the outputs are of; ``None``: outputs by
-            type say, or the number of rows.
+            ``data.edge_attr``).
+        level: ``"node"`` or ``"graph"``, what a row of the outputs is; ``None`` tells it by the
+            number of rows.
+        node_type: of heterogeneous data, the type of node the outputs are of; ``None``
+            leaves it to outputs by type, or to the number of rows.
         means: what mean messages and learned constants are for: each ``"edge"``, or all edges of
-            an edge ``"type"``; ``None``: ``"type"`` for heterogeneous data, else ``"edge"``.
+            an edge ``"type"``; ``None`` means ``"type"`` for heterogeneous data, else ``"edge"``.
         name: in provenance.
     """
 
@@ -68,27 +70,22 @@ class MessageModel(GraphModel):
         from torch_geometric.data import Data, HeteroData
 
         if not isinstance(data, Data | HeteroData):
-            several = isinstance(data, list | tuple)
-            raise InputError(
-                "data must be PyG's Data, HeteroData or Batch, got "
-                + (
+            got = f"{type(data).__name__}; give Data(x=x, edge_index=edge_index)"
+            if isinstance(data, list | tuple):
+                got = (
                     f"a {type(data).__name__} of {len(data)}; put graphs into one: "
                     "torch_geometric.data.Batch.from_data_list(graphs)"
-                    if several
-                    else f"{type(data).__name__}; give Data(x=x, edge_index=edge_index)"
                 )
-            )
-        if level not in (None, "node", "graph"):
-            raise unknown_name("level", level, ("node", "graph"))
-        if means not in (None, "edge", "type"):
-            raise unknown_name("means", means, ("edge", "type"))
-        require_open_module(module)
+            raise InputError(f"data must be PyG's Data, HeteroData or Batch, got {got}")
+        one_of(level, (None, "node", "graph"), "level")
+        one_of(means, (None, "edge", "type"), "means")
+        require_maskable(module)
         source = read_data(data)
         if node_type is not None and not source.heterogeneous:
             raise InputError("node_type is for heterogeneous data; this graph has one type")
         if not source.num_edges:
             raise InputError("the graph has no edges, so there is nothing to prune")
-        if not source.node:
+        if not source.node_tensors:
             raise InputError("no node of the data has features, such as data.x")
         self._module, self._name = module, name
         self.means = means or ("type" if source.heterogeneous else "edge")
@@ -109,13 +106,13 @@ class MessageModel(GraphModel):
         """Sizes, hashes of the weights and of the data, and the convolutions."""
         kinds = [type(conv).__name__ for conv in convolutions(self._module).values()]
         source = self.checked.call.data
-        found = {**super().provenance(), "convolutions": kinds, "level": self.level}
-        found["call"] = str(self.checked.call)
-        found["data"] = fingerprint(source)[:16]
+        notes = {**super().provenance(), "convolutions": kinds, "level": self.level}
+        notes["call"] = str(self.checked.call)
+        notes["data"] = fingerprint(source)[:16]
         if source.heterogeneous:
-            found["node_types"] = dict(source.types)
-            found["relations"] = dict(zip(source.kinds, source.counts, strict=True))
-        return found
+            notes["node_types"] = dict(source.types)
+            notes["relations"] = dict(zip(source.relation_names, source.edge_counts, strict=True))
+        return notes
 
     def reference(self, batch: Batch, ablation: Ablation | None = None) -> MessageReference:
         """See the base class; the default ablation is counterfactual."""
@@ -127,19 +124,14 @@ class MessageModel(GraphModel):
 
     # ---------------------------------------------------------------- gradients
 
-    def _point(
-        self,
-        reference: MessageReference,
-        objective: Objective,
-        gate: Tensor | None,
-        neurons: bool,
-        constant: Tensor | None,
-    ) -> PointGradients:
+    def _at_point(self, reference: MessageReference, point: GradientPoint) -> PointGradients:
         self.checked.require_messages("gradient of a mask")
-        row = torch.ones(self._graph.num_edges).to(self._like) if gate is None else gate
+        row = point.gate
+        if row is None:
+            row = torch.ones(self._graph.num_edges).to(self._like)
         if reference.ablation.kind != "delete":
-            return self._by_message(reference, objective, row, neurons, constant)
-        if constant is not None:
+            return self._by_message(reference, point, row)
+        if point.constant is not None:
             raise InputError(
                 "a deleted edge sends nothing to put a constant in the place of: interpolate "
                 "activations under zero, mean or counterfactual ablation"
@@ -147,55 +139,51 @@ class MessageModel(GraphModel):
         mask = row.clone().requires_grad_(True)
         with torch.enable_grad():
             out = reference.run(mask[None])[0]
-            (found,) = torch.autograd.grad(objective(out).sum(), mask)
-        return PointGradients(found[:, None].detach())
+            (gradient,) = torch.autograd.grad(point.objective(out).sum(), mask)
+        return PointGradients(gradient[:, None].detach())
 
     def _by_message(
-        self,
-        reference: MessageReference,
-        objective: Objective,
-        row: Tensor,
-        neurons: bool,
-        constant: Tensor | None,
+        self, reference: MessageReference, point: GradientPoint, row: Tensor
     ) -> PointGradients:
         """Each message's gradient times its change, of every propagation in one backward pass."""
-        source, count = self.checked.call.data, reference.features.copies
-        instead = reference.replaced(reference.copies)
-        clean = [one.own(count) for one in reference.clean[0]]
-        copies = source.copies(reference.features.of(reference.copies), count)
+        source, count = self.checked.call.data, reference.features.num_patterns
+        instead = reference.replaced(reference.patterns)
+        clean = [one.on_graph_edges(count) for one in reference.clean[0]]
+        copies = source.make_copies(reference.features.of(reference.patterns), count)
         hooks = MessageHooks(copies.edges, row.repeat(count), instead, gradients=True)
-        if constant is not None:
-            hooks.constant = constant.repeat(count)
+        if point.constant is not None:
+            hooks.constant = point.constant.repeat(count)
             hooks.clean = [messages.flatten(0, 1) for messages in clean]
         with quiet(self._module), torch.enable_grad():
             out = self.checked.read(
-                self.checked.outputs(copies, hooks), reference.batch, reference.copy_of
+                self.checked.outputs(copies, hooks), reference.batch, reference.pattern_of
             )
             gradients = torch.autograd.grad(
-                objective(out).sum(), [one.messages for one in hooks.seen], allow_unused=True
+                point.objective(out).sum(), [one.messages for one in hooks.seen], allow_unused=True
             )
-        products: list[list[Tensor]] = [[] for _ in source.counts]
+        products: list[list[Tensor]] = [[] for _ in source.edge_counts]
         for number, (one, gradient) in enumerate(zip(hooks.seen, gradients, strict=True)):
-            values = clean[number]
-            change = values if instead is None else values - instead[number].view_as(values)
-            felt = torch.zeros_like(values)
+            change = clean[number]
+            if instead is not None:
+                change = change - instead[number].view_as(change)
+            own = torch.zeros_like(change)
             if gradient is not None:
-                felt = gradient[one.edges >= 0].view_as(values)
-            products[one.relation].append((change * felt).sum(0).flatten(1).detach())
+                own = gradient[one.edges >= 0].view_as(change)
+            products[one.relation].append((change * own).sum(0).flatten(1).detach())
         widths = {part.shape[1] for parts in products for part in parts}
-        if neurons and len(widths) > 1:
+        if point.neurons and len(widths) > 1:
             raise UnsupportedModelError(
                 f"messages have different widths ({sorted(widths)}) in different layers, so there "
                 "are no scores by neuron"
             )
         edge = torch.zeros(self._graph.num_edges, max(map(len, products))).to(row)
-        fine = torch.zeros(len(edge), min(widths)).to(row) if neurons else None
-        for first, parts in zip(source.firsts, products, strict=True):
+        neuron = torch.zeros(len(edge), min(widths)).to(row) if point.neurons else None
+        for first, parts in zip(source.first_edges, products, strict=True):
             for step, part in enumerate(parts):
                 edge[first : first + len(part), step] = part.sum(1)
-                if fine is not None:
-                    fine[first : first + len(part)] += part
-        return PointGradients(edge, fine)
+                if neuron is not None:
+                    neuron[first : first + len(part)] += part
+        return PointGradients(edge, neuron)
 
     # ---------------------------------------------------------------- messages
 
@@ -227,8 +215,8 @@ class MessageModel(GraphModel):
 
     def _zero_messages(self) -> list[Tensor]:
         source = self.checked.call.data
-        seen, _ = self.checked.seen(source.plain)
-        counts = [1 if self.means == "type" else source.counts[one.relation] for one in seen]
+        seen, _ = self.checked.watched(source.own_features)
+        counts = [1 if self.means == "type" else source.edge_counts[one.relation] for one in seen]
         return [
             one.messages.new_zeros(count, *one.messages.shape[1:])
             for one, count in zip(seen, counts, strict=True)

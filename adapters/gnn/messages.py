@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from graphprune.core.batch import Batch
 from graphprune.core.model import Ablation, Messages, Reference
-from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.util.modes import quiet
 
+from .graph_model import all_alike
 from .hooks import MessageHooks, Propagation
 from .module_call import GraphModule
 from .self_check import Deletion
@@ -52,28 +52,28 @@ class MessageReference(Reference):
     @cached_property
     def clean(self) -> tuple[list[Propagation], Tensor]:
         """Messages of every propagation, and outputs ``[C, rows, V]`` of every copy."""
-        return self.module.seen(self.features)
+        return self.module.watched(self.features)
 
     @cached_property
     def corrupt(self) -> list[Propagation]:
         """Messages of the corrupted run."""
         features = self.module.call.data.features(self.batch.corrupt, self.batch.size)
-        if features.copies != self.features.copies:
+        if features.num_patterns != self.features.num_patterns:
             raise InputError(
                 "clean and corrupted inputs must both be shared by all examples, or both be "
                 "patterns"
             )
-        return self.module.seen(features)[0]
+        return self.module.watched(features)[0]
 
     @property
-    def copies(self) -> Tensor:
+    def patterns(self) -> Tensor:
         """``[C]``: the numbers of all patterns."""
-        return torch.arange(self.features.copies)
+        return torch.arange(self.features.num_patterns)
 
     @property
-    def copy_of(self) -> Tensor:
+    def pattern_of(self) -> Tensor:
         """``[B]``: the pattern of each example."""
-        return torch.arange(self.batch.size) % self.features.copies
+        return torch.arange(self.batch.size) % self.features.num_patterns
 
     def changes_nothing(self) -> bool | None:
         """Whether what stands in for each message is the message; learned constants may change."""
@@ -82,20 +82,15 @@ class MessageReference(Reference):
             return None
         if kind in ("counterfactual", "optimal"):
             return False  # equal inputs are told before
-        instead = self.replaced(self.copies)
-        for number, propagation in enumerate(self.clean[0]):
-            own = propagation.own(self.features.copies)
-            if instead is None:
-                if bool(own.any()):
-                    return False
-            elif not equal_but_for_rounding(own, instead[number].view_as(own)):
-                return False
-        return True
+        seen = self.clean[0]
+        own = [one.on_graph_edges(self.features.num_patterns).flatten(0, 1) for one in seen]
+        instead: Sequence[Tensor | None] = self.replaced(self.patterns) or [None] * len(own)
+        return all_alike(zip(own, instead, strict=True))
 
     @property
     def full(self) -> Tensor:
         """Outputs of the module itself."""
-        return self.module.read(self.clean[1], self.batch, self.copy_of)
+        return self.module.read(self.clean[1], self.batch, self.pattern_of)
 
     @property
     def ablated(self) -> Tensor:
@@ -117,8 +112,8 @@ class MessageReference(Reference):
         if kind in ("zero", "delete"):
             return None
         if kind == "counterfactual":
-            count = self.features.copies
-            return [one.own(count)[copies].flatten(0, 1) for one in self.corrupt]
+            count = self.features.num_patterns
+            return [one.on_graph_edges(count)[copies].flatten(0, 1) for one in self.corrupt]
         if kind in ("mean", "optimal"):
             return [
                 value.expand(edges, *value.shape[1:]).repeat(len(copies), *[1] * (value.ndim - 1))
@@ -132,7 +127,7 @@ class MessageReference(Reference):
     def _constants(self) -> list[tuple[Tensor, int]]:
         """Each propagation's constants ``[E_r or 1, ...]`` and its relation's number of edges."""
         seen, values = self.clean[0], list(self.ablation.values)
-        counts = [self.module.call.data.counts[one.relation] for one in seen]
+        counts = [self.module.call.data.edge_counts[one.relation] for one in seen]
         if len(values) != len(seen) or any(
             len(value) not in (1, count) or value.shape[1:] != one.messages.shape[1:]
             for value, count, one in zip(values, counts, seen, strict=True)
@@ -144,21 +139,21 @@ class MessageReference(Reference):
 
     def run(self, rows: Tensor) -> Tensor:
         """``[K, B, ...]``: outputs at answers under masks ``[K, E]`` or ``[K, B, E]``."""
-        count, size, copies = len(rows), self.batch.size, self.features.copies
+        count, size, copies = len(rows), self.batch.size, self.features.num_patterns
         if rows.ndim == 3:  # each example has a mask of its own, so each is a copy
-            masks, numbers = rows.flatten(0, 1), self.copy_of.repeat(count)
-            place = torch.arange(count * size)
+            masks, numbers = rows.flatten(0, 1), self.pattern_of.repeat(count)
+            copy_of_example = torch.arange(count * size)
         else:
-            masks, numbers = rows.repeat_interleave(copies, 0), self.copies.repeat(count)
-            place = (torch.arange(count)[:, None] * copies + self.copy_of).flatten()
+            masks, numbers = rows.repeat_interleave(copies, 0), self.patterns.repeat(count)
+            copy_of_example = (torch.arange(count)[:, None] * copies + self.pattern_of).flatten()
         most = max(1, _MOST_EDGES // max(1, rows.shape[-1]))
         parts = [
             self.masked(some, chosen)
             for some, chosen in zip(masks.split(most), numbers.split(most), strict=True)
         ]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
-        found = self.module.read(out, self.batch, place)
-        return found.reshape(count, size, *found.shape[1:])
+        answers = self.module.read(out, self.batch, copy_of_example)
+        return answers.reshape(count, size, *answers.shape[1:])
 
     def masked(self, masks: Tensor, numbers: Tensor) -> Tensor:
         """``[k, rows, V]`` of patterns ``numbers [k]``, each under its own mask ``[k, E]``."""
@@ -170,7 +165,7 @@ class MessageReference(Reference):
             if delete:
                 self.module.require_messages("mask between 0 and 1, and no gradient of a mask,")
                 self.deletion.require_soft(masks.detach())
-            copies = self.module.call.data.copies(nodes, len(numbers))
+            copies = self.module.call.data.make_copies(nodes, len(numbers))
             hooks = MessageHooks(copies.edges, flat, self.replaced(numbers), delete)
             return self.module.outputs(copies, hooks)
 
@@ -181,25 +176,25 @@ def each_reader(reference: MessageReference) -> Iterator[Messages]:
     Narrow ones are padded by zeros; a relation that no layer uses has zeros.
     """
     seen, source, size = reference.clean[0], reference.module.call.data, reference.batch.size
-    copies, copy_of = reference.features.copies, reference.copy_of
+    copies, pattern_of = reference.features.num_patterns, reference.pattern_of
     wide = max(one.messages[0].numel() for one in seen if len(one.messages))
     like = seen[0].messages
     for relation, (first, count, index) in enumerate(
-        zip(source.firsts, source.counts, source.relations.values(), strict=True)
+        zip(source.first_edges, source.edge_counts, source.relations.values(), strict=True)
     ):
-        mine = [one for one in seen if one.relation == relation]
-        end, steps = (mine[0].end if mine else 1), max(1, len(mine))
-        nodes = source.types[source.ends[relation][end]]
-        values = like.new_zeros(size, count, steps, wide if mine else 1)
-        totals = like.new_zeros(size, nodes, steps, wide if mine else 1)
-        for step, one in enumerate(mine):
+        of_relation = [one for one in seen if one.relation == relation]
+        end, steps = (of_relation[0].end if of_relation else 1), max(1, len(of_relation))
+        nodes = source.types[source.end_types[relation][end]]
+        values = like.new_zeros(size, count, steps, wide if of_relation else 1)
+        totals = like.new_zeros(size, nodes, steps, wide if of_relation else 1)
+        for step, one in enumerate(of_relation):
             if not count:
                 continue
             flat = one.messages.flatten(1)
             width = flat.shape[1]
-            values[:, :, step, :width] = one.own(copies).flatten(2)[copy_of]
+            values[:, :, step, :width] = one.on_graph_edges(copies).flatten(2)[pattern_of]
             total = flat.new_zeros(copies * nodes, width).index_add(0, one.targets, flat)
-            totals[:, :, step, :width] = total.unflatten(0, (copies, nodes))[copy_of]
+            totals[:, :, step, :width] = total.unflatten(0, (copies, nodes))[pattern_of]
         targets, weight = index[end].cpu(), like.new_ones(size, steps)
         for node in targets.unique().tolist():
             at = torch.nonzero(targets == node)[:, 0]
@@ -218,10 +213,10 @@ def mean_messages(module: GraphModule, batches: Iterable[Batch], whole: bool) ->
     for batch in batches:
         side = batch.clean if batch.corrupt is None else batch.corrupt
         features = module.call.data.features(side, batch.size)
-        seen, _ = module.seen(features)
+        seen, _ = module.watched(features)
         one = one and features.shared and batch.corrupt is not None
-        share = batch.size // features.copies
-        parts = [each.own(features.copies).sum(0) * share for each in seen]
+        share = batch.size // features.num_patterns
+        parts = [each.on_graph_edges(features.num_patterns).sum(0) * share for each in seen]
         totals = parts if totals is None else [a + b for a, b in zip(totals, parts, strict=True)]
         count += batch.size
     if totals is None:

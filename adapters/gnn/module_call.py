@@ -33,55 +33,57 @@ class ModuleCall:
     Args:
         module: the user's own.
         data: what it is called on.
-        forward: the user's own way, ``(module, data) -> outputs``; ``None``: not said.
-        whole: whether the module takes the data itself.
-        names: parameters that are filled by the data's attributes of those names.
-        several: parameters that are filled once several copies stand side by side.
-        first: how many of ``names`` must be given by position.
-        bare: paths of norms over whole graphs that the user's call gives no batch vector.
+        forward: the user's own way, ``(module, data) -> outputs``, if it was said.
+        takes_data: whether the module takes the data itself.
+        arguments: parameters that are filled by the data's attributes of those names.
+        batch_arguments: parameters that are filled once several copies stand side by side.
+        positional: how many of ``arguments`` must be given by position.
+        bare_norms: paths of norms over whole graphs that the user's call gives no batch vector.
     """
 
     module: nn.Module
     data: GraphData
     forward: Callable[[Any, Any], Any] | None = None
-    whole: bool = False
-    names: tuple[str, ...] = ()
-    several: tuple[str, ...] = ()
-    first: int = 0
-    bare: tuple[str, ...] = ()
+    takes_data: bool = False
+    arguments: tuple[str, ...] = ()
+    batch_arguments: tuple[str, ...] = ()
+    positional: int = 0
+    bare_norms: tuple[str, ...] = ()
 
     def __call__(self, copies: GraphCopies, hooks: MessageHooks | None = None) -> Any:
         """The module's own outputs for copies of the data, while ``hooks`` watch."""
         if hooks is not None:
             with hooks.watch(self.module):
                 return self(copies)
-        if self.bare and copies.count > 1:
-            with one_by_one(self.module, self.bare):
+        if self.bare_norms and copies.count > 1:
+            with one_by_one(self.module, self.bare_norms):
                 return self._outputs(copies)
         return self._outputs(copies)
 
     def _outputs(self, copies: GraphCopies) -> Any:
-        if self.forward is not None or self.whole:
-            return self.on(self.data.data(copies))
-        more = self.several if copies.count > 1 and self.data.layout.batch else ()
-        return self._named({name: self.data.read(copies, name) for name in (*self.names, *more)})
+        if self.forward is not None or self.takes_data:
+            return self.on_data(self.data.copied_data(copies))
+        more = self.batch_arguments if copies.count > 1 and self.data.layout.batch else ()
+        return self._named(
+            {name: self.data.copied_value(copies, name) for name in (*self.arguments, *more)}
+        )
 
-    def on(self, data: Any) -> Any:
+    def on_data(self, data: Any) -> Any:
         """The outputs of the user's own call on ``data``, which nothing of ours has touched."""
         if self.forward is not None:
             return self.forward(self.module, data)
-        if self.whole:
+        if self.takes_data:
             return self.module(data)
-        return self._named({name: self.data.own(name, data) for name in self.names})
+        return self._named({name: self.data.user_value(name, data) for name in self.arguments})
 
     def _named(self, values: dict[str, Any]) -> Any:
-        by_place = [values.pop(name) for name in self.names[: self.first]]
+        by_place = [values.pop(name) for name in self.arguments[: self.positional]]
         return self.module(*by_place, **values)
 
     def __str__(self) -> str:
         if self.forward is not None:
             return "forward(module, data)"
-        return "module(data)" if self.whole else f"module({', '.join(self.names)})"
+        return "module(data)" if self.takes_data else f"module({', '.join(self.arguments)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +160,7 @@ class OutputRows:
 
     @classmethod
     def _of_nodes(cls, data: GraphData, types: list[str]) -> OutputRows:
-        row, starts, first = torch.full((data.num_nodes,), -1), data.starts, 0
+        row, starts, first = torch.full((data.num_nodes,), -1), data.first_nodes, 0
         for name in types:
             count = data.types[name]
             row[starts[name] : starts[name] + count] = torch.arange(first, first + count)
@@ -176,23 +178,23 @@ class OutputRows:
                 f"{copies} graphs side by side gave outputs of the shape {list(raw.shape)}; "
                 f"expected {copies * rows} rows"
             )
-        found: Tensor = raw.unflatten(0, (copies, rows))
-        return found
+        split: Tensor = raw.unflatten(0, (copies, rows))
+        return split
 
-    def at(self, batch: Batch) -> Tensor:
+    def asked(self, batch: Batch) -> Tensor:
         """``[B]`` or ``[B, P]``: the rows in which a batch's examples are answered."""
-        own, other = (
+        clean, corrupt = (
             side.get("graphs") if isinstance(side, Mapping) else None
             for side in (batch.clean, batch.corrupt)
         )
         if self.level == "graph":
-            if other is not None and (own is None or not torch.equal(own, other)):
+            if corrupt is not None and (clean is None or not torch.equal(clean, corrupt)):
                 raise InputError(
                     "the corrupted inputs name other 'graphs' than the clean ones; an example is "
                     "one graph of the data, corrupted by other features"
                 )
-            return torch.zeros(batch.size, dtype=torch.int64) if own is None else own
-        if own is not None or other is not None:
+            return torch.zeros(batch.size, dtype=torch.int64) if clean is None else clean
+        if clean is not None or corrupt is not None:
             raise InputError(
                 "the inputs hold 'graphs', which a model that answers at nodes does not read: "
                 "leave it out, positions say which nodes are asked about"
@@ -228,19 +230,20 @@ class GraphModule:
     Args:
         call: how it is called.
         rows: how its outputs are read.
-        merged: why it shows no messages by relation; ``""``: it does.
+        why_unseen: why no messages by relation can be seen in it; ``""``: they can.
     """
 
     call: ModuleCall
     rows: OutputRows
-    merged: str = ""
+    why_unseen: str = ""
 
     def require_messages(self, what: str) -> None:
         """Raises :class:`UnsupportedModelError` where the module shows no messages."""
-        if self.merged:
+        if self.why_unseen:
             raise UnsupportedModelError(
-                f"no {what} here: {self.merged}. Masks of zeros and ones under ablation='delete' "
-                "are run on the smaller graph; nothing else is right for such a layer"
+                f"no {what} here: {self.why_unseen}. Masks of zeros and ones under "
+                "ablation='delete' are run on the smaller graph; nothing else is right for such a "
+                "layer"
             )
 
     def outputs(self, copies: GraphCopies, hooks: MessageHooks | None = None) -> Tensor:
@@ -248,10 +251,12 @@ class GraphModule:
         return self.rows.split(self.call(copies, hooks), copies.count)
 
     @torch.no_grad()
-    def seen(self, features: NodeFeatures) -> tuple[list[Propagation], Tensor]:
+    def watched(self, features: NodeFeatures) -> tuple[list[Propagation], Tensor]:
         """Messages of the module itself and its outputs, all patterns side by side."""
-        copies = self.call.data.copies(features.of(torch.arange(features.copies)), features.copies)
-        hooks = None if self.merged else MessageHooks(copies.edges)
+        copies = self.call.data.make_copies(
+            features.of(torch.arange(features.num_patterns)), features.num_patterns
+        )
+        hooks = None if self.why_unseen else MessageHooks(copies.edges)
         with quiet(self.call.module):
             out = self.outputs(copies, hooks)
         seen = [] if hooks is None else hooks.seen
@@ -265,7 +270,7 @@ class GraphModule:
         ``out [C, rows, V]`` holds a row for each node or graph of each copy.
         """
         times = len(copies) // batch.size
-        at, copies = self.rows.at(batch), copies.to(out.device)
-        at = at.repeat(times, *[1] * (at.ndim - 1)).to(out.device).clamp(min=0)
-        found: Tensor = out[copies if at.ndim == 1 else copies[:, None], at]
-        return found
+        rows, copies = self.rows.asked(batch), copies.to(out.device)
+        rows = rows.repeat(times, *[1] * (rows.ndim - 1)).to(out.device).clamp(min=0)
+        answers: Tensor = out[copies if rows.ndim == 1 else copies[:, None], rows]
+        return answers

@@ -8,7 +8,8 @@ here, each by its own mean and deviation.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,23 +23,17 @@ __all__ = ["bare_norms", "one_by_one"]
 def bare_norms(module: nn.Module) -> Iterator[set[str]]:
     """Paths of the norms over whole graphs that are called without a batch vector meanwhile."""
     bare: set[str] = set()
-    handles = []
-    for path, norm in module.named_modules():
-        if type(norm) is LayerNorm and norm.mode == "graph" and "forward" not in vars(norm):
 
-            def note(
-                norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: str = path
-            ) -> None:
-                given = args[1] if len(args) > 1 else kwargs.get("batch")
-                if given is None:
-                    bare.add(path)
+    def note(path: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (args[1] if len(args) > 1 else kwargs.get("batch")) is None:
+            bare.add(path)
 
-            handles.append(norm.register_forward_pre_hook(note, with_kwargs=True))
-    try:
+    with ExitStack() as handles:
+        for path, norm in module.named_modules():
+            if type(norm) is LayerNorm and norm.mode == "graph" and "forward" not in vars(norm):
+                hook = partial(note, path)
+                handles.enter_context(norm.register_forward_pre_hook(hook, with_kwargs=True))
         yield bare
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -68,8 +63,8 @@ def _each(norm: Any) -> Callable[..., Tensor]:
 
         x = x - mean(x)[batch, None]
         variance = mean(x * x)
-        some = variance > 0  # as torch's own deviation, which has no gradient at 0
-        std = torch.where(some, torch.where(some, variance, 1.0).sqrt(), 0.0)
+        varies = variance > 0  # as torch's own deviation, which has no gradient at 0
+        std = torch.where(varies, torch.where(varies, variance, 1.0).sqrt(), 0.0)
         out: Tensor = x / (std + norm.eps)[batch, None]
         if norm.weight is not None and norm.bias is not None:
             out = out * norm.weight + norm.bias

@@ -13,7 +13,7 @@ from graphprune.core.graph_axes import attribute_axes
 from graphprune.errors import InputError
 
 from .copies import DataAttribute
-from .graph_data import LABELS, GraphData, Relation, Store, store_of
+from .graph_data import LABELS, GraphData, Relation, StoreKey, store_of
 
 __all__ = ["read_data"]
 
@@ -78,7 +78,7 @@ def _of_types(data: Any) -> tuple[dict[str, int], dict[str, Tensor], dict[Relati
     return types, batch, relations
 
 
-def _edge_index(index: Any, store: Store, sources: int, targets: int) -> Tensor:
+def _edge_index(index: Any, store: StoreKey, sources: int, targets: int) -> Tensor:
     """``[2, E]`` as a plain tensor of its own; raises :class:`InputError` where it is no such."""
     where = f"{_spelled(store)}.edge_index"
     if not isinstance(index, Tensor) or index.layout != torch.strided:
@@ -97,21 +97,21 @@ def _edge_index(index: Any, store: Store, sources: int, targets: int) -> Tensor:
     return edges
 
 
-def _spelled(store: Store) -> str:
+def _spelled(store: StoreKey) -> str:
     """As a user writes it: ``data``, ``data['paper']``."""
     if store is None:
         return "data"
     return f"data[{', '.join(map(repr, [store] if isinstance(store, str) else store))}]"
 
 
-def _axes(data: Any) -> Iterator[tuple[Store, str, str]]:
+def _axes(data: Any) -> Iterator[tuple[StoreKey, str, str]]:
     """Each attribute with its store and its axis."""
     for name, axis in attribute_axes(data).items():
         if name not in _MADE:
             yield None, name, axis
 
 
-def _hetero_axes(data: Any) -> Iterator[tuple[Store, str, str]]:
+def _hetero_axes(data: Any) -> Iterator[tuple[StoreKey, str, str]]:
     for name in data._global_store.keys():  # noqa: SIM118 - a store is no mapping
         yield None, name, "graph"
     for kind in data.node_types:

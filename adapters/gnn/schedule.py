@@ -23,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.errors import InputError
+from graphprune.util.checks import at_least
+from graphprune.util.paths import longest_paths
 
 __all__ = ["UPDATES", "Schedule", "SweepLevels", "Update", "levels_of", "make_schedule"]
 
@@ -55,16 +56,17 @@ def levels_of(edge_index: Tensor, order: Tensor, num_nodes: int) -> SweepLevels:
     """The levels of a sweep in ``order [n]`` over the nodes it names; others keep their state.
 
     Example:
-        >>> found = levels_of(torch.tensor([[0, 1, 2], [1, 2, 0]]), torch.tensor([0, 1, 2]), 3)
-        >>> len(found), found.backward.tolist(), [n.tolist() for n in found.nodes]
+        >>> levels = levels_of(torch.tensor([[0, 1, 2], [1, 2, 0]]), torch.tensor([0, 1, 2]), 3)
+        >>> len(levels), levels.backward.tolist(), [n.tolist() for n in levels.nodes]
         (3, [2], [[0], [1], [2]])
     """
     source, target = edge_index.cpu().numpy()
-    places = np.full(num_nodes, -1, dtype=np.int64)
-    places[order.cpu().numpy()] = np.arange(len(order))
-    reads = places[target] >= 0
-    forward = reads & (places[source] >= 0) & (places[source] < places[target])
-    level = _longest_paths(source[forward], target[forward], num_nodes)
+    turn = np.full(num_nodes, -1, dtype=np.int64)
+    turn[order.cpu().numpy()] = np.arange(len(order))
+    reads = turn[target] >= 0
+    forward = reads & (turn[source] >= 0) & (turn[source] < turn[target])
+    pairs = np.stack([source[forward], target[forward]])
+    level = longest_paths(pairs, np.arange(num_nodes))  # forward edges form no cycle
     nodes = _grouped(level[order.numpy()])
     node_groups = [order.numpy()[group] for group in nodes]
     position = np.zeros(num_nodes, dtype=np.int64)
@@ -80,18 +82,6 @@ def levels_of(edge_index: Tensor, order: Tensor, num_nodes: int) -> SweepLevels:
         places=tuple(torch.from_numpy(position[target[e]]) for e in edges),
         forward=torch.from_numpy(forward),
     )
-
-
-def _longest_paths(
-    source: NDArray[np.int64], target: NDArray[np.int64], nodes: int
-) -> NDArray[np.int64]:
-    level = np.zeros(nodes, dtype=np.int64)
-    while True:
-        deeper = level.copy()
-        np.maximum.at(deeper, target, level[source] + 1)
-        if np.array_equal(deeper, level):
-            return level
-        level = deeper
 
 
 def _grouped(keys: NDArray[np.int64], count: int | None = None) -> list[NDArray[np.int64]]:
@@ -139,11 +129,9 @@ def make_schedule(
     rate: float = 0.5,
 ) -> Schedule:
     """Draws ``steps`` steps over the nodes ``free [N]`` bool; ``rate`` is the Bernoulli chance."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps must be an integer of at least 1, got {steps!r}")
     free = free.cpu()
     drawn: list[Tensor] = []
-    for _ in range(steps):
+    for _ in range(at_least(steps, 1, "steps")):
         if update == "sequential":
             nodes = torch.nonzero(free)[:, 0]
             drawn.append(nodes[torch.randperm(len(nodes), generator=generator)])

@@ -22,15 +22,15 @@ from graphprune.errors import InputError, UnsupportedModelError
 
 from .copies import BatchLayout
 from .find_call import attempt, find_call, nearly_equal
-from .graph_data import GraphData, untouched
+from .graph_data import GraphData, plain_copy
 from .hooks import ForeignEdges, MessageHooks, convolutions
 from .module_call import GraphModule, ModuleCall, OutputRows
 from .norms import bare_norms
 
-__all__ = ["Deletion", "checked_module", "require_open_module"]
+__all__ = ["Deletion", "checked_module", "require_maskable"]
 
 
-def require_open_module(module: nn.Module) -> None:
+def require_maskable(module: nn.Module) -> None:
     """Raises where a module's sizes are not yet known, or a layer hides its messages."""
     if any(is_lazy(value) for value in (*module.parameters(), *module.buffers())):
         raise InputError(
@@ -63,14 +63,14 @@ def checked_module(
         UnsupportedModelError: masked runs would not be the module's own.
     """
     call, name = find_call(module, source, data, forward), type(module).__name__
-    found, failed = attempt(lambda: _first_runs(call, data))
+    first_runs, failed = attempt(lambda: _first_runs(call, data))
     if failed is not None:
         raise InputError(
             f"{name} called as {call} on the data fails: {type(failed).__name__}: "
             f"{str(failed)[:200]}. If that is not how it is called, say how: "
             "gp.wrap(module, data=data, forward=lambda module, d: ...)"
         ) from failed
-    call, masked, merged, raw = found
+    call, masked, why_unseen, raw = first_runs
     rows = OutputRows.of(raw, call.data, level, node_type)
     own = rows.split(raw, 1)
     if not bool(torch.isfinite(own).all()):
@@ -85,21 +85,21 @@ def checked_module(
             f"{name} with all edges kept does not give the outputs of {call}: they differ by "
             f"{float((under_mask - own).abs().max()):.3g}"
         )
-    return _with_layout(GraphModule(call, rows, merged), own)
+    return _with_layout(GraphModule(call, rows, why_unseen), own)
 
 
 def _first_runs(call: ModuleCall, data: Any) -> tuple[ModuleCall, Any, str, Any]:
     """The call, its outputs under a mask of ones, why it shows no messages, the user's outputs."""
     call = replace(call, data=_with_decided_axes(call))
     # Watched first: what masks cannot reach is refused before anything else is run.
-    masked, merged = _under_ones(call)
+    masked, why_unseen = _under_ones(call)
     with bare_norms(call.module) as bare:
-        raw = call.on(untouched(data))
-    return replace(call, bare=tuple(sorted(bare))), masked, merged, raw
+        raw = call.on_data(plain_copy(data))
+    return replace(call, bare_norms=tuple(sorted(bare))), masked, why_unseen, raw
 
 
 def _under_ones(call: ModuleCall) -> tuple[Any, str]:
-    copies = call.data.copies()
+    copies = call.data.make_copies()
     hooks = MessageHooks(copies.edges, torch.ones(call.data.num_edges, device=call.data.device))
     try:
         raw = call(copies, hooks)
@@ -121,11 +121,11 @@ def _with_decided_axes(call: ModuleCall) -> GraphData:
     source = call.data
     if not source.either:
         return source
-    names = [n for n in source.either if not call.names or n in call.names]
+    names = [n for n in source.either if not call.arguments or n in call.arguments]
     if len(names) > 4:
         raise _ambiguous(names)
     kept = torch.arange(source.num_edges, device=source.device) % 3 > 0
-    fit: list[tuple[GraphData, Any]] = []
+    running: list[tuple[GraphData, Any]] = []
     both: tuple[Literal["node", "edge"], ...] = ("node", "edge")
     for axes in product(both, repeat=len(names)):
         chosen = dict(zip(names, axes, strict=True))
@@ -133,17 +133,17 @@ def _with_decided_axes(call: ModuleCall) -> GraphData:
             key: replace(one, axis=chosen.get(key[1], one.axis))
             for key, one in source.attributes.items()
         }
-        made = replace(source, attributes=attributes)
-        out, failed = attempt(lambda: replace(call, data=made)(made.copies(kept=kept)))  # noqa: B023
+        decided = replace(source, attributes=attributes)
+        out, failed = attempt(lambda: replace(call, data=decided)(decided.make_copies(kept=kept)))  # noqa: B023
         if failed is None:
-            fit.append((made, out))
-    if not fit:  # smaller graphs do not run at all: deletion will say so
+            running.append((decided, out))
+    if not running:  # smaller graphs do not run at all: deletion will say so
         return source
-    first = fit[0][1]
-    for _, out in fit[1:]:
+    first = running[0][1]
+    for _, out in running[1:]:
         if not isinstance(first, Tensor) or not nearly_equal(out, first):
             raise _ambiguous(names)
-    return fit[0][0]
+    return running[0][0]
 
 
 def _ambiguous(names: list[str]) -> InputError:
@@ -170,16 +170,16 @@ def _with_one_less(
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Calls without one edge, or one pair asked about, where they are as many as rows."""
     source = call.data
-    for first, count in zip(source.firsts, source.counts, strict=True):
+    for first, count in zip(source.first_edges, source.edge_counts, strict=True):
         if count == rows:
             kept = torch.arange(source.num_edges, device=source.device) != first + count - 1
-            yield "of edges", lambda kept=kept: call(source.copies(kept=kept))  # type: ignore[misc]
+            yield "of edges", lambda kept=kept: call(source.make_copies(kept=kept))  # type: ignore[misc]
     if not source.heterogeneous and source.has("edge_label_index"):
-        small = untouched(data)
+        small = plain_copy(data)
         pairs = small["edge_label_index"]
         if isinstance(pairs, Tensor) and pairs.shape[-1] == rows:
             small["edge_label_index"] = pairs[..., :-1]
-            yield "of pairs of nodes", lambda: call.on(small)
+            yield "of pairs of nodes", lambda: call.on_data(small)
 
 
 # ------------------------------------------------------------------ copies side by side
@@ -188,13 +188,13 @@ def _with_one_less(
 def _with_layout(module: GraphModule, own: Tensor) -> GraphModule:
     """The module with a layout in which copies do not feed each other."""
     because = ""
-    for source in _laid_out(module.call.data):
-        made = replace(module, call=replace(module.call, data=source))
-        far, failed = attempt(lambda: _leak(made, own), refusals=True)  # noqa: B023
+    for source in _layouts(module.call.data):
+        laid_out = replace(module, call=replace(module.call, data=source))
+        far, failed = attempt(lambda: _leak(laid_out, own), refusals=True)  # noqa: B023
         if failed is not None:
             because = because or f" ({str(failed)[:200]})"
         elif far is None:
-            return made
+            return laid_out
         else:
             because = f": outputs differ by {far:.3g}"
     raise UnsupportedModelError(
@@ -204,7 +204,7 @@ def _with_layout(module: GraphModule, own: Tensor) -> GraphModule:
     )
 
 
-def _laid_out(source: GraphData) -> Iterator[GraphData]:
+def _layouts(source: GraphData) -> Iterator[GraphData]:
     """PyG's way first: names with "index" hold numbers of nodes, which move with the copies.
 
     By any other name they may be ids, rows of a table of embeddings say, and stay.
@@ -215,8 +215,8 @@ def _laid_out(source: GraphData) -> Iterator[GraphData]:
         if one.shift is not None and not key[1].endswith("batch")
     ]
     of_graphs = any(one.axis == "graph" for one in source.attributes.values())
-    ways: tuple[Literal["rows", "ones", "same"], ...] = ("rows", "ones", "same")
-    ways = ways if of_graphs else ways[:1]
+    per_graph: tuple[Literal["rows", "ones", "same"], ...] = ("rows", "ones", "same")
+    per_graph = per_graph if of_graphs else per_graph[:1]
     choices = product((True, False), repeat=len(moving)) if len(moving) < 4 else [(True,) * 4]
     for moves in choices:
         staying = {key for key, move in zip(moving, moves, strict=False) if not move}
@@ -224,31 +224,31 @@ def _laid_out(source: GraphData) -> Iterator[GraphData]:
             key: replace(one, shift=None) if key in staying else one
             for key, one in source.attributes.items()
         }
-        for graphs, batch in product(ways, (True, False)):
+        for graphs, batch in product(per_graph, (True, False)):
             yield replace(source, attributes=attributes, layout=BatchLayout(graphs, batch))
 
 
 def _leak(module: GraphModule, own: Tensor) -> float | None:
-    """How far outputs of two copies are from those of each alone; ``None``: rounding."""
+    """How far outputs of two copies are from those of each alone; ``None`` if only by rounding."""
     source, generator = module.call.data, torch.Generator().manual_seed(0)
-    fresh = {name: _fresh(value, generator) for name, value in source.node.items()}
-    both = {name: torch.cat([value, fresh[name]]) for name, value in source.node.items()}
-    edges = {key: _fresh(value, generator) for key, value in source.edge.items()}
-    two = {key: torch.cat([value, edges[key]]) for key, value in source.edge.items()}
+    fresh = {name: _fresh(value, generator) for name, value in source.node_tensors.items()}
+    both = {name: torch.cat([value, fresh[name]]) for name, value in source.node_tensors.items()}
+    fresh_edges = {key: _fresh(value, generator) for key, value in source.edge_tensors.items()}
+    two = {key: torch.cat([value, fresh_edges[key]]) for key, value in source.edge_tensors.items()}
     mask = torch.rand(source.num_edges, generator=generator).to(own)
 
     def run(
         count: int, nodes: Mapping[str, Tensor], on_edges: Mapping[Any, Tensor], weights: Tensor
     ) -> Tensor:
-        copies = source.copies(nodes, count, on_edges=on_edges)
+        copies = source.make_copies(nodes, count, on_edges=on_edges)
         return module.outputs(
-            copies, None if module.merged else MessageHooks(copies.edges, weights)
+            copies, None if module.why_unseen else MessageHooks(copies.edges, weights)
         )
 
-    other = run(1, fresh, edges, mask)
-    found = run(2, both, two, torch.cat([torch.ones_like(mask), mask]))
+    other = run(1, fresh, fresh_edges, mask)
+    together = run(2, both, two, torch.cat([torch.ones_like(mask), mask]))
     alone = torch.cat([own, other])
-    return None if nearly_equal(found, alone) else float((found - alone).abs().max())
+    return None if nearly_equal(together, alone) else float((together - alone).abs().max())
 
 
 def _fresh(value: Tensor, generator: torch.Generator) -> Tensor:
@@ -269,24 +269,27 @@ def _fresh(value: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Deletion:
-    """Runs on smaller graphs; what deletion rests on is tried once, when first asked for."""
+    """Runs on smaller graphs; what deletion rests on is tried once, when first asked for.
+
+    Whether a mask can equal deletion hangs on the layers, not on the dtype they compute in.
+    """
 
     def __init__(self, module: GraphModule) -> None:
         self.module = module
-        self._small_tried = self._soft_tried = False
+        self._smaller_works = self._mask_works = False
 
     def smaller(self, nodes: Mapping[str, Tensor] | None, count: int, kept: Tensor) -> Tensor:
         """``[k, rows, V]`` of ``count`` copies with the edges ``kept [k * E]`` bool alone.
 
-        ``nodes [k * N, ...]``; ``None``: the data's own. Nothing is watched.
+        ``nodes [k * N, ...]``; ``None`` means the data's own. Nothing is watched.
         """
-        if not self._small_tried:
+        if not self._smaller_works:
             self._try_smaller()
-            self._small_tried = True
+            self._smaller_works = True
         return self._smaller(nodes, count, kept)
 
     def _smaller(self, nodes: Mapping[str, Tensor] | None, count: int, kept: Tensor) -> Tensor:
-        return self.module.outputs(self.module.call.data.copies(nodes, count, kept))
+        return self.module.outputs(self.module.call.data.make_copies(nodes, count, kept))
 
     def _drawn(self, share: float, generator: torch.Generator) -> Tensor:
         source = self.module.call.data
@@ -297,7 +300,7 @@ class Deletion:
         """Copies that have lost different edges must run, and each as if it were alone."""
         generator, name = torch.Generator().manual_seed(0), type(self.module.call.module).__name__
         kept = [self._drawn(share, generator) for share in (0.9, 0.2)]
-        found, failed = attempt(
+        outputs, failed = attempt(
             lambda: (
                 torch.cat([self._smaller(None, 1, one) for one in kept]),
                 self._smaller(None, 2, torch.cat(kept)),
@@ -309,7 +312,7 @@ class Deletion:
                 f"from it ({type(failed).__name__}: {str(failed)[:160]}); use ablation='zero', "
                 "'mean' or 'counterfactual'"
             ) from failed
-        alone, both = found
+        alone, both = outputs
         if not nearly_equal(both, alone):
             raise UnsupportedModelError(
                 f"{name} mixes graphs that stand side by side once their edges differ (something "
@@ -320,19 +323,20 @@ class Deletion:
     @torch.no_grad()
     def require_soft(self, like: Tensor) -> None:
         """Raises unless masks on the whole graph, as ``like`` typed, can equal deletion."""
-        if self._soft_tried:
+        if self._mask_works:
             return
-        copies, generator = self.module.call.data.copies(), torch.Generator().manual_seed(0)
+        copies, generator = self.module.call.data.make_copies(), torch.Generator().manual_seed(0)
         for share in (0.3, 0.7):
             kept = self._drawn(share, generator)
             small = self.smaller(None, 1, kept)
             soft = self.module.outputs(
                 copies, MessageHooks(copies.edges, kept.to(like), delete=True)
             )
-            if not nearly_equal(soft, small):
+            half = small.dtype in (torch.float16, torch.bfloat16)
+            if not nearly_equal(soft, small, 8 * torch.finfo(small.dtype).eps if half else None):
                 raise UnsupportedModelError(
                     f"a mask on {type(self.module.call.module).__name__} does not equal deleting "
                     f"edges: outputs differ by {float((soft - small).abs().max()):.3g}; masks of "
                     "zeros and ones are run on the smaller graph, others are refused"
                 )
-        self._soft_tried = True
+        self._mask_works = True

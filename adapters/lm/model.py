@@ -45,7 +45,6 @@ from .passes.incremental import SuffixTrials
 from .passes.inputs import read_inputs, shared_prefix
 from .passes.masked import MaskedPass
 from .passes.means import learned_constants, mean_values
-from .passes.messages import clean_messages
 from .passes.shared import compute_values
 from .passes.values import LMReference
 from .precision.quantised import DEFAULTS, Lowering, lower
@@ -80,12 +79,6 @@ class LanguageModel(MaskedModel):
         checkpointing: bool = False,
         lowering: Lowering | None = None,
     ) -> None:
-        if embedding_nodes not in (1, 2):
-            raise InputError(f"embedding_nodes must be 1 or 2, got {embedding_nodes}")
-        if embedding_nodes == 2 and family.position is None:
-            raise UnsupportedModelError(
-                "embedding_nodes=2 needs a position table; this architecture's positions are rotary"
-            )
         require_loadable(model)
         self._model, self._lowering = model, lowering
         self.arch = Architecture(model, family, None if lowering is None else lowering.rounds)
@@ -93,15 +86,8 @@ class LanguageModel(MaskedModel):
         self.checkpointing = checkpointing or self.arch.partial
         if not self.arch.blocks:
             raise UnsupportedModelError("the model has no layers, so there is nothing to prune")
-        block = self.arch.blocks[0]
-        self.layout = EdgeLayout(
-            layers=len(self.arch.blocks),
-            heads=block.heads,
-            kv_heads=block.kv_heads,
-            parallel=block.parallel,
-            coupled=block.coupled,
-            embeddings=embedding_nodes,
-        )
+        count = len(self.arch.blocks)
+        self.layout = EdgeLayout.of(family, self.arch.config, count, embedding_nodes)
         self._dense_plan = dense_plan(self.layout)
         self._cores = [HeadCores(block) for block in self.arch.blocks]
 
@@ -134,13 +120,13 @@ class LanguageModel(MaskedModel):
         if self._lowering is not None:
             source = self._lowering.source
             arch = Architecture(source, arch.family)
-        made = lower(arch, self.layout, self.graph, policy, self._lowering)
+        lowering = lower(arch, self.layout, self.graph, policy, self._lowering)
         low = LanguageModel(
-            made.module,
+            lowering.module,
             arch.family,
             embedding_nodes=self.layout.embeddings,
             checkpointing=self.checkpointing,
-            lowering=made,
+            lowering=lowering,
         )
         low._graph = self.graph  # the same, and large
         return low
@@ -162,10 +148,10 @@ class LanguageModel(MaskedModel):
         """
         lowering = self._lowering
         source = self._model if lowering is None else lowering.source
-        found = self.layout.provenance(source, self.arch.width, self.arch.dtype)
+        notes = self.layout.provenance(source, self.arch.width, self.arch.dtype)
         if lowering is not None:
-            found["precision"] = lowering.report.policy.to_dict()
-        return found
+            notes["precision"] = lowering.report.policy.to_dict()
+        return notes
 
     # ---------------------------------------------------------------- inputs and values
 
@@ -199,7 +185,7 @@ class LanguageModel(MaskedModel):
             weights=None if self.arch.partial else self.arch.snapshot.weights(),
         )
 
-    def _reference(self, batch: Batch, reference: Reference | None) -> LMReference:
+    def _checked_reference(self, batch: Batch, reference: Reference | None) -> LMReference:
         if reference is None:
             return self.reference(batch)
         if not isinstance(reference, LMReference) or reference.arch is not self.arch:
@@ -225,14 +211,14 @@ class LanguageModel(MaskedModel):
         layers' multiplications, where no gradient is wanted.
         """
         values = mask_values(self.graph, mask, batch.size).to(self.arch.device)
-        if values.dtype in (torch.float16, torch.bfloat16, torch.int64, torch.bool):
+        if values.dtype not in (torch.float32, torch.float64):
             values = values.float()
         if sparse and values.ndim == 3:
             raise InputError("sparse=True takes masks [E] or [K, E], not one for each example")
-        ours = self._reference(batch, reference)
+        checked = self._checked_reference(batch, reference)
         rows = values[None] if values.ndim == 1 else values
         with self.arch.running():
-            out = self._run(rows, ours, sparse)
+            out = self._run(rows, checked, sparse)
         return out[0] if values.ndim == 1 else out
 
     def _run(self, mask: Tensor, reference: LMReference, sparse: bool | None) -> Tensor:
@@ -271,14 +257,14 @@ class LanguageModel(MaskedModel):
     def compiled(self, batch: Batch, mask: EdgeMask, reference: Reference) -> Callable[[], Tensor]:
         """Runs of the circuit alone; projections and streams of the ablated run are kept."""
         values = mask_values(self.graph, mask).to(self.arch.device)
-        ours = self._reference(batch, reference)
+        checked = self._checked_reference(batch, reference)
         with torch.no_grad(), self.arch.running():
-            base = AblatedRun(ours, self._cores, lasting=True)
-            plan = self._sparse_plan(ours, values[None])
+            base = AblatedRun(checked, self._cores, lasting=True)
+            plan = self._sparse_plan(checked, values[None])
 
         @torch.no_grad()
         def run() -> Tensor:
-            self.arch.snapshot.require_same(ours.weights)
+            self.arch.snapshot.require_same(checked.weights)
             with self.arch.running():
                 return MaskedPass(base, plan, values[None], slot_major=True).forward()[0]
 
@@ -286,10 +272,10 @@ class LanguageModel(MaskedModel):
 
     def trials(self, batch: Batch, kept: Tensor, reference: Reference, order: Tensor) -> EdgeTrials:
         """Trials that recompute what a cut changes, where edges go from the output backwards."""
-        ours = self._reference(batch, reference)
-        if not is_reverse_topological(self.graph, order) or ours.constants is not None:
+        checked = self._checked_reference(batch, reference)
+        if not is_reverse_topological(self.graph, order) or checked.constants is not None:
             return FullTrials(self, batch, kept, reference)
-        return SuffixTrials(AblatedRun(ours, self._cores, lasting=True), self.layout, kept)
+        return SuffixTrials(AblatedRun(checked, self._cores, lasting=True), self.layout, kept)
 
     def pruned(self, mask: EdgeMask, ablation: Ablation, *, logits_to_keep: int = 0) -> Pruned:
         """A module ``input_ids [B, T] -> logits [B, T, V]`` in plain torch; see the capability.
@@ -362,14 +348,22 @@ class LanguageModel(MaskedModel):
     def _attributed(
         self, batch: Batch, objective: Objective, reference: Reference | None, **asked: Any
     ) -> Gradients:
-        ours = self._reference(batch, reference)
-        return attributed(self.arch, self.layout, self.graph, ours, batch, objective, **asked)
+        checked = self._checked_reference(batch, reference)
+        return attributed(self.layout, self.graph, checked, batch, objective, **asked)
 
     def messages(self, batch: Batch) -> Iterator[Messages]:
         """Clean messages place by place; see the capability."""
         reference = self.reference(batch, Ablation("zero"))
+        attention, mlp, final = self.layout.places()
+        places = [place for layer in zip(attention, mlp, strict=True) for place in layer]
         with self.arch.running(), torch.no_grad():
-            yield from clean_messages(self.layout, reference)
+            clean = reference.clean
+            values = clean.deltas(reference.ablated_values, self.arch)
+            streams = reference.stream_of(clean)
+            for place, total in zip([*places, final], streams, strict=True):
+                edges = torch.arange(place.edges.start, place.edges.stop)
+                edges = edges.view(place.rows, place.prefix)
+                yield Messages(edges, values[: place.prefix], total, reference.inputs.weight)
 
     def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:
         """Mean messages of every node; see the capability."""

@@ -43,17 +43,17 @@ def _read(config: TracrConfig, inputs: Iterable[Sequence[Any]]) -> list[list[int
     """Ids of the given sequences of tokens, BOS put first."""
     numbers = {config.tokens[i]: i for i in config.vocabulary}
     rows = []
-    for place, sequence in enumerate(inputs):
+    for number_in_list, sequence in enumerate(inputs):
         tokens = list(sequence)
         if not 1 <= len(tokens) <= config.max_length:
             raise InputError(
-                f"input {place} has {len(tokens)} tokens; the program takes 1 to "
+                f"input {number_in_list} has {len(tokens)} tokens; the program takes 1 to "
                 f"{config.max_length} (BOS is added)"
             )
         unknown = next((t for t in tokens if t not in numbers), None)
         if unknown is not None:
             raise InputError(
-                f"input {place} holds {unknown!r}; the program's tokens: "
+                f"input {number_in_list} holds {unknown!r}; the program's tokens: "
                 f"{', '.join(repr(t) for t in numbers)} (BOS is added)"
             )
         rows.append([config.bos_id, *(numbers[t] for t in tokens)])
@@ -68,10 +68,10 @@ def _redrawn(rows: list[list[int]], config: TracrConfig, seed: int) -> Ragged | 
     if len(own) < 2:
         return None
     generator = np.random.default_rng(seed)
-    place = {int(t): i for i, t in enumerate(own)}
+    index_of = {int(t): i for i, t in enumerate(own)}
     drawn = []
     for row in rows:
-        now = np.array([place[t] for t in row[1:]])
+        now = np.array([index_of[t] for t in row[1:]])
         step = generator.integers(1, len(own), size=len(now))
         drawn.append([config.bos_id, *own[(now + step) % len(own)].tolist()])
     return Ragged.from_rows(drawn)
@@ -98,9 +98,9 @@ def _answers(
         asked = torch.ones(logits.shape[:2], dtype=torch.bool)
         if not module.config.numerical:
             asked = stands_out(logits)
-        places = torch.arange(1, length).expand_as(asked)
-        none = torch.full_like(places, -1)
-        positions[chosen, : length - 1] = torch.where(asked, places, none).numpy()
+        at = torch.arange(1, length).expand_as(asked)
+        none = torch.full_like(at, -1)
+        positions[chosen, : length - 1] = torch.where(asked, at, none).numpy()
         answers[chosen, : length - 1, 0] = torch.where(asked, decode(logits), none).numpy()
     return positions, answers
 

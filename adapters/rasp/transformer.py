@@ -35,8 +35,8 @@ class TracrConfig:
         tokens: the values of the input ids, BOS and padding among them.
         bos_id, pad_id: their ids.
         directions: the label of each residual direction, such as ``"tokens:a"`` or ``"one"``.
-        values: the values of the outputs of a categorical program, in order; ``None``: the program
-            is numerical and its one output is the value.
+        values: the values of the outputs of a categorical program, in order; ``None`` means the
+            program is numerical and its one output is the value.
         max_length: the longest sequence, BOS not counted.
         vocab_size: how many outputs there are (1 where numerical).
     """
@@ -66,10 +66,6 @@ class TracrConfig:
         return self.values is None
 
 
-def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
-    return nn.Linear(inputs, outputs, bias=bias)
-
-
 class TracrAttention(nn.Module):
     """Softmax attention of all heads; ``allowed [B, 1, T, T]`` says who may read whom."""
 
@@ -78,9 +74,9 @@ class TracrAttention(nn.Module):
         width = config.num_attention_heads * config.head_dim
         self.heads, self.scale = config.num_attention_heads, config.head_dim**-0.5
         self.q_proj, self.k_proj, self.v_proj = (
-            _linear(len(config.directions), width) for _ in range(3)
+            nn.Linear(len(config.directions), width) for _ in range(3)
         )
-        self.o_proj = _linear(width, len(config.directions))
+        self.o_proj = nn.Linear(width, len(config.directions))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, heads: int) -> Tensor:
         """``[B, T, heads * dh]``: values mixed by softmax attention, ``heads`` side by side."""
@@ -101,9 +97,9 @@ class TracrMLP(nn.Module):
 
     def __init__(self, config: TracrConfig) -> None:
         super().__init__()
-        self.fc_in = _linear(len(config.directions), config.mlp_hidden_size)
+        self.fc_in = nn.Linear(len(config.directions), config.mlp_hidden_size)
         self.act = nn.ReLU()
-        self.fc_out = _linear(config.mlp_hidden_size, len(config.directions))
+        self.fc_out = nn.Linear(config.mlp_hidden_size, len(config.directions))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., D]`` to ``[..., D]``."""
@@ -153,8 +149,8 @@ class TracrStack(nn.Module):
 
     def forward(self, input_ids: Tensor, **unused: Any) -> TracrOutput:
         """``[B, T]`` ids to ``[B, T, D]``. Padding is told by its id; no mask is read."""
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        hidden = self.embed_tokens(input_ids) + self.embed_positions(places)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        hidden = self.embed_tokens(input_ids) + self.embed_positions(positions)
         allowed = self.allowed(input_ids)
         for layer in self.layers:
             hidden = layer(hidden, allowed)
@@ -172,7 +168,7 @@ class TracrTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.model = TracrStack(config)
-        self.lm_head = _linear(len(config.directions), config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(len(config.directions), config.vocab_size, bias=False)
 
     def get_output_embeddings(self) -> nn.Module:
         """The map from the residual stream to the outputs."""

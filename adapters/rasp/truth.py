@@ -73,7 +73,11 @@ def tracr_truth(model: MaskedModel, task: Task | None = None) -> EdgeMask:
 
     Args:
         model: what ``gp.adapters.tracr(compiled)`` gives.
-        task: the inputs the program is for; ``None``: every input.
+        task: the inputs the program is for; ``None`` means every input.
+
+    Example:
+        >>> program, inputs = tracr(rasp_programs()["reverse"].compile())  # doctest: +SKIP
+        >>> tracr_truth(program, inputs)  # doctest: +SKIP
     """
     return _true_circuit(model, _rows(model, task))
 
@@ -82,6 +86,10 @@ def tracr_wiring(model: MaskedModel, task: Task | None = None) -> dict[str, list
     """What each edge of the true circuit carries: labels of directions both written and read.
 
     Labels are Tracr's, such as ``"tokens:a"`` or ``"one"``; edges are named as in the graph.
+
+    Example:
+        >>> program, inputs = tracr(rasp_programs()["reverse"].compile())  # doctest: +SKIP
+        >>> tracr_wiring(program, inputs)  # doctest: +SKIP
     """
     directions = program_of(model).config.directions
     rows = _rows(model, task)
@@ -99,15 +107,15 @@ def _true_circuit(model: MaskedModel, rows: list[_ReaderEdges]) -> EdgeMask:
     graph = model.graph
     wanted = torch.zeros(graph.num_nodes, rows[0].effect.shape[1], dtype=torch.bool)
     wanted[list(graph.output_nodes)] = True
-    found = torch.zeros(graph.num_edges)
+    values = torch.zeros(graph.num_edges)
     for row in reversed(rows):  # readers in order of depth: what a node sends is asked for first
         sources, targets = graph.edge_index[:, row.edges.start : row.edges.stop]
         serves = row.effect & wanted[targets]
-        found[row.edges.start : row.edges.stop] = serves.any(1).float()
+        values[row.edges.start : row.edges.stop] = serves.any(1).float()
         at = (row.at & serves[:, None]).any(2)
         # No share changes anything alone: all are needed.
         wanted[sources] |= torch.where(at.any(1, keepdim=True), at, serves.any(1, keepdim=True))
-    return EdgeMask(graph, found).prune_dead_ends()
+    return EdgeMask(graph, values).prune_dead_ends()
 
 
 def _rows(model: MaskedModel, task: Task | None) -> list[_ReaderEdges]:
@@ -116,13 +124,13 @@ def _rows(model: MaskedModel, task: Task | None) -> list[_ReaderEdges]:
     task = program_task(program) if task is None else task
     total: list[_ReaderEdges] = []
     for batch in task.batches():
-        found = list(_batch_rows(model, program, batch))
+        rows = list(_batch_rows(model, program, batch))
         if total:
-            found = [
+            rows = [
                 _ReaderEdges(a.edges, a.effect | b.effect, a.at | b.at, a.used | b.used)
-                for a, b in zip(total, found, strict=True)
+                for a, b in zip(total, rows, strict=True)
             ]
-        total = found
+        total = rows
     return total
 
 
@@ -152,9 +160,9 @@ def _batch_rows(
         yield _pointwise(place, parts, changed, block.mlp(stream), sides, read)
     parts, weight = sent[: final.prefix], program.lm_head.weight
     out = parts @ weight.T
-    places, shape = reference.inputs.answers, reference.inputs.shape
+    answers, shape = reference.inputs.answers, reference.inputs.shape
     asked = torch.zeros_like(real)
-    asked.view(-1)[places.view(shape)[torch.as_tensor(batch.positions).to(ids) >= 0]] = 1
+    asked.view(-1)[answers.view(shape)[torch.as_tensor(batch.positions).to(ids) >= 0]] = 1
     yield _pointwise(final, parts, out, out.sum(0), sides * asked[..., None], weight)
 
 
@@ -196,13 +204,13 @@ def _attention(
             whole = [stream @ m.T for m in maps]
             out = block.output_weight[head]
             message = mix(*whole, allowed, 1) @ out
-            found = []
+            effects = []
             for share in (sides.sum(0), *sides):
                 less = [x.expand(len(parts), *x.shape) for x in whole]
                 less[port] = whole[port] - (parts * share) @ maps[port].T
                 mixed = mix(*(x.flatten(0, 1) for x in less), every, 1) @ out
-                found.append(_sizes(mixed.view_as(parts) - message, message, sides).cpu())
-            effect, at = found[0], torch.stack(found[1:], 1)
+                effects.append(_sizes(mixed.view_as(parts) - message, message, sides).cpu())
+            effect, at = effects[0], torch.stack(effects[1:], 1)
             row = port * block.heads + head
             offset = place.edges.start + row * place.prefix
             edges = range(offset, offset + place.prefix)

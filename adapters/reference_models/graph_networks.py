@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
@@ -26,9 +27,9 @@ __all__ = [
     "TwoLayerGCN",
     "argnn_digits",
     "digits",
-    "karate",
+    "karate_gcn",
     "reachability_graph",
-    "reaching",
+    "trained_reachability_network",
 ]
 
 # -------------------------------------------------------------------- digits
@@ -43,9 +44,8 @@ def digits() -> tuple[Tensor, Tensor]:
         raise MissingExtraError(
             'the digits come with scikit-learn: pip install "graphprune[gnn]"'
         ) from error
-    found = load_digits()
-    pixels = torch.from_numpy(found.data).float() / 16.0
-    return pixels, torch.from_numpy(found.target).long()
+    pixels, classes = map(np.asarray, load_digits(return_X_y=True))
+    return torch.from_numpy(pixels).float() / 16.0, torch.from_numpy(classes).long()
 
 
 TEST_DIGITS = 597  # the last ones, by other writers than most of the first
@@ -105,19 +105,19 @@ class TwoLayerGCN(nn.Module):
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """``[N, classes]``."""
-        found: Tensor = self.second(torch.relu(self.first(x, edge_index)), edge_index)
-        return found
+        logits: Tensor = self.second(torch.relu(self.first(x, edge_index)), edge_index)
+        return logits
 
 
 @with_gradients
-def karate(seed: int = 0) -> tuple[TwoLayerGCN, Any]:
+def karate_gcn(seed: int = 0) -> tuple[TwoLayerGCN, Any]:
     """Zachary's karate club (in PyG, both directions of each tie) and a GCN that learned it.
 
     It was trained on one member of each of the four communities; the others are to be told.
     """
     from torch_geometric.datasets import KarateClub
 
-    data = KarateClub()[0]
+    data: Any = KarateClub()[0]
     torch.manual_seed(seed)
     module = TwoLayerGCN(data.num_features, 16, 4)
 
@@ -148,8 +148,8 @@ class ReachabilityNetwork(nn.Module):
         state = torch.tanh(self.enter(x))
         for _ in range(self.steps):
             state = self.cell(torch.tanh(self.conv(state, edge_index)), state)
-        found: Tensor = self.leave(state)
-        return found
+        logits: Tensor = self.leave(state)
+        return logits
 
 
 def reachability_graph(nodes: int, degree: float, seed: int) -> Any:
@@ -166,7 +166,9 @@ def reachability_graph(nodes: int, degree: float, seed: int) -> Any:
 
 
 @with_gradients
-def reaching(seed: int = 0, nodes: int = 20, degree: float = 1.3) -> ReachabilityNetwork:
+def trained_reachability_network(
+    seed: int = 0, nodes: int = 20, degree: float = 1.3
+) -> ReachabilityNetwork:
     """The module, trained on graphs of 20 nodes; it is asked about larger ones."""
     from torch_geometric.data import Batch
 
@@ -177,7 +179,7 @@ def reaching(seed: int = 0, nodes: int = 20, degree: float = 1.3) -> Reachabilit
         optimiser = torch.optim.Adam(module.parameters(), lr=5e-3)
         for step in range(300):
             first = 1_000_000 + 32 * step
-            batch = Batch.from_data_list(
+            batch: Any = Batch.from_data_list(
                 [reachability_graph(nodes, degree, first + i) for i in range(32)]
             )
             cross_entropy_step(optimiser, module(batch.x, batch.edge_index), batch.y)

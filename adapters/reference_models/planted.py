@@ -103,8 +103,8 @@ class RelationalNetwork(nn.Module):
         """``[papers, 3]``."""
         x = {kind: torch.relu(v) for kind, v in self.first(x_dict, edge_index_dict).items()}
         x = {kind: torch.relu(v) for kind, v in self.second(x, edge_index_dict).items()}
-        found: Tensor = self.leave(x["paper"])
-        return found
+        logits: Tensor = self.leave(x["paper"])
+        return logits
 
 
 @with_gradients
@@ -118,7 +118,7 @@ def relational(seed: int = 0, steps: int = 150, graphs: int = 16) -> RelationalN
     first = 1_000_000 * (seed + 1)
 
     def train() -> None:
-        batch = Batch.from_data_list([planted_graph(first + i) for i in range(graphs)])
+        batch: Any = Batch.from_data_list([planted_graph(first + i) for i in range(graphs)])
         optimiser = torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=1e-2)
         for step in range(steps):
             clean, _, _, _ = planted_examples(graphs, first + step)

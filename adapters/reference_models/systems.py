@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from graphprune.core.mask import EdgeMask
+from graphprune.core.model import MaskedModel
 from graphprune.core.registry import wrap
+from graphprune.core.task import Task
 from graphprune.errors import InputError, unknown_name
 from graphprune.study import Case
 from graphprune.tasks.graphs import nodes, patterns
@@ -31,14 +33,12 @@ def tracr(task: str, *, train: int, test: int, seed: int, ablation_seed: int = 0
     Inputs are drawn without replacement, so that train and test share none; programs with too few
     take all their inputs for both. Of categorical programs methods see the cross entropy.
     """
-    from .. import rasp_programs
-    from .. import tracr as wrapped
-    from ..rasp import cross_entropy
+    from ..rasp import cross_entropy, rasp_programs
 
     programs = rasp_programs()
     if task not in programs:
         raise unknown_name("program", task, programs)
-    model, whole, truth = _compiled(task, wrapped, ablation_seed)
+    model, whole, truth = _compiled(task, ablation_seed)
     drawn = whole.subset(np.random.default_rng(seed).permutation(len(whole)).tolist())
     first, second = drawn, drawn
     if len(drawn) >= train + test:
@@ -49,10 +49,10 @@ def tracr(task: str, *, train: int, test: int, seed: int, ablation_seed: int = 0
 
 
 @lru_cache(maxsize=2)
-def _compiled(task: str, wrapped: Any, seed: int) -> Any:
-    from .. import rasp_programs, tracr_truth
+def _compiled(task: str, seed: int) -> tuple[MaskedModel, Task, EdgeMask]:
+    from .. import rasp_programs, tracr, tracr_truth
 
-    model, whole = wrapped(rasp_programs()[task].compile(), name=task, seed=seed)
+    model, whole = tracr(rasp_programs()[task].compile(), name=task, seed=seed)
     return model, whole, tracr_truth(model, whole)
 
 
@@ -116,7 +116,7 @@ def gcn_karate(
     from . import graph_networks as trained
 
     _require_task(task, "communities")
-    module, data = trained.karate(weights)
+    module, data = trained.karate_gcn(weights)
     model = wrap(module, data=data, name="gcn-karate")
     parts = [
         nodes(data.x, data.y, at=at, classes=4, name=task, seed=seed)
@@ -143,7 +143,7 @@ def gnn_reachability(
     from . import graph_networks as trained
 
     _require_task(task, "reachable")
-    module = trained.reaching(weights)
+    module = trained.trained_reachability_network(weights)
     data = trained.reachability_graph(size, degree, 7)
     model = wrap(module, data=data, name="gnn-reachability")
     other = {"x": data.x.roll(size // 2, 0)}

@@ -297,16 +297,26 @@ def each_mask(
     return torch.stack([outputs(row) for row in values])
 
 
-def as_constant(constant: Tensor | None, gates: Tensor) -> Tensor:
-    """``[K, N]`` bool: the ``constant`` of ``edge_gradients``, checked."""
+def gradient_points(
+    gates: Tensor | None, weights: Tensor | None, constant: Tensor | None, nodes: int
+) -> tuple[Tensor, Tensor, list[float]]:
+    """The points of ``edge_gradients``, checked: gates ``[K, N]``, constant ``[K, N]``, K weights.
+
+    Without ``gates`` the one point is the clean model; without ``weights`` all count equally.
+    """
+    if gates is None:
+        gates = torch.ones(1, nodes)
+    if gates.ndim != 2 or gates.shape[1] != nodes or not len(gates):
+        raise InputError(f"gates must be [K, {nodes}] with K >= 1, got {list(gates.shape)}")
+    shares = [1.0 / len(gates)] * len(gates) if weights is None else weights.tolist()
     if constant is None:
-        return torch.zeros(gates.shape, dtype=torch.bool)
+        constant = torch.zeros(gates.shape, dtype=torch.bool)
     if constant.shape != gates.shape or constant.dtype != torch.bool:
         raise InputError(
             f"constant must be a bool tensor shaped as the gates, {list(gates.shape)}; got "
             f"{list(constant.shape)} {constant.dtype}"
         )
-    return constant
+    return gates, constant, shares
 
 
 def require_same_batch(batch: Batch, reference: Reference) -> None:

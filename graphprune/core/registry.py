@@ -8,6 +8,7 @@ A package adds an adapter by an entry point in the group ``graphprune.adapters``
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
@@ -36,6 +37,13 @@ class Adapter(Protocol):
     def wrap(self, module: nn.Module, **options: Any) -> MaskedModel:
         """The module as a masked model; raises :class:`UnsupportedModelError` if it cannot be."""
         ...
+
+
+def require_known_options(options: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Raises :class:`InputError` for the first option of an adapter that it does not know."""
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise unknown_name(f"option of {what}", unknown[0], known)
 
 
 @lru_cache

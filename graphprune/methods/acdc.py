@@ -31,7 +31,6 @@ from graphprune.core.task import Task
 from graphprune.core.trials import FullTrials
 from graphprune.errors import InputError
 from graphprune.search.checkpoint import RunDirectory, identity
-from graphprune.search.descent import Branch, GreedyDescent, Limits
 from graphprune.search.evaluators import (
     ExactEvaluator,
     LossEvaluator,
@@ -39,6 +38,7 @@ from graphprune.search.evaluators import (
     Measurement,
     Recheck,
 )
+from graphprune.search.greedy_pruning import Branch, GreedyPruning, Limits
 from graphprune.search.order import EdgeOrder, edge_order
 from graphprune.util.checks import at_least, require_one_of
 
@@ -165,7 +165,7 @@ class ACDC(Pruner):
         return {tau: dataclasses.replace(found[tau], task=task) for tau in wanted}
 
     def _descent(
-        self, model: MaskedModel, search: GreedyDescent, branch: Branch, tau: float
+        self, model: MaskedModel, search: GreedyPruning, branch: Branch, tau: float
     ) -> Result:
         mask = EdgeMask(model.graph, branch.kept.float())
         stopped = search.stopped if branch in search.open else ""
@@ -193,7 +193,7 @@ class ACDC(Pruner):
 
     def _search(
         self, model: MaskedModel, task: Task, taus: list[float], within: EdgeMask | None
-    ) -> GreedyDescent:
+    ) -> GreedyPruning:
         order = self.edge_order(model.graph)
         folder = None
         if self.run_dir is not None:
@@ -202,7 +202,7 @@ class ACDC(Pruner):
                 settings["within"] = within.kept
             folder = RunDirectory(self.run_dir, identity(model, task, settings))
         evaluator = self._evaluator(model, task, order)
-        return GreedyDescent(
+        return GreedyPruning(
             graph=model.graph,
             order=order if within is None else order[within.kept[order]],
             evaluator=evaluator,

@@ -26,13 +26,13 @@ from graphprune.core.result import Result
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.precision import PrecisionDefaults, PrecisionPolicy, rtn
-from graphprune.search.descent import Branch, GreedyDescent
 from graphprune.search.evaluators import (
     ExactEvaluator,
     LossEvaluator,
     MixedPrecisionEvaluator,
     Recheck,
 )
+from graphprune.search.greedy_pruning import Branch, GreedyPruning
 
 from .acdc import ACDC, noise, passed_circuits
 
@@ -62,7 +62,7 @@ class _Quantised(ACDC):
         return MixedPrecisionEvaluator(low, measured, trials, policy, raised)
 
     def _descent(
-        self, model: MaskedModel, search: GreedyDescent, branch: Branch, tau: float
+        self, model: MaskedModel, search: GreedyPruning, branch: Branch, tau: float
     ) -> Result:
         found = super()._descent(model, search, branch, tau)
         policy, raised = self._chosen(model)

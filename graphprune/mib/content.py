@@ -22,7 +22,7 @@ from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.errors import FormatError, InputError, NumericalError, unknown_name
 from graphprune.mib.layout import UngroupedLayout
 
-Source = Circuit | EdgeScores | EdgeMask | NodeScores
+Writable = Circuit | EdgeScores | EdgeMask | NodeScores
 Ungrouped = Literal["require", "sum", "any"]
 Unscored = Literal["error", "zero", "keep"]
 
@@ -76,7 +76,7 @@ class MIBContent:
 
     @classmethod
     def of(
-        cls, source: Source, mask: EdgeMask | None, nodes: NodeScores | MIBNodes | None
+        cls, source: Writable, mask: EdgeMask | None, nodes: NodeScores | MIBNodes | None
     ) -> MIBContent:
         """The content for what :func:`graphprune.export.to_mib_json` is given."""
         graph = source.graph
@@ -111,21 +111,17 @@ class MIBContent:
             raise unknown_name("ungrouped", ungrouped, ("require", "sum", "any"))
         if unscored not in ("error", "zero", "keep"):
             raise unknown_name("unscored", unscored, ("error", "zero", "keep"))
-        layout, graph = self.layout, self.layout.graph
-        scores, kept, edge = (
-            self.scores[layout.real],
-            self.kept[layout.real],
-            layout.edge[layout.real],
-        )
-        places = np.argwhere(layout.real)
+        layout, graph, real = self.layout, self.layout.graph, self.layout.real
+        scores, kept, edge = self.scores[real], self.kept[real], layout.edge[real]
+        cells = np.argwhere(real)
         empty = np.isnan(scores)
         if np.isinf(scores).any():
-            first = layout.name(*places[int(np.isinf(scores).argmax())])
+            first = layout.name(*cells[int(np.isinf(scores).argmax())])
             raise FormatError(f"{self.path}: the score of {first!r} is infinite")
         if empty.any() and unscored == "error":
             raise FormatError(
                 f"{self.path}: {int(empty.sum())} of {len(scores)} edges have no score (NaN), "
-                f"first {layout.name(*places[int(empty.argmax())])!r}; say unscored='zero', or "
+                f"first {layout.name(*cells[int(empty.argmax())])!r}; say unscored='zero', or "
                 "'keep' to rank them first as the field does"
             )
         largest = float(np.abs(scores[~empty]).max(initial=0.0)) or 1.0
@@ -143,7 +139,7 @@ class MIBContent:
         if ungrouped == "require" and differ.any():
             number = int(edge[int(differ.argmax())])
             shown = ", ".join(
-                f"{layout.name(*places[i])} {scores[i]:.6g} {'in' if kept[i] else 'out'}"
+                f"{layout.name(*cells[i])} {scores[i]:.6g} {'in' if kept[i] else 'out'}"
                 for i in np.flatnonzero(edge == number).tolist()
             )
             raise FormatError(

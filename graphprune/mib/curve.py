@@ -1,19 +1,23 @@
-"""Scores as MIB's circuit track computes them (hannamw/MIB-circuit-track, ``evaluation.py``).
+r"""MIB's scores of a method's circuits: CPR, CMD and AUROC, as the benchmark's evaluator has them.
 
-``f = (m(circuit) - m(ablated)) / (m(full) - m(ablated))`` with m the mean metric; CPR is the
-integral of f and CMD that of |1 - f| by the trapezoid rule over the sizes. Its ways, kept here:
+The evaluator is ``evaluation.py`` of hannamw/MIB-circuit-track. A circuit's faithfulness is
+``f = (m(circuit) - m(ablated)) / (m(full) - m(ablated))``, m the mean metric. Over circuits of ten
+sizes, CPR is the area under f and CMD that under \|1 - f\|, by the trapezoid rule.
 
-- the x axis is the size asked for, from .001 to 1; how many edges a circuit has plays no part, and
-  the stretch from 0 to .001 is left out (a perfect ranking has CPR .999);
-- a score file gives ``int(size * count)`` items at each size, then dead ends go; CPR ranks by sign,
-  CMD by magnitude; count is that of edges with every query head's k and v, or of scored nodes;
-- of files with circuits the first nine that the folder lists are read, ordered by their weighted
-  number of edges (ties by f); the tenth point is the whole graph with f = 1, not measured. Both
-  areas come from the same points;
-- a node that has no score is always kept;
-- the ROC curve takes greedy circuits of ``size * edges`` edges where a fraction of an edge counts
-  as one, by magnitude, dead ends pruned; its area is divided by the last false positive rate and
-  has no corner at (0, 0).
+What is particular to that evaluator, and kept here:
+
+- The x axis is the size that was asked for, from .001 to 1, whatever number of edges a circuit has.
+  What lies before .001 is left out: a perfect ranking has the CPR .999.
+- Of a file of scores, each size takes the best ``int(size * count)`` edges or nodes, then dead ends
+  go. CPR ranks by signed scores, CMD by magnitudes. ``count`` is the number of scored nodes, or of
+  edges where those into a key/value head count once for each query head.
+- Of a folder of circuits nine are read and ordered by their number of edges, counted in the same
+  way (ties by f). The tenth point is the whole graph: f = 1, not measured. Both areas come from
+  the same points.
+- A node that has no score is always kept.
+- AUROC takes greedy circuits by magnitude, of ``size * edges`` edges, a fraction of an edge counted
+  as one, without dead ends. The area is divided by the last false positive rate and has no corner
+  at (0, 0).
 """
 
 from __future__ import annotations
@@ -50,8 +54,8 @@ def repeats_in_files(graph: ComputationalGraph) -> Tensor:
         layout = UngroupedLayout.of(graph)
     except InputError:
         return torch.ones(graph.num_edges)
-    places = layout.edge[layout.real]
-    return torch.from_numpy(np.bincount(places, minlength=graph.num_edges)).float()
+    edges = layout.edge[layout.real]
+    return torch.from_numpy(np.bincount(edges, minlength=graph.num_edges)).float()
 
 
 def mib_curve(
@@ -86,6 +90,7 @@ def mib_curve(
 
     if isinstance(found, EdgeScores):
         require_same_graph(model.graph, found.graph, "the model and the scores")
+        masks: dict[Ranking, list[EdgeMask]]
         masks = {by: pruned(_edge_circuits(found, by)) for by in _RANKINGS}
         return curve_of(model, task, masks, MIB_SIZES, chosen, batch_size, found.method)
     if isinstance(found, Sequence):
@@ -132,7 +137,11 @@ def _node_circuits(nodes: MIBNodes, by: Ranking) -> list[EdgeMask]:
 
 
 def _of_circuits(
-    model: MaskedModel, task: Task, circuits: list[EdgeMask], ablation: Ablation, size: int | None
+    model: MaskedModel,
+    task: Task,
+    circuits: list[EdgeMask],
+    ablation: Ablation,
+    batch_size: int | None,
 ) -> FaithfulnessCurve:
     weight = repeats_in_files(model.graph)
     for mask in circuits:
@@ -145,8 +154,8 @@ def _of_circuits(
             f"MIB scores nine circuits, one for each size below 1 (a tenth may be the whole graph);"
             f" got {len(circuits)}"
         )
-    places = tuple((i + 1) / 10 for i in range(9))  # stand-ins: only f and its metric are read
-    measured = curve_of(model, task, {"signed": circuits}, places, ablation, size, "circuits")
+    sizes = tuple((i + 1) / 10 for i in range(9))  # stand-ins: only f and its metric are read
+    measured = curve_of(model, task, {"signed": circuits}, sizes, ablation, batch_size, "circuits")
     counts = [float(weight[mask.kept].sum()) for mask in circuits]
     f, values = measured.f["signed"], measured.values["signed"]
     rows = sorted(zip(counts, f, values, strict=True))

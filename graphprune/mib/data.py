@@ -96,7 +96,7 @@ def mib(
         folder: a copy of the data set's repository: parquet (or JSON-lines) files named after
             their split, such as ``data/train-00000-of-00001.parquet``.
         tokenizer: a Hugging Face tokenizer.
-        n: the first so many rows that are not left out; ``None``: all.
+        n: the first so many rows that are not left out; ``None`` means all.
         split: ``"train"``, on which MIB finds circuits; its own scripts score on ``"validation"``
             and its leaderboard on a ``"test"`` split.
         config: the data set's configuration, a folder in it; by default the only one, or
@@ -120,17 +120,17 @@ def mib(
     Example:
         >>> gp.tasks.mib("ioi", tokenizer, split="test")  # doctest: +SKIP
     """
-    place = Path(folder)
-    rows = mib_rows(place, split, config)
-    kind = _kind(rows[0], place)
+    root = Path(folder)
+    rows = mib_rows(root, split, config)
+    kind = _kind(rows[0], root)
     rule = _RULES[kind]
-    column = _column(rows[0], counterfactual, rule.counterfactual, place)
+    column = _column(rows[0], counterfactual, rule.counterfactual, root)
     encoder = Encoder(tokenizer)
-    wanted = _operator(rows, operator, place) if kind == "arithmetic" else None
+    wanted = _operator(rows, operator, root) if kind == "arithmetic" else None
     records: list[FileRecord] = []
     left_out = 0
     for number, row in enumerate(rows):
-        where = f"{place.name} {split} row {number}"
+        where = f"{root.name} {split} row {number}"
         other: Any = row.get(column)
         try:
             usable = isinstance(other, Mapping) and other.get("prompt") is not None
@@ -150,9 +150,9 @@ def mib(
         if n is not None and len(records) == n:
             break
     if not records:
-        raise InputError(f"all {left_out} rows of {place} {split} are left out by MIB's rules")
+        raise InputError(f"all {left_out} rows of {root} {split} are left out by MIB's rules")
     task = Task.from_pairs(
-        records, tokenizer, metric=metric, name=name or place.name, on_mismatch="drop",
+        records, tokenizer, metric=metric, name=name or root.name, on_mismatch="drop",
         batch_size=batch_size,
     )  # fmt: skip
     shared = sum(
@@ -164,7 +164,7 @@ def mib(
         log.warning(
             "%d of %d rows of %s have an answer and a distractor that begin with the same token; "
             "they stay, as in the benchmark's loader: their logit difference is always 0",
-            shared, len(task), place.name,
+            shared, len(task), root.name,
         )  # fmt: skip
     notes = {"split": split, "counterfactual": column, "left_out": left_out}
     return replace(task, notes={**task.notes, **notes, "shared_token": shared})
@@ -172,14 +172,14 @@ def mib(
 
 def mib_rows(folder: str | Path, split: str, config: str | None = None) -> list[Row]:
     """The rows of a split as plain values; see :func:`mib`."""
-    place = Path(folder)
-    files = _files_of(place, config)
+    root = Path(folder)
+    files = _files_of(root, config)
     if split not in files:
         known = ", ".join(sorted(files))
-        raise InputError(f"{place} has no split {split!r}; it has {known}")
+        raise InputError(f"{root} has no split {split!r}; it has {known}")
     rows = [row for path in files[split] for row in _read(path)]
     if not rows:
-        raise InputError(f"the split {split!r} of {place} has no rows")
+        raise InputError(f"the split {split!r} of {root} has no rows")
     return rows
 
 
@@ -188,23 +188,23 @@ def split_names(folder: str | Path, config: str | None = None) -> list[str]:
     return sorted(_files_of(Path(folder), config))
 
 
-def _files_of(place: Path, config: str | None) -> dict[str, list[Path]]:
+def _files_of(root: Path, config: str | None) -> dict[str, list[Path]]:
     """The files of each split of one configuration."""
-    if not place.is_dir():
-        raise InputError(f"expected the folder of a data set, but {place} is not there")
-    files = _splits(place)
+    if not root.is_dir():
+        raise InputError(f"expected the folder of a data set, but {root} is not there")
+    files = _splits(root)
     if not files:
         raise InputError(
-            f"{place} holds no data set as the hub has them: no .parquet or .jsonl file is named "
+            f"{root} holds no data set as the hub has them: no .parquet or .jsonl file is named "
             "after a split, such as data/train-00000-of-00001.parquet"
         )
     if config is None and len(files) > 1 and _PREFERRED in files:
         config = _PREFERRED
     if config is None and len(files) > 1:
-        raise InputError(f"{place} has several configurations; give config= one of {list(files)}")
+        raise InputError(f"{root} has several configurations; give config= one of {list(files)}")
     chosen = next(iter(files)) if config is None else config
     if chosen not in files:
-        raise InputError(f"{place} has no configuration {chosen!r}; it has {list(files)}")
+        raise InputError(f"{root} has no configuration {chosen!r}; it has {list(files)}")
     return files[chosen]
 
 
@@ -219,11 +219,11 @@ def data_files(folder: Path) -> list[Path]:
     return sorted(path for paths in named for path in paths)
 
 
-def _splits(place: Path) -> dict[str, dict[str, list[Path]]]:
+def _splits(root: Path) -> dict[str, dict[str, list[Path]]]:
     """Files by configuration and split, at most two folders deep."""
     files: dict[str, dict[str, list[Path]]] = {}
-    for path in sorted(path for depth in ("*", "*/*", "*/*/*") for path in place.glob(depth)):
-        parts = path.relative_to(place).parts
+    for path in sorted(path for depth in ("*", "*/*", "*/*/*") for path in root.glob(depth)):
+        parts = path.relative_to(root).parts
         if path.suffix not in _FILES or any(part.startswith(".") for part in parts):
             continue
         named = re.match(r"(train|validation|test)\b", path.name.replace("_", "-"))
@@ -259,7 +259,7 @@ def _read(path: Path) -> list[Row]:
     return values
 
 
-def _kind(row: Row, place: Path) -> str:
+def _kind(row: Row, root: Path) -> str:
     metadata = row.get("metadata")
     if isinstance(metadata, Mapping) and "indirect_object" in metadata:
         return "ioi"
@@ -267,27 +267,27 @@ def _kind(row: Row, place: Path) -> str:
         if all(name in row for name in _RULES[kind].needed):
             return kind
     raise InputError(
-        f"{place} is none of MIB's data sets: rows have prompt and metadata.indirect_object (ioi), "
+        f"{root} is none of MIB's data sets: rows have prompt and metadata.indirect_object (ioi), "
         "prompt, choices and answerKey (mcqa, arc) or prompt, label and operator (arithmetic); "
         f"these have {', '.join(row)}"
     )
 
 
-def _column(row: Row, given: str | None, usual: str, place: Path) -> str:
+def _column(row: Row, given: str | None, usual: str, root: Path) -> str:
     known = [name for name in row if name.endswith("_counterfactual")]
     wanted = usual if given is None else given
     for name in (wanted, f"{wanted}_counterfactual"):
         if name in known:
             return name
     raise InputError(
-        f"{place} has no counterfactual {wanted!r}; it has {', '.join(known) or 'none at all'}"
+        f"{root} has no counterfactual {wanted!r}; it has {', '.join(known) or 'none at all'}"
     )
 
 
-def _operator(rows: list[Row], given: str | None, place: Path) -> str:
+def _operator(rows: list[Row], given: str | None, root: Path) -> str:
     operators = sorted({str(row.get("operator")) for row in rows})
     if given is None and len(operators) == 1:
         return operators[0]
     if given is None or given not in operators:
-        raise InputError(f"{place} has the operators {operators}; give operator= one of them")
+        raise InputError(f"{root} has the operators {operators}; give operator= one of them")
     return given

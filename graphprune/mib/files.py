@@ -24,7 +24,7 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.errors import InputError
-from graphprune.mib.content import MIBContent, MIBNodes, Source, Ungrouped, Unscored
+from graphprune.mib.content import MIBContent, MIBNodes, Ungrouped, Unscored, Writable
 from graphprune.mib.layout import UngroupedLayout
 from graphprune.mib.parsing import load, load_json, parse
 from graphprune.mib.safe_pt import read_pt
@@ -37,7 +37,7 @@ PathLike = str | os.PathLike[str]
 
 
 def to_mib_json(
-    source: Source,
+    source: Writable,
     path: PathLike,
     *,
     mask: EdgeMask | None = None,
@@ -70,7 +70,7 @@ def to_mib_json(
 
 
 def to_mib_pt(
-    source: Source,
+    source: Writable,
     path: PathLike,
     *,
     mask: EdgeMask | None = None,
@@ -105,15 +105,15 @@ def to_mib_pt(
     return write_bytes(path, buffer.getbuffer())
 
 
-def _cfg(content: MIBContent, source: Source, d_model: int | None) -> dict[str, Any]:
+def _cfg(content: MIBContent, source: Writable, d_model: int | None) -> dict[str, Any]:
     """The model's shape; the residual stream's width is the one given, or else known."""
     provenance: Mapping[str, Any] = source.provenance if isinstance(source, Circuit) else {}
     model = provenance.get("model")
-    places = [provenance, model if isinstance(model, Mapping) else {}]
+    notes = [provenance, model if isinstance(model, Mapping) else {}]
     neurons = None if content.neuron_scores is None else int(content.neuron_scores.shape[1])
     candidates = [
         d_model,
-        *(place.get(key) for place in places for key in ("d_model", "hidden_size")),
+        *(known.get(key) for known in notes for key in ("d_model", "hidden_size")),
         neurons,
     ]
     width = next((n for n in candidates if isinstance(n, int) and n > 0), None)
@@ -140,14 +140,14 @@ def _json_parts(content: MIBContent, cfg: dict[str, Any]) -> Iterator[str]:
             nodes[name]["neurons_scores"] = content.neuron_scores[row].tolist()
     nodes["logits"] = {"in_graph": True}
     yield f'{{"cfg": {json.dumps(cfg)}, "nodes": {json.dumps(nodes)}, "edges": {{'
-    places = layout.order()
-    index = places[:, 0], places[:, 1]
+    cells = layout.order()
+    index = cells[:, 0], cells[:, 1]
     scores, kept = content.scores[index].tolist(), content.kept[index].tolist()
     comma = ""
     # The names hold nothing that JSON escapes, and a finite float's repr is its JSON.
-    for place, score, keep in zip(places.tolist(), scores, kept, strict=True):
+    for cell, score, keep in zip(cells.tolist(), scores, kept, strict=True):
         in_graph = "true" if keep else "false"
-        yield f'{comma}"{layout.name(*place)}": {{"score": {score!r}, "in_graph": {in_graph}}}'
+        yield f'{comma}"{layout.name(*cell)}": {{"score": {score!r}, "in_graph": {in_graph}}}'
         comma = ", "
     yield "}}"
 

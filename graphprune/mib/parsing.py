@@ -61,8 +61,8 @@ def parse(
         path: the file, which errors name.
         values: what it holds.
         layout: of the graph that it belongs to.
-        form: of the file; ``None``: ``.pt`` by that suffix, else JSON.
-        remarks: gets what the benchmark's loader passes over; ``None``: that is an error.
+        form: of the file; ``None`` means ``.pt`` by that suffix, else JSON.
+        remarks: gets what the benchmark's loader passes over; without it that is an error.
         circuit: whether edges may lack a score, as in the benchmark's files of circuits.
     """
     if form is None:
@@ -135,7 +135,7 @@ def _json_edges(
     """Scores (NaN where no edge is possible) and which edges are in the graph."""
     width, real = len(layout.columns), layout.real.reshape(-1).tolist()
     needed = {"in_graph"} if circuit else {"score", "in_graph"}
-    places, numbers, truths = [], [], []
+    cells, numbers, truths = [], [], []
     for name, entry in edges.items():
         source, _, target = name.partition("->")
         row, column = layout.row_number.get(source), layout.column_number.get(target)
@@ -146,14 +146,14 @@ def _json_edges(
                 f"edge {name!r} should have {' and '.join(sorted(needed, reverse=True))}, "
                 f"got {entry!r:.80}"
             )
-        places.append(row * width + column)
+        cells.append(row * width + column)
         numbers.append(faults.number(entry.get("score", 0.0), f"edge {name!r}"))
         truths.append(faults.truth(entry["in_graph"], f"edge {name!r}"))
     scores = np.full(layout.edge.shape, np.nan, dtype=np.float32)
     kept, seen = np.zeros((2, *layout.edge.shape), dtype=bool)
-    scores.reshape(-1)[places] = numbers
-    kept.reshape(-1)[places] = truths
-    seen.reshape(-1)[places] = True
+    scores.reshape(-1)[cells] = numbers
+    kept.reshape(-1)[cells] = truths
+    seen.reshape(-1)[cells] = True
     missing = layout.real & ~seen
     if missing.any():
         first = layout.name(*np.argwhere(missing)[0])

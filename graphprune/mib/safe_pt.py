@@ -38,11 +38,11 @@ def read_pt(path: str | os.PathLike[str]) -> Any:
     Tensors may still be expanded views; see :func:`require_stored`. Raises :class:`FormatError` for
     anything else, before memory is taken for it.
     """
-    place = Path(path)
+    file = Path(path)
     try:
-        for part in _pickles(place):
+        for part in _pickles(file):
             _require_plain(part)
-        return torch.load(place, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and pickletools raise whatever they met
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FormatError(f"{path} is no .pt file that can be read safely: {first}") from error

@@ -181,7 +181,7 @@ def write_submission(
         task, model: the benchmark's names, such as ``"arc-easy"`` and ``"llama3"``.
         found: scores of edges or of nodes (neurons too, where they are scored); or a circuit for
             each size below 1, and one for 1 if you like, in any order.
-        d_model: the residual stream's width; ``None``: the benchmark's model's.
+        d_model: the residual stream's width; ``None`` means the benchmark's model's.
         form: of the files.
 
     Returns the folder. Raises :class:`InputError` for unknown names, a graph of another shape than
@@ -281,9 +281,9 @@ def read_submission(
 
     Args:
         folder: such as ``submission/ioi_gpt2``.
-        graph: what the files belong to; ``None``: the graph that they describe.
-        level: which of its scores a file is for; ``None``: those of nodes (or neurons) where it has
-            any, else of edges.
+        graph: what the files belong to; ``None`` means the graph that they describe.
+        level: which of its scores a file is for; ``None`` means those of nodes (or neurons) where
+            it has any, else of edges.
         ungrouped: see :func:`graphprune.export.from_mib_json`.
 
     Missing edges and nodes and what else MIB's loader passes over are read as it reads them, and
@@ -301,24 +301,24 @@ def read_submission(
 
 
 def _folder(path: PathLike) -> Path:
-    place = Path(path)
-    if not place.is_dir():
-        raise InputError(f"expected a submission's folder, but {place} is not there")
-    return place
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"expected a submission's folder, but {folder} is not there")
+    return folder
 
 
 def _read_folder(
-    place: Path,
+    folder: Path,
     graph: ComputationalGraph | None = None,
     level: Level | None = None,
     ungrouped: Ungrouped = "any",
 ) -> tuple[Submission, dict[str, Any]]:
     """The submission in a folder, and what its first file says of the model's shape."""
-    task, model = split_name(place.name)
-    files = list(_circuit_files(place))
+    task, model = split_name(folder.name)
+    files = list(_circuit_files(folder))
     if len(files) not in (1, 9, 10):
         raise FormatError(
-            f"{place} has {len(files)} files that end in .json or .pt; expected one of scores, or "
+            f"{folder} has {len(files)} files that end in .json or .pt; expected one of scores, or "
             "nine with circuits (ten with the whole graph's)"
         )
     values: Any = load(files[0])
@@ -327,7 +327,7 @@ def _read_folder(
         cfg = _cfg(files[0], values)
         graph = field_graph(cfg["n_layers"], cfg["n_heads"], cfg["parallel_attn_mlp"])
     layout = UngroupedLayout.of(graph)
-    _require_shape(layout, model, f"{place}")
+    _require_shape(layout, model, f"{folder}")
     faults: list[str] = []
     if len(files) > 1:
         masks = []
@@ -338,9 +338,9 @@ def _read_folder(
             values = None
             masks.append(content.edges(ungrouped, "zero")[1])
         masks.sort(key=lambda mask: mask.num_kept)
-        _check_sizes(masks, layout, str(place))
+        _check_sizes(masks, layout, str(folder))
         remarks = tuple(dict.fromkeys(faults))
-        return Submission(place, task, model, graph, circuits=tuple(masks), remarks=remarks), cfg
+        return Submission(folder, task, model, graph, circuits=tuple(masks), remarks=remarks), cfg
     content = parse(files[0], values, layout, remarks=faults)
     nodes, remarks = content.nodes(), tuple(faults)
     scored = len(nodes.unscored) < len(layout.rows) or bool(nodes.scores.neurons)
@@ -350,10 +350,10 @@ def _read_folder(
         if level == "node" and nodes.scores.neurons:
             alone = NodeScores(graph, nodes.scores.values, method="file")
             nodes = MIBNodes(alone, nodes.kept, nodes.unscored)
-        return Submission(place, task, model, graph, nodes=nodes, remarks=remarks), cfg
+        return Submission(folder, task, model, graph, nodes=nodes, remarks=remarks), cfg
     scores, _ = content.edges(ungrouped, "error")
     require_informative(scores, f"the file {files[0]}")
-    return Submission(place, task, model, graph, scores=scores, remarks=remarks), cfg
+    return Submission(folder, task, model, graph, scores=scores, remarks=remarks), cfg
 
 
 # -------------------------------------------------------------------- checking
@@ -380,9 +380,9 @@ def check_submission(root: PathLike) -> list[Checked]:
     return [_check(folder) for folder in folders]
 
 
-def _folders(place: Path) -> list[Path]:
+def _folders(folder: Path) -> list[Path]:
     folders: list[Path] = []
-    for path in sorted(place.iterdir()):
+    for path in sorted(folder.iterdir()):
         name = path.name.lower()
         if path.is_dir() and not name.startswith("."):
             ranked = "abs" in name and ("true" in name or "false" in name)

@@ -1,1 +1,1 @@
-"""What methods share: gates, schedules, losses, the optimisation loop, descent, checkpoints."""
+"""What methods share: gates, schedules, losses, the loop, greedy pruning, checkpoints."""

@@ -55,23 +55,23 @@ def identity(model: MaskedModel, task: Task, settings: Mapping[str, Any]) -> dic
 
 def _shown(value: Any) -> Any:
     """A setting as people read it, and the start of its fingerprint where that does not say all."""
-    told = plain(value)
+    shown = plain(value)
     if value is None or isinstance(value, bool | int | float | str):
-        return told
+        return shown
     contents = fingerprint(value)[:12]
-    if isinstance(told, str):
-        return f"{told} {contents}"
-    return {**(told if isinstance(told, dict) else {"value": told}), "contents": contents}
+    if isinstance(shown, str):
+        return f"{shown} {contents}"
+    return {**(shown if isinstance(shown, dict) else {"value": shown}), "contents": contents}
 
 
 def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested values by dotted name, as they are."""
     if not isinstance(value, Mapping):
         return {prefix: value}
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, item in value.items():
-        found |= _leaves(item, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        leaves |= _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +95,11 @@ class RunDirectory:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"expected a run directory, but {self.folder} is a file")
         remove_stale(self.folder)
-        found = self._read()
-        if found is None:
+        before = self._read()
+        if before is None:
             write_text(self.folder / _RUN, json.dumps(belongs_to, indent=2) + "\n")
         else:
-            self._require_same(found, belongs_to)
+            self._require_same(before, belongs_to)
 
     def _read(self) -> dict[str, Any] | None:
         path = self.folder / _RUN
@@ -111,20 +111,20 @@ class RunDirectory:
                 )
             return None
         try:
-            found = json.loads(path.read_bytes())
+            description = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             raise FormatError(f"{path}: no run description: {error}") from None
-        if not isinstance(found, dict) or found.get("format") != _FORMAT:
+        if not isinstance(description, dict) or description.get("format") != _FORMAT:
             raise FormatError(f"{path}: expected the format {_FORMAT!r}")
-        if found.get("version") != _VERSION:
+        if description.get("version") != _VERSION:
             raise FormatError(
-                f"{path}: version {found.get('version')!r} of the format cannot be resumed, "
+                f"{path}: version {description.get('version')!r} of the format cannot be resumed, "
                 f"expected {_VERSION}; name another folder"
             )
-        return found
+        return description
 
-    def _require_same(self, found: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        before, after = _leaves(found), _leaves(json.loads(json.dumps(now)))
+    def _require_same(self, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        before, after = _leaves(earlier), _leaves(json.loads(json.dumps(now)))
         differ = [name for name in {**before, **after} if before.get(name) != after.get(name)]
         if differ:
             shown = "; ".join(
@@ -176,11 +176,11 @@ class RunDirectory:
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The state of an optimiser as named tensors."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for number, state in optimiser.state_dict()["state"].items():
         for name, value in state.items():
-            found[f"optimiser.{number}.{name}"] = torch.as_tensor(value)
-    return found
+            tensors[f"optimiser.{number}.{name}"] = torch.as_tensor(value)
+    return tensors
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

@@ -108,15 +108,6 @@ class Workers:
             tensor.copy_(mean.view(tensor.shape))
         return tensor
 
-    def broadcast_(self, tensor: Tensor) -> Tensor:
-        """In place: the main process's ``tensor``, on all of them."""
-        if self.world > 1:
-            carried = tensor.detach().to(self.device).contiguous()
-            torch.distributed.broadcast(carried, 0)
-            with torch.no_grad():
-                tensor.copy_(carried)
-        return tensor
-
     def barrier(self) -> None:
         """Waits until every process is here."""
         if self.world > 1:

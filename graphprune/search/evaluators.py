@@ -156,16 +156,16 @@ class Recheck:
         ends = tau / self.factor, tau * self.factor
         return abs(value - tau) <= self.band or min(ends) <= value <= max(ends)
 
-    def gap(self, kept: Tensor, edge: int, seen: float) -> float:
+    def rise(self, kept: Tensor, edge: int, seen: float) -> float:
         """The rise of the loss when ``edge`` is cut; widens the band if ``seen`` was far off."""
         less = kept.clone()
         less[edge] = False
-        gap = self.exact.loss(less) - self.exact.loss(kept)
+        rise = self.exact.loss(less) - self.exact.loss(kept)
         self.count += 1
-        if abs(gap - seen) > 0.5 * self.band:
-            self.band = 4.0 * abs(gap - seen)
-            log.info("noise %.2g at edge %d: band now %.2g", gap - seen, edge, self.band)
-        return gap
+        if abs(rise - seen) > 0.5 * self.band:
+            self.band = 4.0 * abs(rise - seen)
+            log.info("noise %.2g at edge %d: band now %.2g", rise - seen, edge, self.band)
+        return rise
 
 
 class MixedPrecisionEvaluator(LossEvaluator):

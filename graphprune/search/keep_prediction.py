@@ -72,5 +72,5 @@ class KeepPredictor:
         self._of_kinds[self._kind[edge]].learn(stayed)
 
     def hint(self, edge: int, stayed: bool) -> None:
-        """Takes note of what an edge would have done in a circuit beside the descent's own."""
+        """Takes note of what an edge would have done in a circuit beside the one pruned."""
         self._seen[edge] = stayed

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -134,10 +134,10 @@ class Optimisation:
         self.minibatches.require_effect()
         first = self.minibatches.part(0)
         device = torch.device("cpu") if first is None else first[1].full.device
-        made = self.recipe.parameters(self.model.graph, self.start)
+        leaves = self.recipe.parameters(self.model.graph, self.start)
         self.parameters = {
             name: p.detach().to(device, torch.float32).requires_grad_(True)
-            for name, p in made.items()
+            for name, p in leaves.items()
         }
         self.constants = list(self.ablation.parameters)
         self.optimiser = self.recipe.optimiser(self.parameters, self.constants)
@@ -156,32 +156,32 @@ class Optimisation:
     # ---------------------------------------------------------------- state
 
     def _resume(self) -> None:
-        found = None if self.folder is None else self.folder.load()
-        if found is None:
+        saved = None if self.folder is None else self.folder.load()
+        if saved is None:
             return
         try:
             with torch.no_grad():
                 for name, p in self.parameters.items():
-                    p.copy_(found.tensors[f"gates.{name}"])
+                    p.copy_(saved.tensors[f"gates.{name}"])
                 for number, constant in enumerate(self.constants):
-                    constant.copy_(found.tensors[f"constants.{number}"])
-            restore_optimiser(self.optimiser, found.tensors)
+                    constant.copy_(saved.tensors[f"constants.{number}"])
+            restore_optimiser(self.optimiser, saved.tensors)
         except (KeyError, RuntimeError, ValueError) as error:
             assert self.folder is not None
             raise FormatError(
                 f"the checkpoint in {self.folder.folder} does not belong to this method: {error}"
             ) from None
-        self.step = self.saved = found.step
-        self.columns = list(found.notes.get("columns", []))
-        self.rows = found.tensors["history"].tolist() if self.columns else []
+        self.step = self.saved = saved.step
+        self.columns = list(saved.notes.get("columns", []))
+        self.rows = saved.tensors["history"].tolist() if self.columns else []
         self.path = {
             int(name.removeprefix("path.")): t
-            for name, t in found.tensors.items()
+            for name, t in saved.tensors.items()
             if name.startswith("path.")
         }
-        if "best" in found.tensors:
-            self.best = (float(found.notes["best_loss"]), found.tensors["best"])
-            self.made_at = found.notes.get("best_step")
+        if "best" in saved.tensors:
+            self.best = (float(saved.notes["best_loss"]), saved.tensors["best"])
+            self.made_at = saved.notes.get("best_step")
         log.info("resumed at step %d of %d from %s", self.step, self.steps, self.folder)
 
     def save(self) -> None:
@@ -337,15 +337,18 @@ class Optimisation:
 
     # ---------------------------------------------------------------- judging
 
+    def _first_batches(self, count: int) -> Iterator[tuple[Batch, Reference]]:
+        """This process's parts of the first ``count`` batches of the examples."""
+        for index in range(min(count, self.minibatches.num_batches)):
+            part = self.minibatches.part(index)
+            if part is not None:
+                yield part
+
     @torch.no_grad()
     def mask_loss(self, mask: EdgeMask, batches: int = 8) -> float:
         """The loss of a mask as it is, over the first ``batches`` batches of the examples."""
         total, count = torch.zeros((), dtype=torch.float64), 0
-        for index in range(min(batches, self.minibatches.num_batches)):
-            part = self.minibatches.part(index)
-            if part is None:
-                continue
-            batch, reference = part
+        for batch, reference in self._first_batches(batches):
             outputs = self.model.run(batch, mask, reference)
             total += self.loss(outputs, batch, reference.full).double().sum().cpu()
             count += batch.size
@@ -355,11 +358,7 @@ class Optimisation:
     def gradient(self, mask: EdgeMask, batches: int = 8) -> Tensor:
         """``[E]`` on the CPU: the loss's gradient at a mask, over the same examples."""
         total, count = torch.zeros(mask.graph.num_edges), 0
-        for index in range(min(batches, self.minibatches.num_batches)):
-            part = self.minibatches.part(index)
-            if part is None:
-                continue
-            batch, reference = part
+        for batch, reference in self._first_batches(batches):
             at = mask.values.clone().to(reference.full.device).requires_grad_(True)
             outputs = self.model.run(batch, at, reference)
             value = self.loss(outputs, batch, reference.full).sum()
@@ -369,11 +368,11 @@ class Optimisation:
 
     def offer(self, mask: EdgeMask) -> float:
         """The loss of a mask, which is kept if it is the best so far."""
-        found = self.mask_loss(mask)
-        if self.best is None or found < self.best[0]:
-            self.best = (found, mask.values.clone())
+        loss = self.mask_loss(mask)
+        if self.best is None or loss < self.best[0]:
+            self.best = (loss, mask.values.clone())
             self.made_at = self.step
-        return found
+        return loss
 
     def say_stopped(self) -> dict[str, Any]:
         """Warns of a run that Ctrl-C ended, once, and gives the notes that its result carries."""

@@ -57,7 +57,7 @@ class MiniBatches:
         batch_size: examples a step, over all workers.
         seed: of the order.
         steps: how many steps there will be, which decides whether caching pays.
-        cache: bytes that references may take; ``None``: a quarter of the free memory.
+        cache: bytes that references may take; ``None`` means a quarter of the free memory.
         workers: the processes that share each batch.
     """
 
@@ -87,9 +87,9 @@ class MiniBatches:
         """Raises :class:`InputError` where the ablation changes nothing on any example."""
         idle = IdleAblationCheck(self.model, f"task {self.task.name!r}")
         for index in range(self.num_batches):
-            mine = self.part(index)
-            if mine is not None:
-                idle.see(*mine)
+            part = self.part(index)
+            if part is not None:
+                idle.see(*part)
             # All processes go on or stop together: with sharded weights all make a reference.
             if float(self.workers.mean_(torch.tensor(float(idle.settled)), 1.0)) > 0:
                 return
@@ -111,8 +111,8 @@ class MiniBatches:
         return bool(self._keep)
 
     def _index(self, step: int) -> int:
-        number, place = divmod(step, self.num_batches)
-        return _order(self.seed, number, self.num_batches)[place]
+        number, position = divmod(step, self.num_batches)
+        return _order(self.seed, number, self.num_batches)[position]
 
     def places(self, step: int) -> tuple[int, tuple[int, ...]]:
         """How many examples the batch of a step has, and the places of this worker's in it."""
@@ -127,15 +127,15 @@ class MiniBatches:
         """This worker's part of batch ``index``."""
         if index in self._references:
             return self._batches[index], self._references[index]
-        mine = self.workers.share([int(i) for i in self._members[index]])
-        if not mine:
+        numbers = self.workers.share([int(i) for i in self._members[index]])
+        if not numbers:
             return None
         batch = self._batches.get(index)
         if batch is None:
-            batch = self.task.examples.batch(mine)
-            if batch.size != len(mine):
+            batch = self.task.examples.batch(numbers)
+            if batch.size != len(numbers):
                 raise InputError(
-                    f"the data set ended early: {len(mine)} examples were asked for and "
+                    f"the data set ended early: {len(numbers)} examples were asked for and "
                     f"{batch.size} came (task {self.task.name!r})"
                 )
         reference = self.model.reference(batch, self.ablation)

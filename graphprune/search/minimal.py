@@ -71,6 +71,8 @@ def minimal(run: Optimisation, scores_of: Callable[[Optimisation, int], EdgeScor
 
     graph = run.model.graph
     ask = SameOutputs(run.model, run.task, run.ablation)
+    if run.best is None:
+        run.best = (float(graph.num_edges), torch.ones(graph.num_edges))
     points = sorted({max(1, run.steps * (k + 1) // 20) for k in range(20)})
     for point in points:
         run.run(until=point)
@@ -78,16 +80,11 @@ def minimal(run: Optimisation, scores_of: Callable[[Optimisation, int], EdgeScor
             break
         if run.step != point:
             continue  # passed before this run was resumed
-        before = graph.num_edges if run.best is None else int(run.best[0])
-        found = exact_prefix(ask, run.values, below=before)
-        if found is not None:
-            run.best = (float(found.num_kept), found.values.clone())
+        smaller = exact_prefix(ask, run.values, below=int(run.best[0]))
+        if smaller is not None:
+            run.best = (float(smaller.num_kept), smaller.values.clone())
             run.made_at = run.step
-        elif run.best is None:
-            run.best = (float(graph.num_edges), torch.ones(graph.num_edges))
         run.save()
-    if run.best is None:
-        run.best = (float(graph.num_edges), torch.ones(graph.num_edges))
     optimised = EdgeMask(graph, run.best[1])
     if optimised.num_kept == graph.num_edges and not run.stopped:
         log.warning(

@@ -78,7 +78,7 @@ def nested_circuits(
     """
     order = torch.sort(strengths, descending=True, stable=True).indices
     outer = torch.ones(len(strengths), dtype=torch.bool)
-    found: list[NestedCircuit] = []
+    circuits: list[NestedCircuit] = []
     for count in track(sorted(set(counts), reverse=True), "sizes"):
         first = torch.zeros_like(outer)
         first[order[outer[order]][:count]] = True
@@ -91,9 +91,9 @@ def nested_circuits(
             if better is kept:
                 break
             kept = better
-        found.append(NestedCircuit(kept, before, value, int((kept & ~first).sum()), asked))
+        circuits.append(NestedCircuit(kept, before, value, int((kept & ~first).sum()), asked))
         outer = kept
-    return found
+    return circuits
 
 
 class _Swaps:

@@ -1,4 +1,4 @@
-"""The order in which a greedy descent decides edges. The order is part of its answer."""
+"""The order in which greedy pruning decides edges. The order is part of its answer."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def is_reverse_topological(graph: ComputationalGraph, order: Tensor) -> bool:
     """Whether all edges that leave a node are decided before any edge that enters it."""
     if not graph.is_acyclic:
         return False
-    place = np.empty(graph.num_edges, dtype=np.int64)
-    place[order.numpy()] = np.arange(graph.num_edges)
+    turn = np.empty(graph.num_edges, dtype=np.int64)
+    turn[order.numpy()] = np.arange(graph.num_edges)
     part = _wired(graph)
     sources, targets = part[graph.edge_index.numpy()]
     first_in = np.full(graph.num_nodes, graph.num_edges)
-    np.minimum.at(first_in, targets, place)
-    return bool((place < first_in[sources]).all())
+    np.minimum.at(first_in, targets, turn)
+    return bool((turn < first_in[sources]).all())
 
 
 def _wired(graph: ComputationalGraph) -> _Numbers:
@@ -111,8 +111,8 @@ def _reverse_topological(graph: ComputationalGraph) -> _Numbers:
         order = np.lexsort(keys)
         if is_reverse_topological(graph, torch.from_numpy(order)):
             return order
-    place = graph.depth
-    keys = (-numbers[sources], -place[sources], -numbers[targets], -kinds, -place[targets])
+    depth = graph.depth
+    keys = (-numbers[sources], -depth[sources], -numbers[targets], -kinds, -depth[targets])
     return np.lexsort(keys)
 
 

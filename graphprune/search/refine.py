@@ -32,7 +32,7 @@ def refine(run: Optimisation, mask: EdgeMask, rounds: int, *, batches: int = 8) 
         if run.asked:
             break
         gradient = run.gradient(mask, batches)
-        found = None
+        better = None
         for values in _steps(mask, gradient):
             other = exact_budget(graph, values, count, from_inputs=run.from_inputs)
             if other in tried or other.num_kept != count:
@@ -40,10 +40,10 @@ def refine(run: Optimisation, mask: EdgeMask, rounds: int, *, batches: int = 8) 
             tried.add(other)
             loss = run.mask_loss(other, batches)
             if loss < best:
-                best, found = loss, other
-        if found is None:
+                best, better = loss, other
+        if better is None:
             break
-        mask = found
+        mask = better
     return mask
 
 
@@ -53,12 +53,12 @@ def _steps(mask: EdgeMask, gradient: Tensor) -> list[Tensor]:
     weak, strong = kept.clone(), ~kept
     worst = (-gradient)[weak].sort().values  # kept edges, the least useful first
     best = (-gradient)[strong].sort(descending=True).values
-    found = []
+    steps = []
     for swaps in _SWAPS:
         if swaps > min(len(worst), len(best)):
             break
         gain = float(best[swaps - 1] - worst[swaps - 1])
         if gain <= 0:
             break
-        found.append(mask.values - gradient * (1.0 + 1e-6) / gain)
-    return found
+        steps.append(mask.values - gradient * (1.0 + 1e-6) / gain)
+    return steps

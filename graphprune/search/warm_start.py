@@ -40,7 +40,7 @@ __all__ = [
     "rank_values",
 ]
 
-Source: TypeAlias = EdgeScores | Scorer | str
+ScoreSource: TypeAlias = EdgeScores | Scorer | str
 StartMapping = Literal["ranks", "density", "paper"]
 MAPPINGS = ("ranks", "density", "paper")
 
@@ -65,13 +65,13 @@ class WarmStart:
     Args:
         scores: :class:`~graphprune.EdgeScores`, a scorer, or its registered name.
         mapping: see the module.
-        density: the expected share of open edges at the first step; ``None``: the optimiser's own
-            start, where it has one (only ``ranks`` and gates under a budget do).
-        spread: gates lie from -spread to spread around their middle; ``None``: 1 for gates that
-            are shifted to a budget, 3 for those that are log odds.
+        density: the expected share of open edges at the first step; ``None`` means the optimiser's
+            own start, where it has one (only ``ranks`` and gates under a budget do).
+        spread: gates lie from -spread to spread around their middle; ``None`` means 1 for gates
+            that are shifted to a budget, 3 for those that are log odds.
     """
 
-    scores: Source
+    scores: ScoreSource
     mapping: StartMapping = "density"
     density: float | None = None
     spread: float | None = None
@@ -180,15 +180,15 @@ def paper_log_alpha(graph: ComputationalGraph, scores: Tensor, density: float, s
     out = torch.empty(len(size))
     for layer in of_edge.unique():
         edges = torch.nonzero(of_edge == layer)[:, 0]
-        place = torch.empty(len(edges))
-        place[size[edges].argsort()] = torch.arange(len(edges), dtype=torch.float32)
-        place /= max(1, len(edges) - 1)
+        rank = torch.empty(len(edges))
+        rank[size[edges].argsort()] = torch.arange(len(edges), dtype=torch.float32)
+        rank /= max(1, len(edges) - 1)
         low, high = 0.0, 1.0
         for _ in range(40):
             b = (low + high) / 2
-            more = float(torch.sigmoid((place - b) / 0.25).mean()) > density
+            more = float(torch.sigmoid((rank - b) / 0.25).mean()) > density
             low, high = (b, high) if more else (low, b)
-        keep = torch.sigmoid((place - (low + high) / 2) / 0.25)
+        keep = torch.sigmoid((rank - (low + high) / 2) / 0.25)
         out[edges] = BETA * torch.logit((keep + 0.1) / 1.2)
     first = min((layer for layer in layers if layer >= 0), default=0)
     ends = torch.isin(graph.edge_index[1], torch.tensor(graph.output_nodes))

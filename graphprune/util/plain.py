@@ -1,11 +1,11 @@
-"""Any setting or figure as plain JSON values, so that it can be kept and compared."""
+"""Settings and figures as plain JSON values, and weights as a hash: to be kept and compared."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, Protocol, runtime_checkable
@@ -69,10 +69,31 @@ def plain(value: Any) -> Any:
 
 def _summary(tensor: Tensor) -> str:
     """``"tensor[2, 3] sha256:bb40f2a94210"``: equal tensors of one dtype have equal texts."""
-    values = tensor.detach().to("cpu").contiguous().reshape(-1)
-    digest = hashlib.sha256(f"{values.dtype} {list(tensor.shape)} ".encode())
-    digest.update(values.view(torch.uint8).numpy().tobytes())
+    digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
+    digest.update(_bytes(tensor))
     return f"tensor{list(tensor.shape)} sha256:{digest.hexdigest()[:12]}"
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    values = tensor.detach().cpu().contiguous().flatten()
+    return values.view(torch.uint8).numpy().data
+
+
+def weights_hash(tensors: Iterable[tuple[str, Any]]) -> str:
+    """SHA-256 of a module's named tensors in the order given, in hexadecimal digits.
+
+    What is no tensor (a module's extra state) counts by its name alone.
+
+    Example:
+        >>> weights_hash([("weight", torch.ones(2))])[:12]
+        'b667b5703293'
+    """
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(name.encode())
+        if isinstance(tensor, Tensor):
+            digest.update(_bytes(tensor))
+    return digest.hexdigest()
 
 
 def _number(value: float) -> float | str:

@@ -15,7 +15,7 @@ order, an eigenvalue's error by r / ``|nu|``. Where starts do not settle, compon
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.linalg import eig, qr
@@ -24,7 +24,7 @@ from graphprune.errors import NumericalError
 
 from .chebyshev import ChebyshevFilter
 from .eigensolver import DENSE_LIMIT, EPS, BlockSpectrum, ComplexArray, DiagonalBlock, solve_block
-from .weighted_graph import FloatArray
+from .weighted_graph import FloatArray, IntArray
 
 __all__ = ["solve_leading"]
 
@@ -87,7 +87,9 @@ def solve_leading(
             "modes or laplacian='rw' may be told apart"
         )
     noise = 10 * block.size * EPS * norm + _allowed(block.size) * norm
-    upper = np.where(np.abs(right.values.imag) <= noise, right.values.real + 0j, right.values)
+    upper: ComplexArray = np.where(
+        np.abs(right.values.imag) <= noise, right.values.real + 0j, right.values
+    )
     turning = upper.imag > 0
     values = _with_conjugates(upper, turning)
     residual = _with_conjugates(right.residual, turning)
@@ -118,8 +120,8 @@ def solve_leading(
     )
 
 
-def _with_conjugates(found: Any, turning: Any) -> Any:
-    return np.concatenate([found, found[..., turning].conj()], axis=-1)
+def _with_conjugates(upper: Any, turning: Any) -> Any:
+    return np.concatenate([upper, upper[..., turning].conj()], axis=-1)
 
 
 def _dual(
@@ -131,9 +133,9 @@ def _dual(
     orthogonal to the other copies. A length of 0 where the transposed matrix gave none.
     """
     values, vectors = right.values, right.vectors
-    found = _leaders(matrix.T.tocsr(), min(len(values) + MARGIN, len(vectors) - 2), norm, seed)
-    near = np.abs(found.values[:, None] - values).min(axis=1, initial=np.inf) <= LOOSER * norm
-    partners = found.vectors[:, near]
+    transposed = _leaders(matrix.T.tocsr(), min(len(values) + MARGIN, len(vectors) - 2), norm, seed)
+    near = np.abs(transposed.values[:, None] - values).min(axis=1, initial=np.inf) <= LOOSER * norm
+    partners = transposed.vectors[:, near]
     left = partners @ np.linalg.pinv(partners.T @ vectors, rcond=1e-10).T
     size = np.linalg.norm(left, axis=0)
     residual = np.linalg.norm(matrix.T @ left - left * values, axis=0) / norm
@@ -188,7 +190,9 @@ def _joined(basis: ComplexArray, new: ComplexArray) -> ComplexArray:
     """An orthonormal basis of both; nearly parallel vectors are left to the next start."""
     for _ in range(2):  # once leaves what rounding brought in
         new = new - basis @ (basis.conj().T @ new)
-    directions, triangle, _ = qr(new, mode="economic", pivoting=True)
+    directions, triangle, _ = cast(
+        "tuple[ComplexArray, ComplexArray, IntArray]", qr(new, mode="economic", pivoting=True)
+    )
     apart = np.abs(np.diag(triangle)) > 1e-2
     return np.concatenate([basis, directions[:, : len(apart)][:, apart]], axis=1)
 
@@ -199,7 +203,9 @@ def _ritz(
     """The eigenpairs that a basis holds, checked: those of Im >= 0, the largest first."""
     if not basis.shape[1]:
         return np.zeros(0, complex), basis, np.zeros(0)
-    values, inside = eig(basis.conj().T @ (matrix @ basis))
+    values, inside = cast(
+        "tuple[ComplexArray, ComplexArray]", eig(basis.conj().T @ (matrix @ basis))
+    )
     vectors = basis @ inside
     residual = np.linalg.norm(matrix @ vectors - vectors * values, axis=0)
     order = np.argsort(-values.imag, kind="stable")
@@ -211,14 +217,15 @@ def _allowed(size: int) -> float:
     return TOLERANCE if size <= LARGE else LOOSER
 
 
-def _doubt(size: int, wanted: int, found: _Leaders) -> str:
-    told = f"a component of {size} nodes was solved for its leading eigenvalues only; "
-    fewer = len(found.values) < wanted
+def _doubt(size: int, wanted: int, leaders: _Leaders) -> str:
+    doubt = f"a component of {size} nodes was solved for its leading eigenvalues only; "
+    fewer = len(leaders.values) < wanted
     if fewer:
-        told += f"only {len(found.values)} of the {wanted} wanted converged; "
-    told += f"the largest imaginary part found is {found.values[0].imag:.6g}; "
-    if found.settled:
-        return told + (
-            f"the last of {found.starts} starts, with these taken out, found none that turns faster"
+        doubt += f"only {len(leaders.values)} of the {wanted} wanted converged; "
+    doubt += f"the largest imaginary part found is {leaders.values[0].imag:.6g}; "
+    if leaders.settled:
+        return doubt + (
+            f"the last of {leaders.starts} starts, with these taken out, found none that turns "
+            "faster"
         )
-    return told + f"{found.starts} starts could not rule out that others turn faster"
+    return doubt + f"{leaders.starts} starts could not rule out that others turn faster"

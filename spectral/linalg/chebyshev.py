@@ -13,7 +13,7 @@ of ``(L - L^T) / 2`` (Bendixson), which set the interval and the degree. With ``
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs, eigsh
@@ -56,7 +56,14 @@ class ChebyshevFilter:
         """A bound on a symmetric matrix's extreme eigenvalue, a little outside it."""
         start = self.generator.standard_normal(self.size)
         try:
-            value = eigsh(matrix, k=1, which=which, v0=start, tol=1e-2, return_eigenvectors=False)
+            value = eigsh(
+                matrix,
+                k=1,
+                which=which,
+                v0=start,
+                tol=1e-2,  # pyright: ignore[reportArgumentType] - not only whole numbers
+                return_eigenvectors=False,
+            )
             return float(value[0] + (1 if which == "LA" else -1) * 0.02 * abs(value[0]))
         except ArpackError:
             bound = float(abs(matrix).sum(axis=1).max())
@@ -99,13 +106,24 @@ class ChebyshevFilter:
         start = self.generator.standard_normal(self.size)
         start = outside(start + 1j * self.generator.standard_normal(self.size))
         form = LinearOperator(
-            (self.size, self.size), lambda v: outside(self.apply(v)), dtype=np.complex128
+            (self.size, self.size),
+            lambda v: outside(self.apply(v)),
+            dtype=np.complex128,  # pyright: ignore[reportCallIssue] - read off another class
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                _, vectors = eigs(
-                    form, k=count, which="LM", v0=start, ncv=width, tol=tolerance, maxiter=12
+                _, vectors = cast(
+                    "tuple[ComplexArray, ComplexArray]",
+                    eigs(
+                        form,
+                        k=count,
+                        which="LM",
+                        v0=start,
+                        ncv=width,
+                        tol=tolerance,  # pyright: ignore[reportArgumentType] - as above
+                        maxiter=12,
+                    ),
                 )
             except ArpackNoConvergence as error:
                 vectors = error.eigenvectors

@@ -17,16 +17,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eig, eigh, eigvals, eigvalsh, matrix_balance
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
+from scipy.sparse.csgraph import breadth_first_order
 
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import InputError, NumericalError
+from graphprune.util import paths
 
 from .weighted_graph import FloatArray, IntArray, Operator, WeightedGraph, weighted_graph
 
@@ -93,8 +94,7 @@ class Components:
     @property
     def single(self) -> IntArray:
         """Nodes that are a component each: their eigenvalue stands on the diagonal."""
-        nodes: IntArray = self.order[self.starts[:-1][self.sizes == 1]]
-        return nodes
+        return np.asarray(self.order[self.starts[:-1][self.sizes == 1]])
 
     def blocks(self, matrix: Any) -> list[DiagonalBlock]:
         """The diagonal blocks of more than one node, in order of component."""
@@ -122,10 +122,9 @@ def components(matrix: Any) -> Components:
         >>> components(chain_into_ring).sizes.tolist()
         [2, 1]
     """
-    count, label = connected_components(matrix, directed=True, connection="strong")
-    label = label.astype(np.int64)
+    label = paths.components(matrix.shape[0], np.stack(matrix.nonzero()), "strong")
     order = np.argsort(label, kind="stable")
-    starts = np.searchsorted(label[order], np.arange(count + 1))
+    starts = np.searchsorted(label[order], np.arange(label.max(initial=-1) + 2))
     place = np.empty_like(order)
     place[order] = np.arange(len(order)) - starts[label[order]]
     return Components(label, order, starts, place)
@@ -140,10 +139,8 @@ def component_sizes(graph: ComputationalGraph | WeightedGraph | Any) -> IntArray
         [2, 1]
     """
     given = weighted_graph(graph)
-    ends = given.sources[given.present], given.targets[given.present]
-    shape = (given.num_nodes, given.num_nodes)
-    pattern = csr_array((np.ones(len(ends[0])), ends), shape=shape)
-    return np.sort(components(pattern).sizes)[::-1]
+    pairs = np.stack([given.sources, given.targets])[:, given.present]
+    return np.sort(np.bincount(paths.components(given.num_nodes, pairs, "strong")))[::-1]
 
 
 # ------------------------------------------------------------------ one block
@@ -189,12 +186,13 @@ def solve_block(block: DiagonalBlock, *, vectors: bool) -> BlockSpectrum:
             f"a component of {block.size} nodes has entries too large for float64 arithmetic"
         )
     if not vectors:
-        values = eigvals(balanced, check_finite=False)
-        size = np.abs(values.imag)
+        alone = cast("ComplexArray", eigvals(balanced, check_finite=False))
+        size = np.abs(alone.imag)
         # Without vectors nothing tells a small imaginary part from a defective block's noise.
         if not ((size > 0) & (size <= DOUBTFUL * norm)).any():
-            return BlockSpectrum(block.nodes, values)
-    values, left, right = eig(balanced, left=True, right=True, check_finite=False)
+            return BlockSpectrum(block.nodes, alone)
+    solved = eig(balanced, left=True, right=True, check_finite=False)
+    values, left, right = cast("tuple[ComplexArray, ComplexArray, ComplexArray]", solved)
     left, nearness = _dual(values, left, right, norm)
     nearness = np.maximum(nearness, EPS**2)
     noise = 10 * block.size * EPS * norm / nearness
@@ -231,8 +229,8 @@ def _repeated(values: ComplexArray, norm: float) -> list[IntArray]:
     near = np.abs(values[:, None] - values) <= 1e-10 * norm
     if not np.triu(near, 1).any():
         return []
-    count, label = connected_components(csr_array(near), directed=False)
-    groups = [np.flatnonzero(label == number) for number in range(count)]
+    label = paths.components(len(values), np.stack(np.nonzero(near)), "weak")
+    groups = [np.flatnonzero(label == number) for number in range(label.max() + 1)]
     return [group for group in groups if len(group) > 1]
 
 
@@ -280,8 +278,7 @@ def _symmetrising_scale(block: DiagonalBlock) -> FloatArray | None:
     # Beyond e^600 the scale itself would overflow.
     if (gap > 1e-13 * block.size).any() or np.ptp(logs) > 600:
         return None
-    centred: FloatArray = np.exp(logs - logs.mean())
-    return centred
+    return np.asarray(np.exp(logs - logs.mean()))
 
 
 # ------------------------------------------------------------------ the whole graph
@@ -298,7 +295,8 @@ class Spectrum:
     @property
     def values(self) -> ComplexArray:
         """All eigenvalues found, block by block, then those of single nodes."""
-        return np.concatenate([*(b.values for b in self.blocks), self.single_values + 0j])
+        parts = [*(block.values for block in self.blocks), self.single_values]
+        return np.concatenate(parts, dtype=np.complex128)
 
     @property
     def complete(self) -> bool:

@@ -290,7 +290,7 @@ def removal_effects(
         graph, weights, laplacian, degrees, measure, dense_limit: as for :func:`sensitivity`.
         exact: solve again without each edge (slow: an eigendecomposition an edge); otherwise to
             first order, from one decomposition.
-        edges: numbers of the edges wanted; the others are NaN. ``None``: all.
+        edges: numbers of the edges wanted; the others are NaN. ``None`` means all.
 
     Returns:
         ``[E]`` float64; negative where the removal lowers the measure.
@@ -346,7 +346,9 @@ class _Rotation(torch.autograd.Function):
         return weights.new_tensor(measure.value(spectrum.values))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor, None, None, None, None]:
         return grad * ctx.gradient, None, None, None, None
 
 

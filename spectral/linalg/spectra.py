@@ -239,5 +239,4 @@ def _kept(mask: Any, given: WeightedGraph) -> BoolArray:
         raise InputError(f"expected a mask of {edges} edges, got the shape {list(values.shape)}")
     if not np.isin(values, (0.0, 1.0)).all():
         raise InputError("drift is of edges that are absent: a mask of zeros and ones")
-    kept: BoolArray = values == 1
-    return kept
+    return np.asarray(values == 1)

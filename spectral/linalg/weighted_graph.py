@@ -166,7 +166,7 @@ def weighted_graph(
         graph: a :class:`~graphprune.ComputationalGraph`; ``(edge_index [2, E], num_nodes)``; a
             :class:`WeightedGraph` (then ``weights=None`` keeps its own); or what
             :mod:`.conversions` lists: networkx, PyG, scipy.sparse, ``(edge_index, weights)``.
-        weights: ``[E]`` numbers, signed; ``None``: those that the graph carries, else 1 each.
+        weights: ``[E]`` numbers, signed; ``None`` means those that the graph carries, else 1 each.
         wire_weight: the weight of the graph's fixed edges: ``"mean"``, the mean size of the edges'
             weights, or a number.
 
@@ -345,8 +345,7 @@ class Operator:
                 f"{graph.node_name(int(bad[0]))} add up to 0 ({len(bad)} such nodes); use "
                 "degrees='absolute'"
             )
-        inverse: FloatArray = np.divide(1.0, degree, out=np.zeros_like(degree), where=sums > 0)
-        return inverse
+        return np.asarray(np.divide(1.0, degree, out=np.zeros_like(degree), where=sums > 0))
 
 
 def operator(laplacian: Laplacian, degrees: Degrees | None) -> Operator:
@@ -369,9 +368,9 @@ def laplacian(
 
     Args:
         graph: a :class:`~graphprune.ComputationalGraph`, or ``(edge_index [2, E], num_nodes)``.
-        weights: ``[E]`` signed weights; ``None``: 1 for every edge.
+        weights: ``[E]`` signed weights; ``None`` means 1 for every edge.
         laplacian: which matrix, see the table at the top of this module.
-        degrees: ``"signed"`` sums or ``"absolute"`` sums of weights; ``None``: absolute for
+        degrees: ``"signed"`` sums or ``"absolute"`` sums of weights; ``None`` means absolute for
             ``rw``, signed otherwise.
 
     Returns:

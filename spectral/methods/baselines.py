@@ -52,8 +52,8 @@ class Taylor(Scorer):
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """Sizes of the mask gradient under zero ablation."""
-        found = EAP(ablation="zero", batch_size=self.batch_size).score(model, task)
-        return EdgeScores.computed(model.graph, found.values.abs(), method=self.label)
+        gradients = EAP(ablation="zero", batch_size=self.batch_size).score(model, task)
+        return EdgeScores.computed(model.graph, gradients.values.abs(), method=self.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,5 +99,5 @@ def effective_resistance(given: WeightedGraph) -> FloatArray:
     np.fill_diagonal(conductance, 0.0)
     inverse = np.linalg.pinv(np.diag(conductance.sum(1)) - conductance, hermitian=True)
     u, v = given.sources[:edges], given.targets[:edges]
-    found: FloatArray = inverse[u, u] + inverse[v, v] - 2 * inverse[u, v]
-    return np.where(u == v, 0.0, np.maximum(found, 0.0))
+    resistance: FloatArray = inverse[u, u] + inverse[v, v] - 2 * inverse[u, v]
+    return np.where(u == v, 0.0, np.maximum(resistance, 0.0))

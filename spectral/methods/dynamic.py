@@ -7,7 +7,7 @@ and ``edge_keep [E]`` (a bool buffer), such as :class:`graphprune.adapters.ARGNN
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,13 +28,6 @@ __all__ = ["DynamicPruning", "Schedule", "scheduled"]
 
 Schedule = Literal["linear", "cubic", "geometric"]
 Criterion = Literal["spectral", "local", "magnitude"]
-
-
-class Prunable(Protocol):
-    """A model part with a weight and a keep flag for each edge."""
-
-    edge_weight: Any
-    edge_keep: Any
 
 
 def scheduled(schedule: Schedule, share: float, end: float) -> float:

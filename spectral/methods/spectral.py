@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -247,10 +247,10 @@ class SpectralScores(_Spectral, Scorer):
             search = GlobalSearch(given, solver, chosen, self.goal, effort=0)
             search.run(0)
             # 1 for the edge removed first, E for the last; those of a chunk share a place.
-            values, place = np.zeros(given.num_edges), 0
+            values, rank = np.zeros(given.num_edges), 0
             for cut in search.cuts:
-                place += len(cut)
-                values[cut] = place
+                rank += len(cut)
+                values[cut] = rank
         else:
             k = entry_gradients(given, spectrum, chosen)
             effects = toggle_effects(solver.operator, given, k)[: given.num_edges]
@@ -286,5 +286,5 @@ def feedback_dependence(
         replace(method, feedback_weight=mean * weight).score(model, task).values.numpy()
         for weight in weights
     ]
-    table = [[float(spearmanr(a, b).statistic) for b in rows] for a in rows]
+    table = [[float(cast("Any", spearmanr(a, b)).statistic) for b in rows] for a in rows]
     return torch.tensor(table, dtype=torch.float64)

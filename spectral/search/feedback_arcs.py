@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections import defaultdict
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
+
+from graphprune.util.paths import components
 
 from ..linalg.weighted_graph import BoolArray, FloatArray, IntArray, WeightedGraph
 from .set_search import SetEvaluator
@@ -53,8 +53,7 @@ def feedback_arcs(
         >>> feedback_arcs(*ring, np.array([1.0, 0.5, 1.0]), 3)
         array([False,  True, False])
     """
-    pattern = csr_array((np.ones(len(sources)), (sources, targets)), shape=(num_nodes, num_nodes))
-    _, label = connected_components(pattern, connection="strong")
+    label = components(num_nodes, np.stack([sources, targets]), "strong")
     inside = np.flatnonzero((label[sources] == label[targets]) & (sources != targets))
     arcs = np.zeros(len(sources), dtype=bool)
     if not len(inside):

@@ -69,8 +69,8 @@ class GlobalSearch:
 
     Args:
         graph, solver, measure, goal: what is pruned, solved, measured, and wanted.
-        chunk: edges a round, ``None``: by the size of components.
-        shortlist: candidates verified a round; ``None``: 10 of single edges, one chunk.
+        chunk: edges a round, ``None`` means by the size of components.
+        shortlist: candidates verified a round; ``None`` means 10 of single edges, one chunk.
         effort: work beyond the rounds: 0 none (rounds alone, one edge after the other), 1 about as
             much as theirs, more for better answers.
 

@@ -101,11 +101,11 @@ def prune(
         variant: ``"paper"``: the published rule with its defect, and a warning (damping only, by
             signed ``count`` or ``both``, without feedback). It and ``mode="local"`` stop where they
             find nothing more to cut and may leave more edges than asked for.
-        measure: ``"sum"`` or ``"max"`` of ``|Im lambda|``; ``None``: the sum (for ``goal="gap"``
-            the gap).
+        measure: ``"sum"`` or ``"max"`` of ``|Im lambda|``; ``None`` means the sum (for
+            ``goal="gap"`` the gap).
         feedback, feedback_weight: edges that close the graph for the spectrum only, see
             :func:`close`.
-        chunk, shortlist: edges a round and candidates verified; ``None``: by size.
+        chunk, shortlist: edges a round and candidates verified; ``None`` means by size.
         effort: work beyond the rounds (0: rounds alone), a factor; more for better answers. At 1
             a graph of 12 to 24 nodes takes 5 to 10 s of one core where annealing is needed; 1e5
             sets of edges take about 3 s at 10 nodes and 80 s at 64 (extrapolated).

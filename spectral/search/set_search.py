@@ -50,10 +50,7 @@ OVERHEAD = 4e5  # of one evaluation, whatever its size
 STACKED_NODES = 64  # the largest graph whose sets are solved in stacks
 STACK_ENTRIES = 4_000_000  # of the matrices of a stack: 32 MB
 SETS_AT_ONCE = 4096
-TRIED = (
-    8,
-    24,
-)  # edges of a half step of exchange: where an evaluation costs much, and where little
+TRIED = (8, 24)  # edges of a half step of exchange: few where an evaluation costs much
 REST = (12, 8)  # steps for which an edge stays put that came back, and one that went
 MOVES_AT_ONCE = 8
 COOLEST = 1e-2  # the last temperature, by the first
@@ -177,12 +174,12 @@ class StackedMatrices:
         n, count = graph.num_nodes, len(graph.sources)
         share = form.degree_share(graph.weights)
         degree_nodes = form.degree_nodes(graph)
-        places = [graph.sources * n + graph.targets, *(nodes * (n + 1) for nodes in degree_nodes)]
+        cells = [graph.sources * n + graph.targets, *(nodes * (n + 1) for nodes in degree_nodes)]
         values = [form.sign * graph.weights, *(share for _ in degree_nodes)]
-        columns = np.tile(np.arange(count), len(places))
+        columns = np.tile(np.arange(count), len(cells))
         # But for the division of `rw` a matrix is linear in the set of its edges.
         self.entries = csr_array(
-            (np.concatenate(values), (np.concatenate(places), columns)), shape=(n * n, count)
+            (np.concatenate(values), (np.concatenate(cells), columns)), shape=(n * n, count)
         )
         self.degrees = csr_array((share, (graph.sources, np.arange(count))), shape=(n, count))
 
@@ -222,7 +219,7 @@ class StackedMatrices:
         present *= self.graph.present
         matrices = np.ascontiguousarray((self.entries @ present.T).T).reshape(count, n, n)
         if self.form.laplacian == "rw":
-            degree = (self.degrees @ present.T).T[:, :, None]
+            degree = np.asarray(self.degrees @ present.T).T[:, :, None]
             matrices = np.divide(matrices, degree, out=np.zeros_like(matrices), where=degree != 0)
         # Squaring the pattern doubles the length of the walks that it covers.
         reach = ((matrices != 0) | np.eye(n, dtype=bool)).astype(np.float32)

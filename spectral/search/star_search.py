@@ -27,6 +27,7 @@ import numpy as np
 
 from graphprune.errors import NumericalError
 
+from ..linalg.eigensolver import ComplexArray
 from ..linalg.weighted_graph import BoolArray, FloatArray, IntArray, Operator, WeightedGraph
 
 __all__ = ["StarSearch", "arrowhead_rotation"]
@@ -116,10 +117,10 @@ class StarSearch:
         turn = arrowhead_rotation(centre, leaves, products)
         if turn <= 0:
             return 0.0, -1
-        for place in np.argsort(products, kind="stable"):
-            if products[place] >= 0:
+        for number in np.argsort(products, kind="stable"):
+            if products[number] >= 0:
                 break
-            edge = self._weaker(int(neighbours[place]), out, into)
+            edge = self._weaker(int(neighbours[number]), out, into)
             if edge >= 0:
                 return turn, edge
         return turn, -1
@@ -175,4 +176,5 @@ def arrowhead_rotation(centre: float, leaves: FloatArray, products: FloatArray) 
         error = polished - centre - (merged / distance).sum(1)
         polished = polished - error / (1 + (merged / distance**2).sum(1))
     near = np.abs(polished - values) <= 1e-6 * norm
-    return float(np.where(near, polished, values).imag.max(initial=0.0))
+    best: ComplexArray = np.where(near, polished, values)
+    return float(best.imag.max(initial=0.0))

@@ -11,7 +11,7 @@ from support.toy import Toy, ToyExamples
 
 import graphprune as gp
 from graphprune.adapters.lm.describe.layout import EdgeLayout
-from graphprune.search import descent as search
+from graphprune.search import greedy_pruning as search
 from graphprune.search.keep_prediction import KeepPredictor
 from graphprune.search.order import edge_order, is_reverse_topological
 
@@ -54,7 +54,7 @@ WRONG = [AllStay, AllGo, Opposite, Drawn]
 
 @pytest.fixture(params=WRONG, ids=lambda kind: kind.__name__)
 def wrong(request, monkeypatch):
-    monkeypatch.setattr("graphprune.search.descent.KeepPredictor", request.param)
+    monkeypatch.setattr("graphprune.search.greedy_pruning.KeepPredictor", request.param)
 
 
 @cache
@@ -150,7 +150,7 @@ def test_senders_that_always_stay_are_guessed(monkeypatch):
     assert len(kept) == 2 * Layered.READERS
     runs = {None: found.notes["evaluations"]}
     for kind in (AllStay, AllGo):
-        monkeypatch.setattr("graphprune.search.descent.KeepPredictor", kind)
+        monkeypatch.setattr("graphprune.search.greedy_pruning.KeepPredictor", kind)
         other = rule.fit(model, task)
         assert other.mask == found.mask
         runs[kind] = other.notes["evaluations"]
@@ -172,12 +172,12 @@ def test_a_branchs_own_decisions_tell_what_is_guessed(monkeypatch, tau):
             super().learn(edge, stayed)
             told[-1].append((edge, stayed))
 
-    monkeypatch.setattr("graphprune.search.descent.KeepPredictor", Watched)
+    monkeypatch.setattr("graphprune.search.greedy_pruning.KeepPredictor", Watched)
     model, task, _ = system("gpt2")
     search = gp.ACDC()._search(model, task, TAUS, None)
     search.run()
     (branch,) = [b for b in search.done if tau in b.taus]
-    search._recall(branch)
+    search._learn_decisions(branch)
     order = search.order[~branch.effects[search.order].isnan()].tolist()
     assert told[-1] == [(edge, bool(branch.effects[edge] >= branch.taus[-1])) for edge in order]
     assert [stayed for _, stayed in told[-1]] == branch.kept[order].tolist()
@@ -188,7 +188,7 @@ def test_a_run_killed_between_checkpoints_is_not_lost(tmp_path, monkeypatch):
     model, task, _ = system("toy")
     whole = gp.ACDC(tau=0.03, metric=DISTANCE).prune(model, task)
     saves = []
-    save = search.GreedyDescent.save
+    save = search.GreedyPruning.save
 
     def counted(self):
         save(self)
@@ -196,7 +196,7 @@ def test_a_run_killed_between_checkpoints_is_not_lost(tmp_path, monkeypatch):
         if len(saves) == 3:
             raise MemoryError
 
-    monkeypatch.setattr(search.GreedyDescent, "save", counted)
+    monkeypatch.setattr(search.GreedyPruning, "save", counted)
     monkeypatch.setattr(search, "_SAVE_EVERY", 0.0)
     rule = gp.ACDC(tau=0.03, metric=DISTANCE, candidates=1, run_dir=tmp_path / "run")
     with pytest.raises(MemoryError):

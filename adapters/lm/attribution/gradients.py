@@ -18,6 +18,7 @@ costs one number for each projected feature and token, and every large product i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,14 +26,13 @@ from torch import Tensor
 
 from graphprune.core.batch import Batch
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.model import Gradients, Objective, as_constant
-from graphprune.errors import InputError
+from graphprune.core.model import Gradients, Objective, gradient_points
 
 from ..describe.architecture import Architecture, DecoderBlock
 from ..describe.layout import EdgeLayout, Place
 from ..describe.norms import Norm, wide
 from ..passes.inputs import position_slots
-from ..passes.shared import SharedPass, run_shared
+from ..passes.shared import MixedMessages, SharedPass, run_shared
 from ..passes.values import LMReference
 from .relevance import Rule
 
@@ -49,16 +49,16 @@ class _Projected:
     grad: Tensor | None = None
     along: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def add(self, block: DecoderBlock, done: SharedPass, grad: Tensor, frozen: bool) -> None:
+    def add(self, block: DecoderBlock, run: SharedPass, grad: Tensor, frozen: bool) -> None:
         """One more point: ``grad [B, T, rows * dh]`` at the projections' output."""
         split = grad.reshape(-1, block.rows, block.head_dim).transpose(0, 1)
         norm = block.attention_norm
         if norm is not None:
-            x = done.stream[2 * block.index].detach().flatten(0, 1)
+            x = run.stream[2 * block.index].detach().flatten(0, 1)
             x_hat, scale = norm.statistics(x)
             split = split * scale
             if not frozen:
-                linear = _linear(block, norm, x_hat, done.projected[block.index].detach())
+                linear = _linear(block, norm, x_hat, run.projected[block.index].detach())
                 along = (wide(split) * wide(linear)).sum(-1, keepdim=True)
                 self.along.append((x_hat, along))
         split = wide(split)  # sums over points stand in float32
@@ -68,9 +68,8 @@ class _Projected:
         """``[R, n, D]``: gradients at each reader's own input, summed over points."""
         assert self.grad is not None
         norm = block.attention_norm
-        start, (rows, n, _) = 0, self.grad.shape
-        width = block.readers[0].weight.shape[-1]
-        out = self.grad.new_empty(rows, n, width)
+        start, width = 0, block.readers[0].weight.shape[-1]
+        out = self.grad.new_empty(*self.grad.shape[:2], width)
         for reader in block.readers:
             weight = wide(reader.weight)
             if norm is not None:
@@ -135,50 +134,46 @@ class Attribution:
         self.edges = torch.zeros(shape, dtype=dtype, device=arch.device)
         self.neurons = self.edges.new_zeros(layout.writers, arch.width) if neurons else None
         self._projected = [_Projected() for _ in arch.blocks]
-        self._held: dict[int, Tensor] = {}
+        self._sums: dict[int, Tensor] = {}
 
     def add(
-        self, done: SharedPass, objective: Objective, scale: float, delta: Tensor | None
+        self, run: SharedPass, objective: Objective, scale: float, delta: Tensor | None
     ) -> None:
         """One more point, weighted by ``scale``; ``delta`` is given with the last one."""
         layers, width = self.layout.layers, self.arch.width
         with torch.enable_grad():
-            total = objective(done.outputs).sum() * scale
-        targets = [*done.projected, *done.mlp_in, done.final_in]
+            total = objective(run.outputs).sum() * scale
+        targets = [*run.projected, *run.mlp_in, run.final_in]
         if self.neurons is not None:
-            targets += done.sent
-        found = torch.autograd.grad(total, targets, allow_unused=True)
-        grads = [
-            torch.zeros_like(t) if g is None else g for g, t in zip(found, targets, strict=True)
-        ]
+            targets += run.sent
+        grads = torch.autograd.grad(total, targets, allow_unused=True, materialize_grads=True)
         d_projected, d_mlp, d_final = grads[:layers], grads[layers : 2 * layers], grads[2 * layers]
         attention, mlp, final = self.layout.places()
-        rows = done.stream[-1].reshape(-1, width)[self.answers]
+        rows = run.stream[-1].reshape(-1, width)[self.answers]
         back = _pull_back(self.arch.final_norm, rows, d_final, self.frozen)
-        self._whole(final, back, delta, self.answers)
+        self._one_reader(final, back, delta, self.answers)
         for block in reversed(self.arch.blocks):
             i = block.index
-            at = done.stream[2 * i + 1].reshape(-1, width)
+            at = run.stream[2 * i + 1].reshape(-1, width)
             back = _pull_back(block.mlp_norm, at, d_mlp[i].reshape(-1, width), self.frozen)
-            self._whole(mlp[i], back, delta)
-            held = self._projected[i]
+            self._one_reader(mlp[i], back, delta)
             with block.loaded():
-                held.add(block, done, d_projected[i], self.frozen)
-                read = None if delta is None else held.finish(block)
-            if delta is not None and read is not None:
-                self._contract(attention[i], read, delta)
-                self._projected[i] = _Projected()
+                self._projected[i].add(block, run, d_projected[i], self.frozen)
+                if delta is not None:
+                    self._contract(attention[i], self._projected[i].finish(block), delta)
+                    self._projected[i] = _Projected()
         if self.neurons is not None:
-            self._senders(grads[2 * layers + 1 :], delta, self.neurons)
+            self._add_neurons(grads[2 * layers + 1 :], delta, self.neurons)
 
     def _sum(self, key: int, grad: Tensor, last: bool) -> Tensor:
-        held, grad = self._held.pop(key, None), wide(grad)
-        grad = grad if held is None else held + grad
+        """The sum over the points so far of the gradients of one ``key``, this one included."""
+        before, grad = self._sums.pop(key, None), wide(grad)
+        grad = grad if before is None else before + grad
         if not last:
-            self._held[key] = grad
+            self._sums[key] = grad
         return grad
 
-    def _whole(
+    def _one_reader(
         self, place: Place, grad: Tensor, delta: Tensor | None, at: Tensor | None = None
     ) -> None:
         """A place of one reader: gradient ``[n, D]``; ``at``: token numbers, all if ``None``."""
@@ -200,7 +195,7 @@ class Attribution:
         each = torch.einsum("rnd,wnd->rwn", g, d).reshape(-1, g.shape[1])
         self.edges[place.edges].index_add_(1, slots, each)
 
-    def _senders(self, grads: list[Tensor], delta: Tensor | None, neurons: Tensor) -> None:
+    def _add_neurons(self, grads: Sequence[Tensor], delta: Tensor | None, neurons: Tensor) -> None:
         """Gradients at what each writer group sends, against Delta, neuron by neuron."""
         start, layout = 0, self.layout
         for i, grad in enumerate(grads):
@@ -224,10 +219,9 @@ def _pull_back(norm: Norm | None, x: Tensor, grad: Tensor, frozen: bool) -> Tens
 
 
 def attributed(
-    arch: Architecture,
     layout: EdgeLayout,
     graph: ComputationalGraph,
-    ours: LMReference,
+    reference: LMReference,
     batch: Batch,
     objective: Objective,
     *,
@@ -241,21 +235,20 @@ def attributed(
     """Gradients of the objective by edge, node and, where asked for, neuron.
 
     Args:
-        arch, layout, graph: the model, taken apart.
-        ours: the batch's clean and ablated values.
+        layout, graph: the model's.
+        reference: the batch's clean and ablated values.
         batch, objective: what is asked, and the function of outputs that is differentiated.
-        gates: ``[K, N]``: the points, a share of the clean message for each node; ``None``: the
-            clean model alone.
-        weights: ``[K]``: what each point counts; ``None``: equally.
+        gates: ``[K, N]``: the points, a share of the clean message for each node; ``None`` means
+            the clean model alone.
+        weights: ``[K]``: what each point counts; ``None`` means equally.
         by_position, neurons: whether sums are kept by position (slot), and by neuron too.
         constant: ``[K, N]`` bool: nodes whose messages are put in as constants, which pass no
             gradient on.
         rule: how gradients pass the model's own layers.
     """
-    inputs = ours.inputs
-    points = _gates(gates, layout, graph.num_nodes)
-    held = _held(constant, gates, layout, graph.num_nodes)
-    shares = [1.0 / len(points)] * len(points) if weights is None else weights.tolist()
+    arch, inputs, writers = reference.arch, reference.inputs, layout.writer_nodes()
+    gates, constant, shares = gradient_points(gates, weights, constant, graph.num_nodes)
+    points = zip(gates[:, writers], constant[:, writers], shares, strict=True)
     sums = Attribution(
         arch,
         layout,
@@ -264,61 +257,35 @@ def attributed(
         neurons=neurons,
         rule=rule,
     )
-    embed = ours.glue.sent(layout.embeddings)
+    embed = reference.glue.sent(layout.embeddings)
     with arch.running():
-        for k, (gate, fixed) in enumerate(zip(points, held, strict=True)):
-            outer, inner = gate[: layout.embeddings], gate[layout.embeddings :]
-            mixed = embed
-            if not bool((outer == 1).all()):
+        for number, (gate, is_constant, share) in enumerate(points, start=1):
+            embed_gate, inner_gate = gate[: layout.embeddings], gate[layout.embeddings :]
+            clean_embed = bool((embed_gate == 1).all())
+            sent = embed
+            if not clean_embed:
                 # Not in half precision, where a gate near 1 would be rounded.
-                old, new = wide(ours.ablated_embed), wide(embed)
-                mixed = old + outer.to(new).view(-1, 1, 1, 1) * (new - old)
-            inputs_alone = bool((inner == 1).all())
-            plain = inputs_alone and not bool(fixed[layout.embeddings :].any())
-            done = run_shared(
-                arch,
-                layout,
-                mixed,
-                ours.unmaskable,
-                ours.calls(1),
-                inputs.answers,
-                inputs.shape,
-                gates=None if plain else gate,
-                ablated=None if plain else ours.ablated_now(),
-                constant=None if plain else fixed,
-                clean=ours.clean if bool(fixed.any()) and not plain else None,
-                rule=rule,
-                grad=True,
+                old, new = wide(reference.ablated_embed), wide(embed)
+                sent = old + embed_gate.to(new).view(-1, 1, 1, 1) * (new - old)
+            inner_clean, mixed = bool((inner_gate == 1).all()), None
+            if not inner_clean or bool(is_constant[layout.embeddings :].any()):
+                clean = reference.clean if bool(is_constant.any()) else None
+                mixed = MixedMessages(gate, reference.ablated_now(), is_constant, clean)
+            run = run_shared(
+                arch, layout, reference.glue, inputs, embed=sent, mixed=mixed, rule=rule, grad=True
             )
-            if inputs_alone and (bool((outer == 1).all()) or bool((outer == 0).all())):
-                ours.offer(bool((outer == 1).all()), done.values)
-            last = k == len(points) - 1
-            delta = ours.clean.deltas(ours.ablated_now(), arch) if last else None
-            sums.add(done, objective, shares[k], delta)
-            del done, delta  # a pass's graph must not live beside the next one's
-    numbers = layout.writer_nodes()
+            if inner_clean and (clean_embed or bool((embed_gate == 0).all())):
+                reference.take_over(run.values, clean=clean_embed)
+            last = number == len(shares)
+            delta = reference.clean.deltas(reference.ablated_now(), arch) if last else None
+            sums.add(run, objective, share, delta)
+            del run, delta  # a pass's graph must not live beside the next one's
     edges = sums.edges.cpu()
     total = edges if edges.ndim == 1 else edges.sum(1)
     nodes = torch.zeros(graph.num_nodes, dtype=edges.dtype)
     nodes.index_add_(0, graph.edge_index[0], total)  # a message goes to all its readers
-    named = {}
+    by_neuron = {}
     if sums.neurons is not None:
-        single = sums.neurons.cpu()
-        named = {graph.nodes[n].name: single[w] for w, n in enumerate(numbers)}
-    return Gradients(edges, nodes, named)
-
-
-def _gates(gates: Tensor | None, layout: EdgeLayout, nodes: int) -> Tensor:
-    """Points ``[K, W]`` over writers from points ``[K, N]`` over nodes."""
-    if gates is None:
-        return torch.ones(1, layout.writers)
-    if gates.ndim != 2 or gates.shape[1] != nodes:
-        raise InputError(f"gates need the shape [K, {nodes}], got {list(gates.shape)}")
-    return gates[:, layout.writer_nodes()]
-
-
-def _held(constant: Tensor | None, gates: Tensor | None, layout: EdgeLayout, nodes: int) -> Tensor:
-    """``[K, W]`` bool: the writers whose messages are put in as constants."""
-    if gates is None:
-        gates = torch.ones(1, nodes)
-    return as_constant(constant, gates)[:, layout.writer_nodes()]
+        names = [graph.nodes[n].name for n in writers]
+        by_neuron = dict(zip(names, sums.neurons.cpu(), strict=True))
+    return Gradients(edges, nodes, by_neuron)

@@ -54,12 +54,12 @@ class _HalfRule(TorchFunctionMode):
 
 def relevant(mlp: nn.Module) -> Callable[[Tensor], Tensor]:
     """The same forward function, differentiated by the rules above."""
-    found = {
+    activations = {
         name: _Ratio(m)
         for name, m in mlp.named_modules()
         if type(m).__module__ in ACTIVATION_MODULES
     }
-    twin = replaced(mlp, found)
+    twin = replaced(mlp, activations)
 
     def run(x: Tensor) -> Tensor:
         with _HalfRule():
@@ -82,14 +82,14 @@ class _Scaled(nn.Module):
 
 def relevant_attention(block: DecoderBlock) -> Callable[[Tensor, Call], Tensor]:
     """``Block.attend`` with the scales of q and k norms, where there are any, as constants."""
-    found: dict[str, nn.Module] = {}
+    norms: dict[str, nn.Module] = {}
     for name in ("q_norm", "k_norm"):
         norm = getattr(block.attention, name, None)
         if isinstance(norm, nn.Module):
-            found[name] = _Scaled(describe_norm(norm, f"layer {block.index}'s {name}"))
-    if not found:
+            norms[name] = _Scaled(describe_norm(norm, f"layer {block.index}'s {name}"))
+    if not norms:
         return block.attend
-    core = replaced(block.core, found)
+    core = replaced(block.core, norms)
 
     def attend(qkv: Tensor, call: Call) -> Tensor:
         out: Tensor = core(qkv, *call[0], **call[1])[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphprune.errors import UnsupportedModelError, unknown_name
+from graphprune.core.registry import require_known_options
 from graphprune.methods.planning import CostEstimate, MemoryPart, Operations, RunShape
 
 from ..describe.shape import Shape, config_of, read_shape
@@ -20,20 +20,11 @@ __all__ = ["cost"]
 def cost(subject: Any, request: RunShape) -> CostEstimate:
     """What :func:`graphprune.plan` asks of an adapter."""
     options = dict(request.options)
-    embeddings = options.pop("embedding_nodes", 1)
-    checkpointing = bool(options.pop("checkpointing", False))
-    if options:
-        raise unknown_name(
-            "option of a language model's plan",
-            sorted(options)[0],
-            ("checkpointing", "embedding_nodes"),
-        )
+    require_known_options(options, ("checkpointing", "embedding_nodes"), "a language model's plan")
+    embeddings = options.get("embedding_nodes", 1)
+    checkpointing = bool(options.get("checkpointing", False))
     config = config_of(subject)
     shape = read_shape(config, embedding_nodes=embeddings, dtype=request.dtype)
-    if embeddings == 2 and shape.family.position is None:
-        raise UnsupportedModelError(
-            "embedding_nodes=2 needs a position table; this architecture's positions are rotary"
-        )
     name = str(getattr(config, "_name_or_path", "") or "") or str(config.model_type)
     seconds = {}
     if request.calibrate:
@@ -44,7 +35,7 @@ def cost(subject: Any, request: RunShape) -> CostEstimate:
     return CostEstimate(
         model=name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".")) else name,
         dtype=shape.dtype,
-        edges=shape.edges,
+        edges=shape.layout.num_edges,
         nodes=shape.nodes,
         parameters=shape.parameters,
         memory=tuple(memory(shape, request, checkpointing=checkpointing)),
@@ -75,7 +66,7 @@ def memory(shape: Shape, request: RunShape, *, checkpointing: bool) -> list[Memo
     answers = request.batch_size * request.answers * request.copies
     main, tail = _slots(shape, request)
     slots = (n * main + answers * tail) * width
-    heads, rows, dh = layout.heads, shape.rows, shape.head_dim
+    heads, rows, dh = layout.heads, layout.rows, shape.head_dim
     # What a layer's graphs keep: q/k/v, rotated and repeated copies, the code, the MLP's inside.
     turned = 0 if shape.family.position is not None else (heads + layout.kv_heads) * dh
     repeated = 2 * heads * dh if layout.grouped else 0
@@ -163,7 +154,7 @@ def step_work(shape: Shape, request: RunShape) -> list[Operations]:
         Operations(
             "projections",
             2 * 2 * project,
-            3 * layout.layers * (4 * shape.rows * n * width + shape.rows * width) * item,
+            3 * layout.layers * (4 * layout.rows * n * width + layout.rows * width) * item,
         ),
         Operations("attention", 4 * 2 * scores),
         Operations("messages", 2 * 2 * expand, 2 * layout.writers * n * width * item),
@@ -178,6 +169,6 @@ def reference_work(shape: Shape, request: RunShape) -> list[Operations]:
     """Products of the clean and the ablated pass."""
     layout, width = shape.layout, shape.width
     n = request.batch_size * request.tokens
-    per_layer = (shape.rows + layout.heads) * shape.head_dim * width + shape.mlp
+    per_layer = (layout.rows + layout.heads) * shape.head_dim * width + shape.mlp
     weights = layout.layers * per_layer + shape.outputs * width
     return [Operations("plain passes", 2 * 2 * layout.layers * per_layer * n, 2 * weights * 2.0)]

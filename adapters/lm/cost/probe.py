@@ -55,15 +55,15 @@ def calibrate(
     """``step`` and ``reference``: seconds at the configuration's full depth."""
     start = time.perf_counter()
     per_slot = _edge_seconds(shape, request)
-    found = {}
-    for layers in (SHALLOW, DEEP):
-        found[layers] = _measure(config, shape, request, layers, checkpointing)
+    measured = {
+        depth: _measure(config, shape, request, depth, checkpointing) for depth in (SHALLOW, DEEP)
+    }
     layers = shape.layout.layers
     seconds = {}
     for name in ("reference", "step"):
         flat = {
             depth: value[name] - (per_slot * _writers(shape, depth) if name == "step" else 0.0)
-            for depth, value in found.items()
+            for depth, value in measured.items()
         }
         slope = max(0.0, (flat[DEEP] - flat[SHALLOW]) / (DEEP - SHALLOW))
         seconds[name] = max(0.0, flat[SHALLOW] + slope * (layers - SHALLOW))
@@ -93,16 +93,16 @@ def _measure(
     elif request.copies > 1:
         shapes = (request.copies, *shapes)
     mask = torch.full(shapes, 0.5, device=device, requires_grad=True)
-    held: list[Any] = []
+    latest: list[Any] = []
 
     def make() -> None:
-        held.clear()
+        latest.clear()
         reference = model.reference(batch)
         _ = reference.full, reference.stream
-        held.append(reference)
+        latest.append(reference)
 
     seconds = {"reference": best_seconds(make, device)}
-    seconds["step"] = best_seconds(lambda: step(model, batch, mask, held[0]), device)
+    seconds["step"] = best_seconds(lambda: step(model, batch, mask, latest[0]), device)
     return seconds
 
 
@@ -127,10 +127,10 @@ def _edge_seconds(shape: Shape, request: RunShape) -> float:
 
     def products(slots: int) -> None:
         weights = torch.full(
-            (copies, shape.rows + 1, 1 + slots), 0.5, device=device, dtype=box.wide
+            (copies, shape.layout.rows + 1, 1 + slots), 0.5, device=device, dtype=box.wide
         )
-        for _ in range(2):
-            read = box.read(weights, base).to(dtype)
+        box.read(weights, base)
+        read = box.read(weights, base).to(dtype)
         box.mask_gradients(read, slice(1, 1 + slots))
         box.spread(weights, read, slice(0, 1 + slots))
 

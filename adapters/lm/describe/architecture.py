@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from graphprune.errors import UnsupportedModelError
 from ..precision.rounding import Rounds
 from .family import Family
 from .hooks import Snapshot
+from .layout import EdgeLayout
 from .module_copies import (
     FixedOutput,
     Recorder,
@@ -49,8 +50,10 @@ def _always_there(*, lent: bool = False) -> AbstractContextManager[None]:
 class DecoderBlock:
     """One layer: its readers' projections, its attention between them, its MLP and norms.
 
-    ``rounds`` says how inputs of attention's products are rounded (``None``: they are not); the
-    layer's own modules then round what they are called with.
+    ``rows``: readers of the attention, q of each head, then k and v of each key/value head.
+    ``coupled``: whether a head's message depends on other heads. ``rounds`` says how inputs of
+    attention's products are rounded (``None`` means they are not); the layer's own modules then
+    round what they are called with.
     """
 
     def __init__(
@@ -66,10 +69,9 @@ class DecoderBlock:
         self.index, self.layer, self.family = index, layer, family
         self.partial = loader.needed
         self.loaded = loader if self.partial else _always_there
-        self.heads = int(config.num_attention_heads)
-        self.kv_heads = int(getattr(config, "num_key_value_heads", None) or self.heads)
-        flag = family.parallel
-        self.parallel = bool(getattr(config, flag)) if isinstance(flag, str) else flag
+        alone = EdgeLayout.of(family, config, layers=1)
+        self.heads, self.kv_heads, self.rows = alone.heads, alone.kv_heads, alone.rows
+        self.parallel, self.coupled, self.rows_of = alone.parallel, alone.coupled, alone.rows_of
         self.attention = part(layer, family.attention)
         self.mlp = part(layer, family.mlp)
         at = f"layer {index}'s"
@@ -110,21 +112,11 @@ class DecoderBlock:
             return describe_norm(part(self.layer, path), f"{at} {path}", hold=self.partial)
 
     @property
-    def rows(self) -> int:
-        """Readers of the attention: q of each head, then k and v of each key/value head."""
-        return self.heads + 2 * self.kv_heads
-
-    @property
-    def coupled(self) -> bool:
-        """Whether a head's message depends on other heads of the layer."""
-        return self.attention_post_norm is not None or self.family.full_width_qk_norm
-
-    @property
     def readers(self) -> tuple[WeightRows, ...]:
         """Row blocks of the projections in reader order, as views of the user's weights."""
         family, width = self.family, self.head_dim
         names = [family.query] if family.fused else [family.query, family.key, family.value]
-        found = []
+        blocks = []
         for name in names:
             where = f"layer {self.index}'s {family.attention}.{name}"
             weight, bias = matrix(part(self.attention, name), where)
@@ -136,13 +128,14 @@ class DecoderBlock:
             weight = weight.unflatten(0, (-1, kinds, width))
             bias = None if bias is None else bias.unflatten(0, (-1, kinds, width))
             for kind in range(kinds):
-                found.append(WeightRows(weight[:, kind], None if bias is None else bias[:, kind]))
-        if sum(len(rows.weight) for rows in found) != self.rows:
+                blocks.append(WeightRows(weight[:, kind], None if bias is None else bias[:, kind]))
+        count = sum(len(rows.weight) for rows in blocks)
+        if count != self.rows:
             raise UnsupportedModelError(
-                f"layer {self.index} projects to {sum(len(rows.weight) for rows in found)} heads; "
-                f"expected {self.heads} query and twice {self.kv_heads} key/value heads"
+                f"layer {self.index} projects to {count} heads; expected {self.heads} query and "
+                f"twice {self.kv_heads} key/value heads"
             )
-        return tuple(found)
+        return tuple(blocks)
 
     @property
     def projections(self) -> ReaderProjections:
@@ -165,10 +158,7 @@ class DecoderBlock:
         return centre(weight if self.gain is None else weight * self.gain, centred)
 
     def project(self, x: Tensor) -> Tensor:
-        """All readers at one shared input, by the user's modules.
-
-        ``[..., D] -> [..., rows * dh]``.
-        """
+        """``[..., D] -> [..., rows * dh]``: all readers at one input, by the user's modules."""
         family = self.family
         if family.fused is None:
             names = (family.query, family.key, family.value)
@@ -201,12 +191,9 @@ class DecoderBlock:
         norm = self.attention_post_norm
         if norm is None:
             return out, z
-        if frozen:
-            with torch.no_grad():
-                _, scale = norm.statistics(out)
-            return norm.frozen(out), z * scale
-        _, scale = norm.statistics(out)
-        return norm(out), z * scale
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            _, scale = norm.statistics(out)
+        return norm.frozen(out) if frozen else norm(out), z * scale
 
     def message(self, code: Tensor) -> Tensor:
         """The attention message of given codes, output bias included."""
@@ -240,6 +227,10 @@ class Glue:
         position = self.position.expand_as(self.entry)
         return torch.stack([self.entry - position, position])
 
+    def unmaskable(self, embeddings: int) -> Tensor:
+        """The part of the entry that belongs to no node: positions, or nothing."""
+        return self.position if embeddings == 1 else self.position.new_zeros(())
+
 
 class Architecture:
     """A causal language model resolved along its :class:`Family`.
@@ -256,9 +247,9 @@ class Architecture:
         self.config = config
         try:
             self.base = part(model, family.base)
-            found = part(self.base, family.layers)
-            assert isinstance(found, nn.ModuleList)
-            layers = [uncompiled(layer) for layer in found]
+            stack = part(self.base, family.layers)
+            assert isinstance(stack, nn.ModuleList)
+            layers = [uncompiled(layer) for layer in stack]
             self.embedding = part(self.base, family.embedding)
             device = main_device(self.embedding)
             loaders = [WeightLoader(model, list(layer.modules()), device) for layer in layers]
@@ -321,20 +312,28 @@ class Architecture:
     @property
     def _sample(self) -> Tensor:
         """A tensor of the residual stream's width, dtype and device."""
-        if self.final_norm is not None:
-            return self.final_norm.gain
-        weight = self.embedding.weight
-        assert isinstance(weight, Tensor)
-        return weight
+        return self.table if self.final_norm is None else self.final_norm.gain
 
     @property
-    def longest(self) -> int | None:
-        """Positions of the added table; ``None`` where positions are rotary."""
-        if self.family.position is None:
-            return None
-        table = part(self.base, self.family.position)
-        assert isinstance(table.weight, Tensor)
-        return int(table.weight.shape[0])
+    def table(self) -> Tensor:
+        """``[tokens, D]``: the embedding's weight, the user's own."""
+        return cast(Tensor, self.embedding.weight)
+
+    @property
+    def position_table(self) -> Tensor | None:
+        """``[positions, D]``: what is added for positions; ``None`` where these are rotary."""
+        path = self.family.position
+        return None if path is None else cast(Tensor, part(self.base, path).weight)
+
+    @property
+    def table_positions(self) -> int | None:
+        """How many positions the added table has; ``None`` where positions are rotary."""
+        return None if self.position_table is None else len(self.position_table)
+
+    def drawn_ids(self, *shape: int, seed: int = 0) -> Tensor:
+        """Random token ids of a shape."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(len(self.table), shape, generator=generator).to(self.device)
 
     @cached_property
     def outputs(self) -> int:
@@ -387,13 +386,13 @@ class Architecture:
             logits: Tensor = top(input_ids=None).logits[0]
         finally:
             base.hidden = None
-        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        return wide(logits)
 
     @cached_property
     def _tops(self) -> tuple[tuple[FixedOutput, nn.Module], ...]:
         """What stands in for the base model and the model above it; then its output in pieces."""
-        found = []
+        tops = []
         for parts in ({}, output_in_pieces(self.model)):
             base = FixedOutput()
-            found.append((base, replaced(self.model, {self.family.base: base, **parts})))
-        return tuple(found)
+            tops.append((base, replaced(self.model, {self.family.base: base, **parts})))
+        return tuple(tops)

@@ -8,7 +8,7 @@ longer than it; one too long for that is looked up in the model's own mask.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from graphprune.errors import UnsupportedModelError
 from ..export.plain import Attend, Attending, Rotary
 from .architecture import Architecture, Call, DecoderBlock
 from .module_copies import part
-from .norms import describe_norm
+from .norms import HALF, describe_norm, largest_gap
 
 __all__ = ["describe_attention", "rope_limit"]
 
@@ -34,7 +34,7 @@ def describe_attention(arch: Architecture, block: DecoderBlock) -> Attending:
     """
     module: Any = block.attention
     window = _window(arch, block)
-    length = min(_TRIAL, 8 if window is None else window + 5, arch.longest or _TRIAL)
+    length = min(_TRIAL, 8 if window is None else window + 5, arch.table_positions or _TRIAL)
     call = _call(arch, block, length)
     norms = None
     if getattr(module, "q_norm", None) is not None:
@@ -42,7 +42,7 @@ def describe_attention(arch: Architecture, block: DecoderBlock) -> Attending:
         at = f"layer {block.index}'s"
         q_norm, k_norm = (describe_norm(getattr(module, n), f"{at} {n}").held() for n in names)
         norms = q_norm, k_norm
-    found = Attending(
+    attending = Attending(
         scale=float(getattr(module, "scaling", 1.0)),
         window=window,
         cap=getattr(module, "attn_logit_softcapping", None),
@@ -50,16 +50,13 @@ def describe_attention(arch: Architecture, block: DecoderBlock) -> Attending:
         norms=norms,
         wide=block.family.full_width_qk_norm,
     )
-    _try(found, arch, block, call, length)
-    return found
+    _try(attending, arch, block, call, length)
+    return attending
 
 
 def _call(arch: Architecture, block: DecoderBlock, length: int) -> Call:
     """What the layer's attention is called with on a prompt of ``length`` drawn tokens."""
-    generator = torch.Generator().manual_seed(block.index)
-    vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
-    ids = torch.randint(vocabulary, (1, length), generator=generator).to(arch.device)
-    return arch.glue(ids).calls[block.index]
+    return arch.glue(arch.drawn_ids(1, length, seed=block.index)).calls[block.index]
 
 
 def _window(arch: Architecture, block: DecoderBlock) -> int | None:
@@ -71,7 +68,7 @@ def _window(arch: Architecture, block: DecoderBlock) -> int | None:
     if declared is None:
         return None
     window, length = int(declared), int(declared) + 2
-    if length > _MASK or length > (arch.longest or length):
+    if length > _MASK or length > (arch.table_positions or length):
         return window
     # Models whose layers have no window may be configured with one all the same.
     mask = _call(arch, block, length)[1].get("attention_mask")
@@ -87,17 +84,17 @@ def _rotary(arch: Architecture, block: DecoderBlock, call: Call, length: int) ->
     if pair is None:
         return None
     cos, sin = (x[0] for x in pair)
-    loose = 1e-2 if cos.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    loose = 1e-2 if cos.dtype in HALF else 1e-4
     for name, frequencies in arch.base.named_buffers():
         path, _, last = name.rpartition(".")
         if not last.endswith("inv_freq") or 2 * len(frequencies) != cos.shape[-1]:
             continue
         owner = part(arch.base, path)
         scale = float(getattr(owner, last.replace("inv_freq", "attention_scaling"), 1.0))
-        found = Rotary(frequencies.detach().clone(), scale)
-        ours = found.tables(length, cos)
+        rotary = Rotary(frequencies.detach().clone(), scale)
+        ours = rotary.tables(length, cos)
         if all(torch.allclose(a, b, atol=loose) for a, b in zip(ours, (cos, sin), strict=True)):
-            return found
+            return rotary
     raise UnsupportedModelError(
         f"layer {block.index}'s rotary tables come from none of the model's frequencies; they "
         "cannot be put into a module of their own"
@@ -105,7 +102,7 @@ def _rotary(arch: Architecture, block: DecoderBlock, call: Call, length: int) ->
 
 
 def _try(
-    found: Attending, arch: Architecture, block: DecoderBlock, call: Call, length: int
+    attending: Attending, arch: Architecture, block: DecoderBlock, call: Call, length: int
 ) -> None:
     generator = torch.Generator().manual_seed(block.index)
     shape = (1, length, block.rows, block.head_dim)
@@ -115,10 +112,9 @@ def _try(
     share = None
     if block.kv_heads != block.heads:
         share = torch.arange(block.heads, device=qkv.device) // (block.heads // block.kv_heads)
-    ours = Attend(found)(parts[0], parts[1], parts[2], share, None).flatten(2)
-    loose = arch.dtype in (torch.float16, torch.bfloat16)
-    gap = float((ours.double() - want.double()).abs().max())
-    if not gap <= (3e-2 if loose else 1e-4):
+    ours = Attend(attending)(parts[0], parts[1], parts[2], share, None).flatten(2)
+    gap = largest_gap(ours, want)
+    if not gap <= (3e-2 if arch.dtype in HALF else 1e-4):
         kind = type(block.attention).__name__
         raise UnsupportedModelError(
             f"layer {block.index}'s attention ({kind}) is not plain softmax attention as its "

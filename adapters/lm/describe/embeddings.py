@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +12,20 @@ from graphprune.errors import UnsupportedModelError
 from ..export.module import Unembedding
 from .architecture import Architecture
 from .attention import rope_limit
-from .norms import matrix
+from .norms import HALF, largest_gap, matrix
 
-__all__ = ["embedding", "longest_of", "unembedding"]
+__all__ = ["embedding", "max_positions", "unembedding"]
 
 
-def longest_of(arch: Architecture) -> int | None:
-    """The most positions a module of the model reads; ``None``: any number."""
-    limits = [n for n in (arch.longest, rope_limit(arch.model)) if n is not None]
-    return min(limits) if limits else None
+def max_positions(arch: Architecture) -> int | None:
+    """The most positions a module of the model reads; ``None`` means any number."""
+    limits = (arch.table_positions, rope_limit(arch.model))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def embedding(arch: Architecture) -> tuple[float, Tensor]:
     """What embedded tokens are multiplied with, and the table, tried on some tokens."""
-    table = cast(Tensor, arch.embedding.weight)
-    length = min(8, arch.longest or 8)
+    table, length = arch.table, min(8, arch.table_positions or 8)
     ids = torch.linspace(0, table.shape[0] - 1, length).long()[None].to(arch.device)
     glue = arch.glue(ids)
     want, plain = (glue.entry - glue.position).double(), table[ids].double()
@@ -44,16 +43,15 @@ def unembedding(arch: Architecture) -> tuple[Unembedding, Tensor]:
     weight, bias = matrix(head, "the output map")
     own: Tensor = head.weight
     cap = getattr(arch.config, "final_logit_softcapping", None)
-    made = Unembedding(arch.final_norm, nn.Parameter(weight.detach().clone()), bias, cap)
+    output = Unembedding(arch.final_norm, nn.Parameter(weight.detach().clone()), bias, cap)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, arch.width, generator=generator).to(arch.device, arch.dtype)
-    _same(made(x), arch.read_out(x), arch.dtype, "the output is not linear in the final norm")
-    return made, own
+    _same(output(x), arch.read_out(x), arch.dtype, "the output is not linear in the final norm")
+    return output, own
 
 
-def _same(found: Tensor, want: Tensor, dtype: torch.dtype, what: str) -> None:
-    gap = float((found.double() - want.double()).abs().max())
-    loose = 3e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
+def _same(got: Tensor, want: Tensor, dtype: torch.dtype, what: str) -> None:
+    gap, loose = largest_gap(got, want), 3e-2 if dtype in HALF else 1e-4
     if not gap <= loose * (1 + float(want.abs().max())):
         raise UnsupportedModelError(
             f"{what}: it differs by {gap:.3g} on drawn inputs, so no module of its own can be made"

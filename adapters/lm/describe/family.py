@@ -7,7 +7,7 @@ projections replaced (see ``module_copies``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from graphprune.errors import UnsupportedModelError
@@ -20,12 +20,12 @@ class Family:
     """Where the parts of a model are.
 
     ``base`` is the path from the causal model to its decoder; paths under it: ``layers``,
-    ``embedding``, ``position`` (an added position table), ``final_norm`` (``None``: there is none).
-    Paths under a layer: ``attention`` (the module that owns the projections), ``mlp`` and up to
-    four norms. Paths under ``attention``: ``query``, ``key``, ``value``, or one of them for a fused
-    projection, whose rows are ordered as ``fused`` says: ``"blocks"`` (all q, all k, all v) or
-    ``"interleaved"`` (head by head); and ``output``. ``parallel`` is true, false, or the config's
-    flag for it. ``full_width_qk_norm`` couples the heads of a layer (so do post-norms).
+    ``embedding``, ``position`` (an added position table), ``final_norm`` (``None`` means there is
+    none). Paths under a layer: ``attention`` (the module that owns the projections), ``mlp`` and up
+    to four norms. Paths under ``attention``: ``query``, ``key``, ``value``, or one of them for a
+    fused projection, whose rows are ordered as ``fused`` says: ``"blocks"`` (all q, all k, all v)
+    or ``"interleaved"`` (head by head); and ``output``. ``parallel`` is true, false, or the
+    config's flag for it. ``full_width_qk_norm`` couples the heads of a layer (so do post-norms).
     ``causal=False``: a position also reads later ones, so what stands before a changed token
     changes too, and the module itself must keep padding out of its attention.
     """
@@ -52,35 +52,29 @@ class Family:
     causal: bool = True
 
 
-_LLAMA_LIKE = Family(("llama", "mistral", "qwen2", "qwen3"))
+_GPT_NEO = Family(
+    ("gpt_neo",),
+    base="transformer",
+    layers="h",
+    embedding="wte",
+    position="wpe",
+    final_norm="ln_f",
+    attention="attn.attention",
+    output="out_proj",
+    attention_norm="ln_1",
+    mlp_norm="ln_2",
+)
 
 FAMILIES: tuple[Family, ...] = (
-    _LLAMA_LIKE,
-    Family(
-        ("gpt2",),
-        base="transformer",
-        layers="h",
-        embedding="wte",
-        position="wpe",
-        final_norm="ln_f",
+    Family(("llama", "mistral", "qwen2", "qwen3")),
+    _GPT_NEO,
+    replace(
+        _GPT_NEO,
+        model_types=("gpt2",),
         attention="attn",
         query="c_attn",
         fused="blocks",
         output="c_proj",
-        attention_norm="ln_1",
-        mlp_norm="ln_2",
-    ),
-    Family(
-        ("gpt_neo",),
-        base="transformer",
-        layers="h",
-        embedding="wte",
-        position="wpe",
-        final_norm="ln_f",
-        attention="attn.attention",
-        output="out_proj",
-        attention_norm="ln_1",
-        mlp_norm="ln_2",
     ),
     Family(
         ("gpt_neox",),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .architecture import Call, DecoderBlock
 from .module_copies import attention_stand_ins, replaced
+from .norms import HALF
 
 __all__ = ["HeadCores"]
 
@@ -56,9 +57,7 @@ class HeadCores:
         return split[:, :, heads].flatten(2)
 
     def _few(self, qkv: Tensor, heads: Tensor, call: Call) -> Tensor:
-        block, count = self._block, len(heads)
-        kv = heads // (block.heads // block.kv_heads)
-        rows = torch.cat([heads, block.heads + kv, block.heads + block.kv_heads + kv])
+        rows, count = self._block.rows_of(heads).flatten(), len(heads)
         core = self._cores.get(count) or self._core(count)
         out: Tensor = core(qkv[:, :, rows].flatten(2), *call[0], **call[1])[0]
         return out
@@ -68,23 +67,16 @@ class HeadCores:
         width = count * block.head_dim
         parts = attention_stand_ins(family, count, count, block.head_dim)
         core: Any = replaced(block.attention, parts)
-        told = core.__dict__
-        for name in _COUNTS:
-            if name in told:
-                told[name] = count
-        for name in _WIDTHS:
-            if name in told:
-                told[name] = width
-        if "num_key_value_groups" in told:
-            told["num_key_value_groups"] = 1
-        if "config" in told:
-            told["config"] = config = copy.copy(told["config"])
+        attributes = core.__dict__
+        sizes = {**dict.fromkeys(_COUNTS, count), **dict.fromkeys(_WIDTHS, width)}
+        sizes["num_key_value_groups"] = 1
+        attributes.update((name, size) for name, size in sizes.items() if name in attributes)
+        if "config" in attributes:
+            attributes["config"] = config = copy.copy(attributes["config"])
             for name in ("num_attention_heads", "num_key_value_heads"):
                 if name in config.__dict__:
                     config.__dict__[name] = count
-        self._cores[count] = core
-        found: nn.Module = core
-        return found
+        return self._cores.setdefault(count, core)
 
     def _agrees(self, qkv: Tensor, call: Call) -> bool:
         """Whether two heads alone give what they give among all, on drawn inputs of this shape."""
@@ -99,5 +91,5 @@ class HeadCores:
             return False
         if got.shape != want.shape:
             return False
-        loose = 1e-2 if qkv.dtype in (torch.float16, torch.bfloat16) else 1e-5
+        loose = 1e-2 if qkv.dtype in HALF else 1e-5
         return torch.allclose(got, want, rtol=loose, atol=loose)

@@ -22,6 +22,7 @@ from .module_copies import uncompiled
 
 __all__ = ["Snapshot"]
 
+_ROOT = "the model itself"
 _HOOKS = {
     "_forward_hooks": "forward hook",
     "_forward_pre_hooks": "forward pre-hook",
@@ -44,7 +45,7 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        named = list(model.named_modules())
+        named = [(name or _ROOT, module) for name, module in model.named_modules()]
         self._modules = [
             (name, m, type(m), tuple(m._modules.values()), m.__dict__.get("forward"))
             for name, m in named
@@ -62,14 +63,14 @@ class Snapshot:
             hook = m.__dict__.get("_hf_hook")
             for part in getattr(hook, "hooks", () if hook is None else (hook,)):
                 if not type(part).__module__.startswith("accelerate."):
-                    _refuse(f"{name or 'the model itself'} has a hook ({_title(type(part))})")
+                    _refuse(f"{name} has a hook ({_title(type(part))})")
         self.check()
 
     @property
     def patched(self) -> list[str]:
         """Modules whose ``forward`` was replaced on the instance before the snapshot was taken."""
         return [
-            name or "the model itself"
+            name
             for name, module, _, _, own in self._modules
             if _written(module, own) is not None and "_hf_hook" not in module.__dict__
         ]
@@ -94,8 +95,8 @@ class Snapshot:
         """
         return tuple(
             (p.data_ptr(), p._version)
-            for mine in self._parameters
-            for p in mine.values()
+            for parameters in self._parameters
+            for p in parameters.values()
             if p is not None
         )
 
@@ -111,12 +112,7 @@ class Snapshot:
         """Raises :class:`UnsupportedModelError` naming what was hooked or replaced since."""
         for name, module, kind, children, own in self._modules:
             state = module.__dict__  # as it is now: a deep copy's modules have dicts of their own
-            if (
-                state["_forward_hooks"]
-                or state["_forward_pre_hooks"]
-                or state["_backward_hooks"]
-                or state.get("_backward_pre_hooks")
-            ):
+            if any(map(state.get, _HOOKS)):
                 _check_hooks(name, module, state)
             if module.__class__ is not kind:
                 _check_parametrized(name, module, kind)
@@ -125,7 +121,7 @@ class Snapshot:
                 _check_children(name, state["_modules"], children)
             now = state.get("forward")
             if now is not own and _written(module, now) is not _written(module, own):
-                _check_offloading(name, module, now)
+                _check_offloading(name, module)
                 _changed(name, "had its forward replaced")
         for kind, forward in self._forwards.items():
             if kind.forward is not forward:
@@ -133,13 +129,10 @@ class Snapshot:
         for name, module, key, value in self._numbers:
             if module.__dict__.get(key) != value:
                 _changed(name, f"had {key}={value} and has {key}={module.__dict__.get(key)}")
-        if (
-            hooked._global_forward_hooks
-            or hooked._global_forward_pre_hooks
-            or hooked._global_backward_hooks
-            or hooked._global_backward_pre_hooks
-        ):
-            _check_global_hooks()
+        for attribute, what in _HOOKS.items():
+            for hook in getattr(hooked, f"_global{attribute}").values():
+                if not _home(hook).startswith(_HARMLESS):
+                    _refuse(f"every module has a {what} (a global one, {_title(hook)})")
 
 
 def _check_hooks(name: str, module: nn.Module, state: dict[str, Any]) -> None:
@@ -151,14 +144,7 @@ def _check_hooks(name: str, module: nn.Module, state: dict[str, Any]) -> None:
                     with torch.no_grad():
                         hook(module, ())
             elif not home.startswith(_HARMLESS):
-                _refuse(f"{name or 'the model itself'} has a {what} ({_title(hook)})")
-
-
-def _check_global_hooks() -> None:
-    for attribute, what in _HOOKS.items():
-        for hook in getattr(hooked, f"_global{attribute}").values():
-            if not _home(hook).startswith(_HARMLESS):
-                _refuse(f"every module has a {what} (a global one, {_title(hook)})")
+                _refuse(f"{name} has a {what} ({_title(hook)})")
 
 
 def _home(hook: Any) -> str:
@@ -183,7 +169,7 @@ def _refuse(what: str) -> None:
 def _written(module: nn.Module, forward: Any) -> Any:
     """A module's own ``forward`` without what ``torch.compile`` made of it.
 
-    ``None``: the module runs its class's, compiled or not; accelerate leaves it behind as such.
+    ``None`` means that the module runs its class's, compiled or not; accelerate leaves it so.
     """
     inner = getattr(forward, "_torchdynamo_orig_callable", forward)
     usual = getattr(inner, "__func__", None) is type(module).forward
@@ -196,12 +182,12 @@ def _forward_home(kind: type) -> str:
     return f"{owner.__module__}."
 
 
-def _check_offloading(name: str, module: nn.Module, now: Any) -> None:
+def _check_offloading(name: str, module: nn.Module) -> None:
     """Refuses hooks of accelerate's that came since, or went."""
-    hook, place = module.__dict__.get("_hf_hook"), name or "the model itself"
+    hook = module.__dict__.get("_hf_hook")
     if hook is not None:
         raise UnsupportedModelError(
-            f"since gp.wrap, {place} has a hook of accelerate's ({type(hook).__name__}, as "
+            f"since gp.wrap, {name} has a hook of accelerate's ({type(hook).__name__}, as "
             "dispatch_model and cpu_offload put there): wrap the model again, which honours it, or "
             "take the hooks off by accelerate.hooks.remove_hook_from_module(model, recurse=True)"
         )
@@ -210,7 +196,7 @@ def _check_offloading(name: str, module: nn.Module, now: Any) -> None:
 def _check_parametrized(name: str, module: nn.Module, kind: type) -> None:
     if type(module).__name__.startswith("Parametrized") and kind in type(module).__mro__:
         raise UnsupportedModelError(
-            f"since gp.wrap, {name or 'the model itself'} is a {type(module).__name__} and was a "
+            f"since gp.wrap, {name} is a {type(module).__name__} and was a "
             f"{kind.__name__}: a parametrization (weight_norm and the like) makes its weights anew "
             "at every call. Wrap the model again, which honours it, or take it off by "
             "torch.nn.utils.parametrize.remove_parametrizations"
@@ -219,7 +205,7 @@ def _check_parametrized(name: str, module: nn.Module, kind: type) -> None:
 
 def _changed(name: str, what: str) -> None:
     raise UnsupportedModelError(
-        f"since gp.wrap, {name or 'the model itself'} {what}; the masked model has parts of what "
+        f"since gp.wrap, {name} {what}; the masked model has parts of what "
         "was there before: undo it, or wrap the model again"
     )
 
@@ -232,5 +218,6 @@ def _check_children(name: str, now: dict[str, Any], before: tuple[nn.Module | No
     ):
         return
     new = [key for key, m in now.items() if not any(m is old for old in before)]
-    path = f"{name}.{new[0]}" if name and new else (new[0] if new else name)
-    _changed(path, "was replaced" if new else "lost a submodule")
+    if new:
+        _changed(f"{name}.{new[0]}".removeprefix(f"{_ROOT}."), "was replaced")
+    _changed(name, "lost a submodule")

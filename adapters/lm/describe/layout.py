@@ -8,7 +8,6 @@ so a place's mask is a view of the mask. A :class:`PassPlan` is the least work t
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.core.graph import ComputationalGraph, Node
+from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.util.plain import weights_hash
 
+from .family import Family
 from .offloading import whole_tensor
 
 __all__ = [
@@ -50,8 +52,8 @@ class Place:
 
     def of(self, mask: Tensor) -> Tensor:
         """``[..., rows, prefix]``: the place's part of a mask ``[..., E]``, a view."""
-        found: Tensor = mask[..., self.edges].unflatten(-1, (self.rows, self.prefix))
-        return found
+        values: Tensor = mask[..., self.edges].unflatten(-1, (self.rows, self.prefix))
+        return values
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,29 @@ class EdgeLayout:
     parallel: bool = False
     coupled: bool = False
     embeddings: int = 1
+
+    @classmethod
+    def of(cls, family: Family, config: Any, layers: int, embedding_nodes: int = 1) -> EdgeLayout:
+        """The shape of a family's model with a configuration.
+
+        Raises :class:`InputError` or :class:`UnsupportedModelError` where it has not as many
+        embedding nodes.
+        """
+        if embedding_nodes not in (1, 2):
+            raise InputError(f"embedding_nodes must be 1 or 2, got {embedding_nodes}")
+        if embedding_nodes == 2 and family.position is None:
+            raise UnsupportedModelError(
+                "embedding_nodes=2 needs a position table; this architecture's positions are rotary"
+            )
+        heads, flag = int(config.num_attention_heads), family.parallel
+        return cls(
+            layers,
+            heads,
+            kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+            parallel=bool(getattr(config, flag)) if isinstance(flag, str) else flag,
+            coupled=family.attention_post_norm is not None or family.full_width_qk_norm,
+            embeddings=embedding_nodes,
+        )
 
     @property
     def grouped(self) -> bool:
@@ -165,11 +190,11 @@ class EdgeLayout:
         """Node numbers of the writers, in writer order."""
         kv = self.kv_heads if self.grouped else 0
         per_layer = self.heads + kv + 1
-        found = list(range(self.embeddings))
+        nodes = list(range(self.embeddings))
         for layer in range(self.layers):
             first = self.embeddings + layer * per_layer
-            found += [*range(first, first + self.heads), first + self.heads + kv]
-        return found
+            nodes += [*range(first, first + self.heads), first + self.heads + kv]
+        return nodes
 
     def source_groups(self) -> list[list[int]]:
         """Node numbers of embeddings together, then of each layer's heads together and its MLP."""
@@ -182,10 +207,9 @@ class EdgeLayout:
 
     def provenance(self, model: nn.Module, width: int, dtype: torch.dtype) -> dict[str, Any]:
         """Model id, architecture, sizes, dtype and a hash of all weights, as plain values."""
-        name, kind = (
-            str(getattr(getattr(model, "config", None), "_name_or_path", "") or ""),
-            type(model).__name__,
-        )
+        name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+        kind = type(model).__name__
+        tensors = sorted(model.state_dict().items())
         if Path(name).exists() or Path(name).is_absolute():
             name = Path(name).name  # the rest of a local path says nothing but who its owner is
         return {
@@ -197,7 +221,7 @@ class EdgeLayout:
             "d_model": width,
             "parallel_attn_mlp": self.parallel,
             "dtype": str(dtype).removeprefix("torch."),
-            "weights": weights_hash(model),
+            "weights": weights_hash((n, whole_tensor(model, n, t.detach())) for n, t in tensors),
         }
 
 
@@ -298,8 +322,8 @@ def sparse_plan(
 ) -> PassPlan:
     """The least work for ``mask [C, E]``. ``quiescent``: untouched nodes send ablation values.
 
-    ``moved [W]`` bool: the writers where a change begins (``None``: the embeddings); all that does
-    not depend on them stays as it is.
+    ``moved [W]`` bool: the writers where a change begins (``None`` means the embeddings); all that
+    does not depend on them stays as it is.
     """
     touched = (mask != 0).any(0)
     attention, mlp, final = layout.places()
@@ -345,13 +369,3 @@ def sparse_plan(
         reads = (place.of(touched) & computed[: place.prefix]).any(1)
         active.append(torch.nonzero(rows & reads)[:, 0])
     return _plan(layout, computed, ~wide, active, False)
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of all weights and buffers with their names, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        whole = whole_tensor(model, name, tensor.detach()).cpu().contiguous()
-        digest.update(whole.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -203,8 +203,8 @@ def by_tokens(step: nn.Module, x: Tensor) -> Tensor:
         True
     """
     out = x.new_empty(x.shape)
-    for mine, found in zip(*(y.flatten(0, -2).split(_TOKENS) for y in (x, out)), strict=True):
-        found.copy_(step(mine))
+    for mine, target in zip(*(y.flatten(0, -2).split(_TOKENS) for y in (x, out)), strict=True):
+        target.copy_(step(mine))
     return out
 
 
@@ -230,8 +230,8 @@ class LinearInPieces(nn.Module):
             return whole
         weight, bias = inner.weight, inner.bias
         out = x.new_empty(*x.shape[:-1], len(weight))
-        for some in torch.arange(len(weight)).split(max(1, _NUMBERS // x.shape[-1])):
-            at = slice(int(some[0]), int(some[-1]) + 1)
+        for features in torch.arange(len(weight)).split(max(1, _NUMBERS // x.shape[-1])):
+            at = slice(int(features[0]), int(features[-1]) + 1)
             out[..., at] = F.linear(x, weight[at], None if bias is None else bias[at])
         return out
 
@@ -255,16 +255,16 @@ class _Again(torch.autograd.Function):
         return by_tokens(inner, x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
-        found = torch.empty_like(grad)
-        parts = (y.flatten(0, -2).split(_TOKENS) for y in (x, grad, found))
+        gradient = torch.empty_like(grad)
+        parts = (y.flatten(0, -2).split(_TOKENS) for y in (x, grad, gradient))
         for mine, upstream, out in zip(*parts, strict=True):
             with torch.enable_grad():
                 leaf = mine.detach().requires_grad_(True)
                 y = ctx.inner(leaf)
             out.copy_(torch.autograd.grad(y, leaf, upstream)[0])
-        return found, None
+        return gradient, None
 
 
 class _Recomputed(nn.Module):
@@ -294,9 +294,9 @@ def _keeps(module: nn.Module) -> int:
 
 def recomputing(mlp: nn.Module) -> nn.Module:
     """The same function, whose activations keep their input alone."""
-    found = {
+    activations = {
         name: _Recomputed(m)
         for name, m in mlp.named_modules()
         if type(m).__module__ in ACTIVATION_MODULES and not list(m.parameters()) and _keeps(m) > 1
     }
-    return replaced(mlp, found) if found else mlp
+    return replaced(mlp, activations) if activations else mlp

@@ -31,12 +31,14 @@ from graphprune.errors import UnsupportedModelError
 from ..precision.rounding import Rounds
 
 __all__ = [
+    "HALF",
     "Norm",
     "Projected",
     "ReaderProjections",
     "WeightRows",
     "centre",
     "describe_norm",
+    "largest_gap",
     "matrix",
     "project",
     "span",
@@ -44,9 +46,17 @@ __all__ = [
 ]
 
 
+HALF = (torch.float16, torch.bfloat16)
+
+
 def wide(x: Tensor) -> Tensor:
     """``x`` in float32 at least."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF else x
+
+
+def largest_gap(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two tensors' numbers."""
+    return float((one.double() - other.double()).abs().max())
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,15 +102,14 @@ class Norm:
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``x_hat [..., D]`` and ``scale [..., 1]``."""
-        centre = x - x.mean(-1, keepdim=True) if self.centred else x
-        values = wide(centre)
+        values = wide(centre(x, self.centred))
         scale = torch.rsqrt(values.square().mean(-1, keepdim=True) + self.eps)
         return (values * scale).to(x.dtype), scale.to(x.dtype)
 
     def scale(self, centred: Tensor) -> Tensor:
         """``[..., 1]`` of inputs that have no mean (any, for an RMSNorm), in float32 at least."""
-        kind = wide(centred[:0]).dtype
-        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True, dtype=kind)
+        dtype = wide(centred[:0]).dtype
+        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True, dtype=dtype)
         return torch.rsqrt(norm.square() / centred.shape[-1] + self.eps)
 
     def pull_back(self, centred: Tensor, grad: Tensor) -> Tensor:
@@ -116,8 +125,7 @@ class Norm:
         """The same output, with the scale taken as a constant by gradients."""
         with torch.no_grad():
             _, scale = self.statistics(x)
-        centre = x - x.mean(-1, keepdim=True) if self.centred else x
-        out = centre * scale * self.gain
+        out = centre(x, self.centred) * scale * self.gain
         return out if self.bias is None else out + self.bias
 
 
@@ -144,10 +152,8 @@ def describe_norm(module: nn.Module, where: str, *, hold: bool = False) -> Norm:
                     got = x_hat * (weight.to(exact) + offset)
                     if norm.bias is not None:
                         got = got + norm.bias.to(exact)
-                    loose = weight.dtype in (torch.float16, torch.bfloat16)
-                    if torch.allclose(
-                        got, want, rtol=3e-2 if loose else 1e-4, atol=1e-2 if loose else 1e-4
-                    ):
+                    rtol, atol = (3e-2, 1e-2) if weight.dtype in HALF else (1e-4, 1e-4)
+                    if torch.allclose(got, want, rtol=rtol, atol=atol):
                         return norm.held() if hold else norm
     raise UnsupportedModelError(
         f"{where} is a {type(module).__name__}, which behaves neither as a LayerNorm nor as an "
@@ -186,8 +192,8 @@ def matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
 class ReaderProjections:
     """A layer's attention readers in order: their weights, and the norm they read behind.
 
-    ``rounds`` says how inputs are rounded (``None``: they are not); ``few``: how many rows' weights
-    are folded at a time.
+    ``rounds`` says how inputs are rounded (``None`` means they are not); ``few``: how many rows'
+    weights are folded at a time.
     """
 
     weights: tuple[WeightRows, ...]
@@ -200,8 +206,8 @@ class ReaderProjections:
 class Projected:
     """What ``rows`` of a layer's attention readers read and project at some tokens.
 
-    ``scale [n, R, 1]`` is the norm's (``None``: no norm). Inputs to be rounded by a policy must be
-    ``prepare``d (normalised in place); others are left as they are.
+    ``scale [n, R, 1]`` is the norm's (``None`` means no norm). Inputs to be rounded by a policy
+    must be ``prepare``d (normalised in place); others are left as they are.
     """
 
     readers: ReaderProjections
@@ -226,7 +232,7 @@ class Projected:
         """``[n, R, dh]`` from ``x [n, R, D]``."""
         weight = self.readers.weights[0].weight
         out = x.new_empty(len(x), len(self.rows), weight.shape[1], dtype=weight.dtype)
-        if self.readers.rounds is not None or out.dtype in (torch.float16, torch.bfloat16):
+        if self.readers.rounds is not None or out.dtype in HALF:
             return self._unfolded(x, out)
         for at, weight, constant in self._parts():
             q = torch.bmm(x[:, at].transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
@@ -255,17 +261,17 @@ class Projected:
     def backward(self, x: Tensor, out: Tensor, grad: Tensor) -> None:
         """Writes the gradient at the inputs ``x`` over them; ``grad [n, R, dh]`` at ``out``."""
         for at, weight, constant in self._parts():
-            dq, mine = grad[:, at], x[:, at]
+            dq, target = grad[:, at], x[:, at]
             if self.scale is None:
-                mine.zero_()
+                target.zero_()
             else:
                 scale = self.scale[:, at]
-                q = self._linear(mine, weight, out[:, at], constant)
+                q = self._linear(target, weight, out[:, at], constant)
                 dq = wide(dq) * scale
                 along = (dq * q).sum(-1, keepdim=True) / -x.shape[-1]
-                mine.mul_(along if self.normalised else along * scale)
+                target.mul_(along if self.normalised else along * scale)
                 dq = dq.to(x.dtype)
-            mine.transpose(0, 1).baddbmm_(dq.transpose(0, 1), weight)
+            target.transpose(0, 1).baddbmm_(dq.transpose(0, 1), weight)
             del weight
 
     def _linear(self, x: Tensor, weight: Tensor, out: Tensor, constant: Tensor | None) -> Tensor:
@@ -301,8 +307,8 @@ def project(readers: ReaderProjections, rows: Tensor, x: Tensor) -> Tensor:
 
 def _folded(norm: Norm | None, reader: WeightRows, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """``[r, dh, D]`` and ``[r, dh]``: weight times the norm's gain, and what x = 0 gives."""
-    some = span(rows, reader.weight.device)
-    weight, bias = reader.weight[some], None if reader.bias is None else reader.bias[some]
+    index = span(rows, reader.weight.device)
+    weight, bias = reader.weight[index], None if reader.bias is None else reader.bias[index]
     if norm is None:
         return weight, bias
     if norm.bias is not None:

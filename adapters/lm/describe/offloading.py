@@ -77,9 +77,9 @@ def main_device(module: nn.Module) -> torch.device:
     for m in module.modules():
         hook = _hook(m)
         for part in getattr(hook, "hooks", (hook,)):
-            found = getattr(part, "execution_device", None)
-            if found is not None:
-                return torch.device(found)
+            device = getattr(part, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
     return next(module.parameters()).device
 
 
@@ -134,17 +134,17 @@ class WeightLoader:
             self._depth -= 1
 
     def _lent(self) -> saved_tensors_hooks:
-        places = {
+        owners = {
             tensor.untyped_storage().data_ptr(): (module, name)
             for module in self._parts
             for name, tensor in module.named_parameters(recurse=False)
         }
 
         def pack(tensor: Tensor) -> Any:
-            place = places.get(tensor.untyped_storage().data_ptr())
-            if place is None:
+            owner = owners.get(tensor.untyped_storage().data_ptr())
+            if owner is None:
                 return tensor
-            return (*place, tensor.size(), tensor.stride(), tensor.storage_offset())
+            return (*owner, tensor.size(), tensor.stride(), tensor.storage_offset())
 
         def unpack(kept: Any) -> Tensor:
             if isinstance(kept, Tensor):
@@ -152,8 +152,8 @@ class WeightLoader:
             module, name, size, stride, offset = kept
             with self():
                 whole = module.get_parameter(name).detach()
-                found: Tensor = whole.as_strided(size, stride, offset)
-                return found.clone() if self._sharded else found
+                weight: Tensor = whole.as_strided(size, stride, offset)
+                return weight.clone() if self._sharded else weight
 
         return saved_tensors_hooks(pack, unpack)
 
@@ -178,8 +178,8 @@ def _gathered(module: Any) -> Iterator[None]:
     """An FSDP module with whole, frozen weights; those that were whole before stay so."""
     from torch.distributed.tensor import DTensor
 
-    mine = [p for p in module.parameters() if isinstance(p, DTensor)]
-    if not mine:
+    shards = [p for p in module.parameters() if isinstance(p, DTensor)]
+    if not shards:
         yield
         return
     module.unshard()
@@ -210,16 +210,16 @@ def _moved(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 def _owners(model: nn.Module) -> dict[nn.Module, nn.Module]:
     """For each module, the FSDP module that gathers its parameters."""
-    found: dict[nn.Module, nn.Module] = {}
+    owners: dict[nn.Module, nn.Module] = {}
     if not any(is_sharded(m) for m in model.modules()):
-        return found
+        return owners
 
     def walk(module: nn.Module, owner: nn.Module | None) -> None:
         owner = module if is_sharded(module) else owner
         if owner is not None:
-            found[module] = owner
+            owners[module] = owner
         for child in module.children():
             walk(child, owner)
 
     walk(model, None)
-    return found
+    return owners

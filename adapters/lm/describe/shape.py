@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +36,7 @@ class Shape:
     gated: bool
     outputs: int
     parameters: int
-    centred_norms: bool
     dtype: torch.dtype
-
-    @property
-    def rows(self) -> int:
-        """Attention readers of a layer."""
-        return self.layout.heads + 2 * self.layout.kv_heads
-
-    @cached_property
-    def edges(self) -> int:
-        """Edges of the graph."""
-        return self.layout.num_edges
 
     @property
     def nodes(self) -> int:
@@ -95,59 +83,43 @@ def read_shape(config: Any, *, embedding_nodes: int = 1, dtype: torch.dtype | No
     output: Any = part(attention, family.output)
     conv = type(output).__name__ == "Conv1D"
     wide, width = output.weight.shape if conv else reversed(output.weight.shape)
-    heads = int(config.num_attention_heads)
-    flag = family.parallel
     mlp = part(layer, family.mlp)
     inside = [p.numel() // int(width) for p in mlp.parameters() if p.ndim > 1]
     table: Any = part(base, family.embedding)
-    norm = None if family.final_norm is None else part(base, family.final_norm)
-    layout = EdgeLayout(
-        layers=len(layers),
-        heads=heads,
-        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-        parallel=bool(getattr(config, flag)) if isinstance(flag, str) else flag,
-        coupled=family.attention_post_norm is not None or family.full_width_qk_norm,
-        embeddings=embedding_nodes,
-    )
+    layout = EdgeLayout.of(family, config, len(layers), embedding_nodes)
     return Shape(
         family=family,
         layout=layout,
         width=int(width),
-        head_dim=int(wide) // heads,
+        head_dim=int(wide) // layout.heads,
         mlp=sum(p.numel() for p in mlp.parameters()),
         hidden=min(inside),
         gated=sum(inside) > 2 * min(inside),
         outputs=int(table.weight.shape[0]),
         parameters=sum(p.numel() for p in model.parameters()),
-        centred_norms=isinstance(norm, nn.LayerNorm),
         dtype=dtype or _stored_dtype(config),
     )
 
 
 def _stored_dtype(config: Any) -> torch.dtype:
-    found = getattr(config, "dtype", None)
-    if isinstance(found, str):
-        found = getattr(torch, found, None)
-    return found if isinstance(found, torch.dtype) else torch.float32
+    stored = getattr(config, "dtype", None)
+    if isinstance(stored, str):
+        stored = getattr(torch, stored, None)
+    return stored if isinstance(stored, torch.dtype) else torch.float32
 
 
 def truncated(config: Any, layers: int) -> Any:
-    """The same configuration with ``layers`` layers (lists with one entry a layer cut too)."""
+    """The same configuration with ``layers`` layers (lists of one entry a layer cut, or cycled)."""
     small = copy.deepcopy(config)
     whole = int(config.num_hidden_layers)
     for name, value in list(vars(small).items()):
         if isinstance(value, list) and len(value) == whole and name != "architectures":
-            setattr(small, name, _spread(value, layers))
+            setattr(small, name, [value[i % whole] for i in range(layers)])
     if getattr(config, "model_type", None) == "gpt_neo":
         small.num_layers = layers
     else:
         small.num_hidden_layers = layers
     return small
-
-
-def _spread(values: list[Any], count: int) -> list[Any]:
-    """``count`` of the values, the first first, or cycled where more are wanted."""
-    return [values[i % len(values)] for i in range(count)]
 
 
 def random_model(config: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -7,7 +7,6 @@ depends on no token and no position is computed here and becomes part of such co
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +16,13 @@ from graphprune.errors import InputError, UnsupportedModelError
 
 from ..describe.architecture import Architecture, DecoderBlock
 from ..describe.attention import describe_attention
-from ..describe.embeddings import embedding, longest_of, unembedding
+from ..describe.embeddings import embedding, max_positions, unembedding
 from ..describe.layout import EdgeLayout
-from ..describe.module_copies import part
-from ..describe.norms import matrix
+from ..describe.norms import Norm, matrix, wide
 from ..passes.values import Values
 from .liveness import CONSTANT, POSITIONAL, VARYING, liveness
 from .module import Attention, Mlp, PrunedModel, PrunedProjection, ReaderSum
 from .plain import Attending, PlainNorm
-from .rows import folded_rows, plain_rows, reordered
 from .sums import SumPlanner
 
 __all__ = ["pruned_module", "stand_ins"]
@@ -36,7 +33,7 @@ def pruned_module(
 ) -> PrunedModel:
     """The circuit ``kept [E]`` bool as a module; call it inside ``quiet``, without gradients.
 
-    ``last``: at how many of the last positions it gives logits; ``None``: at all.
+    ``last``: at how many of the last positions it gives logits; ``None`` means at all.
 
     Raises :class:`UnsupportedModelError` for an architecture that plain torch operations do not
     reproduce, :class:`InputError` for means of another model.
@@ -57,7 +54,7 @@ def pruned_module(
 
 
 def stand_ins(arch: Architecture, layout: EdgeLayout, ablation: Ablation) -> Tensor | None:
-    """``[W, 1 or T, D]`` float64: what replaces each writer's message; ``None``: zeros."""
+    """``[W, 1 or T, D]`` float64: what replaces each writer's message; ``None`` means zeros."""
     if ablation.kind == "zero":
         return None
     if ablation.kind == "counterfactual":
@@ -74,12 +71,12 @@ def stand_ins(arch: Architecture, layout: EdgeLayout, ablation: Ablation) -> Ten
             )
         return constants.detach().double()[:, None]
     means = Values.means_of(ablation, layout, arch.width)
-    found = [means.embed[:, 0].double()]
+    messages = [means.embed[:, 0].double()]
     for block, code, mlp in zip(arch.blocks, means.codes, means.mlps, strict=True):
         # Codes enter a run in the model's dtype, so they are rounded to it here too.
         split = code[0].to(arch.dtype).double().unflatten(-1, (block.heads, -1)).transpose(0, 1)
-        found += [torch.bmm(split, block.senders(False).double()), mlp.double()]
-    return torch.cat(found)
+        messages += [torch.bmm(split, block.senders(False).double()), mlp.double()]
+    return torch.cat(messages)
 
 
 class _Builder:
@@ -127,14 +124,14 @@ class _Builder:
 
     def _readers(self) -> Tensor:
         """``[readers, W]`` bool: every needed reader's kept edges."""
-        found = []
+        edges = []
         needed, layout = self.live.needed, self.layout
         for layer in range(layout.layers):
-            found.append(self.attention[layer].of(self.kept)[self.live.needed_rows[layer]])
+            edges.append(self.attention[layer].of(self.kept)[self.live.needed_rows[layer]])
             if needed[layout.head(layer) + layout.heads]:
-                found.append(self.mlps[layer].of(self.kept))
-        found.append(self.final.of(self.kept))
-        return torch.cat([nn.functional.pad(f, (0, layout.writers - f.shape[1])) for f in found])
+                edges.append(self.mlps[layer].of(self.kept))
+        edges.append(self.final.of(self.kept))
+        return torch.cat([nn.functional.pad(f, (0, layout.writers - f.shape[1])) for f in edges])
 
     # ------------------------------------------------------------- what readers read
 
@@ -191,9 +188,8 @@ class _Builder:
             # One weight for both ends where the model ties them.
             shared = head.weight if weight is table else nn.Parameter(table.detach().clone())
         position = None
-        if self.position is not None and arch.family.position is not None:
-            rows = cast(Tensor, part(arch.base, arch.family.position).weight)
-            position = self.position, rows.detach().clone()
+        if self.position is not None and arch.position_table is not None:
+            position = self.position, arch.position_table.detach().clone()
         (final,) = self.readings(self.final.of(self.kept), [self.last is not None])
         self.planner.finish()
         return PrunedModel(
@@ -205,7 +201,7 @@ class _Builder:
             final=final[1],
             unembedding=head,
             last=self.last,
-            longest=longest_of(arch),
+            longest=max_positions(arch),
             exact=self.every if self.every > 1 else None,
         )
 
@@ -220,15 +216,15 @@ class _Builder:
         if together:
             tails[:] = bool(tails[wanted].all())
         attending: Attending | None = None
-        found: list[nn.Module] = []
+        stages: list[nn.Module] = []
         for kind in (POSITIONAL, VARYING):
             for tail in (False, True):
                 heads = torch.nonzero(computed & (kinds == kind) & (tails == tail))[:, 0]
                 if len(heads):
                     attending = attending or describe_attention(self.arch, block)
                     varying = kind == VARYING
-                    found.append(self._heads(block, heads, wanted, attending, varying, tail))
-        return found
+                    stages.append(self._heads(block, heads, wanted, attending, varying, tail))
+        return stages
 
     def _heads(
         self,
@@ -248,7 +244,7 @@ class _Builder:
         projections, held, held_rows = self._projections(block, rows, len(heads) if tail else 0)
         own = len(kv) == len(heads) and bool((share == torch.arange(len(heads))).all())
         if attending.wide and attending.norms is not None:
-            attending = replace(attending, norms=reordered(attending.norms, heads, block.head_dim))
+            attending = replace(attending, norms=_reordered(attending.norms, heads, block.head_dim))
         weight = block.output_weight.detach()
         rest = order[sum(len(members) for members in classes) :]
         first, norm = self.layout.head(block.index), block.attention_norm
@@ -270,10 +266,10 @@ class _Builder:
     def _classes(self, block: DecoderBlock, heads: Tensor) -> list[list[int]]:
         """Heads that are read by the same readers, together."""
         first = self.layout.head(block.index)
-        found: dict[bytes, list[int]] = {}
+        classes: dict[bytes, list[int]] = {}
         for head in heads.tolist():
-            found.setdefault(self.read_by[:, first + head].numpy().tobytes(), []).append(head)
-        return list(found.values())
+            classes.setdefault(self.read_by[:, first + head].numpy().tobytes(), []).append(head)
+        return list(classes.values())
 
     def _projections(
         self, block: DecoderBlock, rows: Tensor, tail: int
@@ -287,24 +283,26 @@ class _Builder:
         groups: dict[tuple[bool, bytes], list[int]] = {}
         for at in torch.nonzero(~still)[:, 0].tolist():
             groups.setdefault((at < tail, kept[at].numpy().tobytes()), []).append(at)
-        weight, bias = folded_rows(block, rows)
-        members, made = list(groups.values()), []
+        weight, bias = _folded_rows(block, rows)
+        members, projections = list(groups.values()), []
         if members:
             tails = [last for last, _ in groups]
             for group, reading in self.readings(kept[[m[0] for m in members]], tails):
                 some = members[group]
                 folded = None if bias is None else bias[some].flatten()
-                made.append(PrunedProjection(reading, some, weight[some].flatten(0, 1), folded))
+                projections.append(
+                    PrunedProjection(reading, some, weight[some].flatten(0, 1), folded)
+                )
         held_rows = torch.nonzero(still)[:, 0]
         held = self._held(block, rows[held_rows]) if len(held_rows) else None
-        return made, held, held_rows.tolist()
+        return projections, held, held_rows.tolist()
 
     def _held(self, block: DecoderBlock, rows: Tensor) -> Tensor:
         """``[R, dh]``: projections of rows that read constants."""
         x = self.constant(self.attention[block.index].of(self.kept)[rows])[:, 0]
         x = x.to(self.arch.dtype)
         x = x if block.attention_norm is None else block.attention_norm(x)
-        weight, bias = plain_rows(block, rows)
+        weight, bias = _plain_rows(block, rows)
         out = torch.einsum("rd,rhd->rh", x, weight)
         return out if bias is None else out + bias
 
@@ -334,3 +332,37 @@ class _Builder:
         ((_, reading),) = self.readings(rows, [tail])
         slot = self.send(writer, still=kind != VARYING, tail=tail)
         return [Mlp(reading, block.mlp_norm, block.mlp, block.mlp_post_norm, slot)]
+
+
+# ------------------------------------------------------------------ rows of projections
+
+
+def _plain_rows(block: DecoderBlock, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """``[R, dh, D]`` and ``[R, dh]``: the user's projections of ``rows``, copied."""
+    readers = block.readers
+    weight = torch.cat([reader.weight for reader in readers]).detach()[rows]
+    if all(reader.bias is None for reader in readers):
+        return weight, None
+    biases = [weight.new_zeros(r.weight.shape[:2]) if r.bias is None else r.bias for r in readers]
+    return weight, torch.cat(biases).detach()[rows]
+
+
+def _folded_rows(block: DecoderBlock, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The same with the gain and bias of the norm in front."""
+    weight, bias = _plain_rows(block, rows)
+    norm = block.attention_norm
+    if norm is None:
+        return weight, bias
+    if norm.bias is not None:
+        moved = wide(weight) @ wide(norm.bias)
+        bias = (moved if bias is None else wide(bias) + moved).to(weight.dtype)
+    return (wide(weight) * wide(norm.gain)).to(weight.dtype), bias
+
+
+def _reordered(norms: tuple[Norm, Norm], heads: Tensor, width: int) -> tuple[Norm, Norm]:
+    """Norms over all heads' features, with the queries' heads in another order."""
+    q, k = norms
+    gain, bias = q.gain, q.bias
+    gain = gain.unflatten(0, (-1, width))[heads].flatten()
+    bias = None if bias is None else bias.unflatten(0, (-1, width))[heads].flatten()
+    return replace(q, kept=(gain, bias)), k

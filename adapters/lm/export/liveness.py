@@ -49,8 +49,8 @@ def liveness(layout: EdgeLayout, kept: Tensor, floor: int, positions: bool, last
         kinds[1] = POSITIONAL
 
     def read(place: Place) -> Tensor:
-        found: Tensor = (place.of(kept) * kinds[: place.prefix]).amax(1).clamp(min=floor)
-        return found
+        kind: Tensor = (place.of(kept) * kinds[: place.prefix]).amax(1).clamp(min=floor)
+        return kind
 
     rows = []
     for layer in range(layout.layers):
@@ -77,20 +77,20 @@ def liveness(layout: EdgeLayout, kept: Tensor, floor: int, positions: bool, last
             wanted = torch.ones_like(wanted)
         q, k, v = layout.rows_of(every)
         moving = wanted & (kinds[first : first + layout.heads] != CONSTANT)
-        found = torch.zeros(layout.heads + 2 * layout.kv_heads, dtype=torch.bool)
-        found[v[wanted]] = True
-        found[q[moving]] = True
-        found[k[moving]] = True
+        row_needed = torch.zeros(layout.heads + 2 * layout.kv_heads, dtype=torch.bool)
+        row_needed[v[wanted]] = True
+        row_needed[q[moving]] = True
+        row_needed[k[moving]] = True
         edges = attention[layer].of(kept)
-        needed[: attention[layer].prefix] |= edges[found].any(0)
-        needed_rows.append(found)
+        needed[: attention[layer].prefix] |= edges[row_needed].any(0)
+        needed_rows.append(row_needed)
         # Heads that share keys and values are computed together, as are those of a coupled layer.
         group = whole[first : first + layout.heads] & wanted
         group = group.view(1 if layout.coupled else layout.kv_heads, -1).any(1, keepdim=True)
         every_position = group.expand(-1, layout.heads // len(group)).flatten() & wanted
         whole[first : first + layout.heads] = every_position
-        found = found.clone()
-        found[: layout.heads] &= every_position
-        whole[: attention[layer].prefix] |= edges[found].any(0)
+        row_needed = row_needed.clone()
+        row_needed[: layout.heads] &= every_position
+        whole[: attention[layer].prefix] |= edges[row_needed].any(0)
     needed_rows.reverse()
     return Liveness(kinds, needed, rows, needed_rows, whole)

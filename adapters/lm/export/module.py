@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from graphprune.errors import InputError
 
 from ..describe.module_copies import ACTIVATION_MODULES
-from ..describe.norms import Norm
+from ..describe.norms import Norm, wide
 from .plain import Attend, Attending, PlainNorm, last_of
 
 __all__ = ["Attention", "Mlp", "PrunedModel", "ReaderSum", "Terms", "Unembedding"]
@@ -31,7 +31,7 @@ __all__ = ["Attention", "Mlp", "PrunedModel", "ReaderSum", "Terms", "Unembedding
 class SentMessages:
     """Messages sent and inputs read so far, by number: ``[B or 1, T, D]``, or the last positions.
 
-    ``last``: how many positions outputs are wanted at; ``None``: all.
+    ``last``: how many positions outputs are wanted at; ``None`` means all.
     """
 
     batch: int
@@ -62,7 +62,7 @@ class ReaderSum(nn.Module):
     Args:
         number: what later readings call it.
         terms: messages.
-        constant: ``[1 or T, D]`` to add; ``None``: nothing.
+        constant: ``[1 or T, D]`` to add; ``None`` means nothing.
     """
 
     constant: Tensor | None
@@ -79,25 +79,25 @@ class ReaderSum(nn.Module):
         """``[B or 1, T or 1, D]``, or the last positions."""
         terms = self.terms
 
-        def some(number: int, x: Tensor) -> Tensor:
+        def wanted(number: int, x: Tensor) -> Tensor:
             return x if stream.last is None or number not in terms.cut else last_of(x, stream.last)
 
         total = None if self.constant is None else self.constant[None]
         signs = [(n, 1) for n in terms.plus] + [(n, -1) for n in terms.minus]
         for number, sign in signs:
             if number in terms.still:
-                x = some(number, stream.sent[number])
+                x = wanted(number, stream.sent[number])
                 if total is None:
                     total = x if sign > 0 else -x
                 else:
                     total = torch.add(total, x, alpha=sign)
         large = [(n, s) for n, s in signs if n not in terms.still]
         if terms.base is not None:
-            x = some(~terms.base, stream.read[terms.base])
+            x = wanted(~terms.base, stream.read[terms.base])
             total = x if total is None else x + total
         own = False  # whether total is a tensor of its own, of a whole batch
         for number, sign in large:
-            x = some(number, stream.sent[number])
+            x = wanted(number, stream.sent[number])
             if own and total is not None:
                 total.add_(x, alpha=sign)
             elif total is None:
@@ -142,7 +142,7 @@ class Attention(nn.Module):
         projections: of rows, numbered q of each head, then k, then v of each key/value head.
         norm: what they read behind, without gain and bias.
         held: projections ``[rows, dh]`` that are constants, numbered by ``held_rows``.
-        share: whose keys and values each head reads; ``None``: each its own.
+        share: whose keys and values each head reads; ``None`` means each its own.
         outputs: for each sender its heads' output maps ``[c * dh, D]``, heads in order; then, where
             a norm follows, that of heads that are only part of the layer's sum.
         slots: the senders' numbers.
@@ -182,21 +182,21 @@ class Attention(nn.Module):
 
     def forward(self, stream: SentMessages) -> None:
         """Sends the heads' messages."""
-        found: dict[int, Tensor] = {}
+        rows: dict[int, Tensor] = {}
         for projection in self.projections:
-            found.update(projection(stream, self.norm))
+            rows.update(projection(stream, self.norm))
         if self.held is not None:
-            found.update(zip(self.held_rows, self.held[:, None, None], strict=True))
+            rows.update(zip(self.held_rows, self.held[:, None, None], strict=True))
         batch = stream.batch if self.varying else 1
         last = stream.last if self.last else None
         asked = stream.length if last is None else last
 
         def side_by_side(first: int, stop: int, length: int) -> Tensor:
-            parts = [found[i].expand(batch, length, -1) for i in range(first, stop)]
+            parts = [rows[i].expand(batch, length, -1) for i in range(first, stop)]
             joined: Tensor = torch.cat(parts, -1).unflatten(-1, (stop - first, -1))
             return joined
 
-        heads, count = self.heads, (len(found) - self.heads) // 2
+        heads, count = self.heads, (len(rows) - self.heads) // 2
         z = self.attend(
             side_by_side(0, heads, asked),
             side_by_side(heads, heads + count, stream.length),
@@ -262,7 +262,7 @@ class Unembedding(nn.Module):
         logits = F.linear(x if self.norm is None else self.norm(x), self.weight, self.bias)
         if self.cap is not None:
             logits = torch.tanh(logits / self.cap) * self.cap
-        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        return wide(logits)
 
 
 class PrunedModel(nn.Module):

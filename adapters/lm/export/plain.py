@@ -92,8 +92,8 @@ class Attend(nn.Module):
     ) -> Tensor:
         """``z [B, Q, h, dh]`` from ``q [B, Q, h, dh]`` and ``k``, ``v [B, T, n, dh]``.
 
-        ``share [h]`` says whose keys and values each head reads; ``None``: each its own. ``last``:
-        Q, where it is not T.
+        ``share [h]`` says whose keys and values each head reads; ``None`` means each its own.
+        ``last``: Q, where it is not T.
         """
         if self.norms:
             q, k = (self._normed(x, n) for x, n in zip((q, k), self.norms, strict=True))
@@ -119,8 +119,8 @@ class Attend(nn.Module):
 
     def _seen(self, length: int, last: int | None, device: torch.device) -> Tensor:
         """``[Q, T]``: which positions each query reads."""
-        places = torch.arange(length, device=device)
-        back = (places if last is None else last_of(places, last, 0))[:, None] - places
+        positions = torch.arange(length, device=device)
+        back = (positions if last is None else last_of(positions, last, 0))[:, None] - positions
         seen = back >= 0
         return seen if self.window is None else seen & (back < self.window)
 
@@ -138,8 +138,8 @@ class Attend(nn.Module):
 
 def _tables(frequencies: Tensor, scale: float, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
     frequencies = wide(frequencies)
-    places = torch.arange(length, device=like.device).to(frequencies.dtype)
-    angles = places[:, None] * frequencies
+    positions = torch.arange(length, device=like.device).to(frequencies.dtype)
+    angles = positions[:, None] * frequencies
     angles = torch.cat([angles, angles], -1)
     cos, sin = angles.cos() * scale, angles.sin() * scale
     return cos.to(like.dtype), sin.to(like.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from graphprune.core.pruned import Pruned, tolerance
 from graphprune.errors import InputError, UnsupportedModelError
 
 from ..describe.architecture import Architecture
-from ..describe.embeddings import longest_of
+from ..describe.embeddings import max_positions
 from ..describe.layout import EdgeLayout
 from ..describe.module_copies import quiet
+from ..describe.norms import largest_gap
 from ..passes.inputs import Inputs, read_inputs
 from ..passes.values import Values
 from .building import pruned_module
@@ -42,21 +43,16 @@ def pruned(
             f"values lie between 0 and 1 ({model.graph.edge_names[number]} has "
             f"{float(values[number]):.3g}); round the mask first"
         )
-    last = _last(logits_to_keep, ablation, longest_of(arch))
+    last = _last(logits_to_keep, ablation, max_positions(arch))
     with torch.no_grad(), arch.running():
         module = pruned_module(arch, layout, values != 0, ablation, last)
     causal: Any = arch.model
-    vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
 
     def original(ids: Tensor) -> Tensor:
         logits: Tensor = causal(
             input_ids=ids, use_cache=False, logits_to_keep=logits_to_keep
         ).logits
         return logits
-
-    def draw(batch: int, length: int) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        return torch.randint(vocabulary, (batch, length), generator=generator).to(arch.device)
 
     def answers(batch: Batch) -> Tensor:
         inputs = read_inputs(arch, batch)
@@ -68,14 +64,14 @@ def pruned(
         return rows.view(*inputs.shape, -1)
 
     def size(batch: Batch) -> tuple[int, int]:
-        found = read_inputs(arch, batch).clean.shape
-        return found[0], found[1]
+        shape = read_inputs(arch, batch).clean.shape
+        return shape[0], shape[1]
 
-    made = Pruned(
+    result = Pruned(
         module,
         causal,
         original,
-        draw,
+        arch.drawn_ids,
         answers,
         size,
         quiet=lambda: quiet(causal),
@@ -84,7 +80,7 @@ def pruned(
         exact=module.exact,
         options={"logits_to_keep": logits_to_keep},
     )
-    return replace(made, gap=_gap(made, model, arch.dtype, values, ablation, last))
+    return replace(result, gap=_gap(result, model, arch.dtype, values, ablation, last))
 
 
 def _last(logits_to_keep: int, ablation: Ablation, longest: int | None) -> int | None:
@@ -108,38 +104,38 @@ def _last(logits_to_keep: int, ablation: Ablation, longest: int | None) -> int |
 def _last_rows(module: PrunedModel, inputs: Inputs) -> Tensor:
     """``[answers, V]``: prompts are cut behind each answer, which nothing before it reads."""
     length, kept = inputs.clean.shape[1], module.last or 0
-    examples, places = inputs.answers // length, inputs.answers % length
-    found: dict[int, Tensor] = {}
-    for place in torch.unique(places).tolist():
-        which = torch.nonzero(places == place)[:, 0]
-        stop = max(place + 1, kept) if module.exact is None else module.exact
-        at = place - stop + kept
+    examples, positions = inputs.answers // length, inputs.answers % length
+    rows: dict[int, Tensor] = {}
+    for position in torch.unique(positions).tolist():
+        which = torch.nonzero(positions == position)[:, 0]
+        stop = max(position + 1, kept) if module.exact is None else module.exact
+        at = position - stop + kept
         if at < 0:
             raise InputError(
-                f"the task reads answers at position {place}; the module gives logits at the last "
-                f"{kept} of {stop} positions"
+                f"the task reads answers at position {position}; the module gives logits at the "
+                f"last {kept} of {stop} positions"
             )
         logits = module(inputs.clean[examples[which], :stop])[:, at]
-        found.update(zip(which.tolist(), logits, strict=True))
-    return torch.stack([found[i] for i in range(len(places))])
+        rows.update(zip(which.tolist(), logits, strict=True))
+    return torch.stack([rows[i] for i in range(len(positions))])
 
 
 @torch.no_grad()
 def _gap(
-    made: Pruned,
+    result: Pruned,
     model: MaskedModel,
     dtype: torch.dtype,
     values: Tensor,
     ablation: Ablation,
     last: int | None,
 ) -> float:
-    ids = made.draw(2, made.length(9))
+    ids = result.draw(2, result.length(9))
     length = ids.shape[1]
-    places = torch.arange(length - (last or length), length, device=ids.device).expand(2, -1)
-    batch = Batch({"input_ids": ids}, None, 2, positions=places)
+    positions = torch.arange(length - (last or length), length, device=ids.device).expand(2, -1)
+    batch = Batch({"input_ids": ids}, None, 2, positions=positions)
     want = model.run(batch, values, model.reference(batch, ablation)).double()
-    logits: Tensor = made.module(ids)
-    gap = float((logits.double() - want).abs().max())
+    logits: Tensor = result.module(ids)
+    gap = largest_gap(logits, want)
     size = 1 + float(want.abs().max())
     if not gap <= tolerance(dtype) * size:
         raise UnsupportedModelError(

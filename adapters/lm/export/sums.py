@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..describe.norms import HALF
 from .module import ReaderSum, Terms
 
 __all__ = ["SumPlanner"]
@@ -34,7 +35,7 @@ class SumPlanner:
     Args:
         slots: how many numbers senders may have.
         dtype: of the module.
-        last: how many positions outputs are asked at; ``None``: all.
+        last: how many positions outputs are asked at; ``None`` means all.
     """
 
     def __init__(self, slots: int, dtype: torch.dtype, last: int | None) -> None:
@@ -43,7 +44,7 @@ class SumPlanner:
         self.tail = torch.zeros(slots, dtype=torch.bool)
         self._planned: list[_Planned] = []
         # Differences of sums are rounded more often than sums; half precision has no room for it.
-        self._differences = dtype not in (torch.float16, torch.bfloat16)
+        self._differences = dtype not in HALF
 
     def send(self, slot: int, *, still: bool, tail: bool) -> None:
         """From now on there is a message ``slot``: of a batch of 1, of the last positions."""
@@ -73,22 +74,22 @@ class SumPlanner:
             if not self._differences or not bool((base.kept & ~self.still).any()):
                 return
             differs = kept ^ base.kept
-            found = (differs & ~self.still).sum(1)
-            found += (differs & self.still).any(1) | moved(base)
+            additions = (differs & ~self.still).sum(1)
+            additions += (differs & self.still).any(1) | moved(base)
             for row in left:
-                if int(found[row]) < costs[row] and (tails[row] or not base.tail):
-                    costs[row], starts[row] = int(found[row]), start
+                if int(additions[row]) < costs[row] and (tails[row] or not base.tail):
+                    costs[row], starts[row] = int(additions[row]), start
 
         left = list(rows)
         for start in range(len(self._planned)):
             compare(start)
-        made = []
+        readings = []
         while left:
             row = min(left, key=lambda r: (costs[r], tails[r]))
             left.remove(row)
-            made.append((row, self._make(kept[row], constants[row], tails[row], starts[row])))
+            readings.append((row, self._make(kept[row], constants[row], tails[row], starts[row])))
             compare(len(self._planned) - 1)
-        return made
+        return readings
 
     def _make(self, kept: Tensor, constant: Tensor, tail: bool, start: int | None) -> ReaderSum:
         base = None if start is None else self._planned[start]

@@ -38,12 +38,14 @@ class _MaskedRun(torch.autograd.Function):
     ) -> Tensor:
         keep = not base.reference.checkpointing
         ctx.run = MaskedPass(base, plan, mask.detach(), keep=keep, slot_major=slot_major)
-        found: Tensor = ctx.run.forward()
-        return found
+        outputs: Tensor = ctx.run.forward()
+        return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         with ctx.run.arch.running():  # backward runs later, when the user may be training
             mask, constants = pull_back(ctx.run, grad, *ctx.needs_input_grad[:2])
         return mask, constants, None, None, None
@@ -121,17 +123,17 @@ class _Backward:
         """
         if self.mask is None:
             return
-        found = buffer.mask_gradients(dx, self.run.slots(buffer, first, count)).to(self.mask)
+        gradients = buffer.mask_gradients(dx, self.run.slots(buffer, first, count)).to(self.mask)
         columns, start = self.run.columns(buffer, first, count), 0
         for place, rows in readers:
-            mine = place.of(self.mask)[..., first : first + count]
+            target = place.of(self.mask)[..., first : first + count]
             every = torch.arange(place.rows, device=dx.device)[rows]
-            part = found[:, start : start + len(every)]
+            part = gradients[:, start : start + len(every)]
             start += len(every)
             if isinstance(columns, slice):
-                mine[:, rows] = part
+                target[:, rows] = part
             else:
-                mine[:, every[:, None], columns] = part
+                target[:, every[:, None], columns] = part
 
     def _from_tail(self, home: DeltaBuffer, first: int, count: int) -> None:
         """Hands gradients at writers' copies in the tail on, once all readers there are passed."""
@@ -152,13 +154,13 @@ class _Backward:
         if self.constants is None:
             return
         assert home.grad is not None
-        found = -wide(home.grad[:, self.run.slots(home, first, count)]).sum(0)
+        gradient = -wide(home.grad[:, self.run.slots(home, first, count)]).sum(0)
         for buffer in {self.run.main, self.run.last}:
             assert buffer.grad is not None
-            found += wide(buffer.grad[:, 0]).sum(0)
+            gradient += wide(buffer.grad[:, 0]).sum(0)
         if also is not None:
-            found += wide(also).sum(0)
-        self.constants[first : first + count] = centre(found, self.centred).to(self.constants)
+            gradient += wide(also).sum(0)
+        self.constants[first : first + count] = centre(gradient, self.centred).to(self.constants)
 
     def _layer(self, block: DecoderBlock, layer: LayerPlan) -> None:
         run = self.run
@@ -219,12 +221,12 @@ class _Backward:
         self, block: DecoderBlock, layer: LayerPlan, fed: Tensor, saved: SavedForBackward
     ) -> Tensor:
         """``[token, D]``: the gradient at the MLP's input ``fed [token, 1, D]``."""
-        run, home, mine = self.run, self.run.home(layer.narrow_mlp), layer.first + block.heads
-        self._from_tail(home, mine, 1)
-        self._constants(home, mine, 1, None)
+        run, home, writer = self.run, self.run.home(layer.narrow_mlp), layer.first + block.heads
+        self._from_tail(home, writer, 1)
+        self._constants(home, writer, 1, None)
         assert home.grad is not None
         assert saved.mlp is not None
-        upstream = centre(home.grad[:, run.slots(home, mine, 1).start], self.centred)
+        upstream = centre(home.grad[:, run.slots(home, writer, 1).start], self.centred)
         (dx,) = torch.autograd.grad([saved.mlp[1]], [saved.mlp[0]], [upstream])
         if block.mlp_norm is not None:
             dx = block.mlp_norm.pull_back(fed[:, 0], dx)

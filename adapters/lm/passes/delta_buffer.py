@@ -89,8 +89,8 @@ class TokenSelection:
 
     def pick(self, x: Tensor, rows: Tensor | slice) -> Tensor:
         """``[count, r, F]``: ``rows`` of ``x [K * B, T, R, F]``."""
-        mine: Tensor = self.cut(x.flatten(2)).unflatten(1, x.shape[2:])
-        return mine[:, rows]
+        chosen: Tensor = self.cut(x.flatten(2)).unflatten(1, x.shape[2:])
+        return chosen[:, rows]
 
 
 class AblatedRun:
@@ -148,9 +148,8 @@ class AblatedRun:
         tokens, heads = self.tokens, layer.heads
         out = self.like.new_zeros(tokens.batch, tokens.length, block.rows, block.head_dim)
         if len(layer.rows) < block.rows:
-            kv = block.heads + heads // (block.heads // block.kv_heads)
             needed = torch.zeros(block.rows, dtype=torch.bool)
-            needed[torch.cat([heads, kv, kv + block.kv_heads])] = True
+            needed[block.rows_of(heads).flatten()] = True
             needed |= block.coupled
             needed[layer.rows] = False
             rows = torch.nonzero(needed)[:, 0]
@@ -248,8 +247,8 @@ class DeltaBuffer:
     def add(self, out: Tensor, weights: Tensor, slots: slice) -> None:
         """Adds the Deltas of ``slots``, weighted by ``[masks, R, S]``, to ``out [token, R, D]``."""
         if self.slot_major:
-            found = torch.mm(weights[0], self.of(slots).flatten(1))
-            out += found.view(-1, *self.delta.shape[::2]).transpose(0, 1)
+            sums = torch.mm(weights[0], self.of(slots).flatten(1))
+            out += sums.view(-1, *self.delta.shape[::2]).transpose(0, 1)
         else:
             out.baddbmm_(self._each(weights), self.delta[:, slots])
 
@@ -261,8 +260,8 @@ class DeltaBuffer:
         """Adds to the Deltas' gradients what ``grad [token, R, D]`` at their readers gives."""
         assert self.grad is not None
         if self.slot_major:
-            mine = self.grad.transpose(0, 1)[slots]
-            mine.view(len(mine), -1).addmm_(
+            target = self.grad.transpose(0, 1)[slots]
+            target.view(len(target), -1).addmm_(
                 weights[0].T.to(grad.dtype), grad.transpose(0, 1).flatten(1)
             )
         else:
@@ -274,13 +273,13 @@ class DeltaBuffer:
         if self.slot_major:
             grad = wide(grad.transpose(0, 1).flatten(1))
             return torch.mm(grad, self.of(slots).flatten(1).T)[None]
-        found = []
+        gradients = []
         delta = self.delta[:, slots]
         for g, d in zip(grad.split(self.sizes), delta.split(self.sizes), strict=True):
             pairs = zip(g.split(_TOKENS), d.split(_TOKENS), strict=True)
             products = (torch.bmm(wide(a), wide(b).transpose(1, 2)).sum(0) for a, b in pairs)
-            found.append(sum(products, grad.new_zeros((), dtype=wide(grad[:0]).dtype)))
-        return torch.stack(found)
+            gradients.append(sum(products, grad.new_zeros((), dtype=wide(grad[:0]).dtype)))
+        return torch.stack(gradients)
 
     def _each(self, weights: Tensor) -> Tensor:
         """``[token, R, S]`` from ``[masks, R, S]``; a view where there is one mask."""

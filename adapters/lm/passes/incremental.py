@@ -79,15 +79,15 @@ class SuffixTrials(EdgeTrials):
 
     def _set_width(self, *, narrow: bool) -> None:
         """How many rows pay: ``narrow`` where a call computes answers' tokens alone."""
-        kind, base = "cpu" if self._device.type == "cpu" else "other", self.base
+        device_kind, base = "cpu" if self._device.type == "cpu" else "other", self.base
         count = base.asked.count if narrow else base.tokens.count
         each = len(base.where) * self._outputs.shape[-1]
-        self.most = max(1, min(_TOKENS[kind] // count, _LOGITS // each))
-        self.overhead = _LAUNCH[kind][narrow] / count
+        self.most = max(1, min(_TOKENS[device_kind] // count, _LOGITS // each))
+        self.overhead = _LAUNCH[device_kind][narrow] / count
 
     def _mask(self) -> Tensor:
-        kind = torch.float64 if self.base.dtype == torch.float64 else torch.float32
-        return self.kept.to(self._device, kind)
+        dtype = torch.float64 if self.base.dtype == torch.float64 else torch.float32
+        return self.kept.to(self._device, dtype)
 
     def _standing(self, mask: Tensor, place: int, narrow: bool) -> Tensor:
         """``[R, n, D]``: what readers ``mask [R, prefix]`` read of the circuit as it stands."""
@@ -139,7 +139,7 @@ class SuffixTrials(EdgeTrials):
 
         By layer and buffer, as :class:`MaskedPass` takes them: the MLP with the attention's rows.
         """
-        still, found = (~plan.computed).to(mask), dict[tuple[int, bool], Tensor]()
+        still, inputs = (~plan.computed).to(mask), dict[tuple[int, bool], Tensor]()
 
         def standing(place: Place, rows: Tensor | slice, number: int, narrow: bool) -> Tensor:
             kept = place.of(mask)[rows] * still[: place.prefix]
@@ -155,9 +155,9 @@ class SuffixTrials(EdgeTrials):
                     # At the attention's place: the pass adds what lies between.
                     parts.append(standing(layer.mlp_place, slice(None), 2 * i, narrow))
                 if parts:
-                    found[i, narrow] = torch.cat(parts)
+                    inputs[i, narrow] = torch.cat(parts)
         last = standing(plan.final, slice(None), -1, True)
-        return found | {(len(plan.layers), self.base.trimmed): last}
+        return inputs | {(len(plan.layers), self.base.trimmed): last}
 
     # ---------------------------------------------------------------- trials
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,9 +71,9 @@ def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
     model would read it, and the numbers would be another model's.
     """
     if not isinstance(given, Mapping) or given.get("input_ids") is None:
-        found = list(given) if isinstance(given, Mapping) else type(given).__name__
+        got = list(given) if isinstance(given, Mapping) else type(given).__name__
         raise InputError(
-            f"a language model's batch needs a mapping with input_ids, got {found} as {side} inputs"
+            f"a language model's batch needs a mapping with input_ids, got {got} as {side} inputs"
         )
     given = {
         key: value
@@ -205,22 +205,22 @@ def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
                 f"{list(corrupt.shape)}; pairs of different length need spans to align them"
             )
         _require_counterparts(weight, there, batch.alignment)
-    vocabulary = cast(Tensor, arch.embedding.weight).shape[0]
+    vocabulary = len(arch.table)
     for side, tokens in (("clean", ids), ("corrupted", corrupt)):
         if tokens is not None and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
             raise InputError(
                 f"the {side} prompts hold token ids from {int(tokens.min())} to "
                 f"{int(tokens.max())}; the model's vocabulary is 0 to {vocabulary - 1}"
             )
-    limit = arch.longest
+    limit = arch.table_positions
     if limit is not None and ids.shape[1] > limit:
         raise InputError(
             f"the prompts have {ids.shape[1]} tokens; the model's position table ends at {limit}"
         )
-    for side, found in (("answer", batch.answer), ("distractor", batch.distractor)):
-        if found is None or (isinstance(found, Tensor) and not found.numel()):
+    for side, named in (("answer", batch.answer), ("distractor", batch.distractor)):
+        if named is None or (isinstance(named, Tensor) and not named.numel()):
             continue
-        largest = int(_integers(found, f"{side} ids", len(ids)).max())
+        largest = int(_integers(named, f"{side} ids", len(ids)).max())
         if largest >= arch.outputs:
             raise InputError(
                 f"the largest {side} id is {largest}; the model's outputs are 0 to "

@@ -53,7 +53,7 @@ class ReaderGroup:
 
 @dataclass(frozen=True, eq=False)
 class GivenInput:
-    """Inputs of one reader, handed in: ``x [K, n, D]``, its ``row`` (``None``: MLP or output)."""
+    """Inputs of one reader, handed in: ``x [K, n, D]``; ``row`` is ``None`` for MLP and output."""
 
     layer: int
     row: int | None
@@ -159,7 +159,7 @@ class MaskedPass:
 
     def groups(self, block: DecoderBlock) -> list[ReaderGroup]:
         """What the layer reads in one product each, the MLP with the last one of its buffer."""
-        layer, given, found = self.plan.layers[block.index], self.given_at(block.index), []
+        layer, given, groups = self.plan.layers[block.index], self.given_at(block.index), []
         for narrow, rows, mlp in layer.readers[self.tail is not None]:
             buffer = self.home(narrow)
             mlp = mlp and not (given is not None and given.row is None)
@@ -168,8 +168,8 @@ class MaskedPass:
                 most = max(1, _ROOM // (buffer.tokens.count * self.base.like.shape[-1]))
             for start in range(0, count, most or 1):
                 at = slice(start, min(start + most, count))
-                found.append(ReaderGroup(buffer, rows[at], mlp and at.stop == count, at))
-        return found
+                groups.append(ReaderGroup(buffer, rows[at], mlp and at.stop == count, at))
+        return groups
 
     def weights(self, block: DecoderBlock, group: ReaderGroup) -> Tensor:
         """``[masks, R, 1 + S]``: mask values of a group's readers, after a 1 for the base."""
@@ -394,5 +394,5 @@ class _Source(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None, None

@@ -93,11 +93,11 @@ def _learned(constants: Tensor | None, layout: EdgeLayout, entry: Tensor, code: 
             f"learned constants of the shape {got} come from another model; this one has "
             f"{layout.writers} writers of width {width}: use model.learned_ablation(start)"
         )
-    mine = constants.detach().to(entry)
-    layers = mine[layout.embeddings :].view(layout.layers, layout.heads + 1, width)
+    messages = constants.detach().to(entry)
+    layers = messages[layout.embeddings :].view(layout.layers, layout.heads + 1, width)
     zeros = entry.new_zeros(1, 1, 1)
     return Values(
-        mine[: layout.embeddings, None, None].expand(-1, batch, tokens, width),
+        messages[: layout.embeddings, None, None].expand(-1, batch, tokens, width),
         [zeros.expand(batch, tokens, code)] * layout.layers,
         [layer[-1].expand(batch, tokens, width) for layer in layers],
         heads=layers[:, :-1],
@@ -110,19 +110,19 @@ def learned_constants(start: Ablation, arch: Architecture, layout: EdgeLayout) -
     float32, or float64 for a float64 model. Raises :class:`InputError` for other ablations.
     """
     dtype = torch.float64 if arch.dtype == torch.float64 else torch.float32
-    found = torch.zeros(layout.writers, arch.width, dtype=dtype, device=arch.device)
+    constants = torch.zeros(layout.writers, arch.width, dtype=dtype, device=arch.device)
     if start.kind == "mean" and not start.per_position:
         values = Values.means_of(start, layout, arch.width)
-        found[: layout.embeddings] = values.embed.to(found)[:, 0, 0]
+        constants[: layout.embeddings] = values.embed.to(constants)[:, 0, 0]
         for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
             first = layout.head(block.index)
-            weight = block.senders(False).to(found)
-            split = code.to(found).view(block.heads, 1, block.head_dim)
-            found[first : first + block.heads] = torch.bmm(split, weight.detach())[:, 0]
-            found[first + block.heads] = mlp.to(found)[0, 0]
+            weight = block.senders(False).to(constants)
+            split = code.to(constants).view(block.heads, 1, block.head_dim)
+            constants[first : first + block.heads] = torch.bmm(split, weight.detach())[:, 0]
+            constants[first + block.heads] = mlp.to(constants)[0, 0]
     elif start.kind != "zero":
         raise InputError(
             "learned constants start from zero or from means pooled over positions "
             f"(model.mean_ablation(batches)), got {start.name}"
         )
-    return found.requires_grad_(True)
+    return constants.requires_grad_(True)

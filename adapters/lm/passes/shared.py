@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from ..attribution.relevance import Rule, relevant, relevant_attention
-from ..describe.architecture import Architecture, Call
+from ..describe.architecture import Architecture, Glue
 from ..describe.layout import EdgeLayout
 from ..describe.norms import Norm, wide
+from .inputs import Inputs
 from .means import ablation_values
 from .values import LMReference, Values
 
-__all__ = ["SharedPass", "compute_values", "run_shared"]
+__all__ = ["MixedMessages", "SharedPass", "compute_values", "run_shared"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,52 +38,57 @@ class SharedPass:
     outputs: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class MixedMessages:
+    """What heads and MLPs send in a pass instead of their own messages.
+
+    ``gates [W]``: the share of a writer's own message, the rest is its ``ablated`` one. Writers
+    marked in ``constant [W]`` send their ``clean`` message, which no gradient passes through.
+    """
+
+    gates: Tensor
+    ablated: Values
+    constant: Tensor
+    clean: Values | None
+
+
 def run_shared(
     arch: Architecture,
     layout: EdgeLayout,
-    embed: Tensor,
-    unmaskable: Tensor,
-    calls: tuple[Call, ...],
-    answers: Tensor,
-    shape: tuple[int, ...],
+    glue: Glue,
+    inputs: Inputs,
     *,
-    gates: Tensor | None = None,
-    ablated: Values | None = None,
-    constant: Tensor | None = None,
-    clean: Values | None = None,
+    embed: Tensor | None = None,
+    mixed: MixedMessages | None = None,
     rule: Rule = "gradient",
     grad: bool = False,
     outputs: bool = True,
 ) -> SharedPass:
-    """One pass over all layers with embeddings ``embed [E, B, T, D]``.
+    """One pass over all layers.
 
-    ``gates [W]`` mixes each head's and MLP's message with its ``ablated`` one (the caller has mixed
-    the embeddings). Writers marked in ``constant [W]`` send their ``clean`` message instead of this
-    pass's, which no gradient passes through. ``answers`` are flat token numbers whose logits are
-    wanted. The residual stream stands in float32 at least; what modules read of it is rounded to
-    ``unmaskable``'s dtype, the model's own.
+    ``embed [E, B, T, D]`` is what the embeddings send, if not their own messages; ``mixed`` says it
+    of heads and MLPs. The residual stream stands in float32 at least; what modules read of it is
+    rounded to the model's own dtype.
     """
-    relp, kind = rule != "gradient", unmaskable.dtype
+    relp, dtype = rule != "gradient", glue.entry.dtype
     frozen = rule == "relp-frozen"
     codes, mlps, stream = [], [], []
     projected, mlp_in, sent = [], [], []
+    embed = glue.sent(layout.embeddings) if embed is None else embed
 
-    def gated(x: Tensor, other: Tensor, gate: Tensor) -> Tensor:
+    def gated(x: Tensor, ablated: Tensor, gate: Tensor) -> Tensor:
         if bool((gate == 1).all()):
             return x
-        x, other = wide(x), wide(other)
-        return other + gate.to(x) * (x - other)
+        x, ablated = wide(x), wide(ablated)
+        return ablated + gate.to(x) * (x - ablated)
 
-    def held(x: Tensor, own: Tensor | None, writers: slice) -> Tensor:
-        """``x [..., writers * d]`` with the constant ones' part from the clean run."""
-        stays = None if constant is None else constant[writers]
-        if stays is None or own is None or not bool(stays.any()):
-            return x
-        each = stays.to(x.device).repeat_interleave(x.shape[-1] // len(stays))
-        return torch.where(each, own, x)
+    def with_constants(x: Tensor, clean: Tensor, constant: Tensor) -> Tensor:
+        """``x [..., writers * d]`` with the part of the ``constant [writers]`` ones clean."""
+        each = constant.to(x.device).repeat_interleave(x.shape[-1] // len(constant))
+        return torch.where(each, clean, x)
 
     def normed(norm: Norm | None, x: Tensor) -> Tensor:
-        x = x.to(kind)
+        x = x.to(dtype)
         if norm is None:
             return x.view_as(x)
         return norm.frozen(x) if relp else norm(x)
@@ -92,8 +98,11 @@ def run_shared(
         if grad:
             first = first.detach().requires_grad_(True)
         sent.append(first)
-        x = first + unmaskable
-        for block, call in zip(arch.blocks, calls, strict=True):
+        x = first + glue.unmaskable(layout.embeddings)
+        for block, call in zip(arch.blocks, glue.calls, strict=True):
+            i, head = block.index, layout.head(block.index)
+            heads = slice(head, head + block.heads)
+            mlp = slice(heads.stop, heads.stop + 1)
             with block.loaded(lent=grad):
                 stream.append(x)
                 qkv = block.project(normed(block.attention_norm, x))
@@ -106,20 +115,17 @@ def run_shared(
                 attend = relevant_attention(block) if relp else block.attend
                 message, code = block.share(attend(seen, call), frozen=relp)
                 codes.append(code.detach())
-                if gates is not None and ablated is not None:
-                    place = layout.head(block.index)
-                    mine = slice(place, place + block.heads)
-                    gate = gates[mine]
-                    own = code
-                    code = held(code, None if clean is None else clean.codes[block.index], mine)
-                    if code is not own:
+                if mixed is not None:
+                    gate, constant = mixed.gates[heads], mixed.constant[heads]
+                    if mixed.clean is not None and bool(constant.any()):
+                        code = with_constants(code, mixed.clean.codes[i], constant)
                         message = block.message(code)
                     if not bool((gate == 1).all()):
                         each = gate.to(first).repeat_interleave(block.head_dim)
-                        mixed = gated(code, ablated.codes[block.index], each)
-                        message = block.message(mixed.to(kind))
-                        if ablated.heads is not None:
-                            share = (1 - gate).to(first)[:, None] * ablated.heads[block.index]
+                        code = gated(code, mixed.ablated.codes[i], each)
+                        message = block.message(code.to(dtype))
+                        if mixed.ablated.heads is not None:
+                            share = (1 - gate).to(first)[:, None] * mixed.ablated.heads[i]
                             message = message + share.sum(0)
                 sent.append(message)
                 middle = x + message
@@ -131,22 +137,20 @@ def run_shared(
                 if block.mlp_post_norm is not None:
                     y = block.mlp_post_norm.frozen(y) if relp else block.mlp_post_norm(y)
                 mlps.append(y.detach())
-                if gates is not None and ablated is not None:
-                    last = layout.head(block.index) + block.heads
-                    alone = slice(last, last + 1)
-                    y = held(y, None if clean is None else clean.mlps[block.index], alone)
-                    gate = gates[alone]
-                    y = gated(y, ablated.mlps[block.index], gate)
+                if mixed is not None:
+                    if mixed.clean is not None and bool(mixed.constant[mlp]):
+                        y = with_constants(y, mixed.clean.mlps[i], mixed.constant[mlp])
+                    y = gated(y, mixed.ablated.mlps[i], mixed.gates[mlp])
                 sent.append(y)
                 x = middle + y
         stream.append(x)
         final_in, out = x, x
         if outputs:
-            rows = x.reshape(-1, x.shape[-1])[answers]
+            rows = x.reshape(-1, x.shape[-1])[inputs.answers]
             with arch.outer_loaded(lent=grad):
                 final_in = normed(arch.final_norm, rows)
-                out = arch.unembed(final_in).view(*shape, -1)
-    values = Values(embed.detach().to(kind), codes, mlps, [s.detach() for s in stream])
+                out = arch.unembed(final_in).view(*inputs.shape, -1)
+    values = Values(embed.detach().to(dtype), codes, mlps, [s.detach() for s in stream])
     return SharedPass(values, stream, projected, mlp_in, final_in, sent, out)
 
 
@@ -159,18 +163,7 @@ def compute_values(layout: EdgeLayout, reference: LMReference, clean: bool) -> V
         if not clean:
             assert inputs.corrupt is not None
             glue = arch.glue(inputs.corrupt)
-        embed = glue.sent(layout.embeddings)
-        unmaskable = glue.position if layout.embeddings == 1 else embed.new_zeros(())
-        values = run_shared(
-            arch,
-            layout,
-            embed,
-            unmaskable,
-            glue.calls,
-            inputs.answers,
-            inputs.shape,
-            outputs=False,
-        ).values
+        values = run_shared(arch, layout, glue, inputs, outputs=False).values
         alignment = inputs.alignment
         if clean or alignment is None:
             return values

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -74,11 +73,11 @@ class Values:
         for block, c, c2, m, m2 in zip(
             arch.blocks, self.codes, other.codes, self.mlps, other.mlps, strict=True
         ):
-            mine = out[start : start + heads]
+            messages = out[start : start + heads]
             with block.loaded():
-                expand_codes(block.output_weight, c - c2, mine, block.gain)
+                expand_codes(block.output_weight, c - c2, messages, block.gain)
             if other.heads is not None:
-                mine -= other.heads[block.index, :, None, None]
+                messages -= other.heads[block.index, :, None, None]
             start += heads
             torch.sub(m, m2, out=out[start])
             start += 1
@@ -95,24 +94,24 @@ def expand_codes(weight: Tensor, code: Tensor, out: Tensor, gain: Tensor | None)
         flat.mul_(gain)
 
 
-def residuals(arch: Architecture, values: Values, position: Tensor, like: Tensor) -> list[Tensor]:
+def residuals(arch: Architecture, values: Values, glue: Glue, embeddings: int) -> list[Tensor]:
     """The residual stream when every writer sends ``values``: two places a layer, then the final.
 
-    ``position`` is the unmaskable part of the embedding; ``like [B, T, D]`` gives the shape. Sums
-    stand in float32 at least: half precision would round the whole stream once for each layer.
+    Sums stand in float32 at least: half precision would round the whole stream once for each layer.
     """
-    x = (wide(position) + wide(values.embed).sum(0)).expand_as(like)
-    places = []
+    x = wide(glue.unmaskable(embeddings)) + wide(values.embed).sum(0)
+    x = x.expand_as(glue.entry)
+    streams = []
     for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
-        places.append(x)
+        streams.append(x)
         with block.loaded():
             middle = x + block.message(code)
         if values.heads is not None:
             middle = middle + values.heads[block.index].sum(0)
-        places.append(x if block.parallel else middle)
+        streams.append(x if block.parallel else middle)
         x = middle + mlp
-    places.append(x)
-    return places
+    streams.append(x)
+    return streams
 
 
 @dataclass(eq=False)
@@ -122,7 +121,7 @@ class LMReference(Reference):
     Ablated values that are learned may change between runs and are made anew each time. ``start``
     is the first position at which a Delta can differ from 0; ``checkpointing`` makes backward
     compute every layer again instead of keeping its activations. ``weights``: the state of the
-    model's weights when it was made (``None``: they come and go).
+    model's weights when it was made (``None`` means they come and go).
     """
 
     batch: Batch
@@ -146,8 +145,8 @@ class LMReference(Reference):
         counterfactual = self.ablation.kind == "counterfactual"
         self.exact_counterfactual = counterfactual and self.inputs.alignment is None
 
-    def offer(self, clean: bool, values: Values) -> None:
-        """Takes values another computation happened to make."""
+    def take_over(self, values: Values, *, clean: bool) -> None:
+        """Keeps clean (or ablated) values that another computation happened to make."""
         if clean:
             vars(self).setdefault("clean", values)
         elif self.exact_counterfactual:
@@ -212,12 +211,6 @@ class LMReference(Reference):
         """What the model's own modules are called with: sums in float32 are rounded to it once."""
         return self.glue.entry.dtype
 
-    @property
-    def unmaskable(self) -> Tensor:
-        """The part of the embedding that belongs to no node: positions, or nothing."""
-        position = self.glue.position
-        return position.new_zeros(()) if self.embeddings == 2 else position
-
     @cached_property
     def stream(self) -> list[Tensor]:
         """The ablated residual stream at every place."""
@@ -226,8 +219,7 @@ class LMReference(Reference):
     def stream_of(self, values: Values) -> list[Tensor]:
         """The residual stream at every place when every writer sends ``values``."""
         with torch.no_grad():
-            known = values.stream
-            return known or residuals(self.arch, values, self.unmaskable, self.glue.entry)
+            return values.stream or residuals(self.arch, values, self.glue, self.embeddings)
 
     def calls(self, copies: int) -> tuple[Call, ...]:
         """Attention arguments for the batch repeated ``copies`` times."""
@@ -273,7 +265,7 @@ class LMReference(Reference):
         each = (layers + 1) * entry.shape[-1] + layers * code
         stream = (2 * layers + 1) * entry.shape[-1] * wide(entry[:0]).element_size()
         prefix = 2 * blocks[0].kv_heads * blocks[0].head_dim * layers
-        logits = cast(Tensor, self.arch.embedding.weight).shape[0] * len(self.inputs.answers)
+        logits = len(self.arch.table) * len(self.inputs.answers)
         runs = tokens * (2 if "clean" in vars(self) else 1)
         count = each * runs + 2 * logits + prefix * self.start * entry.shape[0]
         return entry.element_size() * count + stream * runs

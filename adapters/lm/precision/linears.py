@@ -47,9 +47,10 @@ class RoundedRows(RoundedLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None, precisions: list[Precision]) -> None:
         super().__init__(weight, bias)
         device = weight.device
-        self.groups = [
+        kinds: list[Precision] = sorted(set(precisions))
+        self.groups: list[tuple[Precision, Tensor]] = [
             (kind, torch.tensor([i for i, p in enumerate(precisions) if p == kind], device=device))
-            for kind in sorted(set(precisions))
+            for kind in kinds
         ]
         self.order = torch.argsort(torch.cat([rows for _, rows in self.groups]))
 
@@ -66,7 +67,7 @@ class RoundedRows(RoundedLinear):
         return torch.cat(parts, -1)[..., self.order]
 
 
-class NativeLinear(nn.Linear):
+class NativeLinear(RoundedLinear):
     """bf16 or int8 operands multiplied by the device's own kernels; the bias is added after.
 
     bf16 kernels round their sums to bf16 once more; int8 sums are exact.
@@ -75,15 +76,9 @@ class NativeLinear(nn.Linear):
     def __init__(
         self, weight: Tensor, bias: Tensor | None, precision: Precision, scale: Tensor | None
     ) -> None:
-        out, wide = weight.shape
-        super().__init__(wide, out, bias=False, device="meta")
-        stored = torch.bfloat16 if precision == "bf16" else torch.int8
         if scale is not None:
             weight = (weight / scale).round()
-        self.weight = nn.Parameter(weight.detach().to(stored), requires_grad=False)
-        if bias is not None:
-            assert isinstance(bias, nn.Parameter)
-            self.bias = bias
+        super().__init__(weight.to(torch.bfloat16 if precision == "bf16" else torch.int8), bias)
         self.precision: Precision = precision
         self.scale = scale
 
@@ -102,13 +97,16 @@ class _Product(torch.autograd.Function):
         if scale is None:
             return (x.to(weight.dtype) @ weight.T).to(x.dtype)
         flat = x.reshape(-1, x.shape[-1])
-        mine = scale_of(flat.abs().amax(-1, keepdim=True), precision)
-        numbers = on_grid(flat / mine, precision).to(torch.int8)
-        out = torch._int_mm(numbers, weight.T).to(x.dtype) * mine * scale.flatten()
+        input_scale = scale_of(flat.abs().amax(-1, keepdim=True), precision)
+        numbers = on_grid(flat / input_scale, precision).to(torch.int8)
+        product = torch._int_mm(numbers, weight.T)  # pyright: ignore[reportPrivateImportUsage]
+        out = product.to(x.dtype) * input_scale * scale.flatten()
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor, None, None, None]:
         weight = ctx.weight.to(grad.dtype)
         if ctx.scale is not None:
             weight *= ctx.scale

@@ -27,7 +27,7 @@ from ..describe.layout import EdgeLayout
 from ..describe.module_copies import replaced
 from ..describe.norms import matrix
 from .linears import NativeLinear, RoundedLinear, RoundedRows, native_kernel
-from .rounding import LARGEST, Rounds, mixed, round_to, scale_of, straight
+from .rounding import LARGEST, Rounds, lowered, mixed, round_to, scale_of, straight
 
 __all__ = ["DEFAULTS", "Lowering", "lower"]
 
@@ -101,7 +101,7 @@ def lower(
     source = arch.model
     parts = {path: module for place in places.values() for path, module in place.parts.items()}
     full = sum(p.numel() * p.element_size() for p in source.parameters())
-    used = sorted({p for place in places.values() for p in place.used})
+    used: list[Precision] = sorted({p for place in places.values() for p in place.used})
     report = Lowered(
         policy,
         native={p: p not in emulated for p in used},
@@ -175,12 +175,13 @@ class _RoundedPart:
         """Of q of each head, then k and v of each key/value head; and of each head's output map."""
         assert self.block is not None
         layer, layout = self.block.index, self.layout
-        heads = [self.policy.of(f"a{layer}.h{h}", "head") for h in range(layout.heads)]
+        names = [f"a{layer}.h{h}" for h in range(layout.heads)]
+        heads: tuple[Precision, ...] = tuple(self.policy.of(name, "head") for name in names)
         kvs = heads
         if layout.grouped:
-            each = range(layout.kv_heads)
-            kvs = [self.policy.of(f"a{layer}.kv{j}", "kv", "head") for j in each]
-        return (*heads, *kvs, *kvs), tuple(heads)
+            names = [f"a{layer}.kv{j}" for j in range(layout.kv_heads)]
+            kvs = tuple(self.policy.of(name, "kv", "head") for name in names)
+        return (*heads, *kvs, *kvs), heads
 
     def attention(self) -> None:
         """Replaces the layer's projections and output map."""
@@ -190,7 +191,7 @@ class _RoundedPart:
         if set(rows) == {"fp32"}:
             return
         rounds = Rounds(rows, heads)
-        for precision in set(rows) - {"fp32"}:
+        for precision in lowered(rows):
             self._emulates(precision, _SHARED if self.policy.activations else _WEIGHTS)
         at = _join(family.base, family.layers, str(block.index), family.attention)
         for name, own in _stored_rows(block):
@@ -203,7 +204,7 @@ class _RoundedPart:
     ) -> None:
         """A map whose row blocks ``[dh, D]`` are the readers ``own``."""
         weight, bias = matrix(self.arch.model.get_submodule(path), path)
-        precisions = [rows[i] for i in own]
+        precisions: list[Precision] = [rows[i] for i in own]
         if set(precisions) == {"fp32"}:
             return
         split = weight.detach().unflatten(0, (len(own), block.head_dim))
@@ -212,8 +213,8 @@ class _RoundedPart:
         tensors = torch.searchsorted(ends, torch.tensor(own), right=True)
         if self.policy.weight_scale == "tensor":
             for tensor in tensors.unique():
-                mine = (tensors == tensor).to(largest.device)
-                largest[mine] = largest[mine].max()
+                of_tensor = (tensors == tensor).to(largest.device)
+                largest[of_tensor] = largest[of_tensor].max()
         new = mixed(split, precisions, largest).flatten(0, 1)
         per_row = self.policy.weight_scale == "row"
         scales = split.shape[1] if per_row else len(tensors.unique()) / len(own)
@@ -274,7 +275,7 @@ class _RoundedPart:
             causal: Any = model
             head = causal.get_output_embeddings()
             path = next(name for name, m in model.named_modules() if m is head)
-            if head.weight is self.arch.embedding.weight:
+            if head.weight is self.arch.table:
                 self._shares_table(matrix(head, path)[0], precision)
             self._linear(path, head, precision, native=False)
         for node, name in (("input", family.embedding), ("position", family.position)):

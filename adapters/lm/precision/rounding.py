@@ -7,7 +7,7 @@ exist; they are those of the products with rounded operands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from graphprune.precision import Precision
 
-__all__ = ["LARGEST", "Rounds", "mixed", "on_grid", "round_to", "scale_of", "straight"]
+__all__ = ["LARGEST", "Rounds", "lowered", "mixed", "on_grid", "round_to", "scale_of", "straight"]
 
 # What the largest absolute value is scaled to.
 LARGEST: dict[Precision, float] = {"fp8": 448.0, "int8": 127.0, "int4": 7.0}
@@ -50,8 +50,8 @@ def _e4m3(x: Tensor) -> Tensor:
     Values of one binade stand an eighth of its power of two apart, those below 2^-6 as in the
     lowest one. The power of two is a float's exponent bits alone.
     """
-    kind, exponent = _BITS[x.dtype]
-    step = (x.view(kind) & exponent).view(x.dtype).clamp_(min=2**-6).mul_(2**-3)
+    integers, exponent = _BITS[x.dtype]
+    step = (x.view(integers) & exponent).view(x.dtype).clamp_(min=2**-6).mul_(2**-3)
     return x.div_(step).round_().mul_(step)
 
 
@@ -64,7 +64,7 @@ def scale_of(largest: Tensor, precision: Precision) -> Tensor:
 def round_to(x: Tensor, precision: Precision, largest: Tensor | None = None) -> Tensor:
     """``x`` rounded to a grid with scales from ``largest``, which broadcasts against ``x``.
 
-    ``None``: one scale for each vector along the last axis.
+    ``None`` means one scale for each vector along the last axis.
 
     Example:
         >>> round_to(torch.tensor([[0.5, -7.0, 3.6]]), "int4")
@@ -84,7 +84,7 @@ class _Straight(torch.autograd.Function):
         return round_to(x, precision)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return grad, None
 
 
@@ -96,6 +96,11 @@ def straight(x: Tensor, precision: Precision) -> Tensor:
     return out
 
 
+def lowered(precisions: Iterable[Precision]) -> list[Precision]:
+    """The precisions below float32 among some, each once, sorted."""
+    return sorted({precision for precision in precisions if precision != "fp32"})
+
+
 def mixed(weight: Tensor, precisions: Sequence[Precision], largest: Tensor) -> Tensor:
     """``weight [n, F, K]`` with its n parts rounded to their precisions.
 
@@ -104,9 +109,9 @@ def mixed(weight: Tensor, precisions: Sequence[Precision], largest: Tensor) -> T
     """
     largest = largest.expand(len(weight), *largest.shape[1:])
     out = weight.clone()
-    for precision in sorted(set(precisions) - {"fp32"}):
-        some = [i for i, mine in enumerate(precisions) if mine == precision]
-        out[some] = round_to(weight[some], precision, largest[some])
+    for precision in lowered(precisions):
+        rows = [i for i, mine in enumerate(precisions) if mine == precision]
+        out[rows] = round_to(weight[rows], precision, largest[rows])
     return out
 
 
@@ -126,21 +131,20 @@ class Rounds:
         return _each(x, [self.rows[i] for i in rows.tolist()])
 
     def code(self, z: Tensor, heads: Tensor | None = None) -> Tensor:
-        """What output maps multiply, ``z [..., h, dh]`` of ``heads [h]`` (``None``: all), rounded.
+        """What output maps multiply, rounded: ``z [..., h, dh]`` of ``heads [h]``, or of all.
 
         Each head's code has scales of its own, so that its message depends on no other head.
         """
-        some = self.heads if heads is None else [self.heads[i] for i in heads.tolist()]
-        return _each(z, some)
+        precisions = self.heads if heads is None else [self.heads[i] for i in heads.tolist()]
+        return _each(z, precisions)
 
 
 def _each(x: Tensor, precisions: Sequence[Precision]) -> Tensor:
     """``x [..., n, F]``, rounded part by part along its last but one axis."""
-    kinds = set(precisions)
-    if len(kinds) == 1:
+    if len(set(precisions)) == 1:
         return straight(x, precisions[0])
     out = x.clone()
-    for precision in sorted(kinds - {"fp32"}):
-        some = [i for i, mine in enumerate(precisions) if mine == precision]
-        out[..., some, :] = straight(x[..., some, :], precision)
+    for precision in lowered(precisions):
+        rows = [i for i, mine in enumerate(precisions) if mine == precision]
+        out[..., rows, :] = straight(x[..., rows, :], precision)
     return out

@@ -1,4 +1,4 @@
-"""The descent itself: which edges go at a threshold, found with as few runs as the answer allows.
+"""Greedy pruning at a threshold: edges are decided one after another, in as few runs as possible.
 
 An edge is cut for good if cutting it raises the loss by less than tau, else it stays. A call tries
 many edges at once: which of them stay is guessed, and each row cuts its own edge and all earlier
@@ -7,8 +7,8 @@ edge that does not do as guessed; the next call begins behind it. Guesses change
 answer: every decision is measured, and one closer to tau than the outputs' noise is
 made again exactly.
 
-Several thresholds share a descent until they first disagree about an edge; each side then goes on
-from there.
+Several thresholds share their decisions until they first disagree about an edge: there the branch
+splits in two, and each goes on by itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from graphprune.search.order import readers
 from graphprune.util.interrupts import interruptible
 from graphprune.util.progress import bar
 
-__all__ = ["Branch", "GreedyDescent", "Limits"]
+__all__ = ["Branch", "GreedyPruning", "Limits"]
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _SAVE_EVERY = 20.0  # seconds
 
 @dataclass(eq=False)
 class Branch:
-    """A descent of the thresholds ``taus`` (ascending), ``at`` edges of the order decided.
+    """The circuit of the thresholds ``taus`` (ascending) after ``at`` edges of the order.
 
     ``kept [E]`` bool; ``effects [E]`` float64: the rise of the loss that decided an edge, NaN where
     none was needed.
@@ -53,17 +53,17 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class _Decision:
-    """An edge of a window: ``tried``, or cut with its dead reader; ``stays``: what is guessed."""
+class _Candidate:
+    """An edge of a window: ``tried`` by a run, or cut unseen since its reader leads nowhere."""
 
     edge: int
     tried: bool = True
-    stays: bool = False
+    guessed_to_stay: bool = False
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a call of :meth:`GreedyDescent.run` ends early; ``None``: never.
+    """When a call of :meth:`GreedyPruning.run` ends early; ``None`` means never.
 
     ``candidates``: rows tried at once at most.
     """
@@ -74,8 +74,8 @@ class Limits:
 
 
 @dataclass(eq=False)
-class GreedyDescent:
-    """Descends all thresholds.
+class GreedyPruning:
+    """Prunes the edges of a graph one by one, for all thresholds at once.
 
     Args:
         evaluator: gives losses quickly.
@@ -84,7 +84,7 @@ class GreedyDescent:
         absolute: whether a change of the loss counts whatever its sign.
         drop_dead: whether edges into nodes that lead nowhere are cut untried.
         order: edges in the order they are decided in; edges of ``within`` alone.
-        within: ``[E]`` bool, the circuit to begin with; ``None``: all edges.
+        within: ``[E]`` bool, the circuit to begin with; ``None`` means all edges.
     """
 
     graph: ComputationalGraph
@@ -118,9 +118,10 @@ class GreedyDescent:
         self._target = self.graph.edge_index[1].tolist()
         reader = readers(self.graph)[self.order]
         turns = torch.nonzero(reader[1:] != reader[:-1])[:, 0] + 1
-        self._first = torch.zeros(edges, dtype=torch.bool)
-        self._first[:1] = True
-        self._first[turns] = True
+        # For each place of the order: whether a reader's edges begin there, and where they end.
+        self._begins = torch.zeros(edges, dtype=torch.bool)
+        self._begins[:1] = True
+        self._begins[turns] = True
         ends = torch.cat([turns, torch.tensor([edges])])
         self._end = ends[torch.searchsorted(ends, torch.arange(edges), right=True)].tolist()
         self._resume()
@@ -139,7 +140,7 @@ class GreedyDescent:
                 with bar(self._describe(branch), len(self.order), branch.at) as shown:
                     self.evaluator.start(branch.kept)
                     self._loss = math.nan
-                    self._recall(branch)
+                    self._learn_decisions(branch)
                     while branch.at < len(self.order) and len(branch.taus):
                         was = branch.at
                         self._advance(branch)
@@ -149,7 +150,7 @@ class GreedyDescent:
                         shown.update(branch.at - was)
                         kept = int(branch.kept[self.order[: branch.at]].sum())
                         shown.set_postfix(kept=kept, runs=self.evaluations, refresh=False)
-                        self.stopped = self._halt(bool(stop))
+                        self.stopped = self._reason_to_stop(bool(stop))
                         if self.stopped or now - saved > _SAVE_EVERY:
                             self.save()
                             saved = time.perf_counter()
@@ -167,15 +168,15 @@ class GreedyDescent:
         taus = ", ".join(f"{tau:g}" for tau in branch.taus[:3])
         return f"{self.label} tau {taus}{' ...' if len(branch.taus) > 3 else ''}"
 
-    def _recall(self, branch: Branch) -> None:
+    def _learn_decisions(self, branch: Branch) -> None:
         """Makes the guesses those that the branch's own decisions suggest."""
         self._predictor = KeepPredictor(self.graph)
         for edge in self.order[: branch.at].tolist():
-            gap = float(branch.effects[edge])
-            if not math.isnan(gap):
-                self._predictor.learn(edge, self._stays(gap, branch.taus[-1]))
+            rise = float(branch.effects[edge])
+            if not math.isnan(rise):
+                self._predictor.learn(edge, self._stays(rise, branch.taus[-1]))
 
-    def _halt(self, asked: bool) -> str:
+    def _reason_to_stop(self, asked: bool) -> str:
         limits, evaluated = self.limits, self.evaluations - self._evaluated
         if asked:
             why = "interrupted"
@@ -193,119 +194,118 @@ class GreedyDescent:
     def _advance(self, branch: Branch) -> None:
         """One call's worth of decisions."""
         window = self._window(branch)
-        tried = [some for some in window if some.tried]
+        tried = [candidate for candidate in window if candidate.tried]
         if not tried:
-            self._pass(branch, window)
+            self._cut_untried(branch, window)
             return
         if self.evaluator.raise_precision(self._target[tried[0].edge]) or math.isnan(self._loss):
             self._loss = self.evaluator.loss()
             self.evaluations += 1
-        goes = torch.tensor([not some.stays for some in tried])
-        each = torch.eye(len(tried), dtype=torch.bool)
-        cuts = goes.expand(len(tried), -1).tril(-1) | each
-        losses = self.evaluator.without(torch.tensor([some.edge for some in tried]), cuts)
+        guessed_to_go = torch.tensor([not candidate.guessed_to_stay for candidate in tried])
+        own = torch.eye(len(tried), dtype=torch.bool)
+        cuts = guessed_to_go.expand(len(tried), -1).tril(-1) | own
+        edges = torch.tensor([candidate.edge for candidate in tried])
+        losses = self.evaluator.without(edges, cuts)
         self.evaluations += len(tried)
-        self._take(branch, window, losses)
+        self._decide_window(branch, window, losses)
 
     # ---------------------------------------------------------------- one call
 
-    def _window(self, branch: Branch) -> list[_Decision]:
+    def _window(self, branch: Branch) -> list[_Candidate]:
         """The next edges in order, as many as pay: decisions expected for what the call costs."""
         most = min(self.limits.candidates, self.evaluator.most) if self.speculative else 1
-        kept, window, paying = branch.kept.clone(), list[_Decision](), 0
-        tried, right, expected, best = 0, 1.0, 0.0, 0.0
+        kept, window, paying = branch.kept.clone(), list[_Candidate](), 0
+        # ``all_right``: the chance that every guess so far is right, so that a next row counts.
+        tried, all_right, expected, best = 0, 1.0, 0.0, 0.0
         at = branch.at
         while at < len(self.order) and tried < most:
             edge = int(self.order[at])
-            if bool(self._first[at]):
+            if bool(self._begins[at]):
                 if tried and not self.evaluator.spans:
                     break
-                if self.drop_dead and self._dead(self._target[edge], kept):
+                if self.drop_dead and self._leads_nowhere(self._target[edge], kept):
                     edges, paid = self.order[at : self._end[at]], paying == len(window)
-                    window += [_Decision(edge, tried=False) for edge in edges.tolist()]
+                    window += [_Candidate(edge, tried=False) for edge in edges.tolist()]
                     kept[edges] = False
                     paying, at = len(window) if paid else paying, self._end[at]
                     continue
             chance = self._predictor.stays(edge)
-            window.append(_Decision(edge, stays=chance > 0.5))
+            window.append(_Candidate(edge, guessed_to_stay=chance > 0.5))
             kept[edge] = chance > 0.5
-            tried, at, expected = tried + 1, at + 1, expected + right
-            right *= max(chance, 1.0 - chance)
+            tried, at, expected = tried + 1, at + 1, expected + all_right
+            all_right *= max(chance, 1.0 - chance)
             rate = expected / (self.evaluator.overhead + tried)
             if rate > best:
                 best, paying = rate, len(window)
         return window[:paying]
 
-    def _dead(self, node: int, kept: Tensor) -> bool:
+    def _leads_nowhere(self, node: int, kept: Tensor) -> bool:
         """Whether no kept path leads from the node to an output."""
         reached = self.graph.reachable(self.graph.output_nodes, kept.numpy(), backward=True)
         return not bool(reached[node])
 
-    def _pass(self, branch: Branch, window: list[_Decision]) -> None:
-        """Cuts untried edges."""
-        edges = torch.tensor([some.edge for some in window], dtype=torch.int64)
+    def _cut_untried(self, branch: Branch, window: list[_Candidate]) -> None:
+        edges = torch.tensor([candidate.edge for candidate in window], dtype=torch.int64)
         if len(edges):
             branch.kept[edges] = False
             self.evaluator.drop(edges)
             branch.at += len(edges)
 
-    def _take(self, branch: Branch, window: list[_Decision], losses: list[float]) -> None:
+    def _decide_window(self, branch: Branch, window: list[_Candidate], losses: list[float]) -> None:
         """Decides the window's edges one after another, up to the first that was guessed wrong."""
-        before, last, taken = self._loss, -1, list[int]()
-        steps, rows = iter(window), iter(enumerate(losses))
-        for step in steps:
-            goes = right = True
-            if step.tried:
+        baseline, last_cut, cut = self._loss, -1, list[int]()
+        candidates, rows = iter(window), iter(enumerate(losses))
+        for candidate in candidates:
+            is_cut = as_guessed = True
+            if candidate.tried:
                 row, loss = next(rows)
-                goes = self._decide(branch, step.edge, loss - before)
-                right = goes != step.stays
-                last = row if goes else last
-                before = before if step.stays else loss
+                is_cut = self._decide(branch, candidate.edge, loss - baseline)
+                as_guessed = is_cut != candidate.guessed_to_stay
+                last_cut = row if is_cut else last_cut
+                baseline = baseline if candidate.guessed_to_stay else loss
             branch.at += 1
-            if goes:
-                branch.kept[step.edge] = False
-                taken.append(step.edge)
-            if not right:
+            if is_cut:
+                branch.kept[candidate.edge] = False
+                cut.append(candidate.edge)
+            if not as_guessed:
                 break
-        for step in steps:
-            if step.tried:
+        for candidate in candidates:
+            if candidate.tried:
                 _, loss = next(rows)
-                self._predictor.hint(step.edge, self._stays(loss - before, branch.taus[-1]))
-                before = before if step.stays else loss
-        self._commit(taken, last, losses)
-
-    def _decide(self, branch: Branch, edge: int, gap: float) -> bool:
-        """Whether the edge goes; thresholds of the branch that keep it part from the others."""
-        gap = self._gap(branch, edge, gap)
-        branch.effects[edge] = gap
-        stays = tuple(tau for tau in branch.taus if self._stays(gap, tau))
-        goes = tuple(tau for tau in branch.taus if tau not in stays)
-        if goes and stays:
-            twin = Branch(stays, branch.kept.clone(), branch.effects.clone(), branch.at + 1)
-            self.open.insert(0, twin)
-            branch.taus = goes
-        self._predictor.learn(edge, not goes)
-        return bool(goes)
-
-    def _stays(self, gap: float, tau: float) -> bool:
-        return not (abs(gap) if self.absolute else gap) < tau
-
-    def _commit(self, taken: list[int], last: int, losses: list[float]) -> None:
-        if last >= 0:
-            self.evaluator.cut(last)
-            self._loss = losses[last]
-        rest = [edge for edge in taken if bool(self.evaluator.kept[edge])]
-        if rest:  # dead readers' edges, which stand in no row
+                stays = self._stays(loss - baseline, branch.taus[-1])
+                self._predictor.hint(candidate.edge, stays)
+                baseline = baseline if candidate.guessed_to_stay else loss
+        if last_cut >= 0:
+            self.evaluator.cut(last_cut)
+            self._loss = losses[last_cut]
+        rest = [edge for edge in cut if bool(self.evaluator.kept[edge])]
+        if rest:  # edges into readers that lead nowhere, which stand in no row
             self.evaluator.drop(torch.tensor(rest))
 
-    def _gap(self, branch: Branch, edge: int, gap: float) -> float:
+    def _decide(self, branch: Branch, edge: int, rise: float) -> bool:
+        """Whether the edge is cut; thresholds of the branch that keep it part from the others."""
+        rise = self._checked_rise(branch, edge, rise)
+        branch.effects[edge] = rise
+        keeping = tuple(tau for tau in branch.taus if self._stays(rise, tau))
+        cutting = tuple(tau for tau in branch.taus if tau not in keeping)
+        if cutting and keeping:
+            twin = Branch(keeping, branch.kept.clone(), branch.effects.clone(), branch.at + 1)
+            self.open.insert(0, twin)
+            branch.taus = cutting
+        self._predictor.learn(edge, not cutting)
+        return bool(cutting)
+
+    def _stays(self, rise: float, tau: float) -> bool:
+        return not (abs(rise) if self.absolute else rise) < tau
+
+    def _checked_rise(self, branch: Branch, edge: int, rise: float) -> float:
         """The rise of the loss, measured exactly where a threshold is within the noise."""
         for recheck in self.rechecks:
-            value = abs(gap) if self.absolute else gap
+            value = abs(rise) if self.absolute else rise
             if not any(recheck.concerns(value, tau) for tau in branch.taus):
                 break
-            gap = recheck.gap(branch.kept, edge, gap)
-        return gap
+            rise = recheck.rise(branch.kept, edge, rise)
+        return rise
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -330,20 +330,16 @@ class GreedyDescent:
         self.folder.save(RunState(sum(b.at for b in (*self.open, *self.done)), tensors, notes))
 
     def _resume(self) -> None:
-        found = None if self.folder is None else self.folder.load()
-        if found is None:
+        saved = None if self.folder is None else self.folder.load()
+        if saved is None:
             return
         self.open, self.done = [], []
-        for number, row in enumerate(found.notes["branches"]):
-            branch = Branch(
-                tuple(row["taus"]),
-                found.tensors[f"kept.{number}"],
-                found.tensors[f"effects.{number}"],
-                int(row["at"]),
-            )
+        for number, row in enumerate(saved.notes["branches"]):
+            kept, effects = saved.tensors[f"kept.{number}"], saved.tensors[f"effects.{number}"]
+            branch = Branch(tuple(row["taus"]), kept, effects, int(row["at"]))
             (self.open if row["state"] == "open" else self.done).append(branch)
-        self.evaluations = int(found.notes["evaluations"])
-        self.seconds = float(found.notes["seconds"])
-        for check, (count, band) in zip(self.rechecks, found.notes["rechecks"], strict=True):
+        self.evaluations = int(saved.notes["evaluations"])
+        self.seconds = float(saved.notes["seconds"])
+        for check, (count, band) in zip(self.rechecks, saved.notes["rechecks"], strict=True):
             check.count, check.band = int(count), float(band)
         log.info("resumed with %d branches", len(self.open))

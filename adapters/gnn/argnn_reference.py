@@ -3,7 +3,7 @@
 A message is its source's state times the edge's weight, so states say all. In a sequential sweep a
 forward edge carries the source's new state, any other edge its old one. A masked run is the same
 trajectory with masked weights; what ablated messages add in their place is known before it starts
-(:meth:`RecurrentReference.offsets`), since they come from another run or are constant.
+(:meth:`ARGNNReference.ablated_reads`), since they come from another run or are constant.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch import Tensor
 
 from graphprune.core.batch import Batch
 from graphprune.core.model import Ablation, Reference
-from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError
 from graphprune.util.modes import quiet
 
 from .adjacency import WeightedAdjacency, add_at
 from .argnn import ARGNN
+from .graph_model import all_alike
 from .schedule import Schedule
 
-__all__ = ["RecurrentReference"]
+__all__ = ["ARGNNReference"]
 
 _MOST_WEIGHTS = 1 << 24  # of messages in one call
 
 
-class RecurrentReference(Reference):
+class ARGNNReference(Reference):
     """States of the clean and, where needed, the corrupted run; made when first asked for.
 
     A side of the batch is ``[B, n_in]`` (``[B, n_in, d]``), or a mapping that holds ``inputs`` and,
@@ -107,12 +107,16 @@ class RecurrentReference(Reference):
         """See :class:`~graphprune.core.model.Reference`."""
         return self._read(self.clean[-1])
 
-    @cached_property
+    @property
     def ablated(self) -> Tensor:
         """See :class:`~graphprune.core.model.Reference`."""
+        return self._ablated
+
+    @cached_property
+    def _ablated(self) -> Tensor:
         none = torch.zeros(1, 1, self.network.edge_index.shape[1]).to(self.start)
         with quiet(self.network), torch.no_grad():
-            return self.masked(none)[0]
+            return self.outputs(none)[0]
 
     def _read(self, state: Tensor) -> Tensor:
         """``[..., B, V]`` (``[..., B, P, V]``) of ``state [..., B, N, d]``.
@@ -124,8 +128,8 @@ class RecurrentReference(Reference):
             return self.network.read(state)
         index = (at[:, None] if at.ndim == 1 else at).clamp(min=0).to(state.device)
         index = index[..., None].expand(*state.shape[:-2], index.shape[-1], state.shape[-1])
-        found = state.gather(-2, index)
-        return found[..., 0, :] if at.ndim == 1 else found
+        states = state.gather(-2, index)
+        return states[..., 0, :] if at.ndim == 1 else states
 
     # ---------------------------------------------------------------- messages
 
@@ -150,14 +154,8 @@ class RecurrentReference(Reference):
         """Whether what stands in for each message is the message; learned constants may change."""
         if self.ablation.kind in ("counterfactual", "optimal"):
             return False  # equal inputs are told before
-        for step in range(len(self.schedule)):
-            own, instead = self.messages(self.clean, step), self.replaced(step)
-            if instead is None:
-                if bool(own.any()):
-                    return False
-            elif not equal_but_for_rounding(own, instead.expand_as(own)):
-                return False
-        return True
+        steps = range(len(self.schedule))
+        return all_alike((self.messages(self.clean, t), self.replaced(t)) for t in steps)
 
     def replaced(self, step: int) -> Tensor | None:
         """``[E, d]``: constant ablation values of a step; ``None`` where they are not constant."""
@@ -186,7 +184,7 @@ class RecurrentReference(Reference):
 
     # ---------------------------------------------------------------- masked runs
 
-    def _carried(self, states: list[Tensor], weight: Tensor) -> list[Tensor]:
+    def _reads(self, states: list[Tensor], weight: Tensor) -> list[Tensor]:
         """What nodes would read of a run's messages in each step, under other weights."""
         adjacency, steps = self.network.adjacency(weight), range(len(self.schedule))
         if self.schedule.update != "sequential":
@@ -198,13 +196,13 @@ class RecurrentReference(Reference):
 
         return [read(*old) + read(*new) for old, new in (self.sent(states, t) for t in steps)]
 
-    def offsets(self, rows: Tensor) -> list[Tensor] | None:
+    def ablated_reads(self, rows: Tensor) -> list[Tensor] | None:
         """What ablated messages add to reads in each step, under masks ``[K, 1 or B, E]``."""
         if self.ablation.kind in ("zero", "delete"):
             return None
         network = self.network
         if self.ablation.kind == "counterfactual":
-            return self._carried(self.corrupt, network.masked_weight(1 - rows))
+            return self._reads(self.corrupt, network.masked_weight(1 - rows))
         values = self._constants
         assert values is not None
         by_step = [
@@ -213,30 +211,42 @@ class RecurrentReference(Reference):
         ]
         return by_step if values.ndim == 3 else by_step * len(self.schedule)
 
-    def with_constants(self, rows: Tensor, constant: Tensor) -> list[Tensor]:
+    def constant_reads(self, rows: Tensor, constant: Tensor) -> list[Tensor]:
         """What edges marked in ``constant [E]`` add in each step, and ablated messages as above.
 
         They carry the clean run's messages times ``rows [1, 1, E]``.
         """
         weight = self.network.masked_weight(rows * constant).detach()
-        held, ablated = self._carried(self.clean, weight), self.offsets(rows)
-        return held if ablated is None else [a + b for a, b in zip(held, ablated, strict=True)]
+        return _added(self._reads(self.clean, weight), self.ablated_reads(rows))
 
     def run(self, rows: Tensor) -> Tensor:
         """``[K, B, ...]``: outputs under masks ``[K, E]`` or ``[K, B, E]``."""
         rows = rows[:, None] if rows.ndim == 2 else rows
         each = max(1, rows.shape[-1] * max(rows.shape[1], self.batch.size))
         with quiet(self.network):
-            parts = [self.masked(some) for some in rows.split(max(1, _MOST_WEIGHTS // each))]
+            parts = [self.outputs(masks) for masks in rows.split(max(1, _MOST_WEIGHTS // each))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def masked(
-        self, rows: Tensor, extra: list[Tensor] | None = None, offsets: list[Tensor] | None = None
+    def outputs(
+        self,
+        rows: Tensor,
+        *,
+        added: list[Tensor] | None = None,
+        ablated: list[Tensor] | None = None,
     ) -> Tensor:
-        """``[K, B, ...]``: outputs under masks ``[K, 1 or B, E]``; ``extra`` adds to reads."""
+        """``[K, B, ...]`` under masks ``rows [K, 1 or B, E]``.
+
+        In each step nodes also read what is ``ablated`` (``None`` means :meth:`ablated_reads` of
+        the masks) and what is ``added`` on top.
+        """
         adjacency = self.network.adjacency(self.network.masked_weight(rows))
-        added = self.offsets(rows) if offsets is None else offsets
-        if extra is not None:
-            added = extra if added is None else [a + b for a, b in zip(added, extra, strict=True)]
-        last = self._trajectory(self.start, self._drive, adjacency, added)[-1]
+        more = self.ablated_reads(rows) if ablated is None else ablated
+        if added is not None:
+            more = _added(added, more)
+        last = self._trajectory(self.start, self._drive, adjacency, more)[-1]
         return self._read(last.expand(len(rows), *last.shape[-3:]))
+
+
+def _added(one: list[Tensor], other: list[Tensor] | None) -> list[Tensor]:
+    """Sums step by step; ``None`` means nothing."""
+    return one if other is None else [a + b for a, b in zip(one, other, strict=True)]

@@ -24,7 +24,6 @@ from graphprune.core.model import (
     Ablation,
     MaskedModel,
     Messages,
-    Objective,
     Reference,
     require_same_batch,
 )
@@ -33,20 +32,20 @@ from graphprune.util.modes import quiet
 
 from .adjacency import edge_products
 from .argnn import ARGNN
-from .graph_model import GraphModel, PointGradients, require_corrupt
-from .recurrent_reference import RecurrentReference
+from .argnn_reference import ARGNNReference
+from .graph_model import GradientPoint, GraphModel, PointGradients, require_corrupt
 from .schedule import Schedule
 
-__all__ = ["RecurrentModel"]
+__all__ = ["MaskedARGNN"]
 
 
-class RecurrentModel(GraphModel):
+class MaskedARGNN(GraphModel):
     """See the module's text.
 
     Args:
         network: the module; used as it is.
-        steps: of every run; ``None``: the module's.
-        seed: draws the schedule; ``None``: the module's.
+        steps: of every run; ``None`` means the module's.
+        seed: draws the schedule; ``None`` means the module's.
         name: in provenance.
     """
 
@@ -58,11 +57,15 @@ class RecurrentModel(GraphModel):
         seed: int | None = None,
         name: str = "",
     ) -> None:
-        self._module: ARGNN = network
-        self._name = name
+        self._module, self._name = network, name
         generator = torch.Generator().manual_seed(network.seed if seed is None else seed)
         self.schedule: Schedule = network.schedule(steps, generator)
         self._graph = network_graph(network)
+
+    @property
+    def _network(self) -> ARGNN:
+        assert isinstance(self._module, ARGNN)
+        return self._module
 
     def provenance(self) -> dict[str, Any]:
         """Sizes, a hash of the weights, and how it updates."""
@@ -70,18 +73,18 @@ class RecurrentModel(GraphModel):
             **super().provenance(),
             "update": self.schedule.update,
             "steps": len(self.schedule),
-            "kept": int(self._module.edge_keep.sum()),
+            "kept": int(self._network.edge_keep.sum()),
         }
 
     def edge_weights(self) -> Tensor:
         """The weights, zero where an edge is not kept."""
-        return self._module.masked_weight().detach().cpu()
+        return self._network.masked_weight().detach().cpu()
 
-    def reference(self, batch: Batch, ablation: Ablation | None = None) -> RecurrentReference:
+    def reference(self, batch: Batch, ablation: Ablation | None = None) -> ARGNNReference:
         """States of the clean and the ablated run, each computed when first needed, once."""
         ablation = ablation or Ablation()
         require_corrupt(batch, ablation)
-        return RecurrentReference(self._module, self.schedule, batch, ablation)
+        return ARGNNReference(self._network, self.schedule, batch, ablation)
 
     # ---------------------------------------------------------------- running
 
@@ -89,24 +92,24 @@ class RecurrentModel(GraphModel):
         """A circuit with what its ablated messages add already summed, on its own edges alone."""
         require_same_graph(self._graph, mask.graph, "the model and the mask")
         require_same_batch(batch, reference)
-        assert isinstance(reference, RecurrentReference)
+        assert isinstance(reference, ARGNNReference)
         row = mask.values.to(self._like)[None, None]
         with quiet(self._module), torch.no_grad():
-            offsets = reference.offsets(row)
+            ablated = reference.ablated_reads(row)
         kept = mask.kept
-        small = copy.deepcopy(self._module)
+        small = copy.deepcopy(self._network)
         small.edge_weight.data.mul_(row[0, 0])
         small.edge_keep &= kept.to(small.edge_keep.device)
         small = small.compact()
         schedule = Schedule(
             self.schedule.update, small.edge_index.cpu(), small.num_nodes, self.schedule.steps
         )
-        inner = RecurrentReference(small, schedule, batch, Ablation("zero"))
+        inner = ARGNNReference(small, schedule, batch, Ablation("zero"))
         ones = torch.ones(1, 1, small.edge_index.shape[1]).to(self._like)
 
         def run() -> Tensor:
             with quiet(small):
-                return inner.masked(ones, offsets)[0]
+                return inner.outputs(ones, added=ablated)[0]
 
         return run
 
@@ -120,60 +123,50 @@ class RecurrentModel(GraphModel):
 
     # ---------------------------------------------------------------- gradients
 
-    def _point(
-        self,
-        reference: RecurrentReference,
-        objective: Objective,
-        gate: Tensor | None,
-        neurons: bool,
-        constant: Tensor | None,
-    ) -> PointGradients:
-        network, start = self._module, reference.start
-        felt = [torch.zeros_like(start).requires_grad_(True) for _ in range(len(self.schedule))]
-        row = torch.ones(network.edge_index.shape[1]).to(start) if gate is None else gate
-        rows, offsets = row[None, None], None
-        if constant is not None:
-            offsets = reference.with_constants(rows, constant)
-            rows = rows * ~constant
+    def _at_point(self, reference: ARGNNReference, point: GradientPoint) -> PointGradients:
+        network, start = self._network, reference.start
+        # Zeros added to what nodes read in each step: gradients at them are those at the reads.
+        probes = [torch.zeros_like(start).requires_grad_(True) for _ in range(len(self.schedule))]
+        row = point.gate
+        if row is None:
+            row = torch.ones(network.edge_index.shape[1]).to(start)
+        rows, ablated = row[None, None], None
+        if point.constant is not None:
+            ablated = reference.constant_reads(rows, point.constant)
+            rows = rows * ~point.constant
         with quiet(network), torch.enable_grad():
-            out = reference.masked(rows, felt, offsets)[0]
-            gradients = torch.autograd.grad(objective(out).sum(), felt)
+            out = reference.outputs(rows, added=probes, ablated=ablated)[0]
+            gradients = torch.autograd.grad(point.objective(out).sum(), probes)
         edge = torch.zeros(len(row), len(self.schedule)).to(start)
-        fine = torch.zeros(len(row), network.channels).to(start) if neurons else None
+        neuron = torch.zeros(len(row), network.channels).to(start) if point.neurons else None
         weight = network.masked_weight().detach()
         for step, gradient in enumerate(gradients):
             instead = reference.replaced(step)
             for change, edges in self._differences(reference, step):
                 index = network.edge_index[:, edges]
                 edge[edges, step] = weight[edges] * edge_products(change, gradient, index)
-                if fine is not None:
+                if neuron is not None:
                     both = (change[:, index[0]] * gradient[:, index[1]]).sum(0)
-                    fine[edges] += weight[edges, None] * both
+                    neuron[edges] += weight[edges, None] * both
                 if instead is not None:
                     constants = instead.detach()[edges] * gradient.sum(0)[index[1]]
                     edge[edges, step] -= constants.sum(-1)
-                    if fine is not None:
-                        fine[edges] -= constants
-        return PointGradients(edge.detach(), None if fine is None else fine.detach())
+                    if neuron is not None:
+                        neuron[edges] -= constants
+        return PointGradients(edge.detach(), None if neuron is None else neuron.detach())
 
-    def _differences(
-        self, reference: RecurrentReference, step: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def _differences(self, reference: ARGNNReference, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Clean (minus corrupted) states ``[B, N, d]``, and the edges that carry them."""
         if reference.ablation.kind != "counterfactual":
             yield from reference.sent(reference.clean, step)
             return
-        pairs = zip(
-            reference.sent(reference.clean, step),
-            reference.sent(reference.corrupt, step),
-            strict=True,
-        )
-        for (clean, edges), (corrupt, _) in pairs:
+        runs = (reference.sent(run, step) for run in (reference.clean, reference.corrupt))
+        for (clean, edges), (corrupt, _) in zip(*runs, strict=True):
             yield clean - corrupt, edges
 
     # ---------------------------------------------------------------- messages
 
-    def _sent(self, reference: RecurrentReference, states: list[Tensor]) -> Tensor:
+    def _sent(self, reference: ARGNNReference, states: list[Tensor]) -> Tensor:
         """``[steps, B, E, d]``: every message of a run."""
         return torch.stack([reference.messages(states, t) for t in range(len(self.schedule))])
 
@@ -181,7 +174,7 @@ class RecurrentModel(GraphModel):
         """Messages by target node; a position is a step, real where the node updates in it."""
         reference = self.reference(batch, Ablation("zero"))
         sent = self._sent(reference, reference.clean)
-        network = self._module
+        network = self._network
         target = network.edge_index[1]
         for node in target.unique().tolist():
             edges = torch.nonzero(target == node)[:, 0]
@@ -220,7 +213,7 @@ class RecurrentModel(GraphModel):
         return self._learned(start)
 
     def _zero_messages(self) -> list[Tensor]:
-        network = self._module
+        network = self._network
         return [network.edge_weight.new_zeros(network.edge_index.shape[1], network.channels)]
 
 
