@@ -23,7 +23,7 @@ from graphprune.core.batch import Batch
 from graphprune.core.contents import fingerprint
 from graphprune.core.model import Ablation, Messages
 from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.util.checks import one_of
+from graphprune.util.checks import require_one_of
 from graphprune.util.modes import quiet
 
 from .graph_model import GradientPoint, GraphModel, PointGradients, require_corrupt
@@ -77,8 +77,8 @@ class MessageModel(GraphModel):
                     "torch_geometric.data.Batch.from_data_list(graphs)"
                 )
             raise InputError(f"data must be PyG's Data, HeteroData or Batch, got {got}")
-        one_of(level, (None, "node", "graph"), "level")
-        one_of(means, (None, "edge", "type"), "means")
+        require_one_of(level, (None, "node", "graph"), "level")
+        require_one_of(means, (None, "edge", "type"), "means")
         require_maskable(module)
         source = read_data(data)
         if node_type is not None and not source.heterogeneous:

@@ -283,7 +283,8 @@ def _write_program(pruned: Pruned, path: Path) -> None:
     # In memory first: on a full disk torch's own writer ends the whole process.
     whole = io.BytesIO()
     torch.export.save(program, whole)
-    path.write_bytes(whole.getbuffer())
+    with whole.getbuffer() as content:
+        path.write_bytes(content)
 
 
 @torch.no_grad()

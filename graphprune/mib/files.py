@@ -102,7 +102,7 @@ def to_mib_pt(
     # In memory first: on a full disk torch's own writer ends the whole process.
     buffer = io.BytesIO()
     torch.save(file, buffer)
-    return write_bytes(path, buffer.getbuffer())
+    return write_bytes(path, buffer.getvalue())
 
 
 def _cfg(content: MIBContent, source: Writable, d_model: int | None) -> dict[str, Any]:
