@@ -177,7 +177,7 @@ class _RoundedPart:
         layer, layout = self.block.index, self.layout
         names = [f"a{layer}.h{h}" for h in range(layout.heads)]
         heads: tuple[Precision, ...] = tuple(self.policy.of(name, "head") for name in names)
-        kvs = heads
+        kvs: tuple[Precision, ...] = heads
         if layout.grouped:
             names = [f"a{layer}.kv{j}" for j in range(layout.kv_heads)]
             kvs = tuple(self.policy.of(name, "kv", "head") for name in names)
@@ -220,7 +220,7 @@ class _RoundedPart:
         scales = split.shape[1] if per_row else len(tensors.unique()) / len(own)
         for precision in precisions:
             self._saves(precision, split[0].numel(), scales)
-        kinds = [p for p in precisions for _ in range(block.head_dim)]
+        kinds: list[Precision] = [p for p in precisions for _ in range(block.head_dim)]
         if not self.policy.activations:
             self.parts[path] = RoundedLinear(new, bias)
         elif len(set(precisions)) == 1:
