@@ -7,6 +7,7 @@ A package adds an adapter by an entry point in the group ``graphprune.adapters``
 
 from __future__ import annotations
 
+import inspect
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
@@ -134,6 +135,7 @@ def make_method(name: str, **settings: Any) -> Any:
     """A scorer or pruner by its registered name, such as ``make_method("eap-ig", steps=5)``."""
     kind = method_class(name)
     try:
-        return kind(**settings)
+        inspect.signature(kind).bind(**settings)
     except TypeError as error:
         raise InputError(f"method {name!r} does not take these settings: {error}") from None
+    return kind(**settings)  # a TypeError in here is a fault of the method, and stays one
