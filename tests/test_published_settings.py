@@ -1,5 +1,6 @@
 """Variants of methods: published settings that fill in what is not said."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -92,6 +93,15 @@ def test_by_name_in_records_and_with_none_for_not_said():
     settings = record["settings"]
     expected = {"variant": "mib", "steps": 3, "samples": 2, "penalty": 0.001, "batch_size": 5}
     assert {name: settings[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_copies_are_the_same(kind):
+    """Processes of a study get theirs in the same way."""
+    made = kind(variant="paper", ablation="zero")
+    other = copy.deepcopy(made)
+    assert other == made
+    assert vars(other).keys() == vars(made).keys()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,12 +37,13 @@ class HasVariants(Method):
     def __new__(cls, *args: Any, **settings: Any) -> Self:
         """Notes which settings are said: afterwards a default looks like any other value."""
         made = super().__new__(cls)
-        by_place = [f.name for f in fields(cls) if f.init and not f.kw_only]
-        made.__dict__["_names_said"] = {*by_place[: len(args)], *settings}
+        if args or settings:  # a copy is made without, and takes its settings from the original
+            by_place = [f.name for f in fields(cls) if f.init and not f.kw_only]
+            made.__dict__["_names_said"] = {*by_place[: len(args)], *settings}
         return made
 
     def __post_init__(self) -> None:
-        said = self.__dict__.pop("_names_said")
+        said = self.__dict__.pop("_names_said", ())
         known = {"default": {}, **self.variants}
         if self.variant not in known:
             raise unknown_name("variant", self.variant, known)
