@@ -252,28 +252,28 @@ class EdgePruning(MaskOptimiser):
         usual = max(1, min(200, steps // 15)) if self._paper else max(1, steps // 20)
         return learning_rate(moment.step, steps, _of_steps(self.warmup, steps, usual))
 
-    def draw(self, parameters: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
+    def draw(self, parameters: Parameters, graph: ComputationalGraph, moment: Moment) -> Draw:
         """One mask for the whole batch."""
         draw = self._published if self._paper else self._budgeted
-        return draw(parameters, graph, at)
+        return draw(parameters, graph, moment)
 
-    def _published(self, parameters: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
+    def _published(self, parameters: Parameters, graph: ComputationalGraph, moment: Moment) -> Draw:
         edges, nodes = parameters["edges"], parameters.get("nodes")
         on_nodes = 0 if nodes is None else len(nodes)
-        u = noise((len(edges) + on_nodes,), self.chosen_seed, at.step, edges.device)
+        u = noise((len(edges) + on_nodes,), self.chosen_seed, moment.step, edges.device)
         z = hard_concrete(edges, u[: len(edges)])
         z_nodes = None if nodes is None else hard_concrete(nodes, u[len(edges) :])
         goal = self._goal(graph)
-        over = _of_steps(self.ramp, at.steps, max(1, at.steps * 5 // 6))
+        over = _of_steps(self.ramp, moment.steps, max(1, moment.steps * 5 // 6))
         warm = self.start_density
         first_sparsity = 0.0 if warm is None else min(1.0 - warm, goal)
-        gap = 1.0 - z.mean() - ramp(at.step, first_sparsity, goal, over)
+        gap = 1.0 - z.mean() - ramp(moment.step, first_sparsity, goal, over)
         penalty = _lagrangian(parameters["multipliers"], gap)
         of_nodes = parameters.get("idle", parameters.get("node_multipliers"))
         if z_nodes is not None and of_nodes is not None:
             node_goal = 0.72 if self.node_target is None else self.node_target
             open_share = z_nodes[graph.edge_index[0].unique().to(z_nodes.device)].mean()
-            node_gap = 1.0 - open_share - ramp(at.step, 0.0, node_goal, over)
+            node_gap = 1.0 - open_share - ramp(moment.step, 0.0, node_goal, over)
             penalty = penalty + _lagrangian(of_nodes, node_gap)
         first, second = parameters["multipliers"].detach().tolist()
         return Draw(
@@ -289,31 +289,31 @@ class EdgePruning(MaskOptimiser):
             return self.target
         return 1.0 - (self.count(graph) or 0) / graph.num_edges
 
-    def _budgeted(self, parameters: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
-        count = self.allowed(graph, at)
+    def _budgeted(self, parameters: Parameters, graph: ComputationalGraph, moment: Moment) -> Draw:
+        count = self.allowed(graph, moment)
         hot, cold = self.temperature
-        temperature = ramp(at.step, hot, cold, at.steps, "geometric")
+        temperature = ramp(moment.step, hot, cold, moment.steps, "geometric")
         z, _ = budgeted_sigmoid(self.values(parameters, graph), count, temperature)
         if self._hard:
-            return self._drawn(z, count / graph.num_edges, temperature, at)
+            return self._drawn(z, count / graph.num_edges, temperature, moment)
         shown = {"temperature": temperature}
         return Draw(z, density=count / graph.num_edges, clip=self.clip, shown=shown)
 
-    def _drawn(self, z: Tensor, density: float, temperature: float, at: Moment) -> Draw:
+    def _drawn(self, z: Tensor, density: float, temperature: float, moment: Moment) -> Draw:
         chance = z.clamp(1e-4, 1 - 1e-4)
-        u = noise((self.samples, len(chance)), self.chosen_seed, at.step, chance.device)
+        u = noise((self.samples, len(chance)), self.chosen_seed, moment.step, chance.device)
         mask = (u < chance.detach()).float()
         log_chance = (mask * chance.log() + (1 - mask) * (1 - chance).log()).sum(-1)
         shown = {"temperature": temperature}
         return Draw(mask, density, log_chance=log_chance, clip=self.clip, shown=shown)
 
-    def allowed(self, graph: ComputationalGraph, at: Moment) -> float:
+    def allowed(self, graph: ComputationalGraph, moment: Moment) -> float:
         """How many edges the default variant's gates sum to."""
         last = self.count(graph) or 1
         first = max(self._start_share * graph.num_edges, float(last))
-        over = int(at.steps * (1.0 - self.hold))
+        over = int(moment.steps * (1.0 - self.hold))
         shape = self.shape or ("linear" if self._hard else "geometric")
-        found = ramp(at.step, first, float(last), over, shape)
+        found = ramp(moment.step, first, float(last), over, shape)
         return min(found, graph.num_edges - 0.5)
 
     def passed(self, graph: ComputationalGraph, steps: int) -> dict[int, int]:

@@ -110,7 +110,7 @@ class MatryoshkaPruning(MaskOptimiser):
             return 1.0
         return min(1.0, (1.0 / self.decay) * (moment.steps - moment.step) / moment.steps)
 
-    def draw(self, parameters: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
+    def draw(self, parameters: Parameters, graph: ComputationalGraph, moment: Moment) -> Draw:
         """One mask for each budget."""
         scores = self.values(parameters, graph)
         total = graph.num_edges
@@ -118,7 +118,7 @@ class MatryoshkaPruning(MaskOptimiser):
             raise InputError(f"smallest={self.smallest} of a graph with {total} edges")
         least = self.smallest if self.smallest >= 1 else max(1.0, self.smallest * total)
         most = total - 0.5
-        u = noise((self.budgets,), self.chosen_seed, at.step, scores.device)
+        u = noise((self.budgets,), self.chosen_seed, moment.step, scores.device)
         if self.sizes == "uniform":
             counts = least + u * (most - least)
         elif self.sizes == "curve":

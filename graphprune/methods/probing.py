@@ -67,11 +67,11 @@ class SubnetworkProbing(MaskOptimiser):
         """Adam."""
         return torch.optim.Adam(self.groups(parameters.values(), constants), lr=self.lr)
 
-    def draw(self, parameters: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
+    def draw(self, parameters: Parameters, graph: ComputationalGraph, moment: Moment) -> Draw:
         """One mask for the whole batch."""
         edges, nodes = parameters["edges"], parameters.get("nodes")
         width = len(edges) + (0 if nodes is None else len(nodes))
-        u = noise((width,), self.chosen_seed, at.step, edges.device)
+        u = noise((width,), self.chosen_seed, moment.step, edges.device)
         z = hard_concrete(edges, u[: len(edges)])
         open_share = hard_concrete_open(edges).mean()
         if nodes is not None:

@@ -134,19 +134,19 @@ class UniformGradientSampling(MaskOptimiser):
         groups = self.groups(parameters.values(), constants, self.lr_constants)
         return torch.optim.AdamW(groups, lr=self._rate, betas=(0.9, 0.995), weight_decay=0.0)
 
-    def draw(self, parameters: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
+    def draw(self, parameters: Parameters, graph: ComputationalGraph, moment: Moment) -> Draw:
         """``samples`` masks for each example of the batch."""
         edges, nodes = parameters["edges"], parameters.get("nodes")
         width = len(edges) + (0 if nodes is None else len(nodes))
-        shape = (self.samples, at.total, width)
-        u = noise(shape, self.chosen_seed, at.step, edges.device)
+        shape = (self.samples, moment.total, width)
+        u = noise(shape, self.chosen_seed, moment.step, edges.device)
         p = torch.sigmoid(edges)
-        z = self._gates(p, u[..., : len(edges)], at)
+        z = self._gates(p, u[..., : len(edges)], moment)
         if nodes is not None:
-            sent = self._gates(torch.sigmoid(nodes), u[..., len(edges) :], at)
+            sent = self._gates(torch.sigmoid(nodes), u[..., len(edges) :], moment)
             z = z * of_senders(sent, graph)
         if self.drop_dangling:
-            z = z * alive_edges(graph, z.detach() > 0, from_inputs=at.from_inputs)
+            z = z * alive_edges(graph, z.detach() > 0, from_inputs=moment.from_inputs)
         price = p.sum() if nodes is None else p.sum() + torch.sigmoid(nodes).sum()
         penalty = self.penalty * price
         if self._node_price:
@@ -159,9 +159,9 @@ class UniformGradientSampling(MaskOptimiser):
             clip_groups=self._groups(parameters, graph) if self._paper else None,
         )
 
-    def _gates(self, p: Tensor, u: Tensor, at: Moment) -> Tensor:
+    def _gates(self, p: Tensor, u: Tensor, moment: Moment) -> Tensor:
         """``[samples, rows, n]`` of this process's examples; every process weighs all masks."""
-        z = uniform_window(p, u[:, list(at.rows)])
+        z = uniform_window(p, u[:, list(moment.rows)])
         weight = window_weights(p, u, released=self._paper)
         return weight * z + ((1 - weight) * z).detach()
 
