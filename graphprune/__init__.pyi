@@ -92,6 +92,7 @@ from .methods import RelP as RelP
 from .methods import Scorer as Scorer
 from .methods import SequentialEnsemble as SequentialEnsemble
 from .methods import SubnetworkProbing as SubnetworkProbing
+from .methods import UniformGradientSampling as UniformGradientSampling
 from .methods.planning import Plan as Plan
 from .methods.planning import Throughput as Throughput
 from .methods.planning import plan as plan

@@ -53,6 +53,8 @@ def furthest(scores: gp.EdgeScores, want: dict[str, float]) -> float:
         ("EAP-IG-inputs", gp.EAPIG(steps=5)),
         ("EAP-IG-activations", gp.EAPIG(steps=3, integrate="activations-reference")),
         ("clean-corrupted", gp.CleanCorrupted()),
+        ("EAP-IG-inputs", gp.EAPIG(variant="paper")),
+        ("EAP-IG-activations", gp.EAPIG(variant="paper-activations", steps=3)),
     ],
 )
 def test_edge_scores_are_those_of_the_authors_code(kind, name, scorer):
@@ -61,11 +63,26 @@ def test_edge_scores_are_those_of_the_authors_code(kind, name, scorer):
 
 
 @pytest.mark.parametrize("kind", MAKERS)
+def test_the_published_parallel_ensemble_is_the_mean_of_the_authors_scores(kind):
+    """As github.com/cisnlp/MIB-circuit-track has it, parallel/parallel.py: on no common scale."""
+    model, task = a_case(kind)
+    published = gp.ParallelEnsemble(variant="paper")
+    labels = ["EAP", "EAPIG(variant='paper')", "EAPIG(variant='paper-activations')"]
+    assert [member.label for member in published.scorers] == labels
+    fewer = gp.EAPIG(variant="paper-activations", steps=3)  # as the file has it
+    found = gp.ParallelEnsemble(variant="paper", scorers=[*published.scorers[:2], fewer])
+    names = ["EAP", "EAP-IG-inputs", "EAP-IG-activations"]
+    tables = [table("eap_ig.json", kind, name) for name in names]
+    want = {edge: sum(one[edge] for one in tables) / 3 for edge in tables[0]}
+    assert furthest(found.score(model, task), want) < 1e-5
+
+
+@pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("name", ["EAP", "EAP-IG-inputs"])
 def test_node_scores_are_those_of_the_authors_code(kind, name):
     """MLPs apart: there the authors multiply an output's change by the gradient at the input."""
     model, task = a_case(kind)
-    scorer = gp.NAP() if name == "EAP" else gp.NAPIG(steps=5)
+    scorer = gp.NAP() if name == "EAP" else gp.NAPIG(variant="paper")
     found = scorer.score_nodes(model, task)
     want = table("eap_ig.json", kind, f"node {name}")
     largest = max(map(abs, want.values()))
@@ -80,7 +97,8 @@ def test_node_scores_are_those_of_the_authors_code(kind, name):
 def test_relevance_is_that_of_the_authors_code(kind, frozen):
     """To 3e-5 of the largest: their identity rule divides by x + 1e-6 sign(x)."""
     model, task = a_case(kind)
-    scores = gp.RelP(freeze_attention=frozen).score(model, task)
+    variant = "paper-frozen-attention" if frozen else "paper"
+    scores = gp.RelP(variant=variant).score(model, task)
     name = "frozen attention" if frozen else "default"
     assert furthest(scores, table("relp.json", kind, name)) < 3e-5
     attention = [i for i, e in enumerate(model.graph.edge_names) if e.endswith(("<q>", "<k>"))]
@@ -184,3 +202,44 @@ def test_relevance_of_nodes_by_autograd_of_a_module_with_the_rules(family, froze
             want = float(((ours - other).detach() * ours.grad).sum()) / 3
             leaving = graph.edge_index[0] == graph.node_number[name]
             assert float(scores.values[leaving].sum()) == pytest.approx(want, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("variant", "turn_heads", "turn_names"),
+    [
+        ("paper", False, False),
+        ("paper-reversed-heads", True, False),
+        ("paper-reversed-senders", False, True),
+    ],
+)
+def test_the_orders_of_acdcs_code(variant, turn_heads, turn_names):
+    """Written out by hand.
+
+    Read in github.com/ArthurConmy/Automatic-Circuit-Discovery (bc99ace), TLACDCExperiment.py and
+    TLACDCCorrespondence.py: readers as their hooks fire, backwards, heads from the last; senders as
+    they were put into the graph, which is backwards too, by name (a layer's MLP, its heads, the
+    embedding last). ``indices_mode`` turns the heads of a name round, ``names_mode`` the names.
+    """
+    graph = gp.wrap(tiny("gpt2")).graph
+    writers = [n.name for n in graph.nodes]
+    count = 1 + max(n.index for n in graph.nodes if n.name.startswith("a0"))
+    assert 2 * (count + 1) + 2 == len(writers)  # two layers, the embedding, and the output
+    heads = sorted(range(count), reverse=not turn_heads)
+    names = [["m1"], [f"a1.h{h}" for h in heads], ["m0"], [f"a0.h{h}" for h in heads], ["input"]]
+    if turn_names:
+        names.reverse()
+    readers = [("logits", {"m1", "a1", "m0", "a0", "input"})]
+    for layer, before in ((1, {"m0", "a0", "input"}), (0, {"input"})):
+        readers.append((f"m{layer}", before | {f"a{layer}"}))
+        for kind in "vkq":
+            for head in range(count - 1, -1, -1):
+                readers.append((f"a{layer}.h{head}<{kind}>", before))
+    want = [
+        f"{sender}->{reader}"
+        for reader, known in readers
+        for group in names
+        for sender in group
+        if sender.split(".")[0] in known
+    ]
+    order = gp.ACDC(variant=variant).edge_order(graph)
+    assert [graph.edge_names[e] for e in order.tolist()] == want

@@ -40,14 +40,15 @@ def test_every_optimiser_runs_and_keeps_exactly_what_is_asked(method, model_dir,
 
 
 def test_a_size_as_a_share_and_all_settings(model_dir, tmp_path, capsys):
-    settings = ["variant=paper", "node_gates=true", "loss=kl", "target=0.9", "warm_start=eap-ig"]
-    more = [part for setting in settings for part in ("--set", setting)]
+    settings = ["node_gates=true", "loss=kl", "target=0.9", "warm_start=eap-ig"]
+    more = ["--variant", "paper", *(part for text in settings for part in ("--set", text))]
     assert discover(model_dir, tmp_path / "c", "--size", "0.25", *more, "--json") == 0
     document = out_of(capsys)
     edges = document["graph_edges"]
     assert document["kept"] == int(0.25 * edges)
     settings = gp.Circuit.load(tmp_path / "c").provenance["method"]["settings"]
     assert settings["variant"] == "paper"
+    assert (settings["clip"], settings["lr_lambda"], settings["target"]) == (1.0, 0.8, 0.9)
     assert settings["size"] == 0.25
     assert settings["warm_start"] == "eap-ig"
     assert "run_dir" not in settings  # says nothing of the user's folders
@@ -125,7 +126,7 @@ def test_ctrl_c_writes_the_best_mask_so_far_and_the_same_command_goes_on(
         (("--select", "greedy"), "chooses the edges itself"),
         (("--by", "signed"), "chooses the edges itself"),
         (("--set", "steps=0"), "gives 'steps' twice"),
-        (("--set", "variant=mine"), "does not fit"),
+        (("--variant", "mine"), "unknown variant 'mine'; known: default, paper, paper-greater"),
         (("--set", "nothing=1"), "has no setting 'nothing'"),
         (("--set", "loss=nll"), "unknown loss 'nll'"),
     ],
@@ -156,6 +157,7 @@ def test_info_lists_a_methods_settings(capsys):
     assert facts["python"] == "gp.EdgePruning"
     assert facts["steps"] == "default 1000. optimisation steps."
     assert facts["variant"].startswith("default default. ")
+    assert facts["variant paper-greater-than"].endswith("node_target=0.68")
     assert "checkpoints" in facts["run_dir"]
     assert all(
         len(text.split(". ", 1)) == 2 for name, text in facts.items() if name in ("seed", "lr")

@@ -50,8 +50,12 @@ def test_combinations_by_hand(options, expected):
 def test_normalisations_by_hand():
     one, other = scores(1.0, -2.0, 0.0, 1.0), scores(30.0, 10.0, 40.0, -20.0)
     # Ranks of the magnitudes: one 2.5, 4, 1, 2.5 of 4; other 3, 1, 4, 2 of 4.
-    ranked = gp.combine_scores([one, other], normalize="rank").values
-    assert ranked.tolist() == [(2.5 + 3) / 8, (-4 + 1) / 8, 4 / 8, (2.5 - 2) / 8]
+    signed = gp.combine_scores([one, other], normalize="signed_rank").values
+    assert signed.tolist() == [(2.5 + 3) / 8, (-4 + 1) / 8, 4 / 8, (2.5 - 2) / 8]
+    # Signs are those of the scaled mean below; a score of 0 has no rank.
+    for name in ("rank", "magnitude_rank"):
+        ranked = gp.combine_scores([one, other], normalize=name).values
+        assert ranked.tolist() == [(2.5 + 3) / 8, -(4 + 1) / 8, 4 / 8, (2.5 + 2) / 8]
     # Roots of the mean squares: sqrt(6/4) and sqrt(3000/4).
     first, second = math.sqrt(1.5), math.sqrt(750)
     scaled = gp.combine_scores([one, other], normalize="scale").values
@@ -67,7 +71,50 @@ def test_normalisations_by_hand():
     assert quantiles.tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("normalize", ["rank", "quantile", "scale"])
+def test_large_edges_whose_signs_differ_cancel_as_signed_ranks_alone():
+    """Edge 0 is the largest of both members; edge 2 is the second smallest of both."""
+    one, other = scores(9.0, 2.0, 1.0, 0.5), scores(-8.0, 3.0, 1.0, -0.5)
+    signed = gp.combine_scores([one, other], normalize="signed_rank")
+    assert signed.values.tolist() == [0.0, 3 / 4, 2 / 4, 0.0]
+    assert not signed.top(2).kept[0]
+    ranked = gp.combine_scores([one, other], normalize="rank")
+    # The members' mean squares are 21.6 and 18.6: 9 / 4.64 - 8 / 4.31 > 0, and .5's come below 0.
+    assert ranked.values.tolist() == [4 / 4, 3 / 4, 2 / 4, -1 / 4]
+    assert ranked.top(2).kept.tolist() == [True, True, False, False]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ranks_on_a_trained_model_are_about_as_close_as_the_best_member():
+    """Held-out prompts; the members disagree about the signs of some of the largest edges."""
+    case = gp.study.make_case("trained-gpt2", "ioi", train=64, test=64, seed=0, options={})
+    members = [gp.EAP(), gp.EAPIG(), gp.EAPIG(integrate="activations")]
+    alone = [member.score(case.model, case.train) for member in members]
+
+    def distance(some):
+        return gp.faithfulness_curve(case.model, case.test, some).cmd
+
+    best = min(map(distance, alone))
+    ranked = {
+        normalize: distance(gp.combine_scores(alone, normalize=normalize))
+        for normalize in ("rank", "signed_rank")
+    }
+    print(f"\nCMD: best member {best:.3f}", ranked)
+    assert ranked["rank"] < ranked["signed_rank"]
+    assert ranked["rank"] < best + 0.03
+
+
+def test_records_say_which_ranks_were_meant(tmp_path):
+    """Circuits of up to 0.2.0 say "rank", and meant signed ranks; today's never say it."""
+    method = gp.ParallelEnsemble(["eap", "random"], normalize="rank")
+    assert method.normalize == "magnitude_rank"
+    mask = method.prune(Toy(seed=3), task(), size=5)
+    gp.Circuit.from_mask(mask, method=method).save(tmp_path / "c")
+    settings = gp.Circuit.load(tmp_path / "c").provenance["method"]["settings"]
+    assert settings["normalize"] == "magnitude_rank"
+
+
+@pytest.mark.parametrize("normalize", ["rank", "signed_rank", "quantile", "scale"])
 def test_a_members_unit_does_not_matter_once_normalised(normalize):
     graph = transformer_graph(2, 3)
     one, other = random_scores(graph, 1), random_scores(graph, 2)
@@ -235,7 +282,7 @@ def test_ensembles_from_the_command_line(tmp_path, capsys):
     assert call(*common, *arguments, "--size", 12, "--out", tmp_path / "p") == 0
     told = out_of(capsys)
     assert told["selected"] == 12
-    label = "ParallelEnsemble(scorers=[EAP, EAPIG(steps=2)], normalize='rank')"
+    label = "ParallelEnsemble(scorers=[EAP, EAPIG(steps=2)], normalize='magnitude_rank')"
     assert told["method"] == label
     optimiser = 'optimiser={"name": "edge-pruning", "steps": 5}'
     arguments = ("--method", "sequential-ensemble", "--set", "scorer=eap", "--set", optimiser)

@@ -141,11 +141,11 @@ def test_points_are_those_of_the_authors_code_unless_said(case):
     model, _ = case
     node = model.graph.input_nodes[0]
     inputs, activations, nodes = gp.EAPIG(), gp.EAPIG(integrate="activations"), gp.NAPIG()
-    assert inputs.points(model)[0][:, node].tolist() == [0.0, 0.2, 0.4, 0.6, 0.8]
-    assert activations.points(model)[0][:5, node].tolist() == [0.2, 0.4, 0.6, 0.8, 1.0]
-    assert nodes.points(model)[0][:, node].tolist() == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert inputs.interpolation(model)[0][:, node].tolist() == [0.0, 0.2, 0.4, 0.6, 0.8]
+    assert activations.interpolation(model)[0][:5, node].tolist() == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert nodes.interpolation(model)[0][:, node].tolist() == [0.2, 0.4, 0.6, 0.8, 1.0]
     said = gp.EAPIG(integrate="activations", points_at="left")
-    assert said.points(model)[0][:5, node].tolist() == [0.0, 0.2, 0.4, 0.6, 0.8]
+    assert said.interpolation(model)[0][:5, node].tolist() == [0.0, 0.2, 0.4, 0.6, 0.8]
 
 
 def test_information_flow_is_the_formula(case):

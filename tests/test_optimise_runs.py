@@ -177,7 +177,7 @@ def test_changed_settings_model_and_task_are_refused(tmp_path):
     make_method("default", tmp_path, make_loss()).fit(Toy(seed=3), toy_task())
     cases = [
         ("default", {"steps": 50}, 10, "steps was 40, is 50"),
-        ("paper", {}, 10, "variant was default"),
+        ("paper", {}, 10, "lr was None, is 0.8"),
         ("ugs", {}, 10, "method was EdgePruning"),
         ("default", {}, 9, "task.examples was 10, is 9"),
     ]

@@ -31,6 +31,14 @@ class MethodOptions:
         str,
         typer.Option(help="How edges are scored or pruned; `graphprune info` lists the methods."),
     ] = "eap-ig"
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A variant of the method, such as paper: its authors' settings, where --set says "
+            "none. `graphprune info --method NAME` lists them.",
+        ),
+    ] = None
     settings: Annotated[
         list[str],
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method; repeatable."),
@@ -211,8 +219,9 @@ def _method_and_selection(
     select: Any = chosen.select
     if select is not None:
         select = known_name("selector", select, get_args(Ways), where="--select")
+    variant = [] if searched.variant is None else [f"variant={searched.variant}"]
     method = method_from(
-        searched.method, searched.settings, seed=task.seed, batch_size=task.batch_size,
+        searched.method, [*variant, *searched.settings], seed=task.seed, batch_size=task.batch_size,
         ablation=known_ablation(searched.ablation),
     )  # fmt: skip
     if searched.run_dir is not None:

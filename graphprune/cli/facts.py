@@ -298,6 +298,7 @@ def not_solved(found: dict[str, dict[str, float]], model: str, task: str) -> str
 def method_facts(name: str) -> dict[str, Any]:
     """What a method does, and its settings with their defaults, from its own docstrings."""
     from graphprune.core.registry import method_class, method_names
+    from graphprune.core.variants import HasVariants
     from graphprune.study.settings import known_name
 
     name = known_name("method", name, method_names())
@@ -309,6 +310,10 @@ def method_facts(name: str) -> dict[str, Any]:
             known = field.default is not dataclasses.MISSING
             default = f"default {field.default}" if known else "required"
             settings[field.name] = f"{default}. {described.get(field.name, '')}".strip()
+    if issubclass(kind, HasVariants):
+        for variant, given in kind.variants.items():
+            shown = ", ".join(f"{setting}={value}" for setting, value in given.items())
+            settings[f"variant {variant}"] = shown
     about = " ".join((inspect.getdoc(kind) or "").split("\nArgs:")[0].split())
     return {"method": name, "python": f"gp.{kind.__name__}", "about": about, **settings}
 

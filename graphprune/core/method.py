@@ -127,16 +127,21 @@ class Method(ABC):
 
     @property
     def label(self) -> str:
-        """The method and the settings that differ from their defaults.
+        """The method and the settings that differ from its defaults, or from its variant's.
 
         Fields that do not take part in comparison (where a run is kept) are no settings.
         """
+        usual = self._usual_settings()
         shown = [
             f"{f.name}={_shown(getattr(self, f.name))}"
             for f in fields(self)
-            if f.compare and getattr(self, f.name) != f.default
+            if f.compare and getattr(self, f.name) != usual[f.name]
         ]
         return f"{type(self).__name__}({', '.join(shown)})" if shown else type(self).__name__
+
+    def _usual_settings(self) -> dict[str, Any]:
+        """What each setting is where nobody says it."""
+        return {f.name: f.default for f in fields(self)}
 
     def _each(
         self, model: MaskedModel, task: Task, *, reference: bool = True

@@ -173,4 +173,4 @@ def make_method(name: str, **settings: Any) -> Any:
         inspect.signature(kind).bind(**settings)
     except TypeError as error:
         raise InputError(f"method {name!r} does not take these settings: {error}") from None
-    return kind(**settings)
+    return kind(**settings)  # a TypeError in here is a fault of the method, and stays one

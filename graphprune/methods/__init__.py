@@ -15,7 +15,7 @@ from .optimiser import MaskOptimiser
 from .pahq import PAHQ, RTNQ
 from .patching import ExactPatching, IntegratedMaskGradient
 from .probing import SubnetworkProbing
-from .ugs import UGS
+from .ugs import UGS, UniformGradientSampling
 
 __all__ = [
     "ACDC",
@@ -43,6 +43,7 @@ __all__ = [
     "Scorer",
     "SequentialEnsemble",
     "SubnetworkProbing",
+    "UniformGradientSampling",
     "integration_points",
     "resolve_ablation",
 ]

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.core.trials import FullTrials
+from graphprune.core.variants import HasVariants
 from graphprune.errors import InputError
 from graphprune.search.checkpoint import RunDirectory, identity
 from graphprune.search.evaluators import (
@@ -44,16 +45,19 @@ from graphprune.util.checks import at_least, require_one_of
 
 __all__ = ["ACDC"]
 
+_RELEASED: dict[str, Any] = {"metric": "kl", "absolute": False, "drop_dead": True}
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ACDC(Pruner):
+class ACDC(HasVariants, Pruner):
     """Greedy descent at a threshold (arXiv 2304.14997).
 
     An edge goes if cutting it, after all that went before, raises the loss by less than ``tau``.
 
     Args:
+        variant: ``"default"``, or an order that was published, see below.
         tau: the least rise of the loss that keeps an edge, in the metric's units.
         metric: what is measured, ``"kl"`` (to the full model) as published, another metric's name,
             ``"task"`` for the task's own, a :class:`~graphprune.Metric` or a function; a metric
@@ -72,11 +76,27 @@ class ACDC(Pruner):
             edges are kept.
         run_dir: a folder for checkpoints; naming it again goes on at the edge where it stopped.
 
+    Variants: the orders of github.com/ArthurConmy/Automatic-Circuit-Discovery at bc99ace. All have
+    ``metric`` "kl" and ``absolute`` False (acdc/main.py; tau is swept) and ``drop_dead`` True
+    (acdc/TLACDCExperiment.py), and a reader's senders from the latest layer on:
+
+    - ``"paper"``: order "reverse_topological", heads of a layer from the highest number, which is
+      what acdc/main.py runs (indices-mode and names-mode "normal").
+    - ``"paper-reversed-heads"``: order "reversed_heads", from the lowest number, the default of
+      acdc/TLACDCExperiment.py (indices_mode "reverse").
+    - ``"paper-reversed-senders"``: order "reversed_senders", senders from the first layer on
+      (names-mode "reverse").
+
     Example:
         >>> ACDC(tau=0.01).label
         'ACDC(tau=0.01)'
     """
 
+    variants: ClassVar = {
+        "paper": _RELEASED | {"order": "reverse_topological"},
+        "paper-reversed-heads": _RELEASED | {"order": "reversed_heads"},
+        "paper-reversed-senders": _RELEASED | {"order": "reversed_senders"},
+    }
     tau: float = 1e-3
     metric: str | Metric = "kl"
     order: EdgeOrder = "reverse_topological"
@@ -90,6 +110,7 @@ class ACDC(Pruner):
     run_dir: str | Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _threshold(self.tau)
         require_one_of(self.exact, ("speculative", "sequential"), "exact")
         require_one_of(self.recheck, ("float64", "same", "off"), "recheck")

@@ -1,4 +1,8 @@
-"""Ensembles of scorers: side by side, one after another, and both (Mondorf et al., 2510.06811).
+"""Ensembles of scorers: side by side, one after another, and both.
+
+The three kinds are those of Mondorf et al. (arXiv 2510.06811), whose sequential one is edge pruning
+that starts from EAP-IG. Other optimisers and losses in its place, such as a warm-started
+Matryoshka, the mappings ``density`` and ``ranks`` and the normalisations are ours.
 
 All are scorers, so that they nest and every selection, curve and export takes them. Scores:
 positive = useful.
@@ -8,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 
@@ -18,6 +22,7 @@ from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
+from graphprune.core.variants import HasVariants
 from graphprune.errors import InputError
 from graphprune.search.warm_start import StartMapping, WarmStart
 from graphprune.selection.combine import (
@@ -25,6 +30,7 @@ from graphprune.selection.combine import (
     Normalize,
     check_combination,
     combine_scores,
+    full_name,
     require_informative,
 )
 from graphprune.util.checks import at_least, require_one_of
@@ -46,15 +52,17 @@ from .optimiser import MaskOptimiser
 __all__ = ["HybridEnsemble", "ParallelEnsemble", "SequentialEnsemble"]
 
 _FIRST = (EAP(), EAPIG(), EAPIG(integrate="activations", points_at="right"))
+_PUBLISHED = (EAP(), EAPIG(variant="paper"), EAPIG(variant="paper-activations"))
 
 
 @dataclass(frozen=True)
-class SequentialEnsemble(AroundScorer, Pruner, Scorer):
+class SequentialEnsemble(AroundScorer, HasVariants, Pruner, Scorer):
     """Scores warm-start a mask optimiser, and its gates are the new scores.
 
     Their magnitudes are the optimiser's own scores, which rank the gates.
 
     Args:
+        variant: ``"default"``, or ``"paper"``, see below.
         scorer: a scorer, scores, a registered name, or ``{"name": ..., settings}``.
         optimiser: any mask optimiser, or its name or name and settings. Its ``warm_start`` is this
             ensemble's to set.
@@ -76,11 +84,36 @@ class SequentialEnsemble(AroundScorer, Pruner, Scorer):
             an optimiser's own is given to the scorer too.
         batch_size: the scorer's; the optimiser's is one of its settings.
 
+    Variants:
+
+    - ``"paper"`` (github.com/cisnlp/MIB-circuit-track at c18eb53): scorer EAPIG(variant="paper"),
+      mapping "paper" (edge_pruning/importance_scores/scores_to_logalphas.py), signs "scorer"
+      (scripts/run_ep_warmstart.py, signs_from_file). The optimiser is EdgePruning(variant="paper")
+      with steps 1000 and batch_size 20 (sweeps/ep_gpt2_ioi_warmstart.yaml). Which values the sweep
+      there chose is not published. Of those it tries, taken here: lr and lr_lambda 0.8, ramp 250,
+      target 0.99, node_target 0.69, start_density 0.1.
+
     Example:
         >>> SequentialEnsemble(gp.EAP(), gp.EdgePruning(steps=20)).fit(model, task, size=8).mask
         EdgeMask(8 of 24 edges, 33.3333%)
     """
 
+    variants: ClassVar = {
+        "paper": {
+            "scorer": EAPIG(variant="paper"),
+            "optimiser": EdgePruning(
+                variant="paper",
+                steps=1000,
+                batch_size=20,
+                ramp=250,
+                target=0.99,
+                node_target=0.69,
+            ),
+            "mapping": "paper",
+            "start_density": 0.1,
+            "signs": "scorer",
+        }
+    }
     scorer: Member = field(default_factory=EAPIG)
     optimiser: Member = field(default_factory=EdgePruning)
     _: KW_ONLY
@@ -91,6 +124,7 @@ class SequentialEnsemble(AroundScorer, Pruner, Scorer):
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self.chosen_seed, 0, "seed")
         require_one_of(self.signs, (None, "scorer", "none"), "signs")
         object.__setattr__(self, "scorer", as_member(self.scorer, "the scorer"))
@@ -179,7 +213,7 @@ class SequentialEnsemble(AroundScorer, Pruner, Scorer):
 
 
 @dataclass(frozen=True)
-class _Combination(Scorer):
+class _Combination(HasVariants, Scorer):
     scorers: Sequence[Member] = _FIRST
     _: KW_ONLY
     how: How = "mean"
@@ -188,7 +222,9 @@ class _Combination(Scorer):
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self.chosen_seed, 0, "seed")
+        object.__setattr__(self, "normalize", full_name(self.normalize))
         listed = as_members(self.scorers, "the scorers")
         made = tuple(as_member(m, f"member {i}") for i, m in enumerate(listed, start=1))
         if len(made) > 1:
@@ -273,20 +309,30 @@ class ParallelEnsemble(_Combination):
     """Several scorers' scores combined edge by edge, as they are or on a common scale.
 
     Args:
+        variant: ``"default"``, or ``"paper"``, see below.
         scorers: scorers, scores, registered names, or ``{"name": ..., settings}``; by default EAP
-            and EAP-IG over inputs and over activations, as published.
+            and EAP-IG over inputs and over activations.
         how: ``"mean"`` (the best published), ``"min"``, ``"max"``, ``"weighted"`` (a weighted
             mean; the published code's cannot run).
         weights: for ``how="weighted"``, one from 0 on for each scorer.
         normalize: ``None`` as published, where the method with the largest numbers decides;
-            ``"rank"``, ``"quantile"`` or ``"scale"``, see :func:`graphprune.combine_scores`.
+            ``"rank"`` (recorded as ``"magnitude_rank"``), ``"signed_rank"``, ``"quantile"`` or
+            ``"scale"``, see :func:`graphprune.combine_scores`.
         seed: given to members that say none.
         ablation: given to members that say none, as ``batch_size`` is to scorers.
 
+    Variants:
+
+    - ``"paper"``: scorers EAP, EAPIG(variant="paper") and EAPIG(variant="paper-activations"), as
+      they are (normalize None), how "mean" (parallel/parallel.py of
+      github.com/cisnlp/MIB-circuit-track at c18eb53).
+
     Example:
         >>> ParallelEnsemble(["eap", {"name": "eap-ig", "steps": 3}], normalize="rank").label
-        "ParallelEnsemble(scorers=[EAP, EAPIG(steps=3)], normalize='rank')"
+        "ParallelEnsemble(scorers=[EAP, EAPIG(steps=3)], normalize='magnitude_rank')"
     """
+
+    variants: ClassVar = {"paper": {"scorers": _PUBLISHED, "how": "mean", "normalize": None}}
 
 
 @dataclass(frozen=True)
@@ -297,10 +343,19 @@ class HybridEnsemble(_Combination):
     the sequential member alone would decide, so one is required.
 
     Args:
+        variant: ``"default"``, or ``"paper"``, see below.
         scorers: as :class:`ParallelEnsemble` takes them, a :class:`SequentialEnsemble` or mask
             optimiser among them; by default the published three and a sequential ensemble.
         how, weights, seed, ablation, batch_size: see :class:`ParallelEnsemble`.
-        normalize: ``"quantile"`` (default: tails stay heavy), ``"rank"`` or ``"scale"``.
+        normalize: ``"quantile"`` (default: tails stay heavy), ``"rank"``, ``"signed_rank"`` or
+            ``"scale"``.
+
+    Variants:
+
+    - ``"paper"``: scorers of ParallelEnsemble(variant="paper") and
+      SequentialEnsemble(variant="paper"), how "mean" (parallel/parallel.py of
+      github.com/cisnlp/MIB-circuit-track at c18eb53). The paper aligns scales (arXiv 2510.06811)
+      where that file has nothing; normalize "scale" is our reading.
 
     Example:
         >>> both = gp.SequentialEnsemble(gp.EAP(), gp.EdgePruning(size=8, steps=20))
@@ -308,6 +363,13 @@ class HybridEnsemble(_Combination):
         EdgeMask(8 of 24 edges, 33.3333%)
     """
 
+    variants: ClassVar = {
+        "paper": {
+            "scorers": (*_PUBLISHED, SequentialEnsemble(variant="paper")),
+            "how": "mean",
+            "normalize": "scale",
+        }
+    }
     scorers: Sequence[Member] = (*_FIRST, SequentialEnsemble())
     _: KW_ONLY
     normalize: Normalize = "quantile"

@@ -11,7 +11,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from graphprune.core.method import Scorer, mean, objective
 from graphprune.core.model import MaskedModel, Objective, Reference, gradient_by_mask, require_model
 from graphprune.core.scores import EdgeScores, PositionalEdgeScores
 from graphprune.core.task import Task
+from graphprune.core.variants import HasVariants
 from graphprune.errors import InputError, unknown_name
 from graphprune.util.checks import at_least
 
@@ -31,7 +32,7 @@ __all__ = [
     "EAPIG",
     "CleanCorrupted",
     "GradientScorer",
-    "Points",
+    "Placement",
     "RelP",
     "input_gates",
     "integration_points",
@@ -39,10 +40,10 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-Points = Literal["left", "right", "midpoint", "trapezoid", "gauss-legendre"]
+Placement = Literal["left", "right", "midpoint", "trapezoid", "gauss-legendre"]
 
 
-def integration_points(steps: int, points: Points) -> tuple[Tensor, Tensor]:
+def integration_points(steps: int, points: Placement) -> tuple[Tensor, Tensor]:
     """Places in [0, 1] (0 = ablated, 1 = clean) and weights that sum to 1.
 
     ``left`` are the reference's: ``k / steps`` for k = 0 ... steps - 1, the clean end excluded.
@@ -69,7 +70,7 @@ def integration_points(steps: int, points: Points) -> tuple[Tensor, Tensor]:
     if points == "gauss-legendre":
         places, weights_np = np.polynomial.legendre.leggauss(steps)
         return torch.from_numpy((places + 1) / 2), torch.from_numpy(weights_np / 2)
-    raise unknown_name("points", points, get_args(Points))
+    raise unknown_name("points", points, get_args(Placement))
 
 
 def input_gates(model: MaskedModel, places: Tensor) -> Tensor:
@@ -80,15 +81,15 @@ def input_gates(model: MaskedModel, places: Tensor) -> Tensor:
 
 
 def mask_gradient(
-    model: MaskedModel, batch: Batch, value: Objective, reference: Reference
+    model: MaskedModel, batch: Batch, measured: Objective, reference: Reference
 ) -> Tensor:
-    """``[E]`` float32: the derivative of ``value`` by the mask at the full model, by autograd.
+    """``[E]`` float32: the derivative of ``measured`` by the mask at the full model, by autograd.
 
     Summed over the batch. It is what ``edge_gradients`` gives at the clean model.
     """
     mask = torch.ones(model.graph.num_edges, requires_grad=True)
     with torch.enable_grad():
-        total = value(model.run(batch, mask, reference)).sum()
+        total = measured(model.run(batch, mask, reference)).sum()
     return gradient_by_mask(total, mask)
 
 
@@ -97,17 +98,20 @@ class GradientScorer(Scorer):
     """Mean gradients by edge, weighed over points between the ablated and the clean run."""
 
     @abstractmethod
-    def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
-        """Gates ``[K, N]`` and weights ``[K]``; ``(None, None)`` is the clean model."""
+    def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
+        """Gates ``[K, N]`` and weights ``[K]`` of K points; ``(None, None)`` is the clean model.
 
-    def constant(self, model: MaskedModel) -> Tensor | None:
-        """``[K, N]`` bool: nodes whose gated messages are constants; ``None``: none are."""
+        A gate of 1 leaves a node's message clean, a gate of 0 puts the ablated one in its place.
+        """
+
+    def held_constant(self, model: MaskedModel) -> Tensor | None:
+        """``[K, N]`` bool: nodes whose gated messages pass no gradient on; ``None``: none."""
         return None
 
     def _check(self, model: MaskedModel, task: Task) -> None:
         if not task.metric.flat_at_full:
             return
-        gates, _ = self.points(model)
+        gates, _ = self.interpolation(model)
         at_clean = [True] if gates is None else [bool((g == 1).all()) for g in gates]
         if all(at_clean):
             raise InputError(
@@ -127,23 +131,23 @@ class GradientScorer(Scorer):
         model: MaskedModel,
         batch: Batch,
         reference: Reference,
-        value: Objective,
+        measured: Objective,
         by_position: bool,
     ) -> Tensor:
         """One batch's sums, ``[E]`` or ``[E, pos]``."""
-        gates, weights = self.points(model)
+        gates, weights = self.interpolation(model)
         if gates is None and not by_position and not isinstance(model, EdgeGradients):
-            return mask_gradient(model, batch, value, reference)
+            return mask_gradient(model, batch, measured, reference)
         who = f"{self.label} by position" if by_position else self.label
         inside = require(model, EdgeGradients, who)
         return inside.edge_gradients(
             batch,
-            value,
+            measured,
             reference,
             gates=gates,
             weights=weights,
             by_position=by_position,
-            constant=self.constant(model),
+            constant=self.held_constant(model),
         ).edge
 
     def _mean(self, model: MaskedModel, task: Task, by_position: bool) -> Tensor:
@@ -152,8 +156,8 @@ class GradientScorer(Scorer):
         total: Tensor | None = None
         for batch, reference in self._each(model, task):
             assert reference is not None
-            value = objective(task, batch, reference)
-            found = self._gradients(model, batch, reference, value, by_position)
+            measured = objective(task, batch, reference)
+            found = self._gradients(model, batch, reference, measured, by_position)
             total = found if total is None else total + found
         return mean(total, len(task), self.label)
 
@@ -190,13 +194,13 @@ class EAP(GradientScorer):
         ['0->1', '1->2', '0->4']
     """
 
-    def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
+    def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """The clean model."""
         return None, None
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelP(GradientScorer):
+class RelP(HasVariants, GradientScorer):
     """Relevance patching (arXiv 2508.21258): EAP with layer-wise relevance rules for gradients.
 
     Norm scales count as constants (LN-rule), an activation passes ``act(x) / x`` (identity rule)
@@ -204,14 +208,24 @@ class RelP(GradientScorer):
     have their gradient, as by the authors' default.
 
     Args:
+        variant: ``"default"``, or the authors' rules by name, see below.
         freeze_attention: attention patterns count as constants too (the authors' AH-rule), so
             that edges into q and k score 0.
+
+    Variants of github.com/FarnoushRJ/RelP at aa0e228, all with the LN-, identity- and half-rule:
+
+    - ``"paper"``: freeze_attention False (the default of its TransformerLens).
+    - ``"paper-frozen-attention"``: freeze_attention True (its option for the AH-rule).
 
     Example:
         >>> RelP().score(lm, prompts).top(2).edges()
         ['input->a0.h3<v>', 'a0.h3->m0']
     """
 
+    variants: ClassVar = {
+        "paper": {"freeze_attention": False},
+        "paper-frozen-attention": {"freeze_attention": True},
+    }
     freeze_attention: bool = False
 
     @property
@@ -219,7 +233,7 @@ class RelP(GradientScorer):
         """Relevance propagation."""
         return (RelevanceGradients,)
 
-    def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
+    def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """The clean model."""
         return None, None
 
@@ -228,12 +242,12 @@ class RelP(GradientScorer):
         model: MaskedModel,
         batch: Batch,
         reference: Reference,
-        value: Objective,
+        measured: Objective,
         by_position: bool,
     ) -> Tensor:
         inside = require(model, RelevanceGradients, self.label)
         return inside.relevance_gradients(
-            batch, value, reference, by_position=by_position, frozen=self.freeze_attention
+            batch, measured, reference, by_position=by_position, frozen=self.freeze_attention
         ).edge
 
 
@@ -251,17 +265,18 @@ class CleanCorrupted(GradientScorer):
         """Gradients at nodes inside the model."""
         return (EdgeGradients,)
 
-    def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
+    def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Input nodes at 0 and at 1."""
         return input_gates(model, torch.tensor([0.0, 1.0], dtype=torch.float64)), None
 
 
-def _reads_constants_alone(model: MaskedModel, batch: Batch, group: list[int]) -> Tensor | None:
-    """``[E]`` bool: edges of readers that read ``group``, all of it inputs, and nothing else.
+def _readers_of_inputs_alone(model: MaskedModel, batch: Batch, group: list[int]) -> Tensor | None:
+    """``[E]`` bool: the edges into readers whose whole input is the messages of ``group``.
 
-    Where such a group is put in as a constant the authors' code has no gradient at these readers:
-    in models with rotary positions, the first layer's. A learned table of positions, which is part
-    of what they read, gives them one.
+    ``group`` are senders that the authors' code puts in as constants. It then has no gradient at a
+    reader of nothing else, and scores its edges 0: with rotary positions, the first layer's
+    readers. (A learned table of positions is part of what a reader reads, and gives it a gradient.)
+    ``None`` where ``group`` holds other nodes than inputs: no reader reads such a group alone.
     """
     graph = model.graph
     if not set(group) <= set(graph.input_nodes) or not graph.is_acyclic:
@@ -276,10 +291,11 @@ def _reads_constants_alone(model: MaskedModel, batch: Batch, group: list[int]) -
 
 
 @dataclass(frozen=True, kw_only=True)
-class EAPIG(GradientScorer):
-    """EAP with integrated gradients (Hanna et al. 2024).
+class EAPIG(HasVariants, GradientScorer):
+    """EAP with integrated gradients (Hanna et al. 2024, arXiv 2403.17806).
 
     Args:
+        variant: ``"default"``, or a published integral, see below.
         steps: number of points.
         points_at: where they lie; ``None``: where the authors' code has them, ``"left"`` for
             inputs and ``"right"`` for activations.
@@ -291,14 +307,28 @@ class EAPIG(GradientScorer):
             where a reader reads inputs alone: the first layer, if positions are rotary). No
             gradient passes through a constant to what its group read.
 
+    Variants of github.com/hannamw/EAP-IG at 795f560 (src/eap/attribute.py), with MIB's 5 ``steps``
+    (run_attribution.py of its circuit track):
+
+    - ``"paper"``: integrate "inputs", points_at "left".
+    - ``"paper-activations"``: integrate "activations-reference", points_at "right".
+
     Example:
         >>> scores = EAPIG(steps=5).score(model, task)
         >>> scores.top(3).edges()
         ['1->0', '0->4', '9->8']
     """
 
+    variants: ClassVar = {
+        "paper": {"steps": 5, "integrate": "inputs", "points_at": "left"},
+        "paper-activations": {
+            "steps": 5,
+            "integrate": "activations-reference",
+            "points_at": "right",
+        },
+    }
     steps: int = 5
-    points_at: Points | None = None
+    points_at: Placement | None = None
     integrate: Literal["inputs", "activations", "activations-reference"] = "inputs"
 
     @property
@@ -307,7 +337,7 @@ class EAPIG(GradientScorer):
         messages = (PlacedMessages,) if self.integrate == "activations-reference" else ()
         return (EdgeGradients, *messages)
 
-    def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
+    def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Points of the integral over inputs, or over every group of senders in turn."""
         if self.integrate == "inputs":
             places, weights = integration_points(self.steps, self.points_at or "left")
@@ -339,11 +369,11 @@ class EAPIG(GradientScorer):
                 rows = slice(number * self.steps, (number + 1) * self.steps)
                 yield rows, ~torch.isin(source, torch.tensor(group))
             return
-        yield slice(0, self.steps), _reads_constants_alone(model, batch, groups[0])
+        yield slice(0, self.steps), _readers_of_inputs_alone(model, batch, groups[0])
         if len(groups) > 1:
             yield slice(self.steps, None), None
 
-    def constant(self, model: MaskedModel) -> Tensor | None:
+    def held_constant(self, model: MaskedModel) -> Tensor | None:
         """The group of senders that each point interpolates; ``None`` where inputs are."""
         if self.integrate == "inputs":
             return None
@@ -358,13 +388,13 @@ class EAPIG(GradientScorer):
         model: MaskedModel,
         batch: Batch,
         reference: Reference,
-        value: Objective,
+        measured: Objective,
         by_position: bool,
     ) -> Tensor:
-        constant = self.constant(model)
+        constant = self.held_constant(model)
         if constant is None:
-            return super()._gradients(model, batch, reference, value, by_position)
-        gates, weights = self.points(model)
+            return super()._gradients(model, batch, reference, measured, by_position)
+        gates, weights = self.interpolation(model)
         assert gates is not None
         assert weights is not None
         total: Tensor | None = None
@@ -373,7 +403,7 @@ class EAPIG(GradientScorer):
                 require(model, EdgeGradients, self.label)
                 .edge_gradients(
                     batch,
-                    value,
+                    measured,
                     reference,
                     gates=gates[rows],
                     weights=weights[rows],

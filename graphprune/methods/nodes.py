@@ -1,8 +1,13 @@
-"""Scores of nodes from gradients: attribution patching of whole nodes, and its integral."""
+"""Scores of nodes from gradients: attribution patching of whole nodes, and its integral.
+
+The gradient at one run is Nanda's ("Attribution patching", 2023), the integral over the inputs that
+of Marks et al. (2024, arXiv 2403.19647), and the names NAP and NAP-IG are MIB's (arXiv 2504.13151).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,15 +16,16 @@ from graphprune.core.method import mean, objective
 from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores, NodeScores, PositionalEdgeScores
 from graphprune.core.task import Task
+from graphprune.core.variants import HasVariants
 from graphprune.errors import InputError
-from graphprune.methods.gradient import GradientScorer, Points, input_gates, integration_points
+from graphprune.methods.gradient import GradientScorer, Placement, input_gates, integration_points
 
 __all__ = ["NAP", "NAPIG"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NAP(GradientScorer):
-    """Node attribution patching: the gradient with respect to a node's whole output.
+    """Node attribution patching (Nanda 2023): the gradient with respect to a node's whole output.
 
     ``score`` gives an edge the lower of its two ends' node scores by size (outputs count as
     infinitely useful); ``score_nodes`` gives the node scores themselves.
@@ -39,14 +45,14 @@ class NAP(GradientScorer):
         """Gradients at nodes inside the model."""
         return (EdgeGradients,)
 
-    def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
+    def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """The clean model."""
         return None, None
 
     def score_nodes(self, model: MaskedModel, task: Task) -> NodeScores:
         """Mean node scores over the task's examples."""
         self._check(model, task)
-        gates, weights = self.points(model)
+        gates, weights = self.interpolation(model)
         total: Tensor | None = None
         single: dict[str, Tensor] = {}
         for batch, reference in self._each(model, task):
@@ -80,24 +86,31 @@ class NAP(GradientScorer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NAPIG(NAP):
-    """NAP with gradients integrated over the inputs, as :class:`EAPIG`.
+class NAPIG(HasVariants, NAP):
+    """NAP with gradients integrated over the inputs (Marks et al. 2024), as :class:`EAPIG`.
 
     Args:
+        variant: ``"default"``, or ``"paper"``, see below.
         steps: number of points.
         points_at: where they lie; by default where the authors' code has them, ``k / steps`` for
             k = 1 ... steps: the clean end counts, the ablated one does not (EAP-IG's are the other
             way round).
+
+    Variants:
+
+    - ``"paper"``: 5 steps (MIB's run_attribution.py), points_at "right"
+      (src/eap/attribute_node.py of github.com/hannamw/EAP-IG at 795f560).
 
     Example:
         >>> NAPIG(steps=3).score(lm, prompts).top(2).edges()
         ['input->a0.h3<q>', 'input->logits']
     """
 
+    variants: ClassVar = {"paper": {"steps": 5, "points_at": "right"}}
     steps: int = 5
-    points_at: Points = "right"
+    points_at: Placement = "right"
 
-    def points(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
+    def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Points of the integral over inputs."""
         places, weights = integration_points(self.steps, self.points_at)
         return input_gates(model, places), weights

@@ -26,6 +26,7 @@ from graphprune.core.model import Ablation, MaskedModel, require_model
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
+from graphprune.core.variants import HasVariants
 from graphprune.errors import InputError
 from graphprune.search.checkpoint import RunDirectory, identity
 from graphprune.search.distributed import Workers
@@ -52,7 +53,7 @@ WarmStartLike = EdgeScores | Scorer | WarmStart | str | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskOptimiser(Pruner, Scorer, Recipe):
+class MaskOptimiser(HasVariants, Pruner, Scorer, Recipe):
     """Settings of every mask optimiser.
 
     Args:
@@ -102,6 +103,7 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
     # ---------------------------------------------------------------- checks
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self.steps, 1, "steps")
         at_least(self.chosen_seed, 0, "seed")
         at_least(self.checkpoint_every, 1, "checkpoint_every")
@@ -386,9 +388,11 @@ class MaskOptimiser(Pruner, Scorer, Recipe):
         """Constant."""
         return 1.0
 
-    def groups(self, gates: Iterable[Tensor], constants: list[Tensor]) -> list[dict[str, Any]]:
+    def groups(
+        self, gates: Iterable[Tensor], constants: list[Tensor], rate: float = 1e-2
+    ) -> list[dict[str, Any]]:
         """Parameter groups of an optimiser: gates, and learned constants at their own rate."""
         found: list[dict[str, Any]] = [{"params": list(gates)}]
         if constants:
-            found.append({"params": constants, "lr": 1e-2, "weight_decay": 0.0})
+            found.append({"params": constants, "lr": rate, "weight_decay": 0.0})
         return found

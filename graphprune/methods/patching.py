@@ -18,7 +18,7 @@ from graphprune.search.order import edge_order, readers
 from graphprune.util.checks import at_least
 from graphprune.util.progress import track
 
-from .gradient import Points, integration_points
+from .gradient import Placement, integration_points
 
 __all__ = ["ExactPatching", "IntegratedMaskGradient"]
 
@@ -83,7 +83,7 @@ class IntegratedMaskGradient(Scorer):
     """
 
     steps: int = 5
-    points_at: Points = "midpoint"
+    points_at: Placement = "midpoint"
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """Mean scores over the task's examples."""
@@ -92,11 +92,11 @@ class IntegratedMaskGradient(Scorer):
         total = torch.zeros(edges, dtype=torch.float64)
         for batch, reference in self._each(model, task):
             assert reference is not None
-            value = objective(task, batch, reference)
+            measured = objective(task, batch, reference)
             for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
                 mask = torch.full((edges,), place, requires_grad=True)
                 with torch.enable_grad():
-                    out = value(model.run(batch, mask, reference)).sum()
+                    out = measured(model.run(batch, mask, reference)).sum()
                 total += weight * gradient_by_mask(out, mask).double()
         values = mean(total, len(task), self.label)
         return EdgeScores.computed(model.graph, values, method=self.label)

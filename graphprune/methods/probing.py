@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,15 +24,36 @@ class SubnetworkProbing(MaskOptimiser):
     No multiplier steers the size: the mask holds exactly the budget's best edges.
 
     Args:
+        variant: ``"default"``, or ``"paper"``, see below.
         penalty: the price of keeping all edges open, in units of the loss.
         lr: learning rate of log alpha.
         start: log alpha of every edge at first.
+
+    Variants:
+
+    - ``"paper"``: the comparison of ACDC's authors, who mask nodes (Cao et al. masked weights of
+      BERT) and pay for the mean open share, as here
+      (github.com/ArthurConmy/Automatic-Circuit-Discovery at bc99ace): Adam at lr 0.001, loss "kl",
+      penalty 50.0 (subnetwork_probing/train.py; swept from .01 to 250), 10000 steps of 100 examples
+      (``batch_size`` 100; subnetwork_probing/launch_grid_fill.py for ioi), start 1.6094379, at
+      which a gate without noise is .9 (mask_p in transformer_lens/hook_points.py, as in Cao's
+      masked_linear.py).
 
     Example:
         >>> SubnetworkProbing(steps=30, penalty=2.0).fit(model, task, size=8).mask
         EdgeMask(8 of 24 edges, 33.3333%)
     """
 
+    variants: ClassVar = {
+        "paper": {
+            "loss": "kl",
+            "steps": 10000,
+            "batch_size": 100,
+            "lr": 0.001,
+            "penalty": 50.0,
+            "start": 1.6094379124341003,  # the logit of (.9 + .1) / 1.2
+        }
+    }
     penalty: float = 10.0
     lr: float = 0.1
     start: float = 2.0
@@ -49,11 +71,11 @@ class SubnetworkProbing(MaskOptimiser):
         """Adam."""
         return torch.optim.Adam(self.groups(parameters.values(), constants), lr=self.lr)
 
-    def draw(self, parameters: Parameters, graph: ComputationalGraph, at: Moment) -> Draw:
+    def draw(self, parameters: Parameters, graph: ComputationalGraph, moment: Moment) -> Draw:
         """One mask for the whole batch."""
         edges, nodes = parameters["edges"], parameters.get("nodes")
         width = len(edges) + (0 if nodes is None else len(nodes))
-        u = noise((width,), self.chosen_seed, at.step, edges.device)
+        u = noise((width,), self.chosen_seed, moment.step, edges.device)
         z = hard_concrete(edges, u[: len(edges)])
         open_share = hard_concrete_open(edges).mean()
         if nodes is not None:

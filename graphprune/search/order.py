@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -25,13 +26,13 @@ __all__ = [
 ]
 
 EdgeOrder = (
-    Literal["reverse_topological", "descending", "ascending"]
+    Literal["reverse_topological", "reversed_heads", "reversed_senders", "descending", "ascending"]
     | EdgeScores
     | Sequence[int]
     | Tensor
     | NDArray[np.int64]
 )
-ORDERS = ("reverse_topological", "descending", "ascending")
+ORDERS = ("reverse_topological", "reversed_heads", "reversed_senders", "descending", "ascending")
 
 _Numbers = NDArray[np.int64]
 
@@ -43,14 +44,18 @@ def edge_order(graph: ComputationalGraph, order: EdgeOrder = "reverse_topologica
     the last kind of edge first (for transformers MLP, then v, k, q), then the highest index;
     a reader's senders in the same way. Where nodes have no layers, depth (the longest path from a
     source) stands for it. Nodes on a cycle count as one place, in descending order of their
-    numbers. ``"descending"`` and ``"ascending"`` go by edge number. :class:`EdgeScores`: the least
-    score first, edges of one score in descending order of their numbers. A sequence of all edge
-    numbers is taken as it is.
+    numbers. ``"reversed_heads"`` and ``"reversed_senders"``: the same readers, each with its
+    senders in another order: those of one kind in a layer (heads) from the lowest number, or the
+    kinds and layers from the first. ``"descending"`` and ``"ascending"`` go by edge number.
+    :class:`EdgeScores`: the least score first, edges of one score in descending order of their
+    numbers. A sequence of all edge numbers is taken as it is.
     """
     count = graph.num_edges
     if isinstance(order, str):
         if order == "reverse_topological":
             return torch.from_numpy(_reverse_topological(graph))
+        if order in ("reversed_heads", "reversed_senders"):
+            return _senders_reversed(graph, _reverse_topological(graph), order)
         if order in ORDERS:
             numbers = torch.arange(count)
             return numbers.flip(0) if order == "descending" else numbers
@@ -114,6 +119,25 @@ def _reverse_topological(graph: ComputationalGraph) -> _Numbers:
     depth = graph.depth
     keys = (-numbers[sources], -depth[sources], -numbers[targets], -kinds, -depth[targets])
     return np.lexsort(keys)
+
+
+def _senders_reversed(graph: ComputationalGraph, order: _Numbers, which: str) -> Tensor:
+    """``order`` with the senders of every reader in another order, see :func:`edge_order`."""
+    reader, source = readers(graph).tolist(), graph.edge_index[0].tolist()
+
+    def kind_and_layer(edge: int) -> tuple[str, int | None]:
+        sender = graph.nodes[source[edge]]
+        return sender.kind, sender.layer
+
+    found: list[int] = []
+    for _, edges in groupby(order.tolist(), key=reader.__getitem__):
+        groups = [list(group) for _, group in groupby(edges, key=kind_and_layer)]
+        if which == "reversed_heads":
+            groups = [group[::-1] for group in groups]
+        else:
+            groups.reverse()
+        found += [edge for group in groups for edge in group]
+    return torch.tensor(found)
 
 
 def _layers(graph: ComputationalGraph) -> _Numbers | None:

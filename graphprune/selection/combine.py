@@ -1,9 +1,12 @@
 """Several methods' scores made into one, on a common scale if wanted.
 
 Sign: positive = useful, before and after. Normalisations change magnitudes only, never a sign and
-never the order of one method's edges by magnitude; computed scores that only rounding tells apart
-share their rank, and those not told from 0 get 0. Without one, whichever method has the largest
-numbers decides (EAP's are around 1e-5 where a mask optimiser's are around 1).
+never the order of one method's edges by magnitude. Ranks are combined as magnitudes, and the result
+takes the sign that the scores have together: of signed ranks, two methods that disagree about the
+sign of a large edge cancel, and it falls behind edges that both find small. Computed scores that
+only rounding tells apart share their rank, and those not told from 0 get 0. Without a
+normalisation, whichever method has the largest numbers decides (EAP's are around 1e-5 where a mask
+optimiser's are around 1).
 """
 
 from __future__ import annotations
@@ -23,10 +26,18 @@ from graphprune.util.checks import require_one_of
 from graphprune.util.numbers import levels, ranks
 
 How = Literal["mean", "min", "max", "weighted"]
-Normalize = Literal["rank", "quantile", "scale"] | None
+Normalize = Literal["rank", "magnitude_rank", "signed_rank", "quantile", "scale"] | None
 
 HOWS = ("mean", "min", "max", "weighted")
-NORMALIZATIONS = (None, "rank", "quantile", "scale")
+NORMALIZATIONS = (None, "rank", "magnitude_rank", "signed_rank", "quantile", "scale")
+
+
+def full_name(normalize: Normalize) -> Normalize:
+    """The name that records keep: ``"rank"`` is short for ``"magnitude_rank"``.
+
+    Up to version 0.2.0 it was ``"signed_rank"``, and records of that time call it ``"rank"``.
+    """
+    return "magnitude_rank" if normalize == "rank" else normalize
 
 
 def magnitude_ranks(values: Tensor, noise: float = 0.0) -> Tensor:
@@ -89,10 +100,12 @@ def combine_scores(
             the signed scores.
         weights: for ``"weighted"``, one from 0 on for each member.
         normalize: ``None`` leaves them as they are, as published (Mondorf et al., arXiv
-            2510.06811); ``"rank"``: the sign times the magnitude's rank over E; ``"scale"``: over
-            the root of the mean square; ``"quantile"``: the k-th largest magnitude of each becomes
-            the mean over members of their k-th largest, each on the scale of ``"scale"``, so that
-            all have one distribution and heavy tails stay heavy.
+            2510.06811); ``"magnitude_rank"``, or in short ``"rank"``: ranks of magnitudes over E
+            are combined, and the sign is that of the (weighted) mean of the scores on the scale of
+            ``"scale"``; ``"signed_rank"``: the sign times the magnitude's rank over E; ``"scale"``:
+            over the root of the mean square; ``"quantile"``: the k-th largest magnitude of each
+            becomes the mean over members of their k-th largest, each on the scale of ``"scale"``,
+            so that all have one distribution and heavy tails stay heavy.
 
     Raises:
         InputError: no members, unequal numbers of members and weights, constant scores.
@@ -106,28 +119,43 @@ def combine_scores(
         >>> combine_scores([small, large]).values.argsort().tolist()  # the large one alone decides
         [0, 1, 2]
         >>> combine_scores([small, large], normalize="rank").values
+        tensor([0.6667, 0.6667, 0.6667])
+        >>> combine_scores([small, large], normalize="signed_rank").values
         tensor([0.6667, 0.0000, 0.6667])
     """
     check_combination(len(scores), how, weights, normalize)
+    normalize = full_name(normalize)
     first = scores[0]
     for number, member in enumerate(scores, start=1):
         require_same_graph(
             first.graph, member.graph, f"member 1 ({first.method}) and {number} ({member.method})"
         )
         require_informative(member, f"member {number} ({member.method})")
+    share = torch.tensor(weights or [1.0] * len(scores), dtype=torch.float64)
+    share = share / share.sum()
     normalised = _normalised(scores, normalize)
     rows = torch.stack([row for row, _ in normalised])
     noise = torch.tensor([noise for _, noise in normalised], dtype=torch.float64)
+    if normalize == "magnitude_rank":
+        rows = rows.abs()
     if how in ("min", "max"):
         values = rows.amin(0) if how == "min" else rows.amax(0)
         left = noise.max()
     else:
-        share = torch.tensor(weights or [1.0] * len(rows), dtype=torch.float64)
-        share = share / share.sum()
         values, left = share @ rows, share @ noise
+    if normalize == "magnitude_rank":
+        values = values * _common_sign(scores, share)
     names = ", ".join(s.method or "scores" for s in scores)
     kind = how if normalize is None else f"{how} of {normalize}s"
     return EdgeScores(first.graph, values.float(), method=f"{kind}({names})", noise=float(left))
+
+
+def _common_sign(scores: Sequence[EdgeScores], share: Tensor) -> Tensor:
+    """``[E]``: the sign of the scores' weighted mean on one scale; 1 where they cancel."""
+    scaled = [row for row, _ in _normalised(scores, "scale")]
+    told_from_0 = [torch.from_numpy(levels(s.values.double(), s.noise) != 0) for s in scores]
+    together = share @ (torch.stack(scaled) * torch.stack(told_from_0))
+    return torch.where(together < 0, -1.0, 1.0).double()
 
 
 def _normalised(scores: Sequence[EdgeScores], normalize: Normalize) -> list[tuple[Tensor, float]]:
@@ -139,7 +167,7 @@ def _normalised(scores: Sequence[EdgeScores], normalize: Normalize) -> list[tupl
         units = [_unit(row) for row in rows]
         return [(s.values.double() / u, s.noise / u) for s, u in zip(scores, units, strict=True)]
     placed = [levels(row, s.noise) for row, s in zip(rows, scores, strict=True)]
-    if normalize == "rank":
+    if normalize in ("magnitude_rank", "signed_rank"):
         sizes = [magnitude_ranks(s.values, s.noise) for s in scores]
     else:
         curves = [row.abs().sort().values / _unit(row) for row in rows]

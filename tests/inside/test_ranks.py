@@ -63,7 +63,7 @@ TWO = (
 )  # one computation in two orders of adding
 
 
-@pytest.mark.parametrize("normalize", ["rank", "quantile", "scale"])
+@pytest.mark.parametrize("normalize", ["rank", "signed_rank", "quantile", "scale"])
 def test_normalised_scores_repeat(normalize):
     other = gp.EdgeScores(GRAPH, torch.tensor([5.0, 1.0, 2.0, 3.0, -4.0, 6.0]))
     members = [gp.EdgeScores.computed(GRAPH, one, method="") for one in TWO]

@@ -2,7 +2,8 @@
 
 The module below is written from the published description: a stack of writers, a mask for every
 (writer, reader) pair, a mask for every writer, two multipliers for the sparsity of edges and two
-idle ones for that of nodes. The optimiser, its groups, the schedule and the clipping are those of
+for that of nodes: idle in its scripts for GPT-2, trained in tracr_xproportion.sh, left out in
+tracr_reverse.sh. The optimiser, its groups, the schedule and the clipping are those of
 torch and Transformers. It shares with graphprune the noise and the starting gates, nothing else.
 """
 
@@ -30,6 +31,8 @@ pytestmark = pytest.mark.inside
 
 STEPS, WARMUP, RATE, UP = 12, 4, 0.8, 0.4
 EDGES, EXAMPLES, LENGTH = 30, 6, 5
+NODE_MULTIPLIERS = {"idle": {"idle"}, "on": {"node_multipliers"}, "off": set()}
+ZERO = torch.zeros(2)
 NODE_TARGET, SCALE = 0.72, 200.0  # of the loss: gradients whose norm is above 1 are the rule
 
 
@@ -131,7 +134,8 @@ class ReleasedTrainer(Trainer):
         gap = 1 - z.sum() / len(z) - (0.5 + done * (self.target - 0.5))
         node_gap = 1 - z_nodes.sum() / len(z_nodes) - done * NODE_TARGET
         reg = model.lambda_edges[0] * gap + model.lambda_edges[1] * gap**2
-        reg = reg + model.lambda_nodes[0] * node_gap + model.lambda_nodes[1] * node_gap**2
+        if self.node_loss != "off":
+            reg = reg + model.lambda_nodes[0] * node_gap + model.lambda_nodes[1] * node_gap**2
         return SCALE * kl + reg
 
 
@@ -169,7 +173,7 @@ def ours(model, task, **settings):
     return seen, norms
 
 
-def released(model, gpt2, task, first, folder, clip):
+def released(model, gpt2, task, first, folder, clip, node_loss):
     graph = model.graph
     edges = [tuple(re.fullmatch(r"(\S+)->(\S+)", name).groups()) for name in graph.edge_names]
     module = Released(gpt2, edges, first)
@@ -179,6 +183,7 @@ def released(model, gpt2, task, first, folder, clip):
             {"params": [module.read_log_alpha], **rates},
             {"params": [module.lambda_edges], "maximize": True, "lr": UP},
             {"params": [module.write_log_alpha], **rates},
+            {"params": [module.lambda_nodes] * (node_loss == "on"), "maximize": True, "lr": UP},
         ],
         lr=RATE,
     )
@@ -209,22 +214,28 @@ def released(model, gpt2, task, first, folder, clip):
         ),
         callbacks=[Note()],
     )  # fmt: skip
+    trainer.node_loss = node_loss
     trainer.target = 1 - EDGES / graph.num_edges
     trainer.sends = torch.tensor([graph.node_number[name] for name in module.writers])
     trainer.train()
     return seen
 
 
-@pytest.mark.parametrize("clip", [True, False], ids=["clipped", "not clipped"])
-def test_every_step_is_the_released_trainers(clip, tmp_path):
+@pytest.mark.parametrize(
+    ("clip", "node_loss"), [(True, "idle"), (False, "idle"), (True, "on"), (True, "off")]
+)
+def test_every_step_is_the_released_trainers(clip, node_loss, tmp_path):
     gpt2 = tiny("gpt2").double().eval().requires_grad_(False)
     ids = torch.randint(
         0, gpt2.config.vocab_size, (2, EXAMPLES, LENGTH), generator=torch.Generator().manual_seed(0)
     )
     task = gp.Task.from_tensors(ids[0], ids[1], metric="kl", batch_size=EXAMPLES)
     model = gp.wrap(gpt2)
-    mine, norms = ours(model, task, **({} if clip else {"clip": float("inf")}))
-    theirs = released(model, gpt2, task, mine[0], tmp_path, clip)
+    said = {} if clip else {"clip": float("inf")}
+    if node_loss != "idle":
+        said |= {"node_loss": node_loss, "ramp": 10 / 12}
+    mine, norms = ours(model, task, **said)
+    theirs = released(model, gpt2, task, mine[0], tmp_path, clip, node_loss)
     assert len(mine) == len(theirs) == STEPS
     sends = model.graph.edge_index[0].unique()
     for step, (one, other) in enumerate(zip(mine, theirs, strict=True)):
@@ -233,11 +244,14 @@ def test_every_step_is_the_released_trainers(clip, tmp_path):
             (one["nodes"] - other["write_log_alpha"])[sends],
             one["multipliers"] - other["lambda_edges"],
         ]
+        if node_loss == "on":
+            apart.append(one["node_multipliers"] - other["lambda_nodes"])
         worst = [float(gap.abs().max()) for gap in apart]  # rounding adds up from step to step
         assert max(worst) < 1e-5 * max(1, step), (step, worst)
-        assert not one["idle"].any()
-        assert not other["lambda_nodes"].any()
+        assert one.keys() & {"idle", "node_multipliers"} == NODE_MULTIPLIERS[node_loss]
+        assert node_loss == "on" or not (one.get("idle", ZERO).any() or other["lambda_nodes"].any())
     assert min(norms) > 1.5  # the cut was not idle
     moved = {name: (mine[-1][name] - mine[0][name]).abs() for name in mine[0]}
     assert moved["edges"].median() > 0.5
     assert moved["nodes"][sends].median() > 0.5
+    assert node_loss != "on" or moved["node_multipliers"].min() > 0.02
