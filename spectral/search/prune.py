@@ -44,7 +44,7 @@ Variant = Literal["default", "paper"]
 SIZE = 0.8  # of all edges: what is kept where nobody says
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SpectralMask(EdgeMask):
     """A mask with ``notes``: plain values about the search that made it.
 
