@@ -112,3 +112,23 @@ def test_a_large_graph_is_summarised():
         chosen = (index[0] == i) & (index[1] == j)
         assert shares[i, j] == pytest.approx(mask[chosen].mean())
     assert kept.get_xdata().max() <= all_edges.get_xdata().max()
+
+
+def test_degrees_of_less_than_a_decade_have_readable_ticks():
+    figure = network(nx.watts_strogatz_graph(300, 8, 0.3, seed=0), 1600).plot(width=15)
+    figure.canvas.draw()
+    ticks = [
+        t for ax in figure.axes for t in ax.get_xticklabels("both") + ax.get_yticklabels("both")
+    ]
+    written = [tick.get_text() for tick in ticks]
+    assert "20" in written
+    assert not [text for text in written if "$" in text]
+    assert {tick.get_fontsize() for tick in ticks if tick.get_text()} == {6.0}
+
+
+def test_colours_are_drawn_in_a_graph_without_cycles():
+    graph = ComputationalGraph.from_edges([("b", "a"), ("c", "a"), ("d", "b")])
+    circuit = Circuit.from_mask(EdgeScores(graph, torch.tensor([3.0, 1.0, 2.0])).top(2))
+    figure = circuit.plot(node_colours={"a": "x", "b": "y", "c": "x", "d": "y"})
+    assert len(discs(figure)) == 4  # also c, whose edge is cut
+    assert len({disc.get_facecolor() for disc in discs(figure)}) == 2

@@ -240,3 +240,20 @@ def test_more_families_and_turned_flows(name):
         soft = kept.double().requires_grad_(True)
         torch.testing.assert_close(model.run(batch, soft, reference).detach(), want)
         torch.testing.assert_close(model.run(batch, kept.double(), reference), want)
+
+
+def test_message_norms_of_nodes_that_share_their_features():
+    from torch_geometric.nn import SAGEConv, Sequential
+
+    torch.manual_seed(0)
+    x, edges = torch.randn(12, 3), torch.randint(12, (2, 30))
+    layers = [(SAGEConv(3, 5), "x, edge_index -> x"), (SAGEConv(5, 2), "x, edge_index -> x")]
+    model = gp.wrap(Sequential("x, edge_index", layers), data=Data(x=x, edge_index=edges))
+    task = gp.tasks.nodes(x, torch.arange(12) % 2, batch_size=5)
+    inner = model.module[0](x, edges)
+    expected = (x.norm(dim=1) + inner.norm(dim=1))[edges[0]] / 2  # a layer's messages are states
+    norms = gp.spectral.message_norms(model, task)
+    torch.testing.assert_close(norms, expected.detach().double(), rtol=1e-5, atol=1e-6)
+    group = next(iter(model.messages(next(iter(task.batches())))))
+    assert group.values.shape[1] == len(group.total) == 5
+    assert group.values.stride(1) == 0  # one copy, however many nodes are asked for

@@ -148,6 +148,8 @@ def test_an_acyclic_graph_is_refused_and_feedback_closes_it():
     closed = {"feedback": [("logits", "input")]}
     mask = gp.SpectralPruning(**closed, size=0.5).prune(model, task)
     assert mask.num_kept == model.graph.num_edges // 2
+    assert "\n" not in repr(mask)
+    assert f"{mask.num_kept} of {model.graph.num_edges} edges" in repr(mask)
     scores = gp.SpectralScores(**closed).score(model, task)
     assert scores.graph is model.graph
     curve = gp.faithfulness_curve(model, task, scores, [0.2, 0.5, 1.0])

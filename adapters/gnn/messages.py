@@ -173,10 +173,11 @@ class MessageReference(Reference):
 def each_reader(reference: MessageReference) -> Iterator[Messages]:
     """The clean messages by relation and target node; a position is a propagation over it.
 
-    Narrow ones are padded by zeros; a relation that no layer uses has zeros.
+    Narrow ones are padded by zeros; a relation that no layer uses has zeros. Where all examples
+    share their features there is one copy of each message, expanded over the examples.
     """
     seen, source, size = reference.clean[0], reference.module.call.data, reference.batch.size
-    copies, pattern_of = reference.features.num_patterns, reference.pattern_of
+    copies = reference.features.num_patterns  # 1 or one for each example
     wide = max(one.messages[0].numel() for one in seen if len(one.messages))
     like = seen[0].messages
     for relation, (first, count, index) in enumerate(
@@ -185,21 +186,25 @@ def each_reader(reference: MessageReference) -> Iterator[Messages]:
         of_relation = [one for one in seen if one.relation == relation]
         end, steps = (of_relation[0].end if of_relation else 1), max(1, len(of_relation))
         nodes = source.types[source.end_types[relation][end]]
-        values = like.new_zeros(size, count, steps, wide if of_relation else 1)
-        totals = like.new_zeros(size, nodes, steps, wide if of_relation else 1)
+        values = like.new_zeros(copies, count, steps, wide if of_relation else 1)
+        totals = like.new_zeros(copies, nodes, steps, wide if of_relation else 1)
         for step, one in enumerate(of_relation):
             if not count:
                 continue
             flat = one.messages.flatten(1)
             width = flat.shape[1]
-            values[:, :, step, :width] = one.on_graph_edges(copies).flatten(2)[pattern_of]
+            values[:, :, step, :width] = one.on_graph_edges(copies).flatten(2)
             total = flat.new_zeros(copies * nodes, width).index_add(0, one.targets, flat)
-            totals[:, :, step, :width] = total.unflatten(0, (copies, nodes))[pattern_of]
+            totals[:, :, step, :width] = total.unflatten(0, (copies, nodes))
         targets, weight = index[end].cpu(), like.new_ones(size, steps)
         for node in targets.unique().tolist():
             at = torch.nonzero(targets == node)[:, 0]
+            read, total = values[:, at].transpose(0, 1), totals[:, node]
             yield Messages(
-                (first + at)[None], values[:, at].transpose(0, 1), totals[:, node], weight
+                (first + at)[None],
+                read.expand(-1, size, -1, -1),
+                total.expand(size, -1, -1),
+                weight,
             )
 
 

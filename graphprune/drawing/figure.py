@@ -71,7 +71,8 @@ def plot(
             page.
         title: ``None`` names the model and the task where they are known.
         node_colours: for graph networks, a class for each node, by name or in the graph's order;
-            ``None`` colours nodes by their degree.
+            ``None`` colours nodes by their degree. A graph without cycles is drawn as a network too
+            where they are given, else in rows.
         dpi: dots per inch of a PNG.
 
     Raises :class:`MissingExtraError` where matplotlib is not installed.
@@ -90,7 +91,7 @@ def plot(
     target = None if path is None else figure_path(path)
     heading = circuit.title if title is None else title
     with drawing_settings():
-        if flows_one_way(circuit.graph):
+        if node_colours is None and flows_one_way(circuit.graph):
             shown, sheet = _content_that_fits(circuit, orientation, inches, max_edges)
             figure = sheet.figure(shown, heading)
         else:

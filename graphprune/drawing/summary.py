@@ -44,7 +44,7 @@ def draw_summary(
     if scored:
         _scores(axes[2], circuit)
     for ax in axes:
-        ax.tick_params(labelsize=SMALL)
+        ax.tick_params(which="both", labelsize=SMALL)
     return figure
 
 
@@ -83,6 +83,8 @@ def _degrees(ax: Any, circuit: CircuitLike) -> None:
     ax.set_yscale("log")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}")
+        # Degrees that span less than a decade have hardly a major tick.
+        axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     ax.set_xlabel("degree d (in and out)", fontsize=TEXT)
     ax.set_ylabel("share of nodes with ≥ d", fontsize=TEXT)
     ax.legend(frameon=False, fontsize=SMALL, loc="lower left")

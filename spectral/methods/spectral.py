@@ -97,8 +97,10 @@ def message_norms(model: MaskedModel, task: Task) -> Tensor:
     for batch in track(task.batches(), "message norms", task.num_batches()):
         seen = 0.0
         for group in inside.messages(batch):
-            weight = group.weight.double()
-            norms = group.values.double().norm(dim=-1)
+            weight, values = group.weight.double(), group.values
+            if values.stride(1) == 0:  # all examples share their messages
+                values = values[:, :1]
+            norms = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
             mean = (norms * weight).flatten(1).sum(1).cpu()
             seen = float(weight.sum())
             total[group.edges.flatten()] += mean.expand(group.edges.shape).flatten()
