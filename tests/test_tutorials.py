@@ -72,7 +72,7 @@ def test_it_is_committed_as_it_ran(path):
 
 @each_notebook
 def test_it_begins_with_what_a_reader_wants_to_know(path):
-    first = nbformat.read(path, as_version=4).cells[0].source
+    first = " ".join(nbformat.read(path, as_version=4).cells[0].source.split())
     assert first.startswith("# ")
     assert SERVICE in first
     assert "pip install" in first
