@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 from sphinx.ext.napoleon.docstring import GoogleDocstring
@@ -9,6 +10,10 @@ from sphinx.ext.napoleon.docstring import GoogleDocstring
 import graphprune
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+NOTEBOOK_SERVICE = "https://colab.research.google.com/"
 
 project = "graphprune"
 author = "The graphprune authors"
@@ -20,7 +25,7 @@ version = release = graphprune.__version__
 GoogleDocstring._consume_inline_attribute = lambda self: ("", self._dedent(self._consume_to_end()))
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "command_line",
@@ -28,6 +33,7 @@ extensions = [
 exclude_patterns = ["_build", "_ext"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # notebooks are committed with their outputs
 
 # Pages name things as users import them; the modules that they live in are nobody's business.
 add_module_names = False
@@ -60,6 +66,19 @@ def tidy_signature(app, what, name, obj, options, signature, returns):
     return re.sub(r"<[^<>]*>", "...", signature or "") or None, returns
 
 
+def open_by_address(app, docname, source):
+    """Tutorials open in the notebook service without an upload, once the repository has an address.
+
+    That is the line ``urls = { Repository = "https://github.com/OWNER/NAME" }`` of pyproject.toml.
+    """
+    address = PROJECT.get("urls", {}).get("Repository", "")
+    if docname.startswith("tutorials/") and "github.com/" in address:
+        where = address.partition("github.com/")[2].removesuffix(".git").strip("/")
+        link = f"{NOTEBOOK_SERVICE}github/{where}/blob/main/docs/{docname}.ipynb"
+        source[0] = source[0].replace(f"({NOTEBOOK_SERVICE})", f"({link})")
+
+
 def setup(app):
     """Hooks of this documentation."""
+    app.connect("source-read", open_by_address)
     app.connect("autodoc-process-signature", tidy_signature)

@@ -44,7 +44,7 @@ def plot(
         'real part'
     """
     try:
-        from matplotlib.figure import Figure
+        from graphprune.drawing.notebook_figure import NotebookFigure
     except ImportError as error:
         raise MissingExtraError(
             'figures need matplotlib: pip install "graphprune[plot]"'
@@ -58,7 +58,7 @@ def plot(
         sets.append((named, given.keep(mask.kept.numpy()), "x", "#ff725c", {}))
     figure = None
     if ax is None:
-        figure = Figure(figsize=(5.6, 4.4), layout="constrained")
+        figure = NotebookFigure(5.6, 4.4)
         ax = figure.add_subplot()
     for label, one, marker, colour, options in sets:
         values = spectrum(one, None, laplacian, degrees=degrees, dense_limit=dense_limit)

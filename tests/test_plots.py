@@ -84,3 +84,18 @@ def test_curves_of_random_scores_are_one_grey_baseline():
     short = gp.FaithfulnessCurve((0.1, 1.0), {"abs": [0, 1]}, KEPT, BOTH, 1.0, 0.0, "m", "Random")
     with pytest.raises(InputError, match="same sizes"):
         CURVE.plot(beside=[random(0.0), short])
+
+
+def test_a_notebook_shows_figures_without_pyplot():
+    from IPython.core.formatters import DisplayFormatter
+
+    graph = gp.ComputationalGraph.from_edges([("input", "h"), ("h", "out"), ("input", "out")])
+    circuit = gp.Circuit.from_mask(gp.EdgeMask.full(graph))
+    figures = [
+        CURVE.plot().figure,
+        circuit.plot(),
+        gp.export.plot_circuits({"a": circuit, "b": circuit}),
+    ]
+    for figure in figures:
+        shown, _ = DisplayFormatter().format(figure)
+        assert shown["image/png"].startswith(b"\x89PNG")

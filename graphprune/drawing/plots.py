@@ -123,6 +123,6 @@ def figure_target(path: Any) -> Path | None:
 
 def new_figure(size: tuple[float, float]) -> Any:
     """An empty figure, in inches, that no window shows."""
-    from matplotlib.figure import Figure
+    from graphprune.drawing.notebook_figure import NotebookFigure
 
-    return Figure(figsize=size, layout="constrained")
+    return NotebookFigure(*size)

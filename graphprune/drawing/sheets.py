@@ -30,11 +30,9 @@ def save_figure(figure: Any, target: Path | None, dpi: int | None = None) -> Non
 
 def new_sheet(width: float, height: float) -> tuple[Any, Any]:
     """An empty figure and its axes, whose unit is the inch."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from graphprune.drawing.notebook_figure import NotebookFigure
 
-    figure = Figure(figsize=(width, height), layout=None)
-    FigureCanvasAgg(figure)
+    figure = NotebookFigure(width, height, layout=None)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
     axes.set_ylim(0, height)

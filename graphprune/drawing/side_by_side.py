@@ -210,7 +210,8 @@ def _panel(
 def _style(
     circuit: CircuitLike, count: Mapping[str, int], circuits: int, colour: str
 ) -> Callable[[DrawnEdge], dict[str, Any]]:
-    largest = float(edge_strengths(circuit)[circuit.mask.kept].max()) or 1.0
+    strengths = edge_strengths(circuit)[circuit.mask.kept]
+    largest = float(strengths.max()) or 1.0 if len(strengths) else 1.0
 
     def style(edge: DrawnEdge) -> dict[str, Any]:
         share = min(edge.strength / largest, 1.0)

@@ -19,8 +19,7 @@ def draw_summary(
     circuit: CircuitLike, width: float, title: str, classes: Sequence[str] | None
 ) -> Any:
     """Degrees before and after, and the share kept between classes (or ranges of degree)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from graphprune.drawing.notebook_figure import NotebookFigure
 
     beside = width > 5.5
     scored = circuit.scores is not None
@@ -28,8 +27,7 @@ def draw_summary(
     lines = wrapped(_counts(circuit).split(), SMALL, width - 0.2)
     head = 0.35 + 0.135 * len(lines)
     height = (2.5 if beside else 2.3 * panels) + head
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = NotebookFigure(width, height)
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0.01, 0.01, 0.98, 1 - head / height - 0.01), h_pad=0.06, w_pad=0.06)
     figure.text(0.08 / width, 1 - 0.05 / height, printable(title), fontsize=8, weight="bold",

@@ -62,10 +62,8 @@ def _progress(**options: Any) -> Any:
     silent = _quiet.get() or os.environ.get("GRAPHPRUNE_QUIET", "") not in ("", "0")
     if _in_log.get():
         return _LogLines(disable=silent, **options)
-    from tqdm.auto import tqdm
-
     # `None` lets tqdm decide: it shows bars on terminals only.
-    return tqdm(disable=True if silent else None, leave=False, **options)
+    return TextBar(disable=True if silent else None, leave=False, **options)
 
 
 class _LogLines(TextBar):  # type: ignore[type-arg]
