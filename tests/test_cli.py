@@ -56,6 +56,8 @@ def test_discover_writes_a_circuit_and_exports(model_dir, tmp_path, capsys):
     assert document["train_prompts"] == 9
     assert document["requested"] == int(0.3 * document["graph_edges"])
     assert document["report"]["settings"]["examples"] == 3
+    answers = circuit.provenance["notes"]["answers"]
+    assert len(answers) == 3, "those of the held-out prompts"
     low, high = document["report"]["intervals"]["kl"]
     assert low <= document["report"]["kl"] <= high
     # Three prompts of a random model do not tell the full from the ablated one: no end is known.
@@ -297,6 +299,10 @@ def test_demo_on_a_tiny_model(model_dir, tmp_path, capsys):
     document = json.loads(said.out)
     check_demo(out, document)
     assert document["task"]["train"] == document["task"]["held_out"] == 4
+    assert document["random_curve"]["sizes"] == document["curve"]["sizes"]
+    answers = gp.Circuit.load(out).provenance["notes"]["answers"]
+    assert [set(row) for row in answers] == [{"prompt", "answer", "model", "circuit"}] * 4
+    assert answers[0]["prompt"] in (out / "circuit.html").read_text(encoding="utf-8")
     assert "does not do" in said.err
     # A demo's own folder is written again; with another's file in it, it is not.
     assert call(*arguments, "--quiet") == 0

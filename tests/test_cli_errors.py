@@ -53,6 +53,7 @@ def refused(capsys, *arguments: object, code: int = 2) -> str:
         (("--set", "step=5"), "no setting 'step'; did you mean 'steps'? It has: ablation"),
         (("--set", "steps"), "--set expects NAME=VALUE"),
         (("--set", "steps=many"), "steps='many' does not fit"),
+        (("--set", "steps=0"), "steps must be an integer of at least 1"),
         (("--set", "points_at=middle"), "points_at='middle' does not fit"),
         (("--set", "steps=1", "--set", "steps=2"), "'steps' twice"),
         (("--set", "ablation=zero", "--ablation", "zero"), "say the same"),
@@ -89,7 +90,6 @@ def test_discover_refuses(model_dir, tmp_path, capsys, options, words):
     ("options", "words"),
     [
         (("--size", "1"), "no edge is left"),
-        (("--set", "steps=0"), "steps must be an integer of at least 1"),
         (("--metric", "kl", "--method", "eap"), "zero gradient at the full model"),
     ],
 )

@@ -9,9 +9,12 @@ import networkx as nx
 import pytest
 import torch
 from support.cli import call, out_of
+from support.tiny import tiny
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
+from graphprune.cli.selecting import passes_by_bar
+from graphprune.util import progress
 
 
 @pytest.fixture
@@ -146,3 +149,38 @@ def test_a_log_gets_a_line_now_and_then():
     assert done == sorted(done)
     silent = [sys.executable, "-c", LOG.format(silent=True)]
     assert subprocess.run(silent, capture_output=True, text=True, check=True).stderr == ""
+
+
+def test_bars_count_passes_where_they_are_known(capsys, monkeypatch):
+    """50 steps of 12 masks are 600 passes, as the estimate says too."""
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
+    with progress.command_line_progress(False), progress.counted_in_passes({"UGS": 12, "EAP": 1}):
+        for _ in progress.track(range(50), "UGS"):
+            pass
+        for _ in progress.track(range(3), "EAP"):
+            pass
+        for _ in progress.track(range(4), "edges"):
+            pass
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("UGS: 600 of 600 passes, ") for line in lines)
+    assert any(line.startswith("EAP: 3 of 3 passes, ") for line in lines)
+    assert any(line.startswith("edges: 4 of 4, ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("method", "passes"),
+    [
+        (gp.EAP(), {"EAP": 1}),
+        (gp.IntegratedMaskGradient(steps=4), {"IntegratedMaskGradient": 4}),
+        (gp.UGS(samples=12), {"UGS": 12}),
+        (
+            gp.SequentialEnsemble(gp.IntegratedMaskGradient(steps=3), gp.EdgePruning()),
+            {"IntegratedMaskGradient": 3, "EdgePruning": 1},
+        ),
+        (gp.Random(), {}),
+    ],
+)
+def test_passes_of_a_methods_bars(method, passes):
+    model = gp.wrap(tiny("llama"))
+    assert passes_by_bar(method, model) == passes
+    assert passes_by_bar(gp.EAPIG(steps=6), model) == {"EAPIG": 6}

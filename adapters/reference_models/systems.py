@@ -32,6 +32,9 @@ def tracr(task: str, *, train: int, test: int, seed: int, ablation_seed: int = 0
 
     Inputs are drawn without replacement, so that train and test share none; programs with too few
     take all their inputs for both. Of categorical programs methods see the cross entropy.
+
+    Args:
+        ablation_seed: draws the corrupted input of each input.
     """
     from ..rasp import cross_entropy, rasp_programs
 
@@ -68,8 +71,13 @@ def trained_gpt2(
 ) -> Case:
     """A small GPT-2 that learns indirect object identification when first asked for (1-2 minutes).
 
-    ``weights`` seeds its training. Test prompts are of a part of all prompts that neither training
-    nor methods see. The one task is ``ioi``.
+    Test prompts are of a part of all prompts that neither training nor methods see. The one task is
+    ``ioi``.
+
+    Args:
+        weights: the seed of its training.
+        layers: of the model.
+        heads: of a layer.
     """
     from .language import TrainingSettings, trained_ioi, trained_task
 
@@ -85,10 +93,14 @@ def trained_gpt2(
 def argnn_digits(
     task: str = "digits", *, train: int, test: int, seed: int, weights: int = 0, hidden: int = 60
 ) -> Case:
-    """The asynchronous recurrent network that reads 8 x 8 digits; ``weights`` seeds its training.
+    """The asynchronous recurrent network that reads 8 x 8 digits.
 
     Train and test patterns are drawn from the digits that it never saw. A corrupted input is a
     digit of another class.
+
+    Args:
+        weights: the seed of its training.
+        hidden: its hidden nodes.
     """
     from . import graph_networks as trained
 
@@ -112,7 +124,11 @@ def argnn_digits(
 def gcn_karate(
     task: str = "communities", *, train: int, test: int, seed: int, weights: int = 0
 ) -> Case:
-    """A GCN that tells the four communities of the karate club; examples are its members."""
+    """A GCN that tells the four communities of the karate club; examples are its members.
+
+    Args:
+        weights: the seed of its training.
+    """
     from . import graph_networks as trained
 
     _require_task(task, "communities")
@@ -139,6 +155,11 @@ def gnn_reachability(
 
     It learned on graphs of 20 nodes. Examples are nodes; in the corrupted input the source is
     another node.
+
+    Args:
+        weights: the seed of its training.
+        size: nodes of the graph.
+        degree: mean number of edges that leave a node.
     """
     from . import graph_networks as trained
 
@@ -159,8 +180,12 @@ def hetero_planted(
 ) -> Case:
     """A heterogeneous network for which one of six relations matters: its edges are the truth.
 
-    It learned on other graphs than the one asked about, which ``graph`` seeds. Examples are papers,
-    with classes of their own for the groups of authors; 24 of them ask for every paper once.
+    It learned on other graphs than the one asked about. Examples are papers, with classes of their
+    own for the groups of authors; 24 of them ask for every paper once.
+
+    Args:
+        weights: the seed of its training.
+        graph: the seed of the graph asked about.
     """
     from . import planted
 

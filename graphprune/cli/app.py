@@ -58,8 +58,8 @@ COMMANDS = (
         "graphprune compare ioi own pruned --strata kind --out compared",
     )),
     (JUDGE, "study", study, (
+        "graphprune study study.yaml --check",
         "graphprune study study.yaml --out results --jobs 2",
-        "graphprune study study.yaml --out results --show",
     )),
     (JUDGE, "submission", submission, (
         "graphprune submission DIR",
@@ -79,7 +79,7 @@ COMMANDS = (
         "--logits-to-keep 1 --out ioi-model",
     )),
     (PLAN, "info", info, (
-        "graphprune info --method edge-pruning",
+        "graphprune info --method edge-pruning --system language",
         "graphprune info --model smollm2 --task greater_than",
     )),
     (PLAN, "plan", plan, (

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, get_ty
 import typer
 
 from graphprune import __version__
-from graphprune.cli.options import ModelOptions, TaskOptions
+from graphprune.cli.options import AnyTask, OptionalModel
 from graphprune.errors import GraphPruneError, InputError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class CommandOutput:
         yield
         self.checked = True
 
-    def load(self, model: ModelOptions, task: TaskOptions) -> tuple[Loaded, Task | None]:
+    def load(self, model: OptionalModel, task: AnyTask) -> tuple[Loaded, Task | None]:
         """The model and the task if one is named, both checked before anything is loaded."""
         from graphprune.study.by_name import choose_model, choose_task
 
@@ -116,14 +116,14 @@ def table(
     from rich.markup import escape
     from rich.table import Table
 
-    made = Table(title=escape(title), title_justify="left", title_style="bold")
+    grid = Table(title=escape(title), title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
-        made.add_column(
+        grid.add_column(
             escape(column), justify="right" if numbers and number else "left", overflow="fold"
         )
     for row in rows:
-        made.add_row(*map(escape, row))
-    console.print(made, soft_wrap=False)
+        grid.add_row(*map(escape, row))
+    console.print(grid, soft_wrap=False)
 
 
 def as_command(function: Callable[..., None]) -> Callable[..., None]:
@@ -143,13 +143,13 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
     parameters += _options_of(CommandOutput)
 
     def run(**values: Any) -> None:
-        made = {
+        arguments = {
             name: kind(**{f.name: values.pop(f.name) for f in fields(kind) if f.init})
             for name, kind in groups.items()
         }
-        (out,) = (value for value in made.values() if isinstance(value, CommandOutput))
+        (out,) = (value for value in arguments.values() if isinstance(value, CommandOutput))
         with _ending(out):
-            function(**made, **values)
+            function(**arguments, **values)
 
     run.__doc__ = function.__doc__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -38,7 +38,7 @@ def compare(
         list[Path],
         typer.Argument(metavar="CIRCUIT_DIR CIRCUIT_DIR...", help="Two or more circuits' folders."),
     ],
-    place: Annotated[
+    target: Annotated[
         Path | None,
         typer.Option(
             "--out",
@@ -86,8 +86,8 @@ def compare(
 
     if len(folders) < 2:
         raise InputError("a comparison needs at least two circuits' folders")
-    if place is not None:
-        _require_own(place, overwrite)
+    if target is not None:
+        _require_own(target, overwrite)
     axes = [known_name("axis", axis, AXES, where="--strata") for axis in strata or ()] or None
     names = _names(folders)
     circuits = {n: saved_circuit(out, folder) for n, folder in zip(names, folders, strict=True)}
@@ -110,15 +110,15 @@ def compare(
         "not_compared": why,
         "profiles": profiles.to_dict(),
     }
-    if place is not None:
-        document["files"] = [str(path) for path in _write(place, edges, profiles)]
+    if target is not None:
+        document["files"] = [str(path) for path in _write(target, edges, profiles)]
 
     def show(console: Console) -> None:
         if edges is not None:
             _show_pairs(console, edges)
         _show_profiles(console, profiles)
-        if place is not None:
-            console.print(f"files: {place}")
+        if target is not None:
+            console.print(f"files: {target}")
 
     out.result(document, show)
 
@@ -132,23 +132,25 @@ def _names(folders: list[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _require_own(place: Path, overwrite: bool) -> None:
-    """Raises unless ``place`` is new or empty, or holds nothing but an earlier comparison."""
+def _require_own(target: Path, overwrite: bool) -> None:
+    """Raises unless ``target`` is new or empty, or holds nothing but an earlier comparison."""
     from graphprune.util.files import contents
 
-    if place.exists() and not place.is_dir():
-        raise InputError(f"expected a folder to write to, but {place} is a file")
-    there = {path.name for path in contents(place)} if place.exists() else set()
+    if target.exists() and not target.is_dir():
+        raise InputError(f"expected a folder to write to, but {target} is a file")
+    there = {path.name for path in contents(target)} if target.exists() else set()
     if there and not (overwrite and there <= set(FILES)):
         hint = ", or say --overwrite" if there <= set(FILES) else ""
-        raise InputError(f"the folder {place} exists and is not empty; name another{hint}")
+        raise InputError(f"the folder {target} exists and is not empty; name another{hint}")
 
 
-def _write(place: Path, edges: CircuitComparison | None, profiles: ProfileComparison) -> list[Path]:
+def _write(
+    target: Path, edges: CircuitComparison | None, profiles: ProfileComparison
+) -> list[Path]:
     """All files at once; those of an earlier comparison that do not come again are removed."""
     from graphprune.util.files import atomic_folder
 
-    with atomic_folder(place, whole=True) as folder:
+    with atomic_folder(target, whole=True) as folder:
         if edges is not None:
             edges.to_frame().to_csv(folder / FILES[0], index=False)
             edges.plot(folder / FILES[3])
@@ -157,7 +159,7 @@ def _write(place: Path, edges: CircuitComparison | None, profiles: ProfileCompar
         profiles.plot(folder / FILES[4])
         profiles.distances_frame().to_csv(folder / FILES[5], index=False)
         names = sorted(path.name for path in folder.iterdir())
-    return [place / name for name in names]
+    return [target / name for name in names]
 
 
 def _show_pairs(console: Console, edges: CircuitComparison) -> None:

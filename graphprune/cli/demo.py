@@ -33,7 +33,7 @@ def demo(
 ) -> None:
     """Find, check and draw a circuit of SmolLM2-135M (fetched once), in a minute or two."""
     from graphprune.cli.demo_run import require_demo_folder, run_demo
-    from graphprune.cli.facts import not_solved
+    from graphprune.cli.facts import task_warning
 
     require_demo_folder(folder, overwrite)
     loaded, _ = out.load(ModelOptions(model=model), OptionalTask())
@@ -42,7 +42,7 @@ def demo(
         batch_size=batch_size, say=out.note,
     )  # fmt: skip
     document = {**result.document, "out": str(folder)}
-    warning = not_solved({"clean": document["report"]["full"]}, loaded.name, "ioi")
+    warning = task_warning({"clean": document["report"]["full"]}, loaded.name, "ioi")
     if warning:
         out.warn(warning)
     out.result(document, lambda console: _show(console, document))

@@ -98,7 +98,8 @@ def run_demo(
     _require_matplotlib()
     from graphprune.cli.output import curve_document, report_document
     from graphprune.evaluation import evaluate, faithfulness_curve
-    from graphprune.methods import EAPIG
+    from graphprune.export import prompt_answers
+    from graphprune.methods import EAPIG, Random
     from graphprune.selection.selectors import circuit_of_size
     from graphprune.tasks import ioi
 
@@ -132,7 +133,12 @@ def run_demo(
     say(f"{mask.num_kept} edges kept; measuring them on {len(held_out)} held-out prompts")
     report = evaluate(model, held_out, mask)
     lap("evaluation")
-    curve = faithfulness_curve(model, held_out, scores, SIZES, rankings=("abs",))
+    say("the curve of held-out prompts, beside that of random edges")
+    chance = Random(seed=seed).score(model, held_out)
+    curve, random_curve = (
+        faithfulness_curve(model, held_out, ranking, SIZES, rankings=("abs",))
+        for ranking in (scores, chance)
+    )
     lap("curve")
     document: dict[str, Any] = {
         "made_by": "graphprune demo",
@@ -150,16 +156,21 @@ def run_demo(
         "kept": mask.num_kept,
         "report": report_document(report, seed),
         "curve": curve_document(curve),
+        "random_curve": curve_document(random_curve),
         "seconds": seconds,
     }  # fmt: skip
     from graphprune.core.circuit import Circuit
 
-    notes = {"selection": document["selection"], "report_on": "held-out prompts"}
+    notes = {
+        "selection": document["selection"],
+        "report_on": "held-out prompts",
+        "answers": prompt_answers(model, held_out, mask, tokenizer),
+    }
     circuit = Circuit.from_mask(
         mask, scores, model, train, document["report"], method=method, seed=seed, notes=notes
     )
     document["model"] = circuit.provenance["model"]
-    _write(circuit, curve, document, out)
+    _write(circuit, (curve, random_curve), document, out)
     return Demo(circuit, curve, document)
 
 
@@ -174,7 +185,10 @@ def choose(tried: Sequence[Tried]) -> Tried:
     return near[0] if near else min(tried, key=lambda found: abs(1 - found.faithfulness))
 
 
-def _write(circuit: Circuit, curve: FaithfulnessCurve, document: dict[str, Any], out: Path) -> None:
+Curves = tuple["FaithfulnessCurve", "FaithfulnessCurve"]  # the scores', and random edges'
+
+
+def _write(circuit: Circuit, curves: Curves, document: dict[str, Any], out: Path) -> None:
     from graphprune.cli.output import write_export
     from graphprune.util.plain import plain
 
@@ -186,13 +200,14 @@ def _write(circuit: Circuit, curve: FaithfulnessCurve, document: dict[str, Any],
         for name in FILES:
             if name.startswith("circuit.") and name != "circuit.json":
                 write_export(circuit, scratch / name)
-        _draw_curve(curve, document, scratch / "curve.png")
+        _draw_curves(curves, document, scratch / "curve.png")
         text = json.dumps(plain(document), indent=2, allow_nan=False)
         (scratch / REPORT).write_text(text + "\n", encoding="utf-8")
 
 
-def _draw_curve(curve: FaithfulnessCurve, document: dict[str, Any], path: Path) -> None:
-    axes = curve.plot()
+def _draw_curves(curves: Curves, document: dict[str, Any], path: Path) -> None:
+    curve, random_curve = curves
+    axes = curve.plot(beside=[random_curve])
     axes.axvline(document["selection"]["chosen"], color="0.6", lw=0.8, ls=":")
     axes.set_title(f"held-out prompts; dotted: the circuit ({document['kept']} edges)", fontsize=9)
     axes.figure.savefig(path, dpi=150)

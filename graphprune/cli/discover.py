@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphprune.core.task import Task
 
 HELD_OUT = 0.25
+ANSWERED = 5  # prompts whose answers stand in the page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +110,8 @@ def discover(
     out: CommandOutput,
     model: ModelOptions,
     task: UnseededTask,
-    searched: MethodOptions,
-    chosen: SelectionOptions,
+    method_options: MethodOptions,
+    selection_options: SelectionOptions,
     folder: Annotated[
         Path,
         typer.Option("--out", "-o", help="The folder to write.", rich_help_panel="Output"),
@@ -132,24 +133,26 @@ def discover(
     wishes = formats(exports)
     require_free(folder, overwrite=overwrite)
 
-    from graphprune.cli.output import report_document, show_report, write_export
-    from graphprune.cli.selecting import find
+    from graphprune.cli.output import FILE_OF, report_document, show_report, write_export
+    from graphprune.cli.selecting import find, passes_by_bar
     from graphprune.core.circuit import Circuit
     from graphprune.core.method import Pruner
     from graphprune.evaluation import evaluate
     from graphprune.methods import resolve_ablation
+    from graphprune.study.by_name import SystemTasks
     from graphprune.util.files import atomic_folder
 
-    method, selection = _method_and_selection(searched, chosen, task)
-    loaded, made = out.load(model, task)
-    assert made is not None
+    method, selection = _method_and_selection(method_options, selection_options, task)
+    loaded, whole_task = out.load(model, task)
+    assert whole_task is not None
     masked, seed = loaded.model, task.seed or 0
     edges = masked.graph.num_edges
     with out.checking():
-        train, test = _split(made, searched.held_out, seed)
+        train, test = _split(whole_task, method_options.held_out, seed)
         requested = _requested(method, selection, masked.graph)
+        passes_by_bar(method, masked)  # steps=0 is wrong usage, not a job that failed
     wanted = "" if requested is None else f", {requested} requested"
-    out.note(f"{edges} edges{wanted}; {method.label} on {len(train)} prompts of {made.name}")
+    out.note(f"{edges} edges{wanted}; {method.label} on {len(train)} prompts of {whole_task.name}")
     result = find(method, selection, masked, train)
     mask, scores, selected = result.mask, result.scores, result.notes["selected"]
     assert mask is not None
@@ -159,12 +162,18 @@ def discover(
     ablation = resolve_ablation(masked, train, result.ablation)
     document = report_document(evaluate(masked, test, mask, ablation=ablation), seed)
     how = result.notes if isinstance(method, Pruner) else selection.to_dict()
-    notes = {
+    notes: dict[str, Any] = {
         "selection": {**how, "selected": selected, "kept": kept},
         "report_on": "the prompts it was found on" if test is train else "held-out prompts",
     }
     if result.stopped:
         notes["stopped"] = result.stopped
+    if FILE_OF["html"] in wishes and not isinstance(loaded.tokenizer, SystemTasks):
+        from graphprune.export import prompt_answers
+
+        notes["answers"] = prompt_answers(
+            masked, test, mask, loaded.tokenizer, n=ANSWERED, ablation=ablation
+        )
     circuit = Circuit.from_mask(
         mask, scores, masked, train, document, method=method, seed=seed, notes=notes
     )
@@ -193,7 +202,7 @@ def discover(
         summary["stopped"] = result.stopped
 
     def show(console: Console) -> None:
-        title = f"{kept} of {edges} edges on {len(test)} {where} ({made.name})"
+        title = f"{kept} of {edges} edges on {len(test)} {where} ({whole_task.name})"
         show_report(console, document, f"{title}; {result.stopped}" if result.stopped else title)
         asked = "no number of edges requested" if requested is None else f"{requested} requested"
         dead = f", {selected - kept} of them dead ends" if selected > kept else ""
@@ -203,38 +212,43 @@ def discover(
 
     out.result(summary, show)
     if result.stopped:
-        if searched.run_dir is not None:
+        if method_options.run_dir is not None:
             out.note("the same command with --overwrite resumes the run")
         raise SystemExit(130)
 
 
 def _method_and_selection(
-    searched: MethodOptions, chosen: SelectionOptions, task: UnseededTask
+    method_options: MethodOptions, selection_options: SelectionOptions, task: UnseededTask
 ) -> tuple[Any, Selection]:
     """The method with all its settings, and how its scores become a mask; both checked."""
     from graphprune.core.method import Pruner
     from graphprune.study.settings import known_ablation, known_name, method_from, parse_size
 
-    size = None if chosen.size is None else parse_size(chosen.size)
-    select: Any = chosen.select
+    size = None if selection_options.size is None else parse_size(selection_options.size)
+    select: Any = selection_options.select
     if select is not None:
         select = known_name("selector", select, get_args(Ways), where="--select")
-    variant = [] if searched.variant is None else [f"variant={searched.variant}"]
+    variant = [] if method_options.variant is None else [f"variant={method_options.variant}"]
     method = method_from(
-        searched.method, [*variant, *searched.settings], seed=task.seed, batch_size=task.batch_size,
-        ablation=known_ablation(searched.ablation),
+        method_options.method, [*variant, *method_options.settings], seed=task.seed,
+        batch_size=task.batch_size, ablation=known_ablation(method_options.ablation),
     )  # fmt: skip
-    if searched.run_dir is not None:
+    if method_options.run_dir is not None:
         if not any(entry.name == "run_dir" for entry in fields(method)):
             raise InputError(
-                f"method {searched.method!r} keeps no checkpoints; --run-dir is for mask "
+                f"method {method_options.method!r} keeps no checkpoints; --run-dir is for mask "
                 "optimisers, such as edge-pruning"
             )
-        method = replace(method, run_dir=searched.run_dir)
+        method = replace(method, run_dir=method_options.run_dir)
     selection = Selection(
-        select, chosen.by, size, chosen.threshold, chosen.prune_dead_ends, tuple(chosen.select_set)
+        select,
+        selection_options.by,
+        size,
+        selection_options.threshold,
+        selection_options.prune_dead_ends,
+        tuple(selection_options.select_set),
     )
-    selection.check(method, searched.method)
+    selection.check(method, method_options.method)
     return method.sized(size) if isinstance(method, Pruner) else method, selection
 
 

@@ -21,7 +21,7 @@ def export_model(
     folder: CircuitFolder,
     model: ModelOptions,
     task: OptionalTask,
-    place: Annotated[Path, typer.Option("--out", help="A folder that is new or empty.")],
+    target: Annotated[Path, typer.Option("--out", help="A folder that is new or empty.")],
     ablation: Annotated[
         str | None,
         typer.Option(help="zero, mean or mean_positional; by default the circuit's, else zero."),
@@ -50,19 +50,19 @@ def export_model(
 
     ablation = known_ablation(ablation)
     circuit = saved_circuit(out, folder)
-    loaded, made = out.load(model, task)
-    done = circuit.export_model(
-        place,
+    loaded, prompts = out.load(model, task)
+    exported = circuit.export_model(
+        target,
         loaded.model,
         ablation=ablation,
-        task=made,
+        task=prompts,
         logits_to_keep=logits_to_keep,
         overwrite=overwrite,
         allow_difference=allow_difference,
     )
 
-    used, found_under = done.report["ablation"], done.report["found_under"]
-    performance = done.report["performance"]
+    used, found_under = exported.report["ablation"], exported.report["found_under"]
+    performance = exported.report["performance"]
     if "task" not in performance:
         why = performance["absent"]["task"]
         if found_under not in (None, used):
@@ -75,15 +75,15 @@ def export_model(
         out.warn(f"another model than the circuit as found: KL {kl:.3g} nats a prompt from it")
 
     def show(console: Console) -> None:
-        sides = [done.report["original"], done.report["exported"]]
+        sides = [exported.report["original"], exported.report["exported"]]
         names = [name for name in sides[0] if name in sides[1]]
         rows = [[name, *(_text(side[name]) for side in sides)] for name in names]
         table(console, "cost", ["", "original", "exported"], rows, numbers=True)
         if "task" in performance:
             _show_performance(console, performance)
-        console.print(f"written to {done.path}")
+        console.print(f"written to {exported.path}")
 
-    out.result({"path": str(done.path), "report": dict(done.report)}, show)
+    out.result({"path": str(exported.path), "report": dict(exported.report)}, show)
 
 
 def _show_performance(console: Console, performance: dict[str, Any]) -> None:
@@ -102,8 +102,8 @@ def _show_performance(console: Console, performance: dict[str, Any]) -> None:
     table(console, title, ["", *(SIDES[side] for side in sides)], rows, numbers=True)
     titles = " ".join(row[0] for row in rows)
     shown = [words for words in ("vs distractor", "top-1") if words in titles]
-    told = [f"{words}: {MEANINGS[words]}" for words in shown]
-    console.print("; ".join(told))
+    explanations = [f"{words}: {MEANINGS[words]}" for words in shown]
+    console.print("; ".join(explanations))
 
 
 def _text(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 import re
@@ -26,23 +25,25 @@ if TYPE_CHECKING:
 __all__ = [
     "SOLVED",
     "circuit_facts",
-    "everything",
+    "known_names",
     "model_facts",
-    "not_solved",
     "performance",
+    "system_facts",
     "task_facts",
-    "untokenized",
+    "task_facts_without_model",
+    "task_warning",
 ]
 
 SOLVED = 0.7
 
 
-def everything() -> dict[str, Any]:
-    """Architectures, methods, tasks and formats."""
+def known_names() -> dict[str, Any]:
+    """Architectures, methods, tasks, kinds of systems and formats."""
     from graphprune.cli.output import FILE_OF
     from graphprune.core.ablation import ABLATIONS
     from graphprune.core.metrics import METRICS
     from graphprune.core.registry import _entries, method_names, supported
+    from graphprune.study.cases import system_function, system_names
     from graphprune.tasks import TASKS
     from graphprune.util.fetch import ARTIFACTS
 
@@ -51,6 +52,7 @@ def everything() -> dict[str, Any]:
         "architectures": supported(),
         "methods": {name: _summary(entries[name].load()) for name in method_names()},
         "tasks": {name: _summary(make) for name, make in TASKS.items()},
+        "systems": {kind: _summary(system_function(kind)) for kind in system_names()},
         "metrics": list(METRICS),
         "ablations": list(ABLATIONS),
         "formats": list(FILE_OF),
@@ -106,7 +108,7 @@ def circuit_facts(circuit: Circuit, folder: Path) -> dict[str, Any]:
     }
 
 
-def untokenized(name: str) -> dict[str, Any]:
+def task_facts_without_model(name: str) -> dict[str, Any]:
     """What is known of a task without a tokenizer."""
     from graphprune.study.by_name import prompt_files
     from graphprune.study.settings import known_name
@@ -222,16 +224,16 @@ def _weighted(path: Path) -> tuple[Any, Any]:
         raise InputError(
             f"expected a circuit's folder or a .graphml, .gexf or node-link .json file, got {path}"
         )
-    found = [data.get("weight") for _, _, data in drawn.edges(data=True)]
+    edge_weights = [data.get("weight") for _, _, data in drawn.edges(data=True)]
     plain: Any = nx.MultiDiGraph() if drawn.is_multigraph() else nx.DiGraph()
     if not drawn.is_directed():
         raise InputError(f"{path} holds an undirected graph; imaginary parts need a directed one")
     plain.add_nodes_from(str(node) for node in drawn)
     plain.add_edges_from((str(u), str(v)) for u, v in drawn.edges())
     graph = ComputationalGraph.from_networkx(plain)
-    if not found or any(not isinstance(w, int | float) for w in found):
+    if not edge_weights or any(not isinstance(w, int | float) for w in edge_weights):
         return graph, None
-    return graph, torch.tensor(found, dtype=torch.float64)
+    return graph, torch.tensor(edge_weights, dtype=torch.float64)
 
 
 def _example(batch: Batch, tokenizer: Any) -> dict[str, Any]:
@@ -250,13 +252,13 @@ def _example(batch: Batch, tokenizer: Any) -> dict[str, Any]:
             return None
         return [str(tokenizer.decode([i])) for i in ids[0].reshape(-1).tolist() if i >= 0]
 
-    found = {
+    example = {
         "clean": prompt(batch.clean),
         "corrupt": None if batch.corrupt is None else prompt(batch.corrupt),
         "answer": words(batch.answer),
         "distractor": words(batch.distractor),
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in example.items() if value is not None}
 
 
 def performance(model: MaskedModel, task: Task) -> dict[str, dict[str, float]]:
@@ -282,9 +284,9 @@ def performance(model: MaskedModel, task: Task) -> dict[str, dict[str, float]]:
     return {side: named for side, named in measured.items() if named}
 
 
-def not_solved(found: dict[str, dict[str, float]], model: str, task: str) -> str | None:
+def task_warning(performance: dict[str, dict[str, float]], model: str, task: str) -> str | None:
     """A sentence where the model does not do the task."""
-    accuracy = found.get("clean", {}).get("accuracy")
+    accuracy = performance.get("clean", {}).get("accuracy")
     if accuracy is None:
         return f"task {task!r} names no answers, so whether {model} does it cannot be told"
     if accuracy >= SOLVED:
@@ -295,39 +297,59 @@ def not_solved(found: dict[str, dict[str, float]], model: str, task: str) -> str
     )
 
 
+def system_facts(name: str) -> dict[str, Any]:
+    """What a kind of system is, and its options with types and defaults, from its own docstring."""
+    from graphprune.study.cases import system_function, system_names, system_options
+    from graphprune.study.settings import known_name, type_text
+
+    kind = known_name("kind of system", name, system_names())
+    make, options = system_function(kind), system_options(kind)
+    described = _arguments_of(inspect.getdoc(make) or "")
+    shown = {}
+    for option, hint in options.types.items():
+        known = option in options.defaults
+        default = f"default {options.defaults[option]}" if known else "required"
+        shown[option] = f"{type_text(hint)}, {default}. {described.get(option, '')}".strip()
+    if options.others:
+        shown["..."] = "settings of the task, as 'graphprune info --task NAME' lists them"
+    return {"system": kind, "about": _about(make), **shown}
+
+
+def _about(thing: Callable[..., Any]) -> str:
+    """The docstring up to its arguments, on one line."""
+    return " ".join((inspect.getdoc(thing) or "").split("\nArgs:")[0].split())
+
+
 def method_facts(name: str) -> dict[str, Any]:
     """What a method does, and its settings with their defaults, from its own docstrings."""
-    from graphprune.core.registry import method_class, method_names
     from graphprune.core.variants import HasVariants
-    from graphprune.study.settings import known_name
+    from graphprune.study.settings import method_kind, settings_of
 
-    name = known_name("method", name, method_names())
-    kind = method_class(name)
-    described = _arguments(kind)
-    settings = {}
-    for field in dataclasses.fields(kind):
-        if field.init:
-            known = field.default is not dataclasses.MISSING
-            default = f"default {field.default}" if known else "required"
-            settings[field.name] = f"{default}. {described.get(field.name, '')}".strip()
+    kind = method_kind(name)
+    described: dict[str, str] = {}
+    for base in reversed(kind.__mro__):  # the class's own words win
+        described |= _arguments_of(inspect.cleandoc(base.__doc__ or ""))
+    settings = {
+        setting: f"{default or 'required'}. {described.get(setting, '')}".strip()
+        for setting, default in settings_of(kind).items()
+    }
     if issubclass(kind, HasVariants):
         for variant, given in kind.variants.items():
             shown = ", ".join(f"{setting}={value}" for setting, value in given.items())
             settings[f"variant {variant}"] = shown
-    about = " ".join((inspect.getdoc(kind) or "").split("\nArgs:")[0].split())
-    return {"method": name, "python": f"gp.{kind.__name__}", "about": about, **settings}
+    public = kind.__module__.startswith("graphprune.")
+    python = f"gp.{kind.__name__}" if public else f"{kind.__module__}.{kind.__name__}"
+    return {"method": name, "python": python, "about": _about(kind), **settings}
 
 
-def _arguments(kind: type) -> dict[str, str]:
-    """``{setting: description}`` of the class and its bases; the class's own words win."""
-    found: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        _, _, part = inspect.cleandoc(base.__doc__ or "").partition("\nArgs:\n")
-        section = part.split("\n\n")[0]
-        for entry in re.split(r"\n(?=    \S)", section):
-            names, colon, text = entry.strip().partition(": ")
-            if colon:
-                words = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", text.replace("``", ""))
-                words = " ".join(words.split())
-                found |= {single.strip(): words for single in names.split(",")}
-    return found
+def _arguments_of(docstring: str) -> dict[str, str]:
+    """``{argument: description}`` of a docstring's section ``Args:``."""
+    _, _, part = docstring.partition("\nArgs:\n")
+    described: dict[str, str] = {}
+    for entry in re.split(r"\n(?=    \S)", part.split("\n\n")[0]):
+        names, colon, text = entry.strip().partition(": ")
+        if colon:
+            words = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", text.replace("``", ""))
+            words = " ".join(words.split())
+            described |= {name.strip(): words for name in names.split(",")}
+    return described

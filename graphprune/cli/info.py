@@ -21,6 +21,10 @@ def info(
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help="Describe a method and all its settings.")
     ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Describe a kind of system and all its options."),
+    ] = None,
     circuit: Annotated[Path | None, typer.Option(metavar="DIR", help="Describe a circuit.")] = None,
     graph: Annotated[
         Path | None,
@@ -31,7 +35,7 @@ def info(
         ),
     ] = None,
 ) -> None:
-    """Describe a model, task, method, circuit or graph; without options, list all that is known.
+    """Describe a model, task, method, system, circuit or graph; without options, list all names.
 
     With --model and --task also how well the model does the task.
     """
@@ -45,14 +49,16 @@ def info(
         parts["graph"] = facts.graph_facts(graph)
     if method is not None:
         parts["method"] = facts.method_facts(method)
+    if system is not None:
+        parts["system"] = facts.system_facts(system)
     if model.model is not None:
-        loaded, made = out.load(model, task)
+        loaded, prompts = out.load(model, task)
         parts["model"] = facts.model_facts(loaded)
-        if made is not None:
-            parts["task"] = facts.task_facts(made, loaded.tokenizer)
-            measured = facts.performance(loaded.model, made)
+        if prompts is not None:
+            parts["task"] = facts.task_facts(prompts, loaded.tokenizer)
+            measured = facts.performance(loaded.model, prompts)
             parts["task"]["performance"] = measured
-            warning = facts.not_solved(measured, loaded.name, made.name)
+            warning = facts.task_warning(measured, loaded.name, prompts.name)
             if warning:
                 parts["task"]["warning"] = warning
                 out.warn(warning)
@@ -63,12 +69,12 @@ def info(
         tokenizer = load_tokenizer(model.tokenizer)
         parts["task"] = facts.task_facts(make(tokenizer), tokenizer)
     elif task.task is not None:
-        parts["task"] = facts.untokenized(task.task)
+        parts["task"] = facts.task_facts_without_model(task.task)
     if parts:
         out.result(parts, lambda console: _show_parts(console, parts))
     else:
-        known = facts.everything()
-        out.result(known, lambda console: _show_everything(console, known))
+        known = facts.known_names()
+        out.result(known, lambda console: _show_names(console, known))
 
 
 def _show_parts(console: Console, parts: dict[str, dict[str, Any]]) -> None:
@@ -83,11 +89,11 @@ def _show_parts(console: Console, parts: dict[str, dict[str, Any]]) -> None:
 
             # Without distractors accuracy is that of top 1, which stands below it.
             alone = "logit_diff" not in performance["clean"]
-            rows = [
-                (
-                    NAMES.get(name, name),
+            rows: list[list[str]] = [
+                [
+                    NAMES.get(str(name), str(name)),
                     *(_number(performance[side].get(name)) for side in performance),
-                )
+                ]
                 for name in performance["clean"]
                 if not (alone and name == "accuracy")
             ]
@@ -102,10 +108,11 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _show_everything(console: Console, known: dict[str, Any]) -> None:
+def _show_names(console: Console, known: dict[str, Any]) -> None:
     rows = [(adapter, ", ".join(types)) for adapter, types in known["architectures"].items()]
     table(console, "architectures", ["adapter", "model types"], rows)
     table(console, "methods", ["--method", ""], list(known["methods"].items()))
     table(console, "tasks", ["--task", ""], list(known["tasks"].items()))
+    table(console, "systems of studies", ["--system", ""], list(known["systems"].items()))
     rest = [(key, ", ".join(known[key])) for key in ("metrics", "ablations", "formats", "fetch")]
     table(console, "and", ["", ""], rest)

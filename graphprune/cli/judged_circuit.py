@@ -87,8 +87,8 @@ def judged_circuit(
     from graphprune.study.settings import known_ablation
 
     ablation = known_ablation(ablation) or circuit.ablation or "counterfactual"
-    loaded, made = out.load(model, task)
-    assert made is not None
+    loaded, given = out.load(model, task)
+    assert given is not None
     masked = loaded.model
     require_same_graph(masked.graph, circuit.graph, f"the model {model.model!r} and {folder}")
     recorded = circuit.provenance.get("model")
@@ -98,7 +98,7 @@ def judged_circuit(
             "the circuit was found in a model with other weights (or another dtype) of the same "
             "shape"
         )
-    return JudgedCircuit(circuit, masked, *_examples(out, circuit, made, ablation, all_examples))
+    return JudgedCircuit(circuit, masked, *_examples(out, circuit, given, ablation, all_examples))
 
 
 def _examples(
@@ -120,8 +120,8 @@ def _examples(
         called, held_out = "prompts", None
         remark = f"it is not known which prompts found the circuit; some of these {count} may have"
     else:
-        found = without_overlap(task, as_table(circuit.found_on))
-        old = found.dropped + found.redrawn
+        unseen = without_overlap(task, as_table(circuit.found_on))
+        old = unseen.dropped + unseen.redrawn
         remark = (
             f"{old} of {count} prompts are old: they, or one that shares a prompt with them, found "
             "the circuit"
@@ -130,9 +130,9 @@ def _examples(
             called, held_out = "new prompts", True
             remark = f"none of these {count} prompts found the circuit"
         elif everything:
-            called = "old prompts" if found.task is None else "old and new prompts"
+            called = "old prompts" if unseen.task is None else "old and new prompts"
             remark += "; judged on all, as asked for"
-        elif found.task is None:
+        elif unseen.task is None:
             called = "old prompts"
             remark = (
                 f"all {count} prompts are old: the figures are of the prompts that found the "
@@ -140,13 +140,13 @@ def _examples(
             )
             out.note(remark)
         else:
-            task, called, held_out, redrawn = found.task, "new prompts", True, found.redrawn
+            task, called, held_out, redrawn = unseen.task, "new prompts", True, unseen.redrawn
             if len(task) < FEW:
                 out.note(
                     f"only {len(task)} of {count} prompts are new to the circuit; more --examples "
                     "or another --seed give more"
                 )
-            remark = f"judged on {len(task)} new prompts: {remark}; {found.dropped} were left out"
+            remark = f"judged on {len(task)} new prompts: {remark}; {unseen.dropped} were left out"
             if redrawn:
                 remark += f", {redrawn} got another corrupted prompt"
     values = {"given": count, "judged": len(task), "old": old, "redrawn": redrawn}

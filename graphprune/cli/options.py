@@ -10,6 +10,7 @@ import typer
 
 __all__ = [
     "Ablations",
+    "AnyTask",
     "CircuitFolder",
     "Device",
     "Dtype",
@@ -58,31 +59,35 @@ Overwrite = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """The model, and how it is loaded."""
+class OptionalModel:
+    """A model where a command does without one, and how it is loaded."""
 
     panel: ClassVar[str] = "Model"
-    model: Annotated[str, typer.Option("--model", "-m", metavar="PATH_OR_ID", help=_MODEL)]
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="PATH_OR_ID", help=_MODEL)
+    ] = None
     dtype: Dtype = "auto"
     device: Device = "auto"
     tokenizer: Annotated[str | None, typer.Option(help="If not the model's own.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptionalModel(ModelOptions):
-    """The same where a command does without a model."""
+class ModelOptions(OptionalModel):
+    """The model, and how it is loaded."""
 
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="PATH_OR_ID", help=_MODEL)
-    ] = None  # type: ignore[assignment]
+    model: Annotated[str, typer.Option("--model", "-m", metavar="PATH_OR_ID", help=_MODEL)] = (
+        field()
+    )  # without it the base's default would hold
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskOptions:
-    """The prompts, and what is measured on them."""
+class AnyTask:
+    """The prompts, and what is measured on them: what all commands with a task have."""
 
     panel: ClassVar[str] = "Task"
-    task: Annotated[str, typer.Option("--task", "-t", metavar="NAME_OR_FILE", help=_TASK)]
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", metavar="NAME_OR_FILE", help=_TASK)
+    ] = None
     task_set: Annotated[
         list[str],
         typer.Option("--task-set", metavar="NAME=VALUE", help="A setting of the task; repeatable."),
@@ -99,23 +104,28 @@ class TaskOptions:
         ),
     ] = None
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts at a time.")] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(help=f"{_SEED} The method's too, unless --set says one. Default 0."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionalTask(AnyTask):
+    """A task where a command does without one; its seed is the task's alone."""
+
     seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptionalTask(TaskOptions):
-    """The same where a command does without a task."""
+class TaskOptions(OptionalTask):
+    """The same where a task is needed."""
 
-    task: Annotated[
-        str | None, typer.Option("--task", "-t", metavar="NAME_OR_FILE", help=_TASK)
-    ] = None  # type: ignore[assignment]
+    task: Annotated[str, typer.Option("--task", "-t", metavar="NAME_OR_FILE", help=_TASK)] = field()
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnseededTask(TaskOptions):
-    """The same where the seed may also be a setting of the method."""
+class UnseededTask(AnyTask):
+    """A task that is needed, where the seed may also be a setting of the method."""
 
-    seed: Annotated[
-        int | None,
-        typer.Option(help=f"{_SEED} The method's too, unless --set says one. Default 0."),
-    ] = None  # type: ignore[assignment]
+    task: Annotated[str, typer.Option("--task", "-t", metavar="NAME_OR_FILE", help=_TASK)] = field()

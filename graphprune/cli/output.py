@@ -81,10 +81,10 @@ def require_free(folder: Path, *, overwrite: bool, ours: Sequence[str] = ()) -> 
 
 def _is_circuit(folder: Path) -> bool:
     try:
-        found = json.loads((folder / CIRCUIT_FILES[0]).read_bytes())
+        document = json.loads((folder / CIRCUIT_FILES[0]).read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and found.get("format") == "graphprune-circuit"
+    return isinstance(document, dict) and document.get("format") == "graphprune-circuit"
 
 
 def export_target(wish: str, folder: Path) -> Path:
@@ -191,9 +191,9 @@ def show_report(console: Console, document: dict[str, Any], title: str) -> None:
         numbers=True,
     )
     labels = " ".join(row[0] for row in rows)
-    told = [f"{words}: {meaning}" for words, meaning in MEANINGS.items() if words in labels]
-    if told:
-        console.print("; ".join(told))
+    explained = [f"{words}: {meaning}" for words, meaning in MEANINGS.items() if words in labels]
+    if explained:
+        console.print("; ".join(explained))
     why = document.get("absent", {}).get("faithfulness")
     if why:  # the one measure that a reader looks for
         console.print(f"no faithfulness: {why}")

@@ -65,13 +65,14 @@ def plan(
     name = folder.resolve().name if folder is not None and named_by_folder else chosen.name
     if throughput is None:
         out.note("measuring the device on a few layers of this shape")
-    made = make_plan(
+    estimate = make_plan(
         chosen.name if folder is None else str(folder), method=method, batch_size=batch_size,
         tokens=tokens, answers=answers, copies=copies, steps=steps, examples=examples,
         dtype=dtype, device=device, throughput=throughput, embedding_nodes=embedding_nodes,
     )  # fmt: skip
-    title = f"{made.method} on {name}: {batch_size} x {tokens} tokens, {made.dtype}, {made.device}"
-    document = {**made.to_dict(), "model": name}
-    out.result(document, lambda console: table(console, title, ["", "", ""], made.rows()))
-    if made.seconds["calibration"]:
-        out.note(f"measured in {made.seconds['calibration']:.1f} s; nothing is kept")
+    shape = f"{batch_size} x {tokens} tokens, {estimate.dtype}, {estimate.device}"
+    title = f"{estimate.method} on {name}: {shape}"
+    document = {**estimate.to_dict(), "model": name}
+    out.result(document, lambda console: table(console, title, ["", "", ""], estimate.rows()))
+    if estimate.seconds["calibration"]:
+        out.note(f"measured in {estimate.seconds['calibration']:.1f} s; nothing is kept")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphprune.errors import InputError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from graphprune.core.result import Result
     from graphprune.core.task import Task
 
-__all__ = ["By", "Selection", "Ways", "find", "selector_settings"]
+__all__ = ["By", "Selection", "Ways", "find", "passes_by_bar", "selector_settings"]
 
 By = Literal["abs", "signed"]
 # The names of `graphprune.selection.selectors.SELECTORS`, here too so that help needs no torch.
@@ -87,16 +87,16 @@ class Selection:
     def to_dict(self) -> dict[str, Any]:
         """What was done, defaults filled in."""
         way = self.way or "top"
-        done: dict[str, Any] = {"select": way, "by": self.by or "abs"}
+        record: dict[str, Any] = {"select": way, "by": self.by or "abs"}
         if way == "threshold":
-            done["threshold"] = self.threshold
+            record["threshold"] = self.threshold
         else:
-            done["size"] = 0.01 if self.size is None else self.size
+            record["size"] = 0.01 if self.size is None else self.size
         if self.settings:
-            done["settings"] = selector_settings(way, self.settings)
-            if "share" in done["settings"]:
-                done.pop("size")
-        return {**done, "prune_dead_ends": self.prune_dead_ends}
+            record["settings"] = selector_settings(way, self.settings)
+            if "share" in record["settings"]:
+                record.pop("size")
+        return {**record, "prune_dead_ends": self.prune_dead_ends}
 
 
 def find(method: Method, selection: Selection, model: MaskedModel, task: Task) -> Result:
@@ -106,12 +106,14 @@ def find(method: Method, selection: Selection, model: MaskedModel, task: Task) -
     """
     from graphprune.core.method import Pruner
     from graphprune.selection.selectors import without_dead_ends
+    from graphprune.util.progress import counted_in_passes
 
-    if isinstance(method, Pruner):
-        found = method.fit(model, task)
-        assert found.mask is not None
-        return replace(found, notes={**found.notes, "selected": found.mask.num_kept})
-    mask, found = _selected(method, selection, model, task)
+    with counted_in_passes(passes_by_bar(method, model)):
+        if isinstance(method, Pruner):
+            result = method.fit(model, task)
+            assert result.mask is not None
+            return replace(result, notes={**result.notes, "selected": result.mask.num_kept})
+        mask, result = _selected(method, selection, model, task)
     chosen = mask.num_kept
     if selection.prune_dead_ends:
         mask = without_dead_ends(mask, ablation=method.chosen_ablation, task=task)
@@ -120,7 +122,7 @@ def find(method: Method, selection: Selection, model: MaskedModel, task: Task) -
             f"no edge is left: of the {chosen} selected none lies on a path from the input to the "
             "output; a larger --size, --select greedy or --keep-dead-ends keeps more"
         )
-    return replace(found, mask=mask, notes={**found.notes, "selected": chosen})
+    return replace(result, mask=mask, notes={**result.notes, "selected": chosen})
 
 
 def _selected(
@@ -136,11 +138,11 @@ def _selected(
     if way == "nodes" and isinstance(method, NodeScorer):
         nodes = method.score_nodes(model, task)
         scores = EdgeScores.computed(model.graph, nodes.edge_values(), method=nodes.method)
-        found = Result(None, scores, method.chosen_ablation)
+        result = Result(None, scores, method.chosen_ablation)
     else:
-        found = method.fit(model, task)
-        assert found.scores is not None
-        scores = found.scores
+        result = method.fit(model, task)
+        assert result.scores is not None
+        scores = result.scores
     candidates = Candidates(
         method,
         model,
@@ -153,4 +155,32 @@ def _selected(
         nodes=nodes,
     )
     settings = selector_settings(way, selection.settings)
-    return SELECTORS[way].choose(candidates, **settings), found
+    return SELECTORS[way].choose(candidates, **settings), result
+
+
+def passes_by_bar(method: Method, model: MaskedModel) -> dict[str, int]:
+    """The passes of one item of each progress bar of a method, by what the bars are called.
+
+    Raises :class:`InputError` for a number of points that is none.
+    """
+    from graphprune.core.method import Method
+    from graphprune.methods.gradient import GradientScorer, integration_points
+    from graphprune.methods.optimiser import MaskOptimiser
+    from graphprune.methods.patching import IntegratedMaskGradient
+
+    name = type(method).__name__
+    if isinstance(method, GradientScorer):
+        gates, _ = method.points(model)
+        return {name: 1 if gates is None else len(gates)}
+    if isinstance(method, IntegratedMaskGradient):
+        return {name: len(integration_points(method.steps, method.points_at)[0])}
+    passes: dict[str, int] = {}
+    if isinstance(method, MaskOptimiser):
+        from graphprune.study.planned_passes import masks_a_step
+
+        passes[name] = masks_a_step(method)
+    for entry in fields(method):
+        value = getattr(method, entry.name)
+        for part in value if isinstance(value, tuple) else (value,):
+            passes |= passes_by_bar(part, model) if isinstance(part, Method) else {}
+    return passes

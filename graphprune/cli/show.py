@@ -132,17 +132,17 @@ class CircuitTree:
         for edges in incoming.values():
             edges.sort(key=lambda edge: -edge.strength)
         folded = limit is not None and sum(map(len, incoming.values())) > limit
-        made = cls(incoming, limit if folded else None)
+        tree = cls(incoming, limit if folded else None)
         names = [node.name for node in circuit.graph.nodes]
         read = {edge.source for edges in incoming.values() for edge in edges}
         outputs = [names[number] for number in circuit.graph.output_nodes]
         ends = [name for name in incoming if name not in read]
         # Parts of a cyclic graph may have no end: what is still missing starts a tree of its own.
         for root in dict.fromkeys([*outputs, *ends, *incoming]):
-            full = made.limit is not None and made.shown >= made.limit
-            if root in incoming and root not in made._unfolded and not full:
-                made._grow(root)
-        return made
+            full = tree.limit is not None and tree.shown >= tree.limit
+            if root in incoming and root not in tree._unfolded and not full:
+                tree._grow(root)
+        return tree
 
     @property
     def share_shown(self) -> float | None:

@@ -99,26 +99,26 @@ def _scored(
     from graphprune.export import read_submission
     from graphprune.mib.curve import mib_curve
 
-    loaded, made = out.load(model, task)
-    assert made is not None
+    loaded, prompts = out.load(model, task)
+    assert prompts is not None
     read = read_submission(folder, loaded.model.graph, level=level)
-    used = made.notes.get("split")
-    rows = ("left_out", "dropped", "shared_token") if used is not None else ()
-    name = made.name if used is None else f"{made.name} ({used})"
-    out.note(f"scoring {folder} on {len(made)} prompts of {name}")
+    split = prompts.notes.get("split")
+    rows = ("left_out", "dropped", "shared_token") if split is not None else ()
+    name = prompts.name if split is None else f"{prompts.name} ({split})"
+    out.note(f"scoring {folder} on {len(prompts)} prompts of {name}")
     for remark in read.remarks:
         out.warn(f"{folder}: {remark}")
-    if used is None:
+    if split is None:
         out.note("these prompts are not of MIB's data sets, which the benchmark scores on")
-    elif used != "test":
-        out.note(f"the benchmark's leaderboard scores on a test split, not on {used}")
-    curve = mib_curve(loaded.model, made, read.found, batch_size=task.batch_size)
+    elif split != "test":
+        out.note(f"the benchmark's leaderboard scores on a test split, not on {split}")
+    curve = mib_curve(loaded.model, prompts, read.found, batch_size=task.batch_size)
     facts = {
         "model": model.model,
-        "task": made.name,
-        "split": used,
-        "prompts": len(made),
-        **{key: made.notes[key] for key in rows if key in made.notes},
+        "task": prompts.name,
+        "split": split,
+        "prompts": len(prompts),
+        **{key: prompts.notes[key] for key in rows if key in prompts.notes},
         "remarks": list(read.remarks),
         "level": "circuits" if read.circuits else read.level,
         **curve_document(curve),
@@ -138,16 +138,16 @@ def _with_split(task: str, split: str | None, settings: list[str]) -> list[str]:
     if split is not None:
         return [*settings, f"split={split}"]
     given = pairs(settings, "--task-set")
-    place = Path(task).expanduser()
-    if "split" in given or same_name(task, TASKS) or not holds_data_set(place):
+    folder = Path(task).expanduser()
+    if "split" in given or same_name(task, TASKS) or not holds_data_set(folder):
         return settings
-    there = split_names(place, given.get("config"))
+    splits = split_names(folder, given.get("config"))
     for usual in ("test", "validation"):
-        if usual in there:
+        if usual in splits:
             return [*settings, f"split={usual}"]
     raise InputError(
-        f"{place} has neither a test nor a validation split, only {', '.join(there)}, on which MIB "
-        f"finds circuits and does not score them; to score on it say --split {there[0]}"
+        f"{folder} has neither a test nor a validation split, only {', '.join(splits)}, on which "
+        f"MIB finds circuits and does not score them; to score on it say --split {splits[0]}"
     )
 
 
@@ -181,13 +181,18 @@ def _show_checked(console: Console, document: dict[str, Any]) -> None:
         console.print(document["note"])
 
 
-def _show_scored(console: Console, found: dict[str, Any], curve: FaithfulnessCurve | None) -> None:
+def _show_scored(
+    console: Console, document: dict[str, Any], curve: FaithfulnessCurve | None
+) -> None:
     from graphprune.cli.output import show_curve
 
     if curve is not None:
-        split = "" if found["split"] is None else f", split {found['split']}"
-        title = f"{found['level']} scores on {found['prompts']} prompts of {found['task']}{split}"
+        split = "" if document["split"] is None else f", split {document['split']}"
+        title = (
+            f"{document['level']} scores on {document['prompts']} prompts of "
+            f"{document['task']}{split}"
+        )
         show_curve(console, curve, title)
     names = ("average", "cpr_log", "cmd_log", "mib_auroc", "auroc")
-    shown = [f"{name} {found[name]:.3f}" for name in names if name in found]
+    shown = [f"{name} {document[name]:.3f}" for name in names if name in document]
     console.print("  ".join(shown))

@@ -161,26 +161,22 @@ def _on_hub(name: str, others: Sequence[str]) -> Path | None:
     Asks once, without the retries of a download. Raises :class:`InputError` where neither has it;
     ``others`` are names that the user may have meant.
     """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
     from huggingface_hub import try_to_load_from_cache as cached
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,
-        RepositoryNotFoundError,
-    )
 
+    hub: Any = errors  # its HTTPError is another package's, by the version of the hub's client
+    folder: Path | None = None
     try:
         files = [cached(name, file) for file in ("config.json", "adapter_config.json")]
         folder = next((Path(file).parent for file in files if isinstance(file, str)), None)
         get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10)
-    except HFValidationError:
+    except hub.HFValidationError:
         reason = "it is no Hugging Face id (owner/name)"
-    except RepositoryNotFoundError:
+    except hub.RepositoryNotFoundError:
         reason = "the hub has no model of this id, or only for those who are logged in"
-    except HfHubHTTPError:
+    except hub.HfHubHTTPError:
         return None  # the hub answered: what it refuses, loading says
-    except (HTTPError, OSError) as error:
+    except (hub.HTTPError, OSError) as error:
         if folder is not None:
             return folder
         reason = f"the hub cannot be asked ({_first_line(error)})"
@@ -315,22 +311,22 @@ def choose_task(
         if not path.is_file():
             raise InputError(f"the file of prompts {path} is not there")
         read = Task.from_jsonl if path.suffix.lower() == ".jsonl" else Task.from_csv
-        known = task_settings(Task.from_pairs, task_set, f"a task from {path.name}")
+        settings = task_settings(Task.from_pairs, task_set, f"a task from {path.name}")
 
         def from_file(tokenizer: Any) -> Task:
-            whole = read(path, tokenizer, **known, **common)
+            whole = read(path, tokenizer, **settings, **common)
             return whole if examples is None else whole.take(examples)
 
         return from_file
     if builtin is not None:
-        known = task_settings(TASKS[builtin], task_set, f"task {builtin!r}")
-        count = {} if examples is None else {"n": examples}
-        return lambda tokenizer: TASKS[builtin](tokenizer, seed=seed, **count, **known, **common)
+        settings = task_settings(TASKS[builtin], task_set, f"task {builtin!r}")
+        settings |= common if examples is None else {"n": examples, **common}
+        return lambda tokenizer: TASKS[builtin](tokenizer, seed=seed, **settings)
     from graphprune.mib.data import holds_data_set, mib
 
     if holds_data_set(path):
-        known = task_settings(mib, task_set, f"a task from the folder {path.name}")
-        return lambda tokenizer: mib(path, tokenizer, examples, **known, **common)
+        settings = task_settings(mib, task_set, f"a task from the folder {path.name}")
+        return lambda tokenizer: mib(path, tokenizer, examples, **settings, **common)
     if path.suffix and path.exists():
         raise InputError(f"files of prompts end in .jsonl or .csv, got {path}")
     raise unknown_name(
@@ -346,5 +342,5 @@ def prompt_files(name: str) -> list[Path]:
     path = Path(name).expanduser()
     if path.suffix.lower() in PROMPT_FILES:
         return [path]
-    known = same_name(name, TASKS) is not None
-    return [] if known or not path.is_dir() else data_files(path)
+    builtin = same_name(name, TASKS) is not None
+    return [] if builtin or not path.is_dir() else data_files(path)

@@ -23,7 +23,7 @@ from graphprune.errors import GraphPruneError, InputError
 from graphprune.util.progress import quiet
 
 from .cases import Case, make_case
-from .language import forget
+from .language import ModelNotAvailableError, forget
 
 __all__ = ["CaseContents", "CaseSource", "identify", "open_case"]
 
@@ -69,13 +69,13 @@ class CaseContents:
     truth: str
     prompts: tuple[frozenset[str], frozenset[str]] = field(compare=False, repr=False)
 
-    def told(self) -> dict[str, str]:
-        """The fingerprints by name."""
+    def fingerprints(self) -> dict[str, str]:
+        """By name, without those of single prompts."""
         return {k: v for k, v in asdict(self).items() if k != "prompts"}
 
     def of_case(self) -> str:
         """One hash of all: rankings of one case can be shared."""
-        return fingerprint(self.told())
+        return fingerprint(self.fingerprints())
 
 
 def identify(sources: Sequence[CaseSource]) -> dict[CaseSource, CaseContents | str]:
@@ -85,16 +85,23 @@ def identify(sources: Sequence[CaseSource]) -> dict[CaseSource, CaseContents | s
     """
     forget()
     _model.cache_clear()
-    found: dict[CaseSource, CaseContents | str] = {}
+    contents: dict[CaseSource, CaseContents | str] = {}
+    not_available: dict[tuple[str, str], str] = {}  # models, asked for once
     for source in dict.fromkeys(sources):
+        system = (source.kind, source.options)
+        if system in not_available:
+            contents[source] = not_available[system]
+            continue
         try:
             with quiet():
-                found[source] = _Opened.anew(source).contents
+                contents[source] = _Opened.anew(source).contents
+        except ModelNotAvailableError as error:
+            contents[source] = not_available[system] = str(error)
         except GraphPruneError as error:
-            found[source] = str(error)
-        except Exception as error:  # as in a job, which will say so too
-            found[source] = f"{type(error).__name__}: {error}"
-    return found
+            contents[source] = str(error)
+        except Exception as error:  # a fault in one case must not end the others
+            contents[source] = f"{type(error).__name__}: {error}"
+    return contents
 
 
 def open_case(source: CaseSource, expected: CaseContents | None) -> tuple[Case, CaseContents]:
@@ -109,7 +116,7 @@ def open_case(source: CaseSource, expected: CaseContents | None) -> tuple[Case, 
         forget()
         last = _Opened.anew(source)
     if expected is not None and last.contents != expected:
-        now, before = last.contents.told(), expected.told()
+        now, before = last.contents.fingerprints(), expected.fingerprints()
         changed = ", ".join(name for name in now if now[name] != before[name])
         raise InputError(
             f"changed while the study ran: {changed}; run the study again, it does what is new"
@@ -149,8 +156,8 @@ def _model(model: MaskedModel) -> str:
 
     The model of a system is one object for all its cases, or small.
     """
-    told = {k: v for k, v in identity_of(model).items() if k != "model"}
-    return fingerprint(model.graph, told)
+    identity = {k: v for k, v in identity_of(model).items() if k != "model"}
+    return fingerprint(model.graph, identity)
 
 
 def _options(source: CaseSource, *, by_contents: bool) -> dict[str, Any]:
@@ -158,31 +165,31 @@ def _options(source: CaseSource, *, by_contents: bool) -> dict[str, Any]:
 
     Without ``by_contents`` a folder counts for nothing: the case hashed what it reads of it.
     """
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for name, value in json.loads(source.options).items():
         path = Path(value) if isinstance(value, str) else None
         if path is None or not path.is_absolute() or not path.exists():
-            found[name] = value
+            options[name] = value
         elif path.is_file():
-            found[name] = ["file", file_fingerprint(path)]
+            options[name] = ["file", file_fingerprint(path)]
         else:
-            found[name] = ["folder", files_fingerprint(path) if by_contents else ""]
-    return found
+            options[name] = ["folder", files_fingerprint(path) if by_contents else ""]
+    return options
 
 
 def _prompts(task: Task) -> list[str]:
     """A short hash of each example's clean input and where its answer is read."""
     numbers = range(len(task.examples)) if task.order is None else task.order
-    known: dict[str, tuple[Any, str]] = {}  # inputs that all examples share are hashed once
-    found = []
+    last: dict[str, tuple[Any, str]] = {}  # inputs that all examples share are hashed once
+    hashes = []
     for number in numbers:
         batch = task.examples.batch([number])
         parts = batch.clean if isinstance(batch.clean, Mapping) else {"": batch.clean}
         for name, part in parts.items():
-            before = known.get(name)
+            before = last.get(name)
             if before is None or before[0] is not part:
-                known[name] = part, fingerprint(part)
-        told = [known[name][1] for name in parts]
+                last[name] = part, fingerprint(part)
+        inputs = [last[name][1] for name in parts]
         where = batch.positions if isinstance(batch.positions, Tensor) else None
-        found.append(fingerprint(told, where)[:16])
-    return found
+        hashes.append(fingerprint(inputs, where)[:16])
+    return hashes

@@ -17,7 +17,7 @@ from graphprune import __version__
 from graphprune.errors import FormatError, InputError
 from graphprune.util.files import write_bytes
 
-__all__ = ["MADE_BY", "NOT_ASKED", "JobRecords"]
+__all__ = ["MADE_BY", "NOT_OF_STUDY", "JobRecords"]
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _FORMAT: dict[str, Any] = {"format": "graphprune-job", "version": 3}
 # Stands where the file's digest goes while that is computed; no other text happens to be this one.
 _UNSEALED = hashlib.sha256(b"graphprune-job").hexdigest().encode()
 MADE_BY = f"graphprune {__version__}"
-NOT_ASKED = "not of this study"
+NOT_OF_STUDY = "not of this study"
 OTHER_SETTINGS = "found with other settings"
 
 
@@ -60,24 +60,24 @@ class JobRecords:
         if not path.exists():
             return None
         try:
-            found = _read(path)
+            record = _read(path)
         except (OSError, ValueError, RecursionError) as error:
             raise FormatError(
                 f"{path}: no record of a job: {error}. Delete the file, and the study finds it anew"
             ) from None
-        if found["version"] in (1, 2):
-            log.warning("%s is %s, and counts as not finished", path, _EARLIER[found["version"]])
+        if record["version"] in _EARLIER:
+            log.warning("%s is %s, and counts as not finished", path, _EARLIER[record["version"]])
             return None
-        return found
+        return record
 
     def save(self, record: dict[str, Any]) -> None:
         """Writes a record with the library's version (``made_by``), whole or not at all."""
-        told = {**_FORMAT, "sha256": _UNSEALED.decode(), "made_by": MADE_BY, **record}
-        data = f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode()
+        whole = {**_FORMAT, "sha256": _UNSEALED.decode(), "made_by": MADE_BY, **record}
+        data = f"{json.dumps(whole, indent=1, allow_nan=False)}\n".encode()
         digest = hashlib.sha256(data).hexdigest().encode()
         write_bytes(self._jobs / f"{record['key']}.json", data.replace(_UNSEALED, digest, 1))
 
-    def aside(
+    def not_shown(
         self, current: Collection[str], jobs: Mapping[tuple[Any, ...], Any]
     ) -> dict[str, int]:
         """Why finished jobs in the folder are not those asked for, with their numbers.
@@ -86,17 +86,17 @@ class JobRecords:
             current: the keys of the jobs asked for.
             jobs: by the values of their labels the ``contents`` that each has now, or ``None``.
         """
-        found: dict[str, int] = {}
+        reasons: dict[str, int] = {}
         for path in sorted(self._jobs.glob("*.json")):
             if path.stem in current:
                 continue
             try:
-                why = _why_aside(_read(path), jobs)
+                why = _why_not_shown(_read(path), jobs)
             except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
                 why = "damaged"
             if why:
-                found[why] = found.get(why, 0) + 1
-        return found
+                reasons[why] = reasons.get(why, 0) + 1
+        return reasons
 
 
 _EARLIER = {
@@ -108,20 +108,20 @@ _EARLIER = {
 def _read(path: Path) -> dict[str, Any]:
     """A file's record without its digest; :class:`ValueError` if that is not the file's."""
     data = path.read_bytes()
-    found = json.loads(data)
-    if not isinstance(found, dict) or found.get("format") != _FORMAT["format"]:
+    record = json.loads(data)
+    if not isinstance(record, dict) or record.get("format") != _FORMAT["format"]:
         raise ValueError(f"expected the format {_FORMAT['format']!r}")
-    if found.get("version") in (1, 2):
-        return found
-    if found.get("version") != _FORMAT["version"]:
-        raise ValueError(f"version {found.get('version')!r} is not known, expected 3")
-    digest = str(found.pop("sha256", "")).encode()
+    if record.get("version") in _EARLIER:
+        return record
+    if record.get("version") != _FORMAT["version"]:
+        raise ValueError(f"version {record.get('version')!r} is not known, expected 3")
+    digest = str(record.pop("sha256", "")).encode()
     if hashlib.sha256(data.replace(digest, _UNSEALED, 1)).hexdigest().encode() != digest:
         raise ValueError("its bytes are not those that were written (digests differ)")
-    return found
+    return record
 
 
-def _why_aside(record: Mapping[str, Any], jobs: Mapping[tuple[Any, ...], Any]) -> str:
+def _why_not_shown(record: Mapping[str, Any], jobs: Mapping[tuple[Any, ...], Any]) -> str:
     if record["state"] not in ("done", "refused"):
         return ""
     if record["version"] in _EARLIER:
@@ -130,7 +130,7 @@ def _why_aside(record: Mapping[str, Any], jobs: Mapping[tuple[Any, ...], Any]) -
         return f"made by {record['made_by']}"
     label = tuple(record["label"].values())
     if label not in jobs:
-        return NOT_ASKED
+        return NOT_OF_STUDY
     now, before = jobs[label], record["contents"]
     if now is None or before is None:
         return "of prompts and weights that cannot be read now"

@@ -69,12 +69,12 @@ class StudyJob:
         """
         method, system = self.method, self.system
         named = [self.task, dict(system.options)]
-        told = [
+        parts = [
             job_records.MADE_BY,
             package_of(GROUP, system.kind),
             package_of("graphprune.methods", method.method),
             system.kind,
-            contents.told() if isinstance(contents, CaseContents) else named,
+            contents.fingerprints() if isinstance(contents, CaseContents) else named,
             method.build(self.seed),
             method.taus,
             method.max_edges,
@@ -82,8 +82,9 @@ class StudyJob:
             self.train,
             self.test,
             self.densities,
+            *([method.code] if method.code else []),
         ]
-        return fingerprint(told)[:16]
+        return fingerprint(parts)[:16]
 
     @property
     def label(self) -> dict[str, Any]:
@@ -100,8 +101,8 @@ def contents_of(jobs: Sequence[StudyJob]) -> list[CaseContents | str]:
     """The contents of each job's case, or why it has none; each case is read once."""
     sources = [_source(job) for job in jobs]
     with _ALONE:
-        known = identify([source for source in sources if isinstance(source, CaseSource)])
-    return [known[source] if isinstance(source, CaseSource) else source for source in sources]
+        contents = identify([source for source in sources if isinstance(source, CaseSource)])
+    return [contents[source] if isinstance(source, CaseSource) else source for source in sources]
 
 
 def _source(job: StudyJob) -> CaseSource | str:
@@ -123,18 +124,20 @@ def run_job(
     study's ``folder`` its ranking is kept, to be judged at other densities without being found
     again; those of an ensemble's members that stand there already are taken from it, their cost
     added to the ensemble's (see :class:`SavedRankings`). Where the case is not of the ``contents``
-    that the study was planned with, the job fails.
+    that the study was planned with, the job fails; where these are a text, which says why there is
+    no case, it fails with it at once.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     started = time.perf_counter()
-    expected = contents if isinstance(contents, CaseContents) else None
-    found: CaseContents | str = contents or "its case was not made"
     record: dict[str, Any] = {}
     try:
+        if isinstance(contents, str):
+            raise InputError(contents)
         with _ALONE, quiet():
-            case, found = open_case(job.source, expected)
-            record |= _answer(job, case, SavedRankings(folder, found.of_case()))
+            case, contents = open_case(job.source, contents)
+            rankings = SavedRankings(folder, contents.of_case(), job.method.code)
+            record |= _answer(job, case, rankings)
     except (UnsupportedModelError, MissingExtraError) as error:
         record |= {"state": "refused", "why": str(error)}
     except GraphPruneError as error:
@@ -143,28 +146,29 @@ def run_job(
         why = f"{type(error).__name__}: {error}"
         record |= {"state": "failed", "why": why, "traceback": traceback.format_exc()}
     record["wall_seconds"] = time.perf_counter() - started
-    told = found.told() if isinstance(found, CaseContents) else None
-    done: dict[str, Any] = plain(
-        {"key": job.key_of(found), "label": job.label, "contents": told, **record}
-    )
-    return done
+    known = contents.fingerprints() if isinstance(contents, CaseContents) else None
+    key = job.key_of(contents or "its case was not made")
+    return dict(plain({"key": key, "label": job.label, "contents": known, **record}))
 
 
 def _answer(job: StudyJob, case: Case, rankings: SavedRankings) -> dict[str, Any]:
     edges = case.model.graph.num_edges
+    facts = {"edges": edges, "remarks": list(case.remarks)}
     if job.method.max_edges is not None and edges > job.method.max_edges:
         why = f"the graph has {edges} edges, more than the {job.method.max_edges} asked for"
-        return {"state": "refused", "why": why, "edges": edges}
-    scores, cost = _found(job, case, rankings)
-    return {"state": "done", "edges": edges, **cost.told(), **judged(case, scores, job)}
+        return {"state": "refused", "why": why, **facts}
+    scores, cost = _ranking_with_cost(job, case, rankings)
+    return {"state": "done", **facts, **cost.to_dict(), **judged(case, scores, job)}
 
 
-def _found(job: StudyJob, case: Case, rankings: SavedRankings) -> tuple[EdgeScores, RankingCost]:
+def _ranking_with_cost(
+    job: StudyJob, case: Case, rankings: SavedRankings
+) -> tuple[EdgeScores, RankingCost]:
     """The ranking and what it took, from the rankings or anew."""
     method, graph = job.method.build(job.seed), case.model.graph
-    kept = rankings.find(method, graph, job.method.taus)
-    if kept is not None:
-        return kept
+    saved = rankings.find(method, graph, job.method.taus)
+    if saved is not None:
+        return saved
     ready, before = rankings.ready(method, graph)
     with _peak() as memory:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -183,10 +187,10 @@ def judged(case: Case, scores: EdgeScores, job: StudyJob) -> dict[str, Any]:
     ends = (0, case.model.graph.num_edges)  # of the curve's scale: no run needed
     inner = [m for named in masks.values() for m in named if m.num_kept not in ends]
     circuits = list(dict.fromkeys([*dense.values(), *(inner or masks["abs"][-1:])]))
-    found = evaluate_all(
+    evaluated = evaluate_all(
         case.model, case.test, {str(i): m for i, m in enumerate(circuits)}, ablation=ablation
     )
-    reports = dict(zip(circuits, found.values(), strict=True))
+    reports = dict(zip(circuits, evaluated.values(), strict=True))
     rows = []
     for density, mask in dense.items():
         values = reports[mask].to_dict()
@@ -195,27 +199,27 @@ def judged(case: Case, scores: EdgeScores, job: StudyJob) -> dict[str, Any]:
         if case.measure is not None:
             row |= dict(case.measure(mask))
         rows.append(row)
-    told: dict[str, Any] = {"rows": rows}
-    some = next(iter(reports.values()))
-    if "faithfulness" in some.values:
+    record: dict[str, Any] = {"ablation": ablation.name, "rows": rows}
+    any_report = next(iter(reports.values()))
+    if "faithfulness" in any_report.values:
         curve = curve_of_reports(masks, fractions, reports, scores.method)
-        told |= curve.summary()
-        told["curve"] = {"sizes": list(curve.sizes), "f": curve.f, "kept": curve.kept}
-        said = curve.note
+        record |= curve.summary()
+        record["curve"] = {"sizes": list(curve.sizes), "f": curve.f, "kept": curve.kept}
+        note = curve.note
     else:
-        said = some.absent["faithfulness"]
-    if said:
-        told["faithfulness_note"] = said
+        note = any_report.absent["faithfulness"]
+    if note:
+        record["faithfulness_note"] = note
     if case.truth is not None:
-        told["auroc"] = auroc(scores, case.truth)
-    return told
+        record["auroc"] = auroc(scores, case.truth)
+    return record
 
 
 def _ranking(job: StudyJob, method: Any, model: MaskedModel, task: Task) -> EdgeScores:
     with whole_results():  # what a stopped search leaves would be kept as the method's ranking
         if not job.method.taus:
-            found: EdgeScores = method.score(model, task)
-            return found
+            scores: EdgeScores = method.score(model, task)
+            return scores
         swept = method.sweep(model, task, job.method.taus)
     stays = torch.stack([tau * descent.mask.values for tau, descent in swept.items()])
     return EdgeScores(model.graph, stays.amax(0), method=job.method.name)
@@ -224,10 +228,10 @@ def _ranking(job: StudyJob, method: Any, model: MaskedModel, task: Task) -> Edge
 @contextmanager
 def _peak() -> Iterator[dict[str, float]]:
     """Fills ``mib``: the most that resident memory rises above its start (Linux; else nothing)."""
-    found: dict[str, float] = {}
+    memory: dict[str, float] = {}
     before = _resident()
     if before is None:
-        yield found
+        yield memory
         return
     most, stop = [before], threading.Event()
 
@@ -238,11 +242,11 @@ def _peak() -> Iterator[dict[str, float]]:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield found
+        yield memory
     finally:
         stop.set()
         watcher.join()
-        found["mib"] = max(most[0], _resident() or 0.0) - before
+        memory["mib"] = max(most[0], _resident() or 0.0) - before
 
 
 def _resident() -> float | None:

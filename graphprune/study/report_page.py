@@ -9,7 +9,8 @@ import html
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["study_page"]
 
 COLOURS = (
-    "#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e", "#ff8ab7",
-    "#6cc5b0", "#9498a0", "#b2182b", "#1b7837",
+    "#4269d0", "#d98200", "#e4553f", "#2f9a45", "#9a4ff0", "#8a5a3c", "#e0559a", "#12a39a",
 )  # fmt: skip
+DASHES = ("", "7 3", "2 3", "9 3 2 3")
 LOWER = ("cmd", "seconds", "cpu_seconds", "mib", "kl")
 """Figures of which the lower is the better."""
 SHOWN = {
@@ -41,12 +42,14 @@ table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabula
 .wide { overflow-x: auto; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e3e6ec; }
 th:first-child, td:first-child { text-align: left; }
-td small { color: #697386; display: block; }
+td small { color: #697386; display: block; font-weight: 400; white-space: nowrap; }
+.text th, .text td { text-align: left; }
 td.best { font-weight: 650; }
 .panels { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.panels > * { max-width: 100%; } svg { height: auto; }
 .note { color: #697386; }
-.key { display: inline-block; width: .8rem; height: .8rem; border-radius: .2rem;
-  margin-right: .35rem; vertical-align: -1px; }
+.legend span { white-space: nowrap; margin-right: 1.2rem; }
+.legend svg { margin-right: .35rem; vertical-align: 2px; }
 @media (prefers-color-scheme: dark) {
   body { background: #14171f; color: #e4e8f0; }
   th, td { border-color: #2c3240; } svg text { fill: #e4e8f0; } svg .axis { stroke: #697386; }
@@ -54,16 +57,36 @@ td.best { font-weight: 650; }
 """
 
 
+Record = tuple[Any, dict[str, Any]]  # a job and its record
+
+
+class LineStyle(NamedTuple):
+    """The colour and the dashes (SVG's, ``""``: none) of a method's lines."""
+
+    colour: str
+    dashes: str
+
+
+def line_styles(methods: Sequence[str]) -> dict[str, LineStyle]:
+    """A style for each method, no two alike: colours first, then dashes."""
+    styles = {}
+    for number, name in enumerate(methods):
+        again = number // len(COLOURS)
+        dashes = DASHES[again] if again < len(DASHES) else f"{6 + 4 * again} 3 1 3"
+        styles[name] = LineStyle(COLOURS[number % len(COLOURS)], dashes)
+    return styles
+
+
 def study_page(
     name: str,
-    records: Sequence[tuple[Any, dict[str, Any]]],
+    records: Sequence[Record],
     aside: Mapping[str, int],
     summary: pd.DataFrame,
     overall: pd.DataFrame,
+    overall_note: str,
 ) -> str:
     """The whole page as text; arguments as :class:`~graphprune.study.StudyResults` has them."""
-    methods = list(dict.fromkeys(job.method.name for job, _ in records))
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(methods)}
+    styles = line_styles(list(dict.fromkeys(job.method.name for job, _ in records)))
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
         "<meta http-equiv='Content-Security-Policy' "
@@ -72,10 +95,14 @@ def study_page(
         f"<title>{html.escape(name)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{html.escape(name)}</h1>",
         f"<p class='note'>{html.escape(_state(records, aside))}</p>",
+        _cases_table(records),
     ]
-    if len(summary):
+    if len(overall):
         parts.append("<h2>All tasks</h2>" + _overall(overall))
-    parts.append(f"<p>{_legend(colours)}</p>")
+        if overall_note:
+            note = f"{overall_note[0].upper()}{overall_note[1:]}."
+            parts.append(f"<p class='note'>{html.escape(note)}</p>")
+    parts.append(f"<p class='legend'>{_legend(styles)}</p>")
     for (system, task), rows in _by_task(records).items():
         parts.append(f"<h2>{html.escape(system)}: {html.escape(task)}</h2>")
         mine = summary
@@ -86,97 +113,175 @@ def study_page(
         if len(mine):
             parts.append(_table(mine))
         if drawn:
-            parts += [_curves(drawn, by, colours) for by in ("signed", "abs")]
+            parts += [_curves(drawn, by, styles) for by in ("signed", "abs")]
         parts.append("</div>")
-        parts += [f"<p class='note'>{html.escape(note)}</p>" for note in _of_intervals(mine)]
-        parts += _notes(rows)
+        notes = [*_of_intervals(mine), *_of_sizes(drawn), *_notes(rows)]
+        parts += [f"<p class='note'>{html.escape(note)}</p>" for note in notes]
     parts.append("</body></html>\n")
     return "".join(parts)
 
 
-def _state(records: Sequence[tuple[Any, dict[str, Any]]], aside: Mapping[str, int]) -> str:
+def _state(records: Sequence[Record], aside: Mapping[str, int]) -> str:
     counts = Counter(record["state"] for _, record in records)
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     others = "".join(f" {n} more are not shown: {why}." for why, n in aside.items())
-    return f"Jobs: {states}.{others} Figures are means over seeds with 95 % intervals."
+    seeds = sorted({job.seed for job, _ in records})
+    made_by = sorted({str(record["made_by"]) for _, record in records if "made_by" in record})
+    return (
+        f"{', '.join([*made_by, ''])}seeds {', '.join(map(str, seeds))}. Jobs: {states}.{others} "
+        "Figures are means over seeds with 95 % intervals."
+    )
 
 
-def _by_task(
-    records: Sequence[tuple[Any, dict[str, Any]]],
-) -> dict[tuple[str, str], list[tuple[Any, dict[str, Any]]]]:
-    groups: dict[tuple[str, str], list[tuple[Any, dict[str, Any]]]] = {}
+def _cases_table(records: Sequence[Record]) -> str:
+    """A row for each task: its model, edges, prompts, and what replaces an ablated message."""
+    rows = []
+    for (system, task), group in _by_task(records).items():
+        job = group[0][0]
+        done = [record for _, record in group if record["state"] == "done"]
+        edges = sorted({record["edges"] for _, record in group if record.get("edges")})
+        ablations = dict.fromkeys(
+            str(record["ablation"]) for record in done if "ablation" in record
+        )
+        cells = [
+            f"{system}: {task}",
+            _model_name(job.system),
+            ", ".join(f"{count:,}" for count in edges),
+            f"{job.train} to find, {job.test} to judge",
+            ", ".join(ablations),
+        ]
+        rows.append(cells)
+    columns = ("case", "model", "edges", "prompts", "ablation")
+    escaped = [[html.escape(cell or "–") for cell in row] for row in rows]
+    return f"<div class='text'>{_html_table(columns, escaped)}</div>"
+
+
+def _model_name(system: Any) -> str:
+    """A model's id or the last part of its folder; of other systems the kind."""
+    model = system.options.get("model")
+    if not isinstance(model, str):
+        return str(system.kind)
+    is_path = model.startswith((".", "~", "/")) or model.count("/") > 1
+    return PurePath(model).name if is_path else model
+
+
+def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML; a cell may bring its own ``<td>``."""
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    body = "".join(
+        "<tr>"
+        + "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row)
+        + "</tr>"
+        for row in rows
+    )
+    return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
+
+
+def _by_task(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    groups: dict[tuple[str, str], list[Record]] = {}
     for job, record in records:
         groups.setdefault((job.system.name, job.task), []).append((job, record))
     return groups
 
 
-def _legend(colours: dict[str, str]) -> str:
-    return " &ensp; ".join(
-        f"<span style='white-space:nowrap'><span class='key' style='background:{colour}'></span>"
+def _stroke(style: LineStyle) -> str:
+    dashes = f" stroke-dasharray='{style.dashes}'" if style.dashes else ""
+    return f"stroke='{style.colour}'{dashes}"
+
+
+def _legend(styles: Mapping[str, LineStyle]) -> str:
+    return " ".join(
+        "<span><svg width='34' height='6' aria-hidden='true'>"
+        f"<line x1='0' x2='34' y1='3' y2='3' stroke-width='3' {_stroke(style)}/></svg>"
         f"{html.escape(name)}</span>"
-        for name, colour in colours.items()
+        for name, style in styles.items()
     )
 
 
 def _overall(frame: pd.DataFrame) -> str:
-    named = {"tasks": "tasks", **SHOWN, "rank_cpr": "CPR rank", "rank_cmd": "CMD rank"}
-    names = [name for name in named if name in frame and frame[name].notna().any()]
-    head = "".join(f"<th>{named[name]}</th>" for name in names)
+    titles = {"tasks": "tasks", **SHOWN, "rank_cpr": "CPR rank", "rank_cmd": "CMD rank"}
+    names = [name for name in titles if name in frame and frame[name].notna().any()]
     rows = [
-        f"<tr><td>{html.escape(str(row['method']))}</td>"
-        + "".join(f"<td>{_text(row[name])}</td>" for name in names)
-        + "</tr>"
+        [html.escape(str(row["method"])), *(_text(row[name]) for name in names)]
         for _, row in frame.iterrows()
     ]
-    return f"<div class='wide'><table><tr><th>method</th>{head}</tr>{''.join(rows)}</table></div>"
+    return _html_table(["method", *(titles[name] for name in names)], rows)
 
 
 def _table(frame: pd.DataFrame) -> str:
-    columns = [str(name) for name in frame]
-    sized = [n for n in columns if n.startswith("kl@") and not n.endswith(("_low", "_high"))]
-    named = {**SHOWN, **{name: name.replace("kl@", "KL at ") for name in sized}}
-    names = [name for name in named if name in frame and frame[name].notna().any()]
-    head = "".join(f"<th>{named[name]}</th>" for name in names)
+    sizes = [str(name).removeprefix("kept@") for name in frame if str(name).startswith("kept@")]
+    titles = {**SHOWN, **{f"kl@{size}": f"KL at {float(size) * 100:g} %" for size in sizes}}
+    names = [n for n in titles if n in frame and frame[n].notna().any()]
+    names += [f"kl@{size}" for size in sizes if f"kl@{size}" not in names]
     best = {
         name: frame[name].min() if name.split("@")[0] in LOWER else frame[name].max()
         for name in names
+        if name in frame
     }
     rows = []
     for _, row in frame.sort_values("cmd" if "cmd" in frame else "method").iterrows():
-        cells = [f"<td>{html.escape(str(row['method']))}</td>"]
+        cells = [html.escape(str(row["method"]))]
         for name in names:
-            mark = " class='best'" if row[name] == best[name] else ""
-            low, high = row[f"{name}_low"], row[f"{name}_high"]
-            shown = f"<small>{_text(low)} – {_text(high)}</small>" if low < high else ""
-            cells.append(f"<td{mark}>{_text(row[name])}{shown}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<div class='wide'><table><tr><th>method</th>{head}</tr>{''.join(rows)}</table></div>"
+            mark = " class='best'" if name in best and row[name] == best[name] else ""
+            cells.append(f"<td{mark}>{_cell(row, name)}</td>")
+        rows.append(cells)
+    return _html_table(["method", *(titles[name] for name in names)], rows)
+
+
+def _cell(row: Any, name: str) -> str:
+    """A figure with its interval; at a density also the edges really kept."""
+    low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
+    interval = f"<small>{_text(low)} – {_text(high)}</small>" if low < high else ""
+    size = name.partition("@")[2]
+    if not size:
+        return f"{_text(row[name])}{interval}"
+    empty, seeds = row[f"empty@{size}"], row["seeds"]
+    kept, requested = row[f"kept@{size}"], row[f"requested@{size}"]
+    kept_text = f"{kept:.0f}" if float(kept).is_integer() else f"{kept:.1f}"
+    edges = f"<small>{kept_text} of {requested:.0f} edges</small>"
+    if 0 < empty < seeds:
+        edges += f"<small>{empty:.0f} of {seeds} seeds keep none: left out</small>"
+    return f"{_text(row.get(name))}{interval}{edges}"
+
+
+def _of_sizes(rows: Sequence[Record]) -> list[str]:
+    """What curves have at sizes where no circuit keeps an edge."""
+    curves = [record["curve"] for _, record in rows if "curve" in record]
+    if not curves:
+        return []
+    kept = [counts for curve in curves for counts in curve["kept"].values()]
+    none = [s for s, counts in zip(curves[0]["sizes"], zip(*kept, strict=True), strict=True)
+            if not any(counts)]  # fmt: skip
+    if not none:
+        return []
+    return [
+        f"Up to {max(none) * 100:g} % no circuit of any method keeps an edge: there the curves "
+        "have the f of the wholly ablated model."
+    ]
 
 
 def _of_intervals(frame: pd.DataFrame) -> list[str]:
     """What the intervals of a task's methods say, and do not."""
     if not len(frame):
         return []
-    named = frame.groupby("note", sort=False)["method"].agg(list)
-    every = len(frame)
+    by_note = frame.groupby("note", sort=False)["method"].agg(list)
     return [
-        str(note) if len(methods) == every else f"{', '.join(map(str, methods))}: {note}"
-        for note, methods in named.items()
+        str(note) if len(methods) == len(frame) else f"{', '.join(map(str, methods))}: {note}"
+        for note, methods in by_note.items()
         if note
     ]
 
 
-def _notes(rows: Sequence[tuple[Any, dict[str, Any]]]) -> list[str]:
-    told: dict[str, int] = {}
+def _notes(rows: Sequence[Record]) -> list[str]:
+    """Refusals, failures and remarks, each with the number of its jobs."""
+    lines: list[str] = []
     for job, record in rows:
+        lines += record.get("remarks", ())
         if record["state"] in ("refused", "failed"):
-            line = f"{job.method.name} {record['state']}: {record['why']}"
+            lines.append(f"{job.method.name} {record['state']}: {record['why']}")
         elif "faithfulness_note" in record:
-            line = f"faithfulness, seed {job.seed}: {record['faithfulness_note']}"
-        else:
-            continue
-        told[line] = told.get(line, 0) + 1
-    return [f"<p class='note'>{html.escape(line)} ({n} jobs)</p>" for line, n in told.items()]
+            lines.append(f"faithfulness, seed {job.seed}: {record['faithfulness_note']}")
+    return [f"{line} ({count} jobs)" for line, count in Counter(lines).items()]
 
 
 def _text(value: Any) -> str:
@@ -193,15 +298,15 @@ _W, _H, _LEFT, _BOTTOM, _TOP = 400, 260, 42, 38, 24
 _RANGE = (-0.5, 2.0)
 
 
-def _curves(rows: Sequence[tuple[Any, dict[str, Any]]], by: str, colours: dict[str, str]) -> str:
+def _curves(rows: Sequence[Record], by: str, styles: Mapping[str, LineStyle]) -> str:
     """F against the kept share (logarithmic): a thin line a seed, a thick one for the mean."""
-    named: dict[str, list[list[float]]] = {}
+    lines_of: dict[str, list[list[float]]] = {}
     sizes: list[float] = []
     for job, record in rows:
         if "curve" not in record:  # faithfulness is not defined there
             continue
         sizes = record["curve"]["sizes"]
-        named.setdefault(job.method.name, []).append(record["curve"]["f"][by])
+        lines_of.setdefault(job.method.name, []).append(record["curve"]["f"][by])
     title = "signed ranking (CPR)" if by == "signed" else "absolute ranking (CMD)"
     parts = [
         f"<svg width='{_W}' height='{_H}' viewBox='0 0 {_W} {_H}' role='img' "
@@ -224,14 +329,14 @@ def _curves(rows: Sequence[tuple[Any, dict[str, Any]]], by: str, colours: dict[s
     parts.append(
         f"<text x='{(_W + _LEFT) / 2}' y='{_H - 4}' text-anchor='middle'>kept edges</text>"
     )
-    for name, lines in named.items():
+    for name, lines in lines_of.items():
         mean = np.mean(lines, axis=0).tolist()
         for line, width, opacity in [*((one, 0.8, 0.35) for one in lines), (mean, 2.0, 1.0)]:
             points = " ".join(
                 f"{_x(s, sizes):.1f},{_y(v):.1f}" for s, v in zip(sizes, line, strict=True)
             )
             parts.append(
-                f"<polyline points='{points}' fill='none' stroke='{colours[name]}' "
+                f"<polyline points='{points}' fill='none' {_stroke(styles[name])} "
                 f"stroke-width='{width}' stroke-opacity='{opacity}'/>"
             )
     return "".join(parts) + "</svg>"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from graphprune.core.contents import fingerprint
+from graphprune.core.mask import budget
 from graphprune.util.files import atomic_path, write_text
 from graphprune.util.numbers import bootstrap_interval
 
@@ -37,9 +40,9 @@ class StudyResults:
 
     ``records`` holds ``(job, record)``; a record's ``state`` is ``done``, ``refused`` (the method
     does not serve the model, or the graph is too large), ``failed`` or ``open``. ``prompts`` are
-    hashes of the training and the test prompts by system, task and seed. ``aside`` counts finished
-    jobs of the folder that are not shown, by the reason: they are of other prompts, weights,
-    settings or versions.
+    hashes of the training and the test prompts by system, task and seed. ``aside`` counts
+    other finished jobs of the folder by the reason: they are of other prompts, weights, settings
+    or versions.
 
     Example:
         >>> study = gp.Study.from_dict(
@@ -68,10 +71,7 @@ class StudyResults:
     @property
     def counts(self) -> dict[str, int]:
         """Jobs by state."""
-        found: dict[str, int] = {}
-        for _, record in self.records:
-            found[record["state"]] = found.get(record["state"], 0) + 1
-        return found
+        return dict(Counter(record["state"] for _, record in self.records))
 
     def failures(self) -> list[tuple[StudyJob, str]]:
         """Failed jobs with the reason."""
@@ -94,7 +94,10 @@ class StudyResults:
 
         Of few seeds these are Student's t or wider (see :mod:`graphprune.util.numbers`).
 
-        Columns ``figure``, ``figure_low`` and ``figure_high``; KL at a density is ``kl@0.01``.
+        Columns ``figure``, ``figure_low`` and ``figure_high``; KL at a density is ``kl@0.01``, of
+        circuits that keep an edge alone: ``kept@0.01`` is the mean number of edges really kept,
+        ``requested@0.01`` what was asked for, ``empty@0.01`` the number of seeds whose circuit
+        keeps none and is left out.
         ``rank_cpr`` and ``rank_cmd`` are places among the methods of the same task (1 is best).
         ``shared_train`` and ``shared_test`` are the mean shares of a seed's prompts that another
         seed has too, and ``note`` says what that means for the intervals. There are none (NaN) for
@@ -109,22 +112,22 @@ class StudyResults:
                 groups.setdefault(key, []).append((job, record))
         rows = []
         for (system, task, method), of_seeds in groups.items():
-            found = [_figures(record) for _, record in of_seeds]
+            figures = [_figures(record) for _, record in of_seeds]
             row: dict[str, Any] = {"system": system, "task": task, "method": method}
-            row["seeds"] = len(found)
+            row["seeds"] = len(figures)
             shares, note, usable = self._shared([job for job, _ in of_seeds])
             row |= {**shares, "note": note}
-            for name in dict.fromkeys(name for one in found for name in one):
-                values = torch.tensor([one[name] for one in found if name in one])
-                low, high = bootstrap_interval(values) if usable else (math.nan, math.nan)
+            row |= _edges_kept([record for _, record in of_seeds])
+            for name in dict.fromkeys(name for one in figures for name in one):
+                values = torch.tensor(
+                    [one[name] for one in figures if name in one], dtype=torch.float64
+                )
+                low, high = (math.nan, math.nan)
+                if usable and len(values) > 1:
+                    low, high = bootstrap_interval(values)
                 row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
-        frame = pd.DataFrame(rows)
-        for name, ascending in (("cpr", False), ("cmd", True)):
-            if name in frame:
-                by = frame.groupby(["system", "task"])[name]
-                frame[f"rank_{name}"] = by.rank(ascending=ascending)
-        return frame
+        return _with_ranks(pd.DataFrame(rows))
 
     def _shared(self, jobs: Sequence[StudyJob]) -> tuple[dict[str, float], str, bool]:
         """Shares of common prompts of the jobs of one group, a sentence, and whether to trust them.
@@ -133,12 +136,12 @@ class StudyResults:
         """
         if len(jobs) < 2:
             return {}, "one seed: no interval", False
-        known = [self.prompts.get((job.system.name, job.task, job.seed)) for job in jobs]
-        drawn = [prompts for prompts in known if prompts is not None]
+        of_seeds = [self.prompts.get((job.system.name, job.task, job.seed)) for job in jobs]
+        drawn = [prompts for prompts in of_seeds if prompts is not None]
         if len(drawn) < len(jobs):
             return {}, "", True
         shares = {
-            f"shared_{part}": _common([prompts[place] for prompts in drawn])
+            f"shared_{part}": _mean_overlap([prompts[place] for prompts in drawn])
             for place, part in enumerate(("train", "test"))
         }
         pools = {train | test for train, test in drawn}
@@ -164,25 +167,57 @@ class StudyResults:
         return shares, note, True
 
     def notes(self) -> list[str]:
-        """Sentences of :meth:`summary` about intervals, each with its system and task, once."""
+        """Sentences about averages, prompts and intervals, each with its system and task, once."""
         frame = self.summary()
-        told = [
+        sentences = [self.overall_note()] if len(frame) else []
+        for job, record in self.records:
+            place = f"{job.system.name}, {job.task}"
+            sentences += [f"{place}: {remark}" for remark in record.get("remarks", ())]
+        sentences += [
             f"{row['system']}, {row['task']}: {row['note']}"
             for row in (frame.to_dict("records") if len(frame) else [])
             if row["note"]
         ]
-        return list(dict.fromkeys(told))
+        return [sentence for sentence in dict.fromkeys(sentences) if sentence]
 
     def overall(self) -> pd.DataFrame:
-        """By method: means over tasks of the figures, and mean ranks; best mean CMD rank first."""
+        """By method: means of the figures and ranks over the tasks that all methods have.
+
+        A figure counts on a task if all these methods have it there. The best mean CMD rank stands
+        first. :meth:`overall_note` says which tasks and methods are left out.
+        """
         frame = self.summary()
         if not len(frame):
             return frame
+        cases, left_out = _common(frame)
+        in_all = np.array([case in cases for case in _cases(frame)])
+        frame = _with_ranks(frame[in_all & ~frame["method"].isin(left_out)])
         names = [n for n in (*FIGURES, "rank_cpr", "rank_cmd") if n in frame]
+        for name in names:
+            lacking = frame[name].isna().groupby([frame["system"], frame["task"]]).transform("any")
+            frame.loc[lacking, name] = math.nan
         mean = frame.groupby("method")[names].mean()
-        mean.insert(0, "tasks", frame.groupby("method").size())
+        mean.insert(0, "tasks", len(cases))
         by = "rank_cmd" if "rank_cmd" in mean else names[0]
         return mean.sort_values(by).reset_index()
+
+    def overall_note(self) -> str:
+        """A sentence where :meth:`overall` leaves out tasks or methods; ``""``: it has all."""
+        frame = self.summary()
+        if not len(frame):
+            return ""
+        cases, left_out = _common(frame)
+        every = list(dict.fromkeys(_cases(frame)))
+        skipped = [" ".join(case) for case in every if case not in cases]
+        parts = []
+        if skipped:
+            parts.append(
+                f"averages are over the {len(cases)} of {len(every)} tasks that all methods have, "
+                f"without {', '.join(skipped)}"
+            )
+        if left_out:
+            parts.append(f"no task is common to all: {', '.join(left_out)} left out of averages")
+        return "; ".join(parts)
 
     def write(self, folder: str | Path) -> None:
         """``results.csv`` and ``.parquet``, ``summary.csv`` and ``report.html``, each whole."""
@@ -196,23 +231,70 @@ class StudyResults:
                 frame.to_parquet(path, index=False)
         except ImportError:
             log.warning('results.parquet needs pyarrow: pip install "graphprune[parquet]"')
-        page = study_page(self.name, self.records, self.aside, summary, self.overall())
+        page = study_page(
+            self.name, self.records, self.aside, summary, self.overall(), self.overall_note()
+        )
         write_text(place / "report.html", page)
 
 
-def _common(sets: Sequence[frozenset[str]]) -> float:
+def _cases(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """The system and the task of each row."""
+    return list(zip(frame["system"], frame["task"], strict=True))
+
+
+def _common(frame: pd.DataFrame) -> tuple[list[tuple[str, str]], list[str]]:
+    """Tasks that all methods have, and methods left out because else there would be none.
+
+    Those with the fewest tasks are left out first, of several the one that stands last.
+    """
+    of_method: dict[str, dict[tuple[str, str], None]] = {}
+    for method, case in zip(frame["method"], _cases(frame), strict=True):
+        of_method.setdefault(method, {})[case] = None
+    left_out: list[str] = []
+    while True:
+        cases = [case for case in _cases(frame) if all(case in own for own in of_method.values())]
+        if cases:
+            return list(dict.fromkeys(cases)), left_out
+        fewest = min(reversed(of_method), key=lambda method: len(of_method[method]))
+        left_out.append(fewest)
+        del of_method[fewest]
+
+
+def _with_ranks(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with places among the methods of each task, 1 the best."""
+    frame = frame.copy()
+    for name, ascending in (("cpr", False), ("cmd", True)):
+        if name in frame:
+            by = frame.groupby(["system", "task"])[name]
+            frame[f"rank_{name}"] = by.rank(ascending=ascending)
+    return frame
+
+
+def _mean_overlap(sets: Sequence[frozenset[str]]) -> float:
     """The mean share of one set's members that another has, over all pairs."""
     pairs = list(itertools.permutations(sets, 2))
     return sum(len(a & b) / len(a) for a, b in pairs) / len(pairs)
 
 
+def _edges_kept(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """By density: the mean number of edges kept, the number requested, and of empty circuits."""
+    columns: dict[str, float] = {}
+    for rows in zip(*(record["rows"] for record in records), strict=True):
+        at, kept = f"{rows[0]['density']:g}", [row["kept"] for row in rows]
+        columns[f"kept@{at}"] = sum(kept) / len(kept)
+        columns[f"requested@{at}"] = budget(rows[0]["density"], records[0]["edges"])
+        columns[f"empty@{at}"] = kept.count(0)
+    return columns
+
+
 def _figures(record: dict[str, Any]) -> dict[str, float]:
-    found = {name: float(record[name]) for name in FIGURES if _number(record.get(name))}
+    """Figures of one job; at a density only those of a circuit that keeps an edge."""
+    figures = {name: float(record[name]) for name in FIGURES if _number(record.get(name))}
     for row in record["rows"]:
         for name in ("kl", "faithfulness", "accuracy", "top1_accuracy"):
-            if _number(row.get(name)):
-                found[f"{name}@{row['density']:g}"] = float(row[name])
-    return found
+            if _number(row.get(name)) and row["kept"]:
+                figures[f"{name}@{row['density']:g}"] = float(row[name])
+    return figures
 
 
 def _number(value: Any) -> bool:

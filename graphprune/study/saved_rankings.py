@@ -41,31 +41,32 @@ class RankingCost:
 
     def then(self, other: RankingCost) -> RankingCost:
         """Both, one after the other."""
-        known = [mib for mib in (self.mib, other.mib) if mib is not None]
+        peaks = [mib for mib in (self.mib, other.mib) if mib is not None]
         return RankingCost(
             self.seconds + other.seconds,
             self.cpu_seconds + other.cpu_seconds,
-            max(known) if known else None,
+            max(peaks) if peaks else None,
         )
 
-    def told(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float]:
         """What is known of it, for a job's record."""
-        found = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
-        return found if self.mib is None else {**found, "mib": self.mib}
+        times = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        return times if self.mib is None else {**times, "mib": self.mib}
 
 
 class SavedRankings:
     """Rankings of one case under ``folder/scores``; without a folder it is empty and keeps nothing.
 
-    ``case`` is a hash of the case's contents. Each is an ``.npz`` file of ``values`` (``[E]``,
+    ``case`` is a hash of the case's contents, ``code`` one of a method's own file, where it comes
+    by an import path. Each is an ``.npz`` file of ``values`` (``[E]``,
     float32, the graph's order of edges), ``method``, ``fingerprint`` and ``cost``
     (:class:`RankingCost`'s three, NaN where not known). The zip archive's comment
     is the SHA-256 of all bytes before it.
     """
 
-    def __init__(self, folder: str | Path | None, case: str) -> None:
+    def __init__(self, folder: str | Path | None, case: str, code: str = "") -> None:
         self._folder = None if folder is None else Path(folder) / "scores"
-        self._case = case
+        self._case = f"{case} {code}" if code else case
 
     def ready(self, method: Any, graph: ComputationalGraph) -> tuple[Any, RankingCost]:
         """The method with the members' rankings that stand here, and what those cost.
@@ -75,13 +76,13 @@ class SavedRankings:
         cost = RankingCost()
         if not isinstance(method, Method):
             return method, cost
-        known: dict[Method, EdgeScores] = {}
+        members: dict[Method, EdgeScores] = {}
         for member in method.members:
-            found = None if isinstance(member, MaskOptimiser) else self.find(member, graph)
-            if found is not None and member not in known:
-                known[member], spent = found
+            saved = None if isinstance(member, MaskOptimiser) else self.find(member, graph)
+            if saved is not None and member not in members:
+                members[member], spent = saved
                 cost = cost.then(spent)
-        return method.with_scores(known), cost
+        return method.with_scores(members), cost
 
     def keep(
         self, method: Any, scores: EdgeScores, cost: RankingCost, taus: Sequence[float] = ()
@@ -110,13 +111,13 @@ class SavedRankings:
         if path is None or not path.exists():
             return None
         try:
-            with np.load(io.BytesIO(_unsealed(path.read_bytes())), allow_pickle=False) as found:
-                if str(found["fingerprint"]) != graph.fingerprint:
+            with np.load(io.BytesIO(_unsealed(path.read_bytes())), allow_pickle=False) as saved:
+                if str(saved["fingerprint"]) != graph.fingerprint:
                     raise ValueError("it belongs to another graph")
-                values = torch.from_numpy(found["values"])
-                seconds, cpu, mib = (float(x) for x in found["cost"])
+                values = torch.from_numpy(saved["values"])
+                seconds, cpu, mib = (float(x) for x in saved["cost"])
                 scores = EdgeScores(
-                    graph, values, method=str(found["method"]), noise=float(found["noise"])
+                    graph, values, method=str(saved["method"]), noise=float(saved["noise"])
                 )
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise FormatError(

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from graphprune.errors import InputError, nearest, unknown_name
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 __all__ = [
+    "built",
     "hints_of",
     "known_ablation",
     "known_name",
     "method_from",
+    "method_kind",
     "pairs",
     "parse_size",
+    "require_type",
     "same_name",
+    "settings_of",
     "task_settings",
+    "type_text",
     "typed",
     "typed_settings",
     "unknown_setting",
@@ -139,8 +150,7 @@ def hints_of(thing: Any) -> dict[str, Any]:
 
 def typed(name: str, text: str, hint: Any, what: str) -> Any:
     """``text`` as a value of the type ``hint``; JSON and comma-separated lists are read too."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+    from pydantic import ValidationError
 
     readings: list[Any] = [text]
     try:
@@ -150,15 +160,9 @@ def typed(name: str, text: str, hint: Any, what: str) -> Any:
         readings = [words[text.lower()], text] if text.lower() in words else readings
     if "," in text and not text.startswith("["):
         readings.append([part.strip() for part in text.split(",")])
-    try:
-        try:
-            adapter: TypeAdapter[Any] = TypeAdapter(
-                hint, config=ConfigDict(arbitrary_types_allowed=True)
-            )
-        except PydanticUserError:  # a type that brings its own configuration
-            adapter = TypeAdapter(hint)
-    except (PydanticSchemaGenerationError, PydanticUserError):
-        raise InputError(f"{what}: {name!r} cannot be set from the command line") from None
+    adapter = _adapter(hint)
+    if adapter is None:
+        raise InputError(f"{what}: {name!r} cannot be set from the command line")
     reasons: dict[str, None] = {}
     for reading in readings:
         try:
@@ -169,29 +173,116 @@ def typed(name: str, text: str, hint: Any, what: str) -> Any:
     raise InputError(f"{what}: {name}={text!r} does not fit: {'; '.join(reasons)}")
 
 
+def require_type(value: Any, hint: Any) -> None:
+    """Raises :class:`InputError` unless a value from YAML or Python is of the type ``hint``.
+
+    A text is no number, and ``true`` none either. Types that cannot be checked pass.
+    """
+    from pydantic import ValidationError
+
+    adapter = _adapter(hint)
+    if adapter is None:
+        return
+    try:
+        read = adapter.validate_python(value)
+    except ValidationError:
+        fits = False
+    else:
+        converted = type(read) is not type(value)
+        fits = not (converted and isinstance(value, str | bool) and isinstance(read, int | float))
+    if not fits:
+        raise InputError(f"expected {type_text(hint)}, got {value!r}")
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any] | None:
+    """What checks values against a type; ``None`` for a type that cannot be checked."""
+    from pydantic import ConfigDict, TypeAdapter
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+    try:
+        try:
+            return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        except PydanticUserError:  # a type that brings its own configuration
+            return TypeAdapter(hint)
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return None
+
+
+def type_text(hint: Any) -> str:
+    """A type as messages and tables name it.
+
+    Example:
+        >>> type_text(int), type_text(float | None)
+        ('int', 'float or None')
+    """
+    if isinstance(hint, UnionType) or get_origin(hint) is Union:
+        return " or ".join(map(type_text, get_args(hint)))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    if hint is type(None):
+        return "None"
+    plain_class = isinstance(hint, type) and get_origin(hint) is None
+    return hint.__name__ if plain_class else re.sub(r"\b(\w+\.)+", "", str(hint))
+
+
+def method_kind(name: str) -> type[Any]:
+    """The class of a registered method, or of an import path (``my_package.module:MyMethod``).
+
+    An import path runs the module that it names, as ``import`` does. Raises :class:`InputError`
+    for what is not known, cannot be imported, or is no method.
+    """
+    from graphprune.core.method import Method
+    from graphprune.core.registry import method_class, method_names
+
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        hint = "or an import path, package.module:Class"
+        return method_class(known_name("method", name, method_names(), hint))
+    try:
+        kind = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+        raise InputError(
+            f"cannot import the method {name!r}: {error}. It is package.module:Class, and Python "
+            "must find the package: install it, or put its folder in PYTHONPATH"
+        ) from None
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise InputError(f"{name!r} is no method: expected a subclass of gp.Scorer or gp.Pruner")
+    return kind
+
+
+def settings_of(kind: type[Any]) -> dict[str, str]:
+    """The settings of a method's class, each with a word about its default."""
+    return {
+        f.name: "" if f.default is dataclasses.MISSING else f"default {f.default}"
+        for f in dataclasses.fields(kind)
+        if f.init
+    }
+
+
 def method_from(method: str, texts: Sequence[str], *, seed: int | None, **given: Any) -> Any:
     """The method of a name with the settings ``texts``; ``given`` are those of other options.
 
     ``seed`` goes to methods that have one, unless it is ``None`` or the settings name another.
     """
-    from graphprune.core.registry import make_method, method_class, method_names
-
-    name = known_name("method", method, method_names())
-    kind = method_class(name)
-    fields = {
-        f.name: "" if f.default is dataclasses.MISSING else f"default {f.default}"
-        for f in dataclasses.fields(kind)
-        if f.init
-    }
+    kind = method_kind(method)
+    settings = settings_of(kind)
     for key in pairs(texts, "--set"):
         if given.get(key) is not None:
             flag = key.replace("_", "-")
             raise InputError(f"--set {key}=... and --{flag} say the same; give one of them")
-    values = typed_settings(texts, "--set", f"method {name!r}", kind, fields)
-    values |= {k: v for k, v in given.items() if v is not None and k in fields}
-    if "seed" in fields and seed is not None:
+    values = typed_settings(texts, "--set", f"method {method!r}", kind, settings)
+    values |= {k: v for k, v in given.items() if v is not None and k in settings}
+    if "seed" in settings and seed is not None:
         values.setdefault("seed", seed)
-    return make_method(name, **values)
+    return built(kind, method, values)
+
+
+def built(kind: type[Any], name: str, settings: Mapping[str, Any]) -> Any:
+    """A method of a class; raises :class:`InputError` for settings that it does not take."""
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise InputError(f"method {name!r} does not take these settings: {error}") from None
 
 
 # Options or positions of their own.

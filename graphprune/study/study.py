@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,19 @@ from graphprune.util.checks import at_least
 from graphprune.util.progress import bar
 
 from .case_contents import CaseContents
-from .cases import system_names
-from .entries import StudyMethod, StudySystem, methods_from, read_yaml, systems_from
-from .job_records import NOT_ASKED, JobRecords
+from .check import StudyCheck, check_jobs
+from .entries import StudyMethod, StudySystem, methods_from, systems_from
+from .job_records import NOT_OF_STUDY, JobRecords
 from .jobs import StudyJob, contents_of, run_job
+from .mistakes import MistakeCollector, StudyMistakes
 from .results import Prompts, StudyResults
+from .yaml_file import read_yaml
 
 __all__ = ["Study"]
 
 log = logging.getLogger(__name__)
 
-_KNOWN = ("name", "systems", "methods", "densities", "seeds", "train", "test")
+_KEYS = ("name", "systems", "methods", "densities", "seeds", "train", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,51 +67,60 @@ class Study:
     test: int = 100
 
     def __post_init__(self) -> None:
-        at_least(self.train, 1, "train")
-        at_least(self.test, 1, "test")
-        for density in self.densities:
-            if not isinstance(density, float):
-                raise InputError(f"densities are fractions of all edges, got {density!r}")
-            budget(density, 10**9)
+        mistakes = MistakeCollector()
+        for name in ("train", "test"):
+            with mistakes.at(name):
+                at_least(getattr(self, name), 1, name)
+        for number, density in enumerate(self.densities):
+            with mistakes.at("densities", number):
+                if not isinstance(density, float):
+                    raise InputError(f"densities are fractions of all edges, got {density!r}")
+                budget(density, 10**9)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise InputError(f"seeds must be different numbers, got {self.seeds}")
-        for seed in self.seeds:
-            at_least(seed, 0, "a seed")
+            mistakes.add(("seeds",), f"seeds must be different numbers, got {self.seeds}")
+        for number, seed in enumerate(self.seeds):
+            with mistakes.at("seeds", number):
+                at_least(seed, 0, "a seed")
         for system in self.systems:
-            if system.kind not in system_names():
-                raise unknown_name(
-                    "kind", system.kind, system_names(), where=f"system {system.name!r}"
-                )
+            system.check(mistakes)
+        for method in self.methods:
+            method.check([system.name for system in self.systems], mistakes)
+        mistakes.require_none()
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any], *, folder: str | Path | None = None) -> Study:
-        """A study from plain values, checked; see the README for the form.
+    def from_dict(cls, values: Mapping[str, Any], *, folder: str | Path | None = None) -> Study:
+        """A study from plain values, checked; see the page on studies for the form.
 
-        Names of files in it start from ``folder``, the current one by default.
+        Names of files in it start from ``folder``, the current one by default. Raises
+        :class:`InputError` that lists every mistake with its place.
         """
-        place = Path.cwd() if folder is None else Path(folder).resolve()
-        unknown = sorted(set(found) - set(_KNOWN))
-        if unknown:
-            raise unknown_name("key of a study", unknown[0], _KNOWN)
-        systems = systems_from(found.get("systems"), str(place))
-        options = {k: found[k] for k in ("name", "train", "test") if k in found}
+        mistakes = MistakeCollector()
+        for name in sorted(set(values) - set(_KEYS)):
+            mistakes.add((name,), str(unknown_name("key of a study", name, _KEYS)))
+        options = {k: values[k] for k in ("name", "train", "test") if k in values}
         for name, kind in (("densities", float), ("seeds", int)):
-            if name in found:
-                options[name] = _listed(found[name], name, kind)
-        return cls(systems=systems, methods=methods_from(found.get("methods"), systems), **options)
+            with mistakes.at(name):
+                if name in values:
+                    options[name] = _numbers(values[name], name, kind)
+        place = Path.cwd() if folder is None else Path(folder).resolve()
+        systems = systems_from(values.get("systems"), str(place), mistakes)
+        methods = methods_from(values.get("methods"), mistakes)
+        with mistakes.at():
+            study = cls(systems=systems, methods=methods, **options)
+        mistakes.require_none()
+        return study
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Study:
         """A study from a YAML file; names of files in it start from the YAML's own folder.
 
-        Raises :class:`InputError` naming what is wrong in it.
+        Raises :class:`InputError` that lists every mistake with its line.
         """
+        file = read_yaml(path)
         try:
-            return cls.from_dict(read_yaml(path), folder=Path(path).resolve().parent)
-        except InputError as error:
-            if str(path) in str(error):
-                raise
-            raise InputError(f"{path}: {error}") from None
+            return cls.from_dict(file.values, folder=Path(path).resolve().parent)
+        except StudyMistakes as error:
+            raise error.in_file(str(path), file.lines) from None
 
     def jobs(self) -> list[StudyJob]:
         """All jobs; those of one system, task and seed stand together and share what they load."""
@@ -127,6 +139,14 @@ class Study:
             if method.systems is None or system.name in method.systems
         ]
 
+    def check(self) -> StudyCheck:
+        """Builds every case once and runs nothing; says what would run, and estimates its time.
+
+        ``mistakes`` of the answer are cases that cannot be built, such as a model that is not
+        there or a file with too few prompts.
+        """
+        return check_jobs(self.name, self.jobs())
+
     # ---------------------------------------------------------------- running
 
     def run(self, out: str | Path, *, jobs: int | None = None, retry: bool = True) -> StudyResults:
@@ -142,124 +162,122 @@ class Study:
                 n_jobs=...)`` says. Inside that the jobs go to its backend (Dask, Ray).
             retry: whether jobs that failed before are run again.
         """
-        if jobs is not None:
-            at_least(jobs, 1, "jobs")
+        processes = None if jobs is None else at_least(jobs, 1, "jobs")
         store = JobRecords(out)
-        known = _identified(self.jobs(), jobs)
-        state = [(job, found, store.load(job.key_of(found))) for job, found in known]
-        todo = [(job, found) for job, found, record in state if _is_open(record, retry)]
-        made: dict[tuple[Any, ...], str] = {}
-        with bar(self.name, len(state), len(state) - len(todo)) as shown:
+        planned = _with_contents(self.jobs(), processes)
+        records = [store.load(job.key_of(contents)) for job, contents in planned]
+        todo = [
+            pair for pair, record in zip(planned, records, strict=True) if _is_open(record, retry)
+        ]
+        no_case = Counter((job.system.name, c) for job, c in todo if isinstance(c, str))
+        for (system, why), count in no_case.items():
+            log.warning("%d jobs of %s cannot run: %s", count, system, why)
+        with bar(self.name, len(planned), len(planned) - len(todo)) as shown:
             try:
-                for record in _records(todo, jobs, store.folder):
+                for record in _run_all(todo, processes, store.folder):
                     store.save(record)
-                    made[tuple(record["label"].values())] = record["key"]
-                    if record["state"] == "failed":
+                    if record["state"] == "failed" and record["contents"] is not None:
                         log.warning("%s failed: %s", record["key"], record["why"])
                     shown.update(1)
             finally:
-                results = self._results(store, known, made)
+                results = self._results(store, planned)
                 results.write(out)
         return results
 
     def results(self, out: str | Path) -> StudyResults:
         """What is finished so far of the prompts, weights and settings that there are now."""
-        return self._results(JobRecords(out), _identified(self.jobs(), 1), {})
+        return self._results(JobRecords(out), _with_contents(self.jobs(), 1))
 
-    def _results(
-        self,
-        store: JobRecords,
-        known: Sequence[tuple[StudyJob, CaseContents | str]],
-        made: Mapping[tuple[Any, ...], str],
-    ) -> StudyResults:
-        """``made`` are keys by label, of jobs whose contents only their own process could read."""
-        keys = [made.get(_label(job), job.key_of(contents)) for job, contents in known]
+    def _results(self, store: JobRecords, planned: Sequence[PlannedJob]) -> StudyResults:
         records = []
-        for (job, contents), key in zip(known, keys, strict=True):
-            found = store.load(key)
-            if found is None:
-                found = {"state": "open"} | ({"why": contents} if isinstance(contents, str) else {})
-            records.append((job, found))
-        now = {_label(j): c.told() if isinstance(c, CaseContents) else None for j, c in known}
-        aside = store.aside(set(keys), now)
-        _tell_of_others(aside, store.folder)
-        return StudyResults(self.name, records, _prompts(known), aside)
+        for job, contents in planned:
+            record = store.load(job.key_of(contents))
+            if record is None:
+                why = {"why": contents} if isinstance(contents, str) else {}
+                record = {"state": "open", **why}
+            records.append((job, record))
+        now = {
+            tuple(job.label.values()): (
+                contents.fingerprints() if isinstance(contents, CaseContents) else None
+            )
+            for job, contents in planned
+        }
+        not_shown = store.not_shown({job.key_of(contents) for job, contents in planned}, now)
+        _tell_not_shown(not_shown, store.folder)
+        return StudyResults(self.name, records, _prompts(planned), not_shown)
 
 
-def _identified(
-    jobs: Sequence[StudyJob], processes: int | None
-) -> list[tuple[StudyJob, CaseContents | str]]:
+PlannedJob = tuple[StudyJob, CaseContents | str]  # a job, and what it is of or why that is unknown
+
+
+def _with_contents(jobs: Sequence[StudyJob], processes: int | None) -> list[PlannedJob]:
     """The jobs with their contents. A system is read by one process, as its jobs will be."""
     groups: dict[str, list[StudyJob]] = {}
     for job in jobs:
         groups.setdefault(job.system.name, []).append(job)
     calls = [(contents_of, (group,)) for group in groups.values()]
     read = _parallel(calls, processes) if len(calls) > 1 else [contents_of(jobs)]
-    found = [contents for group in read for contents in group]
+    contents = [one for group in read for one in group]
     ordered = [job for group in groups.values() for job in group]
-    return list(zip(ordered, found, strict=True))
+    return list(zip(ordered, contents, strict=True))
 
 
-def _prompts(known: Sequence[tuple[StudyJob, CaseContents | str]]) -> Prompts:
+def _prompts(planned: Sequence[PlannedJob]) -> Prompts:
     """The prompts of each system, task and seed."""
     return {
         (job.system.name, job.task, job.seed): contents.prompts
-        for job, contents in known
+        for job, contents in planned
         if isinstance(contents, CaseContents)
     }
-
-
-def _label(job: StudyJob) -> tuple[Any, ...]:
-    return tuple(job.label.values())
 
 
 def _is_open(record: dict[str, Any] | None, retry: bool) -> bool:
     return record is None or (record["state"] == "failed" and retry)
 
 
-def _tell_of_others(aside: Mapping[str, int], folder: Path) -> None:
+def _tell_not_shown(not_shown: Mapping[str, int], folder: Path) -> None:
     """Says how many finished jobs of the folder are not shown, and why."""
-    if aside:
-        why = "; ".join(f"{count} {reason}" for reason, count in aside.items())
-        told = "%d finished jobs in %s are left aside and not shown: %s"
-        only_others = set(aside) == {NOT_ASKED}
-        log.log(
-            logging.INFO if only_others else logging.WARNING, told, sum(aside.values()), folder, why
-        )
+    if not_shown:
+        why = "; ".join(f"{count} {reason}" for reason, count in not_shown.items())
+        level = logging.INFO if set(not_shown) == {NOT_OF_STUDY} else logging.WARNING
+        message = "%d finished jobs in %s are left aside and not shown: %s"
+        log.log(level, message, sum(not_shown.values()), folder, why)
 
 
-def _listed(value: Any, name: str, kind: type) -> tuple[Any, ...]:
+def _numbers(value: Any, name: str, kind: type) -> tuple[Any, ...]:
     fits = isinstance(value, Sequence) and not isinstance(value, str)
     if not fits or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
         raise InputError(f"{name} must be a list of numbers, got {value!r}")
     return tuple(kind(v) if kind(v) == v else v for v in value)
 
 
-def _records(
-    todo: Sequence[tuple[StudyJob, CaseContents | str]], jobs: int | None, folder: Path
+def _run_all(
+    todo: Sequence[PlannedJob], processes: int | None, folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Records as their jobs finish."""
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs is not None and jobs > 1 else None
+    several = processes is not None and processes > 1
+    threads = max(1, (os.cpu_count() or 1) // processes) if several and processes else None
     calls = [(run_job, (job, threads, folder, contents)) for job, contents in todo]
-    return _parallel(calls, jobs, ordered=False)
+    return _parallel(calls, processes, ordered=False)
 
 
 def _parallel(
     calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]],
-    jobs: int | None,
+    processes: int | None,
     ordered: bool = True,
 ) -> Iterator[Any]:
     """What the calls give, as they finish; a wave at a time where a backend gives lists alone."""
     try:
-        import joblib
+        import joblib as typed_joblib
         from joblib.externals.loky.process_executor import TerminatedWorkerError
     except ImportError as error:
         raise MissingExtraError('studies need joblib: pip install "graphprune[study]"') from error
+    joblib: Any = typed_joblib  # whose annotations lack its defaults
     backend, _ = joblib.parallel.get_active_backend()
     at_once = getattr(backend, "supports_return_generator", False)
     how = ("generator" if ordered else "generator_unordered") if at_once else "list"
-    parallel = joblib.Parallel(n_jobs=jobs, return_as=how, batch_size=1)
-    wave = max(len(calls) if at_once else joblib.effective_n_jobs(jobs), 1)
+    parallel = joblib.Parallel(n_jobs=processes, return_as=how, batch_size=1)
+    wave = max(len(calls) if at_once else joblib.effective_n_jobs(processes), 1)
     tasks = [joblib.delayed(function)(*given) for function, given in calls]
     try:
         with warnings.catch_warnings():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from tqdm.std import tqdm as TextBar
 T = TypeVar("T")
 _quiet: ContextVar[bool] = ContextVar("graphprune_quiet", default=False)
 _in_log: ContextVar[bool] = ContextVar("graphprune_in_log", default=False)
+_passes: ContextVar[Mapping[str, int] | None] = ContextVar("graphprune_passes", default=None)
 
 LOG_SECONDS = 15.0  # between two lines in a log
 
@@ -48,6 +49,19 @@ def command_line_progress(silent: bool) -> Iterator[None]:
         _in_log.reset(token)
 
 
+@contextmanager
+def counted_in_passes(passes: Mapping[str, int]) -> Iterator[None]:
+    """Inside, bars of these descriptions count passes: so many for each of their items.
+
+    A pass is one forward and backward run of one batch.
+    """
+    token = _passes.set(passes)
+    try:
+        yield
+    finally:
+        _passes.reset(token)
+
+
 def track(items: Iterable[T], description: str, total: int | None = None) -> Any:
     """``items`` behind a tqdm bar, shown on a terminal unless silenced."""
     return _progress(iterable=items, desc=description, total=total)
@@ -60,6 +74,10 @@ def bar(description: str, total: int, done: int = 0) -> Any:
 
 def _progress(**options: Any) -> Any:
     silent = _quiet.get() or os.environ.get("GRAPHPRUNE_QUIET", "") not in ("", "0")
+    each = (_passes.get() or {}).get(options["desc"])
+    if each is not None:
+        # tqdm multiplies by a scale above 1; 1 would mean "shorten large numbers".
+        options |= {"unit": " passes", "unit_scale": each if each > 1 else False}
     if _in_log.get():
         return _LogLines(disable=silent, **options)
     # `None` lets tqdm decide: it shows bars on terminals only.
@@ -69,11 +87,11 @@ def _progress(**options: Any) -> Any:
 class _LogLines(TextBar):  # type: ignore[type-arg]
     """Progress as whole lines: none in the first seconds, then one every ``LOG_SECONDS``."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, unit: str = "", **options: Any) -> None:
         super().__init__(
-            mininterval=LOG_SECONDS, miniters=1, delay=LOG_SECONDS, file=sys.stderr,
-            bar_format="{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left{postfix}",
-            **options,
+            mininterval=LOG_SECONDS, miniters=1, delay=LOG_SECONDS, file=sys.stderr, unit=unit,
+            bar_format="{desc}: {n_fmt} of {total_fmt}{unit}, {elapsed} gone, {remaining} left"
+            "{postfix}", **options,
         )  # fmt: skip
 
     @staticmethod
