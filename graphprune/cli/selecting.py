@@ -170,7 +170,7 @@ def passes_by_bar(method: Method, model: MaskedModel) -> dict[str, int]:
 
     name = type(method).__name__
     if isinstance(method, GradientScorer):
-        gates, _ = method.points(model)
+        gates, _ = method.interpolation(model)
         return {name: 1 if gates is None else len(gates)}
     if isinstance(method, IntegratedMaskGradient):
         return {name: len(integration_points(method.steps, method.points_at)[0])}

@@ -39,11 +39,12 @@ class HasVariants(Method):
         made = super().__new__(cls)
         if args or settings:  # a copy is made without, and takes its settings from the original
             by_place = [f.name for f in fields(cls) if f.init and not f.kw_only]
-            made.__dict__["_names_said"] = {*by_place[: len(args)], *settings}
+            object.__setattr__(made, "_names_said", {*by_place[: len(args)], *settings})
         return made
 
     def __post_init__(self) -> None:
-        said = self.__dict__.pop("_names_said", ())
+        said: set[str] = getattr(self, "_names_said", set())
+        vars(self).pop("_names_said", None)
         known = {"default": {}, **self.variants}
         if self.variant not in known:
             raise unknown_name("variant", self.variant, known)
