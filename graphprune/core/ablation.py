@@ -59,7 +59,8 @@ def said_or_own(ablation: AblationLike | None, *circuits: object) -> AblationLik
 def own_ablation(circuits: Iterable[object]) -> AblationLike | None:
     """The one ablation that these were found under; ``None`` where none knows it.
 
-    Circuits, results, masks and scores may know one. Raises :class:`InputError` where they were found under different ones.
+    Circuits, results, masks and scores may know one. Raises :class:`InputError` where they were
+    found under different ones.
     """
     found = (Masked, EdgeMask, EdgeScores)
     said: list[Any] = [one.ablation for one in circuits if isinstance(one, found)]

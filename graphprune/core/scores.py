@@ -90,11 +90,15 @@ class EdgeScores:
     def top(self, size: float, by: Ranking = "abs") -> EdgeMask:
         """Keeps the ``size`` highest edges: an int counts edges, a float is a fraction of them.
 
-        Exactly that many are kept; equal scores are taken in graph order.
+        Exactly that many are kept; equal scores are taken in graph order. Of exact effects of
+        deletion (``ablation="delete"``) take ``by="signed"``: those below 0 are edges that harm.
         """
         count = budget(size, self.graph.num_edges)
+        return self._mask_of(ranking(ranked_values(self.values, by))[:count])
+
+    def _mask_of(self, edges: Tensor) -> EdgeMask:
         values = torch.zeros(self.graph.num_edges)
-        values[ranking(ranked_values(self.values, by))[:count]] = 1.0
+        values[edges] = 1.0
         return EdgeMask(self.graph, values, ablation=self.ablation)
 
     def threshold(self, t: float, by: Ranking = "abs") -> EdgeMask:
@@ -160,18 +164,10 @@ class EdgeScores:
             >>> scores.ilp(2).edges(), scores.top(2).edges()
             (['a->c', 'c->d'], ['a->b', 'a->c'])
         """
-        from graphprune.selection.ilp import best_circuit
+        from graphprune.selection.ilp import best_circuit, least_positive
 
         count = budget(size, self.graph.num_edges)
-        least = 0
-        if positives:
-            least = math.ceil(share_checked(positives, "positives") * count - 1e-9)
-            positive = int((self.values > 0).sum())
-            if positive < least:
-                raise InputError(
-                    f"infeasible: positives={positives} of {count} edges are {least}, but only "
-                    f"{positive} edges score above 0"
-                )
+        least = least_positive(self.values, count, positives) if positives else 0
         mask = best_circuit(
             self.graph,
             ranked_values(self.values, by),
@@ -238,9 +234,7 @@ class EdgeScores:
         if not float(influence.sum()) > 0:
             raise InputError("no edge's score has any influence on the output")
         count = int((total < wanted * float(total[-1]) * (1 - 1e-12)).sum()) + 1
-        values = torch.zeros(self.graph.num_edges)
-        values[order[:count]] = 1.0
-        return EdgeMask(self.graph, values, ablation=self.ablation)
+        return self._mask_of(order[:count])
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge: columns edge, source, target, kind, score."""
