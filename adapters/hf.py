@@ -15,7 +15,7 @@ from graphprune.core.batch import Batch
 from graphprune.core.model import MaskedModel
 from graphprune.core.registry import require_known_options
 from graphprune.errors import NumericalError, UnsupportedModelError
-from graphprune.methods.planning import CostEstimate, RunShape
+from graphprune.methods.costs import CostEstimate, RunShape
 from graphprune.util.modes import quiet
 
 if TYPE_CHECKING:

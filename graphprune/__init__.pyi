@@ -93,8 +93,8 @@ from .methods import Scorer as Scorer
 from .methods import SequentialEnsemble as SequentialEnsemble
 from .methods import SubnetworkProbing as SubnetworkProbing
 from .methods import UniformGradientSampling as UniformGradientSampling
+from .methods.costs import Throughput as Throughput
 from .methods.planning import Plan as Plan
-from .methods.planning import Throughput as Throughput
 from .methods.planning import plan as plan
 from .methods.polish import polish as polish
 from .mib.curve import mib_auroc as mib_auroc

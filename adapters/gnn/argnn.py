@@ -52,6 +52,9 @@ class ARGNN(MessagePassing):
     Attributes:
         edge_weight: the parameter ``[E]``.
         edge_keep: ``[E]`` bool buffer; edges where it is False carry nothing.
+        dense_gradient: ``None``, or ``[E]``: the sum, since it was set to zeros, of the loss's
+            gradients by each edge's weight as it counts in a training run: 0 where an edge is cut,
+            so that ``edge_weight.grad`` is 0 there and this says what the edge would change.
 
     Example:
         >>> net = ARGNN(torch.tensor([[0, 1, 2], [1, 2, 1]]), inputs=[0], outputs=[2],
@@ -69,6 +72,7 @@ class ARGNN(MessagePassing):
     output_nodes: Tensor
     free: Tensor
     update_rule: Update
+    dense_gradient: Tensor | None = None
 
     def __init__(
         self,
@@ -200,7 +204,13 @@ class ARGNN(MessagePassing):
     def masked_weight(self, edge_mask: Tensor | None = None) -> Tensor:
         """``[..., E]``: weights, zero where an edge is not kept, times the mask."""
         weight = self.edge_weight * self.edge_keep
+        if self.dense_gradient is not None and self.training and weight.requires_grad:
+            weight.register_hook(self._add_gradient)
         return weight if edge_mask is None else weight * edge_mask.to(weight.dtype)
+
+    def _add_gradient(self, gradient: Tensor) -> None:
+        assert self.dense_gradient is not None
+        self.dense_gradient = self.dense_gradient.to(gradient) + gradient.detach()
 
     def read(self, state: Tensor) -> Tensor:
         """``[..., n_out * d]``: the states of the output nodes side by side."""
@@ -311,6 +321,7 @@ class ARGNN(MessagePassing):
         kept = self.edge_keep
         small.edge_index, small.edge_keep = self.edge_index[:, kept], kept[kept]
         small.edge_weight = nn.Parameter(self.edge_weight[kept])
+        small.dense_gradient = None
         small.requires_grad_(True).zero_grad()
         return small
 

@@ -230,7 +230,9 @@ class _LayerHooks:
         if self.rule == "none":
             raise UnsupportedModelError(
                 f"no mask on {self.path} ({type(conv).__name__}, aggr={conv.aggr}) equals deleting "
-                "an edge; masks of zeros and ones are run on the smaller graph, others are refused"
+                "an edge; masks of zeros and ones are run on the smaller graph, others refused: "
+                "take a method without gradients, gp.ExactPatching(ablation='delete'), or "
+                "ablation='zero'"
             )
         if self.rule == "weight":
             add(conv.register_forward_pre_hook(self._mask_degrees, with_kwargs=True))

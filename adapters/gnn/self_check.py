@@ -337,6 +337,8 @@ class Deletion:
                 raise UnsupportedModelError(
                     f"a mask on {type(self.module.call.module).__name__} does not equal deleting "
                     f"edges: outputs differ by {float((soft - small).abs().max()):.3g}; masks of "
-                    "zeros and ones are run on the smaller graph, others are refused"
+                    "zeros and ones are run on the smaller graph, others are refused: take a "
+                    "method that needs no gradient, gp.ExactPatching(ablation='delete'), or "
+                    "ablation='zero'"
                 )
         self._mask_works = True

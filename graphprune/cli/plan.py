@@ -45,7 +45,8 @@ def plan(
     ] = None,
 ) -> None:
     """Say what memory and time a run will need, before it; no weights are loaded."""
-    from graphprune.methods.planning import METHODS, Throughput
+    from graphprune.methods.costs import Throughput
+    from graphprune.methods.planning import METHODS
     from graphprune.methods.planning import plan as make_plan
     from graphprune.study.by_name import choose_model
     from graphprune.study.settings import known_name

@@ -8,6 +8,7 @@ by edge, since ``a3.h1`` of a deeper or wider model is another place.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def align_masks(circuits: Mapping[str, Any]) -> dict[str, EdgeMask]:
     out = {}
     for name, mask in masks.items():
         order = _require_positions(base.graph, mask.graph, base_name, name)
-        out[name] = EdgeMask(base.graph, mask.values[torch.from_numpy(order)])
+        out[name] = replace(mask, graph=base.graph, values=mask.values[torch.from_numpy(order)])
     return out
 
 
@@ -99,7 +100,7 @@ def align_scores(
     for name, one in given.items():
         order = _require_positions(graph, one.graph, "the circuits", f"the scores of {name}")
         values = one.values[torch.from_numpy(order)]
-        out[name] = EdgeScores(graph, values, method=one.method, noise=one.noise)
+        out[name] = replace(one, graph=graph, values=values)
     return out
 
 

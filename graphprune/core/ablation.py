@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from graphprune.capabilities import MeanMessages, require
-from graphprune.core.mask import Masked
+from graphprune.core.mask import EdgeMask, Masked
 from graphprune.core.model import Ablation, AblationKind, MaskedModel
+from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task, require_task
 from graphprune.errors import InputError, unknown_name
 
@@ -56,11 +57,13 @@ def said_or_own(ablation: AblationLike | None, *circuits: object) -> AblationLik
 
 
 def own_ablation(circuits: Iterable[object]) -> AblationLike | None:
-    """The one ablation that circuits and results were found under; ``None`` where none knows it.
+    """The one ablation that these were found under; ``None`` where none knows it.
 
-    Masks know none. Raises :class:`InputError` where they were found under different ones.
+    Circuits, results, masks and scores may know one. Raises :class:`InputError` where they were
+    found under different ones.
     """
-    said: list[Any] = [one.ablation for one in circuits if isinstance(one, Masked)]
+    found = (Masked, EdgeMask, EdgeScores)
+    said: list[Any] = [one.ablation for one in circuits if isinstance(one, found)]
     # Ablations that are told by their name alone are one.
     known = {a.name if isinstance(a, Ablation) and a.values is None else a for a in said} - {None}
     if len(known) > 1:

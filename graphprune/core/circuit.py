@@ -123,7 +123,7 @@ class Circuit:
             found_on: the examples that the circuit was found on, as a task or as fingerprints,
                 where they are others than those of ``task``.
             ablation: what the circuit was found under; ``None`` takes the method's, else the
-                report's.
+                mask's, else the report's.
         """
         if model is not None:
             require_same_graph(model.graph, mask.graph, "the model and the circuit's mask")
@@ -131,7 +131,7 @@ class Circuit:
         if notes:
             provenance["notes"] = dict(notes)
         seen: Any = task if found_on is None else found_on  # made fingerprints of
-        under = ablation_name(ablation, method, report)
+        under = ablation_name(ablation, method) or ablation_name(mask.ablation, report=report)
         circuit = cls(mask.graph, mask, scores, report, provenance, seen, under)
         if model is not None:
             object.__setattr__(circuit, "_model", weakref.ref(model))

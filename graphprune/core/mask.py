@@ -8,7 +8,7 @@ a (fuzzy) set of edges.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -43,6 +43,9 @@ class EdgeMask:
     Args:
         graph: the graph whose edges are masked.
         values: ``[E]``; anything a float tensor can be made of. Copied, stored as float32.
+        ablation: what it was found under, a name or an :class:`~graphprune.Ablation`; masks taken
+            from scores and results have theirs. ``None`` is not known. It takes no part in
+            comparison; where no other is said, the mask is judged under it.
 
     Raises:
         InputError: wrong length, or a value outside [0, 1].
@@ -57,6 +60,7 @@ class EdgeMask:
 
     graph: ComputationalGraph
     values: Float32[Tensor, " edge"]
+    ablation: Any = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         try:
@@ -181,21 +185,26 @@ class EdgeMask:
         require_same_graph(self.graph, other.graph, "masks")
         return self.values, other.values
 
+    def _joined(self, other: EdgeMask, values: Tensor) -> EdgeMask:
+        """A mask made of two: of their ablation where they have the same."""
+        shared = self.ablation if self.ablation == other.ablation else None
+        return EdgeMask(self.graph, values, ablation=shared)
+
     def __and__(self, other: EdgeMask) -> EdgeMask:
-        return EdgeMask(self.graph, torch.minimum(*self._pair(other)))
+        return self._joined(other, torch.minimum(*self._pair(other)))
 
     def __or__(self, other: EdgeMask) -> EdgeMask:
-        return EdgeMask(self.graph, torch.maximum(*self._pair(other)))
+        return self._joined(other, torch.maximum(*self._pair(other)))
 
     def __sub__(self, other: EdgeMask) -> EdgeMask:
         ours, theirs = self._pair(other)
-        return EdgeMask(self.graph, torch.minimum(ours, 1 - theirs))
+        return self._joined(other, torch.minimum(ours, 1 - theirs))
 
     def __xor__(self, other: EdgeMask) -> EdgeMask:
         return (self - other) | (other - self)
 
     def __invert__(self) -> EdgeMask:
-        return EdgeMask(self.graph, 1 - self.values)
+        return EdgeMask(self.graph, 1 - self.values, ablation=self.ablation)
 
     def jaccard(self, other: EdgeMask) -> float:
         """Size of the intersection over size of the union; 1 for two empty masks."""
@@ -236,7 +245,8 @@ class EdgeMask:
             ([], ['b->c'])
         """
         alive = torch.from_numpy(self.graph.alive(self.kept.numpy(), from_inputs=from_inputs))
-        return EdgeMask(self.graph, torch.where(alive, self.values, torch.zeros(())))
+        values = torch.where(alive, self.values, torch.zeros(()))
+        return EdgeMask(self.graph, values, ablation=self.ablation)
 
     def connected(self) -> bool:
         """``True`` if at least one kept path leads from an input node to an output node."""
@@ -267,6 +277,13 @@ def _require_alone(graph: ComputationalGraph, name: str) -> None:
             f"the edge {name!r} is named twice; edges with the same ends are called "
             f"{', '.join(map(repr, [name, *twins]))}"
         )
+
+
+def found_under(mask: EdgeMask, ablation: Any) -> EdgeMask:
+    """The mask with the ablation it was found under; one that has one keeps it."""
+    if ablation is None or mask.ablation is not None:
+        return mask
+    return replace(mask, ablation=ablation)
 
 
 def mask_density(mask: EdgeMask) -> dict[str, float]:

@@ -174,6 +174,8 @@ def _entered(function: Callable[..., Any]) -> Callable[..., Any]:
         if task is not None:  # a few methods read none
             require_task(task)
         result: Any = run(self, *args, **options)
+        if isinstance(result, EdgeScores | EdgeMask) and result.ablation is None:
+            return replace(result, ablation=self.chosen_ablation)
         if function.__name__ == "fit" and not isinstance(result, Result):
             raise InputError(
                 f"{type(self).__name__}.fit gave {type(result).__name__}, expected a gp.Result"

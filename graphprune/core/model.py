@@ -320,11 +320,17 @@ def gradient_points(
 
 
 def require_same_batch(batch: Batch, reference: Reference) -> None:
-    """Raises :class:`InputError` if the reference was made for another batch."""
+    """Raises :class:`InputError` for what is no reference, and for that of another batch."""
+    if not isinstance(reference, Reference):
+        raise InputError(
+            f"a run takes the reference of its batch, got {reference!r}: give "
+            'model.reference(batch, ablation), such as model.reference(batch, gp.Ablation("zero"))'
+        )
     if reference.batch is not batch:
         raise InputError(
-            "the reference belongs to another batch: make it from the batch that is run, "
-            "model.reference(batch, ablation)"
+            "the reference belongs to another batch (task.batches() makes new ones at each call, "
+            "of equal content too): run reference.batch, or make the reference from the batch that "
+            "is run, model.reference(batch, ablation)"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphprune.core.edge_table import edge_table, require_other_names
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.mask import EdgeMask
+from graphprune.core.mask import EdgeMask, found_under
 from graphprune.core.model import Ablation, ablation_kind
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
@@ -67,6 +67,14 @@ class Result:
     def __post_init__(self) -> None:
         if self.mask is None and self.scores is None:
             raise InputError("a result holds a mask, scores or both; got neither")
+        if self.ablation is None:
+            return
+        if self.mask is not None:
+            object.__setattr__(self, "mask", found_under(self.mask, self.ablation))
+        if self.scores is not None and self.scores.ablation is None:
+            object.__setattr__(self, "scores", replace(self.scores, ablation=self.ablation))
+        circuits = {size: found_under(mask, self.ablation) for size, mask in self.circuits.items()}
+        object.__setattr__(self, "circuits", circuits)
 
     @cached_property
     def found_on(self) -> frozenset[ExampleFingerprint] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.mask import EdgeMask, budget
+from graphprune.core.mask import EdgeMask, budget, found_under
 from graphprune.errors import InputError, NumericalError
 from graphprune.util.checks import require_one_of, share_checked
 from graphprune.util.modes import ordinary
@@ -56,6 +56,8 @@ class EdgeScores:
     ``method`` says how they came about. ``noise`` is how far apart scores have to be before more
     than rounding tells them apart: 0 for scores given as they are, a share of the largest for those
     that a method computed (:meth:`computed`). Scores within it are ties wherever ranks count.
+    ``ablation`` is what a method found them under (``None``: not known); their masks carry it, and
+    are judged under it where no other is said.
 
     Raises :class:`NumericalError` for NaN or infinite scores.
 
@@ -70,6 +72,7 @@ class EdgeScores:
     values: Float32[Tensor, " edge"]
     method: str = field(default="", kw_only=True)
     noise: float = field(default=0.0, kw_only=True)
+    ablation: Any = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         checked = _checked(self.values, (self.graph.num_edges,), "edge scores")
@@ -87,19 +90,24 @@ class EdgeScores:
     def top(self, size: float, by: Ranking = "abs") -> EdgeMask:
         """Keeps the ``size`` highest edges: an int counts edges, a float is a fraction of them.
 
-        Exactly that many are kept; equal scores are taken in graph order.
+        Exactly that many are kept; equal scores are taken in graph order. Of exact effects of
+        deletion (``ablation="delete"``) take ``by="signed"``: those below 0 are edges that harm.
         """
         count = budget(size, self.graph.num_edges)
+        return self._mask_of(ranking(ranked_values(self.values, by))[:count])
+
+    def _mask_of(self, edges: Tensor) -> EdgeMask:
         values = torch.zeros(self.graph.num_edges)
-        values[ranking(ranked_values(self.values, by))[:count]] = 1.0
-        return EdgeMask(self.graph, values)
+        values[edges] = 1.0
+        return EdgeMask(self.graph, values, ablation=self.ablation)
 
     def threshold(self, t: float, by: Ranking = "abs") -> EdgeMask:
         """Keeps every edge whose score is at least ``t``; raises :class:`InputError` for a NaN."""
         number = isinstance(t, int | float | np.integer | np.floating) and not isinstance(t, bool)
         if not number or np.isnan(t):
             raise InputError(f"a threshold must be a number, got {t!r}")
-        return EdgeMask(self.graph, (ranked_values(self.values, by) >= t).float())
+        kept = ranked_values(self.values, by) >= t
+        return EdgeMask(self.graph, kept.float(), ablation=self.ablation)
 
     def greedy(self, size: float, by: Ranking = "abs") -> EdgeMask:
         """Grows a circuit from the output: always the best edge into a node already in it.
@@ -110,9 +118,8 @@ class EdgeScores:
         from graphprune.selection.connected import grow_from_output
 
         count = budget(size, self.graph.num_edges)
-        return EdgeMask(
-            self.graph, grow_from_output(self.graph, ranked_values(self.values, by), count)
-        )
+        values = grow_from_output(self.graph, ranked_values(self.values, by), count)
+        return EdgeMask(self.graph, values, ablation=self.ablation)
 
     def connected(self, size: float, by: Ranking = "abs", *, from_inputs: bool = True) -> EdgeMask:
         """Exactly ``size`` edges without dead ends, taken from the top of the ranking.
@@ -123,9 +130,9 @@ class EdgeScores:
         from graphprune.selection.connected import exact_budget
 
         count = budget(size, self.graph.num_edges)
-        return exact_budget(
-            self.graph, ranked_values(self.values, by), count, from_inputs=from_inputs
-        )
+        values = ranked_values(self.values, by)
+        mask = exact_budget(self.graph, values, count, from_inputs=from_inputs)
+        return found_under(mask, self.ablation)
 
     def ilp(
         self,
@@ -157,28 +164,20 @@ class EdgeScores:
             >>> scores.ilp(2).edges(), scores.top(2).edges()
             (['a->c', 'c->d'], ['a->b', 'a->c'])
         """
-        from graphprune.selection.ilp import best_circuit
+        from graphprune.selection.ilp import best_circuit, least_positive
 
         count = budget(size, self.graph.num_edges)
-        least = 0
-        if positives:
-            least = math.ceil(share_checked(positives, "positives") * count - 1e-9)
-            positive = int((self.values > 0).sum())
-            if positive < least:
-                raise InputError(
-                    f"infeasible: positives={positives} of {count} edges are {least}, but only "
-                    f"{positive} edges score above 0"
-                )
-        values = ranked_values(self.values, by)
-        return best_circuit(
+        least = least_positive(self.values, count, positives) if positives else 0
+        mask = best_circuit(
             self.graph,
-            values,
+            ranked_values(self.values, by),
             count,
             positive=self.values > 0,
             positives=least,
             from_inputs=from_inputs,
             time_limit=time_limit,
         )
+        return found_under(mask, self.ablation)
 
     def pnr(
         self,
@@ -204,7 +203,8 @@ class EdgeScores:
 
         count = budget(size, self.graph.num_edges)
         order = positives_first(self.values, count, share_checked(positives, "positives"))
-        return take(self.graph, order, count, connected=connected, from_inputs=from_inputs)
+        mask = take(self.graph, order, count, connected=connected, from_inputs=from_inputs)
+        return found_under(mask, self.ablation)
 
     def influence(self) -> EdgeScores:
         """Scores by how much of the output each edge makes up through all paths, signs kept.
@@ -216,7 +216,8 @@ class EdgeScores:
 
         values = edge_influence(self.graph, self.values).float()
         values = torch.where(self.values < 0, -values, values)
-        return EdgeScores(self.graph, values, method=f"influence({self.method})")
+        method = f"influence({self.method})"
+        return EdgeScores(self.graph, values, method=method, ablation=self.ablation)
 
     def cumulative(self, share: float = 0.9) -> EdgeMask:
         """The fewest edges that make up at least ``share`` of all influence on the output.
@@ -233,9 +234,7 @@ class EdgeScores:
         if not float(influence.sum()) > 0:
             raise InputError("no edge's score has any influence on the output")
         count = int((total < wanted * float(total[-1]) * (1 - 1e-12)).sum()) + 1
-        values = torch.zeros(self.graph.num_edges)
-        values[order[:count]] = 1.0
-        return EdgeMask(self.graph, values)
+        return self._mask_of(order[:count])
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge: columns edge, source, target, kind, score."""

@@ -11,8 +11,8 @@ from graphprune.export.hub import from_hub, load, push_to_hub
 from graphprune.mib.content import MIBNodes
 from graphprune.mib.files import from_mib_json, from_mib_nodes, from_mib_pt, to_mib_json, to_mib_pt
 from graphprune.mib.layout import field_graph
+from graphprune.mib.names import MIB_MODELS
 from graphprune.mib.submission import (
-    MIB_MODELS,
     Submission,
     check_submission,
     read_submission,

@@ -8,13 +8,14 @@ from .calibration import CalibratedRanking
 from .edge_pruning import EdgePruning
 from .ensembles import HybridEnsemble, ParallelEnsemble, SequentialEnsemble
 from .flow import InformationFlow, Random
-from .gradient import EAP, EAPIG, CleanCorrupted, RelP, integration_points
+from .gradient import EAP, EAPIG, CleanCorrupted, integration_points
 from .matryoshka import MatryoshkaPruning
 from .nodes import NAP, NAPIG
 from .optimiser import MaskOptimiser
 from .pahq import PAHQ, RTNQ
 from .patching import ExactPatching, IntegratedMaskGradient
 from .probing import SubnetworkProbing
+from .relevance import RelP
 from .ugs import UGS, UniformGradientSampling
 
 __all__ = [

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.capabilities import EdgeGradients, PlacedMessages, RelevanceGradients, require
+from graphprune.capabilities import EdgeGradients, PlacedMessages, require
 from graphprune.core.batch import Batch
 from graphprune.core.method import Scorer, mean, objective
 from graphprune.core.model import MaskedModel, Objective, Reference, gradient_by_mask, require_model
@@ -33,7 +33,6 @@ __all__ = [
     "CleanCorrupted",
     "GradientScorer",
     "Placement",
-    "RelP",
     "input_gates",
     "integration_points",
 ]
@@ -197,58 +196,6 @@ class EAP(GradientScorer):
     def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """The clean model."""
         return None, None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RelP(HasVariants, GradientScorer):
-    """Relevance patching (arXiv 2508.21258): EAP with layer-wise relevance rules for gradients.
-
-    Norm scales count as constants (LN-rule), an activation passes ``act(x) / x`` (identity rule)
-    and a product of two activations half its gradient to each (half rule); attention patterns
-    have their gradient, as by the authors' default.
-
-    Args:
-        variant: ``"default"``, or the authors' rules by name, see below.
-        freeze_attention: attention patterns count as constants too (the authors' AH-rule), so
-            that edges into q and k score 0.
-
-    Variants of github.com/FarnoushRJ/RelP at aa0e228, all with the LN-, identity- and half-rule:
-
-    - ``"paper"``: freeze_attention False (the default of its TransformerLens).
-    - ``"paper-frozen-attention"``: freeze_attention True (its option for the AH-rule).
-
-    Example:
-        >>> RelP().score(lm, prompts).top(2).edges()
-        ['input->a0.h3<v>', 'a0.h3->m0']
-    """
-
-    variants: ClassVar = {
-        "paper": {"freeze_attention": False},
-        "paper-frozen-attention": {"freeze_attention": True},
-    }
-    freeze_attention: bool = False
-
-    @property
-    def needs(self) -> tuple[type, ...]:
-        """Relevance propagation."""
-        return (RelevanceGradients,)
-
-    def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
-        """The clean model."""
-        return None, None
-
-    def _gradients(
-        self,
-        model: MaskedModel,
-        batch: Batch,
-        reference: Reference,
-        measured: Objective,
-        by_position: bool,
-    ) -> Tensor:
-        inside = require(model, RelevanceGradients, self.label)
-        return inside.relevance_gradients(
-            batch, measured, reference, by_position=by_position, frozen=self.freeze_attention
-        ).edge
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,35 +24,17 @@ from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.core.sizes import MIB_SIZES
-from graphprune.errors import FormatError, GraphPruneError, InputError, unknown_name
+from graphprune.errors import FormatError, GraphPruneError, InputError
 from graphprune.mib.content import MIBNodes, Ungrouped
 from graphprune.mib.data import MIB_TASKS
 from graphprune.mib.files import to_mib_json, to_mib_pt
 from graphprune.mib.layout import UngroupedLayout, field_graph
+from graphprune.mib.names import MIB_MODELS, SCORED_TASKS, known_name, split_name
 from graphprune.mib.parsing import load, parse
 from graphprune.selection.combine import require_informative
 
 PathLike = str | os.PathLike[str]
 Level = Literal["edge", "node", "neuron"]
-
-# layers, heads, d_model; none of them computes attention and MLP in parallel
-MIB_MODELS = {
-    "gpt2": (12, 12, 768),
-    "qwen2.5": (24, 14, 896),
-    "gemma2": (26, 8, 2304),
-    "llama3": (32, 32, 4096),
-    "interpbench": (6, 4, 64),
-}
-"""The benchmark's models as it names them in folders, with their shapes."""
-
-_SCORED = {
-    "gpt2": ("ioi",),
-    "qwen2.5": ("ioi", "mcqa"),
-    "gemma2": ("ioi", "mcqa", "arc-easy"),
-    "llama3": tuple(MIB_TASKS),
-    "interpbench": ("ioi",),
-}
-"""The tasks that the benchmark scores each model on."""
 
 _SUFFIXES = (".json", ".pt")
 _LARGEST = 1 << 32
@@ -131,37 +113,6 @@ class Checked:
     remarks: tuple[str, ...] = ()
 
 
-# -------------------------------------------------------------------- names
-
-
-def split_name(name: str) -> tuple[str | None, str | None]:
-    """Task and model from a folder's name, as the benchmark's evaluator finds them.
-
-    Each stands at the beginning or behind an underscore, in letters of any case; of several the
-    first in the benchmark's own order counts.
-
-    Example:
-        >>> split_name("ioi_gpt2"), split_name("EAP_arc_easy_llama3"), split_name("eap-ioi-gpt2")
-        (('ioi', 'gpt2'), ('arc-easy', 'llama3'), (None, None))
-    """
-    behind = f"_{name.lower()}"
-
-    def first(known: Iterable[str]) -> str | None:
-        for one in known:
-            if f"_{one}" in behind or f"_{one.replace('-', '_')}" in behind:
-                return one
-        return None
-
-    return first(MIB_TASKS), first(MIB_MODELS)
-
-
-def _known(kind: str, name: str, known: Sequence[str]) -> str:
-    plain = name.replace("_", "-")
-    if plain not in known:
-        raise unknown_name(f"{kind} of MIB", name, known)
-    return plain
-
-
 # -------------------------------------------------------------------- writing
 
 
@@ -192,8 +143,8 @@ def write_submission(
         >>> write_submission(folder, "ioi", "interpbench", found, d_model=64).name
         'ioi_interpbench'
     """
-    task = _known("task", task, list(MIB_TASKS))
-    model = _known("model", model, list(MIB_MODELS))
+    task = known_name("task", task, list(MIB_TASKS))
+    model = known_name("model", model, list(MIB_MODELS))
     if form not in ("json", "pt"):
         raise InputError(f"form is 'json' or 'pt', got {form!r}")
     circuits: list[EdgeMask] = []
@@ -407,8 +358,8 @@ def _check(folder: Path) -> Checked:
         level = "circuits" if submission.circuits else submission.level
         if cfg["d_model"] != MIB_MODELS[model][2]:
             problem = f"d_model is {cfg['d_model']}, MIB's {model} has {MIB_MODELS[model][2]}"
-        elif task not in _SCORED[model]:
-            problem = f"MIB scores {model} on {', '.join(_SCORED[model])} and skips {task}"
+        elif task not in SCORED_TASKS[model]:
+            problem = f"MIB scores {model} on {', '.join(SCORED_TASKS[model])} and skips {task}"
     except GraphPruneError as error:
         problem = str(error)
     return Checked(folder.name, task, model, level, count, problem, remarks)

@@ -9,7 +9,7 @@ narrow and holds the truth less than half of the time. ``kind="paper"`` is that 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -185,6 +185,7 @@ def bootstrap_scores(
     weights = torch.tensor([len(part) / total for part in parts])
     table = torch.stack(rows)
     scores = EdgeScores.computed(model.graph, weights @ table, method=scorer.label)
+    scores = replace(scores, ablation=scorer.chosen_ablation)
     drawn = torch.from_numpy(
         generator.multinomial(blocks, np.full(blocks, 1 / blocks), size=resamples)
     ).float()

@@ -147,7 +147,14 @@ def combine_scores(
         values = values * _common_sign(scores, share)
     names = ", ".join(s.method or "scores" for s in scores)
     kind = how if normalize is None else f"{how} of {normalize}s"
-    return EdgeScores(first.graph, values.float(), method=f"{kind}({names})", noise=float(left))
+    under = {member.ablation for member in scores}
+    return EdgeScores(
+        first.graph,
+        values.float(),
+        method=f"{kind}({names})",
+        noise=float(left),
+        ablation=under.pop() if len(under) == 1 else None,
+    )
 
 
 def _common_sign(scores: Sequence[EdgeScores], share: Tensor) -> Tensor:

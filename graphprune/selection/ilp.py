@@ -18,6 +18,7 @@ at every used node, keeps at most n edges and merges a head's q, k and v.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ from torch import Tensor
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
+from graphprune.util.checks import share_checked
 
 log = logging.getLogger(__name__)
 _CUTS = 500
@@ -227,6 +229,18 @@ class _Program:
             for node in astray.tolist():
                 self.add_cut(node, inside, backward=backward)
         return len(self.lower) > before
+
+
+def least_positive(values: Tensor, count: int, positives: float) -> int:
+    """How many of ``count`` edges are that share; raises where fewer of ``values`` are above 0."""
+    least = math.ceil(share_checked(positives, "positives") * count - 1e-9)
+    positive = int((values > 0).sum())
+    if positive < least:
+        raise InputError(
+            f"infeasible: positives={positives} of {count} edges are {least}, but only "
+            f"{positive} edges score above 0"
+        )
+    return least
 
 
 def _scaled(values: Tensor, count: int) -> NDArray[np.float64]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from tqdm.std import tqdm as TextBar
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 _quiet: ContextVar[bool] = ContextVar("graphprune_quiet", default=False)
 _in_log: ContextVar[bool] = ContextVar("graphprune_in_log", default=False)
 _passes: ContextVar[Mapping[str, int] | None] = ContextVar("graphprune_passes", default=None)
@@ -19,11 +20,11 @@ _passes: ContextVar[Mapping[str, int] | None] = ContextVar("graphprune_passes", 
 LOG_SECONDS = 15.0  # between two lines in a log
 
 
-@contextmanager
-def quiet(on: bool = True) -> Iterator[None]:
-    """No progress bars inside: ``with gp.quiet(): ...``.
+class quiet(ContextDecorator):
+    """No progress bars from here on, and ``with gp.quiet(): ...`` until the end of the block.
 
-    The environment variable ``GRAPHPRUNE_QUIET=1`` silences them for good.
+    ``gp.quiet(False)`` shows them again. The environment variable ``GRAPHPRUNE_QUIET=1`` silences
+    them for good.
 
     Example:
         >>> with quiet():
@@ -31,11 +32,24 @@ def quiet(on: bool = True) -> Iterator[None]:
         >>> scores
         EdgeScores(24 edges, method='EAPIG(steps=2)')
     """
-    token = _quiet.set(on)
-    try:
-        yield
-    finally:
-        _quiet.reset(token)
+
+    def __init__(self, on: bool = True) -> None:
+        self._on, self._before = on, _quiet.get()
+        _quiet.set(on)
+
+    def __enter__(self) -> None:
+        _quiet.set(self._on)
+
+    def __exit__(self, *error: object) -> None:
+        _quiet.set(self._before)
+
+    def __call__(self, function: F) -> F:
+        """The function with bars silenced inside it, and nowhere else."""
+        _quiet.set(self._before)
+        return super().__call__(function)
+
+    def _recreate_cm(self) -> quiet:
+        return quiet(self._on)
 
 
 @contextmanager

@@ -61,7 +61,11 @@ class DynamicPruning:
         criterion: ``"spectral"`` (``goal``, ``laplacian``), ``"local"`` (closed-form stars; may cut
             less than scheduled) or ``"magnitude"``.
         regrow: the share of cut edges that comes back at each pruning, those of the largest
-            gradients first, before as many are cut again.
+            gradients first, before as many are cut again. A weight that is multiplied by its flag
+            has no gradient where it is cut, so a target with ``dense_gradient`` (``None`` or
+            ``[E]``, as :class:`graphprune.adapters.ARGNN` has it) is asked for the gradient by each
+            edge's weight as it counts in the run, summed since the last call of :meth:`step`. Of
+            others ``edge_weight.grad`` is read; one of zeros at all cut edges is refused.
         chunk: edges a round of the spectral search, and ``effort`` beyond the rounds, as for
             :func:`~graphprune.spectral.prune`; 0 is the quickest.
 
@@ -116,6 +120,9 @@ class DynamicPruning:
             raise InputError(f"criterion='local' only damps, got goal={self.goal!r}")
         require_consistent(self.goal, self.laplacian, self.degrees, None)
         self._last = budget(self.size, edges)
+        self._watches = self.regrow > 0 and hasattr(self.target, "dense_gradient")
+        if self._watches:
+            self.target.dense_gradient = torch.zeros_like(self.target.edge_weight)
 
     # ---------------------------------------------------------------- training
 
@@ -131,6 +138,12 @@ class DynamicPruning:
     def step(self) -> int:
         """Counts an update and prunes where it is time; gives how many fewer edges are kept."""
         self.calls += 1
+        fewer = self._prune_if_due()
+        if self._watches:
+            self.target.dense_gradient = torch.zeros_like(self.target.edge_weight)
+        return fewer
+
+    def _prune_if_due(self) -> int:
         due = (self.calls - self.begin) % self.every == 0 or self.calls == self.end
         if not self.begin < self.calls <= self.end or not due:
             return 0
@@ -148,7 +161,16 @@ class DynamicPruning:
         count = int(self.regrow * len(cut))
         if not count:
             return
-        slope = weight.grad if weight.grad is not None else torch.zeros_like(weight)
+        slope = self.target.dense_gradient if self._watches else weight.grad
+        if slope is None or not (self._watches or bool(slope[cut].any())):
+            found = "none" if slope is None else "0 at every cut edge"
+            raise InputError(
+                f"regrow={self.regrow} brings back the edges of the largest gradients, and the "
+                f"gradient of edge_weight is {found}; call step() between backward() and "
+                "zero_grad(), and where weights are multiplied by edge_keep give what is pruned a "
+                "dense_gradient [E]: the gradient by the product"
+            )
+        slope = slope.to(weight.device)
         chosen = cut[slope[cut].abs().argsort(descending=True, stable=True)[:count]]
         keep[chosen] = True
         weight[chosen] = 0.0

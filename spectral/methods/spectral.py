@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphprune.capabilities import PlacedMessages, WeightedEdges, require
 from graphprune.core.ablation import AblationLike
-from graphprune.core.mask import as_size
+from graphprune.core.mask import as_size, budget
 from graphprune.core.method import Pruner, Scorer, ablation_of
 from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.result import Result
@@ -160,7 +160,8 @@ class SpectralPruning(_Spectral, Pruner):
         edge_weights: see :func:`graphprune.spectral.edge_weights`.
         feedback: edges that close the graph for the spectrum only: never cut, never counted.
 
-    Raises :class:`UnsupportedModelError` for an acyclic graph without feedback.
+    Raises :class:`UnsupportedModelError` for an acyclic graph without feedback, unless it is to be
+    damped and has no more edges of weight than ``size``: then these are the circuit.
 
     Example:
         >>> SpectralPruning(goal="preserve", size=0.5).label
@@ -195,9 +196,12 @@ class SpectralPruning(_Spectral, Pruner):
         """The mask, with its notes; see :func:`graphprune.spectral.prune`."""
         if size is not None:
             return self.sized(size).fit(model, task)
-        self._refuse_acyclic(model)
+        given = self._closed(model, task)
+        heavy = int(np.count_nonzero(given.weights[: given.num_edges]))
+        if self.goal != "damp" or heavy > budget(self.chosen_size, given.num_edges):
+            self._refuse_acyclic(model)
         mask = prune(
-            self._closed(model, task),
+            given,
             laplacian=self.laplacian,
             goal=self.goal,
             size=self.chosen_size,

@@ -24,7 +24,9 @@ from graphprune.util.paths import components
 from ..linalg.weighted_graph import BoolArray, FloatArray, IntArray, WeightedGraph
 from .set_search import SetEvaluator
 
-__all__ = ["feedback_arcs", "restored", "without_feedback_arcs", "without_weakest"]
+__all__ = [
+    "feedback_arcs", "restored", "weakest_pairs", "without_feedback_arcs", "without_weakest",
+]  # fmt: skip
 
 PASSES = 60
 TRIED = 8  # arcs evaluated for each that comes back
@@ -162,6 +164,21 @@ def without_weakest(graph: WeightedGraph, kept: BoolArray, count: int) -> BoolAr
     fewer = kept.copy()
     fewer[edges[order[: len(edges) - count]]] = False
     return fewer
+
+
+def weakest_pairs(graph: WeightedGraph, kept: BoolArray) -> list[IntArray]:
+    """Edges of ``kept [E]`` by the pair of nodes they join, the smallest mean weight first.
+
+    Where opposite edges go together, a matrix that is symmetric up to a scaling stays so.
+    """
+    edges = np.flatnonzero(kept)
+    u, v = graph.sources[edges], graph.targets[edges]
+    _, pair = np.unique(np.minimum(u, v) * graph.num_nodes + np.maximum(u, v), return_inverse=True)
+    count = np.bincount(pair)
+    mean = np.bincount(pair, np.abs(graph.weights[edges])) / count
+    by_pair = np.split(edges[np.argsort(pair, kind="stable")], np.cumsum(count)[:-1])
+    first = [group[0] for group in by_pair]  # equal means: in the order of the edges
+    return [by_pair[number] for number in np.lexsort((first, mean))] if len(edges) else []
 
 
 def restored(

@@ -12,6 +12,9 @@ more, arcs come back from there (:mod:`.feedback_arcs`). Where arcs came back, r
 stop halving chunks once they cost four times their plan (``effort=0``: they never do), and are left
 out where large components have lost 99 % already.
 
+Where nothing rotates to begin with, opposite edges go together, the weakest first: one of the two
+alone would make a symmetric graph turn.
+
 What is left of the work goes into what can be paid (:mod:`.set_search`): all sets of edges, where
 they are at most 1e5 and the graph has at most 64 nodes, which is the optimum; else the ends of
 rounds, of exact greedy, of arcs and of random draws, single edges exchanged, and annealing from the
@@ -34,7 +37,7 @@ from graphprune.util.progress import bar
 from ..linalg.eigensolver import Solver
 from ..linalg.sensitivity import Measure
 from ..linalg.weighted_graph import BoolArray, FloatArray, IntArray, WeightedGraph
-from .feedback_arcs import restored, without_feedback_arcs, without_weakest
+from .feedback_arcs import restored, weakest_pairs, without_feedback_arcs, without_weakest
 from .set_search import (
     WORK,
     Goal,
@@ -53,6 +56,7 @@ __all__ = ["GlobalSearch", "automatic_chunk"]
 SETS = 100_000  # of edges: as many are all tried
 DRAWS = 50
 PRESERVED = 1e-5  # of the measure: nearer than that annealing need not come
+PAIRS_TRIED = 20
 COOLINGS, ANNEALING = 6, 3.0  # how often, and how much work in all, by that of a phase
 
 
@@ -102,6 +106,11 @@ class GlobalSearch:
         removals = free - count
         if removals <= 0:
             return self.kept
+        if self.goal == "damp" and self.value == 0.0:
+            pairs = self._by_pairs(removals)
+            if pairs is not None:
+                self._offer(pairs, "pairs cut", better_than=np.inf)
+                return self.kept
         work = self.effort * WORK
         by_arcs = self._from_no_cycles(count, work) if work > 0 else None
         if by_arcs is not None:
@@ -181,6 +190,26 @@ class GlobalSearch:
 
     def _finished(self) -> bool:
         return self.evaluator.is_optimal(self.evaluator.loss(self.value))
+
+    def _by_pairs(self, removals: int) -> BoolArray | None:
+        """What is left of a real spectrum's graph without its weakest pairs of opposite edges.
+
+        Edge by edge a symmetric graph becomes a directed one, which rotates. ``None`` where this
+        one does so all the same.
+        """
+        kept, left = self.kept.copy(), removals
+        for group in weakest_pairs(self.graph, self.kept):
+            if len(group) <= left:
+                kept[group] = False
+                left -= len(group)
+        if left:  # too few for a pair: edges whose loss leaves the spectrum real
+            for group in weakest_pairs(self.graph, kept)[:PAIRS_TRIED]:
+                fewer = kept.copy()
+                fewer[group[:left]] = False
+                if self.evaluator.value(fewer) == 0.0:
+                    return fewer
+            return None
+        return kept if self.evaluator.value(kept) == 0.0 else None
 
     def _from_no_cycles(self, count: int, work: float) -> BoolArray | None:
         """``count`` edges by way of a graph without cycles, where that is the goal."""

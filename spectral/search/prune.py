@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from graphprune.core.graph import ComputationalGraph
@@ -29,6 +30,7 @@ from ..linalg.weighted_graph import (
     operator,
     require_known,
 )
+from .feedback_arcs import without_weakest
 from .global_search import GlobalSearch
 from .large_search import PROOF, LargeSearch, prune_all_cycles
 from .published import WARNING, published_sweeps
@@ -114,7 +116,9 @@ def prune(
 
     Raises:
         InputError: an acyclic graph without feedback, or an undirected one, whose spectrum is real
-            whatever is cut; wrong settings; ``goal="gap"`` above ``dense_limit``.
+            whatever is cut (but an acyclic one to be damped, of no more edges with a weight than
+            ``size``, is done: these are the mask, ``by`` is "nothing to cut"); wrong settings;
+            ``goal="gap"`` above ``dense_limit``.
         NumericalError: a weight is NaN or infinite.
 
     Example:
@@ -134,6 +138,12 @@ def prune(
         return _mask(
             given, kept, by=mode if variant == "default" else variant, solved="each node's star"
         )
+    if goal == "damp":
+        heavy = given.weights[: given.num_edges] != 0
+        rotates = component_sizes(given.keep(heavy))[:1].sum() > 1
+        if not rotates and int(heavy.sum()) <= count:  # as small as asked for: nothing is to do
+            kept = without_weakest(given, np.ones_like(heavy), count)
+            return _mask(given, kept, by="nothing to cut", solved=PROOF, start=0.0, end=0.0)
     if goal == "damp" and component_sizes(given)[:1].sum() > dense_limit:
         _refuse_undirected(given)
         acyclic = prune_all_cycles(given, count)
@@ -226,7 +236,10 @@ def start(
     if goal != "gap":
         _refuse_undirected(given)
     if goal != "gap" and chosen.value(spectrum.values) == 0:
-        log.warning("the spectrum is real already: edges go by the size of their weights")
+        log.warning(
+            "the spectrum is real already: edges go by the size of their weights, opposite ones "
+            "together"
+        )
     return solver, chosen, spectrum
 
 

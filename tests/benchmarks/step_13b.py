@@ -18,7 +18,7 @@ from transformers import LlamaConfig
 import graphprune as gp
 from graphprune.adapters.lm.cost.probe import random_batch, step
 from graphprune.adapters.lm.describe.shape import random_model, read_shape
-from graphprune.methods.planning import RunShape
+from graphprune.methods.costs import RunShape
 from graphprune.util.quantities import synchronise
 
 

@@ -15,7 +15,7 @@ from transformers import GPT2Config, LlamaConfig
 import graphprune as gp
 from graphprune.adapters.lm.cost.probe import random_batch, step
 from graphprune.adapters.lm.describe.shape import random_model, read_shape
-from graphprune.methods.planning import RunShape
+from graphprune.methods.costs import RunShape
 from graphprune.util.quantities import best_seconds
 
 from .measuring import fresh_peak_mb
@@ -43,7 +43,7 @@ SETUP = """
 from transformers import GPT2Config, LlamaConfig
 from graphprune.adapters.lm.cost.probe import random_batch, step
 from graphprune.adapters.lm.describe.shape import random_model, read_shape
-from graphprune.methods.planning import RunShape
+from graphprune.methods.costs import RunShape
 
 def request(batch, tokens):
     return RunShape(batch, tokens, 1, 1, False, None, torch.device("cpu"), False)

@@ -15,7 +15,7 @@ import graphprune as gp
 from graphprune.adapters.lm.cost.estimate import step_work
 from graphprune.adapters.lm.cost.probe import random_batch, step
 from graphprune.adapters.lm.describe.shape import random_model, read_shape, truncated
-from graphprune.methods.planning import RunShape
+from graphprune.methods.costs import RunShape
 
 pytestmark = pytest.mark.inside
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphprune.core.registry import require_known_options
-from graphprune.methods.planning import CostEstimate, MemoryPart, Operations, RunShape
+from graphprune.methods.costs import CostEstimate, MemoryPart, Operations, RunShape
 
 from ..describe.shape import Shape, config_of, read_shape
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.core.batch import Batch
-from graphprune.methods.planning import RunShape
+from graphprune.methods.costs import RunShape
 from graphprune.util.quantities import best_seconds
 
 from ..describe.shape import Shape, random_model, truncated
