@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.method import HasToDict, ablation_name, provenance_of, recorded, versions_now
+from graphprune.core.method import ablation_name, provenance_of
 from graphprune.core.overlap import ExampleFingerprint, fingerprint_set
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
 from graphprune.util.notebook import notebook_card
-from graphprune.util.plain import flatten, plain
+from graphprune.util.plain import HasToDict, flatten, plain, recorded, versions_now
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -263,7 +263,11 @@ class Circuit:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Circuit:
-        """Reads what :meth:`save` wrote; :class:`FormatError` says what is wrong and where."""
+        """Reads what :meth:`save` wrote; :class:`FormatError` says what is wrong and where.
+
+        A report of :func:`graphprune.evaluate` comes back as one, with its intervals; of older
+        folders, which hold its figures alone, as a dict.
+        """
         from graphprune.export.folder import load_circuit
 
         return load_circuit(directory)
