@@ -188,7 +188,10 @@ class Circuit:
     @property
     def title(self) -> str:
         """The model and the task, where they are known."""
-        names = [recorded(self.provenance, *key) for key in (("model", "model"), ("task", "name"))]
+        from graphprune.util.fetch import model_title
+
+        model = model_title(recorded(self.provenance, "model", "model"))
+        names = (model, recorded(self.provenance, "task", "name"))
         return " · ".join(name for name in names if name) or "circuit"
 
     def report_dict(self) -> dict[str, Any]:
