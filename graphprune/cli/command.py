@@ -112,14 +112,24 @@ def table(
     *,
     numbers: bool = False,
 ) -> None:
-    """Prints a table; ``numbers``: all columns but the first stand right."""
+    """Prints a table; ``numbers``: all columns but the first stand right.
+
+    Where it is wider than the console, headings of numbers break at spaces, and the first column
+    gives way.
+    """
     from rich.markup import escape
     from rich.table import Table
 
     grid = Table(title=escape(title), title_justify="left", title_style="bold")
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    narrow = numbers and sum(widths) + 3 * len(widths) + 1 > console.width
     for number, column in enumerate(columns):
+        firm = numbers and number > 0
         grid.add_column(
-            escape(column), justify="right" if numbers and number else "left", overflow="fold"
+            escape(column.replace(" ", "\n") if firm and narrow else column),
+            justify="right" if firm else "left",
+            overflow="fold",
+            no_wrap=firm and narrow,
         )
     for row in rows:
         grid.add_row(*map(escape, row))

@@ -88,7 +88,7 @@ def controls(
         >>> controls(model, task, mask, kinds=["random", "degree"], draws=19)
         Finding('controls: the circuit of 12 edges does not beat the controls random, degree
         (random 0.1, degree 0.1) (p = 0.1; underpowered: with these settings p is at least 0.1, so
-        that nothing is rejected at 0.05; draws=39 or more would tell)')
+        that nothing is rejected at 0.05; draws=40 or more would tell)')
     """
     share(alpha, "alpha")
     at_least(seed, 0, "seed")
