@@ -52,7 +52,7 @@ def test_kinds_of_input_are_explained_where_they_stand(saved, capsys, monkeypatc
     monkeypatch.setenv("COLUMNS", "200")
     _, folder = saved(60)
     lines = shown(capsys, folder, "--no-open")
-    [key] = [line for line in lines if line.startswith("into: ")]
+    [key] = [line for line in lines if line.startswith("inputs: ")]
     tree = "\n".join(line for line in lines if line != key)
     kinds = {"q", "k", "v", "mlp", "resid"}
     assert {kind for kind in kinds if f"<{kind}>" in tree} == {k for k in kinds if f"<{k}>" in key}

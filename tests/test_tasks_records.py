@@ -275,17 +275,16 @@ def test_other_errors() -> None:
 
 def test_a_task_shows_its_first_prompts():
     records = [
-        {"clean": f"{a} sat on the", "corrupt": f"{b} sat on the", "answer": " mat"}
-        for a, b in (("Tom", "Ann"), ("Ann", "Tom"))
+        {"clean": f"When {a} and {b}", "corrupt": f"When {b} and {a}", "answer": " to"}
+        for a, b in (("Mary", "John"), ("John", "Mary"))
     ]
     task = Task.from_pairs(records, byte_bpe(), metric="kl", on_mismatch="drop", name="own")
     shown = task.show(1)
     assert repr(shown) == str(shown)
     assert shown.splitlines()[0] == repr(task)
-    assert "  clean       'Tom sat on the'" in shown.splitlines()
-    assert "  corrupt     'Ann sat on the'" in shown.splitlines()
-    assert "Ann sat" in task.subset([1]).show(1).splitlines()[1]
-    assert "&#x27;Tom sat on the&#x27;" in task._repr_html_()
+    assert "  clean       'When Mary and John'" in shown.splitlines()
+    assert "  corrupt     'When John and Mary'" in shown.splitlines()
+    assert "When John" in task.subset([1]).show(1).splitlines()[1]
     ids = Task.from_tensors(torch.tensor([[3, 4]]), answer=[6])
     assert ids.show().splitlines()[1:] == ["  clean       [3, 4]", "  answer      [6]"]
 

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from textwrap import wrap
 from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, get_type_hints
 
 import typer
@@ -121,12 +122,15 @@ def table(
     from rich.table import Table
 
     grid = Table(title=escape(title), title_justify="left", title_style="bold")
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    narrow = numbers and sum(widths) + 3 * len(widths) + 1 > console.width
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)] or [0] * len(columns)
+    natural = [max(width, len(name)) for width, name in zip(widths, columns, strict=True)]
+    narrow = numbers and sum(natural) + 3 * len(natural) + 1 > console.width
     for number, column in enumerate(columns):
-        firm = numbers and number > 0
+        firm, heading = numbers and number > 0, column
+        if firm and narrow:
+            heading = "\n".join(wrap(column, max(widths[number], 1), break_long_words=False))
         grid.add_column(
-            escape(column.replace(" ", "\n") if firm and narrow else column),
+            escape(heading),
             justify="right" if firm else "left",
             overflow="fold",
             no_wrap=firm and narrow,

@@ -208,10 +208,10 @@ def _show_profiles(console: Console, profiles: ProfileComparison) -> None:
     )
     distances = profiles.distances_frame().to_dict("records")
     pairs = dict.fromkeys((row["first"], row["second"]) for row in distances)
-    for pair in pairs:
+    for names in pairs:
         _show_rows(
             console,
-            f"how differently {' and '.join(pair)} choose: 0 alike, 1 nothing in common",
+            f"how differently {' and '.join(names)} choose: 0 alike, 1 nothing in common",
             {
                 "edges by": "{axis}",
                 "beyond chance": "{corrected:.2f}",
@@ -221,7 +221,7 @@ def _show_profiles(console: Console, profiles: ProfileComparison) -> None:
                 "by chance": "{by_chance:.3f}",
                 "whole graphs": "{graph_distance:.3f}",
             },
-            [row for row in distances if (row["first"], row["second"]) == pair],
+            [row for row in distances if (row["first"], row["second"]) == names],
         )
     for row in distances:
         if isinstance(row.get("absent"), str):

@@ -79,7 +79,7 @@ def show(
         for tree in drawn.trees:
             console.print(tree)
         if drawn.kinds:
-            console.print(f"into: {drawn.kinds}")
+            console.print(f"inputs: {drawn.kinds}")
         hidden = kept - drawn.shown
         if hidden:
             share = drawn.share_shown

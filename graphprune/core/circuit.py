@@ -21,6 +21,7 @@ from graphprune.core.method import ablation_name, provenance_of
 from graphprune.core.overlap import ExampleFingerprint, fingerprint_set
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
+from graphprune.util.fetch import model_title
 from graphprune.util.notebook import notebook_card
 from graphprune.util.plain import HasToDict, flatten, plain, recorded, versions_now
 
@@ -188,11 +189,8 @@ class Circuit:
     @property
     def title(self) -> str:
         """The model and the task, where they are known."""
-        from graphprune.util.fetch import model_title
-
-        model = model_title(recorded(self.provenance, "model", "model"))
-        names = (model, recorded(self.provenance, "task", "name"))
-        return " · ".join(name for name in names if name) or "circuit"
+        names = [recorded(self.provenance, *key) for key in (("model", "model"), ("task", "name"))]
+        return " · ".join(model_title(name) for name in names if name) or "circuit"
 
     def report_dict(self) -> dict[str, Any]:
         """The report as plain values; empty where there is none."""
@@ -268,8 +266,7 @@ class Circuit:
     def load(cls, directory: str | os.PathLike[str]) -> Circuit:
         """Reads what :meth:`save` wrote; :class:`FormatError` says what is wrong and where.
 
-        A report of :func:`graphprune.evaluate` comes back as one, with its intervals; of older
-        folders, which hold its figures alone, as a dict.
+        A report of older folders, which hold its figures alone, comes back as a dict.
         """
         from graphprune.export.folder import load_circuit
 

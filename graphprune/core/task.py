@@ -378,8 +378,9 @@ class Task:
     def show(self, count: int = 3) -> PlainText:
         """The first examples, as text that Python and notebooks show line by line."""
         shown = [repr(self)]
-        for number in self.example_numbers[:count] if isinstance(self.examples, Readable) else ():
-            shown += [f"  {part:<12}{text}" for part, text in self.examples.texts(number).items()]
+        if isinstance(self.examples, Readable):
+            rows = [self.examples.texts(number) for number in self.example_numbers[:count]]
+            shown += [f"  {part:<12}{text}" for row in rows for part, text in row.items()]
         return PlainText("\n".join(shown))
 
     def _repr_html_(self) -> str:

@@ -18,7 +18,8 @@ class NotebookAxes(Axes):
     def _repr_png_(self) -> bytes:
         """The whole figure in a notebook."""
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png")
+        figure: Any = self.figure
+        figure.savefig(buffer, format="png")
         return buffer.getvalue()
 
 
