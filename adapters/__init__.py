@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import lazy_loader
 
+from graphprune.util.attributes import suggest_names
+
 if TYPE_CHECKING:
     from graphprune.core.model import MaskedModel
     from graphprune.core.task import Task
@@ -69,3 +71,6 @@ def tracr(
     model = LanguageModel(module, TRACR, embedding_nodes=2)
     self_check(model)
     return model, program_task(module, inputs, name=name, seed=seed, batch_size=batch_size)
+
+
+suggest_names(__name__)

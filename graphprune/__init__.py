@@ -7,5 +7,8 @@ where each lives, stand in ``__init__.pyi``.
 
 from lazy_loader import attach_stub
 
+from graphprune.util.attributes import suggest_names
+
 __version__ = "0.2.0"
 __getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+suggest_names(__name__)

@@ -4,6 +4,8 @@
 ``laplacian=`` names.
 """
 
+from graphprune.util.attributes import suggest_names
+
 from .linalg.arpack import solve_leading
 from .linalg.eigensolver import component_sizes
 from .linalg.sensitivity import removal_effects, rotation, sensitivity
@@ -52,3 +54,5 @@ __all__ = [
     "stable_step",
     "weighted_graph",
 ]
+
+suggest_names(__name__)

@@ -94,7 +94,7 @@ def test_models_that_differ_are_compared_by_profile(folders, tmp_path, capsys, m
     # What the table shows: beyond chance, and the whole graphs beside it.
     assert call("compare", folders["one"], folders["deep"], "--quiet") == 0
     shown = capsys.readouterr().out
-    assert "how differently the circuits choose" in shown
+    assert "how differently one and deep choose" in shown
     assert "beyond chance" in shown
     assert "whole graphs" in shown
 
@@ -157,3 +157,20 @@ def test_folders_of_one_name_go_by_their_paths(folders, tmp_path, capsys):
     gp.Circuit.load(folders["two"]).save(other)
     assert call("compare", folders["one"], other, "--json", "--samples", 0) == 0
     assert list(out_of(capsys)["circuits"]) == [str(folders["one"]), str(other)]
+
+
+def test_tables_fit_eighty_columns_with_every_number_in_one_piece(folders, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call("compare", folders["one"], folders["two"], "--samples", 0, "--quiet") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    for word in ("distance", "beyond", "chance", "whole", "graphs", "Jaccard", "degrees"):
+        assert f"{word} " in text
+    profiles = gp.compare_profiles({n: gp.Circuit.load(folders[n]) for n in ("one", "two")}, seed=0)
+    for row in profiles.distances_frame().itertuples():
+        if row.distance == row.distance:
+            assert any(
+                f" {row.axis.replace('_', ' ')} " in line and f" {row.distance:.3f} " in line
+                for line in lines
+            )

@@ -48,6 +48,17 @@ def edges_in(lines):
     return rows
 
 
+def test_kinds_of_input_are_explained_where_they_stand(saved, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, folder = saved(60)
+    lines = shown(capsys, folder, "--no-open")
+    [key] = [line for line in lines if line.startswith("inputs: ")]
+    tree = "\n".join(line for line in lines if line != key)
+    kinds = {"q", "k", "v", "mlp", "resid"}
+    assert {kind for kind in kinds if f"<{kind}>" in tree} == {k for k in kinds if f"<{k}>" in key}
+    assert "<resid> the residual stream that the output reads" in key
+
+
 @pytest.mark.parametrize("count", [10, 60])
 def test_every_edge_stands_in_the_tree_once(saved, capsys, monkeypatch, count):
     monkeypatch.setenv("COLUMNS", "200")

@@ -49,6 +49,7 @@ def test_chosen_tests_and_a_table(circuit_dir, model_dir, capsys):
     assert "zero ablation" in said.out
     # Eight controls of two kinds cannot reach .05: the smallest p-value is 2/9.
     assert "controls: underpowered: with these settings p is at least 0.22" in said.out
+    assert said.out.count("draws=40 or more would tell") == 1
     assert 0.6**6 + 0.4**6 > 0.05  # six examples, all on one side
     assert "equivalence: underpowered: with these settings p is at least 0.051" in said.out
     assert "controls" in said.out

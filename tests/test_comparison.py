@@ -297,3 +297,15 @@ def test_figures(tmp_path):
     assert len(list(tmp_path.iterdir())) == len(gp.comparison.QUANTITIES) + 1
     with pytest.raises(InputError, match="must end in one of"):
         found.plot(tmp_path / "figure")
+
+
+def test_circuits_without_names_are_refused_alike_in_a_list_and_one_after_another():
+    graph = gp.ComputationalGraph.from_edges([("in", "a"), ("a", "out")])
+    one, two = gp.EdgeMask.full(graph), gp.EdgeMask(graph, [1, 0])
+    words = r'expected a dict from names to circuits, as \{"ioi": circuit, ...\}, got '
+    with pytest.raises(gp.InputError, match=words + "list"):
+        gp.compare_circuits([one, two])
+    with pytest.raises(gp.InputError, match=words + "EdgeMask, EdgeMask"):
+        gp.compare_circuits(one, two)
+    with pytest.raises(gp.InputError, match=words + "EdgeMask"):
+        gp.compare_profiles(one, two)

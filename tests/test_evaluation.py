@@ -391,3 +391,14 @@ def test_circuits_evaluated_together_are_as_alone():
     assert list(together) == list(masks)
     for name, mask in masks.items():
         assert together[name].to_dict() == gp.evaluate(model, task, mask).to_dict()
+
+
+def test_an_interval_of_one_example_says_that_there_is_none(caplog):
+    task = gp.Task(ToyExamples(n=1), gp.METRICS["logit_diff"], name="toy")
+    model = Toy()
+    report = gp.evaluate(model, task, gp.EdgeMask.full(model.graph))
+    assert "one example: no interval" in report.remarks
+    report.to_frame()
+    assert not caplog.records  # the remark stands beside the table
+    assert all(map(math.isnan, report.interval("kl")))
+    assert "kl has no interval (nan): there is one example; give more" in caplog.text

@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from support.toy import Toy, ToyExamples
 from transformer_graph import random_scores, transformer_graph
 
+import graphprune as gp
 from graphprune import Circuit, ComputationalGraph, EdgeMask, EdgeScores, ExampleFingerprint, Node
 from graphprune.errors import FormatError, InputError
 
@@ -229,3 +231,70 @@ def test_the_format_page_names_every_key_and_tensor():
             names |= set(file.keys())
     for name in names:
         assert f"`{name}`" in page or f'"{name}"' in page, name
+
+
+def evaluated(examples: int) -> Circuit:
+    model = Toy()
+    task = gp.Task(ToyExamples(n=examples), gp.METRICS["logit_diff"], name="toy", batch_size=4)
+    mask = gp.EAP().score(model, task).top(6)
+    return Circuit.from_mask(mask, model=model, task=task, report=gp.evaluate(model, task, mask))
+
+
+def test_an_evaluation_comes_back_with_its_intervals(tmp_path):
+    circuit = evaluated(12)
+    before = circuit.report
+    folder = circuit.save(tmp_path / "c")
+    again = Circuit.load(folder)
+    after = again.report
+    assert type(after) is type(before) is gp.EvaluationReport
+    assert after.values == before.values
+    assert after.to_dict() == before.to_dict()
+    for name in before.intervals():
+        assert after.interval(name) == before.interval(name)
+    assert after.to_frame().equals(before.to_frame())
+    assert again == circuit
+    again.save(tmp_path / "again")
+    texts = [(tmp_path / n / "circuit.json").read_bytes() for n in ("c", "again")]
+    assert texts[0] == texts[1]
+    # A line for each measure: a report on many examples keeps the file legible.
+    assert len(texts[0].splitlines()) < 200
+
+
+def test_an_evaluation_with_other_than_finite_figures_comes_back(tmp_path):
+    circuit = evaluated(12)
+    circuit.report.values["seconds"] = float("inf")
+    circuit.report.bounds["logit_diff"] = (-float("inf"), 3.0)
+    after = Circuit.load(circuit.save(tmp_path / "c")).report
+    assert after["seconds"] == float("inf")
+    assert after.bounds == circuit.report.bounds
+
+
+def test_a_report_without_values_of_examples_stays_a_dict(tmp_path):
+    """As graphprune wrote evaluations before."""
+    folder = evaluated(12).save(tmp_path / "c")
+    path = folder / "circuit.json"
+    document = json.loads(path.read_text())
+    del document["report"]["per_example"]
+    path.write_text(json.dumps(document))
+    report = Circuit.load(folder).report
+    assert isinstance(report, dict)
+    assert report["faithfulness"] == document["report"]["faithfulness"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["per_example"]["full"]["kl"].pop(), "lists of different lengths"),
+        (lambda r: r["per_example"].pop("bounds"), "per_example is not whole: 'bounds'"),
+        (lambda r: r["per_example"]["circuit"].update(kl=["x"]), "per_example is not whole"),
+        (lambda r: r.update(per_example=3), "per_example is not whole"),
+    ],
+)
+def test_a_broken_evaluation_is_refused(tmp_path, change, message):
+    folder = evaluated(12).save(tmp_path / "c")
+    path = folder / "circuit.json"
+    document = json.loads(path.read_text())
+    change(document["report"])
+    path.write_text(json.dumps(document))
+    with pytest.raises(FormatError, match=message):
+        Circuit.load(folder)

@@ -196,3 +196,27 @@ def test_circuits_that_do_not_go_side_by_side():
 def test_bad_options(options):
     with pytest.raises(InputError, match=r"orientation|width|max_edges"):
         plot(circuit(10, 2, 2), **options)
+
+
+def mlps(layers, edges):
+    """A circuit of all of a graph's edges: an input, MLPs in some layers, logits."""
+    names = ["input", *(f"m{layer}" for layer in layers), "logits"]
+    nodes = [Node(f"m{layer}", "mlp", layer) for layer in layers]
+    nodes = (Node("input", "embed"), *nodes, Node("logits", "output"))
+    index = torch.tensor([[names.index(end) for end in edge.split()] for edge in edges]).T
+    graph = ComputationalGraph(nodes, index, torch.zeros(len(edges), dtype=torch.uint8))
+    return Circuit.from_mask(EdgeMask.full(graph))
+
+
+def test_the_key_names_the_chains_that_are_drawn():
+    def key(made):
+        axes, *_ = parts(plot(made))
+        return [t.get_text() for t in axes.texts if "MLPs" in t.get_text() and ":" in t.get_text()]
+
+    whole = ["input m4", "m4 m5", "m5 logits"]
+    assert key(mlps([4, 5], whole)) == ["m4–m5: MLPs that read one another, edges summed"]
+    gap = ["input m0", "m0 m6", "m6 logits"]
+    assert key(mlps([0, 6], gap)) == [
+        "m0…m6 (2): 2 MLPs from m0 to m6 that read one another, edges summed"
+    ]
+    assert key(mlps([3], ["input m3", "m3 logits"])) == []

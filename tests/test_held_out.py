@@ -397,3 +397,28 @@ def test_evaluate_in_python_says_how_many_examples_are_old(model_dir):
     assert gp.evaluate(model, task, circuit).notes["examples"].startswith("4 of 6 are old")
     assert "examples" not in gp.evaluate(model, task.unseen(circuit.found_on), circuit).notes
     assert "examples" not in gp.evaluate(model, task, circuit.mask).notes
+
+
+def test_a_split_that_leaves_pairs_out_says_what_to_do(caplog):
+    """Two pairs are each other's; wherever they are parted, the held-out one has to go."""
+    advice = "give pairs prompts of their own, or overlap='keep' to leave the parts as drawn"
+    task = Task.from_tensors(
+        torch.tensor([[1, 9], [2, 9], [3, 9], [5, 9]]),
+        torch.tensor([[2, 9], [1, 9], [4, 9], [6, 9]]),
+        answer=[7] * 4, metric="kl",
+    )  # fmt: skip
+    parted = 0
+    for seed in range(10):
+        caplog.clear()
+        _, drawn = task.split(2, seed, overlap="keep")
+        _, left = task.split(2, seed)
+        assert (len(left) == 1) == (len({0, 1} & set(drawn.example_numbers)) == 1)
+        if len(left) == 1:
+            parted += 1
+            assert "1 of 2 held-out pairs left out" in caplog.text
+            assert f"1 left (on one example no measure has an interval): {advice}" in caplog.text
+        else:
+            assert not caplog.records
+    assert parted
+    with pytest.raises(InputError, match=f"is a prompt of the first; {advice}"):
+        task.take(2).split(1)

@@ -97,7 +97,9 @@ def run(method, model, task):
 )
 def test_no_method_works_on_equal_inputs(make, method):
     with pytest.raises(
-        gp.InputError, match=r"counterfactual ablation changes nothing.*ablation='zero'"
+        gp.InputError,
+        match=r"counterfactual ablation changes nothing here: most often the corrupted prompts .or "
+        r"features. are the clean ones.*ablation='zero'",
     ):
         run(method, *make())
 

@@ -92,6 +92,7 @@ def test_a_notebook_shows_figures_without_pyplot():
     graph = gp.ComputationalGraph.from_edges([("input", "h"), ("h", "out"), ("input", "out")])
     circuit = gp.Circuit.from_mask(gp.EdgeMask.full(graph))
     figures = [
+        CURVE.plot(),
         CURVE.plot().figure,
         circuit.plot(),
         gp.export.plot_circuits({"a": circuit, "b": circuit}),
@@ -99,3 +100,12 @@ def test_a_notebook_shows_figures_without_pyplot():
     for figure in figures:
         shown, _ = DisplayFormatter().format(figure)
         assert shown["image/png"].startswith(b"\x89PNG")
+
+
+def test_a_fetched_model_goes_by_its_title():
+    graph = gp.ComputationalGraph.from_edges([("in", "out")])
+    for model, title in (("smollm2-0.1.2", "SmolLM2-135M"), ("my-smollm2", "my-smollm2")):
+        known = {"model": {"model": model}, "task": {"name": "plural"}}
+        circuit = gp.Circuit(graph, gp.EdgeMask.full(graph), provenance=known)
+        assert circuit.title == f"{title} · plural"
+        assert circuit.provenance["model"]["model"] == model

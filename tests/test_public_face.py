@@ -151,3 +151,27 @@ def test_tests_look_from_outside():
 def test_what_counts_as_a_look_inside(source, what, monkeypatch):
     monkeypatch.setitem(globals(), "private_names", lambda: frozenset({"_checked", "_exchange"}))
     assert [name for _, name in faults(source)] == ([] if what is None else [what])
+
+
+@pytest.mark.parametrize(
+    ("package", "wrong", "right"),
+    [
+        (gp, "EAPG", "EAPIG"),
+        (gp, "evalute", "evaluate"),
+        (gp.tasks, "node", "nodes"),
+        (gp.adapters, "tracer", "tracr"),
+        (gp.spectral, "SpectralPrunning", "SpectralPruning"),
+        (gp.comparison, "compare_circuit", "compare_circuits"),
+        (gp.conformance, "check_adaptor", "check_adapter"),
+        (gp.evaluation, "evaluate_al", "evaluate_all"),
+        (gp.export, "to_htm", "to_html"),
+        (gp.methods, "EAPIGG", "EAPIG"),
+        (gp.statistics, "control", "controls"),
+        (gp.study, "Studdy", "Study"),
+    ],
+)
+def test_a_missing_name_is_answered_with_the_nearest(package, wrong, right):
+    with pytest.raises(AttributeError, match=f"no attribute '{wrong}'; did you mean '{right}'\\?"):
+        getattr(package, wrong)
+    assert getattr(package, right) is not None
+    assert not hasattr(package, "__wrapped__")

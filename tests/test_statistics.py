@@ -1,6 +1,7 @@
 """Tests of circuits against every subset of a toy."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -231,13 +232,37 @@ def test_a_circuit_stands_for_its_mask(toy):
     assert one.to_dict() == two.to_dict()
 
 
-def test_too_few_draws_are_pointed_out(toy):
+@pytest.mark.parametrize(
+    ("test", "options"),
+    [
+        (st.minimality_test, {"draws": 1}),
+        (st.sufficiency_test, {"draws": 10}),
+    ],
+)
+def test_too_few_draws_name_the_least_number_that_is_enough(toy, test, options):
     model, task = toy
     mask = mask_of(model, CIRCUIT)
-    assert "too few" in st.minimality_test(model, task, mask, draws=1).remarks[0]
-    assert "too few" in st.sufficiency_test(model, task, mask, draws=10).remarks[0]
-    assert "too few" in st.equivalence_test(model, task.take(3), mask).remarks[0]
-    assert "too few" in st.controls(model, task, mask, kinds=["random"], draws=5).remarks[0]
+    found = test(model, task, mask, **options)
+    assert found.summary().count("underpowered") == 1
+    assert not any("too few" in remark for remark in found.remarks)
+    enough = int(re.search(r"draws=(\d+) or more would tell", found.summary())[1])
+    assert not test(model, task, mask, **options | {"draws": enough}).underpowered
+    assert test(model, task, mask, **options | {"draws": enough - 1}).underpowered
+
+
+def test_too_few_controls_name_a_number_that_is_enough(toy):
+    model, task = toy
+    mask = mask_of(model, CIRCUIT)
+    found = st.controls(model, task, mask, kinds=["random"], draws=5)
+    assert "draws=20 or more would tell" in found.summary()
+    assert not st.controls(model, task, mask, kinds=["random"], draws=20).underpowered
+
+
+def test_too_few_examples_name_the_least_number_that_is_enough(toy):
+    model, task = toy
+    found = st.equivalence_test(model, task.take(3), mask_of(model, CIRCUIT))
+    assert 0.6**6 + 0.4**6 > 0.05 > 0.6**7 + 0.4**7
+    assert "examples=7 or more would tell" in found.summary()
 
 
 def test_what_could_not_have_been_rejected_is_underpowered_in_the_summary(toy):

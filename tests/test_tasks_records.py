@@ -271,3 +271,31 @@ def test_other_errors() -> None:
         TokenPairs.from_records([{"clean": "  "}], word_level())
     with pytest.raises(InputError, match="no record has 'corrupt'"):
         TokenPairs.from_records([{"clean": "x", "spans": {"a": [[0, 1], [0, 1]]}}], byte_bpe())
+
+
+def test_a_task_shows_its_first_prompts():
+    records = [
+        {"clean": f"When {a} and {b}", "corrupt": f"When {b} and {a}", "answer": " to"}
+        for a, b in (("Mary", "John"), ("John", "Mary"))
+    ]
+    task = Task.from_pairs(records, byte_bpe(), metric="kl", on_mismatch="drop", name="own")
+    shown = task.show(1)
+    assert repr(shown) == str(shown)
+    assert shown.splitlines()[0] == repr(task)
+    assert "  clean       'When Mary and John'" in shown.splitlines()
+    assert "  corrupt     'When John and Mary'" in shown.splitlines()
+    assert "When John" in task.subset([1]).show(1).splitlines()[1]
+    ids = Task.from_tensors(torch.tensor([[3, 4]]), answer=[6])
+    assert ids.show().splitlines()[1:] == ["  clean       [3, 4]", "  answer      [6]"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"clean": "Ann and ", "corrupt": "Ann and so on", "answer": "Tom", "distractor": "Ann"},
+        {"clean": "Ann and ", "corrupt": "Tom and ", "answer": "Tom", "distractor": "Tom"},
+    ],
+)
+def test_a_refused_prompt_that_ends_in_a_space_is_named_as_such(record):
+    with pytest.raises(InputError, match=r"'clean' ends in a space: put it in front of the"):
+        Task.from_pairs([record], byte_bpe())

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from textwrap import wrap
 from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, get_type_hints
 
 import typer
@@ -112,14 +113,27 @@ def table(
     *,
     numbers: bool = False,
 ) -> None:
-    """Prints a table; ``numbers``: all columns but the first stand right."""
+    """Prints a table; ``numbers``: all columns but the first stand right.
+
+    Where it is wider than the console, headings of numbers break at spaces, and the first column
+    gives way.
+    """
     from rich.markup import escape
     from rich.table import Table
 
     grid = Table(title=escape(title), title_justify="left", title_style="bold")
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)] or [0] * len(columns)
+    natural = [max(width, len(name)) for width, name in zip(widths, columns, strict=True)]
+    narrow = numbers and sum(natural) + 3 * len(natural) + 1 > console.width
     for number, column in enumerate(columns):
+        firm, heading = numbers and number > 0, column
+        if firm and narrow:
+            heading = "\n".join(wrap(column, max(widths[number], 1), break_long_words=False))
         grid.add_column(
-            escape(column), justify="right" if numbers and number else "left", overflow="fold"
+            escape(heading),
+            justify="right" if firm else "left",
+            overflow="fold",
+            no_wrap=firm and narrow,
         )
     for row in rows:
         grid.add_row(*map(escape, row))

@@ -207,21 +207,22 @@ def _show_profiles(console: Console, profiles: ProfileComparison) -> None:
         rows,
     )
     distances = profiles.distances_frame().to_dict("records")
-    _show_rows(
-        console,
-        "how differently the circuits choose: 0 alike, 1 nothing in common",
-        {
-            "circuits": "{first} | {second}",
-            "edges by": "{axis}",
-            "beyond chance": "{corrected:.2f}",
-            "95 %": "{low:.2f} to {high:.2f}",
-            "p": "{p_adjusted}",
-            "distance": "{distance:.3f}",
-            "by chance": "{by_chance:.3f}",
-            "whole graphs": "{graph_distance:.3f}",
-        },
-        distances,
-    )
+    pairs = dict.fromkeys((row["first"], row["second"]) for row in distances)
+    for names in pairs:
+        _show_rows(
+            console,
+            f"how differently {' and '.join(names)} choose: 0 alike, 1 nothing in common",
+            {
+                "edges by": "{axis}",
+                "beyond chance": "{corrected:.2f}",
+                "95 %": "{low:.2f} to {high:.2f}",
+                "p": "{p_adjusted}",
+                "distance": "{distance:.3f}",
+                "by chance": "{by_chance:.3f}",
+                "whole graphs": "{graph_distance:.3f}",
+            },
+            [row for row in distances if (row["first"], row["second"]) == names],
+        )
     for row in distances:
         if isinstance(row.get("absent"), str):
             pair, axis = f"{row['first']} | {row['second']}", row["axis"].replace("_", " ")

@@ -68,7 +68,8 @@ def examine(
             if finding.underpowered:
                 verdict = "underpowered"
                 least = f"with these settings p is at least {finding.least_p:.2g}"
-                remarks.append(f"{name}: underpowered: {least}")
+                remedy = f"; {finding.remedy}" if finding.remedy else ""
+                remarks.append(f"{name}: underpowered: {least}{remedy}")
             rows.append((name, verdict, p, finding.said))
             remarks += [f"{name}: {remark}" for remark in finding.remarks]
         rows += [(name, "not made", "", why) for name, why in results.not_made.items()]

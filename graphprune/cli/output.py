@@ -158,10 +158,9 @@ COUNTS = ("n_edges", "density", "sparsity")
 
 def report_document(report: EvaluationReport, seed: int = 0) -> dict[str, Any]:
     """The report's plain values and ``intervals`` (over prompts, 95 %; ``None``: no bound)."""
-    measured = [*report.examples, *(["faithfulness"] if "faithfulness" in report.values else [])]
     intervals = {
-        name: [end if math.isfinite(end) else None for end in report.interval(name, seed=seed)]
-        for name in measured
+        name: [end if math.isfinite(end) else None for end in ends]
+        for name, ends in report.intervals(seed=seed).items()
     }
     return {**report.to_dict(), "intervals": intervals}
 

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
     from graphprune.core.circuit import Circuit
 
+INPUTS = {
+    "q": "a head's queries",
+    "k": "a head's keys",
+    "v": "a head's values",
+    "mlp": "an MLP's input",
+    "resid": "the residual stream that the output reads",
+}
 SOURCES = 6  # edges into a node that a folded tree shows
 
 
@@ -71,6 +78,8 @@ def show(
         console.print(f"{folder}: {kept} of {total} edges between {nodes} nodes{_report(circuit)}")
         for tree in drawn.trees:
             console.print(tree)
+        if drawn.kinds:
+            console.print(f"inputs: {drawn.kinds}")
         hidden = kept - drawn.shown
         if hidden:
             share = drawn.share_shown
@@ -149,6 +158,12 @@ class CircuitTree:
         """The share of the scores' sizes that the shown edges have; ``None`` without scores."""
         total = sum(edge.strength for edges in self.incoming.values() for edge in edges)
         return self.strength_shown / total if total else None
+
+    @property
+    def kinds(self) -> str:
+        """The kinds of input that the circuit's edges name, each with what it is."""
+        named = {edge.kind for edges in self.incoming.values() for edge in edges if edge.kind}
+        return ", ".join(f"<{kind}> {words}" for kind, words in INPUTS.items() if kind in named)
 
     def _grow(self, root: str) -> None:
         """Adds the tree of ``root``: nodes near it are unfolded before those far from it."""

@@ -1,5 +1,7 @@
 """Comparing circuits: of tasks, prompts, seeds, methods and models."""
 
+from graphprune.util.attributes import suggest_names
+
 from .circuit_comparison import (
     QUANTITIES,
     CircuitComparison,
@@ -16,14 +18,8 @@ from .overlap_curve import OverlapCurve, OverlapPoint, matched_overlap
 from .overlap_nulls import NULLS, OverlapNull, overlap_distribution, overlap_null
 from .p_values import holm
 from .preference_distance import PreferenceDistance
-from .profile import (
-    CircuitProfile,
-    GroupDifference,
-    ProfileDifference,
-    ProfileGroup,
-    circuit_profile,
-    profile_difference,
-)
+from .profile import CircuitProfile, ProfileGroup, circuit_profile, profile_difference
+from .profile_difference import GroupDifference, ProfileDifference
 from .score_overlap import RankCorrelation, rank_correlation, weighted_jaccard
 
 __all__ = [
@@ -64,3 +60,5 @@ __all__ = [
     "rank_correlation",
     "weighted_jaccard",
 ]
+
+suggest_names(__name__)

@@ -22,12 +22,16 @@ from graphprune.core.scores import EdgeScores
 from graphprune.errors import GraphMismatchError, InputError
 
 
-def require_named(things: Mapping[str, Any]) -> None:
-    """Raises :class:`InputError` unless ``things`` is a dict from names to two circuits or more."""
-    if not isinstance(things, Mapping) or not all(isinstance(name, str) for name in things):
+def require_named(things: Mapping[str, Any], others: tuple[Any, ...] = ()) -> None:
+    """Raises :class:`InputError` unless ``things`` is a dict from names to two circuits or more.
+
+    ``others`` are what stood behind it, which must be nothing.
+    """
+    named = isinstance(things, Mapping) and all(isinstance(name, str) for name in things)
+    if others or not named:
+        given = ", ".join(type(thing).__name__ for thing in (things, *others))
         raise InputError(
-            'expected a dict from names to circuits, as {"ioi": circuit, ...}, got '
-            f"{type(things).__name__}"
+            f'expected a dict from names to circuits, as {{"ioi": circuit, ...}}, got {given}'
         )
     if len(things) < 2:
         raise InputError(f"a comparison needs at least 2 circuits, got {len(things)}")

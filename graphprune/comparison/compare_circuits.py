@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graphprune.comparison.alignment import align_masks, align_scores
+from graphprune.comparison.alignment import align_masks, align_scores, require_named
 from graphprune.comparison.circuit_comparison import (
     CircuitComparison,
     NodeOverlap,
@@ -47,7 +47,7 @@ from graphprune.util.progress import track
 
 def compare_circuits(
     circuits: Mapping[str, Circuit | EdgeMask],
-    *,
+    *others: object,
     scores: Mapping[str, EdgeScores] | None = None,
     strata: Sequence[str] | None = None,
     nulls: Sequence[NullName] = NULLS,
@@ -59,6 +59,7 @@ def compare_circuits(
     Args:
         circuits: at least two, by name; of one graph, or of graphs whose edges have the same names.
             A mask counts by its kept edges (values above 0).
+        others: nothing; circuits given one after another, without names, are an error.
         scores: by name, for the overlap of scores; ``None`` takes those that the circuits hold.
         strata: what random circuits keep under ``"composition"``, some of
             :data:`graphprune.comparison.AXES`; ``None`` takes level and kind of both ends and kind
@@ -84,6 +85,7 @@ def compare_circuits(
         >>> pair.shared, pair.jaccard, pair.contained_first, pair.nulls["uniform"].p_more
         (2, 0.6666666666666666, 1.0, 0.3)
     """
+    require_named(circuits, others)
     masks = align_masks(circuits)
     graph = next(iter(masks.values())).graph
     known_scores = align_scores(circuits, scores, graph)

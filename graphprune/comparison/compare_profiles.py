@@ -13,10 +13,10 @@ from graphprune.comparison.p_values import holm
 from graphprune.comparison.profile import (
     PROFILE_AXES,
     CircuitProfile,
-    ProfileDifference,
     circuit_profile,
     profile_difference,
 )
+from graphprune.comparison.profile_difference import ProfileDifference
 from graphprune.core.circuit import Circuit
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask

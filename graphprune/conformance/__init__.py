@@ -11,7 +11,11 @@
 after all. The task needs clean and corrupted inputs and a differentiable metric.
 """
 
+from graphprune.util.attributes import suggest_names
+
 from .common import ConformanceError
 from .run_checks import adapter_checks, check_adapter, check_method, method_checks
 
 __all__ = ["ConformanceError", "adapter_checks", "check_adapter", "check_method", "method_checks"]
+
+suggest_names(__name__)

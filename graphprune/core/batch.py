@@ -6,7 +6,7 @@ list of positions or answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Container, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -84,6 +84,36 @@ def require_finite(finite: Tensor, batch: Batch, what: str) -> None:
         )
 
 
+def check_outputs(outputs: Tensor, batch: Batch, what: str) -> None:
+    """Raises :class:`NumericalError` naming the examples whose outputs are NaN or infinite."""
+    finite = torch.isfinite(outputs).flatten(1).all(1)
+    require_finite(finite, batch, f"{what} gave NaN or infinite outputs")
+
+
+class ExampleValues:
+    """Values for each example, put back from batches into the order of ``numbers``."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = numbers
+        self._parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {}
+
+    def add(self, name: str, batch: Batch, values: Tensor) -> None:
+        """Takes a measure's ``values [B]`` on a batch."""
+        part = (batch.indices, values.detach().cpu().double())
+        self._parts.setdefault(name, []).append(part)
+
+    def columns(self, absent: Container[str] = ()) -> dict[str, Tensor]:
+        """``[N]`` for each measure but those in ``absent``."""
+        columns = {}
+        for name, parts in self._parts.items():
+            if name in absent:
+                continue
+            values = torch.cat([part for _, part in parts])
+            order = positions_in([i for indices, _ in parts for i in indices], self._numbers)
+            columns[name] = values if order is None else values[order]
+        return columns
+
+
 @runtime_checkable
 class Examples(Protocol):
     """A finite, indexable source of examples; a task draws its batches from it.
@@ -120,6 +150,15 @@ class Fingerprinted(Protocol):
 
     def fingerprints(self) -> NDArray[np.int64]:
         """``[N, 2]``: fingerprints of the clean and the corrupted inputs (0: none)."""
+        ...
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """Examples that a person can read."""
+
+    def texts(self, number: int) -> dict[str, str]:
+        """The parts of an example by name: ``clean``, ``corrupt``, ``answer``, ``distractor``."""
         ...
 
 

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask, require_same_graph
-from graphprune.core.method import HasToDict, ablation_name, provenance_of, recorded, versions_now
+from graphprune.core.method import ablation_name, provenance_of
 from graphprune.core.overlap import ExampleFingerprint, fingerprint_set
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
+from graphprune.util.fetch import model_title
 from graphprune.util.notebook import notebook_card
-from graphprune.util.plain import flatten, plain
+from graphprune.util.plain import HasToDict, flatten, plain, recorded, versions_now
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -189,7 +190,7 @@ class Circuit:
     def title(self) -> str:
         """The model and the task, where they are known."""
         names = [recorded(self.provenance, *key) for key in (("model", "model"), ("task", "name"))]
-        return " · ".join(name for name in names if name) or "circuit"
+        return " · ".join(model_title(name) for name in names if name) or "circuit"
 
     def report_dict(self) -> dict[str, Any]:
         """The report as plain values; empty where there is none."""
@@ -263,7 +264,10 @@ class Circuit:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Circuit:
-        """Reads what :meth:`save` wrote; :class:`FormatError` says what is wrong and where."""
+        """Reads what :meth:`save` wrote; :class:`FormatError` says what is wrong and where.
+
+        A report of older folders, which hold its figures alone, comes back as a dict.
+        """
         from graphprune.export.folder import load_circuit
 
         return load_circuit(directory)

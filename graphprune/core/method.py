@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
 from functools import wraps
-from importlib import metadata
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -26,7 +23,7 @@ from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.core.task import Task, require_task
 from graphprune.errors import InputError
 from graphprune.util.modes import decorate, with_gradients
-from graphprune.util.plain import plain
+from graphprune.util.plain import HasToDict, plain, versions_now
 from graphprune.util.progress import track
 
 _DEFAULT_SEED = 0  # where nobody says one
@@ -327,18 +324,6 @@ def mean(total: Tensor | None, count: int, what: str) -> Tensor:
     return (total / count).to(torch.float32)
 
 
-_PACKAGES = ("graphprune", "numpy", "torch", "transformers", "torch_geometric")
-
-
-@runtime_checkable
-class HasToDict(Protocol):
-    """Whatever can be written as plain values, such as an :class:`~graphprune.EvaluationReport`."""
-
-    def to_dict(self) -> Mapping[str, Any]:
-        """Its figures by name."""
-        ...
-
-
 def method_record(method: Any, scores: EdgeScores | None) -> dict[str, Any] | None:
     """A method's name and settings as plain values; ``None`` where neither it nor scores say."""
     if method is None:
@@ -383,12 +368,6 @@ def provenance_of(
     return {**provenance, **versions_now()}
 
 
-def recorded(provenance: Mapping[str, Any], part: str, key: str) -> str:
-    """A name in a part of a provenance, which may be the name alone; empty where not known."""
-    record = provenance.get(part)
-    return str((record.get(key) if isinstance(record, Mapping) else record) or "")
-
-
 def ablation_name(given: Any, method: Any = None, report: Any = None) -> str | None:
     """The ablation that was said: outright, by a method (or a record of one), or by a report."""
     if given is None and method is not None:
@@ -403,16 +382,3 @@ def _setting(record: Any) -> Any:
     """The ablation among the settings of a method's or a report's record."""
     settings = record.get("settings") if isinstance(record, Mapping) else None
     return settings.get("ablation") if isinstance(settings, Mapping) else None
-
-
-def versions_now() -> dict[str, Any]:
-    """Versions of Python and of packages that may have had a part in a result, and the time."""
-    known = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in _PACKAGES:
-        # What is not imported had no part in the result.
-        if package in sys.modules:
-            try:
-                known[package] = metadata.version(package)
-            except metadata.PackageNotFoundError:
-                known[package] = "uninstalled checkout"
-    return {"versions": known, "created": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -12,13 +12,13 @@ denominator is noise (:class:`MetricRange`). One place decides this, for evaluat
 calibration, statistics and studies.
 
 *Rounding.* The open mask is the model, up to the rounding of its dtype. A figure no larger than the
-one it gets says nothing of a circuit (:func:`rounding_notes`).
+one it gets says nothing of a circuit (:func:`note_rounding`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -131,10 +131,10 @@ class IdleAblationCheck:
         would = [kind for kind in _ALTERNATIVES if self._would_change(batch, kind, ablation)]
         other = " or ".join(f"ablation={kind!r}" for kind in would)
         return (
-            f"{ablation.name} ablation changes nothing here: on every example every "
-            "ablated message is the clean one (corrupted inputs equal to the clean ones, features "
-            "alike on all nodes, or a mean over equal inputs), or none that differs reaches the "
-            "outputs asked for (a node that no edge leads to), so no edge has an effect. "
+            f"{ablation.name} ablation changes nothing here: {_CAUSES[ablation.kind]}. On every "
+            "example every ablated message is the clean one (corrupted inputs equal to the clean "
+            "ones, features alike on all nodes, a mean over equal inputs), or none that differs "
+            "reaches the outputs asked for, so no edge has an effect. "
             + (f"Use {other}, or give" if other else "Give")
             + " corrupted inputs that differ, or ask where edges lead"
         )
@@ -149,6 +149,15 @@ class IdleAblationCheck:
             return not changes_nothing(self._model, batch, self._model.reference(batch, other))
         except GraphPruneError:
             return False  # this adapter has no such ablation
+
+
+_CAUSES: dict[AblationKind, str] = {
+    "counterfactual": "most often the corrupted prompts (or features) are the clean ones",
+    "mean": "most often all inputs that the mean is taken over are alike",
+    "zero": "most often no edge leads to the nodes asked about",
+    "optimal": "most often no edge leads to the nodes asked about",
+    "delete": "most often no edge leads to the nodes asked about",
+}
 
 
 def require_effect(model: MaskedModel, pairs: Iterable[tuple[Batch, Reference]], what: str) -> None:
@@ -246,7 +255,30 @@ class MetricRange:
 _KL, _FAITHFULNESS = 1e-9, 1e-5
 
 
-def rounding_of(
+def note_rounding(
+    model: MaskedModel,
+    task: Task,
+    ablation: Ablation,
+    batch_size: int | None,
+    gap: float,
+    figures: Sequence[tuple[Mapping[str, float], dict[str, str]]],
+) -> None:
+    """Adds a sentence to the notes on each figure that rounding alone may have made.
+
+    Args:
+        gap: the metric of the full model minus that of the wholly ablated one.
+        figures: each circuit's figures by name, and the notes on them.
+    """
+    if not any(_may_be_rounding(model, values) for values, _ in figures):
+        return
+    noise = _rounding_of(model, task, ablation, batch_size)
+    for values, notes in figures:
+        for name, note in _rounding_notes(model, values, gap, noise).items():
+            earlier = notes.get(name)
+            notes[name] = f"{earlier}; {note}" if earlier else note
+
+
+def _rounding_of(
     model: MaskedModel, task: Task, ablation: Ablation, batch_size: int | None
 ) -> dict[str, float]:
     """The open mask's mean KL, and what the mean of the task's metric is off by, on one batch."""
@@ -273,7 +305,7 @@ def _dtypes(model: MaskedModel) -> set[torch.dtype]:
     return set() if module is None else {p.dtype for p in module.parameters()}
 
 
-def may_be_rounding(model: MaskedModel, values: Mapping[str, float]) -> bool:
+def _may_be_rounding(model: MaskedModel, values: Mapping[str, float]) -> bool:
     """``True`` if a figure may be one of rounding alone."""
     if _dtypes(model) & {torch.float16, torch.bfloat16}:
         return True
@@ -281,13 +313,10 @@ def may_be_rounding(model: MaskedModel, values: Mapping[str, float]) -> bool:
     return values.get("kl", math.inf) < _KL or off < _FAITHFULNESS
 
 
-def rounding_notes(
+def _rounding_notes(
     model: MaskedModel, values: Mapping[str, float], gap: float, noise: Mapping[str, float]
 ) -> dict[str, str]:
-    """A sentence for each of KL and faithfulness that is of the size of the noise.
-
-    ``gap``: the metric of the full model minus that of the wholly ablated one.
-    """
+    """A sentence for each of KL and faithfulness that is of the size of the noise."""
     kinds = sorted(str(kind).removeprefix("torch.") for kind in _dtypes(model))
     notes = {}
     for name, off, limit in (

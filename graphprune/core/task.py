@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from torch import Tensor
 
-from graphprune.core.batch import Aligned, Batch, Examples
+from graphprune.core.batch import Aligned, Batch, Examples, Readable
 from graphprune.core.contents import fingerprint
 from graphprune.core.metrics import METRICS, Metric, as_metric
 from graphprune.core.overlap import (
@@ -25,12 +25,14 @@ from graphprune.core.overlap import (
 from graphprune.errors import InputError
 from graphprune.util.checks import at_least, is_integer, require_one_of, seed_checked
 from graphprune.util.modes import ordinary_tensors
+from graphprune.util.notebook import PlainText, notebook_card
 
 if TYPE_CHECKING:
     from graphprune.tasks.pairs import OnMismatch
 
 log = logging.getLogger("graphprune.tasks")
 
+_ADVICE = "give pairs prompts of their own, or overlap='keep' to leave the parts as drawn"
 _CHUNK = 128  # examples whose contents are read at a time
 
 
@@ -328,18 +330,19 @@ class Task:
         if rest.task is None:
             raise InputError(
                 f"cannot split task {self.name!r}: every prompt of the second part "
-                f"({len(second)} examples) is a prompt of the first; take more different examples, "
-                "or overlap='keep' to leave it so"
+                f"({len(second)} examples) is a prompt of the first; {_ADVICE}"
             )
-        if rest.redrawn or rest.dropped:
-            say = log.warning if rest.dropped else log.info
-            again = f"{rest.redrawn} corrupted prompts (clean ones of the other part) drawn again"
-            gone = (
-                f"{rest.dropped} of {len(second)} held-out pairs left out, which share a prompt "
-                "with the other part"
+        again = f"{rest.redrawn} corrupted prompts (clean ones of the other part) drawn again"
+        if rest.dropped:
+            one = " (on one example no measure has an interval)" if len(rest.task) == 1 else ""
+            again = f"; {again}" if rest.redrawn else ""
+            log.warning(
+                f"split of {self.name}: {rest.dropped} of {len(second)} held-out pairs left out, "
+                f"which share a prompt with the other part{again}; {len(rest.task)} left{one}: "
+                f"{_ADVICE}"
             )
-            told = [text for text, n in ((again, rest.redrawn), (gone, rest.dropped)) if n]
-            say("split of %s: %s", self.name, "; ".join(told))
+        elif rest.redrawn:
+            log.info("split of %s: %s", self.name, again)
         return first, rest.task
 
     def example_fingerprints(self) -> tuple[ExampleFingerprint, ...]:
@@ -371,6 +374,17 @@ class Task:
     def with_metric(self, metric: str | Metric | Callable[..., Any]) -> Task:
         """The same examples under another metric."""
         return replace(self, metric=as_metric(metric))
+
+    def show(self, count: int = 3) -> PlainText:
+        """The first examples, as text that Python and notebooks show line by line."""
+        shown = [repr(self)]
+        if isinstance(self.examples, Readable):
+            rows = [self.examples.texts(number) for number in self.example_numbers[:count]]
+            shown += [f"  {part:<12}{text}" for row in rows for part, text in row.items()]
+        return PlainText("\n".join(shown))
+
+    def _repr_html_(self) -> str:
+        return notebook_card(repr(self), remarks=self.show().splitlines()[1:])
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, {len(self)} examples, metric={self.metric.name!r})"

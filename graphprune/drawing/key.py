@@ -72,9 +72,21 @@ def circuit_key(shown: Content) -> list[KeyEntry]:
             entries.append(KeyEntry("box", KIND_WORDS[kind], FILL[kind], BORDER.get(kind, "#666")))
     if any({"q", "k", "v"} & set(node.ports) for node in shown.nodes):
         entries.append(KeyEntry("text", "q, k, v: query, key, value input"))
-    if any(len(node.members) > 1 for node in shown.nodes):
-        entries.append(KeyEntry("text", "m1–m3: MLPs that read one another, edges summed"))
-    return entries
+    return [*entries, *(KeyEntry("text", words) for words in _chains_explained(shown))]
+
+
+def _chains_explained(shown: Content) -> list[str]:
+    """Sentences on the chains of MLPs that are drawn: on one without gaps, and on one with some."""
+    chains = [node for node in shown.nodes if len(node.members) > 1]
+    kinds = {node.name.endswith(")"): node for node in reversed(chains)}  # the first of each
+    said: list[str] = []
+    if False in kinds:
+        said.append(f"{kinds[False].name}: MLPs that read one another, edges summed")
+    if True in kinds:
+        name, members = kinds[True].name, kinds[True].members
+        rest = "" if False in kinds else " that read one another, edges summed"
+        said.append(f"{name}: {len(members)} MLPs from {members[0]} to {members[-1]}{rest}")
+    return said
 
 
 def key_lines(entries: Sequence[KeyEntry], width: float) -> list[list[KeyEntry]]:

@@ -11,6 +11,7 @@ import numpy as np
 from graphprune.drawing.sheets import save_figure
 from graphprune.drawing.styles import OWN, printable, require_matplotlib
 from graphprune.errors import InputError
+from graphprune.util.fetch import model_title
 
 
 class _Curve(Protocol):
@@ -71,7 +72,7 @@ def plot_curves(
     models = {curve.model for curve in curves}
     heading = models.pop() if title is None and len(models) == 1 else title
     if heading:
-        ax.set_title(printable(heading), fontsize=10, loc="left")
+        ax.set_title(printable(model_title(heading)), fontsize=10, loc="left")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8)
     save_figure(ax.figure, target)

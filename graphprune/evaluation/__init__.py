@@ -1,5 +1,7 @@
 """Evaluation: how faithful a circuit is, at one size or over all of them."""
 
+from graphprune.util.attributes import suggest_names
+
 from .curve import FaithfulnessCurve, faithfulness_curve
 from .exactness import (
     SameOutputs,
@@ -32,3 +34,5 @@ __all__ = [
     "removable_edges",
     "same_outputs",
 ]
+
+suggest_names(__name__)

@@ -7,6 +7,8 @@ full and ablated are not told apart it is absent (see :mod:`graphprune.core.sani
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,20 +19,14 @@ from torch import Tensor
 
 from graphprune.capabilities import module_of
 from graphprune.core.ablation import AblationLike, resolve_ablation
-from graphprune.core.batch import Batch, positions_in, require_finite
+from graphprune.core.batch import Batch, ExampleValues, check_outputs
 from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask, mask_density, mask_of, require_same_graph
 from graphprune.core.metrics import Metric, as_metric, kendall_tau
 from graphprune.core.model import MaskedModel, require_model
 from graphprune.core.overlap import count_overlapping
 from graphprune.core.result import Result
-from graphprune.core.sanity_checks import (
-    IdleAblationCheck,
-    MetricRange,
-    may_be_rounding,
-    rounding_notes,
-    rounding_of,
-)
+from graphprune.core.sanity_checks import IdleAblationCheck, MetricRange, note_rounding
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.util.notebook import notebook_card
@@ -48,16 +44,11 @@ from .cost import measure
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger("graphprune.evaluation")
 
 DEFAULT_METRICS = (
     "kl", "logit_diff", "prob_diff", "accuracy", "exact_match", "top1_accuracy", "top1_match",
 )  # fmt: skip
-
-
-def check_outputs(outputs: Tensor, batch: Batch, what: str) -> None:
-    """Raises :class:`NumericalError` naming the examples whose outputs are NaN or infinite."""
-    finite = torch.isfinite(outputs).flatten(1).all(1)
-    require_finite(finite, batch, f"{what} gave NaN or infinite outputs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +93,22 @@ class EvaluationReport:
         """The interval of a measure's mean over examples (see :mod:`graphprune.util.numbers`).
 
         That of ``"faithfulness"`` is of a ratio: its ends are infinite where the examples do not
-        bound it. Both ends are NaN where a single example gives none.
+        bound it. Both ends are NaN where a single example gives none; a warning is logged then.
 
         Raises :class:`InputError` for a measure that was not made, or has one value for all
         examples.
         """
+        low, high = self._interval(name, level, seed)
+        if math.isnan(low):
+            log.warning("%s has no interval (nan): there is one example; give more", name)
+        return low, high
+
+    def intervals(self, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """:meth:`interval` of every measure that has one; :attr:`remarks` says how far to trust."""
+        measured = [n for n in self.values if n in self.examples or n == "faithfulness"]
+        return {name: self._interval(name, level, seed) for name in measured}
+
+    def _interval(self, name: str, level: float, seed: int) -> tuple[float, float]:
         if name == "faithfulness" and name in self.values:
             metric = self.settings["metric"]
             sides = (self.examples, self.full_examples, self.ablated_examples)
@@ -149,9 +151,9 @@ class EvaluationReport:
         import pandas as pd
 
         rows = []
+        intervals = self.intervals()
         for name, value in self.values.items():
-            known = name in self.examples or name == "faithfulness"
-            low, high = self.interval(name) if known else (np.nan, np.nan)
+            low, high = intervals.get(name, (np.nan, np.nan))
             rows.append(
                 {
                     "measure": name,
@@ -254,8 +256,11 @@ def evaluate_all(
     wanted = _chosen_metrics(metrics, task.metric)
     ranked = metrics is None or "kendall_tau" in metrics
     chosen = resolve_ablation(model, task, ablation, *masks.values())
-    circuit_values = {name: _ExampleValues(task) for name in chosen_masks}
-    full_values, ablated_values = _ExampleValues(task), _ExampleValues(task)
+    circuit_values = {name: ExampleValues(task.example_numbers) for name in chosen_masks}
+    full_values, ablated_values = (
+        ExampleValues(task.example_numbers),
+        ExampleValues(task.example_numbers),
+    )
     absent: dict[str, str] = {}
     if cost and module_of(model) is None:
         no_weights = "the model runs no torch module whose weights could be counted"
@@ -328,13 +333,8 @@ def evaluate_all(
                 f"{old} of {len(task)} are old: they, or one that shares a prompt with them, found "
                 "the circuit; task.unseen(circuit.found_on) are the others"
             )
-    if any(may_be_rounding(model, report.values) for report in reports.values()):
-        noise = rounding_of(model, task, chosen, batch_size)
-        for report in reports.values():
-            size = 0.0 if gap is None else gap.size
-            for name, note in rounding_notes(model, report.values, size, noise).items():
-                earlier = report.notes.get(name)
-                report.notes[name] = f"{earlier}; {note}" if earlier else note
+    figures = [(report.values, report.notes) for report in reports.values()]
+    note_rounding(model, task, chosen, batch_size, 0.0 if gap is None else gap.size, figures)
     return reports
 
 
@@ -378,28 +378,6 @@ def _chosen_metrics(metrics: Sequence[str | Metric] | None, own: Metric) -> list
             "gp.Metric('my name', function, higher_is_better=...)"
         )
     return chosen
-
-
-class _ExampleValues:
-    """Metrics' values for each example, put back from batches into the task's order."""
-
-    def __init__(self, task: Task) -> None:
-        self._numbers = task.example_numbers
-        self._parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {}
-
-    def add(self, name: str, batch: Batch, values: Tensor) -> None:
-        part = (batch.indices, values.detach().cpu().double())
-        self._parts.setdefault(name, []).append(part)
-
-    def columns(self, absent: Mapping[str, str]) -> dict[str, Tensor]:
-        columns = {}
-        for name, parts in self._parts.items():
-            if name in absent:
-                continue
-            values = torch.cat([part for _, part in parts])
-            order = positions_in([i for indices, _ in parts for i in indices], self._numbers)
-            columns[name] = values if order is None else values[order]
-        return columns
 
 
 def _kendall(outputs: Tensor, full: Tensor, batch: Batch) -> tuple[str, Tensor | None]:

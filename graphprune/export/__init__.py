@@ -18,6 +18,7 @@ from graphprune.mib.submission import (
     read_submission,
     write_submission,
 )
+from graphprune.util.attributes import suggest_names
 
 __all__ = [
     "FORMATS",
@@ -46,3 +47,5 @@ __all__ = [
     "to_mib_pt",
     "write_submission",
 ]
+
+suggest_names(__name__)

@@ -14,8 +14,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphprune.core.method import recorded
 from graphprune.util.files import write_text
+from graphprune.util.plain import recorded
 
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from graphprune.core.method import recorded
+from graphprune.util.plain import recorded
 
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from graphprune.core.method import ablation_name
 from graphprune.core.overlap import ExampleFingerprint, as_table
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import FormatError, GraphPruneError
+from graphprune.evaluation.report import EvaluationReport
 from graphprune.export.schema import FORMAT, VERSION, CircuitFile, parse
 from graphprune.search.gates import strength
 from graphprune.util.files import atomic_folder, finish_overwriting, require_free, states_format
@@ -73,7 +76,7 @@ def save_circuit(
         "score_method": None if circuit.scores is None else circuit.scores.method,
         "digest": _digest(tensors),
         "provenance": circuit.provenance,
-        "report": None if circuit.report is None else circuit.report_dict(),
+        "report": _report_record(circuit),
         "found_on": None if circuit.found_on is None else len(circuit.found_on),
         "ablation": circuit.ablation,
         "score_noise": 0.0 if circuit.scores is None else circuit.scores.noise,
@@ -95,6 +98,30 @@ def save_circuit(
     return target
 
 
+_PER_EXAMPLE = "per_example"
+_SPREAD_NUMBERS = re.compile(r'\[\n[^\[\]{}"]+\]')  # no text in JSON holds a line's end
+
+
+def _report_record(circuit: Circuit) -> dict[str, Any] | None:
+    """The report's figures; an evaluation's with the values of each example, for intervals."""
+    report = circuit.report
+    if report is None:
+        return None
+    record = circuit.report_dict()
+    if isinstance(report, EvaluationReport):
+        record[_PER_EXAMPLE] = {
+            "circuit": _lists(report.examples),
+            "full": _lists(report.full_examples),
+            "ablated": _lists(report.ablated_examples),
+            "bounds": plain(report.bounds),
+        }
+    return record
+
+
+def _lists(examples: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: plain(values.tolist()) for name, values in examples.items()}
+
+
 def document_text(document: dict[str, Any]) -> str:
     """JSON in ASCII, a node to a line, so that files can be read and compared line by line."""
     parts = []
@@ -104,6 +131,8 @@ def document_text(document: dict[str, Any]) -> str:
             shown = f"[\n{rows}\n ]" if value else "[]"
         else:
             nested = json.dumps(value, allow_nan=False, indent=1)
+            if key == "report":  # a line for each measure, not for each example
+                nested = _SPREAD_NUMBERS.sub(lambda found: " ".join(found[0].split()), nested)
             shown = nested.replace("\n", "\n ")
         parts.append(f" {json.dumps(key)}: {shown}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
@@ -184,7 +213,45 @@ def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
     ablation = file.ablation
     if file.version == 1:  # it stood in the record of the method
         ablation = ablation_name(None, file.provenance.get("method"), file.report)
-    return Circuit(graph, mask, scores, file.report, file.provenance, seen, ablation)
+    report = _report(file.report, about)
+    return Circuit(graph, mask, scores, report, file.provenance, seen, ablation)
+
+
+def _report(record: dict[str, Any] | None, about: Path) -> EvaluationReport | dict[str, Any] | None:
+    """The evaluation that was saved; a dict of figures where no values of examples were."""
+    if record is None or _PER_EXAMPLE not in record:
+        return record
+    try:
+        saved = record[_PER_EXAMPLE]
+        sides = [
+            {name: torch.tensor([*map(float, row)], dtype=torch.float64) for name, row in s.items()}
+            for s in (saved["circuit"], saved["full"], saved["ablated"])
+        ]
+        report = EvaluationReport(
+            values={n: _figure(v) for n, v in record.items() if n not in _ASIDE},
+            examples=sides[0],
+            full={name: _figure(value) for name, value in record["full"].items()},
+            ablated={name: _figure(value) for name, value in record["ablated"].items()},
+            absent=dict(record["absent"]),
+            settings=dict(record["settings"]),
+            full_examples=sides[1],
+            ablated_examples=sides[2],
+            notes=dict(record["notes"]),
+            bounds={n: (float(low), float(high)) for n, (low, high) in saved["bounds"].items()},
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{about}: the report's {_PER_EXAMPLE} is not whole: {error}") from error
+    if len({len(values) for side in sides for values in side.values()}) > 1:
+        raise FormatError(f"{about}: the report's {_PER_EXAMPLE} has lists of different lengths")
+    return report
+
+
+_ASIDE = ("full", "ablated", "absent", "notes", "remarks", "settings", _PER_EXAMPLE)
+
+
+def _figure(value: float | str) -> float:
+    """A number as it was: a text stands for what is not finite."""
+    return float(value) if isinstance(value, str) else value
 
 
 def _upright(values: Tensor, method: str) -> Tensor:

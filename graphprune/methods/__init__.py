@@ -2,6 +2,7 @@
 
 from graphprune.core.ablation import resolve_ablation
 from graphprune.core.method import Method, Pruner, Scorer
+from graphprune.util.attributes import suggest_names
 
 from .acdc import ACDC
 from .calibration import CalibratedRanking
@@ -48,3 +49,5 @@ __all__ = [
     "integration_points",
     "resolve_ablation",
 ]
+
+suggest_names(__name__)

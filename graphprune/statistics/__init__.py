@@ -1,5 +1,7 @@
 """Statistics of circuits: tests with p-values, stability, distribution shift, sanity controls."""
 
+from graphprune.util.attributes import suggest_names
+
 from .completeness import completeness, minimality
 from .controls import controls
 from .examination import TESTS, Examination, examine
@@ -33,3 +35,5 @@ __all__ = [
     "sufficiency_test",
     "transfer",
 ]
+
+suggest_names(__name__)

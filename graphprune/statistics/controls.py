@@ -88,7 +88,7 @@ def controls(
         >>> controls(model, task, mask, kinds=["random", "degree"], draws=19)
         Finding('controls: the circuit of 12 edges does not beat the controls random, degree
         (random 0.1, degree 0.1) (p = 0.1; underpowered: with these settings p is at least 0.1, so
-        that nothing is rejected at 0.05)')
+        that nothing is rejected at 0.05; draws=40 or more would tell)')
     """
     share(alpha, "alpha")
     at_least(seed, 0, "seed")
@@ -131,12 +131,10 @@ def controls(
     lost = [kind for kind in kinds if kind not in beaten]
     counts = {"random": draws, "degree": draws, "labels": reruns, "weights": reruns}
     least = holm([1 / (1 + counts[kind]) for kind in kinds])
-    remarks = [
-        f"{counts[kind]} controls ({kind}) are too few for {alpha:g} over {len(kinds)} kinds: give "
-        f"{'draws' if kind in ('random', 'degree') else 'reruns'}={enough} or more"
-        for kind, p in zip(kinds, least, strict=True)
-        if p > alpha
-    ]
+    weak = [kind for kind, p in zip(kinds, least, strict=True) if p > alpha]
+    settings = ["draws" if kind in ("random", "degree") else "reruns" for kind in weak]
+    more = " and ".join(f"{name}={enough}" for name in dict.fromkeys(settings))
+    remarks = []
     if test is None:
         remarks.append("judged on the examples the circuit was found on")
     remarks += evaluator.range_remarks("faithfulness")
@@ -150,6 +148,7 @@ def controls(
         alpha=alpha,
         passed=not lost,
         least_p=max(least),
+        remedy=f"{more} or more would tell" if more else "",
         correction=f"Holm over {len(kinds)} kinds; p_value is the largest",
         values={
             "p_values": p_values,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ class Finding:
         least_p: the smallest p-value that the test could have given with these settings, corrected
             as ``p_value`` is. Above ``alpha`` no circuit could have been told apart: the test is
             *underpowered*, its summary says so, and ``passed`` is ``None``.
+        remedy: what would give an underpowered test its power; empty where that is not known.
         correction: for how many comparisons, and how.
         values: statistics by name, plain values.
         rows: the table behind them, a dict for each row.
@@ -48,6 +50,7 @@ class Finding:
     alpha: float = 0.05
     passed: bool | None = None
     least_p: float | None = None
+    remedy: str = ""
     correction: str = "none"
     values: dict[str, Any] = field(default_factory=dict)
     rows: Sequence[dict[str, Any]] = ()
@@ -82,7 +85,7 @@ class Finding:
             return f"{self.name}: {self.said}"
         power = (
             f"; underpowered: with these settings p is at least {self.least_p:.2g}, so that "
-            f"nothing is rejected at {self.alpha:g}"
+            f"nothing is rejected at {self.alpha:g}{'; ' if self.remedy else ''}{self.remedy}"
             if self.underpowered
             else ""
         )
@@ -116,6 +119,20 @@ class Finding:
 
     def __repr__(self) -> str:
         return f"Finding({self.summary()!r})"
+
+
+def power_at(setting: str, least_p: Callable[[int], float], alpha: float) -> str:
+    """The ``remedy`` of a test whose least p-value falls with the number of a setting.
+
+    Empty where no number below 100,000 gives it power.
+
+    Example:
+        >>> power_at("draws", lambda count: 0.9**count, alpha=0.05)
+        'draws=29 or more would tell'
+    """
+    numbers = range(1, 100_000)
+    place = bisect_left(numbers, True, key=lambda count: least_p(count) <= alpha)
+    return f"{setting}={numbers[place]} or more would tell" if place < len(numbers) else ""
 
 
 def first_names(names: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from graphprune.evaluation.exactness import without_each
 from graphprune.util.checks import at_least, share
 from graphprune.util.numbers import bootstrap_interval, few_examples
 
-from .finding import Finding, first_names
+from .finding import Finding, first_names, power_at
 from .hsic import hsic_test
 from .mask_evaluator import Distance, MaskEvaluator, RunOptions, require_circuit, require_examples
 from .random_circuits import RandomWalks
@@ -79,10 +79,6 @@ def equivalence_test(
     low, high = bootstrap_interval(gaps, seed=at_least(seed, 0, "seed"))
     remarks = []
     least = differs(n, 0, n, epsilon)
-    if least > alpha:
-        remarks.append(
-            f"{n} examples are too few to reject at {alpha:g}: the least p is {least:.2g}"
-        )
     if "full" in evaluator.measure.needs:
         remarks.append(
             f"{evaluator.measure.name} compares with the full model, which cannot be outperformed"
@@ -106,6 +102,7 @@ def equivalence_test(
         passed=p > alpha,
         # Equivalence that is shown needs no null hypothesis that could have been rejected.
         least_p=None if opposite <= alpha else least,
+        remedy=power_at("examples", lambda count: differs(count, 0, count, epsilon), alpha),
         values={
             "wins": wins,
             "losses": losses,
@@ -300,10 +297,10 @@ def minimality_test(
         for name, effect, count, p, p_corrected in zip(*columns, strict=True)
     ]
     idle = [row["edge"] for row in rows if not row["minimal"]]
-    remarks = []
-    least = min(1.0, beats_share(0, draws, quantile, more=False) * len(labels))
-    if least > alpha:
-        remarks.append(f"{draws} draws are too few to reject at {alpha:g} for {len(labels)} edges")
+
+    def least_p(count: int) -> float:
+        return min(1.0, beats_share(0, count, quantile, more=False) * len(labels))
+
     return Finding(
         name="minimality",
         null=f"every edge matters more than {quantile:g} of random edges added to the circuit",
@@ -312,7 +309,8 @@ def minimality_test(
         p_value=float(corrected.min()),
         alpha=alpha,
         passed=not idle,
-        least_p=least,
+        least_p=least_p(draws),
+        remedy=power_at("draws", least_p, alpha),
         correction=f"Bonferroni over {len(labels)} edges",
         values={
             "not_minimal": idle,
@@ -325,7 +323,6 @@ def minimality_test(
             circuit, quantile=quantile, draws=draws, distance=distance, seed=seed,
             random_edges=names,
         ),
-        remarks=remarks,
     )  # fmt: skip
 
 

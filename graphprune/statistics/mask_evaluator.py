@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from graphprune.core.ablation import AblationLike
-from graphprune.core.batch import Batch
+from graphprune.core.batch import Batch, check_outputs
 from graphprune.core.mask import EdgeMask, binary_mask
 from graphprune.core.metrics import as_metric
 from graphprune.core.model import MaskedModel, require_model
@@ -21,7 +21,6 @@ from graphprune.core.sanity_checks import IdleAblationCheck, MetricRange
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.evaluation.reference_cache import ReferenceCache, require_mask_rows
-from graphprune.evaluation.report import check_outputs
 from graphprune.util.checks import at_least, require_one_of
 from graphprune.util.progress import bar
 

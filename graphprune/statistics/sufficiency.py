@@ -19,7 +19,7 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.util.checks import share
 
-from .finding import Finding
+from .finding import Finding, power_at
 from .mask_evaluator import Distance, MaskEvaluator, RunOptions, require_circuit
 from .random_circuits import Match, draw
 
@@ -54,7 +54,7 @@ def sufficiency_test(
         >>> sufficiency_test(model, task, mask, draws=19)
         Finding('sufficiency: the circuit alone is closer to the full model than 19 of 19 random
         circuits (p = 0.14; underpowered: with these settings p is at least 0.14, so that nothing
-        is rejected at 0.05)')
+        is rejected at 0.05; draws=29 or more would tell)')
     """
     return _against_random(
         (model, task, mask, options),
@@ -99,7 +99,7 @@ def necessity_test(
         >>> necessity_test(model, task, mask, draws=19)
         Finding('necessity: taking the circuit out changes the model more than taking out 19 of 19
         random ones (p = 0.14; underpowered: with these settings p is at least 0.14, so that
-        nothing is rejected at 0.05)')
+        nothing is rejected at 0.05; draws=29 or more would tell)')
     """
     settings = {"draws": draws, "match": match, "source": source, "distance": distance}
     return _against_random(
@@ -144,12 +144,10 @@ def _against_random(
     beaten = int((good[0] > good[1:] + noise).sum())
     draws = len(rows)
     p = beats_share(beaten, draws, quantile, more=True)
-    least = beats_share(draws, draws, quantile, more=True)
-    remarks = []
-    if least > alpha:
-        remarks.append(
-            f"{draws} draws are too few to reject at {alpha:g}: the least p is {least:.2g}"
-        )
+
+    def least_p(count: int) -> float:
+        return beats_share(count, count, quantile, more=True)
+
     shared = (rows & circuit.kept).sum(1) / circuit.num_kept
     return Finding(
         name=name,
@@ -158,7 +156,8 @@ def _against_random(
         p_value=p,
         alpha=alpha,
         passed=p <= alpha,
-        least_p=least,
+        least_p=least_p(draws),
+        remedy=power_at("draws", least_p, alpha),
         values={
             "distance": float(distances[0]),
             "random_mean": float(distances[1:].mean()),
@@ -175,7 +174,6 @@ def _against_random(
             )
         ],
         settings=evaluator.settings(circuit, **settings, quantile=quantile),
-        remarks=remarks,
     )
 
 

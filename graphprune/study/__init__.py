@@ -1,5 +1,7 @@
 """Studies: systems by tasks by methods by densities by seeds, as independent jobs."""
 
+from graphprune.util.attributes import suggest_names
+
 from .cases import Case, make_case, system_names
 from .check import CheckedCase, StudyCheck
 from .entries import StudyMethod, StudySystem
@@ -20,3 +22,5 @@ __all__ = [
     "make_case",
     "system_names",
 ]
+
+suggest_names(__name__)

@@ -16,6 +16,7 @@ from graphprune.tasks.registry import TASKS, make
 from graphprune.tasks.repeats import induction
 from graphprune.tasks.vocabulary import vocabulary
 from graphprune.tasks.years import greater_than
+from graphprune.util.attributes import suggest_names
 
 if TYPE_CHECKING:
     from graphprune.mib.data import MIB_TASKS, mib
@@ -55,3 +56,6 @@ def __getattr__(name: str) -> Any:
 
         return getattr(data, name)
     raise AttributeError(f"module 'graphprune.tasks' has no attribute {name!r}")
+
+
+suggest_names(__name__)

@@ -112,6 +112,10 @@ class Encoder:
         """The text of some token ids."""
         return str(self._tokenizer.decode(list(ids)))
 
+    def quoted(self, ids: Sequence[int]) -> str:
+        """The text of some token ids in quotes, so that spaces at its ends are seen."""
+        return repr(self.decode(ids))
+
     # ---------------------------------------------------------------- texts
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:

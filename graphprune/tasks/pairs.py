@@ -34,6 +34,7 @@ from graphprune.tasks.tables import (
     id_table,
     integer_tensor,
     last_tokens,
+    mask_array,
     overlap,
     position_table,
 )
@@ -62,6 +63,7 @@ class TokenPairs:
         spool: the files behind the arrays, where they are mapped and not in memory.
         redraw: gives all corrupted prompts that the prompts can have, where their source has more
             of them.
+        encoder: turned the texts into ids, and turns ids into texts again; ``None`` where ids came.
 
     Example:
         >>> pairs = TokenPairs.from_tensors(torch.tensor([[3, 4], [5, 6]]), answer=[7, 8])
@@ -80,6 +82,7 @@ class TokenPairs:
     pad_id: int = 0
     spool: Spool | None = None
     redraw: Callable[[], Iterator[Option]] | None = field(default=None, compare=False, repr=False)
+    encoder: Encoder | None = field(default=None, compare=False, repr=False)
 
     # ---------------------------------------------------------------- building
 
@@ -123,7 +126,7 @@ class TokenPairs:
         if ids.ndim != 2 or 0 in ids.shape:
             raise InputError(f"clean must be token ids [N, T], got the shape {list(ids.shape)}")
         n, width = ids.shape
-        real = _mask_array(attention_mask, (n, width))
+        real = mask_array(attention_mask, (n, width))
         left = np.argmax(real, axis=1)
         packed = {}
         for name, given in (("clean", ids), ("corrupt", corrupt)):
@@ -225,6 +228,16 @@ class TokenPairs:
     def lengths(self) -> Sequence[int]:
         """Tokens of each example, the longer of its two prompts."""
         return self._lengths
+
+    def texts(self, number: int) -> dict[str, str]:
+        """An example's prompts, answers and distractors as text in quotes (ids without a text)."""
+        prompts = {"clean": self.clean, "corrupt": self.corrupt}
+        rows = {name: [part.row(number).tolist()] for name, part in prompts.items() if part}
+        for name, table in (("answer", self.answer), ("distractor", self.distractor)):
+            if table is not None:
+                rows[name] = [[i] for i in table[number].flatten().tolist() if i >= 0]
+        text = str if self.encoder is None else self.encoder.quoted
+        return {name: ", ".join(map(text, row)) for name, row in rows.items()}
 
     def fingerprints(self) -> NDArray[np.int64]:
         """``[N, 2]``: fingerprints of the clean and the corrupted prompts (0: none)."""
@@ -352,6 +365,7 @@ def pack(
         slots=columns["slots"] if span_names else None,
         slot_names=(*span_names, "other") if span_names else (),
         pad_id=encoder.pad_id,
+        encoder=encoder,
         spool=spool,
         positions=tables["positions"],
         answer=tables.get("answer"),
@@ -361,28 +375,3 @@ def pack(
 
 def _rows(table: NDArray[np.int32] | None, rows: NDArray[np.int64]) -> Any:
     return None if table is None else torch.from_numpy(table[rows].astype(np.int64))
-
-
-def _mask_array(mask: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """``[N, T]`` bool: real tokens; one unbroken stretch in each row."""
-    if mask is None:
-        return np.ones(shape, dtype=bool)
-    values = torch.as_tensor(mask).detach().cpu().numpy()
-    if values.shape != shape:
-        raise InputError(
-            f"attention_mask must have clean's shape {list(shape)}, got {list(values.shape)}"
-        )
-    if not np.isin(values, (0, 1)).all():
-        raise InputError(
-            f"attention_mask must hold 0 and 1 only, got {values.min()} to {values.max()}"
-        )
-    real: NDArray[np.bool_] = values.astype(bool)
-    if not real.any(1).all():
-        raise InputError(f"attention_mask leaves example {int(np.argmin(real.any(1)))} no token")
-    stretches = (np.diff(real.astype(np.int8), axis=1, prepend=0) == 1).sum(1)
-    if (stretches > 1).any():
-        raise InputError(
-            f"attention_mask of example {int(np.argmax(stretches > 1))} has padding between "
-            "tokens; only padding on the left or on the right can be moved"
-        )
-    return real

@@ -34,6 +34,14 @@ class FileRecord(dict[str, Any]):
         self.may_share = may_share
 
 
+def _spaced(record: Any, *names: str) -> str:
+    """A sentence on the first of the prompts ``names`` that ends in a space; empty where none."""
+    ending = next((n for n in names if str(record.get(n) or "").endswith((" ", "\t"))), None)
+    if ending is None:
+        return ""
+    return f" ({ending!r} ends in a space: put it in front of the answer instead, as in ' Mary')"
+
+
 def check_record(record: Any, where: str) -> None:
     """Raises :class:`~graphprune.errors.InputError` naming ``where`` if ``record`` is no record.
 
@@ -202,7 +210,7 @@ class RecordEncoder:
                 continue
             self._mismatched.add(
                 f"  {where}: {counts[0]} and {counts[1]} tokens: "
-                f"{record['clean']!r} / {record['corrupt']!r}"
+                f"{record['clean']!r} / {record['corrupt']!r}{_spaced(record, 'clean', 'corrupt')}"
             )
         if self._mismatched.count and not self._drop:
             advice = "on_mismatch='drop' drops them, spans align them"
@@ -219,7 +227,7 @@ class RecordEncoder:
 
     def _first_ids(self, record: Any, where: str, name: str) -> list[int]:
         """First-token ids of a record's answers or distractors."""
-        value, encoder = record[name], self.encoder
+        value, encoder, spaced = record[name], self.encoder, _spaced(record, "clean")
         ids: list[int] = []
         for one in value if isinstance(value, list | tuple) else [value]:
             if isinstance(one, int):
@@ -232,9 +240,11 @@ class RecordEncoder:
                 continue
             tokens = encoder.continuation(record["clean"], one)
             if not tokens:
-                raise InputError(f"{where}: {name} {one!r} has no tokens")
+                raise InputError(f"{where}: {name} {one!r} has no tokens{spaced}")
             if tokens[0] == encoder.unknown_id:
-                raise InputError(f"{where}: the vocabulary does not have the {name} {one!r}")
+                raise InputError(
+                    f"{where}: the vocabulary does not have the {name} {one!r}{spaced}"
+                )
             if len(tokens) > 1:
                 self._shortened.add(f"{where}: {one!r}")
             if record["clean"][-1].isalpha() and one[0].isalpha():
@@ -253,7 +263,7 @@ class RecordEncoder:
                     f"{where}: answer {record['answer']!r} and distractor "
                     f"{record['distractor']!r} begin with the same token "
                     f"{self.encoder.decode(shared[:1])!r}, so the model's next token cannot tell "
-                    "them apart"
+                    f"them apart{_spaced(record, 'clean')}"
                 )
 
     def _spans(

@@ -196,3 +196,28 @@ def overlap(
 def last_tokens(lengths: NDArray[np.int64], appended: int) -> NDArray[np.int32]:
     """The last token of each prompt that the tokenizer did not append; it appends so many."""
     return (lengths - 1 - appended).astype(np.int32)
+
+
+def mask_array(mask: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """``[N, T]`` bool: real tokens; one unbroken stretch in each row."""
+    if mask is None:
+        return np.ones(shape, dtype=bool)
+    values = torch.as_tensor(mask).detach().cpu().numpy()
+    if values.shape != shape:
+        raise InputError(
+            f"attention_mask must have clean's shape {list(shape)}, got {list(values.shape)}"
+        )
+    if not np.isin(values, (0, 1)).all():
+        raise InputError(
+            f"attention_mask must hold 0 and 1 only, got {values.min()} to {values.max()}"
+        )
+    real: NDArray[np.bool_] = values.astype(bool)
+    if not real.any(1).all():
+        raise InputError(f"attention_mask leaves example {int(np.argmin(real.any(1)))} no token")
+    stretches = (np.diff(real.astype(np.int8), axis=1, prepend=0) == 1).sum(1)
+    if (stretches > 1).any():
+        raise InputError(
+            f"attention_mask of example {int(np.argmax(stretches > 1))} has padding between "
+            "tokens; only padding on the left or on the right can be moved"
+        )
+    return real

@@ -56,6 +56,7 @@ class Artifact:
         convert_version: Of the convert step; a higher one makes older results out of date.
         requires: The modules that the convert step imports.
         extra: The optional dependencies that bring these modules.
+        title: What a model is called in pictures; empty where its name is its title.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Artifact:
     convert_version: int = 1
     requires: tuple[str, ...] = ()
     extra: str = "demo"
+    title: str = ""
 
     @property
     def requirement(self) -> str:
@@ -352,6 +354,7 @@ ARTIFACTS: Mapping[str, Artifact] = {
             about="SmolLM2-135M-Instruct, 4-bit weights dequantised to float32 (0.54 GB)",
             convert=_convert_smollm2,
             requires=("transformers", "gguf", "accelerate"),
+            title="SmolLM2-135M",
         ),
         Artifact(
             name="celegans",
@@ -378,3 +381,14 @@ ARTIFACTS: Mapping[str, Artifact] = {
     )
 }
 """The artifacts by name."""
+
+
+def model_title(model: str) -> str:
+    """Returns what people call a model: of a fetched one's folder its title, else ``model``.
+
+    Example:
+        >>> model_title("smollm2-0.1.2"), model_title("gpt2")
+        ('SmolLM2-135M', 'gpt2')
+    """
+    titles = {f"{a.name}-{a.version}": a.title for a in ARTIFACTS.values() if a.title}
+    return titles.get(model, model)

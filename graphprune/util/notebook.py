@@ -9,6 +9,15 @@ from typing import Any
 _CELL = "text-align:left;padding:1px 12px 1px 0;vertical-align:top"
 
 
+class PlainText(str):
+    """Text that Python and notebooks show as it is, line by line."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def short_value(value: Any) -> str:
     """A number with four figures, a missing one as a dash, anything else as text.
 

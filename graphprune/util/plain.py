@@ -1,12 +1,15 @@
-"""Settings and figures as plain JSON values, and weights as a hash: to be kept and compared."""
+"""Settings, figures and versions as plain JSON values, weights as a hash: to keep and compare."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import math
+import sys
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from enum import Enum
+from importlib import metadata
 from pathlib import PurePath
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +24,15 @@ class Short(Protocol):
 
     def as_plain(self) -> str:
         """The text that stands for it."""
+        ...
+
+
+@runtime_checkable
+class HasToDict(Protocol):
+    """Whatever can be written as plain values, such as an :class:`~graphprune.EvaluationReport`."""
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Its figures by name."""
         ...
 
 
@@ -125,3 +137,25 @@ def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def recorded(provenance: Mapping[str, Any], part: str, key: str) -> str:
+    """A name in a part of a provenance, which may be the name alone; empty where not known."""
+    record = provenance.get(part)
+    return str((record.get(key) if isinstance(record, Mapping) else record) or "")
+
+
+_PACKAGES = ("graphprune", "numpy", "torch", "transformers", "torch_geometric")
+
+
+def versions_now() -> dict[str, Any]:
+    """Versions of Python and of packages that may have had a part in a result, and the time."""
+    known = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in _PACKAGES:
+        # What is not imported had no part in the result.
+        if package in sys.modules:
+            try:
+                known[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                known[package] = "uninstalled checkout"
+    return {"versions": known, "created": datetime.now(UTC).isoformat(timespec="seconds")}

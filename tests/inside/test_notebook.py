@@ -10,6 +10,8 @@ import torch
 from transformer_graph import random_scores, transformer_graph
 
 import graphprune as gp
+from graphprune.adapters import ARGNN
+from graphprune.spectral import plot
 from graphprune.statistics import Finding
 
 pytestmark = pytest.mark.inside
@@ -91,3 +93,22 @@ def test_a_circuit_has_a_picture_where_matplotlib_is(monkeypatch):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "data:image/png" not in made._repr_html_()
+
+
+def test_axes_show_in_a_notebook_as_the_figure_that_they_stand_in():
+    axes_of = pytest.importorskip("matplotlib.axes").Axes
+    f = {"signed": [0.2, 1.0]}
+    curve = gp.FaithfulnessCurve((0.1, 1.0), f, {"signed": [1, 9]}, f, 1.0, 0.0, "logit_diff")
+    cycle = torch.tensor([[0, 1, 2, 1], [1, 2, 1, 3]])
+    graph = gp.wrap(ARGNN(cycle, 4, inputs=[0], outputs=[3], steps=2, seed=0)).graph
+    for axes in (curve.plot(), plot(graph)):
+        assert isinstance(axes, axes_of)
+        assert axes._repr_png_().startswith(b"\x89PNG")
+        assert axes._repr_png_() == axes.figure._repr_png_()
+
+
+def test_a_task_is_shown_with_its_first_prompts():
+    task = gp.Task.from_tensors(torch.tensor([[3, 4], [5, 6]]), answer=[7, 8])
+    html = task._repr_html_()
+    assert "clean       [3, 4]" in html
+    assert "answer      [8]" in html
