@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -84,6 +85,19 @@ def test_discover_refuses(model_dir, tmp_path, capsys, options, words):
             for part in (key, value)]  # fmt: skip
     assert words in refused(capsys, "discover", *base, *options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pairs_that_share_all_their_prompts_need_held_out_0(model_dir, tmp_path, capsys):
+    one, other = "the park and the park", "the store and the park"
+    pair = {"clean": one, "corrupt": other, "answer": " park", "distractor": " store"}
+    twin = {"clean": other, "corrupt": one, "answer": " store", "distractor": " park"}
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in [pair, twin] * 5))
+    out = tmp_path / "c"
+    arguments = ("--model", model_dir, "--task", file, "--method", "eap", "--out", out)
+    assert "On the command line: --held-out 0" in refused(capsys, "discover", *arguments)
+    assert call("discover", *arguments, "--size", "0.5", "--held-out", "0", "--json") == 0
+    assert out_of(capsys)["train_prompts"] == 10
 
 
 @pytest.mark.parametrize(

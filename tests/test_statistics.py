@@ -367,6 +367,7 @@ def test_small_tasks_and_settings_that_make_no_sense(toy):
         (lambda: st.independence_test(model, task, mask, of="scores", metric="kl"), "constant"),
         (lambda: st.independence_test(model, task, mask, of="words"), "of is auto"),
         (lambda: st.examine(model, task, mask, ["truth"]), "unknown test 'truth'"),
+        (lambda: st.examine(model, task, mask, "sufficiency"), "say \\['sufficiency'\\]"),
         (lambda: st.examine(model, one, mask, ["equivalence"]), "at least 2 examples"),
     ):
         with pytest.raises(gp.InputError, match=words):

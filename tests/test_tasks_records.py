@@ -117,10 +117,12 @@ def test_different_lengths_are_listed() -> None:
     assert message.endswith("... and 2 more")
 
 
-def test_different_lengths_are_dropped_with_a_count() -> None:
-    task = Task.from_pairs([*uneven(2), MARY], byte_bpe(), on_mismatch="drop")
+def test_different_lengths_are_dropped_with_a_count(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "graphprune.tasks"):
+        task = Task.from_pairs([*uneven(2), MARY], byte_bpe(), on_mismatch="drop")
     assert len(task) == 2
     assert task.notes["dropped"] == 2
+    assert "dropped 2 of 4 pairs whose token lengths differ, first record 1: " in caplog.text
     with pytest.raises(InputError, match="nothing is left"):
         Task.from_pairs(uneven(2)[1:], byte_bpe(), on_mismatch="drop")
 

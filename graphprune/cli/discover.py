@@ -273,4 +273,10 @@ def _split(task: Task, held_out: float | None, seed: int) -> tuple[Task, Task]:
     share = (HELD_OUT if len(task) >= 8 else 0.0) if held_out is None else held_out
     if share == 0.0:
         return task, task
-    return task.split(1.0 - share, seed=seed)
+    try:
+        return task.split(1.0 - share, seed=seed)
+    except InputError as error:
+        raise InputError(
+            f"{error}. On the command line: --held-out 0 finds and reports on the same prompts; "
+            "then judge the circuit with `graphprune evaluate`, on others"
+        ) from error

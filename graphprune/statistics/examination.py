@@ -100,7 +100,7 @@ def examine(
             :class:`~graphprune.statistics.mask_evaluator.RunOptions`.
 
     Raises:
-        InputError: an unknown test, or none that can be made.
+        InputError: an unknown test, one name in place of a list, or no test that can be made.
         GraphMismatchError: the circuit belongs to another graph.
 
     Example:
@@ -110,6 +110,8 @@ def examine(
         0  equivalence  0.437   True
         1  sufficiency  0.135   None
     """
+    if isinstance(tests, str):
+        raise InputError(f"tests must be a list of names, got the text {tests!r}: say [{tests!r}]")
     names = list(TESTS)[:5] if tests is None else list(dict.fromkeys(tests))
     unknown = [name for name in names if name not in TESTS]
     if unknown or not names:

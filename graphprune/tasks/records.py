@@ -164,9 +164,10 @@ class RecordEncoder:
             raise InputError(self._mismatch("nothing is left when they are dropped", ""))
         if self._mismatched.count:
             log.warning(
-                "dropped %d of %d pairs whose token lengths differ",
+                "dropped %d of %d pairs whose token lengths differ, first %s",
                 self._mismatched.count,
                 self.seen,
+                self._mismatched.first[0].strip(),
             )
         for cases, what in (
             (self._shortened, "are longer than one token; their first token stands for them"),
