@@ -54,6 +54,8 @@ import torch
 from graphprune.adapters import ARGNN
 from graphprune.tasks import patterns
 
+gp.SpectralPruning  # loaded on first use
+
 
 
 def network(edges):

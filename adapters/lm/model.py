@@ -34,13 +34,12 @@ from .attribution.gradients import attributed
 from .attribution.relevance import Rule
 from .describe.architecture import Architecture
 from .describe.family import Family
-from .describe.head_attention import HeadCores
 from .describe.layout import EdgeLayout, PassPlan, computed_share, dense_plan, sparse_plan
 from .describe.offloading import require_loadable
 from .export.pruned import pruned
 from .generate import generate
 from .passes.backward import differentiable_run
-from .passes.delta_buffer import AblatedRun
+from .passes.delta_buffer import AblatedRun, HeadCores
 from .passes.incremental import SuffixTrials
 from .passes.inputs import read_inputs, shared_prefix
 from .passes.masked import MaskedPass

@@ -322,10 +322,12 @@ def _about(thing: Callable[..., Any]) -> str:
 
 def method_facts(name: str) -> dict[str, Any]:
     """What a method does, and its settings with their defaults, from its own docstrings."""
+    from graphprune.core.registry import method_names
     from graphprune.core.variants import HasVariants
-    from graphprune.study.settings import method_kind, settings_of
+    from graphprune.study.settings import method_kind, same_name, settings_of
 
     kind = method_kind(name)
+    name = same_name(name, method_names()) or name  # an import path is as it is
     described: dict[str, str] = {}
     for base in reversed(kind.__mro__):  # the class's own words win
         described |= _arguments_of(inspect.cleandoc(base.__doc__ or ""))

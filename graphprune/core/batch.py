@@ -6,16 +6,13 @@ list of positions or answers.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from graphprune.errors import NumericalError
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,60 +55,6 @@ class Batch:
     alignment: Tensor | None = None
     slots: Tensor | None = None
     slot_names: tuple[str, ...] = ()
-
-
-def positions_in(batched: Sequence[int], numbers: Sequence[int]) -> Tensor | None:
-    """``[n]``: where each of the examples ``numbers`` stands among those of all batches.
-
-    ``None`` unless both name the same examples, each once.
-    """
-    at = {number: place for place, number in enumerate(batched)}
-    if len(at) < len(batched) or at.keys() != set(numbers):
-        return None
-    return torch.tensor([at[number] for number in numbers])
-
-
-def require_finite(finite: Tensor, batch: Batch, what: str) -> None:
-    """Raises :class:`NumericalError` naming the examples where ``finite [B]`` does not hold.
-
-    ``what`` is the sentence's beginning: "the circuit gave NaN outputs".
-    """
-    if not bool(finite.all()):
-        bad = torch.nonzero(~finite)[:, 0].tolist()
-        numbers = [batch.indices[i] if batch.indices else i for i in bad]
-        raise NumericalError(
-            f"{what} on {len(bad)} of {batch.size} examples; example numbers {numbers[:10]}"
-        )
-
-
-def check_outputs(outputs: Tensor, batch: Batch, what: str) -> None:
-    """Raises :class:`NumericalError` naming the examples whose outputs are NaN or infinite."""
-    finite = torch.isfinite(outputs).flatten(1).all(1)
-    require_finite(finite, batch, f"{what} gave NaN or infinite outputs")
-
-
-class ExampleValues:
-    """Values for each example, put back from batches into the order of ``numbers``."""
-
-    def __init__(self, numbers: Sequence[int]) -> None:
-        self._numbers = numbers
-        self._parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {}
-
-    def add(self, name: str, batch: Batch, values: Tensor) -> None:
-        """Takes a measure's ``values [B]`` on a batch."""
-        part = (batch.indices, values.detach().cpu().double())
-        self._parts.setdefault(name, []).append(part)
-
-    def columns(self, absent: Container[str] = ()) -> dict[str, Tensor]:
-        """``[N]`` for each measure but those in ``absent``."""
-        columns = {}
-        for name, parts in self._parts.items():
-            if name in absent:
-                continue
-            values = torch.cat([part for _, part in parts])
-            order = positions_in([i for indices, _ in parts for i in indices], self._numbers)
-            columns[name] = values if order is None else values[order]
-        return columns
 
 
 @runtime_checkable

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from graphprune.capabilities import CompiledCircuits
 from graphprune.core.ablation import AblationLike, resolve_ablation
-from graphprune.core.batch import Batch, positions_in
+from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask, require_same_graph
 from graphprune.core.model import MaskedModel, Reference, require_model
 from graphprune.core.task import Task
 from graphprune.errors import InputError
+from graphprune.util.numbers import positions_in
 
 
 class CompiledCircuit:

@@ -345,7 +345,7 @@ def budget(size: float, total: int) -> int:
     """
     if isinstance(size, bool) or not isinstance(size, (int, float, np.integer, np.floating)):
         raise InputError(f"expected a number of edges (int) or a fraction (float), got {size!r}")
-    if is_integer(size):
+    if isinstance(size, (int, np.integer)):
         if not 0 <= size <= total:
             raise InputError(f"expected a number of edges from 0 to {total}, got {size}")
         return int(size)

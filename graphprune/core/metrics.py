@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.core.batch import Batch, require_finite
+from graphprune.core.batch import Batch
 from graphprune.errors import InputError
 from graphprune.util.checks import require_one_of
-from graphprune.util.numbers import NOISE, UNBOUNDED, levels
+from graphprune.util.numbers import NOISE, UNBOUNDED, levels, require_finite
 
 MetricFunction = Callable[[Tensor, Batch, Tensor | None], Tensor]
 
@@ -96,7 +96,7 @@ class Metric:
                 f"got the shape {list(values.shape)}"
             )
         finite = torch.isfinite(values.detach())
-        require_finite(finite, batch, f"metric {self.name!r} is NaN or infinite")
+        require_finite(finite, batch.indices, f"metric {self.name!r} is NaN or infinite")
         return values
 
     def same_as_full(self, outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from graphprune.capabilities import module_of
 from graphprune.core.ablation import AblationLike, resolve_ablation
-from graphprune.core.batch import Batch, ExampleValues, check_outputs
+from graphprune.core.batch import Batch
 from graphprune.core.circuit import Circuit
 from graphprune.core.mask import EdgeMask, mask_density, mask_of, require_same_graph
 from graphprune.core.metrics import Metric, as_metric, kendall_tau
@@ -33,7 +33,9 @@ from graphprune.util.notebook import notebook_card
 from graphprune.util.numbers import (
     ENOUGH,
     UNBOUNDED,
+    ExampleValues,
     bootstrap_interval,
+    check_outputs,
     few_examples,
     ratio_interval,
 )
@@ -273,7 +275,7 @@ def evaluate_all(
         against = batch.answer is not None and batch.distractor is not None
         with torch.no_grad():
             full, ablated = reference.full, reference.ablated
-        check_outputs(full, batch, "the full model")
+        check_outputs(full, batch.indices, "the full model")
         idle.see(batch, reference)
         present = []
         for metric in wanted:
@@ -282,22 +284,22 @@ def evaluate_all(
                 absent[metric.name] = why
                 continue
             present.append(metric)
-            full_values.add(metric.name, batch, metric(full, batch, full))
-            ablated_values.add(metric.name, batch, metric(ablated, batch, full))
+            full_values.add(metric.name, batch.indices, metric(full, batch, full))
+            ablated_values.add(metric.name, batch.indices, metric(ablated, batch, full))
         for name, mask in chosen_masks.items():
             with torch.no_grad():
                 outputs = model.run(batch, mask, reference)
                 if cost:
                     measure(model, batch, mask, reference, spent[name])
-            check_outputs(outputs, batch, f"the circuit {name}".rstrip())
+            check_outputs(outputs, batch.indices, f"the circuit {name}".rstrip())
             for metric in present:
-                circuit_values[name].add(metric.name, batch, metric(outputs, batch, full))
+                circuit_values[name].add(metric.name, batch.indices, metric(outputs, batch, full))
             if ranked:
                 why, taus = _kendall(outputs, full, batch)
                 if taus is None:
                     absent["kendall_tau"] = why
                 else:
-                    circuit_values[name].add("kendall_tau", batch, taus)
+                    circuit_values[name].add("kendall_tau", batch.indices, taus)
     settings = {
         "task": task.name,
         "examples": len(task),

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from graphprune.core.ablation import AblationLike
-from graphprune.core.batch import Batch, check_outputs
+from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask, binary_mask
 from graphprune.core.metrics import as_metric
 from graphprune.core.model import MaskedModel, require_model
@@ -22,6 +22,7 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.evaluation.reference_cache import ReferenceCache, require_mask_rows
 from graphprune.util.checks import at_least, require_one_of
+from graphprune.util.numbers import check_outputs
 from graphprune.util.progress import bar
 
 MetricLike = Any  # str | Metric | Callable
@@ -138,7 +139,7 @@ class MaskEvaluator:
         for batch, reference in self._cache:
             idle.see(batch, reference)
             full, ablated = reference.full, reference.ablated
-            check_outputs(full, batch, "the full model")
+            check_outputs(full, batch.indices, "the full model")
             ends.append([self._values(outputs, batch, full) for outputs in (full, ablated)])
         idle.finish()
         full, ablated = (torch.cat(side) for side in zip(*ends, strict=True))
@@ -154,7 +155,7 @@ class MaskEvaluator:
                 rows = []
                 for stack in masks.split(self._stack):
                     for outputs in self.model.run(batch, stack.float(), reference):
-                        check_outputs(outputs, batch, "a circuit")
+                        check_outputs(outputs, batch.indices, "a circuit")
                         rows.append(self._values(outputs, batch, reference.full))
                     progress.update(len(stack))
                 columns.append(torch.stack(rows) if rows else torch.zeros(0, batch.size))
@@ -171,7 +172,7 @@ class MaskEvaluator:
             out = reference.full
             if mask is not None:
                 out = self.model.run(batch, mask.float(), reference)
-            check_outputs(out, batch, "a circuit")
+            check_outputs(out, batch.indices, "a circuit")
             places = batch.positions
             if out.ndim == 3 and places is not None and places.ndim == 2:
                 out = out.masked_fill((places < 0).to(out.device)[..., None], 0.0)

@@ -34,6 +34,10 @@ class CheckedCase:
     take in one process, by one pass and one trial that were measured. ``remarks`` name methods
     that will be refused, methods whose passes are not known and not counted, and what was left out
     of the prompts.
+
+    Example:
+        >>> CheckedCase("small", "ioi", 532, 64, 64, jobs=6, passes=48, trials=60, seconds=9).edges
+        532
     """
 
     system: str
@@ -50,7 +54,13 @@ class CheckedCase:
 
 @dataclass(frozen=True)
 class StudyCheck:
-    """What :meth:`Study.check` finds: ``cases`` that were built and ``mistakes`` of the others."""
+    """What :meth:`Study.check` finds: ``cases`` that were built and ``mistakes`` of the others.
+
+    Example:
+        >>> check = StudyCheck("two methods", (), (Mistake(("seeds",), "no numbers", line=3),))
+        >>> check.mistakes[0].line
+        3
+    """
 
     name: str
     cases: tuple[CheckedCase, ...]

@@ -15,7 +15,12 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Mistake:
-    """One mistake: keys from the top of the study down to it, what is wrong, the file's line."""
+    """One mistake: keys from the top of the study down to it, what is wrong, the file's line.
+
+    Example:
+        >>> print(Mistake(("systems", "small", "tasks", 0), "no such task", line=4))
+        line 4, systems.small.tasks[0]: no such task
+    """
 
     place: Place
     message: str

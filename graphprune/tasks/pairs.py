@@ -27,7 +27,7 @@ from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.records import CHOICES, RecordEncoder
 from graphprune.tasks.records import OnMismatch as OnMismatch
 from graphprune.tasks.redrawing import Option, choose_options
-from graphprune.tasks.spool import Spool, row_chunks
+from graphprune.tasks.spool import Spool
 from graphprune.tasks.streaming import encode_stream
 from graphprune.tasks.tables import (
     Ragged,
@@ -37,6 +37,7 @@ from graphprune.tasks.tables import (
     mask_array,
     overlap,
     position_table,
+    row_chunks,
 )
 
 
@@ -221,7 +222,7 @@ class TokenPairs:
     def _lengths(self) -> array[int]:
         lengths = array("i")
         prompts = [self.clean] if self.corrupt is None else [self.clean, self.corrupt]
-        for rows in row_chunks(len(self), self.spool):
+        for rows in row_chunks(len(self), None if self.spool is None else self.spool.release):
             lengths.extend(np.max([p.lengths_of(rows) for p in prompts], axis=0).tolist())
         return lengths
 
@@ -242,7 +243,7 @@ class TokenPairs:
     def fingerprints(self) -> NDArray[np.int64]:
         """``[N, 2]``: fingerprints of the clean and the corrupted prompts (0: none)."""
         table = np.zeros((len(self), 2), dtype=np.int64)
-        for rows in row_chunks(len(self), self.spool):
+        for rows in row_chunks(len(self), None if self.spool is None else self.spool.release):
             for column, prompts in enumerate((self.clean, self.corrupt)):
                 if prompts is None:
                     continue

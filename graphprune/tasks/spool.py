@@ -12,7 +12,6 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from graphprune.errors import InputError
-from graphprune.tasks.tables import Ragged
-
-CHUNK = 4096  # rows read at a time
+from graphprune.tasks.tables import Ragged, row_chunks
 
 
 class Spool:
@@ -88,14 +85,6 @@ def _remove(folder: Path, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def row_chunks(count: int, spool: Spool | None) -> Iterator[NDArray[np.int64]]:
-    """The numbers of ``count`` rows, some at a time; what was read of them is handed back."""
-    for start in range(0, count, CHUNK):
-        yield np.arange(start, min(start + CHUNK, count))
-        if spool is not None:
-            spool.release()
-
-
 class RaggedFile:
     """A :class:`Ragged` that grows in two files, behind ``blank`` rows without entries."""
 
@@ -122,7 +111,7 @@ class RaggedFile:
     def table(self) -> NDArray[np.int32]:
         """``[N, longest]``: all rows, ``-1`` behind their ends; see :meth:`Ragged.table`."""
         rows = self.map()
-        for chunk in row_chunks(self._rows, self._spool):
+        for chunk in row_chunks(self._rows, self._spool.release):
             padded = rows.padded(chunk, self._longest, fill=-1)
             self._spool.append(f"{self._name}.table", padded.astype(np.int32))
         return self._spool.map(f"{self._name}.table", np.int32, self._rows, self._longest)

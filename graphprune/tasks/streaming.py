@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from graphprune.errors import InputError
 from graphprune.tasks.records import CHOICES, RecordEncoder
-from graphprune.tasks.spool import RaggedFile, Spool, row_chunks
-from graphprune.tasks.tables import Ragged, last_tokens
+from graphprune.tasks.spool import RaggedFile, Spool
+from graphprune.tasks.tables import Ragged, last_tokens, row_chunks
 
 CHUNK = 1000  # records encoded at a time
 
@@ -46,7 +46,7 @@ def encode_stream(
     notes = coder.finish()
     tables = {name: files.pop(name).table() for name in CHOICES & files.keys()}
     columns = {name: file.map() for name, file in files.items()}
-    for rows in row_chunks(size, folder):
+    for rows in row_chunks(size, folder.release):
         lengths = columns["clean"].lengths_of(rows)
         folder.append("positions", last_tokens(lengths, len(coder.encoder.suffix)))
     tables["positions"] = folder.map("positions", np.int32, size)

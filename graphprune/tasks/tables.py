@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,15 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 
-CHUNK = 4096  # rows compared at a time
+CHUNK = 4096  # rows read or compared at a time
+
+
+def row_chunks(count: int, release: Callable[[], None] | None) -> Iterator[NDArray[np.int64]]:
+    """The numbers of ``count`` rows, some at a time; ``release`` hands back what was read."""
+    for start in range(0, count, CHUNK):
+        yield np.arange(start, min(start + CHUNK, count))
+        if release is not None:
+            release()
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,13 +19,14 @@ Statistician 69, 2015 (quantiles farther out); Fieller 1954 (ratios); Clopper an
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, NumericalError
 
 UNBOUNDED = (-math.inf, math.inf)
 ENOUGH = 20
@@ -242,3 +243,58 @@ def ranks(values: Tensor, noise: float) -> NDArray[np.float64]:
 def ranking(values: Tensor) -> Tensor:
     """Positions from the highest value to the lowest; equal values keep their order."""
     return torch.sort(values, descending=True, stable=True).indices
+
+
+def positions_in(batched: Sequence[int], numbers: Sequence[int]) -> Tensor | None:
+    """``[n]``: where each of the examples ``numbers`` stands among those of all batches.
+
+    ``None`` unless both name the same examples, each once.
+    """
+    at = {number: place for place, number in enumerate(batched)}
+    if len(at) < len(batched) or at.keys() != set(numbers):
+        return None
+    return torch.tensor([at[number] for number in numbers])
+
+
+def require_finite(finite: Tensor, numbers: Sequence[int], what: str) -> None:
+    """Raises :class:`NumericalError` naming the examples where ``finite [B]`` does not hold.
+
+    ``numbers`` are the examples' own (none: they are counted from 0); ``what`` is the sentence's
+    beginning, such as "the circuit gave NaN outputs".
+    """
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite)[:, 0].tolist()
+        named = [numbers[i] if numbers else i for i in bad]
+        raise NumericalError(
+            f"{what} on {len(bad)} of {len(finite)} examples; example numbers {named[:10]}"
+        )
+
+
+def check_outputs(outputs: Tensor, numbers: Sequence[int], what: str) -> None:
+    """Raises :class:`NumericalError` naming the examples whose outputs are NaN or infinite."""
+    finite = torch.isfinite(outputs).flatten(1).all(1)
+    require_finite(finite, numbers, f"{what} gave NaN or infinite outputs")
+
+
+class ExampleValues:
+    """Values for each example, put back from batches into the order of ``numbers``."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = numbers
+        self._parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {}
+
+    def add(self, name: str, numbers: tuple[int, ...], values: Tensor) -> None:
+        """Takes a measure's ``values [B]`` on the examples ``numbers`` of a batch."""
+        part = (numbers, values.detach().cpu().double())
+        self._parts.setdefault(name, []).append(part)
+
+    def columns(self, absent: Container[str] = ()) -> dict[str, Tensor]:
+        """``[N]`` for each measure but those in ``absent``."""
+        columns = {}
+        for name, parts in self._parts.items():
+            if name in absent:
+                continue
+            values = torch.cat([part for _, part in parts])
+            order = positions_in([i for indices, _ in parts for i in indices], self._numbers)
+            columns[name] = values if order is None else values[order]
+        return columns

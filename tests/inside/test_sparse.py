@@ -6,7 +6,7 @@ from support.tiny import random_pair, tiny
 
 import graphprune as gp
 from graphprune import Batch
-from graphprune.adapters.lm.describe.head_attention import HeadCores
+from graphprune.adapters.lm.passes.delta_buffer import HeadCores
 from graphprune.adapters.lm.passes.masked import MaskedPass
 
 pytestmark = pytest.mark.inside

@@ -197,7 +197,7 @@ def test_a_model_that_is_there_is_known_by_its_parameters(models):
     case = systems.language("ioi", train=4, test=4, seed=0, model=str(models[0]))
 
     class Given:
-        options, task, seed = "{}", "ioi", 0
+        kind, options, task, seed = "given", "{}", "ioi", 0
 
         def make(self):
             return Case(case.model, case.train, case.test)

@@ -183,7 +183,7 @@ def test_bars_count_passes_where_they_are_known(capsys, monkeypatch):
     [
         (gp.EAP(), {"EAP": 1}),
         (gp.IntegratedMaskGradient(steps=4), {"IntegratedMaskGradient": 4}),
-        (gp.UGS(samples=12), {"UGS": 12}),
+        (gp.UGS(samples=12), {"UniformGradientSampling": 12}),
         (
             gp.SequentialEnsemble(gp.IntegratedMaskGradient(steps=3), gp.EdgePruning()),
             {"IntegratedMaskGradient": 3, "EdgePruning": 1},

@@ -170,7 +170,7 @@ def test_what_is_planned_is_what_runs(plan, tmp_path, monkeypatch):
     for settings in (gp.EAP(), gp.EAPIG(steps=3), gp.UGS(steps=2, samples=5, size=0.3)):
         counts.update(masked=0, plain=0)
         settings.fit(case.model, case.train)
-        planned = {"EAP": (2, 0), "EAPIG": (6, 0), "UGS": (0, 10)}[type(settings).__name__]
+        planned = {gp.EAP: (2, 0), gp.EAPIG: (6, 0), gp.UGS: (0, 10)}[type(settings)]
         assert (counts["plain"], counts["masked"]) == planned
 
 
