@@ -134,7 +134,8 @@ class IdleAblationCheck:
             f"{ablation.name} ablation changes nothing here: {_CAUSES[ablation.kind]}. On every "
             "example every ablated message is the clean one (corrupted inputs equal to the clean "
             "ones, features alike on all nodes, a mean over equal inputs), or none that differs "
-            "reaches the outputs asked for (a node that no edge leads to), so no edge has an effect. "
+            "reaches the outputs asked for (a node that no edge leads to), so no edge has an "
+            "effect. "
             + (f"Use {other}, or give" if other else "Give")
             + " corrupted inputs that differ, or ask where edges lead"
         )
