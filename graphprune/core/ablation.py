@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from graphprune.capabilities import MeanMessages, require
-from graphprune.core.mask import EdgeMask, Masked
+from graphprune.core.mask import EdgeMask, Masked, known_ablations
 from graphprune.core.model import Ablation, AblationKind, MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task, require_task
@@ -63,9 +62,7 @@ def own_ablation(circuits: Iterable[object]) -> AblationLike | None:
     found under different ones.
     """
     found = (Masked, EdgeMask, EdgeScores)
-    said: list[Any] = [one.ablation for one in circuits if isinstance(one, found)]
-    # Ablations that are told by their name alone are one.
-    known = {a.name if isinstance(a, Ablation) and a.values is None else a for a in said} - {None}
+    known = known_ablations(*(one.ablation for one in circuits if isinstance(one, found)))
     if len(known) > 1:
         raise InputError(
             f"these circuits were found under {' and '.join(sorted(map(str, known)))}; say which "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphprune.core.edge_table import edge_table
 from graphprune.core.graph import ComputationalGraph
-from graphprune.core.mask import EdgeMask, require_same_graph
+from graphprune.core.mask import EdgeMask, one_ablation, require_same_graph
 from graphprune.core.method import ablation_name, provenance_of
 from graphprune.core.overlap import ExampleFingerprint, fingerprint_set
 from graphprune.core.scores import EdgeScores
@@ -350,7 +350,7 @@ class Circuit:
         scores = self.scores if self.scores is not None else other.scores
         known = self.found_on is not None and other.found_on is not None
         seen = (self.found_on or frozenset()) | (other.found_on or frozenset()) if known else None
-        under = self.ablation if self.ablation == other.ablation else None
+        under = one_ablation(self.ablation, other.ablation)
         return Circuit(self.graph, mask, scores, None, provenance, seen, under)
 
     def __and__(self, other: Circuit) -> Circuit:

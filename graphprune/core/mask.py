@@ -186,9 +186,8 @@ class EdgeMask:
         return self.values, other.values
 
     def _joined(self, other: EdgeMask, values: Tensor) -> EdgeMask:
-        """A mask made of two: of their ablation where they have the same."""
-        shared = self.ablation if self.ablation == other.ablation else None
-        return EdgeMask(self.graph, values, ablation=shared)
+        """A mask made of two, found under their ablation where they know but one."""
+        return EdgeMask(self.graph, values, ablation=one_ablation(self.ablation, other.ablation))
 
     def __and__(self, other: EdgeMask) -> EdgeMask:
         return self._joined(other, torch.minimum(*self._pair(other)))
@@ -277,6 +276,21 @@ def _require_alone(graph: ComputationalGraph, name: str) -> None:
             f"the edge {name!r} is named twice; edges with the same ends are called "
             f"{', '.join(map(repr, [name, *twins]))}"
         )
+
+
+def known_ablations(*ablations: Any) -> set[Any]:
+    """The different ones among names and ablations; ``None``, which is not known, is left out.
+
+    Ablations that their name says wholly are given by it.
+    """
+    known = [one for one in ablations if one is not None]
+    return {a if isinstance(a, str) or a.values is not None else a.name for a in known}
+
+
+def one_ablation(*ablations: Any) -> Any:
+    """The only one that is known among these; ``None`` where none is, or several differ."""
+    known = known_ablations(*ablations)
+    return known.pop() if len(known) == 1 else None
 
 
 def found_under(mask: EdgeMask, ablation: Any) -> EdgeMask:

@@ -8,7 +8,6 @@ originals write corrupted minus clean times the gradient of a loss, which is the
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -96,12 +95,12 @@ def mask_gradient(
 class GradientScorer(Scorer):
     """Mean gradients by edge, weighed over points between the ablated and the clean run."""
 
-    @abstractmethod
     def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
         """Gates ``[K, N]`` and weights ``[K]`` of K points; ``(None, None)`` is the clean model.
 
         A gate of 1 leaves a node's message clean, a gate of 0 puts the ablated one in its place.
         """
+        return None, None
 
     def held_constant(self, model: MaskedModel) -> Tensor | None:
         """``[K, N]`` bool: nodes whose gated messages pass no gradient on; ``None``: none."""
@@ -192,10 +191,6 @@ class EAP(GradientScorer):
         >>> scores.top(3).edges()
         ['0->1', '1->2', '0->4']
     """
-
-    def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
-        """The clean model."""
-        return None, None
 
 
 @dataclass(frozen=True, kw_only=True)

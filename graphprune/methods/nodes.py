@@ -45,10 +45,6 @@ class NAP(GradientScorer):
         """Gradients at nodes inside the model."""
         return (EdgeGradients,)
 
-    def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
-        """The clean model."""
-        return None, None
-
     def score_nodes(self, model: MaskedModel, task: Task) -> NodeScores:
         """Mean node scores over the task's examples."""
         self._check(model, task)

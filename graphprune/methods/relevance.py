@@ -51,10 +51,6 @@ class RelP(HasVariants, GradientScorer):
         """Relevance propagation."""
         return (RelevanceGradients,)
 
-    def interpolation(self, model: MaskedModel) -> tuple[Tensor | None, Tensor | None]:
-        """The clean model."""
-        return None, None
-
     def _gradients(
         self,
         model: MaskedModel,

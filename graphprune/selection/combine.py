@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.core.mask import require_same_graph
+from graphprune.core.mask import one_ablation, require_same_graph
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import InputError
 from graphprune.util.checks import require_one_of
@@ -147,13 +147,12 @@ def combine_scores(
         values = values * _common_sign(scores, share)
     names = ", ".join(s.method or "scores" for s in scores)
     kind = how if normalize is None else f"{how} of {normalize}s"
-    under = {member.ablation for member in scores}
     return EdgeScores(
         first.graph,
         values.float(),
         method=f"{kind}({names})",
         noise=float(left),
-        ablation=under.pop() if len(under) == 1 else None,
+        ablation=one_ablation(*(member.ablation for member in scores)),
     )
 
 

@@ -84,6 +84,9 @@ def test_masks_of_different_ablations_are_not_mixed_unsaid():
     model, task = Toy(seed=3), gp.Task(ToyExamples(), METRIC, batch_size=4)
     zero, other = (gp.EAP(ablation=a).score(model, task).top(8) for a in ("zero", "counterfactual"))
     assert (zero | other).ablation is None
+    assert (zero & gp.EdgeMask.full(zero.graph)).ablation == "zero"  # the one that is known
+    again = gp.EdgeMask(zero.graph, zero.values, ablation=gp.Ablation("zero"))
+    assert (zero & again).ablation == "zero"  # one ablation, said in two ways
     assert zero == gp.EdgeMask(model.graph, zero.values)
     with pytest.raises(gp.InputError, match="found under counterfactual and zero; say which"):
         gp.evaluation.report.evaluate_all(model, task, {"a": zero, "b": other})
