@@ -213,6 +213,20 @@ def test_path_holds_a_circuit_of_every_size(model, task):
         assert mask.prune_dead_ends() == mask
 
 
+@pytest.mark.parametrize("steps", [1, 60])
+def test_no_circuit_of_a_path_is_worse_than_the_warm_starts(model, task, steps):
+    ranking = gp.IntegratedMaskGradient(steps=8).score(model, task)
+    path = (4, 5, 6, 7, 8)
+    fit = gp.EdgePruning(
+        size=3, path=path, steps=steps, batch_size=6, loss="mse", warm_start=ranking
+    ).fit(model, task)
+    assert tuple(fit.circuits) == path
+    for size, mask in fit.circuits.items():
+        start = ranking.connected(size)
+        assert mask.num_kept == start.num_kept == size
+        assert mse(model, task, mask) <= mse(model, task, start) + 1e-6
+
+
 def test_nearest_feasible_count_is_given_and_said(caplog):
     """Six edges, one of which leads nowhere: five is the most a circuit can have."""
     graph = gp.ComputationalGraph.from_edges(

@@ -87,8 +87,10 @@ class EdgePruning(MaskOptimiser):
             norm; ``None``: none, or 1 as released; ``float("inf")``: none.
         refine: rounds of local search from the final circuit, each a gradient and a few sparse runs
             of up to eight batches; ``None``: 8, none as published.
-        path: further sizes (counts or shares) whose circuits the default variant keeps as its
-            budget passes them: a whole trade-off curve from one run, in ``fit(...).circuits``.
+        path: further sizes (counts or shares): a whole trade-off curve from one run of the default
+            variant, in ``fit(...).circuits``. Of each size it is, by the loss, the best of the
+            circuit that the falling budget passed, the final one with further edges, and the warm
+            start's.
 
     Variants of the release (github.com/princeton-nlp/Edge-Pruning at a918efd). All have ``loss``
     "kl" and ``node_gates`` True (src/prune), ``clip`` 1.0 and no ``refine`` (0) (the Trainer of

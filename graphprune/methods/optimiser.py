@@ -34,7 +34,7 @@ from graphprune.search.gates import GateKind, edge_ranking, strength
 from graphprune.search.loop import Moment, Optimisation, Parameters, Recipe
 from graphprune.search.losses import LossLike, as_loss, require_known_loss
 from graphprune.search.minibatches import MiniBatches
-from graphprune.search.refine import refine
+from graphprune.search.refine import larger_circuits, refine
 from graphprune.search.warm_start import StartingScores, WarmStart, first_gates
 from graphprune.selection.connected import exact_budget, require_feasible
 from graphprune.selection.selectors import cut_off_nodes_differ
@@ -241,7 +241,6 @@ class MaskOptimiser(HasVariants, Pruner, Scorer, Recipe):
             return self._finish(run, count, from_inputs)
 
     def _finish(self, run: Optimisation, count: int, from_inputs: bool) -> Result:
-        model, ablation = run.model, run.ablation
         mask, notes = self._select(run, count, from_inputs)
         notes |= {"steps": run.step, "cached": run.minibatches.caching, **run.say_stopped()}
         if run.best is not None:
@@ -249,9 +248,9 @@ class MaskOptimiser(HasVariants, Pruner, Scorer, Recipe):
         return Result(
             mask=mask,
             scores=self.scores(run, count),
-            ablation=ablation,
+            ablation=run.ablation,
             history=run.history,
-            circuits={k: EdgeMask(model.graph, v) for k, v in sorted(run.path.items())},
+            circuits=larger_circuits(run, mask),
             values={} if run.edge_gates is None else {"gates": run.edge_gates},
             stopped=run.stopped,
             notes=notes,

@@ -8,13 +8,15 @@ better or the rounds are over.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from graphprune.core.mask import EdgeMask
 from graphprune.search.loop import Optimisation
 from graphprune.selection.connected import exact_budget
+from graphprune.util.numbers import ranks
 
-__all__ = ["refine"]
+__all__ = ["larger_circuits", "refine"]
 
 _SWAPS = (1, 2, 4, 8, 16, 32)
 
@@ -62,3 +64,27 @@ def _steps(mask: EdgeMask, gradient: Tensor) -> list[Tensor]:
             break
         steps.append(mask.values - gradient * (1.0 + 1e-6) / gain)
     return steps
+
+
+def larger_circuits(run: Optimisation, mask: EdgeMask, *, batches: int = 8) -> dict[int, EdgeMask]:
+    """By size: the best of three circuits, by the loss on the first ``batches`` batches.
+
+    They are the one that the run passed (``run.path``), whose gates were still soft; the best edges
+    of the warm start's ranking, where there is one; and the final ``mask`` with the best other
+    edges of that ranking, or else of the final gates. So no circuit of a run is worse on these
+    examples than the ranking that it began with. A run that Ctrl-C ended has those passed.
+    """
+    graph = mask.graph
+    if run.stopped:
+        return {size: EdgeMask(graph, values) for size, values in sorted(run.path.items())}
+    start = None if run.start is None else run.start.scores.float().abs().cpu()
+    order = ranks(run.values if start is None else start, noise=0.0)
+    extended = mask.values.cpu() * (graph.num_edges + 1) + torch.from_numpy(order)
+    found = {}
+    for size, passed in sorted(run.path.items()):
+        circuits = [EdgeMask(graph, passed)]
+        for values in [extended] if start is None else [extended, start]:
+            other = exact_budget(graph, values, size, from_inputs=run.from_inputs)
+            circuits += [other] if other.num_kept == size else []
+        found[size] = min(circuits, key=lambda circuit: run.mask_loss(circuit, batches))
+    return found
