@@ -14,12 +14,14 @@ from graphprune.core.mask import EdgeMask
 from graphprune.search.loop import Optimisation
 from graphprune.selection.connected import exact_budget
 
-__all__ = ["refine"]
+__all__ = ["BATCHES", "TRIALS_A_ROUND", "refine"]
 
 _SWAPS = (1, 2, 4, 8, 16, 32)
+TRIALS_A_ROUND = len(_SWAPS)
+BATCHES = 8
 
 
-def refine(run: Optimisation, mask: EdgeMask, rounds: int, *, batches: int = 8) -> EdgeMask:
+def refine(run: Optimisation, mask: EdgeMask, rounds: int, *, batches: int = BATCHES) -> EdgeMask:
     """A circuit of the same size whose loss on the first ``batches`` batches is no higher.
 
     A round costs a gradient and up to six sparse runs of each of these batches. Ctrl-C ends it
