@@ -17,8 +17,11 @@ AREAS = ("cmd", "cpr", "cpr_clipped", "log_area", "cmd_weighted", "cpr_weighted"
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
+    plan = small_plan(tmp_path_factory.mktemp("model"))
+    plan["systems"]["small"]["metric"] = "kl"  # on which a random model has a curve at every seed
     return {
-        **small_plan(tmp_path_factory.mktemp("model")),
+        **plan,
+        "methods": {"EAP-IG": {"method": "eap-ig", "steps": 2}, "chance": {"method": "random"}},
         "densities": DENSITIES,
         "selector": "connected",
         "train": 8,
@@ -58,7 +61,8 @@ def kl_of_circuit(case, mask):
         return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
     p, q = logp(plain), logp(circuit)
-    return (np.exp(p) * (p - q)).sum(-1)
+    in_order = np.argsort([list(case.test.example_numbers).index(i) for i in batch.indices])
+    return (np.exp(p) * (p - q)).sum(-1)[in_order]
 
 
 # -------------------------------------------------------------------- the selector
@@ -75,7 +79,7 @@ def test_connected_keeps_exactly_what_is_asked_for(ran, plan):
         assert (frame[f"kept@{density:g}"] == frame[f"requested@{density:g}"]).all()
     case, rankings = cases_of(study)[0]
     record = results.records[0][1]
-    own = rankings["EAP"].connected(int(0.1 * edges))
+    own = rankings["EAP-IG"].connected(int(0.1 * edges))
     assert record["rows"][0]["kl"] == pytest.approx(kl_of_circuit(case, own).mean(), rel=1e-4)
     usual = {**plan, "selector": None}
     jobs, plain = study.jobs(), Study.from_dict(usual).jobs()
@@ -113,13 +117,13 @@ def test_unknown_selectors(plan, name):
 
 def test_paired_kl_is_that_of_plain_runs(ran):
     study, results = ran
-    frame = results.paired("kl@0.1", "EAP", "chance")
+    frame = results.paired("kl@0.1", "EAP-IG", "chance")
     (row,) = frame.to_dict("records")
     differences, prompts = [], []
     for case, rankings in cases_of(study).values():
         count = int(0.1 * case.model.graph.num_edges)
         first, second = (
-            kl_of_circuit(case, rankings[name].connected(count)) for name in ("EAP", "chance")
+            kl_of_circuit(case, rankings[name].connected(count)) for name in ("EAP-IG", "chance")
         )
         differences.append(first - second)
         (batch,) = case.test.batches(100)
@@ -128,7 +132,7 @@ def test_paired_kl_is_that_of_plain_runs(ran):
     pooled = np.concatenate(differences)
     assert (row["seeds"], row["prompts"]) == (2, 60)
     assert row["difference"] == pytest.approx(pooled.mean(), rel=1e-3)
-    assert row["difference"] == pytest.approx(row["first"] - row["second"], rel=1e-3)
+    assert row["difference"] == pytest.approx(row["first"] - row["second"], rel=1e-9)
     low, high = bootstrap_interval(torch.from_numpy(pooled))
     assert (row["low"], row["high"]) == (
         pytest.approx(low, rel=1e-3),
@@ -151,7 +155,7 @@ def test_areas_over_prompts_are_those_of_the_curve(ran):
             row = frame.loc[method]
             assert row["value"] == pytest.approx(np.mean(values), rel=1e-3, abs=1e-4), figure
             assert row["low"] <= row["value"] <= row["high"]
-        itself = results.paired(figure, "EAP", "EAP").iloc[0]
+        itself = results.paired(figure, "EAP-IG", "EAP-IG").iloc[0]
         assert (itself["difference"], itself["low"], itself["high"]) == (0, 0, 0)
         assert itself["tie"]
 
@@ -159,7 +163,7 @@ def test_areas_over_prompts_are_those_of_the_curve(ran):
 def test_the_interval_of_a_difference_of_areas_is_a_bootstrap_of_prompts(ran):
     """Against percentiles of resampled curves in numpy, one seed's prompts at a time."""
     _, results = ran
-    row = results.paired("cmd", "EAP", "chance").iloc[0]
+    row = results.paired("cmd", "EAP-IG", "chance").iloc[0]
     records = {(job.method.name, job.seed): record for job, record in results.records}
     sizes = np.array(results.records[0][1]["curve"]["sizes"])
     rng = np.random.default_rng(3)
@@ -175,13 +179,13 @@ def test_the_interval_of_a_difference_of_areas_is_a_bootstrap_of_prompts(ran):
         by_seed = []
         for seed in (0, 1):
             drawn = rng.integers(30, size=30)
-            both = (cmd(records[name, seed], drawn) for name in ("EAP", "chance"))
+            both = (cmd(records[name, seed], drawn) for name in ("EAP-IG", "chance"))
             by_seed.append(next(both) - next(both))
         drawn_differences.append(np.mean(by_seed))
     low, high = np.quantile(drawn_differences, [0.025, 0.975])
     whole = slice(None)
     estimate = np.mean(
-        [cmd(records["EAP", s], whole) - cmd(records["chance", s], whole) for s in (0, 1)]
+        [cmd(records["EAP-IG", s], whole) - cmd(records["chance", s], whole) for s in (0, 1)]
     )
     assert row["difference"] == pytest.approx(estimate, rel=1e-6)
     width = high - low
@@ -200,25 +204,38 @@ def test_prompt_values_are_rounded_and_on_few_lines(ran):
 
 
 def test_weighted_sizes_count_edges_really_kept(ran):
-    """A tiny GPT-2 has no grouped heads: its weighted share is kept over all."""
-    _, results = ran
-    for _, record in results.records:
-        curve, edges = record["curve"], record["edges"]
-        for by in ("signed", "abs"):
-            shares = [kept / edges for kept in curve["kept"][by]]
-            assert curve["weighted"][by] == pytest.approx(shares, rel=1e-5)
-        f = np.array(curve["f"]["abs"])
-        assert record["cmd_weighted"] == pytest.approx(
-            np.trapezoid(np.abs(1 - f), curve["weighted"]["abs"]), rel=1e-5
-        )
+    """An edge into a key or value counts once for each query head that shares it."""
+    study, results = ran
+    records = {(job.method.name, job.seed): record for job, record in results.records}
+    for seed, (case, rankings) in cases_of(study).items():
+        graph, config = case.model.graph, case.model.module.config
+        repeats = config.num_attention_heads // config.num_key_value_heads
+        assert repeats > 1
+        weights = np.array([repeats if n[-3:] in ("<k>", "<v>") else 1 for n in graph.edge_names])
+        for name, scores in rankings.items():
+            record = records[name, seed]
+            curve = record["curve"]
+            for by in ("signed", "abs"):
+                shares = []
+                for size in curve["sizes"]:
+                    mask = scores.top(int(size * graph.num_edges), by).prune_dead_ends()
+                    shares.append(weights[mask.kept.numpy()].sum() / weights.sum())
+                assert curve["weighted"][by] == pytest.approx(shares, rel=1e-5)
+            areas = {
+                "cmd_weighted": (np.abs(1 - np.array(curve["f"]["abs"])), "abs"),
+                "cpr_weighted": (np.array(curve["f"]["signed"]), "signed"),
+            }
+            for figure, (heights, by) in areas.items():
+                area = np.trapezoid(heights, curve["weighted"][by])
+                assert record[figure] == pytest.approx(area, rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("figure", "methods", "message"),
     [
-        ("seconds", ("EAP", "chance"), "'seconds' has no value for each prompt"),
-        ("kl@0.2", ("EAP", "chance"), "unknown density '0.2'"),
-        ("cmd", ("EAP", "EAPIG"), "unknown method 'EAPIG'"),
+        ("seconds", ("EAP-IG", "chance"), "'seconds' has no value for each prompt"),
+        ("kl@0.2", ("EAP-IG", "chance"), "unknown density '0.2'"),
+        ("cmd", ("EAP", "chance"), "unknown method 'EAP'; did you mean 'EAP-IG'"),
     ],
 )
 def test_what_cannot_be_compared(ran, figure, methods, message):
@@ -232,14 +249,20 @@ def test_what_cannot_be_compared(ran, figure, methods, message):
 def test_time_in_passes(plan, tmp_path, monkeypatch):
     monkeypatch.setattr("graphprune.study.jobs.pass_seconds", lambda case: 0.5)
     methods = {
-        "EAP": {"method": "eap"},
-        "both": {"method": "parallel-ensemble", "scorers": [{"method": "eap"}, {"method": "nap"}]},
+        "one": {"method": "integrated-mask-gradient", "steps": 1},
+        "both": {
+            "method": "parallel-ensemble",
+            "scorers": [
+                {"method": "integrated-mask-gradient", "steps": 1},
+                {"method": "eap-ig", "steps": 2},
+            ],
+        },
     }
     results = Study.from_dict({**plan, "methods": methods, "seeds": [0]}).run(tmp_path)
     for _, record in results.records:
         assert record["time_in_passes"] == pytest.approx(2 * record["seconds"])
     passes = [(record["passes"], record["trials"]) for _, record in results.records]
-    assert passes == [(1, 0), (2, 0)]  # a batch of eight; the ensemble counts both members
+    assert passes == [(1, 0), (3, 0)]  # a batch of eight; the ensemble counts both members
     frame = results.overall()
     assert {"passes", "time_in_passes", "cmd_weighted"} <= set(frame)
     page = (tmp_path / "report.html").read_text()
@@ -280,10 +303,10 @@ def test_seeds_and_tasks_that_the_study_lacks(plan, settings, message):
 
 
 def test_one_seed_has_intervals_over_its_prompts(ran, plan, tmp_path):
-    methods = {"EAP": {"method": "eap"}, "chance": {"method": "random", "seeds": [0]}}
+    methods = {**plan["methods"], "chance": {"method": "random", "seeds": [0]}}
     results = Study.from_dict({**plan, "methods": methods}).run(tmp_path)
     rows = results.summary().set_index("method")
-    assert rows["seeds"].to_dict() == {"EAP": 2, "chance": 1}
+    assert rows["seeds"].to_dict() == {"EAP-IG": 2, "chance": 1}
     assert rows.loc["chance", "note"] == "one seed: intervals are over its prompts"
     own = results.over_prompts("cmd").set_index("method").loc["chance"]
     assert rows.loc["chance", "cmd_low"] == own["low"] < own["value"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.errors import unknown_name
 
 from .jobs import StudyJob
-from .paired import AREAS, PromptInterval, difference_over_prompts, over_prompts
+from .paired import AREAS, difference_over_prompts, over_prompts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,24 +52,19 @@ def _compared(figure: str, first: BySeed, second: BySeed) -> dict[str, Any] | No
     sides = [first[seed] for seed in seeds], [second[seed] for seed in seeds]
     if not seeds:
         return None
-    difference = difference_over_prompts(figure, *sides)
-    means = [over_prompts(figure, side) for side in sides]
-    if difference is None or means[0] is None or means[1] is None:
+    found = difference_over_prompts(figure, *sides)
+    if found is None:
         return None
     return {
-        "seeds": len(seeds),
-        "prompts": difference.prompts,
-        "first": means[0].value,
-        "second": means[1].value,
-        "difference": difference.value,
-        "low": difference.low,
-        "high": difference.high,
-        "tie": _is_tie(difference),
+        "seeds": found.seeds,
+        "prompts": found.prompts,
+        "first": found.sides[0],
+        "second": found.sides[1],
+        "difference": found.value,
+        "low": found.low,
+        "high": found.high,
+        "tie": not (found.low > 0 or found.high < 0),
     }
-
-
-def _is_tie(difference: PromptInterval) -> bool:
-    return not (difference.low > 0 or difference.high < 0)
 
 
 def intervals_of_methods(records: JobRecords, figure: str) -> list[dict[str, Any]]:
@@ -80,7 +75,9 @@ def intervals_of_methods(records: JobRecords, figure: str) -> list[dict[str, Any
             found = over_prompts(figure, list(by_seed.values()))
             if found is not None:
                 where = {"system": system, "task": task, "method": method, "figure": figure}
-                rows.append({**where, "seeds": len(by_seed), **found._asdict()})
+                values = found._asdict()
+                del values["sides"]
+                rows.append({**where, **values})
     return rows
 
 
@@ -94,19 +91,21 @@ def best_methods(records: JobRecords, summary: pd.DataFrame) -> list[dict[str, A
     for (system, task), methods in by_case.items():
         mine = summary[(summary["system"] == system) & (summary["task"] == task)]
         means = mine.set_index("method")
-        figures = [name for name in means if _is_compared(str(name))]
+        figures = [name for name in map(str, means) if _is_compared(name)]
         for figure in figures:
             known = means[figure].dropna()
             if not len(known):
                 continue
             lower = figure.partition("@")[0] in LOWER
             best = str(known.idxmin() if lower else known.idxmax())
-            for method in known.index:
+            for method in map(str, known.index):
                 row = {"system": system, "task": task, "figure": figure, "method": method}
                 compared = _compared(figure, methods[method], methods[best])
                 if compared is not None:
-                    names = ("seeds", "prompts", "difference", "low", "high", "tie")
-                    rows.append({**row, "best": best, **{name: compared[name] for name in names}})
+                    names = ("seeds", "prompts", "difference", "low", "high")
+                    row |= {"best": best, **{name: compared[name] for name in names}}
+                    worse = row["low"] > 0 if lower else row["high"] < 0
+                    rows.append({**row, "tie": not worse})
     return rows
 
 

@@ -40,12 +40,17 @@ AT_A_DENSITY: Mapping[str, tuple[float, float]] = {
 
 
 class PromptInterval(NamedTuple):
-    """A figure's ``value`` over so many ``prompts``, and its 95 % interval."""
+    """A figure's ``value`` over so many ``prompts`` of so many ``seeds``, and its 95 % interval.
+
+    ``sides``: of a difference the two figures, else the one.
+    """
 
     value: float
     low: float
     high: float
     prompts: int
+    seeds: int
+    sides: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -145,12 +150,12 @@ def _of_means(
     for records in zip(*sides, strict=True):
         columns = [_at_density(record, name, density) for record in records]
         if all(column is not None for column in columns):
-            values = torch.tensor(columns, dtype=torch.float64)
-            parts.append((_prompts(records), (values[0] - values[1:].sum(0))[:, None]))
+            parts.append((_prompts(records), torch.tensor(columns, dtype=torch.float64).T))
     if not parts:
         return None
-    pooled = _pooled(parts)
-    counts, sums = pooled.sum(1).T  # a row for each prompt, whatever its number of seeds
+    pooled = _pooled(parts).sum(1)  # a row for each prompt, whatever its number of seeds
+    counts, each = pooled[:, 0], pooled[:, 1:]
+    sums = each[:, 0] - each[:, 1:].sum(1)
     if bool((counts == 1).all()):
         low, high = bootstrap_interval(sums, bounds=bounds)
     else:
@@ -158,7 +163,9 @@ def _of_means(
             torch.stack([counts, sums], dim=1), lambda means: means[:, 1] / means[:, 0],
             bounds=bounds,
         )  # fmt: skip
-    return PromptInterval(float(sums.sum() / counts.sum()), low, high, len(pooled))
+    value = float(sums.sum() / counts.sum())
+    means = tuple((each.sum(0) / counts.sum()).tolist())
+    return PromptInterval(value, low, high, len(pooled), len(parts), means)
 
 
 def _at_density(record: Mapping[str, Any], name: str, density: str) -> list[float] | None:
@@ -182,20 +189,27 @@ def _of_areas(area: _Area, sides: Sequence[Records]) -> PromptInterval | None:
         return None
     pooled = _pooled(parts)
 
-    def value(means: Tensor) -> Tensor:
-        """The mean over seeds of the area, or of the difference of both sides' areas."""
+    def areas(means: Tensor) -> Tensor:
+        """``[D, sides]``: means over seeds of each side's area."""
         of_seeds = []
-        for part, of_sides in zip(means.reshape(len(means), len(places), -1).unbind(1), places,
-                                  strict=True):  # fmt: skip
+        by_seed = means.reshape(len(means), len(places), -1).unbind(1)
+        for part, of_sides in zip(by_seed, places, strict=True):
             columns = (part[:, 1:] / part[:, :1]).chunk(len(of_sides), dim=1)
-            areas = [area.area(c, place) for c, place in zip(columns, of_sides, strict=True)]
-            of_seeds.append(areas[0] - sum(areas[1:]))
+            pairs = zip(columns, of_sides, strict=True)
+            of_seeds.append(torch.stack([area.area(c, place) for c, place in pairs], dim=1))
         return torch.stack(of_seeds).mean(0)
+
+    def value(means: Tensor) -> Tensor:
+        """``[D]``: the area, or the difference of both sides'."""
+        found = areas(means)
+        return found[:, 0] - found[:, 1:].sum(1)
 
     rows = pooled.flatten(1)
     bounds = (0.0, UNBOUNDED[1]) if area.of is _distance and len(sides) == 1 else UNBOUNDED
     low, high = function_interval(rows, value, bounds=bounds)
-    return PromptInterval(float(value(rows.mean(0, keepdim=True))), low, high, len(rows))
+    means = rows.mean(0, keepdim=True)
+    found = tuple(areas(means)[0].tolist())
+    return PromptInterval(float(value(means)), low, high, len(rows), len(parts), found)
 
 
 def _prompts(records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -39,14 +39,16 @@ SHOWN = {
 AT_SIZES = {"kl": "KL", "top1_match": "same top", "top1_accuracy": "top-1"}
 _COST = ("passes", "trials", "time_in_passes", "seconds", "mib")
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2330; margin: 2rem auto; max-width: 76rem;
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2330; margin: 2rem auto; max-width: 100rem;
   padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e3e6ec; }
+th, td { padding: .25rem .5rem; text-align: right; vertical-align: top;
+  border-bottom: 1px solid #e3e6ec; }
 th:first-child, td:first-child { text-align: left; }
-td small { color: #697386; display: block; font-weight: 400; white-space: nowrap; }
+td small { color: #697386; display: block; font-size: .72rem; font-weight: 400;
+  white-space: nowrap; }
 .text th, .text td { text-align: left; }
 td.best, td.tied { font-weight: 650; } td.tied small.tie { color: inherit; }
 h3 { font-size: 1rem; margin: 1rem 0 0; }

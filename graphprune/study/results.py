@@ -18,11 +18,11 @@ import torch
 from graphprune.core.contents import fingerprint
 from graphprune.core.mask import budget
 from graphprune.util.files import atomic_path, write_text
-from graphprune.util.numbers import bootstrap_interval
+from graphprune.util.numbers import UNBOUNDED, bootstrap_interval
 
 from .comparisons import best_methods, intervals_of_methods, paired_difference
 from .jobs import StudyJob
-from .paired import has_prompt_values, over_prompts
+from .paired import AT_A_DENSITY, has_prompt_values, over_prompts
 from .report_page import study_page
 
 if TYPE_CHECKING:
@@ -138,7 +138,9 @@ class StudyResults:
                 )
                 low, high = (math.nan, math.nan)
                 if usable and len(values) > 1:
+                    least, most = AT_A_DENSITY.get(name.partition("@")[0], UNBOUNDED)
                     low, high = bootstrap_interval(values)
+                    low, high = max(low, least), min(high, most)
                 elif len(of_seeds) == 1 and has_prompt_values(name):
                     of_prompts = over_prompts(name, [of_seeds[0][1]])
                     if of_prompts is not None:
@@ -242,9 +244,10 @@ class StudyResults:
     def ties(self) -> pd.DataFrame:
         """The best method of each task and figure, and the others' :meth:`paired` difference.
 
-        A row for each method: ``best`` names the one with the best mean, ``tie`` says whether the
-        interval of the difference from it holds 0. Figures are the areas and, at each density, KL,
-        same-top agreement and top-1 accuracy. Made once.
+        A row for each method: ``best`` names the one with the best mean, ``tie`` says whether a
+        method is not told apart from it: the interval of the difference holds 0 (or, where the best
+        mean is one of other seeds, lies on the better side). Figures are the areas and, at each
+        density, KL, same-top agreement and top-1 accuracy. Made once.
         """
         return self._ties
 
