@@ -115,6 +115,10 @@ class StudyResults:
         its prompts, of figures that have a value for each. There are none (NaN) where all seeds
         have the same prompts and the method draws nothing.
         """
+        return self._summary.copy()
+
+    @cached_property
+    def _summary(self) -> pd.DataFrame:
         import pandas as pd
 
         groups: dict[tuple[str, str, str], list[tuple[StudyJob, dict[str, Any]]]] = {}
@@ -249,13 +253,13 @@ class StudyResults:
         mean is one of other seeds, lies on the better side). Figures are the areas and, at each
         density, KL, same-top agreement and top-1 accuracy. Made once.
         """
-        return self._ties
+        return self._ties.copy()
 
     @cached_property
     def _ties(self) -> pd.DataFrame:
         import pandas as pd
 
-        summary = self.summary()
+        summary = self._summary
         return pd.DataFrame(best_methods(self.records, summary) if len(summary) else [])
 
     def overall(self) -> pd.DataFrame:
