@@ -168,9 +168,9 @@ def function_interval(
         >>> x = torch.arange(20.0)
         >>> columns = torch.stack([x, x + 1], dim=1)
         >>> [round(end, 3) for end in function_interval(columns, lambda means: means[:, 0])]
-        [6.668, 12.332]
+        [6.442, 12.457]
         >>> [round(end, 3) for end in bootstrap_interval(x)]
-        [6.668, 12.332]
+        [6.442, 12.457]
         >>> function_interval(columns, lambda means: means[:, 1] - means[:, 0])
         (1.0, 1.0)
     """
