@@ -100,12 +100,12 @@ def best_methods(records: JobRecords, summary: pd.DataFrame) -> list[dict[str, A
             best = str(known.idxmin() if lower else known.idxmax())
             for method in map(str, known.index):
                 row = {"system": system, "task": task, "figure": figure, "method": method}
-                compared = _compared(figure, methods[method], methods[best])
-                if compared is not None:
+                found = _compared(figure, methods[method], methods[best])
+                if found is not None:
                     names = ("seeds", "prompts", "difference", "low", "high")
-                    row |= {"best": best, **{name: compared[name] for name in names}}
-                    worse = row["low"] > 0 if lower else row["high"] < 0
-                    rows.append({**row, "tie": not worse})
+                    worse = found["low"] > 0 if lower else found["high"] < 0
+                    rows.append({**row, "best": best, **{name: found[name] for name in names},
+                                 "tie": not worse})  # fmt: skip
     return rows
 
 

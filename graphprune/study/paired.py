@@ -208,8 +208,8 @@ def _of_areas(area: _Area, sides: Sequence[Records]) -> PromptInterval | None:
     bounds = (0.0, UNBOUNDED[1]) if area.of is _distance and len(sides) == 1 else UNBOUNDED
     low, high = function_interval(rows, value, bounds=bounds)
     means = rows.mean(0, keepdim=True)
-    found = tuple(areas(means)[0].tolist())
-    return PromptInterval(float(value(means)), low, high, len(rows), len(parts), found)
+    of_sides = tuple(areas(means)[0].tolist())
+    return PromptInterval(float(value(means)), low, high, len(rows), len(parts), of_sides)
 
 
 def _prompts(records: Sequence[Mapping[str, Any]]) -> list[str]:

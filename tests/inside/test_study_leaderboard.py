@@ -11,6 +11,8 @@ import graphprune as gp
 from graphprune.study import Study
 from graphprune.util.numbers import bootstrap_interval
 
+pytestmark = pytest.mark.inside
+
 DENSITIES = [0.1, 0.3]
 AREAS = ("cmd", "cpr", "cpr_clipped", "log_area", "cmd_weighted", "cpr_weighted")
 
