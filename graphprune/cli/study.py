@@ -80,16 +80,7 @@ def study(
     }
 
     def show_table(console: Console) -> None:
-        names = [
-            "tasks",
-            "cpr",
-            "cmd",
-            "log_area",
-            "auroc",
-            "seconds",
-            "time_in_passes",
-            "rank_cmd",
-        ]
+        names = ["tasks", "cpr", "cmd", "log_area", "auroc", "seconds", "rank_cmd"]
         names = [name for name in names if name in overall]
         rows = [
             [str(row["method"]), *(f"{row[name]:.3g}" for name in names)]
