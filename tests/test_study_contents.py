@@ -212,10 +212,12 @@ def test_a_file_with_no_more_than_is_asked_for(place):
     assert "holds 13 prompts, but training and test take 14" in short.failures()[0][1]
 
 
-def test_one_seed_has_no_interval(place):
-    row = study_of(place, seeds=[1]).run(place / "out").summary().iloc[0]
-    assert math.isnan(row["cpr_low"])
-    assert row["note"] == "one seed: no interval"
+def test_one_seed_has_no_interval_but_that_over_its_prompts(place):
+    results = study_of(place, seeds=[1]).run(place / "out")
+    row, own = results.summary().iloc[0], results.over_prompts("cpr").iloc[0]
+    assert (row["cpr_low"], row["cpr_high"]) == (own["low"], own["high"])
+    assert math.isnan(row["seconds_low"])
+    assert row["note"] == "one seed: intervals are over its prompts"
 
 
 def test_a_benchmarks_data_set_is_drawn_from_too(place):

@@ -45,7 +45,8 @@ def study(
 
     Jobs are independent: a stopped or killed study goes on where it was, a failing job stops no
     other; what has other prompts, weights or settings than before is run anew. Names of files start
-    from the YAML's folder. Writes results.csv, results.parquet, summary.csv and report.html.
+    from the YAML's folder. Writes results.csv, results.parquet, summary.csv, ties.csv and
+    report.html.
     """
     from graphprune.study import Study
 
@@ -156,6 +157,6 @@ def _show_check(console: Console, checked: StudyCheck) -> None:
     console.print(
         f"{checked.jobs} jobs, about {time_text(checked.seconds)} in one process. A pass is one "
         "forward and backward run of a batch, a trial one forward run under a mask; counts are "
-        "what methods plan (a search may end sooner, a polish comes on top), times are of one "
-        "measured pass and trial of each case."
+        "what methods plan at most (a search may end sooner), times are of one measured pass and "
+        "trial of each case."
     )

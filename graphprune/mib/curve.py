@@ -58,6 +58,22 @@ def repeats_in_files(graph: ComputationalGraph) -> Tensor:
     return torch.from_numpy(np.bincount(edges, minlength=graph.num_edges)).float()
 
 
+def kept_shares(circuits: Sequence[EdgeMask]) -> list[float]:
+    """The share of all edges that each circuit really keeps, as MIB's code counts edges.
+
+    An edge into a key/value head counts once for each query head that reads it. The evaluator
+    saves this count of a circuit (``weighted_edge_count``, where a node kept in part counts by the
+    share of its neurons) and integrates over the requested share instead. The paper is said to
+    count sizes so, over the count of the whole model.
+
+    Example:
+        >>> kept_shares([gp.EAP().score(lm, prompts).top(0.5)])
+        [0.5]
+    """
+    repeats = repeats_in_files(circuits[0].graph)
+    return [float(repeats[mask.kept].sum() / repeats.sum()) for mask in circuits]
+
+
 def mib_curve(
     model: MaskedModel,
     task: Task,

@@ -16,12 +16,14 @@ from graphprune.search.loop import Optimisation
 from graphprune.selection.connected import exact_budget
 from graphprune.util.numbers import ranks
 
-__all__ = ["larger_circuits", "refine"]
+__all__ = ["BATCHES", "TRIALS_A_ROUND", "larger_circuits", "refine"]
 
 _SWAPS = (1, 2, 4, 8, 16, 32)
+TRIALS_A_ROUND = len(_SWAPS)
+BATCHES = 8
 
 
-def refine(run: Optimisation, mask: EdgeMask, rounds: int, *, batches: int = 8) -> EdgeMask:
+def refine(run: Optimisation, mask: EdgeMask, rounds: int, *, batches: int = BATCHES) -> EdgeMask:
     """A circuit of the same size whose loss on the first ``batches`` batches is no higher.
 
     A round costs a gradient and up to six sparse runs of each of these batches. Ctrl-C ends it
@@ -66,7 +68,9 @@ def _steps(mask: EdgeMask, gradient: Tensor) -> list[Tensor]:
     return steps
 
 
-def larger_circuits(run: Optimisation, mask: EdgeMask, *, batches: int = 8) -> dict[int, EdgeMask]:
+def larger_circuits(
+    run: Optimisation, mask: EdgeMask, *, batches: int = BATCHES
+) -> dict[int, EdgeMask]:
     """By size: the best of three circuits, by the loss on the first ``batches`` batches.
 
     They are the one that the run passed (``run.path``), whose gates were still soft; the best edges

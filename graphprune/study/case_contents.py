@@ -25,7 +25,7 @@ from graphprune.util.progress import quiet
 from .cases import Case, make_case
 from .language import ModelNotAvailableError, forget
 
-__all__ = ["CaseContents", "CaseSource", "identify", "open_case"]
+__all__ = ["CaseContents", "CaseSource", "identify", "open_case", "prompt_hashes"]
 
 
 class CaseSource(NamedTuple):
@@ -144,7 +144,7 @@ class _Opened:
             train=case.train.fingerprint,
             test=case.test.fingerprint,
             truth="" if case.truth is None else fingerprint(case.truth.values),
-            prompts=(frozenset(_prompts(case.train)), frozenset(_prompts(case.test))),
+            prompts=(frozenset(prompt_hashes(case.train)), frozenset(prompt_hashes(case.test))),
         )
         cls.last = cls(source, case, contents)
         return cls.last
@@ -177,7 +177,7 @@ def _options(source: CaseSource, *, by_contents: bool) -> dict[str, Any]:
     return options
 
 
-def _prompts(task: Task) -> list[str]:
+def prompt_hashes(task: Task) -> list[str]:
     """A short hash of each example's clean input and where its answer is read."""
     numbers = range(len(task.examples)) if task.order is None else task.order
     last: dict[str, tuple[Any, str]] = {}  # inputs that all examples share are hashed once

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graphprune.capabilities import require
 from graphprune.core.method import Method, ablation_of
+from graphprune.core.passes import Passes
 from graphprune.core.sizes import MIB_SIZES
 from graphprune.errors import GraphPruneError, UnsupportedModelError
 from graphprune.util.progress import quiet
@@ -17,7 +19,7 @@ from .cases import Case
 from .jobs import StudyJob
 from .language import ModelNotAvailableError, forget
 from .mistakes import Mistake
-from .planned_passes import Passes, PassSeconds, planned_passes
+from .planned_passes import PassSeconds, planned_passes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,13 +131,12 @@ def _checked(jobs: Sequence[StudyJob]) -> CheckedCase:
     case, first = jobs[0].source.make(), jobs[0]
     model, remarks = case.model, list(case.remarks)
     total = Passes()
-    served = [job for job in jobs if job.seed == first.seed]
-    seeds = len({job.seed for job in jobs})
+    of_method = {job.method.name: job for job in reversed(jobs)}  # at its first seed
+    seeds = Counter(job.method.name for job in jobs)
     ablation = ablation_of(first.method.build(first.seed))
     if ablation in ("optimal", "delete"):  # whose passes take as long
         ablation = "zero"
-    seconds = PassSeconds.measured(model, case.train, ablation)
-    for job in served:
+    for name, job in reversed(of_method.items()):
         method = job.method.build(job.seed)
         try:
             _require_served(job, method, case)
@@ -145,7 +146,8 @@ def _checked(jobs: Sequence[StudyJob]) -> CheckedCase:
             continue
         if passes.unknown:
             remarks.append(f"{job.method.name}: passes not known, time not counted")
-        total += passes + _judging(job, case)
+        total += (passes + _judging(job, case)) * seeds[name]
+    seconds = PassSeconds.measured(model, case.train, ablation, cuts=total.cuts > 0)
     return CheckedCase(
         system=first.system.name,
         task=first.task,
@@ -153,9 +155,9 @@ def _checked(jobs: Sequence[StudyJob]) -> CheckedCase:
         train=len(case.train),
         test=len(case.test),
         jobs=len(jobs),
-        passes=round(seeds * total.total),
-        trials=round(seeds * total.trials),
-        seconds=seeds * seconds.of(total),
+        passes=round(total.total),
+        trials=round(total.forward),
+        seconds=seconds.of(total),
         remarks=tuple(remarks),
     )
 

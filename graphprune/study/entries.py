@@ -182,7 +182,8 @@ class StudyMethod:
         taus: thresholds of a method that has ``tau``: an edge is ranked by the largest at which it
             stays.
         max_edges: the method is left out on larger graphs.
-        systems: names of the systems it runs on; ``None``: all.
+        systems, tasks: names of those it runs on; ``None``: all.
+        seeds: those of the study's that it runs at; ``None``: all.
 
     Example:
         >>> StudyMethod("EAP-IG, 3", "eap-ig", {"steps": 3}).build(seed=0).label
@@ -195,6 +196,13 @@ class StudyMethod:
     taus: tuple[float, ...] = ()
     max_edges: int | None = None
     systems: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+    def runs_on(self, system: str, task: str, seed: int) -> bool:
+        """Whether it is asked for there."""
+        asked = ((self.systems, system), (self.tasks, task), (self.seeds, seed))
+        return all(only is None or value in only for only, value in asked)
 
     @property
     def _described(self) -> dict[str, Any]:
@@ -211,17 +219,19 @@ class StudyMethod:
         files = [inspect.getfile(method_kind(name)) for name in names if ":" in name]
         return "".join(map(file_fingerprint, files))
 
-    def check(self, systems: Sequence[str], mistakes: MistakeCollector) -> None:
-        """Notes what is wrong with its name, settings and thresholds; it is built once."""
+    def check(
+        self, systems: Sequence[StudySystem], seeds: Sequence[int], mistakes: MistakeCollector
+    ) -> None:
+        """Notes what is wrong with its name, settings and thresholds; it is built once.
+
+        ``systems`` and ``seeds`` are the study's.
+        """
         here: Place = ("methods", self.name)
         before = len(mistakes.mistakes)
         for place, described in _methods_in(self._described, here):
             with mistakes.at(*place):
                 _check_settings(described, place, mistakes)
-        for number, name in enumerate(self.systems or ()):
-            if name not in systems:
-                error = unknown_name("system", name, systems, "which the study has")
-                mistakes.add((*here, "systems", number), str(error))
+        self._check_places(systems, seeds, mistakes)
         if self.max_edges is not None:
             with mistakes.at(*here, "max_edges"):
                 at_least(self.max_edges, 1, "max_edges")
@@ -233,6 +243,23 @@ class StudyMethod:
                 raise InputError(f"method {self.name!r} has no thresholds; leave taus out")
             if not self.taus and not isinstance(method, Scorer):
                 raise InputError(f"method {self.name!r} gives no scores; name the taus to sweep")
+
+    def _check_places(
+        self, systems: Sequence[StudySystem], seeds: Sequence[int], mistakes: MistakeCollector
+    ) -> None:
+        """Notes systems, tasks and seeds that the study does not have."""
+        own_systems, own_tasks, own_seeds = self.systems or (), self.tasks or (), self.seeds or ()
+        tasks = [t for s in systems if s.name in own_systems or not own_systems for t in s.tasks]
+        for what, own, known in (
+            ("system", own_systems, [system.name for system in systems]),
+            ("task", own_tasks, list(dict.fromkeys(tasks))),
+            ("seed", own_seeds, list(seeds)),
+        ):
+            for number, name in enumerate(own):
+                if name not in known:
+                    names = list(map(str, known))
+                    error = unknown_name(what, str(name), names, "which the study has")
+                    mistakes.add(("methods", self.name, f"{what}s", number), str(error))
 
 
 def _methods_in(value: Any, place: Place) -> Iterator[tuple[Place, Mapping[str, Any]]]:
@@ -327,14 +354,16 @@ def methods_from(rows: Any, mistakes: MistakeCollector) -> tuple[StudyMethod, ..
     for name, row in _named(rows, "methods", mistakes):
         settings = dict(row)
         method, max_edges = settings.pop("method", name), settings.pop("max_edges", None)
-        taus, systems = settings.pop("taus", []), settings.pop("systems", None)
+        taus, only = settings.pop("taus", []), {}
+        for what, kind in (("systems", str), ("tasks", str), ("seeds", int)):
+            names = settings.pop(what, None)
+            with mistakes.at("methods", name, what):
+                require_type(names, list[kind] | None)  # type: ignore[valid-type]
+                only[what] = None if names is None else tuple(names)
         with mistakes.at("methods", name, "taus"):
             require_type(taus, list[float])
-            with mistakes.at("methods", name, "systems"):
-                require_type(systems, list[str] | None)
-                only = None if systems is None else tuple(systems)
-                numbers = tuple(map(float, taus))
-                methods.append(StudyMethod(name, str(method), settings, numbers, max_edges, only))
+            numbers = tuple(map(float, taus))
+            methods.append(StudyMethod(name, str(method), settings, numbers, max_edges, **only))
     return tuple(methods)
 
 

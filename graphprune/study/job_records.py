@@ -73,7 +73,8 @@ class JobRecords:
     def save(self, record: dict[str, Any]) -> None:
         """Writes a record with the library's version (``made_by``), whole or not at all."""
         whole = {**_FORMAT, "sha256": _UNSEALED.decode(), "made_by": MADE_BY, **record}
-        data = f"{json.dumps(whole, indent=1, allow_nan=False)}\n".encode()
+        lines = (f"{json.dumps(key)}: {json.dumps(whole[key], allow_nan=False)}" for key in whole)
+        data = ("{\n" + ",\n".join(lines) + "\n}\n").encode()  # values by prompt stay on a line
         digest = hashlib.sha256(data).hexdigest().encode()
         write_bytes(self._jobs / f"{record['key']}.json", data.replace(_UNSEALED, digest, 1))
 

@@ -14,16 +14,11 @@ from typing import Any
 import torch
 
 from graphprune.core.contents import fingerprint
-from graphprune.core.method import ablation_of
 from graphprune.core.model import MaskedModel
 from graphprune.core.registry import package_of
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError, MissingExtraError, UnsupportedModelError
-from graphprune.evaluation.curve import circuits_of, curve_of_reports
-from graphprune.evaluation.recovery import auroc
-from graphprune.evaluation.report import evaluate_all
-from graphprune.selection.selectors import circuit_of_size
 from graphprune.util.interrupts import whole_results
 from graphprune.util.plain import plain
 from graphprune.util.progress import quiet
@@ -32,17 +27,21 @@ from . import job_records
 from .case_contents import CaseContents, CaseSource, identify, open_case
 from .cases import GROUP, Case
 from .entries import StudyMethod, StudySystem
+from .judging import judge
+from .planned_passes import pass_seconds, planned_passes
 from .saved_rankings import RankingCost, SavedRankings
 
 __all__ = ["StudyJob", "contents_of", "run_job"]
 
 _ALONE = threading.Lock()  # jobs of one process share a model: a backend's threads take turns
-METRICS = ("kl", "faithfulness", "accuracy", "exact_match", "top1_accuracy", "top1_match")
 
 
 @dataclass(frozen=True)
 class StudyJob:
-    """A method on one task of one system, at one seed, judged at all densities."""
+    """A method on one task of one system, at one seed, judged at all densities.
+
+    ``selector`` chooses the circuits of the densities; ``None``: the best edges, without dead ends.
+    """
 
     system: StudySystem
     task: str
@@ -51,6 +50,7 @@ class StudyJob:
     train: int
     test: int
     densities: tuple[float, ...]
+    selector: str | None = None
 
     @property
     def source(self) -> CaseSource:
@@ -83,6 +83,7 @@ class StudyJob:
             self.test,
             self.densities,
             *([method.code] if method.code else []),
+            *([f"selector {self.selector}"] if self.selector else []),
         ]
         return fingerprint(parts)[:16]
 
@@ -157,8 +158,11 @@ def _answer(job: StudyJob, case: Case, rankings: SavedRankings) -> dict[str, Any
     if job.method.max_edges is not None and edges > job.method.max_edges:
         why = f"the graph has {edges} edges, more than the {job.method.max_edges} asked for"
         return {"state": "refused", "why": why, **facts}
+    method = job.method.build(job.seed)
+    facts |= planned_passes(method, case.model, case.train).to_dict()
     scores, cost = _ranking_with_cost(job, case, rankings)
-    return {"state": "done", **facts, **cost.to_dict(), **judged(case, scores, job)}
+    judged = judge(case, scores, method, job.densities, job.selector)
+    return {"state": "done", **facts, **cost.to_dict(), **judged}
 
 
 def _ranking_with_cost(
@@ -170,49 +174,15 @@ def _ranking_with_cost(
     if saved is not None:
         return saved
     ready, before = rankings.ready(method, graph)
+    one_pass = pass_seconds(case)
     with _peak() as memory:
         wall, cpu = time.perf_counter(), time.process_time()
         scores = _ranking(job, ready, case.model, case.train)
-        own = RankingCost(time.perf_counter() - wall, time.process_time() - cpu)
+        seconds = time.perf_counter() - wall
+        own = RankingCost(seconds, time.process_time() - cpu, in_passes=seconds / one_pass)
     cost = before.then(replace(own, **memory))
     rankings.keep(method, scores, cost, job.method.taus)
     return scores, cost
-
-
-def judged(case: Case, scores: EdgeScores, job: StudyJob) -> dict[str, Any]:
-    """Everything that is measured of a ranking on the test examples; equal circuits run once."""
-    under = ablation_of(job.method.build(job.seed))
-    fractions, masks, ablation = circuits_of(case.model, case.test, scores, found_under=under)
-    dense = {d: circuit_of_size(scores, d, ablation=under, task=case.test) for d in job.densities}
-    ends = (0, case.model.graph.num_edges)  # of the curve's scale: no run needed
-    inner = [m for named in masks.values() for m in named if m.num_kept not in ends]
-    circuits = list(dict.fromkeys([*dense.values(), *(inner or masks["abs"][-1:])]))
-    evaluated = evaluate_all(
-        case.model, case.test, {str(i): m for i, m in enumerate(circuits)}, ablation=ablation
-    )
-    reports = dict(zip(circuits, evaluated.values(), strict=True))
-    rows = []
-    for density, mask in dense.items():
-        values = reports[mask].to_dict()
-        row = {"density": float(density), "kept": int(values["n_edges"])}
-        row |= {name: values[name] for name in METRICS if isinstance(values.get(name), float)}
-        if case.measure is not None:
-            row |= dict(case.measure(mask))
-        rows.append(row)
-    record: dict[str, Any] = {"ablation": ablation.name, "rows": rows}
-    any_report = next(iter(reports.values()))
-    if "faithfulness" in any_report.values:
-        curve = curve_of_reports(masks, fractions, reports, scores.method)
-        record |= curve.summary()
-        record["curve"] = {"sizes": list(curve.sizes), "f": curve.f, "kept": curve.kept}
-        note = curve.note
-    else:
-        note = any_report.absent["faithfulness"]
-    if note:
-        record["faithfulness_note"] = note
-    if case.truth is not None:
-        record["auroc"] = auroc(scores, case.truth)
-    return record
 
 
 def _ranking(job: StudyJob, method: Any, model: MaskedModel, task: Task) -> EdgeScores:

@@ -1,20 +1,25 @@
-"""How many passes a method plans, and what a pass takes on a case.
+"""How many passes a method plans, and what a pass takes on a case; see ``graphprune.core.passes``.
 
-A *pass* is one forward and one backward run of one batch: a plain one that gives gradients for all
-edges, or one under a mask. Forward runs under a mask alone, as searches and judgements need them,
-are *trials*.
+The unit of tables, :func:`pass_seconds`, is one plain pass: EAP on one batch, a clean and a
+corrupted forward run and one backward run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import torch
 
-from graphprune.core.ablation import AblationLike, resolve_ablation
+from graphprune.capabilities import trials_of
+from graphprune.core.ablation import DEFAULT_ABLATION, AblationLike, resolve_ablation
+from graphprune.core.batch import Batch
+from graphprune.core.contents import fingerprint
 from graphprune.core.method import Method, objective
-from graphprune.core.model import MaskedModel
+from graphprune.core.model import MaskedModel, Reference
+from graphprune.core.passes import Passes, PlansPasses
+from graphprune.core.registry import method_class
 from graphprune.core.task import Task
 from graphprune.methods import (
     ACDC,
@@ -31,59 +36,54 @@ from graphprune.methods import (
     Random,
     SequentialEnsemble,
 )
-from graphprune.methods.gradient import GradientScorer
+from graphprune.methods.gradient import GradientScorer, integration_points
 from graphprune.methods.optimiser import MaskOptimiser
+from graphprune.search.order import edge_order, readers
+from graphprune.search.refine import BATCHES, TRIALS_A_ROUND
+from graphprune.search.warm_start import WarmStart
 from graphprune.util.quantities import best_seconds
 
-__all__ = ["PassSeconds", "Passes", "planned_passes"]
+from .cases import Case
 
-_TRIALS_A_ROUND = 8  # of calibration, at most
+__all__ = ["PassSeconds", "Passes", "masks_a_step", "pass_seconds", "planned_passes"]
 
-
-@dataclass(frozen=True)
-class Passes:
-    """Numbers of plain passes, passes under a mask and trials, of whole batches.
-
-    ``unknown`` names methods whose number is not known; they are not counted.
-    """
-
-    plain: float = 0
-    masked: float = 0
-    trials: float = 0
-    unknown: tuple[str, ...] = ()
-
-    def __add__(self, other: Passes) -> Passes:
-        return Passes(
-            self.plain + other.plain,
-            self.masked + other.masked,
-            self.trials + other.trials,
-            tuple(dict.fromkeys([*self.unknown, *other.unknown])),
-        )
-
-    @property
-    def total(self) -> float:
-        """Passes of both kinds."""
-        return self.plain + self.masked
+_CALIBRATION_TRIALS = 8  # a round, at most
+_TIMED_CUTS = 5  # calls of trials that are timed, spread over the edges
 
 
 def planned_passes(method: object, model: MaskedModel, task: Task) -> Passes:
     """The passes of ``method.fit(model, task)``, at most, with those of the methods inside it.
 
-    A batch counts by its size over that of the task's batches.
+    A batch counts by its size over that of the task's batches. Equal methods inside one are run,
+    and counted, once. What cannot be known before is counted as if no search ended sooner: every
+    edge that ACDC might try at one threshold, every round of a local search.
     """
-    if not isinstance(method, Method):
-        return Passes(unknown=(type(method).__name__,))
-    total = _own_passes(method, model, task)
-    for member in _methods_inside(method):
-        total += planned_passes(member, model, task)
+    if isinstance(method, Method):
+        method = method.resolved()  # members say what they inherit, so that equal ones are equal
+    total = Passes()
+    parts = {fingerprint(part): part for part in _with_methods_inside(method)}
+    for part in parts.values():
+        if isinstance(part, PlansPasses):
+            total += part.planned_passes(model, task)
+        elif isinstance(part, Method):
+            total += _own_passes(part, model, task)
+        else:
+            total += Passes(unknown=(type(part).__name__,))
     return total
 
 
-def _methods_inside(method: Method) -> Iterator[Method]:
+def _with_methods_inside(method: object) -> Iterator[object]:
+    yield method
+    if not isinstance(method, Method) or isinstance(method, PlansPasses):
+        return
     for entry in fields(method):
         value = getattr(method, entry.name)
-        parts = value if isinstance(value, tuple | list) else [value]
-        yield from (part for part in parts if isinstance(part, Method))
+        if entry.name == "warm_start":
+            value = value.scores if isinstance(value, WarmStart) else value
+            value = method_class(value)() if isinstance(value, str) else value
+        for part in value if isinstance(value, tuple | list) else [value]:
+            if isinstance(part, Method):
+                yield from _with_methods_inside(part)
 
 
 def _own_passes(method: Method, model: MaskedModel, task: Task) -> Passes:
@@ -93,23 +93,34 @@ def _own_passes(method: Method, model: MaskedModel, task: Task) -> Passes:
         gates, _ = method.interpolation(model)
         return Passes(plain=batches * (1 if gates is None else len(gates)))
     if isinstance(method, IntegratedMaskGradient):
-        return Passes(masked=batches * method.steps)
+        places, _ = integration_points(method.steps, method.points_at)
+        return Passes(masked=batches * len(places))
     if isinstance(method, MaskOptimiser):
-        size = task.batch_size if method.batch_size is None else method.batch_size
-        share = min(size, len(task)) / min(task.batch_size, len(task))
-        return Passes(masked=method.steps * masks_a_step(method) * share)
+        return _optimiser_passes(method, task, batches)
     if isinstance(method, CalibratedRanking):
         rounds = len(method.sizes) * method.rounds
         share = method.gradient_examples
         share = min(1.0, share / len(task)) if isinstance(share, int) else share
-        return Passes(masked=rounds * share * batches, trials=rounds * _TRIALS_A_ROUND * batches)
+        return Passes(
+            masked=rounds * share * batches, trials=rounds * _CALIBRATION_TRIALS * batches
+        )
     if isinstance(method, ACDC | ExactPatching):
-        return Passes(trials=edges * batches)
+        return Passes(cuts=edges * batches)
     if isinstance(method, InformationFlow):
         return Passes(trials=batches)
     if isinstance(method, Random | ParallelEnsemble | HybridEnsemble | SequentialEnsemble):
         return Passes()
     return Passes(unknown=(type(method).__name__,))
+
+
+def _optimiser_passes(method: MaskOptimiser, task: Task, batches: float) -> Passes:
+    """Steps, and the local search at the end, which is on a few batches."""
+    size = task.batch_size if method.batch_size is None else method.batch_size
+    share = min(size, len(task)) / min(task.batch_size, len(task))
+    steps = method.steps * masks_a_step(method) * share
+    rounds = 0 if method.is_minimal else method.rounds()
+    searched = rounds * min(BATCHES * share, batches)
+    return Passes(masked=steps + searched, trials=TRIALS_A_ROUND * searched)
 
 
 def masks_a_step(method: MaskOptimiser) -> int:
@@ -121,15 +132,21 @@ def masks_a_step(method: MaskOptimiser) -> int:
 
 @dataclass(frozen=True)
 class PassSeconds:
-    """Seconds of a plain pass, a pass under a mask and a trial, of one batch."""
+    """Seconds of a plain pass, a pass under a mask, a trial and a cut, of one batch.
+
+    ``cut`` is 0 where it was not measured.
+    """
 
     plain: float
     masked: float
     trial: float
+    cut: float = 0.0
 
     @classmethod
-    def measured(cls, model: MaskedModel, task: Task, ablation: AblationLike) -> PassSeconds:
-        """Measured on the task's first batch, each once after a warm-up."""
+    def measured(
+        cls, model: MaskedModel, task: Task, ablation: AblationLike, *, cuts: bool = False
+    ) -> PassSeconds:
+        """Measured on the task's first batch, each once after a warm-up; cuts if asked for."""
         one_batch = task.take(min(task.batch_size, len(task)))
         batch = next(one_batch.batches())
         reference = model.reference(batch, resolve_ablation(model, task, ablation))
@@ -150,14 +167,50 @@ class PassSeconds:
 
         device = reference.full.device
         forward = best_seconds(trial, device, 1)
+        cut = _cut_seconds(model, batch, reference) if cuts else 0.0
         if not task.metric.differentiable:  # no method has a gradient of it
-            return cls(forward, forward, forward)
+            return cls(forward, forward, forward, cut)
         both_ways = best_seconds(masked, device, 1)
         flat = task.metric.flat_at_full  # a plain pass is refused; it takes about as long
-        return cls(both_ways if flat else best_seconds(plain, device, 1), both_ways, forward)
+        return cls(both_ways if flat else best_seconds(plain, device, 1), both_ways, forward, cut)
 
     def of(self, passes: Passes) -> float:
         """Seconds of so many."""
-        counts = (passes.plain, passes.masked, passes.trials)
-        times = (self.plain, self.masked, self.trial)
+        counts = (passes.plain, passes.masked, passes.trials, passes.cuts)
+        times = (self.plain, self.masked, self.trial, self.cut)
         return sum(count * each for count, each in zip(counts, times, strict=True))
+
+
+@torch.no_grad()
+def _cut_seconds(model: MaskedModel, batch: Batch, reference: Reference) -> float:
+    """Seconds of one edge tried, at readers spread over the graph's order, as searches do it."""
+    order = edge_order(model.graph, "reverse_topological")
+    trials = trials_of(model, batch, torch.ones(len(order), dtype=torch.bool), reference, order)
+    reader = readers(model.graph)[order]
+    seconds = edges = 0.0
+    for call in range(_TIMED_CUTS):
+        at = order[reader == reader[(2 * call + 1) * len(order) // (2 * _TIMED_CUTS)]]
+        tried = at[: max(1, trials.most)]
+        rows = torch.eye(len(tried), dtype=torch.bool)
+
+        def one_call(tried: torch.Tensor = tried, rows: torch.Tensor = rows) -> None:
+            trials.without(tried, rows)
+
+        seconds += best_seconds(one_call, reference.full.device, 1)
+        edges += len(tried)
+    return seconds / edges
+
+
+@lru_cache(maxsize=1)
+def pass_seconds(case: Case) -> float:
+    """Seconds of a plain pass on a case's training examples, measured once for its jobs here.
+
+    Where the metric has no gradient at the full model, those of a pass under a mask; where it has
+    none at all, of a forward run.
+    """
+    model, task = case.model, case.train
+    if not task.metric.differentiable or task.metric.flat_at_full:
+        return PassSeconds.measured(model, task, DEFAULT_ABLATION).plain
+    one_batch = task.take(min(task.batch_size, len(task)))
+    device = model.reference(next(one_batch.batches())).full.device
+    return best_seconds(lambda: EAP().score(model, one_batch), device)

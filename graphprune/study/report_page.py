@@ -10,41 +10,48 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .comparisons import LOWER
+from .report_curves import curves, legend, line_styles
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["study_page"]
 
-COLOURS = (
-    "#4269d0", "#d98200", "#e4553f", "#2f9a45", "#9a4ff0", "#8a5a3c", "#e0559a", "#12a39a",
-)  # fmt: skip
-DASHES = ("", "7 3", "2 3", "9 3 2 3")
-LOWER = ("cmd", "seconds", "cpu_seconds", "mib", "kl")
-"""Figures of which the lower is the better."""
 SHOWN = {
-    "cpr": "CPR",
-    "cpr_clipped": "CPR, f cut at 1",
     "cmd": "CMD",
+    "cpr": "CPR",
     "log_area": "log area",
+    "cmd_weighted": "CMD, edges kept",
+    "cpr_weighted": "CPR, edges kept",
+    "cpr_clipped": "CPR, f cut at 1",
     "auroc": "AUROC",
+    "passes": "passes, at most",
+    "trials": "trials, at most",
+    "time_in_passes": "time in passes",
     "seconds": "seconds",
     "mib": "MiB",
 }
+AT_SIZES = {"kl": "KL", "top1_match": "same top", "top1_accuracy": "top-1"}
+_COST = ("passes", "trials", "time_in_passes", "seconds", "mib")
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2330; margin: 2rem auto; max-width: 76rem;
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2330; margin: 2rem auto; max-width: 100rem;
   padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e3e6ec; }
+th, td { padding: .25rem .5rem; text-align: right; vertical-align: top;
+  border-bottom: 1px solid #e3e6ec; }
 th:first-child, td:first-child { text-align: left; }
-td small { color: #697386; display: block; font-weight: 400; white-space: nowrap; }
+td small { color: #697386; display: block; font-size: .72rem; font-weight: 400;
+  white-space: nowrap; }
 .text th, .text td { text-align: left; }
-td.best { font-weight: 650; }
+td.best, td.tied { font-weight: 650; } td.tied small.tie { color: inherit; }
+h3 { font-size: 1rem; margin: 1rem 0 0; }
 .panels { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 .panels > * { max-width: 100%; } svg { height: auto; }
 .note { color: #697386; }
@@ -60,23 +67,6 @@ td.best { font-weight: 650; }
 Record = tuple[Any, dict[str, Any]]  # a job and its record
 
 
-class LineStyle(NamedTuple):
-    """The colour and the dashes (SVG's, ``""``: none) of a method's lines."""
-
-    colour: str
-    dashes: str
-
-
-def line_styles(methods: Sequence[str]) -> dict[str, LineStyle]:
-    """A style for each method, no two alike: colours first, then dashes."""
-    styles = {}
-    for number, name in enumerate(methods):
-        again = number // len(COLOURS)
-        dashes = DASHES[again] if again < len(DASHES) else f"{6 + 4 * again} 3 1 3"
-        styles[name] = LineStyle(COLOURS[number % len(COLOURS)], dashes)
-    return styles
-
-
 def study_page(
     name: str,
     records: Sequence[Record],
@@ -84,6 +74,7 @@ def study_page(
     summary: pd.DataFrame,
     overall: pd.DataFrame,
     overall_note: str,
+    ties: pd.DataFrame,
 ) -> str:
     """The whole page as text; arguments as :class:`~graphprune.study.StudyResults` has them."""
     styles = line_styles(list(dict.fromkeys(job.method.name for job, _ in records)))
@@ -102,19 +93,20 @@ def study_page(
         if overall_note:
             note = f"{overall_note[0].upper()}{overall_note[1:]}."
             parts.append(f"<p class='note'>{html.escape(note)}</p>")
-    parts.append(f"<p class='legend'>{_legend(styles)}</p>")
+    parts.append(f"<p class='legend'>{legend(styles)}</p>")
     for (system, task), rows in _by_task(records).items():
         parts.append(f"<h2>{html.escape(system)}: {html.escape(task)}</h2>")
         mine = summary
         if len(summary):
             mine = summary[(summary["system"] == system) & (summary["task"] == task)]
         drawn = [row for row in rows if row[1]["state"] == "done"]
-        parts.append("<div class='panels'>")
+        tied = _tied(ties, system, task)
         if len(mine):
-            parts.append(_table(mine))
+            parts += ["<h3>Curve and cost</h3>", _table(mine, SHOWN, tied)]
+            parts += ["<h3>Circuits of fixed sizes</h3>", _table(mine, _sizes(mine), tied)]
         if drawn:
-            parts += [_curves(drawn, by, styles) for by in ("signed", "abs")]
-        parts.append("</div>")
+            svgs = "".join(curves(drawn, by, styles) for by in ("signed", "abs"))
+            parts.append(f"<div class='panels'>{svgs}</div>")
         notes = [*_of_intervals(mine), *_of_sizes(drawn), *_notes(rows)]
         parts += [f"<p class='note'>{html.escape(note)}</p>" for note in notes]
     parts.append("</body></html>\n")
@@ -127,9 +119,17 @@ def _state(records: Sequence[Record], aside: Mapping[str, int]) -> str:
     others = "".join(f" {n} more are not shown: {why}." for why, n in aside.items())
     seeds = sorted({job.seed for job, _ in records})
     made_by = sorted({str(record["made_by"]) for _, record in records if "made_by" in record})
+    selectors = sorted({job.selector for job, _ in records if job.selector})
+    chosen = (
+        f"Circuits of fixed sizes by the selector {', '.join(selectors)}"
+        if selectors
+        else "Circuits of fixed sizes are the best edges without dead ends"
+    )
     return (
         f"{', '.join([*made_by, ''])}seeds {', '.join(map(str, seeds))}. Jobs: {states}.{others} "
-        "Figures are means over seeds with 95 % intervals."
+        f"{chosen}. Figures are means over seeds with 95 % intervals, of one seed over prompts. "
+        "Bold: the best, and what is tied with it: the interval of the difference over the prompts "
+        "of common seeds holds 0."
     )
 
 
@@ -184,20 +184,6 @@ def _by_task(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
     return groups
 
 
-def _stroke(style: LineStyle) -> str:
-    dashes = f" stroke-dasharray='{style.dashes}'" if style.dashes else ""
-    return f"stroke='{style.colour}'{dashes}"
-
-
-def _legend(styles: Mapping[str, LineStyle]) -> str:
-    return " ".join(
-        "<span><svg width='34' height='6' aria-hidden='true'>"
-        f"<line x1='0' x2='34' y1='3' y2='3' stroke-width='3' {_stroke(style)}/></svg>"
-        f"{html.escape(name)}</span>"
-        for name, style in styles.items()
-    )
-
-
 def _overall(frame: pd.DataFrame) -> str:
     titles = {"tasks": "tasks", **SHOWN, "rank_cpr": "CPR rank", "rank_cmd": "CMD rank"}
     names = [name for name in titles if name in frame and frame[name].notna().any()]
@@ -208,24 +194,48 @@ def _overall(frame: pd.DataFrame) -> str:
     return _html_table(["method", *(titles[name] for name in names)], rows)
 
 
-def _table(frame: pd.DataFrame) -> str:
+def _sizes(frame: pd.DataFrame) -> dict[str, str]:
+    """Columns of the figures at each density, with titles."""
     sizes = [str(name).removeprefix("kept@") for name in frame if str(name).startswith("kept@")]
-    titles = {**SHOWN, **{f"kl@{size}": f"KL at {float(size) * 100:g} %" for size in sizes}}
+    return {
+        f"{figure}@{size}": f"{title} at {float(size) * 100:g} %"
+        for size in sizes
+        for figure, title in AT_SIZES.items()
+    }
+
+
+def _tied(ties: pd.DataFrame, system: str, task: str) -> set[tuple[str, str]]:
+    """The figures and methods of a task that are not told apart from another, best one."""
+    if not len(ties):
+        return set()
+    mine = ties[(ties["system"] == system) & (ties["task"] == task) & ties["tie"]]
+    mine = mine[mine["method"] != mine["best"]]
+    return set(zip(mine["figure"], mine["method"], strict=True))
+
+
+def _table(frame: pd.DataFrame, titles: Mapping[str, str], tied: set[tuple[str, str]]) -> str:
+    """A row for each method; the best of a figure is bold, and so are those tied with it."""
     names = [n for n in titles if n in frame and frame[n].notna().any()]
-    names += [f"kl@{size}" for size in sizes if f"kl@{size}" not in names]
+    names += [n for n in titles if n.startswith("kl@") and n not in names]
+    names.sort(key=list(titles).index)
     best = {
-        name: frame[name].min() if name.split("@")[0] in LOWER else frame[name].max()
+        name: frame[name].min() if name.partition("@")[0] in LOWER else frame[name].max()
         for name in names
-        if name in frame
+        if name in frame and name not in _COST
     }
     rows = []
     for _, row in frame.sort_values("cmd" if "cmd" in frame else "method").iterrows():
-        cells = [html.escape(str(row["method"]))]
+        method = str(row["method"])
+        cells = [html.escape(method), str(row["seeds"])]
         for name in names:
-            mark = " class='best'" if name in best and row[name] == best[name] else ""
-            cells.append(f"<td{mark}>{_cell(row, name)}</td>")
+            cell = _cell(row, name)
+            if (name, method) in tied:
+                cells.append(f"<td class='tied'>{cell}<small class='tie'>tied</small></td>")
+            else:
+                mark = " class='best'" if name in best and row[name] == best[name] else ""
+                cells.append(f"<td{mark}>{cell}</td>")
         rows.append(cells)
-    return _html_table(["method", *(titles[name] for name in names)], rows)
+    return _html_table(["method", "seeds", *(titles[name] for name in names)], rows)
 
 
 def _cell(row: Any, name: str) -> str:
@@ -235,6 +245,8 @@ def _cell(row: Any, name: str) -> str:
     size = name.partition("@")[2]
     if not size:
         return f"{_text(row[name])}{interval}"
+    if not name.startswith("kl@"):  # once for each size
+        return f"{_text(row.get(name))}{interval}"
     empty, seeds = row[f"empty@{size}"], row["seeds"]
     kept, requested = row[f"kept@{size}"], row[f"requested@{size}"]
     kept_text = f"{kept:.0f}" if float(kept).is_integer() else f"{kept:.1f}"
@@ -290,64 +302,3 @@ def _text(value: Any) -> str:
     if isinstance(value, int | np.integer):
         return str(value)
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-# -------------------------------------------------------------------- curves
-
-_W, _H, _LEFT, _BOTTOM, _TOP = 400, 260, 42, 38, 24
-_RANGE = (-0.5, 2.0)
-
-
-def _curves(rows: Sequence[Record], by: str, styles: Mapping[str, LineStyle]) -> str:
-    """F against the kept share (logarithmic): a thin line a seed, a thick one for the mean."""
-    lines_of: dict[str, list[list[float]]] = {}
-    sizes: list[float] = []
-    for job, record in rows:
-        if "curve" not in record:  # faithfulness is not defined there
-            continue
-        sizes = record["curve"]["sizes"]
-        lines_of.setdefault(job.method.name, []).append(record["curve"]["f"][by])
-    title = "signed ranking (CPR)" if by == "signed" else "absolute ranking (CMD)"
-    parts = [
-        f"<svg width='{_W}' height='{_H}' viewBox='0 0 {_W} {_H}' role='img' "
-        f"aria-label='faithfulness, {title}' font-size='11' font-family='inherit'>",
-        f"<text x='{_LEFT}' y='14'>f, {title}</text>",
-    ]
-    for level in (0.0, 0.5, 1.0, 1.5):
-        y = _y(level)
-        parts.append(
-            f"<line class='axis' x1='{_LEFT}' x2='{_W - 8}' y1='{y:.1f}' y2='{y:.1f}' "
-            f"stroke='#c3c9d5' stroke-width='{1.2 if level == 1 else 0.6}'/>"
-            f"<text x='{_LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{level:g}</text>"
-        )
-    for size in sizes:
-        shown = f"{size * 100:g} %"
-        if shown in ("0.1 %", "1 %", "10 %", "100 %"):
-            parts.append(
-                f"<text x='{_x(size, sizes):.1f}' y='{_H - 20}' text-anchor='middle'>{shown}</text>"
-            )
-    parts.append(
-        f"<text x='{(_W + _LEFT) / 2}' y='{_H - 4}' text-anchor='middle'>kept edges</text>"
-    )
-    for name, lines in lines_of.items():
-        mean = np.mean(lines, axis=0).tolist()
-        for line, width, opacity in [*((one, 0.8, 0.35) for one in lines), (mean, 2.0, 1.0)]:
-            points = " ".join(
-                f"{_x(s, sizes):.1f},{_y(v):.1f}" for s, v in zip(sizes, line, strict=True)
-            )
-            parts.append(
-                f"<polyline points='{points}' fill='none' {_stroke(styles[name])} "
-                f"stroke-width='{width}' stroke-opacity='{opacity}'/>"
-            )
-    return "".join(parts) + "</svg>"
-
-
-def _x(size: float, sizes: Sequence[float]) -> float:
-    low, high = math.log(sizes[0]), math.log(sizes[-1])
-    return _LEFT + (math.log(size) - low) / (high - low) * (_W - 20 - _LEFT)
-
-
-def _y(f: float) -> float:
-    low, high = _RANGE
-    share = (min(max(f, low), high) - low) / (high - low)
-    return _H - _BOTTOM - share * (_H - _BOTTOM - _TOP)

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ import torch
 from graphprune.core.contents import fingerprint
 from graphprune.core.mask import budget
 from graphprune.util.files import atomic_path, write_text
-from graphprune.util.numbers import bootstrap_interval
+from graphprune.util.numbers import UNBOUNDED, bootstrap_interval
 
+from .comparisons import best_methods, intervals_of_methods, paired_difference
 from .jobs import StudyJob
+from .paired import AT_A_DENSITY, has_prompt_values, over_prompts
 from .report_page import study_page
 
 if TYPE_CHECKING:
@@ -31,7 +34,11 @@ Prompts = Mapping[tuple[str, str, int], tuple[frozenset[str], frozenset[str]]]
 
 log = logging.getLogger(__name__)
 
-FIGURES = ("cpr", "cpr_clipped", "cmd", "log_area", "auroc", "seconds", "cpu_seconds", "mib")
+FIGURES = (
+    "cpr", "cpr_clipped", "cpr_weighted", "cmd", "cmd_weighted", "log_area", "auroc", "seconds",
+    "cpu_seconds", "time_in_passes", "passes", "trials", "mib",
+)  # fmt: skip
+AT_SIZES = ("kl", "faithfulness", "accuracy", "top1_accuracy", "top1_match")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,12 +104,21 @@ class StudyResults:
         Columns ``figure``, ``figure_low`` and ``figure_high``; KL at a density is ``kl@0.01``, of
         circuits that keep an edge alone: ``kept@0.01`` is the mean number of edges really kept,
         ``requested@0.01`` what was asked for, ``empty@0.01`` the number of seeds whose circuit
-        keeps none and is left out.
+        keeps none and is left out. ``top1_match@0.01`` is the share of prompts on which circuit and
+        model have the same argmax. ``cmd_weighted`` and ``cpr_weighted`` are the areas over the
+        share of edges really kept, see :func:`graphprune.mib.curve.kept_shares`. ``passes`` and
+        ``trials`` are what the method plans at most (see :mod:`graphprune.core.passes`),
+        ``time_in_passes`` is its time over that of one pass on the case.
         ``rank_cpr`` and ``rank_cmd`` are places among the methods of the same task (1 is best).
         ``shared_train`` and ``shared_test`` are the mean shares of a seed's prompts that another
-        seed has too, and ``note`` says what that means for the intervals. There are none (NaN) for
-        one seed, and where all seeds have the same prompts and the method draws nothing.
+        seed has too, and ``note`` says what that means for the intervals. Of one seed they are over
+        its prompts, of figures that have a value for each. There are none (NaN) where all seeds
+        have the same prompts and the method draws nothing.
         """
+        return self._summary.copy()
+
+    @cached_property
+    def _summary(self) -> pd.DataFrame:
         import pandas as pd
 
         groups: dict[tuple[str, str, str], list[tuple[StudyJob, dict[str, Any]]]] = {}
@@ -116,6 +132,8 @@ class StudyResults:
             row: dict[str, Any] = {"system": system, "task": task, "method": method}
             row["seeds"] = len(figures)
             shares, note, usable = self._shared([job for job, _ in of_seeds])
+            if len(of_seeds) == 1 and "examples" in of_seeds[0][1]:
+                note = "one seed: intervals are over its prompts"
             row |= {**shares, "note": note}
             row |= _edges_kept([record for _, record in of_seeds])
             for name in dict.fromkeys(name for one in figures for name in one):
@@ -124,7 +142,13 @@ class StudyResults:
                 )
                 low, high = (math.nan, math.nan)
                 if usable and len(values) > 1:
+                    least, most = AT_A_DENSITY.get(name.partition("@")[0], UNBOUNDED)
                     low, high = bootstrap_interval(values)
+                    low, high = max(low, least), min(high, most)
+                elif len(of_seeds) == 1 and has_prompt_values(name):
+                    of_prompts = over_prompts(name, [of_seeds[0][1]])
+                    if of_prompts is not None:
+                        low, high = of_prompts.low, of_prompts.high
                 row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
         return _with_ranks(pd.DataFrame(rows))
@@ -180,6 +204,64 @@ class StudyResults:
         ]
         return [sentence for sentence in dict.fromkeys(sentences) if sentence]
 
+    def paired(self, figure: str, first: str, second: str) -> pd.DataFrame:
+        """The difference of two methods over the test prompts of the seeds that both have.
+
+        A row for each system and task: ``seeds``, ``prompts``, both means ``first`` and ``second``,
+        ``difference`` (first minus second) with its 95 % interval ``low`` to ``high``, and ``tie``:
+        whether that holds 0. For one comparison; of many some will miss 0 by chance.
+
+        Args:
+            figure: ``"kl@0.05"`` (also ``metric``, the task's own, ``accuracy``, ``top1_accuracy``
+                and ``top1_match``) at a density of the study: differences are taken prompt by
+                prompt. ``"cmd"``, ``"cpr"``, ``"log_area"``, ``"cpr_clipped"``, ``"cmd_weighted"``
+                or ``"cpr_weighted"``: prompts are drawn anew, for both the same ones. Seeds are
+                pooled.
+            first, second: names of methods in the study.
+
+        Records of earlier versions have no values by prompt and give no rows.
+
+        Example:
+            >>> plan = {
+            ...     "systems": {"club": {"kind": "gcn-karate", "tasks": ["communities"]}},
+            ...     "methods": {"EAP": {"method": "eap"}, "chance": {"method": "random"}},
+            ...     "densities": [0.5], "selector": "connected", "seeds": [0],
+            ...     "train": 8, "test": 8,
+            ... }
+            >>> results = gp.Study.from_dict(plan).run(folder)
+            >>> results.paired("kl@0.5", "EAP", "chance").columns.tolist()[5:]
+            ['first', 'second', 'difference', 'low', 'high', 'tie']
+        """
+        import pandas as pd
+
+        return pd.DataFrame(paired_difference(self.records, figure, first, second))
+
+    def over_prompts(self, figure: str) -> pd.DataFrame:
+        """A figure's ``value`` and its 95 % interval over prompts, by system, task and method.
+
+        ``figure`` as :meth:`paired` takes it; the circuits are those that these seeds found.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(intervals_of_methods(self.records, figure))
+
+    def ties(self) -> pd.DataFrame:
+        """The best method of each task and figure, and the others' :meth:`paired` difference.
+
+        A row for each method: ``best`` names the one with the best mean, ``tie`` says whether a
+        method is not told apart from it: the interval of the difference holds 0 (or, where the best
+        mean is one of other seeds, lies on the better side). Figures are the areas and, at each
+        density, KL, same-top agreement and top-1 accuracy. Made once.
+        """
+        return self._ties.copy()
+
+    @cached_property
+    def _ties(self) -> pd.DataFrame:
+        import pandas as pd
+
+        summary = self._summary
+        return pd.DataFrame(best_methods(self.records, summary) if len(summary) else [])
+
     def overall(self) -> pd.DataFrame:
         """By method: means of the figures and ranks over the tasks that all methods have.
 
@@ -220,10 +302,10 @@ class StudyResults:
         return "; ".join(parts)
 
     def write(self, folder: str | Path) -> None:
-        """``results.csv`` and ``.parquet``, ``summary.csv`` and ``report.html``, each whole."""
+        """``results``, ``summary`` and ``ties`` as ``.csv``, ``report.html``, each whole."""
         place = Path(folder)
         frame, summary = self.to_frame(), self.summary()
-        for name, table in (("results", frame), ("summary", summary)):
+        for name, table in (("results", frame), ("summary", summary), ("ties", self.ties())):
             with atomic_path(place / f"{name}.csv") as path:
                 table.to_csv(path, index=False)
         try:
@@ -232,8 +314,9 @@ class StudyResults:
         except ImportError:
             log.warning('results.parquet needs pyarrow: pip install "graphprune[parquet]"')
         page = study_page(
-            self.name, self.records, self.aside, summary, self.overall(), self.overall_note()
-        )
+            self.name, self.records, self.aside, summary, self.overall(), self.overall_note(),
+            self.ties(),
+        )  # fmt: skip
         write_text(place / "report.html", page)
 
 
@@ -291,7 +374,7 @@ def _figures(record: dict[str, Any]) -> dict[str, float]:
     """Figures of one job; at a density only those of a circuit that keeps an edge."""
     figures = {name: float(record[name]) for name in FIGURES if _number(record.get(name))}
     for row in record["rows"]:
-        for name in ("kl", "faithfulness", "accuracy", "top1_accuracy"):
+        for name in AT_SIZES:
             if _number(row.get(name)) and row["kept"]:
                 figures[f"{name}@{row['density']:g}"] = float(row[name])
     return figures

@@ -33,25 +33,36 @@ __all__ = ["RankingCost", "SavedRankings"]
 
 @dataclass(frozen=True)
 class RankingCost:
-    """What a ranking took: seconds, CPU seconds, and the most memory (MiB; ``None``: not known)."""
+    """What a ranking took: seconds, CPU seconds, and the most memory (MiB).
+
+    ``in_passes``: seconds by those of one pass on the case. ``None``: not known.
+    """
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     mib: float | None = None
+    in_passes: float | None = 0.0
 
     def then(self, other: RankingCost) -> RankingCost:
         """Both, one after the other."""
         peaks = [mib for mib in (self.mib, other.mib) if mib is not None]
+        known = self.in_passes is not None and other.in_passes is not None
         return RankingCost(
             self.seconds + other.seconds,
             self.cpu_seconds + other.cpu_seconds,
             max(peaks) if peaks else None,
+            (self.in_passes or 0.0) + (other.in_passes or 0.0) if known else None,
         )
 
     def to_dict(self) -> dict[str, float]:
         """What is known of it, for a job's record."""
-        times = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
-        return times if self.mib is None else {**times, "mib": self.mib}
+        figures = {
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "mib": self.mib,
+            "time_in_passes": self.in_passes,
+        }
+        return {name: value for name, value in figures.items() if value is not None}
 
 
 class SavedRankings:
@@ -60,8 +71,8 @@ class SavedRankings:
     ``case`` is a hash of the case's contents, ``code`` one of a method's own file, where it comes
     by an import path. Each is an ``.npz`` file of ``values`` (``[E]``,
     float32, the graph's order of edges), ``method``, ``fingerprint`` and ``cost``
-    (:class:`RankingCost`'s three, NaN where not known). The zip archive's comment
-    is the SHA-256 of all bytes before it.
+    (:class:`RankingCost`'s four, NaN where not known; older files have the first three). The zip
+    archive's comment is the SHA-256 of all bytes before it.
     """
 
     def __init__(self, folder: str | Path | None, case: str, code: str = "") -> None:
@@ -91,7 +102,8 @@ class SavedRankings:
         path = self._path(method, taus)
         if path is None:
             return
-        numbers = [cost.seconds, cost.cpu_seconds, float("nan") if cost.mib is None else cost.mib]
+        known = (cost.seconds, cost.cpu_seconds, cost.mib, cost.in_passes)
+        numbers = [float("nan") if number is None else number for number in known]
         file = io.BytesIO()
         np.savez_compressed(
             file,
@@ -115,7 +127,7 @@ class SavedRankings:
                 if str(saved["fingerprint"]) != graph.fingerprint:
                     raise ValueError("it belongs to another graph")
                 values = torch.from_numpy(saved["values"])
-                seconds, cpu, mib = (float(x) for x in saved["cost"])
+                seconds, cpu, *others = (float(x) for x in saved["cost"])
                 scores = EdgeScores(
                     graph, values, method=str(saved["method"]), noise=float(saved["noise"])
                 )
@@ -124,7 +136,8 @@ class SavedRankings:
                 f"{path}: no ranking of a study: {error}. Delete the file, and the study finds the "
                 "ranking anew"
             ) from None
-        return scores, RankingCost(seconds, cpu, None if np.isnan(mib) else mib)
+        mib, in_passes = [None if np.isnan(x) else x for x in (*others, np.nan)[:2]]
+        return scores, RankingCost(seconds, cpu, mib, in_passes)
 
     def _path(self, method: Any, taus: Sequence[float]) -> Path | None:
         if self._folder is None:

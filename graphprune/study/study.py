@@ -22,6 +22,7 @@ from .check import StudyCheck, check_jobs
 from .entries import StudyMethod, StudySystem, methods_from, systems_from
 from .job_records import NOT_OF_STUDY, JobRecords
 from .jobs import StudyJob, contents_of, run_job
+from .judging import require_selector
 from .mistakes import MistakeCollector, StudyMistakes
 from .results import Prompts, StudyResults
 from .yaml_file import read_yaml
@@ -30,7 +31,7 @@ __all__ = ["Study"]
 
 log = logging.getLogger(__name__)
 
-_KEYS = ("name", "systems", "methods", "densities", "seeds", "train", "test")
+_KEYS = ("name", "systems", "methods", "densities", "seeds", "train", "test", "selector")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,9 @@ class Study:
             methods. Where seeds share prompts the tables say how many.
         train: examples that methods see.
         test: others, that circuits are judged on.
+        selector: chooses the circuits of all densities by every method's ranking, such as
+            ``"connected"``, which keeps exactly the number of edges asked for. ``None``: the best
+            edges; dead ends among them go, so that fewer may be left. Curves are always of these.
 
     Example:
         >>> study = Study.from_dict({
@@ -65,6 +69,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     train: int = 100
     test: int = 100
+    selector: str | None = None
 
     def __post_init__(self) -> None:
         mistakes = MistakeCollector()
@@ -84,7 +89,9 @@ class Study:
         for system in self.systems:
             system.check(mistakes)
         for method in self.methods:
-            method.check([system.name for system in self.systems], mistakes)
+            method.check(self.systems, self.seeds, mistakes)
+        with mistakes.at("selector"):
+            require_selector(self.selector)
         mistakes.require_none()
 
     @classmethod
@@ -97,7 +104,7 @@ class Study:
         mistakes = MistakeCollector()
         for name in sorted(set(values) - set(_KEYS)):
             mistakes.add((name,), str(unknown_name("key of a study", name, _KEYS)))
-        options = {k: values[k] for k in ("name", "train", "test") if k in values}
+        options = {k: values[k] for k in ("name", "train", "test", "selector") if k in values}
         for name, kind in (("densities", float), ("seeds", int)):
             with mistakes.at(name):
                 if name in values:
@@ -133,10 +140,11 @@ class Study:
                 system.train_on(task, self.train),
                 system.test_on(task, self.test),
                 self.densities,
+                self.selector,
             )
             for system in self.systems
             for task, seed, method in itertools.product(system.tasks, self.seeds, self.methods)
-            if method.systems is None or system.name in method.systems
+            if method.runs_on(system.name, task, seed)
         ]
 
     def check(self) -> StudyCheck:

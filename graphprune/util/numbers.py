@@ -19,7 +19,7 @@ Statistician 69, 2015 (quantiles farther out); Fieller 1954 (ratios); Clopper an
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 import torch
@@ -144,6 +144,72 @@ def ratio_interval(
     return min(end(over), ratio), max(end(under), ratio)
 
 
+def function_interval(
+    values: Tensor,
+    function: Callable[[Tensor], Tensor],
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+    bounds: tuple[float, float] = UNBOUNDED,
+) -> tuple[float, float]:
+    """The interval of ``function(means)``, ``means [K]`` those of the columns of ``values [n, K]``.
+
+    Rows are drawn anew, as :func:`bootstrap_interval` draws values; the error of the function, in
+    each resample too, is that of its slope along the means.
+
+    Args:
+        values: a row for each example.
+        function: ``[draws, K]`` to ``[draws]``, differentiable, a row at a time.
+        level, draws, seed, bounds: as there.
+
+    Example:
+        >>> import torch
+        >>> x = torch.arange(20.0)
+        >>> columns = torch.stack([x, x + 1], dim=1)
+        >>> [round(end, 3) for end in function_interval(columns, lambda means: means[:, 0])]
+        [6.442, 12.457]
+        >>> [round(end, 3) for end in bootstrap_interval(x)]
+        [6.442, 12.457]
+        >>> function_interval(columns, lambda means: means[:, 1] - means[:, 0])
+        (1.0, 1.0)
+    """
+    x = torch.from_numpy(_checked(values, level)).reshape(len(values), -1)
+    n = len(x)
+    if n == 1:
+        return math.nan, math.nan
+
+    def with_errors(means: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """The function and its standard error, ``[D]``, of resamples with ``counts [D, n]``."""
+        means = means.detach().requires_grad_(True)
+        with torch.enable_grad():
+            out = function(means)
+            (slope,) = torch.autograd.grad(out.sum(), means)
+        along = slope @ x.T - (slope * means).sum(1, keepdim=True).detach()
+        variance = (counts * along.square()).sum(1) / (n - 1)
+        noise = (_ROUNDING * (slope.abs() @ x.abs().amax(0))) ** 2
+        return out.detach(), torch.where(variance <= noise, 0.0, variance / n).sqrt()
+
+    everything = torch.ones(1, n, dtype=torch.float64)
+    centre, error = (float(part) for part in with_errors(x.mean(0, keepdim=True), everything))
+    if error == 0.0:
+        return centre, centre
+    reach = _student(level, n)
+    below, above = -reach, reach
+    if n >= _RESAMPLED:
+        generator = np.random.default_rng(seed)
+        chunks = []
+        for first in range(0, draws, _CHUNK):
+            drawn = torch.from_numpy(generator.integers(n, size=(min(_CHUNK, draws - first), n)))
+            counts = torch.zeros(drawn.shape, dtype=torch.float64)
+            counts.scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64))
+            values_of, errors = with_errors(counts @ x / n, counts)
+            spread = errors.square() > 1e-9 * error**2
+            chunks.append(((values_of - centre) / errors)[spread].numpy())
+        below, above = _outer_quantiles(np.concatenate(chunks), level, n)
+    return max(centre - above * error, bounds[0]), min(centre - below * error, bounds[1])
+
+
 def _checked(values: Tensor, level: float) -> NDArray[np.float64]:
     if not 0 < level < 1:
         raise InputError(f"level is a share between 0 and 1, got {level!r}")
@@ -163,11 +229,9 @@ def _pivots(
     centred: NDArray[np.float64], level: float, draws: int, seed: int
 ) -> tuple[float, float]:
     """The ends of what (mean - true mean) / standard error comes to, from ``centred [n]``."""
-    from scipy.stats import norm, t
-
-    n, tail = len(centred), (1 - level) / 2
-    reach = float(t.ppf(1 - tail, n - 1))
+    n = len(centred)
     if n < _RESAMPLED:
+        reach = _student(level, n)
         return -reach, reach
     generator = np.random.default_rng(seed)
     chunks = []
@@ -176,7 +240,21 @@ def _pivots(
         mean, variance = drawn.mean(1), drawn.var(1)
         spread = variance > 1e-9 * centred.var()  # a resample of equal values tells no error
         chunks.append(mean[spread] / np.sqrt(variance[spread] / (n - 1)))
-    pivots = np.concatenate(chunks)
+    return _outer_quantiles(np.concatenate(chunks), level, n)
+
+
+def _student(level: float, n: int) -> float:
+    """How many standard errors from the mean of ``n`` values Student's t ends."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + level) / 2, n - 1))
+
+
+def _outer_quantiles(pivots: NDArray[np.float64], level: float, n: int) -> tuple[float, float]:
+    """The ends of resampled pivots, a little outside their quantiles, or Student's if farther."""
+    from scipy.stats import norm, t
+
+    reach, tail = _student(level, n), (1 - level) / 2
     if not len(pivots):
         return -reach, reach
     m = max(n, ENOUGH)  # fewer values have no tail as far out as theirs would be

@@ -9,13 +9,14 @@ import torch
 
 from graphprune.core.method import Scorer
 from graphprune.core.model import MaskedModel, require_model
+from graphprune.core.passes import Passes
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.methods import EAP
 
 from ..linalg.weighted_graph import FloatArray, WeightedGraph, weighted_graph
-from .spectral import EdgeWeights, edge_weights
+from .spectral import EdgeWeights, edge_weights, weight_passes
 
 __all__ = ["EffectiveResistance", "Magnitude", "Taylor", "effective_resistance"]
 
@@ -30,6 +31,10 @@ class Magnitude(Scorer):
     """
 
     edge_weights: EdgeWeights = "auto"
+
+    def planned_passes(self, model: MaskedModel, task: Task) -> Passes:
+        """Those of the edges' weights."""
+        return weight_passes(model, task, self.edge_weights)
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """``|w|``."""
@@ -50,6 +55,10 @@ class Taylor(Scorer):
         ['2->3', '9->5', '9->8']
     """
 
+    def planned_passes(self, model: MaskedModel, task: Task) -> Passes:
+        """EAP's."""
+        return weight_passes(model, task, "attribution")
+
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """Sizes of the mask gradient under zero ablation."""
         gradients = EAP(ablation="zero", batch_size=self.batch_size).score(model, task)
@@ -69,6 +78,10 @@ class EffectiveResistance(Scorer):
 
     edge_weights: EdgeWeights = "auto"
     most_nodes: int = 3000
+
+    def planned_passes(self, model: MaskedModel, task: Task) -> Passes:
+        """Those of the edges' weights."""
+        return weight_passes(model, task, self.edge_weights)
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """See the class; raises :class:`InputError` above ``most_nodes``."""

@@ -15,6 +15,7 @@ from graphprune.core.ablation import AblationLike
 from graphprune.core.mask import as_size, budget
 from graphprune.core.method import Pruner, Scorer, ablation_of
 from graphprune.core.model import MaskedModel, require_model
+from graphprune.core.passes import Passes
 from graphprune.core.result import Result
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
@@ -83,6 +84,23 @@ def edge_weights(
     )
 
 
+def weight_passes(model: MaskedModel, task: Task, how: EdgeWeights | Any) -> Passes:
+    """Passes of :func:`edge_weights`: a trial of each batch for norms, EAP's passes, or none.
+
+    Example:
+        >>> weight_passes(model, task, "attribution").to_dict()
+        {'passes': 1.0, 'trials': 0}
+    """
+    batches = len(task) / min(task.batch_size, len(task))
+    if not isinstance(how, str):
+        return Passes()
+    if how == "attribution":
+        return Passes(plain=batches)
+    if how == "auto" and isinstance(model, WeightedEdges) and model.edge_weights() is not None:
+        return Passes()
+    return Passes() if how == "module" else Passes(trials=batches)
+
+
 @torch.no_grad()
 def message_norms(model: MaskedModel, task: Task) -> Tensor:
     """``[E]`` float64: the norm of each edge's clean message, averaged over real positions.
@@ -125,6 +143,10 @@ class _Spectral:
         object.__setattr__(self, "feedback", tuple(tuple(pair) for pair in pairs))
         if self.feedback_weight != "mean":
             finite_number(self.feedback_weight, "feedback_weight")
+
+    def planned_passes(self, model: MaskedModel, task: Task) -> Passes:
+        """Those of the edges' weights; the spectrum is the graph's and runs no model."""
+        return weight_passes(model, task, self.edge_weights)
 
     def _closed(self, model: MaskedModel, task: Task) -> WeightedGraph:
         require_model(model)

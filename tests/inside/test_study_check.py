@@ -137,10 +137,11 @@ def test_a_check_says_what_would_run(plan, tmp_path, capsys):
     job = Study.from_dict(plan).jobs()[0]
     assert case["edges"] == job.source.make().model.graph.num_edges
     assert (case["train"], case["test"], case["jobs"]) == (8, 6, 10)
-    # Two batches of four: EAP one pass each, EAP-IG three; EP a pass a step, UGS five.
-    assert case["passes"] == 2 * (2 * 1 + 2 * 3 + 7 + 2 * 5)
+    # Two batches of four: EAP one pass each, EAP-IG three; EP a pass a step, UGS five. EP's local
+    # search has eight rounds at most: a gradient and six trials of both batches.
+    assert case["passes"] == 2 * (2 * 1 + 2 * 3 + (7 + 8 * 2) + 2 * 5)
     # Two densities and MIB's nine sizes by two rankings, on six prompts, for five methods.
-    assert case["trials"] == 2 * 5 * (2 + 2 * 9) * 6 / 4
+    assert case["trials"] == 2 * 5 * (2 + 2 * 9) * 6 / 4 + 2 * 8 * 6 * 2
     assert case["seconds"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.yaml"]
     assert call("study", file, "--check") == 0

@@ -135,3 +135,79 @@ def test_no_two_methods_look_alike(tmp_path):
     styles = re.findall(r"stroke='(#\w+)'(?: stroke-dasharray='([\d ]+)')?", legend)
     assert len(styles) == len(set(styles)) == 50
     assert re.findall(r"</svg>(m\d+)</span>", legend) == methods
+
+
+def by_prompt(kl, cmd):
+    """A record whose KL is ``kl`` by prompt, and whose f at both inner sizes is ``1 - cmd``."""
+    record = done(0.0, 4, kl=sum(kl) / len(kl))
+    prompts = [f"p{number}" for number in range(len(kl))]
+    values = [[0.0] * len(kl), [1.0] * len(kl), [1 - each for each in cmd]]
+    at = {"signed": [2, 2, 1], "abs": [2, 2, 1]}
+    weighted = {"signed": SIZES, "abs": SIZES}
+    mean = sum(cmd) / len(cmd)
+    return record | {
+        "cmd": (SIZES[1] - SIZES[0]) * mean + (SIZES[2] - SIZES[1]) * mean / 2,
+        "curve": {**record["curve"], "weighted": weighted},
+        "examples": {
+            "prompts": prompts,
+            "rows": [{"kl": list(kl)}],
+            "curve": {"values": values, "at": at},
+        },
+    }
+
+
+def test_methods_tied_with_the_best_are_marked(tmp_path):
+    noise = [0.01 * (-1) ** number for number in range(24)]
+    first = [1.0 + 0.1 * number for number in range(24)]
+    rows = [
+        (("one", "best", 0), by_prompt(first, [0.1] * 24)),
+        (("one", "like it", 0), by_prompt([x + n + 1e-4 for x, n in zip(first, noise, strict=True)],
+                                          [0.1 + n for n in noise])),
+        (("one", "worse", 0), by_prompt([x + 0.02 + n for x, n in zip(first, noise, strict=True)],
+                                        [0.12 + n for n in noise])),
+        (("one", "older", 0), done(0.5, 4, kl=9.0)),
+    ]  # fmt: skip
+    results = results_of(rows)
+    ties = results.ties().set_index(["figure", "method"])
+    assert ties["tie"].loc["kl@0.05"].to_dict() == {"best": True, "like it": True, "worse": False}
+    assert set(ties["best"].loc["kl@0.05"]) == {"best"}
+    worse = ties.loc[("kl@0.05", "worse")]
+    assert worse["difference"] == pytest.approx(0.02)
+    assert 0 < worse["low"] < worse["high"] < 0.03  # though KL itself spreads over 2.3
+    assert "older" not in ties.index.get_level_values("method")
+    page = page_of(results, tmp_path)
+    cells = re.findall(r"<td>(best|like it|worse|older)</td>.*?</tr>", page[page.index("KL at") :])
+    assert sorted(cells) == ["best", "like it", "older", "worse"]
+    fixed = page[page.index("KL at 5 %") :]
+    marks = {
+        name: re.search(f"<td>{name}</td><td>1</td><td(.*?)>", fixed)[1] for name in sorted(cells)
+    }
+    assert marks["best"] == " class='best'"
+    assert marks["like it"] == " class='tied'"
+    assert marks["worse"] == marks["older"] == ""
+    assert "<small class='tie'>tied</small>" in fixed
+
+
+def test_a_prompt_of_two_seeds_is_one_prompt():
+    """Both seeds have the same prompts: as many prompts as one has, and its width."""
+    kl, other = [0.1, 0.4, 0.2, 0.9, 0.3, 0.7], [0.2] * 6
+    values = {"a": kl, "b": other}
+    rows = [(("one", name, 0), by_prompt(values[name], other)) for name in values]
+    again = [(("one", name, 1), by_prompt(values[name], other)) for name in values]
+    one, two = results_of(rows), results_of(rows + again)
+    (alone,) = one.paired("kl@0.05", "a", "b").to_dict("records")
+    (both,) = two.paired("kl@0.05", "a", "b").to_dict("records")
+    assert (alone["seeds"], both["seeds"]) == (1, 2)
+    assert alone["prompts"] == both["prompts"] == 6
+    for name in ("first", "second", "difference", "low", "high"):
+        assert both[name] == pytest.approx(alone[name])
+    assert alone["difference"] == pytest.approx(sum(kl) / 6 - 0.2)
+
+
+def test_records_of_earlier_versions_show_blanks(tmp_path):
+    results = results_of([(("one", "a", 0), done(0.1, 4)), (("one", "b", 0), done(0.2, 4))])
+    assert len(results.paired("kl@0.05", "a", "b")) == len(results.over_prompts("cmd")) == 0
+    assert len(results.ties()) == 0
+    page = page_of(results, tmp_path)
+    assert "tied</small>" not in page
+    assert results.summary()["note"].tolist() == ["one seed: no interval"] * 2
