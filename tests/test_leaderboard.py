@@ -1,0 +1,26 @@
+"""The tiny leaderboard gives the committed numbers."""
+
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+import graphprune as gp
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_the_tiny_table_is_the_committed_one(tmp_path):
+    described = yaml.safe_load((EXAMPLES / "leaderboard_tiny.yaml").read_text())
+    found = gp.Study.from_dict({**described, "seeds": [0]}).run(tmp_path).to_frame()
+    assert set(found["state"]) == {"done"}
+    by = ["task", "method", "density"]
+    wanted = pd.read_csv(EXAMPLES / "results" / "leaderboard_tiny.csv").query("seed == 0")
+    both = wanted.merge(found, on=by, suffixes=("", "_found"), how="outer", validate="1:1")
+    assert len(both) == len(wanted) == len(found)
+    for name in ("kept", "passes"):
+        assert (both[name] == both[f"{name}_found"]).all(), name
+    for name in ("cmd", "cpr", "kl", "top1_match"):
+        gap = (both[name] - both[f"{name}_found"]).abs()
+        assert gap.max() < 0.01, f"{name}\n{both.loc[gap >= 0.01, [*by, name, f'{name}_found']]}"
+
