@@ -10,6 +10,7 @@ mean over draws of prompts. Writes ``table.csv`` and ``cross_architecture.png``.
 """
 
 import argparse
+from dataclasses import dataclass
 from itertools import groupby, permutations
 from pathlib import Path
 
@@ -31,12 +32,12 @@ KINDS = {
     "tracr": "compiled programs",
     "argnn-digits": "recurrent networks\n(digits)",
     "gnn-reachability": "graph networks\n(reachability)",
-    "gcn-karate": "graph networks\n(karate club)",
 }
 TRUTHS = {"exact effect": "black", "mask gradient": "#E69F00"}
 SHOWN = [
-    "exact effect", "EAP", "message norm", "message change", "rotation", "rotation beyond norm",
-    "early", "degree", "random", "shuffled",
+    "exact effect", "EAP", "message norm", "message change", "early", "degree",
+    "rotation", "rotation beyond norm", "rotation (both)", "rotation (both) beyond norm",
+    "random", "shuffled",
 ]  # fmt: skip
 CURVES = {
     "exact effect": "black", "EAP": "#0072B2", "message norm": "#D55E00",
@@ -66,17 +67,21 @@ class Degree(gp.Scorer):
         return gp.EdgeScores(model.graph, degree[ends].sum(0).float(), method=self.label)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Rotation(gp.Scorer):
     """How much an edge's removal changes the imaginary parts of the Laplacian's spectrum.
 
     Weights are message norms. A graph without cycles is closed from its outputs to its inputs.
     """
 
+    laplacian: str = "out"
+
     def score(self, model: gp.MaskedModel, task: gp.Task) -> gp.EdgeScores:
         graph = model.graph
         back = tuple((o, i) for o in graph.output_nodes for i in graph.input_nodes)
         settings = {"edge_weights": "message_norm", "feedback": back if graph.is_acyclic else ()}
-        return gp.SpectralScores(goal="preserve", laplacian="both", **settings).score(model, task)
+        method = gp.SpectralScores(goal="preserve", laplacian=self.laplacian, **settings)
+        return method.score(model, task)
 
 
 def sizes(scores: gp.EdgeScores) -> np.ndarray:
@@ -94,20 +99,18 @@ def predictions(rankings: list[dict[str, gp.EdgeScores]], lots: np.random.Genera
     """Of one model (feature, truth, figure, value) for each pair of different draws of prompts."""
     for one, other in permutations(rankings, 2):
         ranks = {name: sizes(scores) for name, scores in one.items()}
-        own, norm = ranks["rotation"], ranks["message norm"]
         for against in TRUTHS:
             truth, effects, graph = other[against], sizes(other[against]), other[against].graph
             tenth = truth.top(max(1, graph.num_edges // 10)).values
             largest = gp.EdgeMask(graph, tenth * (truth.values.abs() > truth.noise))
-            shuffled = lots.permutation(ranks[against])
-            for name, values in (ranks | {"shuffled": shuffled}).items():
-                scores = gp.EdgeScores(graph, torch.from_numpy(values).float())
-                yield name, against, "rho", correlation(values, effects)
-                yield name, against, "auroc", gp.auroc(scores, largest)
-            by_norm = np.array([correlation(own, norm), correlation(effects, norm)])
-            rest = np.sqrt(np.prod(1 - by_norm**2))
-            beyond = (correlation(own, effects) - np.prod(by_norm)) / rest if rest > 1e-6 else 0.0
-            yield "rotation beyond norm", against, "rho", beyond  # the partial correlation
+            for name, values in (ranks | {"shuffled": lots.permutation(ranks[against])}).items():
+                scores, rho = torch.from_numpy(values).float(), correlation(values, effects)
+                yield name, against, "rho", rho
+                yield name, against, "auroc", gp.auroc(gp.EdgeScores(graph, scores), largest)
+                if name.startswith("rotation"):  # the partial correlation
+                    shared = [correlation(own, ranks["message norm"]) for own in (values, effects)]
+                    rest = max(np.sqrt(np.prod(1 - np.square(shared))), 1e-6)
+                    yield f"{name} beyond norm", against, "rho", (rho - np.prod(shared)) / rest
 
 
 def falls(case, rankings: dict[str, gp.EdgeScores], densities, lots: np.random.Generator):
@@ -130,7 +133,7 @@ def measured(results: gp.study.StudyResults, out: Path) -> pd.DataFrame:
     rows, lots = [], np.random.default_rng(0)
     done = [job for job, record in results.records if record["state"] == "done"]
     for (system, task), jobs in groupby(done, key=lambda job: (job.system, job.task)):
-        of_model, rankings = (KINDS[system.kind], f"{system.name} {task}"), []
+        of_model, rankings = (KINDS.get(system.kind, system.kind), f"{system.name} {task}"), []
         for _, same_prompts in groupby(jobs, key=lambda job: job.seed):
             listed = list(same_prompts)
             case, contents = open_case(listed[0].source, None)
@@ -169,8 +172,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             x, bars = np.arange(len(own)) + 0.06 * shift, own[["below", "above"]].T
             fall.errorbar(x, own["mean"], bars, color=colour, label=name, lw=1.1, **style)
         for shift, (against, colour) in enumerate(TRUTHS.items()):
-            own = pd.concat(parts["rho", name] for name in SHOWN)
-            own = own[own["against"] == against]
+            own = pd.concat(parts["rho", name] for name in SHOWN).query("against == @against")
             y, bars = places + 0.28 * shift - 0.14, own[["below", "above"]].T
             rank.errorbar(own["mean"], y, xerr=bars, color=colour, label=against, lw=0, **style)
         fall.set_xticks(range(len(x)), parts["kl", name]["against"])
