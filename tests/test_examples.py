@@ -25,6 +25,7 @@ SCRIPTS = {
     "graph_pruning.py": (["digits.csv", "digits.png"], "preserve"),
     "own_prompts.py": (["pairs.jsonl", "circuit/circuit.json"], "log_odds"),
     "compare_methods.py": (["methods.csv", "curves.png"], "cpr"),
+    "cross_architecture.py": (["table.csv", "cross_architecture.png"], "rotation beyond norm"),
     "third_party_method.py": ([], "passed"),
     "edge_pruning_language.py": (["table.csv", "edges_needed.csv"], "edge pruning"),
     "precision_table.py": (["precision.csv", "decisions.csv"], "PAHQ"),
