@@ -6,11 +6,13 @@ list of positions or answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -55,6 +57,47 @@ class Batch:
     alignment: Tensor | None = None
     slots: Tensor | None = None
     slot_names: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with every tensor on a device; itself where all are there already.
+
+        Models, metrics and losses read batches through this: prompts may lie on another device than
+        the model. A batch keeps what was moved last, so that it is moved once.
+
+        Example:
+            >>> batch = next(task.batches())
+            >>> batch.to("cpu") is batch, batch.to("meta").answer.device
+            (True, device(type='meta'))
+        """
+        device = torch.device(device)
+        there, moved = self.__dict__.get("_moved", (None, self))
+        if there == device:
+            return moved
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        placed = {name: on_device(value, device) for name, value in parts.items()}
+        changed = {name: value for name, value in placed.items() if value is not parts[name]}
+        if not changed:
+            return self
+        moved = replace(self, **changed)
+        moved.__dict__["largest_id"] = self.largest_id  # read here: there it would be waited for
+        self.__dict__["_moved"] = device, moved
+        return moved
+
+    @cached_property
+    def largest_id(self) -> int:
+        """The largest id of an answer or distractor, -1 where there is none."""
+        given = [x for x in (self.answer, self.distractor) if isinstance(x, Tensor)]
+        return max((int(x.max()) for x in given if x.numel() and not x.is_complex()), default=-1)
+
+
+def on_device(value: Any, device: torch.device | str) -> Any:
+    """A tensor, or a mapping's tensors, on a device; the value itself where nothing has to move."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if not isinstance(value, Mapping):
+        return value
+    moved = {key: on_device(part, device) for key, part in value.items()}
+    return moved if any(moved[key] is not part for key, part in value.items()) else value
 
 
 @runtime_checkable

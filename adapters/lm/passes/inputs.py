@@ -88,7 +88,7 @@ def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
                 "position_ids 0, 1, 2, ...: leave the rest out"
             )
     parts = {key: value for key, value in given.items() if value is not None}
-    ids = parts.pop("input_ids").to(arch.device)
+    ids = parts.pop("input_ids")
     if ids.ndim != 2 or not _whole(ids) or not ids.numel():
         raise InputError(
             f"{side} input_ids must be ids [B, T] of an integer type, got {ids.dtype} "
@@ -96,7 +96,7 @@ def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
         )
     if ids.dtype != torch.int32:  # which tables of embeddings take as it is, but none smaller
         ids = ids.long()
-    weight = parts.pop("attention_mask", torch.ones_like(ids)).to(arch.device)
+    weight = parts.pop("attention_mask", torch.ones_like(ids))
     if weight.shape != ids.shape:
         raise InputError(
             f"the {side} attention_mask must have the shape of input_ids, {list(ids.shape)}, got "
@@ -115,7 +115,7 @@ def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
             "attention_mask has padding in front of tokens, or a prompt without any"
         )
     for key, value in parts.items():
-        _require_unread(arch, key, value.to(arch.device), weight, side)
+        _require_unread(arch, key, value, weight, side)
     return ids, weight
 
 
@@ -194,7 +194,7 @@ def _require_counterparts(weight: Tensor, there: Tensor, alignment: Tensor | Non
 
 def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
     """Checks a batch against the model; raises :class:`InputError` with what came and where."""
-    device = arch.device
+    batch = batch.to(arch.device)
     ids, weight = _side(arch, batch.clean, "clean")
     corrupt = None
     if batch.corrupt is not None:
@@ -228,7 +228,7 @@ def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
             )
     positions = weight.sum(1) - 1
     if batch.positions is not None:
-        positions = _integers(batch.positions, "positions", len(ids)).to(device)
+        positions = _integers(batch.positions, "positions", len(ids))
     if positions.ndim > 2:
         raise InputError(f"positions must be [B] or [B, P], got {list(positions.shape)}")
     lost = (positions.reshape(len(ids), -1) < 0).all(1)
@@ -239,9 +239,9 @@ def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
             f"an answer is read at position {int(positions.max())}; the prompts of this batch have "
             f"{ids.shape[1]} tokens, positions count from 0"
         )
-    rows = torch.arange(len(ids), device=device).view(-1, *[1] * (positions.ndim - 1))
+    rows = torch.arange(len(ids), device=ids.device).view(-1, *[1] * (positions.ndim - 1))
     flat = positions.clamp(min=0) + rows * ids.shape[1]
-    alignment = None if batch.alignment is None else batch.alignment.to(device, arch.dtype)
+    alignment = None if batch.alignment is None else batch.alignment.to(arch.dtype)
     return Inputs(
         ids, corrupt, weight.to(arch.dtype), flat.reshape(-1), tuple(positions.shape), alignment
     )
