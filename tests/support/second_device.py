@@ -96,7 +96,8 @@ def _rules(func: Any) -> _Rules:
     return _Rules(
         tuple(i for i, write in enumerate(changed) if write and not arguments[i].kwarg_only),
         tuple(a.name for a, write in zip(arguments, changed, strict=True) if write),
-        bool(returned) and all(r.alias_info is not None and r.alias_info.is_write for r in returned),
+        bool(returned)
+        and all(r.alias_info is not None and r.alias_info.is_write for r in returned),
         func in _INDEXED,
         func in _JOINING,
         func in _COPYING,
