@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphprune.errors import InputError
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -98,6 +100,21 @@ def on_device(value: Any, device: torch.device | str) -> Any:
         return value
     moved = {key: on_device(part, device) for key, part in value.items()}
     return moved if any(moved[key] is not part for key, part in value.items()) else value
+
+
+def require_outputs(batch: Batch, count: int) -> None:
+    """Raises :class:`InputError` for answers or distractors that are none of ``count`` outputs."""
+    if batch.largest_id < count:
+        return
+    raise InputError(
+        f"answers and distractors are numbers of outputs, and the model has {count}, 0 to "
+        f"{count - 1}; got {batch.largest_id}. "
+        + (
+            "One output can be asked about classes by a callable metric(outputs, batch) -> [B]"
+            if count == 1
+            else "Are these the labels, or the tokenizer, of another model?"
+        )
+    )
 
 
 @runtime_checkable

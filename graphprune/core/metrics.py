@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.core.batch import Batch
+from graphprune.core.batch import Batch, require_outputs
 from graphprune.errors import InputError
 from graphprune.util.checks import require_one_of
 from graphprune.util.numbers import NOISE, UNBOUNDED, levels, require_finite
@@ -142,21 +142,6 @@ def _gather(values: Tensor, ids: Tensor, fill: float) -> tuple[Tensor, Tensor]:
     return values.gather(-1, ids.clamp(min=0)).masked_fill(~real, fill), real
 
 
-def _require_outputs(batch: Batch, count: int) -> None:
-    """Raises :class:`InputError` for answers or distractors that are none of ``count`` outputs."""
-    if batch.largest_id < count:
-        return
-    raise InputError(
-        f"answers and distractors are numbers of outputs, and the model has {count}, 0 to "
-        f"{count - 1}; got {batch.largest_id}. "
-        + (
-            "One output can be asked about classes by a callable metric(outputs, batch) -> [B]"
-            if count == 1
-            else "Are these the labels, or the tokenizer, of another model?"
-        )
-    )
-
-
 def _at_positions(ids: Tensor, values: Tensor) -> Tensor:
     """``ids`` with the axes of ``values``: the same ones at each position, where not said."""
     if values.ndim == 3 and ids.ndim == 2:
@@ -172,7 +157,7 @@ def _mean_at(values: Tensor, ids: Tensor) -> Tensor:
 def _logit_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
     assert batch.answer is not None
     assert batch.distractor is not None
-    _require_outputs(batch, outputs.shape[-1])
+    require_outputs(batch, outputs.shape[-1])
     gap = _mean_at(outputs, batch.answer) - _mean_at(outputs, batch.distractor)
     return _average(gap, outputs, batch)
 
@@ -180,7 +165,7 @@ def _logit_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
 def _prob_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
     assert batch.answer is not None
     assert batch.distractor is not None
-    _require_outputs(batch, outputs.shape[-1])
+    require_outputs(batch, outputs.shape[-1])
     chances = outputs.softmax(-1)
     answer, distractor = (
         _gather(chances, ids, 0.0)[0].sum(-1) for ids in (batch.answer, batch.distractor)
@@ -252,7 +237,7 @@ def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
     assert batch.answer is not None
     if batch.distractor is None:
         return _top1_accuracy(outputs, batch, full)
-    _require_outputs(batch, outputs.shape[-1])
+    require_outputs(batch, outputs.shape[-1])
     best = _gather(outputs, batch.answer, float("-inf"))[0].amax(-1)
     hit = best > _gather(outputs, batch.distractor, float("-inf"))[0].amax(-1)
     return _average(hit.to(outputs.dtype), outputs, batch)
@@ -266,7 +251,7 @@ def _top1_accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor
     class 0.
     """
     assert batch.answer is not None
-    _require_outputs(batch, outputs.shape[-1])
+    require_outputs(batch, outputs.shape[-1])
     best, real = _gather(outputs, batch.answer, float("-inf"))
     top = outputs.amax(-1, keepdim=True)
     ids = _at_positions(batch.answer, outputs)
@@ -295,7 +280,7 @@ def _top1_match(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
 def _agreed(outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
     """``[B]`` or ``[B, P]`` bool: where both choose the same."""
     if batch.answer is not None and batch.distractor is not None:
-        _require_outputs(batch, outputs.shape[-1])
+        require_outputs(batch, outputs.shape[-1])
         ids = torch.cat([batch.answer, batch.distractor], -1)
         mine = _gather(outputs, ids, float("-inf"))[0].argmax(-1)
         theirs = _gather(full, ids, float("-inf"))[0].argmax(-1)
