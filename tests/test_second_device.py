@@ -33,7 +33,6 @@ from graphprune.errors import InputError, UnsupportedModelError
 pytestmark = pytest.mark.usefixtures("device", "small_models_decide")
 
 
-
 @pytest.fixture(scope="module")
 def device():
     install()
@@ -256,7 +255,7 @@ def test_acdc_goes_on_on_the_device(tmp_path):
     def acdc(**more):
         return gp.ACDC(tau=1e-2, **more)
 
-    whole = acdc().fit(*SYSTEMS["llama"]CPU)
+    whole = acdc().fit(*SYSTEMS["llama"](*CPU))
     part = acdc(run_dir=tmp_path, max_evaluations=30).fit(*SYSTEMS["llama"](*BOTH))
     assert part.stopped
     assert_same_result(acdc(run_dir=tmp_path).fit(*SYSTEMS["llama"](*BOTH)), whole)

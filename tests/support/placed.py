@@ -118,7 +118,7 @@ def on_device(result):
 
 def everywhere(job, system="gpt2", places=ALL):
     """What ``job(model, task)`` gives on the CPU is what it gives at the places."""
-    want = job(*SYSTEMS[system]("cpu", "cpu"))
+    want = job(*SYSTEMS[system](*CPU))
     for place in places:
         assert_same(job(*SYSTEMS[system](*place)), want)
     return want
