@@ -23,7 +23,7 @@ from support.placed import (
     everywhere,
 )
 from support.second_device import DEVICE, install, synchronisations
-from support.tiny import SMALL, tiny
+from support.tiny import SMALL, rotated, tiny
 
 import graphprune as gp
 from graphprune import statistics as st
@@ -41,7 +41,7 @@ def device():
 # ------------------------------------------------------------------ methods
 
 # Settings of any method that has them, so that a new one is quick too.
-QUICK = {"steps": 4, "samples": 2, "batch_size": 4, "tau": 1e-2, "seed": 0}
+QUICK = {"steps": 4, "samples": 2, "refine": 0, "batch_size": 4, "tau": 1e-2, "seed": 0}
 MADE = {
     "calibrated-ranking": lambda: gp.CalibratedRanking("eap", sizes=(0.3, 0.5)),
     "parallel-ensemble": lambda: gp.ParallelEnsemble(["eap", "exact-patching"]),
@@ -163,6 +163,8 @@ def test_statistics(test):
     few = {} if test == "equivalence" else {"draws": 4}
     if test == "completeness":
         few |= {"greedy": 1, "steps": 2}
+    if test == "necessity":
+        few |= {"source": "graph"}
 
     def found(model, task):
         return st.TESTS[test](model, task, a_mask(model), **few).to_dict()
@@ -172,7 +174,8 @@ def test_statistics(test):
         everywhere(found, "gpt2", [BOTH])
 
 
-def test_controls_and_stability():
+@pytest.mark.parametrize("system", ["gcn", pytest.param("gpt2", marks=pytest.mark.slow)])
+def test_controls_and_stability(system):
     def made(model, task):
         controls = st.controls(
             model, task, method=gp.EAP(), size=0.4, kinds=("labels", "weights"), reruns=2, draws=3
@@ -181,8 +184,7 @@ def test_controls_and_stability():
         moved = st.transfer(model, {"a": a_mask(model)}, {"a": task, "b": task}, draws=5)
         return controls.to_dict(), stable.to_dict(), moved.to_dict()
 
-    everywhere(made, "gcn")
-    everywhere(made, "gpt2", [BOTH])
+    everywhere(made, system, [BOTH, MODEL_ALONE])
 
 
 def test_comparisons():
@@ -240,7 +242,7 @@ def test_a_stopped_run_goes_on_on_the_device(tmp_path):
     def run(place, folder, event="", at=-1):
         loss = make_loss(event, at)
         method = gp.EdgePruning(
-            size=10, steps=8, batch_size=4, loss=loss, run_dir=folder, checkpoint_every=2
+            size=10, steps=8, refine=0, batch_size=4, loss=loss, run_dir=folder, checkpoint_every=2
         )
         return method.fit(*SYSTEMS["gpt2"](*place))
 
@@ -270,17 +272,22 @@ def test_generated_text(temperature):
     everywhere(text, "llama")
 
 
-@pytest.mark.parametrize("kinds", [{"head": "fp8", "mlp": "bf16"}, {"head": "int8", "mlp": "int4"}])
-def test_precision_policies(kinds):
+POLICIES = {
+    "paper": {"head": "fp8", "mlp": "bf16"},
+    "rounded": {"head": "int8", "mlp": "int4"},
+}
+
+
+@pytest.mark.parametrize(("family", "kinds"), rotated(["gpt2", "llama"], list(POLICIES)))
+def test_precision_policies(family, kinds):
     def outputs(model, task):
-        policy = gp.PrecisionPolicy(kinds, emulate=True)
+        policy = gp.PrecisionPolicy(POLICIES[kinds], emulate=True)
         low = model.at_precision(policy.with_nodes({"a0.h0": "fp32"}))
         batch = next(task.batches())
         reference = low.reference(batch)
         return low.run(batch, a_mask(model), reference), reference.full
 
-    for family in ("gpt2", "llama"):
-        everywhere(outputs, family, [BOTH, MODEL_ALONE])
+    everywhere(outputs, family, [BOTH, MODEL_ALONE])
 
 
 # ------------------------------------------------------------------ the device itself

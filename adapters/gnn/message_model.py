@@ -82,9 +82,7 @@ class MessageModel(GraphModel):
         require_one_of(level, (None, "node", "graph"), "level")
         require_one_of(means, (None, "edge", "type"), "means")
         require_maskable(module)
-        weights = next(module.parameters(), None)
-        if weights is not None and not weights.is_meta:
-            data = copy.copy(data).to(weights.device)  # the user's own stays where it is
+        data = _beside(module, data)
         source = read_data(data)
         if node_type is not None and not source.heterogeneous:
             raise InputError("node_type is for heterogeneous data; this graph has one type")
@@ -226,3 +224,14 @@ class MessageModel(GraphModel):
             one.messages.new_zeros(count, *one.messages.shape[1:])
             for one, count in zip(seen, counts, strict=True)
         ]
+
+
+def _beside(module: nn.Module, data: Any) -> Any:
+    """The data on the device of the module's weights; a copy, where it is on another."""
+    weights = next(module.parameters(), None)
+    if weights is None or weights.is_meta:
+        return data
+    held = [value for store in data.stores for value in store.values()]
+    if all(value.device == weights.device for value in held if isinstance(value, Tensor)):
+        return data
+    return copy.copy(data).to(weights.device)
