@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.core.batch import Batch, on_device
+from graphprune.core.batch import Batch
 from graphprune.core.model import Ablation, Reference
 from graphprune.errors import InputError
-from graphprune.util.modes import quiet
+from graphprune.util.modes import on_device, quiet
 
 from .adjacency import WeightedAdjacency, add_at
 from .argnn import ARGNN

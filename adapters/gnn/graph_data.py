@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.core.batch import on_device
 from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.core.graph_axes import forget_axes, main_store
 from graphprune.errors import InputError
+from graphprune.util.modes import on_device
 
 from .copies import BatchLayout, CopiedEdges, DataAttribute, GraphCopies, plain_tensor, repeated
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.core.batch import Batch, on_device
+from graphprune.core.batch import Batch
 from graphprune.errors import InputError, UnsupportedModelError, unknown_name
-from graphprune.util.modes import quiet
+from graphprune.util.modes import on_device, quiet
 
 from .copies import GraphCopies
 from .graph_data import GraphData, NodeFeatures

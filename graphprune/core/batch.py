@@ -6,9 +6,8 @@ list of positions or answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.errors import InputError
+from graphprune.util.modes import on_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +62,8 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The batch with every tensor on a device; itself where all are there already.
 
-        Models, metrics and losses read batches through this: prompts may lie on another device than
-        the model. A batch keeps what was moved last, so that it is moved once.
+        Prompts may lie on another device than the model; a metric or loss of a user's gets its
+        batch on the device of the outputs. What was moved last is kept, so that it is moved once.
 
         Example:
             >>> batch = next(task.batches())
@@ -72,49 +71,17 @@ class Batch:
             (True, device(type='meta'))
         """
         device = torch.device(device)
-        there, moved = self.__dict__.get("_moved", (None, self))
-        if there == device:
-            return moved
+        last: tuple[torch.device, Batch] | None = self.__dict__.get("_moved")
+        if last is not None and last[0] == device:
+            return last[1]
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         placed = {name: on_device(value, device) for name, value in parts.items()}
         changed = {name: value for name, value in placed.items() if value is not parts[name]}
         if not changed:
             return self
         moved = replace(self, **changed)
-        moved.__dict__["largest_id"] = self.largest_id  # read here: there it would be waited for
         self.__dict__["_moved"] = device, moved
         return moved
-
-    @cached_property
-    def largest_id(self) -> int:
-        """The largest id of an answer or distractor, -1 where there is none."""
-        given = [x for x in (self.answer, self.distractor) if isinstance(x, Tensor)]
-        return max((int(x.max()) for x in given if x.numel() and not x.is_complex()), default=-1)
-
-
-def on_device(value: Any, device: torch.device | str) -> Any:
-    """A tensor, or a mapping's tensors, on a device; the value itself where nothing has to move."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if not isinstance(value, Mapping):
-        return value
-    moved = {key: on_device(part, device) for key, part in value.items()}
-    return moved if any(moved[key] is not part for key, part in value.items()) else value
-
-
-def require_outputs(batch: Batch, count: int) -> None:
-    """Raises :class:`InputError` for answers or distractors that are none of ``count`` outputs."""
-    if batch.largest_id < count:
-        return
-    raise InputError(
-        f"answers and distractors are numbers of outputs, and the model has {count}, 0 to "
-        f"{count - 1}; got {batch.largest_id}. "
-        + (
-            "One output can be asked about classes by a callable metric(outputs, batch) -> [B]"
-            if count == 1
-            else "Are these the labels, or the tokenizer, of another model?"
-        )
-    )
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.core.batch import Batch, require_outputs
+from graphprune.core.batch import Batch
 from graphprune.errors import InputError
 from graphprune.util.checks import require_one_of
 from graphprune.util.numbers import NOISE, UNBOUNDED, levels, require_finite
@@ -34,7 +34,8 @@ class Metric:
 
     Args:
         name: shown in tables.
-        function: ``(outputs, batch, full) -> [B]``; the batch is on the outputs' device.
+        function: ``(outputs, batch, full) -> [B]``; prompts may lie on another device than the
+            outputs, ``batch.to(outputs.device)`` is beside them.
         higher_is_better: the direction of a better model.
         needs: what the batch must bring: ``"answer"``, ``"distractor"``, ``"full"``.
         flat_at_full: whether its gradient vanishes at the full model, as the KL divergence's does.
@@ -89,7 +90,7 @@ class Metric:
         reason = self.missing(batch, full)
         if reason:
             raise InputError(f"metric {self.name!r} cannot be computed: {reason}")
-        values = self.function(outputs, batch.to(outputs.device), full)
+        values = self.function(outputs, batch, full)
         if values.shape != (batch.size,):
             raise InputError(
                 f"metric {self.name!r} must give one value for each of the {batch.size} examples, "
@@ -114,8 +115,7 @@ class Metric:
                 "give it one: gp.Metric(..., same=function)"
             )
         function = _same_choice if self.same is None else self.same
-        same = function(outputs, batch.to(outputs.device), full).bool()
-        return same & ~torch.isnan(outputs).flatten(1).any(1)
+        return function(outputs, batch, full).bool() & ~torch.isnan(outputs).flatten(1).any(1)
 
     @property
     def sign(self) -> float:
@@ -137,6 +137,17 @@ def _average(values: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
 
 def _gather(values: Tensor, ids: Tensor, fill: float) -> tuple[Tensor, Tensor]:
     """Values at ``ids`` and which of them are real; ids are ``[B, A]`` or ``[B, P, A]``."""
+    if ids.numel() and int(ids.max()) >= values.shape[-1]:
+        count = values.shape[-1]
+        raise InputError(
+            f"answers and distractors are numbers of outputs, and the model has {count}, 0 to "
+            f"{count - 1}; got {int(ids.max())}. "
+            + (
+                "One output can be asked about classes by a callable metric(outputs, batch) -> [B]"
+                if count == 1
+                else "Are these the labels, or the tokenizer, of another model?"
+            )
+        )
     ids = _at_positions(ids, values)
     real = ids >= 0
     return values.gather(-1, ids.clamp(min=0)).masked_fill(~real, fill), real
@@ -144,6 +155,7 @@ def _gather(values: Tensor, ids: Tensor, fill: float) -> tuple[Tensor, Tensor]:
 
 def _at_positions(ids: Tensor, values: Tensor) -> Tensor:
     """``ids`` with the axes of ``values``: the same ones at each position, where not said."""
+    ids = ids.to(values.device)
     if values.ndim == 3 and ids.ndim == 2:
         return ids[:, None].expand(-1, values.shape[1], -1)
     return ids
@@ -157,7 +169,6 @@ def _mean_at(values: Tensor, ids: Tensor) -> Tensor:
 def _logit_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
     assert batch.answer is not None
     assert batch.distractor is not None
-    require_outputs(batch, outputs.shape[-1])
     gap = _mean_at(outputs, batch.answer) - _mean_at(outputs, batch.distractor)
     return _average(gap, outputs, batch)
 
@@ -165,7 +176,6 @@ def _logit_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
 def _prob_diff(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
     assert batch.answer is not None
     assert batch.distractor is not None
-    require_outputs(batch, outputs.shape[-1])
     chances = outputs.softmax(-1)
     answer, distractor = (
         _gather(chances, ids, 0.0)[0].sum(-1) for ids in (batch.answer, batch.distractor)
@@ -237,7 +247,6 @@ def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
     assert batch.answer is not None
     if batch.distractor is None:
         return _top1_accuracy(outputs, batch, full)
-    require_outputs(batch, outputs.shape[-1])
     best = _gather(outputs, batch.answer, float("-inf"))[0].amax(-1)
     hit = best > _gather(outputs, batch.distractor, float("-inf"))[0].amax(-1)
     return _average(hit.to(outputs.dtype), outputs, batch)
@@ -251,7 +260,6 @@ def _top1_accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor
     class 0.
     """
     assert batch.answer is not None
-    require_outputs(batch, outputs.shape[-1])
     best, real = _gather(outputs, batch.answer, float("-inf"))
     top = outputs.amax(-1, keepdim=True)
     ids = _at_positions(batch.answer, outputs)
@@ -280,7 +288,6 @@ def _top1_match(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
 def _agreed(outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
     """``[B]`` or ``[B, P]`` bool: where both choose the same."""
     if batch.answer is not None and batch.distractor is not None:
-        require_outputs(batch, outputs.shape[-1])
         ids = torch.cat([batch.answer, batch.distractor], -1)
         mine = _gather(outputs, ids, float("-inf"))[0].argmax(-1)
         theirs = _gather(full, ids, float("-inf"))[0].argmax(-1)
@@ -299,7 +306,7 @@ def everywhere(holds: Tensor, batch: Batch) -> Tensor:
     if holds.ndim == 1:
         return holds
     if batch.positions is not None and batch.positions.ndim == 2:
-        holds = holds | (batch.positions < 0)
+        holds = holds | (batch.positions < 0).to(holds.device)
     return holds.all(1)
 
 
@@ -380,7 +387,7 @@ def as_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
     _require_two_arguments(function)
 
     def wrapped(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-        values = function(outputs, batch)
+        values = function(outputs, batch.to(outputs.device))
         if not isinstance(values, Tensor) or values.is_complex():
             got = values.dtype if isinstance(values, Tensor) else type(values).__name__
             raise InputError(

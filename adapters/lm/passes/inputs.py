@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from graphprune.core.batch import Batch
 from graphprune.errors import InputError
+from graphprune.util.modes import on_device
 
 from ..describe.architecture import Architecture
 
@@ -26,12 +27,15 @@ _TOLD = (
     "num_truncated_tokens",
 )
 
-__all__ = ["Inputs", "position_slots", "read_inputs", "shared_prefix"]
+__all__ = ["Inputs", "position_slots", "read_inputs"]
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """One batch on the model's device. ``answers [n]`` are flat token numbers, ``shape`` theirs."""
+    """One batch on the model's device. ``answers [n]`` are flat token numbers, ``shape`` theirs.
+
+    ``prefix`` is the first position at which a clean and its corrupted prompt differ.
+    """
 
     clean: Tensor
     corrupt: Tensor | None
@@ -39,6 +43,7 @@ class Inputs:
     answers: Tensor
     shape: tuple[int, ...]
     alignment: Tensor | None
+    prefix: int
 
 
 def position_slots(batch: Batch, inputs: Inputs) -> tuple[Tensor, int]:
@@ -52,15 +57,15 @@ def position_slots(batch: Batch, inputs: Inputs) -> tuple[Tensor, int]:
     return torch.arange(tokens, device=inputs.clean.device).repeat(examples), tokens
 
 
-def shared_prefix(inputs: Inputs) -> int:
+def _shared_prefix(clean: Tensor, corrupt: Tensor | None, alignment: Tensor | None) -> int:
     """The first position at which a clean and its corrupted prompt differ, least over the batch.
 
     A causal model gives both the same values before it. At most T - 1; 0 for aligned prompts.
     """
-    if inputs.corrupt is None or inputs.alignment is not None:
+    if corrupt is None or alignment is not None:
         return 0
-    differs = torch.nonzero((inputs.clean != inputs.corrupt).any(0))
-    last = inputs.clean.shape[1] - 1
+    differs = torch.nonzero((clean != corrupt).any(0))
+    last = clean.shape[1] - 1
     return min(int(differs[0]), last) if len(differs) else last
 
 
@@ -194,7 +199,10 @@ def _require_counterparts(weight: Tensor, there: Tensor, alignment: Tensor | Non
 
 def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
     """Checks a batch against the model; raises :class:`InputError` with what came and where."""
-    batch = batch.to(arch.device)
+    device = arch.device
+    # Checked on the CPU: each look at a device's numbers would wait for the device.
+    parts = ("clean", "corrupt", "positions", "answer", "distractor", "alignment")
+    batch = replace(batch, **{name: on_device(getattr(batch, name), "cpu") for name in parts})
     ids, weight = _side(arch, batch.clean, "clean")
     corrupt = None
     if batch.corrupt is not None:
@@ -239,9 +247,15 @@ def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
             f"an answer is read at position {int(positions.max())}; the prompts of this batch have "
             f"{ids.shape[1]} tokens, positions count from 0"
         )
-    rows = torch.arange(len(ids), device=ids.device).view(-1, *[1] * (positions.ndim - 1))
+    rows = torch.arange(len(ids)).view(-1, *[1] * (positions.ndim - 1))
     flat = positions.clamp(min=0) + rows * ids.shape[1]
-    alignment = None if batch.alignment is None else batch.alignment.to(arch.dtype)
+    alignment = None if batch.alignment is None else batch.alignment.to(device, arch.dtype)
     return Inputs(
-        ids, corrupt, weight.to(arch.dtype), flat.reshape(-1), tuple(positions.shape), alignment
+        ids.to(device),
+        None if corrupt is None else corrupt.to(device),
+        weight.to(device, arch.dtype),
+        flat.reshape(-1).to(device),
+        tuple(positions.shape),
+        alignment,
+        _shared_prefix(ids, corrupt, alignment),
     )
