@@ -206,6 +206,36 @@ def test_comparisons():
     everywhere(compared, "llama", [BOTH, MODEL_ALONE])
 
 
+def test_metrics_and_losses_of_ones_own():
+    """They get the batch beside the outputs, wherever the prompts lie."""
+
+    def chosen(outputs, batch, full=None):
+        return outputs.gather(-1, batch.answer)[:, 0]
+
+    chosen.higher_is_better = True
+
+    def found(model, task):
+        own = task.with_metric(chosen)
+        method = gp.EdgePruning(size=0.4, steps=3, refine=0, batch_size=4, loss=chosen)
+        return gp.EAP().score(model, own).values, method.fit(model, task).mask.values
+
+    everywhere(found, "argnn")
+
+
+def test_a_step_waits_for_the_device_a_few_times():
+    """A loss that is shown, checks of masks and of finite numbers; not one for each part."""
+
+    def waits(system, steps):
+        method = gp.EdgePruning(size=0.4, steps=steps, refine=0, batch_size=4)
+        model, task = SYSTEMS[system](*MODEL_ALONE)
+        with synchronisations() as seen:
+            method.fit(model, task)
+        return len(seen)
+
+    for system in ("gpt2", "gcn", "argnn"):
+        assert 0 < waits(system, 6) - waits(system, 3) <= 3 * 6
+
+
 # ------------------------------------------------------------------ files
 
 

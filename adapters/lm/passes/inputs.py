@@ -34,13 +34,18 @@ __all__ = ["Inputs", "position_slots", "read_inputs"]
 class Inputs:
     """One batch on the model's device. ``answers [n]`` are flat token numbers, ``shape`` theirs.
 
-    ``prefix`` is the first position at which a clean and its corrupted prompt differ.
+    ``asked [m]`` are the different ones of ``answers``, ``which [n]`` says which of them each is,
+    and ``first`` is their first position. ``prefix`` is the first position at which a clean and its
+    corrupted prompt differ. All of it is counted once, so that no run waits for a device to tell.
     """
 
     clean: Tensor
     corrupt: Tensor | None
     weight: Tensor
     answers: Tensor
+    asked: Tensor
+    which: Tensor
+    first: int
     shape: tuple[int, ...]
     alignment: Tensor | None
     prefix: int
@@ -248,13 +253,17 @@ def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
             f"{ids.shape[1]} tokens, positions count from 0"
         )
     rows = torch.arange(len(ids)).view(-1, *[1] * (positions.ndim - 1))
-    flat = positions.clamp(min=0) + rows * ids.shape[1]
+    flat = (positions.clamp(min=0) + rows * ids.shape[1]).reshape(-1)
+    asked, which = torch.unique(flat, return_inverse=True)
     alignment = None if batch.alignment is None else batch.alignment.to(device, arch.dtype)
     return Inputs(
         ids.to(device),
         None if corrupt is None else corrupt.to(device),
         weight.to(device, arch.dtype),
-        flat.reshape(-1).to(device),
+        flat.to(device),
+        asked.to(device),
+        which.to(device),
+        int((asked % ids.shape[1]).min()),
         tuple(positions.shape),
         alignment,
         _shared_prefix(ids, corrupt, alignment),
