@@ -105,7 +105,7 @@ def test_ablations(system, ablation):
 @pytest.mark.parametrize("system", ["gpt2", "argnn"])
 def test_learned_constants(system):
     method = gp.UGS(ablation="optimal", samples=2, steps=4, batch_size=4, size=0.4)
-    everywhere(lambda *given: method.fit(*given).mask.values, system, [BOTH, MODEL_ALONE])
+    everywhere(lambda *given: method.fit(*given).mask.values, system)
 
 
 # ------------------------------------------------------------------ judging
@@ -184,7 +184,7 @@ def test_controls_and_stability(system):
         moved = st.transfer(model, {"a": a_mask(model)}, {"a": task, "b": task}, draws=5)
         return controls.to_dict(), stable.to_dict(), moved.to_dict()
 
-    everywhere(made, system, [BOTH, MODEL_ALONE])
+    everywhere(made, system)
 
 
 def test_comparisons():
@@ -203,7 +203,7 @@ def test_comparisons():
             [c.provenance["model"]["weights"] for c in circuits.values()],
         )
 
-    everywhere(compared, "llama", [BOTH, MODEL_ALONE])
+    everywhere(compared, "llama")
 
 
 def test_metrics_and_losses_of_ones_own():
@@ -261,7 +261,7 @@ def test_exported_model(tmp_path):
         ids = next(task.batches()).clean["input_ids"]
         return pruned.module(ids.to(model.arch.device))
 
-    everywhere(outputs, "gpt2", [BOTH, MODEL_ALONE])
+    everywhere(outputs, "gpt2")
     everywhere(outputs, "llama", [BOTH])
 
 
@@ -277,7 +277,7 @@ def test_a_stopped_run_goes_on_on_the_device(tmp_path):
         return method.fit(*SYSTEMS["gpt2"](*place))
 
     whole = run(CPU, None)
-    for first, then in ((BOTH, BOTH), (BOTH, CPU), (CPU, MODEL_ALONE)):
+    for first, then in ((BOTH, CPU), (CPU, MODEL_ALONE)):
         folder = tmp_path / f"{first[0]} {then[0]} {then[1]}"
         assert run(first, folder, "interrupt", 5).stopped
         assert_same_result(run(then, folder), whole)
@@ -317,7 +317,7 @@ def test_precision_policies(family, kinds):
         reference = low.reference(batch)
         return low.run(batch, a_mask(model), reference), reference.full
 
-    everywhere(outputs, family, [BOTH, MODEL_ALONE])
+    everywhere(outputs, family)
 
 
 # ------------------------------------------------------------------ the device itself
