@@ -27,7 +27,6 @@ from support.tiny import SMALL, rotated, tiny
 
 import graphprune as gp
 from graphprune import statistics as st
-from graphprune.core.registry import method_class
 from graphprune.errors import InputError, UnsupportedModelError
 
 pytestmark = pytest.mark.usefixtures("device", "small_models_decide")
@@ -58,7 +57,7 @@ def short(kind):
 
 
 def fitted(name, system, place):
-    method = MADE[name]() if name in MADE else short(method_class(name))
+    method = MADE[name]() if name in MADE else short(type(gp.make_method(name)))
     model, task = SYSTEMS[system](*place)
     return method.fit(model, task, size=None if hasattr(method, "tau") else 0.4)
 
