@@ -389,5 +389,7 @@ def test_a_module_is_not_moved_behind_its_owners_back(folder):
         gp.wrap(gp.wrap(module), device="cpu")
     with pytest.raises(InputError, match="the device nowhere cannot be used"):
         gp.wrap(folder, device="nowhere")
+    with pytest.raises(InputError, match="the device nowhere cannot be used"):
+        gp.wrap(module, device="nowhere")
     with pytest.raises(InputError, match="not there"):
         gp.wrap(folder / "missing", device="cpu")

@@ -176,7 +176,12 @@ def _require_at(
     weights = [p for p in module.parameters() if not is_lazy(p)]
     wrong = []
     if device is not None:
-        wanted, there = torch.device(device), {p.device for p in weights}
+        try:
+            wanted = torch.device(device)
+        except RuntimeError as error:
+            first = str(error).partition("\n")[0]
+            raise InputError(f"the device {device} cannot be used: {first}") from None
+        there = {p.device for p in weights}
         if any(d.type != wanted.type or wanted.index not in (None, d.index) for d in there):
             wrong.append(f"on {', '.join(sorted(map(str, there)))} and not on {wanted}")
     if dtype is not None:
