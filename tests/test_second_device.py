@@ -77,7 +77,8 @@ def same_on_the_device(name, system, places):
 @pytest.mark.parametrize(("number", "name"), list(enumerate(gp.method_names())))
 def test_every_method(number, name):
     """On one system in turn, the next one where that does not serve it."""
-    names = [*SYSTEMS][number % 4 :] + [*SYSTEMS][: number % 4]
+    first = 3 if name in MADE else number % 4  # those of other methods on the smallest
+    names = [*SYSTEMS][first:] + [*SYSTEMS][:first]
     assert any(same_on_the_device(name, system, [BOTH]) for system in names)
 
 
@@ -101,7 +102,7 @@ def test_ablations(system, ablation):
     everywhere(lambda *given: gp.EAP(ablation=ablation).score(*given).values, system)
 
 
-@pytest.mark.parametrize("system", ["gpt2", "argnn"])
+@pytest.mark.parametrize("system", [pytest.param("gpt2", marks=pytest.mark.slow), "argnn"])
 def test_learned_constants(system):
     method = gp.UGS(ablation="optimal", samples=2, steps=4, batch_size=4, size=0.4)
     everywhere(lambda *given: method.fit(*given).mask.values, system)
@@ -232,7 +233,7 @@ def test_a_step_waits_for_the_device_a_few_times():
         return len(seen)
 
     for system in ("gpt2", "gcn", "argnn"):
-        assert 0 < waits(system, 6) - waits(system, 3) <= 3 * 6
+        assert 0 < waits(system, 4) - waits(system, 2) <= 2 * 6
 
 
 # ------------------------------------------------------------------ files
@@ -271,9 +272,9 @@ def test_a_stopped_run_goes_on_on_the_device(tmp_path):
     def run(place, folder, event="", at=-1):
         loss = make_loss(event, at)
         method = gp.EdgePruning(
-            size=10, steps=8, refine=0, batch_size=4, loss=loss, run_dir=folder, checkpoint_every=2
+            size=0.4, steps=8, refine=0, batch_size=4, loss=loss, run_dir=folder, checkpoint_every=2
         )
-        return method.fit(*SYSTEMS["gpt2"](*place))
+        return method.fit(*SYSTEMS["argnn"](*place))
 
     whole = run(CPU, None)
     for first, then in ((BOTH, CPU), (CPU, MODEL_ALONE)):
