@@ -89,7 +89,9 @@ def test_every_method_on_every_system(name, system):
     same_on_the_device(name, system, ALL)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize(
+    "system", [pytest.param("gpt2", marks=pytest.mark.slow), "llama", "gcn", "argnn"]
+)
 @pytest.mark.parametrize("place", [MODEL_ALONE, TASK_ALONE], ids=["model", "task"])
 def test_prompts_and_graphs_stay_where_they_are(system, place):
     for name in ("eap", "exact-patching"):
@@ -232,8 +234,8 @@ def test_a_step_waits_for_the_device_a_few_times():
             method.fit(model, task)
         return len(seen)
 
-    for system in ("gpt2", "gcn", "argnn"):
-        assert 0 < waits(system, 4) - waits(system, 2) <= 2 * 6
+    for system in ("gpt2", "gcn"):  # whose batches have all been seen after three steps
+        assert 0 < waits(system, 6) - waits(system, 3) <= 3 * 6
 
 
 # ------------------------------------------------------------------ files
