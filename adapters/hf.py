@@ -64,6 +64,13 @@ class TransformersAdapter:
             self_check(model)
         return model
 
+    def load(self, name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
+        """The model that ``--model NAME`` of the command line names."""
+        from graphprune.study.by_name import choose_model
+
+        kind = str(dtype or "auto").removeprefix("torch.")
+        return choose_model(name, dtype=kind, device=str(device or "cpu")).load_module()
+
     def plans(self, subject: object) -> bool:
         """Whether it is a folder, an id, or a configuration or model of Hugging Face's."""
         if isinstance(subject, (str, Path)):

@@ -18,7 +18,7 @@ from torch import Tensor
 from graphprune.core.batch import Batch
 from graphprune.core.model import Ablation, Reference
 from graphprune.errors import InputError
-from graphprune.util.modes import quiet
+from graphprune.util.modes import on_device, quiet
 
 from .adjacency import WeightedAdjacency, add_at
 from .argnn import ARGNN
@@ -49,6 +49,7 @@ class ARGNNReference(Reference):
 
     def _inputs(self, side: Any) -> tuple[Tensor, Tensor | None]:
         """The state before the first step, and ``[steps, B, N, d]`` that drives the others."""
+        side = on_device(side, self.network.edge_weight.device)
         parts = side if isinstance(side, Mapping) else {"inputs": side}
         unknown = set(parts) - {"inputs", "h0", "drive"}
         if unknown:

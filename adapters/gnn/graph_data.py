@@ -21,6 +21,7 @@ from torch import Tensor
 from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.core.graph_axes import forget_axes, main_store
 from graphprune.errors import InputError
+from graphprune.util.modes import on_device
 
 from .copies import BatchLayout, CopiedEdges, DataAttribute, GraphCopies, plain_tensor, repeated
 
@@ -179,6 +180,7 @@ class GraphData:
         are a pattern for each.
         """
         own, shared = dict[str, Tensor](), self.node_tensors
+        side = on_device(side, self.device)
         for name, value in (side if isinstance(side, Mapping) else {"x": side}).items():
             if name == "graphs":
                 continue

@@ -13,6 +13,7 @@ and nothing else.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
@@ -40,7 +41,8 @@ class MessageModel(GraphModel):
 
     Args:
         module: the user's own; used as it is.
-        data: a PyG ``Data``, ``HeteroData`` or ``Batch``; what the module's ``forward`` names is
+        data: a PyG ``Data``, ``HeteroData`` or ``Batch``, copied to the module's device where it is
+            on another; what the module's ``forward`` names is
             taken from it (``x_dict``, ``edge_index_dict`` and the like of heterogeneous data, or
             ``x``, ``edge_index`` where ``to_hetero`` made the module); a module that takes the data
             itself gets data of the same kind with all its attributes.
@@ -80,6 +82,7 @@ class MessageModel(GraphModel):
         require_one_of(level, (None, "node", "graph"), "level")
         require_one_of(means, (None, "edge", "type"), "means")
         require_maskable(module)
+        data = _beside(module, data)
         source = read_data(data)
         if node_type is not None and not source.heterogeneous:
             raise InputError("node_type is for heterogeneous data; this graph has one type")
@@ -221,3 +224,14 @@ class MessageModel(GraphModel):
             one.messages.new_zeros(count, *one.messages.shape[1:])
             for one, count in zip(seen, counts, strict=True)
         ]
+
+
+def _beside(module: nn.Module, data: Any) -> Any:
+    """The data on the device of the module's weights; a copy, where it is on another."""
+    weights = next(module.parameters(), None)
+    if weights is None or weights.is_meta:
+        return data
+    held = [value for store in data.stores for value in store.values()]
+    if all(value.device == weights.device for value in held if isinstance(value, Tensor)):
+        return data
+    return copy.copy(data).to(weights.device)

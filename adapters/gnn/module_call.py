@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from graphprune.core.batch import Batch
 from graphprune.errors import InputError, UnsupportedModelError, unknown_name
-from graphprune.util.modes import quiet
+from graphprune.util.modes import on_device, quiet
 
 from .copies import GraphCopies
 from .graph_data import GraphData, NodeFeatures
@@ -184,7 +184,7 @@ class OutputRows:
     def asked(self, batch: Batch) -> Tensor:
         """``[B]`` or ``[B, P]``: the rows in which a batch's examples are answered."""
         clean, corrupt = (
-            side.get("graphs") if isinstance(side, Mapping) else None
+            on_device(side.get("graphs"), "cpu") if isinstance(side, Mapping) else None
             for side in (batch.clean, batch.corrupt)
         )
         if self.level == "graph":

@@ -41,7 +41,7 @@ from .generate import generate
 from .passes.backward import differentiable_run
 from .passes.delta_buffer import AblatedRun, HeadCores
 from .passes.incremental import SuffixTrials
-from .passes.inputs import read_inputs, shared_prefix
+from .passes.inputs import read_inputs
 from .passes.masked import MaskedPass
 from .passes.means import learned_constants, mean_values
 from .passes.shared import compute_values
@@ -179,7 +179,7 @@ class LanguageModel(MaskedModel):
             glue,
             self.layout.embeddings,
             partial(compute_values, self.layout),
-            start=shared_prefix(inputs) if free else 0,
+            start=inputs.prefix if free else 0,
             checkpointing=self.checkpointing,
             weights=None if self.arch.partial else self.arch.snapshot.weights(),
         )

@@ -7,12 +7,15 @@ list of positions or answers.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from graphprune.util.modes import on_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,30 @@ class Batch:
     alignment: Tensor | None = None
     slots: Tensor | None = None
     slot_names: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with every tensor on a device; itself where all are there already.
+
+        Prompts may lie on another device than the model; a metric or loss of a user's gets its
+        batch on the device of the outputs. What was moved last is kept, so that it is moved once.
+
+        Example:
+            >>> batch = next(task.batches())
+            >>> batch.to("cpu") is batch, batch.to("meta").answer.device
+            (True, device(type='meta'))
+        """
+        device = torch.device(device)
+        last: tuple[torch.device, Batch] | None = self.__dict__.get("_moved")
+        if last is not None and last[0] == device:
+            return last[1]
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        placed = {name: on_device(value, device) for name, value in parts.items()}
+        changed = {name: value for name, value in placed.items() if value is not parts[name]}
+        if not changed:
+            return self
+        moved = replace(self, **changed)
+        self.__dict__["_moved"] = device, moved
+        return moved
 
 
 @runtime_checkable

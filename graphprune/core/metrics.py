@@ -34,7 +34,8 @@ class Metric:
 
     Args:
         name: shown in tables.
-        function: ``(outputs, batch, full) -> [B]``.
+        function: ``(outputs, batch, full) -> [B]``; prompts may lie on another device than the
+            outputs, ``batch.to(outputs.device)`` is beside them.
         higher_is_better: the direction of a better model.
         needs: what the batch must bring: ``"answer"``, ``"distractor"``, ``"full"``.
         flat_at_full: whether its gradient vanishes at the full model, as the KL divergence's does.
@@ -386,7 +387,7 @@ def as_metric(metric: str | Metric | Callable[..., Any]) -> Metric:
     _require_two_arguments(function)
 
     def wrapped(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-        values = function(outputs, batch)
+        values = function(outputs, batch.to(outputs.device))
         if not isinstance(values, Tensor) or values.is_complex():
             got = values.dtype if isinstance(values, Tensor) else type(values).__name__
             raise InputError(

@@ -8,11 +8,13 @@ A package adds an adapter by an entry point in the group ``graphprune.adapters``
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -36,6 +38,15 @@ class Adapter(Protocol):
 
     def wrap(self, module: nn.Module, **options: Any) -> MaskedModel:
         """The module as a masked model; raises :class:`UnsupportedModelError` if it cannot be."""
+        ...
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """An adapter that loads models by name: a folder, a hub id, what it knows besides."""
+
+    def load(self, name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
+        """The module, or a masked model, on a device in a dtype; ``None``: as it is stored."""
         ...
 
 
@@ -72,13 +83,28 @@ def adapters() -> dict[str, Adapter]:
 
 
 @ordinary_tensors
-def wrap(module: Any, **options: Any) -> MaskedModel:
+def wrap(
+    module: Any,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    **options: Any,
+) -> MaskedModel:
     """A Hugging Face or PyG module as a :class:`MaskedModel`; picks the adapter.
 
-    The module is used as it is and never changed. ``options`` go to the adapter: ``data`` (needed),
-    ``forward``, ``level``, ``node_type``, ``means`` and ``name`` of a graph network; ``check``,
-    ``checkpointing`` and ``embedding_nodes`` of a language model. Raises
-    :class:`UnsupportedModelError` where no adapter knows the module, or its exactness check fails.
+    Args:
+        module: used as it is and never changed; or the folder or hub id of a language model.
+        device: where a model given by name is loaded, ``None``: on the CPU. A module stays where
+            its owner put it: another device than its own is refused.
+        dtype: of the weights of a model given by name, such as ``"bfloat16"``; ``None``: as they
+            are stored. Of a module as above.
+        options: the adapter's: ``data`` (needed), ``forward``, ``level``, ``node_type``, ``means``
+            and ``name`` of a graph network; ``check``, ``checkpointing`` and ``embedding_nodes`` of
+            a language model.
+
+    Raises:
+        UnsupportedModelError: no adapter knows the module, or its exactness check fails.
+        InputError: no model has this name, or the module is elsewhere or of another dtype.
 
     Example:
         >>> from torch_geometric.nn import GCNConv
@@ -89,7 +115,14 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
         >>> wrap(GPT2LMHeadModel(GPT2Config(**size, bos_token_id=0, eos_token_id=0))).graph
         ComputationalGraph(5 nodes, 13 edges, acyclic)
     """
+    if isinstance(module, str | os.PathLike):
+        module = _loaded(os.fspath(module), device, _kind(dtype))
     if isinstance(module, MaskedModel):
+        if device is not None or dtype is not None:
+            raise InputError(
+                f"{module!r} is wrapped already, and stays where it is: leave device= and dtype= "
+                "out, or wrap a module that is where you want it"
+            )
         return module
     if not isinstance(module, nn.Module):
         raise InputError(
@@ -97,6 +130,7 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
             "AutoModelForCausalLM.from_pretrained(folder) does"
         )
     _require_ordinary_weights(module)
+    _require_at(module, device, _kind(dtype))
     known = _entries("graphprune.adapters")
     home = type(module).__module__.partition(".")[0]
     # An adapter named like the package that the module comes from is asked first: the others need
@@ -115,6 +149,51 @@ def wrap(module: Any, **options: Any) -> MaskedModel:
         "(graph, reference, run) is enough to run the methods: CONTRIBUTING.md, 'An adapter', has "
         "one to start from"
     )
+
+
+def _kind(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    kind = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+    if kind is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise InputError(f"dtype is that of weights, such as 'bfloat16', got {dtype!r}")
+    return kind
+
+
+def _loaded(
+    name: str, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Module | MaskedModel:
+    """The model of a name, by the first adapter that loads some."""
+    for adapter in adapters().values():
+        if isinstance(adapter, Loader):
+            model: nn.Module | MaskedModel = adapter.load(name, device, dtype)
+            return model
+    raise InputError(f"no adapter loads models by name; load {name!r} and give the module")
+
+
+def _require_at(
+    module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None
+) -> None:
+    """Raises :class:`InputError` where a module's weights are elsewhere, or of another dtype."""
+    weights = [p for p in module.parameters() if not is_lazy(p)]
+    wrong = []
+    if device is not None:
+        try:
+            wanted = torch.device(device)
+        except RuntimeError as error:
+            first = str(error).partition("\n")[0]
+            raise InputError(f"the device {device} cannot be used: {first}") from None
+        there = {p.device for p in weights}
+        if any(d.type != wanted.type or wanted.index not in (None, d.index) for d in there):
+            wrong.append(f"on {', '.join(sorted(map(str, there)))} and not on {wanted}")
+    if dtype is not None:
+        kinds = {p.dtype for p in weights if p.is_floating_point()}
+        if kinds - {dtype}:
+            wrong.append(f"{', '.join(sorted(map(str, kinds)))} and not {dtype}")
+    if wrong:
+        raise InputError(
+            f"the weights of {type(module).__name__} are {', and '.join(wrong)}; a module is "
+            "wrapped as it is: call module.to(...) on it before wrapping, or leave device= and "
+            "dtype= out"
+        )
 
 
 def _require_ordinary_weights(module: nn.Module) -> None:

@@ -14,6 +14,7 @@ from graphprune.capabilities import module_of
 from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import MaskedModel, Reference
+from graphprune.util.quantities import synchronise
 
 
 class _WeightsRead(TorchDispatchMode):
@@ -57,8 +58,10 @@ def measure(
         "full": lambda: _full(model, batch, reference),
     }
     for side, job in jobs.items():
+        synchronise(reference.full.device)
         start = time.perf_counter()
         job()
+        synchronise(reference.full.device)
         seconds = time.perf_counter() - start
         with FlopCounterMode(display=False) as counter:
             job()

@@ -116,7 +116,7 @@ def as_loss(loss: LossLike, task: Task) -> Loss:
     function = loss
 
     def checked(outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
-        values = torch.as_tensor(function(outputs, batch, full))
+        values = torch.as_tensor(function(outputs, batch.to(outputs.device), full))
         if values.shape != (batch.size,):
             raise InputError(
                 f"the loss must give one value for each of the {batch.size} examples, got the "

@@ -101,23 +101,32 @@ class ModelChoice:
         """
         if self.system is not None:
             return Loaded(self.system.model(), self.system, self.name)
-        import torch
-
         from graphprune.core.registry import wrap
+
+        module = self.load_module(note)
+        source = self.place()
+        with _hugging_face_bars(note is not None and source is None):
+            if self.tokenizer is not None:
+                tokenizer = load_tokenizer(self.tokenizer)
+            else:
+                tokenizer = _tokenizer(self.name, source)
+        return Loaded(wrap(module), tokenizer, self.name)
+
+    def load_module(self, note: Callable[[str], None] | None = None) -> Any:
+        """The model on its device, in its dtype; of a system the masked model itself."""
+        if self.system is not None:
+            return self.system.model()
+        import torch
 
         source = self.place(quiet=note is None)
         if note is not None:
             note(f"loading {self.name}")
         dtype = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
         with _hugging_face_bars(note is not None and source is None):
-            module = _weights(self.name, source, dtype)
-            if self.tokenizer is not None:
-                tokenizer = load_tokenizer(self.tokenizer)
-            else:
-                tokenizer = _tokenizer(self.name, source)
+            module = _weights(self.name, source, dtype, _device(self.device))
         # Where the folder lies is nobody's business but the user's; this name goes into files.
         module.config._name_or_path = self.name if self.on_hub else Path(self.name).resolve().name
-        return Loaded(wrap(module.to(_device(self.device)).eval()), tokenizer, self.name)
+        return module.eval()
 
 
 def choose_model(
@@ -200,17 +209,21 @@ def _device(name: str) -> Any:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device {name} cannot be used: {_first_line(error)}") from None
+        raise InputError(f"the device {name} cannot be used: {_first_line(error)}") from None
     return device
 
 
-def _weights(name: str, source: Path | None, dtype: Any) -> Any:
+def _weights(name: str, source: Path | None, dtype: Any, device: Any) -> Any:
+    """The model, whose weights are read onto the device itself where accelerate can do that."""
+    from importlib.util import find_spec
+
     from transformers import AutoModelForCausalLM
 
+    directly = device.type != "cpu" and find_spec("accelerate") is not None
     with _loading(f"the model {name!r}", source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source or name, dtype=dtype, local_files_only=source is not None,
-            output_loading_info=True,
+            output_loading_info=True, **({"device_map": {"": device}} if directly else {}),
         )  # fmt: skip
     module, info = loaded
     missing = sorted(info.get("missing_keys") or ())
@@ -219,7 +232,7 @@ def _weights(name: str, source: Path | None, dtype: Any) -> Any:
             f"the checkpoint of {name!r} lacks {len(missing)} of the model's weights, which would "
             f"be random: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
         )
-    return module
+    return module.to(device)
 
 
 def load_tokenizer(name: str) -> Any:

@@ -90,7 +90,7 @@ def other_class(labels: Tensor, seed: int = 0) -> Tensor:
         >>> other_class(torch.tensor([0, 0, 1])).tolist()
         [2, 2, ...]
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, labels = torch.Generator().manual_seed(seed), labels.cpu()
     if len(labels.unique()) < 2:
         raise InputError("all examples have one label; none of another class stands in for them")
     unlike = (labels[:, None] != labels[None]).double()

@@ -6,7 +6,7 @@ and references keep tensors from one call to the next. So each function that a u
 through says here which modes its body runs in; the caller's modes come back when it returns.
 
 :func:`quiet` makes the only changes that there ever are to a user's module; they undo themselves in
-``finally``.
+``finally``. :func:`on_device` brings what a user gives to where a model computes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -129,3 +129,13 @@ def _turn(module: nn.Module) -> AbstractContextManager[bool | None]:
         return nullcontext()
     with _GUARD:
         return _LOCKS.setdefault(module, threading.RLock())
+
+
+def on_device(value: Any, device: torch.device | str) -> Any:
+    """A tensor, or a mapping's tensors, on a device; the value itself where nothing has to move."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if not isinstance(value, Mapping):
+        return value
+    moved = {key: on_device(part, device) for key, part in value.items()}
+    return moved if any(moved[key] is not part for key, part in value.items()) else value

@@ -11,6 +11,7 @@ import argparse
 import json
 import resource
 import time
+from collections.abc import Callable
 
 import torch
 from transformers import LlamaConfig
@@ -34,6 +35,26 @@ def config(layers: int = 40, heads: int = 40, width: int = 5120, vocab: int = 32
     )
 
 
+def optimisation_step(
+    model: gp.MaskedModel, batch: gp.Batch, reference: gp.Reference
+) -> Callable[[], None]:
+    """A step of gates: hard-concrete masks drawn, forward, backward, Adam."""
+    edges, place = model.graph.num_edges, reference.full.device
+    alpha = torch.full((edges,), 2.0, device=place, requires_grad=True)
+    adam = torch.optim.Adam([alpha], lr=0.1)
+
+    def job() -> None:
+        noise = torch.rand(edges, device=place).clamp_(1e-6, 1 - 1e-6)
+        drawn = (1.2 * torch.sigmoid((noise.logit_() + alpha) / (2 / 3)) - 0.1).clamp(0, 1)
+        mask = drawn.detach().requires_grad_(True)
+        step(model, batch, mask, reference)
+        drawn.backward(mask.grad)
+        adam.step()
+        adam.zero_grad()
+
+    return job
+
+
 def measure(
     shape: LlamaConfig, batch: int, tokens: int, device: str, dtype: str, steps: int
 ) -> dict[str, float]:
@@ -50,20 +71,11 @@ def measure(
     _ = reference.full, reference.stream
     synchronise(place)
     first = time.perf_counter() - start
-    edges = model.graph.num_edges
-    alpha = torch.full((edges,), 2.0, device=place, requires_grad=True)
-    adam = torch.optim.Adam([alpha], lr=0.1)
-    taken = []
+    job, taken = optimisation_step(model, wanted, reference), []
     for _ in range(steps + 1):
         synchronise(place)
         start = time.perf_counter()
-        noise = torch.rand(edges, device=place).clamp_(1e-6, 1 - 1e-6)
-        drawn = (1.2 * torch.sigmoid((noise.logit_() + alpha) / (2 / 3)) - 0.1).clamp(0, 1)
-        mask = drawn.detach().requires_grad_(True)
-        step(model, wanted, mask, reference)
-        drawn.backward(mask.grad)
-        adam.step()
-        adam.zero_grad()
+        job()
         synchronise(place)
         taken.append(time.perf_counter() - start)
     if place.type == "cuda":
@@ -71,7 +83,7 @@ def measure(
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
-        "edges": edges,
+        "edges": model.graph.num_edges,
         "seconds_step": min(taken[1:]),
         "seconds_reference": first,
         "steps_per_second": 1 / min(taken[1:]),

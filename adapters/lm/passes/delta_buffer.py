@@ -192,11 +192,11 @@ class AblatedRun:
         if reference.constants is not None:  # they may have changed since the last run
             self.values = reference.ablated_now()
             self.places = reference.stream_of(self.values)
-        entry, answers = reference.glue.entry, reference.inputs.answers
+        entry, inputs = reference.glue.entry, reference.inputs
         batch, length, _ = entry.shape
         self.dtype, self.like = entry.dtype, entry
-        asked, self.where = torch.unique(answers, return_inverse=True)
-        start = min(reference.start, int((asked % length).min()))
+        asked, self.where = inputs.asked, inputs.which
+        start = min(reference.start, inputs.first)
         self.tokens = TokenSelection(1, batch, length, start)
         self.asked = TokenSelection(1, batch, length, chosen=asked)
         # Numbers of the tokens asked for among the counted ones.

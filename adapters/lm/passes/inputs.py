@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from graphprune.core.batch import Batch
 from graphprune.errors import InputError
+from graphprune.util.modes import on_device
 
 from ..describe.architecture import Architecture
 
@@ -26,19 +27,28 @@ _TOLD = (
     "num_truncated_tokens",
 )
 
-__all__ = ["Inputs", "position_slots", "read_inputs", "shared_prefix"]
+__all__ = ["Inputs", "position_slots", "read_inputs"]
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """One batch on the model's device. ``answers [n]`` are flat token numbers, ``shape`` theirs."""
+    """One batch on the model's device. ``answers [n]`` are flat token numbers, ``shape`` theirs.
+
+    ``asked [m]`` are the different ones of ``answers``, ``which [n]`` says which of them each is,
+    and ``first`` is their first position. ``prefix`` is the first position at which a clean and its
+    corrupted prompt differ. All of it is counted once, so that no run waits for a device to tell.
+    """
 
     clean: Tensor
     corrupt: Tensor | None
     weight: Tensor
     answers: Tensor
+    asked: Tensor
+    which: Tensor
+    first: int
     shape: tuple[int, ...]
     alignment: Tensor | None
+    prefix: int
 
 
 def position_slots(batch: Batch, inputs: Inputs) -> tuple[Tensor, int]:
@@ -52,15 +62,15 @@ def position_slots(batch: Batch, inputs: Inputs) -> tuple[Tensor, int]:
     return torch.arange(tokens, device=inputs.clean.device).repeat(examples), tokens
 
 
-def shared_prefix(inputs: Inputs) -> int:
+def _shared_prefix(clean: Tensor, corrupt: Tensor | None, alignment: Tensor | None) -> int:
     """The first position at which a clean and its corrupted prompt differ, least over the batch.
 
     A causal model gives both the same values before it. At most T - 1; 0 for aligned prompts.
     """
-    if inputs.corrupt is None or inputs.alignment is not None:
+    if corrupt is None or alignment is not None:
         return 0
-    differs = torch.nonzero((inputs.clean != inputs.corrupt).any(0))
-    last = inputs.clean.shape[1] - 1
+    differs = torch.nonzero((clean != corrupt).any(0))
+    last = clean.shape[1] - 1
     return min(int(differs[0]), last) if len(differs) else last
 
 
@@ -88,7 +98,7 @@ def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
                 "position_ids 0, 1, 2, ...: leave the rest out"
             )
     parts = {key: value for key, value in given.items() if value is not None}
-    ids = parts.pop("input_ids").to(arch.device)
+    ids = parts.pop("input_ids")
     if ids.ndim != 2 or not _whole(ids) or not ids.numel():
         raise InputError(
             f"{side} input_ids must be ids [B, T] of an integer type, got {ids.dtype} "
@@ -96,7 +106,7 @@ def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
         )
     if ids.dtype != torch.int32:  # which tables of embeddings take as it is, but none smaller
         ids = ids.long()
-    weight = parts.pop("attention_mask", torch.ones_like(ids)).to(arch.device)
+    weight = parts.pop("attention_mask", torch.ones_like(ids))
     if weight.shape != ids.shape:
         raise InputError(
             f"the {side} attention_mask must have the shape of input_ids, {list(ids.shape)}, got "
@@ -115,7 +125,7 @@ def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
             "attention_mask has padding in front of tokens, or a prompt without any"
         )
     for key, value in parts.items():
-        _require_unread(arch, key, value.to(arch.device), weight, side)
+        _require_unread(arch, key, value, weight, side)
     return ids, weight
 
 
@@ -195,6 +205,9 @@ def _require_counterparts(weight: Tensor, there: Tensor, alignment: Tensor | Non
 def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
     """Checks a batch against the model; raises :class:`InputError` with what came and where."""
     device = arch.device
+    # Checked on the CPU: each look at a device's numbers would wait for the device.
+    parts = ("clean", "corrupt", "positions", "answer", "distractor", "alignment")
+    batch = replace(batch, **{name: on_device(getattr(batch, name), "cpu") for name in parts})
     ids, weight = _side(arch, batch.clean, "clean")
     corrupt = None
     if batch.corrupt is not None:
@@ -228,7 +241,7 @@ def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
             )
     positions = weight.sum(1) - 1
     if batch.positions is not None:
-        positions = _integers(batch.positions, "positions", len(ids)).to(device)
+        positions = _integers(batch.positions, "positions", len(ids))
     if positions.ndim > 2:
         raise InputError(f"positions must be [B] or [B, P], got {list(positions.shape)}")
     lost = (positions.reshape(len(ids), -1) < 0).all(1)
@@ -239,9 +252,19 @@ def read_inputs(arch: Architecture, batch: Batch) -> Inputs:
             f"an answer is read at position {int(positions.max())}; the prompts of this batch have "
             f"{ids.shape[1]} tokens, positions count from 0"
         )
-    rows = torch.arange(len(ids), device=device).view(-1, *[1] * (positions.ndim - 1))
-    flat = positions.clamp(min=0) + rows * ids.shape[1]
+    rows = torch.arange(len(ids)).view(-1, *[1] * (positions.ndim - 1))
+    flat = (positions.clamp(min=0) + rows * ids.shape[1]).reshape(-1)
+    asked, which = torch.unique(flat, return_inverse=True)
     alignment = None if batch.alignment is None else batch.alignment.to(device, arch.dtype)
     return Inputs(
-        ids, corrupt, weight.to(arch.dtype), flat.reshape(-1), tuple(positions.shape), alignment
+        ids.to(device),
+        None if corrupt is None else corrupt.to(device),
+        weight.to(device, arch.dtype),
+        flat.to(device),
+        asked.to(device),
+        which.to(device),
+        int((asked % ids.shape[1]).min()),
+        tuple(positions.shape),
+        alignment,
+        _shared_prefix(ids, corrupt, alignment),
     )
