@@ -27,6 +27,7 @@ _TOKENS = {"cpu": 2048, "other": 32768}  # side by side in one call
 # computes no others and reading the unembedding is most of it.
 _LAUNCH = {"cpu": (64, 12), "other": (4096, 768)}
 _LOGITS = 2**25  # numbers that a call gives at most
+_DELTAS = 2**28  # numbers that its delta buffer holds at most, unless one row's are more
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,9 @@ class SuffixTrials(EdgeTrials):
         device_kind, base = "cpu" if self._device.type == "cpu" else "other", self.base
         count = base.asked.count if narrow else base.tokens.count
         each = len(base.where) * self._outputs.shape[-1]
-        self.most = max(1, min(_TOKENS[device_kind] // count, _LOGITS // each))
+        deltas = count * self.layout.writers * base.like.shape[-1]
+        room = _TOKENS[device_kind] // count, _LOGITS // each, _DELTAS // deltas
+        self.most = max(1, min(room))
         self.overhead = _LAUNCH[device_kind][narrow] / count
 
     def _mask(self) -> Tensor:
