@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -16,11 +16,13 @@ __all__ = [
     "CostEstimator",
     "MemoryPart",
     "Operations",
+    "PassKind",
     "RunShape",
     "Throughput",
 ]
 
-PHASES = ("reference", "forward", "backward", "update")
+PHASES = ("reference", "forward", "backward", "contraction", "update")
+PassKind = Literal["step", "forward", "attribution", "messages", "trials"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,13 @@ class Operations:
 class RunShape:
     """What a run is made of; see :func:`graphprune.plan`.
 
-    ``copies`` masks, drawn for each example or not.
+    ``kind`` is that of its passes: ``"step"``, a masked forward and backward; ``"forward"``, a
+    masked run; ``"attribution"``, plain passes with gradients at ``points`` (``by_group``: for each
+    group of senders in turn); ``"messages"``, a plain pass; ``"trials"``, of a greedy descent.
+
+    ``copies`` masks, drawn for each example or not (trials: at most so many side by side).
+    ``float64``, ``rounded``: trials are rechecked in float64, run in rounded weights. ``calibrate``
+    is whether the device is measured; ``here`` whether it is this process's.
     """
 
     batch_size: int
@@ -87,14 +95,21 @@ class RunShape:
     device: torch.device
     calibrate: bool
     options: Mapping[str, Any] = field(default_factory=dict)
+    kind: PassKind = "step"
+    points: int = 1
+    by_group: bool = False
+    float64: bool = False
+    rounded: bool = False
+    here: bool = True
 
 
 @dataclass(frozen=True)
 class CostEstimate:
     """What an adapter answers: sizes, memory parts, work of one step and of one reference.
 
-    ``seconds`` holds ``"step"`` (forward and backward under the mask) and ``"reference"`` where a
-    calibration was asked for, and ``"calibration"``, what it took itself.
+    ``seconds`` holds ``"step"`` (one batch's pass of the kind that was asked for: all points of an
+    attribution, one try of trials) and ``"reference"`` where a calibration was asked for, and
+    ``"calibration"``, what it took itself.
     """
 
     model: str

@@ -16,9 +16,9 @@ The first term is linear in g with one W for all points, so points are summed be
 contracted as ``x_hat . Delta`` times that number, for a few points together. A point therefore
 costs one number for each projected feature and token, and every large product is made once.
 
-Memory: what is kept for the readers of the points so far, ``_POINTS`` normed inputs a layer among
-it, however many points there are. All sums over tokens are made slice by slice of the tokens, so
-that Deltas, ``[W, slice, D]`` in float32, take the room of a slice; while a pass's graph lives
+Memory: what is kept for the readers of the points so far, ``KEPT_POINTS`` normed inputs a layer
+among it, however many points there are. All sums over tokens are made slice by slice of the tokens,
+so that Deltas, ``[W, slice, D]`` in float32, take the room of a slice; while a pass's graph lives
 there are none.
 """
 
@@ -41,12 +41,20 @@ from ..passes.shared import MixedMessages, SharedPass, run_shared
 from ..passes.values import LMReference, Values
 from .relevance import Rule
 
-__all__ = ["Attribution", "attributed"]
+__all__ = ["KEPT_POINTS", "Attribution", "attributed", "slice_of_tokens"]
 
 
-_POINTS = 5  # whose normed inputs are kept at a time
-_NUMBERS = 2**25  # of Deltas that stand side by side at most ...
-_TOKENS = 32, 512  # ... but those of so many tokens in any case; if weights come and go
+KEPT_POINTS = 5  # whose normed inputs are kept at a time
+_NUMBERS = 2**23  # of Deltas that stand side by side at most ...
+_TOKENS = 64, 512  # ... but those of so many tokens in any case; if weights come and go
+
+
+def slice_of_tokens(numbers: int, *, partial: bool) -> int:
+    """How many tokens' Deltas stand side by side, where a token has so many ``numbers``.
+
+    ``partial``: the model's weights come and go, and every slice asks for them all.
+    """
+    return max(_TOKENS[partial], _NUMBERS // numbers)
 
 
 @dataclass(eq=False)
@@ -81,14 +89,13 @@ class _Projected:
         start, width = 0, block.readers[0].weight.shape[-1]
         out = grad.new_empty(*grad.shape[:2], width)
         for reader in block.readers:
-            weight = wide(reader.weight)
-            if norm is not None:
-                weight = weight * wide(norm.gain)
-                if norm.centred:
-                    weight -= weight.mean(-1, keepdim=True)
-            stop = start + weight.shape[0]
-            torch.bmm(grad[start:stop], weight, out=out[start:stop])
+            stop = start + len(reader.weight)
+            torch.bmm(grad[start:stop], wide(reader.weight), out=out[start:stop])
             start = stop
+        if norm is not None:  # a slice's tokens are fewer than the weights' rows
+            out *= wide(norm.gain)
+            if norm.centred:
+                out -= out.mean(-1, keepdim=True)
         return out
 
     def radial(self, block: DecoderBlock, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +163,7 @@ class Attribution:
     @property
     def full(self) -> bool:
         """Whether as many points' inputs are kept as may be."""
-        return len(self._projected[0].along) >= _POINTS
+        return len(self._projected[0].along) >= KEPT_POINTS
 
     def add(self, run: SharedPass, objective: Objective, scale: float) -> None:
         """One more point, weighted by ``scale``."""
@@ -189,8 +196,7 @@ class Attribution:
         """Adds what the kept points give, against Deltas; all else too if the ``last`` is there."""
         clean, ablated = reference.clean, reference.ablated_now()
         batch, length, width = clean.mlps[0].shape
-        least = _TOKENS[self.arch.partial]
-        most = max(least, _NUMBERS // (self.layout.writers * width))
+        most = slice_of_tokens(self.layout.writers * width, partial=self.arch.partial)
         for tokens in torch.arange(batch * length, device=self.edges.device).split(most):
             self._contract_slice(clean, ablated, tokens, last)
         for kept in self._projected:
