@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 
 from graphprune.errors import InputError
+from graphprune.util.quantities import best_seconds
 
 __all__ = [
     "PHASES",
@@ -19,6 +20,8 @@ __all__ = [
     "PassKind",
     "RunShape",
     "Throughput",
+    "gate_memory",
+    "gate_seconds",
 ]
 
 PHASES = ("reference", "forward", "backward", "contraction", "update")
@@ -135,3 +138,28 @@ class CostEstimator(Protocol):
     def plan(self, subject: Any, request: RunShape) -> CostEstimate:
         """The costs of one batch and one step."""
         ...
+
+
+def gate_memory(edges: int, masks: int) -> list[MemoryPart]:
+    """log-alpha, its gradient and Adam's two moments; then what one draw of the masks keeps."""
+    return [
+        MemoryPart("gates and optimiser", 4 * 4 * edges),
+        MemoryPart("drawn masks", 4 * 4 * edges * masks, ("forward", "backward")),
+        MemoryPart("gate temporaries", 4 * 2 * edges * masks, ("backward", "update")),
+    ]
+
+
+def gate_seconds(edges: int, masks: int, device: torch.device) -> float:
+    """Seconds of drawing hard-concrete masks, their gradient, and Adam over all edges."""
+    alpha = torch.full((edges,), 2.0, device=device, requires_grad=True)
+    adam = torch.optim.Adam([alpha], lr=0.1)
+
+    def update() -> None:
+        noise = torch.rand(masks, edges, device=device).clamp_(1e-6, 1 - 1e-6)
+        soft = torch.sigmoid((noise.logit_() + alpha) / (2 / 3))
+        mask = (1.2 * soft - 0.1).clamp(0, 1)
+        mask.backward(noise)
+        adam.step()
+        adam.zero_grad()
+
+    return best_seconds(update, device)

@@ -26,13 +26,15 @@ from graphprune.methods.costs import (
     Operations,
     RunShape,
     Throughput,
+    gate_memory,
+    gate_seconds,
 )
 from graphprune.methods.optimiser import MaskOptimiser
 from graphprune.methods.passes import Passes, passes_of
 from graphprune.search.minibatches import SHARE, available_memory
 from graphprune.util.checks import at_least
 from graphprune.util.modes import with_gradients
-from graphprune.util.quantities import best_seconds, size_text, time_text
+from graphprune.util.quantities import size_text, time_text
 
 __all__ = [
     "Plan",
@@ -47,7 +49,7 @@ _STEPS = 3000  # of a mask optimiser that is named and says none
 class PlannedPasses:
     """Passes of one kind in a plan: whose and which they are, how many, peak bytes, seconds.
 
-    ``count`` is a bound where ``at_most``: how many edges a descent tries, say, is not known before.
+    ``count`` is a bound where ``at_most``: how many edges a descent tries is not known before.
     """
 
     owner: str
@@ -327,7 +329,7 @@ class _Run:
             count *= cost.edges
         memory, gates, kept = list(cost.memory), 0.0, False
         if step and passes.in_all:  # of a mask optimiser
-            memory += _gate_memory(cost.edges, masks)
+            memory += gate_memory(cost.edges, masks)
             kept = self.batches * cost.reference_bytes <= self.cache_bytes
             kept = kept and 2 * self.batches <= count
             gates = self._gates(cost.edges, masks)
@@ -349,7 +351,7 @@ class _Run:
 
     def _gates(self, edges: int, masks: int) -> float:
         if self.throughput is None:
-            return _gate_seconds(edges, masks, self.place)
+            return gate_seconds(edges, masks, self.place)
         return self.throughput.seconds(Operations("gates", 0.0, 4.0 * edges * (22 + 14 * masks)))
 
 
@@ -391,28 +393,3 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise unknown_name("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     return found
-
-
-def _gate_memory(edges: int, masks: int) -> list[MemoryPart]:
-    """log-alpha, its gradient and Adam's two moments; then what one draw of the masks keeps."""
-    return [
-        MemoryPart("gates and optimiser", 4 * 4 * edges),
-        MemoryPart("drawn masks", 4 * 4 * edges * masks, ("forward", "backward")),
-        MemoryPart("gate temporaries", 4 * 2 * edges * masks, ("backward", "update")),
-    ]
-
-
-def _gate_seconds(edges: int, masks: int, device: torch.device) -> float:
-    """Seconds of drawing hard-concrete masks, their gradient, and Adam over all edges."""
-    alpha = torch.full((edges,), 2.0, device=device, requires_grad=True)
-    adam = torch.optim.Adam([alpha], lr=0.1)
-
-    def update() -> None:
-        noise = torch.rand(masks, edges, device=device).clamp_(1e-6, 1 - 1e-6)
-        soft = torch.sigmoid((noise.logit_() + alpha) / (2 / 3))
-        mask = (1.2 * soft - 0.1).clamp(0, 1)
-        mask.backward(noise)
-        adam.step()
-        adam.zero_grad()
-
-    return best_seconds(update, device)
