@@ -9,7 +9,7 @@ What tensors are allocated (weights apart), so that the figures are the same eve
 
 import pytest
 import torch
-from support.memory import peak_bytes
+from inside.memory import peak_bytes
 from transformers import LlamaConfig
 
 import graphprune as gp

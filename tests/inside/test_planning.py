@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.memory import SHAPES, measured
+from inside.memory import SHAPES, measured
 from support.tiny import FAMILIES, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
