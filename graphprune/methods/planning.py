@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -265,7 +265,12 @@ def plan(
 
 def _method(method: str | Method, steps: int | None) -> Method:
     if isinstance(method, Method):
-        return method if steps is None else replace(method, steps=steps)
+        if steps is None:
+            return method
+        taking: Any = method  # not every method has the field
+        if "steps" not in {f.name for f in fields(taking)}:
+            raise InputError(f"{method.label} takes no steps; leave them out")
+        return cast("Method", replace(taking, steps=steps))
     if method not in method_names():
         raise unknown_name("method", method, method_names(), where="plan")
     if steps is None and issubclass(method_class(method), MaskOptimiser):

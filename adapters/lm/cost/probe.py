@@ -148,9 +148,8 @@ def _job(
 def _product_seconds(shape: Shape, request: RunShape) -> float:
     """Seconds that one more writer costs a layer's readers in an attribution's last sums."""
     writers, n = 32, request.batch_size * request.tokens
-    like = {"device": request.device, "dtype": torch.float32}
-    grad = torch.ones(shape.layout.rows + 1, n * shape.width, **like)
-    delta = torch.ones(writers, n * shape.width, **like)
+    grad = torch.ones(shape.layout.rows + 1, n * shape.width, device=request.device)
+    delta = torch.ones(writers, n * shape.width, device=request.device)
     return best_seconds(lambda: grad @ delta.T, request.device) / writers
 
 
