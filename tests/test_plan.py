@@ -87,6 +87,59 @@ def test_masks_for_each_example_cost_memory():
     assert each.over_model > shared.over_model
 
 
+EVERY = [
+    "acdc", "calibrated-ranking", "clean-corrupted", "eap", "eap-ig", "edge-pruning",
+    "exact-patching", "hybrid-ensemble", "information-flow", "integrated-mask-gradient",
+    "matryoshka", "nap", "nap-ig", "pahq", "parallel-ensemble", "random", "relp", "rtn-q",
+    "sequential-ensemble", "subnetwork-probing", "ugs", "uniform-gradient-sampling",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_method_that_runs_the_model_has_a_plan(name):
+    made = gp.plan(SMALL, method=name, throughput=ELSEWHERE, batch_size=4, tokens=8, examples=10)
+    assert made.peak >= 4 * made.parameters
+    assert bool(made.passes) == (name != "random")
+    assert made.seconds["total"] == pytest.approx(sum(p.seconds for p in made.passes))
+    assert "whole run" in str(made)
+    json.dumps(made.to_dict())
+
+
+def test_an_ensemble_is_the_sum_of_its_members():
+    settings = {"throughput": ELSEWHERE, "batch_size": 4, "tokens": 8, "examples": 10}
+    both = gp.plan(SMALL, method=gp.ParallelEnsemble([gp.EAP(), gp.EAPIG(steps=7)]), **settings)
+    alone = [gp.plan(SMALL, method=m, **settings) for m in (gp.EAP(), gp.EAPIG(steps=7))]
+    assert both.seconds["total"] == pytest.approx(sum(p.seconds["total"] for p in alone))
+    assert both.peak == max(p.peak for p in alone)
+    assert [(p.owner, p.kind, p.count) for p in both.passes] == [
+        ("EAP", "attribution", 3), ("EAPIG", "attribution", 3),
+    ]  # fmt: skip
+
+
+def test_more_points_take_time_and_no_more_memory():
+    def made(points):
+        return gp.plan(SMALL, method=gp.EAPIG(steps=points), throughput=ELSEWHERE)
+
+    assert made(50).peak == made(10).peak
+    assert made(50).seconds["total"] > 4 * made(10).seconds["total"]
+
+
+def test_a_device_elsewhere_has_none_of_this_processs_bytes():
+    elsewhere = gp.plan(SMALL, throughput=ELSEWHERE)
+    here = gp.plan(SMALL, throughput=ELSEWHERE, device="cpu")
+    mine = {"not handed back", "work space", "copied operands"}
+    assert mine.isdisjoint(p.name for p in elsewhere.memory)
+    assert "work space" in {p.name for p in here.memory}
+    assert elsewhere.peak < here.peak
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "acdc", "information-flow"])
+def test_other_passes_are_measured_on_the_device_too(method):
+    made = gp.plan(SMALL, method=method, batch_size=2, tokens=8, device="cpu", examples=2)
+    assert 0 < made.seconds["step"] < 10
+    assert made.seconds["total"] >= made.seconds["step"]
+
+
 def test_calibration_measures_the_device():
     made = gp.plan(SMALL, batch_size=2, tokens=8, device="cpu")
     assert 0 < made.seconds["gates"] < made.seconds["step"] < 10
@@ -97,7 +150,9 @@ def test_calibration_measures_the_device():
     ("subject", "options", "message"),
     [
         (SMALL, {"batch_size": 0}, "batch_size must be an integer of at least 1"),
-        (SMALL, {"method": "eap"}, "plan: unknown method 'eap'"),
+        (SMALL, {"method": "eapp"}, "plan: unknown method 'eapp'"),
+        (SMALL, {"method": "magnitude"}, "works on a graph alone"),
+        (SMALL, {"method": "eap", "steps": 3}, "does not take these settings"),
         (SMALL, {"dtype": "int8"}, "unknown dtype 'int8'"),
         (SMALL, {"device": "warp"}, "the device 'warp' cannot be used"),
         (SMALL, {"depth": 3}, "unknown option of a language model's plan 'depth'"),

@@ -296,16 +296,19 @@ class LanguageModel(MaskedModel):
         return pruned(self, self.arch, self.layout, values, ablation, logits_to_keep)
 
     def widened(self) -> LanguageModel | None:
-        """The same model over float64 copies of its weights."""
+        """The same model in float64; a layer's weights are widened while it computes."""
         if self.arch.partial:
             return None
-        lowering = self._lowering
-        source = self._model if lowering is None else lowering.source
-        module = copy.deepcopy(source).double()
-        wide = LanguageModel(module, self.arch.family, embedding_nodes=self.layout.embeddings)
-        if lowering is None:
-            return wide
-        return wide.at_precision(dataclasses.replace(lowering.report.policy, emulate=True))
+        family, embeddings, lowering = self.arch.family, self.layout.embeddings, self._lowering
+        if lowering is not None:  # rounded anew from float64 weights, which must be at hand
+            module = copy.deepcopy(lowering.source).double()
+            wide = LanguageModel(module, family, embedding_nodes=embeddings)
+            return wide.at_precision(dataclasses.replace(lowering.report.policy, emulate=True))
+        from .precision.widened import widened_module
+
+        table = ".".join(filter(None, (family.base, family.embedding)))
+        module = widened_module(self._model, table)
+        return LanguageModel(module, family, embedding_nodes=embeddings)
 
     def edge_gradients(
         self,

@@ -23,13 +23,18 @@ def plan(
         ),
     ],
     method: Annotated[
-        str, typer.Option(help="edge-pruning, matryoshka, subnetwork-probing or ugs.")
+        str, typer.Option(help="Any method's name, such as eap, eap-ig, acdc or edge-pruning.")
     ] = "edge-pruning",
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 32,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of the longest prompt.")] = 32,
     answers: Annotated[int, typer.Option(min=1, help="Answer positions of an example.")] = 1,
-    copies: Annotated[int, typer.Option(min=1, help="Masks drawn a step.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the run.")] = 3000,
+    copies: Annotated[
+        int | None, typer.Option(min=1, help="Masks drawn a step (default: the method's own).")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps (default: the method's own, 3000 of a mask optimiser)."),
+    ] = None,
     examples: Annotated[int, typer.Option("--examples", "-n", min=1, help="Prompts.")] = 200,
     embedding_nodes: Annotated[
         int, typer.Option(min=1, max=2, help="2: the position table is a node too.")
@@ -45,13 +50,13 @@ def plan(
     ] = None,
 ) -> None:
     """Say what memory and time a run will need, before it; no weights are loaded."""
+    from graphprune.core.registry import method_names
     from graphprune.methods.costs import Throughput
-    from graphprune.methods.planning import METHODS
     from graphprune.methods.planning import plan as make_plan
     from graphprune.study.by_name import choose_model
     from graphprune.study.settings import known_name
 
-    method = known_name("method", method, METHODS)
+    method = known_name("method", method, method_names())
     throughput = None
     if flops is not None and bandwidth is not None:
         throughput = Throughput(flops, bandwidth)

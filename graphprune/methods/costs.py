@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
 from graphprune.errors import InputError
+from graphprune.util.quantities import best_seconds
 
 __all__ = [
     "PHASES",
@@ -16,11 +17,15 @@ __all__ = [
     "CostEstimator",
     "MemoryPart",
     "Operations",
+    "PassKind",
     "RunShape",
     "Throughput",
+    "gate_memory",
+    "gate_seconds",
 ]
 
-PHASES = ("reference", "forward", "backward", "update")
+PHASES = ("reference", "forward", "backward", "contraction", "update")
+PassKind = Literal["step", "forward", "attribution", "messages", "trials"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,13 @@ class Operations:
 class RunShape:
     """What a run is made of; see :func:`graphprune.plan`.
 
-    ``copies`` masks, drawn for each example or not.
+    ``kind`` is that of its passes: ``"step"``, a masked forward and backward; ``"forward"``, a
+    masked run; ``"attribution"``, plain passes with gradients at ``points`` (``by_group``: for each
+    group of senders in turn); ``"messages"``, a plain pass; ``"trials"``, of a greedy descent.
+
+    ``copies`` masks, drawn for each example or not (trials: at most so many side by side).
+    ``float64``, ``rounded``: trials are rechecked in float64, run in rounded weights. ``calibrate``
+    is whether the device is measured; ``here`` whether it is this process's.
     """
 
     batch_size: int
@@ -87,14 +98,21 @@ class RunShape:
     device: torch.device
     calibrate: bool
     options: Mapping[str, Any] = field(default_factory=dict)
+    kind: PassKind = "step"
+    points: int = 1
+    by_group: bool = False
+    float64: bool = False
+    rounded: bool = False
+    here: bool = True
 
 
 @dataclass(frozen=True)
 class CostEstimate:
     """What an adapter answers: sizes, memory parts, work of one step and of one reference.
 
-    ``seconds`` holds ``"step"`` (forward and backward under the mask) and ``"reference"`` where a
-    calibration was asked for, and ``"calibration"``, what it took itself.
+    ``seconds`` holds ``"step"`` (one batch's pass of the kind that was asked for: all points of an
+    attribution, one try of trials) and ``"reference"`` where a calibration was asked for, and
+    ``"calibration"``, what it took itself.
     """
 
     model: str
@@ -120,3 +138,28 @@ class CostEstimator(Protocol):
     def plan(self, subject: Any, request: RunShape) -> CostEstimate:
         """The costs of one batch and one step."""
         ...
+
+
+def gate_memory(edges: int, masks: int) -> list[MemoryPart]:
+    """log-alpha, its gradient and Adam's two moments; then what one draw of the masks keeps."""
+    return [
+        MemoryPart("gates and optimiser", 4 * 4 * edges),
+        MemoryPart("drawn masks", 4 * 4 * edges * masks, ("forward", "backward")),
+        MemoryPart("gate temporaries", 4 * 2 * edges * masks, ("backward", "update")),
+    ]
+
+
+def gate_seconds(edges: int, masks: int, device: torch.device) -> float:
+    """Seconds of drawing hard-concrete masks, their gradient, and Adam over all edges."""
+    alpha = torch.full((edges,), 2.0, device=device, requires_grad=True)
+    adam = torch.optim.Adam([alpha], lr=0.1)
+
+    def update() -> None:
+        noise = torch.rand(masks, edges, device=device).clamp_(1e-6, 1 - 1e-6)
+        soft = torch.sigmoid((noise.logit_() + alpha) / (2 / 3))
+        mask = (1.2 * soft - 0.1).clamp(0, 1)
+        mask.backward(noise)
+        adam.step()
+        adam.zero_grad()
+
+    return best_seconds(update, device)

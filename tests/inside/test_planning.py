@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from inside.memory import SHAPES, measured
 from support.tiny import FAMILIES, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -15,7 +16,7 @@ import graphprune as gp
 from graphprune.adapters.lm.cost.estimate import step_work
 from graphprune.adapters.lm.cost.probe import random_batch, step
 from graphprune.adapters.lm.describe.shape import random_model, read_shape, truncated
-from graphprune.methods.costs import RunShape
+from graphprune.methods.costs import PHASES, RunShape
 
 pytestmark = pytest.mark.inside
 
@@ -94,3 +95,39 @@ def test_held_memory_is_what_the_tensors_hold():
     assert parts["reference"] == reference.nbytes
     assert made.peak - made.over_model == parts["weights"]
     assert made.peak == max(made.to_dict()["phases"].values())
+
+
+CASES = [
+    ("llama", "eap", torch.float32),
+    ("gpt2", "eap", torch.float32),
+    ("wide", "eap-ig", torch.float32),
+    ("deep", "eap-ig", torch.bfloat16),
+    ("parallel", "edge-pruning", torch.float32),
+    ("long", "edge-pruning", torch.bfloat16),
+    ("deep", "acdc", torch.float32),
+]
+
+
+@pytest.mark.parametrize(("name", "method", "dtype"), CASES)
+def test_tensors_take_what_is_planned_and_no_more(name, method, dtype):
+    """Measured over planned: at most 1, at least 0.85; weights included."""
+    config, batch, tokens = SHAPES[name]
+    over, weights = measured(name, method, dtype)
+    made = gp.plan(
+        config, method=method, batch_size=batch, tokens=tokens, dtype=dtype, device="cpu",
+        examples=batch, throughput=ELSEWHERE, cache_bytes=0,
+    )  # fmt: skip
+    beyond_tensors = ("not handed back", "work space", "copied operands")
+    parts = [p for p in made.memory if p.name not in beyond_tensors]
+    planned = max(sum(p.bytes for p in parts if phase in p.phases) for phase in PHASES)
+    assert 0.85 <= (over + weights) / planned <= 1.0
+
+
+def test_a_slice_of_tokens_is_all_that_deltas_take():
+    """Twice the tokens: no more Deltas, once there is a slice of them."""
+
+    def deltas(tokens):
+        made = gp.plan(NARROW, method="eap", batch_size=64, tokens=tokens, throughput=ELSEWHERE)
+        return next(p.bytes for p in made.memory if p.name == "a slice's Deltas")
+
+    assert deltas(1024) == deltas(512)

@@ -12,13 +12,18 @@ a LayerNorm, the gradient at a reader's own input is
     g W  -  x_hat (x_hat . g W) / D .
 
 The first term is linear in g with one W for all points, so points are summed before the product;
-``x_hat . g W`` is g against the projection's output without its constant part. A point therefore
+``x_hat . g W`` is g against the projection's output without its constant part. The second term is
+contracted as ``x_hat . Delta`` times that number, for a few points together. A point therefore
 costs one number for each projected feature and token, and every large product is made once.
+
+Memory: what is kept for the readers of the points so far, ``KEPT_POINTS`` normed inputs a layer
+among it, however many points there are. All sums over tokens are made slice by slice of the tokens,
+so that Deltas, ``[W, slice, D]`` in float32, take the room of a slice; while a pass's graph lives
+there are none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -33,17 +38,31 @@ from ..describe.layout import EdgeLayout, Place
 from ..describe.norms import Norm, wide
 from ..passes.inputs import position_slots
 from ..passes.shared import MixedMessages, SharedPass, run_shared
-from ..passes.values import LMReference
+from ..passes.values import LMReference, Values
 from .relevance import Rule
 
-__all__ = ["Attribution", "attributed"]
+__all__ = ["KEPT_POINTS", "Attribution", "attributed", "slice_of_tokens"]
+
+
+KEPT_POINTS = 5  # whose normed inputs are kept at a time
+_NUMBERS = 2**23  # of Deltas that stand side by side at most ...
+_TOKENS = 64, 512  # ... but those of so many tokens in any case; if weights come and go
+
+
+def slice_of_tokens(numbers: int, *, partial: bool) -> int:
+    """How many tokens' Deltas stand side by side, where a token has so many ``numbers``.
+
+    ``partial``: the model's weights come and go, and every slice asks for them all.
+    """
+    return max(_TOKENS[partial], _NUMBERS // numbers)
 
 
 @dataclass(eq=False)
 class _Projected:
     """What is kept of the points so far at one attention place.
 
-    ``grad [R, n, dh]`` sums ``g``; ``along`` holds ``(x_hat [n, D], x_hat . g W [R, n, 1])``.
+    ``grad [R, n, dh]`` sums ``g``. ``along`` holds ``(x [n, D], x_hat . g W [R, n])``, where x is
+    the residual stream: a reference's values hold it too, x_hat would be one tensor more.
     """
 
     grad: Tensor | None = None
@@ -59,29 +78,33 @@ class _Projected:
             split = split * scale
             if not frozen:
                 linear = _linear(block, norm, x_hat, run.projected[block.index].detach())
-                along = (wide(split) * wide(linear)).sum(-1, keepdim=True)
-                self.along.append((x_hat, along))
-        split = wide(split)  # sums over points stand in float32
-        self.grad = split if self.grad is None else self.grad + split
+                self.along.append((x, (wide(split) * wide(linear)).sum(-1)))
+        # Sums over points stand in float32; of one point there is none.
+        self.grad = split if self.grad is None else wide(self.grad) + wide(split)
 
-    def finish(self, block: DecoderBlock) -> Tensor:
-        """``[R, n, D]``: gradients at each reader's own input, summed over points."""
+    def linear(self, block: DecoderBlock, tokens: Tensor) -> Tensor:
+        """``[R, s, D]``: ``g W`` at each reader's own input, summed over all points."""
         assert self.grad is not None
-        norm = block.attention_norm
+        grad, norm = wide(self.grad[:, tokens]), block.attention_norm
         start, width = 0, block.readers[0].weight.shape[-1]
-        out = self.grad.new_empty(*self.grad.shape[:2], width)
+        out = grad.new_empty(*grad.shape[:2], width)
         for reader in block.readers:
-            weight = wide(reader.weight)
-            if norm is not None:
-                weight = weight * wide(norm.gain)
-                if norm.centred:
-                    weight -= weight.mean(-1, keepdim=True)
-            stop = start + weight.shape[0]
-            torch.bmm(self.grad[start:stop], weight, out=out[start:stop])
+            stop = start + len(reader.weight)
+            torch.bmm(grad[start:stop], wide(reader.weight), out=out[start:stop])
             start = stop
-        for x_hat, along in self.along:
-            out.addcmul_(wide(x_hat), along, value=-1.0 / width)
+        if norm is not None:  # a slice's tokens are fewer than the weights' rows
+            out *= wide(norm.gain)
+            if norm.centred:
+                out -= out.mean(-1, keepdim=True)
         return out
+
+    def radial(self, block: DecoderBlock, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """``x_hat [s, K, D]`` and ``-(x_hat . g W) / D [s, K, R]`` of the K points kept."""
+        norm = block.attention_norm
+        assert norm is not None
+        x_hat = torch.stack([wide(norm.statistics(x[tokens])[0]) for x, _ in self.along], 1)
+        along = torch.stack([along[:, tokens].T for _, along in self.along], 1)
+        return x_hat, along / -x_hat.shape[-1]
 
 
 def _linear(block: DecoderBlock, norm: Norm, x_hat: Tensor, projected: Tensor) -> Tensor:
@@ -108,8 +131,9 @@ def _constant(block: DecoderBlock, norm: Norm) -> Tensor:
 class Attribution:
     """Sums ``Delta . gradient`` over points, for every edge (and every neuron, if asked).
 
-    The contraction with ``delta [W, B, T, D]`` (clean minus ablated) happens once, at the last
-    point. Sums over examples, in float32 (float64 for a float64 model).
+    The contraction with Deltas (clean minus ablated) happens when the last point is there, of
+    norms' second term whenever ``full``. Sums over examples, in float32 (float64 for a float64
+    model).
 
     ``slots`` (``[B * T]``, and how many) asks for sums by position or span. ``edges`` is ``[E]`` or
     ``[E, slots]``; ``neurons`` is ``[W, D]`` or ``None``.
@@ -134,77 +158,108 @@ class Attribution:
         self.edges = torch.zeros(shape, dtype=dtype, device=arch.device)
         self.neurons = self.edges.new_zeros(layout.writers, arch.width) if neurons else None
         self._projected = [_Projected() for _ in arch.blocks]
-        self._sums: dict[int, Tensor] = {}
+        self._sums: dict[tuple[str, int], Tensor] = {}
 
-    def add(
-        self, run: SharedPass, objective: Objective, scale: float, delta: Tensor | None
-    ) -> None:
-        """One more point, weighted by ``scale``; ``delta`` is given with the last one."""
+    @property
+    def full(self) -> bool:
+        """Whether as many points' inputs are kept as may be."""
+        return len(self._projected[0].along) >= KEPT_POINTS
+
+    def add(self, run: SharedPass, objective: Objective, scale: float) -> None:
+        """One more point, weighted by ``scale``."""
         layers, width = self.layout.layers, self.arch.width
         with torch.enable_grad():
             total = objective(run.outputs).sum() * scale
         targets = [*run.projected, *run.mlp_in, run.final_in]
         if self.neurons is not None:
             targets += run.sent
-        grads = torch.autograd.grad(total, targets, allow_unused=True, materialize_grads=True)
-        d_projected, d_mlp, d_final = grads[:layers], grads[layers : 2 * layers], grads[2 * layers]
-        attention, mlp, final = self.layout.places()
+        grads = list(torch.autograd.grad(total, targets, allow_unused=True, materialize_grads=True))
+        while len(grads) > 2 * layers + 1:
+            self._sum(("sent", len(grads) - 2 * layers - 2), grads.pop().flatten(0, 1))
         rows = run.stream[-1].reshape(-1, width)[self.answers]
-        back = _pull_back(self.arch.final_norm, rows, d_final, self.frozen)
-        self._one_reader(final, back, delta, self.answers)
+        back = _pull_back(self.arch.final_norm, rows, grads.pop(), self.frozen)
+        self._sum(("final", 0), back)
+        for block in reversed(self.arch.blocks):  # a gradient goes when it is summed
+            at = run.stream[2 * block.index + 1].reshape(-1, width)
+            grad = grads.pop().reshape(-1, width)
+            self._sum(("mlp", block.index), _pull_back(block.mlp_norm, at, grad, self.frozen))
         for block in reversed(self.arch.blocks):
-            i = block.index
-            at = run.stream[2 * i + 1].reshape(-1, width)
-            back = _pull_back(block.mlp_norm, at, d_mlp[i].reshape(-1, width), self.frozen)
-            self._one_reader(mlp[i], back, delta)
             with block.loaded():
-                self._projected[i].add(block, run, d_projected[i], self.frozen)
-                if delta is not None:
-                    self._contract(attention[i], self._projected[i].finish(block), delta)
-                    self._projected[i] = _Projected()
-        if self.neurons is not None:
-            self._add_neurons(grads[2 * layers + 1 :], delta, self.neurons)
+                self._projected[block.index].add(block, run, grads.pop(), self.frozen)
 
-    def _sum(self, key: int, grad: Tensor, last: bool) -> Tensor:
-        """The sum over the points so far of the gradients of one ``key``, this one included."""
-        before, grad = self._sums.pop(key, None), wide(grad)
-        grad = grad if before is None else before + grad
+    def _sum(self, key: tuple[str, int], grad: Tensor) -> None:
+        """Adds to the sum over points of one kind of gradients; in float32 where there are two."""
+        before = self._sums.get(key)
+        self._sums[key] = grad if before is None else wide(before) + wide(grad)
+
+    def contract(self, reference: LMReference, *, last: bool) -> None:
+        """Adds what the kept points give, against Deltas; all else too if the ``last`` is there."""
+        clean, ablated = reference.clean, reference.ablated_now()
+        batch, length, width = clean.mlps[0].shape
+        most = slice_of_tokens(self.layout.writers * width, partial=self.arch.partial)
+        for tokens in torch.arange(batch * length, device=self.edges.device).split(most):
+            self._contract_slice(clean, ablated, tokens, last)
+        for kept in self._projected:
+            kept.along.clear()
+
+    def _contract_slice(self, clean: Values, ablated: Values, tokens: Tensor, last: bool) -> None:
+        """The same for ``tokens [s]``, which follow one another."""
+        layout, embeddings = self.layout, self.layout.embeddings
+        attention, mlp, final = layout.places()
+        delta = self.edges.new_empty(layout.writers, len(tokens), self.arch.width)
+        clean.embedding_deltas(ablated, tokens, delta[:embeddings])
+        for block in self.arch.blocks:
+            i, kept, first = block.index, self._projected[block.index], layout.head(block.index)
+            with block.loaded():
+                before = delta[: attention[i].prefix]
+                if last:
+                    self._add_products(attention[i], kept.linear(block, tokens), before, tokens)
+                if kept.along:
+                    self._add_radial(attention[i], *kept.radial(block, tokens), before, tokens)
+                own = delta[first : first + block.heads + 1]
+                clean.block_deltas(ablated, block, tokens, own)
+            if last:
+                grad = wide(self._sums["mlp", i][None, tokens])
+                self._add_products(mlp[i], grad, delta[: mlp[i].prefix], tokens)
         if not last:
-            self._sums[key] = grad
-        return grad
-
-    def _one_reader(
-        self, place: Place, grad: Tensor, delta: Tensor | None, at: Tensor | None = None
-    ) -> None:
-        """A place of one reader: gradient ``[n, D]``; ``at``: token numbers, all if ``None``."""
-        grad = self._sum(place.edges.start, grad, delta is not None)
-        if delta is not None:
-            self._contract(place, grad[None], delta, at)
-
-    def _contract(
-        self, place: Place, grad: Tensor, delta: Tensor, at: Tensor | None = None
-    ) -> None:
-        flat = delta.flatten(1, 2)[: place.prefix]
-        g, d = wide(grad), wide(flat if at is None else flat[:, at])
-        if self.edges.ndim == 1:
-            block = g.reshape(place.rows, -1) @ d.reshape(place.prefix, -1).T
-            self.edges[place.edges] += block.reshape(-1)
             return
-        assert self.slots is not None
-        slots = self.slots[0] if at is None else self.slots[0][at]
-        each = torch.einsum("rnd,wnd->rwn", g, d).reshape(-1, g.shape[1])
-        self.edges[place.edges].index_add_(1, slots, each)
+        inside = torch.nonzero((self.answers >= tokens[0]) & (self.answers <= tokens[-1]))[:, 0]
+        answers = self.answers[inside]
+        if len(answers):
+            grad = wide(self._sums["final", 0][None, inside])
+            self._add_products(final, grad, delta[:, answers - tokens[0]], answers)
+        if self.neurons is not None:
+            self._add_neurons(delta, tokens, self.neurons)
 
-    def _add_neurons(self, grads: Sequence[Tensor], delta: Tensor | None, neurons: Tensor) -> None:
+    def _add_products(self, place: Place, grad: Tensor, delta: Tensor, tokens: Tensor) -> None:
+        """Adds ``grad [R, s, D]`` against ``delta [prefix, s, D]``, in float32 at least."""
+        if self.slots is None:
+            self.edges[place.edges] += (grad.flatten(1) @ delta.flatten(1).T).reshape(-1)
+        else:
+            self._add_by_slot(place, torch.einsum("rnd,wnd->rwn", grad, delta), tokens)
+
+    def _add_radial(
+        self, place: Place, x_hat: Tensor, along: Tensor, delta: Tensor, tokens: Tensor
+    ) -> None:
+        """Adds ``along [s, K, R]`` times ``x_hat [s, K, D]`` against ``delta [prefix, s, D]``."""
+        dots = torch.bmm(x_hat, delta.permute(1, 2, 0))
+        if self.slots is None:
+            self.edges[place.edges] += (along.flatten(0, 1).T @ dots.flatten(0, 1)).reshape(-1)
+        else:
+            self._add_by_slot(place, torch.einsum("nkr,nkw->rwn", along, dots), tokens)
+
+    def _add_by_slot(self, place: Place, each: Tensor, tokens: Tensor) -> None:
+        """Adds ``each [R, prefix, s]`` to the slots of the tokens."""
+        assert self.slots is not None
+        self.edges[place.edges].index_add_(1, self.slots[0][tokens], each.flatten(0, 1))
+
+    def _add_neurons(self, delta: Tensor, tokens: Tensor, neurons: Tensor) -> None:
         """Gradients at what each writer group sends, against Delta, neuron by neuron."""
         start, layout = 0, self.layout
-        for i, grad in enumerate(grads):
-            grad = self._sum(-1 - i, grad, delta is not None)
-            count = layout.embeddings if i == 0 else layout.heads if i % 2 else 1
-            if delta is not None:
-                d, g = wide(delta[start : start + count]), wide(grad)
-                neurons[start : start + count] += (d * g).sum((1, 2))
-            start += count
+        for i in range(2 * layout.layers + 1):
+            stop = start + (layout.embeddings if i == 0 else layout.heads if i % 2 else 1)
+            neurons[start:stop] += (delta[start:stop] * wide(self._sums["sent", i][tokens])).sum(1)
+            start = stop
 
 
 def _pull_back(norm: Norm | None, x: Tensor, grad: Tensor, frozen: bool) -> Tensor:
@@ -276,10 +331,10 @@ def attributed(
             )
             if inner_clean and (clean_embed or bool((embed_gate == 0).all())):
                 reference.take_over(run.values, clean=clean_embed)
-            last = number == len(shares)
-            delta = reference.clean.deltas(reference.ablated_now(), arch) if last else None
-            sums.add(run, objective, share, delta)
-            del run, delta  # a pass's graph must not live beside the next one's
+            sums.add(run, objective, share)
+            del run  # a pass's graph must not live beside the next one's, or beside Deltas
+            if number == len(shares) or sums.full:
+                sums.contract(reference, last=number == len(shares))
     edges = sums.edges.cpu()
     total = edges if edges.ndim == 1 else edges.sum(1)
     nodes = torch.zeros(graph.num_nodes, dtype=edges.dtype)

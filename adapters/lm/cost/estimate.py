@@ -1,8 +1,7 @@
-"""Memory and products of one batch of a language model, part by part, as the engine makes them.
+"""Costs of one batch of a language model: memory (see ``memory``) and products, part by part.
 
 Letters: n tokens of the batch, K copies, W writers, R attention readers of a layer, D the stream's
-width, H heads of width dh, L layers, V outputs. Sizes are those of the tensors ``values`` and
-``masked`` keep; every part carries the phases of a step it lives in.
+width, H heads of width dh, L layers, V outputs.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from graphprune.core.registry import require_known_options
-from graphprune.methods.costs import CostEstimate, MemoryPart, Operations, RunShape
+from graphprune.methods.costs import CostEstimate, Operations, RunShape
 
 from ..describe.shape import Shape, config_of, read_shape
+from .memory import LayerFacts, Memory
 
 __all__ = ["cost"]
 
@@ -26,110 +26,56 @@ def cost(subject: Any, request: RunShape) -> CostEstimate:
     config = config_of(subject)
     shape = read_shape(config, embedding_nodes=embeddings, dtype=request.dtype)
     name = str(getattr(config, "_name_or_path", "") or "") or str(config.model_type)
+    held = Memory(shape, request, checkpointing, LayerFacts.of(config, shape.family))
     seconds = {}
     if request.calibrate:
         from .probe import calibrate
 
         seconds = calibrate(config, shape, request, checkpointing=checkpointing)
-    reference = reference_bytes(shape, request)
     return CostEstimate(
         model=name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".")) else name,
         dtype=shape.dtype,
         edges=shape.layout.num_edges,
         nodes=shape.nodes,
         parameters=shape.parameters,
-        memory=tuple(memory(shape, request, checkpointing=checkpointing)),
-        reference_bytes=reference,
-        work=tuple(step_work(shape, request)),
+        memory=tuple(held.parts()),
+        reference_bytes=held.reference,
+        work=tuple(pass_work(shape, request)),
         reference_work=tuple(reference_work(shape, request)),
         seconds=seconds,
     )
 
 
-def reference_bytes(shape: Shape, request: RunShape) -> int:
-    """Ablated codes, messages and streams, and both ends' outputs: ``LMReference.nbytes``."""
-    n, answers = request.batch_size * request.tokens, request.batch_size * request.answers
-    return _values(shape) * n + 2 * 4 * shape.outputs * answers
+def pass_work(shape: Shape, request: RunShape) -> list[Operations]:
+    """Products of one pass of the request's kind, and the bytes that they move."""
+    if request.kind == "attribution":
+        return _attribution_work(shape, request)
+    if request.kind == "messages":
+        return reference_work(shape, request)[:1]
+    work = step_work(shape, request)
+    if request.kind == "step":
+        return work
+    # Without a backward, a third; a try computes what comes behind its reader, half on average.
+    share = 1 / 3 if request.kind == "forward" else 1 / 6
+    return [Operations(w.name, w.flops * share, w.bytes * share) for w in work]
 
 
-def _values(shape: Shape) -> int:
-    """Bytes that one pass leaves for a token: codes, messages, and streams (float32 at least)."""
-    layers, item = shape.layout.layers, shape.dtype.itemsize
-    sent = (layers + 1) * shape.width + layers * shape.layout.heads * shape.head_dim
-    return sent * item + (2 * layers + 1) * shape.width * max(item, 4)
-
-
-def memory(shape: Shape, request: RunShape, *, checkpointing: bool) -> list[MemoryPart]:
-    """Parts of the peak: what is held, the delta buffers, what is kept, one layer's temporaries."""
-    item, width, layout = shape.dtype.itemsize, shape.width, shape.layout
-    n = request.batch_size * request.tokens * request.copies
-    answers = request.batch_size * request.answers * request.copies
-    main, tail = _slots(shape, request)
-    slots = (n * main + answers * tail) * width
-    heads, rows, dh = layout.heads, layout.rows, shape.head_dim
-    # What a layer's graphs keep: q/k/v, rotated and repeated copies, the code, the MLP's inside.
-    turned = 0 if shape.family.position is not None else (heads + layout.kv_heads) * dh
-    repeated = 2 * heads * dh if layout.grouped else 0
-    attention = (rows * dh + heads * dh + turned + repeated) * item + rows * 4
-    fed = (3 if shape.gated else 1) * shape.hidden * item
-    kept = layout.layers * n * (attention + fed)
-    inputs = n * (rows + 1) * width * max(item, 4)
-    folded = (rows + heads) * dh * width * item
-    products = min(n, 32) * (rows + 1) * main * 4
-    if item == 2:
-        products += min(n, 32) * (rows + 1) * width * 4
-    plain = request.batch_size * request.tokens * (3 * shape.hidden + 4 * width) * item
-    clean = _values(shape) * n // request.copies
-    parts = [
-        MemoryPart("weights", shape.parameters * item),
-        MemoryPart("reference", reference_bytes(shape, request)),
-        MemoryPart("clean pass", clean, ("reference",)),
-        MemoryPart("a plain layer", plain, ("reference",)),
-        MemoryPart("Delta", slots * max(item, 4), ("forward", "backward")),
-        MemoryPart("its gradient", slots * item, ("backward",)),
-        MemoryPart("kept graphs", 0 if checkpointing else kept, ("forward", "backward")),
-        MemoryPart("a layer's inputs", inputs, ("forward", "backward")),
-        MemoryPart("a layer's weights", folded, ("forward", "backward")),
-        MemoryPart("a layer's products", products, ("backward",)),
-        MemoryPart(
-            "a layer's graphs",
-            2 * n * (attention + fed)
-            if checkpointing
-            else 2 * n * (shape.hidden + rows * dh) * item,
-            ("backward",),
-        ),
-        MemoryPart("outputs", 3 * 4 * shape.outputs * answers, ("forward", "backward")),
+def _attribution_work(shape: Shape, request: RunShape) -> list[Operations]:
+    """Plain forward and backward at every point, then sums against the messages."""
+    layout, width = shape.layout, shape.width
+    n = request.batch_size * request.tokens
+    points = request.points * (1 + 2 * layout.layers if request.by_group else 1)
+    (plain,) = reference_work(shape, request)
+    attention, mlp, final = layout.places()
+    pairs = sum(p.rows * p.prefix for p in [*attention, *mlp]) * n
+    pairs += final.prefix * request.batch_size * request.answers
+    made = layout.layers * (layout.heads + layout.rows) * shape.head_dim * width * n
+    return [
+        # The pass, and its way back: half of what a clean and an ablated pass take, each.
+        Operations("plain passes", points * plain.flops, points * plain.bytes),
+        Operations("messages", 2 * made, layout.writers * n * width * 4),
+        Operations("products over edges", 2 * pairs * width, 4 * pairs),
     ]
-    if request.device.type == "cpu":
-        parts += _on_cpu(
-            request, clean, 0 if checkpointing else kept, slots * item + inputs, item == 2
-        )
-    return parts
-
-
-def _on_cpu(
-    request: RunShape, clean: int, kept: int, operands: int, half: bool
-) -> list[MemoryPart]:
-    """What a process holds beyond its tensors: measured on Linux with glibc and oneDNN.
-
-    The clean pass's memory is not handed back, only used again (by kept graphs); products in half
-    precision copy operands whose rows do not stand together; libraries have work space.
-    """
-    parts = [
-        MemoryPart("not handed back", max(0, clean - kept), ("forward", "backward", "update")),
-        MemoryPart("work space", (24 if half else 12) * 2**20),
-    ]
-    if half:
-        parts.append(MemoryPart("copied operands", operands, ("forward", "backward")))
-    return parts
-
-
-def _slots(shape: Shape, request: RunShape) -> tuple[int, int]:
-    """Slots of the main delta buffer and of the answers' one (0: there is none)."""
-    layout = shape.layout
-    if 2 * request.answers <= request.tokens:
-        return 1 + layout.head(layout.layers - 1), 1 + layout.writers
-    return 1 + layout.writers, 0
 
 
 def step_work(shape: Shape, request: RunShape) -> list[Operations]:
@@ -139,7 +85,7 @@ def step_work(shape: Shape, request: RunShape) -> list[Operations]:
     attention, mlp, final = layout.places()
     answers = request.batch_size * request.answers * request.copies
     # Queries, messages and the MLP of the last layer are computed at the answers alone.
-    last = answers if _slots(shape, request)[1] else n
+    last = answers if 2 * request.answers <= request.tokens else n
     whole = n * (layout.layers - 1) + last
     reads = sum(p.rows * p.prefix for p in [*attention[:-1], *mlp[:-1]]) * n
     reads += 2 * layout.kv_heads * attention[-1].prefix * n

@@ -9,6 +9,7 @@ measured apart, at the depth of a shallow and of a deep layer.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,7 +55,11 @@ def calibrate(
 ) -> dict[str, float]:
     """``step`` and ``reference``: seconds at the configuration's full depth."""
     start = time.perf_counter()
-    per_slot = _edge_seconds(shape, request)
+    per_slot = 0.0
+    if request.kind == "step":
+        per_slot = _edge_seconds(shape, request)
+    elif request.kind == "attribution":
+        per_slot = _product_seconds(shape, request)
     measured = {
         depth: _measure(config, shape, request, depth, checkpointing) for depth in (SHALLOW, DEEP)
     }
@@ -90,10 +95,11 @@ def _measure(
     shapes: tuple[int, ...] = (model.graph.num_edges,)
     if request.per_example:
         shapes = (request.copies, request.batch_size, *shapes)
-    elif request.copies > 1:
+    elif request.copies > 1 and request.kind == "step":
         shapes = (request.copies, *shapes)
     mask = torch.full(shapes, 0.5, device=device, requires_grad=True)
     latest: list[Any] = []
+    job = _job(model, batch, mask, request, latest)
 
     def make() -> None:
         latest.clear()
@@ -102,8 +108,49 @@ def _measure(
         latest.append(reference)
 
     seconds = {"reference": best_seconds(make, device)}
-    seconds["step"] = best_seconds(lambda: step(model, batch, mask, latest[0]), device)
+    seconds["step"] = best_seconds(job, device)
+    if request.kind == "attribution":  # one point more, as often as there are more
+        points = request.points * (1 + 2 * shape.layout.layers if request.by_group else 1)
+        if points > 1:
+            two = best_seconds(_job(model, batch, mask, request, latest, 2), device)
+            seconds["step"] += (points - 1) * max(0.0, two - seconds["step"])
+    elif request.kind == "trials":  # a try computes what comes behind its reader
+        seconds["step"] /= 2
     return seconds
+
+
+def _job(
+    model: LanguageModel,
+    batch: Batch,
+    mask: Tensor,
+    request: RunShape,
+    latest: list[Any],
+    points: int = 1,
+) -> Callable[[], object]:
+    """One pass of the request's kind; an attribution's at so many points."""
+    if request.kind == "step":
+        return lambda: step(model, batch, mask, latest[0])
+    if request.kind == "messages":
+        return lambda: list(model.messages(batch))
+    if request.kind == "attribution":
+        gates = torch.ones(points, model.graph.num_nodes)
+        gates[: points - 1, list(model.graph.input_nodes)] = 0.5
+        return lambda: model.edge_gradients(batch, lambda out: out[..., 0], gates=gates)
+    whole = torch.ones(model.graph.num_edges, device=request.device)
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            return model.run(batch, whole, latest[0])
+
+    return run
+
+
+def _product_seconds(shape: Shape, request: RunShape) -> float:
+    """Seconds that one more writer costs a layer's readers in an attribution's last sums."""
+    writers, n = 32, request.batch_size * request.tokens
+    grad = torch.ones(shape.layout.rows + 1, n * shape.width, device=request.device)
+    delta = torch.ones(writers, n * shape.width, device=request.device)
+    return best_seconds(lambda: grad @ delta.T, request.device) / writers
 
 
 def _edge_seconds(shape: Shape, request: RunShape) -> float:

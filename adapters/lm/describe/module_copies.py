@@ -232,7 +232,8 @@ class LinearInPieces(nn.Module):
         out = x.new_empty(*x.shape[:-1], len(weight))
         for features in torch.arange(len(weight)).split(max(1, _NUMBERS // x.shape[-1])):
             at = slice(int(features[0]), int(features[-1]) + 1)
-            out[..., at] = F.linear(x, weight[at], None if bias is None else bias[at])
+            some = None if bias is None else bias[at].to(x.dtype)
+            out[..., at] = F.linear(x, weight[at].to(x.dtype), some)
         return out
 
 

@@ -6,6 +6,9 @@ makes parameters a shard of themselves. Both bring the weights for the length of
 inside :meth:`WeightLoader.__call__` the modules hold whole weights on the main device and their
 hooks stand still; afterwards everything is as it was, whatever happened inside.
 
+A module may also compute in another dtype than its weights are kept in (:func:`computes_in`): they
+are then converted for the same while.
+
 FSDP1's flat parameters are not covered. Copies between several accelerators follow the same code
 as those from the CPU, and were not run on several.
 """
@@ -22,12 +25,31 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from graphprune.errors import UnsupportedModelError
 
-__all__ = ["WeightLoader", "is_sharded", "main_device", "require_loadable", "whole_tensor"]
+__all__ = [
+    "WeightLoader",
+    "computes_in",
+    "is_sharded",
+    "main_device",
+    "require_loadable",
+    "whole_tensor",
+]
+
+_COMPUTES_IN = "_graphprune_computes_in"
 
 
 def _hook(module: nn.Module) -> Any:
     """What accelerate left on a module, or ``None``."""
     return module.__dict__.get("_hf_hook")
+
+
+def computes_in(module: nn.Module, dtype: torch.dtype) -> None:
+    """Makes loaders convert the module's own weights, where they are kept in another dtype."""
+    if any(p is not None and _converts(p, dtype) for p in module._parameters.values()):
+        module.__dict__[_COMPUTES_IN] = dtype
+
+
+def _converts(parameter: Tensor, dtype: torch.dtype) -> bool:
+    return parameter.is_floating_point() and parameter.dtype != dtype
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -100,12 +122,13 @@ class WeightLoader:
         self._elsewhere = bool(self._hooked) and any(
             p.device != device for m in parts for p in m.parameters(recurse=False)
         )
+        self._converted = [m for m in parts if _COMPUTES_IN in m.__dict__]
         self._parts, self._depth = parts, 0
 
     @property
     def needed(self) -> bool:
         """Whether weights come and go at all."""
-        return bool(self._sharded or self._elsewhere)
+        return bool(self._sharded or self._elsewhere or self._converted)
 
     @contextmanager
     def __call__(self, *, lent: bool = False) -> Iterator[None]:
@@ -127,6 +150,8 @@ class WeightLoader:
                 if self._elsewhere:
                     for module in self._parts:
                         stack.enter_context(_moved(module, self.device))
+                for module in self._converted:
+                    stack.enter_context(_moved(module, self.device, module.__dict__[_COMPUTES_IN]))
                 if lent:
                     stack.enter_context(self._lent())
                 yield
@@ -195,14 +220,20 @@ def _gathered(module: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _moved(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """A module whose own weights are copies on the device where they lie on another."""
+def _moved(
+    module: nn.Module, device: torch.device, dtype: torch.dtype | None = None
+) -> Iterator[None]:
+    """A module whose own weights are copies where they lie on another device, or in a ``dtype``."""
     away = {
-        name: p for name, p in module._parameters.items() if p is not None and p.device != device
+        name: p
+        for name, p in module._parameters.items()
+        if p is not None and (p.device != device or (dtype is not None and _converts(p, dtype)))
     }
     try:
         for name, parameter in away.items():
-            module._parameters[name] = nn.Parameter(parameter.data.to(device), requires_grad=False)
+            kind = dtype if parameter.is_floating_point() else None
+            copied = parameter.data.to(device, kind)
+            module._parameters[name] = nn.Parameter(copied, requires_grad=False)
         yield
     finally:
         module._parameters.update(away)

@@ -20,13 +20,23 @@ from ..describe.layout import EdgeLayout, PassPlan, Place, dense_plan, sparse_pl
 from .delta_buffer import AblatedRun
 from .masked import GivenInput, MaskedPass
 
-__all__ = ["SuffixTrials"]
+__all__ = ["SuffixTrials", "rows_at_once"]
 
 _TOKENS = {"cpu": 2048, "other": 32768}  # side by side in one call
 # Tokens whose computation costs as much as a call's overhead; answers' tokens, where a call
 # computes no others and reading the unembedding is most of it.
 _LAUNCH = {"cpu": (64, 12), "other": (4096, 768)}
 _LOGITS = 2**25  # numbers that a call gives at most
+_DELTAS = 2**28  # numbers that its delta buffer holds at most, unless one row's are more
+
+
+def rows_at_once(device_kind: str, tokens: int, numbers: int, logits: int) -> int:
+    """How many tries a call takes: of so many ``tokens``, ``numbers`` of Deltas each, ``logits``.
+
+    ``device_kind`` is ``"cpu"`` or another.
+    """
+    side_by_side = _TOKENS.get(device_kind, _TOKENS["other"])
+    return max(1, min(side_by_side // tokens, _LOGITS // logits, _DELTAS // (tokens * numbers)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +91,9 @@ class SuffixTrials(EdgeTrials):
         """How many rows pay: ``narrow`` where a call computes answers' tokens alone."""
         device_kind, base = "cpu" if self._device.type == "cpu" else "other", self.base
         count = base.asked.count if narrow else base.tokens.count
-        each = len(base.where) * self._outputs.shape[-1]
-        self.most = max(1, min(_TOKENS[device_kind] // count, _LOGITS // each))
+        numbers = self.layout.writers * base.like.shape[-1]
+        logits = len(base.where) * self._outputs.shape[-1]
+        self.most = rows_at_once(device_kind, count, numbers, logits)
         self.overhead = _LAUNCH[device_kind][narrow] / count
 
     def _mask(self) -> Tensor:

@@ -18,7 +18,7 @@ from graphprune.core.model import Ablation, Reference
 from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError
 
-from ..describe.architecture import Architecture, Call, Glue
+from ..describe.architecture import Architecture, Call, DecoderBlock, Glue
 from ..describe.layout import EdgeLayout
 from ..describe.norms import wide
 from .inputs import Inputs
@@ -64,34 +64,52 @@ class Values:
 
     def deltas(self, other: Values, arch: Architecture) -> Tensor:
         """``[W, B, T, D]``: each writer's message minus the ``other``'s, in one buffer."""
-        batch, tokens, width = self.mlps[0].shape
-        heads = arch.blocks[0].heads
-        writers = len(self.embed) + len(arch.blocks) * (heads + 1)
-        out = self.mlps[0].new_empty(writers, batch, tokens, width)
-        start = len(self.embed)
-        out[:start] = self.embed - other.embed
-        for block, c, c2, m, m2 in zip(
-            arch.blocks, self.codes, other.codes, self.mlps, other.mlps, strict=True
-        ):
-            messages = out[start : start + heads]
+        batch, length, width = self.mlps[0].shape
+        start, heads = len(self.embed), arch.blocks[0].heads
+        writers = start + len(arch.blocks) * (heads + 1)
+        out = self.mlps[0].new_empty(writers, batch * length, width)
+        tokens = torch.arange(batch * length, device=out.device)
+        self.embedding_deltas(other, tokens, out[:start])
+        for block in arch.blocks:
+            stop = start + heads + 1
             with block.loaded():
-                expand_codes(block.output_weight, c - c2, messages, block.gain)
-            if other.heads is not None:
-                messages -= other.heads[block.index, :, None, None]
-            start += heads
-            torch.sub(m, m2, out=out[start])
-            start += 1
-        return out
+                self.block_deltas(other, block, tokens, out[start:stop])
+            start = stop
+        return out.view(writers, batch, length, width)
 
+    def embedding_deltas(self, other: Values, tokens: Tensor, out: Tensor) -> None:
+        """Writes the embeddings' messages minus the ``other``'s into ``out [E, s, D]``.
 
-def expand_codes(weight: Tensor, code: Tensor, out: Tensor, gain: Tensor | None) -> None:
-    """Writes each head's message into ``out [H, B, T, D]`` from codes ``[B, T, H * dh]``."""
-    heads, width, _ = weight.shape
-    split = code.reshape(-1, heads, width).transpose(0, 1)
-    flat = out.view(heads, -1, out.shape[-1])
-    torch.bmm(split, weight, out=flat)
-    if gain is not None:
-        flat.mul_(gain)
+        ``tokens [s]`` are flat numbers, those of B * T.
+        """
+        for ours, theirs, target in zip(self.embed, other.embed, out, strict=True):
+            target.copy_(self._at(ours, tokens) - self._at(theirs, tokens))
+
+    def block_deltas(self, other: Values, block: DecoderBlock, tokens: Tensor, out: Tensor) -> None:
+        """The same of one layer's heads and MLP, into ``out [H + 1, s, D]``.
+
+        Messages are made in the model's dtype, whatever the dtype of ``out``.
+        """
+        i, heads, weight = block.index, block.heads, block.output_weight
+        code = self._at(self.codes[i], tokens) - self._at(other.codes[i], tokens)
+        split = code.view(len(tokens), heads, -1).transpose(0, 1)
+        if out.dtype == code.dtype:
+            torch.bmm(split, weight, out=out[:heads])
+        else:  # a head at a time: the copy in the model's dtype is small
+            for one, matrix, target in zip(split, weight, out[:heads], strict=True):
+                target.copy_(one @ matrix)
+        if block.gain is not None:
+            out[:heads].mul_(block.gain)
+        if other.heads is not None:
+            out[:heads].sub_(other.heads[i][:, None])
+        out[heads].copy_(self._at(self.mlps[i], tokens) - self._at(other.mlps[i], tokens))
+
+    def _at(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """``[s, F]``: tokens of ``x [B or 1, T or 1, F]``, where 1 stands for all."""
+        length = self.mlps[0].shape[1]
+        example, position = tokens // length, tokens % length
+        rows = example if x.shape[0] > 1 else torch.zeros_like(example)
+        return x[rows, position if x.shape[1] > 1 else torch.zeros_like(position)]
 
 
 def residuals(arch: Architecture, values: Values, glue: Glue, embeddings: int) -> list[Tensor]:
