@@ -23,4 +23,3 @@ def test_the_tiny_table_is_the_committed_one(tmp_path):
     for name in ("cmd", "cpr", "kl", "top1_match"):
         gap = (both[name] - both[f"{name}_found"]).abs()
         assert gap.max() < 0.01, f"{name}\n{both.loc[gap >= 0.01, [*by, name, f'{name}_found']]}"
-

@@ -28,11 +28,11 @@ from .patching import ExactPatching, IntegratedMaskGradient
 from .relevance import RelP
 from .ugs import UniformGradientSampling
 
-__all__ = ["Passes", "passes_of"]
+__all__ = ["PlannedRuns", "passes_of"]
 
 
 @dataclass(frozen=True)
-class Passes:
+class PlannedRuns:
     """Passes of one kind that a method makes.
 
     ``times`` over every batch, or ``in_all``; trials: for every edge, at most. Other fields are
@@ -56,7 +56,7 @@ class Passes:
 
 
 @singledispatch
-def passes_of(method: object) -> tuple[Passes, ...]:
+def passes_of(method: object) -> tuple[PlannedRuns, ...]:
     """The passes of a method, those of its members first; none for scores that are known.
 
     Raises :class:`InputError` for a method that is not known to make any.
@@ -70,68 +70,68 @@ def passes_of(method: object) -> tuple[Passes, ...]:
     return ()
 
 
-def _add(kind: type, said: Callable[[Method], tuple[Passes, ...]]) -> None:
-    def named(method: Method) -> tuple[Passes, ...]:
+def _add(kind: type, said: Callable[[Method], tuple[PlannedRuns, ...]]) -> None:
+    def named(method: Method) -> tuple[PlannedRuns, ...]:
         label = type(method).__name__
         return tuple(p if p.owner else replace(p, owner=label) for p in said(method))
 
     passes_of.register(kind, named)
 
 
-def _optimiser(method: Method) -> tuple[Passes, ...]:
+def _optimiser(method: Method) -> tuple[PlannedRuns, ...]:
     chosen, copies = cast("MaskOptimiser", method), 1
     if isinstance(method, MatryoshkaPruning):
         copies = method.budgets
     if isinstance(method, UniformGradientSampling):
         copies = method.samples
     each = isinstance(method, UniformGradientSampling)
-    steps = Passes("step", chosen.steps, in_all=True, copies=copies, per_example=each)
+    steps = PlannedRuns("step", chosen.steps, in_all=True, copies=copies, per_example=each)
     start = chosen.warm_start
     return (*(passes_of(start) if isinstance(start, Method) else ()), steps)
 
 
-def _integral(method: Method) -> tuple[Passes, ...]:
+def _integral(method: Method) -> tuple[PlannedRuns, ...]:
     chosen = cast("EAPIG", method)
-    return (Passes("attribution", points=chosen.steps, by_group=chosen.integrate != "inputs"),)
+    return (PlannedRuns("attribution", points=chosen.steps, by_group=chosen.integrate != "inputs"),)
 
 
-def _descent(method: Method) -> tuple[Passes, ...]:
+def _descent(method: Method) -> tuple[PlannedRuns, ...]:
     chosen = cast("ACDC", method)
     exact = chosen.recheck == "float64"
     low = isinstance(method, PAHQ | RTNQ)
-    return (Passes("trials", copies=chosen.candidates, float64=exact, rounded=low),)
+    return (PlannedRuns("trials", copies=chosen.candidates, float64=exact, rounded=low),)
 
 
-def _members(method: Method) -> tuple[Passes, ...]:
+def _members(method: Method) -> tuple[PlannedRuns, ...]:
     members = cast("ParallelEnsemble", method)._members
     return tuple(p for member in dict.fromkeys(members) for p in passes_of(member))
 
 
-def _sequence(method: Method) -> tuple[Passes, ...]:
+def _sequence(method: Method) -> tuple[PlannedRuns, ...]:
     chosen = cast("SequentialEnsemble", method)
     return (*passes_of(chosen._scorer), *passes_of(chosen._optimiser))
 
 
-def _calibrated(method: Method) -> tuple[Passes, ...]:
+def _calibrated(method: Method) -> tuple[PlannedRuns, ...]:
     chosen = cast("CalibratedRanking", method)
     rounds = len(chosen.sizes) * chosen.rounds
-    own = (Passes("step", rounds), Passes("forward", 8 * rounds)) if rounds else ()
+    own = (PlannedRuns("step", rounds), PlannedRuns("forward", 8 * rounds)) if rounds else ()
     return (*passes_of(chosen._scorer), *own)
 
 
-_add(EAP, lambda method: (Passes("attribution"),))
-_add(RelP, lambda method: (Passes("attribution"),))
-_add(NAP, lambda method: (Passes("attribution"),))
-_add(NAPIG, lambda method: (Passes("attribution", points=cast("NAPIG", method).steps),))
-_add(CleanCorrupted, lambda method: (Passes("attribution", points=2),))
+_add(EAP, lambda method: (PlannedRuns("attribution"),))
+_add(RelP, lambda method: (PlannedRuns("attribution"),))
+_add(NAP, lambda method: (PlannedRuns("attribution"),))
+_add(NAPIG, lambda method: (PlannedRuns("attribution", points=cast("NAPIG", method).steps),))
+_add(CleanCorrupted, lambda method: (PlannedRuns("attribution", points=2),))
 _add(EAPIG, _integral)
 _add(
     IntegratedMaskGradient,
-    lambda method: (Passes("step", cast("IntegratedMaskGradient", method).steps),),
+    lambda method: (PlannedRuns("step", cast("IntegratedMaskGradient", method).steps),),
 )
-_add(InformationFlow, lambda method: (Passes("messages"),))
+_add(InformationFlow, lambda method: (PlannedRuns("messages"),))
 _add(Random, lambda method: ())
-_add(ExactPatching, lambda m: (Passes("trials", copies=cast("ExactPatching", m).candidates),))
+_add(ExactPatching, lambda m: (PlannedRuns("trials", copies=cast("ExactPatching", m).candidates),))
 _add(ACDC, _descent)
 _add(MaskOptimiser, _optimiser)
 _add(ParallelEnsemble, _members)

@@ -30,7 +30,7 @@ from graphprune.methods.costs import (
     gate_seconds,
 )
 from graphprune.methods.optimiser import MaskOptimiser
-from graphprune.methods.passes import Passes, passes_of
+from graphprune.methods.passes import PlannedRuns, passes_of
 from graphprune.search.minibatches import SHARE, available_memory
 from graphprune.util.checks import at_least
 from graphprune.util.modes import with_gradients
@@ -237,7 +237,7 @@ def plan(
             options, here=throughput is None or device != "auto",
         ),
     )  # fmt: skip
-    asked = passes_of(chosen) or (Passes("forward", 0, in_all=True, owner=type(chosen).__name__),)
+    asked = passes_of(chosen) or (PlannedRuns("forward", 0, True, owner=type(chosen).__name__),)
     made = [run.planned(passes) for passes in asked]
     most, last = max(made, key=lambda one: one.peak), made[-1]
     return Plan(
@@ -283,7 +283,7 @@ def _method(method: str | Method, steps: int | None) -> Method:
 class _Planned:
     """One kind of passes with its costs."""
 
-    passes: Passes
+    passes: PlannedRuns
     cost: CostEstimate
     memory: tuple[MemoryPart, ...]
     copies: int
@@ -318,7 +318,7 @@ class _Run:
     copies: int | None
     shape: RunShape
 
-    def planned(self, passes: Passes) -> _Planned:
+    def planned(self, passes: PlannedRuns) -> _Planned:
         """The costs of one kind of passes."""
         step = passes.kind == "step"
         copies = self.copies if self.copies is not None and step else passes.copies
