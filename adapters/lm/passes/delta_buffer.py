@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..describe.architecture import Call, DecoderBlock
+from ..describe.architecture import DecoderBlock
 from ..describe.layout import LayerPlan
-from ..describe.module_copies import attention_stand_ins, replaced
+from ..describe.module_copies import Call, attention_stand_ins, replaced, run_between
 from ..describe.norms import HALF, centre, project, wide
 from .values import LMReference
 
@@ -107,7 +107,8 @@ class HeadCores:
 
     def __init__(self, block: DecoderBlock) -> None:
         self._block, self._cores = block, dict[int, nn.Module]()
-        self._works: bool | None = None
+        # Heads of a layer whose projection is stored in chunks are not as many as one likes.
+        self._works: bool | None = False if isinstance(block.family.fused, int) else None
 
     def __call__(self, qkv: Tensor, heads: Tensor, call: Call) -> Tensor:
         """``[n, T, h * dh]``: codes of ``heads [h]``; ``qkv [n, T, rows, dh]`` holds all rows.
@@ -138,8 +139,7 @@ class HeadCores:
     def _few(self, qkv: Tensor, heads: Tensor, call: Call) -> Tensor:
         rows, count = self._block.rows_of(heads).flatten(), len(heads)
         core = self._cores.get(count) or self._core(count)
-        out: Tensor = core(qkv[:, :, rows].flatten(2), *call[0], **call[1])[0]
-        return out
+        return run_between(core, qkv[:, :, rows].flatten(2), call)
 
     def _core(self, count: int) -> nn.Module:
         block, family = self._block, self._block.family

@@ -361,10 +361,8 @@ def _join(*path: str) -> str:
 def _stored_rows(block: DecoderBlock) -> Iterator[tuple[str, list[int]]]:
     """Each projection's name, and the reader of each of its row blocks in stored order."""
     family, heads, kv = block.family, block.heads, block.kv_heads
-    if family.fused == "interleaved":
-        yield family.query, [kind * heads + h for h in range(heads) for kind in range(3)]
-    elif family.fused == "blocks":
-        yield family.query, list(range(block.rows))
+    if family.fused is not None:
+        yield family.query, family.stored_order(heads, kv)
     else:
         yield family.query, list(range(heads))
         yield family.key, list(range(heads, heads + kv))
