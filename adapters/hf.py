@@ -59,12 +59,12 @@ class TransformersAdapter:
         known = ("check", "checkpointing", "embedding_nodes", "family")
         require_known_options(options, known, "a language model")
         given = options.pop("family", None)
-        if family is None and given is None:
+        known_family = given or family
+        if known_family is None:
             from .lm.describe.reading.reader import read_family
 
-            model = LanguageModel(module, read_family(module), **options)
-        else:
-            model = LanguageModel(module, given or family, **options)
+            known_family = read_family(module)
+        model = LanguageModel(module, known_family, **options)
         if check:
             if given is not None:
                 from .lm.confirm import require_roles

@@ -137,7 +137,7 @@ _BEFORE, _AFTER = "register_forward_pre_hook", "register_forward_hook"
 
 def _without_heads(model: LanguageModel, heads: list[int]) -> list[tuple[nn.Module, str, Hook]]:
     """Hooks that take one head of each layer out of the attention's message."""
-    hooks = []
+    hooks: list[tuple[nn.Module, str, Hook]] = []
     for block, head in zip(model.arch.blocks, heads, strict=True):
         own = slice(head * block.head_dim, (head + 1) * block.head_dim)
         post = block.family.attention_post_norm

@@ -301,7 +301,9 @@ class LanguageModel(MaskedModel):
             return None
         lowering = self._lowering
         source = self._model if lowering is None else lowering.source
-        module = copy.deepcopy(source).double()
+        module: Any = copy.deepcopy(source).double()
+        if any(p.ndim == 3 for p in module.parameters()):  # experts, whose kernel has no float64
+            module.set_experts_implementation("eager")
         wide = LanguageModel(module, self.arch.family, embedding_nodes=self.layout.embeddings)
         if lowering is None:
             return wide

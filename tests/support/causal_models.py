@@ -194,6 +194,8 @@ def build(model_type: str, seed: int = 0, dtype: torch.dtype = torch.float32, **
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    if dtype is torch.float64 and any(p.ndim == 3 for p in model.parameters()):
+        model.set_experts_implementation("eager")  # the other kernels know no float64
     perturb(model, seed)
     return model.to(dtype).eval()
 
@@ -220,3 +222,21 @@ def forward(model: Any, length: int = 7) -> torch.Tensor:
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     assert bool(torch.isfinite(logits).all()), "the tiny model gives NaN"
     return logits  # type: ignore[no-any-return]
+
+
+def build_small(model_type: str, most: int = 4_000_000) -> Any:
+    """The tiny model, or why there is none (too many weights, a configuration of its own)."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            config = tiny_config(model_type)
+            empty: Any = AutoModelForCausalLM.from_config(config)
+        count = sum(p.numel() for p in empty.parameters())
+        if count > most:
+            return f"{count} weights: its configuration is nested"
+        model = build(model_type)
+        forward(model)
+    except Exception as error:  # whatever transformers raises at a configuration
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return model

@@ -93,8 +93,8 @@ class DecoderBlock:
                 "a head's share of such a sum is not defined"
             )
         self.multiplier = family.residual_multiplier
-        plain, alone = family.fused_order == "qkv", self.heads == self.kv_heads
-        self.triples = family.fused == "interleaved" and plain and alone
+        plain = family.fused_order == "qkv"
+        self.triples = family.fused == "interleaved" and plain and self.heads == self.kv_heads
         self.order: list[int] | None = None  # of the stored row blocks, as readers are numbered
         if (family.fused not in (None, "blocks") and not self.triples) or not plain:
             stored = family.stored_order(self.heads, self.kv_heads)
@@ -112,9 +112,9 @@ class DecoderBlock:
         family = self.family
         norms = [family.attention_norm, family.attention_post_norm]
         norms += [family.mlp_norm, family.mlp_post_norm]
-        hollow: dict[str, nn.Module] = {name: nn.Identity() for name in norms if name}
-        hollow |= {family.attention: self.recorder, family.mlp or "": Zero()}
-        return replaced(self.layer, hollow)
+        parts: dict[str, nn.Module] = {name: nn.Identity() for name in norms if name}
+        parts |= {family.attention: self.recorder, family.mlp or "": Zero()}
+        return replaced(self.layer, parts)
 
     def _norm(self, path: str | None, at: str) -> Norm | None:
         if path is None:
@@ -257,9 +257,7 @@ class Architecture:
             self.partial = any(p.needed for p in [*loaders, ends])
             self._device = device if self.partial else None
             each = rounds or (None,) * len(layers)
-            wholes: list[WholeLayer] | list[None] = [None] * len(layers)
-            if family.mlp is None:
-                wholes = whole_layers(model, self.base, family)
+            wholes = [None] * len(layers) if family.mlp else whole_layers(model, self.base, family)
             self.blocks = [
                 DecoderBlock(family, layer, i, config, loaders[i], each[i], wholes[i])
                 for i, layer in enumerate(layers)

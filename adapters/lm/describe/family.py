@@ -150,9 +150,10 @@ def known_types() -> list[str]:
 FAMILY_BY_TYPE = {kind: family for family in FAMILIES for kind in family.model_types}
 
 
-def not_known(config: Any, kind: str = "") -> UnsupportedModelError:
-    """The error for a model type that no family has; ``kind`` names the model's class."""
+def not_known(config: Any) -> UnsupportedModelError:
+    """The error where a configuration alone must do, and no family has its model type."""
     return UnsupportedModelError(
-        f"model type {getattr(config, 'model_type', None)!r}{kind and f' ({kind})'} is not known; "
-        f"known: {', '.join(known_types())}. A family is described by graphprune.adapters.lm.Family"
+        f"model type {getattr(config, 'model_type', None)!r} is not known, so that nothing can be "
+        f"estimated from its configuration; known: {', '.join(known_types())}. gp.wrap reads the "
+        "structure of other models off the loaded module"
     )

@@ -43,8 +43,8 @@ def _count(config: Any, said: int | str | None, usual: str, default: int | None 
         return said
     value = config
     for name in (said or usual).split("."):
-        value = getattr(value, name, None) if default is not None else getattr(value, name)
-    return int(value or default)
+        value = getattr(value, name) if default is None else getattr(value, name, None)
+    return int(value or default or 0)
 
 
 @dataclass(frozen=True, eq=False)

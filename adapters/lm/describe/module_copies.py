@@ -126,7 +126,8 @@ class Reorder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., blocks * dh]``, each block the one that ``order`` names."""
-        return x.unflatten(-1, (len(self.order), -1))[..., self.order, :].flatten(-2)
+        blocks: Tensor = x.unflatten(-1, (len(self.order), -1))
+        return blocks[..., self.order, :].flatten(-2)
 
 
 class Stopped(Exception):

@@ -126,11 +126,10 @@ class HeadCores:
             code = self._chosen(block.attend(qkv.flatten(2), call), heads)
         else:
             code = self._few(qkv, heads, call)
-        if block.rounds is None:
-            return code
-        split = code.unflatten(-1, (len(heads), -1))
-        rounded: Tensor = block.rounds.code(split, heads).flatten(-2)
-        return rounded
+        if block.rounds is not None:
+            split = code.unflatten(-1, (len(heads), -1))
+            code = block.rounds.code(split, heads).flatten(-2)
+        return code if block.multiplier == 1 else code * block.multiplier
 
     def _chosen(self, code: Tensor, heads: Tensor) -> Tensor:
         split: Tensor = code.unflatten(-1, (self._block.heads, -1))

@@ -262,9 +262,10 @@ class _RoundedPart:
         if precision == "fp32":
             return
         family = self.arch.family
-        at = _join(family.base, family.layers, str(block.index), family.mlp)
+        at = _join(family.base, family.layers, str(block.index), family.mlp or "")
         for name, module in block.mlp.named_modules():
             if any(p.ndim > 1 for p in module.parameters(recurse=False)):
+                name = name if family.mlp else name.removeprefix("layer.")
                 self._linear(_join(at, name), module, precision, native=True)
 
     def ends(self) -> None:

@@ -268,8 +268,9 @@ class _Layer:
             "mlp_norm": None if norm is None else norm.path,
             "parallel": factor is None,
         }
-        plain = factor is None or abs(factor - 1) < self.loose
-        middle = self.x + added.message.reshape(self.x.shape) * (1.0 if plain else factor)
+        times = 1.0 if factor is None else factor
+        plain = abs(times - 1) < self.loose
+        middle = self.x + added.message.reshape(self.x.shape) * (1.0 if plain else times)
         standard = isinstance(own.output, tuple) and len(own.output) == 2
         if plain and standard and self.same(own.gave, output.gave):
             simple = self._one_module(outside, fed, self.out - middle)

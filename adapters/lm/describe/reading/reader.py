@@ -41,16 +41,9 @@ def read_family(model: nn.Module) -> Family:
         with quiet(model), torch.no_grad():
             return Family((kind,), **_settings(model, config))
     except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"{_unknown(kind, model)}, and {error}") from error
-    except _FOREIGN as error:
         raise UnsupportedModelError(
-            f"{_unknown(kind, model)}, and its structure could not be read off the model: a part "
-            f"of it could not be run by itself: {type(error).__name__}: {error}"
+            f"model type {kind!r} ({type(model).__name__}) is not known, and {error}"
         ) from error
-
-
-def _unknown(kind: str, model: nn.Module) -> str:
-    return f"model type {kind!r} ({type(model).__name__}) is not known"
 
 
 def _settings(model: nn.Module, config: Any) -> dict[str, Any]:
@@ -71,7 +64,17 @@ def _settings(model: nn.Module, config: Any) -> dict[str, Any]:
     base = part(model, settings["base"])
     settings["position"] = _position(base, calls, stack, table)
     settings["final_norm"] = _final_norm(base, calls, stack)
-    readings = [read_layer(call.module, call, config, i) for i, call in enumerate(stack.calls)]
+    readings = []
+    for i, call in enumerate(stack.calls):
+        try:
+            readings.append(read_layer(call.module, call, config, i))
+        except UnsupportedModelError:
+            raise
+        except _FOREIGN as error:
+            cannot_read(
+                f"layer {i} ({type(call.module).__name__})",
+                f"a part of it could not be run by itself: {type(error).__name__}: {error}",
+            )
     for i, reading in enumerate(readings):
         for name, value in reading.items():
             if readings[0].get(name) != value:
@@ -152,6 +155,7 @@ def _position(base: nn.Module, calls: list[Traced], stack: _Stack, table: nn.Mod
     if tokens is None or tokens.shape != entry.shape:
         return None
     loose = (3e-2 if entry.dtype in HALF else 1e-5) * float(entry.abs().max())
+    path: str
     for path, module in base.named_modules():
         call = next((c for c in calls if c.module is module), None)
         if call is None or module is table or call.gave is None or not path:
@@ -172,7 +176,7 @@ def _position(base: nn.Module, calls: list[Traced], stack: _Stack, table: nn.Mod
 def _final_norm(base: nn.Module, calls: list[Traced], stack: _Stack) -> str | None:
     """The path of the norm that reads what the last layer gives."""
     after = calls[calls.index(stack.calls[-1]) + 1 :]
-    paths = {module: path for path, module in base.named_modules() if path}
+    paths: dict[nn.Module, str] = {m: path for path, m in base.named_modules() if path}
     for call in after:
         read = call.read
         if call.module not in paths or read is None or read.shape != stack.exit.shape:

@@ -218,11 +218,10 @@ def as_family(roles: Roles, attention: AttentionModule) -> dict[str, Any]:
                 family = Family((), fused=fused, fused_order="".join(order))  # type: ignore[arg-type]
                 if family.stored_order(roles.heads, roles.kv_heads) == stored:
                     settings |= {"query": names[0], "fused": fused}
-                    return settings | (
-                        {} if order == ("q", "k", "v") else {"fused_order": "".join(order)}
-                    )
-    order = ", ".join(
-        f"{n}: " + " ".join(f"{k}{i}" for k, i in p)
-        for n, p in zip(names, roles.kinds, strict=True)
+                    plain = order == ("q", "k", "v")
+                    return settings | ({} if plain else {"fused_order": "".join(order)})
+    stored_as = ", ".join(
+        f"{name}: " + " ".join(f"{kind}{number}" for kind, number in part)
+        for name, part in zip(names, roles.kinds, strict=True)
     )
-    cannot_read(attention.at, f"the order of its queries, keys and values is not known ({order})")
+    cannot_read(attention.at, f"the order of queries, keys and values is not known ({stored_as})")
