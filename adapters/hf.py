@@ -150,6 +150,11 @@ def self_check(model: LanguageModel, length: int = 5, *, read_off: bool = False)
             "mask 1 against the plain model": (model.run(batch, edges, reference), plain[0]),
             "mask 0 against the plain model": (model.run(batch, 0 * edges, reference), plain[1]),
         }
+        if read_off:
+            from .lm.confirm import hooked_pair
+
+            what = "a run without some heads and with readers that miss the embedding"
+            compared[what] = hooked_pair(model, ids[0, :1])
     except UnsupportedModelError:
         raise
     except Exception as error:
@@ -157,13 +162,8 @@ def self_check(model: LanguageModel, length: int = 5, *, read_off: bool = False)
             f"{name} could not be run part by part as its family describes it: "
             f"{type(error).__name__}: {error}; {_blame(model)}"
         ) from error
-    pairs = [(what, *pair) for what, pair in compared.items()]
-    if read_off:
-        from .lm.confirm import hooked_pairs
-
-        pairs += hooked_pairs(model, ids[0], mask)
     tolerance = _TOLERANCE.get(arch.dtype, 1e-3)
-    for what, ours, theirs in pairs:
+    for what, (ours, theirs) in compared.items():
         gap = largest_gap(ours, theirs)
         size = float(theirs.double().abs().max()) + 1.0
         if not gap <= tolerance * size:

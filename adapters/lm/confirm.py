@@ -1,13 +1,12 @@
 """Whether the parts of a model are what its family says they are, shown on the user's own module.
 
 An open mask and a closed one do not tell heads, queries, keys and values apart: their messages add
-up to the same in any order. So three more things must hold:
+up to the same in any order. So two more things must hold:
 
 - what a query, a key and a value do inside each layer's attention is what their names say;
-- a masked run without one head of each layer is the module's run with that head's part of the
-  output map's input put to zero;
-- a masked run in which one query, key and value of each layer do not read the embedding is the
-  module's run in which their rows of the projections are made from the stream without it.
+- a masked run without one head of each layer, in which one query, key and value of each layer do
+  not read the embedding, is the module's run in which that head's part of the output map's input is
+  put to zero, and those rows of the projections are made from the stream without the embedding.
 """
 
 from __future__ import annotations
@@ -26,13 +25,12 @@ from graphprune.errors import UnsupportedModelError
 from .describe.architecture import DecoderBlock
 from .describe.family import Family
 from .describe.module_copies import model_inputs, part, quiet
-from .describe.reading.roles import AttentionModule, as_family, find_roles
+from .describe.reading.roles import AttentionModule, Roles, as_family, find_roles
 from .model import LanguageModel
 
-__all__ = ["hooked_pairs", "require_roles"]
+__all__ = ["hooked_pair", "require_roles"]
 
 Hook = Callable[..., Any]
-Pair = tuple[str, Tensor, Tensor]
 
 
 def require_roles(model: LanguageModel) -> None:
@@ -40,6 +38,7 @@ def require_roles(model: LanguageModel) -> None:
     arch, family = model.arch, model.arch.family
     names = ("query", "key", "value", "fused", "fused_order")
     paths = [family.query] if family.fused else [family.query, family.key, family.value]
+    tried: dict[tuple[Any, ...], Roles] = {}
     with arch.running(), torch.no_grad():
         glue = arch.glue(arch.drawn_ids(1, min(6, arch.table_positions or 6)))
         for block, call in zip(arch.blocks, glue.calls, strict=True):
@@ -49,7 +48,10 @@ def require_roles(model: LanguageModel) -> None:
                 module = AttentionModule(
                     block.attention, tuple(paths), widths, family.output, call, at
                 )
-                roles = find_roles(module, block.heads, block.head_dim, glue.entry)
+                make = (type(block.attention), widths, *dict(block.attention.named_modules()))
+                if make not in tried:
+                    tried[make] = find_roles(module, block.heads, block.head_dim, glue.entry)
+                roles = tried[make]
             read = Family(family.model_types, **as_family(roles, module))
             wrong = [n for n in names if getattr(read, n) != getattr(family, n)]
             if roles.kv_heads != block.kv_heads:
@@ -72,35 +74,28 @@ def _features(block: DecoderBlock, path: str) -> int:
     return count * block.head_dim
 
 
-def hooked_pairs(model: LanguageModel, ids: Tensor, mask: Tensor) -> Iterator[Pair]:
-    """What a masked run and the user's own module under hooks give: a name and both logits.
+def hooked_pair(model: LanguageModel, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits ``[B, V]`` of a masked run on ``ids [B, T]`` and of the user's module under hooks.
 
-    ``ids [B, T]``, ``mask [B, T]``: right-padded prompts, read at their last tokens.
+    In both, one head of each layer sends nothing, and one query, key and value do not read the
+    embedding.
     """
-    batch = Batch({"input_ids": ids, "attention_mask": mask}, None, len(ids))
+    batch = Batch({"input_ids": ids}, None, len(ids))
     reference = model.reference(batch, Ablation("zero"))
     layout, edges = model.layout, torch.ones(model.graph.num_edges)
     attention, mlps, final = layout.places()
-    chosen = [(block.index + 1) % block.heads for block in model.arch.blocks]
+    blocks = model.arch.blocks
+    chosen = [(block.index + 1) % block.heads for block in blocks]
     for layer, head in enumerate(chosen):
         writer = layout.head(layer) + head
         for place in (*attention, *mlps, final):
             if writer < place.prefix:
                 place.of(edges)[:, writer] = 0
-    theirs = _plain(model, ids, mask, _without_heads(model, chosen))
-    yield "a run without one head of each layer", model.run(batch, edges, reference), theirs
-    edges = torch.ones(model.graph.num_edges)
-    rows = [
-        _three_readers(block, head) for block, head in zip(model.arch.blocks, chosen, strict=True)
-    ]
+    rows = [_three_readers(block, head) for block, head in zip(blocks, chosen, strict=True)]
     for place, three in zip(attention, rows, strict=True):
         place.of(edges)[three, 0] = 0
-    theirs = _plain(model, ids, mask, _without_embedding(model, rows))
-    yield (
-        "a run in which one query, key and value of each layer do not read the embedding",
-        model.run(batch, edges, reference),
-        theirs,
-    )
+    hooks = _without_heads(model, chosen) + _without_embedding(model, rows)
+    return model.run(batch, edges, reference), _plain(model, ids, hooks)
 
 
 def _three_readers(block: DecoderBlock, head: int) -> list[int]:
@@ -109,15 +104,12 @@ def _three_readers(block: DecoderBlock, head: int) -> list[int]:
     return [head, block.heads + head % kv, block.heads + kv + (head + 1) % kv]
 
 
-def _plain(
-    model: LanguageModel, ids: Tensor, mask: Tensor, hooks: list[tuple[nn.Module, str, Hook]]
-) -> Tensor:
-    """Logits ``[B, V]`` of the user's own module under forward hooks and pre-hooks."""
+def _plain(model: LanguageModel, ids: Tensor, hooks: list[tuple[nn.Module, str, Hook]]) -> Tensor:
+    """Last logits ``[B, V]`` of the user's own module under forward hooks and pre-hooks."""
     causal: Any = model.module
     with quiet(model.module), torch.no_grad(), _hooked(hooks):
-        inputs = model_inputs(causal, ids) | {"attention_mask": mask}
-        logits: Tensor = causal(**inputs).logits
-    return logits[torch.arange(len(ids)), mask.sum(1) - 1]
+        logits: Tensor = causal(**model_inputs(causal, ids)).logits
+    return logits[:, -1]
 
 
 @contextmanager

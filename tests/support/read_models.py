@@ -141,6 +141,11 @@ def prove(module: Any, *, gradients: bool = False) -> dict[str, float]:
         pairs[f"a{layer}.h{head}"] = masked(f"a{layer}.h{head}", SHARE), theirs
         theirs = hooked.patched_mlp(clean, corrupt, layer)
         pairs[f"m{layer}"] = masked(f"m{layer}", SHARE), theirs
+    kept = (torch.rand(graph.num_edges, generator=generator) < 0.2).float()
+    pairs["the circuit alone"] = (
+        model.run(batch, kept, reference, sparse=True),
+        model.run(batch, kept, reference, sparse=False),
+    )
     gaps = {name: float((a - b).abs().max()) / size for name, (a, b) in pairs.items()}
     if gradients:
         gaps["gradients"] = _gradient_gap(model, batch, reference)

@@ -20,24 +20,28 @@ from ..norms import HALF, is_norm, matrix
 from .heads import head_settings
 from .refusal import cannot_read
 from .roles import AttentionModule, as_family, find_roles
-from .trace import Traced, first_tensor, record
+from .trace import Traced, record
 from .whole_layer import MlpBranch, with_hidden
 
 __all__ = ["read_layer"]
 
 
-def read_layer(layer: nn.Module, call: Traced, config: Any, index: int) -> dict[str, Any]:
+def read_layer(
+    call: Traced, calls: list[Traced], config: Any, index: int, known: dict[Any, Any]
+) -> dict[str, Any]:
     """The settings of a :class:`Family` that describe the layer.
 
     Args:
-        layer, call: the layer, and how the model called it (one prompt).
+        call: how the model called the layer, with one prompt.
+        calls: the calls of the modules inside it, in order, paths as they are in the layer.
         config: the model's configuration, which knows how many heads there are.
         index: the layer's number, for messages.
+        known: what was found out by running layers of the same make, which this one adds to.
 
     Raises:
         UnsupportedModelError: what is no sum of attention by heads and an MLP, and where.
     """
-    return _Layer(layer, call, config, f"layer {index}").settings()
+    return _Layer(call, calls, config, f"layer {index}", known).settings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,17 +53,18 @@ class _Added:
 
 
 class _Layer:
-    def __init__(self, layer: nn.Module, call: Traced, config: Any, at: str) -> None:
-        self.layer, self.call, self.config, self.at = layer, call, config, at
-        hidden = call.read
+    def __init__(
+        self, call: Traced, calls: list[Traced], config: Any, at: str, known: dict[Any, Any]
+    ) -> None:
+        self.layer, self.call, self.calls = call.module, call, calls
+        self.config, self.at, self.known = config, at, known
+        hidden, result = call.read, call.gave
         assert hidden is not None
-        self.x = hidden
-        args, kwargs = with_hidden(call.args, call.kwargs, hidden)
-        self.calls, out = record(layer, *args, **kwargs)
-        result = first_tensor(out)
         assert result is not None
-        self.out = result
-        self.loose = 3e-2 if hidden.dtype in HALF else 1e-4
+        self.x, self.out = hidden, result
+        half = hidden.dtype in HALF
+        self.loose = 3e-2 if half else 1e-4  # of single numbers
+        self.exact = 3e-3 if half else 1e-4  # of factors, which many numbers tell
         self._norms: dict[nn.Module, bool] = {}
 
     # ---------------------------------------------------------------- comparing numbers
@@ -99,6 +104,13 @@ class _Layer:
 
     def _output_map(self) -> Traced:
         """The first linear map that reads something of other tokens."""
+        make = _make(self.layer)
+        if make not in self.known:
+            self.known[make] = self._mixing_map().path
+        return next(c for c in self.calls if c.path == self.known[make])
+
+    def _mixing_map(self) -> Traced:
+        """The same, found by running the layer with another token before the last."""
         moved = self.x.clone()
         generator = torch.Generator().manual_seed(1)
         noise = torch.randn(moved[:, -2].shape, generator=generator)
@@ -174,7 +186,10 @@ class _Layer:
         said = head_settings(self.config, own.module, width)
         if said is None:
             cannot_read(at, f"no number of heads that divides its width {width} is configured")
-        roles = find_roles(attention, said.heads, width // said.heads, self.x)
+        make = (*_make(own.module), attention.projections, attention.widths, said.heads)
+        if make not in self.known:
+            self.known[make] = find_roles(attention, said.heads, width // said.heads, self.x)
+        roles = self.known[make]
         settings = as_family(roles, attention) | said.settings(self.config, roles.kv_heads)
         settings["attention"] = own.path
         settings["attention_norm"] = self._norm_between(self.x, read, at)
@@ -184,11 +199,11 @@ class _Layer:
 
     def _norm_between(self, x: Tensor, read: Tensor, at: str) -> str | None:
         """The path of the norm that was called with ``x`` and gave ``read``."""
-        if self.same(x, read):
-            return None
-        for call in self.calls:
+        for call in self.calls:  # first, as a norm of what is normed already changes nothing
             if self.same(call.gave, read) and self.same(call.read, x) and self.is_norm(call):
                 return call.path
+        if self.same(x, read):
+            return None
         cannot_read(at, "it reads neither the residual stream nor a LayerNorm or RMSNorm of it")
 
     def _around(
@@ -269,7 +284,7 @@ class _Layer:
             "parallel": factor is None,
         }
         times = 1.0 if factor is None else factor
-        plain = abs(times - 1) < self.loose
+        plain = abs(times - 1) < self.exact
         middle = self.x + added.message.reshape(self.x.shape) * (1.0 if plain else times)
         standard = isinstance(own.output, tuple) and len(own.output) == 2
         if plain and standard and self.same(own.gave, output.gave):
@@ -287,10 +302,10 @@ class _Layer:
             return None
         rest = self.out - self.x - message
         found = self.multiple(rest, added.message)
-        if found is None or (factor is not None and abs(found - factor) > 10 * self.loose):
+        if found is None or (factor is not None and abs(found - factor) > 10 * self.exact):
             return None
-        exact = self._configured(found)
-        return around | ({} if exact == 1 else {"residual_multiplier": exact})
+        number = self._configured(found)
+        return around | ({} if number == 1 else {"residual_multiplier": number})
 
     def _one_module(
         self, outside: list[Traced], fed: Tensor, message: Tensor
@@ -315,9 +330,14 @@ class _Layer:
         """The configuration's number that a measured factor is, or 1, or the factor."""
         said = [float(v) for v in vars(self.config).values() if isinstance(v, float)]
         for value in (1.0, *said):
-            if abs(factor - value) <= self.loose * abs(value):
+            if abs(factor - value) <= self.exact * abs(value):
                 return value
         return factor
+
+
+def _make(module: nn.Module) -> tuple[Any, ...]:
+    """What modules of the same make have in common: their class, and the names of their parts."""
+    return (type(module), *(name for name, _ in module.named_modules()))
 
 
 def _linear(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ comes out is a description as data; the adapter's self-check proves it before an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -65,9 +65,14 @@ def _settings(model: nn.Module, config: Any) -> dict[str, Any]:
     settings["position"] = _position(base, calls, stack, table)
     settings["final_norm"] = _final_norm(base, calls, stack)
     readings = []
+    known: dict[Any, Any] = {}
     for i, call in enumerate(stack.calls):
+        inside = f"{call.path}."
+        parts = [
+            replace(c, path=c.path.removeprefix(inside)) for c in calls if c.path.startswith(inside)
+        ]
         try:
-            readings.append(read_layer(call.module, call, config, i))
+            readings.append(read_layer(call, parts, config, i, known))
         except UnsupportedModelError:
             raise
         except _FOREIGN as error:

@@ -10,6 +10,7 @@ of ``dh`` features at one token has its sign turned (which no norm of queries or
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from ..family import Family
 from ..module_copies import Call, Slice, Stop, replaced, run_between
+from ..norms import HALF, wide
 from .refusal import cannot_read
 
 __all__ = ["AttentionModule", "Roles", "as_family", "find_roles"]
@@ -105,6 +107,17 @@ def _number(group: tuple[int, ...], share: int, at: str) -> int:
     return first // share
 
 
+def _widened(value: Any) -> Any:
+    """The same arguments with tensors of half precision in float32."""
+    if isinstance(value, Tensor):
+        return wide(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_widened(each) for each in value)
+    if isinstance(value, dict):
+        return {key: _widened(each) for key, each in value.items()}
+    return value
+
+
 class _Probes:
     """Runs of the module on drawn projections, one block of one token changed in each."""
 
@@ -118,6 +131,10 @@ class _Probes:
             )
         }
         self.core = replaced(attention.module, {**parts, attention.output: Stop()})
+        self.call = attention.call
+        if like.dtype in HALF:  # whose rounding is larger than what some keys do
+            self.core = copy.deepcopy(self.core).float()
+            self.call, like = _widened(self.call), like.float()
         self.blocks = sum(attention.widths) // dim
         self.tokens = like.shape[1]
         self.token = self.tokens - 2  # that is changed, and the next one may see it
@@ -138,14 +155,14 @@ class _Probes:
 
     def _run(self, inputs: Tensor) -> Tensor:
         """``[n, T, H, dh]``: what the output map would read."""
-        one = run_between(self.core, inputs[:1], self.attention.call)
+        one = run_between(self.core, inputs[:1], self.call)
         try:
-            z = run_between(self.core, inputs, self.attention.call)
+            z = run_between(self.core, inputs, self.call)
             together = z.shape[0] == len(inputs)
         except (RuntimeError, ValueError, IndexError):  # arguments made for one example
             together = False
         if not together:
-            z = torch.cat([run_between(self.core, x[None], self.attention.call) for x in inputs])
+            z = torch.cat([run_between(self.core, x[None], self.call) for x in inputs])
         if not torch.allclose(z[:1], one, atol=1e-3):
             cannot_read(self.attention.at, "several prompts at once give other numbers than one")
         return z.reshape(*inputs.shape[:2], self.heads, -1).double()
