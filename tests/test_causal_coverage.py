@@ -8,6 +8,7 @@ import torch
 from support import causal_models
 from support.read_models import prove
 
+import graphprune as gp
 from graphprune.errors import UnsupportedModelError
 
 # One of each structure: what attention and the MLP are, where norms stand, how all is added.
@@ -58,3 +59,27 @@ def test_every_causal_architecture_is_exact_or_refused_with_a_reason(tmp_path):
     counts = {what: sum(row[1] == what for row in rows) for _, what, _ in rows}
     print(counts)
     assert counts["by head"] >= BY_HEAD
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "read"),
+    [
+        ("codegen", {"n_head": 8}, {"fused": 4, "fused_order": "qvk"}),
+        ("falcon", {"new_decoder_architecture": True}, {"fused": "interleaved"}),
+        (
+            "falcon",
+            {"multi_query": False, "num_kv_heads": 4, "parallel_attn": False, "alibi": True},
+            {"fused": "interleaved", "parallel": False},
+        ),
+        ("gpt_bigcode", {"multi_query": False}, {"fused": "interleaved"}),
+        ("stablelm", {"use_parallel_residual": True}, {"parallel": True}),
+        ("granite", {}, {"residual_multiplier": 0.4}),
+    ],
+    ids=str,
+)
+def test_settings_that_change_the_structure_are_read(kind, settings, read):
+    module = causal_models.build(kind, dtype=torch.float64, **settings)
+    family = gp.describe(module)
+    assert {name: getattr(family, name) for name in read} == read
+    gaps = prove(module)
+    assert max(gaps.values()) < 1e-5, gaps
