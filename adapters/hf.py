@@ -19,13 +19,14 @@ from graphprune.methods.costs import CostEstimate, RunShape
 from graphprune.util.modes import quiet
 
 if TYPE_CHECKING:
+    from .lm.describe.family import Family
     from .lm.model import LanguageModel
 
 __all__ = ["TransformersAdapter", "adapter", "self_check"]
 
 
 class TransformersAdapter:
-    """Wraps decoder-only models of the families listed in ``graphprune.adapters.lm.FAMILIES``."""
+    """Wraps decoder-only models: known families by their data, others as they are read off."""
 
     name = "transformers"
 
@@ -45,23 +46,31 @@ class TransformersAdapter:
         Raises :class:`UnsupportedModelError` with what failed.
         """
         from .lm import LanguageModel
-        from .lm.describe.family import FAMILY_BY_TYPE, not_known
+        from .lm.describe.family import FAMILY_BY_TYPE
 
         config = getattr(module, "config", None)
         family = FAMILY_BY_TYPE.get(getattr(config, "model_type", ""))
-        if family is None:
-            raise not_known(config, type(module).__name__)
         causal: Any = module
         if not hasattr(causal, "get_output_embeddings") or causal.get_output_embeddings() is None:
             raise UnsupportedModelError(
                 f"{type(module).__name__} has no language-model head; expected a causal language "
                 "model such as AutoModelForCausalLM gives"
             )
-        known = ("check", "checkpointing", "embedding_nodes")
+        known = ("check", "checkpointing", "embedding_nodes", "family")
         require_known_options(options, known, "a language model")
-        model = LanguageModel(module, family, **options)
+        given = options.pop("family", None)
+        known_family = given or family
+        if known_family is None:
+            from .lm.describe.reading.reader import read_family
+
+            known_family = read_family(module)
+        model = LanguageModel(module, known_family, **options)
         if check:
-            self_check(model)
+            if given is not None:
+                from .lm.confirm import require_roles
+
+                require_roles(model)
+            self_check(model, read_off=given is not None or family is None)
         return model
 
     def load(self, name: str, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
@@ -70,6 +79,18 @@ class TransformersAdapter:
 
         kind = str(dtype or "auto").removeprefix("torch.")
         return choose_model(name, dtype=kind, device=str(device or "cpu")).load_module()
+
+    def describe(self, module: object) -> Family:
+        """Where a model's parts are: as data for what is known or wrapped, else read off."""
+        from .lm import LanguageModel
+        from .lm.describe.family import FAMILY_BY_TYPE
+        from .lm.describe.reading.reader import read_family
+
+        if isinstance(module, LanguageModel):
+            return module.arch.family
+        assert isinstance(module, nn.Module)
+        kind = getattr(getattr(module, "config", None), "model_type", "")
+        return FAMILY_BY_TYPE.get(kind) or read_family(module)
 
     def plans(self, subject: object) -> bool:
         """Whether it is a folder, an id, or a configuration or model of Hugging Face's."""
@@ -91,11 +112,13 @@ adapter = TransformersAdapter()
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.12, torch.float16: 0.03}
 
 
-def self_check(model: LanguageModel, length: int = 5) -> None:
+def self_check(model: LanguageModel, length: int = 5, *, read_off: bool = False) -> None:
     """Compares with the plain model on random prompts of ``length`` and one shorter, padded.
 
     Mask 1 must give the model's logits, mask 0 those on the corrupted prompts, both within a
     relative tolerance for the dtype. Raises :class:`UnsupportedModelError` naming what failed.
+
+    ``read_off``: nobody has tried the family yet, so that its heads and readers are looked at too.
     """
     from .lm.describe.norms import largest_gap
 
@@ -134,6 +157,11 @@ def self_check(model: LanguageModel, length: int = 5) -> None:
             "mask 1 against the plain model": (model.run(batch, edges, reference), plain[0]),
             "mask 0 against the plain model": (model.run(batch, 0 * edges, reference), plain[1]),
         }
+        if read_off:
+            from .lm.confirm import hooked_pair
+
+            what = "a run without some heads and with readers that miss the embedding"
+            compared[what] = hooked_pair(model, ids[0, :1])
     except UnsupportedModelError:
         raise
     except Exception as error:

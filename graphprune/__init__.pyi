@@ -36,6 +36,7 @@ from .core.model import Reference as Reference
 from .core.overlap import ExampleFingerprint as ExampleFingerprint
 from .core.pruned import ExportedModel as ExportedModel
 from .core.pruned import Pruned as Pruned
+from .core.registry import describe as describe
 from .core.registry import make_method as make_method
 from .core.registry import method_names as method_names
 from .core.registry import supported as supported

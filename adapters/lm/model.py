@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
@@ -299,13 +298,12 @@ class LanguageModel(MaskedModel):
         """The same model in float64; a layer's weights are widened while it computes."""
         if self.arch.partial:
             return None
+        from .precision.widened import widened_copy, widened_module
+
         family, embeddings, lowering = self.arch.family, self.layout.embeddings, self._lowering
         if lowering is not None:  # rounded anew from float64 weights, which must be at hand
-            module = copy.deepcopy(lowering.source).double()
-            wide = LanguageModel(module, family, embedding_nodes=embeddings)
+            wide = LanguageModel(widened_copy(lowering.source), family, embedding_nodes=embeddings)
             return wide.at_precision(dataclasses.replace(lowering.report.policy, emulate=True))
-        from .precision.widened import widened_module
-
         table = ".".join(filter(None, (family.base, family.embedding)))
         module = widened_module(self._model, table)
         return LanguageModel(module, family, embedding_nodes=embeddings)

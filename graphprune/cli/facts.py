@@ -69,6 +69,7 @@ def _summary(thing: Callable[..., Any]) -> str:
 def model_facts(loaded: Loaded) -> dict[str, Any]:
     """Sizes of the model and of its graph."""
     from graphprune.capabilities import UserModule, identity_of, require
+    from graphprune.core.registry import describe
     from graphprune.mib.layout import UngroupedLayout
 
     model = loaded.model
@@ -82,6 +83,8 @@ def model_facts(loaded: Loaded) -> dict[str, Any]:
         "nodes": model.graph.num_nodes,
         "edges": model.graph.num_edges,
     }
+    with suppress(InputError):  # no language model
+        facts["family"] = str(describe(model))
     with suppress(InputError):  # no transformer of the field's shape
         facts["edges_ungrouped"] = int(UngroupedLayout.of(model.graph).real.sum())
     return {"name": facts.pop("name"), **facts}

@@ -82,6 +82,19 @@ def adapters() -> dict[str, Adapter]:
     return {name: entry.load() for name, entry in _entries("graphprune.adapters").items()}
 
 
+def _adapter_of(module: object) -> Adapter | None:
+    """The installed adapter that answers for an object."""
+    known = _entries("graphprune.adapters")
+    home = type(module).__module__.partition(".")[0]
+    # An adapter named like the package that the module comes from is asked first: the others need
+    # not be imported then.
+    for name in sorted(known, key=lambda name: name != home):
+        adapter: Adapter = known[name].load()
+        if adapter.matches(module):
+            return adapter
+    return None
+
+
 @ordinary_tensors
 def wrap(
     module: Any,
@@ -99,8 +112,8 @@ def wrap(
         dtype: of the weights of a model given by name, such as ``"bfloat16"``; ``None``: as they
             are stored. Of a module as above.
         options: the adapter's: ``data`` (needed), ``forward``, ``level``, ``node_type``, ``means``
-            and ``name`` of a graph network; ``check``, ``checkpointing`` and ``embedding_nodes`` of
-            a language model.
+            and ``name`` of a graph network; ``check``, ``checkpointing``, ``embedding_nodes``
+            and ``family`` (see :func:`describe`) of a language model.
 
     Raises:
         UnsupportedModelError: no adapter knows the module, or its exactness check fails.
@@ -131,21 +144,17 @@ def wrap(
         )
     _require_ordinary_weights(module)
     _require_at(module, device, _kind(dtype))
-    known = _entries("graphprune.adapters")
-    home = type(module).__module__.partition(".")[0]
-    # An adapter named like the package that the module comes from is asked first: the others need
-    # not be imported then.
-    for name in sorted(known, key=lambda name: name != home):
-        adapter: Adapter = known[name].load()
-        if adapter.matches(module):
-            return adapter.wrap(module, **options)
+    adapter = _adapter_of(module)
+    if adapter is not None:
+        return adapter.wrap(module, **options)
     if hasattr(module, "_orig_mod"):
         raise UnsupportedModelError(
             "this module was compiled by torch.compile; wrap the original, module._orig_mod"
         )
+    known = ", ".join(_entries("graphprune.adapters"))
     raise UnsupportedModelError(
         f"no adapter knows {type(module).__module__}.{type(module).__qualname__}; adapters: "
-        f"{', '.join(known) or 'none (is graphprune installed?)'}. An adapter of three members "
+        f"{known or 'none (is graphprune installed?)'}. An adapter of three members "
         "(graph, reference, run) is enough to run the methods: CONTRIBUTING.md, 'An adapter', has "
         "one to start from"
     )
@@ -211,8 +220,37 @@ def _require_ordinary_weights(module: nn.Module) -> None:
         )
 
 
+@ordinary_tensors
+def describe(model: Any) -> Any:
+    """Where the parts of a language model are: a ``graphprune.adapters.lm.Family``.
+
+    For a model type that is not known it is read off the model. Printed, it is an expression that
+    can be pasted into code, changed and handed to ``gp.wrap(module, family=...)``. Takes a Hugging
+    Face module or a wrapped one. Raises :class:`UnsupportedModelError` with the part that cannot be
+    read, and why.
+
+    Example:
+        >>> from transformers import AutoConfig, AutoModelForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "vocab_size": 9, "pad_token_id": 0}
+        >>> config = AutoConfig.for_model("cohere", **sizes, num_attention_heads=2)
+        >>> print(describe(AutoModelForCausalLM.from_config(config)))
+        Family(('cohere',), mlp_norm='input_layernorm', parallel=True)
+    """
+    module = getattr(model, "module", model) if isinstance(model, MaskedModel) else model
+    read = getattr(_adapter_of(module), "describe", None)
+    if read is None:
+        raise InputError(
+            "only Hugging Face's language models are described; expected one, or a wrapped one, "
+            f"got {type(model).__name__}"
+        )
+    return read(model)
+
+
 def supported() -> dict[str, list[str]]:
     """The architectures that each adapter knows, such as ``{"transformers": ["gpt2", ...]}``.
+
+    Other residual language models are read off the model when they are wrapped: :func:`describe`
+    says what was read.
 
     Example:
         >>> supported()["pyg"]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..describe.architecture import Call, DecoderBlock
-from ..describe.module_copies import ACTIVATION_MODULES, replaced
+from ..describe.architecture import DecoderBlock
+from ..describe.module_copies import ACTIVATION_MODULES, Call, replaced, run_between
 from ..describe.norms import Norm, describe_norm
 
 __all__ = ["Rule", "relevant", "relevant_attention"]
@@ -92,7 +92,6 @@ def relevant_attention(block: DecoderBlock) -> Callable[[Tensor, Call], Tensor]:
     core = replaced(block.core, norms)
 
     def attend(qkv: Tensor, call: Call) -> Tensor:
-        out: Tensor = core(qkv, *call[0], **call[1])[0]
-        return out
+        return run_between(core, qkv, call)
 
     return attend

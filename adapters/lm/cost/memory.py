@@ -40,6 +40,7 @@ class LayerFacts:
         model = random_model(truncated(config, 1), torch.device("meta"), torch.float32)
         base = part(model, family.base)
         layer = part(base, f"{family.layers}.0")
+        assert family.mlp is not None  # plans are of known families
         mlp = part(layer, family.mlp)
         parameters = {p.untyped_storage()._cdata for p in mlp.parameters()}
         kept: dict[int, int] = {}

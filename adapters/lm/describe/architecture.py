@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -23,23 +22,26 @@ from .family import Family
 from .hooks import Snapshot
 from .layout import EdgeLayout
 from .module_copies import (
+    Call,
     FixedOutput,
+    Glue,
     Recorder,
     Zero,
     attention_stand_ins,
+    model_inputs,
     output_in_pieces,
     part,
     quiet,
     recomputing,
     replaced,
+    run_between,
     uncompiled,
 )
 from .norms import Norm, ReaderProjections, WeightRows, centre, describe_norm, matrix, wide
 from .offloading import WeightLoader, main_device
+from .reading.whole_layer import WholeLayer, whole_layers
 
-__all__ = ["Architecture", "Call", "DecoderBlock", "Glue"]
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+__all__ = ["Architecture", "DecoderBlock"]
 
 
 def _always_there(*, lent: bool = False) -> AbstractContextManager[None]:
@@ -53,7 +55,7 @@ class DecoderBlock:
     ``rows``: readers of the attention, q of each head, then k and v of each key/value head.
     ``coupled``: whether a head's message depends on other heads. ``rounds`` says how inputs of
     attention's products are rounded (``None`` means they are not); the layer's own modules then
-    round what they are called with.
+    round what they are called with. ``whole``: how a layer is run whose family names no MLP.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class DecoderBlock:
         config: Any,
         loader: WeightLoader,
         rounds: Rounds | None = None,
+        whole: WholeLayer | None = None,
     ) -> None:
         self.rounds = rounds
         self.index, self.layer, self.family = index, layer, family
@@ -73,13 +76,13 @@ class DecoderBlock:
         self.heads, self.kv_heads, self.rows = alone.heads, alone.kv_heads, alone.rows
         self.parallel, self.coupled, self.rows_of = alone.parallel, alone.coupled, alone.rows_of
         self.attention = part(layer, family.attention)
-        self.mlp = part(layer, family.mlp)
+        self.mlp = whole.mlp if whole is not None else part(layer, family.mlp or "")
+        self.output = part(self.attention, family.output)
         at = f"layer {index}'s"
         self.attention_norm = self._norm(family.attention_norm, at)
         self.attention_post_norm = self._norm(family.attention_post_norm, at)
         self.mlp_norm = self._norm(family.mlp_norm, at)
         self.mlp_post_norm = self._norm(family.mlp_post_norm, at)
-        self.output = part(self.attention, family.output)
         weight, bias = matrix(self.output, f"{at} {family.attention}.{family.output}")
         self.head_dim = weight.shape[1] // self.heads
         if self.attention_post_norm is not None and (
@@ -89,27 +92,36 @@ class DecoderBlock:
                 f"{at} attention output has a norm behind it together with a bias or a centring; "
                 "a head's share of such a sum is not defined"
             )
+        self.multiplier = family.residual_multiplier
+        plain = family.fused_order == "qkv"
+        self.triples = family.fused == "interleaved" and plain and self.heads == self.kv_heads
+        self.order: list[int] | None = None  # of the stored row blocks, as readers are numbered
+        if (family.fused not in (None, "blocks") and not self.triples) or not plain:
+            stored = family.stored_order(self.heads, self.kv_heads)
+            self.order = sorted(range(len(stored)), key=stored.__getitem__)
         parts = attention_stand_ins(family, self.heads, self.kv_heads, self.head_dim)
         self.core = replaced(self.attention, parts)
-        self.recorder = Recorder()
-        norms = (
-            family.attention_norm,
-            family.attention_post_norm,
-            family.mlp_norm,
-            family.mlp_post_norm,
-        )
-        hollow: dict[str, nn.Module] = {name: nn.Identity() for name in norms if name}
-        hollow |= {family.attention: self.recorder, family.mlp: Zero()}
-        self.hollow = replaced(layer, hollow)
+        self.recorder = Recorder() if whole is None else whole.recorder
+        self.hollow = self._silent() if whole is None else whole.hollow
         self.recomputing_mlp = recomputing(self.mlp)
         self.mlp_size = sum(p.numel() for p in self.mlp.parameters())
         _ = self.readers  # checks the projections' shapes now
+
+    def _silent(self) -> nn.Module:
+        """The layer adding nothing, and recording what its attention is called with."""
+        family = self.family
+        norms = [family.attention_norm, family.attention_post_norm]
+        norms += [family.mlp_norm, family.mlp_post_norm]
+        parts: dict[str, nn.Module] = {name: nn.Identity() for name in norms if name}
+        parts |= {family.attention: self.recorder, family.mlp or "": Zero()}
+        return replaced(self.layer, parts)
 
     def _norm(self, path: str | None, at: str) -> Norm | None:
         if path is None:
             return None
         with self.loaded():
-            return describe_norm(part(self.layer, path), f"{at} {path}", hold=self.partial)
+            like = matrix(self.output, "output")[0].T[:0]
+            return describe_norm(part(self.layer, path), f"{at} {path}", self.partial, like)
 
     @property
     def readers(self) -> tuple[WeightRows, ...]:
@@ -124,11 +136,14 @@ class DecoderBlock:
                 raise UnsupportedModelError(
                     f"{where} gives {weight.shape[0]} features, no multiple of head width {width}"
                 )
-            kinds = 3 if family.fused == "interleaved" else 1  # rows go q, k, v head by head
+            kinds = 3 if self.triples else 1  # rows go q, k, v head by head
             weight = weight.unflatten(0, (-1, kinds, width))
             bias = None if bias is None else bias.unflatten(0, (-1, kinds, width))
             for kind in range(kinds):
                 blocks.append(WeightRows(weight[:, kind], None if bias is None else bias[:, kind]))
+        if self.order is not None:
+            weight, bias = blocks[0].weight, blocks[0].bias
+            blocks = [WeightRows(weight[self.order], None if bias is None else bias[self.order])]
         count = sum(len(rows.weight) for rows in blocks)
         if count != self.rows:
             raise UnsupportedModelError(
@@ -164,20 +179,24 @@ class DecoderBlock:
             names = (family.query, family.key, family.value)
             return torch.cat([part(self.attention, name)(x) for name in names], -1)
         out: Tensor = part(self.attention, family.query)(x)
-        if family.fused == "interleaved":
+        if self.triples:
             out = out.unflatten(-1, (self.heads, 3, self.head_dim)).transpose(-2, -3).flatten(-3)
+        elif self.order is not None:
+            out = out.unflatten(-1, (self.rows, -1))[..., self.order, :].flatten(-2)
         return out
 
     def attend(self, qkv: Tensor, call: Call) -> Tensor:
         """``[B, T, rows * dh] -> z [B, T, H * dh]``: the user's attention between projections."""
-        out: Tensor = self.core(qkv, *call[0], **call[1])[0]
-        return out
+        return run_between(self.core, qkv, call)
 
     def code(self, z: Tensor) -> Tensor:
-        """``[..., H * dh]``: what the heads' output maps multiply, ``z`` or ``z`` rounded."""
-        if self.rounds is None:
-            return z
-        return self.rounds.code(z.unflatten(-1, (self.heads, self.head_dim))).flatten(-2)
+        """``[..., H * dh]``: what the heads' output maps multiply, ``z`` or ``z`` rounded.
+
+        Times the family's multiplier of what attention adds.
+        """
+        if self.rounds is not None:
+            z = self.rounds.code(z.unflatten(-1, (self.heads, self.head_dim))).flatten(-2)
+        return z if self.multiplier == 1 else z * self.multiplier
 
     def share(self, z: Tensor, *, frozen: bool = False) -> tuple[Tensor, Tensor]:
         """The layer's attention message ``[..., D]`` and each head's *code* ``[..., H * dh]``.
@@ -190,14 +209,17 @@ class DecoderBlock:
         z = self.code(z)
         norm = self.attention_post_norm
         if norm is None:
-            return out, z
+            return out if self.multiplier == 1 else out * self.multiplier, z
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             _, scale = norm.statistics(out)
-        return norm.frozen(out) if frozen else norm(out), z * scale
+        out = norm.frozen(out) if frozen else norm(out)
+        return out if self.multiplier == 1 else out * self.multiplier, z * scale
 
     def message(self, code: Tensor) -> Tensor:
         """The attention message of given codes, output bias included."""
         weight, bias = matrix(self.output, "output")
+        if bias is not None and self.multiplier != 1:
+            bias = bias * self.multiplier
         out = nn.functional.linear(code, weight, bias)
         norm = self.attention_post_norm
         return out if norm is None else out * norm.gain
@@ -206,30 +228,6 @@ class DecoderBlock:
     def gain(self) -> Tensor | None:
         """``[D]``: what every head's message is multiplied with, if there is a post-norm."""
         return None if self.attention_post_norm is None else self.attention_post_norm.gain
-
-
-@dataclass(frozen=True, eq=False)
-class Glue:
-    """What the model's own code does around its layers for one batch of token ids.
-
-    ``entry [B, T, D]`` is what enters layer 0; ``position [B or 1, T, D]`` its share that is a
-    position table (0 where there is none); ``calls`` the attention arguments of each layer.
-    """
-
-    entry: Tensor
-    position: Tensor
-    calls: tuple[Call, ...]
-
-    def sent(self, embeddings: int) -> Tensor:
-        """``[E, B, T, D]``: what the 1 or 2 embedding nodes send."""
-        if embeddings == 1:
-            return (self.entry - self.position)[None]
-        position = self.position.expand_as(self.entry)
-        return torch.stack([self.entry - position, position])
-
-    def unmaskable(self, embeddings: int) -> Tensor:
-        """The part of the entry that belongs to no node: positions, or nothing."""
-        return self.position if embeddings == 1 else self.position.new_zeros(())
 
 
 class Architecture:
@@ -259,8 +257,9 @@ class Architecture:
             self.partial = any(p.needed for p in [*loaders, ends])
             self._device = device if self.partial else None
             each = rounds or (None,) * len(layers)
+            wholes = [None] * len(layers) if family.mlp else whole_layers(model, self.base, family)
             self.blocks = [
-                DecoderBlock(family, layer, i, config, loaders[i], each[i])
+                DecoderBlock(family, layer, i, config, loaders[i], each[i], wholes[i])
                 for i, layer in enumerate(layers)
             ]
             self.final_norm: Norm | None = None
@@ -269,7 +268,8 @@ class Architecture:
                     self.final_norm = describe_norm(
                         part(self.base, family.final_norm),
                         f"the final norm {family.final_norm}",
-                        hold=self.partial,
+                        self.partial,
+                        self.table,
                     )
         except AttributeError as error:
             raise UnsupportedModelError(
@@ -284,15 +284,12 @@ class Architecture:
                 "expected either in front of all readers"
             )
         self.centred = kinds == {True}
-        self._stop = Recorder()
         self._table = (
             Recorder(part(self.base, family.position)) if family.position is not None else None
         )
         hollow: dict[str, nn.Module] = {
             family.layers: nn.ModuleList([b.hollow for b in self.blocks]),
         }
-        if family.final_norm is not None:
-            hollow[family.final_norm] = nn.Identity()
         if family.position is not None and self._table is not None:
             hollow[family.position] = self._table
         self._hollow = replaced(self.base, hollow)
@@ -321,14 +318,19 @@ class Architecture:
 
     @property
     def position_table(self) -> Tensor | None:
-        """``[positions, D]``: what is added for positions; ``None`` where these are rotary."""
+        """``[positions, D]``: what is added for positions; ``None`` where no table is."""
         path = self.family.position
-        return None if path is None else cast(Tensor, part(self.base, path).weight)
+        weight = None if path is None else getattr(part(self.base, path), "weight", None)
+        return weight if isinstance(weight, Tensor) else None
 
     @property
     def table_positions(self) -> int | None:
-        """How many positions the added table has; ``None`` where positions are rotary."""
-        return None if self.position_table is None else len(self.position_table)
+        """How many positions the added table has; ``None`` where none is added."""
+        if self.family.position is None:
+            return None
+        limit = getattr(self.config, "max_position_embeddings", None)
+        rows = [] if self.position_table is None else [len(self.position_table)]
+        return min([*rows, *([limit] if isinstance(limit, int) else [])], default=None)
 
     def drawn_ids(self, *shape: int, seed: int = 0) -> Tensor:
         """Random token ids of a shape."""
@@ -355,7 +357,7 @@ class Architecture:
         recorders = [b.recorder for b in self.blocks]
         try:
             with self.outer_loaded():
-                self._hollow(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+                self._hollow(**model_inputs(self._hollow, ids))
             entry = recorders[0].hidden
             assert entry is not None
             position = entry.new_zeros(())

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from graphprune.errors import UnsupportedModelError
 
 from ..export.plain import Attend, Attending, Rotary
-from .architecture import Architecture, Call, DecoderBlock
-from .module_copies import part
+from .architecture import Architecture, DecoderBlock
+from .module_copies import Call, part
 from .norms import HALF, describe_norm, largest_gap
 
 __all__ = ["describe_attention", "rope_limit"]

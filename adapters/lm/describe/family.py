@@ -7,7 +7,7 @@ projections replaced (see ``module_copies``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from graphprune.errors import UnsupportedModelError
@@ -23,11 +23,19 @@ class Family:
     ``embedding``, ``position`` (an added position table), ``final_norm`` (``None`` means there is
     none). Paths under a layer: ``attention`` (the module that owns the projections), ``mlp`` and up
     to four norms. Paths under ``attention``: ``query``, ``key``, ``value``, or one of them for a
-    fused projection, whose rows are ordered as ``fused`` says: ``"blocks"`` (all q, all k, all v)
-    or ``"interleaved"`` (head by head); and ``output``. ``parallel`` is true, false, or the
-    config's flag for it. ``full_width_qk_norm`` couples the heads of a layer (so do post-norms).
+    fused projection, whose rows are ordered as ``fused`` says: ``"blocks"`` (all q, all k, all v),
+    ``"interleaved"`` (key head by key head: its queries, its key, its value) or a number of equal
+    chunks that each hold q, k and v, in the order of ``fused_order``; and ``output``. ``heads`` and
+    ``kv_heads`` are numbers, or where the config has them (``None``: under the usual names).
+    ``parallel`` is true, false, or the config's flag for it. ``full_width_qk_norm`` couples the
+    heads of a layer (so do post-norms, and whatever else ``coupled`` stands for).
     ``causal=False``: a position also reads later ones, so what stands before a changed token
     changes too, and the module itself must keep padding out of its attention.
+
+    ``mlp=None``: the layer does more with its MLP (or mixture of experts) than add what one module
+    gives, so the layer itself is run on an empty stream, its attention silent. Only then may
+    ``residual_multiplier`` differ from 1: the attention's output is multiplied with it before it is
+    added to the stream.
     """
 
     model_types: tuple[str, ...]
@@ -40,16 +48,45 @@ class Family:
     query: str = "q_proj"
     key: str = "k_proj"
     value: str = "v_proj"
-    fused: Literal["blocks", "interleaved"] | None = None
+    fused: Literal["blocks", "interleaved"] | int | None = None
+    fused_order: str = "qkv"
     output: str = "o_proj"
-    mlp: str = "mlp"
+    heads: int | str | None = None
+    kv_heads: int | str | None = None
+    mlp: str | None = "mlp"
     attention_norm: str | None = "input_layernorm"
     attention_post_norm: str | None = None
     mlp_norm: str | None = "post_attention_layernorm"
     mlp_post_norm: str | None = None
     parallel: bool | str = False
     full_width_qk_norm: bool = False
+    coupled: bool = False
+    residual_multiplier: float = 1.0
     causal: bool = True
+
+    def __str__(self) -> str:
+        """The expression that makes it, settings as by default left out."""
+        said = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)[1:]
+            if getattr(self, f.name) != f.default
+        ]
+        return f"Family({', '.join([repr(self.model_types), *said])})"
+
+    def stored_order(self, heads: int, kv_heads: int) -> list[int]:
+        """The reader of each row block of a fused projection, as its weight stores them.
+
+        Readers are numbered: q of each head, then k of each key/value head, then v.
+        """
+        chunks = {"blocks": 1, "interleaved": kv_heads}.get(str(self.fused)) or int(str(self.fused))
+        first = {"q": 0, "k": heads, "v": heads + kv_heads}
+        rows: list[int] = []
+        for chunk in range(chunks):
+            for kind in self.fused_order:
+                each = (heads if kind == "q" else kv_heads) // chunks
+                start = first[kind] + chunk * each
+                rows += range(start, start + each)
+        return rows
 
 
 _GPT_NEO = Family(
@@ -113,9 +150,10 @@ def known_types() -> list[str]:
 FAMILY_BY_TYPE = {kind: family for family in FAMILIES for kind in family.model_types}
 
 
-def not_known(config: Any, kind: str = "") -> UnsupportedModelError:
-    """The error for a model type that no family has; ``kind`` names the model's class."""
+def not_known(config: Any) -> UnsupportedModelError:
+    """The error where a configuration alone must do, and no family has its model type."""
     return UnsupportedModelError(
-        f"model type {getattr(config, 'model_type', None)!r}{kind and f' ({kind})'} is not known; "
-        f"known: {', '.join(known_types())}. A family is described by graphprune.adapters.lm.Family"
+        f"model type {getattr(config, 'model_type', None)!r} is not known, so that nothing can be "
+        f"estimated from its configuration; known: {', '.join(known_types())}. gp.wrap reads the "
+        "structure of other models off the loaded module"
     )

@@ -37,6 +37,16 @@ __all__ = [
 KINDS = ("q", "k", "v", "mlp", "resid")
 
 
+def _count(config: Any, said: int | str | None, usual: str, default: int | None = None) -> int:
+    """How many heads a configuration has: a number, the value at a path, or that at the usual."""
+    if isinstance(said, int):
+        return said
+    value = config
+    for name in (said or usual).split("."):
+        value = getattr(value, name) if default is None else getattr(value, name, None)
+    return int(value or default or 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Place:
     """``rows`` readers that read the first ``prefix`` writers, by the ``edges`` of the slice."""
@@ -80,13 +90,15 @@ class EdgeLayout:
             raise UnsupportedModelError(
                 "embedding_nodes=2 needs a position table; this architecture's positions are rotary"
             )
-        heads, flag = int(config.num_attention_heads), family.parallel
+        flag = family.parallel
+        heads = _count(config, family.heads, "num_attention_heads")
+        post_norm = family.attention_post_norm is not None
         return cls(
             layers,
             heads,
-            kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+            kv_heads=_count(config, family.kv_heads, "num_key_value_heads", heads),
             parallel=bool(getattr(config, flag)) if isinstance(flag, str) else flag,
-            coupled=family.attention_post_norm is not None or family.full_width_qk_norm,
+            coupled=post_norm or family.full_width_qk_norm or family.coupled,
             embeddings=embedding_nodes,
         )
 

@@ -15,8 +15,11 @@ input, it is cheap.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,20 +34,30 @@ from .offloading import is_sharded
 
 __all__ = [
     "ACTIVATION_MODULES",
+    "Call",
     "FixedOutput",
+    "Glue",
     "LinearInPieces",
     "Recorder",
+    "Reorder",
     "Slice",
+    "Stop",
+    "Stopped",
     "Zero",
     "attention_stand_ins",
     "by_tokens",
+    "model_inputs",
     "output_in_pieces",
     "part",
     "quiet",
     "recomputing",
     "replaced",
+    "run_between",
     "uncompiled",
 ]
+
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
@@ -104,6 +117,45 @@ class Slice(nn.Module):
         return x[..., self.start : self.stop]
 
 
+class Reorder(nn.Module):
+    """Stands where a fused projection stood: gives the blocks it is handed in another order."""
+
+    def __init__(self, order: list[int]) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., blocks * dh]``, each block the one that ``order`` names."""
+        blocks: Tensor = x.unflatten(-1, (len(self.order), -1))
+        return blocks[..., self.order, :].flatten(-2)
+
+
+class Stopped(Exception):
+    """Carries what a module would have been called with out of the forward around it."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
+class Stop(nn.Module):
+    """Stands where an output map stood whose result is not wanted: ends the forward around it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raises :class:`Stopped` with ``x``."""
+        raise Stopped(x)
+
+
+def run_between(core: nn.Module, qkv: Tensor, call: Call) -> Tensor:
+    """``[..., H * dh]``: what an attention module, its projections replaced, makes of ``qkv``."""
+    try:
+        out = core(qkv, *call[0], **call[1])
+    except Stopped as stopped:
+        return stopped.value
+    first: Tensor = out[0]
+    return first
+
+
 class Interleave(nn.Module):
     """Stands where a fused projection stood whose rows go head by head: q, k, v, q, k, v, ..."""
 
@@ -125,16 +177,33 @@ def attention_stand_ins(
     It is then called with all q, k and v side by side, ``[..., (heads + 2 * kv_heads) * dim]``.
     """
     q, kv = heads * dim, kv_heads * dim
-    parts: dict[str, nn.Module] = {family.output: nn.Identity()}
-    if family.fused == "interleaved":
+    parts: dict[str, nn.Module] = {family.output: nn.Identity() if family.mlp else Stop()}
+    plain = family.fused_order == "qkv"
+    if family.fused == "interleaved" and heads == kv_heads and plain:
         parts[family.query] = Interleave(heads)
-    elif family.fused == "blocks":
+    elif family.fused == "blocks" and plain:
         parts[family.query] = nn.Identity()
+    elif family.fused is not None:
+        parts[family.query] = Reorder(family.stored_order(heads, kv_heads))
     else:
         parts[family.query] = Slice(0, q)
         parts[family.key] = Slice(q, q + kv)
         parts[family.value] = Slice(q + kv, q + 2 * kv)
     return parts
+
+
+@cache
+def _taken(forward: Any) -> frozenset[str]:
+    """Names of a forward's parameters."""
+    return frozenset(inspect.signature(forward).parameters)
+
+
+def model_inputs(module: nn.Module, ids: Tensor) -> dict[str, Any]:
+    """What a model is called with: the ids, and of the rest what its forward takes."""
+    taken = _taken(type(module).forward)
+    more = {"attention_mask": torch.ones_like(ids), "use_cache": False}
+    free = "kwargs" in taken
+    return {"input_ids": ids, **{k: v for k, v in more.items() if free or k in taken}}
 
 
 class Zero(nn.Module):
@@ -154,7 +223,9 @@ class FixedOutput(nn.Module):
         """The base model's output type around the hidden states, whatever is asked."""
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
+        out: Any = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
+        out.router_logits = None  # which mixtures of experts ask for
+        return out
 
 
 class Recorder(nn.Module):
@@ -188,6 +259,30 @@ class Recorder(nn.Module):
         self.arguments = (args, kwargs)
         assert self.hidden is not None
         return self.hidden.new_zeros((1,) * self.hidden.ndim), None
+
+
+@dataclass(frozen=True, eq=False)
+class Glue:
+    """What the model's own code does around its layers for one batch of token ids.
+
+    ``entry [B, T, D]`` is what enters layer 0; ``position [B or 1, T, D]`` its share that is a
+    position table (0 where there is none); ``calls`` the attention arguments of each layer.
+    """
+
+    entry: Tensor
+    position: Tensor
+    calls: tuple[Call, ...]
+
+    def sent(self, embeddings: int) -> Tensor:
+        """``[E, B, T, D]``: what the 1 or 2 embedding nodes send."""
+        if embeddings == 1:
+            return (self.entry - self.position)[None]
+        position = self.position.expand_as(self.entry)
+        return torch.stack([self.entry - position, position])
+
+    def unmaskable(self, embeddings: int) -> Tensor:
+        """The part of the entry that belongs to no node: positions, or nothing."""
+        return self.position if embeddings == 1 else self.position.new_zeros(())
 
 
 _TOKENS = 32  # computed side by side, here and on the way back

@@ -38,6 +38,7 @@ __all__ = [
     "WeightRows",
     "centre",
     "describe_norm",
+    "is_norm",
     "largest_gap",
     "matrix",
     "project",
@@ -63,7 +64,8 @@ def largest_gap(one: Tensor, other: Tensor) -> float:
 class Norm:
     """A LayerNorm (``centred``) or an RMSNorm of width D.
 
-    ``gain`` is ``weight + offset``, with the offset 0 or 1.
+    ``gain`` is ``weight + offset``, with the offset 0 or 1. Of a module without a weight it is held
+    in ``kept``: ones.
     """
 
     module: nn.Module
@@ -129,15 +131,22 @@ class Norm:
         return out if self.bias is None else out + self.bias
 
 
-def describe_norm(module: nn.Module, where: str, *, hold: bool = False) -> Norm:
+_EPS = ("eps", "variance_epsilon", "epsilon")
+
+
+def describe_norm(
+    module: nn.Module, where: str, hold: bool = False, like: Tensor | None = None
+) -> Norm:
     """Finds the description that reproduces the module on a probe; refuses if there is none.
 
-    ``hold`` copies gain and bias, for modules whose weights come and go.
+    ``hold`` copies gain and bias, for modules whose weights come and go. ``like [..., D]`` says the
+    width and dtype of a module without a weight.
     """
     weight = getattr(module, "weight", None)
-    eps = next(
-        (float(getattr(module, n)) for n in ("eps", "variance_epsilon") if hasattr(module, n)), None
-    )
+    said = [getattr(module, name, None) for name in _EPS]
+    eps = next((float(value) for value in said if isinstance(value, float)), None)
+    if weight is None and like is not None:
+        return _plain_norm(module, where, eps, like)
     if isinstance(weight, Tensor) and eps is not None:
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(2, weight.shape[0], generator=generator) + 0.5
@@ -158,6 +167,36 @@ def describe_norm(module: nn.Module, where: str, *, hold: bool = False) -> Norm:
     raise UnsupportedModelError(
         f"{where} is a {type(module).__name__}, which behaves neither as a LayerNorm nor as an "
         "RMSNorm with a weight; its Jacobian is not known"
+    )
+
+
+def is_norm(module: nn.Module, like: Tensor) -> bool:
+    """Whether a module is a norm that :func:`describe_norm` describes."""
+    if next(module.children(), None) is not None:
+        return False
+    try:
+        describe_norm(module, "", like=like)
+    except (UnsupportedModelError, RuntimeError, TypeError):  # some are called in other ways
+        return False
+    return True
+
+
+def _plain_norm(module: nn.Module, where: str, eps: float | None, like: Tensor) -> Norm:
+    """The description of a norm that has no weight; its epsilon may be written in its forward."""
+    one = like.new_ones(like.shape[-1])
+    generator = torch.Generator().manual_seed(0)
+    probes = [s * torch.randn(2, len(one), generator=generator) + s / 2 for s in (1.0, 1e-3)]
+    tried = (eps, 1e-5, 1e-6, 1e-12, torch.finfo(like.dtype).eps)
+    loose = 3e-2 if like.dtype in HALF else 1e-4
+    for guess in (e for e in tried if e is not None):
+        for centred in (False, True):
+            norm = Norm(module, centred, 0.0, guess, (one, None))
+            pairs = [(module(x), norm.statistics(x)[0]) for x in (p.to(like) for p in probes)]
+            if all(torch.allclose(a, b, rtol=loose, atol=loose) for a, b in pairs):
+                return norm
+    raise UnsupportedModelError(
+        f"{where} is a {type(module).__name__} without a weight, which behaves neither as a "
+        "LayerNorm nor as an RMSNorm; its Jacobian is not known"
     )
 
 

@@ -83,6 +83,7 @@ def read_shape(config: Any, *, embedding_nodes: int = 1, dtype: torch.dtype | No
     output: Any = part(attention, family.output)
     conv = type(output).__name__ == "Conv1D"
     wide, width = output.weight.shape if conv else reversed(output.weight.shape)
+    assert family.mlp is not None  # of the families that are known
     mlp = part(layer, family.mlp)
     inside = [p.numel() // int(width) for p in mlp.parameters() if p.ndim > 1]
     table: Any = part(base, family.embedding)

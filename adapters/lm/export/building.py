@@ -43,6 +43,11 @@ def pruned_module(
             "this model reads in both directions and hides padding by itself; only causal models "
             "become modules of their own"
         )
+    if arch.family.mlp is None:
+        raise UnsupportedModelError(
+            "this model's layers are run whole, as no module of theirs is their MLP alone; a "
+            "circuit of it does not become a module of its own"
+        )
     if arch.partial:
         raise UnsupportedModelError(
             "some of the model's weights are offloaded or sharded; load the whole model to make a "

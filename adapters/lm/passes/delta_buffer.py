@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..describe.architecture import Call, DecoderBlock
+from ..describe.architecture import DecoderBlock
 from ..describe.layout import LayerPlan
-from ..describe.module_copies import attention_stand_ins, replaced
+from ..describe.module_copies import Call, attention_stand_ins, replaced, run_between
 from ..describe.norms import HALF, centre, project, wide
 from .values import LMReference
 
@@ -107,7 +107,8 @@ class HeadCores:
 
     def __init__(self, block: DecoderBlock) -> None:
         self._block, self._cores = block, dict[int, nn.Module]()
-        self._works: bool | None = None
+        # Heads of a layer whose projection is stored in chunks are not as many as one likes.
+        self._works: bool | None = False if isinstance(block.family.fused, int) else None
 
     def __call__(self, qkv: Tensor, heads: Tensor, call: Call) -> Tensor:
         """``[n, T, h * dh]``: codes of ``heads [h]``; ``qkv [n, T, rows, dh]`` holds all rows.
@@ -125,11 +126,10 @@ class HeadCores:
             code = self._chosen(block.attend(qkv.flatten(2), call), heads)
         else:
             code = self._few(qkv, heads, call)
-        if block.rounds is None:
-            return code
-        split = code.unflatten(-1, (len(heads), -1))
-        rounded: Tensor = block.rounds.code(split, heads).flatten(-2)
-        return rounded
+        if block.rounds is not None:
+            split = code.unflatten(-1, (len(heads), -1))
+            code = block.rounds.code(split, heads).flatten(-2)
+        return code if block.multiplier == 1 else code * block.multiplier
 
     def _chosen(self, code: Tensor, heads: Tensor) -> Tensor:
         split: Tensor = code.unflatten(-1, (self._block.heads, -1))
@@ -138,8 +138,7 @@ class HeadCores:
     def _few(self, qkv: Tensor, heads: Tensor, call: Call) -> Tensor:
         rows, count = self._block.rows_of(heads).flatten(), len(heads)
         core = self._cores.get(count) or self._core(count)
-        out: Tensor = core(qkv[:, :, rows].flatten(2), *call[0], **call[1])[0]
-        return out
+        return run_between(core, qkv[:, :, rows].flatten(2), call)
 
     def _core(self, count: int) -> nn.Module:
         block, family = self._block, self._block.family

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..attribution.relevance import Rule, relevant, relevant_attention
-from ..describe.architecture import Architecture, Glue
+from ..describe.architecture import Architecture
 from ..describe.layout import EdgeLayout
+from ..describe.module_copies import Glue
 from ..describe.norms import Norm, wide
 from .inputs import Inputs
 from .means import ablation_values

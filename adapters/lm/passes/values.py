@@ -18,8 +18,9 @@ from graphprune.core.model import Ablation, Reference
 from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError
 
-from ..describe.architecture import Architecture, Call, DecoderBlock, Glue
+from ..describe.architecture import Architecture, DecoderBlock
 from ..describe.layout import EdgeLayout
+from ..describe.module_copies import Call, Glue
 from ..describe.norms import wide
 from .inputs import Inputs
 

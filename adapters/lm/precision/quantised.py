@@ -262,9 +262,10 @@ class _RoundedPart:
         if precision == "fp32":
             return
         family = self.arch.family
-        at = _join(family.base, family.layers, str(block.index), family.mlp)
+        at = _join(family.base, family.layers, str(block.index), family.mlp or "")
         for name, module in block.mlp.named_modules():
             if any(p.ndim > 1 for p in module.parameters(recurse=False)):
+                name = name if family.mlp else name.removeprefix("layer.")
                 self._linear(_join(at, name), module, precision, native=True)
 
     def ends(self) -> None:
@@ -361,10 +362,8 @@ def _join(*path: str) -> str:
 def _stored_rows(block: DecoderBlock) -> Iterator[tuple[str, list[int]]]:
     """Each projection's name, and the reader of each of its row blocks in stored order."""
     family, heads, kv = block.family, block.heads, block.kv_heads
-    if family.fused == "interleaved":
-        yield family.query, [kind * heads + h for h in range(heads) for kind in range(3)]
-    elif family.fused == "blocks":
-        yield family.query, list(range(block.rows))
+    if family.fused is not None:
+        yield family.query, family.stored_order(heads, kv)
     else:
         yield family.query, list(range(heads))
         yield family.key, list(range(heads, heads + kv))

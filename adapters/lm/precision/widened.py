@@ -10,6 +10,7 @@ after the other. Every number is that of the copy.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,20 @@ from torch import Tensor, nn
 from ..describe.module_copies import LinearInPieces, part
 from ..describe.offloading import computes_in
 
-__all__ = ["widened_module"]
+__all__ = ["widened_copy", "widened_module"]
+
+
+def widened_copy(model: nn.Module) -> nn.Module:
+    """A copy whose weights are all in float64."""
+    return _with_eager_experts(copy.deepcopy(model).double())
+
+
+def _with_eager_experts(model: Any) -> nn.Module:
+    """The model itself; mixtures of experts compute one by one, as their kernel has no float64."""
+    if any(p.ndim == 3 for p in model.parameters()):
+        model.set_experts_implementation("eager")
+    found: nn.Module = model
+    return found
 
 
 def widened_module(model: nn.Module, embedding: str) -> nn.Module:
@@ -43,7 +57,7 @@ def widened_module(model: nn.Module, embedding: str) -> nn.Module:
     for module in twin.modules():
         if module not in by_themselves:
             computes_in(module, torch.float64)
-    return twin
+    return _with_eager_experts(twin)
 
 
 class _RowsInFloat64(nn.Module):

@@ -1,0 +1,1 @@
+"""Reading a model's structure off the model: what is called with what, and what is added."""

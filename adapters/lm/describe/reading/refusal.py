@@ -1,0 +1,17 @@
+"""The error of a structure that cannot be read: which part, and why."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from graphprune.errors import UnsupportedModelError
+
+__all__ = ["cannot_read"]
+
+
+def cannot_read(part: str, why: str) -> NoReturn:
+    """Raises :class:`UnsupportedModelError` about a part of the model."""
+    raise UnsupportedModelError(
+        f"its structure could not be read off the model: {part}: {why}. Its graph can be described "
+        "by hand with graphprune.adapters.lm.Family where it has heads between projections"
+    )

@@ -1,0 +1,79 @@
+"""One plain forward of the user's model, recorded: which module is called with what, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..module_copies import model_inputs, quiet, uncompiled
+
+__all__ = ["Traced", "first_tensor", "record", "trace_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """One call of a module: its path, what it was called with and what it gave."""
+
+    path: str
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+    @property
+    def read(self) -> Tensor | None:
+        """The tensor it was called with: ``hidden_states``, else the first of all arguments."""
+        named = self.kwargs.get("hidden_states")
+        if isinstance(named, Tensor):
+            return named
+        return first_tensor((*self.args, *self.kwargs.values()))
+
+    @property
+    def gave(self) -> Tensor | None:
+        """The (first) tensor it gave."""
+        return first_tensor(self.output)
+
+    @property
+    def alone(self) -> bool:
+        """Whether a tensor was all it was called with."""
+        return len(self.args) + len(self.kwargs) == 1
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """The value itself, or the first tensor of a tuple, a list or a model's output."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, (tuple, list)):
+        return next((x for x in value if isinstance(x, Tensor)), None)
+    return None
+
+
+def record(root: nn.Module, *args: Any, **kwargs: Any) -> tuple[list[Traced], Any]:
+    """Calls ``root``; returns the calls of all modules inside it, as they end, and the output."""
+    calls: list[Traced] = []
+    handles = []
+    for path, module in root.named_modules():
+
+        def note(m: nn.Module, a: Any, k: Any, out: Any, path: str = path) -> None:
+            calls.append(Traced(path, uncompiled(m), a, dict(k), out))
+
+        handles.append(module.register_forward_hook(note, with_kwargs=True))
+    try:
+        with torch.no_grad():
+            output = root(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls, output
+
+
+def trace_model(model: nn.Module, ids: Tensor) -> list[Traced]:
+    """All calls of one plain forward on ``ids [B, T]``."""
+    with quiet(model):
+        return record(model, **model_inputs(model, ids))[0]

@@ -1,0 +1,175 @@
+"""Proof that a model's graph is the model: the user's own module under hooks, nothing of ours.
+
+``Family`` only says which module is which; every number comes from plain Hugging Face forwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import graphprune as gp
+
+SHARE = 0.3  # of its own message that a patched writer still sends
+
+
+class HookedModel:
+    """A module's plain runs, and runs in which one head or one MLP sends something else."""
+
+    def __init__(self, module: Any, family: Any, heads: int) -> None:
+        self.module, self.family, self.heads = module, family, heads
+        base = module.get_submodule(family.base)
+        self.layers = list(base.get_submodule(family.layers))
+
+    def part(self, layer: int, path: str) -> nn.Module:
+        return self.layers[layer].get_submodule(path)
+
+    def output(self, layer: int) -> nn.Module:
+        return self.part(layer, f"{self.family.attention}.{self.family.output}")
+
+    def logits(self, ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.module(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1]
+
+    @contextmanager
+    def hooks(self, *triples: tuple[nn.Module, str, Callable[..., Any]]) -> Iterator[None]:
+        handles = [getattr(m, kind)(hook, with_kwargs=True) for m, kind, hook in triples]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def seen(self, ids: Tensor, module: nn.Module) -> tuple[Tensor, Tensor]:
+        """What a module is called with and what it gives in a plain run."""
+        kept: list[tuple[Tensor, Tensor]] = []
+
+        def note(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            read = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            kept.append((read, out if isinstance(out, Tensor) else out[0]))
+
+        with self.hooks((module, "register_forward_hook", note)):
+            self.logits(ids)
+        return kept[-1]
+
+    def patched_head(self, clean: Tensor, corrupt: Tensor, layer: int, head: int) -> Tensor:
+        """Logits where a head sends a share of its message and the rest of its corrupted one."""
+        output = self.output(layer)
+        width = self.seen(clean, output)[0].shape[-1] // self.heads
+        own = slice(head * width, (head + 1) * width)
+        other, _ = self.seen(corrupt, output)
+        post = self.family.attention_post_norm
+        if post is None:
+
+            def mix(_: nn.Module, args: Any, kwargs: Any) -> Any:
+                z = args[0].clone()
+                z[..., own] = SHARE * z[..., own] + (1 - SHARE) * other[..., own]
+                return (z, *args[1:]), kwargs
+
+            with self.hooks((output, "register_forward_pre_hook", mix)):
+                return self.logits(clean)
+        # Behind a post-norm a message is the head's share times what the norm multiplies with.
+        norm = self.part(layer, post)
+
+        def message(ids: Tensor) -> Tensor:
+            z = self.seen(ids, output)[0]
+            alone = torch.zeros_like(z)
+            alone[..., own] = z[..., own]
+            total, normed = self.seen(ids, norm)
+            return output.forward(alone) * normed / total  # type: ignore[no-any-return]
+
+        change = (1 - SHARE) * (message(corrupt) - message(clean))
+
+        def add(_: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+            return out + change
+
+        with self.hooks((norm, "register_forward_hook", add)):
+            return self.logits(clean)
+
+    def _mlp_message(self, ids: Tensor, layer: int) -> Tensor:
+        """What is left of a layer's output without the stream and what attention added to it."""
+        family, own = self.family, self.layers[layer]
+        x, out = self.seen(ids, own)
+        if family.parallel:
+            return out - x - self.seen(ids, self.output(layer))[1].view(x.shape)
+        entrance = family.mlp_norm or family.mlp
+        return out - self.seen(ids, self.part(layer, entrance))[0].view(x.shape)
+
+    def patched_mlp(self, clean: Tensor, corrupt: Tensor, layer: int) -> Tensor:
+        """The same for an MLP, or a mixture of experts."""
+        old, new = self._mlp_message(clean, layer), self._mlp_message(corrupt, layer)
+        change = (1 - SHARE) * (new - old)
+
+        def add(_: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+            return out + change if isinstance(out, Tensor) else (out[0] + change, *out[1:])
+
+        with self.hooks((self.layers[layer], "register_forward_hook", add)):
+            return self.logits(clean)
+
+
+def prove(module: Any, *, gradients: bool = False) -> dict[str, float]:
+    """The largest gap between masked runs and hooked plain ones, over the largest logit.
+
+    ``gradients``: also of mask gradients against finite differences.
+    """
+    model: Any = gp.wrap(module)
+    graph, family = model.graph, gp.describe(model)
+    hooked = HookedModel(module, family, model.layout.heads)
+    generator = torch.Generator().manual_seed(3)
+    clean, corrupt = torch.randint(int(module.config.vocab_size), (2, 2, 7), generator=generator)
+    batch = gp.Batch({"input_ids": clean}, {"input_ids": corrupt}, 2)
+    reference = model.reference(batch)
+    size = float(hooked.logits(clean).abs().max()) + 1
+
+    def masked(cut: str | None, value: float) -> Tensor:
+        mask = torch.ones(graph.num_edges)
+        names = [graph.nodes[int(n)].name for n in graph.edge_index[0]]
+        mask[[cut is None or name == cut for name in names]] = value
+        return model.run(batch, mask, reference)  # type: ignore[no-any-return]
+
+    last = len(hooked.layers) - 1
+    pairs = {
+        "mask 1": (masked(None, 1.0), hooked.logits(clean)),
+        "mask 0": (masked(None, 0.0), hooked.logits(corrupt)),
+    }
+    for layer, head in ((0, 1), (last, hooked.heads - 1)):
+        theirs = hooked.patched_head(clean, corrupt, layer, head)
+        pairs[f"a{layer}.h{head}"] = masked(f"a{layer}.h{head}", SHARE), theirs
+        theirs = hooked.patched_mlp(clean, corrupt, layer)
+        pairs[f"m{layer}"] = masked(f"m{layer}", SHARE), theirs
+    kept = (torch.rand(graph.num_edges, generator=generator) < 0.2).float()
+    pairs["the circuit alone"] = (
+        model.run(batch, kept, reference, sparse=True),
+        model.run(batch, kept, reference, sparse=False),
+    )
+    gaps = {name: float((a - b).abs().max()) / size for name, (a, b) in pairs.items()}
+    if gradients:
+        gaps["gradients"] = _gradient_gap(model, batch, reference)
+    return gaps
+
+
+def _gradient_gap(model: Any, batch: gp.Batch, reference: Any) -> float:
+    """Mask gradients against central differences at a random fractional mask, relative."""
+    generator = torch.Generator().manual_seed(4)
+    count = model.graph.num_edges
+    mask = torch.rand(count, generator=generator, dtype=torch.float64)
+    weights = torch.randn(model.reference(batch).full.shape, generator=generator).double()
+
+    def loss(m: Tensor) -> Tensor:
+        return (model.run(batch, m, reference).double() * weights).sum()
+
+    leaf = mask.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+    gap, step = 0.0, 1e-3
+    for edge in torch.randperm(count, generator=generator)[:12].tolist():
+        ends = [mask.clone(), mask.clone()]
+        ends[0][edge] += step
+        ends[1][edge] -= step
+        with torch.no_grad():
+            slope = (loss(ends[0]) - loss(ends[1])) / (2 * step)
+        gap = max(gap, float((slope - gradient[edge]).abs()))
+    return gap / float(gradient.abs().max())
