@@ -295,18 +295,20 @@ class LanguageModel(MaskedModel):
         return pruned(self, self.arch, self.layout, values, ablation, logits_to_keep)
 
     def widened(self) -> LanguageModel | None:
-        """The same model in float64; a layer's weights are widened while it computes."""
+        """The same model in float64; where it can be, weights are widened layer by layer."""
         if self.arch.partial:
             return None
         from .precision.widened import widened_copy, widened_module
 
-        family, embeddings, lowering = self.arch.family, self.layout.embeddings, self._lowering
+        family, lowering = self.arch.family, self._lowering
+        make = partial(LanguageModel, family=family, embedding_nodes=self.layout.embeddings)
         if lowering is not None:  # rounded anew from float64 weights, which must be at hand
-            wide = LanguageModel(widened_copy(lowering.source), family, embedding_nodes=embeddings)
+            wide = make(widened_copy(lowering.source))
             return wide.at_precision(dataclasses.replace(lowering.report.policy, emulate=True))
+        if family.mlp is None:  # layers that run whole are run once while the model is taken apart
+            return make(widened_copy(self._model))
         table = ".".join(filter(None, (family.base, family.embedding)))
-        module = widened_module(self._model, table)
-        return LanguageModel(module, family, embedding_nodes=embeddings)
+        return make(widened_module(self._model, table))
 
     def edge_gradients(
         self,
