@@ -73,3 +73,4 @@ class PlansPasses(Protocol):
 
     def planned_passes(self, model: MaskedModel, task: Task) -> Passes:
         """At most; a batch counts by its size over that of the task's batches."""
+        ...

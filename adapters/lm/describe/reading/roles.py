@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -156,12 +157,10 @@ class _Probes:
     def _run(self, inputs: Tensor) -> Tensor:
         """``[n, T, H, dh]``: what the output map would read."""
         one = run_between(self.core, inputs[:1], self.call)
-        try:
+        z = None
+        with suppress(RuntimeError, ValueError, IndexError):  # arguments made for one example
             z = run_between(self.core, inputs, self.call)
-            together = z.shape[0] == len(inputs)
-        except (RuntimeError, ValueError, IndexError):  # arguments made for one example
-            together = False
-        if not together:
+        if z is None or len(z) != len(inputs):
             z = torch.cat([run_between(self.core, x[None], self.call) for x in inputs])
         if not torch.allclose(z[:1], one, atol=1e-3):
             cannot_read(self.attention.at, "several prompts at once give other numbers than one")
