@@ -252,6 +252,8 @@ def test_the_leaderboard_is_a_study():
     study = Study.from_yaml(Path(__file__).parent.parent / "examples" / "leaderboard.yaml")
     assert len(study.systems) == 6
     assert {job.method.name for job in study.jobs()} >= {"hybrid, published", "spectral, damp"}
+    large = Study.from_yaml(Path(__file__).parent.parent / "examples" / "leaderboard_smollm2.yaml")
+    assert len({job.task for job in large.jobs()}) == 5
 
 
 # -------------------------------------------------------------------- other backends

@@ -9,7 +9,9 @@ where the interval lies above .5.
 
     pytest -m benchmark tests/benchmarks/test_half_the_edges.py -s
 
-FIGURES
+The first of the five seeds, 2026-11-30 (2 AMD EPYC cores), tau .001: ACDC 150 edges, KL .093; edge
+pruning needs .98 of them (KL at the shares: 1.547, .826, .391, .181, .083, .035), EAP-IG 1.20. The
+other seeds have not been run.
 """
 
 import numpy as np

@@ -7,7 +7,7 @@ ratio of processor time to ACDC's: fp8 is emulated here, so that PAHQ's shows wh
 
     pytest -m benchmark tests/benchmarks/test_pahq_decisions.py -s
 
-FIGURES
+Not run to its end yet.
 """
 
 import time

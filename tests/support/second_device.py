@@ -175,6 +175,11 @@ def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **options: Any)
     return SimTensor(torch.empty_strided(size, stride, dtype=dtype, device="cpu"))
 
 
+def _arange(*bounds: Any, dtype: Any = None, **options: Any) -> Tensor:
+    """Torch's own makes an empty tensor and lets it grow, which a shell cannot."""
+    return SimTensor(torch.arange(*bounds, dtype=dtype, device="cpu"))
+
+
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     """``target.copy_(source)`` between the two devices."""
     if not isinstance(target, SimTensor):
@@ -200,6 +205,8 @@ def install() -> torch.library.Library:
     library.impl("empty.memory_format", _empty, "PrivateUse1")
     library.impl("empty_strided", _empty_strided, "PrivateUse1")
     library.impl("_copy_from", _copy_from, "PrivateUse1")
+    for name in ("arange", "arange.start", "arange.start_step"):
+        library.impl(name, _arange, "PrivateUse1")
     return library
 
 
