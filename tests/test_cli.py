@@ -107,7 +107,8 @@ def test_every_selection(model_dir, tmp_path, capsys, options, selection):
         assert circuit.mask.num_kept == selection["size"]
 
 
-OPTIMISERS = ("edge-pruning", "matryoshka", "subnetwork-probing", "ugs")
+UGS = ("ugs", "uniform-gradient-sampling")
+OPTIMISERS = ("edge-pruning", "matryoshka", "subnetwork-probing", *UGS)
 
 
 @pytest.mark.parametrize("name", sorted(gp.method_names()))

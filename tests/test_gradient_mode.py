@@ -81,7 +81,7 @@ SYSTEMS = [language, graph_network, argnn, toy]
 QUICK = gp.EdgePruning(size=5, steps=3)
 SETTINGS = {
     **{name: {"size": 5, "steps": 3} for name in ("edge-pruning", "subnetwork-probing")},
-    "ugs": {"size": 5, "steps": 3},
+    **{name: {"size": 5, "steps": 3} for name in ("ugs", "uniform-gradient-sampling")},
     "matryoshka": {"steps": 3},
     "sequential-ensemble": {"optimiser": QUICK},
     "hybrid-ensemble": {"scorers": ["eap", "eap-ig", gp.SequentialEnsemble(optimiser=QUICK)]},
