@@ -97,8 +97,8 @@ def peak_mb(job: Callable[[], None]) -> float:
     return _status("VmHWM") - before
 
 
-def allocated_mb(job: Callable[[], None]) -> float:
-    """Peak of all tensors' memory during a job above what stood before it, in MiB (CPU)."""
+def allocated_bytes(job: Callable[[], object]) -> int:
+    """Peak of all tensors' memory during a job above what stood before it (CPU)."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
@@ -109,7 +109,12 @@ def allocated_mb(job: Callable[[], None]) -> float:
     for _, change in changes:
         now += change
         peak = max(peak, now)
-    return peak / 2**20
+    return peak
+
+
+def allocated_mb(job: Callable[[], object]) -> float:
+    """:func:`allocated_bytes` in MiB."""
+    return allocated_bytes(job) / 2**20
 
 
 def fresh_peak_mb(setup: str, job: str, measure: str = "peak_mb") -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch.profiler import ProfilerActivity, profile
+from benchmarks.measuring import allocated_bytes, objective
 from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig
 
 import graphprune as gp
@@ -13,7 +11,7 @@ from graphprune.adapters.lm.cost.probe import random_batch, step
 from graphprune.adapters.lm.describe.shape import random_model, read_shape
 from graphprune.methods.costs import RunShape
 
-__all__ = ["KINDS", "SHAPES", "measured", "peak_bytes"]
+__all__ = ["KINDS", "SHAPES", "measured"]
 
 CPU = torch.device("cpu")
 
@@ -41,23 +39,6 @@ SHAPES = {
         32,
     ),
 }  # fmt: skip
-
-
-def peak_bytes(job: Callable[[], object]) -> int:
-    """The most that tensors take at once during a job, above what stood before it (CPU)."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        job()
-    events = seen.profiler.kineto_results.events()
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    now = peak = 0
-    for _, change in changes:
-        now += change
-        peak = max(peak, now)
-    return peak
-
-
-def objective(outputs: torch.Tensor) -> torch.Tensor:
-    return outputs[..., 5] - outputs[..., 6]
 
 
 def _attribution(model, batch, points):
@@ -112,4 +93,4 @@ def measured(name: str, kind: str, dtype: torch.dtype) -> tuple[int, int]:
     mask = torch.full((model.graph.num_edges,), 0.5, requires_grad=True)
     _ = model.graph.edge_index
     weights = sum(p.nbytes for p in module.parameters())
-    return peak_bytes(lambda: KINDS[kind](model, made, mask)), weights
+    return allocated_bytes(lambda: KINDS[kind](model, made, mask)), weights

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.utils.backend_registration import (
     _DummyBackendModule,
     _setup_privateuseone_for_python_backend,
@@ -198,16 +198,16 @@ class _Backend(_DummyBackendModule):  # type: ignore[misc]
 
 
 @cache
-def install() -> torch.library.Library:
-    """Registers the device, once; the library must stay alive."""
+def install() -> library.Library:
+    """Registers the device, once; what it gives back must stay alive."""
     _setup_privateuseone_for_python_backend(rename=DEVICE, backend_module=_Backend())
-    library = torch.library.Library("aten", "IMPL")
-    library.impl("empty.memory_format", _empty, "PrivateUse1")
-    library.impl("empty_strided", _empty_strided, "PrivateUse1")
-    library.impl("_copy_from", _copy_from, "PrivateUse1")
+    kernels = library.Library("aten", "IMPL")
+    kernels.impl("empty.memory_format", _empty, "PrivateUse1")
+    kernels.impl("empty_strided", _empty_strided, "PrivateUse1")
+    kernels.impl("_copy_from", _copy_from, "PrivateUse1")
     for name in ("arange", "arange.start", "arange.start_step"):
-        library.impl(name, _arange, "PrivateUse1")
-    return library
+        kernels.impl(name, _arange, "PrivateUse1")
+    return kernels
 
 
 @contextmanager
