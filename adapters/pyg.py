@@ -42,9 +42,9 @@ class PyGAdapter:
         from .gnn import ARGNN, MaskedARGNN, MessageModel
 
         if isinstance(module, ARGNN):
-            require_known_options(options, ("steps", "seed", "name"), "an ARGNN")
+            require_known_options(options, ("steps", "seed", "tie", "name"), "an ARGNN")
             return MaskedARGNN(module, **options)
-        known = ("data", "forward", "level", "node_type", "means", "name")
+        known = ("data", "forward", "level", "node_type", "means", "tie", "name")
         require_known_options(options, known, type(module).__name__)
         if options.get("data") is None:
             raise InputError(

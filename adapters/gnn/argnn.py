@@ -306,7 +306,7 @@ class ARGNN(MessagePassing):
         if mask is None:
             self.edge_keep.fill_(True)
             return self
-        values = mask.values if isinstance(mask, EdgeMask) else mask
+        values = mask.graph.per_message(mask.values) if isinstance(mask, EdgeMask) else mask
         if values.shape != self.edge_keep.shape:
             raise InputError(
                 f"the network has {len(self.edge_keep)} edges, the mask {list(values.shape)}"

@@ -135,6 +135,12 @@ class GraphData:
         """Tensors ``[E_r, ...]`` of edges by store and name."""
         return self._features("edge")
 
+    def edge_features(self) -> list[list[Tensor]]:
+        """For each relation its ``[E_r, ...]`` on the CPU, by name."""
+        stores = list(self.relations) if self.heterogeneous else [None]
+        named = sorted(self.edge_tensors.items(), key=lambda item: item[0][1])
+        return [[value.cpu() for (key, _), value in named if key == store] for store in stores]
+
     def _features(self, axis: str) -> dict[tuple[StoreKey, str], Tensor]:
         return {
             (store, name): store_of(self.whole, store)[name]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from graphprune.core.model import (
     Ablation,
     Gradients,
     MaskedModel,
+    Messages,
     Objective,
     Reference,
     gradient_points,
@@ -59,7 +61,9 @@ class GraphModel(MaskedModel):
     """A masked model whose nodes are a graph's nodes.
 
     Its references compute masked runs: ``reference.run(rows)`` gives ``[K, B, ...]`` of masks
-    ``[K, E]`` or ``[K, B, E]``.
+    ``[K, M]`` or ``[K, B, M]``. The M messages are the edges, except where edges are tied
+    (:mod:`graphprune.adapters.gnn.tying`): then one edge is both directions, masks are spread over
+    the messages and gradients summed over them here, and what runs the module knows of no ties.
     """
 
     _graph: ComputationalGraph
@@ -87,7 +91,8 @@ class GraphModel(MaskedModel):
         self, batch: Batch, mask: EdgeMask | Tensor, reference: Reference | None = None
     ) -> Tensor:
         """See :class:`~graphprune.core.model.MaskedModel`."""
-        values = mask_values(self._graph, mask, batch.size).to(self._like)
+        values = self._graph.per_message(mask_values(self._graph, mask, batch.size))
+        values = values.to(self._like)
         values_of_batch: Any = self.reference(batch) if reference is None else reference
         require_same_batch(batch, values_of_batch)
         rows = values[None] if values.ndim == 1 else values
@@ -112,7 +117,7 @@ class GraphModel(MaskedModel):
         if reference is None:
             reference = self.reference(batch)
         require_same_batch(batch, reference)
-        nodes, source = self._graph.num_nodes, self._graph.edge_index[0]
+        nodes, source = self._graph.num_nodes, self._graph.untied.edge_index[0]
         edge_sum: Any = 0
         neuron_sum: Any = 0
         points = zip(*gradient_points(gates, weights, constant, nodes), strict=True)
@@ -135,11 +140,29 @@ class GraphModel(MaskedModel):
             per_edge = neuron_sum.to("cpu", torch.float32)
             sums = torch.zeros(nodes, per_edge.shape[1]).index_add_(0, source, per_edge)
             by_neuron = {self._graph.nodes[n].name: sums[n] for n in source.unique().tolist()}
-        return Gradients(edge if by_position else total, node, by_neuron)
+        return Gradients(self._graph.per_edge(edge if by_position else total), node, by_neuron)
 
     @abstractmethod
     def _at_point(self, reference: Any, point: GradientPoint) -> PointGradients:
         """Gradients at one point."""
+
+    # ---------------------------------------------------------------- messages
+
+    def messages(self, batch: Batch) -> Iterator[Messages]:
+        """See :class:`~graphprune.capabilities.PlacedMessages`; a tied edge has two of them."""
+        for one in self._messages(batch):
+            edges = one.edges if self._graph.ties is None else self._graph.ties.edge[one.edges]
+            yield replace(one, edges=edges)
+
+    @abstractmethod
+    def _messages(self, batch: Batch) -> Iterator[Messages]:
+        """The messages by their own numbers."""
+
+    def untied(self) -> GraphModel:
+        """The same model with each message as an edge of its own."""
+        twin = copy.copy(self)
+        twin._graph = self._graph.untied
+        return twin
 
     # ---------------------------------------------------------------- learned constants
 
@@ -167,7 +190,7 @@ class GraphModel(MaskedModel):
         """Senders by the longest path that leads to them; nodes on a cycle stand together."""
         depth = self._graph.depth
         groups: dict[int, list[int]] = {}
-        for node in self._graph.edge_index[0].unique().tolist():
+        for node in self._graph.untied.edge_index[0].unique().tolist():
             groups.setdefault(int(depth[node]), []).append(node)
         return [groups[level] for level in sorted(groups)]
 
@@ -177,7 +200,7 @@ class GraphModel(MaskedModel):
             "model": self._name or type(self._module).__name__,
             "architecture": type(self._module).__name__,
             "nodes": self._graph.num_nodes,
-            "edges": self._graph.num_edges,
+            self._graph.counted: self._graph.num_edges,
             "dtype": str(self._like.dtype).removeprefix("torch."),
             "weights": weights_hash(sorted(self._module.state_dict().items())),
         }

@@ -35,6 +35,7 @@ from .argnn import ARGNN
 from .argnn_reference import ARGNNReference
 from .graph_model import GradientPoint, GraphModel, PointGradients, require_corrupt
 from .schedule import Schedule
+from .tying import Tie, tied
 
 __all__ = ["MaskedARGNN"]
 
@@ -46,6 +47,8 @@ class MaskedARGNN(GraphModel):
         network: the module; used as it is.
         steps: of every run; ``None`` means the module's.
         seed: draws the schedule; ``None`` means the module's.
+        tie: as for a :class:`MessageModel`; a weight counts as an edge's feature, so that
+            ``"auto"`` ties a network only while every weight is that of the edge's reverse.
         name: in provenance.
     """
 
@@ -55,12 +58,14 @@ class MaskedARGNN(GraphModel):
         *,
         steps: int | None = None,
         seed: int | None = None,
+        tie: Tie = "auto",
         name: str = "",
     ) -> None:
         self._module, self._name = network, name
         generator = torch.Generator().manual_seed(network.seed if seed is None else seed)
         self.schedule: Schedule = network.schedule(steps, generator)
-        self._graph = network_graph(network)
+        weights = [network.edge_weight.detach().cpu(), network.edge_keep.cpu()]
+        self._graph = tied(network_graph(network), [weights], tie)
 
     @property
     def _network(self) -> ARGNN:
@@ -77,8 +82,8 @@ class MaskedARGNN(GraphModel):
         }
 
     def edge_weights(self) -> Tensor:
-        """The weights, zero where an edge is not kept."""
-        return self._network.masked_weight().detach().cpu()
+        """The weights, zero where an edge is not kept; of tied edges their messages' sums."""
+        return self._graph.per_edge(self._network.masked_weight().detach().cpu())
 
     def reference(self, batch: Batch, ablation: Ablation | None = None) -> ARGNNReference:
         """States of the clean and the ablated run, each computed when first needed, once."""
@@ -93,10 +98,10 @@ class MaskedARGNN(GraphModel):
         require_same_graph(self._graph, mask.graph, "the model and the mask")
         require_same_batch(batch, reference)
         assert isinstance(reference, ARGNNReference)
-        row = mask.values.to(self._like)[None, None]
+        row = self._graph.per_message(mask.values).to(self._like)[None, None]
         with quiet(self._module), torch.no_grad():
             ablated = reference.ablated_reads(row)
-        kept = mask.kept
+        kept = self._graph.per_message(mask.kept)
         small = copy.deepcopy(self._network)
         small.edge_weight.data.mul_(row[0, 0])
         small.edge_keep &= kept.to(small.edge_keep.device)
@@ -170,7 +175,7 @@ class MaskedARGNN(GraphModel):
         """``[steps, B, E, d]``: every message of a run."""
         return torch.stack([reference.messages(states, t) for t in range(len(self.schedule))])
 
-    def messages(self, batch: Batch) -> Iterator[Messages]:
+    def _messages(self, batch: Batch) -> Iterator[Messages]:
         """Messages by target node; a position is a step, real where the node updates in it."""
         reference = self.reference(batch, Ablation("zero"))
         sent = self._sent(reference, reference.clean)

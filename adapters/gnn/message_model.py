@@ -32,6 +32,7 @@ from .hooks import MessageHooks, convolutions
 from .messages import MessageReference, each_reader, mean_messages
 from .read_data import read_data
 from .self_check import Deletion, checked_module, require_maskable
+from .tying import Tie, tied
 
 __all__ = ["MessageModel"]
 
@@ -55,6 +56,9 @@ class MessageModel(GraphModel):
             leaves it to outputs by type, or to the number of rows.
         means: what mean messages and learned constants are for: each ``"edge"``, or all edges of
             an edge ``"type"``; ``None`` means ``"type"`` for heterogeneous data, else ``"edge"``.
+        tie: which edges are one, with one mask value for both directions: ``"auto"`` those of
+            undirected graphs, ``True`` all that come in pairs, ``False`` none, or a mapping of
+            relations to their reverses; see :func:`~graphprune.adapters.gnn.tying.tied`.
         name: in provenance.
     """
 
@@ -67,6 +71,7 @@ class MessageModel(GraphModel):
         level: str | None = None,
         node_type: str | None = None,
         means: Literal["edge", "type"] | None = None,
+        tie: Tie = "auto",
         name: str = "",
     ) -> None:
         from torch_geometric.data import Data, HeteroData
@@ -92,9 +97,10 @@ class MessageModel(GraphModel):
             raise InputError("no node of the data has features, such as data.x")
         self._module, self._name = module, name
         self.means = means or ("type" if source.heterogeneous else "edge")
-        self._graph = source.graph()
         with quiet(module), torch.no_grad():
             self.checked = checked_module(module, source, data, forward, level, node_type)
+        decided = self.checked.call.data
+        self._graph = tied(decided.graph(), decided.edge_features(), tie)
         self._deletion = Deletion(self.checked)
 
     def __repr__(self) -> str:
@@ -131,7 +137,7 @@ class MessageModel(GraphModel):
         self.checked.require_messages("gradient of a mask")
         row = point.gate
         if row is None:
-            row = torch.ones(self._graph.num_edges).to(self._like)
+            row = torch.ones(self.checked.call.data.num_edges).to(self._like)
         if reference.ablation.kind != "delete":
             return self._by_message(reference, point, row)
         if point.constant is not None:
@@ -179,7 +185,7 @@ class MessageModel(GraphModel):
                 f"messages have different widths ({sorted(widths)}) in different layers, so there "
                 "are no scores by neuron"
             )
-        edge = torch.zeros(self._graph.num_edges, max(map(len, products))).to(row)
+        edge = torch.zeros(source.num_edges, max(map(len, products))).to(row)
         neuron = torch.zeros(len(edge), min(widths)).to(row) if point.neurons else None
         for first, parts in zip(source.first_edges, products, strict=True):
             for step, part in enumerate(parts):
@@ -190,7 +196,7 @@ class MessageModel(GraphModel):
 
     # ---------------------------------------------------------------- messages
 
-    def messages(self, batch: Batch) -> Iterator[Messages]:
+    def _messages(self, batch: Batch) -> Iterator[Messages]:
         """Messages by target node and relation; a position is a propagation over it.
 
         Narrow ones are padded by zeros; a relation that no layer uses has zeros.

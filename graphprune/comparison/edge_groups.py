@@ -111,7 +111,8 @@ def _steps(graph: ComputationalGraph) -> NDArray[np.int64]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import dijkstra
 
-    pairs = np.concatenate([graph.edge_index.numpy(), graph.fixed_edge_index.numpy()], 1)
+    wires = graph.fixed_edge_index.numpy()
+    pairs = np.concatenate([graph.untied.edge_index.numpy(), wires], 1)
     arcs = coo_array((np.ones(pairs.shape[1]), tuple(pairs)), shape=[graph.num_nodes] * 2)
     steps = dijkstra(arcs.tocsr(), unweighted=True, indices=list(graph.input_nodes), min_only=True)
     return np.where(np.isinf(steps), -1, steps).astype(np.int64)

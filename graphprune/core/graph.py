@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.core.node import Node as Node
+from graphprune.core.elements import EdgeNames, Ties
+from graphprune.core.elements import Node as Node
 from graphprune.errors import InputError
 from graphprune.util.modes import ordinary
 from graphprune.util.paths import components, longest_paths
@@ -31,95 +32,6 @@ if TYPE_CHECKING:
     import networkx as nx
 
 MOST_KINDS = 256  # an edge's kind is one byte
-
-
-class EdgeNames(Sequence[str]):
-    """The edges' names, all different, made one at a time: millions cost no strings until asked.
-
-    A name is ``source->target``, with ``<kind>`` behind it where the kind is a port. An edge whose
-    name an earlier edge has gets the next free number behind it: the second of two edges ``0->1``
-    is ``0->1#2``, or ``0->1#3`` where some other edge is called ``0->1#2``.
-
-    Example:
-        >>> list(ComputationalGraph.from_edges([("0", "1"), ("0", "1"), ("1", "0")]).edge_names)
-        ['0->1', '0->1#2', '1->0']
-    """
-
-    def __init__(self, graph: ComputationalGraph) -> None:
-        self._graph = graph
-
-    def __len__(self) -> int:
-        return self._graph.num_edges
-
-    @overload
-    def __getitem__(self, item: int) -> str: ...
-    @overload
-    def __getitem__(self, item: slice) -> list[str]: ...
-    def __getitem__(self, item: int | slice) -> str | list[str]:
-        if isinstance(item, slice):
-            return [self[i] for i in range(*item.indices(len(self)))]
-        if not -len(self) <= item < len(self):
-            raise IndexError(f"edge {item} of a graph with {len(self)} edges")
-        return next(self._named(torch.tensor([item % len(self)])))
-
-    def __iter__(self) -> Iterator[str]:
-        return self._named(torch.arange(len(self)))
-
-    def at(self, chosen: Tensor) -> list[str]:
-        """The names of some edges, by a boolean mask ``[E]`` or by numbers, all made at once."""
-        numbers = torch.nonzero(chosen)[:, 0] if chosen.dtype == torch.bool else chosen
-        return list(self._named(torch.where(numbers < 0, numbers + len(self), numbers)))
-
-    def _named(self, numbers: Tensor) -> Iterator[str]:
-        repeated = self.repeated
-        plain = self._plain(numbers)
-        if not repeated:
-            return plain
-        return (repeated.get(i, n) for i, n in zip(numbers.tolist(), plain, strict=True))
-
-    def _plain(self, numbers: Tensor) -> Iterator[str]:
-        graph = self._graph
-        ports = [f"<{kind}>" if kind in graph.ports else "" for kind in graph.edge_kinds]
-        index, kinds = graph.edge_index[:, numbers], graph.edge_kind[numbers]
-        for source, target, kind in zip(*index.tolist(), kinds.tolist(), strict=True):
-            yield f"{graph.nodes[source].name}->{graph.nodes[target].name}{ports[kind]}"
-
-    @cached_property
-    def repeated(self) -> dict[int, str]:
-        """Numbers of the edges whose plain name an earlier edge has, with the names they get."""
-        if not self._may_repeat():
-            return {}
-        plain = list(self._plain(torch.arange(len(self))))
-        taken, count = set(plain), dict.fromkeys(plain, 0)
-        renamed: dict[int, str] = {}
-        for number, name in enumerate(plain):
-            count[name] += 1
-            if count[name] > 1:
-                while f"{name}#{count[name]}" in taken:
-                    count[name] += 1
-                renamed[number] = f"{name}#{count[name]}"
-                taken.add(renamed[number])
-        return renamed
-
-    def _may_repeat(self) -> bool:
-        """``True`` if two edges can have one plain name: by numbers, without making the names.
-
-        Names of nodes without the marks that edge names are put together with leave no two ways to
-        read an edge's name, so that only edges with the same ends and port share theirs.
-        """
-        graph = self._graph
-        if any(mark in node.name for node in graph.nodes for mark in ("->", "<", "#")):
-            return True
-        ports = [kind if kind in graph.ports else "" for kind in graph.edge_kinds]
-        place = {port: i for i, port in enumerate(dict.fromkeys(ports))}
-        port = np.array([place[p] for p in ports], dtype=np.int64)[graph.edge_kind.numpy()]
-        source, target = graph.edge_index.numpy()
-        keys = np.sort((source * graph.num_nodes + target) * max(len(place), 1) + port)
-        return bool((keys[1:] == keys[:-1]).any())
-
-    def __repr__(self) -> str:
-        shown = ", ".join(repr(self[i]) for i in range(min(3, len(self))))
-        return f"EdgeNames([{shown}{', ...' if len(self) > 3 else ''}], length {len(self)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +49,7 @@ class ComputationalGraph:
         groups: coupled groups, as tuples of node numbers.
         inputs, outputs: node numbers where information enters and leaves. ``None`` takes the
             nodes without incoming, or without outgoing edges.
+        ties: the messages, where an edge may stand for both directions; ``None``: each edge is one.
 
     Example:
         >>> graph = ComputationalGraph.from_edges([("input", "h"), ("h", "out"), ("input", "out")])
@@ -155,6 +68,7 @@ class ComputationalGraph:
     groups: tuple[tuple[int, ...], ...] = ()
     inputs: tuple[int, ...] | None = None
     outputs: tuple[int, ...] | None = None
+    ties: Ties | None = None
 
     def __post_init__(self) -> None:
         for name in ("edge_index", "edge_kind", "fixed_edge_index"):
@@ -180,6 +94,12 @@ class ComputationalGraph:
             )
         if self.edge_kind.numel() and int(self.edge_kind.max()) >= len(self.edge_kinds):
             raise InputError(f"edge_kind names a kind outside {self.edge_kinds}")
+        if self.ties is not None:
+            owners = torch.unique(self.ties.edge)
+            if not torch.equal(owners, torch.arange(self.num_edges)):
+                raise InputError(
+                    f"ties must name each of the {self.num_edges} edges for at least one message"
+                )
 
     # ---------------------------------------------------------------- building
 
@@ -271,7 +191,10 @@ class ComputationalGraph:
     @cached_property
     def edge_names(self) -> EdgeNames:
         """The edges' names in order, such as ``input->a0.h1<q>``; see :class:`EdgeNames`."""
-        return EdgeNames(self)
+        ports = [f"<{kind}>" if kind in self.ports else "" for kind in self.edge_kinds]
+        both = torch.zeros(self.num_edges, dtype=torch.bool)
+        two_way = both if self.ties is None else self.ties.two_way
+        return EdgeNames(self.nodes, self.edge_index, self.edge_kind, ports, two_way)
 
     @cached_property
     def node_number(self) -> Mapping[str, int]:
@@ -297,7 +220,7 @@ class ComputationalGraph:
         if given is not None:
             return given
         touched = np.zeros(self.num_nodes, dtype=bool)
-        touched[self.edge_index[row].numpy()] = True
+        touched[self.untied.edge_index[row].numpy()] = True
         touched[self.fixed_edge_index[row].numpy()] = True
         return tuple(np.flatnonzero(~touched).tolist())
 
@@ -322,14 +245,64 @@ class ComputationalGraph:
             "outputs": self.output_nodes,
         }
         digest.update(json.dumps(head, sort_keys=True).encode())
-        for part in (self.edge_index, self.edge_kind, self.fixed_edge_index):
+        ties = () if self.ties is None else (self.ties.index, self.ties.kind, self.ties.edge)
+        for part in (self.edge_index, self.edge_kind, self.fixed_edge_index, *ties):
             digest.update(np.ascontiguousarray(part.numpy()).tobytes())
         return digest.hexdigest()
 
+    # ---------------------------------------------------------------- messages
+
+    @cached_property
+    def untied(self) -> ComputationalGraph:
+        """The graph whose edges are this one's messages, in the data's order; itself without ties.
+
+        Example:
+            >>> graph = gp.wrap(GCNConv(4, 2), data=data).graph
+            >>> graph.num_edges, graph.untied.num_edges
+            (12, 24)
+        """
+        if self.ties is None:
+            return self
+        return replace(self, edge_index=self.ties.index, edge_kind=self.ties.kind, ties=None)
+
+    def tied(self, edge: Tensor) -> ComputationalGraph:
+        """The graph with the edges of one number in ``edge [M]`` (0, 1, ...) as one edge.
+
+        It has the direction and the kind of the first of them.
+
+        Example:
+            >>> both_ways = ComputationalGraph.from_edges([("a", "b"), ("b", "a"), ("a", "c")])
+            >>> list(both_ways.tied(torch.tensor([0, 0, 1])).edge_names)
+            ['a--b', 'a->c']
+        """
+        ties = Ties(self.edge_index, self.edge_kind, edge)
+        index, kind = self.edge_index[:, ties.first], self.edge_kind[ties.first]
+        return replace(self, edge_index=index, edge_kind=kind, ties=ties)
+
+    def per_message(self, values: Tensor) -> Tensor:
+        """``[..., M]`` of ``[..., E]``: the messages of an edge have its value."""
+        return values if self.ties is None else values[..., self.ties.edge.to(values.device)]
+
+    def per_edge(self, values: Tensor) -> Tensor:
+        """``[E, ...]`` of ``[M, ...]``: sums over the messages of each edge."""
+        if self.ties is None:
+            return values
+        sums = values.new_zeros(self.num_edges, *values.shape[1:])
+        return sums.index_add(0, self.ties.edge.to(values.device), values)
+
+    @property
+    def counted(self) -> str:
+        """The word for what is counted: ``"edges"``, or ``"pairs"`` where both directions are one.
+
+        Self-loops and edges without a reverse count as one each.
+        """
+        return "edges" if self.ties is None else "pairs"
+
     @cached_property
     def _wiring(self) -> NDArray[np.int64]:
-        """``[2, E + F]``: edges, then wires."""
-        return np.concatenate([self.edge_index.numpy(), self.fixed_edge_index.numpy()], axis=1)
+        """``[2, M + F]``: messages, then wires."""
+        pairs = self.untied.edge_index.numpy(), self.fixed_edge_index.numpy()
+        return np.concatenate(pairs, axis=1)
 
     @cached_property
     def _cycles(self) -> NDArray[np.int64]:
@@ -358,7 +331,8 @@ class ComputationalGraph:
         from scipy.sparse.csgraph import breadth_first_order
 
         wired = np.ones(self.fixed_edge_index.shape[1], dtype=bool)
-        pairs = self.representative[self._wiring[:, np.concatenate([kept, wired])]]
+        sent = self.per_message(torch.from_numpy(np.asarray(kept))).numpy()
+        pairs = self.representative[self._wiring[:, np.concatenate([sent, wired])]]
         rows, columns = pairs[::-1] if backward else pairs
         # One more node leads to all in `start`, so that one search finds what any of them reaches.
         root = self.num_nodes
@@ -378,11 +352,12 @@ class ComputationalGraph:
         ``from_inputs=False`` asks only that the path ends at an output, wherever it starts.
         """
         back = self.reachable(self.output_nodes, kept, backward=True)
-        sources, targets = self.edge_index.numpy()
-        leading = np.asarray(kept & back[targets])
-        if not from_inputs:
-            return leading
-        return np.asarray(leading & self.reachable(self.input_nodes, kept)[sources])
+        sources, targets = self.untied.edge_index.numpy()
+        leading = back[targets]
+        if from_inputs:
+            leading = leading & self.reachable(self.input_nodes, kept)[sources]
+        used = self.per_edge(torch.from_numpy(leading).int()).numpy() > 0
+        return np.asarray(kept & used)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ComputationalGraph) and self.fingerprint == other.fingerprint
@@ -392,4 +367,8 @@ class ComputationalGraph:
 
     def __repr__(self) -> str:
         shape = "acyclic" if self.num_nodes < 5000 and self.is_acyclic else "directed"
-        return f"ComputationalGraph({self.num_nodes} nodes, {self.num_edges} edges, {shape})"
+        if self.ties is not None:
+            shape = f"{len(self.ties.edge)} messages"
+        return (
+            f"ComputationalGraph({self.num_nodes} nodes, {self.num_edges} {self.counted}, {shape})"
+        )

@@ -33,7 +33,9 @@ def graph_to_networkx(
 ) -> nx.MultiDiGraph[Any]:
     """Nodes with ``kind``, ``layer``, ``index``; edges with ``name``, ``kind``, ``number``.
 
-    Wires carry ``fixed=True`` and no number; groups, inputs and outputs are graph attributes.
+    Wires carry ``fixed=True`` and no number; groups, inputs and outputs are graph attributes. A
+    tied edge is written once for each of its messages, which share its name and number and have a
+    ``message`` number of their own.
 
     Args:
         graph: what is written.
@@ -54,7 +56,7 @@ def graph_to_networkx(
         return ",".join(str(new_number[n]) for n in numbers if n in new_number)
 
     # Asked of the whole graph, so that a model's circuits all have one type.
-    index = torch.cat([graph.edge_index, graph.fixed_edge_index], 1)
+    index = torch.cat([graph.untied.edge_index, graph.fixed_edge_index], 1)
     codes = index[0] * graph.num_nodes + index[1]
     parallel = len(torch.unique(codes)) < len(codes)
     out: Any = nx.MultiDiGraph() if parallel else nx.DiGraph()
@@ -78,10 +80,22 @@ def graph_to_networkx(
         out.add_edge(u, v, **key, **data)
 
     more = {"number": chosen.tolist()} if columns is None else columns
-    kinds = [graph.edge_kinds[kind] for kind in graph.edge_kind[chosen].tolist()]
-    rows = zip(graph.edge_names.at(chosen), kinds, *more.values(), strict=True)
-    for (u, v), row in zip(graph.edge_index[:, chosen].T.tolist(), rows, strict=True):
-        add(u, v, dict(zip(("name", "kind", *more), row, strict=True)))
+    values = zip(graph.edge_names.at(chosen), *more.values(), strict=True)
+    row_of = dict(zip(chosen.tolist(), values, strict=True))
+    messages, edge_of = chosen, chosen
+    if graph.ties is not None:
+        messages = torch.nonzero(torch.isin(graph.ties.edge, chosen))[:, 0]
+        edge_of = graph.ties.edge[messages]
+    ends, kinds = graph.untied.edge_index[:, messages].T, graph.untied.edge_kind[messages]
+    rows = zip(ends.tolist(), kinds.tolist(), edge_of.tolist(), messages.tolist(), strict=True)
+    for (u, v), kind, edge, message in rows:
+        name, *row = row_of[edge]
+        written = {
+            "name": name,
+            "kind": graph.edge_kinds[kind],
+            **dict(zip(more, row, strict=True)),
+        }
+        add(u, v, written if graph.ties is None else {**written, "message": message})
     for wire, (u, v) in enumerate(graph.fixed_edge_index.T.tolist()):
         if u in new_number and v in new_number:
             name = {} if whole else {"name": f"{graph.nodes[u].name}->{graph.nodes[v].name}"}
@@ -103,13 +117,15 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
     nodes = tuple(_node(str(name), data) for name, data in source.nodes(data=True))
     header = source.graph
     numbered = "edge_kinds" in header  # written by graph_to_networkx: edges carry their number
-    edges, wires = [], []
+    edges, wires, owners = [], [], []
     for u, v, data in source.edges(data=True):
         pair = (number[u], number[v], str(data.get("kind", "message")))
         if numbered and data.get("fixed"):
             wires.append((data.get("wire"), pair))
         else:
-            edges.append((data.get("number"), pair))
+            place = _whole(data.get("message")) if numbered else None
+            edges.append((data.get("number") if place is None else place, pair))
+            owners.append((place, _whole(data.get("number"))))
     pairs, fixed = (
         _in_order(rows) if numbered else [pair for _, pair in rows] for rows in (edges, wires)
     )
@@ -121,7 +137,7 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
         ends = [(u, v) for u, v, _ in rows]
         return torch.tensor(ends, dtype=torch.int64).reshape(-1, 2).T.contiguous()
 
-    return ComputationalGraph(
+    graph = ComputationalGraph(
         nodes=nodes,
         edge_index=index(pairs),
         edge_kind=torch.tensor([code.get(k, 0) for _, _, k in pairs], dtype=torch.uint8),
@@ -132,6 +148,10 @@ def graph_from_networkx(source: nx.DiGraph[Any]) -> ComputationalGraph:
         inputs=_numbers(header["inputs"], header) if "inputs" in header else None,
         outputs=_numbers(header["outputs"], header) if "outputs" in header else None,
     )
+    if not owners or any(place is None or edge is None for place, edge in owners):
+        return graph
+    numbers = torch.tensor([edge for _, edge in sorted(owners)])
+    return graph.tied(torch.unique(numbers, return_inverse=True)[1])
 
 
 def node_attributes(node: Node) -> dict[str, Any]:
@@ -200,24 +220,31 @@ def _numbers(text: Any, header: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def graph_to_pyg(graph: ComputationalGraph) -> Any:
-    """``torch_geometric.data.Data`` with ``edge_index``, ``edge_kind`` and ``num_nodes``."""
+    """``torch_geometric.data.Data`` with ``edge_index``, ``edge_kind`` and ``num_nodes``.
+
+    Of a graph with ties all messages, with ``edge_of_message [M]``: the edge each belongs to.
+    """
     from torch_geometric.data import Data
 
+    more = {} if graph.ties is None else {"edge_of_message": graph.ties.edge.clone()}
     return Data(
-        edge_index=graph.edge_index.clone(),
-        edge_kind=graph.edge_kind.clone(),
+        edge_index=graph.untied.edge_index.clone(),
+        edge_kind=graph.untied.edge_kind.clone(),
         num_nodes=graph.num_nodes,
+        **more,
     )
 
 
 def graph_from_pyg(data: Any) -> ComputationalGraph:
     """Nodes are named by their number; every ``edge_index`` column is an edge, in order."""
     index = data.edge_index.detach().to("cpu", torch.int64)
-    return ComputationalGraph(
+    graph = ComputationalGraph(
         nodes=tuple(Node(str(i)) for i in range(int(data.num_nodes))),
         edge_index=index,
         edge_kind=torch.zeros(index.shape[1], dtype=torch.uint8),
     )
+    edge = data.get("edge_of_message")
+    return graph if edge is None else graph.tied(edge.cpu())
 
 
 def without_edges(
@@ -288,7 +315,7 @@ def graphs_of_edges(data: Any, kind: Any) -> torch.Tensor:
 
 
 def _without_networkx(source: Any, kept: torch.Tensor, graph: ComputationalGraph) -> Any:
-    theirs = graph_from_networkx(source)
+    theirs = graph_from_networkx(source).untied
     same = [n.name for n in theirs.nodes] == [n.name for n in graph.nodes]
     if not same or not torch.equal(theirs.edge_index, graph.edge_index):
         raise InputError(
@@ -298,9 +325,10 @@ def _without_networkx(source: Any, kept: torch.Tensor, graph: ComputationalGraph
     every = source.edges(keys=True) if source.is_multigraph() else source.edges
     numbered = "edge_kinds" in source.graph  # written by graph_to_networkx
     edges = [edge for edge in every if not (numbered and source.edges[edge].get("fixed"))]
-    carried = [_whole(source.edges[edge].get("number")) for edge in edges]
+    order = "message" if edges and "message" in source.edges[edges[0]] else "number"
+    carried = [_whole(source.edges[edge].get(order)) for edge in edges]
     if numbered and None not in carried:
-        edges.sort(key=lambda edge: int(source.edges[edge]["number"]))
+        edges.sort(key=lambda edge: int(source.edges[edge][order]))
     small = source.copy()
     small.remove_edges_from(
         edge for edge, stays in zip(edges, kept.tolist(), strict=True) if not stays

@@ -160,9 +160,9 @@ class EdgeMask:
 
         ``data`` is the ``Data``, ``Batch`` or ``HeteroData`` the graph came from, edges in its
         order (of ``HeteroData``: type after type), or the networkx graph. Edge attributes go with
-        their edges, nodes all stay. Gives new data. Where there are as many nodes as edges and an
-        attribute's name has no "edge" or "node" in it, ``edge_attrs`` says which names belong to
-        edges (``None`` means not said).
+        their edges, nodes all stay; both directions of a tied pair stay or go. Gives new data.
+        Where there are as many nodes as edges and an attribute's name has no "edge" or "node" in
+        it, ``edge_attrs`` says which names belong to edges (``None`` means not said).
 
         Raises :class:`InputError` where edges do not fit, the mask has values between 0 and 1, or
         what an attribute belongs to is not known.
@@ -173,7 +173,8 @@ class EdgeMask:
             raise InputError(
                 "a mask with values between 0 and 1 deletes nothing; take a mask of zeros and ones"
             )
-        return without_edges(data, self.kept, self.graph, edge_attrs)
+        graph = self.graph
+        return without_edges(data, graph.per_message(self.kept), graph.untied, edge_attrs)
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each edge: columns edge, source, target, kind, kept."""
@@ -265,7 +266,8 @@ class EdgeMask:
         )
 
     def __repr__(self) -> str:
-        return f"EdgeMask({self.num_kept} of {self.graph.num_edges} edges, {self.density:.4%})"
+        total = f"{self.graph.num_edges} {self.graph.counted}"
+        return f"EdgeMask({self.num_kept} of {total}, {self.density:.4%})"
 
 
 def _require_alone(graph: ComputationalGraph, name: str) -> None:

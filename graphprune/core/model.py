@@ -146,7 +146,8 @@ class Gradients:
 class Messages:
     """The clean messages that arrive at some readers which share one input.
 
-    ``edges [R, W]`` are edge numbers (reader by writer); ``values [W, B, T, D]`` the messages;
+    ``edges [R, W]`` are edge numbers (reader by writer; one that is tied stands in two places);
+    ``values [W, B, T, D]`` the messages;
     ``total [B, T, D]`` all that is read, unmaskable terms included; ``weight [B, T]`` is 1 at real
     positions, 0 at padding.
 

@@ -111,9 +111,9 @@ def wrap(
             its owner put it: another device than its own is refused.
         dtype: of the weights of a model given by name, such as ``"bfloat16"``; ``None``: as they
             are stored. Of a module as above.
-        options: the adapter's: ``data`` (needed), ``forward``, ``level``, ``node_type``, ``means``
-            and ``name`` of a graph network; ``check``, ``checkpointing``, ``embedding_nodes``
-            and ``family`` (see :func:`describe`) of a language model.
+        options: the adapter's: ``data`` (needed), ``forward``, ``level``, ``node_type``, ``means``,
+            ``tie`` and ``name`` of a graph network; ``check``, ``checkpointing``,
+            ``embedding_nodes`` and ``family`` (see :func:`describe`) of a language model.
 
     Raises:
         UnsupportedModelError: no adapter knows the module, or its exactness check fails.
@@ -122,7 +122,7 @@ def wrap(
     Example:
         >>> from torch_geometric.nn import GCNConv
         >>> wrap(GCNConv(4, 2), data=data).graph
-        ComputationalGraph(10 nodes, 24 edges, directed)
+        ComputationalGraph(10 nodes, 12 pairs, 24 messages)
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> size = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 50}
         >>> wrap(GPT2LMHeadModel(GPT2Config(**size, bos_token_id=0, eos_token_id=0))).graph

@@ -335,7 +335,7 @@ class NodeScores:
     @property
     def senders(self) -> Tensor:
         """Numbers of the nodes that send messages, the ones a node circuit chooses among."""
-        numbers: Tensor = torch.unique(self.graph.edge_index[0])
+        numbers: Tensor = torch.unique(self.graph.untied.edge_index[0])
         return numbers
 
     def top(self, size: float, by: Ranking = "abs") -> EdgeMask:

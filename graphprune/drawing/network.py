@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from graphprune.core.graph import ComputationalGraph
@@ -95,12 +96,13 @@ def _pairs(circuit: CircuitLike) -> list[Pair]:
     strength = edge_strengths(circuit).tolist()
     scores = None if circuit.scores is None else circuit.scores.values.tolist()
     members: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-    for i, (u, v) in enumerate(graph.edge_index.T.tolist()):
+    edge_of = graph.per_message(torch.arange(graph.num_edges)).tolist()
+    for i, (u, v) in zip(edge_of, graph.untied.edge_index.T.tolist(), strict=True):
         members[min(u, v), max(u, v)].append((i, int(u > v)))
     pairs = []
     for ends, between in members.items():
         there, back = ([i for i, way in between if way == side] for side in (0, 1))
-        counted = [i for i, _ in between if kept[i]]
+        counted = sorted({i for i, _ in between if kept[i]})
         pairs.append(
             Pair(
                 ends,
@@ -116,7 +118,8 @@ def _pairs(circuit: CircuitLike) -> list[Pair]:
 def _counts(circuit: CircuitLike, graph: ComputationalGraph) -> str:
     kept = circuit.mask.num_kept
     share = kept / graph.num_edges if graph.num_edges else 0.0
-    return f"{kept} of {graph.num_edges} edges kept ({share:.0%}), {graph.num_nodes} nodes"
+    total = f"{graph.num_edges} {graph.counted}"
+    return f"{kept} of {total} kept ({share:.0%}), {graph.num_nodes} nodes"
 
 
 def _radius(names: Sequence[str], width: float) -> float:

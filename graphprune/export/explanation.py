@@ -75,7 +75,7 @@ def to_explanation(
     from torch_geometric.data import Batch, Data, HeteroData
 
     ranked = None if circuit.scores is None else ranked_values(circuit.scores.values, by)
-    kinds = numbered_types(circuit.graph)
+    kinds = numbered_types(circuit.graph.untied)
     if data is None:
         made = (
             _without_data(circuit, ranked)
@@ -90,10 +90,11 @@ def to_explanation(
             f"the circuit's graph {'has' if kinds else 'has no'} types of nodes and edges, the "
             f"data is {type(data).__name__}"
         )
-    require_same_edges(data, circuit.graph)
-    parts = {"edge_mask": by_edge_type(data, circuit.mask.values)}
+    require_same_edges(data, circuit.graph.untied)
+    spread = circuit.graph.per_message
+    parts = {"edge_mask": by_edge_type(data, spread(circuit.mask.values))}
     if ranked is not None:
-        parts["edge_score"] = by_edge_type(data, ranked)
+        parts["edge_score"] = by_edge_type(data, spread(ranked))
     if not isinstance(data, Batch):
         return _validated(_explanation_of(data, parts, target, index, arguments), ranked, by)
     if index is not None:
@@ -172,11 +173,11 @@ def _touched(circuit: Circuit) -> Tensor:
 def _without_data(circuit: Circuit, ranked: Tensor | None) -> Any:
     from torch_geometric.explain import Explanation
 
-    graph = circuit.graph
-    extra = {} if ranked is None else {"edge_score": ranked.clone()}
+    graph, spread = circuit.graph, circuit.graph.per_message
+    extra = {} if ranked is None else {"edge_score": spread(ranked).clone()}
     return Explanation(
-        edge_index=graph.edge_index.clone(),
-        edge_mask=circuit.mask.values.clone(),
+        edge_index=graph.untied.edge_index.clone(),
+        edge_mask=spread(circuit.mask.values).clone(),
         node_mask=_touched(circuit),
         num_nodes=graph.num_nodes,
         **extra,
@@ -190,7 +191,7 @@ def _without_hetero_data(
 ) -> Any:
     from torch_geometric.explain import HeteroExplanation
 
-    graph, made = circuit.graph, HeteroExplanation()
+    graph, made, spread = circuit.graph, HeteroExplanation(), circuit.graph.per_message
     touched = _touched(circuit)
     types = [node.kind for node in graph.nodes]
     for kind in dict.fromkeys(types):
@@ -198,9 +199,9 @@ def _without_hetero_data(
         made[kind].node_mask, made[kind].num_nodes = touched[mine], int(mine.sum())
     for number, name in enumerate(graph.edge_kinds):
         relation, index = kinds[name]
-        mine = graph.edge_kind == number
+        mine = graph.untied.edge_kind == number
         made[relation].edge_index = index
-        made[relation].edge_mask = circuit.mask.values[mine]
+        made[relation].edge_mask = spread(circuit.mask.values)[mine]
         if ranked is not None:
-            made[relation].edge_score = ranked[mine]
+            made[relation].edge_score = spread(ranked)[mine]
     return made

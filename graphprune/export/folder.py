@@ -20,7 +20,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from graphprune.core.graph import ComputationalGraph, Node
+from graphprune.core.elements import Node, Ties
+from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.core.method import ablation_name
 from graphprune.core.overlap import ExampleFingerprint, as_table
@@ -44,7 +45,11 @@ _DTYPES = {
     "mask": torch.float32,
     "scores": torch.float32,
     "found_on": torch.int64,
+    "tied_index": torch.int64,
+    "tied_kind": torch.uint8,
+    "tied_edge": torch.int64,
 }
+_TIES = ("tied_index", "tied_kind", "tied_edge")
 
 
 # -------------------------------------------------------------------- writing
@@ -71,6 +76,7 @@ def save_circuit(
             "groups": [list(group) for group in graph.groups],
             "inputs": list(graph.input_nodes),
             "outputs": list(graph.output_nodes),
+            **({} if graph.ties is None else {"num_messages": len(graph.ties.edge)}),
         },
         "num_kept": circuit.mask.num_kept,
         "score_method": None if circuit.scores is None else circuit.scores.method,
@@ -145,6 +151,9 @@ def _tensors(circuit: Circuit) -> dict[str, Tensor]:
         "fixed_edge_index": circuit.graph.fixed_edge_index,
         "mask": circuit.mask.values,
     }
+    if circuit.graph.ties is not None:
+        ties = circuit.graph.ties
+        tensors |= dict(zip(_TIES, (ties.index, ties.kind, ties.edge), strict=True))
     if circuit.scores is not None:
         tensors["scores"] = circuit.scores.values
     if circuit.found_on is not None:
@@ -271,7 +280,9 @@ def _read_tensors(path: Path, file: CircuitFile) -> dict[str, Tensor]:
         tensors = load_tensors(path.read_bytes())
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise FormatError(f"{path} is no readable safetensors file: {error}") from error
+    messages = file.graph.num_messages
     optional = {"scores": file.score_method, "found_on": file.found_on}
+    optional |= dict.fromkeys(_TIES, messages)
     expected = set(_DTYPES) - {name for name, given in optional.items() if given is None}
     if set(tensors) != expected:
         raise FormatError(
@@ -285,6 +296,9 @@ def _read_tensors(path: Path, file: CircuitFile) -> dict[str, Tensor]:
         "mask": [file.graph.num_edges],
         "scores": [file.graph.num_edges],
         "found_on": [file.found_on, 2],
+        "tied_index": [2, messages],
+        "tied_kind": [messages],
+        "tied_edge": [messages],
     }
     for name, value in tensors.items():
         if value.dtype != _DTYPES[name] or list(value.shape) != shapes[name]:
@@ -310,6 +324,7 @@ def _graph(file: CircuitFile, tensors: dict[str, Tensor], about: Path) -> Comput
             groups=tuple(tuple(group) for group in file.graph.groups),
             inputs=tuple(file.graph.inputs),
             outputs=tuple(file.graph.outputs),
+            ties=Ties(*(tensors[name] for name in _TIES)) if "tied_edge" in tensors else None,
         )
     except GraphPruneError as error:
         raise FormatError(f"{about} and {TENSORS_NAME} make no graph: {error}") from error

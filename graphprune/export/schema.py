@@ -43,6 +43,7 @@ class GraphHead(_Strict):
     groups: list[list[Count]]
     inputs: list[Count]
     outputs: list[Count]
+    num_messages: Count | None = None  # of a graph whose edges may stand for both directions
 
 
 class CircuitFile(_Strict):

@@ -20,10 +20,11 @@ def _steps(graph: ComputationalGraph) -> tuple[tuple[Tensor, Tensor, Tensor], ..
     groups join nodes of different depth, levels are swept until nothing changes.
     """
     group = torch.from_numpy(graph.representative)
-    sources = torch.cat([group[graph.edge_index[0]], group[graph.fixed_edge_index[0]]])
-    targets = torch.cat([group[graph.edge_index[1]], group[graph.fixed_edge_index[1]]])
+    index = graph.untied.edge_index
+    sources = torch.cat([group[index[0]], group[graph.fixed_edge_index[0]]])
+    targets = torch.cat([group[index[1]], group[graph.fixed_edge_index[1]]])
     wires = torch.full((graph.fixed_edge_index.shape[1],), -1)
-    numbers = torch.cat([torch.arange(graph.num_edges), wires])
+    numbers = torch.cat([graph.per_message(torch.arange(graph.num_edges)), wires])
     if not graph.is_acyclic:
         return ((sources, targets, numbers),)
     depth = torch.from_numpy(graph.depth)
@@ -50,11 +51,13 @@ def alive_edges(graph: ComputationalGraph, kept: Tensor, *, from_inputs: bool = 
     group = torch.from_numpy(graph.representative).to(kept.device)
     levels = [tuple(t.to(kept.device) for t in level) for level in _steps(graph)]
     back = _spread(graph, flat, group[list(graph.output_nodes)], levels[::-1], backward=True)
-    alive = flat & back[:, group[graph.edge_index[1].to(kept.device)]]
+    sources, targets = graph.untied.edge_index.to(kept.device)
+    leading = back[:, group[targets]]
     if from_inputs:
         ahead = _spread(graph, flat, group[list(graph.input_nodes)], levels, backward=False)
-        alive &= ahead[:, group[graph.edge_index[0].to(kept.device)]]
-    return alive.reshape(kept.shape)
+        leading &= ahead[:, group[sources]]
+    used = leading if graph.ties is None else graph.per_edge(leading.T.int()).T > 0
+    return (flat & used).reshape(kept.shape)
 
 
 def _spread(

@@ -51,12 +51,13 @@ class RandomWalks:
         source, target = (
             np.concatenate([own, fixed])
             for own, fixed in zip(
-                graph.edge_index.numpy(), graph.fixed_edge_index.numpy(), strict=True
+                graph.untied.edge_index.numpy(), graph.fixed_edge_index.numpy(), strict=True
             )
         )
         wires = graph.fixed_edge_index.shape[1]
-        number = np.concatenate([np.arange(graph.num_edges), np.full(wires, _WIRE)])
-        useful = leads[target] & np.concatenate([every, np.ones(wires, dtype=bool)])
+        own = graph.per_message(torch.arange(graph.num_edges)).numpy()
+        number = np.concatenate([own, np.full(wires, _WIRE)])
+        useful = leads[target] & np.concatenate([every[own], np.ones(wires, dtype=bool)])
         source, target, number = source[useful], target[useful], number[useful]
         order = np.argsort(source, kind="stable")
         self._target, self._number = target[order], number[order]
