@@ -298,7 +298,7 @@ def test_planted_motifs_are_ranked_first():
         optimiser.step()
     module.eval().requires_grad_(False)
     assert float((module(data.x, edges).argmax(1) == classes).float().mean()) > 0.9
-    model = gp.wrap(module, data=data)
+    model = gp.wrap(module, data=data, tie=False)
     task = nodes(data.x, classes, at=classes > 0, corrupt=None)
     scores = gp.EAP(ablation="zero").score(model, task)
     circuit = gp.Circuit.from_mask(scores.top(240), scores=scores, model=model, task=task)

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from graphprune.errors import InputError
+
 
 @dataclass(frozen=True)
 class Node:
@@ -57,12 +59,24 @@ class Ties:
     kind: UInt8[Tensor, " message"]
     edge: Int64[Tensor, " message"]
 
+    def __post_init__(self) -> None:
+        owners = torch.unique(self.edge)
+        if not torch.equal(owners, torch.arange(len(owners))):
+            raise InputError("ties number edges 0, 1, ..., each with at least one message")
+
     @property
     def first(self) -> Tensor:
         """``[E]``: each edge's first message, whose direction stands in ``edge_index``."""
         edges = int(self.edge.max()) + 1 if self.edge.numel() else 0
         first = torch.full((edges,), len(self.edge))
         return first.scatter_reduce(0, self.edge, torch.arange(len(self.edge)), "amin")
+
+    @property
+    def others(self) -> Tensor:
+        """``[M - E]``: all messages but the first of each edge."""
+        there = torch.ones(len(self.edge), dtype=torch.bool)
+        there[self.first] = False
+        return torch.nonzero(there)[:, 0]
 
     @property
     def two_way(self) -> Tensor:

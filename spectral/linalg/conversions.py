@@ -11,7 +11,7 @@ from scipy.sparse import issparse
 from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.errors import InputError
 
-__all__ = ["as_graph_or_pair", "graph_of"]
+__all__ = ["as_graph_or_pair", "checked_pair", "graph_of"]
 
 
 def as_graph_or_pair(graph: Any, weights: Any = None) -> tuple[Any, Any]:
@@ -108,3 +108,26 @@ def _pair(pair: Any, weights: Any) -> tuple[Any, Any]:
     index = np.asarray(pair[0])
     nodes = int(index.max()) + 1 if index.size and index.dtype.kind in "iu" else 0
     return (pair[0], nodes), pair[1]
+
+
+def checked_pair(pair: Any) -> tuple[Any, int]:
+    """``edge_index [2, E]`` and the number of nodes; raises :class:`InputError`."""
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise InputError(
+            "expected a ComputationalGraph, a directed networkx graph, a PyG Data, a scipy.sparse "
+            "matrix, or a pair (edge_index [2, E], num_nodes or weights), got "
+            f"{type(pair).__name__}"
+        )
+    index, nodes = pair
+    pairs = np.asarray(torch.as_tensor(index).detach().cpu().numpy())
+    if pairs.ndim != 2 or pairs.shape[0] != 2 or (pairs.size and pairs.dtype.kind not in "iu"):
+        raise InputError(
+            f"edge_index must be [2, E] whole numbers, got {list(pairs.shape)} {pairs.dtype}"
+        )
+    if isinstance(nodes, bool) or not isinstance(nodes, (int, np.integer)) or nodes < 0:
+        raise InputError(f"num_nodes must be a whole number of at least 0, got {nodes!r}")
+    if pairs.size and not 0 <= pairs.min() <= pairs.max() < nodes:
+        raise InputError(
+            f"edge_index names a node outside 0..{nodes - 1}: {pairs.min()} to {pairs.max()}"
+        )
+    return pairs, int(nodes)

@@ -270,7 +270,7 @@ def sensitivity(
     spectrum = Solver(form, dense_limit).solve(given, vectors=True)
     chosen = measure_named(measure, spectrum, laplacian)
     values = weight_gradients(form, given, entry_gradients(given, spectrum, chosen))
-    return torch.from_numpy(values[: given.num_edges].copy())
+    return torch.from_numpy(given.per_edge(values).copy())
 
 
 def removal_effects(
@@ -311,7 +311,7 @@ def removal_effects(
     values = np.full(given.num_edges, np.nan)
     if not exact:
         k = entry_gradients(given, spectrum, chosen)
-        values[wanted] = toggle_effects(solver.operator, given, k)[wanted]
+        values[wanted] = given.per_edge(toggle_effects(solver.operator, given, k))[wanted]
         return torch.from_numpy(values)
     now = chosen.value(spectrum.values)
     every = np.arange(given.num_edges)
@@ -341,7 +341,7 @@ class _Rotation(torch.autograd.Function):
         spectrum = solver.solve(now, vectors=True)
         if ctx.needs_input_grad[0]:
             k = entry_gradients(now, spectrum, measure, limit=limit)
-            gradient = weight_gradients(solver.operator, now, k)[: now.num_edges]
+            gradient = now.per_edge(weight_gradients(solver.operator, now, k))
             ctx.gradient = torch.from_numpy(gradient.copy()).to(weights)
         return weights.new_tensor(measure.value(spectrum.values))
 

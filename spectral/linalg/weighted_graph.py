@@ -26,7 +26,7 @@ out. ``rw`` takes absolute degrees by default, the others signed ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -37,7 +37,7 @@ from scipy.sparse import csr_array
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import InputError, NumericalError, unknown_name
 
-from .conversions import as_graph_or_pair
+from .conversions import as_graph_or_pair, checked_pair
 
 __all__ = [
     "BoolArray", "Degrees", "FloatArray", "IntArray", "Laplacian", "NodePairs", "Operator",
@@ -65,6 +65,8 @@ class WeightedGraph:
         present: ``[E + F]``; an absent edge enters neither A nor any degree.
         num_edges: E.
         graph: where it came from, if that was a :class:`~graphprune.ComputationalGraph`.
+        returning: ``[R]``: the edges whose other direction the first R of the F fixed ones are.
+            They come and go with their edges (ties of an undirected graph).
 
     Example:
         >>> ring = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "c"), ("c", "a")])
@@ -80,17 +82,42 @@ class WeightedGraph:
     present: BoolArray
     num_edges: int
     graph: ComputationalGraph | None = None
+    returning: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def keep(self, kept: BoolArray) -> WeightedGraph:
         """The same nodes with the edges ``kept [E]`` alone; fixed edges stay."""
         present = self.present.copy()
-        present[: self.num_edges] &= kept
+        present[: self.num_edges + len(self.returning)] &= self.both_ways(kept)
         return replace(self, present=present)
 
+    def both_ways(self, values: Any) -> Any:
+        """``[..., E + R]`` of values of the edges ``[..., E]``: each direction has its edge's."""
+        if not len(self.returning):
+            return values
+        return np.concatenate([values, values[..., self.returning]], axis=-1)
+
+    def per_edge(self, values: FloatArray) -> FloatArray:
+        """``[E]`` of ``[E + F]``: sums over both directions of an edge."""
+        count, back = self.num_edges, len(self.returning)
+        if not back:
+            return values[:count]
+        returned = values[count : count + back]
+        return values[:count] + np.bincount(self.returning, returned, minlength=count)
+
+    @property
+    def sizes(self) -> FloatArray:
+        """``[E]``: sizes of the edges' weights, of both directions together."""
+        return self.per_edge(np.abs(self.weights))
+
     def reweighted(self, weights: Any) -> WeightedGraph:
-        """Other weights ``[E]`` on the edges; fixed edges keep theirs."""
-        values = self.weights.copy()
-        values[: self.num_edges] = self._checked(weights)
+        """Other weights ``[E]`` on the edges (tied: or ``[M]``, by message); fixed keep theirs."""
+        values, directions = self.weights.copy(), self.num_edges + len(self.returning)
+        given = self._checked(weights, directions)
+        if len(given) > self.num_edges and self.graph is not None and self.graph.ties is not None:
+            given = given[np.concatenate([self.graph.ties.first, self.graph.ties.others])]
+        else:
+            given = self.both_ways(given)
+        values[:directions] = given
         return replace(self, weights=values)
 
     def extended(self, sources: Any, targets: Any, weights: Any) -> WeightedGraph:
@@ -129,7 +156,7 @@ class WeightedGraph:
         fixed = len(self.sources) - self.num_edges
         return f"WeightedGraph({self.num_nodes} nodes, {self.num_edges} edges, {fixed} fixed)"
 
-    def _checked(self, weights: Any) -> FloatArray:
+    def _checked(self, weights: Any, directions: int) -> FloatArray:
         edges = self.num_edges
         try:
             tensor = torch.as_tensor(weights).detach().cpu()
@@ -137,19 +164,20 @@ class WeightedGraph:
             raise InputError(f"edge weights must be numbers: {error}") from None
         if tensor.is_complex():
             raise InputError(f"edge weights must be real numbers, got {tensor.dtype}")
-        if tensor.shape != (edges,):
+        if tensor.ndim != 1 or len(tensor) not in (edges, directions):
             raise InputError(
                 f"expected a weight for each of the {edges} edges, got {list(tensor.shape)}"
             )
         values: FloatArray = tensor.to(torch.float64).numpy()
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            edge = int(bad[0])
-            ends = self.node_name(self.sources[edge]), self.node_name(self.targets[edge])
-            name = "->".join(ends) if self.graph is None else self.graph.edge_names[edge]
+            edge, name = int(bad[0]), f"{self.sources[bad[0]]}->{self.targets[bad[0]]}"
+            if self.graph is not None:
+                named = self.graph if len(values) == edges else self.graph.untied
+                name = named.edge_names[edge]
             raise NumericalError(
-                f"{len(bad)} of {edges} edge weights are NaN or infinite, first at edge {edge} "
-                f"({name})"
+                f"{len(bad)} of {len(values)} edge weights are NaN or infinite, first at edge "
+                f"{edge} ({name})"
             )
         return values
 
@@ -185,11 +213,16 @@ def weighted_graph(
     if isinstance(graph, ComputationalGraph):
         pairs, nodes, source = graph.edge_index.numpy(), graph.num_nodes, graph
     else:
-        pairs, nodes, source = (*_checked_pair(graph), None)
+        pairs, nodes, source = (*checked_pair(graph), None)
     count = pairs.shape[1]
-    ends = pairs.astype(np.int64)
+    ends, returning = pairs.astype(np.int64), np.zeros(0, dtype=np.int64)
+    if source is not None and source.ties is not None:
+        others = source.ties.others
+        ends = np.concatenate([ends, source.ties.index[:, others].numpy()], axis=1)
+        returning = source.ties.edge[others].numpy()
+    here = np.ones(ends.shape[1], dtype=bool)
     result = WeightedGraph(
-        nodes, ends[0], ends[1], np.ones(count), np.ones(count, dtype=bool), count, source
+        nodes, ends[0], ends[1], np.ones(len(here)), here, count, source, returning
     )
     if weights is not None:
         result = result.reweighted(weights)
@@ -198,29 +231,6 @@ def weighted_graph(
         size = result.fixed_weight(wire_weight, "wire_weight")
         result = result.extended(fixed[0], fixed[1], np.full(fixed.shape[1], size))
     return result
-
-
-def _checked_pair(pair: Any) -> tuple[Any, int]:
-    """``edge_index [2, E]`` and the number of nodes; raises :class:`InputError`."""
-    if not isinstance(pair, tuple) or len(pair) != 2:
-        raise InputError(
-            "expected a ComputationalGraph, a directed networkx graph, a PyG Data, a scipy.sparse "
-            "matrix, or a pair (edge_index [2, E], num_nodes or weights), got "
-            f"{type(pair).__name__}"
-        )
-    index, nodes = pair
-    pairs = np.asarray(torch.as_tensor(index).detach().cpu().numpy())
-    if pairs.ndim != 2 or pairs.shape[0] != 2 or (pairs.size and pairs.dtype.kind not in "iu"):
-        raise InputError(
-            f"edge_index must be [2, E] whole numbers, got {list(pairs.shape)} {pairs.dtype}"
-        )
-    if isinstance(nodes, bool) or not isinstance(nodes, (int, np.integer)) or nodes < 0:
-        raise InputError(f"num_nodes must be a whole number of at least 0, got {nodes!r}")
-    if pairs.size and not 0 <= pairs.min() <= pairs.max() < nodes:
-        raise InputError(
-            f"edge_index names a node outside 0..{nodes - 1}: {pairs.min()} to {pairs.max()}"
-        )
-    return pairs, int(nodes)
 
 
 def close(
@@ -292,13 +302,9 @@ class Operator:
 
     def degree_nodes(self, graph: WeightedGraph) -> tuple[IntArray, ...]:
         """The nodes to whose degree each edge adds: arrays ``[E + F]``, none for ``adjacency``."""
-        ends = {
-            "out": (graph.sources,),
-            "rw": (graph.sources,),
-            "in": (graph.targets,),
-            "adjacency": (),
-        }
-        return ends.get(self.laplacian, (graph.sources, graph.targets))
+        out, into = (graph.sources,), (graph.targets,)
+        ends = {"out": out, "rw": out, "in": into, "adjacency": ()}
+        return ends.get(self.laplacian, out + into)
 
     def degree_share(self, weights: FloatArray) -> FloatArray:
         """``a(w)``, the amount that an edge adds to a degree: 1 for ``count``."""

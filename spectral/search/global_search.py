@@ -213,7 +213,8 @@ class GlobalSearch:
 
     def _from_no_cycles(self, count: int, work: float) -> BoolArray | None:
         """``count`` edges by way of a graph without cycles, where that is the goal."""
-        if self.goal != "damp" or self.value == 0.0:
+        # Both directions of a tied edge are a cycle: arcs of directed edges tell nothing of them.
+        if self.goal != "damp" or self.value == 0.0 or len(self.graph.returning):
             return None
         acyclic = without_feedback_arcs(self.graph, int(self.kept.sum()) - count)
         if int(acyclic.sum()) >= count:

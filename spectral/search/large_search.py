@@ -41,6 +41,8 @@ def prune_all_cycles(graph: WeightedGraph, count: int) -> BoolArray | None:
     ``None`` where the feedback arcs that were found are more than the edges to remove. Self-loops
     are no cycle here: they stand on the diagonal.
     """
+    if len(graph.returning):
+        return None  # both directions of a tied edge are a cycle
     edges = int(graph.present[: graph.num_edges].sum())
     acyclic = without_feedback_arcs(graph, edges - count)
     if int(acyclic.sum()) < count or component_sizes(graph.keep(acyclic))[:1].sum() > 1:
@@ -67,7 +69,7 @@ class LargeSearch:
     def __post_init__(self) -> None:
         if self.goal == "gap":
             raise InputError("the gap needs all eigenvalues: a component is above dense_limit")
-        self.sizes = np.abs(self.graph.weights[: self.graph.num_edges])
+        self.sizes = self.graph.sizes
         self.kept = self.graph.present[: self.graph.num_edges].copy()
         self.first = self.spectrum = self.solver.solve(self.graph, vectors=True)
         self.rounds = self.rejected = 0
@@ -80,7 +82,7 @@ class LargeSearch:
         if total <= 0:
             return self.kept
         arcs = np.zeros(len(self.kept), dtype=bool)
-        if self.goal == "damp":
+        if self.goal == "damp" and not len(self.graph.returning):
             arcs = self.kept & ~without_feedback_arcs(self.graph, total)
         with bar(f"spectral {self.goal}", total) as shown:
             for number in range(ROUNDS):
@@ -105,7 +107,7 @@ class LargeSearch:
         """The edges that are left, the best to cut first."""
         graph, free = self.graph.keep(self.kept), np.flatnonzero(self.kept)
         k = entry_gradients(graph, self.spectrum, self.measure)
-        effect = toggle_effects(self.solver.operator, graph, k)[free]
+        effect = graph.per_edge(toggle_effects(self.solver.operator, graph, k))[free]
         # As exact as the sparse solver's residuals; smaller effects are none.
         noise = 1e-6 * float(np.abs(effect).max(initial=0.0))
         effect = np.where(np.abs(effect) <= noise, 0.0, effect)

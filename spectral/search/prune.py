@@ -139,7 +139,7 @@ def prune(
             given, kept, by=mode if variant == "default" else variant, solved="each node's star"
         )
     if goal == "damp":
-        heavy = given.weights[: given.num_edges] != 0
+        heavy = given.sizes != 0
         rotates = component_sizes(given.keep(heavy))[:1].sum() > 1
         if not rotates and int(heavy.sum()) <= count:  # as small as asked for: nothing is to do
             kept = without_weakest(given, np.ones_like(heavy), count)
@@ -262,6 +262,12 @@ def _by_stars(
     variant: Variant,
     count: int,
 ) -> BoolArray:
+    if len(given.returning):
+        raise InputError(
+            f"{'mode=local' if variant == 'default' else 'variant=paper'} cuts single directions "
+            "of a node's star, and edges of this graph stand for both; wrap the model with "
+            "tie=False, or take mode='global'"
+        )
     if variant == "default":
         kept = StarSearch(given, operator(laplacian, degrees)).run(count)
     else:

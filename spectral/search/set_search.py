@@ -82,7 +82,7 @@ class SetEvaluator:
         if StackedMatrices.fit(self.graph, form):
             self.stacks = StackedMatrices(self.graph, form, self.measure)
         self.initial = self.graph.present[: self.graph.num_edges].copy()
-        self.sizes = np.abs(self.graph.weights[: self.graph.num_edges])
+        self.sizes = self.graph.sizes
         self.spectrum = self.solve(self.initial)
         self.start = self.measure.value(self.spectrum.values)
         largest = float(np.abs(self.spectrum.values).max(initial=0.0))
@@ -136,7 +136,7 @@ class SetEvaluator:
         """``[E]``: to first order, the measure's change where an edge goes or comes back."""
         graph = self.graph.keep(kept)
         k = entry_gradients(graph, spectrum, self.measure)
-        return toggle_effects(self.solver.operator, graph, k)[: graph.num_edges]
+        return graph.per_edge(toggle_effects(self.solver.operator, graph, k))
 
 
 def removal_costs(goal: Goal, effects: FloatArray) -> FloatArray:
@@ -215,7 +215,8 @@ class StackedMatrices:
         """``[B, n, n]``, entries from one component to another taken out."""
         n, count = self.graph.num_nodes, len(sets)
         present = np.ones((count, len(self.graph.sources)))
-        present[:, : self.graph.num_edges] = sets
+        given = self.graph.both_ways(sets)
+        present[:, : given.shape[1]] = given
         present *= self.graph.present
         matrices = np.ascontiguousarray((self.entries @ present.T).T).reshape(count, n, n)
         if self.form.laplacian == "rw":
