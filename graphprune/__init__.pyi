@@ -105,6 +105,7 @@ from .precision import PrecisionPolicy as PrecisionPolicy
 from .selection.bootstrap import BootstrapScores as BootstrapScores
 from .selection.bootstrap import bootstrap_scores as bootstrap_scores
 from .selection.combine import combine_scores as combine_scores
+from .spectral import DynamicPruning as DynamicPruning
 from .spectral import SpectralPruning as SpectralPruning
 from .spectral import SpectralScores as SpectralScores
 from .study import Study as Study

@@ -9,6 +9,7 @@ slowly. An adapter has a capability as soon as it defines its members; there is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -24,15 +25,18 @@ from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
 
 __all__ = [
     "CompiledCircuits",
+    "CutsWhileTraining",
     "EdgeGradients",
     "ExportedModules",
     "Identity",
     "IncrementalTrials",
     "LearnedConstants",
+    "LearnsByNode",
     "LowPrecision",
     "MeanMessages",
     "PlacedMessages",
     "RelevanceGradients",
+    "TiedEdges",
     "UserModule",
     "WeightedEdges",
     "WiderCopy",
@@ -162,6 +166,41 @@ class WeightedEdges(Protocol):
     def edge_weights(self) -> Tensor | None:
         """``[E]`` float: each edge's signed weight; ``None`` where this model's edges have none."""
         ...
+
+
+@runtime_checkable
+class TiedEdges(Protocol):
+    """Edges that may stand for both directions, as those of an undirected graph do."""
+
+    def untied(self) -> MaskedModel:
+        """The same model with each direction as an edge of its own."""
+        ...
+
+
+@runtime_checkable
+class CutsWhileTraining(Protocol):
+    """Edges that can be cut and grown while the user's own loop trains the network."""
+
+    def cutting(self) -> AbstractContextManager[Any]:
+        """A context that gives the edges (:class:`graphprune.search.cut_edges.CutEdges`).
+
+        Inside it the user's own calls run without the edges that are cut. When it ends all is as it
+        was, except for what was learned.
+        """
+        ...
+
+
+@runtime_checkable
+class LearnsByNode(CutsWhileTraining, Protocol):
+    """A local rule, which learns at every update of a node.
+
+    ``weight [N, N]`` and ``keep [N, N]`` bool are source by target; ``after_update(rule, node)`` is
+    called after every update.
+    """
+
+    weight: Any
+    keep: Any
+    after_update: Any
 
 
 @runtime_checkable

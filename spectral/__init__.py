@@ -12,7 +12,8 @@ from .linalg.sensitivity import removal_effects, rotation, sensitivity
 from .linalg.spectra import drift, leading, spectrum, stable_step
 from .linalg.weighted_graph import WeightedGraph, close, laplacian, weighted_graph
 from .methods.baselines import EffectiveResistance, Magnitude, Taylor, effective_resistance
-from .methods.dynamic import DynamicPruning, scheduled
+from .methods.cut_choice import scheduled
+from .methods.dynamic import DynamicPruning
 from .methods.spectral import (
     SpectralPruning,
     SpectralScores,

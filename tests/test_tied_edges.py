@@ -17,7 +17,7 @@ import graphprune as gp
 from graphprune import spectral
 from graphprune.adapters import ARGNN
 from graphprune.conformance import check_adapter, check_method
-from graphprune.export.explanation import to_explanation
+from graphprune.export import to_explanation
 from graphprune.tasks import nodes, patterns
 
 NODES = 9

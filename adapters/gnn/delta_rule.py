@@ -8,15 +8,20 @@ else ``(sum_k W_nk E_k) V_n (1 - V_n)`` from the present errors of the nodes tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
+from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.search.cut_edges import CutEdges
 
 from .argnn import ARGNN
+from .masked_argnn import network_graph
 
 __all__ = ["DeltaRule"]
 
@@ -80,6 +85,15 @@ class DeltaRule:
         self._is_output[self._outputs] = True
         self._wanted = np.zeros(nodes)
 
+    @contextmanager
+    def cutting(self) -> Iterator[CutEdges]:
+        """See :class:`~graphprune.capabilities.CutsWhileTraining`; ``keep`` stays as it becomes."""
+        before = self.after_update
+        try:
+            yield _RuleEdges(self, network_graph(self.network))
+        finally:
+            self.after_update = before
+
     def learn(self, x: ArrayLike, y: ArrayLike) -> float:
         """One sample: inputs ``[n_in]`` and wanted outputs ``[n_out]``.
 
@@ -138,3 +152,35 @@ def _require_published(network: ARGNN) -> None:
             f"between two nodes; got {network!r} with activation {network.activation!r}, channels "
             f"{network.channels}, bias {network.bias is not None}"
         )
+
+
+class _RuleEdges(CutEdges):
+    """The edges of a network that learns by the local rule, node by node."""
+
+    def __init__(self, rule: DeltaRule, graph: ComputationalGraph) -> None:
+        super().__init__(graph)
+        self.rule = rule
+        self._ends = tuple(graph.edge_index.numpy())
+
+    @property
+    def kept(self) -> Tensor:
+        """See :class:`CutEdges`."""
+        return torch.from_numpy(self.rule.keep[self._ends])
+
+    def keep(self, kept: Tensor, grown: Tensor) -> None:
+        """See :class:`CutEdges`."""
+        self.rule.keep[self._ends] = kept.numpy()
+        source, target = (end[grown.numpy()] for end in self._ends)
+        self.rule.weight[source, target] = 0.0
+
+    def weights(self) -> Tensor:
+        """See :class:`CutEdges`."""
+        return torch.from_numpy(self.rule.weight[self._ends])
+
+    def gradients(self) -> Tensor:
+        """See :class:`CutEdges`: what the rule would add to each weight now, times -1."""
+        source, target = self._ends
+        return torch.from_numpy(self.rule.error[target] * self.rule.state[source])
+
+    def forget(self) -> None:
+        """See :class:`CutEdges`: the rule keeps no sums."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -28,11 +29,13 @@ from graphprune.core.model import (
     require_same_batch,
 )
 from graphprune.errors import InputError
+from graphprune.search.cut_edges import CutEdges
 from graphprune.util.modes import quiet
 
 from .adjacency import edge_products
 from .argnn import ARGNN
 from .argnn_reference import ARGNNReference
+from .cutting import cutting_flags
 from .graph_model import GradientPoint, GraphModel, PointGradients, require_corrupt
 from .schedule import Schedule
 from .tying import Tie, tied
@@ -117,6 +120,10 @@ class MaskedARGNN(GraphModel):
                 return inner.outputs(ones, added=ablated)[0]
 
         return run
+
+    def cutting(self) -> AbstractContextManager[CutEdges]:
+        """See :class:`~graphprune.capabilities.CutsWhileTraining`."""
+        return cutting_flags(self._network, self._graph)
 
     def widened(self) -> MaskedModel | None:
         """A copy in float64; ``None`` if it is that already."""

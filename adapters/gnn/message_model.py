@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -24,9 +25,11 @@ from graphprune.core.batch import Batch
 from graphprune.core.contents import fingerprint
 from graphprune.core.model import Ablation, Messages
 from graphprune.errors import InputError, UnsupportedModelError
+from graphprune.search.cut_edges import CutEdges
 from graphprune.util.checks import require_one_of
 from graphprune.util.modes import quiet
 
+from .cutting import cutting_messages
 from .graph_model import GradientPoint, GraphModel, PointGradients, require_corrupt
 from .hooks import MessageHooks, convolutions
 from .messages import MessageReference, each_reader, mean_messages
@@ -130,6 +133,11 @@ class MessageModel(GraphModel):
             self.checked.require_messages(f"{ablation.name} ablation")
         require_corrupt(batch, ablation)
         return MessageReference(self.checked, self._deletion, batch, ablation)
+
+    def cutting(self) -> AbstractContextManager[CutEdges]:
+        """See :class:`~graphprune.capabilities.CutsWhileTraining`."""
+        self.checked.require_messages("pruning while it trains")
+        return cutting_messages(self.checked.call, self._graph)
 
     # ---------------------------------------------------------------- gradients
 

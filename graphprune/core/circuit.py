@@ -395,6 +395,6 @@ class Circuit:
 
     def __repr__(self) -> str:
         return (
-            f"Circuit({self.mask.num_kept} of {self.graph.num_edges} edges, "
+            f"Circuit({self.mask.num_kept} of {self.graph.num_edges} {self.graph.counted}, "
             f"{len(self.nodes())} nodes)"
         )

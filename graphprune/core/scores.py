@@ -249,7 +249,8 @@ class EdgeScores:
         )
 
     def __repr__(self) -> str:
-        return f"EdgeScores({self.graph.num_edges} edges, method={self.method!r})"
+        edges = f"{self.graph.num_edges} {self.graph.counted}"
+        return f"EdgeScores({edges}, method={self.method!r})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,8 @@ class Magnitude(Scorer):
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:
         """``|w|``."""
         require_model(model)
-        values = edge_weights(model, task, self.edge_weights).abs()
+        weights = edge_weights(model, task, self.edge_weights)
+        values = torch.from_numpy(weighted_graph(model.graph, weights).sizes)
         return EdgeScores(model.graph, values.float(), method=self.label)
 
 
@@ -93,7 +94,7 @@ class EffectiveResistance(Scorer):
                 f"effective resistance inverts a {given.num_nodes} x {given.num_nodes} matrix; "
                 f"most_nodes={self.most_nodes} allows less"
             )
-        values = effective_resistance(given) * weights.abs().numpy()
+        values = effective_resistance(given) * given.sizes
         return EdgeScores.computed(model.graph, torch.from_numpy(values).float(), method=self.label)
 
 

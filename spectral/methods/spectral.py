@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.capabilities import PlacedMessages, WeightedEdges, require
+from graphprune.capabilities import PlacedMessages, TiedEdges, WeightedEdges, require
 from graphprune.core.ablation import AblationLike
 from graphprune.core.mask import as_size, budget
 from graphprune.core.method import Pruner, Scorer, ablation_of
@@ -47,6 +47,8 @@ def edge_weights(
 ) -> Tensor:
     """``[E]`` float64: the weights of a model's edges, or what flows along them.
 
+    Of tied edges ``[M]``, the weight of each direction, except for attributions.
+
     ``"module"``: the signed weights of the model's own edges; ``"message_norm"``: see
     :func:`message_norms`; ``"attribution"``: sizes of EAP's scores on the task, under
     ``ablation``; ``"auto"``: the first where the model has weights, else the second. Numbers
@@ -60,13 +62,14 @@ def edge_weights(
     """
     if not isinstance(how, str):
         values = torch.as_tensor(how, dtype=torch.float64)
-        if values.shape != (model.graph.num_edges,):
+        if values.shape not in ((model.graph.num_edges,), (model.graph.untied.num_edges,)):
             raise InputError(
                 f"edge_weights: expected {model.graph.num_edges} numbers, got {list(values.shape)}"
             )
         return values
-    if how in ("auto", "module") and isinstance(model, WeightedEdges):
-        own = model.edge_weights()
+    directed = model.untied() if isinstance(model, TiedEdges) else model
+    if how in ("auto", "module") and isinstance(directed, WeightedEdges):
+        own = directed.edge_weights()
         if own is not None:
             return own.detach().double().cpu()
     if how == "module":
@@ -77,7 +80,7 @@ def edge_weights(
     if how == "attribution":
         return EAP(ablation=ablation).score(model, task).values.abs().double()
     if how in ("auto", "message_norm"):
-        return message_norms(model, task)
+        return message_norms(directed, task)
     raise InputError(
         "edge_weights must be 'auto', 'module', 'message_norm', 'attribution' or numbers, got "
         f"{how!r}"
@@ -219,7 +222,7 @@ class SpectralPruning(_Spectral, Pruner):
         if size is not None:
             return self.sized(size).fit(model, task)
         given = self._closed(model, task)
-        heavy = int(np.count_nonzero(given.weights[: given.num_edges]))
+        heavy = int(np.count_nonzero(given.sizes))
         if self.goal != "damp" or heavy > budget(self.chosen_size, given.num_edges):
             self._refuse_acyclic(model)
         mask = prune(
@@ -281,7 +284,7 @@ class SpectralScores(_Spectral, Scorer):
                 values[cut] = rank
         else:
             k = entry_gradients(given, spectrum, chosen)
-            effects = toggle_effects(solver.operator, given, k)[: given.num_edges]
+            effects = given.per_edge(toggle_effects(solver.operator, given, k))
             values = removal_costs(self.goal, effects)
         if self.goal != "preserve":
             values = values - values.min()  # a ranking: what goes first has the smallest size too

@@ -79,7 +79,7 @@ def test_regrowth_brings_back_what_lowers_the_loss_most():
     assert best != set(cut[: len(best)].tolist())
     before, weights = net.edge_keep.clone(), net.edge_weight.detach().clone()
     with torch.no_grad():
-        pruning._grow(net.edge_keep)
+        pruning._grown(pruning._edges, before)
     assert set(torch.nonzero(net.edge_keep & ~before)[:, 0].tolist()) == best
     assert not net.edge_weight[list(best)].any()
     same = torch.ones(edges, dtype=torch.bool)
