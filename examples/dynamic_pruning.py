@@ -8,7 +8,7 @@ samples. Ours leave 37 edges, as the published rule with summed weights does, by
 Three tables come out. ``results.csv``: edges left and errors with 95 % intervals over runs, and the
 difference to the same network without pruning. ``errors.csv``: the error of the unpruned networks
 as six readers of the paper may count it, beside the published one. ``training.csv``, and the figure
-``training.png``: edges, rotation, time and error of XOR as training goes.
+``training.png``: edges, rotation, time and error of XOR (the last gate) as training goes.
 
     python examples/dynamic_pruning.py --out dynamic-pruning    # about 40 minutes
     python examples/dynamic_pruning.py --out dynamic-pruning --quick
@@ -148,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--gates", nargs="+", default=list(GATES), choices=list(GATES))
     parser.add_argument("--quick", action="store_true", help="two runs of 100 samples")
     options = parser.parse_args()
     runs, samples, points = (2, 100, 5) if options.quick else (options.runs, SAMPLES, 40)
@@ -155,12 +156,11 @@ def main() -> None:
     methods = ("none", "paper, counts", "paper, weights", *OURS)
     rows, frames = [], {}
     with gp.quiet():
-        for name in GATES:
+        for name in options.gates:
             for how in methods:
                 for seed in range(runs):
-                    row, frame = one_run(
-                        name, how, seed, samples, points if name == "XOR" else None
-                    )
+                    along = points if name == options.gates[-1] else None
+                    row, frame = one_run(name, how, seed, samples, along)
                     rows.append(row)
                     if frame is not None:
                         frames.setdefault(how, []).append(frame)

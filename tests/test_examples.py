@@ -22,6 +22,7 @@ SCRIPTS = {
         ],
         "faithfulness",
     ),
+    "dynamic_pruning.py": (["results.csv", "errors.csv", "training.csv", "training.png"], "paper"),
     "graph_pruning.py": (["digits.csv", "digits.png"], "preserve"),
     "own_prompts.py": (["pairs.jsonl", "circuit/circuit.json"], "log_odds"),
     "compare_methods.py": (["methods.csv", "curves.png"], "cpr"),

@@ -144,7 +144,7 @@ def test_damping_while_training_leaves_less_rotation_than_random_cuts(tie):
             a = np.zeros((8, 8))
             a[tuple(net.edge_index[:, kept].numpy())] = net.edge_weight.detach()[kept].numpy()
             left[method] += np.abs(np.linalg.eigvals(a).imag).sum()
-    assert left["random"] > 1
+    assert left["random"] > 0.1
     assert left["damp"] < 0.5 * left["random"]
 
 

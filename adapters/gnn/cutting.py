@@ -132,7 +132,7 @@ class _Messages(CutEdges):
             sums.index_add_(0, one.edges[own].cpu(), norms)
             calls += 1
         self.sizes = sums / calls.clamp(min=1)
-        hooks.seen.clear()
+        hooks.forget()
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def cutting_messages(call: ModuleCall, graph: ComputationalGraph) -> Iterator[Cu
     hooks = MessageHooks(own, edges.mask, delete=True)
 
     def begin(*_: Any) -> None:
-        hooks.seen.clear()  # of a call that failed
+        hooks.forget()  # a call that failed
 
     def end(*_: Any) -> None:
         edges.look_at(hooks)

@@ -103,6 +103,11 @@ class MessageHooks:
                 _LayerHooks(self, path or type(conv).__name__, conv).attach(handles)
             yield
 
+    def forget(self) -> None:
+        """Lets go of what earlier passes left; for hooks that stay while a module trains."""
+        self.seen.clear()
+        self._matched.clear()
+
     def mask_of(self, edges: Tensor) -> Tensor:
         """``[M]``: mask values of messages on ``edges [M]``; 1 for the layer's own."""
         assert self.mask is not None

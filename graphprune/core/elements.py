@@ -50,9 +50,9 @@ class Ties:
         edge: ``[M]`` int64: the edge that each message belongs to.
 
     Example:
-        >>> triangle = Data(x=torch.eye(3), edge_index=torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]))
-        >>> gp.wrap(GCNConv(3, 2), data=triangle).graph.ties.edge
-        tensor([0, 0, 1, 1])
+        >>> from torch_geometric.nn import GCNConv
+        >>> gp.wrap(GCNConv(4, 2), data=data).graph.ties.edge.bincount()
+        tensor([2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
 
     index: Int64[Tensor, "2 message"]
@@ -99,7 +99,7 @@ class EdgeNames(Sequence[str]):
         two_way: ``[E]`` bool: edges that stand for both directions.
 
     Example:
-        >>> list(ComputationalGraph.from_edges([("0", "1"), ("0", "1"), ("1", "0")]).edge_names)
+        >>> list(gp.ComputationalGraph.from_edges([("0", "1"), ("0", "1"), ("1", "0")]).edge_names)
         ['0->1', '0->1#2', '1->0']
     """
 

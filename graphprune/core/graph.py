@@ -255,6 +255,7 @@ class ComputationalGraph:
         """The graph whose edges are this one's messages, in the data's order; itself without ties.
 
         Example:
+            >>> from torch_geometric.nn import GCNConv
             >>> graph = gp.wrap(GCNConv(4, 2), data=data).graph
             >>> graph.num_edges, graph.untied.num_edges
             (12, 24)
@@ -329,7 +330,7 @@ class ComputationalGraph:
         from scipy.sparse.csgraph import breadth_first_order
 
         wired = np.ones(self.fixed_edge_index.shape[1], dtype=bool)
-        sent = self.per_message(torch.from_numpy(np.asarray(kept))).numpy()
+        sent = kept if self.ties is None else kept[self.ties.edge.numpy()]
         pairs = self.representative[self._wiring[:, np.concatenate([sent, wired])]]
         rows, columns = pairs[::-1] if backward else pairs
         # One more node leads to all in `start`, so that one search finds what any of them reaches.
@@ -354,8 +355,10 @@ class ComputationalGraph:
         leading = back[targets]
         if from_inputs:
             leading = leading & self.reachable(self.input_nodes, kept)[sources]
-        used = self.per_edge(torch.from_numpy(leading).int()).numpy() > 0
-        return np.asarray(kept & used)
+        if self.ties is not None:
+            count = np.bincount(self.ties.edge.numpy(), leading, minlength=self.num_edges)
+            leading = count > 0
+        return np.asarray(kept & leading)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ComputationalGraph) and self.fingerprint == other.fingerprint

@@ -49,9 +49,10 @@ class _Components:
             self.covers[torch.arange(len(numbers)), numbers] = True
         elif over == "nodes":
             # What only reads is no component: nothing it sends can be knocked out.
-            nodes = torch.unique(graph.edge_index[0, numbers])
+            senders = graph.untied.edge_index[0]
+            nodes = torch.unique(senders[graph.per_message(circuit.kept)])
             self.names = [graph.nodes[n].name for n in nodes.tolist()]
-            self.covers = graph.edge_index[0] == nodes[:, None]
+            self.covers = graph.per_edge((senders[:, None] == nodes).int()).T > 0
         else:
             raise InputError(f"over is edges or nodes, got {over!r}")
         self.kept = circuit.kept

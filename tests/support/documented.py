@@ -51,7 +51,7 @@ def model() -> gp.MaskedModel:
             outputs = module(data().x, data().edge_index)
             torch.nn.functional.cross_entropy(outputs, data().y).backward()
             optimiser.step()
-    return gp.wrap(module.eval(), data=data())
+    return gp.wrap(module.eval(), data=data(), tie=False)
 
 
 @cache
