@@ -70,19 +70,15 @@ def make_pruning(how: str, samples: int, seed: int) -> gp.DynamicPruning:
     )
 
 
-def errors_at_rest(rule: DeltaRule, gate) -> np.ndarray:
-    """``[16]``: errors of each of the four inputs in turn, four rounds; nothing is learned.
+def errors_at_rest(rule: DeltaRule, gate, rounds: int = 4) -> np.ndarray:
+    """``[4 * rounds]``: errors of each of the four inputs in turn; nothing is learned.
 
-    States go on from what they are, as in training, and come back afterwards.
+    States go on from what they are, as in training.
     """
-    kept = rule.weight.copy(), rule.state.copy(), rule.error.copy(), rule.after_update, rule.rate
-    rule.after_update, rule.rate = None, 0.0
-    errors = []
-    for a, b in [(0, 0), (0, 1), (1, 0), (1, 1)] * 4:
-        errors.append(rule.learn([a, b], [gate(a, b)]))
-        rule.weight[:] = kept[0]
-    rule.weight[:], rule.state[:], rule.error[:], rule.after_update, rule.rate = kept
-    return np.array(errors)
+    twin = DeltaRule(rule.network, rate=0.0, sweeps=SWEEPS)
+    twin.weight[:], twin.keep[:], twin.state[:] = rule.weight, rule.keep, rule.state
+    inputs = [(0, 0), (0, 1), (1, 0), (1, 1)] * rounds
+    return np.array([twin.learn([a, b], [gate(a, b)]) for a, b in inputs])
 
 
 def one_run(name: str, how: str, seed: int, samples: int, points: int | None = None):
@@ -90,8 +86,10 @@ def one_run(name: str, how: str, seed: int, samples: int, points: int | None = N
     gate, network = GATES[name], make_network(seed)
     rule = DeltaRule(network, seed=seed, sweeps=SWEEPS)
     pruning = make_pruning(how, samples, seed)
-    record = None if points is None else lambda: {"error": float(errors_at_rest(rule, gate).mean())}
-    every = None if points is None else samples * UPDATES // points
+    record, every = None, None
+    if points is not None:
+        record = lambda: {"error": float(errors_at_rest(rule, gate, 2).mean())}  # noqa: E731
+        every = samples * UPDATES // points
     inputs = np.random.default_rng(1000 + seed).integers(0, 2, (samples, 2)).tolist()
     started = time.perf_counter()
     with warnings.catch_warnings():
@@ -151,7 +149,7 @@ def main() -> None:
     parser.add_argument("--gates", nargs="+", default=list(GATES), choices=list(GATES))
     parser.add_argument("--quick", action="store_true", help="two runs of 100 samples")
     options = parser.parse_args()
-    runs, samples, points = (2, 100, 5) if options.quick else (options.runs, SAMPLES, 40)
+    runs, samples, points = (2, 100, 5) if options.quick else (options.runs, SAMPLES, 20)
     options.out.mkdir(parents=True, exist_ok=True)
     methods = ("none", "paper, counts", "paper, weights", *OURS)
     rows, frames = [], {}

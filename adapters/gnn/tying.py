@@ -8,6 +8,7 @@ edges, from scores to counts, then sees pairs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -101,17 +102,19 @@ def _reverses(graph: ComputationalGraph, tie: Tie) -> dict[int, int]:
                 f"tie names the relation {unknown[0]!r}; the graph has {', '.join(number)}"
             )
     elif tie is True:
-        for name in number:
-            source, middle, target = (*name.split("__"), "", "")[:3]
-            if f"{target}__rev_{middle}__{source}" in number:
-                named[name] = f"{target}__rev_{middle}__{source}"
+        for reverse in number:  # such as paper__rev_writes__author; types may hold "__" too
+            target, _, rest = reverse.partition("__rev_")
+            for cut in (found.start() for found in re.finditer("(?=__)", rest)):
+                name = f"{rest[cut + 2 :]}__{rest[:cut]}__{target}"
+                if name in number:
+                    named[name] = reverse
     reverses = {number[a]: number[b] for a, b in named.items()}
     taken = {*reverses, *reverses.values()}
     return reverses | {kind: kind for kind in number.values() if kind not in taken}
 
 
-def _relation(given: object) -> str:
-    return given if isinstance(given, str) else "__".join(map(str, tuple(given)))  # type: ignore[call-overload]
+def _relation(given: Any) -> str:
+    return given if isinstance(given, str) else "__".join(map(str, given))
 
 
 def _partners(

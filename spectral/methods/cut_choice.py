@@ -93,9 +93,9 @@ class CutChoice:
         before = kept.numpy()
         if self.criterion in ("magnitude", "gradient", "random"):
             order = np.argsort(-np.where(before, self._sizes(edges), -1.0), kind="stable")
-            result = np.zeros_like(before)
+            result: BoolArray = np.zeros_like(before)
             result[order[:wanted]] = True
-            return result & before
+            return np.asarray(result & before)
         given = weighted_graph(edges.graph, edges.weights()).keep(before)
         form = operator(self.laplacian, self.degrees)
         if self.criterion == "local":

@@ -55,8 +55,8 @@ class DynamicPruning:
         method: what decides which edges go: ``"damp"``, ``"preserve"`` or ``"gap"`` (a spectral
             goal, by ``laplacian``, ``degrees``), ``"local"`` (closed-form stars; may cut less than
             scheduled), ``"magnitude"`` (weights; of edges without one, norms of their messages),
-            ``"gradient"`` (``|w dL/dw|``), ``"random"``, or a :class:`SpectralPruning` with its
-            settings.
+            ``"gradient"`` (``|w dL/dw|``), ``"random"``, or a :class:`SpectralPruning`, whose goal,
+            mode, Laplacian, degrees and dense limit are taken.
         size: kept at the end: an int counts edges (pairs, where they are tied), a float is a
             fraction; ``None`` is .5, and no bound for ``variant="paper"``.
         schedule: how the number falls: ``"linear"``, ``"cubic"`` or ``"geometric"``.
@@ -115,12 +115,13 @@ class DynamicPruning:
         if not earlier:
             if len(place) > 2:
                 raise InputError("only method, size and schedule are given by place")
-            size, schedule = (*place, *(size, schedule)[len(place) :])
+            size = place[0] if place else size
+            schedule = place[1] if len(place) == 2 else schedule
             criterion, goal = criterion_of(method, goal)
         if isinstance(method, SpectralPruning):
             laplacian, degrees, dense_limit = method.laplacian, method.degrees, method.dense_limit
-        if isinstance(every, int) and not isinstance(every, bool):
-            every, interval = "step", every
+        if isinstance(every, int):
+            interval, every = every, "step"
         self.criterion, self.goal, self.variant = criterion, goal, variant
         self.laplacian: Laplacian = laplacian or ("both" if variant == "paper" else "out")
         self.degrees, self.dense_limit = degrees, dense_limit
@@ -226,7 +227,7 @@ class DynamicPruning:
             if self.every == "update":
                 model.after_update = self._after_update
             elif self.every == "step" and optimiser is not None:
-                counted = optimiser.register_step_post_hook(lambda *_: self.step())
+                counted = optimiser.register_step_post_hook(self._after_step)
                 stack.callback(counted.remove)
             try:
                 yield self
@@ -290,6 +291,9 @@ class DynamicPruning:
         if self.regrow > 0 or self.criterion == "gradient":
             edges.forget()
         return fewer
+
+    def _after_step(self, *_: Any) -> None:
+        self.step()
 
     def _after_update(self, rule: Any, node: int) -> None:
         if self.variant == "default":
