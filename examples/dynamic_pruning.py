@@ -17,6 +17,7 @@ as six readers of the paper may count it, beside the published one. ``training.c
 import argparse
 import time
 import warnings
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -154,16 +155,15 @@ def main() -> None:
     methods = ("none", "paper, counts", "paper, weights", *OURS)
     rows, frames = [], {}
     with gp.quiet():
-        for name in options.gates:
-            for how in methods:
-                for seed in range(runs):
-                    along = points if name == options.gates[-1] else None
-                    row, frame = one_run(name, how, seed, samples, along)
-                    rows.append(row)
-                    if frame is not None:
-                        frames.setdefault(how, []).append(frame)
-                pd.DataFrame(rows).to_csv(options.out / "runs.csv", index=False)
-            print(f"{name} is done", flush=True)
+        for seed in range(runs):
+            for name, how in product(options.gates, methods):
+                recorded = points if name == options.gates[-1] else None
+                row, frame = one_run(name, how, seed, samples, recorded)
+                rows.append(row)
+                if frame is not None:
+                    frames.setdefault(how, []).append(frame)
+            pd.DataFrame(rows).to_csv(options.out / "runs.csv", index=False)
+            print(f"run {seed + 1} of {runs} is done", flush=True)
     table = pd.DataFrame(rows)
     results, errors = compared(table), counted(table)
     results.to_csv(options.out / "results.csv", index=False)
