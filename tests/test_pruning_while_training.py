@@ -1,5 +1,6 @@
 """Pruning inside the user's own training loop: two lines, and the module as it was afterwards."""
 
+import gc
 import itertools
 import warnings
 
@@ -320,3 +321,23 @@ def test_a_run_goes_on_where_it_stood():
         assert [count for count, _ in pruning.history] == list(range(1, 9))
     assert torch.equal(runs[0][0], runs[1][0])
     assert torch.equal(runs[0][1], runs[1][1])
+
+
+def test_a_module_may_be_called_by_its_parts_for_long():
+    """As in link prediction, where ``encode`` is called and not the module itself."""
+    data, net = a_graph(), Net()
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
+    labels = torch.arange(len(data.x)) % 2
+    pruning = gp.DynamicPruning("magnitude", 12, end=300, interval=10, regrow=0.1)
+    held = []
+    with pruning.on(net, optimiser, data=data):
+        for number in range(300):
+            optimiser.zero_grad()
+            hidden = torch.tanh(net.first(data.x, data.edge_index))
+            nn.functional.cross_entropy(net.second(hidden, data.edge_index), labels).backward()
+            optimiser.step()
+            if number in (149, 299):
+                gc.collect()
+                held.append(sum(type(one) is torch.Tensor for one in gc.get_objects()))
+    assert pruning.mask.num_kept == 12
+    assert held[1] <= held[0] + 600  # 300 more calls of two layers keep no tensors each

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from graphprune.errors import InputError
 from graphprune.search.cut_edges import CutEdges
 
 from .argnn import ARGNN
-from .hooks import MessageHooks
+from .hooks import MessageHooks, Propagation
 from .module_call import ModuleCall
 
 __all__ = ["cutting_flags", "cutting_messages"]
@@ -83,7 +82,8 @@ class _Messages(CutEdges):
         super().__init__(graph)
         count = graph.untied.num_edges
         self.mask = torch.ones(count, device=device, requires_grad=True)
-        self.sizes: Tensor | None = None
+        self._sums, self._calls = torch.zeros(count, dtype=torch.float64), 0
+        self._were_read = False
 
     @property
     def kept(self) -> Tensor:
@@ -98,13 +98,14 @@ class _Messages(CutEdges):
     @property
     def has_weights(self) -> bool:
         """See :class:`CutEdges`."""
-        return self.sizes is not None
+        return self._calls > 0
 
     def weights(self) -> Tensor:
-        """See :class:`CutEdges`: mean norms of the messages of the last call."""
-        if self.sizes is None:
+        """See :class:`CutEdges`: mean norms of messages since they were asked for before."""
+        if not self._calls:
             raise InputError("the module was not called yet, so its messages have no sizes")
-        return self.sizes
+        self._were_read = True
+        return self._sums / self._calls
 
     def gradients(self) -> Tensor:
         """See :class:`CutEdges`."""
@@ -123,16 +124,31 @@ class _Messages(CutEdges):
         """See :class:`CutEdges`."""
         self.mask.grad = None
 
-    def look_at(self, hooks: MessageHooks) -> None:
-        """Takes the sizes of the messages of a call, which is over."""
-        sums, calls = torch.zeros(self.mask.shape, dtype=torch.float64), torch.zeros(1)
-        for one in hooks.seen:
-            own = one.edges >= 0
-            norms = one.messages.detach()[own].flatten(1).norm(dim=1).double().cpu()
-            sums.index_add_(0, one.edges[own].cpu(), norms)
-            calls += 1
-        self.sizes = sums / calls.clamp(min=1)
-        hooks.forget()
+    def look_at(self, one: Propagation) -> None:
+        """Takes the sizes of a propagation's messages."""
+        if self._were_read:
+            self._sums.zero_()
+            self._calls, self._were_read = 0, False
+        own = torch.nonzero(one.edges >= 0)[:, 0]
+        norms = one.messages.detach()[own].flatten(1).norm(dim=1).double()
+        self._sums.index_add_(0, one.edges[own].cpu(), norms.cpu())
+        self._calls += 1
+
+
+class _SizesOnly(list[Propagation]):
+    """Takes the sizes of messages and lets them go: a module trains for many calls."""
+
+    def __init__(self, edges: _Messages) -> None:
+        super().__init__()
+        self._edges, self._count = edges, 0
+
+    def append(self, one: Propagation) -> None:
+        """Counts a propagation."""
+        self._count += 1
+        self._edges.look_at(one)
+
+    def __len__(self) -> int:
+        return self._count
 
 
 @contextmanager
@@ -145,18 +161,6 @@ def cutting_messages(call: ModuleCall, graph: ComputationalGraph) -> Iterator[Cu
     edges = _Messages(graph, source.device)
     # The user's calls bring the data's own tensors, by which relations are told.
     own = replace(source.make_copies().edges, index=tuple(source.relations.values()))
-    hooks = MessageHooks(own, edges.mask, delete=True)
-
-    def begin(*_: Any) -> None:
-        hooks.forget()  # a call that failed
-
-    def end(*_: Any) -> None:
-        edges.look_at(hooks)
-
+    hooks = MessageHooks(own, edges.mask, delete=True, seen=_SizesOnly(edges))
     with hooks.watch(module):
-        handles = [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
-        try:
-            yield edges
-        finally:
-            for handle in handles:
-                handle.remove()
+        yield edges

@@ -31,6 +31,9 @@ from .deletion_rules import deletion_rule
 __all__ = ["ForeignEdges", "MessageHooks", "Propagation", "convolutions"]
 
 
+MOST_MATCHED = 256  # edge tensors of propagations that are remembered
+
+
 class ForeignEdges(UnsupportedModelError):
     """A layer propagates over edges that are not those of the graph, or of one relation of it."""
 
@@ -103,11 +106,6 @@ class MessageHooks:
                 _LayerHooks(self, path or type(conv).__name__, conv).attach(handles)
             yield
 
-    def forget(self) -> None:
-        """Lets go of what earlier passes left; for hooks that stay while a module trains."""
-        self.seen.clear()
-        self._matched.clear()
-
     def mask_of(self, edges: Tensor) -> Tensor:
         """``[M]``: mask values of messages on ``edges [M]``; 1 for the layer's own."""
         assert self.mask is not None
@@ -138,6 +136,8 @@ class MessageHooks:
                 f"{path} propagates over a copy of edges such as {names} has, and whose they are "
                 "is not known; call it with the tensors of edge_index_dict themselves"
             )
+        if len(self._matched) >= MOST_MATCHED:  # hooks that stay while a module trains
+            self._matched.clear()
         self._matched[id(index)] = _Matched(index, *fitting[0])
         return self._matched[id(index)]
 
