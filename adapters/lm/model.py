@@ -34,7 +34,7 @@ from .attribution.relevance import Rule
 from .describe.architecture import Architecture
 from .describe.family import Family
 from .describe.layout import EdgeLayout, PassPlan, computed_share, dense_plan, sparse_plan
-from .describe.offloading import require_loadable
+from .describe.offloading import identity, require_loadable
 from .export.pruned import pruned
 from .generate import generate
 from .passes.backward import differentiable_run
@@ -146,7 +146,7 @@ class LanguageModel(MaskedModel):
         """
         lowering = self._lowering
         source = self._model if lowering is None else lowering.source
-        notes = self.layout.provenance(source, self.arch.width, self.arch.dtype)
+        notes = identity(source, self.layout, self.arch.width, self.arch.dtype)
         if lowering is not None:
             notes["precision"] = lowering.report.policy.to_dict()
         return notes

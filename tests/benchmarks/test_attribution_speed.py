@@ -139,9 +139,9 @@ def test_curve_time(case, capsys):
 def test_graph_of_four_million_edges(capsys):
     """40 layers, 40 heads (CodeLlama-13B): built, fingerprinted and pruned without edge objects."""
     setup = "from graphprune.adapters.lm.describe.layout import EdgeLayout"
-    memory = fresh_peak_mb(setup, "EdgeLayout(40, 40, 40).graph().fingerprint")
+    memory = fresh_peak_mb(setup, "EdgeLayout.uniform(40, 40, 40).graph().fingerprint")
     start = time.perf_counter()
-    graph = EdgeLayout(40, 40, 40).graph()
+    graph = EdgeLayout.uniform(40, 40, 40).graph()
     built = time.perf_counter() - start
     print(graph.fingerprint)
     hashed = time.perf_counter() - start - built

@@ -10,11 +10,11 @@ from graphprune.selection.connected import exact_budget, shortest_path_edges
 pytestmark = pytest.mark.inside
 
 LAYOUTS = {
-    "plain": EdgeLayout(2, 2, 2),
-    "grouped": EdgeLayout(2, 4, 2),
-    "coupled": EdgeLayout(2, 2, 2, coupled=True),
-    "parallel grouped": EdgeLayout(3, 2, 1, parallel=True),
-    "two embeddings": EdgeLayout(2, 2, 2, embeddings=2),
+    "plain": EdgeLayout.uniform(2, 2, 2),
+    "grouped": EdgeLayout.uniform(2, 4, 2),
+    "coupled": EdgeLayout.uniform(2, 2, 2, coupled=True),
+    "parallel grouped": EdgeLayout.uniform(3, 2, 1, parallel=True),
+    "two embeddings": EdgeLayout.uniform(2, 2, 2, embeddings=2),
 }
 
 

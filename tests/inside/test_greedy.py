@@ -211,5 +211,7 @@ def test_a_run_killed_between_checkpoints_is_not_lost(tmp_path, monkeypatch):
 def test_orders_of_other_layouts_are_reverse_topological(shape, parallel):
     for coupled in (False, True):
         for embeddings in (1, 2):
-            graph = EdgeLayout(*shape, parallel, coupled, embeddings).graph()
+            graph = EdgeLayout.uniform(
+                *shape, parallel=parallel, coupled=coupled, embeddings=embeddings
+            ).graph()
             assert is_reverse_topological(graph, edge_order(graph))

@@ -8,7 +8,7 @@ enters the residual stream.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, cast
 
@@ -38,15 +38,10 @@ from .module_copies import (
     uncompiled,
 )
 from .norms import Norm, ReaderProjections, WeightRows, centre, describe_norm, matrix, wide
-from .offloading import WeightLoader, main_device
+from .offloading import WeightLoader, always_there, main_device
 from .reading.whole_layer import WholeLayer, whole_layers
 
 __all__ = ["Architecture", "DecoderBlock"]
-
-
-def _always_there(*, lent: bool = False) -> AbstractContextManager[None]:
-    """Stands where weights would be brought, for those that never leave."""
-    return nullcontext()
 
 
 class DecoderBlock:
@@ -68,13 +63,13 @@ class DecoderBlock:
         rounds: Rounds | None = None,
         whole: WholeLayer | None = None,
     ) -> None:
-        self.rounds = rounds
-        self.index, self.layer, self.family = index, layer, family
+        self.index, self.layer, self.family, self.rounds = index, layer, family, rounds
         self.partial = loader.needed
-        self.loaded = loader if self.partial else _always_there
+        self.loaded = loader if self.partial else always_there
         alone = EdgeLayout.of(family, config, layers=1)
-        self.heads, self.kv_heads, self.rows = alone.heads, alone.kv_heads, alone.rows
-        self.parallel, self.coupled, self.rows_of = alone.parallel, alone.coupled, alone.rows_of
+        self.shape, self.parallel, self.coupled = alone.shapes[0], alone.parallel, alone.coupled
+        self.heads, self.kv_heads = self.shape.heads, self.shape.kv_heads
+        self.rows, self.rows_of = self.shape.rows, self.shape.rows_of
         self.attention = part(layer, family.attention)
         self.mlp = whole.mlp if whole is not None else part(layer, family.mlp or "")
         self.output = part(self.attention, family.output)
@@ -253,7 +248,7 @@ class Architecture:
             loaders = [WeightLoader(model, list(layer.modules()), device) for layer in layers]
             inside = {m for layer in layers for m in layer.modules()}
             ends = WeightLoader(model, [m for m in model.modules() if m not in inside], device)
-            self.outer_loaded = ends if ends.needed else _always_there
+            self.outer_loaded = ends if ends.needed else always_there
             self.partial = any(p.needed for p in [*loaders, ends])
             self._device = device if self.partial else None
             each = rounds or (None,) * len(layers)

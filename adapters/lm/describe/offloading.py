@@ -16,7 +16,8 @@ as those from the CPU, and were not run on several.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +25,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from graphprune.errors import UnsupportedModelError
+from graphprune.util.plain import weights_hash
+
+from .layout import EdgeLayout
 
 __all__ = [
     "WeightLoader",
+    "always_there",
     "computes_in",
+    "identity",
     "is_sharded",
     "main_device",
     "require_loadable",
@@ -92,6 +98,33 @@ def whole_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     with WeightLoader(model, [owner], main_device(owner))():
         loaded: Tensor = owner.state_dict(keep_vars=True)[last]
         return loaded.detach().clone()
+
+
+def always_there(*, lent: bool = False) -> AbstractContextManager[None]:
+    """Stands where weights would be brought, for those that never leave."""
+    return nullcontext()
+
+
+def identity(
+    model: nn.Module, layout: EdgeLayout, width: int, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Model id, class, sizes, dtype and a hash of all weights, as plain values."""
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    kind = type(model).__name__
+    tensors = sorted(model.state_dict().items())
+    if Path(name).exists() or Path(name).is_absolute():
+        name = Path(name).name  # the rest of a local path says nothing but who its owner is
+    return {
+        "model": name or kind,
+        "architecture": kind,
+        "n_layers": layout.layers,
+        "n_heads": layout.heads,
+        "n_kv_heads": layout.kv_heads,
+        "d_model": width,
+        "parallel_attn_mlp": layout.parallel,
+        "dtype": str(dtype).removeprefix("torch."),
+        "weights": weights_hash((n, whole_tensor(model, n, t.detach())) for n, t in tensors),
+    }
 
 
 def main_device(module: nn.Module) -> torch.device:

@@ -101,8 +101,7 @@ def run_shared(
         sent.append(first)
         x = first + glue.unmaskable(layout.embeddings)
         for block, call in zip(arch.blocks, glue.calls, strict=True):
-            i, head = block.index, layout.head(block.index)
-            heads = slice(head, head + block.heads)
+            i, heads = block.index, layout.heads_of(block.index)
             mlp = slice(heads.stop, heads.stop + 1)
             with block.loaded(lent=grad):
                 stream.append(x)
