@@ -35,6 +35,7 @@ from .describe.architecture import Architecture
 from .describe.family import Family
 from .describe.layout import EdgeLayout, PassPlan, computed_share, dense_plan, sparse_plan
 from .describe.offloading import identity, require_loadable
+from .describe.one_node import require_split
 from .export.pruned import pruned
 from .generate import generate
 from .passes.backward import differentiable_run
@@ -84,8 +85,9 @@ class LanguageModel(MaskedModel):
         self.checkpointing = checkpointing or self.arch.partial
         if not self.arch.blocks:
             raise UnsupportedModelError("the model has no layers, so there is nothing to prune")
-        count = len(self.arch.blocks)
-        self.layout = EdgeLayout.of(family, self.arch.config, count, embedding_nodes)
+        blocks = self.arch.blocks
+        layout = EdgeLayout.of(blocks[0].family, self.arch.config, len(blocks), embedding_nodes)
+        self.layout = dataclasses.replace(layout, shapes=tuple(block.shape for block in blocks))
         self._dense_plan = dense_plan(self.layout)
         self._cores = [HeadCores(block) for block in self.arch.blocks]
 
@@ -114,6 +116,7 @@ class LanguageModel(MaskedModel):
         stream stay in the model's own dtype. ``module`` is a copy that shares what is not rounded.
         """
         source, arch = self._model, self.arch
+        require_split(arch.blocks, "low precision", "run the model in its own")
         arch.snapshot.check()
         if self._lowering is not None:
             source = self._lowering.source
@@ -288,6 +291,7 @@ class LanguageModel(MaskedModel):
                 alone: for next tokens, 1 is much faster.
         """
         values = mask_values(self.graph, mask)
+        require_split(self.arch.blocks, "a module of its own", "run the circuit by circuit.compile")
         if self._lowering is not None:
             raise UnsupportedModelError(
                 "a model in low precision is not exported; prune the original one"
@@ -305,7 +309,7 @@ class LanguageModel(MaskedModel):
         if lowering is not None:  # rounded anew from float64 weights, which must be at hand
             wide = make(widened_copy(lowering.source))
             return wide.at_precision(dataclasses.replace(lowering.report.policy, emulate=True))
-        if family.mlp is None:  # layers that run whole are run once while the model is taken apart
+        if family.mlp is None or family.blocks:  # which are run or made as they are taken apart
             return make(widened_copy(self._model))
         table = ".".join(filter(None, (family.base, family.embedding)))
         return make(widened_module(self._model, table))
@@ -344,6 +348,7 @@ class LanguageModel(MaskedModel):
         frozen: bool = False,
     ) -> Gradients:
         """Relevance at the clean model; see the capability."""
+        require_split(self.arch.blocks, "relevance (RelP)", "use gradients, such as gp.EAPIG()")
         rule: Rule = "relp-frozen" if frozen else "relp"
         return self._attributed(batch, objective, reference, by_position=by_position, rule=rule)
 

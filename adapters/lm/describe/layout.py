@@ -130,10 +130,10 @@ class EdgeLayout:
         flag = family.parallel
         heads = _count(config, family.heads, "num_attention_heads")
         post = family.attention_post_norm is not None
-        return cls.uniform(
-            layers,
-            heads,
-            _count(config, family.kv_heads, "num_key_value_heads", heads),
+        kv_heads = _count(config, family.kv_heads, "num_key_value_heads", heads)
+        shape = LayerShape(heads, kv_heads, family.blocks[0][0] if family.blocks else None)
+        return cls(
+            (shape,) * layers,
             parallel=bool(getattr(config, flag)) if isinstance(flag, str) else flag,
             coupled=post or family.full_width_qk_norm or family.coupled,
             embeddings=embedding_nodes,

@@ -16,7 +16,7 @@ as those from the CPU, and were not run on several.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ from .layout import EdgeLayout
 
 __all__ = [
     "WeightLoader",
-    "always_there",
     "computes_in",
     "identity",
     "is_sharded",
@@ -98,11 +97,6 @@ def whole_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     with WeightLoader(model, [owner], main_device(owner))():
         loaded: Tensor = owner.state_dict(keep_vars=True)[last]
         return loaded.detach().clone()
-
-
-def always_there(*, lent: bool = False) -> AbstractContextManager[None]:
-    """Stands where weights would be brought, for those that never leave."""
-    return nullcontext()
 
 
 def identity(

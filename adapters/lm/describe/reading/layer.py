@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphprune.errors import UnsupportedModelError
+
 from ..family import Family
-from ..module_copies import Call
 from ..norms import HALF, is_norm, matrix
 from .heads import head_settings
-from .refusal import cannot_read
+from .mixers import letter, mixes
+from .refusal import FOREIGN, cannot_read
 from .roles import AttentionModule, as_family, find_roles
 from .trace import Traced, record
 from .whole_layer import MlpBranch, with_hidden
@@ -27,7 +29,13 @@ __all__ = ["read_layer"]
 
 
 def read_layer(
-    call: Traced, calls: list[Traced], config: Any, index: int, known: dict[Any, Any]
+    call: Traced,
+    calls: list[Traced],
+    config: Any,
+    index: int,
+    known: dict[Any, Any],
+    *,
+    split: bool,
 ) -> dict[str, Any]:
     """The settings of a :class:`Family` that describe the layer.
 
@@ -37,11 +45,25 @@ def read_layer(
         config: the model's configuration, which knows how many heads there are.
         index: the layer's number, for messages.
         known: what was found out by running layers of the same make, which this one adds to.
+        split: whether attention must be split by head; if not, what cannot be is one node, and
+            the settings have ``block``, its letter and path, in place of the attention's.
 
     Raises:
         UnsupportedModelError: what is no sum of attention by heads and an MLP, and where.
     """
-    return _Layer(call, calls, config, f"layer {index}", known).settings()
+    layer = _Layer(call, calls, config, f"layer {index}", known)
+    try:
+        return layer.settings()
+    except (UnsupportedModelError, *FOREIGN) as error:
+        found = None if split else layer.one_node()
+        if found is not None:
+            return found
+        if isinstance(error, UnsupportedModelError):
+            raise
+        cannot_read(
+            f"layer {index} ({type(call.module).__name__})",
+            f"a part of it could not be run by itself: {type(error).__name__}: {error}",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +193,7 @@ class _Layer:
             tuple(_relative(c.path, path) for c in inside),
             tuple(int(c.gave.shape[-1]) for c in inside if c.gave is not None),
             _relative(output.path, path),
-            _rest_of(own),
+            own.rest,
             at,
         )
         return module, own, output, read
@@ -196,6 +218,29 @@ class _Layer:
         outside = [c for c in self.calls if not _under(c.path, own.path) and c.path]
         settings |= self._around(settings, outside, own, output, read)
         return settings
+
+    def one_node(self) -> dict[str, Any] | None:
+        """The settings if a module's whole message is what is added beside the MLP's."""
+        reads = [self.x, *(c.gave for c in self.calls if self.same(c.read, self.x))]
+        inside = [c for c in self.calls if c.path and not self.is_norm(c)]
+        for call in sorted(inside, key=lambda c: c.path.count(".")):
+            gave, read = call.gave, call.read
+            if read is None or gave is None or gave.shape != self.x.shape:
+                continue
+            if not any(self.same(read, x) for x in reads):
+                continue
+            outside = [c for c in self.calls if not _under(c.path, call.path) and c.path]
+            try:
+                if not mixes(call):
+                    continue
+                norm = self._norm_between(self.x, read, call.path)
+                settings = {"attention": call.path, "attention_norm": norm}
+                settings |= self._around(settings, outside, call, call, read)
+            except (UnsupportedModelError, *FOREIGN):
+                continue
+            del settings["attention"]
+            return settings | {"block": (letter(call.module), call.path)}
+        return None
 
     def _norm_between(self, x: Tensor, read: Tensor, at: str) -> str | None:
         """The path of the norm that was called with ``x`` and gave ``read``."""
@@ -352,10 +397,3 @@ def _under(path: str, root: str) -> bool:
 
 def _relative(path: str, root: str) -> str:
     return path.removeprefix(f"{root}.")
-
-
-def _rest_of(call: Traced) -> Call:
-    """What a module is called with beside its hidden states."""
-    if "hidden_states" in call.kwargs:
-        return call.args, {k: v for k, v in call.kwargs.items() if k != "hidden_states"}
-    return call.args[1:], call.kwargs

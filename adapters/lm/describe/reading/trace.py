@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..module_copies import model_inputs, quiet, uncompiled
+from ..module_copies import Call, model_inputs, quiet, uncompiled
 
 __all__ = ["Traced", "first_tensor", "record", "trace_model"]
 
@@ -36,6 +36,13 @@ class Traced:
     def gave(self) -> Tensor | None:
         """The (first) tensor it gave."""
         return first_tensor(self.output)
+
+    @property
+    def rest(self) -> Call:
+        """What it was called with beside its hidden states."""
+        if "hidden_states" in self.kwargs:
+            return self.args, {k: v for k, v in self.kwargs.items() if k != "hidden_states"}
+        return self.args[1:], self.kwargs
 
     @property
     def alone(self) -> bool:

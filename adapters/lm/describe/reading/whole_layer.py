@@ -133,8 +133,9 @@ def whole_layers(model: nn.Module, base: nn.Module, family: Family) -> list[Whol
     wholes = []
     for layer in part(base, family.layers).children():
         layer = uncompiled(layer)
-        attention = part(layer, family.attention)
+        described = family.in_layer(layer)
+        attention = part(layer, described.attention)
         own = next(c for c in calls if c.module is layer)
         inner = next(c for c in calls if c.module is attention)
-        wholes.append(WholeLayer(layer, family, own, inner))
+        wholes.append(WholeLayer(layer, described, own, inner))
     return wholes
