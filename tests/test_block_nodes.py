@@ -17,15 +17,18 @@ KINDS = {
     "minicpm3": "aaa",  # the same, with multipliers of the stream
     "lfm2": "shs",  # short convolutions, attention by head between them
     "jamba": "sss",  # state spaces
+    "mamba": "sss",  # the same, without MLPs
+    "mamba2": "sss",
     "qwen3_next": "sas",  # linear attention, attention with a gate on its output
     "mimo_v2_flash": "aaa",  # layers of different numbers of key/value heads
 }
-# What a layer of a type is made of: norm, mixers by name, norm, MLP.
+# What a layer of a type is made of: a norm and the module behind it, under one of several names.
 PARTS = {
-    "deepseek_v3": ("input_layernorm", ("self_attn",), "post_attention_layernorm", "mlp"),
-    "lfm2": ("operator_norm", ("conv", "self_attn"), "ffn_norm", "feed_forward"),
-    "jamba": ("input_layernorm", ("mamba", "self_attn"), "pre_ff_layernorm", "feed_forward"),
-    "qwen3": ("input_layernorm", ("self_attn",), "post_attention_layernorm", "mlp"),
+    "deepseek_v3": (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp")),
+    "lfm2": (("operator_norm", "conv", "self_attn"), ("ffn_norm", "feed_forward")),
+    "jamba": (("input_layernorm", "mamba", "self_attn"), ("pre_ff_layernorm", "feed_forward")),
+    "qwen3": (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp")),
+    "mamba": (("norm", "mixer"),),
 }
 
 
@@ -121,66 +124,61 @@ def test_a_block_is_all_heads_of_its_layer_tied(family, ablation, same):
 
 
 class SlowLoop:
-    """Masked runs by definition: each reader's sum edge by edge, then the user's own modules."""
+    """Masked runs by definition: each reader's sum edge by edge, then the user's own modules.
+
+    Nodes are numbered as they come: the embedding, then each layer's mixer and MLP, the output.
+    """
 
     def __init__(self, module, parts):
-        self.module, self.layers = module, list(module.model.layers)
-        self.norm, mixers, self.mlp_norm, self.mlp = parts
-        names = [next(m for m in mixers if hasattr(layer, m)) for layer in self.layers]
-        self.mixers = [getattr(x, name) for x, name in zip(self.layers, names, strict=True)]
-        self.calls = [None] * len(self.layers)
+        self.module, self.base = module, getattr(module, module.base_model_prefix)
+        self.branches = []  # the norm in front, and the module
+        for layer in self.base.layers:
+            for norm, *names in parts:
+                name = next(name for name in names if hasattr(layer, name))
+                self.branches.append((getattr(layer, norm), getattr(layer, name)))
+        self.calls = {}
 
     def sent(self, ids):
-        """Every writer's message of a plain run: embedding, then mixer and MLP of each layer."""
-        messages, handles = {}, []
-        count = len(self.layers)
-
-        def keep(key, module):
-            def hook(_, args, kwargs, out):
-                messages[key] = out if isinstance(out, torch.Tensor) else out[0]
-                if key % 2:
-                    kwargs = {k: v for k, v in kwargs.items() if k != "hidden_states"}
-                    self.calls[key // 2] = (args if "hidden_states" in kwargs else args[1:], kwargs)
-
-            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+        """Every writer's message of a plain run; keeps what modules are called with besides."""
+        messages, handles = [], []
 
         def enter(_, args, kwargs):
-            messages[0] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            messages.append(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
 
-        handles.append(self.layers[0].register_forward_pre_hook(enter, with_kwargs=True))
-        for i in range(count):
-            keep(2 * i + 1, self.mixers[i])
-            keep(2 * i + 2, getattr(self.layers[i], self.mlp))
+        def keep(module, args, kwargs, out):
+            messages.append(out if isinstance(out, torch.Tensor) else out[0])
+            rest = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            self.calls[module] = (args if len(rest) < len(kwargs) else args[1:], rest)
+
+        handles.append(self.base.layers[0].register_forward_pre_hook(enter, with_kwargs=True))
+        for _, module in self.branches:
+            handles.append(module.register_forward_hook(keep, with_kwargs=True))
         try:
             self.module(input_ids=ids, use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
-        return [messages[i] for i in range(2 * count + 1)]
+        return messages
 
     @torch.no_grad()
     def logits(self, clean, corrupt, mask):
-        """Last logits; ``mask`` gives a number for (writer, reader), each numbered in order."""
+        """Last logits; ``mask`` gives a number for each (writer, reader)."""
         other, own = self.sent(corrupt), self.sent(clean)[:1]
 
-        def read(reader):
-            total = 0
+        def read():
+            reader, total = len(own), 0
             for writer, message in enumerate(own):
                 m = mask[writer, reader]
                 total = total + m * message + (1 - m) * other[writer]
             return total
 
-        for i, layer in enumerate(self.layers):
-            args, kwargs = self.calls[i]
-            out = self.mixers[i](getattr(layer, self.norm)(read(2 * i + 1)), *args, **kwargs)
+        for norm, module in self.branches:
+            args, kwargs = self.calls[module]
+            out = module(norm(read()), *args, **kwargs)
             own.append(out if isinstance(out, torch.Tensor) else out[0])
-            out = getattr(layer, self.mlp)(getattr(layer, self.mlp_norm)(read(2 * i + 2)))
-            own.append(out if isinstance(out, torch.Tensor) else out[0])
-        norm = getattr(self.module.model, "norm", None) or getattr(
-            self.module.model, "embedding_norm", None
-        )
-        norm = norm or self.module.model.final_layernorm
-        return self.module.lm_head(norm(read(len(own))))[:, -1]
+        names = ("norm", "embedding_norm", "final_layernorm", "norm_f")
+        norm = next(getattr(self.base, name) for name in names if hasattr(self.base, name))
+        return self.module.lm_head(norm(read()))[:, -1]
 
 
 @pytest.mark.parametrize("kind", PARTS)
@@ -196,30 +194,29 @@ def test_fractional_masks_equal_the_modules_run_edge_by_edge(kind):
         mask = torch.rand(graph.num_edges, generator=generator, dtype=torch.float64)
         values = {(s, t): float(mask[e]) for e, (s, t) in enumerate(graph.edge_index.T.tolist())}
         want = SlowLoop(module, PARTS[kind]).logits(clean, corrupt, values)
-        got = model.run(batch, mask)
-        assert not torch.allclose(want, model.reference(batch).full, rtol=1e-2, atol=1e-2)
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+        got, full = model.run(batch, mask).double(), model.reference(batch).full.double()
+        assert not torch.allclose(want.double(), full, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(got, want.double(), rtol=1e-5, atol=1e-5)
 
 
 # ------------------------------------------------------------------ what stands on the engine
 
 
-def test_methods_and_ablations_run_on_block_nodes():
-    module = built("lfm2")
+@pytest.mark.parametrize("kind", ["lfm2", "mamba"])
+def test_methods_and_ablations_run_on_block_nodes(kind):
+    module = built(kind)
     model = gp.wrap(module)
     clean, corrupt, batch = pair(module.config.vocab_size, same=2)
     task = gp.Task.from_tensors(
         clean, corrupt, answer=torch.tensor([1, 2]), distractor=torch.tensor([3, 4])
     )
-    order = [
-        gp.ACDC(tau=0.05, exact=how).prune(model, task) for how in ("speculative", "sequential")
-    ]
-    assert torch.equal(order[0].values, order[1].values)
-    assert 0 < order[0].num_kept < model.graph.num_edges
-    circuit = gp.Circuit.from_mask(order[0], model=model, task=task)
-    torch.testing.assert_close(
-        circuit.compile(model, task)(), model.run(next(iter(task.batches())), order[0])
+    one, other = (
+        gp.ACDC(tau=0.3, exact=how).prune(model, task) for how in ("speculative", "sequential")
     )
+    assert torch.equal(one.values, other.values)
+    assert 0 < one.num_kept < model.graph.num_edges
+    run = gp.Circuit.from_mask(one, model=model, task=task).compile(model, task)
+    torch.testing.assert_close(run(), model.run(next(iter(task.batches())), one))
     ablation = model.learned_ablation(model.mean_ablation([batch]))
     full = torch.ones(model.graph.num_edges)
     for each in (model.mean_ablation([batch]), ablation, gp.Ablation("zero")):
@@ -227,8 +224,29 @@ def test_methods_and_ablations_run_on_block_nodes():
         torch.testing.assert_close(out, model.reference(batch).full, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_of_learned_constants_are_those_of_finite_differences():
-    module = built("lfm2")
+@pytest.mark.parametrize("kind", ["lfm2", "mamba"])
+def test_attribution_is_the_mask_gradient_at_the_clean_model(kind):
+    module = built(kind)
+    model = gp.wrap(module)
+    _, _, batch = pair(module.config.vocab_size, same=2)
+    reference = model.reference(batch)
+
+    def loss(outputs):
+        return (outputs * torch.linspace(-1, 1, outputs.shape[-1]).to(outputs)).sum(-1)
+
+    mask = torch.ones(model.graph.num_edges, dtype=torch.float64, requires_grad=True)
+    (want,) = torch.autograd.grad(loss(model.run(batch, mask, reference)).sum(), mask)
+    got = model.edge_gradients(batch, loss, reference, neurons=True)
+    torch.testing.assert_close(got.edge.double(), want, rtol=1e-4, atol=1e-4)
+    sums = {name: float(values.sum()) for name, values in got.neurons.items()}
+    for name, total in sums.items():
+        own = [model.graph.nodes[s].name == name for s in model.graph.edge_index[0].tolist()]
+        assert total == pytest.approx(float(want[own].sum()), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["lfm2", "mamba"])
+def test_gradients_of_learned_constants_are_those_of_finite_differences(kind):
+    module = built(kind)
     model = gp.wrap(module)
     _, _, batch = pair(module.config.vocab_size)
     ablation = model.learned_ablation(model.mean_ablation([batch]))

@@ -172,6 +172,8 @@ def prove(module: Any, *, gradients: bool = False, nodes: str = "auto") -> dict[
         else:
             name, theirs = f"{shape.block}{layer}", hooked.patched_mixer(clean, corrupt, layer)
         pairs[name] = masked(name, SHARE), theirs
+        if not shape.mlp:
+            continue
         theirs = hooked.patched_mlp(clean, corrupt, layer)
         pairs[f"m{layer}"] = masked(f"m{layer}", SHARE), theirs
     kept = (torch.rand(graph.num_edges, generator=generator) < 0.2).float()

@@ -216,9 +216,9 @@ class Attribution:
                     self._add_products(attention[i], kept.linear(block, tokens), before, tokens)
                 if kept.along:
                     self._add_radial(attention[i], *kept.radial(block, tokens), before, tokens)
-                own = delta[layout.head(i) : layout.mlp(i) + 1]
+                own = delta[layout.head(i) : layout.mlp(i) + block.shape.mlp]
                 clean.block_deltas(ablated, block, tokens, own)
-            if last:
+            if last and block.shape.mlp:
                 grad = wide(self._sums["mlp", i][None, tokens])
                 self._add_products(mlp[i], grad, delta[: mlp[i].prefix], tokens)
         if not last:

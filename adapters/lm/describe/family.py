@@ -39,6 +39,8 @@ class Family:
     ``residual_multiplier`` differ from 1: the attention's output is multiplied with it before it is
     added to the stream.
 
+    ``mlp=""``: layers have no MLP, only a mixer that is one node.
+
     ``blocks``: mixers that are not split by head, each the letter of its node (``"a"`` attention,
     ``"s"`` any other) and its path under a layer. A layer that has a module there has it for its
     mixer, one node with one reader; only the other layers have attention by heads.

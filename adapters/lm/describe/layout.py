@@ -71,12 +71,13 @@ class LayerShape:
     """How many ``heads`` and ``kv_heads`` a layer has, or that its mixer is one node.
 
     ``block``: the letter of that node, ``"a"`` (attention) or ``"s"`` (any other mixer). It counts
-    as one head, and has one reader.
+    as one head, and has one reader. ``mlp``: whether there is an MLP behind it.
     """
 
     heads: int
     kv_heads: int
     block: str | None = None
+    mlp: bool = True
 
     @property
     def rows(self) -> int:
@@ -110,11 +111,6 @@ class EdgeLayout:
     embeddings: int = 1
 
     @classmethod
-    def uniform(cls, layers: int, heads: int, kv_heads: int, **settings: Any) -> EdgeLayout:
-        """A model whose ``layers`` are alike."""
-        return cls((LayerShape(heads, kv_heads),) * layers, **settings)
-
-    @classmethod
     def of(cls, family: Family, config: Any, layers: int, embedding_nodes: int = 1) -> EdgeLayout:
         """The shape of a family's model with a configuration.
 
@@ -131,7 +127,8 @@ class EdgeLayout:
         heads = _count(config, family.heads, "num_attention_heads")
         post = family.attention_post_norm is not None
         kv_heads = _count(config, family.kv_heads, "num_key_value_heads", heads)
-        shape = LayerShape(heads, kv_heads, family.blocks[0][0] if family.blocks else None)
+        block = family.blocks[0][0] if family.blocks else None
+        shape = LayerShape(heads, kv_heads, block, family.mlp != "")
         return cls(
             (shape,) * layers,
             parallel=bool(getattr(config, flag)) if isinstance(flag, str) else flag,
@@ -162,7 +159,7 @@ class EdgeLayout:
     @cached_property
     def _heads_from(self) -> list[int]:
         """Number of each layer's first head among the writers, and of all writers."""
-        return [*accumulate((s.heads + 1 for s in self.shapes), initial=self.embeddings)]
+        return [*accumulate((s.heads + s.mlp for s in self.shapes), initial=self.embeddings)]
 
     @property
     def writers(self) -> int:
@@ -180,7 +177,7 @@ class EdgeLayout:
 
     def mlp(self, layer: int) -> int:
         """Number of the layer's MLP among the writers; its heads stand before it."""
-        return self._heads_from[layer + 1] - 1
+        return self._heads_from[layer] + self.shapes[layer].heads
 
     def heads_of(self, layer: int) -> slice:
         """Numbers of the layer's heads among the writers."""
@@ -194,8 +191,8 @@ class EdgeLayout:
             attention.append(Place.at(offset, shape.rows, prefix))
             offset += shape.rows * prefix
             prefix += 0 if self.parallel else shape.heads
-            mlp.append(Place.at(offset, 1, prefix))
-            offset += prefix
+            mlp.append(Place.at(offset, int(shape.mlp), prefix))
+            offset += prefix * shape.mlp
         return attention, mlp, Place.at(offset, 1, self.writers)
 
     def graph(self) -> ComputationalGraph:
@@ -223,8 +220,9 @@ class EdgeLayout:
                 if self.coupled:
                     groups.append(tuple(sorted({*heads, *kvs})))
             readers += [(node, kind, attention.prefix) for node, kind in rows]
-            readers.append((len(nodes), 3, mlp.prefix))
-            nodes.append(Node(f"m{layer}", "mlp", layer))
+            if shape.mlp:
+                readers.append((len(nodes), 3, mlp.prefix))
+                nodes.append(Node(f"m{layer}", "mlp", layer))
         readers.append((len(nodes), 4, final.prefix))
         nodes.append(Node("logits", "output"))
         writers, (targets, kinds, counts) = np.array(self.writer_nodes()), np.array(readers).T
@@ -251,8 +249,8 @@ class EdgeLayout:
         groups, first = [[*range(self.embeddings)]], self.embeddings
         for shape in self.shapes:
             mlp = first + shape.heads + shape.own_kv
-            groups += [[*range(first, first + shape.heads)], [mlp]]
-            first = mlp + 1
+            groups += [[*range(first, first + shape.heads)], [mlp] * shape.mlp]
+            first = mlp + shape.mlp
         return groups
 
 
@@ -313,7 +311,7 @@ def _plan(
         heads = torch.nonzero(computed[own])[:, 0]
         narrow[own] &= narrow[own.start + heads].all()
         narrow_heads = bool(narrow[own.start + heads].all())
-        narrow_mlp, alive = bool(narrow[mlp]), bool(computed[mlp])
+        narrow_mlp, alive = (shape.mlp and bool(which[mlp]) for which in (narrow, computed))
         queries = (rows[layer] < (0 if shape.block else shape.heads)) & narrow_heads
         main = (False, rows[layer][~queries], alive and not narrow_mlp)
         tail = (True, rows[layer][queries], alive and narrow_mlp)
@@ -370,7 +368,7 @@ def sparse_plan(
         varying[own] = alive.any() if layout.coupled else alive
         place = mlp[layer]
         reached = (place.of(touched) & varying[: place.prefix]).any(1) | (not quiescent)
-        varying[layout.mlp(layer)] |= reached[0]
+        varying[layout.mlp(layer) :][: place.rows] |= reached
     # Backwards: what the output, and what attention, depends on.
     needed = final.of(touched)[0].clone()
     wide = torch.zeros(layout.writers, dtype=torch.bool)
@@ -378,7 +376,7 @@ def sparse_plan(
     wanted_rows: list[Tensor] = []
     for layer in reversed(range(layout.layers)):
         own, writer = layout.heads_of(layer), layout.mlp(layer)
-        if needed[writer] and varying[writer]:
+        if layout.shapes[layer].mlp and needed[writer] and varying[writer]:
             read = mlp[layer].of(touched)[0]
             needed[: mlp[layer].prefix] |= read
             wide[: mlp[layer].prefix] |= read & wide[writer]

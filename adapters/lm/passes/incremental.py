@@ -212,7 +212,7 @@ class SuffixTrials(EdgeTrials):
             mlp = torch.arange(int(layer.mlp)) + heads
             for mine, start, count, narrow in (
                 (layer.heads, 0, heads, layer.narrow_heads),
-                (mlp, heads, 1, layer.narrow_mlp),
+                (mlp, heads, int(shape.mlp), layer.narrow_mlp),
             ):
                 buffer = run.home(narrow)
                 new = buffer.of(run.slots(buffer, layer.first + start, count))

@@ -101,7 +101,12 @@ def _learned(
     return Values(
         messages[: layout.embeddings, None, None].expand(-1, batch, tokens, width),
         [zeros.expand(batch, tokens, code) for code in codes],
-        [messages[layout.mlp(i)].expand(batch, tokens, width) for i in layers],
+        [
+            messages[layout.mlp(i)].expand(batch, tokens, width)
+            if layout.shapes[i].mlp
+            else zeros.expand(batch, tokens, width)
+            for i in layers
+        ],
         heads=[messages[layout.heads_of(i)] for i in layers],
     )
 
@@ -121,7 +126,8 @@ def learned_constants(start: Ablation, arch: Architecture, layout: EdgeLayout) -
             weight = block.senders(False).to(constants)
             split = code.to(constants).view(block.heads, 1, block.head_dim)
             constants[layout.heads_of(i)] = torch.bmm(split, weight.detach())[:, 0]
-            constants[layout.mlp(i)] = mlp.to(constants)[0, 0]
+            if layout.shapes[i].mlp:
+                constants[layout.mlp(i)] = mlp.to(constants)[0, 0]
     elif start.kind != "zero":
         raise InputError(
             "learned constants start from zero or from means pooled over positions "

@@ -102,7 +102,7 @@ def run_shared(
         x = first + glue.unmaskable(layout.embeddings)
         for block, call in zip(arch.blocks, glue.calls, strict=True):
             i, heads = block.index, layout.heads_of(block.index)
-            mlp = slice(heads.stop, heads.stop + 1)
+            mlp = slice(heads.stop, heads.stop + block.shape.mlp)
             with block.loaded(lent=grad):
                 stream.append(x)
                 qkv = block.project(normed(block.attention_norm, x))
@@ -138,7 +138,7 @@ def run_shared(
                     y = block.mlp_post_norm.frozen(y) if relp else block.mlp_post_norm(y)
                 mlps.append(y.detach())
                 if mixed is not None:
-                    if mixed.clean is not None and bool(mixed.constant[mlp]):
+                    if mixed.clean is not None and bool(mixed.constant[mlp].any()):
                         y = with_constants(y, mixed.clean.mlps[i], mixed.constant[mlp])
                     y = gated(y, mixed.ablated.mlps[i], mixed.gates[mlp])
                 sent.append(y)

@@ -67,12 +67,12 @@ class Values:
         """``[W, B, T, D]``: each writer's message minus the ``other``'s, in one buffer."""
         batch, length, width = self.mlps[0].shape
         start = len(self.embed)
-        writers = start + sum(block.heads + 1 for block in arch.blocks)
+        writers = start + sum(block.heads + block.shape.mlp for block in arch.blocks)
         out = self.mlps[0].new_empty(writers, batch * length, width)
         tokens = torch.arange(batch * length, device=out.device)
         self.embedding_deltas(other, tokens, out[:start])
         for block in arch.blocks:
-            stop = start + block.heads + 1
+            stop = start + block.heads + block.shape.mlp
             with block.loaded():
                 self.block_deltas(other, block, tokens, out[start:stop])
             start = stop
@@ -103,7 +103,8 @@ class Values:
             out[:heads].mul_(block.gain)
         if other.heads is not None:
             out[:heads].sub_(other.heads[i][:, None])
-        out[heads].copy_(self._at(self.mlps[i], tokens) - self._at(other.mlps[i], tokens))
+        if block.shape.mlp:
+            out[heads].copy_(self._at(self.mlps[i], tokens) - self._at(other.mlps[i], tokens))
 
     def _at(self, x: Tensor, tokens: Tensor) -> Tensor:
         """``[s, F]``: tokens of ``x [B or 1, T or 1, F]``, where 1 stands for all."""

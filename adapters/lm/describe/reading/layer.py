@@ -22,7 +22,7 @@ from .heads import head_settings
 from .mixers import letter, mixes
 from .refusal import FOREIGN, cannot_read
 from .roles import AttentionModule, as_family, find_roles
-from .trace import Traced, record
+from .trace import Traced, linear, record, relative, under
 from .whole_layer import MlpBranch, with_hidden
 
 __all__ = ["read_layer"]
@@ -55,9 +55,10 @@ def read_layer(
     try:
         return layer.settings()
     except (UnsupportedModelError, *FOREIGN) as error:
-        found = None if split else layer.one_node()
-        if found is not None:
-            return found
+        if not split:
+            found = layer.one_node()
+            if found is not None:
+                return found
         if isinstance(error, UnsupportedModelError):
             raise
         cannot_read(
@@ -142,7 +143,7 @@ class _Layer:
         for call in record(self.layer, *args, **kwargs)[0]:
             others.setdefault(call.path, []).append(call)
         for call in self.calls:
-            if not _linear(call.module) or not others.get(call.path):
+            if not linear(call.module) or not others.get(call.path):
                 continue
             twin = others[call.path].pop(0).read
             if call.read is None or twin is None or twin.shape != call.read.shape:
@@ -166,7 +167,7 @@ class _Layer:
         inside: list[Traced] = []
         while path and not inside:
             path = path.rpartition(".")[0]
-            inside = [c for c in before if _linear(c.module) and path and _under(c.path, path)]
+            inside = [c for c in before if linear(c.module) and path and under(c.path, path)]
         own = next((c for c in self.calls if c.path == path and path), None)
         if not inside or own is None:
             cannot_read(
@@ -178,7 +179,7 @@ class _Layer:
         assert read is not None
         for call in inside:
             if not self.same(call.read, read):
-                name = _relative(call.path, path)
+                name = relative(call.path, path)
                 cannot_read(
                     at,
                     f"{name} reads what is no input of the module: queries, keys or values come "
@@ -190,9 +191,9 @@ class _Layer:
             cannot_read(at, "its projections do not read what the module is called with")
         module = AttentionModule(
             own.module,
-            tuple(_relative(c.path, path) for c in inside),
+            tuple(relative(c.path, path) for c in inside),
             tuple(int(c.gave.shape[-1]) for c in inside if c.gave is not None),
-            _relative(output.path, path),
+            relative(output.path, path),
             own.rest,
             at,
         )
@@ -215,7 +216,7 @@ class _Layer:
         settings = as_family(roles, attention) | said.settings(self.config, roles.kv_heads)
         settings["attention"] = own.path
         settings["attention_norm"] = self._norm_between(self.x, read, at)
-        outside = [c for c in self.calls if not _under(c.path, own.path) and c.path]
+        outside = [c for c in self.calls if not under(c.path, own.path) and c.path]
         settings |= self._around(settings, outside, own, output, read)
         return settings
 
@@ -229,18 +230,29 @@ class _Layer:
                 continue
             if not any(self.same(read, x) for x in reads):
                 continue
-            outside = [c for c in self.calls if not _under(c.path, call.path) and c.path]
+            outside = [c for c in self.calls if not under(c.path, call.path) and c.path]
             try:
                 if not mixes(call):
                     continue
                 norm = self._norm_between(self.x, read, call.path)
                 settings = {"attention": call.path, "attention_norm": norm}
-                settings |= self._around(settings, outside, call, call, read)
+                alone = self._alone(gave)
+                settings |= alone or self._around(settings, outside, call, call, read)
             except (UnsupportedModelError, *FOREIGN):
                 continue
             del settings["attention"]
             return settings | {"block": (letter(call.module), call.path)}
         return None
+
+    def _alone(self, message: Tensor) -> dict[str, Any] | None:
+        """The settings if a mixer's message is all that the layer adds: there is no MLP."""
+        factor = self.multiple(self.out - self.x, message)
+        if factor is None:
+            return None
+        around = dict.fromkeys(("attention_post_norm", "mlp_norm", "mlp_post_norm"))
+        number = self._configured(factor)
+        more = {} if number == 1 else {"residual_multiplier": number}
+        return {**around, "mlp": "", "parallel": False, **more}
 
     def _norm_between(self, x: Tensor, read: Tensor, at: str) -> str | None:
         """The path of the norm that was called with ``x`` and gave ``read``."""
@@ -383,17 +395,3 @@ class _Layer:
 def _make(module: nn.Module) -> tuple[Any, ...]:
     """What modules of the same make have in common: their class, and the names of their parts."""
     return (type(module), *(name for name, _ in module.named_modules()))
-
-
-def _linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or any(
-        c.__name__ == "Conv1D" for c in type(module).__mro__
-    )
-
-
-def _under(path: str, root: str) -> bool:
-    return path == root or path.startswith(f"{root}.")
-
-
-def _relative(path: str, root: str) -> str:
-    return path.removeprefix(f"{root}.")

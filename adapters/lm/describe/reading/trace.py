@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..module_copies import Call, model_inputs, quiet, uncompiled
 
-__all__ = ["Traced", "first_tensor", "record", "trace_model"]
+__all__ = ["Traced", "first_tensor", "linear", "record", "relative", "trace_model", "under"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,23 @@ def first_tensor(value: Any) -> Tensor | None:
     if isinstance(value, (tuple, list)):
         return next((x for x in value if isinstance(x, Tensor)), None)
     return None
+
+
+def linear(module: nn.Module) -> bool:
+    """Whether a module is a Linear, or GPT-2's Conv1D."""
+    return isinstance(module, nn.Linear) or any(
+        c.__name__ == "Conv1D" for c in type(module).__mro__
+    )
+
+
+def under(path: str, root: str) -> bool:
+    """Whether a path is ``root`` or leads below it."""
+    return path == root or path.startswith(f"{root}.")
+
+
+def relative(path: str, root: str) -> str:
+    """The path as it is counted from ``root``."""
+    return path.removeprefix(f"{root}.")
 
 
 def record(root: nn.Module, *args: Any, **kwargs: Any) -> tuple[list[Traced], Any]:

@@ -46,6 +46,13 @@ class _Silent(nn.Module):
         return zero if self.length is None else (zero, *[None] * (self.length - 1))
 
 
+class _NoMlp(nn.Module):
+    """Stands where a layer has no MLP: adds nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0  # with a graph, as gradients at it are asked for
+
+
 class _StopRecorder(Recorder):
     """Keeps what attention is called with and ends the layer's forward."""
 
@@ -105,7 +112,7 @@ class WholeLayer:
 
     def __init__(self, layer: nn.Module, family: Family, call: Traced, attention: Traced) -> None:
         self.recorder = _StopRecorder()
-        self.mlp = MlpBranch(layer, family, call, attention)
+        self.mlp = _NoMlp() if family.mlp == "" else MlpBranch(layer, family, call, attention)
         self.hollow = replaced(layer, {family.attention: self.recorder})
         self.hollow.__dict__["forward"] = _passing(self.hollow, self.recorder, call.output)
 
