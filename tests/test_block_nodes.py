@@ -303,3 +303,16 @@ def test_a_description_with_blocks_can_be_pasted():
     again = eval(str(read), {"Family": Family})
     assert again == read
     assert gp.wrap(module, family=again).graph.fingerprint == gp.wrap(module).graph.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("falcon_h1", "layer 0: what it gives is not the stream plus what its attention"),
+        ("axk2", "layer 0's self_attn: it reads neither the residual stream nor a LayerNorm"),
+        ("olmo_hybrid", "layer 0: its attention_norm is 'input_layernorm' and layer 1's None"),
+    ],
+)
+def test_what_is_no_single_node_either_is_refused_with_the_reason(kind, reason):
+    with pytest.raises(UnsupportedModelError, match=reason):
+        gp.wrap(built(kind, torch.float32))

@@ -23,7 +23,7 @@ QUICK = {
     "opt": "an MLP without a module, learned positions",
 }
 BY_HEAD = 45  # at least so many types, of which the installed transformers has more than 180
-BY_BLOCK = 20  # and so many of which some layer's mixer is one node
+BY_BLOCK = 24  # and so many of which some layer's mixer is one node
 
 
 @pytest.mark.parametrize("kind", QUICK)

@@ -55,10 +55,11 @@ def read_layer(
     try:
         return layer.settings()
     except (UnsupportedModelError, *FOREIGN) as error:
-        if not split:
-            found = layer.one_node()
-            if found is not None:
-                return found
+        found = None if split else layer.one_node()
+        if found is not None:
+            return found
+        if layer.why_not is not None:
+            raise layer.why_not from error
         if isinstance(error, UnsupportedModelError):
             raise
         cannot_read(
@@ -89,6 +90,7 @@ class _Layer:
         self.loose = 3e-2 if half else 1e-4  # of single numbers
         self.exact = 3e-3 if half else 1e-4  # of factors, which many numbers tell
         self._norms: dict[nn.Module, bool] = {}
+        self.why_not: UnsupportedModelError | None = None  # is a mixer no single node either
 
     # ---------------------------------------------------------------- comparing numbers
 
@@ -214,8 +216,7 @@ class _Layer:
             self.known[make] = find_roles(attention, said.heads, width // said.heads, self.x)
         roles = self.known[make]
         settings = as_family(roles, attention) | said.settings(self.config, roles.kv_heads)
-        settings["attention"] = own.path
-        settings["attention_norm"] = self._norm_between(self.x, read, at)
+        settings |= {"attention": own.path, "attention_norm": self._norm_between(self.x, read, at)}
         outside = [c for c in self.calls if not under(c.path, own.path) and c.path]
         settings |= self._around(settings, outside, own, output, read)
         return settings
@@ -234,11 +235,13 @@ class _Layer:
             try:
                 if not mixes(call):
                     continue
-                norm = self._norm_between(self.x, read, call.path)
+                norm = self._norm_between(self.x, read, f"{self.at}'s {call.path}")
                 settings = {"attention": call.path, "attention_norm": norm}
-                alone = self._alone(gave)
-                settings |= alone or self._around(settings, outside, call, call, read)
-            except (UnsupportedModelError, *FOREIGN):
+                settings |= self._alone(gave) or self._around(settings, outside, call, call, read)
+            except UnsupportedModelError as error:
+                self.why_not = self.why_not or error
+                continue
+            except FOREIGN:
                 continue
             del settings["attention"]
             return settings | {"block": (letter(call.module), call.path)}
@@ -249,10 +252,10 @@ class _Layer:
         factor = self.multiple(self.out - self.x, message)
         if factor is None:
             return None
-        around = dict.fromkeys(("attention_post_norm", "mlp_norm", "mlp_post_norm"))
+        none = dict.fromkeys(("attention_post_norm", "mlp_norm", "mlp_post_norm"))
         number = self._configured(factor)
         more = {} if number == 1 else {"residual_multiplier": number}
-        return {**around, "mlp": "", "parallel": False, **more}
+        return {**none, "mlp": "", "parallel": False, **more}
 
     def _norm_between(self, x: Tensor, read: Tensor, at: str) -> str | None:
         """The path of the norm that was called with ``x`` and gave ``read``."""
