@@ -56,14 +56,18 @@ class TransformersAdapter:
                 f"{type(module).__name__} has no language-model head; expected a causal language "
                 "model such as AutoModelForCausalLM gives"
             )
-        known = ("check", "checkpointing", "embedding_nodes", "family")
+        known = ("check", "checkpointing", "embedding_nodes", "family", "nodes")
         require_known_options(options, known, "a language model")
-        given = options.pop("family", None)
+        given, fine = options.pop("family", None), options.pop("nodes", "auto")
         known_family = given or family
         if known_family is None:
             from .lm.describe.reading.reader import read_family
 
-            known_family = read_family(module)
+            known_family = read_family(module, split=fine == "head")
+        if fine != "auto":
+            from .lm.describe.one_node import as_fine_as
+
+            known_family = as_fine_as(fine, known_family)
         model = LanguageModel(module, known_family, **options)
         if check:
             if given is not None:
@@ -166,7 +170,7 @@ def self_check(model: LanguageModel, length: int = 5, *, read_off: bool = False)
         raise
     except Exception as error:
         raise UnsupportedModelError(
-            f"{name} could not be run part by part as its family describes it: "
+            f"{name} could not be run layer by layer as its family describes it: "
             f"{type(error).__name__}: {error}; {_blame(model)}"
         ) from error
     tolerance = _TOLERANCE.get(arch.dtype, 1e-3)

@@ -1,4 +1,4 @@
-"""Every causal architecture of the installed transformers, tiny: by head and exact, or refused."""
+"""Every causal architecture of transformers, tiny: exact by head or by block, or refused."""
 
 import warnings
 from pathlib import Path
@@ -23,6 +23,7 @@ QUICK = {
     "opt": "an MLP without a module, learned positions",
 }
 BY_HEAD = 45  # at least so many types, of which the installed transformers has more than 180
+BY_BLOCK = 24  # and so many of which some layer's mixer is one node
 
 
 @pytest.mark.parametrize("kind", QUICK)
@@ -52,13 +53,15 @@ def test_every_causal_architecture_is_exact_or_refused_with_a_reason(tmp_path):
             continue
         worst = max(gaps, key=gaps.__getitem__)
         assert gaps[worst] < 1e-4, (kind, gaps)
-        rows.append((kind, "by head", f"{gaps[worst]:.1e}"))
+        how = "by block" if any(name[0] in "as" and "." not in name for name in gaps) else "by head"
+        rows.append((kind, how, f"{gaps[worst]:.1e}"))
     table = Path(tmp_path / "coverage.md")
     table.write_text("\n".join(f"| {a} | {b} | {c} |" for a, b, c in rows))
     print(table.read_text())
     counts = {what: sum(row[1] == what for row in rows) for _, what, _ in rows}
     print(counts)
     assert counts["by head"] >= BY_HEAD
+    assert counts["by block"] >= BY_BLOCK
 
 
 @pytest.mark.parametrize(

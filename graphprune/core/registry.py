@@ -112,8 +112,10 @@ def wrap(
         dtype: of the weights of a model given by name, such as ``"bfloat16"``; ``None``: as they
             are stored. Of a module as above.
         options: the adapter's: ``data`` (needed), ``forward``, ``level``, ``node_type``, ``means``
-            and ``name`` of a graph network; ``check``, ``checkpointing``, ``embedding_nodes``
-            and ``family`` (see :func:`describe`) of a language model.
+            and ``name`` of a graph network; ``check``, ``checkpointing``, ``embedding_nodes``,
+            ``family`` (see :func:`describe`) and ``nodes`` of a language model: ``"head"``,
+            ``"block"`` (each layer's attention is one node) or ``"auto"`` (the default: one node
+            where it cannot be split by head).
 
     Raises:
         UnsupportedModelError: no adapter knows the module, or its exactness check fails.

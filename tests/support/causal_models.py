@@ -135,6 +135,7 @@ ODD: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
     "longcat_flash": _LATENT,
+    "mamba2": {"num_heads": 2 * HEADS},
     "minicpm3": _LATENT | {"scale_depth": 1.4, "dim_model_base": 16, "scale_emb": 3},
     "modernbert-decoder": {"pad_token_id": 1, "cls_token_id": 1, "sep_token_id": 1},
     "prophetnet": _PADDED,

@@ -209,16 +209,16 @@ class Attribution:
         delta = self.edges.new_empty(layout.writers, len(tokens), self.arch.width)
         clean.embedding_deltas(ablated, tokens, delta[:embeddings])
         for block in self.arch.blocks:
-            i, kept, first = block.index, self._projected[block.index], layout.head(block.index)
+            i, kept = block.index, self._projected[block.index]
             with block.loaded():
                 before = delta[: attention[i].prefix]
                 if last:
                     self._add_products(attention[i], kept.linear(block, tokens), before, tokens)
                 if kept.along:
                     self._add_radial(attention[i], *kept.radial(block, tokens), before, tokens)
-                own = delta[first : first + block.heads + 1]
+                own = delta[layout.head(i) : layout.mlp(i) + block.shape.mlp]
                 clean.block_deltas(ablated, block, tokens, own)
-            if last:
+            if last and block.shape.mlp:
                 grad = wide(self._sums["mlp", i][None, tokens])
                 self._add_products(mlp[i], grad, delta[: mlp[i].prefix], tokens)
         if not last:
@@ -255,9 +255,9 @@ class Attribution:
 
     def _add_neurons(self, delta: Tensor, tokens: Tensor, neurons: Tensor) -> None:
         """Gradients at what each writer group sends, against Delta, neuron by neuron."""
-        start, layout = 0, self.layout
-        for i in range(2 * layout.layers + 1):
-            stop = start + (layout.embeddings if i == 0 else layout.heads if i % 2 else 1)
+        start = 0
+        for i, group in enumerate(self.layout.source_groups()):
+            stop = start + len(group)
             neurons[start:stop] += (delta[start:stop] * wide(self._sums["sent", i][tokens])).sum(1)
             start = stop
 

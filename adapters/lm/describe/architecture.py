@@ -39,6 +39,7 @@ from .module_copies import (
 )
 from .norms import Norm, ReaderProjections, WeightRows, centre, describe_norm, matrix, wide
 from .offloading import WeightLoader, main_device
+from .one_node import Same, one_node
 from .reading.whole_layer import WholeLayer, whole_layers
 
 __all__ = ["Architecture", "DecoderBlock"]
@@ -52,10 +53,10 @@ def _always_there(*, lent: bool = False) -> AbstractContextManager[None]:
 class DecoderBlock:
     """One layer: its readers' projections, its attention between them, its MLP and norms.
 
-    ``rows``: readers of the attention, q of each head, then k and v of each key/value head.
     ``coupled``: whether a head's message depends on other heads. ``rounds`` says how inputs of
     attention's products are rounded (``None`` means they are not); the layer's own modules then
     round what they are called with. ``whole``: how a layer is run whose family names no MLP.
+    ``family`` describes this layer alone; ``same``: what a mixer that is one node reads through.
     """
 
     def __init__(
@@ -63,24 +64,28 @@ class DecoderBlock:
         family: Family,
         layer: nn.Module,
         index: int,
-        config: Any,
         loader: WeightLoader,
+        same: Same | None,
+        config: Any,
         rounds: Rounds | None = None,
         whole: WholeLayer | None = None,
     ) -> None:
-        self.rounds = rounds
-        self.index, self.layer, self.family = index, layer, family
+        self.index, self.layer, self.family, self.rounds = index, layer, family, rounds
         self.partial = loader.needed
         self.loaded = loader if self.partial else _always_there
         alone = EdgeLayout.of(family, config, layers=1)
-        self.heads, self.kv_heads, self.rows = alone.heads, alone.kv_heads, alone.rows
-        self.parallel, self.coupled, self.rows_of = alone.parallel, alone.coupled, alone.rows_of
+        self.shape, self.parallel, self.coupled = alone.shapes[0], alone.parallel, alone.coupled
+        self.heads, self.kv_heads = self.shape.heads, self.shape.kv_heads
+        self.rows, self.rows_of = self.shape.rows, self.shape.rows_of
         self.attention = part(layer, family.attention)
         self.mlp = whole.mlp if whole is not None else part(layer, family.mlp or "")
+        if same is not None and family.blocks:
+            self.attention = one_node(layer, family, same)
         self.output = part(self.attention, family.output)
         at = f"layer {index}'s"
         self.attention_norm = self._norm(family.attention_norm, at)
-        self.attention_post_norm = self._norm(family.attention_post_norm, at)
+        post = None if family.blocks else family.attention_post_norm
+        self.attention_post_norm = self._norm(post, at)
         self.mlp_norm = self._norm(family.mlp_norm, at)
         self.mlp_post_norm = self._norm(family.mlp_post_norm, at)
         weight, bias = matrix(self.output, f"{at} {family.attention}.{family.output}")
@@ -241,8 +246,7 @@ class Architecture:
     ) -> None:
         self.model, self.family = model, family
         self.snapshot = Snapshot(model)
-        config: Any = model.config
-        self.config = config
+        self.config: Any = model.config
         try:
             self.base = part(model, family.base)
             stack = part(self.base, family.layers)
@@ -258,19 +262,18 @@ class Architecture:
             self._device = device if self.partial else None
             each = rounds or (None,) * len(layers)
             wholes = [None] * len(layers) if family.mlp else whole_layers(model, self.base, family)
-            self.blocks = [
-                DecoderBlock(family, layer, i, config, loaders[i], each[i], wholes[i])
-                for i, layer in enumerate(layers)
-            ]
+            same = Same(self.table, device) if family.blocks else None
+            self.blocks: list[DecoderBlock] = []
+            for i, layer in enumerate(layers):
+                own = family.in_layer(layer) if family.blocks else family
+                parts = own, layer, i, loaders[i], same, self.config
+                self.blocks.append(DecoderBlock(*parts, each[i], wholes[i]))
             self.final_norm: Norm | None = None
             if family.final_norm is not None:
                 with self.outer_loaded():
-                    self.final_norm = describe_norm(
-                        part(self.base, family.final_norm),
-                        f"the final norm {family.final_norm}",
-                        self.partial,
-                        self.table,
-                    )
+                    norm = part(self.base, family.final_norm)
+                    at = f"the final norm {family.final_norm}"
+                    self.final_norm = describe_norm(norm, at, self.partial, self.table)
         except AttributeError as error:
             raise UnsupportedModelError(
                 f"{type(model).__name__} lacks a part that its family "
@@ -284,14 +287,11 @@ class Architecture:
                 "expected either in front of all readers"
             )
         self.centred = kinds == {True}
-        self._table = (
-            Recorder(part(self.base, family.position)) if family.position is not None else None
-        )
-        hollow: dict[str, nn.Module] = {
-            family.layers: nn.ModuleList([b.hollow for b in self.blocks]),
-        }
-        if family.position is not None and self._table is not None:
-            hollow[family.position] = self._table
+        self._table: Recorder | None = None
+        stack = nn.ModuleList([b.hollow for b in self.blocks])
+        hollow: dict[str, nn.Module] = {family.layers: stack}
+        if family.position is not None:
+            self._table = hollow[family.position] = Recorder(part(self.base, family.position))
         self._hollow = replaced(self.base, hollow)
 
     @contextmanager

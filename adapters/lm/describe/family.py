@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from torch import nn
+
 from graphprune.errors import UnsupportedModelError
 
 __all__ = ["FAMILIES", "FAMILY_BY_TYPE", "Family", "known_types", "not_known"]
@@ -36,6 +38,12 @@ class Family:
     gives, so the layer itself is run on an empty stream, its attention silent. Only then may
     ``residual_multiplier`` differ from 1: the attention's output is multiplied with it before it is
     added to the stream.
+
+    ``mlp=""``: layers have no MLP, only a mixer that is one node.
+
+    ``blocks``: mixers that are not split by head, each the letter of its node (``"a"`` attention,
+    ``"s"`` any other) and its path under a layer. A layer that has a module there has it for its
+    mixer, one node with one reader; only the other layers have attention by heads.
     """
 
     model_types: tuple[str, ...]
@@ -63,6 +71,7 @@ class Family:
     coupled: bool = False
     residual_multiplier: float = 1.0
     causal: bool = True
+    blocks: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         """The expression that makes it, settings as by default left out."""
@@ -72,6 +81,28 @@ class Family:
             if getattr(self, f.name) != f.default
         ]
         return f"Family({', '.join([repr(self.model_types), *said])})"
+
+    def with_blocks(self) -> Family:
+        """The same family whose attention is not split by head either."""
+        return replace(self, blocks=(*self.blocks, ("a", self.attention)))
+
+    def in_layer(self, layer: nn.Module) -> Family:
+        """The description of one layer alone; its mixer is one node if that has ``blocks``."""
+        paths = {path for path, _ in layer.named_modules()}
+        for block in self.blocks:
+            if block[1] in paths:
+                return replace(
+                    self,
+                    blocks=(block,),
+                    attention=block[1],
+                    query="read",
+                    fused="blocks",
+                    fused_order="qkv",
+                    output="send",
+                    heads=1,
+                    kv_heads=0,
+                )
+        return replace(self, blocks=())
 
     def stored_order(self, heads: int, kv_heads: int) -> list[int]:
         """The reader of each row block of a fused projection, as its weight stores them.

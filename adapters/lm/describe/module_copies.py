@@ -224,7 +224,7 @@ class FixedOutput(nn.Module):
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
         out: Any = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
-        out.router_logits = None  # which mixtures of experts ask for
+        out.router_logits = out.cache_params = None  # which some models ask for
         return out
 
 
@@ -315,7 +315,7 @@ class LinearInPieces(nn.Module):
 
     def __init__(self, inner: nn.Linear) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.weight = inner, inner.weight  # some look at the weight's dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., features]`` from ``x [..., F]``; whole where the map's forward was replaced."""

@@ -174,12 +174,12 @@ class _RoundedPart:
     def _attention_precisions(self) -> tuple[tuple[Precision, ...], tuple[Precision, ...]]:
         """Of q of each head, then k and v of each key/value head; and of each head's output map."""
         assert self.block is not None
-        layer, layout = self.block.index, self.layout
-        names = [f"a{layer}.h{h}" for h in range(layout.heads)]
+        layer, shape = self.block.index, self.layout.shapes[self.block.index]
+        names = [f"a{layer}.h{h}" for h in range(shape.heads)]
         heads: tuple[Precision, ...] = tuple(self.policy.of(name, "head") for name in names)
         kvs: tuple[Precision, ...] = heads
-        if layout.grouped:
-            names = [f"a{layer}.kv{j}" for j in range(layout.kv_heads)]
+        if shape.own_kv:
+            names = [f"a{layer}.kv{j}" for j in range(shape.kv_heads)]
             kvs = tuple(self.policy.of(name, "kv", "head") for name in names)
         return (*heads, *kvs, *kvs), heads
 

@@ -7,6 +7,7 @@ comes out is a description as data; the adapter's self-check proves it before an
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -26,27 +27,36 @@ from .trace import Traced, trace_model
 __all__ = ["read_family"]
 
 _TOKENS = 6
-# What a model's own code raises when a part of it is called in a way that it was not made for.
-_FOREIGN = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError)
+# Settings that say what stands around a layer's mixer, whatever it is.
+_AROUND = (
+    "attention_norm",
+    "attention_post_norm",
+    "mlp",
+    "mlp_norm",
+    "mlp_post_norm",
+    "parallel",
+    "residual_multiplier",
+)
 
 
-def read_family(model: nn.Module) -> Family:
-    """The family that describes the model.
+def read_family(model: nn.Module, *, split: bool = False) -> Family:
+    """The family that describes the model; mixers that cannot be split by head are one node.
 
+    ``split``: such mixers are refused.
     Raises :class:`UnsupportedModelError` with the part that cannot be read, and why.
     """
     config: Any = model.config
     kind = str(getattr(config, "model_type", type(model).__name__))
     try:
         with quiet(model), torch.no_grad():
-            return Family((kind,), **_settings(model, config))
+            return Family((kind,), **_settings(model, config, split))
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
             f"model type {kind!r} ({type(model).__name__}) is not known, and {error}"
         ) from error
 
 
-def _settings(model: nn.Module, config: Any) -> dict[str, Any]:
+def _settings(model: nn.Module, config: Any, split: bool) -> dict[str, Any]:
     causal: Any = model
     table = causal.get_input_embeddings()
     count = int(table.weight.shape[0])
@@ -71,24 +81,48 @@ def _settings(model: nn.Module, config: Any) -> dict[str, Any]:
         parts = [
             replace(c, path=c.path.removeprefix(inside)) for c in calls if c.path.startswith(inside)
         ]
-        try:
-            readings.append(read_layer(call, parts, config, i, known))
-        except UnsupportedModelError:
-            raise
-        except _FOREIGN as error:
-            cannot_read(
-                f"layer {i} ({type(call.module).__name__})",
-                f"a part of it could not be run by itself: {type(error).__name__}: {error}",
-            )
+        readings.append(read_layer(call, parts, config, i, known, split=split))
+    return settings | _together(readings, split)
+
+
+def _together(readings: list[dict[str, Any]], split: bool) -> dict[str, Any]:
+    """What describes all layers: those split by head, and those whose mixer is one node.
+
+    Unless ``split``, layers whose heads differ from other layers' are not split either.
+    """
+    blocks = [reading.pop("block", None) for reading in readings]
+    if len({reading["mlp"] for reading in readings}) > 1:  # all can be run whole if some must be
+        for reading in readings:
+            reading |= {"mlp": None, "mlp_post_norm": None}
+    by_head = [reading for reading, block in zip(readings, blocks, strict=True) if not block]
+    if not split and any(_differing(by_head[0], reading) for reading in by_head):
+        blocks = [b or ("a", r["attention"]) for r, b in zip(readings, blocks, strict=True)]
+        readings = [{n: v for n, v in reading.items() if n in _AROUND} for reading in readings]
+    whole = next((r for r, block in zip(readings, blocks, strict=True) if not block), readings[0])
     for i, reading in enumerate(readings):
-        for name, value in reading.items():
-            if readings[0].get(name) != value:
-                cannot_read(
-                    f"layer {i}",
-                    f"its {name} is {value!r} and layer 0's {readings[0].get(name)!r}; layers of "
-                    "different structure are not supported yet",
-                )
-    return settings | readings[0]
+        around = {n: v for n, v in whole.items() if n in _AROUND}
+        wrong = _differing(around if blocks[i] else whole, reading)
+        if wrong is not None:
+            cannot_read(
+                f"layer {i}",
+                f"its {wrong} is {reading.get(wrong)!r} and layer {readings.index(whole)}'s "
+                f"{whole.get(wrong)!r}; layers of different structure are not supported yet",
+            )
+    paths = tuple(dict.fromkeys(block for block in blocks if block is not None))
+    return whole | ({"blocks": paths} if paths else {})
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """The first setting in which two layers differ."""
+    names = (name for name in one | other if not _alike(one.get(name), other.get(name)))
+    return next(names, None)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two settings are the same; measured numbers but for rounding."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-4)
+    return bool(one == other)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,10 @@ from typing import NoReturn
 
 from graphprune.errors import UnsupportedModelError
 
-__all__ = ["cannot_read"]
+__all__ = ["FOREIGN", "cannot_read"]
+
+# What a model's own code raises when a part of it is called in a way that it was not made for.
+FOREIGN = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError)
 
 
 def cannot_read(part: str, why: str) -> NoReturn:

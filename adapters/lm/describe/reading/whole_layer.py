@@ -46,6 +46,13 @@ class _Silent(nn.Module):
         return zero if self.length is None else (zero, *[None] * (self.length - 1))
 
 
+class _NoMlp(nn.Module):
+    """Stands where a layer has no MLP: adds nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0  # with a graph, as gradients at it are asked for
+
+
 class _StopRecorder(Recorder):
     """Keeps what attention is called with and ends the layer's forward."""
 
@@ -105,7 +112,7 @@ class WholeLayer:
 
     def __init__(self, layer: nn.Module, family: Family, call: Traced, attention: Traced) -> None:
         self.recorder = _StopRecorder()
-        self.mlp = MlpBranch(layer, family, call, attention)
+        self.mlp = _NoMlp() if family.mlp == "" else MlpBranch(layer, family, call, attention)
         self.hollow = replaced(layer, {family.attention: self.recorder})
         self.hollow.__dict__["forward"] = _passing(self.hollow, self.recorder, call.output)
 
@@ -133,8 +140,9 @@ def whole_layers(model: nn.Module, base: nn.Module, family: Family) -> list[Whol
     wholes = []
     for layer in part(base, family.layers).children():
         layer = uncompiled(layer)
-        attention = part(layer, family.attention)
+        described = family.in_layer(layer)
+        attention = part(layer, described.attention)
         own = next(c for c in calls if c.module is layer)
         inner = next(c for c in calls if c.module is attention)
-        wholes.append(WholeLayer(layer, family, own, inner))
+        wholes.append(WholeLayer(layer, described, own, inner))
     return wholes
