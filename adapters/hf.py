@@ -5,6 +5,7 @@ A model is only accepted if masked runs reproduce it exactly.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,8 @@ class TransformersAdapter:
             from .lm.describe.reading.reader import read_family
 
             known_family = read_family(module)
+        if any(type(part).__name__ == "Linear8bitLt" for part in module.modules()):
+            known_family = replace(known_family, coupled=True)  # a token's heads share one scale
         model = LanguageModel(module, known_family, **options)
         if check:
             if given is not None:

@@ -34,6 +34,7 @@ from .attribution.relevance import Rule
 from .describe.architecture import Architecture
 from .describe.family import Family
 from .describe.layout import EdgeLayout, PassPlan, computed_share, dense_plan, sparse_plan
+from .describe.linear_maps import is_quantised
 from .describe.offloading import require_loadable
 from .export.pruned import pruned
 from .generate import generate
@@ -296,7 +297,7 @@ class LanguageModel(MaskedModel):
 
     def widened(self) -> LanguageModel | None:
         """The same model in float64; where it can be, weights are widened layer by layer."""
-        if self.arch.partial:
+        if self.arch.partial or is_quantised(self._model):
             return None
         from .precision.widened import widened_copy, widened_module
 

@@ -221,7 +221,8 @@ def _weights(name: str, source: Path | None, dtype: Any, device: Any) -> Any:
 
     directly = device.type != "cpu" and find_spec("accelerate") is not None
     with _loading(f"the model {name!r}", source):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        auto: Any = AutoModelForCausalLM
+        loaded: Any = auto.from_pretrained(
             **_origin(name, source), dtype=dtype, output_loading_info=True,
             **({"device_map": {"": device}} if directly else {}),
         )  # fmt: skip

@@ -21,7 +21,7 @@ from ..precision.rounding import Rounds
 from .family import Family
 from .hooks import Snapshot, is_plain, uncompiled
 from .layout import EdgeLayout
-from .linear_maps import made_matrix
+from .linear_maps import made_matrix, rounded_inputs
 from .module_copies import (
     Call,
     FixedOutput,
@@ -66,8 +66,7 @@ class DecoderBlock:
         rounds: Rounds | None = None,
         whole: WholeLayer | None = None,
     ) -> None:
-        self.rounds, self.dtype = rounds, dtype
-        self.index, self.layer, self.family = index, layer, family
+        self.index, self.layer, self.family, self.dtype = index, layer, family, dtype
         self.partial = loader.needed
         self.loaded = loader if self.partial else always_there
         alone = EdgeLayout.of(family, config, layers=1)
@@ -79,6 +78,7 @@ class DecoderBlock:
         names = [family.query] if family.fused else [family.query, family.key, family.value]
         self.projecting = {name: part(self.attention, name) for name in names}
         self.plain = all(map(is_plain, (*self.projecting.values(), self.output)))
+        self.rounds = rounds if self.plain else rounded_inputs(self.projecting, self.output)
         with self.loaded():
             weight, bias = self._matrix(self.output, family.output)
             like = weight.T[:0]
