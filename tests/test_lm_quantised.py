@@ -229,10 +229,17 @@ def test_what_quantised_weights_cannot_do_is_said(how):
         model.at_precision(model.precision_defaults.policy)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("how", ["nf4", "int8 weights", "LLM.int8"])
-def test_half_precision(how):
-    module = quantised("llama", how, torch.bfloat16)
+def test_half_precision_and_a_circuit_of_it(how, dtype, tmp_path):
+    module = quantised("llama", how, dtype)
     model, batch = setup(module)
+    task = task_of(batch, "logit_diff")
+    circuit = gp.Circuit.from_result(gp.EAP().fit(model, task, 0.4), model, task)
+    circuit.save(tmp_path / "circuit")
+    torch.testing.assert_close(
+        circuit.compile(model, task)(), model.run(batch, circuit.mask), rtol=0, atol=0.1
+    )
     with torch.no_grad():
         want = module(batch.clean["input_ids"]).logits[:, -1].float()
     got = model.run(batch, torch.ones(model.graph.num_edges)).float()

@@ -114,7 +114,7 @@ def _linear(block: DecoderBlock, norm: Norm, x_hat: Tensor, projected: Tensor) -
         return out - _constant(block, norm, x_hat)
     # The projections are those of rounded inputs, whose gradient is taken as the inputs' own.
     read = x_hat * norm.gain
-    return torch.cat([read @ reader.weight.transpose(1, 2) for reader in block.readers])
+    return torch.cat([wide(read) @ wide(r.weight).transpose(1, 2) for r in block.readers])
 
 
 def _constant(block: DecoderBlock, norm: Norm, x_hat: Tensor) -> Tensor:

@@ -236,5 +236,6 @@ def _try(module: nn.Module, where: str, weight: Tensor, bias: Tensor | None) -> 
                 f"{where} is a {titled(module)}, which does not multiply what it reads by one "
                 f"matrix ({what}: off by {gap:.3g} of {size:.3g}), so a head's share of it is not "
                 "defined. Expected quantised weights and unrounded inputs (4 bit by bitsandbytes, "
-                "weight-only by torchao) or low-rank adapters; merge or dequantise others"
+                "weight-only by torchao) or low-rank adapters, computing "
+                "in the model's own dtype (bnb_4bit_compute_dtype); merge or dequantise others"
             )
