@@ -5,6 +5,7 @@ A model is only accepted if masked runs reproduce it exactly.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,9 @@ class TransformersAdapter:
 
     def matches(self, module: object) -> bool:
         """Whether the object is a Hugging Face model (told by its classes' home)."""
-        return any(c.__module__.startswith("transformers.") for c in type(module).__mro__)
+        return any(
+            c.__module__.startswith("transformers.") for c in type(_original(module)).__mro__
+        )
 
     def supported(self) -> list[str]:
         """Model types that are known."""
@@ -48,6 +51,7 @@ class TransformersAdapter:
         from .lm import LanguageModel
         from .lm.describe.family import FAMILY_BY_TYPE
 
+        module = _original(module)
         config = getattr(module, "config", None)
         family = FAMILY_BY_TYPE.get(getattr(config, "model_type", ""))
         causal: Any = module
@@ -68,6 +72,8 @@ class TransformersAdapter:
             from .lm.describe.one_node import as_fine_as
 
             known_family = as_fine_as(fine, known_family)
+        if any(type(part).__name__ == "Linear8bitLt" for part in module.modules()):
+            known_family = replace(known_family, coupled=True)  # a token's heads share one scale
         model = LanguageModel(module, known_family, **options)
         if check:
             if given is not None:
@@ -92,9 +98,9 @@ class TransformersAdapter:
 
         if isinstance(module, LanguageModel):
             return module.arch.family
-        assert isinstance(module, nn.Module)
-        kind = getattr(getattr(module, "config", None), "model_type", "")
-        return FAMILY_BY_TYPE.get(kind) or read_family(module)
+        original: nn.Module = _original(module)
+        kind = getattr(getattr(original, "config", None), "model_type", "")
+        return FAMILY_BY_TYPE.get(kind) or read_family(original)
 
     def plans(self, subject: object) -> bool:
         """Whether it is a folder, an id, or a configuration or model of Hugging Face's."""
@@ -111,6 +117,25 @@ class TransformersAdapter:
 
 
 adapter = TransformersAdapter()
+
+
+def _original(module: Any) -> Any:
+    """Hugging Face's own model inside PEFT's or TransformerLens's, else what was given."""
+    home = type(module).__module__.partition(".")[0]
+    if home == "peft" and hasattr(module, "get_base_model"):
+        config = module.active_peft_config
+        if config.is_prompt_learning:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} puts virtual tokens of its own before the prompt "
+                f"({type(config).__name__}), which are no part of the model's graph; expected "
+                "adapters beside weights, such as LoRA"
+            )
+        return module.get_base_model()
+    if home == "transformer_lens" and isinstance(
+        inner := getattr(module, "original_model", None), nn.Module
+    ):
+        return inner
+    return module
 
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.12, torch.float16: 0.03}

@@ -34,6 +34,7 @@ from .attribution.relevance import Rule
 from .describe.architecture import Architecture
 from .describe.family import Family
 from .describe.layout import EdgeLayout, PassPlan, computed_share, dense_plan, sparse_plan
+from .describe.linear_maps import is_quantised
 from .describe.offloading import identity, require_loadable
 from .describe.one_node import require_split
 from .export.pruned import pruned
@@ -89,7 +90,7 @@ class LanguageModel(MaskedModel):
         layout = EdgeLayout.of(blocks[0].family, self.arch.config, len(blocks), embedding_nodes)
         self.layout = dataclasses.replace(layout, shapes=tuple(block.shape for block in blocks))
         self._dense_plan = dense_plan(self.layout)
-        self._cores = [HeadCores(block) for block in self.arch.blocks]
+        self._cores = [HeadCores(block) for block in blocks]
 
     # ---------------------------------------------------------------- what it is
 
@@ -251,9 +252,8 @@ class LanguageModel(MaskedModel):
     def _share(self, base: AblatedRun, plan: PassPlan) -> float:
         """The part of the layers' multiplications that a plan asks for."""
         block, asked = self.arch.blocks[0], base.asked.count / base.tokens.count
-        return computed_share(
-            self.layout, plan, block.head_dim * self.arch.width, block.mlp_size, asked
-        )
+        sizes = block.head_dim * self.arch.width, block.mlp_size
+        return computed_share(self.layout, plan, *sizes, asked)
 
     def compiled(self, batch: Batch, mask: EdgeMask, reference: Reference) -> Callable[[], Tensor]:
         """Runs of the circuit alone; projections and streams of the ablated run are kept."""
@@ -300,7 +300,7 @@ class LanguageModel(MaskedModel):
 
     def widened(self) -> LanguageModel | None:
         """The same model in float64; where it can be, weights are widened layer by layer."""
-        if self.arch.partial:
+        if self.arch.partial or is_quantised(self._model):
             return None
         from .precision.widened import widened_copy, widened_module
 

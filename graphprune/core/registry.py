@@ -106,7 +106,9 @@ def wrap(
     """A Hugging Face or PyG module as a :class:`MaskedModel`; picks the adapter.
 
     Args:
-        module: used as it is and never changed; or the folder or hub id of a language model.
+        module: used as it is and never changed; or the folder, GGUF file or hub id of a language
+            model. Of a compiled or (distributed) data-parallel module, and of PEFT's and
+            TransformerLens's, the model inside is wrapped; ``.module`` says which.
         device: where a model given by name is loaded, ``None``: on the CPU. A module stays where
             its owner put it: another device than its own is refused.
         dtype: of the weights of a model given by name, such as ``"bfloat16"``; ``None``: as they
@@ -139,6 +141,7 @@ def wrap(
                 "out, or wrap a module that is where you want it"
             )
         return module
+    module = _unwrapped(module)
     if not isinstance(module, nn.Module):
         raise InputError(
             f"expected a torch module to wrap, got {type(module).__name__}; load a model first, as "
@@ -149,10 +152,6 @@ def wrap(
     adapter = _adapter_of(module)
     if adapter is not None:
         return adapter.wrap(module, **options)
-    if hasattr(module, "_orig_mod"):
-        raise UnsupportedModelError(
-            "this module was compiled by torch.compile; wrap the original, module._orig_mod"
-        )
     known = ", ".join(_entries("graphprune.adapters"))
     raise UnsupportedModelError(
         f"no adapter knows {type(module).__module__}.{type(module).__qualname__}; adapters: "
@@ -160,6 +159,17 @@ def wrap(
         "(graph, reference, run) is enough to run the methods: CONTRIBUTING.md, 'An adapter', has "
         "one to start from"
     )
+
+
+def _unwrapped(module: Any) -> Any:
+    """What ``torch.compile`` and data parallelism were given, of what they gave."""
+    while True:
+        if type(module).__module__.startswith("torch._dynamo."):
+            module = module._orig_mod
+        elif isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        else:
+            return module
 
 
 def _kind(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -239,13 +249,14 @@ def describe(model: Any) -> Any:
         Family(('cohere',), mlp_norm='input_layernorm', parallel=True)
     """
     module = getattr(model, "module", model) if isinstance(model, MaskedModel) else model
+    module = _unwrapped(module)
     read = getattr(_adapter_of(module), "describe", None)
     if read is None:
         raise InputError(
             "only Hugging Face's language models are described; expected one, or a wrapped one, "
             f"got {type(model).__name__}"
         )
-    return read(model)
+    return read(model if isinstance(model, MaskedModel) else module)
 
 
 def supported() -> dict[str, list[str]]:

@@ -74,8 +74,8 @@ class SystemTasks:
 class ModelChoice:
     """A model that is known to be there, before it is loaded.
 
-    ``folder`` is where it lies on this machine; ``None``: the hub has it, or it is fetched. Where a
-    kind of system was named, ``system`` brings the model and its tasks.
+    ``folder`` is where it lies on this machine, or a GGUF file; ``None``: the hub has it, or it is
+    fetched. Where a kind of system was named, ``system`` brings the model and its tasks.
     """
 
     name: str
@@ -87,7 +87,7 @@ class ModelChoice:
     tokenizer: str | None = None
 
     def place(self, *, quiet: bool = True) -> Path | None:
-        """The model's folder, fetched if need be; ``None`` for a Hugging Face id."""
+        """The model's folder (or GGUF file), fetched if need be; ``None`` for a hub's id."""
         if self.folder is None and not self.on_hub:
             from graphprune.util.fetch import fetch
 
@@ -132,7 +132,7 @@ class ModelChoice:
 def choose_model(
     model: str, *, dtype: str = "auto", device: str = "auto", tokenizer: str | None = None
 ) -> ModelChoice:
-    """The model of a folder, a kind of system, an artifact such as ``smollm2``, or a hub id.
+    """The model of a folder or GGUF file, a kind of system, an artifact, or a hub id.
 
     A kind of system (``argnn-digits``, ...) brings its own tasks in the tokenizer's place.
 
@@ -142,13 +142,13 @@ def choose_model(
     if device != "auto":
         _device(device)
     path = Path(model).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.suffix.lower() == ".gguf" and path.is_file()):
         return replace(choice, folder=path)
     looks_like_a_path = model.startswith((".", "~", os.sep)) or model.count("/") > 1
     if looks_like_a_path or path.exists():
         raise InputError(
-            f"expected the folder of a model that save_pretrained wrote, but {path} is "
-            f"{'a file' if path.exists() else 'not there'}"
+            "expected the folder of a model that save_pretrained wrote, or a .gguf file, but "
+            f"{path} is {'a file of another kind' if path.exists() else 'not there'}"
         )
     if "/" in model:
         return replace(choice, folder=_on_hub(model, []), on_hub=True)
@@ -221,9 +221,10 @@ def _weights(name: str, source: Path | None, dtype: Any, device: Any) -> Any:
 
     directly = device.type != "cpu" and find_spec("accelerate") is not None
     with _loading(f"the model {name!r}", source):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source or name, dtype=dtype, local_files_only=source is not None,
-            output_loading_info=True, **({"device_map": {"": device}} if directly else {}),
+        auto: Any = AutoModelForCausalLM
+        loaded: Any = auto.from_pretrained(
+            **_origin(name, source), dtype=dtype, output_loading_info=True,
+            **({"device_map": {"": device}} if directly else {}),
         )  # fmt: skip
     module, info = loaded
     missing = sorted(info.get("missing_keys") or ())
@@ -244,7 +245,15 @@ def _tokenizer(name: str, source: Path | None) -> Any:
     from transformers import AutoTokenizer
 
     with _loading(f"the tokenizer of {name!r}", source):
-        return AutoTokenizer.from_pretrained(source or name, local_files_only=source is not None)
+        return AutoTokenizer.from_pretrained(**_origin(name, source))
+
+
+def _origin(name: str, source: Path | None) -> dict[str, Any]:
+    """What ``from_pretrained`` is asked for."""
+    if source is None or source.is_dir():
+        place = str(source or name)
+        return {"pretrained_model_name_or_path": place, "local_files_only": source is not None}
+    return {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
 
 
 @contextmanager

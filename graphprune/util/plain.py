@@ -91,6 +91,14 @@ def _bytes(tensor: Tensor) -> memoryview:
     return values.view(torch.uint8).numpy().data
 
 
+def _held(tensor: Tensor) -> list[Tensor]:
+    """The tensors that another library's quantised one is made of; any other alone."""
+    flatten = getattr(type(tensor), "__tensor_flatten__", None)
+    if flatten is None or type(tensor).__module__.startswith("torch."):
+        return [tensor]
+    return [part for name in flatten(tensor)[0] for part in _held(getattr(tensor, name))]
+
+
 def weights_hash(tensors: Iterable[tuple[str, Any]]) -> str:
     """SHA-256 of a module's named tensors in the order given, in hexadecimal digits.
 
@@ -104,7 +112,8 @@ def weights_hash(tensors: Iterable[tuple[str, Any]]) -> str:
     for name, tensor in tensors:
         digest.update(name.encode())
         if isinstance(tensor, Tensor):
-            digest.update(_bytes(tensor))
+            for part in _held(tensor):
+                digest.update(_bytes(part))
     return digest.hexdigest()
 
 

@@ -8,7 +8,7 @@ enters the residual stream.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, cast
 
@@ -19,14 +19,16 @@ from graphprune.errors import UnsupportedModelError
 
 from ..precision.rounding import Rounds
 from .family import Family
-from .hooks import Snapshot
+from .hooks import Snapshot, is_plain, uncompiled
 from .layout import EdgeLayout
+from .linear_maps import made_matrix, rounded_inputs
 from .module_copies import (
     Call,
     FixedOutput,
     Glue,
     Recorder,
     Zero,
+    always_there,
     attention_stand_ins,
     model_inputs,
     output_in_pieces,
@@ -35,7 +37,6 @@ from .module_copies import (
     recomputing,
     replaced,
     run_between,
-    uncompiled,
 )
 from .norms import Norm, ReaderProjections, WeightRows, centre, describe_norm, matrix, wide
 from .offloading import WeightLoader, main_device
@@ -45,11 +46,6 @@ from .reading.whole_layer import WholeLayer, whole_layers
 __all__ = ["Architecture", "DecoderBlock"]
 
 
-def _always_there(*, lent: bool = False) -> AbstractContextManager[None]:
-    """Stands where weights would be brought, for those that never leave."""
-    return nullcontext()
-
-
 class DecoderBlock:
     """One layer: its readers' projections, its attention between them, its MLP and norms.
 
@@ -57,6 +53,7 @@ class DecoderBlock:
     attention's products are rounded (``None`` means they are not); the layer's own modules then
     round what they are called with. ``whole``: how a layer is run whose family names no MLP.
     ``family`` describes this layer alone; ``same``: what a mixer that is one node reads through.
+    ``dtype``: what the layer computes in; ``plain``: whether its projections hold their matrices.
     """
 
     def __init__(
@@ -67,12 +64,13 @@ class DecoderBlock:
         loader: WeightLoader,
         same: Same | None,
         config: Any,
+        dtype: torch.dtype,
         rounds: Rounds | None = None,
         whole: WholeLayer | None = None,
     ) -> None:
-        self.index, self.layer, self.family, self.rounds = index, layer, family, rounds
+        self.index, self.layer, self.family, self.dtype = index, layer, family, dtype
         self.partial = loader.needed
-        self.loaded = loader if self.partial else _always_there
+        self.loaded = loader if self.partial else always_there
         alone = EdgeLayout.of(family, config, layers=1)
         self.shape, self.parallel, self.coupled = alone.shapes[0], alone.parallel, alone.coupled
         self.heads, self.kv_heads = self.shape.heads, self.shape.kv_heads
@@ -82,20 +80,24 @@ class DecoderBlock:
         if same is not None and family.blocks:
             self.attention = one_node(layer, family, same)
         self.output = part(self.attention, family.output)
-        at = f"layer {index}'s"
-        self.attention_norm = self._norm(family.attention_norm, at)
-        post = None if family.blocks else family.attention_post_norm
-        self.attention_post_norm = self._norm(post, at)
-        self.mlp_norm = self._norm(family.mlp_norm, at)
-        self.mlp_post_norm = self._norm(family.mlp_post_norm, at)
-        weight, bias = matrix(self.output, f"{at} {family.attention}.{family.output}")
+        names = [family.query] if family.fused else [family.query, family.key, family.value]
+        self.projecting = {name: part(self.attention, name) for name in names}
+        self.plain = all(map(is_plain, (*self.projecting.values(), self.output)))
+        self.rounds = rounds if self.plain else rounded_inputs(self.projecting, self.output)
+        with self.loaded():
+            weight, bias = self._matrix(self.output, family.output)
+            like = weight.T[:0]
+            self.attention_norm = self._norm(family.attention_norm, like)
+            post = None if family.blocks else family.attention_post_norm
+            self.attention_post_norm = self._norm(post, like)
+            self.mlp_norm = self._norm(family.mlp_norm, like)
+            self.mlp_post_norm = self._norm(family.mlp_post_norm, like)
         self.head_dim = weight.shape[1] // self.heads
-        if self.attention_post_norm is not None and (
-            bias is not None or self.attention_post_norm.centred
-        ):
+        norm = self.attention_post_norm
+        if norm is not None and (bias is not None or norm.centred):
             raise UnsupportedModelError(
-                f"{at} attention output has a norm behind it together with a bias or a centring; "
-                "a head's share of such a sum is not defined"
+                f"layer {index}'s attention output has a norm behind it together with a bias or a "
+                "centring; a head's share of such a sum is not defined"
             )
         self.multiplier = family.residual_multiplier
         plain = family.fused_order == "qkv"
@@ -110,7 +112,8 @@ class DecoderBlock:
         self.hollow = self._silent() if whole is None else whole.hollow
         self.recomputing_mlp = recomputing(self.mlp)
         self.mlp_size = sum(p.numel() for p in self.mlp.parameters())
-        _ = self.readers  # checks the projections' shapes now
+        with self.loaded():
+            _ = self.readers  # checks the projections' shapes now
 
     def _silent(self) -> nn.Module:
         """The layer adding nothing, and recording what its attention is called with."""
@@ -121,25 +124,27 @@ class DecoderBlock:
         parts |= {family.attention: self.recorder, family.mlp or "": Zero()}
         return replaced(self.layer, parts)
 
-    def _norm(self, path: str | None, at: str) -> Norm | None:
+    def _norm(self, path: str | None, like: Tensor) -> Norm | None:
         if path is None:
             return None
-        with self.loaded():
-            like = matrix(self.output, "output")[0].T[:0]
-            return describe_norm(part(self.layer, path), f"{at} {path}", self.partial, like)
+        module = part(self.layer, path)
+        return describe_norm(module, f"layer {self.index}'s {path}", self.partial, like)
+
+    def _matrix(self, module: nn.Module, name: str) -> tuple[Tensor, Tensor | None]:
+        """``[out, in]`` weight and bias of a projection: views, or made anew."""
+        where = f"layer {self.index}'s {self.family.attention}.{name}"
+        return matrix(module, where) if is_plain(module) else made_matrix(module, where, self.dtype)
 
     @property
     def readers(self) -> tuple[WeightRows, ...]:
-        """Row blocks of the projections in reader order, as views of the user's weights."""
-        family, width = self.family, self.head_dim
-        names = [family.query] if family.fused else [family.query, family.key, family.value]
-        blocks = []
-        for name in names:
-            where = f"layer {self.index}'s {family.attention}.{name}"
-            weight, bias = matrix(part(self.attention, name), where)
+        """Row blocks of the projections in reader order: of plain ones views of the weights."""
+        width, blocks = self.head_dim, []
+        for name, module in self.projecting.items():
+            weight, bias = self._matrix(module, name)
             if weight.shape[0] % width:
                 raise UnsupportedModelError(
-                    f"{where} gives {weight.shape[0]} features, no multiple of head width {width}"
+                    f"layer {self.index}'s projection {name} gives {weight.shape[0]} features, no "
+                    f"multiple of head width {width}"
                 )
             kinds = 3 if self.triples else 1  # rows go q, k, v head by head
             weight = weight.unflatten(0, (-1, kinds, width))
@@ -160,12 +165,13 @@ class DecoderBlock:
     @property
     def projections(self) -> ReaderProjections:
         """The readers' weights with the norm in front of them and what is rounded."""
-        return ReaderProjections(self.readers, self.attention_norm, self.rounds, self.heads)
+        norm, held = self.attention_norm, self.readers if self.plain else None
+        return ReaderProjections(held, lambda: self.readers, norm, self.rounds, self.heads)
 
     @property
     def output_weight(self) -> Tensor:
-        """``[H, dh, D]``: each head's output map, a view."""
-        weight, _ = matrix(self.output, "output")
+        """``[H, dh, D]``: each head's output map, of a plain one a view."""
+        weight, _ = self._matrix(self.output, self.family.output)
         split: Tensor = weight.unflatten(1, (self.heads, self.head_dim))
         return split.permute(1, 2, 0)
 
@@ -179,11 +185,9 @@ class DecoderBlock:
 
     def project(self, x: Tensor) -> Tensor:
         """``[..., D] -> [..., rows * dh]``: all readers at one input, by the user's modules."""
-        family = self.family
-        if family.fused is None:
-            names = (family.query, family.key, family.value)
-            return torch.cat([part(self.attention, name)(x) for name in names], -1)
-        out: Tensor = part(self.attention, family.query)(x)
+        if len(self.projecting) > 1:
+            return torch.cat([module(x) for module in self.projecting.values()], -1)
+        out: Tensor = self.projecting[self.family.query](x)
         if self.triples:
             out = out.unflatten(-1, (self.heads, 3, self.head_dim)).transpose(-2, -3).flatten(-3)
         elif self.order is not None:
@@ -222,7 +226,7 @@ class DecoderBlock:
 
     def message(self, code: Tensor) -> Tensor:
         """The attention message of given codes, output bias included."""
-        weight, bias = matrix(self.output, "output")
+        weight, bias = self._matrix(self.output, self.family.output)
         if bias is not None and self.multiplier != 1:
             bias = bias * self.multiplier
         out = nn.functional.linear(code, weight, bias)
@@ -236,10 +240,7 @@ class DecoderBlock:
 
 
 class Architecture:
-    """A causal language model resolved along its :class:`Family`.
-
-    ``rounds``: what each layer's attention rounds, where a precision policy says so.
-    """
+    """A causal language model resolved along its :class:`Family`; ``rounds``: of each layer."""
 
     def __init__(
         self, model: nn.Module, family: Family, rounds: tuple[Rounds | None, ...] | None = None
@@ -257,7 +258,7 @@ class Architecture:
             loaders = [WeightLoader(model, list(layer.modules()), device) for layer in layers]
             inside = {m for layer in layers for m in layer.modules()}
             ends = WeightLoader(model, [m for m in model.modules() if m not in inside], device)
-            self.outer_loaded = ends if ends.needed else _always_there
+            self.outer_loaded = ends if ends.needed else always_there
             self.partial = any(p.needed for p in [*loaders, ends])
             self._device = device if self.partial else None
             each = rounds or (None,) * len(layers)
@@ -266,13 +267,12 @@ class Architecture:
             self.blocks: list[DecoderBlock] = []
             for i, layer in enumerate(layers):
                 own = family.in_layer(layer) if family.blocks else family
-                parts = own, layer, i, loaders[i], same, self.config
+                parts = own, layer, i, loaders[i], same, self.config, self.table.dtype
                 self.blocks.append(DecoderBlock(*parts, each[i], wholes[i]))
             self.final_norm: Norm | None = None
             if family.final_norm is not None:
+                norm, at = part(self.base, family.final_norm), f"the final norm {family.final_norm}"
                 with self.outer_loaded():
-                    norm = part(self.base, family.final_norm)
-                    at = f"the final norm {family.final_norm}"
                     self.final_norm = describe_norm(norm, at, self.partial, self.table)
         except AttributeError as error:
             raise UnsupportedModelError(

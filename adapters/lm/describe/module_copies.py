@@ -18,6 +18,7 @@ import copy
 import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -30,6 +31,7 @@ from torch.nn import functional as F
 from graphprune.util.modes import quiet
 
 from .family import Family
+from .hooks import uncompiled
 from .offloading import is_sharded
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Stop",
     "Stopped",
     "Zero",
+    "always_there",
     "attention_stand_ins",
     "by_tokens",
     "model_inputs",
@@ -53,21 +56,15 @@ __all__ = [
     "recomputing",
     "replaced",
     "run_between",
-    "uncompiled",
 ]
 
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def uncompiled(module: nn.Module) -> nn.Module:
-    """The module itself, or what ``torch.compile`` was given where it is what that gave.
-
-    A compiled module hands everything written to it on to the original: no copy of it can be made.
-    """
-    while type(module).__module__.startswith("torch._dynamo."):
-        module = module._modules["_orig_mod"]  # type: ignore[assignment]
-    return module
+def always_there(*, lent: bool = False) -> AbstractContextManager[None]:
+    """Stands where weights would be brought, for those that never leave."""
+    return nullcontext()
 
 
 def part(module: nn.Module, path: str) -> nn.Module:

@@ -24,6 +24,7 @@ from graphprune.precision import BITS, Lowered, Precision, PrecisionDefaults, Pr
 
 from ..describe.architecture import Architecture, DecoderBlock
 from ..describe.layout import EdgeLayout
+from ..describe.linear_maps import require_plain
 from ..describe.module_copies import replaced
 from ..describe.norms import matrix
 from .linears import NativeLinear, RoundedLinear, RoundedRows, native_kernel
@@ -133,6 +134,7 @@ def _check(arch: Architecture, graph: ComputationalGraph, policy: PrecisionPolic
             f"a precision policy lowers a float32 (or float64) model; this one is "
             f"{str(arch.dtype).removeprefix('torch.')}: load it with dtype=torch.float32"
         )
+    require_plain(arch.model, arch.blocks, "a precision policy rounds plain weights")
     if arch.partial:
         raise UnsupportedModelError(
             "a precision policy needs all weights at hand; this model's are offloaded or sharded"

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..module_copies import Call, model_inputs, quiet, uncompiled
+from ..hooks import uncompiled
+from ..module_copies import Call, model_inputs, quiet
 
 __all__ = ["Traced", "first_tensor", "linear", "record", "relative", "trace_model", "under"]
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..family import Family
-from ..module_copies import Recorder, Stopped, part, replaced, uncompiled
+from ..hooks import uncompiled
+from ..module_copies import Recorder, Stopped, part, replaced
 from .trace import Traced, first_tensor, trace_model
 
 __all__ = ["MlpBranch", "WholeLayer", "whole_layers", "with_hidden"]
