@@ -161,13 +161,16 @@ def _known(module: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | None] | No
         return weight.detach(), None if bias is None else bias.detach()
     if type(module).__module__.startswith("peft.tuners.lora."):
         return _adapted(module, dtype)
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    if type(module).__module__.startswith("bitsandbytes.") and hasattr(weight, "quant_state"):
-        from bitsandbytes.functional import dequantize_4bit
+    held: Any = getattr(module, "weight", None)
+    added: Tensor | None = getattr(module, "bias", None)
+    if type(module).__module__.startswith("bitsandbytes.") and hasattr(held, "quant_state"):
+        from bitsandbytes.functional import (  # pyright: ignore[reportMissingImports]
+            dequantize_4bit,
+        )
 
-        return dequantize_4bit(weight.data, weight.quant_state).to(dtype), bias
-    if type(module) is nn.Linear and hasattr(weight, "dequantize"):
-        return weight.dequantize().detach().to(dtype), bias
+        return dequantize_4bit(held.data, held.quant_state).to(dtype), added
+    if type(module) is nn.Linear and hasattr(held, "dequantize"):
+        return held.dequantize().detach().to(dtype), added
     return None
 
 

@@ -30,9 +30,9 @@ class Same(nn.Linear):
         eye = torch.eye(width, dtype=dtype, device=device)
         self.weight = nn.Parameter(eye, requires_grad=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` itself."""
-        return x
+    def forward(self, input: Tensor) -> Tensor:
+        """``input`` itself."""
+        return input
 
 
 class OneNode(nn.Module):
