@@ -78,7 +78,8 @@ def grid(table: pd.DataFrame) -> str:
     lines.append("| | " + " | ".join(f"`{loss}`" for loss in mean) + " |")
     lines.append("|---" * (len(mean.columns) + 1) + "|")
     for row, values in mean.iterrows():
-        lines.append(f"| {row} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+        shown = ["–" if pd.isna(value) else f"{value:.3f}" for value in values]
+        lines.append(f"| {row} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
