@@ -2,9 +2,21 @@
 
 from .argnn import ARGNN
 from .delta_rule import DeltaRule
+from .explainers import AttentionExplainer, CaptumExplainer, GNNExplainer, PGExplainer
 from .masked_argnn import MaskedARGNN
 from .message_model import MessageModel
 from .schedule import Schedule
 from .training import train_bptt
 
-__all__ = ["ARGNN", "DeltaRule", "MaskedARGNN", "MessageModel", "Schedule", "train_bptt"]
+__all__ = [
+    "ARGNN",
+    "AttentionExplainer",
+    "CaptumExplainer",
+    "DeltaRule",
+    "GNNExplainer",
+    "MaskedARGNN",
+    "MessageModel",
+    "PGExplainer",
+    "Schedule",
+    "train_bptt",
+]
