@@ -154,8 +154,8 @@ class GapDeletion(_Sparsifier):
 
     Example:
         >>> scores = GapDeletion(rounds=12).score(model, task)
-        >>> scores.top(4).edges()  # the two bridges between the rings stay
-        ['0->5', '2->8', '5->0', '8->2']
+        >>> (~scores.top(22)).edges()  # both directions of the pair that goes first
+        ['4->0', '0->4']
     """
 
     rounds: int = 100
