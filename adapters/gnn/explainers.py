@@ -116,7 +116,7 @@ class PyGExplainer(Scorer):
         """Each example's edge mask, in the task's order.
 
         Example:
-            >>> from graphprune.adapters.gnn import GNNExplainer
+            >>> from graphprune.adapters import GNNExplainer
             >>> first = next(GNNExplainer(epochs=20).explanations(model, task))
             >>> first.values.shape, bool((first.values > 0).all())
             (torch.Size([24]), False)
@@ -176,6 +176,11 @@ class PyGExplainer(Scorer):
             )
         model.checked.require_messages("edge mask of an explainer")
         call = model.checked.call
+        if isinstance(self, PGExplainer) and call.data.heterogeneous:
+            raise UnsupportedModelError(
+                "PyG's PGExplainer takes the explained node for one of every relation's source "
+                "type, which reads another node's state on heterogeneous data; take GNNExplainer"
+            )
         module = copy.deepcopy(call.module).eval().requires_grad_(False)
         for conv in convolutions(module).values():
             # Where PyG has explained the user's module before, a parameter is left behind, and what
@@ -275,7 +280,7 @@ class GNNExplainer(PyGExplainer):
         edge_size, edge_ent: the prices.
 
     Example:
-        >>> from graphprune.adapters.gnn import GNNExplainer
+        >>> from graphprune.adapters import GNNExplainer
         >>> GNNExplainer(epochs=20).score(model, task).top(3)
         EdgeMask(3 of 24 edges, 12.5000%)
     """
@@ -303,13 +308,13 @@ class PGExplainer(PyGExplainer):
 
     One network, which reads the states of an edge's ends, learns on all of the task's examples to
     give the edges' masks. PyG counts as many hops around a node as the module has convolutions, and
-    scores edges outside them 0.
+    scores edges outside them 0. Heterogeneous data is refused.
 
     Args:
         epochs, lr: passes over all examples, and Adam's rate.
 
     Example:
-        >>> from graphprune.adapters.gnn import PGExplainer
+        >>> from graphprune.adapters import PGExplainer
         >>> PGExplainer(epochs=3).score(model, task).top(3)
         EdgeMask(3 of 24 edges, 12.5000%)
     """
@@ -339,7 +344,7 @@ class AttentionExplainer(PyGExplainer):
 
     Example:
         >>> from torch_geometric.nn import GATConv
-        >>> from graphprune.adapters.gnn import AttentionExplainer
+        >>> from graphprune.adapters import AttentionExplainer
         >>> attending = gp.wrap(GATConv(4, 2), data=data)
         >>> AttentionExplainer().score(attending, task).top(3)
         EdgeMask(3 of 24 edges, 12.5000%)

@@ -59,7 +59,7 @@ def retrained(
         UnsupportedModelError: the model is no PyG module.
 
     Example:
-        >>> from graphprune.adapters.gnn import retrained
+        >>> from graphprune.adapters import retrained
         >>> small = retrained(model, task, mask, epochs=20)
         >>> gp.evaluate(small, task, mask, ablation="delete")["accuracy"]
         1.0

@@ -42,13 +42,13 @@ class LotteryTickets(Scorer):
         rate: the share of the edges left that a round cuts.
         least: the share of all edges at which rounds end.
         epochs, lr, weight_decay: of a round, as in
-            :func:`~graphprune.adapters.gnn.retrained`.
+            :func:`~graphprune.adapters.retrained`.
         price: of the mean mask value.
         afresh: ``False`` rewinds to the network's own weights, which saw all edges.
         seed: of fresh weights and dropout; ``None``: 0.
 
     Example:
-        >>> from graphprune.adapters.gnn import LotteryTickets
+        >>> from graphprune.adapters import LotteryTickets
         >>> method = LotteryTickets(rate=0.5, least=0.5, epochs=20)
         >>> method.fit(model, task, size=0.5).mask
         EdgeMask(12 of 24 edges, 50.0000%)
@@ -123,11 +123,11 @@ class DropEdge(Scorer):
     step. As a baseline of pruning its mask is a random one; what counts is :meth:`network`.
 
     Args:
-        epochs, lr, weight_decay, afresh: as in :func:`~graphprune.adapters.gnn.retrained`.
+        epochs, lr, weight_decay, afresh: as in :func:`~graphprune.adapters.retrained`.
         seed: of the mask, and of what is dropped; ``None``: 0.
 
     Example:
-        >>> from graphprune.adapters.gnn import DropEdge
+        >>> from graphprune.adapters import DropEdge
         >>> method = DropEdge(epochs=20)
         >>> mask = method.score(model, task).top(0.75)
         >>> network = method.network(model, task, mask)

@@ -33,21 +33,15 @@ __all__ = ["Degree", "GapDeletion", "KNeighbour"]
 
 @dataclass(frozen=True, kw_only=True)
 class _Sparsifier(Scorer):
-    """``edge_weights``: see :func:`graphprune.spectral.edge_weights`; ``None``: 1 each."""
-
-    edge_weights: EdgeWeights | None = None
+    edge_weights: EdgeWeights = "equal"
 
     def planned_passes(self, model: MaskedModel, task: Task) -> Passes:
         """Those of the edges' weights."""
-        if self.edge_weights is None:
-            return Passes()
         return weight_passes(model, task, self.edge_weights)
 
     def _sizes(self, model: MaskedModel, task: Task) -> FloatArray:
         """``[E]``: sizes of the edges' weights."""
         require_model(model)
-        if self.edge_weights is None:
-            return np.ones(model.graph.num_edges)
         sizes: FloatArray = edge_weights(model, task, self.edge_weights).abs().numpy()
         return sizes
 
