@@ -45,8 +45,7 @@ def test_resistances_are_the_pseudoinverses_and_sum_to_a_tree():
     small = nx.Graph([(0, 1), (1, 2), (2, 0), (2, 3)])
     model, task = wrapped(small)
     shares = EffectiveResistance(edge_weights="equal").score(model, task).values
-    assert (2 * shares).tolist() == pytest.approx([2 / 3, 2 / 3, 1, 2 / 3] * 2, abs=0.4)
-    assert (2 * shares)[3].item() in (pytest.approx(1), pytest.approx(2 / 3))
+    assert (2 * shares).tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 1] * 2)
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
@@ -89,8 +88,8 @@ def test_local_degree_by_hand():
     wanted = [1, 1, 1, 1, 1 - np.log(2) / np.log(3), 1 - np.log(2) / np.log(3)]
     assert scores.tolist() == pytest.approx(wanted * 2)
     sums = Degree(rule="sum").score(model, task).values
-    assert sums.tolist() == [2 * (4 + d) for d in (3, 2, 2, 1)][:0] + [7, 6, 6, 5, 5, 5] * 2
-    with pytest.raises(gp.InputError, match="rule must be"):
+    assert sums.tolist() == [7, 6, 6, 5, 5, 5] * 2
+    with pytest.raises(gp.InputError, match="unknown rule 'product'"):
         Degree(rule="product").score(model, task)
 
 
@@ -139,11 +138,13 @@ def test_deleting_for_the_gap_widens_it():
 
 
 def test_large_graphs_take_the_sparse_solver():
+    """The first round, a quarter of the pairs; later ones may meet several equal eigenvalues."""
     model, task = wrapped(drawn(2, 30, 0.3))
+    first = model.graph.num_edges // 4
     dense, sparse = (
         GapDeletion(rounds=4, dense_limit=limit).score(model, task).values for limit in (2000, 5)
     )
-    assert torch.equal(dense, sparse)
+    assert torch.equal(dense.argsort()[:first], sparse.argsort()[:first])
 
 
 @pytest.mark.parametrize("method", [KNeighbour(), Degree(), Degree(rule="sum"), GapDeletion()])

@@ -122,11 +122,11 @@ class PyGExplainer(Scorer):
             (torch.Size([24]), False)
         """
         inside, questions = self._questions(model, task)
-        explainer = self._explainer(inside)
         weights = next(inside.parameters(), torch.zeros(()))
         devices = [weights.device] if weights.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             torch.manual_seed(self.chosen_seed)
+            explainer = self._explainer(inside)  # some algorithms draw when they are made
             self._ask(lambda: self._prepare(explainer, questions))
         for question in track(questions, type(self).__name__, len(questions)):
             with torch.random.fork_rng(devices=devices), torch.enable_grad():

@@ -42,7 +42,7 @@ class LotteryTickets(Scorer):
         rate: the share of the edges left that a round cuts.
         least: the share of all edges at which rounds end.
         epochs, lr, weight_decay: of a round, as in
-            :func:`~graphprune.adapters.retrained`.
+            :func:`~graphprune.adapters.retrained`; a step is a batch of the task's.
         price: of the mean mask value.
         afresh: ``False`` rewinds to the network's own weights, which saw all edges.
         seed: of fresh weights and dropout; ``None``: 0.

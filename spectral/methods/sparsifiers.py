@@ -149,7 +149,7 @@ class GapDeletion(_Sparsifier):
     Example:
         >>> scores = GapDeletion(rounds=12).score(model, task)
         >>> (~scores.top(22)).edges()  # both directions of the pair that goes first
-        ['4->0', '0->4']
+        ['3->4', '4->3']
     """
 
     rounds: int = 100
