@@ -116,11 +116,11 @@ class Trainer:
 
     def reset(self) -> None:
         """Fresh weights, by ``reset_parameters`` of the module and its parts."""
-        resets = {
-            path: part
-            for path, part in self.module.named_modules()
-            if callable(getattr(part, "reset_parameters", None))
-        }
+        resets: dict[str, Callable[[], object]] = {}
+        for path, part in self.module.named_modules():
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                resets[path] = reset
         for name, _ in self.module.named_parameters():
             above = name.split(".")[:-1]
             owners = {".".join(above[:k]) for k in range(len(above) + 1)}
@@ -129,8 +129,8 @@ class Trainer:
                     f"fresh weights come from reset_parameters, and nothing that holds {name} has "
                     "it: define it in your module, or keep the weights as they are"
                 )
-        for part in resets.values():
-            part.reset_parameters()  # type: ignore[operator]
+        for reset in resets.values():
+            reset()
 
     def fit(
         self,
@@ -154,7 +154,7 @@ class Trainer:
         if mask is not None:
             groups.append({"params": [mask], "weight_decay": 0.0})
         optimiser = torch.optim.Adam(groups, lr=lr)
-        history = []
+        history: list[float] = []
         self.module.train()
         try:
             for _ in track(range(epochs), "training", epochs):

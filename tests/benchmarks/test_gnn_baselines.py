@@ -8,6 +8,8 @@ and after 100 epochs on the nodes that methods saw. 95 % intervals: bootstrap ov
 seeds.
 
     pytest -m benchmark tests/benchmarks/test_gnn_baselines.py -s     # 12 minutes of CPU time
+
+``-k explanations`` prints the tables of the benchmarks page; accuracies are in none yet.
 """
 
 import time
