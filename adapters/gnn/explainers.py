@@ -15,6 +15,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -377,13 +378,11 @@ class CaptumExplainer(PyGExplainer):
 
     def algorithm(self) -> Any:
         """PyG's CaptumExplainer."""
-        try:
-            import captum  # noqa: F401
-        except ImportError as error:
+        if find_spec("captum") is None:
             raise MissingExtraError(
                 "CaptumExplainer needs captum: pip install captum. gp.IntegratedMaskGradient("
                 "ablation='zero') integrates the same gradients of a mask without it"
-            ) from error
+            )
         from torch_geometric.explain import CaptumExplainer as Algorithm
 
         return Algorithm(self.attribution_method)

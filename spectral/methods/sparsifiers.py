@@ -217,5 +217,7 @@ def _pairs(
     pairs, which = np.unique(ends[:, proper], axis=1, return_inverse=True)
     pair_of = np.full(graph.num_edges, -1)
     pair_of[proper] = which.ravel()
-    weights = np.bincount(which.ravel(), sizes[proper], minlength=pairs.shape[1])
+    weights: FloatArray = np.bincount(
+        which.ravel(), sizes[proper], minlength=pairs.shape[1]
+    ).astype(np.float64)
     return pairs, pair_of, weights
