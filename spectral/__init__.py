@@ -13,6 +13,7 @@ from .linalg.spectra import drift, leading, spectrum, stable_step
 from .linalg.weighted_graph import WeightedGraph, close, laplacian, weighted_graph
 from .methods.baselines import EffectiveResistance, Magnitude, Taylor, effective_resistance
 from .methods.dynamic import DynamicPruning, scheduled
+from .methods.sparsifiers import Degree, GapDeletion, KNeighbour
 from .methods.spectral import (
     SpectralPruning,
     SpectralScores,
@@ -25,8 +26,11 @@ from .search.prune import SpectralMask, prune
 from .search.published import published_edge
 
 __all__ = [
+    "Degree",
     "DynamicPruning",
     "EffectiveResistance",
+    "GapDeletion",
+    "KNeighbour",
     "Magnitude",
     "SpectralMask",
     "SpectralPruning",

@@ -277,7 +277,7 @@ def method_names() -> list[str]:
 
     Example:
         >>> method_names()[:4]
-        ['acdc', 'calibrated-ranking', 'clean-corrupted', 'eap']
+        ['acdc', 'attention-explainer', 'calibrated-ranking', 'captum-explainer']
     """
     return sorted(_entries("graphprune.methods"))
 
