@@ -5,10 +5,10 @@ after type, :mod:`graphprune.adapters.gnn.graph_data`). A mask value holds for a
 layer and step. What an ablated message becomes (zero, its mean, the corrupted run's, a learned
 constant) is put in the message's place, and whatever else the layer computes (degrees, attention)
 stays. Under ``delete`` the edge is absent: masks of zeros and ones are run on the smaller graph,
-which is right for every layer; between them the layer must be one whose normalisation a mask can
-follow (:mod:`graphprune.adapters.gnn.deletion_rules`). A module that merges a heterogeneous
-graph's edge types into one (HGTConv) shows no messages by edge type: it is run on smaller graphs,
-and nothing else.
+which is right for every layer; between them they weigh every sum over edges, where that was found
+to equal deletion (:mod:`graphprune.adapters.gnn.edge_tracking`). A module that merges a
+heterogeneous graph's edge types into one (HGTConv), or passes messages over edges that it makes
+itself (GraphUNet), shows no messages by edge: only deletion is right for it.
 """
 
 from __future__ import annotations
@@ -128,11 +128,11 @@ class MessageModel(GraphModel):
     # ---------------------------------------------------------------- gradients
 
     def _at_point(self, reference: MessageReference, point: GradientPoint) -> PointGradients:
-        self.checked.require_messages("gradient of a mask")
         row = point.gate
         if row is None:
             row = torch.ones(self._graph.num_edges).to(self._like)
         if reference.ablation.kind != "delete":
+            self.checked.require_messages("gradient of a mask")
             return self._by_message(reference, point, row)
         if point.constant is not None:
             raise InputError(
@@ -171,7 +171,7 @@ class MessageModel(GraphModel):
                 change = change - instead[number].view_as(change)
             own = torch.zeros_like(change)
             if gradient is not None:
-                own = gradient[one.edges >= 0].view_as(change)
+                own = one.on_graph_edges(count, gradient)
             products[one.relation].append((change * own).sum(0).flatten(1).detach())
         widths = {part.shape[1] for parts in products for part in parts}
         if point.neurons and len(widths) > 1:

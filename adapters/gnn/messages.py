@@ -163,7 +163,6 @@ class MessageReference(Reference):
             if delete and not flat.requires_grad and bool(((flat == 0) | (flat == 1)).all()):
                 return self.deletion.smaller(nodes, len(numbers), flat != 0)
             if delete:
-                self.module.require_messages("mask between 0 and 1, and no gradient of a mask,")
                 self.deletion.require_soft(masks.detach())
             copies = self.module.call.data.make_copies(nodes, len(numbers))
             hooks = MessageHooks(copies.edges, flat, self.replaced(numbers), delete)
@@ -184,7 +183,13 @@ def each_reader(reference: MessageReference) -> Iterator[Messages]:
         zip(source.first_edges, source.edge_counts, source.relations.values(), strict=True)
     ):
         of_relation = [one for one in seen if one.relation == relation]
-        end, steps = (of_relation[0].end if of_relation else 1), max(1, len(of_relation))
+        ends, steps = {one.end for one in of_relation} or {1}, max(1, len(of_relation))
+        if len(ends) > 1:
+            raise UnsupportedModelError(
+                "messages go both ways along an edge, so no one node reads it; take a method that "
+                "asks for no readers, such as gp.EAP or gp.ExactPatching"
+            )
+        (end,) = ends
         nodes = source.types[source.end_types[relation][end]]
         values = like.new_zeros(copies, count, steps, wide if of_relation else 1)
         totals = like.new_zeros(copies, nodes, steps, wide if of_relation else 1)
@@ -194,7 +199,9 @@ def each_reader(reference: MessageReference) -> Iterator[Messages]:
             flat = one.messages.flatten(1)
             width = flat.shape[1]
             values[:, :, step, :width] = one.on_graph_edges(copies).flatten(2)
-            total = flat.new_zeros(copies * nodes, width).index_add(0, one.targets, flat)
+            told = one.targets >= 0
+            total = flat.new_zeros(copies * nodes, width)
+            total = total.index_add(0, one.targets[told], flat[told])
             totals[:, :, step, :width] = total.unflatten(0, (copies, nodes))
         targets, weight = index[end].cpu(), like.new_ones(size, steps)
         for node in targets.unique().tolist():

@@ -104,13 +104,23 @@ def _under_ones(call: ModuleCall) -> tuple[Any, str]:
     try:
         raw = call(copies, hooks)
     except ForeignEdges as error:
-        if not call.data.heterogeneous:
-            raise
+        _require_edges_read(call, error)
         return call(copies), str(error)
     if not hooks.seen:
         name = type(call.module).__name__
         raise UnsupportedModelError(f"{name} passed no message that could be seen")
     return raw, ""
+
+
+def _require_edges_read(call: ModuleCall, error: ForeignEdges) -> None:
+    """Raises ``error`` where a module's outputs are the same without any of the graph's edges."""
+    none = torch.zeros(call.data.num_edges, dtype=torch.bool, device=call.data.device)
+    without, failed = attempt(lambda: call(call.data.make_copies(kept=none)))
+    if failed is None and nearly_equal(without, call(call.data.make_copies())):
+        raise UnsupportedModelError(
+            f"{error}, and outputs are the same without any edge of the graph: there is nothing "
+            "to prune"
+        )
 
 
 # ------------------------------------------------------------------ what belongs to what
@@ -335,8 +345,9 @@ class Deletion:
             half = small.dtype in (torch.float16, torch.bfloat16)
             if not nearly_equal(soft, small, 8 * torch.finfo(small.dtype).eps if half else None):
                 raise UnsupportedModelError(
-                    f"a mask on {type(self.module.call.module).__name__} does not equal deleting "
-                    f"edges: outputs differ by {float((soft - small).abs().max()):.3g}; masks of "
+                    f"no mask on {type(self.module.call.module).__name__} equals deleting an edge, "
+                    "which it does more with than sum over: outputs differ by "
+                    f"{float((soft - small).abs().max()):.3g}; masks of "
                     "zeros and ones are run on the smaller graph, others are refused: take a "
                     "method that needs no gradient, gp.ExactPatching(ablation='delete'), or "
                     "ablation='zero'"
