@@ -75,6 +75,15 @@ class MessageReference(Reference):
         """``[B]``: the pattern of each example."""
         return torch.arange(self.batch.size) % self.features.num_patterns
 
+    def together(self, patterns: Tensor) -> tuple[Tensor, ...]:
+        """The patterns that may stand side by side in one pass."""
+        return patterns.split(1) if self.module.call.data.layout.alone else (patterns,)
+
+    def clean_of(self, patterns: Tensor) -> list[Tensor]:
+        """``[k * E_r, ...]`` of each propagation: the clean messages of ``patterns [k]``."""
+        count = self.features.num_patterns
+        return [one.on_graph_edges(count)[patterns].flatten(0, 1) for one in self.clean[0]]
+
     def changes_nothing(self) -> bool | None:
         """Whether what stands in for each message is the message; learned constants may change."""
         kind = self.ablation.kind
@@ -83,7 +92,9 @@ class MessageReference(Reference):
         if kind in ("counterfactual", "optimal"):
             return False  # equal inputs are told before
         seen = self.clean[0]
-        own = [one.on_graph_edges(self.features.num_patterns).flatten(0, 1) for one in seen]
+        if kind == "zero":
+            return not any(bool(one.messages[one.edges >= 0].any()) for one in seen)
+        own = self.clean_of(self.patterns)
         instead: Sequence[Tensor | None] = self.replaced(self.patterns) or [None] * len(own)
         return all_alike(zip(own, instead, strict=True))
 
@@ -147,6 +158,8 @@ class MessageReference(Reference):
             masks, numbers = rows.repeat_interleave(copies, 0), self.patterns.repeat(count)
             copy_of_example = (torch.arange(count)[:, None] * copies + self.pattern_of).flatten()
         most = max(1, _MOST_EDGES // max(1, rows.shape[-1]))
+        if self.module.call.data.layout.alone:
+            most = 1
         parts = [
             self.masked(some, chosen)
             for some, chosen in zip(masks.split(most), numbers.split(most), strict=True)

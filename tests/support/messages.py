@@ -67,7 +67,6 @@ MAKERS = {
     "GEN": lambda a, b: pyg.GENConv(a, b),
     "FiLM": lambda a, b: pyg.FiLMConv(a, b),
     "GCN improved": lambda a, b: pyg.GCNConv(a, b, improved=True),
-    "ClusterGCN": lambda a, b: pyg.ClusterGCNConv(a, b, diag_lambda=0.3),
     "DirGNN": lambda a, b: pyg.DirGNNConv(pyg.SAGEConv(a, b)),
     "DirGNN GCN": lambda a, b: pyg.DirGNNConv(pyg.GCNConv(a, b, add_self_loops=False)),
     "Hypergraph": lambda a, b: pyg.HypergraphConv(a, b),
