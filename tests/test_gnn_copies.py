@@ -22,7 +22,6 @@ from support.gnn_cases import (
     drawn,
     graph_norm,
     hetero,
-    own_pairs,
 )
 from support.hetero import RELATIONS
 from support.hetero import a_graph as a_hetero_graph

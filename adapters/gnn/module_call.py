@@ -207,7 +207,7 @@ class OutputRows:
             if int(positions.max()) >= self.types[""]:
                 raise InputError(
                     f"positions name the pair {int(positions.max())}; data.edge_label_index has "
-                    f"{self.types['']} (gp.tasks.links(data))"
+                    f"{self.types['']}"
                 )
             return positions.clamp(min=0)
         if int(positions.max()) >= len(self.row):

@@ -7,7 +7,6 @@ from graphprune.tasks.booleans import boolean_expressions
 from graphprune.tasks.connectomes import celegans, fly
 from graphprune.tasks.docstrings import docstring
 from graphprune.tasks.files import read_csv, read_jsonl
-from graphprune.tasks.graph_targets import links, regression
 from graphprune.tasks.graphs import graphs, nodes, patterns
 from graphprune.tasks.indirect_object import ioi
 from graphprune.tasks.lookups import antonyms, capitals, successor
@@ -38,14 +37,12 @@ __all__ = [
     "greater_than",
     "induction",
     "ioi",
-    "links",
     "make",
     "mib",
     "nodes",
     "patterns",
     "read_csv",
     "read_jsonl",
-    "regression",
     "subject_verb_agreement",
     "successor",
     "vocabulary",
