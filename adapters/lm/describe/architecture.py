@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -41,7 +42,7 @@ from .module_copies import (
 from .norms import Norm, ReaderProjections, WeightRows, centre, describe_norm, matrix, wide
 from .offloading import WeightLoader, main_device
 from .one_node import Same, one_node
-from .reading.whole_layer import WholeLayer, whole_layers
+from .steps import Stage, stages
 
 __all__ = ["Architecture", "DecoderBlock"]
 
@@ -51,14 +52,14 @@ class DecoderBlock:
 
     ``coupled``: whether a head's message depends on other heads. ``rounds`` says how inputs of
     attention's products are rounded (``None`` means they are not); the layer's own modules then
-    round what they are called with. ``whole``: how a layer is run whose family names no MLP.
-    ``family`` describes this layer alone; ``same``: what a mixer that is one node reads through.
+    round what they are called with. ``stage`` describes this layer alone, and how it is run if
+    whole; ``same``: what a mixer that is one node reads through.
     ``dtype``: what the layer computes in; ``plain``: whether its projections hold their matrices.
     """
 
     def __init__(
         self,
-        family: Family,
+        stage: Stage,
         layer: nn.Module,
         index: int,
         loader: WeightLoader,
@@ -66,19 +67,21 @@ class DecoderBlock:
         config: Any,
         dtype: torch.dtype,
         rounds: Rounds | None = None,
-        whole: WholeLayer | None = None,
     ) -> None:
+        family, whole = stage.family, stage.whole
         self.index, self.layer, self.family, self.dtype = index, layer, family, dtype
         self.partial = loader.needed
         self.loaded = loader if self.partial else always_there
         alone = EdgeLayout.of(family, config, layers=1)
         self.shape, self.parallel, self.coupled = alone.shapes[0], alone.parallel, alone.coupled
+        if stage.number != index:  # some layers before it are two
+            self.shape = replace(self.shape, number=stage.number)
         self.heads, self.kv_heads = self.shape.heads, self.shape.kv_heads
         self.rows, self.rows_of = self.shape.rows, self.shape.rows_of
         self.attention = part(layer, family.attention)
         self.mlp = whole.mlp if whole is not None else part(layer, family.mlp or "")
         if same is not None and family.blocks:
-            self.attention = one_node(layer, family, same)
+            self.attention = one_node(layer, family, same, whole and whole.mixer)
         self.output = part(self.attention, family.output)
         names = [family.query] if family.fused else [family.query, family.key, family.value]
         self.projecting = {name: part(self.attention, name) for name in names}
@@ -93,12 +96,8 @@ class DecoderBlock:
             self.mlp_norm = self._norm(family.mlp_norm, like)
             self.mlp_post_norm = self._norm(family.mlp_post_norm, like)
         self.head_dim = weight.shape[1] // self.heads
-        norm = self.attention_post_norm
-        if norm is not None and (bias is not None or norm.centred):
-            raise UnsupportedModelError(
-                f"layer {index}'s attention output has a norm behind it together with a bias or a "
-                "centring; a head's share of such a sum is not defined"
-            )
+        if self.attention_post_norm is not None:
+            self.attention_post_norm.require_shares(bias, f"layer {index}'s attention output")
         self.multiplier = family.residual_multiplier
         plain = family.fused_order == "qkv"
         self.triples = family.fused == "interleaved" and plain and self.heads == self.kv_heads
@@ -262,13 +261,14 @@ class Architecture:
             self.partial = any(p.needed for p in [*loaders, ends])
             self._device = device if self.partial else None
             each = rounds or (None,) * len(layers)
-            wholes = [None] * len(layers) if family.mlp else whole_layers(model, self.base, family)
-            same = Same(self.table, device) if family.blocks else None
+            same = Same(self.table, device) if family.blocks or family.steps else None
             self.blocks: list[DecoderBlock] = []
-            for i, layer in enumerate(layers):
-                own = family.in_layer(layer) if family.blocks else family
-                parts = own, layer, i, loaders[i], same, self.config, self.table.dtype
-                self.blocks.append(DecoderBlock(*parts, each[i], wholes[i]))
+            uniform = family.mlp and not (family.blocks or family.steps)
+            plain = [Stage(family, n, None) for n in range(len(layers))]
+            for i, stage in enumerate(plain if uniform else stages(model, layers, family)):
+                n = stage.number
+                parts = stage, layers[n], i, loaders[n], same, self.config, self.table.dtype
+                self.blocks.append(DecoderBlock(*parts, each[n]))
             self.final_norm: Norm | None = None
             if family.final_norm is not None:
                 norm, at = part(self.base, family.final_norm), f"the final norm {family.final_norm}"
@@ -279,16 +279,11 @@ class Architecture:
                 f"{type(model).__name__} lacks a part that its family "
                 f"({'/'.join(family.model_types)}) has: {error}"
             ) from error
-        readers = [n for b in self.blocks for n in (b.attention_norm, b.mlp_norm)]
-        kinds = {norm is not None and norm.centred for norm in [*readers, self.final_norm]}
-        if len(kinds) > 1:
-            raise UnsupportedModelError(
-                f"some norms of {type(model).__name__} subtract the mean and others do not; "
-                "expected either in front of all readers"
-            )
-        self.centred = kinds == {True}
+        readers = [b.attention_norm for b in self.blocks]
+        readers += [b.mlp_norm for b in self.blocks if b.shape.mlp]
+        self.centred = Norm.centred_alike(readers, self.final_norm, type(model).__name__)
         self._table: Recorder | None = None
-        stack = nn.ModuleList([b.hollow for b in self.blocks])
+        stack = nn.ModuleList([b.hollow for b in self.blocks if b.hollow is not None])
         hollow: dict[str, nn.Module] = {family.layers: stack}
         if family.position is not None:
             self._table = hollow[family.position] = Recorder(part(self.base, family.position))
