@@ -111,12 +111,21 @@ SIZES: dict[str, Any] = {
 # What else a type needs: sizes, or a choice that its defaults leave out of a tiny model.
 _LATENT = {"num_key_value_heads": HEADS, "head_dim": 4, "qk_rope_head_dim": 4}
 _PADDED = {"pad_token_id": 1}
+_DECODER = {"is_decoder": True}  # of an encoder's layers
 ODD: dict[str, dict[str, Any]] = {
     "axk1": _LATENT,
     "axk2": _LATENT,
-    "camembert": _PADDED,
+    "camembert": _PADDED | _DECODER,
+    "bert": _DECODER,
+    "bert-generation": _DECODER,
+    "big_bird": _DECODER,
+    "electra": _DECODER,
+    "ernie": _DECODER,
+    "megatron-bert": _DECODER,
+    "rembert": _DECODER,
+    "roformer": _DECODER,
     "cwm": {"bos_token_id": 1, "eos_token_id": 1},
-    "data2vec-text": _PADDED,
+    "data2vec-text": _PADDED | _DECODER,
     "deepseek_v2": _LATENT,
     "deepseek_v3": _LATENT,
     "deepseek_v32": _LATENT | {"index_head_dim": 8, "index_n_heads": 2, "index_topk": 4},
@@ -140,12 +149,12 @@ ODD: dict[str, dict[str, Any]] = {
     "modernbert-decoder": {"pad_token_id": 1, "cls_token_id": 1, "sep_token_id": 1},
     "prophetnet": _PADDED,
     "reformer": {"is_decoder": True},
-    "roberta": _PADDED,
-    "roberta-prelayernorm": _PADDED,
+    "roberta": _PADDED | _DECODER,
+    "roberta-prelayernorm": _PADDED | _DECODER,
     "stablelm": {"qk_layernorm": True},
     "trocr": {"d_model": WIDTH, "cross_attention_hidden_size": WIDTH},
-    "xlm-roberta": _PADDED,
-    "xlm-roberta-xl": _PADDED,
+    "xlm-roberta": _PADDED | _DECODER,
+    "xlm-roberta-xl": _PADDED | _DECODER,
     "youtu": _LATENT,
     "zaya": {"num_experts_per_tok": 1},
 }

@@ -390,6 +390,6 @@ class Architecture:
         """What stands in for the base model and the model above it; then its output in pieces."""
         tops = []
         for parts in ({}, output_in_pieces(self.model)):
-            base = FixedOutput()
+            base = FixedOutput(self.base)
             tops.append((base, replaced(self.model, {self.family.base: base, **parts})))
         return tuple(tops)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .family import Family, LayerSteps
 from .module_copies import Recorder, Stopped, part, replaced
-from .reading.trace import Traced, first_tensor, trace_model
+from .reading.trace import Traced, first_tensor, only_first, trace_model
 from .reading.whole_layer import NoMlp, Silent, WholeLayer
 
 __all__ = ["FirstStep", "SecondStep", "Stage", "StepStandIns", "stages"]
@@ -46,12 +46,12 @@ class _Middle(nn.Module):
     def __init__(self, inner: nn.Module | None, output: Any) -> None:
         super().__init__()
         self.inner, self.value = inner, torch.zeros(())
-        self.length = len(output) if isinstance(output, tuple) else None
+        self.output = only_first(output, self.value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.inner is not None:
             return self.inner(self.value)
-        return self.value if self.length is None else (self.value, *[None] * (self.length - 1))
+        return only_first(self.output, self.value)
 
 
 class FirstStep(nn.Module):
@@ -187,8 +187,7 @@ def _unchanged(recorder: Recorder, output: Any) -> Callable[..., Any]:
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         recorder(*args, **kwargs)
-        if isinstance(output, tuple):
-            return (recorder.hidden, *[None] * (len(output) - 1))
-        return recorder.hidden
+        assert recorder.hidden is not None
+        return only_first(output, recorder.hidden)
 
     return forward

@@ -138,7 +138,8 @@ def _together(layers: _Layers) -> dict[str, Any]:
     blocks = {id(reading): reading.pop("block", None) for reading in read}
     if len({reading["mlp"] for reading in read}) > 1:  # all can be run whole if some must be
         for reading in read:
-            reading |= {"mlp": None, "mlp_post_norm": None}
+            if reading["mlp_norm"] is not None:
+                reading |= {"mlp": None, "mlp_post_norm": None}
     by_head = [reading for reading in read if not blocks[id(reading)]]
     if not layers.split and any(_differing(by_head[0], reading) for reading in by_head):
         for reading in by_head:
@@ -148,8 +149,13 @@ def _together(layers: _Layers) -> dict[str, Any]:
         by_head = []
     whole = next(iter(by_head or read), None)
     wrong = dict(layers.refused)
+    letters: dict[str, str] = {}
     for i, reading in enumerate(layers.readings):
         if whole is None or reading is None:
+            continue
+        block = blocks[id(reading)]
+        if block is not None and letters.setdefault(block[1], block[0]) != block[0]:
+            wrong[i] = refusal(f"layer {i}'s {block[1]}", "other layers have another mixer there")
             continue
         around = {n: v for n, v in whole.items() if n in _AROUND}
         differs = _differing(around if blocks[id(reading)] else whole, reading)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..family import Family
 from ..module_copies import Recorder, Stopped, replaced
-from .trace import Traced, first_tensor
+from .trace import Traced, first_tensor, only_first
 
 __all__ = ["MlpBranch", "NoMlp", "Silent", "WholeLayer", "with_hidden"]
 
@@ -36,15 +36,14 @@ class Silent(nn.Module):
 
     def __init__(self, output: Any) -> None:
         super().__init__()
-        self.length = len(output) if isinstance(output, tuple) else None
+        self.output = only_first(output, torch.zeros(()))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Zeros, and nothing else that the original gave."""
         x = kwargs.get("hidden_states")
         x = first_tensor((*args, *kwargs.values())) if x is None else x
         assert x is not None
-        zero = torch.zeros_like(x)
-        return zero if self.length is None else (zero, *[None] * (self.length - 1))
+        return only_first(self.output, torch.zeros_like(x))
 
 
 class NoMlp(nn.Module):
@@ -129,8 +128,6 @@ def _passing(hollow: nn.Module, recorder: Recorder, output: Any) -> Callable[...
         with suppress(Stopped):
             run(hollow, *args, **kwargs)
         recorder.hidden = _hidden(args, kwargs)
-        if isinstance(output, tuple):
-            return (recorder.hidden, *[None] * (len(output) - 1))
-        return recorder.hidden
+        return only_first(output, recorder.hidden)
 
     return forward
