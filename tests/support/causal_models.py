@@ -172,6 +172,13 @@ def tiny_config(model_type: str, **overrides: Any) -> Any:
     from transformers import AutoConfig
 
     plain = AutoConfig.for_model(model_type)
+    return AutoConfig.for_model(model_type, **{**_shrunk(plain, model_type), **overrides})
+
+
+def _shrunk(plain: Any, model_type: str) -> dict[str, Any]:
+    """The settings that make a configuration tiny, and those inside it."""
+    from transformers import PretrainedConfig
+
     whole = getattr(plain, "num_hidden_layers", None)
     names = {**getattr(plain, "attribute_map", {})}
     given: dict[str, Any] = {}
@@ -188,9 +195,13 @@ def tiny_config(model_type: str, **overrides: Any) -> Any:
     if settable and layer_types and len(layer_types) == whole:
         kinds = list(dict.fromkeys(layer_types))
         given["layer_types"] = [kinds[i % len(kinds)] for i in range(LAYERS)]
-    given.update(ODD.get(model_type, {}))
-    given.update(overrides)
-    return AutoConfig.for_model(model_type, **given)
+    for name, inner in vars(plain).items():
+        if isinstance(inner, PretrainedConfig):
+            given[name] = _shrunk(inner, inner.model_type) | {"model_type": inner.model_type}
+    for name, value in ODD.get(model_type, {}).items():
+        inside = given.get(name)
+        given[name] = inside | value if isinstance(inside, dict) else value
+    return given
 
 
 NONE_TOO = {"head_dim", "num_key_value_heads", "intermediate_size"}

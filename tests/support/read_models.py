@@ -143,29 +143,50 @@ class HookedModel:
         change = (1 - SHARE) * (new - old)
 
         def add(out: Any, change: Tensor) -> Any:
-            return (out[0] + change, *out[1:]) if isinstance(out, tuple) else out + change
+            return (
+                out + change if isinstance(out, Tensor) else type(out)((out[0] + change, *out[1:]))
+            )
 
         def after(module: nn.Module, change: Tensor) -> Any:
             return module, "register_forward_hook", lambda _, a, k, out: add(out, change)
+
+        def entering(module: nn.Module, change: Tensor) -> Any:
+            def more(_: nn.Module, args: Any, kwargs: Any) -> Any:
+                if "hidden_states" in kwargs:
+                    return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + change}
+                return (args[0] + change, *args[1:]), kwargs
+
+            return module, "register_forward_pre_hook", more
 
         if second or steps.middle is None:
             with self.hooks(after(self.layers[layer], change)):
                 return self.logits(clean)
         middle = self.part(layer, steps.middle)
         if steps.given == steps.middle and steps.side == "input":
-            hook = middle, "register_forward_pre_hook", lambda _, a, k: ((a[0] + change, *a[1:]), k)
-            with self.hooks(hook):
+            with self.hooks(entering(middle, change)):
                 return self.logits(clean)
         if steps.given == steps.middle:
             with self.hooks(after(middle, change)):
                 return self.logits(clean)
-        mixer = self.part(layer, steps.silent[0])  # its message is added, times some number
-        before = self._middle(clean, layer)[1]
-        with self.hooks(after(mixer, change)):
-            moved = self._middle(clean, layer)[1] - before
-        times = float((moved * change).sum() / change.square().sum())
-        torch.testing.assert_close(moved, times * change, rtol=1e-4, atol=1e-4)
-        with self.hooks(after(mixer, change / times)):
+        # The change comes in by the stream, and the mixers send what they sent without it.
+        hooks = []
+        for path in steps.silent:
+            mixer = self.part(layer, path)
+            sent = self.seen(clean, mixer)[1]
+
+            def put(_: nn.Module, args: Any, kwargs: Any, out: Any, sent: Tensor = sent) -> Any:
+                return sent if isinstance(out, Tensor) else type(out)((sent, *out[1:]))
+
+            hooks.append((mixer, "register_forward_hook", put))
+        if steps.scaled:
+            before = self._middle(clean, layer)[1]
+            with self.hooks(*hooks, entering(self.layers[layer], change)):
+                change = change**2 / (self._middle(clean, layer)[1] - before)
+        if steps.given is None:
+            hooks.append(entering(self.layers[layer], change))
+        else:
+            hooks.append(after(self.part(layer, steps.given), change))
+        with self.hooks(*hooks):
             return self.logits(clean)
 
     def patched_mlp(self, clean: Tensor, corrupt: Tensor, layer: int) -> Tensor:
@@ -192,7 +213,7 @@ def prove(module: Any, *, gradients: bool = False, nodes: str = "auto") -> dict[
         shapes.setdefault(i if shape.number is None else shape.number, shape)
     hooked = HookedModel(module, family, [shape.heads for shape in shapes.values()])
     generator = torch.Generator().manual_seed(3)
-    clean, corrupt = torch.randint(int(module.config.vocab_size), (2, 2, 7), generator=generator)
+    clean, corrupt = torch.randint(model.arch.outputs, (2, 2, 7), generator=generator)
     batch = gp.Batch({"input_ids": clean}, {"input_ids": corrupt}, 2)
     reference = model.reference(batch)
     size = float(hooked.logits(clean).abs().max()) + 1

@@ -42,7 +42,7 @@ from .module_copies import (
 from .norms import Norm, ReaderProjections, WeightRows, centre, describe_norm, matrix, wide
 from .offloading import WeightLoader, main_device
 from .one_node import Same, one_node
-from .steps import Stage, stages
+from .steps import GivenStream, Stage, given_below, stages
 
 __all__ = ["Architecture", "DecoderBlock"]
 
@@ -246,7 +246,7 @@ class Architecture:
     ) -> None:
         self.model, self.family = model, family
         self.snapshot = Snapshot(model)
-        self.config: Any = model.config
+        self.config: Any = cast(Any, model.config).get_text_config(decoder=True)
         try:
             self.base = part(model, family.base)
             stack = part(self.base, family.layers)
@@ -260,20 +260,20 @@ class Architecture:
             self.outer_loaded = ends if ends.needed else always_there
             self.partial = any(p.needed for p in [*loaders, ends])
             self._device = device if self.partial else None
-            each = rounds or (None,) * len(layers)
-            same = Same(self.table, device) if family.blocks or family.steps else None
-            self.blocks: list[DecoderBlock] = []
-            uniform = family.mlp and not (family.blocks or family.steps)
-            plain = [Stage(family, n, None) for n in range(len(layers))]
-            for i, stage in enumerate(plain if uniform else stages(model, layers, family)):
-                n = stage.number
-                parts = stage, layers[n], i, loaders[n], same, self.config, self.table.dtype
-                self.blocks.append(DecoderBlock(*parts, each[n]))
             self.final_norm: Norm | None = None
             if family.final_norm is not None:
                 norm, at = part(self.base, family.final_norm), f"the final norm {family.final_norm}"
                 with self.outer_loaded():
                     self.final_norm = describe_norm(norm, at, self.partial, self.table)
+            each = rounds or (None,) * len(layers)
+            uniform = family.mlp and not (family.blocks or family.steps)
+            same = None if uniform else Same(self.width, self.table.dtype, device)
+            self.blocks: list[DecoderBlock] = []
+            plain = [Stage(family, n, None) for n in range(len(layers))]
+            for i, stage in enumerate(plain if uniform else stages(model, layers, family)):
+                n = stage.number
+                parts = stage, layers[n], i, loaders[n], same, self.config, self.table.dtype
+                self.blocks.append(DecoderBlock(*parts, each[n]))
         except AttributeError as error:
             raise UnsupportedModelError(
                 f"{type(model).__name__} lacks a part that its family "
@@ -299,7 +299,10 @@ class Architecture:
     @cached_property
     def width(self) -> int:
         """Size D of the residual stream."""
-        return int(self._sample.shape[-1])
+        table = int(self.table.shape[-1])
+        if self.final_norm is None:  # and tables may be narrower
+            return int(getattr(self.config, "hidden_size", table)) * self.family.vectors
+        return int(self.final_norm.gain.shape[-1])
 
     @property
     def _sample(self) -> Tensor:
@@ -355,14 +358,12 @@ class Architecture:
                 self._hollow(**model_inputs(self._hollow, ids))
             entry = recorders[0].hidden
             assert entry is not None
-            position = entry.new_zeros(())
-            if self._table is not None:
-                assert self._table.output is not None
-                position = self._table.output
+            position = entry.new_zeros(()) if self._table is None else self._table.output
+            assert position is not None
             calls = tuple(r.arguments for r in recorders)
             if any(r.hidden is None for r in recorders):
                 raise UnsupportedModelError("a layer never called its attention module")
-            return Glue(entry, position.to(entry), calls)
+            return Glue(entry.flatten(2), position.to(entry), calls)
         finally:
             for recorder in recorders:
                 recorder.clear()
@@ -380,16 +381,19 @@ class Architecture:
         base, top = self._tops[in_pieces]
         base.hidden = hidden[None]
         try:
-            logits: Tensor = top(input_ids=None).logits[0]
+            logits: Tensor = top(input_ids=base.ids(hidden)).logits[0]
         finally:
             base.hidden = None
         return wide(logits)
 
     @cached_property
-    def _tops(self) -> tuple[tuple[FixedOutput, nn.Module], ...]:
+    def _tops(self) -> tuple[tuple[FixedOutput | GivenStream, nn.Module], ...]:
         """What stands in for the base model and the model above it; then its output in pieces."""
         tops = []
         for parts in ({}, output_in_pieces(self.model)):
-            base = FixedOutput(self.base)
-            tops.append((base, replaced(self.model, {self.family.base: base, **parts})))
+            base: FixedOutput | GivenStream = FixedOutput(self.base)
+            below: dict[str, nn.Module] = {self.family.base: base}
+            if self.family.vectors > 1:
+                base, below = given_below(self.family, len(self.blocks))
+            tops.append((base, replaced(self.model, below | parts)))
         return tuple(tops)

@@ -27,8 +27,9 @@ class LayerSteps:
     no tokens). ``middle``: the module that gives (``side="output"``) or reads (``"input"``) the
     stream between the steps; ``None``: the layer is one step. The second step, node ``m``, is the
     layer with the ``silent`` modules adding nothing, and the stream in the middle for its input and
-    for what the module ``given`` gives (if it is the ``middle``, on its ``side``). ``mixes``:
-    whether that step reads other tokens too.
+    for what the module ``given`` gives (if it is the ``middle``, on its ``side``). ``scaled``: the
+    silent layer multiplies each feature of its input before the middle, which is undone first.
+    ``mixes``: whether the second step reads other tokens too.
     """
 
     node: str
@@ -36,6 +37,7 @@ class LayerSteps:
     side: Literal["input", "output"] = "output"
     given: str | None = None
     silent: tuple[str, ...] = ()
+    scaled: bool = False
     mixes: bool = False
 
 
@@ -69,6 +71,9 @@ class Family:
 
     ``steps``: for each layer how it is taken in steps, or ``None`` for a layer that adds a mixer's
     and an MLP's messages to its stream as everything above says (``()``: all do).
+
+    ``vectors``: how many a token has in the stream, ``[B, T, vectors, D]`` (hyper-connections). All
+    layers are then taken in steps, and the base model's own code reads what the last one gives.
     """
 
     model_types: tuple[str, ...]
@@ -98,6 +103,7 @@ class Family:
     causal: bool = True
     blocks: tuple[tuple[str, str], ...] = ()
     steps: tuple[LayerSteps | None, ...] = ()
+    vectors: int = 1
 
     def __str__(self) -> str:
         """The expression that makes it, settings as by default left out."""

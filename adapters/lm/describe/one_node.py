@@ -24,8 +24,7 @@ __all__ = ["OneNode", "Same", "as_fine_as", "one_node", "require_split"]
 class Same(nn.Linear):
     """A linear map whose weight is the identity: what it gives is what it reads."""
 
-    def __init__(self, like: Tensor, device: torch.device) -> None:
-        width, dtype = like.shape[-1], like.dtype
+    def __init__(self, width: int, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(width, width, bias=False, dtype=dtype, device="meta")
         eye = torch.eye(width, dtype=dtype, device=device)
         self.weight = nn.Parameter(eye, requires_grad=False)

@@ -19,7 +19,15 @@ from .module_copies import Recorder, Stopped, part, replaced
 from .reading.trace import Traced, first_tensor, only_first, trace_model
 from .reading.whole_layer import NoMlp, Silent, WholeLayer
 
-__all__ = ["FirstStep", "SecondStep", "Stage", "StepStandIns", "stages"]
+__all__ = [
+    "FirstStep",
+    "GivenStream",
+    "SecondStep",
+    "Stage",
+    "StepStandIns",
+    "given_below",
+    "stages",
+]
 
 
 class _StopAt(nn.Module):
@@ -92,20 +100,69 @@ class SecondStep(nn.Module):
             inner = part(layer, steps.given) if at_input else None
             self.given = parts[steps.given] = _Middle(inner, outputs[steps.given])
         self.layer, self.call = replaced(layer, parts), call
+        self.scale: nn.Module | None = None
+        if steps.scaled and steps.middle is not None:
+            self.scale = replaced(self.layer, {steps.middle: _StopAt(None)})
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The change of the stream ``x [B, T, D]``."""
         if not args and not kwargs:
             args, kwargs = self.call
+        entry = x
+        if self.scale is not None:
+            try:
+                self.scale(torch.ones_like(x[:1, :1]), *args, **kwargs)
+            except Stopped as stopped:
+                entry = x / stopped.value
         if self.given is not None:
             self.given.value = x
         try:
-            out = first_tensor(self.layer(x, *args, **kwargs))
+            out = first_tensor(self.layer(entry, *args, **kwargs))
         finally:
             if self.given is not None:
                 self.given.value = x[:0].detach()
         assert out is not None
         return out.view_as(x) - x
+
+
+class _Flat(nn.Module):
+    """A step of a stream of several vectors a token, which stand side by side outside of it."""
+
+    def __init__(self, step: nn.Module, vectors: int) -> None:
+        super().__init__()
+        self.step, self.vectors = step, vectors
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out: Tensor = self.step(x.unflatten(-1, (self.vectors, -1)), *args, **kwargs)
+        return out.flatten(-2)
+
+
+class GivenStream(nn.Module):
+    """Stands for each layer where the base model's code behind the layers is run.
+
+    ``hidden [1, n, vectors * D]``: what the last layer gives.
+    """
+
+    hidden: Tensor | None = None
+
+    def __init__(self, vectors: int) -> None:
+        super().__init__()
+        self.vectors = vectors
+
+    def ids(self, hidden: Tensor) -> Tensor:
+        """Token ids ``[1, n]`` for the code around, which gives them no part in what it reads."""
+        return torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The stream as the base model has it."""
+        assert self.hidden is not None
+        return self.hidden.unflatten(-1, (self.vectors, -1))
+
+
+def given_below(family: Family, layers: int) -> tuple[GivenStream, dict[str, nn.Module]]:
+    """What gives a stream to the code behind the layers, and by path what it stands for."""
+    given = GivenStream(family.vectors)
+    return given, {f"{family.base}.{family.layers}": nn.ModuleList([given] * layers)}
 
 
 class StepStandIns:
@@ -169,10 +226,14 @@ def _stages_of_steps(
     recorder, hollow = Recorder(), replaced(layer, {})
     hollow.__dict__["forward"] = _unchanged(recorder, call.output)
     first: nn.Module = FirstStep(layer, steps)
+    if own.vectors > 1:
+        first = _Flat(first, own.vectors)
     if steps.middle is None:
         return [Stage(own, number, StepStandIns(first, NoMlp(), recorder, hollow))]
     outputs = {c.path.removeprefix(f"{call.path}."): c.output for c in calls}
-    second = SecondStep(layer, steps, outputs, call.rest)
+    second: nn.Module = SecondStep(layer, steps, outputs, call.rest)
+    if own.vectors > 1:
+        second = _Flat(second, own.vectors)
     if not steps.mixes:
         return [Stage(own, number, StepStandIns(first, second, recorder, hollow))]
     last = replace(own, blocks=(("m", ""),))

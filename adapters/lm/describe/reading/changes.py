@@ -61,11 +61,11 @@ def find_steps(
     if _moved(plain.out[:, :-1], late.out[:, :-1]):
         cannot_read(at, "it reads what later tokens send; encoders are not supported yet")
     layer = _LayerRuns(call, plain, early)
-    tried = known.setdefault("steps", [])
-    steps = next((each for each in tried if layer.follows(each)), None)
-    if steps is None:
+    make = ("steps", type(call.module), *(name for name, _ in call.module.named_modules()))
+    steps = known.get(make)
+    if steps is None or (steps.middle is not None and not layer.follows(steps)):
         steps = next(filter(layer.follows, layer.candidates()), None) or layer.one_step()
-        tried.append(steps)
+        known[make] = steps
     if steps.middle is None:
         return steps
     return replace(steps, mixes=alone or layer.second_mixes(steps))
@@ -147,16 +147,15 @@ class _LayerRuns:
             if c.read is not None and c.read.shape == shape and torch.equal(c.read, self.plain.x)
             if c.path and is_norm(c.module, self.plain.x)
         ]
-        tries: list[tuple[str, str, str | None]] = []
-        tries += [(path, "input", None) for path in reads]
-        tries += [(path, "input", path) for path in reads]
-        tries += [(path, "output", path) for path in gives]
-        tries += [(path, "input", given) for given in entering for path in reads]
-        for middle, side, given in tries:
-            silent = self.silent(middle, given)
-            if not any(under(middle, path) for path in silent):
-                node = self.node(silent or self.silent())
-                yield LayerSteps(node, middle, side, given, silent)  # type: ignore[arg-type]
+        tries = [LayerSteps("", path, "input") for path in reads]
+        tries += [LayerSteps("", path, "input", given=path) for path in reads]
+        tries += [LayerSteps("", path, "output", given=path) for path in gives]
+        tries += [LayerSteps("", path, "input", given=g) for g in entering for path in reads]
+        tries += [LayerSteps("", path, "input", scaled=True) for path in reads]
+        for steps in tries:
+            silent = self.silent(steps.middle, steps.given)
+            if steps.middle and not any(under(steps.middle, path) for path in silent):
+                yield replace(steps, node=self.node(silent or self.silent()), silent=silent)
 
     def one_step(self) -> LayerSteps:
         """The whole layer as one node."""
@@ -165,8 +164,6 @@ class _LayerRuns:
 
     def follows(self, steps: LayerSteps) -> bool:
         """Whether the steps' changes add up to the layer's, the second told by the middle alone."""
-        if steps.middle is None:
-            return not self.mixing or next(filter(self.follows, self.candidates()), None) is None
         try:
             second = self._second(steps)
             for run in (self.turned, self.plain):

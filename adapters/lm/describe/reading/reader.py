@@ -50,6 +50,7 @@ def read_family(model: nn.Module, *, split: bool = False) -> Family:
     """
     config: Any = model.config
     kind = str(getattr(config, "model_type", type(model).__name__))
+    config = config.get_text_config(decoder=True)
     try:
         with quiet(model), torch.no_grad():
             return Family((kind,), **_settings(model, config, split))
@@ -73,10 +74,15 @@ def _settings(model: nn.Module, config: Any, split: bool) -> dict[str, Any]:
             f"it could not be run on {_TOKENS} random tokens: {type(error).__name__}: {error}",
         )
     stack = _find_stack(model, calls, table)
+    _require_stream(stack)
     settings = stack.settings
     base = part(model, settings["base"])
-    settings["position"] = _position(base, calls, stack, table)
-    settings["final_norm"] = _final_norm(base, calls, stack)
+    settings["position"] = settings["final_norm"] = None
+    if stack.entry.ndim == 4:
+        settings["vectors"] = int(stack.entry.shape[2])
+    else:
+        settings["position"] = _position(base, calls, stack, table)
+        settings["final_norm"] = _final_norm(base, calls, stack)
     return settings | _together(_Layers(stack.calls, calls, config, split))
 
 
@@ -101,6 +107,8 @@ class _Layers:
                 ]
             )
             try:
+                if call.read is not None and call.read.ndim == 4:
+                    cannot_read(f"layer {i}", "its stream has several vectors for each token")
                 reading = read_layer(call, self.inside[i], config, i, self.known, split=split)
             except UnsupportedModelError as error:
                 if split:
@@ -244,6 +252,24 @@ def _find_stack(model: nn.Module, calls: list[Traced], table: nn.Module) -> _Sta
             "there is no list of modules of which each is called with what the one before gave",
         )
     return best
+
+
+def _require_stream(stack: _Stack) -> None:
+    """Refuses layers that pass on another thing than vectors for each token, or more than them."""
+    shape = list(stack.entry.shape)
+    if stack.entry.ndim not in (3, 4) or shape[:2] != [1, _TOKENS]:
+        cannot_read(
+            "the layers",
+            f"they pass on {shape} for 1 prompt of {_TOKENS} tokens; expected one vector for each "
+            f"token, [1, {_TOKENS}, width], or several, [1, {_TOKENS}, vectors, width]",
+        )
+    for one, other in pairwise(stack.calls):
+        more = one.output[1:] if isinstance(one.output, (tuple, list)) else ()
+        given = (*other.args, *other.kwargs.values())
+        if any(isinstance(x, Tensor) and any(x is y for y in given) for x in more):
+            cannot_read(
+                other.path, "it reads something beside the stream that the layer before hands on"
+            )
 
 
 def _base_of(model: nn.Module, layers: str, table: nn.Module) -> dict[str, Any]:
