@@ -119,10 +119,32 @@ class _Layers:
     def centred(self, reading: dict[str, Any]) -> bool:
         """Whether a norm that is read so subtracts the mean."""
         call = self.layers[self.readings.index(reading)]
-        norms = [
-            part(call.module, reading[n]) for n in ("attention_norm", "mlp_norm") if reading[n]
-        ]
-        return any(describe_norm(norm, "", like=call.read).centred for norm in norms)
+        paths = filter(None, (reading["attention_norm"], reading["mlp_norm"]))
+        norms = (describe_norm(part(call.module, path), path, like=call.read) for path in paths)
+        return any(norm.centred for norm in norms)
+
+    def unlike(
+        self, whole: dict[str, Any], blocks: dict[int, Any]
+    ) -> dict[int, UnsupportedModelError]:
+        """Why layers are not as ``whole`` says; ``blocks``: by a reading's id, what is one node."""
+        wrong: dict[int, UnsupportedModelError] = {}
+        around = {n: v for n, v in whole.items() if n in _AROUND}
+        letters: dict[str, str] = {}
+        for i, reading in enumerate(self.readings):
+            if reading is None:
+                continue
+            block = blocks[id(reading)]
+            differs = _differing(around if block else whole, reading)
+            if block is not None and letters.setdefault(block[1], block[0]) != block[0]:
+                at = f"layer {i}'s {block[1]}"
+                wrong[i] = refusal(at, "other layers have another mixer there")
+            elif differs is not None:
+                wrong[i] = refusal(
+                    f"layer {i}",
+                    f"its {differs} is {reading.get(differs)!r} and layer "
+                    f"{self.readings.index(whole)}'s {whole.get(differs)!r}",
+                )
+        return wrong
 
     def steps(self, i: int, why: UnsupportedModelError, *, alone: bool) -> LayerSteps:
         """How layer ``i`` is taken in steps; raises ``why`` if it cannot be."""
@@ -156,23 +178,7 @@ def _together(layers: _Layers) -> dict[str, Any]:
                 del reading[name]
         by_head = []
     whole = next(iter(by_head or read), None)
-    wrong = dict(layers.refused)
-    letters: dict[str, str] = {}
-    for i, reading in enumerate(layers.readings):
-        if whole is None or reading is None:
-            continue
-        block = blocks[id(reading)]
-        if block is not None and letters.setdefault(block[1], block[0]) != block[0]:
-            wrong[i] = refusal(f"layer {i}'s {block[1]}", "other layers have another mixer there")
-            continue
-        around = {n: v for n, v in whole.items() if n in _AROUND}
-        differs = _differing(around if blocks[id(reading)] else whole, reading)
-        if differs is not None:
-            wrong[i] = refusal(
-                f"layer {i}",
-                f"its {differs} is {reading.get(differs)!r} and layer "
-                f"{layers.readings.index(whole)}'s {whole.get(differs)!r}",
-            )
+    wrong = layers.refused | ({} if whole is None else layers.unlike(whole, blocks))
     if wrong and layers.split:
         raise next(iter(wrong.values()))
     if wrong and (whole is None or layers.centred(whole)):  # all readers' inputs are alike

@@ -81,7 +81,8 @@ def first_tensor(value: Any) -> Tensor | None:
 def only_first(output: Any, value: Tensor) -> Any:
     """The value as a module gives it whose ``output`` it replaces: alone, or first of several."""
     if isinstance(output, (tuple, list)):
-        return type(output)([value, *[None] * (len(output) - 1)])
+        kind = list if isinstance(output, list) else tuple
+        return kind([value, *[None] * (len(output) - 1)])
     return value
 
 
