@@ -276,6 +276,10 @@ def _require_stream(stack: _Stack) -> None:
             cannot_read(
                 other.path, "it reads something beside the stream that the layer before hands on"
             )
+    for call in stack.calls:
+        given = [x for x in (*call.args, *call.kwargs.values()) if isinstance(x, Tensor)]
+        if any(x.ndim == 4 and [*x.shape[:2], x.shape[3]] == shape for x in given):
+            cannot_read(call.path, "it reads states of other layers beside the stream")
 
 
 def _base_of(model: nn.Module, layers: str, table: nn.Module) -> dict[str, Any]:
