@@ -381,7 +381,8 @@ class Architecture:
         base, top = self._tops[in_pieces]
         base.hidden = hidden[None]
         try:
-            logits: Tensor = top(input_ids=base.ids(hidden)).logits[0]
+            ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
+            logits: Tensor = top(input_ids=ids).logits[0]  # some ask how many there are
         finally:
             base.hidden = None
         return wide(logits)

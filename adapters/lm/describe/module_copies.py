@@ -197,9 +197,6 @@ class FixedOutput(nn.Module):
         super().__init__()
         self.__dict__["original"] = original  # no submodule
 
-    def ids(self, hidden: Tensor) -> None:
-        """Token ids for ``hidden [n, D]``: none, as nothing around reads them."""
-
     def __getattr__(self, name: str) -> Any:
         """The original's attribute."""
         return getattr(vars(self)["original"], name)

@@ -149,10 +149,6 @@ class GivenStream(nn.Module):
         super().__init__()
         self.vectors = vectors
 
-    def ids(self, hidden: Tensor) -> Tensor:
-        """Token ids ``[1, n]`` for the code around, which gives them no part in what it reads."""
-        return torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
-
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The stream as the base model has it."""
         assert self.hidden is not None
