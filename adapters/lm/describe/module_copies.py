@@ -206,7 +206,8 @@ class FixedOutput(nn.Module):
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
         out: Any = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
-        out.router_logits = out.cache_params = out.state = None  # which some models ask for
+        for name in ("cache_params", "router_logits", "shared_kv_states", "state"):
+            setattr(out, name, None)  # which some models ask for
         return out
 
 
