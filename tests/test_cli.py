@@ -261,7 +261,10 @@ def test_nodes_say_how_fine_a_model_is_taken(model_dir, tmp_path, capsys):
         fine.append(out_of(capsys)["model"])
     assert fine[1]["edges"] < fine[0]["edges"]
     found = ("--model", model_dir, "--task", "ioi", "--method", "eap", "-n", 4, "-q")
-    assert call("discover", *found, "--nodes", "block", "--out", tmp_path / "found") == 0
+    assert (
+        call("discover", *found, "--nodes", "block", "--size", 0.8, "--out", tmp_path / "found")
+        == 0
+    )
     names = [node.name for node in gp.Circuit.load(tmp_path / "found").graph.nodes]
     assert names[:3] == ["input", "a0", "m0"]
     judged = ("evaluate", tmp_path / "found", "--model", model_dir, "--task", "ioi", "-n", 4, "-q")
