@@ -106,8 +106,10 @@ class SecondStep(nn.Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The change of the stream ``x [B, T, D]``."""
-        if not args and not kwargs:
+        shape = x.shape
+        if not args and not kwargs:  # the call is one prompt's
             args, kwargs = self.call
+            x = x.flatten(0, 1)[None]
         entry = x
         if self.scale is not None:
             try:
@@ -122,7 +124,7 @@ class SecondStep(nn.Module):
             if self.given is not None:
                 self.given.value = x[:0].detach()
         assert out is not None
-        return out.view_as(x) - x
+        return (out.view_as(x) - x).view(shape)
 
 
 class _Flat(nn.Module):

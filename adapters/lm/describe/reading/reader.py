@@ -272,7 +272,8 @@ def _require_stream(stack: _Stack) -> None:
     for one, other in pairwise(stack.calls):
         more = one.output[1:] if isinstance(one.output, (tuple, list)) else ()
         given = (*other.args, *other.kwargs.values())
-        if any(isinstance(x, Tensor) and any(x is y for y in given) for x in more):
+        states = [x for x in more if isinstance(x, Tensor) and x.is_floating_point()]
+        if any(any(x is y for y in given) for x in states):
             cannot_read(
                 other.path, "it reads something beside the stream that the layer before hands on"
             )
