@@ -81,7 +81,7 @@ class DecoderBlock:
         self.attention = part(layer, family.attention)
         self.mlp = whole.mlp if whole is not None else part(layer, family.mlp or "")
         if same is not None and family.blocks:
-            self.attention = one_node(layer, family, same, whole and whole.mixer)
+            self.attention = one_node(layer, family, same, None if whole is None else whole.mixer)
         self.output = part(self.attention, family.output)
         names = [family.query] if family.fused else [family.query, family.key, family.value]
         self.projecting = {name: part(self.attention, name) for name in names}

@@ -154,7 +154,8 @@ class GivenStream(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The stream as the base model has it."""
         assert self.hidden is not None
-        return self.hidden.unflatten(-1, (self.vectors, -1))
+        stream: Tensor = self.hidden.unflatten(-1, (self.vectors, -1))
+        return stream
 
 
 def given_below(family: Family, layers: int) -> tuple[GivenStream, dict[str, nn.Module]]:

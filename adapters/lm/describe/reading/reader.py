@@ -278,8 +278,8 @@ def _require_stream(stack: _Stack) -> None:
                 other.path, "it reads something beside the stream that the layer before hands on"
             )
     for call in stack.calls:
-        given = [x for x in (*call.args, *call.kwargs.values()) if isinstance(x, Tensor)]
-        if any(x.ndim == 4 and [*x.shape[:2], x.shape[3]] == shape for x in given):
+        tensors = [x for x in (*call.args, *call.kwargs.values()) if isinstance(x, Tensor)]
+        if any(x.ndim == 4 and [*x.shape[:2], x.shape[3]] == shape for x in tensors):
             cannot_read(call.path, "it reads states of other layers beside the stream")
 
 

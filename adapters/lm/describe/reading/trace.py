@@ -62,9 +62,11 @@ class Traced:
     @property
     def repeats(self) -> bool:
         """Whether another argument holds what it reads too."""
-        read, given = self.read, (*self.args, *self.kwargs.values())
-        same = [x for x in given if isinstance(x, Tensor) and read is not None]
-        return sum(x.shape == read.shape and torch.equal(x, read) for x in same) > 1
+        read = self.read
+        if read is None:
+            return False
+        given = [x for x in (*self.args, *self.kwargs.values()) if isinstance(x, Tensor)]
+        return sum(x.shape == read.shape and torch.equal(x, read) for x in given) > 1
 
 
 def first_tensor(value: Any) -> Tensor | None:
