@@ -21,6 +21,16 @@ KINDS = {
     "mamba2": "sss",
     "qwen3_next": "sas",  # linear attention, attention with a gate on its output
     "mimo_v2_flash": "aaa",  # layers of different numbers of key/value heads
+    "bert": "aaa",  # in steps: norms behind each sum
+    "roberta-prelayernorm": "aaa",  # a norm in front, in the module that adds
+    "bart": "aaa",
+    "doge": "aaa",  # learned scales of the stream
+    "ctrl": "aaa",  # a mixer that is called with its input three times
+    "falcon_h1": "sss",  # attention and a state space side by side
+    "rwkv": "smsmsm",  # an MLP that mixes tokens
+    "longcat_flash": "smsmsm",  # two attentions, two MLPs and experts in one layer
+    "nemotron_h": "smam",  # layers that are an MLP alone
+    "olmo_hybrid": "shs",  # norms in front in some layers, behind in others
 }
 # What a layer of a type is made of: a norm and the module behind it, under one of several names.
 PARTS = {
@@ -202,8 +212,10 @@ def test_fractional_masks_equal_the_modules_run_edge_by_edge(kind):
 # ------------------------------------------------------------------ what stands on the engine
 
 
-@pytest.mark.parametrize("kind", ["lfm2", "mamba"])
-def test_methods_and_ablations_run_on_block_nodes(kind):
+@pytest.mark.parametrize(
+    ("kind", "tau"), [("lfm2", 0.3), ("mamba", 0.3), ("bert", 0.3), ("rwkv", 1e-3)]
+)
+def test_methods_and_ablations_run_on_block_nodes(kind, tau):
     module = built(kind)
     model = gp.wrap(module)
     clean, corrupt, batch = pair(module.config.vocab_size, same=2)
@@ -211,7 +223,7 @@ def test_methods_and_ablations_run_on_block_nodes(kind):
         clean, corrupt, answer=torch.tensor([1, 2]), distractor=torch.tensor([3, 4])
     )
     one, other = (
-        gp.ACDC(tau=0.3, exact=how).prune(model, task) for how in ("speculative", "sequential")
+        gp.ACDC(tau=tau, exact=how).prune(model, task) for how in ("speculative", "sequential")
     )
     assert torch.equal(one.values, other.values)
     assert 0 < one.num_kept < model.graph.num_edges
@@ -224,7 +236,7 @@ def test_methods_and_ablations_run_on_block_nodes(kind):
         torch.testing.assert_close(out, model.reference(batch).full, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["lfm2", "mamba"])
+@pytest.mark.parametrize("kind", ["lfm2", "mamba", "bert", "rwkv"])
 def test_attribution_is_the_mask_gradient_at_the_clean_model(kind):
     module = built(kind)
     model = gp.wrap(module)
@@ -244,7 +256,7 @@ def test_attribution_is_the_mask_gradient_at_the_clean_model(kind):
         assert total == pytest.approx(float(want[own].sum()), rel=1e-3, abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["lfm2", "mamba"])
+@pytest.mark.parametrize("kind", ["lfm2", "mamba", "bert", "rwkv"])
 def test_gradients_of_learned_constants_are_those_of_finite_differences(kind):
     module = built(kind)
     model = gp.wrap(module)
@@ -308,11 +320,12 @@ def test_a_description_with_blocks_can_be_pasted():
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("falcon_h1", "layer 0: what it gives is not the stream plus what its attention"),
-        ("axk2", "layer 0's self_attn: it reads neither the residual stream nor a LayerNorm"),
-        ("olmo_hybrid", "layer 0: its attention_norm is 'input_layernorm' and layer 1's None"),
+        ("xlnet", r"the layers: they pass on \[6, 1, 32\] for 1 prompt of 6 tokens"),
+        ("cpmant", r"the layers: they pass on \[1, 38, 32\]"),
+        ("zaya", "layers.1: it reads something beside the stream that the layer before hands on"),
+        ("hrm_text", "the layers: there is no list of modules of which each is called with"),
     ],
 )
-def test_what_is_no_single_node_either_is_refused_with_the_reason(kind, reason):
+def test_what_is_no_chain_of_streams_is_refused_with_the_reason(kind, reason):
     with pytest.raises(UnsupportedModelError, match=reason):
         gp.wrap(built(kind, torch.float32))

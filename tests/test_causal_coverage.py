@@ -22,8 +22,9 @@ QUICK = {
     "flex_olmo": "norms behind, norms over all heads, experts",
     "opt": "an MLP without a module, learned positions",
 }
-BY_HEAD = 45  # at least so many types, of which the installed transformers has more than 180
-BY_BLOCK = 24  # and so many of which some layer's mixer is one node
+BY_HEAD = 85  # at least so many types, of which the installed transformers has more than 180
+BY_BLOCK = 65  # and so many of which some layer's mixer is one node, or is taken in steps
+REFUSED = 8  # at most
 
 
 @pytest.mark.parametrize("kind", QUICK)
@@ -48,7 +49,7 @@ def test_every_causal_architecture_is_exact_or_refused_with_a_reason(tmp_path):
             gaps = prove(module)
         except UnsupportedModelError as error:
             reason = str(error)
-            assert "layer" in reason or "embedding" in reason or "check" in reason, reason
+            assert "layer" in reason, reason
             rows.append((kind, "refused", reason))
             continue
         worst = max(gaps, key=gaps.__getitem__)
@@ -62,6 +63,7 @@ def test_every_causal_architecture_is_exact_or_refused_with_a_reason(tmp_path):
     print(counts)
     assert counts["by head"] >= BY_HEAD
     assert counts["by block"] >= BY_BLOCK
+    assert counts["refused"] <= REFUSED
 
 
 @pytest.mark.parametrize(

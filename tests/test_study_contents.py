@@ -124,6 +124,7 @@ CHANGES = {
     "dtype": {
         "systems": {"small": {"model": "tiny", "tasks": ["pairs.jsonl"], "dtype": "bfloat16"}}
     },
+    "nodes": {"systems": {"small": {"model": "tiny", "tasks": ["pairs.jsonl"], "nodes": "block"}}},
 }
 
 

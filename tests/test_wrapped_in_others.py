@@ -67,8 +67,8 @@ def test_a_bridges_original_model_is_wrapped():
     agrees(model, module)
 
 
-def written(path, module):
-    """A Llama as a GGUF file, in float32."""
+def written(path, module, bits="F32"):
+    """A Llama as a GGUF file; its layers' matrices in so many ``bits``, all else in float32."""
     gguf = pytest.importorskip("gguf", reason="the extra 'gguf' is not installed")
     pytest.importorskip("accelerate", reason="the extra 'gguf' is not installed")
     config, out = module.config, gguf.GGUFWriter(path, "llama")
@@ -85,7 +85,12 @@ def written(path, module):
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, weight in module.state_dict().items():
         stem, _, kind = name.rpartition(".")
-        out.add_tensor(f"{names.get_name(stem)}.{kind}", weight.float().numpy())
+        title, numbers = f"{names.get_name(stem)}.{kind}", weight.float().numpy()
+        if bits != "F32" and ".layers." in name and weight.ndim == 2:
+            dtype = gguf.GGMLQuantizationType[bits]
+            out.add_tensor(title, gguf.quants.quantize(numbers, dtype), raw_dtype=dtype)
+        else:
+            out.add_tensor(title, numbers)
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()

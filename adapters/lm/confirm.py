@@ -105,6 +105,8 @@ def hooked_pair(model: LanguageModel, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 def _three_readers(block: DecoderBlock, head: int) -> list[int]:
     """Row numbers of a head's query, another head's key and a third one's value."""
+    if block.family.attention == "":
+        return []  # its step is no module of the user's, whose input could be another
     if block.shape.block is not None:
         return [0]
     kv = block.kv_heads
@@ -198,7 +200,7 @@ def _without_embedding(
                 seen["embedding"] = seen["x"] - seen["position"]
 
         hooks.append((block.layer, _BEFORE, enter))
-        if block.shape.block is not None:
+        if block.shape.block is not None and readers:
 
             def read(module: nn.Module, args: Any, kwargs: Any, block: DecoderBlock = block) -> Any:
                 x, norm = seen["x"] - seen["embedding"], block.attention_norm

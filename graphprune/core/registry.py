@@ -107,8 +107,9 @@ def wrap(
 
     Args:
         module: used as it is and never changed; or the folder, GGUF file or hub id of a language
-            model. Of a compiled or (distributed) data-parallel module, and of PEFT's and
-            TransformerLens's, the model inside is wrapped; ``.module`` says which.
+            model. Of a compiled or (distributed) data-parallel module, and of PEFT's, the model
+            inside is wrapped; ``.module`` says which. So is what a class of TransformerLens's holds
+            as ``original_model``, which was tried on a stand-in for its bridge.
         device: where a model given by name is loaded, ``None``: on the CPU. A module stays where
             its owner put it: another device than its own is refused.
         dtype: of the weights of a model given by name, such as ``"bfloat16"``; ``None``: as they

@@ -75,7 +75,8 @@ class ModelChoice:
     """A model that is known to be there, before it is loaded.
 
     ``folder`` is where it lies on this machine, or a GGUF file; ``None``: the hub has it, or it is
-    fetched. Where a kind of system was named, ``system`` brings the model and its tasks.
+    fetched. Where a kind of system was named, ``system`` brings the model and its tasks. ``nodes``:
+    how fine a language model's are, as ``gp.wrap``'s.
     """
 
     name: str
@@ -85,6 +86,7 @@ class ModelChoice:
     dtype: str = "auto"
     device: str = "auto"
     tokenizer: str | None = None
+    nodes: str = "auto"
 
     def place(self, *, quiet: bool = True) -> Path | None:
         """The model's folder (or GGUF file), fetched if need be; ``None`` for a hub's id."""
@@ -110,7 +112,8 @@ class ModelChoice:
                 tokenizer = load_tokenizer(self.tokenizer)
             else:
                 tokenizer = _tokenizer(self.name, source)
-        return Loaded(wrap(module), tokenizer, self.name)
+        fine = {} if self.nodes == "auto" else {"nodes": self.nodes}
+        return Loaded(wrap(module, **fine), tokenizer, self.name)
 
     def load_module(self, note: Callable[[str], None] | None = None) -> Any:
         """The model on its device, in its dtype; of a system the masked model itself."""
@@ -130,7 +133,12 @@ class ModelChoice:
 
 
 def choose_model(
-    model: str, *, dtype: str = "auto", device: str = "auto", tokenizer: str | None = None
+    model: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    tokenizer: str | None = None,
+    nodes: str = "auto",
 ) -> ModelChoice:
     """The model of a folder or GGUF file, a kind of system, an artifact, or a hub id.
 
@@ -138,7 +146,7 @@ def choose_model(
 
     Raises :class:`InputError`, at once, where neither this machine nor the hub has it.
     """
-    choice = ModelChoice(model, dtype=dtype, device=device, tokenizer=tokenizer)
+    choice = ModelChoice(model, dtype=dtype, device=device, tokenizer=tokenizer, nodes=nodes)
     if device != "auto":
         _device(device)
     path = Path(model).expanduser()
@@ -233,7 +241,8 @@ def _weights(name: str, source: Path | None, dtype: Any, device: Any) -> Any:
             f"the checkpoint of {name!r} lacks {len(missing)} of the model's weights, which would "
             f"be random: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
         )
-    return module.to(device)
+    there = {p.device for p in module.parameters()} == {device}  # not all quantised ones can move
+    return module if there else module.to(device)
 
 
 def load_tokenizer(name: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -41,7 +42,7 @@ from .module_copies import (
 from .norms import Norm, ReaderProjections, WeightRows, centre, describe_norm, matrix, wide
 from .offloading import WeightLoader, main_device
 from .one_node import Same, one_node
-from .reading.whole_layer import WholeLayer, whole_layers
+from .steps import GivenStream, Stage, given_below, stages
 
 __all__ = ["Architecture", "DecoderBlock"]
 
@@ -51,14 +52,14 @@ class DecoderBlock:
 
     ``coupled``: whether a head's message depends on other heads. ``rounds`` says how inputs of
     attention's products are rounded (``None`` means they are not); the layer's own modules then
-    round what they are called with. ``whole``: how a layer is run whose family names no MLP.
-    ``family`` describes this layer alone; ``same``: what a mixer that is one node reads through.
+    round what they are called with. ``stage`` describes this layer alone, and how it is run if
+    whole; ``same``: what a mixer that is one node reads through.
     ``dtype``: what the layer computes in; ``plain``: whether its projections hold their matrices.
     """
 
     def __init__(
         self,
-        family: Family,
+        stage: Stage,
         layer: nn.Module,
         index: int,
         loader: WeightLoader,
@@ -66,19 +67,21 @@ class DecoderBlock:
         config: Any,
         dtype: torch.dtype,
         rounds: Rounds | None = None,
-        whole: WholeLayer | None = None,
     ) -> None:
+        family, whole = stage.family, stage.whole
         self.index, self.layer, self.family, self.dtype = index, layer, family, dtype
         self.partial = loader.needed
         self.loaded = loader if self.partial else always_there
         alone = EdgeLayout.of(family, config, layers=1)
         self.shape, self.parallel, self.coupled = alone.shapes[0], alone.parallel, alone.coupled
+        if stage.number != index:  # some layers before it are two
+            self.shape = replace(self.shape, number=stage.number)
         self.heads, self.kv_heads = self.shape.heads, self.shape.kv_heads
         self.rows, self.rows_of = self.shape.rows, self.shape.rows_of
         self.attention = part(layer, family.attention)
         self.mlp = whole.mlp if whole is not None else part(layer, family.mlp or "")
         if same is not None and family.blocks:
-            self.attention = one_node(layer, family, same)
+            self.attention = one_node(layer, family, same, None if whole is None else whole.mixer)
         self.output = part(self.attention, family.output)
         names = [family.query] if family.fused else [family.query, family.key, family.value]
         self.projecting = {name: part(self.attention, name) for name in names}
@@ -93,12 +96,8 @@ class DecoderBlock:
             self.mlp_norm = self._norm(family.mlp_norm, like)
             self.mlp_post_norm = self._norm(family.mlp_post_norm, like)
         self.head_dim = weight.shape[1] // self.heads
-        norm = self.attention_post_norm
-        if norm is not None and (bias is not None or norm.centred):
-            raise UnsupportedModelError(
-                f"layer {index}'s attention output has a norm behind it together with a bias or a "
-                "centring; a head's share of such a sum is not defined"
-            )
+        if self.attention_post_norm is not None:
+            self.attention_post_norm.require_shares(bias, f"layer {index}'s attention output")
         self.multiplier = family.residual_multiplier
         plain = family.fused_order == "qkv"
         self.triples = family.fused == "interleaved" and plain and self.heads == self.kv_heads
@@ -247,7 +246,7 @@ class Architecture:
     ) -> None:
         self.model, self.family = model, family
         self.snapshot = Snapshot(model)
-        self.config: Any = model.config
+        self.config: Any = cast(Any, model.config).get_text_config(decoder=True)
         try:
             self.base = part(model, family.base)
             stack = part(self.base, family.layers)
@@ -261,34 +260,30 @@ class Architecture:
             self.outer_loaded = ends if ends.needed else always_there
             self.partial = any(p.needed for p in [*loaders, ends])
             self._device = device if self.partial else None
-            each = rounds or (None,) * len(layers)
-            wholes = [None] * len(layers) if family.mlp else whole_layers(model, self.base, family)
-            same = Same(self.table, device) if family.blocks else None
-            self.blocks: list[DecoderBlock] = []
-            for i, layer in enumerate(layers):
-                own = family.in_layer(layer) if family.blocks else family
-                parts = own, layer, i, loaders[i], same, self.config, self.table.dtype
-                self.blocks.append(DecoderBlock(*parts, each[i], wholes[i]))
             self.final_norm: Norm | None = None
             if family.final_norm is not None:
                 norm, at = part(self.base, family.final_norm), f"the final norm {family.final_norm}"
                 with self.outer_loaded():
                     self.final_norm = describe_norm(norm, at, self.partial, self.table)
+            each = rounds or (None,) * len(layers)
+            uniform = family.mlp and not (family.blocks or family.steps)
+            same = None if uniform else Same(self.width, self.table.dtype, device)
+            self.blocks: list[DecoderBlock] = []
+            plain = [Stage(family, n, None) for n in range(len(layers))]
+            for i, stage in enumerate(plain if uniform else stages(model, layers, family)):
+                n = stage.number
+                parts = stage, layers[n], i, loaders[n], same, self.config, self.table.dtype
+                self.blocks.append(DecoderBlock(*parts, each[n]))
         except AttributeError as error:
             raise UnsupportedModelError(
                 f"{type(model).__name__} lacks a part that its family "
                 f"({'/'.join(family.model_types)}) has: {error}"
             ) from error
-        readers = [n for b in self.blocks for n in (b.attention_norm, b.mlp_norm)]
-        kinds = {norm is not None and norm.centred for norm in [*readers, self.final_norm]}
-        if len(kinds) > 1:
-            raise UnsupportedModelError(
-                f"some norms of {type(model).__name__} subtract the mean and others do not; "
-                "expected either in front of all readers"
-            )
-        self.centred = kinds == {True}
+        readers = [b.attention_norm for b in self.blocks]
+        readers += [b.mlp_norm for b in self.blocks if b.shape.mlp]
+        self.centred = Norm.centred_alike(readers, self.final_norm, type(model).__name__)
         self._table: Recorder | None = None
-        stack = nn.ModuleList([b.hollow for b in self.blocks])
+        stack = nn.ModuleList([b.hollow for b in self.blocks if b.hollow is not None])
         hollow: dict[str, nn.Module] = {family.layers: stack}
         if family.position is not None:
             self._table = hollow[family.position] = Recorder(part(self.base, family.position))
@@ -304,7 +299,10 @@ class Architecture:
     @cached_property
     def width(self) -> int:
         """Size D of the residual stream."""
-        return int(self._sample.shape[-1])
+        table = int(self.table.shape[-1])
+        if self.final_norm is None:  # and tables may be narrower
+            return int(getattr(self.config, "hidden_size", table)) * self.family.vectors
+        return int(self.final_norm.gain.shape[-1])
 
     @property
     def _sample(self) -> Tensor:
@@ -360,14 +358,12 @@ class Architecture:
                 self._hollow(**model_inputs(self._hollow, ids))
             entry = recorders[0].hidden
             assert entry is not None
-            position = entry.new_zeros(())
-            if self._table is not None:
-                assert self._table.output is not None
-                position = self._table.output
+            position = entry.new_zeros(()) if self._table is None else self._table.output
+            assert position is not None
             calls = tuple(r.arguments for r in recorders)
             if any(r.hidden is None for r in recorders):
                 raise UnsupportedModelError("a layer never called its attention module")
-            return Glue(entry, position.to(entry), calls)
+            return Glue(entry.flatten(2), position.to(entry), calls)
         finally:
             for recorder in recorders:
                 recorder.clear()
@@ -385,16 +381,20 @@ class Architecture:
         base, top = self._tops[in_pieces]
         base.hidden = hidden[None]
         try:
-            logits: Tensor = top(input_ids=None).logits[0]
+            ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
+            logits: Tensor = top(input_ids=ids).logits[0]  # some ask how many there are
         finally:
             base.hidden = None
         return wide(logits)
 
     @cached_property
-    def _tops(self) -> tuple[tuple[FixedOutput, nn.Module], ...]:
+    def _tops(self) -> tuple[tuple[FixedOutput | GivenStream, nn.Module], ...]:
         """What stands in for the base model and the model above it; then its output in pieces."""
         tops = []
         for parts in ({}, output_in_pieces(self.model)):
-            base = FixedOutput()
-            tops.append((base, replaced(self.model, {self.family.base: base, **parts})))
+            base: FixedOutput | GivenStream = FixedOutput(self.base)
+            below: dict[str, nn.Module] = {self.family.base: base}
+            if self.family.vectors > 1:
+                base, below = given_below(self.family, len(self.blocks))
+            tops.append((base, replaced(self.model, below | parts)))
         return tuple(tops)

@@ -11,6 +11,7 @@ hooks are honoured where they stood before the model was wrapped.
 from __future__ import annotations
 
 import copy
+from functools import cache
 from typing import Any
 
 import torch
@@ -217,10 +218,21 @@ def is_plain(module: nn.Module) -> bool:
 
     Quantised weights and adapters are not, nor what has a ``forward`` of its own.
     """
-    kind = type(module)
-    if holds_transposed(kind) is None or not forward_home(kind).startswith(_PLAIN_HOMES):
+    kind: Any = type(module)
+    if not _is_plain_kind(kind):
         return False
-    return f"{type(module.weight).__module__}.".startswith("torch.")
+    held: Any = type(module.weight)
+    return _is_plain_tensor(held)
+
+
+@cache  # a layer's maps are asked about in every run; Snapshot looks after what is replaced
+def _is_plain_kind(kind: type[nn.Module]) -> bool:
+    return holds_transposed(kind) is not None and forward_home(kind).startswith(_PLAIN_HOMES)
+
+
+@cache
+def _is_plain_tensor(kind: type) -> bool:
+    return f"{kind.__module__}.".startswith("torch.")
 
 
 def _check_offloading(name: str, module: nn.Module) -> None:

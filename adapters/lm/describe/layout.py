@@ -70,14 +70,16 @@ class Place:
 class LayerShape:
     """How many ``heads`` and ``kv_heads`` a layer has, or that its mixer is one node.
 
-    ``block``: the letter of that node, ``"a"`` (attention) or ``"s"`` (any other mixer). It counts
-    as one head, and has one reader. ``mlp``: whether there is an MLP behind it.
+    ``block``: the letter of that node, ``"a"`` (attention), ``"s"`` (any other mixer) or ``"m"``
+    (an MLP that mixes tokens). It counts as one head, and has one reader. ``mlp``: whether there is
+    an MLP behind it. ``number``: the layer's in names, where it is not its own place.
     """
 
     heads: int
     kv_heads: int
     block: str | None = None
     mlp: bool = True
+    number: int | None = None
 
     @property
     def rows(self) -> int:
@@ -101,8 +103,7 @@ class LayerShape:
 class EdgeLayout:
     """Shape of a decoder-only model: that of each layer, and how many embedding nodes there are.
 
-    ``parallel``: attention and MLP read the same stream. ``coupled``: a layer's heads depend on
-    one another.
+    ``parallel``: attention and MLP read the same stream. ``coupled``: heads depend on each other.
     """
 
     shapes: tuple[LayerShape, ...]
@@ -114,8 +115,7 @@ class EdgeLayout:
     def of(cls, family: Family, config: Any, layers: int, embedding_nodes: int = 1) -> EdgeLayout:
         """The shape of a family's model with a configuration.
 
-        Raises :class:`InputError` or :class:`UnsupportedModelError` where it has not as many
-        embedding nodes.
+        Raises a :class:`GraphPruneError` where it has not as many embedding nodes.
         """
         if embedding_nodes not in (1, 2):
             raise InputError(f"embedding_nodes must be 1 or 2, got {embedding_nodes}")
@@ -203,11 +203,13 @@ class EdgeLayout:
             nodes.append(Node("position", "embed"))
         readers: list[tuple[int, int, int]] = []  # node, kind, and how many writers it reads
         wires, groups = [], []
-        for layer, (shape, attention, mlp) in enumerate(zip(self.shapes, *places, strict=True)):
+        for place, (shape, attention, mlp) in enumerate(zip(self.shapes, *places, strict=True)):
+            layer = place if shape.number is None else shape.number
             heads = [len(nodes) + h for h in range(shape.heads)]
             if shape.block is not None:
-                nodes.append(Node(f"{shape.block}{layer}", "mixer", layer))
-                rows = [(heads[0], len(KINDS))]
+                kind, reads = ("mlp", 3) if shape.block == "m" else ("mixer", len(KINDS))
+                nodes.append(Node(f"{shape.block}{layer}", kind, layer))
+                rows = [(heads[0], reads)]
             else:
                 nodes += [Node(f"a{layer}.h{h}", "head", layer, h) for h in range(shape.heads)]
                 kvs = heads

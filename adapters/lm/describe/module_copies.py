@@ -33,6 +33,7 @@ from graphprune.util.modes import quiet
 from .family import Family
 from .hooks import uncompiled
 from .offloading import is_sharded
+from .row_order import Interleave, Reorder
 
 __all__ = [
     "ACTIVATION_MODULES",
@@ -41,7 +42,6 @@ __all__ = [
     "Glue",
     "LinearInPieces",
     "Recorder",
-    "Reorder",
     "Slice",
     "Stop",
     "Stopped",
@@ -114,19 +114,6 @@ class Slice(nn.Module):
         return x[..., self.start : self.stop]
 
 
-class Reorder(nn.Module):
-    """Stands where a fused projection stood: gives the blocks it is handed in another order."""
-
-    def __init__(self, order: list[int]) -> None:
-        super().__init__()
-        self.order = order
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., blocks * dh]``, each block the one that ``order`` names."""
-        blocks: Tensor = x.unflatten(-1, (len(self.order), -1))
-        return blocks[..., self.order, :].flatten(-2)
-
-
 class Stopped(Exception):
     """Carries what a module would have been called with out of the forward around it."""
 
@@ -151,19 +138,6 @@ def run_between(core: nn.Module, qkv: Tensor, call: Call) -> Tensor:
         return stopped.value
     first: Tensor = out[0]
     return first
-
-
-class Interleave(nn.Module):
-    """Stands where a fused projection stood whose rows go head by head: q, k, v, q, k, v, ..."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., 3 * H * dh]`` from all q, all k, all v to head by head."""
-        split: Tensor = x.unflatten(-1, (3, self.heads, -1))
-        return split.transpose(-2, -3).flatten(-3)
 
 
 def attention_stand_ins(
@@ -212,16 +186,28 @@ class Zero(nn.Module):
 
 
 class FixedOutput(nn.Module):
-    """Stands where a base model stood: returns the ``hidden`` states it was given last."""
+    """Stands where a base model stood: returns the ``hidden`` states it was given last.
+
+    Anything else that the model above asks of it is the ``original``'s.
+    """
 
     hidden: Tensor | None = None
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["original"] = original  # no submodule
+
+    def __getattr__(self, name: str) -> Any:
+        """The original's attribute."""
+        return getattr(vars(self)["original"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's output type around the hidden states, whatever is asked."""
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
         out: Any = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
-        out.router_logits = out.cache_params = None  # which some models ask for
+        for name in ("cache_params", "router_logits", "shared_kv_states", "state"):
+            setattr(out, name, None)  # which some models ask for
         return out
 
 

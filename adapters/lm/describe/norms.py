@@ -75,6 +75,29 @@ class Norm:
     eps: float
     kept: tuple[Tensor, Tensor | None] | None = None
 
+    @staticmethod
+    def centred_alike(readers: list[Norm | None], final: Norm | None, model: str) -> bool:
+        """Whether all readers' norms subtract the mean, the ``final`` one too.
+
+        Raises :class:`UnsupportedModelError` where some of the readers' do and others do not.
+        """
+        kinds = {norm is not None and norm.centred for norm in readers}
+        alike = kinds == {True} and final is not None and final.centred
+        if True in kinds and not alike:
+            raise UnsupportedModelError(
+                f"some norms of {model} subtract the mean and others do not; "
+                "expected either in front of all readers"
+            )
+        return alike
+
+    def require_shares(self, bias: Tensor | None, what: str) -> None:
+        """Raises :class:`UnsupportedModelError` unless each head has a share of what it norms."""
+        if bias is not None or self.centred:
+            raise UnsupportedModelError(
+                f"{what} has a norm behind it together with a bias or a centring; a head's share "
+                "of such a sum is not defined"
+            )
+
     def held(self) -> Norm:
         """The same with copies of gain and bias."""
         bias = None if self.bias is None else self.bias.detach().clone()

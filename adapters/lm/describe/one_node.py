@@ -24,8 +24,7 @@ __all__ = ["OneNode", "Same", "as_fine_as", "one_node", "require_split"]
 class Same(nn.Linear):
     """A linear map whose weight is the identity: what it gives is what it reads."""
 
-    def __init__(self, like: Tensor, device: torch.device) -> None:
-        width, dtype = like.shape[-1], like.dtype
+    def __init__(self, width: int, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(width, width, bias=False, dtype=dtype, device="meta")
         eye = torch.eye(width, dtype=dtype, device=device)
         self.weight = nn.Parameter(eye, requires_grad=False)
@@ -63,8 +62,8 @@ def as_fine_as(nodes: Any, family: Family) -> Family:
     """
     if nodes not in ("head", "block", "auto"):
         raise InputError(f"nodes must be 'head', 'block' or 'auto', got {nodes!r}")
-    if nodes == "head" and family.blocks:
-        paths = ", ".join(path for _, path in family.blocks)
+    if nodes == "head" and (family.blocks or family.steps):
+        paths = ", ".join([path for _, path in family.blocks] or ["steps"])
         raise UnsupportedModelError(
             f"the layers' {paths} cannot be split by head; use nodes='auto', which makes each of "
             "them one node"
@@ -72,8 +71,15 @@ def as_fine_as(nodes: Any, family: Family) -> Family:
     return family.with_blocks() if nodes == "block" else family
 
 
-def one_node(layer: nn.Module, family: Family, same: Same) -> OneNode:
-    """A layer's mixer and the norm behind it; ``family`` describes the layer alone."""
+def one_node(
+    layer: nn.Module, family: Family, same: Same, mixer: nn.Module | None = None
+) -> OneNode:
+    """A layer's mixer and the norm behind it; ``family`` describes the layer alone.
+
+    ``mixer``: what stands for it, where it is no module of the layer's.
+    """
+    if mixer is not None:
+        return OneNode(mixer, None, same)
     behind = family.attention_post_norm
     post_norm = None if behind is None else part(layer, behind)
     return OneNode(part(layer, family.attention), post_norm, same)
@@ -92,5 +98,6 @@ def require_split(blocks: Any, what: str, instead: str) -> None:
         if letter is not None:
             raise UnsupportedModelError(
                 f"{what} is not built for mixers that are one node, and layer {block.index}'s "
-                f"{block.family.attention} is one ({letter}{block.index}): {instead}"
+                f"{block.family.attention or 'change of its stream'} is one "
+                f"({letter}{block.index}): {instead}"
             )

@@ -229,7 +229,7 @@ class _Layer:
             gave, read = call.gave, call.read
             if read is None or gave is None or gave.shape != self.x.shape:
                 continue
-            if not any(self.same(read, x) for x in reads):
+            if not any(self.same(read, x) for x in reads) or call.repeats:
                 continue
             outside = [c for c in self.calls if not under(c.path, call.path) and c.path]
             try:

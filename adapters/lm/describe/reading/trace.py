@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from ..hooks import uncompiled
 from ..module_copies import Call, model_inputs, quiet
 
-__all__ = ["Traced", "first_tensor", "linear", "record", "relative", "trace_model", "under"]
+__all__ = [
+    "Traced",
+    "first_tensor",
+    "linear",
+    "only_first",
+    "record",
+    "relative",
+    "trace_model",
+    "under",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +59,15 @@ class Traced:
         """Whether a tensor was all it was called with."""
         return len(self.args) + len(self.kwargs) == 1
 
+    @property
+    def repeats(self) -> bool:
+        """Whether another argument holds what it reads too."""
+        read = self.read
+        if read is None:
+            return False
+        given = [x for x in (*self.args, *self.kwargs.values()) if isinstance(x, Tensor)]
+        return sum(x.shape == read.shape and torch.equal(x, read) for x in given) > 1
+
 
 def first_tensor(value: Any) -> Tensor | None:
     """The value itself, or the first tensor of a tuple, a list or a model's output."""
@@ -60,6 +78,14 @@ def first_tensor(value: Any) -> Tensor | None:
     if isinstance(value, (tuple, list)):
         return next((x for x in value if isinstance(x, Tensor)), None)
     return None
+
+
+def only_first(output: Any, value: Tensor) -> Any:
+    """The value as a module gives it whose ``output`` it replaces: alone, or first of several."""
+    if isinstance(output, (tuple, list)):
+        kind = list if isinstance(output, list) else tuple
+        return kind([value, *[None] * (len(output) - 1)])
+    return value
 
 
 def linear(module: nn.Module) -> bool:
