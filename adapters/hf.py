@@ -56,12 +56,13 @@ class TransformersAdapter:
         module = _original(module)
         kind = getattr(getattr(module, "config", None), "model_type", "")
         family = FAMILY_BY_TYPE.get(kind)
-        if family is None and options.get("family") is None:
-            from .residual.families import RESIDUAL_FAMILIES
+        if family is None:
+            from .residual.families import ResidualFamily
 
-            if kind in RESIDUAL_FAMILIES:
-                require_known_options(options, (), f"a {type(module).__name__}")
-                return _residual(module, RESIDUAL_FAMILIES[kind], check)
+            said = options.get("family") or _residual_family(module)
+            if isinstance(said, ResidualFamily):
+                require_known_options(options, ("family",), f"a {type(module).__name__}")
+                return _residual(module, said, check)
         causal: Any = module
         if not hasattr(causal, "get_output_embeddings") or causal.get_output_embeddings() is None:
             raise UnsupportedModelError(
@@ -104,7 +105,6 @@ class TransformersAdapter:
         from .lm.describe.family import FAMILY_BY_TYPE
         from .lm.describe.reading.reader import read_family
         from .residual import ResidualModel
-        from .residual.families import RESIDUAL_FAMILIES
 
         if isinstance(module, LanguageModel):
             return module.arch.family
@@ -112,7 +112,7 @@ class TransformersAdapter:
             return module.parts.family
         original: nn.Module = _original(module)
         kind = getattr(getattr(original, "config", None), "model_type", "")
-        known = FAMILY_BY_TYPE.get(kind) or RESIDUAL_FAMILIES.get(kind)
+        known = FAMILY_BY_TYPE.get(kind) or _residual_family(original)
         return known or read_family(original)
 
     def plans(self, subject: object) -> bool:
@@ -130,6 +130,15 @@ class TransformersAdapter:
 
 
 adapter = TransformersAdapter()
+
+
+def _residual_family(module: nn.Module) -> ResidualFamily | None:
+    """The family of an encoder or encoder-decoder that is known; its decoder alone is not meant."""
+    from .residual.families import RESIDUAL_FAMILIES
+
+    if type(module).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        return None
+    return RESIDUAL_FAMILIES.get(getattr(getattr(module, "config", None), "model_type", ""))
 
 
 def _residual(module: nn.Module, family: ResidualFamily, check: bool) -> MaskedModel:

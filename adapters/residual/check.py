@@ -64,7 +64,7 @@ def check_exactness(model: ResidualModel) -> None:
     batch = Batch(drawn_inputs(model, 0), drawn_inputs(model, 1), 2)
     plain: list[Tensor] = []
     try:
-        inputs = read_inputs(module, model.parts.embeddings, batch, model.device)
+        inputs = read_inputs(module, model.parts.embeddings, batch, model.engine.device)
         for side in (inputs.clean, inputs.corrupt):
             assert side is not None
             with quiet(module), torch.no_grad():

@@ -93,7 +93,7 @@ class Parts:
         self.embeddings: list[nn.Module] = []
         self.entries: list[nn.Module] = []
         self._edges = 0
-        self._layers = 0  # of the stacks so far: a decoder's layers are counted behind the encoder's
+        self._layers = 0  # of the stacks so far: a decoder's count on from the encoder's
         self._ends: list[Function | None] = []
         for number, stack in enumerate(family.stacks):
             self._add_stack(number, stack)
