@@ -11,14 +11,13 @@ from support.residual_oracle import oracle
 from torch import Tensor
 
 import graphprune as gp
-from graphprune.core.batch import Batch
 
 NAMES = tuple(MODELS)
 # T5's norms take their variance in float32, whatever the model is in.
 TOLERANCE = {"t5": 3e-5, "mt5": 3e-5, "t5-gated": 3e-5, "modernbert": 1e-5}
 
 
-def plain(module: Any, drawn: Batch, side: str) -> Tensor:
+def plain(module: Any, drawn: gp.Batch, side: str) -> Tensor:
     """The module's own outputs at the answers."""
     inputs = getattr(drawn, side)
     with torch.no_grad():
@@ -28,7 +27,7 @@ def plain(module: Any, drawn: Batch, side: str) -> Tensor:
 
 
 def expected(
-    name: str, module: Any, drawn: Batch, masks: Tensor, names: list[str], ablation: str
+    name: str, module: Any, drawn: gp.Batch, masks: Tensor, names: list[str], ablation: str
 ) -> Tensor:
     """The oracle's outputs, example by example, each under its own mask."""
     rows = []

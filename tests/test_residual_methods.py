@@ -15,7 +15,6 @@ from support.residual_models import batch, model, reads
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import graphprune as gp
-from graphprune.adapters.lm.describe.layout import EdgeLayout, LayerShape
 from graphprune.conformance import check_adapter
 from graphprune.errors import InputError, UnsupportedModelError
 
@@ -66,11 +65,12 @@ def test_methods_judge_and_save(name: str, tmp_path: Path) -> None:
         gp.EAPIG(steps=2).fit(masked, prompts, size=count // 2),
         gp.NAP().fit(masked, prompts, size=count // 2),
         gp.EdgePruning(sparsity=0.5, steps=4).fit(masked, prompts),
-        gp.ACDC(tau=1e-2).fit(masked, prompts),
+        gp.ACDC(tau=1e-4).fit(masked, prompts),
     ]
     for result in found:
         assert result.mask is not None
-        assert 0 < result.mask.num_kept < count
+        assert result.mask.num_kept < count
+        assert result.mask.num_kept or result.remarks  # a threshold may remove every edge
         report = gp.evaluate(masked, prompts, result.mask)
         assert report["n_edges"] == result.mask.num_kept
     for ablation in ("zero", "mean", "optimal"):
@@ -124,9 +124,11 @@ def test_positions_and_gates_are_those_of_single_runs() -> None:
     assert bool(held.edge[graph.edge_index[0] == node].any())
 
 
-def test_an_encoders_graph_is_the_decoders() -> None:
-    graph = wrapped("bert").graph
-    assert graph == EdgeLayout((LayerShape(2, 2), LayerShape(2, 2))).graph()
+def test_edges_are_named_as_a_decoders() -> None:
+    decoder = tf.GPT2LMHeadModel(
+        tf.GPT2Config(n_layer=2, n_head=2, n_embd=8, vocab_size=9, bos_token_id=0, eos_token_id=0)
+    )
+    assert wrapped("bert").graph == gp.wrap(decoder).graph
     names = list(wrapped("t5").graph.edge_names)
     assert "e.m1->d.c0.h1<k>" in names
     assert "d.input->d.c0.h0<q>" in names
@@ -158,7 +160,11 @@ def words(*names: str) -> Any:
         special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )  # fmt: skip
     return tf.PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="[UNK]", pad_token="[PAD]", mask_token="[MASK]"
+        tokenizer_object=raw,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
 
 
@@ -235,7 +241,7 @@ def test_models_that_cannot_be_wrapped_say_why() -> None:
         (tf.ViTModel(model("vit").config), "has no vit"),
         (tf.BertForQuestionAnswering(model("bert").config), "has a head|has none"),
         (tf.DebertaV2ForMaskedLM(tf.DebertaV2Config(hidden_size=8, num_attention_heads=2,
-         num_hidden_layers=1, intermediate_size=8, vocab_size=9)), ""),
+         num_hidden_layers=1, intermediate_size=8, vocab_size=9)), "layer"),
     ):  # fmt: skip
         with pytest.raises(UnsupportedModelError, match=said):
             gp.wrap(module)

@@ -9,7 +9,7 @@ import torch
 import transformers as tf
 from torch import Tensor, nn
 
-from graphprune.core.batch import Batch
+import graphprune as gp
 
 VOCAB = 23
 _SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
@@ -105,7 +105,9 @@ def reads(name: str) -> tuple[str, ...]:
     return ("input_ids",)
 
 
-def batch(name: str, *, size: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Batch:
+def batch(
+    name: str, *, size: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> gp.Batch:
     """Random pairs for a model; texts with padding, read at a few positions."""
     source = torch.Generator().manual_seed(seed)
 
@@ -124,4 +126,4 @@ def batch(name: str, *, size: int = 3, seed: int = 0, dtype: torch.dtype = torch
     places = None
     if clean.get("input_ids") is not None and not name.endswith("-classes"):
         places = torch.tensor([2, 0, 3])[:size]
-    return Batch(clean, corrupt, size, positions=places)
+    return gp.Batch(clean, corrupt, size, positions=places)
