@@ -35,6 +35,7 @@ def drawn_inputs(model: ResidualModel, seed: int) -> dict[str, Tensor]:
             "pixel_values": torch.randn(2, config.num_channels, height, width, generator=generator)
         }
     inputs = {}
+    table: Any
     for name, table in zip(
         ("input_ids", "decoder_input_ids"), model.parts.embeddings, strict=False
     ):

@@ -272,11 +272,12 @@ class Forward:
 def _mix(mask: Tensor, deltas: Tensor) -> Tensor:
     """``[R, B, T, D]`` from a mask ``[R, w]`` or ``[B, R, w]`` and ``deltas [w, B, T, D]``."""
     if mask.ndim == 2:
-        return torch.tensordot(mask.to(deltas), deltas, 1)
+        mixed: Tensor = torch.tensordot(mask.to(deltas), deltas, 1)
+        return mixed
     return torch.einsum("brw,wbtd->rbtd", mask.to(deltas), deltas)
 
 
-def _by_row(module: nn.Module, forward: Function, streams: Tensor) -> Tensor:
+def _by_row(module: Any, forward: Function, streams: Tensor) -> Tensor:
     """``[B, T, R * dh]``: of each reader's stream the output that belongs to its rows."""
     rows, batch, length, width = streams.shape
     if is_plain(module):
@@ -286,12 +287,11 @@ def _by_row(module: nn.Module, forward: Function, streams: Tensor) -> Tensor:
         return out if module.bias is None else out + module.bias.detach()
     whole: Tensor = forward(streams)
     each = whole.unflatten(-1, (rows, -1))
-    return each.diagonal(dim1=0, dim2=3).permute(0, 1, 3, 2).flatten(2)
+    own: Tensor = each.diagonal(dim1=0, dim2=3).permute(0, 1, 3, 2).flatten(2)
+    return own
 
 
-def _by_head(
-    module: nn.Module, forward: Function, x: Tensor, heads: int
-) -> tuple[Tensor, Tensor | None]:
+def _by_head(module: Any, forward: Function, x: Tensor, heads: int) -> tuple[Tensor, Tensor | None]:
     """Each head's share ``[H, B, T, D]`` of an output map, and what no head sends (its bias)."""
     batch, length, _ = x.shape
     split = x.view(batch, length, heads, -1).permute(2, 0, 1, 3)

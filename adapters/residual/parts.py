@@ -46,7 +46,8 @@ class Place:
     def of(self, values: Tensor) -> Tensor:
         """``[..., rows, writers]``: the place's part of values of edges ``[..., E]``."""
         shape = (len(self.rows), self.writers)
-        return values[..., self.edges].unflatten(-1, shape)
+        part: Tensor = values[..., self.edges].unflatten(-1, shape)
+        return part
 
 
 @dataclass(frozen=True, eq=False)
