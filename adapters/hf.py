@@ -1,4 +1,4 @@
-"""The adapter for Hugging Face's causal language models, and its check at wrap time.
+"""The adapter for Hugging Face's transformers, and its check of language models at wrap time.
 
 A model is only accepted if masked runs reproduce it exactly.
 """
@@ -22,12 +22,13 @@ from graphprune.util.modes import quiet
 if TYPE_CHECKING:
     from .lm.describe.family import Family
     from .lm.model import LanguageModel
+    from .residual.families import ResidualFamily
 
 __all__ = ["TransformersAdapter", "adapter", "self_check"]
 
 
 class TransformersAdapter:
-    """Wraps decoder-only models: known families by their data, others as they are read off."""
+    """Wraps transformers: known families by their data, other language models as they are read."""
 
     name = "transformers"
 
@@ -40,8 +41,9 @@ class TransformersAdapter:
     def supported(self) -> list[str]:
         """Model types that are known."""
         from .lm.describe.family import known_types
+        from .residual.families import RESIDUAL_FAMILIES
 
-        return known_types()
+        return sorted([*known_types(), *RESIDUAL_FAMILIES])
 
     def wrap(self, module: nn.Module, *, check: bool = True, **options: Any) -> MaskedModel:
         """The module as a masked model, checked for exactness on a tiny input unless told not to.
@@ -52,8 +54,15 @@ class TransformersAdapter:
         from .lm.describe.family import FAMILY_BY_TYPE
 
         module = _original(module)
-        config = getattr(module, "config", None)
-        family = FAMILY_BY_TYPE.get(getattr(config, "model_type", ""))
+        kind = getattr(getattr(module, "config", None), "model_type", "")
+        family = FAMILY_BY_TYPE.get(kind)
+        if family is None:
+            from .residual.families import ResidualFamily
+
+            said = options.get("family") or _residual_family(module)
+            if isinstance(said, ResidualFamily):
+                require_known_options(options, ("family",), f"a {type(module).__name__}")
+                return _residual(module, said, check)
         causal: Any = module
         if not hasattr(causal, "get_output_embeddings") or causal.get_output_embeddings() is None:
             raise UnsupportedModelError(
@@ -90,17 +99,21 @@ class TransformersAdapter:
         kind = str(dtype or "auto").removeprefix("torch.")
         return choose_model(name, dtype=kind, device=str(device or "cpu")).load_module()
 
-    def describe(self, module: object) -> Family:
+    def describe(self, module: object) -> Family | ResidualFamily:
         """Where a model's parts are: as data for what is known or wrapped, else read off."""
         from .lm import LanguageModel
         from .lm.describe.family import FAMILY_BY_TYPE
         from .lm.describe.reading.reader import read_family
+        from .residual import ResidualModel
 
         if isinstance(module, LanguageModel):
             return module.arch.family
+        if isinstance(module, ResidualModel):
+            return module.parts.family
         original: nn.Module = _original(module)
         kind = getattr(getattr(original, "config", None), "model_type", "")
-        return FAMILY_BY_TYPE.get(kind) or read_family(original)
+        known = FAMILY_BY_TYPE.get(kind) or _residual_family(original)
+        return known or read_family(original)
 
     def plans(self, subject: object) -> bool:
         """Whether it is a folder, an id, or a configuration or model of Hugging Face's."""
@@ -117,6 +130,26 @@ class TransformersAdapter:
 
 
 adapter = TransformersAdapter()
+
+
+def _residual_family(module: nn.Module) -> ResidualFamily | None:
+    """The family of an encoder or encoder-decoder that is known; its decoder alone is not meant."""
+    from .residual.families import RESIDUAL_FAMILIES
+
+    if type(module).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        return None
+    return RESIDUAL_FAMILIES.get(getattr(getattr(module, "config", None), "model_type", ""))
+
+
+def _residual(module: nn.Module, family: ResidualFamily, check: bool) -> MaskedModel:
+    """An encoder or encoder-decoder as a masked model."""
+    from .residual import ResidualModel
+    from .residual.check import check_exactness
+
+    model = ResidualModel(module, family)
+    if check:
+        check_exactness(model)
+    return model
 
 
 def _original(module: Any) -> Any:

@@ -235,8 +235,9 @@ def _require_ordinary_weights(module: nn.Module) -> None:
 
 @ordinary_tensors
 def describe(model: Any) -> Any:
-    """Where the parts of a language model are: a ``graphprune.adapters.lm.Family``.
+    """Where a model's parts are: a ``graphprune.adapters.lm.Family``.
 
+    Of encoders and encoder-decoders a ``graphprune.adapters.residual.ResidualFamily``.
     For a model type that is not known it is read off the model. Printed, it is an expression that
     can be pasted into code, changed and handed to ``gp.wrap(module, family=...)``. Takes a Hugging
     Face module or a wrapped one. Raises :class:`UnsupportedModelError` with the part that cannot be

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,8 @@ class ModelChoice:
         with _hugging_face_bars(note is not None and source is None):
             if self.tokenizer is not None:
                 tokenizer = load_tokenizer(self.tokenizer)
+            elif module.main_input_name == "pixel_values":
+                tokenizer = None
             else:
                 tokenizer = _tokenizer(self.name, source)
         fine = {} if self.nodes == "auto" else {"nodes": self.nodes}
@@ -225,12 +227,9 @@ def _weights(name: str, source: Path | None, dtype: Any, device: Any) -> Any:
     """The model, whose weights are read onto the device itself where accelerate can do that."""
     from importlib.util import find_spec
 
-    from transformers import AutoModelForCausalLM
-
     directly = device.type != "cpu" and find_spec("accelerate") is not None
     with _loading(f"the model {name!r}", source):
-        auto: Any = AutoModelForCausalLM
-        loaded: Any = auto.from_pretrained(
+        loaded: Any = _class(_origin(name, source)).from_pretrained(
             **_origin(name, source), dtype=dtype, output_loading_info=True,
             **({"device_map": {"": device}} if directly else {}),
         )  # fmt: skip
@@ -243,6 +242,27 @@ def _weights(name: str, source: Path | None, dtype: Any, device: Any) -> Any:
         )
     there = {p.device for p in module.parameters()} == {device}  # not all quantised ones can move
     return module if there else module.to(device)
+
+
+# Heads of models that are no causal language models, as their configurations name them.
+_HEADS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification",
+          "ForImageClassification", "ForImageClassificationWithTeacher",
+          "VisionModelWithProjection")  # fmt: skip
+
+
+def _class(origin: Mapping[str, Any]) -> Any:
+    """The class that loads a model: its own where that is an encoder's or encoder-decoder's."""
+    import transformers
+
+    config: dict[str, Any] = {}
+    if "gguf_file" not in origin:
+        with suppress(OSError):  # an adapter's folder has no configuration
+            config = transformers.PreTrainedConfig.get_config_dict(**origin)[0]
+    for name in config.get("architectures") or ():
+        whole = name.endswith("ForConditionalGeneration") and config.get("is_encoder_decoder")
+        if whole or name.endswith(_HEADS):
+            return getattr(transformers, name, transformers.AutoModelForCausalLM)
+    return transformers.AutoModelForCausalLM
 
 
 def load_tokenizer(name: str) -> Any:

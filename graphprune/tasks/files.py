@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError
+from graphprune.tasks.inputs import masked_tokens
 from graphprune.tasks.records import FIELDS, FileRecord, check_record
 
 if TYPE_CHECKING:
@@ -35,11 +36,20 @@ def task_of(
     tokenizer: Any,
     **options: Any,
 ) -> Task:
-    """A task from a file's records: at once, or of a large file in constant memory."""
+    """A task from a file's records: at once, or of a large file in constant memory.
+
+    Where every clean text of a file that is read at once holds the tokenizer's mask token, the
+    answer is what stands in its place (:func:`graphprune.tasks.masked_tokens`).
+    """
     options = {"name": Path(path).stem, **options}
     if is_large(path) or "length" in options or "spool" in options:
         return kind.from_stream(iterate(path), tokenizer, **options)
-    return kind.from_pairs(list(iterate(path)), tokenizer, **options)
+    records, mask = list(iterate(path)), getattr(tokenizer, "mask_token", None)
+    if mask and all(mask in record["clean"] for record in records):
+        if options.pop("on_mismatch", "error") != "error":
+            raise InputError("pairs with a masked token are of one length; none can be dropped")
+        return masked_tokens(tokenizer, records, **options)
+    return kind.from_pairs(records, tokenizer, **options)
 
 
 def _lines(path: str | Path) -> Iterator[str]:

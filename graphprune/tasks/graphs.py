@@ -26,7 +26,7 @@ from graphprune.core.metrics import as_metric
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.tasks.building import MetricLike
-from graphprune.tasks.graph_examples import GraphExamples, Tensors
+from graphprune.tasks.tensor_examples import TensorExamples, Tensors
 
 
 def _classes(
@@ -134,7 +134,7 @@ def patterns(
 
     note = f"another class's pattern, seed {seed}"
     other, notes = _corrupted(corrupt, "inputs", "other_class", twins, note)
-    examples = GraphExamples(
+    examples = TensorExamples(
         len(labels), given, other, positions=positions, answer=answer, distractor=distractor,
         classes=labels if isinstance(corrupt, str) else None, seed=seed,
     )  # fmt: skip
@@ -208,7 +208,7 @@ def nodes(
 
     note = f"features shuffled over nodes, seed {seed}"
     other, notes = _corrupted(corrupt, "x", "shuffle", shuffled, note)
-    examples = GraphExamples(
+    examples = TensorExamples(
         len(chosen),
         shared=given,
         shared_corrupt=other,
@@ -243,7 +243,7 @@ def graphs(
         Task('graphs', 3 examples, metric='logit_diff')
     """
     _, answer, distractor = _classes(labels, classes)
-    examples = GraphExamples(
+    examples = TensorExamples(
         len(answer),
         clean={"graphs": torch.arange(len(answer))},
         shared_corrupt=corrupt,
