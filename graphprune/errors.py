@@ -74,7 +74,9 @@ def unknown_name(
     meant = f"did you mean {close!r}? Known" if close else "known"
     shown = names if len(names) <= _SHOWN else [*names[:5], f"... ({len(names):,} in all)"]
     listed = ", ".join([*shown, *([hint] if hint else [])]) or "none"
-    return InputError(f"{where}{': ' if where else ''}unknown {what} {got!r}; {meant}: {listed}")
+    return InputError(
+        f"{where}{': ' if where else ''}unknown {what} {got!r:.200}; {meant}: {listed}"
+    )
 
 
 def nearest(got: object, known: Iterable[str]) -> str | None:
