@@ -124,10 +124,10 @@ def _csv_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     lines = (part for line in _lines(path) for part in io.StringIO(line, newline=""))
     rows = csv_rows(lines)
     try:
-        _, header = next(rows, (0, []))
+        first, header = next(rows, (0, []))
         if not header:
             raise InputError(f"{path}: the file is empty; its first line must name the columns")
-        _check_header(header, f"{path}:1")
+        _check_header(header, f"{path}:{first}")
         for number, row in rows:
             where = f"{path}:{number}"
             if len(row) != len(header):
