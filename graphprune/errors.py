@@ -17,10 +17,19 @@ __all__ = [
 ]
 
 _SHOWN = 40  # names that an error lists at most
+_LONGEST = 3000  # letters of a message; what it quotes of a file may be as long as the file
 
 
 class GraphPruneError(Exception):
     """Base class of every error graphprune raises on purpose."""
+
+    def __str__(self) -> str:
+        """The message, what stands in its middle left out where it is very long."""
+        text = super().__str__()
+        if len(text) <= _LONGEST:
+            return text
+        half = _LONGEST // 2
+        return f"{text[:half]} ({len(text) - 2 * half} letters left out) {text[-half:]}"
 
 
 class InputError(GraphPruneError, ValueError):

@@ -90,6 +90,8 @@ class _Record(_Part):
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
         examples, curve = self.examples, self.curve
+        if self.state == "done" and self.edges is None:
+            raise ValueError("a job that is done says how many edges its graph has")
         by_prompt = [values for row in examples.rows for values in row.values()]
         by_size: list[Sequence[float]] = []
         if curve is not None:

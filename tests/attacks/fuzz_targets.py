@@ -9,15 +9,22 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from attacks.fuzz_runs import scores_of_mib
+from attacks.fuzzing import (
+    TARGETS,
+    Target,
+    as_json,
+    changed_bytes,
+    changed_values,
+    json_bytes,
+    target,
+)
+from support import documented
+from support.tokenizers import byte_bpe
 
 import graphprune as gp
 from graphprune.errors import FetchError
 from graphprune.util.fetch import ARTIFACTS, _is_complete, _record
-
-from . import documented
-from .fuzz_runs import scores_of_mib
-from .fuzzing import TARGETS, Target, as_json, changed_bytes, changed_values, json_bytes, target
-from .tokenizers import byte_bpe
 
 # -------------------------------------------------------------------- circuits
 

@@ -2,7 +2,7 @@
 
 A hundred of each reader's are drawn here, the same in every run, and ten thousand by
 ``pytest -m fuzz`` (``GRAPHPRUNE_FUZZ`` says another number), other ones in each run. The limits
-stand in ``support/fuzzing.py``: one second of CPU time and 200 MiB for each.
+stand in ``fuzzing.py``: one second of CPU time and 200 MiB for each.
 """
 
 import os
@@ -12,11 +12,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from attacks import fuzz_targets  # noqa: F401 - its readers
+from attacks.fuzzing import TARGETS, require_sound
 from hypothesis import HealthCheck, Phase, given, settings
-from support import fuzz_targets  # noqa: F401 - its readers
-from support.fuzzing import TARGETS, require_sound
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="measures memory by resource")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="measures memory by resource"),
+    # networkx says what it takes for granted in a graph's file, torch which pickles it rarely sees.
+    pytest.mark.filterwarnings("ignore::UserWarning:networkx|torch"),
+]
 
 
 def fuzz(name, count, repeatable):

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import save
-from transformer_graph import random_scores, transformer_graph
-
-import graphprune as gp
-from graphprune.util.sealed import Seal
-
-from . import documented
-from .fuzzing import (
+from attacks.fuzzing import (
     TARGETS,
     Target,
     as_json,
@@ -25,6 +18,12 @@ from .fuzzing import (
     json_bytes,
     target,
 )
+from safetensors.torch import save
+from support import documented
+from transformer_graph import random_scores, transformer_graph
+
+import graphprune as gp
+from graphprune.util.sealed import Seal
 
 
 @cache
@@ -148,7 +147,7 @@ def record() -> bytes:
     """The record of a job, as a study wrote it."""
     import tempfile
 
-    from .studies import small_plan
+    from support.studies import small_plan
 
     with tempfile.TemporaryDirectory() as place:
         plan = {**small_plan(Path(place)), "seeds": [0], "methods": {"EAP": {"method": "eap"}}}
