@@ -6,7 +6,6 @@ loading it. Whatever is kept in memory from one job to the next is kept by conte
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from graphprune.core.contents import file_fingerprint, files_fingerprint, fingerprint
 from graphprune.core.model import MaskedModel
 from graphprune.core.overlap import fingerprint_table, without_overlap
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError
+from graphprune.util.readers import read_json, validated
 
 from .by_name import PROMPT_FILES, choose_model, choose_task, load_tokenizer, prompt_files
 
@@ -97,11 +98,12 @@ def _whole(folder: Path) -> bool:
 
 def _parts(folder: Path) -> list[str]:
     """Files of weights that an index names, by their names alone."""
-    return [
-        Path(part).name
-        for path in folder.glob("*.index.json")
-        for part in json.loads(path.read_text(encoding="utf-8")).get("weight_map", {}).values()
-    ]
+    indexes = (validated(_Index, read_json(p), p) for p in folder.glob("*.index.json"))
+    return [Path(part).name for index in indexes for part in index.weight_map.values()]
+
+
+class _Index(BaseModel):
+    weight_map: dict[str, str] = {}
 
 
 def _snapshot(model: str) -> Path | None:
