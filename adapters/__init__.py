@@ -13,15 +13,49 @@ if TYPE_CHECKING:
     from graphprune.core.model import MaskedModel
     from graphprune.core.task import Task
 
-    from .gnn import ARGNN
+    from .gnn import (
+        ARGNN,
+        AttentionExplainer,
+        CaptumExplainer,
+        DropEdge,
+        GNNExplainer,
+        LotteryTickets,
+        PGExplainer,
+        retrained,
+    )
     from .rasp import rasp_programs, tracr_truth, tracr_wiring
 
-__all__ = ["ARGNN", "rasp_programs", "tracr", "tracr_truth", "tracr_wiring"]
+__all__ = [
+    "ARGNN",
+    "AttentionExplainer",
+    "CaptumExplainer",
+    "DropEdge",
+    "GNNExplainer",
+    "LotteryTickets",
+    "PGExplainer",
+    "rasp_programs",
+    "retrained",
+    "tracr",
+    "tracr_truth",
+    "tracr_wiring",
+]
 
 # torch_geometric takes seconds to import, and most uses of this package have no need of it.
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
-    submod_attrs={"gnn": ["ARGNN"], "rasp": ["rasp_programs", "tracr_truth", "tracr_wiring"]},
+    submod_attrs={
+        "gnn": [
+            "ARGNN",
+            "AttentionExplainer",
+            "CaptumExplainer",
+            "DropEdge",
+            "GNNExplainer",
+            "LotteryTickets",
+            "PGExplainer",
+            "retrained",
+        ],
+        "rasp": ["rasp_programs", "tracr_truth", "tracr_wiring"],
+    },
 )
 
 

@@ -1,10 +1,11 @@
-"""The adapter for Hugging Face's causal language models, and its check at wrap time.
+"""The adapter for Hugging Face's transformers, and its check of language models at wrap time.
 
 A model is only accepted if masked runs reproduce it exactly.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,24 +22,28 @@ from graphprune.util.modes import quiet
 if TYPE_CHECKING:
     from .lm.describe.family import Family
     from .lm.model import LanguageModel
+    from .residual.families import ResidualFamily
 
 __all__ = ["TransformersAdapter", "adapter", "self_check"]
 
 
 class TransformersAdapter:
-    """Wraps decoder-only models: known families by their data, others as they are read off."""
+    """Wraps transformers: known families by their data, other language models as they are read."""
 
     name = "transformers"
 
     def matches(self, module: object) -> bool:
         """Whether the object is a Hugging Face model (told by its classes' home)."""
-        return any(c.__module__.startswith("transformers.") for c in type(module).__mro__)
+        return any(
+            c.__module__.startswith("transformers.") for c in type(_original(module)).__mro__
+        )
 
     def supported(self) -> list[str]:
         """Model types that are known."""
         from .lm.describe.family import known_types
+        from .residual.families import RESIDUAL_FAMILIES
 
-        return known_types()
+        return sorted([*known_types(), *RESIDUAL_FAMILIES])
 
     def wrap(self, module: nn.Module, *, check: bool = True, **options: Any) -> MaskedModel:
         """The module as a masked model, checked for exactness on a tiny input unless told not to.
@@ -48,22 +53,36 @@ class TransformersAdapter:
         from .lm import LanguageModel
         from .lm.describe.family import FAMILY_BY_TYPE
 
-        config = getattr(module, "config", None)
-        family = FAMILY_BY_TYPE.get(getattr(config, "model_type", ""))
+        module = _original(module)
+        kind = getattr(getattr(module, "config", None), "model_type", "")
+        family = FAMILY_BY_TYPE.get(kind)
+        if family is None:
+            from .residual.families import ResidualFamily
+
+            said = options.get("family") or _residual_family(module)
+            if isinstance(said, ResidualFamily):
+                require_known_options(options, ("family",), f"a {type(module).__name__}")
+                return _residual(module, said, check)
         causal: Any = module
         if not hasattr(causal, "get_output_embeddings") or causal.get_output_embeddings() is None:
             raise UnsupportedModelError(
                 f"{type(module).__name__} has no language-model head; expected a causal language "
                 "model such as AutoModelForCausalLM gives"
             )
-        known = ("check", "checkpointing", "embedding_nodes", "family")
+        known = ("check", "checkpointing", "embedding_nodes", "family", "nodes")
         require_known_options(options, known, "a language model")
-        given = options.pop("family", None)
+        given, fine = options.pop("family", None), options.pop("nodes", "auto")
         known_family = given or family
         if known_family is None:
             from .lm.describe.reading.reader import read_family
 
-            known_family = read_family(module)
+            known_family = read_family(module, split=fine == "head")
+        if fine != "auto":
+            from .lm.describe.one_node import as_fine_as
+
+            known_family = as_fine_as(fine, known_family)
+        if any(type(part).__name__ == "Linear8bitLt" for part in module.modules()):
+            known_family = replace(known_family, coupled=True)  # a token's heads share one scale
         model = LanguageModel(module, known_family, **options)
         if check:
             if given is not None:
@@ -80,17 +99,21 @@ class TransformersAdapter:
         kind = str(dtype or "auto").removeprefix("torch.")
         return choose_model(name, dtype=kind, device=str(device or "cpu")).load_module()
 
-    def describe(self, module: object) -> Family:
+    def describe(self, module: object) -> Family | ResidualFamily:
         """Where a model's parts are: as data for what is known or wrapped, else read off."""
         from .lm import LanguageModel
         from .lm.describe.family import FAMILY_BY_TYPE
         from .lm.describe.reading.reader import read_family
+        from .residual import ResidualModel
 
         if isinstance(module, LanguageModel):
             return module.arch.family
-        assert isinstance(module, nn.Module)
-        kind = getattr(getattr(module, "config", None), "model_type", "")
-        return FAMILY_BY_TYPE.get(kind) or read_family(module)
+        if isinstance(module, ResidualModel):
+            return module.parts.family
+        original: nn.Module = _original(module)
+        kind = getattr(getattr(original, "config", None), "model_type", "")
+        known = FAMILY_BY_TYPE.get(kind) or _residual_family(original)
+        return known or read_family(original)
 
     def plans(self, subject: object) -> bool:
         """Whether it is a folder, an id, or a configuration or model of Hugging Face's."""
@@ -107,6 +130,45 @@ class TransformersAdapter:
 
 
 adapter = TransformersAdapter()
+
+
+def _residual_family(module: nn.Module) -> ResidualFamily | None:
+    """The family of an encoder or encoder-decoder that is known; its decoder alone is not meant."""
+    from .residual.families import RESIDUAL_FAMILIES
+
+    if type(module).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        return None
+    return RESIDUAL_FAMILIES.get(getattr(getattr(module, "config", None), "model_type", ""))
+
+
+def _residual(module: nn.Module, family: ResidualFamily, check: bool) -> MaskedModel:
+    """An encoder or encoder-decoder as a masked model."""
+    from .residual import ResidualModel
+    from .residual.check import check_exactness
+
+    model = ResidualModel(module, family)
+    if check:
+        check_exactness(model)
+    return model
+
+
+def _original(module: Any) -> Any:
+    """Hugging Face's own model inside PEFT's or TransformerLens's, else what was given."""
+    home = type(module).__module__.partition(".")[0]
+    if home == "peft" and hasattr(module, "get_base_model"):
+        config = module.active_peft_config
+        if config.is_prompt_learning:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} puts virtual tokens of its own before the prompt "
+                f"({type(config).__name__}), which are no part of the model's graph; expected "
+                "adapters beside weights, such as LoRA"
+            )
+        return module.get_base_model()
+    if home == "transformer_lens" and isinstance(
+        inner := getattr(module, "original_model", None), nn.Module
+    ):
+        return inner
+    return module
 
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.12, torch.float16: 0.03}
@@ -166,7 +228,7 @@ def self_check(model: LanguageModel, length: int = 5, *, read_off: bool = False)
         raise
     except Exception as error:
         raise UnsupportedModelError(
-            f"{name} could not be run part by part as its family describes it: "
+            f"{name} could not be run layer by layer as its family describes it: "
             f"{type(error).__name__}: {error}; {_blame(model)}"
         ) from error
     tolerance = _TOLERANCE.get(arch.dtype, 1e-3)

@@ -26,8 +26,6 @@ class PyGAdapter:
             return False
         from torch_geometric.nn import MessagePassing
 
-        if hasattr(module, "_orig_mod"):  # compiled: the registry says what to do
-            return False
         return any(isinstance(part, MessagePassing) for part in module.modules())
 
     def supported(self) -> list[str]:

@@ -17,10 +17,19 @@ __all__ = [
 ]
 
 _SHOWN = 40  # names that an error lists at most
+_LONGEST = 3000  # letters of a message; what it quotes of a file may be as long as the file
 
 
 class GraphPruneError(Exception):
     """Base class of every error graphprune raises on purpose."""
+
+    def __str__(self) -> str:
+        """The message, what stands in its middle left out where it is very long."""
+        text = super().__str__()
+        if len(text) <= _LONGEST:
+            return text
+        half = _LONGEST // 2
+        return f"{text[:half]} ({len(text) - 2 * half} letters left out) {text[-half:]}"
 
 
 class InputError(GraphPruneError, ValueError):
@@ -74,7 +83,9 @@ def unknown_name(
     meant = f"did you mean {close!r}? Known" if close else "known"
     shown = names if len(names) <= _SHOWN else [*names[:5], f"... ({len(names):,} in all)"]
     listed = ", ".join([*shown, *([hint] if hint else [])]) or "none"
-    return InputError(f"{where}{': ' if where else ''}unknown {what} {got!r}; {meant}: {listed}")
+    return InputError(
+        f"{where}{': ' if where else ''}unknown {what} {got!r:.200}; {meant}: {listed}"
+    )
 
 
 def nearest(got: object, known: Iterable[str]) -> str | None:

@@ -14,6 +14,7 @@ from .linalg.weighted_graph import WeightedGraph, close, laplacian, weighted_gra
 from .methods.baselines import EffectiveResistance, Magnitude, Taylor, effective_resistance
 from .methods.cut_choice import scheduled
 from .methods.dynamic import DynamicPruning
+from .methods.sparsifiers import Degree, GapDeletion, KNeighbour
 from .methods.spectral import (
     SpectralPruning,
     SpectralScores,
@@ -26,8 +27,11 @@ from .search.prune import SpectralMask, prune
 from .search.published import published_edge
 
 __all__ = [
+    "Degree",
     "DynamicPruning",
     "EffectiveResistance",
+    "GapDeletion",
+    "KNeighbour",
     "Magnitude",
     "SpectralMask",
     "SpectralPruning",

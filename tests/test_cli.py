@@ -108,6 +108,9 @@ def test_every_selection(model_dir, tmp_path, capsys, options, selection):
 
 
 UGS = ("ugs", "uniform-gradient-sampling")
+OF_PYG = (
+    "attention-explainer", "captum-explainer", "gnn-explainer", "lottery-tickets", "pg-explainer"
+)  # fmt: skip
 OPTIMISERS = ("edge-pruning", "matryoshka", "subnetwork-probing", *UGS)
 
 
@@ -124,6 +127,10 @@ def test_every_registered_method_runs(model_dir, tmp_path, capsys, name):
         budget += ("--set", f"{setting}={json.dumps(value)}")
     arguments = ("--method", name, *budget, "-n", 2, "--out", tmp_path / "c", "-q")
     code = call("discover", "--model", model_dir, "--task", "ioi", "--json", *arguments)
+    if name in OF_PYG:
+        assert code == 1
+        assert "gp.wrap(module, data=data)" in capsys.readouterr().err
+        return
     if name in ("spectral", "spectral-scores"):  # a language model's graph has no cycle
         assert code == 1
         assert "Close it for the spectrum by feedback=" in capsys.readouterr().err
@@ -252,6 +259,26 @@ def test_info_on_a_model_and_a_task_it_does_not_do(model_dir, capsys):
     assert "does not do" in said.err
     assert call("info", "--model", model_dir, "--task", "ioi", "-n", 2) == 0
     assert "edges_ungrouped" in capsys.readouterr().out
+
+
+def test_nodes_say_how_fine_a_model_is_taken(model_dir, tmp_path, capsys):
+    fine = []
+    for nodes in ("auto", "block"):
+        assert call("info", "--model", model_dir, "--nodes", nodes, "--json") == 0
+        fine.append(out_of(capsys)["model"])
+    assert fine[1]["edges"] < fine[0]["edges"]
+    found = ("--model", model_dir, "--task", "ioi", "--method", "eap", "-n", 4, "-q")
+    assert (
+        call("discover", *found, "--nodes", "block", "--size", 0.8, "--out", tmp_path / "found")
+        == 0
+    )
+    names = [node.name for node in gp.Circuit.load(tmp_path / "found").graph.nodes]
+    assert names[:3] == ["input", "a0", "m0"]
+    judged = ("evaluate", tmp_path / "found", "--model", model_dir, "--task", "ioi", "-n", 4, "-q")
+    assert call(*judged, "--nodes", "block") == 0
+    capsys.readouterr()
+    assert call(*judged) != 0
+    assert "graph" in capsys.readouterr().err
 
 
 def test_info_on_a_task_without_a_model_and_on_a_circuit(model_dir, circuit_dir, capsys):

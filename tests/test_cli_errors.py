@@ -284,9 +284,12 @@ def test_help_loads_nothing_heavy(command):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child process")
-@pytest.mark.parametrize("moment", ["loading", "patching"])
-def test_ctrl_c_leaves_nothing(model_dir, tmp_path, moment):
-    """Once while torch and the model load, once while edges are patched one by one."""
+@pytest.mark.parametrize(
+    ("moment", "number", "code"),
+    [("loading", "SIGINT", 130), ("patching", "SIGINT", 130), ("patching", "SIGTERM", 143)],
+)
+def test_ctrl_c_and_sigterm_leave_nothing(model_dir, tmp_path, moment, number, code):
+    """While torch and the model load, and while edges are patched one by one."""
     work = tmp_path / "work"
     work.mkdir()
     arguments = ["discover", "--model", model_dir, "--task", "ioi", "-n", 500]
@@ -304,9 +307,9 @@ def test_ctrl_c_leaves_nothing(model_dir, tmp_path, moment):
         assert line, f"ended before: {seen}"
         seen += line
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, number))
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, seen + err
+    assert process.returncode == code, seen + err
     assert out == ""
     assert "Traceback" not in seen + err
     assert "stopped" in err

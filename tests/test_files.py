@@ -228,3 +228,21 @@ def test_one_model_in_two_threads():
     assert results == [True] * 30
     assert all(m.training for m in model.module.modules())
     assert all(p.requires_grad for p in model.module.parameters())
+
+
+# -------------------------------------------------------------------- the same bytes
+
+NAMES = ["a.csv", "a.dot", "a.graphml", "a.gexf", "a.json", "a.cyjs", "a.html", "a.svg", "a.pt"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "a.mib.json", "a.attribution.json"])
+def test_exports_are_the_same_bytes_each_time(name, tmp_path):
+    """Also of a circuit that was loaded, whose texts and numbers are other objects."""
+    circuit = circuits()[1]
+    again = Circuit.load(circuit.save(tmp_path / "c"))
+    options = {"d_model": 8} if name in ("a.mib.json", "a.pt") else {}
+    first, second, third = (
+        export(made, tmp_path / str(number) / name, **options).read_bytes()
+        for number, made in enumerate((circuit, circuit, again))
+    )
+    assert first == second == third

@@ -1,5 +1,7 @@
 """Rows and axes are not guessed from lengths, and graphs side by side do not feed each other."""
 
+import inspect
+
 import pytest
 import torch
 import torch_geometric.nn as pyg
@@ -20,7 +22,6 @@ from support.gnn_cases import (
     drawn,
     graph_norm,
     hetero,
-    own_pairs,
 )
 from support.hetero import RELATIONS
 from support.hetero import a_graph as a_hetero_graph
@@ -50,8 +51,8 @@ def test_rows_of_edges_and_pairs_are_not_taken_for_nodes():
     pairs = torch.stack([torch.arange(N), torch.arange(N).roll(1)])
     with pytest.raises(gp.UnsupportedModelError, match="rows of OfPairs are of pairs"):
         gp.wrap(OfPairs().double(), data=a_graph(edge_label_index=pairs))
-    with pytest.raises(gp.UnsupportedModelError, match="one row for each"):
-        gp.wrap(OfPairs().double(), data=a_graph(edge_label_index=own_pairs))
+    with pytest.raises(gp.UnsupportedModelError, match="Rows of edges would go with the edges"):
+        gp.wrap(OfEdges().double(), data=a_graph())
 
 
 def test_axes_are_not_guessed_from_lengths():
@@ -150,24 +151,45 @@ class HeteroCentred(OfHetero):
     ids=["mean of inputs", "GPSConv", "LayerNorm", "GraphNorm", "mean of weights",
          "constant inputs", "hetero"],
 )  # fmt: skip
-def test_copies_that_feed_each_other_are_found_out(module, data):
+def test_copies_that_feed_each_other_are_found_out_and_run_one_by_one(module, data, caplog):
     torch.manual_seed(0)
-    with pytest.raises(gp.UnsupportedModelError, match="mixes graphs that stand side by side"):
-        gp.wrap(module().double().eval(), data=data())
+    module, data = module().double().eval(), data()
+    with caplog.at_level("INFO", "graphprune"):
+        model = gp.wrap(module, data=data)
+    assert "mixes graphs that stand side by side" in caplog.text
+    masks = torch.rand(3, model.graph.num_edges, generator=torch.Generator().manual_seed(0)) < 0.6
+    names = {"node_type": "paper"} if "paper" in getattr(data, "node_types", []) else {}
+    labels = torch.arange(data["paper"].num_nodes if names else data.num_nodes) % C
+    (batch,) = nodes(data, labels, corrupt=None, **names).batches()
+    found = model.run(batch, masks.double(), model.reference(batch, gp.Ablation("delete")))
+    for row, mask in zip(found, masks, strict=True):
+        small = gp.EdgeMask(model.graph, mask.float()).apply(data)
+        torch.testing.assert_close(row, called(module, small).detach())
 
 
-def test_counts_over_all_edges_are_found_out_at_deletion():
+def called(module, data):
+    """Plain PyG by the names of the module's parameters."""
+    names = inspect.signature(module.forward).parameters
+    values = [
+        data.collect(n[:-5]) if n.endswith("_dict") else data[n] for n in names if n != "batch"
+    ]
+    out = module(*values)
+    return out["paper"] if isinstance(out, dict) else out
+
+
+def test_counts_over_all_edges_are_those_of_each_smaller_graph():
     class ByLargestDegree(Net):
         def forward(self, x, edge_index):
             largest = torch.bincount(edge_index[1], minlength=len(x)).max()
             return self.body(x / largest, edge_index)
 
-    data = a_graph()
-    model = gp.wrap(ByLargestDegree().double(), data=data)
+    data, module = a_graph(), ByLargestDegree().double()
+    model = gp.wrap(module, data=data)
     (batch,) = nodes(data.x, torch.arange(N) % C).batches()
-    reference = model.reference(batch, gp.Ablation("delete"))
-    with pytest.raises(gp.UnsupportedModelError, match="side by side once their edges"):
-        model.run(batch, (drawn(3, E) > 0.7).double(), reference)
+    masks = drawn(3, E) > 0.7
+    found = model.run(batch, masks.double(), model.reference(batch, gp.Ablation("delete")))
+    want = [module(data.x, data.edge_index[:, kept]) for kept in masks]
+    torch.testing.assert_close(found, torch.stack(want).detach())
 
 
 def test_modules_that_need_every_edge_are_told():

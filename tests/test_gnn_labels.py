@@ -47,7 +47,7 @@ def test_data_brings_its_features_and_labels():
     assert batch.answer[:, 0].tolist() == [1, 2]
     with pytest.raises(gp.InputError, match="labels are missing"):
         nodes(a_graph())
-    with pytest.raises(gp.InputError, match="the data has no x"):
+    with pytest.raises(gp.InputError, match="the data has no x to shuffle"):
         nodes(Data(edge_index=data.edge_index, num_nodes=N), data.y)
 
 

@@ -109,3 +109,59 @@ def test_the_planted_relation_is_not_found_by_chance(cases):
     case = cases["hetero-planted"]
     random = gp.Random().score(case.model, case.train).top(case.truth.num_kept)
     assert gp.recovery(random, case.truth).precision < 0.4
+
+
+@pytest.mark.parametrize("task", ["ba-shapes", "tree-cycles"])
+def test_motifs_are_what_they_are_called(task):
+    """Houses of five nodes and six ties, rings of six; the truth is those of the nodes asked."""
+    import networkx as nx
+
+    case = make_case("gnn-motifs", task, train=30, test=30, seed=1, options={})
+    ends = case.model.graph.edge_index[:, case.truth.kept].T.tolist()
+    pieces = nx.Graph(ends)
+    shape = nx.house_graph() if task == "ba-shapes" else nx.cycle_graph(6)
+    for nodes in nx.connected_components(pieces):
+        assert nx.is_isomorphic(pieces.subgraph(nodes), shape)
+    asked = {int(b.positions) for b in case.train.batches(1)}
+    assert asked <= set(pieces)
+    assert len(ends) == 2 * pieces.number_of_edges()
+    full = gp.EdgeMask.full(case.model.graph)
+    report = gp.evaluate(case.model, case.test, full, ablation="delete")
+    assert report["top1_accuracy"] > 0.9
+
+
+def test_in_the_block_model_partners_tell_the_class():
+    case = make_case("block-model", "classes", train=60, test=100, seed=0, options={})
+    accuracy = {
+        name: gp.evaluate(case.model, case.test, mask, ablation="delete")["top1_accuracy"]
+        for name, mask in {
+            "full": gp.EdgeMask.full(case.model.graph),
+            "planted": case.truth,
+            "others": ~case.truth,
+        }.items()
+    }
+    assert accuracy["planted"] > 0.9 > accuracy["full"] > accuracy["others"]
+    with pytest.raises(gp.InputError, match="its only task; got 'edges'"):
+        make_case("block-model", "edges", train=2, test=2, seed=0, options={})
+    with pytest.raises(gp.InputError, match="unknown graph with motifs 'houses'"):
+        make_case("gnn-motifs", "houses", train=2, test=2, seed=0, options={})
+
+
+def test_a_study_of_the_baselines(tmp_path):
+    """The example's methods, shortened, on its block model."""
+    from pathlib import Path
+
+    import yaml
+
+    path = Path(__file__).parent.parent / "examples" / "gnn_baselines.yaml"
+    Study.from_yaml(path)
+    plan = yaml.safe_load(path.read_text("utf-8"))
+    short = {"gnn-explainer": 2, "pg-explainer": 1, "lottery-tickets": 1}
+    for method in plan["methods"].values():
+        if method["method"] in short:
+            method["epochs"] = short[method["method"]]
+    systems = {"block model": plan["systems"]["block model"]}
+    sizes = {"train": 6, "test": 6, "seeds": [0], "densities": [0.3]}
+    results = Study.from_dict({**plan, "systems": systems, **sizes}).run(tmp_path)
+    assert results.counts == {"done": len(plan["methods"])}, results.failures()
+    assert results.to_frame()["auroc"].notna().all()

@@ -1,8 +1,11 @@
 """The tiny leaderboard gives the committed numbers."""
 
+import runpy
+import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
 
 import graphprune as gp
@@ -10,7 +13,7 @@ import graphprune as gp
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def test_the_tiny_table_is_the_committed_one(tmp_path):
+def test_the_tiny_table_is_the_committed_one(tmp_path, monkeypatch, capsys):
     described = yaml.safe_load((EXAMPLES / "leaderboard_tiny.yaml").read_text())
     found = gp.Study.from_dict({**described, "seeds": [0]}).run(tmp_path).to_frame()
     assert set(found["state"]) == {"done"}
@@ -23,3 +26,11 @@ def test_the_tiny_table_is_the_committed_one(tmp_path):
     for name in ("cmd", "cpr", "kl", "top1_match"):
         gap = (both[name] - both[f"{name}_found"]).abs()
         assert gap.max() < 0.01, f"{name}\n{both.loc[gap >= 0.01, [*by, name, f'{name}_found']]}"
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "--csv", str(tmp_path / "small.csv")])
+    runpy.run_path(str(EXAMPLES / "leaderboard_tables.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    rows = pd.read_csv(tmp_path / "small.csv").set_index(["task", "method"])
+    assert len(rows) == wanted.groupby(by[:2]).ngroups
+    for (task, method), cmd in wanted.groupby(by[:2])["cmd"].first().items():
+        assert rows["cmd"][task, method] == pytest.approx(cmd, abs=0.01)
+        assert f"| {method} |" in printed

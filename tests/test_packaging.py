@@ -1,7 +1,9 @@
 """The three source folders are one import package, in a checkout and in a wheel."""
 
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -59,6 +61,7 @@ def test_every_package_has_an_init(pyproject):
         assert (ROOT / name.replace(".", "/") / "__init__.py").is_file(), name
 
 
+@pytest.mark.skipif((ROOT / "PKG-INFO").exists(), reason="a source archive holds no links")
 @pytest.mark.parametrize(("name", "folder"), sorted(FOLDERS.items()))
 def test_links_are_relative_and_lead_to_the_sources(name, folder):
     link = ROOT / name.replace(".", "/")
@@ -77,6 +80,28 @@ def test_nothing_was_imported_under_a_bare_name():
         path = Path(file).resolve()
         if any(path.is_relative_to(ROOT / folder) for folder in FOLDERS.values()):
             assert name.startswith(tuple(FOLDERS)), f"{path} was imported as {name}"
+
+
+@pytest.mark.slow
+def test_the_source_archive_has_what_its_tests_need(tmp_path):
+    """Every file of the checkout but the two links; building it warns of nothing that matters."""
+    unwanted = ("*.egg-info", "__pycache__", "build", "dist", "*cache", ".hypothesis", "_build")
+    copy = tmp_path / "copy"
+    shutil.copytree(
+        ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", *unwanted)
+    )
+    program = "import sys, setuptools.build_meta as b; print(b.build_sdist(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], cwd=copy, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    with tarfile.open(tmp_path / done.stdout.splitlines()[-1]) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    egg = copy / "graphprune.egg-info"
+    wanted = {p for p in copy.rglob("*") if p.is_file() and egg not in p.parents}
+    assert {str(path.relative_to(copy)) for path in wanted} <= packed
+    assert "tests/golden/circuit_v2/circuit.json" in packed
+    assert "absent from the `packages` configuration" not in done.stderr
 
 
 @pytest.mark.slow

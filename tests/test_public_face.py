@@ -18,7 +18,7 @@ import graphprune as gp
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-OPEN = {"inside", "benchmarks"}
+OPEN = {"attacks", "inside", "benchmarks"}
 PACKAGES = frozenset(
     f"graphprune.{name}"
     for name in (

@@ -72,7 +72,7 @@ def test_rankings_that_are_kept_are_of_the_same_contents(place, models):
     swap_answers(place, models)
     wider = study_of(place, seeds=[0], densities=[0.3, 0.6])
     assert told(wider.run(place / "out")) == told(wider.run(place / "fresh"))
-    assert len(list((place / "out" / "scores").glob("*.npz"))) == 2
+    assert len(list((place / "out" / "scores").glob("*.safetensors"))) == 2
 
 
 def test_names_and_places_do_not_count(place, models, tmp_path_factory, monkeypatch):
@@ -124,6 +124,7 @@ CHANGES = {
     "dtype": {
         "systems": {"small": {"model": "tiny", "tasks": ["pairs.jsonl"], "dtype": "bfloat16"}}
     },
+    "nodes": {"systems": {"small": {"model": "tiny", "tasks": ["pairs.jsonl"], "nodes": "block"}}},
 }
 
 

@@ -2,9 +2,26 @@
 
 from .argnn import ARGNN
 from .delta_rule import DeltaRule
+from .explainers import AttentionExplainer, CaptumExplainer, GNNExplainer, PGExplainer
 from .masked_argnn import MaskedARGNN
 from .message_model import MessageModel
+from .retraining import retrained
 from .schedule import Schedule
+from .trained_masks import DropEdge, LotteryTickets
 from .training import train_bptt
 
-__all__ = ["ARGNN", "DeltaRule", "MaskedARGNN", "MessageModel", "Schedule", "train_bptt"]
+__all__ = [
+    "ARGNN",
+    "AttentionExplainer",
+    "CaptumExplainer",
+    "DeltaRule",
+    "DropEdge",
+    "GNNExplainer",
+    "LotteryTickets",
+    "MaskedARGNN",
+    "MessageModel",
+    "PGExplainer",
+    "Schedule",
+    "retrained",
+    "train_bptt",
+]

@@ -47,10 +47,12 @@ class BatchLayout:
             as PyG batches them; ``"ones"``: only those of one row are; ``"same"``: none is, all
             copies read the same.
         batch: whether data of one graph gets a batch vector once there are several copies.
+        alone: whether copies feed each other side by side, so that each is run by itself.
     """
 
     graphs: Literal["rows", "ones", "same"] = "rows"
     batch: bool = True
+    alone: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,7 @@ class NodeFeatures:
     @property
     def num_patterns(self) -> int:
         """How many patterns."""
-        return len(next(iter(self.nodes.values())))
+        return len(next(iter(self.nodes.values()), [None]))  # no features: one for all
 
     def of(self, numbers: Tensor) -> dict[str, Tensor]:
         """``[k * N, ...]``: copies by pattern number ``[k]``."""
@@ -107,6 +107,12 @@ class GraphData:
     def num_edges(self) -> int:
         """Of all relations."""
         return sum(self.edge_counts)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of nodes that are asked about, ``edge_label_index``; of all relations."""
+        pairs = [store.get("edge_label_index") for store in self.whole.stores]
+        return sum(one.shape[-1] for one in pairs if isinstance(one, Tensor))
 
     @property
     def device(self) -> torch.device:

@@ -134,11 +134,11 @@ class GraphModel(MaskedModel):
                 neuron_sum = neuron_sum + weight * at_point.neurons
         edge = edge_sum.to("cpu", torch.float32)
         total = edge.sum(1)
-        node = torch.zeros(nodes).index_add_(0, source, total)
+        node = edge.new_zeros(nodes).index_add_(0, source, total)
         by_neuron: dict[str, Tensor] = {}
         if neurons:
             per_edge = neuron_sum.to("cpu", torch.float32)
-            sums = torch.zeros(nodes, per_edge.shape[1]).index_add_(0, source, per_edge)
+            sums = per_edge.new_zeros(nodes, per_edge.shape[1]).index_add_(0, source, per_edge)
             by_neuron = {self._graph.nodes[n].name: sums[n] for n in source.unique().tolist()}
         return Gradients(self._graph.per_edge(edge if by_position else total), node, by_neuron)
 

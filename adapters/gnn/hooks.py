@@ -7,13 +7,16 @@ fused paths on which that hook is silently skipped: edges are handed in as plain
 convolution that propagates must have called its hook.
 
 A convolution may add self-loops of its own behind the graph's edges; what belongs to them is never
-masked. Of a heterogeneous graph every propagation must go over the edges of one relation: it is
-told by the very tensor that was handed in, since two relations may join the same numbers.
+masked. It may take some of the edges, turn them round or renumber their ends: edges are then known
+by what became of ``edge_index`` (:mod:`graphprune.adapters.gnn.edge_tracking`). Of a heterogeneous
+graph every propagation must go over the edges of one relation: it is told by the very tensor that
+was handed in, since two relations may join the same numbers.
+
+A mask that deletes is none on messages: it weighs every sum over edges.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +29,7 @@ from torch_geometric.nn import MessagePassing
 from graphprune.errors import InputError, UnsupportedModelError
 
 from .copies import CopiedEdges, plain_tensor
-from .deletion_rules import deletion_rule
+from .edge_tracking import EdgeTracker
 
 __all__ = ["ForeignEdges", "MessageHooks", "Propagation", "convolutions"]
 
@@ -45,31 +48,61 @@ def convolutions(module: nn.Module) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class _Matched:
-    """An edge tensor of a propagation, and ``edges [M]``: its edges' numbers, -1 a layer's own."""
+    """An edge tensor of a propagation, and ``edges [M]``: its edges' numbers, -1 a layer's own.
+
+    ``turned``: whether its first row holds targets.
+    """
 
     index: Tensor
     relation: int
     edges: Tensor
+    turned: bool = False
 
 
 @dataclass(eq=False)
 class Propagation:
     """Messages of one propagation: ``[M, ...]`` on the edges ``edges [M]`` (-1: the layer's own).
 
-    ``targets [M]`` are the nodes they reach, at ``end`` (1; 0: the flow is turned) of the relation
-    numbered ``relation``.
+    ``targets [M]`` are the nodes they reach (-1: not told), at ``end`` (1; 0: messages go against
+    the edges) of the relation numbered ``relation``, whose edges are ``numbers [k * E_r]``.
     """
 
     messages: Tensor
     edges: Tensor
     targets: Tensor
+    numbers: Tensor
     relation: int = 0
     end: int = 1
 
-    def on_graph_edges(self, copies: int) -> Tensor:
-        """``[copies, E_r, ...]``: messages on the graph's edges, in order."""
-        own = self.messages[self.edges >= 0]
+    @property
+    def among(self) -> Tensor | None:
+        """``[M']``: places of the graph's edges among ``numbers``; ``None``: all are there."""
+        return _places(self.edges, self.numbers)
+
+    def on_graph_edges(self, copies: int, values: Tensor | None = None) -> Tensor:
+        """``[copies, E_r, ...]``: messages on the graph's edges, in order; 0 where there is none.
+
+        ``values [M, ...]``: these in place of the messages.
+        """
+        every = self.messages if values is None else values
+        places = self.among
+        own = every if len(self.edges) == len(self.numbers) else every[self.edges >= 0]
+        if places is not None:
+            own = every[self.edges >= 0]
+            rows = own.new_zeros(len(self.numbers), *own.shape[1:])
+            own = rows.index_put((places,), own)
         return own.reshape(copies, len(own) // copies, *own.shape[1:])
+
+
+def _places(edges: Tensor, numbers: Tensor) -> Tensor | None:
+    """Where the edges ``[M]`` (-1: none of the graph's) stand in ``numbers``, which ascend.
+
+    ``None`` where they are all of them, in their order.
+    """
+    if edges is numbers:
+        return None
+    own = edges[edges >= 0]
+    return None if torch.equal(own, numbers) else torch.searchsorted(numbers, own)
 
 
 @dataclass(eq=False)
@@ -81,7 +114,7 @@ class MessageHooks:
         mask: ``[k * E]`` mask values of all copies' edges, or ``None``.
         replaced: for each propagation what stands in for a message at mask 0, one row for each
             edge of its relation; ``None`` means nothing does.
-        delete: whether a mask must equal deletion.
+        delete: whether the mask deletes: it then weighs sums over edges, and no message.
         gradients: whether messages shall keep gradients.
         constant: ``[k * E]`` bool: edges that carry ``clean`` messages whatever their source sends.
         clean: for each propagation ``[k * E_r, ...]``, the clean run's messages, where some are
@@ -97,13 +130,19 @@ class MessageHooks:
     clean: list[Tensor] = field(default_factory=list)
     seen: list[Propagation] = field(default_factory=list)
     _matched: dict[int, _Matched] = field(default_factory=dict)
+    _tracker: EdgeTracker = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tracker = EdgeTracker(self.edges, self.mask if self.delete else None)
 
     @contextmanager
     def watch(self, module: nn.Module) -> Iterator[None]:
         """Hooks on all convolutions; removed whatever happens."""
         with ExitStack() as handles:
-            for path, conv in convolutions(module).items():
-                _LayerHooks(self, path or type(conv).__name__, conv).attach(handles)
+            if not self.delete:
+                for path, conv in convolutions(module).items():
+                    _LayerHooks(self, path or type(conv).__name__, conv).attach(handles)
+            handles.enter_context(self._tracker)
             yield
 
     def mask_of(self, edges: Tensor) -> Tensor:
@@ -127,9 +166,8 @@ class MessageHooks:
         relation = every.relation_of(index) if called_with is None else called_with
         among = range(len(every.index)) if relation is None else [relation]
         fitting = [(r, e) for r in among if (e := self._numbers(path, r, index)) is not None]
-        if not fitting:
-            raise self._foreign(path, index)
-        if len(every.index) > 1 and relation is None and index.numel():
+        found = _Matched(index, *fitting[0]) if fitting else self._tracked(path, index)
+        if fitting and len(every.index) > 1 and relation is None and index.numel():
             # The reverse of one relation may hold the very numbers of another.
             names = " and ".join(every.names[r] for r, _ in fitting)
             raise ForeignEdges(
@@ -138,8 +176,27 @@ class MessageHooks:
             )
         if len(self._matched) >= MOST_MATCHED:  # hooks that stay while a module trains
             self._matched.clear()
-        self._matched[id(index)] = _Matched(index, *fitting[0])
-        return self._matched[id(index)]
+        self._matched[id(index)] = found
+        return found
+
+    def _tracked(self, path: str, index: Tensor) -> _Matched:
+        """What became of the graph's edges, where ``index [2, M]`` is made of them."""
+        origins = self._tracker.origins(index)
+        if origins is None or origins.shape != index.shape:
+            raise self._foreign(path, index)
+        edges, ends = origins >> 1, origins & 1
+        own = edges[0] >= 0
+        numbers, turned = edges[0][own], ends[0][own]
+        if not torch.equal(edges[0], edges[1]) or bool((ends[0][own] == ends[1][own]).any()):
+            raise self._foreign(path, index)  # the ends of two edges
+        relations = [
+            r for r, its in enumerate(self.edges.numbers) if bool(torch.isin(numbers, its).all())
+        ]
+        if not relations or (len(numbers) and bool((turned != turned[0]).any())):
+            raise self._foreign(path, index)
+        if len(numbers.unique()) < len(numbers):
+            raise ForeignEdges(f"{path} sends several messages along one edge at once")
+        return _Matched(index, relations[0], edges[0], bool(turned[:1].any()))
 
     def _numbers(self, path: str, relation: int, index: Tensor) -> Tensor | None:
         """``[M]`` edge numbers where ``index`` is the relation's, with loops of the layer's own."""
@@ -170,15 +227,6 @@ class MessageHooks:
                 f"{path} propagates over edges that are not the graph's ({count} of them; no one "
                 "relation's, as where a layer merges them)"
             )
-        if count < first.shape[1]:
-            pairs = set(map(tuple, first.T.tolist()))
-            if all(tuple(pair) in pairs for pair in index.T.tolist()):
-                return ForeignEdges(
-                    f"{path} passes messages over {count} of the graph's {first.shape[1]} edges at "
-                    "a time, where a mask needs all of them in one call (RGCNConv, for one, takes "
-                    "each relation by itself; FastRGCNConv computes the same over all edges at "
-                    "once)"
-                )
         return ForeignEdges(
             f"{path} propagates over edges that are not the graph's ({count} of them, the graph "
             f"has {first.shape[1]})"
@@ -186,28 +234,26 @@ class MessageHooks:
 
     # ---------------------------------------------------------------- messages
 
-    def changed(self, out: Tensor, edges: Tensor, rule: str) -> Tensor:
-        """What takes the place of messages ``out [M, ...]`` on ``edges [M]``.
-
-        ``rule`` is the layer's own, by which deletion follows a mask.
-        """
-        number = len(self.seen)
+    def changed(self, out: Tensor, matched: _Matched) -> Tensor:
+        """What takes the place of messages ``out [M, ...]`` on edges ``matched``."""
+        number, edges = len(self.seen), matched.edges
+        among = _places(edges, self.edges.numbers[matched.relation])
         if self.constant is not None:
             own = torch.nonzero(edges >= 0)[:, 0]
             stays = self.constant[edges[own]]
-            out = out.index_put((own[stays],), self.clean[number][stays].to(out))
-        # Masked degrees and masked attention have changed the messages already.
-        if self.mask is not None and not (self.delete and rule in ("weight", "attention")):
+            clean = self.clean[number] if among is None else self.clean[number][among]
+            out = out.index_put((own[stays],), clean[stays].to(out))
+        if self.mask is not None:
             mask = self.mask_of(edges).view(-1, *[1] * (out.ndim - 1)).to(out.dtype)
-            if self.delete or self.replaced is None:
+            if self.replaced is None:
                 out = out * mask
             else:
                 in_graph = (edges >= 0).nonzero()[:, 0]
-                other = torch.zeros_like(out).index_put((in_graph,), self.replaced[number].to(out))
+                other = self.replaced[number] if among is None else self.replaced[number][among]
+                other = torch.zeros_like(out).index_put((in_graph,), other.to(out))
                 out = out * mask + (1 - mask) * other
-        if self.gradients:
-            out = out if out.requires_grad else out.detach().requires_grad_(True)
-            out.retain_grad()
+        if self.gradients and not out.requires_grad:
+            out = out.detach().requires_grad_(True)
         return out
 
 
@@ -219,7 +265,6 @@ class _LayerHooks:
 
     def __init__(self, hooks: MessageHooks, path: str, conv: Any) -> None:
         self.hooks, self.path, self.conv = hooks, path, conv
-        self.rule = deletion_rule(conv) if hooks.mask is not None and hooks.delete else ""
         self.end = 0 if conv.flow == "target_to_source" else 1
         self.called_with: list[int | None] = []  # relations, one for each forward under way
         self.open: list[tuple[_Matched, int]] = []  # propagations under way, messages before each
@@ -232,19 +277,6 @@ class _LayerHooks:
         add(conv.register_propagate_forward_pre_hook(self._before))
         add(conv.register_message_forward_hook(self._message))
         add(conv.register_propagate_forward_hook(self._after))
-        if self.rule == "none":
-            raise UnsupportedModelError(
-                f"no mask on {self.path} ({type(conv).__name__}, aggr={conv.aggr}) equals deleting "
-                "an edge; masks of zeros and ones are run on the smaller graph, others refused: "
-                "take a method without gradients, gp.ExactPatching(ablation='delete'), or "
-                "ablation='zero'"
-            )
-        if self.rule == "weight":
-            add(conv.register_forward_pre_hook(self._mask_degrees, with_kwargs=True))
-        elif self.rule == "attention":
-            add(conv.register_message_forward_pre_hook(self._mask_attention))
-        elif self.rule == "mean":
-            add(conv.register_aggregate_forward_hook(self._mask_mean))
 
     def _enter(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         values = (*args, *kwargs.values())
@@ -284,50 +316,23 @@ class _LayerHooks:
                 f"{self.path} gives messages of the shape {list(rows.shape)}; expected one row for "
                 f"each of its {count} edges"
             )
-        rows = self.hooks.changed(rows, matched.edges, self.rule)
-        targets = matched.index[self.end]
-        self.hooks.seen.append(
-            Propagation(rows, matched.edges, targets, matched.relation, self.end)
-        )
+        rows, numbers = self.hooks.changed(rows, matched), self.hooks.edges.numbers
+        end = 1 - self.end if matched.turned else self.end
+        seen = Propagation(
+            rows, matched.edges, self._targets(matched, end), numbers[matched.relation],
+            matched.relation, end,
+        )  # fmt: skip
+        self.hooks.seen.append(seen)
         return rows.movedim(0, axis) if turned else rows
 
-    # ---------------------------------------------------------------- what deletion changes besides
-
-    def _mask_degrees(self, conv: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A norm made of edge weights follows the mask where the mask is on these."""
-        names = list(inspect.signature(conv.forward).parameters)
-        if "edge_weight" not in names:
-            raise UnsupportedModelError(f"{self.path} takes no edge_weight to mask its degrees by")
-        numbers, relation = self.hooks.edges.numbers, self.called_with[-1]
-        if relation is None and len(numbers) > 1:
-            raise UnsupportedModelError(
-                f"{self.path} was not called with a tensor of edge_index_dict itself, so whose "
-                "degrees a mask must follow is not known"
-            )
-        assert self.hooks.mask is not None
-        weights = self.hooks.mask[numbers[relation or 0]]
-        given = dict(zip(names, args, strict=False)) | kwargs
-        own = given.get("edge_weight")
-        given["edge_weight"] = weights if own is None else own * weights.to(own)
-        return (), given
-
-    def _mask_attention(self, conv: Any, inputs: tuple[Any, ...]) -> Any:
-        """Attention is normalised anew over what the mask leaves: a softmax without the rest."""
-        (values,) = inputs
-        alpha, (matched, _) = values["alpha"], self.open[-1]
-        mask = self.hooks.mask_of(matched.edges)
-        kept = alpha * mask.view(-1, *[1] * (alpha.ndim - 1)).to(alpha.dtype)
-        target = matched.index[self.end]
-        rows = int(target.max()) + 1 if target.numel() else 0
-        total = kept.new_zeros((rows, *kept.shape[1:])).index_add(0, target, kept)[target]
-        return ({**values, "alpha": kept / total.masked_fill(total == 0, 1.0)},)
-
-    def _mask_mean(self, conv: Any, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
-        """A mean divides by the mask's sum instead of the count."""
-        matched, _ = self.open[-1]
-        mask, target = self.hooks.mask_of(matched.edges).to(out), matched.index[self.end]
-        zeros = out.new_zeros(out.shape[0])
-        count = zeros.index_add(0, target, torch.ones_like(mask))
-        total = zeros.index_add(0, target, mask)
-        share = count / total.masked_fill(total == 0, 1.0)
-        return out * share.view(-1, *[1] * (out.ndim - 1))
+    def _targets(self, matched: _Matched, end: int) -> Tensor:
+        """``[M]``: the nodes reached, by their numbers in the graph."""
+        targets, edges = matched.index[self.end], matched.edges
+        graph, numbers = self.hooks.edges.index[matched.relation][end], self.hooks.edges.numbers
+        among = _places(edges, numbers[matched.relation])
+        if among is None:
+            return targets
+        own, known = edges >= 0, graph[among]
+        if torch.equal(targets[own], known):
+            return targets
+        return torch.full_like(targets, -1).masked_scatter(own, known)  # a pooled graph's numbers

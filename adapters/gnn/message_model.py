@@ -5,10 +5,10 @@ after type, :mod:`graphprune.adapters.gnn.graph_data`). A mask value holds for a
 layer and step. What an ablated message becomes (zero, its mean, the corrupted run's, a learned
 constant) is put in the message's place, and whatever else the layer computes (degrees, attention)
 stays. Under ``delete`` the edge is absent: masks of zeros and ones are run on the smaller graph,
-which is right for every layer; between them the layer must be one whose normalisation a mask can
-follow (:mod:`graphprune.adapters.gnn.deletion_rules`). A module that merges a heterogeneous
-graph's edge types into one (HGTConv) shows no messages by edge type: it is run on smaller graphs,
-and nothing else.
+which is right for every layer; between them they weigh every sum over edges, where that was found
+to equal deletion (:mod:`graphprune.adapters.gnn.edge_tracking`). A module that merges a
+heterogeneous graph's edge types into one (HGTConv), or passes messages over edges that it makes
+itself (GraphUNet), shows no messages by edge: only deletion is right for it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from graphprune.util.checks import require_one_of
 from graphprune.util.modes import quiet
 
 from .cutting import cutting_messages
+from .graph_data import GraphData
 from .graph_model import GradientPoint, GraphModel, PointGradients, require_corrupt
-from .hooks import MessageHooks, convolutions
+from .hooks import MessageHooks, Propagation, convolutions
 from .messages import MessageReference, each_reader, mean_messages
 from .read_data import read_data
 from .self_check import Deletion, checked_module, require_maskable
@@ -53,8 +54,8 @@ class MessageModel(GraphModel):
         forward: ``(module, data) -> outputs``, how the module is called on data like the user's,
             where names do not tell (``forward(x, edge_index, edge_weight)``, weights in
             ``data.edge_attr``).
-        level: ``"node"`` or ``"graph"``, what a row of the outputs is; ``None`` tells it by the
-            number of rows.
+        level: ``"node"``, ``"graph"`` or ``"pair"`` (a column of ``data.edge_label_index``), what
+            a row of the outputs is; ``None`` tells it by the number of rows.
         node_type: of heterogeneous data, the type of node the outputs are of; ``None``
             leaves it to outputs by type, or to the number of rows.
         means: what mean messages and learned constants are for: each ``"edge"``, or all edges of
@@ -87,7 +88,7 @@ class MessageModel(GraphModel):
                     "torch_geometric.data.Batch.from_data_list(graphs)"
                 )
             raise InputError(f"data must be PyG's Data, HeteroData or Batch, got {got}")
-        require_one_of(level, (None, "node", "graph"), "level")
+        require_one_of(level, (None, "node", "graph", "pair"), "level")
         require_one_of(means, (None, "edge", "type"), "means")
         require_maskable(module)
         data = _beside(module, data)
@@ -96,8 +97,6 @@ class MessageModel(GraphModel):
             raise InputError("node_type is for heterogeneous data; this graph has one type")
         if not source.num_edges:
             raise InputError("the graph has no edges, so there is nothing to prune")
-        if not source.node_tensors:
-            raise InputError("no node of the data has features, such as data.x")
         self._module, self._name = module, name
         self.means = means or ("type" if source.heterogeneous else "edge")
         with quiet(module), torch.no_grad():
@@ -111,7 +110,7 @@ class MessageModel(GraphModel):
 
     @property
     def level(self) -> str:
-        """``"node"`` or ``"graph"``, what a row of the outputs is."""
+        """``"node"``, ``"graph"`` or ``"pair"``, what a row of the outputs is."""
         return self.checked.rows.level
 
     def provenance(self) -> dict[str, Any]:
@@ -142,11 +141,11 @@ class MessageModel(GraphModel):
     # ---------------------------------------------------------------- gradients
 
     def _at_point(self, reference: MessageReference, point: GradientPoint) -> PointGradients:
-        self.checked.require_messages("gradient of a mask")
         row = point.gate
         if row is None:
             row = torch.ones(self.checked.call.data.num_edges).to(self._like)
         if reference.ablation.kind != "delete":
+            self.checked.require_messages("gradient of a mask")
             return self._by_message(reference, point, row)
         if point.constant is not None:
             raise InputError(
@@ -163,44 +162,36 @@ class MessageModel(GraphModel):
         self, reference: MessageReference, point: GradientPoint, row: Tensor
     ) -> PointGradients:
         """Each message's gradient times its change, of every propagation in one backward pass."""
-        source, count = self.checked.call.data, reference.features.num_patterns
-        instead = reference.replaced(reference.patterns)
-        clean = [one.on_graph_edges(count) for one in reference.clean[0]]
-        copies = source.make_copies(reference.features.of(reference.patterns), count)
-        hooks = MessageHooks(copies.edges, row.repeat(count), instead, gradients=True)
-        if point.constant is not None:
-            hooks.constant = point.constant.repeat(count)
-            hooks.clean = [messages.flatten(0, 1) for messages in clean]
+        source, passes, outputs = self.checked.call.data, [], []
         with quiet(self._module), torch.enable_grad():
-            out = self.checked.read(
-                self.checked.outputs(copies, hooks), reference.batch, reference.pattern_of
-            )
+            for patterns in reference.together(reference.patterns):
+                count = len(patterns)
+                copies = source.make_copies(reference.features.of(patterns), count)
+                hooks = MessageHooks(copies.edges, gradients=True)
+                if point.gate is not None:
+                    hooks.mask = row.repeat(count)
+                    hooks.replaced = reference.replaced(patterns)
+                if point.constant is not None:
+                    hooks.constant = point.constant.repeat(count)
+                    hooks.clean = reference.clean_of(patterns)
+                outputs.append(self.checked.outputs(copies, hooks))
+                passes.append((patterns, hooks.seen))
+            out = self.checked.read(torch.cat(outputs), reference.batch, reference.pattern_of)
             gradients = torch.autograd.grad(
-                point.objective(out).sum(), [one.messages for one in hooks.seen], allow_unused=True
+                point.objective(out).sum(),
+                [one.messages for _, seen in passes for one in seen],
+                allow_unused=True,
             )
-        products: list[list[Tensor]] = [[] for _ in source.edge_counts]
-        for number, (one, gradient) in enumerate(zip(hooks.seen, gradients, strict=True)):
-            change = clean[number]
-            if instead is not None:
-                change = change - instead[number].view_as(change)
-            own = torch.zeros_like(change)
-            if gradient is not None:
-                own = gradient[one.edges >= 0].view_as(change)
-            products[one.relation].append((change * own).sum(0).flatten(1).detach())
-        widths = {part.shape[1] for parts in products for part in parts}
-        if point.neurons and len(widths) > 1:
-            raise UnsupportedModelError(
-                f"messages have different widths ({sorted(widths)}) in different layers, so there "
-                "are no scores by neuron"
-            )
-        edge = torch.zeros(source.num_edges, max(map(len, products))).to(row)
-        neuron = torch.zeros(len(edge), min(widths)).to(row) if point.neurons else None
-        for first, parts in zip(source.first_edges, products, strict=True):
-            for step, part in enumerate(parts):
-                edge[first : first + len(part), step] = part.sum(1)
-                if neuron is not None:
-                    neuron[first : first + len(part)] += part
-        return PointGradients(edge, neuron)
+        found = _Products(source, point.neurons)
+        for patterns, seen in passes:
+            instead = reference.replaced(patterns)
+            clean = None if point.gate is None else reference.clean_of(patterns)
+            for number, one in enumerate(seen):
+                gradient, gradients = gradients[0], gradients[1:]
+                other = None if instead is None else instead[number]
+                own = None if clean is None else clean[number]
+                found.add(number, one, gradient, own, other, len(patterns))
+        return found.gradients(row)
 
     # ---------------------------------------------------------------- messages
 
@@ -238,6 +229,73 @@ class MessageModel(GraphModel):
             one.messages.new_zeros(count, *one.messages.shape[1:])
             for one, count in zip(seen, counts, strict=True)
         ]
+
+
+class _Products:
+    """Gradients times changes of messages, summed over patterns, by propagation."""
+
+    def __init__(self, data: GraphData, neurons: bool) -> None:
+        self.data, self.neurons = data, neurons
+        self.parts: dict[int, tuple[int, Tensor]] = {}  # relation, and [E_r] or [E_r, d]
+
+    def add(
+        self,
+        number: int,
+        seen: Propagation,
+        gradient: Tensor | None,
+        clean: Tensor | None,
+        instead: Tensor | None,
+        copies: int,
+    ) -> None:
+        """One propagation's, of ``copies`` patterns side by side.
+
+        ``clean`` and ``instead`` are ``[k * E_r, ...]``; without ``clean`` the messages seen are.
+        """
+        if gradient is None:
+            gradient = torch.zeros_like(seen.messages)
+        if clean is None and not self.neurons:  # nothing as large as the messages is made
+            own = _by_row(seen.messages.detach(), gradient, self.neurons)
+            product = seen.on_graph_edges(copies, own)
+        else:
+            change = seen.messages.detach() if clean is None else clean
+            at_edges = seen.on_graph_edges(copies, gradient).flatten(0, 1)
+            if clean is None:
+                change = seen.on_graph_edges(copies, change).flatten(0, 1)
+            product = _by_row(change, at_edges, self.neurons).unflatten(0, (copies, -1))
+        if instead is not None:
+            at_edges = seen.on_graph_edges(copies, gradient).flatten(0, 1)
+            other = _by_row(instead.to(gradient).view_as(at_edges), at_edges, self.neurons)
+            product = product - other.view_as(product)
+        total = product.sum(0).detach()
+        if number in self.parts:
+            total = total + self.parts[number][1]
+        self.parts[number] = seen.relation, total
+
+    def gradients(self, like: Tensor) -> PointGradients:
+        """By edge and propagation, and by neuron where asked for."""
+        data, steps = self.data, [0] * len(self.data.edge_counts)
+        widths = {part.shape[1] for _, part in self.parts.values() if self.neurons}
+        if len(widths) > 1:
+            raise UnsupportedModelError(
+                f"messages have different widths ({sorted(widths)}) in different layers, so there "
+                "are no scores by neuron"
+            )
+        counts = [sum(r == each for r, _ in self.parts.values()) for each in range(len(steps))]
+        edge = torch.zeros(data.num_edges, max(counts)).to(like)
+        neuron = torch.zeros(data.num_edges, *widths).to(like) if self.neurons else None
+        for relation, part in self.parts.values():
+            at = slice(data.first_edges[relation], data.first_edges[relation] + len(part))
+            edge[at, steps[relation]] = part.sum(1) if neuron is not None else part
+            steps[relation] += 1
+            if neuron is not None:
+                neuron[at] += part
+        return PointGradients(edge, neuron)
+
+
+def _by_row(one: Tensor, other: Tensor, neurons: bool) -> Tensor:
+    """``[M]`` products of rows, or ``[M, d]`` before their sum."""
+    one, other = one.flatten(1), other.flatten(1)
+    return one * other if neurons else torch.einsum("md,md->m", one, other)
 
 
 def _beside(module: nn.Module, data: Any) -> Any:

@@ -75,6 +75,15 @@ class MessageReference(Reference):
         """``[B]``: the pattern of each example."""
         return torch.arange(self.batch.size) % self.features.num_patterns
 
+    def together(self, patterns: Tensor) -> tuple[Tensor, ...]:
+        """The patterns that may stand side by side in one pass."""
+        return patterns.split(1) if self.module.call.data.layout.alone else (patterns,)
+
+    def clean_of(self, patterns: Tensor) -> list[Tensor]:
+        """``[k * E_r, ...]`` of each propagation: the clean messages of ``patterns [k]``."""
+        count = self.features.num_patterns
+        return [one.on_graph_edges(count)[patterns].flatten(0, 1) for one in self.clean[0]]
+
     def changes_nothing(self) -> bool | None:
         """Whether what stands in for each message is the message; learned constants may change."""
         kind = self.ablation.kind
@@ -83,7 +92,9 @@ class MessageReference(Reference):
         if kind in ("counterfactual", "optimal"):
             return False  # equal inputs are told before
         seen = self.clean[0]
-        own = [one.on_graph_edges(self.features.num_patterns).flatten(0, 1) for one in seen]
+        if kind == "zero":
+            return not any(bool(one.messages[one.edges >= 0].any()) for one in seen)
+        own = self.clean_of(self.patterns)
         instead: Sequence[Tensor | None] = self.replaced(self.patterns) or [None] * len(own)
         return all_alike(zip(own, instead, strict=True))
 
@@ -147,6 +158,8 @@ class MessageReference(Reference):
             masks, numbers = rows.repeat_interleave(copies, 0), self.patterns.repeat(count)
             copy_of_example = (torch.arange(count)[:, None] * copies + self.pattern_of).flatten()
         most = max(1, _MOST_EDGES // max(1, rows.shape[-1]))
+        if self.module.call.data.layout.alone:
+            most = 1
         parts = [
             self.masked(some, chosen)
             for some, chosen in zip(masks.split(most), numbers.split(most), strict=True)
@@ -163,7 +176,6 @@ class MessageReference(Reference):
             if delete and not flat.requires_grad and bool(((flat == 0) | (flat == 1)).all()):
                 return self.deletion.smaller(nodes, len(numbers), flat != 0)
             if delete:
-                self.module.require_messages("mask between 0 and 1, and no gradient of a mask,")
                 self.deletion.require_soft(masks.detach())
             copies = self.module.call.data.make_copies(nodes, len(numbers))
             hooks = MessageHooks(copies.edges, flat, self.replaced(numbers), delete)
@@ -184,7 +196,13 @@ def each_reader(reference: MessageReference) -> Iterator[Messages]:
         zip(source.first_edges, source.edge_counts, source.relations.values(), strict=True)
     ):
         of_relation = [one for one in seen if one.relation == relation]
-        end, steps = (of_relation[0].end if of_relation else 1), max(1, len(of_relation))
+        ends, steps = {one.end for one in of_relation} or {1}, max(1, len(of_relation))
+        if len(ends) > 1:
+            raise UnsupportedModelError(
+                "messages go both ways along an edge, so no one node reads it; take a method that "
+                "asks for no readers, such as gp.EAP or gp.ExactPatching"
+            )
+        (end,) = ends
         nodes = source.types[source.end_types[relation][end]]
         values = like.new_zeros(copies, count, steps, wide if of_relation else 1)
         totals = like.new_zeros(copies, nodes, steps, wide if of_relation else 1)
@@ -194,7 +212,9 @@ def each_reader(reference: MessageReference) -> Iterator[Messages]:
             flat = one.messages.flatten(1)
             width = flat.shape[1]
             values[:, :, step, :width] = one.on_graph_edges(copies).flatten(2)
-            total = flat.new_zeros(copies * nodes, width).index_add(0, one.targets, flat)
+            told = one.targets >= 0
+            total = flat.new_zeros(copies * nodes, width)
+            total = total.index_add(0, one.targets[told], flat[told])
             totals[:, :, step, :width] = total.unflatten(0, (copies, nodes))
         targets, weight = index[end].cpu(), like.new_ones(size, steps)
         for node in targets.unique().tolist():

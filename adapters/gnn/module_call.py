@@ -91,8 +91,9 @@ class OutputRows:
     """How outputs are read.
 
     Args:
-        level: ``"node"`` or ``"graph"``.
-        types: the answered node types with their numbers of rows; of graphs ``{"": graphs}``.
+        level: ``"node"``, ``"graph"`` or ``"pair"``.
+        types: the answered node types with their numbers of rows; of others
+            ``{"": count}``.
         row: ``[N]`` the row of each of the graph's nodes; -1: it has none.
     """
 
@@ -107,16 +108,17 @@ class OutputRows:
             raise unknown_name("node_type", node_type, data.types)
         if isinstance(raw, Mapping):
             return cls._by_type(raw, data, level, node_type)
-        if not isinstance(raw, Tensor) or raw.ndim != 2:
-            got = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
-            raise UnsupportedModelError(
-                f"expected outputs of one row for each node or graph, got {got}"
-            )
+        if not isinstance(raw, Tensor) or raw.ndim not in (1, 2):
+            raise _no_rows(raw)
         fit = [t for t, count in data.types.items() if count == len(raw)]
-        if level == "graph" or (level is None and not fit):
-            if len(raw) != data.num_graphs:
-                raise _wrong_rows(f"{data.num_graphs} graphs", raw)
-            return cls("graph", {"": data.num_graphs}, torch.full((data.num_nodes,), -1))
+        pairs = data.num_pairs
+        if level is None and not fit:
+            level = "pair" if len(raw) == pairs != data.num_graphs else "graph"
+        if level in ("graph", "pair"):
+            count = data.num_graphs if level == "graph" else pairs
+            if len(raw) != count:
+                raise _wrong_rows(f"{count} {level}s", raw, data)
+            return cls(level, {"": count}, torch.full((data.num_nodes,), -1))
         if node_type is not None:
             fit = [t for t in fit if t == node_type]
         if not fit:
@@ -125,7 +127,7 @@ class OutputRows:
                 for name, count in data.types.items()
                 if node_type in (None, name)
             )
-            raise _wrong_rows(counts, raw)
+            raise _wrong_rows(counts, raw, data)
         if len(fit) > 1:
             raise InputError(
                 f"the outputs' {len(raw)} rows may be nodes of {' or '.join(fit)}; say which, "
@@ -144,12 +146,12 @@ class OutputRows:
         there = {
             name: value
             for name, value in raw.items()
-            if isinstance(value, Tensor) and value.ndim == 2 and node_type in (None, name)
+            if isinstance(value, Tensor) and value.ndim in (1, 2) and node_type in (None, name)
         }
         for name, value in there.items():
             if data.types.get(name) != len(value):
-                raise _wrong_rows(f"{data.types.get(name, 0)} of {name}", value)
-        widths = {value.shape[1] for value in there.values()}
+                raise _wrong_rows(f"{data.types.get(name, 0)} of {name}", value, data)
+        widths = {value.shape[1:] for value in there.values()}
         if not there or len(widths) > 1:
             named = ", ".join(f"{k} {list(v.shape)}" for k, v in there.items()) or "nothing"
             raise InputError(
@@ -171,15 +173,14 @@ class OutputRows:
         """``[copies, rows, V]``: outputs of copies side by side."""
         if isinstance(raw, Mapping):
             parts = [raw[name].unflatten(0, (copies, n)) for name, n in self.types.items()]
-            return torch.cat(parts, 1)
+            return _with_columns(torch.cat(parts, 1))
         rows = sum(self.types.values())
         if raw.shape[0] != copies * rows:
             raise UnsupportedModelError(
                 f"{copies} graphs side by side gave outputs of the shape {list(raw.shape)}; "
                 f"expected {copies * rows} rows"
             )
-        split: Tensor = raw.unflatten(0, (copies, rows))
-        return split
+        return _with_columns(raw.unflatten(0, (copies, rows)))
 
     def asked(self, batch: Batch) -> Tensor:
         """``[B]`` or ``[B, P]``: the rows in which a batch's examples are answered."""
@@ -196,12 +197,19 @@ class OutputRows:
             return torch.zeros(batch.size, dtype=torch.int64) if clean is None else clean
         if clean is not None or corrupt is not None:
             raise InputError(
-                "the inputs hold 'graphs', which a model that answers at nodes does not read: "
-                "leave it out, positions say which nodes are asked about"
+                f"the inputs hold 'graphs', which a model that answers at {self.level}s does not "
+                f"read: leave it out, positions say which {self.level}s are asked about"
             )
         if batch.positions is None:
             raise InputError("a task on nodes needs positions: the node each example is about")
         positions = batch.positions.cpu()
+        if self.level == "pair":
+            if int(positions.max()) >= self.types[""]:
+                raise InputError(
+                    f"positions name the pair {int(positions.max())}; data.edge_label_index has "
+                    f"{self.types['']}"
+                )
+            return positions.clamp(min=0)
         if int(positions.max()) >= len(self.row):
             raise InputError(
                 f"positions name the node {int(positions.max())}; the graph has {len(self.row)}"
@@ -217,10 +225,32 @@ class OutputRows:
         return rows.clamp(min=0)
 
 
-def _wrong_rows(what: str, raw: Tensor) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"expected outputs of one row for each of the {what}, got the shape {list(raw.shape)}"
-    )
+def _with_columns(rows: Tensor) -> Tensor:
+    """``[copies, rows, V]``; one number a row is a column."""
+    return rows[..., None] if rows.ndim == 2 else rows
+
+
+def _no_rows(raw: Any) -> UnsupportedModelError:
+    got = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+    said = f"expected outputs of one row for each node or graph, got {got}"
+    if isinstance(raw, list | tuple):
+        said += (
+            f" of {len(raw)}; say which of them is asked about, or put those with the same rows "
+            "side by side: gp.wrap(module, data=data, forward=lambda module, d: "
+            "module(d.x, d.edge_index)[0])"
+        )
+    return UnsupportedModelError(said)
+
+
+def _wrong_rows(what: str, raw: Tensor, data: GraphData) -> UnsupportedModelError:
+    said = f"expected outputs of one row for each of the {what}, got the shape {list(raw.shape)}"
+    if len(raw) == data.num_edges:
+        said += (
+            ". Rows of edges would go with the edges that are cut: ask about pairs of nodes, "
+            "data.edge_label_index = data.edge_index.clone(), which the module's forward reads to "
+            "pick its rows"
+        )
+    return UnsupportedModelError(said)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,16 +283,36 @@ class GraphModule:
     @torch.no_grad()
     def watched(self, features: NodeFeatures) -> tuple[list[Propagation], Tensor]:
         """Messages of the module itself and its outputs, all patterns side by side."""
-        copies = self.call.data.make_copies(
-            features.of(torch.arange(features.num_patterns)), features.num_patterns
-        )
-        hooks = None if self.why_unseen else MessageHooks(copies.edges)
-        with quiet(self.call.module):
-            out = self.outputs(copies, hooks)
-        seen = [] if hooks is None else hooks.seen
+        data, every = self.call.data, torch.arange(features.num_patterns)
+        passes, outputs = [], []
+        for patterns in every.split(1) if data.layout.alone else (every,):
+            copies = data.make_copies(features.of(patterns), len(patterns))
+            hooks = None if self.why_unseen else MessageHooks(copies.edges)
+            with quiet(self.call.module):
+                outputs.append(self.outputs(copies, hooks))
+            passes.append([] if hooks is None else hooks.seen)
+        seen = passes[0] if len(passes) == 1 else self._side_by_side(passes)
         for propagation in seen:
             propagation.messages = propagation.messages.detach()
-        return seen, out
+        return seen, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _side_by_side(self, passes: list[list[Propagation]]) -> list[Propagation]:
+        """Propagations of copies that ran by themselves, as those of copies side by side."""
+        data, joined = self.call.data, list[Propagation]()
+        for each in zip(*passes, strict=True):
+            one = each[0]
+            nodes = data.types[data.end_types[one.relation][one.end]]
+            edges, targets, numbers = (
+                [torch.where(v < 0, v, v + copy * step) for copy, v in enumerate(values)]
+                for values, step in (
+                    ([p.edges for p in each], data.num_edges),
+                    ([p.targets for p in each], nodes),
+                    ([p.numbers for p in each], data.num_edges),
+                )
+            )
+            parts = (torch.cat([p.messages for p in each]), *map(torch.cat, (edges, targets)))
+            joined.append(Propagation(*parts, torch.cat(numbers), one.relation, one.end))
+        return joined
 
     def read(self, out: Tensor, batch: Batch, copies: Tensor) -> Tensor:
         """``[n, V]`` or ``[n, P, V]``: outputs of examples, by copy ``[n]``; n is a multiple of B.

@@ -9,6 +9,7 @@ zeros and ones the whole graph must give what the smaller one gives.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
@@ -28,6 +29,8 @@ from .module_call import GraphModule, ModuleCall, OutputRows
 from .norms import bare_norms
 
 __all__ = ["Deletion", "checked_module", "require_maskable"]
+
+log = logging.getLogger(__name__)
 
 
 def require_maskable(module: nn.Module) -> None:
@@ -104,13 +107,23 @@ def _under_ones(call: ModuleCall) -> tuple[Any, str]:
     try:
         raw = call(copies, hooks)
     except ForeignEdges as error:
-        if not call.data.heterogeneous:
-            raise
+        _require_edges_read(call, error)
         return call(copies), str(error)
     if not hooks.seen:
         name = type(call.module).__name__
         raise UnsupportedModelError(f"{name} passed no message that could be seen")
     return raw, ""
+
+
+def _require_edges_read(call: ModuleCall, error: ForeignEdges) -> None:
+    """Raises ``error`` where a module's outputs are the same without any of the graph's edges."""
+    none = torch.zeros(call.data.num_edges, dtype=torch.bool, device=call.data.device)
+    without, failed = attempt(lambda: call(call.data.make_copies(kept=none)))
+    if failed is None and nearly_equal(without, call(call.data.make_copies())):
+        raise UnsupportedModelError(
+            f"{error}, and outputs are the same without any edge of the graph: there is nothing "
+            "to prune"
+        )
 
 
 # ------------------------------------------------------------------ what belongs to what
@@ -162,6 +175,7 @@ def _require_rows_of_nodes(call: ModuleCall, data: Any, rows: int) -> None:
             raise UnsupportedModelError(
                 f"expected outputs of one row for each node or graph; the rows of "
                 f"{type(call.module).__name__} are {what}, as many as there are nodes by chance"
+                + ("; say so: level='pair'" if "pairs" in what else "")
             )
 
 
@@ -197,11 +211,16 @@ def _with_layout(module: GraphModule, own: Tensor) -> GraphModule:
             return laid_out
         else:
             because = f": outputs differ by {far:.3g}"
-    raise UnsupportedModelError(
-        f"{type(module.call.module).__name__} mixes graphs that stand side by side without an "
-        "edge between them (a norm, a pooling or attention over all nodes?); give such layers the "
-        f"batch vector, forward(x, edge_index, batch){because}"
+    log.info(
+        "%s mixes graphs that stand side by side without an edge between them (a norm, a pooling "
+        "or attention over all nodes?), so each is run by itself; give such layers the batch "
+        "vector, forward(x, edge_index, batch), for speed%s",
+        type(module.call.module).__name__,
+        because,
     )
+    source = module.call.data
+    layout = BatchLayout(alone=True)
+    return replace(module, call=replace(module.call, data=replace(source, layout=layout)))
 
 
 def _layouts(source: GraphData) -> Iterator[GraphData]:
@@ -277,6 +296,7 @@ class Deletion:
     def __init__(self, module: GraphModule) -> None:
         self.module = module
         self._smaller_works = self._mask_works = False
+        self._alone = module.call.data.layout.alone
 
     def smaller(self, nodes: Mapping[str, Tensor] | None, count: int, kept: Tensor) -> Tensor:
         """``[k, rows, V]`` of ``count`` copies with the edges ``kept [k * E]`` bool alone.
@@ -289,7 +309,15 @@ class Deletion:
         return self._smaller(nodes, count, kept)
 
     def _smaller(self, nodes: Mapping[str, Tensor] | None, count: int, kept: Tensor) -> Tensor:
-        return self.module.outputs(self.module.call.data.make_copies(nodes, count, kept))
+        data = self.module.call.data
+        if count == 1 or not self._alone:
+            return self.module.outputs(data.make_copies(nodes, count, kept))
+        parts = [
+            {name: value.unflatten(0, (count, -1))[copy] for name, value in (nodes or {}).items()}
+            for copy in range(count)
+        ]
+        each = zip(parts, kept.chunk(count), strict=True)
+        return torch.cat([self._smaller(part or None, 1, own) for part, own in each])
 
     def _drawn(self, share: float, generator: torch.Generator) -> Tensor:
         source = self.module.call.data
@@ -297,7 +325,7 @@ class Deletion:
 
     @torch.no_grad()
     def _try_smaller(self) -> None:
-        """Copies that have lost different edges must run, and each as if it were alone."""
+        """Copies that have lost different edges must run; are they as each would be alone?"""
         generator, name = torch.Generator().manual_seed(0), type(self.module.call.module).__name__
         kept = [self._drawn(share, generator) for share in (0.9, 0.2)]
         outputs, failed = attempt(
@@ -313,12 +341,8 @@ class Deletion:
                 "'mean' or 'counterfactual'"
             ) from failed
         alone, both = outputs
-        if not nearly_equal(both, alone):
-            raise UnsupportedModelError(
-                f"{name} mixes graphs that stand side by side once their edges differ (something "
-                "is counted over all edges?), so ablation='delete' would not be the smaller graph: "
-                f"outputs differ by {float((both - alone).abs().max()):.3g}"
-            )
+        if not nearly_equal(both, alone):  # once edges differ: something is counted over all
+            self._alone = True
 
     @torch.no_grad()
     def require_soft(self, like: Tensor) -> None:
@@ -335,8 +359,9 @@ class Deletion:
             half = small.dtype in (torch.float16, torch.bfloat16)
             if not nearly_equal(soft, small, 8 * torch.finfo(small.dtype).eps if half else None):
                 raise UnsupportedModelError(
-                    f"a mask on {type(self.module.call.module).__name__} does not equal deleting "
-                    f"edges: outputs differ by {float((soft - small).abs().max()):.3g}; masks of "
+                    f"no mask on {type(self.module.call.module).__name__} equals deleting an edge, "
+                    "which it does more with than sum over: outputs differ by "
+                    f"{float((soft - small).abs().max()):.3g}; masks of "
                     "zeros and ones are run on the smaller graph, others are refused: take a "
                     "method that needs no gradient, gp.ExactPatching(ablation='delete'), or "
                     "ablation='zero'"

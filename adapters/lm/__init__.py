@@ -1,6 +1,6 @@
 """Decoder-only language models: from a Hugging Face module to a masked model."""
 
-from .describe.family import FAMILIES, Family
+from .describe.family import FAMILIES, Family, LayerSteps
 from .model import LanguageModel
 
-__all__ = ["FAMILIES", "Family", "LanguageModel"]
+__all__ = ["FAMILIES", "Family", "LanguageModel", "LayerSteps"]

@@ -26,6 +26,7 @@ from .describe.architecture import DecoderBlock
 from .describe.family import Family
 from .describe.module_copies import model_inputs, part, quiet
 from .describe.reading.roles import AttentionModule, Roles, as_family, find_roles
+from .describe.reading.whole_layer import with_hidden
 from .model import LanguageModel
 
 __all__ = ["hooked_pair", "require_roles"]
@@ -42,6 +43,8 @@ def require_roles(model: LanguageModel) -> None:
     with arch.running(), torch.no_grad():
         glue = arch.glue(arch.drawn_ids(1, min(6, arch.table_positions or 6)))
         for block, call in zip(arch.blocks, glue.calls, strict=True):
+            if block.shape.block is not None:
+                continue
             at = f"layer {block.index}'s {family.attention}"
             with block.loaded():
                 widths = tuple(_features(block, path) for path in paths)
@@ -78,7 +81,7 @@ def hooked_pair(model: LanguageModel, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Logits ``[B, V]`` of a masked run on ``ids [B, T]`` and of the user's module under hooks.
 
     In both, one head of each layer sends nothing, and one query, key and value do not read the
-    embedding.
+    embedding. A mixer that is one node sends its message, and does not read the embedding.
     """
     batch = Batch({"input_ids": ids}, None, len(ids))
     reference = model.reference(batch, Ablation("zero"))
@@ -87,6 +90,8 @@ def hooked_pair(model: LanguageModel, ids: Tensor) -> tuple[Tensor, Tensor]:
     blocks = model.arch.blocks
     chosen = [(block.index + 1) % block.heads for block in blocks]
     for layer, head in enumerate(chosen):
+        if blocks[layer].shape.block is not None:
+            continue
         writer = layout.head(layer) + head
         for place in (*attention, *mlps, final):
             if writer < place.prefix:
@@ -100,6 +105,10 @@ def hooked_pair(model: LanguageModel, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 def _three_readers(block: DecoderBlock, head: int) -> list[int]:
     """Row numbers of a head's query, another head's key and a third one's value."""
+    if block.family.attention == "":
+        return []  # its step is no module of the user's, whose input could be another
+    if block.shape.block is not None:
+        return [0]
     kv = block.kv_heads
     return [head, block.heads + head % kv, block.heads + kv + (head + 1) % kv]
 
@@ -131,6 +140,8 @@ def _without_heads(model: LanguageModel, heads: list[int]) -> list[tuple[nn.Modu
     """Hooks that take one head of each layer out of the attention's message."""
     hooks: list[tuple[nn.Module, str, Hook]] = []
     for block, head in zip(model.arch.blocks, heads, strict=True):
+        if block.shape.block is not None:
+            continue
         own = slice(head * block.head_dim, (head + 1) * block.head_dim)
         post = block.family.attention_post_norm
 
@@ -189,6 +200,14 @@ def _without_embedding(
                 seen["embedding"] = seen["x"] - seen["position"]
 
         hooks.append((block.layer, _BEFORE, enter))
+        if block.shape.block is not None and readers:
+
+            def read(module: nn.Module, args: Any, kwargs: Any, block: DecoderBlock = block) -> Any:
+                x, norm = seen["x"] - seen["embedding"], block.attention_norm
+                return with_hidden(args, kwargs, x if norm is None else norm(x))
+
+            hooks.append((part(block.layer, block.family.attention), _BEFORE, read))
+            continue
         for path, columns in _stored(block, readers).items():
 
             def change(

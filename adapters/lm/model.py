@@ -34,7 +34,9 @@ from .attribution.relevance import Rule
 from .describe.architecture import Architecture
 from .describe.family import Family
 from .describe.layout import EdgeLayout, PassPlan, computed_share, dense_plan, sparse_plan
-from .describe.offloading import require_loadable
+from .describe.linear_maps import is_quantised
+from .describe.offloading import identity, require_loadable
+from .describe.one_node import require_split
 from .export.pruned import pruned
 from .generate import generate
 from .passes.backward import differentiable_run
@@ -84,10 +86,11 @@ class LanguageModel(MaskedModel):
         self.checkpointing = checkpointing or self.arch.partial
         if not self.arch.blocks:
             raise UnsupportedModelError("the model has no layers, so there is nothing to prune")
-        count = len(self.arch.blocks)
-        self.layout = EdgeLayout.of(family, self.arch.config, count, embedding_nodes)
+        blocks = self.arch.blocks
+        layout = EdgeLayout.of(blocks[0].family, self.arch.config, len(blocks), embedding_nodes)
+        self.layout = dataclasses.replace(layout, shapes=tuple(block.shape for block in blocks))
         self._dense_plan = dense_plan(self.layout)
-        self._cores = [HeadCores(block) for block in self.arch.blocks]
+        self._cores = [HeadCores(block) for block in blocks]
 
     # ---------------------------------------------------------------- what it is
 
@@ -114,6 +117,7 @@ class LanguageModel(MaskedModel):
         stream stay in the model's own dtype. ``module`` is a copy that shares what is not rounded.
         """
         source, arch = self._model, self.arch
+        require_split(arch.blocks, "low precision", "run the model in its own")
         arch.snapshot.check()
         if self._lowering is not None:
             source = self._lowering.source
@@ -146,7 +150,7 @@ class LanguageModel(MaskedModel):
         """
         lowering = self._lowering
         source = self._model if lowering is None else lowering.source
-        notes = self.layout.provenance(source, self.arch.width, self.arch.dtype)
+        notes = identity(source, self.layout, self.arch.width, self.arch.dtype)
         if lowering is not None:
             notes["precision"] = lowering.report.policy.to_dict()
         return notes
@@ -248,9 +252,8 @@ class LanguageModel(MaskedModel):
     def _share(self, base: AblatedRun, plan: PassPlan) -> float:
         """The part of the layers' multiplications that a plan asks for."""
         block, asked = self.arch.blocks[0], base.asked.count / base.tokens.count
-        return computed_share(
-            self.layout, plan, block.head_dim * self.arch.width, block.mlp_size, asked
-        )
+        sizes = block.head_dim * self.arch.width, block.mlp_size
+        return computed_share(self.layout, plan, *sizes, asked)
 
     def compiled(self, batch: Batch, mask: EdgeMask, reference: Reference) -> Callable[[], Tensor]:
         """Runs of the circuit alone; projections and streams of the ablated run are kept."""
@@ -288,6 +291,7 @@ class LanguageModel(MaskedModel):
                 alone: for next tokens, 1 is much faster.
         """
         values = mask_values(self.graph, mask)
+        require_split(self.arch.blocks, "a module of its own", "run the circuit by circuit.compile")
         if self._lowering is not None:
             raise UnsupportedModelError(
                 "a model in low precision is not exported; prune the original one"
@@ -296,7 +300,7 @@ class LanguageModel(MaskedModel):
 
     def widened(self) -> LanguageModel | None:
         """The same model in float64; where it can be, weights are widened layer by layer."""
-        if self.arch.partial:
+        if self.arch.partial or is_quantised(self._model):
             return None
         from .precision.widened import widened_copy, widened_module
 
@@ -305,7 +309,7 @@ class LanguageModel(MaskedModel):
         if lowering is not None:  # rounded anew from float64 weights, which must be at hand
             wide = make(widened_copy(lowering.source))
             return wide.at_precision(dataclasses.replace(lowering.report.policy, emulate=True))
-        if family.mlp is None:  # layers that run whole are run once while the model is taken apart
+        if family.mlp is None or family.blocks or family.steps:  # run or made as they are taken
             return make(widened_copy(self._model))
         table = ".".join(filter(None, (family.base, family.embedding)))
         return make(widened_module(self._model, table))
@@ -344,6 +348,7 @@ class LanguageModel(MaskedModel):
         frozen: bool = False,
     ) -> Gradients:
         """Relevance at the clean model; see the capability."""
+        require_split(self.arch.blocks, "relevance (RelP)", "use gradients, such as gp.EAPIG()")
         rule: Rule = "relp-frozen" if frozen else "relp"
         return self._attributed(batch, objective, reference, by_position=by_position, rule=rule)
 
@@ -359,12 +364,12 @@ class LanguageModel(MaskedModel):
         attention, mlp, final = self.layout.places()
         places = [place for layer in zip(attention, mlp, strict=True) for place in layer]
         with self.arch.running(), torch.no_grad():
-            clean = reference.clean
-            values = clean.deltas(reference.ablated_values, self.arch)
-            streams = reference.stream_of(clean)
+            values = reference.clean.deltas(reference.ablated_values, self.arch)
+            streams = reference.stream_of(reference.clean)
             for place, total in zip([*places, final], streams, strict=True):
-                edges = torch.arange(place.edges.start, place.edges.stop)
-                edges = edges.view(place.rows, place.prefix)
+                if not place.rows:
+                    continue
+                edges = torch.arange(place.edges.start, place.edges.stop).view(place.rows, -1)
                 yield Messages(edges, values[: place.prefix], total, reference.inputs.weight)
 
     def mean_ablation(self, batches: Iterable[Batch], *, per_position: bool = False) -> Ablation:
@@ -381,7 +386,7 @@ class LanguageModel(MaskedModel):
 
     def source_groups(self) -> list[list[int]]:
         """Embeddings together, then each layer's heads together and its MLP."""
-        return self.layout.source_groups()
+        return [group for group in self.layout.source_groups() if group]
 
     def generate_with(self, mask: EdgeMask, input_ids: Any, **options: Any) -> Tensor:
         """Text generated by the circuit alone: ``[T + new]`` ids; options as ``generate``'s."""

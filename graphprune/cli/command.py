@@ -23,6 +23,8 @@ import typer
 from graphprune import __version__
 from graphprune.cli.options import AnyTask, OptionalModel
 from graphprune.errors import GraphPruneError, InputError
+from graphprune.util.interrupts import Terminated
+from graphprune.util.progress import command_line_progress, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,10 +101,26 @@ class CommandOutput:
 
             self.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
         else:
-            from rich.console import Console
-
-            show(Console(file=self.stdout, highlight=False, soft_wrap=True, markup=False))
+            show(_console(self.stdout))
         self.stdout.flush()
+
+
+def _console(stream: IO[str]) -> Console:
+    """A console for texts of others: they cannot steer the terminal."""
+    from rich.console import Console
+
+    class PlainConsole(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(
+                *(printable(one) if isinstance(one, str) else one for one in objects), **options
+            )
+
+    return PlainConsole(file=stream, highlight=False, soft_wrap=True, markup=False)
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def table(
@@ -121,7 +139,8 @@ def table(
     from rich.markup import escape
     from rich.table import Table
 
-    grid = Table(title=escape(title), title_justify="left", title_style="bold")
+    rows = [[printable(cell) for cell in row] for row in rows]
+    grid = Table(title=escape(printable(title)), title_justify="left", title_style="bold")
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)] or [0] * len(columns)
     natural = [max(width, len(name)) for width, name in zip(widths, columns, strict=True)]
     narrow = numbers and sum(natural) + 3 * len(natural) + 1 > console.width
@@ -188,7 +207,7 @@ def _options_of(kind: Any) -> Iterator[inspect.Parameter]:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(text.rstrip("\n") + "\n")
+    sys.stderr.write(printable(text.rstrip("\n")) + "\n")
     sys.stderr.flush()
 
 
@@ -199,19 +218,18 @@ def _ending(out: CommandOutput) -> Iterator[None]:
     What is wrong with the command line ends with 2 as long as it is being checked; a job that
     cannot be done ends with 1.
     """
-    from graphprune.util.progress import command_line_progress
-
     out.debug = out.debug or os.environ.get("GRAPHPRUNE_DEBUG", "") not in ("", "0")
     try:
         with command_line_progress(out.quiet), _logging(out.quiet), redirect_stdout(sys.stderr):
             yield
-    except KeyboardInterrupt:
-        _stopped(out.debug)
+    except KeyboardInterrupt as stop:
+        _stopped(out.debug, stop)
     except BrokenPipeError:
         raise
     except Exception as error:
-        if _was_interrupted(error):
-            _stopped(out.debug)
+        interrupt = _interrupt_behind(error)
+        if interrupt is not None:
+            _stopped(out.debug, interrupt)
         usage = not out.checked and isinstance(error, InputError | FileNotFoundError)
         _fail(f"error: {_reason(error)}", out.debug, 2 if usage else 1)
 
@@ -231,8 +249,9 @@ def _reason(error: Exception) -> str:
     )
 
 
-def _stopped(debug: bool) -> NoReturn:
-    _fail("\nstopped; nothing half-written was left behind", debug, 130)
+def _stopped(debug: bool, stop: KeyboardInterrupt) -> NoReturn:
+    code = 143 if isinstance(stop, Terminated) else 130
+    _fail("\nstopped; nothing half-written was left behind", debug, code)
 
 
 def _fail(message: str, debug: bool, code: int) -> NoReturn:
@@ -242,13 +261,13 @@ def _fail(message: str, debug: bool, code: int) -> NoReturn:
     raise SystemExit(code) from None
 
 
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind it: Python and libraries wrap one that comes in an import."""
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C behind it: Python and libraries wrap one that comes in an import."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
-            return True
+            return error
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 @contextmanager
@@ -256,7 +275,7 @@ def _logging(quiet: bool) -> Iterator[None]:
     """Graphprune's own log lines go to stderr; other libraries only say what is wrong."""
     logger = logging.getLogger("graphprune")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_PlainFormatter("%(message)s"))
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)

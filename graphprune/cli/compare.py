@@ -148,16 +148,17 @@ def _write(
     target: Path, edges: CircuitComparison | None, profiles: ProfileComparison
 ) -> list[Path]:
     """All files at once; those of an earlier comparison that do not come again are removed."""
-    from graphprune.util.files import atomic_folder
+    from graphprune.util.files import atomic_folder, write_text
+    from graphprune.util.plain import csv_text
 
     with atomic_folder(target, whole=True) as folder:
         if edges is not None:
-            edges.to_frame().to_csv(folder / FILES[0], index=False)
+            write_text(folder / FILES[0], csv_text(edges.to_frame()))
             edges.plot(folder / FILES[3])
-        profiles.to_frame().to_csv(folder / FILES[1], index=False)
-        profiles.differences_frame().to_csv(folder / FILES[2], index=False)
+        write_text(folder / FILES[1], csv_text(profiles.to_frame()))
+        write_text(folder / FILES[2], csv_text(profiles.differences_frame()))
         profiles.plot(folder / FILES[4])
-        profiles.distances_frame().to_csv(folder / FILES[5], index=False)
+        write_text(folder / FILES[5], csv_text(profiles.distances_frame()))
         names = sorted(path.name for path in folder.iterdir())
     return [target / name for name in names]
 

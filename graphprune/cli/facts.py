@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -164,8 +163,10 @@ def graph_facts(path: Path) -> dict[str, Any]:
     """
     from importlib import import_module
 
+    from graphprune.export.graph_files import read_weighted_graph
+
     spectral: Any = import_module("graphprune.spectral")
-    graph, weights = _weighted(path)
+    graph, weights = read_weighted_graph(path)
     pair = (graph, weights)
     sizes = spectral.component_sizes(graph)
     facts: dict[str, Any] = {
@@ -203,40 +204,6 @@ def graph_facts(path: Path) -> dict[str, Any]:
         )
         facts["damping a tenth of the edges leaves"] = float(abs(left.imag).sum() / start)
     return facts
-
-
-def _weighted(path: Path) -> tuple[Any, Any]:
-    """The graph of a file and its edges' weights ``[E]``, or ``None`` where it has none."""
-    import networkx as nx
-    import torch
-
-    from graphprune.core.circuit import Circuit
-    from graphprune.core.graph import ComputationalGraph
-
-    if not path.exists():
-        raise InputError(f"{path} is not there")
-    if path.is_dir():
-        drawn = Circuit.load(path).to_networkx()
-    elif path.suffix == ".graphml":
-        drawn = nx.read_graphml(path)
-    elif path.suffix == ".gexf":
-        drawn = nx.read_gexf(path)
-    elif path.suffix == ".json":
-        drawn = nx.node_link_graph(json.loads(path.read_text(encoding="utf-8")), edges="edges")
-    else:
-        raise InputError(
-            f"expected a circuit's folder or a .graphml, .gexf or node-link .json file, got {path}"
-        )
-    edge_weights = [data.get("weight") for _, _, data in drawn.edges(data=True)]
-    plain: Any = nx.MultiDiGraph() if drawn.is_multigraph() else nx.DiGraph()
-    if not drawn.is_directed():
-        raise InputError(f"{path} holds an undirected graph; imaginary parts need a directed one")
-    plain.add_nodes_from(str(node) for node in drawn)
-    plain.add_edges_from((str(u), str(v)) for u, v in drawn.edges())
-    graph = ComputationalGraph.from_networkx(plain)
-    if not edge_weights or any(not isinstance(w, int | float) for w in edge_weights):
-        return graph, None
-    return graph, torch.tensor(edge_weights, dtype=torch.float64)
 
 
 def _example(batch: Batch, tokenizer: Any) -> dict[str, Any]:

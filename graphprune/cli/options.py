@@ -46,6 +46,13 @@ Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16", "float64"],
     typer.Option(help="Of the weights; auto: as they are stored.", case_sensitive=False),
 ]
+Nodes = Annotated[
+    Literal["auto", "head", "block"],
+    typer.Option(
+        help="How fine a language model's are: by head, each layer's attention one (block), or "
+        "one where it cannot be split by head (auto)."
+    ),
+]
 Device = Annotated[str, typer.Option(help="Such as cpu or cuda:1; auto: a GPU if there is one.")]
 Seed = Annotated[int, typer.Option(help=_SEED)]
 Overwrite = Annotated[
@@ -69,6 +76,7 @@ class OptionalModel:
     dtype: Dtype = "auto"
     device: Device = "auto"
     tokenizer: Annotated[str | None, typer.Option(help="If not the model's own.")] = None
+    nodes: Nodes = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

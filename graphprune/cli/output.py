@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError, unknown_name
 from graphprune.study.settings import known_name, same_name
-from graphprune.util.files import contents
+from graphprune.util.files import contents, states_format
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,11 +79,7 @@ def require_free(folder: Path, *, overwrite: bool, ours: Sequence[str] = ()) -> 
 
 
 def _is_circuit(folder: Path) -> bool:
-    try:
-        document = json.loads((folder / CIRCUIT_FILES[0]).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and document.get("format") == "graphprune-circuit"
+    return states_format(folder / CIRCUIT_FILES[0], "graphprune-circuit")
 
 
 def export_target(wish: str, folder: Path) -> Path:

@@ -176,7 +176,7 @@ def _remarks(circuits: Mapping[str, Any], strata: Strata) -> tuple[str, ...]:
     for name, thing in circuits.items():
         model = thing.provenance.get("model") if isinstance(thing, Circuit) else None
         if isinstance(model, Mapping) and "weights" in model:
-            weights[name] = model["weights"]
+            weights[name] = str(model["weights"])
     if len(set(weights.values())) > 1:
         remarks.append(
             "the circuits are of models with different weights: nodes of one name stand at the "

@@ -21,11 +21,11 @@ def edge_table(graph: ComputationalGraph, columns: Mapping[str, Any] | None = No
     """
     import pandas as pd
 
-    names = np.array([node.name for node in graph.nodes], dtype=object)
+    names = np.array(_encodable(node.name for node in graph.nodes), dtype=object)
     source, target = graph.edge_index.numpy()
-    kinds = np.array(graph.edge_kinds, dtype=object)
+    kinds = np.array(_encodable(graph.edge_kinds), dtype=object)
     table = {
-        "edge": list(graph.edge_names),
+        "edge": _encodable(graph.edge_names),
         "source": names[source],
         "target": names[target],
         "kind": kinds[graph.edge_kind.numpy()],
@@ -33,6 +33,14 @@ def edge_table(graph: ComputationalGraph, columns: Mapping[str, Any] | None = No
     more = columns or {}
     require_other_names(more, table)
     return pd.DataFrame({**table, **more})
+
+
+def _encodable(names: Iterable[str]) -> list[str]:
+    """The names, a lone surrogate as an escape: tables are of UTF-8, which has none."""
+    return [
+        name if name.isascii() else name.encode("utf-8", "backslashreplace").decode("utf-8")
+        for name in names
+    ]
 
 
 def require_other_names(names: Iterable[str], taken: Collection[str]) -> None:

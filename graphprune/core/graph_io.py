@@ -21,6 +21,7 @@ from graphprune.core.graph_axes import (
     unclear,
 )
 from graphprune.errors import InputError
+from graphprune.util.readers import json_value
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -201,7 +202,7 @@ def _split(text: Any) -> list[str]:
     if not str(text).startswith("["):
         return [name for name in str(text).split(",") if name]
     try:
-        names = json.loads(str(text))
+        names = json_value(str(text))
     except ValueError as error:
         raise InputError(f"the graph attribute {text!r} is no list of names: {error}") from None
     return [str(name) for name in names]

@@ -106,14 +106,19 @@ def wrap(
     """A Hugging Face or PyG module as a :class:`MaskedModel`; picks the adapter.
 
     Args:
-        module: used as it is and never changed; or the folder or hub id of a language model.
+        module: used as it is and never changed; or the folder, GGUF file or hub id of a language
+            model. Of a compiled or (distributed) data-parallel module, and of PEFT's, the model
+            inside is wrapped; ``.module`` says which. So is what a class of TransformerLens's holds
+            as ``original_model``, which was tried on a stand-in for its bridge.
         device: where a model given by name is loaded, ``None``: on the CPU. A module stays where
             its owner put it: another device than its own is refused.
         dtype: of the weights of a model given by name, such as ``"bfloat16"``; ``None``: as they
             are stored. Of a module as above.
         options: the adapter's: ``data`` (needed), ``forward``, ``level``, ``node_type``, ``means``,
             ``tie`` and ``name`` of a graph network; ``check``, ``checkpointing``,
-            ``embedding_nodes`` and ``family`` (see :func:`describe`) of a language model.
+            ``embedding_nodes``, ``family`` (see :func:`describe`) and ``nodes`` of a language
+            model: ``"head"``, ``"block"`` (each layer's attention is one node) or ``"auto"`` (the
+            default: one node where it cannot be split by head).
 
     Raises:
         UnsupportedModelError: no adapter knows the module, or its exactness check fails.
@@ -137,6 +142,7 @@ def wrap(
                 "out, or wrap a module that is where you want it"
             )
         return module
+    module = _unwrapped(module)
     if not isinstance(module, nn.Module):
         raise InputError(
             f"expected a torch module to wrap, got {type(module).__name__}; load a model first, as "
@@ -147,10 +153,6 @@ def wrap(
     adapter = _adapter_of(module)
     if adapter is not None:
         return adapter.wrap(module, **options)
-    if hasattr(module, "_orig_mod"):
-        raise UnsupportedModelError(
-            "this module was compiled by torch.compile; wrap the original, module._orig_mod"
-        )
     known = ", ".join(_entries("graphprune.adapters"))
     raise UnsupportedModelError(
         f"no adapter knows {type(module).__module__}.{type(module).__qualname__}; adapters: "
@@ -158,6 +160,17 @@ def wrap(
         "(graph, reference, run) is enough to run the methods: CONTRIBUTING.md, 'An adapter', has "
         "one to start from"
     )
+
+
+def _unwrapped(module: Any) -> Any:
+    """What ``torch.compile`` and data parallelism were given, of what they gave."""
+    while True:
+        if type(module).__module__.startswith("torch._dynamo."):
+            module = module._orig_mod
+        elif isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        else:
+            return module
 
 
 def _kind(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -222,8 +235,9 @@ def _require_ordinary_weights(module: nn.Module) -> None:
 
 @ordinary_tensors
 def describe(model: Any) -> Any:
-    """Where the parts of a language model are: a ``graphprune.adapters.lm.Family``.
+    """Where a model's parts are: a ``graphprune.adapters.lm.Family``.
 
+    Of encoders and encoder-decoders a ``graphprune.adapters.residual.ResidualFamily``.
     For a model type that is not known it is read off the model. Printed, it is an expression that
     can be pasted into code, changed and handed to ``gp.wrap(module, family=...)``. Takes a Hugging
     Face module or a wrapped one. Raises :class:`UnsupportedModelError` with the part that cannot be
@@ -237,13 +251,14 @@ def describe(model: Any) -> Any:
         Family(('cohere',), mlp_norm='input_layernorm', parallel=True)
     """
     module = getattr(model, "module", model) if isinstance(model, MaskedModel) else model
+    module = _unwrapped(module)
     read = getattr(_adapter_of(module), "describe", None)
     if read is None:
         raise InputError(
             "only Hugging Face's language models are described; expected one, or a wrapped one, "
             f"got {type(model).__name__}"
         )
-    return read(model)
+    return read(model if isinstance(model, MaskedModel) else module)
 
 
 def supported() -> dict[str, list[str]]:
@@ -264,7 +279,7 @@ def method_names() -> list[str]:
 
     Example:
         >>> method_names()[:4]
-        ['acdc', 'calibrated-ranking', 'clean-corrupted', 'eap']
+        ['acdc', 'attention-explainer', 'calibrated-ranking', 'captum-explainer']
     """
     return sorted(_entries("graphprune.methods"))
 

@@ -74,8 +74,8 @@ class Task:
     @classmethod
     def from_tensors(
         cls,
-        clean: Tensor,
-        corrupt: Tensor | None = None,
+        clean: Any,
+        corrupt: Any = None,
         *,
         answer: Any = None,
         distractor: Any = None,
@@ -85,17 +85,15 @@ class Task:
         name: str = "tensors",
         batch_size: int = 32,
     ) -> Task:
-        """A task from token ids ``[N, T]``.
+        """A task from token ids ``[N, T]``, images (floats), or a mapping of a model's inputs.
 
         ``answer`` and ``distractor`` are ids, one or a list for each example. ``positions=None``
         reads the answer at the last position that is no padding. ``attention_mask`` marks padding
         (left or right; it is moved to the right).
         """
-        from graphprune.tasks.pairs import TokenPairs
+        from graphprune.tasks.tensor_examples import examples_of
 
-        examples = TokenPairs.from_tensors(
-            clean, corrupt, answer, distractor, positions, attention_mask
-        )
+        examples = examples_of(clean, corrupt, answer, distractor, positions, attention_mask)
         return cls(examples, as_metric(metric), name=name, batch_size=batch_size)
 
     @classmethod

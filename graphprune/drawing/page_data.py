@@ -85,10 +85,12 @@ def page_data(
     )
     place = {number: i for i, number in enumerate(touched)}
     provenance = dict(circuit.provenance)
-    notes = dict(provenance.get("notes") or {})
-    carried = notes.pop("answers", ())
-    if notes or "notes" in provenance:
-        provenance["notes"] = notes
+    notes, carried = provenance.get("notes"), None
+    if isinstance(notes, Mapping):
+        carried = notes.get("answers")
+        provenance["notes"] = {k: v for k, v in notes.items() if k != "answers"}
+    if answers is None:
+        answers = carried if isinstance(carried, list | tuple) else ()
     real = state[numbers] < (1 if states[-1].get("cut") else 3)
     return {
         "nodes": nodes,
@@ -113,7 +115,7 @@ def page_data(
         "share": f"{share:.0%}",
         "inputs": [place[n] for n in graph.input_nodes if n in place],
         "outputs": [place[n] for n in graph.output_nodes if n in place],
-        "prompts": [_answers(row) for row in (carried if answers is None else answers)],
+        "prompts": [_answers(row) for row in answers],
         "report": flatten(circuit.report_dict()),
         "provenance": flatten(provenance),
     }
@@ -221,7 +223,8 @@ def _bands(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _answers(row: Mapping[str, Any]) -> dict[str, Any]:
     """A prompt with both answers, as text; :class:`InputError` where a part is missing."""
-    missing = [key for key in ("prompt", "model", "circuit") if key not in row]
+    parts = row if isinstance(row, Mapping) else {}
+    missing = [key for key in ("prompt", "model", "circuit") if key not in parts]
     if missing:
         raise InputError(
             f"answers need 'prompt', 'model' and 'circuit'; {', '.join(missing)} missing from one"
@@ -230,7 +233,12 @@ def _answers(row: Mapping[str, Any]) -> dict[str, Any]:
     def side(given: Any) -> list[list[Any]]:
         if isinstance(given, str):
             return [[given, None]]
-        return [[str(text), float(share)] for text, share in given]
+        try:
+            return [[str(text), float(share)] for text, share in given]
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(
+                f"an answer is a text, or pairs of a text and its share; got {given!r:.100}"
+            ) from None
 
     return {
         "prompt": str(row["prompt"]),

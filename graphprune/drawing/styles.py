@@ -19,15 +19,17 @@ OWN = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 FILL = {
     "head": "#E3EFF9",
     "kv": "#EDE4F5",
+    "mixer": "#E3EFF9",
     "mlp": "#FFF1C4",
     "embed": "#E8E8E8",
     "output": "#E8E8E8",
 }
-BORDER = {"head": "#5B8DB8", "kv": "#9A7BB5", "mlp": "#B8921A"}
+BORDER = {"head": "#5B8DB8", "kv": "#9A7BB5", "mixer": "#5B8DB8", "mlp": "#B8921A"}
 KIND_WORDS = {
     "embed": "input",
     "head": "attention head",
     "kv": "key/value head",
+    "mixer": "attention or another mixer, one node",
     "mlp": "MLP",
     "output": "output",
 }

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
@@ -28,10 +26,11 @@ from graphprune.core.overlap import ExampleFingerprint, as_table
 from graphprune.core.scores import EdgeScores
 from graphprune.errors import FormatError, GraphPruneError
 from graphprune.evaluation.report import EvaluationReport
-from graphprune.export.schema import FORMAT, VERSION, CircuitFile, parse
+from graphprune.export.schema import FORMAT, VERSION, CircuitFile, ReportFile, parse
 from graphprune.search.gates import strength
 from graphprune.util.files import atomic_folder, finish_overwriting, require_free, states_format
 from graphprune.util.plain import plain
+from graphprune.util.readers import file_bytes, tensors_of, validated
 
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
@@ -230,37 +229,24 @@ def _report(record: dict[str, Any] | None, about: Path) -> EvaluationReport | di
     """The evaluation that was saved; a dict of figures where no values of examples were."""
     if record is None or _PER_EXAMPLE not in record:
         return record
-    try:
-        saved = record[_PER_EXAMPLE]
-        sides = [
-            {name: torch.tensor([*map(float, row)], dtype=torch.float64) for name, row in s.items()}
-            for s in (saved["circuit"], saved["full"], saved["ablated"])
-        ]
-        report = EvaluationReport(
-            values={n: _figure(v) for n, v in record.items() if n not in _ASIDE},
-            examples=sides[0],
-            full={name: _figure(value) for name, value in record["full"].items()},
-            ablated={name: _figure(value) for name, value in record["ablated"].items()},
-            absent=dict(record["absent"]),
-            settings=dict(record["settings"]),
-            full_examples=sides[1],
-            ablated_examples=sides[2],
-            notes=dict(record["notes"]),
-            bounds={n: (float(low), float(high)) for n, (low, high) in saved["bounds"].items()},
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{about}: the report's {_PER_EXAMPLE} is not whole: {error}") from error
-    if len({len(values) for side in sides for values in side.values()}) > 1:
-        raise FormatError(f"{about}: the report's {_PER_EXAMPLE} has lists of different lengths")
-    return report
-
-
-_ASIDE = ("full", "ablated", "absent", "notes", "remarks", "settings", _PER_EXAMPLE)
-
-
-def _figure(value: float | str) -> float:
-    """A number as it was: a text stands for what is not finite."""
-    return float(value) if isinstance(value, str) else value
+    read = validated(ReportFile, record, f"{about}: the report")
+    saved = read.per_example
+    sides = [
+        {name: torch.tensor(row, dtype=torch.float64) for name, row in side.items()}
+        for side in (saved.circuit, saved.full, saved.ablated)
+    ]
+    return EvaluationReport(
+        values=read.__pydantic_extra__,
+        examples=sides[0],
+        full=read.full,
+        ablated=read.ablated,
+        absent=read.absent,
+        settings=dict(record["settings"]),
+        full_examples=sides[1],
+        ablated_examples=sides[2],
+        notes=read.notes,
+        bounds=saved.bounds,
+    )
 
 
 def _upright(values: Tensor, method: str) -> Tensor:
@@ -277,8 +263,8 @@ def _upright(values: Tensor, method: str) -> Tensor:
 
 def _read_tensors(path: Path, file: CircuitFile) -> dict[str, Tensor]:
     try:
-        tensors = load_tensors(path.read_bytes())
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        tensors, _ = tensors_of(file_bytes(path, most=None))
+    except (OSError, ValueError) as error:
         raise FormatError(f"{path} is no readable safetensors file: {error}") from error
     messages = file.graph.num_messages
     optional = {"scores": file.score_method, "found_on": file.found_on}

@@ -20,7 +20,7 @@ from graphprune.export.attribution_graph import to_attribution_graph
 from graphprune.mib.files import to_mib_json, to_mib_pt
 from graphprune.util.checks import at_least
 from graphprune.util.files import write_text
-from graphprune.util.plain import plain
+from graphprune.util.plain import csv_text, plain
 
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
@@ -189,7 +189,7 @@ def _dot(circuit: Circuit, path: Path) -> None:
     largest = max(scores, default=0.0) or 1.0
     lines = ["digraph circuit {", '  rankdir="BT";', '  node [shape="box", style="rounded"];']
     for name, data in graph.nodes(data=True):
-        lines.append(f"  {_quoted(name)} [{_pairs(data)}];")
+        lines.append(f"  {_quoted(name)} [{_pairs(_without_meaning(data))}];")
     for source, target, data in graph.edges(data=True):
         shown = dict(data)
         if "score" in data:
@@ -209,13 +209,17 @@ def _dot(circuit: Circuit, path: Path) -> None:
     write_text(path, "\n".join([*lines, "}"]) + "\n")
 
 
+def _without_meaning(data: dict[str, Any]) -> dict[str, Any]:
+    """A node's attributes under names that graphviz does nothing with.
+
+    Its own would draw a foreign file's picture, link to it or hide the node.
+    """
+    own = {"kind": "kind", "index": "index", "layer": "in_layer"}
+    return {own.get(key, f"attribute_{key}"): value for key, value in data.items()}
+
+
 def _pairs(data: dict[str, Any]) -> str:
-    # graphviz gives `name`, `index` and `layer` no meaning of its own but `layer`, which would hide
-    # a node in some outputs.
-    own = {"layer": "in_layer"}
-    return ", ".join(
-        f"{_quoted(own.get(key, key))}={_quoted(value)}" for key, value in data.items()
-    )
+    return ", ".join(f"{_quoted(key)}={_quoted(value)}" for key, value in data.items())
 
 
 def _quoted(value: Any) -> str:
@@ -227,7 +231,7 @@ def _quoted(value: Any) -> str:
 
 
 def _csv(circuit: Circuit, path: Path) -> None:
-    write_text(path, circuit.to_frame().to_csv(index=False, lineterminator="\n"))
+    write_text(path, csv_text(circuit.to_frame()))
 
 
 def _folder(circuit: Circuit, path: Path) -> None:

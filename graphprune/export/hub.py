@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.errors import FetchError, InputError, MissingExtraError
 from graphprune.export.card import CARD_NAME, PICTURE_NAME, card
 from graphprune.export.folder import JSON_NAME, TENSORS_NAME, load_circuit, save_circuit
-from graphprune.util.files import write_text
+from graphprune.util.files import scratch_folder, write_text
 
 if TYPE_CHECKING:
     from graphprune.core.circuit import Circuit
@@ -55,8 +55,8 @@ def push_to_hub(
 
     api = HfApi(token=token)
     text = f"Upload {circuit.title}" if message is None else message
-    with tempfile.TemporaryDirectory() as place:
-        folder = save_circuit(circuit, Path(place) / "circuit")
+    with scratch_folder(Path(tempfile.gettempdir())) as place:
+        folder = save_circuit(circuit, place / "circuit")
         picture = _picture(circuit, folder / PICTURE_NAME)
         write_text(folder / CARD_NAME, card(circuit, repo_id, picture=picture))
         with _hub_errors(f"upload the circuit to {repo_id!r}"):

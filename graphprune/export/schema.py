@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from graphprune.errors import FormatError
+from graphprune.util.readers import read_json, validated
 
 FORMAT = "graphprune-circuit"
 VERSION = 2  # 1 knew neither `ablation` nor `found_on` nor `score_noise`
@@ -76,23 +76,53 @@ class CircuitFile(_Strict):
         return self
 
 
-def read_json(path: Path) -> Any:
-    """JSON without repeated keys and without NaN; anything else is a :class:`FormatError`."""
+Figure = int | float  # a text stands for what is not finite
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(pairs)
-        if len(out) != len(pairs):
-            repeated = next(k for i, (k, _) in enumerate(pairs) if k in dict(pairs[:i]))
-            raise ValueError(f"the key {repeated!r} stands there twice")
-        return out
 
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
+class PerExample(BaseModel):
+    """The values of each example, by metric, and the least and the largest that these can have."""
 
-    try:
-        return json.loads(path.read_bytes(), object_pairs_hook=once, parse_constant=refuse)
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is no readable JSON: {error}") from error
+    circuit: dict[str, list[Figure]]
+    full: dict[str, list[Figure]]
+    ablated: dict[str, list[Figure]]
+    bounds: dict[str, tuple[Figure, Figure]]
+
+    @model_validator(mode="after")
+    def _of_the_same_examples(self) -> Self:
+        sides = (self.circuit, self.full, self.ablated)
+        if len({len(values) for side in sides for values in side.values()}) > 1:
+            raise ValueError("the lists have different lengths")
+        return self
+
+
+class ReportSettings(BaseModel):
+    """Settings of an evaluation that are read again."""
+
+    model_config = ConfigDict(extra="allow")
+    metric: str = ""
+    examples: int = 10**6  # enough for any interval
+
+
+class ReportFile(BaseModel):
+    """An evaluation with the values of each example; what has no name here is a measure."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Figure]
+    full: dict[str, Figure]
+    ablated: dict[str, Figure]
+    absent: dict[str, str]
+    notes: dict[str, str]
+    remarks: list[str] = []
+    settings: ReportSettings
+    per_example: PerExample
+
+    @model_validator(mode="after")
+    def _faithfulness_has_an_interval(self) -> Self:
+        sides = (self.per_example.circuit, self.per_example.full, self.per_example.ablated)
+        measures = self.__pydantic_extra__
+        if "faithfulness" in measures and any(self.settings.metric not in s for s in sides):
+            raise ValueError(f"faithfulness, and no values of its metric {self.settings.metric!r}")
+        return self
 
 
 def parse(path: Path) -> CircuitFile:
@@ -111,12 +141,4 @@ def parse(path: Path) -> CircuitFile:
             f"{path} has version {version} of the format, this graphprune reads up to version "
             f"{VERSION}; a newer graphprune wrote it"
         )
-    try:
-        return CircuitFile.model_validate(document)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)
-        shown = "; ".join(
-            f"{'.'.join(map(str, p['loc'])) or 'document'}: {p['msg']}" for p in problems[:5]
-        )
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise FormatError(f"{path} does not fit the schema: {shown}{more}") from error
+    return validated(CircuitFile, document, path)

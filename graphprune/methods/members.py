@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -15,6 +14,7 @@ from graphprune.core.model import MaskedModel
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.errors import InputError, NumericalError, UnsupportedModelError
+from graphprune.util.readers import json_value
 
 if TYPE_CHECKING:
     Member = Scorer | EdgeScores | str | Mapping[str, Any]
@@ -42,7 +42,7 @@ def as_member(given: object, what: str) -> Scorer | EdgeScores:
         return given
     if isinstance(given, str) and given.lstrip().startswith("{"):
         try:
-            given = json.loads(given)
+            given = json_value(given)
         except ValueError as error:
             raise InputError(f"{what}: no JSON: {error}") from None
     settings = {"name": given} if isinstance(given, str) else given
@@ -68,7 +68,7 @@ def as_members(given: object, what: str) -> Sequence[object]:
         if not given.lstrip().startswith(("[", "{")):
             return [name.strip() for name in given.split(",")]
         try:
-            given = json.loads(given)
+            given = json_value(given)
         except ValueError as error:
             raise InputError(f"{what}: no JSON: {error}") from None
     if not isinstance(given, Sequence):

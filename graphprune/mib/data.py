@@ -9,7 +9,6 @@ benchmark's code stops at them.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError, MissingExtraError
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.records import FileRecord
+from graphprune.util.readers import file_bytes, json_value
 
 log = logging.getLogger("graphprune.tasks")
 Row = Mapping[str, Any]
@@ -239,6 +239,7 @@ def _splits(root: Path) -> dict[str, dict[str, list[Path]]]:
 def _read(path: Path) -> list[Row]:
     if path.suffix == ".parquet":
         try:
+            import pyarrow
             import pyarrow.parquet as parquet
         except ImportError as error:
             raise MissingExtraError(
@@ -246,13 +247,13 @@ def _read(path: Path) -> list[Row]:
             ) from error
         try:
             rows: list[Row] = parquet.read_table(path).to_pylist()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise InputError(f"cannot read {path}: {error}") from None
         return rows
-    text = path.read_text(encoding="utf-8")
     try:
-        values = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
+        lines = file_bytes(path).decode("utf-8").splitlines()
+        values = [json_value(line) for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: no JSON lines: {error}") from None
     if not all(isinstance(row, dict) for row in values):
         raise InputError(f"{path}: every line should be an object")

@@ -26,9 +26,10 @@ from graphprune.core.scores import EdgeScores, NodeScores
 from graphprune.errors import InputError
 from graphprune.mib.content import MIBContent, MIBNodes, Ungrouped, Unscored, Writable
 from graphprune.mib.layout import UngroupedLayout
-from graphprune.mib.parsing import load, load_json, parse
-from graphprune.mib.safe_pt import read_pt
+from graphprune.mib.parsing import load, parse
 from graphprune.util.files import atomic_path, write_bytes
+from graphprune.util.readers import read_json
+from graphprune.util.safe_pt import read_pt
 
 PathLike = str | os.PathLike[str]
 
@@ -183,7 +184,9 @@ def from_mib_json(
         (EdgeScores(110 edges, method='file'), EdgeMask(20 of 110 edges, 18.1818%))
     """
     layout = UngroupedLayout.of(graph)
-    return parse(path, load_json(path), layout, form="json").edges(ungrouped, unscored)
+    return parse(path, read_json(path, strict=False), layout, form="json").edges(
+        ungrouped, unscored
+    )
 
 
 def from_mib_pt(

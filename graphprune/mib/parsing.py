@@ -9,7 +9,6 @@ it does, and the list says what was passed over.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import reprlib
@@ -25,7 +24,8 @@ from torch import Tensor
 from graphprune.errors import FormatError
 from graphprune.mib.content import MIBContent
 from graphprune.mib.layout import UngroupedLayout
-from graphprune.mib.safe_pt import read_pt, require_stored
+from graphprune.util.readers import read_json
+from graphprune.util.safe_pt import read_pt, require_stored
 
 PathLike = str | os.PathLike[str]
 _PT_KEYS = ("cfg", "src_nodes", "dst_nodes", "edges_scores", "edges_in_graph", "nodes_in_graph")
@@ -33,17 +33,9 @@ _PT_OPTIONAL = ("nodes_scores", "neurons_in_graph", "neurons_scores")
 _NODE_KEYS = {"in_graph", "score", "neurons", "neurons_scores"}
 
 
-def load_json(path: PathLike) -> Any:
-    """The values of a JSON file; :class:`FormatError` where it is none."""
-    try:
-        return json.loads(Path(path).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path} cannot be read as JSON: {error}") from error
-
-
 def load(path: PathLike) -> Any:
     """The values in a file: ``.pt`` by that suffix, else JSON."""
-    return read_pt(path) if Path(path).suffix == ".pt" else load_json(path)
+    return read_pt(path) if Path(path).suffix == ".pt" else read_json(path, strict=False)
 
 
 def parse(

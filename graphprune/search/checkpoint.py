@@ -9,7 +9,6 @@ flipped bit is found.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as dump_tensors
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import Tensor
 
 from graphprune import __version__
@@ -30,14 +27,22 @@ from graphprune.core.task import Task
 from graphprune.errors import FormatError, InputError
 from graphprune.util.files import contents, remove_stale, write_bytes, write_text
 from graphprune.util.plain import plain
+from graphprune.util.readers import Schema, file_bytes, json_value, validated
+from graphprune.util.sealed import Seal
 
 __all__ = ["RunDirectory", "RunState", "identity"]
 
 _FORMAT = "graphprune-run"
 _VERSION = 3  # 1 knew settings by name and the ends of long data sets alone; 2 had no digest
 _RUN, _STATE = "run.json", "checkpoint.safetensors"
-# Stands where the file's digest goes while that is computed; no other text happens to be this one.
-_UNSEALED = hashlib.sha256(_FORMAT.encode()).hexdigest().encode()
+_SEAL = Seal(_FORMAT)
+
+
+class _Notes(BaseModel):
+    """What every checkpoint's notes hold beside those of its search."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    step: NonNegativeInt
 
 
 def identity(model: MaskedModel, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,8 +116,8 @@ class RunDirectory:
                 )
             return None
         try:
-            description = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            description = json_value(file_bytes(path))
+        except (OSError, ValueError) as error:
             raise FormatError(f"{path}: no run description: {error}") from None
         if not isinstance(description, dict) or description.get("format") != _FORMAT:
             raise FormatError(f"{path}: expected the format {_FORMAT!r}")
@@ -138,13 +143,8 @@ class RunDirectory:
 
     def save(self, checkpoint: RunState) -> None:
         """Replaces the checkpoint in one step."""
-        notes = {"step": checkpoint.step, "sha256": _UNSEALED.decode(), **checkpoint.notes}
-        data = dump_tensors(
-            {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()},
-            {"graphprune": json.dumps(plain(notes))},
-        )
-        digest = hashlib.sha256(data).hexdigest().encode()
-        write_bytes(self.folder / _STATE, data.replace(_UNSEALED, digest, 1))
+        notes = {"step": checkpoint.step, **checkpoint.notes}
+        write_bytes(self.folder / _STATE, _SEAL.tensors(checkpoint.tensors, notes))
 
     def load(self) -> RunState | None:
         """The last checkpoint, or ``None`` if there is none yet.
@@ -155,23 +155,29 @@ class RunDirectory:
         if not path.exists():
             return None
         try:
-            data = path.read_bytes()
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            notes = json.loads(header["__metadata__"]["graphprune"])
-            digest = notes.pop("sha256").encode()
-            if hashlib.sha256(data.replace(digest, _UNSEALED, 1)).hexdigest().encode() != digest:
-                raise ValueError("its bytes are not those that were written (digests differ)")
-            tensors = load_tensors(data)
-            step = int(notes.pop("step"))
-        except (
-            *(SafetensorError, OSError, ValueError, KeyError),
-            *(TypeError, AttributeError, RecursionError),
-        ) as error:
+            tensors, notes = _SEAL.read_tensors(path)
+            step = validated(_Notes, notes, "its notes").step
+        except (OSError, ValueError) as error:  # a FormatError is one
             raise FormatError(
                 f"{path}: no checkpoint, the file is damaged: {error}. Put back a copy of it, or "
                 "delete it and the run begins anew"
             ) from None
+        del notes["step"]
         return RunState(step, tensors, notes)
+
+    def validated(self, schema: type[Schema], state: RunState) -> Schema:
+        """A state's notes as the search that wrote them has them; :class:`FormatError` if not."""
+        return validated(schema, state.notes, self.folder / _STATE)
+
+
+def same_columns(before: list[str], now: list[str], folder: RunDirectory | None) -> list[str]:
+    """The figures that a step notes; :class:`FormatError` if those of earlier steps were others."""
+    if before and before != now and folder is not None:
+        raise FormatError(
+            f"the checkpoint in {folder.folder} does not belong to this method: its history has "
+            f"the columns {before}, a step has {now}"
+        )
+    return now
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -18,12 +18,14 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
+from graphprune.errors import FormatError
 from graphprune.search.checkpoint import RunDirectory, RunState
 from graphprune.search.evaluators import LossEvaluator, Recheck
 from graphprune.search.keep_prediction import KeepPredictor
@@ -36,6 +38,19 @@ __all__ = ["Branch", "GreedyPruning", "Limits"]
 log = logging.getLogger(__name__)
 
 _SAVE_EVERY = 20.0  # seconds
+
+
+class _BranchNotes(BaseModel):
+    state: Literal["open", "done"]
+    taus: list[float]
+    at: NonNegativeInt
+
+
+class _Notes(BaseModel):
+    branches: list[_BranchNotes]
+    evaluations: NonNegativeInt
+    seconds: NonNegativeFloat
+    rechecks: list[tuple[NonNegativeInt, float]]
 
 
 @dataclass(eq=False)
@@ -331,15 +346,26 @@ class GreedyPruning:
 
     def _resume(self) -> None:
         saved = None if self.folder is None else self.folder.load()
-        if saved is None:
+        if saved is None or self.folder is None:
             return
+        notes = self.folder.validated(_Notes, saved)
         self.open, self.done = [], []
-        for number, row in enumerate(saved.notes["branches"]):
-            kept, effects = saved.tensors[f"kept.{number}"], saved.tensors[f"effects.{number}"]
-            branch = Branch(tuple(row["taus"]), kept, effects, int(row["at"]))
-            (self.open if row["state"] == "open" else self.done).append(branch)
-        self.evaluations = int(saved.notes["evaluations"])
-        self.seconds = float(saved.notes["seconds"])
-        for check, (count, band) in zip(self.rechecks, saved.notes["rechecks"], strict=True):
-            check.count, check.band = int(count), float(band)
+        fits = len(notes.rechecks) == len(self.rechecks)
+        for number, row in enumerate(notes.branches):
+            kept, effects = (saved.tensors.get(f"{name}.{number}") for name in ("kept", "effects"))
+            if kept is None or effects is None:
+                fits = False
+                break
+            fits &= kept.shape == effects.shape == (self.graph.num_edges,)
+            fits &= kept.dtype == torch.bool and row.at <= len(self.order)
+            branch = Branch(tuple(row.taus), kept, effects, row.at)
+            (self.open if row.state == "open" else self.done).append(branch)
+        if not fits:
+            raise FormatError(
+                f"the checkpoint in {self.folder.folder} does not belong to this search: its "
+                "branches are of other edges or other rechecks"
+            )
+        self.evaluations, self.seconds = notes.evaluations, notes.seconds
+        for check, (count, band) in zip(self.rechecks, notes.rechecks, strict=True):
+            check.count, check.band = count, band
         log.info("resumed with %d branches", len(self.open))

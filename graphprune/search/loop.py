@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph
@@ -26,6 +27,7 @@ from graphprune.search.checkpoint import (
     RunState,
     optimiser_tensors,
     restore_optimiser,
+    same_columns,
 )
 from graphprune.search.losses import Loss
 from graphprune.search.minibatches import MiniBatches
@@ -41,6 +43,12 @@ __all__ = ["Draw", "Moment", "Optimisation", "Recipe"]
 log = logging.getLogger(__name__)
 
 Parameters = dict[str, Tensor]
+
+
+class _Notes(BaseModel):
+    columns: list[str]
+    best_loss: float = 0.0
+    best_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -157,8 +165,9 @@ class Optimisation:
 
     def _resume(self) -> None:
         saved = None if self.folder is None else self.folder.load()
-        if saved is None:
+        if saved is None or self.folder is None:
             return
+        notes = self.folder.validated(_Notes, saved)
         try:
             with torch.no_grad():
                 for name, p in self.parameters.items():
@@ -166,22 +175,22 @@ class Optimisation:
                 for number, constant in enumerate(self.constants):
                     constant.copy_(saved.tensors[f"constants.{number}"])
             restore_optimiser(self.optimiser, saved.tensors)
+            history = saved.tensors["history"]
+            if history.numel() and history.shape[1:] != (len(notes.columns),):
+                raise ValueError(f"its history {list(history.shape)} has other columns")
+            self.path = {
+                int(name.removeprefix("path.")): values
+                for name, values in saved.tensors.items()
+                if name.startswith("path.")
+            }
         except (KeyError, RuntimeError, ValueError) as error:
-            assert self.folder is not None
             raise FormatError(
                 f"the checkpoint in {self.folder.folder} does not belong to this method: {error}"
             ) from None
         self.step = self.saved = saved.step
-        self.columns = list(saved.notes.get("columns", []))
-        self.rows = saved.tensors["history"].tolist() if self.columns else []
-        self.path = {
-            int(name.removeprefix("path.")): t
-            for name, t in saved.tensors.items()
-            if name.startswith("path.")
-        }
+        self.columns, self.rows = notes.columns, history.tolist()
         if "best" in saved.tensors:
-            self.best = (float(saved.notes["best_loss"]), saved.tensors["best"])
-            self.made_at = saved.notes.get("best_step")
+            self.best, self.made_at = (notes.best_loss, saved.tensors["best"]), notes.best_step
         log.info("resumed at step %d of %d from %s", self.step, self.steps, self.folder)
 
     def save(self) -> None:
@@ -228,8 +237,7 @@ class Optimisation:
             while self.step < end:
                 row = self._step()
                 self.step += 1
-                if not self.columns:
-                    self.columns = list(row)
+                self.columns = same_columns(self.columns, list(row), self.folder)
                 self.rows.append([row[name] for name in self.columns])
                 shown.update(1)
                 shown.set_postfix(loss=f"{row['loss']:.4g}", density=f"{row['density']:.2%}")

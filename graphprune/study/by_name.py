@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,8 +74,9 @@ class SystemTasks:
 class ModelChoice:
     """A model that is known to be there, before it is loaded.
 
-    ``folder`` is where it lies on this machine; ``None``: the hub has it, or it is fetched. Where a
-    kind of system was named, ``system`` brings the model and its tasks.
+    ``folder`` is where it lies on this machine, or a GGUF file; ``None``: the hub has it, or it is
+    fetched. Where a kind of system was named, ``system`` brings the model and its tasks. ``nodes``:
+    how fine a language model's are, as ``gp.wrap``'s.
     """
 
     name: str
@@ -85,9 +86,10 @@ class ModelChoice:
     dtype: str = "auto"
     device: str = "auto"
     tokenizer: str | None = None
+    nodes: str = "auto"
 
     def place(self, *, quiet: bool = True) -> Path | None:
-        """The model's folder, fetched if need be; ``None`` for a Hugging Face id."""
+        """The model's folder (or GGUF file), fetched if need be; ``None`` for a hub's id."""
         if self.folder is None and not self.on_hub:
             from graphprune.util.fetch import fetch
 
@@ -108,9 +110,12 @@ class ModelChoice:
         with _hugging_face_bars(note is not None and source is None):
             if self.tokenizer is not None:
                 tokenizer = load_tokenizer(self.tokenizer)
+            elif module.main_input_name == "pixel_values":
+                tokenizer = None
             else:
                 tokenizer = _tokenizer(self.name, source)
-        return Loaded(wrap(module), tokenizer, self.name)
+        fine = {} if self.nodes == "auto" else {"nodes": self.nodes}
+        return Loaded(wrap(module, **fine), tokenizer, self.name)
 
     def load_module(self, note: Callable[[str], None] | None = None) -> Any:
         """The model on its device, in its dtype; of a system the masked model itself."""
@@ -130,25 +135,30 @@ class ModelChoice:
 
 
 def choose_model(
-    model: str, *, dtype: str = "auto", device: str = "auto", tokenizer: str | None = None
+    model: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    tokenizer: str | None = None,
+    nodes: str = "auto",
 ) -> ModelChoice:
-    """The model of a folder, a kind of system, an artifact such as ``smollm2``, or a hub id.
+    """The model of a folder or GGUF file, a kind of system, an artifact, or a hub id.
 
     A kind of system (``argnn-digits``, ...) brings its own tasks in the tokenizer's place.
 
     Raises :class:`InputError`, at once, where neither this machine nor the hub has it.
     """
-    choice = ModelChoice(model, dtype=dtype, device=device, tokenizer=tokenizer)
+    choice = ModelChoice(model, dtype=dtype, device=device, tokenizer=tokenizer, nodes=nodes)
     if device != "auto":
         _device(device)
     path = Path(model).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.suffix.lower() == ".gguf" and path.is_file()):
         return replace(choice, folder=path)
     looks_like_a_path = model.startswith((".", "~", os.sep)) or model.count("/") > 1
     if looks_like_a_path or path.exists():
         raise InputError(
-            f"expected the folder of a model that save_pretrained wrote, but {path} is "
-            f"{'a file' if path.exists() else 'not there'}"
+            "expected the folder of a model that save_pretrained wrote, or a .gguf file, but "
+            f"{path} is {'a file of another kind' if path.exists() else 'not there'}"
         )
     if "/" in model:
         return replace(choice, folder=_on_hub(model, []), on_hub=True)
@@ -217,13 +227,11 @@ def _weights(name: str, source: Path | None, dtype: Any, device: Any) -> Any:
     """The model, whose weights are read onto the device itself where accelerate can do that."""
     from importlib.util import find_spec
 
-    from transformers import AutoModelForCausalLM
-
     directly = device.type != "cpu" and find_spec("accelerate") is not None
     with _loading(f"the model {name!r}", source):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source or name, dtype=dtype, local_files_only=source is not None,
-            output_loading_info=True, **({"device_map": {"": device}} if directly else {}),
+        loaded: Any = _class(_origin(name, source)).from_pretrained(
+            **_origin(name, source), dtype=dtype, output_loading_info=True,
+            **({"device_map": {"": device}} if directly else {}),
         )  # fmt: skip
     module, info = loaded
     missing = sorted(info.get("missing_keys") or ())
@@ -232,7 +240,29 @@ def _weights(name: str, source: Path | None, dtype: Any, device: Any) -> Any:
             f"the checkpoint of {name!r} lacks {len(missing)} of the model's weights, which would "
             f"be random: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
         )
-    return module.to(device)
+    there = {p.device for p in module.parameters()} == {device}  # not all quantised ones can move
+    return module if there else module.to(device)
+
+
+# Heads of models that are no causal language models, as their configurations name them.
+_HEADS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification",
+          "ForImageClassification", "ForImageClassificationWithTeacher",
+          "VisionModelWithProjection")  # fmt: skip
+
+
+def _class(origin: Mapping[str, Any]) -> Any:
+    """The class that loads a model: its own where that is an encoder's or encoder-decoder's."""
+    import transformers
+
+    config: dict[str, Any] = {}
+    if "gguf_file" not in origin:
+        with suppress(OSError):  # an adapter's folder has no configuration
+            config = transformers.PreTrainedConfig.get_config_dict(**origin)[0]
+    for name in config.get("architectures") or ():
+        whole = name.endswith("ForConditionalGeneration") and config.get("is_encoder_decoder")
+        if whole or name.endswith(_HEADS):
+            return getattr(transformers, name, transformers.AutoModelForCausalLM)
+    return transformers.AutoModelForCausalLM
 
 
 def load_tokenizer(name: str) -> Any:
@@ -244,7 +274,15 @@ def _tokenizer(name: str, source: Path | None) -> Any:
     from transformers import AutoTokenizer
 
     with _loading(f"the tokenizer of {name!r}", source):
-        return AutoTokenizer.from_pretrained(source or name, local_files_only=source is not None)
+        return AutoTokenizer.from_pretrained(**_origin(name, source))
+
+
+def _origin(name: str, source: Path | None) -> dict[str, Any]:
+    """What ``from_pretrained`` is asked for."""
+    if source is None or source.is_dir():
+        place = str(source or name)
+        return {"pretrained_model_name_or_path": place, "local_files_only": source is not None}
+    return {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
 
 
 @contextmanager

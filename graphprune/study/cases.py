@@ -75,7 +75,7 @@ def system_names() -> list[str]:
 
     Example:
         >>> system_names()[:3]
-        ['argnn-digits', 'gcn-karate', 'gnn-reachability']
+        ['argnn-digits', 'block-model', 'gcn-karate']
     """
     return sorted(_entries(GROUP))
 

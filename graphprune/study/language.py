@@ -6,7 +6,6 @@ loading it. Whatever is kept in memory from one job to the next is kept by conte
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from graphprune.core.contents import file_fingerprint, files_fingerprint, fingerprint
 from graphprune.core.model import MaskedModel
 from graphprune.core.overlap import fingerprint_table, without_overlap
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError
+from graphprune.util.readers import read_json, validated
 
 from .by_name import PROMPT_FILES, choose_model, choose_task, load_tokenizer, prompt_files
 
@@ -54,30 +55,31 @@ class ModelNotAvailableError(InputError):
     """A model that cannot be had: of no use to any of its system's cases."""
 
 
-def stored_model(model: str, dtype: str) -> StoredModel:
-    """The model of a folder, a hub id or ``smollm2``.
+def stored_model(model: str, dtype: str, nodes: str = "auto") -> StoredModel:
+    """The model of a folder, a hub id or ``smollm2``; ``nodes``: as ``gp.wrap``'s.
 
     Raises :class:`ModelNotAvailableError` where there is none, or it cannot be loaded.
     """
     try:
-        return _stored_model(model, dtype)
+        return _stored_model(model, dtype, nodes)
     except GraphPruneError as error:
         raise ModelNotAvailableError(str(error)) from error
 
 
-def _stored_model(model: str, dtype: str) -> StoredModel:
+def _stored_model(model: str, dtype: str, nodes: str) -> StoredModel:
     folder = choose_model(model).place() or _snapshot(model)
     if folder is None:  # not here yet
-        _loaded(model, dtype, "", None)
+        _loaded(model, dtype, nodes, "", None)
         folder = _snapshot(model)
     state = "" if folder is None else files_fingerprint(folder, ("*",))
     if folder is None or not _whole(folder):
-        loaded = _loaded(model, dtype, state, folder)
+        loaded = _loaded(model, dtype, nodes, state, folder)
         return StoredModel(loaded.tokenizer, loaded.model, None, state)
-    weights = fingerprint("files", files_fingerprint(folder, _WEIGHTS), dtype)
+    fine = () if nodes == "auto" else (nodes,)
+    weights = fingerprint("files", files_fingerprint(folder, _WEIGHTS), dtype, *fine)
     tokenizer = _tokenizer(str(folder), state)
     return StoredModel(
-        tokenizer, lambda: _loaded(model, dtype, state, folder).model, weights, state
+        tokenizer, lambda: _loaded(model, dtype, nodes, state, folder).model, weights, state
     )
 
 
@@ -96,11 +98,12 @@ def _whole(folder: Path) -> bool:
 
 def _parts(folder: Path) -> list[str]:
     """Files of weights that an index names, by their names alone."""
-    return [
-        Path(part).name
-        for path in folder.glob("*.index.json")
-        for part in json.loads(path.read_text(encoding="utf-8")).get("weight_map", {}).values()
-    ]
+    indexes = (validated(_Index, read_json(p), p) for p in folder.glob("*.index.json"))
+    return [Path(part).name for index in indexes for part in index.weight_map.values()]
+
+
+class _Index(BaseModel):
+    weight_map: dict[str, str] = {}
 
 
 def _snapshot(model: str) -> Path | None:
@@ -116,9 +119,9 @@ def _snapshot(model: str) -> Path | None:
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str, dtype: str, state: str, folder: Path | None) -> Any:
+def _loaded(model: str, dtype: str, nodes: str, state: str, folder: Path | None) -> Any:
     """The model in this ``state`` of its folder; raises :class:`InputError` if it is another."""
-    loaded = choose_model(model, dtype=dtype).load()
+    loaded = choose_model(model, dtype=dtype, nodes=nodes).load()
     if folder is not None and files_fingerprint(folder, ("*",)) != state:
         raise InputError(
             f"the files of the model {model!r} changed while the study ran; run the study again, "
@@ -153,7 +156,7 @@ def require_known_task(task: str, options: Mapping[str, Any]) -> None:
             choose_task(str(name), metric=options.get("metric"), task_set=_texts(settings))
 
 
-_NO_SETTINGS = ("model", "dtype", "metric", "batch_size", "train_file", "test_file")
+_NO_SETTINGS = ("model", "dtype", "nodes", "metric", "batch_size", "train_file", "test_file")
 
 
 def _texts(settings: Mapping[str, Any]) -> list[str]:

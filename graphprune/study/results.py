@@ -19,8 +19,10 @@ from graphprune.core.contents import fingerprint
 from graphprune.core.mask import budget
 from graphprune.util.files import atomic_path, write_text
 from graphprune.util.numbers import UNBOUNDED, bootstrap_interval
+from graphprune.util.plain import csv_text
 
 from .comparisons import best_methods, intervals_of_methods, paired_difference
+from .job_records import FIGURES
 from .jobs import StudyJob
 from .paired import AT_A_DENSITY, has_prompt_values, over_prompts
 from .report_page import study_page
@@ -34,10 +36,6 @@ Prompts = Mapping[tuple[str, str, int], tuple[frozenset[str], frozenset[str]]]
 
 log = logging.getLogger(__name__)
 
-FIGURES = (
-    "cpr", "cpr_clipped", "cpr_weighted", "cmd", "cmd_weighted", "log_area", "auroc", "seconds",
-    "cpu_seconds", "time_in_passes", "passes", "trials", "mib",
-)  # fmt: skip
 AT_SIZES = ("kl", "faithfulness", "accuracy", "top1_accuracy", "top1_match")
 
 
@@ -91,9 +89,10 @@ class StudyResults:
         rows: list[dict[str, Any]] = []
         for job, record in self.records:
             base = {**job.label, "state": record["state"], "edges": record.get("edges")}
-            base |= {name: record.get(name) for name in FIGURES}
+            base |= {name: _figure(record.get(name)) for name in FIGURES}
             base["why"] = record.get("why", "")
-            rows += [{**base, **row} for row in record.get("rows") or [{"density": None}]]
+            for row in record.get("rows") or [{"density": None}]:
+                rows.append({**base, **{name: _figure(value) for name, value in row.items()}})
         return pd.DataFrame(rows)
 
     def summary(self) -> pd.DataFrame:
@@ -306,8 +305,7 @@ class StudyResults:
         place = Path(folder)
         frame, summary = self.to_frame(), self.summary()
         for name, table in (("results", frame), ("summary", summary), ("ties", self.ties())):
-            with atomic_path(place / f"{name}.csv") as path:
-                table.to_csv(path, index=False)
+            write_text(place / f"{name}.csv", csv_text(table))
         try:
             with atomic_path(place / "results.parquet") as path:
                 frame.to_parquet(path, index=False)
@@ -318,6 +316,11 @@ class StudyResults:
             self.ties(),
         )  # fmt: skip
         write_text(place / "report.html", page)
+
+
+def _figure(value: Any) -> Any:
+    """A number; a text stands for what is not finite."""
+    return float(value) if isinstance(value, str) else value
 
 
 def _cases(frame: pd.DataFrame) -> list[tuple[str, str]]:

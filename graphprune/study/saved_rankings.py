@@ -7,28 +7,28 @@ is kept beside it and counts for the ensemble too, so that tables show what a me
 
 from __future__ import annotations
 
-import hashlib
-import io
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from pydantic import BaseModel, FiniteFloat
 
 from graphprune.core.contents import fingerprint
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.method import Method
 from graphprune.core.scores import EdgeScores
-from graphprune.errors import FormatError
+from graphprune.errors import FormatError, GraphPruneError
 from graphprune.methods.optimiser import MaskOptimiser
 from graphprune.util.files import write_bytes
+from graphprune.util.readers import validated
+from graphprune.util.sealed import Seal
 
 from . import job_records
 
 __all__ = ["RankingCost", "SavedRankings"]
+
+_SEAL = Seal("graphprune-ranking")
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,26 @@ class RankingCost:
         return {name: value for name, value in figures.items() if value is not None}
 
 
+class _Cost(BaseModel):
+    seconds: FiniteFloat
+    cpu_seconds: FiniteFloat
+    mib: FiniteFloat | None
+    in_passes: FiniteFloat | None
+
+
+class _Notes(BaseModel):
+    method: str
+    noise: FiniteFloat
+    fingerprint: str
+    cost: _Cost
+
+
 class SavedRankings:
     """Rankings of one case under ``folder/scores``; without a folder it is empty and keeps nothing.
 
     ``case`` is a hash of the case's contents, ``code`` one of a method's own file, where it comes
-    by an import path. Each is an ``.npz`` file of ``values`` (``[E]``,
-    float32, the graph's order of edges), ``method``, ``fingerprint`` and ``cost``
-    (:class:`RankingCost`'s four, NaN where not known; older files have the first three). The zip
-    archive's comment is the SHA-256 of all bytes before it.
+    by an import path. Each is a sealed safetensors file of ``values`` (``[E]``, float32, in the
+    graph's order of edges) with the notes ``method``, ``noise``, ``fingerprint`` and ``cost``.
     """
 
     def __init__(self, folder: str | Path | None, case: str, code: str = "") -> None:
@@ -102,18 +114,13 @@ class SavedRankings:
         path = self._path(method, taus)
         if path is None:
             return
-        known = (cost.seconds, cost.cpu_seconds, cost.mib, cost.in_passes)
-        numbers = [float("nan") if number is None else number for number in known]
-        file = io.BytesIO()
-        np.savez_compressed(
-            file,
-            values=scores.values.cpu().numpy(),
-            noise=scores.noise,
-            method=method.label,
-            fingerprint=scores.graph.fingerprint,
-            cost=numbers,
-        )
-        write_bytes(path, _sealed(file.getvalue()))
+        notes = {
+            "method": method.label,
+            "noise": scores.noise,
+            "fingerprint": scores.graph.fingerprint,
+            "cost": asdict(cost),
+        }
+        write_bytes(path, _SEAL.tensors({"values": scores.values}, notes))
 
     def find(
         self, method: Any, graph: ComputationalGraph, taus: Sequence[float] = ()
@@ -123,42 +130,22 @@ class SavedRankings:
         if path is None or not path.exists():
             return None
         try:
-            with np.load(io.BytesIO(_unsealed(path.read_bytes())), allow_pickle=False) as saved:
-                if str(saved["fingerprint"]) != graph.fingerprint:
-                    raise ValueError("it belongs to another graph")
-                values = torch.from_numpy(saved["values"])
-                seconds, cpu, *others = (float(x) for x in saved["cost"])
-                scores = EdgeScores(
-                    graph, values, method=str(saved["method"]), noise=float(saved["noise"])
-                )
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            tensors, raw = _SEAL.read_tensors(path)
+            notes = validated(_Notes, raw, "its notes")
+            if notes.fingerprint != graph.fingerprint or tensors.keys() != {"values"}:
+                raise ValueError("it belongs to another graph")
+            values = tensors["values"]
+            scores = EdgeScores(graph, values, method=notes.method, noise=notes.noise)
+        except (OSError, ValueError, GraphPruneError) as error:
             raise FormatError(
                 f"{path}: no ranking of a study: {error}. Delete the file, and the study finds the "
                 "ranking anew"
             ) from None
-        mib, in_passes = [None if np.isnan(x) else x for x in (*others, np.nan)[:2]]
-        return scores, RankingCost(seconds, cpu, mib, in_passes)
+        return scores, RankingCost(**dict(notes.cost))
 
     def _path(self, method: Any, taus: Sequence[float]) -> Path | None:
         if self._folder is None:
             return None
         method = method.resolved() if isinstance(method, Method) else method
         key = fingerprint(job_records.MADE_BY, self._case, method, [float(tau) for tau in taus])
-        return self._folder / f"{key[:16]}.npz"
-
-
-_DIGEST = 64  # bytes of a SHA-256 in hexadecimal
-
-
-def _sealed(archive: bytes) -> bytes:
-    """A zip archive (without a comment) whose comment is the digest of all before it."""
-    body = archive[:-2] + _DIGEST.to_bytes(2, "little")  # an archive ends with its comment's length
-    return body + hashlib.sha256(body).hexdigest().encode()
-
-
-def _unsealed(data: bytes) -> bytes:
-    """The same bytes; :class:`ValueError` if one of their bits is not as it was written."""
-    body, digest = data[:-_DIGEST], data[-_DIGEST:]
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        raise ValueError("it is damaged, or of a version that wrote no digest (digests differ)")
-    return data
+        return self._folder / f"{key[:16]}.safetensors"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from graphprune.errors import InputError, nearest, unknown_name
+from graphprune.util.readers import json_value
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -154,7 +154,7 @@ def typed(name: str, text: str, hint: Any, what: str) -> Any:
 
     readings: list[Any] = [text]
     try:
-        readings.append(json.loads(text))
+        readings.append(json_value(text))
     except ValueError:
         words = {"none": None, "true": True, "false": False}
         readings = [words[text.lower()], text] if text.lower() in words else readings
@@ -191,7 +191,7 @@ def require_type(value: Any, hint: Any) -> None:
         converted = type(read) is not type(value)
         fits = not (converted and isinstance(value, str | bool) and isinstance(read, int | float))
     if not fits:
-        raise InputError(f"expected {type_text(hint)}, got {value!r}")
+        raise InputError(f"expected {type_text(hint)}, got {value!r:.200}")
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any] | None:

@@ -22,6 +22,7 @@ def language(
     seed: int,
     model: str,
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto",
+    nodes: Literal["auto", "head", "block"] = "auto",
     metric: str | None = None,
     batch_size: int | None = None,
     train_file: str | None = None,
@@ -37,6 +38,7 @@ def language(
     Args:
         model: its folder, Hugging Face id, or ``smollm2``.
         dtype: of the weights: float32, bfloat16, float16 or float64; auto: as they are stored.
+        nodes: how fine they are, as ``gp.wrap``'s.
         metric: in place of the task's own.
         batch_size: prompts at a time.
         train_file: prompts to find circuits on, beside ``test_file``; the task is then a name
@@ -44,7 +46,7 @@ def language(
         test_file: prompts to judge circuits on; those that ``train_file`` has too are left out.
         settings: the task's, as text or numbers.
     """
-    loaded = stored_model(model, dtype)
+    loaded = stored_model(model, dtype, nodes)
     if train_file is not None and test_file is not None:
         first, second, remarks = held_out_prompts(
             train_file, test_file, loaded, (train, test), seed, metric, batch_size, settings

@@ -9,6 +9,7 @@ from graphprune.tasks.docstrings import docstring
 from graphprune.tasks.files import read_csv, read_jsonl
 from graphprune.tasks.graphs import graphs, nodes, patterns
 from graphprune.tasks.indirect_object import ioi
+from graphprune.tasks.inputs import masked_tokens, sequences, text_classes
 from graphprune.tasks.lookups import antonyms, capitals, successor
 from graphprune.tasks.pairs import TokenPairs
 from graphprune.tasks.pronouns import gender_because, gendered_pronoun
@@ -38,13 +39,16 @@ __all__ = [
     "induction",
     "ioi",
     "make",
+    "masked_tokens",
     "mib",
     "nodes",
     "patterns",
     "read_csv",
     "read_jsonl",
+    "sequences",
     "subject_verb_agreement",
     "successor",
+    "text_classes",
     "vocabulary",
 ]
 

@@ -6,18 +6,36 @@ the package index, without the wheel's dependencies. Both are MIT-licensed.
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, FiniteFloat
 from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.errors import FormatError
 from graphprune.util import fetch
+from graphprune.util.readers import csv_rows, file_bytes, read_json, validated
+
+
+class _Cell(BaseModel):
+    name: str
+
+
+class _Connection(BaseModel):
+    src: str
+    tar: str
+    alpha: FiniteFloat
+    offsets: list[tuple[Any, FiniteFloat]]
+
+
+class _OpticLobe(BaseModel):
+    nodes: list[_Cell]
+    edges: list[_Connection]
+    input_units: list[str]
+    output_units: list[str]
 
 
 def celegans(*, cache: str | Path | None = None) -> tuple[ComputationalGraph, Tensor]:
@@ -35,19 +53,26 @@ def celegans(*, cache: str | Path | None = None) -> tuple[ComputationalGraph, Te
         >>> graph, weights = celegans()  # doctest: +SKIP
     """
     path = fetch.fetch("celegans", cache=cache) / "aconnectome_white_1986_whole.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
     pairs: list[tuple[str, str]] = []
     synapses: list[float] = []
-    for number, row in enumerate(rows, start=2):
-        try:
-            if row["type"] == "chemical":
-                pairs.append((row["pre"], row["post"]))
-                synapses.append(float(row["synapses"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(
-                f"{path}, line {number}: expected pre, post, type and synapses ({error!r})"
-            ) from None
+    try:
+        text = file_bytes(path).decode("utf-8")
+        rows = csv_rows(io.StringIO(text, newline=""), delimiter="\t")
+        _, header = next(rows, (0, []))
+        for number, cells in rows:
+            row = dict(zip(header, cells, strict=False))
+            try:
+                if row["type"] == "chemical":
+                    pairs.append((row["pre"], row["post"]))
+                    synapses.append(float(row["synapses"]))
+            except (KeyError, ValueError) as error:
+                raise FormatError(
+                    f"{path}, line {number}: expected pre, post, type and synapses ({error!r})"
+                ) from None
+    except FormatError:
+        raise
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path}: no table of synapses: {error}") from None
     names = sorted({name for pair in pairs for name in pair})
     graph = ComputationalGraph.from_edges(pairs, names)
     return graph, torch.tensor(synapses, dtype=torch.float64)
@@ -73,24 +98,18 @@ def fly(
         >>> graph, weights = fly()  # doctest: +SKIP
     """
     path = fetch.fetch("fly", cache=cache) / "fib25-fib19_v2.2.json"
+    document = validated(_OpticLobe, read_json(path), path)
+    names = [node.name for node in document.nodes]
+    number = {name: i for i, name in enumerate(names)}
     try:
-        document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        names = [str(node["name"]) for node in document["nodes"]]
-        number = {name: i for i, name in enumerate(names)}
         edges = [
-            (
-                number[edge["src"]],
-                number[edge["tar"]],
-                float(edge["alpha"]) * sum(float(count) for _, count in edge["offsets"]),
-            )
-            for edge in document["edges"]
+            (number[e.src], number[e.tar], e.alpha * sum(count for _, count in e.offsets))
+            for e in document.edges
         ]
-        inputs = tuple(number[name] for name in document["input_units"])
-        outputs = tuple(number[name] for name in document["output_units"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(
-            f"{path}: expected nodes and edges of a fly's optic lobe ({error!r})"
-        ) from (None)
+        inputs = tuple(number[name] for name in document.input_units)
+        outputs = tuple(number[name] for name in document.output_units)
+    except KeyError as error:
+        raise FormatError(f"{path}: no cell type has the name {error}") from None
     edges = [edge for edge in edges if self_loops or edge[0] != edge[1]]
     graph = ComputationalGraph(
         nodes=tuple(Node(name) for name in names),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError
+from graphprune.tasks.inputs import masked_tokens
 from graphprune.tasks.records import FIELDS, FileRecord, check_record
+from graphprune.util.readers import csv_rows, json_value
 
 if TYPE_CHECKING:
     from graphprune.core.task import Task
@@ -35,11 +36,20 @@ def task_of(
     tokenizer: Any,
     **options: Any,
 ) -> Task:
-    """A task from a file's records: at once, or of a large file in constant memory."""
+    """A task from a file's records: at once, or of a large file in constant memory.
+
+    Where every clean text of a file that is read at once holds the tokenizer's mask token, the
+    answer is what stands in its place (:func:`graphprune.tasks.masked_tokens`).
+    """
     options = {"name": Path(path).stem, **options}
     if is_large(path) or "length" in options or "spool" in options:
         return kind.from_stream(iterate(path), tokenizer, **options)
-    return kind.from_pairs(list(iterate(path)), tokenizer, **options)
+    records, mask = list(iterate(path)), getattr(tokenizer, "mask_token", None)
+    if mask and all(mask in record["clean"] for record in records):
+        if options.pop("on_mismatch", "error") != "error":
+            raise InputError("pairs with a masked token are of one length; none can be dropped")
+        return masked_tokens(tokenizer, records, **options)
+    return kind.from_pairs(records, tokenizer, **options)
 
 
 def _lines(path: str | Path) -> Iterator[str]:
@@ -79,13 +89,13 @@ def _checked(path: str | Path, rows: Iterable[tuple[int, Any]]) -> Iterator[dict
 def _json(text: str, where: str, name: str = "") -> Any:
     """The value of a JSON text; errors say where it stands, and in which column."""
     try:
-        return json.loads(text)
+        return json_value(text)
     except json.JSONDecodeError as error:
         subject = name and f"{name} are "
         raise InputError(f"{where}: {subject}no JSON: {error.msg} (column {error.colno})") from None
-    except RecursionError:
+    except ValueError as error:
         of = name and f" of {name}"
-        raise InputError(f"{where}: the JSON{of} is nested too deeply") from None
+        raise InputError(f"{where}: the JSON{of} is refused: {error}") from None
 
 
 def iterate_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -122,22 +132,24 @@ def _csv_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a CSV file with their line numbers, without empty cells."""
     # StringIO also ends lines at a lone carriage return, as csv files from elsewhere have them.
     lines = (part for line in _lines(path) for part in io.StringIO(line, newline=""))
-    reader = csv.reader(lines, strict=True)
+    rows = csv_rows(lines)
     try:
-        header = next(reader, None)
+        first, header = next(rows, (0, []))
         if not header:
             raise InputError(f"{path}: the file is empty; its first line must name the columns")
-        _check_header(header, f"{path}:1")
-        for row in filter(None, reader):
-            where = f"{path}:{reader.line_num}"
+        _check_header(header, f"{path}:{first}")
+        for number, row in rows:
+            where = f"{path}:{number}"
             if len(row) != len(header):
                 raise InputError(
                     f"{where}: expected {len(header)} cells ({', '.join(header)}), got {len(row)}"
                 )
             cells = zip(header, row, strict=True)
-            yield reader.line_num, {name: _cell(name, text, where) for name, text in cells if text}
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: no CSV: {error}") from None
+            yield number, {name: _cell(name, text, where) for name, text in cells if text}
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}:{error}") from None
 
 
 def read_csv(path: str | Path) -> list[dict[str, Any]]:
@@ -165,7 +177,7 @@ def _check_header(header: list[str], where: str) -> None:
     if unknown or "clean" not in header or len(set(header)) < len(header):
         raise InputError(
             f"{where}: the columns must be 'clean' and any of {', '.join(FIELDS[1:])}, each once; "
-            f"got {', '.join(map(repr, header))}"
+            f"got {', '.join(map(repr, header)):.300}"
         )
 
 

@@ -26,7 +26,7 @@ from graphprune.core.metrics import as_metric
 from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.tasks.building import MetricLike
-from graphprune.tasks.graph_examples import GraphExamples, Tensors
+from graphprune.tasks.tensor_examples import TensorExamples, Tensors
 
 
 def _classes(
@@ -134,7 +134,7 @@ def patterns(
 
     note = f"another class's pattern, seed {seed}"
     other, notes = _corrupted(corrupt, "inputs", "other_class", twins, note)
-    examples = GraphExamples(
+    examples = TensorExamples(
         len(labels), given, other, positions=positions, answer=answer, distractor=distractor,
         classes=labels if isinstance(corrupt, str) else None, seed=seed,
     )  # fmt: skip
@@ -151,7 +151,7 @@ def nodes(
     node_type: str | None = None,
     metric: MetricLike = "logit_diff",
     name: str = "nodes",
-    batch_size: int = 256,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Task:
     """A task whose examples are nodes of one graph.
@@ -168,6 +168,7 @@ def nodes(
         classes: how many classes there are; ``None`` takes it from the highest label of all nodes.
         node_type: of heterogeneous data, which type is labelled; ``None`` takes the one that has
             ``y``.
+        batch_size: nodes at a time; ``None`` takes all: they share one pass of the whole graph.
 
     Example:
         >>> task = nodes(torch.eye(3), torch.tensor([0, 1, 1]), at=torch.tensor([2, 0]))
@@ -179,12 +180,8 @@ def nodes(
     if _is_pyg(features, "Data"):
         if node_type is not None:
             raise InputError("node_type is for heterogeneous data; this data has one type of node")
-        if "x" not in features:
-            raise InputError(
-                "the data has no x; give the features by name: nodes({'pos': ...}, ...)"
-            )
         labels = features.get("y") if labels is None else labels
-        given: Tensors = {"x": features.x}
+        given: Tensors = {"x": features.x} if "x" in features else {}
     elif _is_pyg(features, "HeteroData"):
         node_type, first = _labelled(features, node_type, labels)
         labels = features[node_type].y if labels is None else labels
@@ -197,16 +194,21 @@ def nodes(
         given = _tensors(features if isinstance(features, Mapping) else {"x": features})
     if labels is None:
         raise InputError("labels are missing: the class number of each node")
-    chosen = _node_numbers(at, len(labels))
+    chosen = node_numbers(at, len(labels))
     _, answer, distractor = _classes(labels, classes, chosen)
 
     def shuffled() -> Tensors:
+        if not given:
+            raise InputError(
+                "the data has no x to shuffle; give corrupt=None and ask with ablation='zero' or "
+                "'delete', or give the features by name: nodes({'pos': ...}, ...)"
+            )
         generator = torch.Generator().manual_seed(seed)
         return {k: v[torch.randperm(len(v), generator=generator)] for k, v in given.items()}
 
     note = f"features shuffled over nodes, seed {seed}"
     other, notes = _corrupted(corrupt, "x", "shuffle", shuffled, note)
-    examples = GraphExamples(
+    examples = TensorExamples(
         len(chosen),
         shared=given,
         shared_corrupt=other,
@@ -214,7 +216,8 @@ def nodes(
         answer=answer,
         distractor=distractor,
     )
-    return Task(examples, as_metric(metric), name=name, batch_size=batch_size, notes=notes)
+    size = max(1, len(chosen)) if batch_size is None else batch_size
+    return Task(examples, as_metric(metric), name=name, batch_size=size, notes=notes)
 
 
 def graphs(
@@ -224,7 +227,7 @@ def graphs(
     classes: int | None = None,
     metric: MetricLike = "logit_diff",
     name: str = "graphs",
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Task:
     """A task whose examples are the graphs of a model's batched data.
 
@@ -233,20 +236,22 @@ def graphs(
         corrupt: features of all graphs' nodes by name, such as ``{"x": [N, F]}``, of heterogeneous
             data ``{"paper.x": [N, F]}``.
         classes: how many classes there are; ``None`` takes it from the highest label.
+        batch_size: graphs at a time; ``None`` takes all: they share one pass of all graphs.
 
     Example:
         >>> graphs(torch.tensor([0, 1, 1]))
         Task('graphs', 3 examples, metric='logit_diff')
     """
     _, answer, distractor = _classes(labels, classes)
-    examples = GraphExamples(
+    examples = TensorExamples(
         len(answer),
         clean={"graphs": torch.arange(len(answer))},
         shared_corrupt=corrupt,
         answer=answer,
         distractor=distractor,
     )
-    return Task(examples, as_metric(metric), name=name, batch_size=batch_size)
+    size = len(answer) if batch_size is None else batch_size
+    return Task(examples, as_metric(metric), name=name, batch_size=size)
 
 
 def _corrupted(
@@ -279,7 +284,7 @@ def _tensors(given: Tensors) -> Tensors:
     return given
 
 
-def _node_numbers(at: Any, count: int) -> Tensor:
+def node_numbers(at: Any, count: int) -> Tensor:
     """``[n]`` numbers of nodes from numbers or a mask; ``None`` means all."""
     if at is None:
         return torch.arange(count)

@@ -49,7 +49,7 @@ def check_record(record: Any, where: str) -> None:
     also be a token id, or a list of texts and ids.
     """
     if not isinstance(record, Mapping):
-        raise InputError(f"{where}: a record must map names to texts, got {record!r}")
+        raise InputError(f"{where}: a record must map names to texts, got {record!r:.300}")
     unknown = [key for key in record if key not in FIELDS]
     if unknown:
         raise unknown_name("key", unknown[0], FIELDS, where=where)
@@ -58,7 +58,8 @@ def check_record(record: Any, where: str) -> None:
     for name in ("clean", "corrupt"):
         text = record.get(name)
         if text is not None and (not isinstance(text, str) or not text):
-            raise InputError(f"{where}: {name!r} must be a text, got {text!r}")
+            raise InputError(f"{where}: {name!r} must be a text, got {text!r:.300}")
+        _require_characters(text, f"{where}: {name!r}")
     for name in ("answer", "distractor"):
         value = record.get(name)
         values = value if isinstance(value, list | tuple) else [value]
@@ -66,8 +67,17 @@ def check_record(record: Any, where: str) -> None:
             continue
         if not values or not all(type(v) in (str, int) and v != "" for v in values):
             raise InputError(
-                f"{where}: {name!r} must be a text, a token id or a list of these, got {value!r}"
+                f"{where}: {name!r} must be a text, a token id or a list of these, "
+                f"got {value!r:.300}"
             )
+        for text in values:
+            _require_characters(text, f"{where}: {name!r}")
+
+
+def _require_characters(text: Any, what: str) -> None:
+    """Raises for half of a surrogate pair: JSON can write one, and no tokenizer takes it."""
+    if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InputError(f"{what} holds half of a character (a lone surrogate): {text!r:.80}")
 
 
 @dataclass

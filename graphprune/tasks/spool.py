@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from graphprune.errors import InputError
 from graphprune.tasks.tables import Ragged, row_chunks
+from graphprune.util.files import new_scratch
 
 
 class Spool:
@@ -33,10 +34,10 @@ class Spool:
     """
 
     def __init__(self, parent: str | Path | None = None) -> None:
-        where = tempfile.gettempdir() if parent is None else parent
+        where = Path(tempfile.gettempdir() if parent is None else parent)
         try:
-            Path(where).mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(prefix="graphprune-", dir=where))
+            where.mkdir(parents=True, exist_ok=True)
+            self.folder = new_scratch(where)
         except OSError as error:
             raise InputError(
                 f"cannot keep examples in {where}: {error.strerror}; spool= names another folder"

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from graphprune.errors import FetchError, InputError, MissingExtraError
 from graphprune.util.files import atomic_folder, remove_stale, scratch_folder
+from graphprune.util.readers import file_bytes, json_value
 
 logger = logging.getLogger(__name__)
 
@@ -154,12 +155,14 @@ def _record(artifact: Artifact) -> dict[str, Any]:
 def _is_complete(artifact: Artifact, result: Path) -> bool:
     """``True`` if the result is there, by this version of the step, and every file whole."""
     try:
-        record = json.loads((result / RECORD_NAME).read_text(encoding="utf-8"))
-        files = record.pop("files")
-        return record == _record(artifact) and all(
-            (result / file).stat().st_size == size for file, size in files.items()
+        record = json_value(file_bytes(result / RECORD_NAME))
+        files = record.pop("files") if isinstance(record, dict) and "files" in record else None
+        return (
+            isinstance(files, dict)
+            and record == _record(artifact)
+            and all((result / file).stat().st_size == size for file, size in files.items())
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         return False
 
 

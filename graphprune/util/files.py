@@ -10,7 +10,7 @@ the new ones, never some of each.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import platform
 import re
@@ -25,11 +25,17 @@ from functools import cache
 from pathlib import Path
 
 from graphprune.errors import FormatError, InputError
+from graphprune.util.readers import file_bytes, json_value
 
 PENDING = ".graphprune-pending"
 """Holds the new files of a folder while they are moved to their places in it."""
 
-_SCRATCH = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.[^.]*)?", re.DOTALL)
+# What is being written: a name, who writes (earlier versions did not say), a random number.
+_SCRATCH = re.compile(
+    r"\.(?P<name>.*)\.((?P<machine>[0-9a-f]{6})-(?P<process>\d+)-)?[0-9a-f]{8}\.tmp(\.[^.]*)?",
+    re.DOTALL,
+)
+_LETTERS = 50  # of a name, at most four bytes each: a folder takes names of 255 bytes
 _STALE_SECONDS = 24 * 3600
 
 
@@ -38,7 +44,23 @@ _STALE_SECONDS = 24 * 3600
 
 def beside(path: Path) -> Path:
     """A fresh hidden name in the same folder (so that a rename stays on one file system)."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    who = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{path.name[:_LETTERS]}.{who}.tmp{path.suffix[:20]}")
+
+
+def _usable(path: str | os.PathLike[str]) -> Path:
+    """The path; :class:`InputError` for a name that no file can have."""
+    place = Path(path)
+    try:
+        place.is_dir()
+        possible = b"\0" not in os.fsencode(place)
+    except UnicodeEncodeError:
+        possible = False
+    except OSError as error:  # too long
+        raise InputError(f"cannot write {place}: {error.strerror or error}") from None
+    if not possible:
+        raise InputError(f"no file can be called {str(place)!r}")
+    return place
 
 
 def contents(folder: Path) -> list[Path]:
@@ -62,7 +84,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> place.read_text(), len(list(place.parent.iterdir()))
         ('whole', 1)
     """
-    given = Path(path)
+    given = _usable(path)
     if given.is_dir():
         raise InputError(f"expected the name of a file to write, got the folder {given}")
     if given.exists() and not given.is_file():
@@ -74,11 +96,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(target.parent, target.name)
         yield temporary
         _flush(temporary)
         temporary.replace(target)
     except OSError as error:
-        raise InputError(f"cannot write {given}: {error.strerror or error}") from error
+        raise _not_written(f"cannot write {given}", temporary, error) from error
     finally:
         with suppress(OSError):  # its folder was not made, or may not be written to
             temporary.unlink(missing_ok=True)
@@ -92,8 +115,11 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> Path:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Writes UTF-8 text with ``\\n`` line ends, whole or not at all."""
-    return write_bytes(path, text.encode("utf-8"))
+    r"""Writes UTF-8 text with ``\n`` line ends, whole or not at all.
+
+    A lone surrogate, which UTF-8 has not, is written as an escape, ``\ud800``.
+    """
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def require_free(target: Path, overwrite: bool, what: str, is_one: Callable[[], bool]) -> None:
@@ -123,22 +149,62 @@ def require_free(target: Path, overwrite: bool, what: str, is_one: Callable[[], 
 def states_format(path: Path, name: str) -> bool:
     """``True`` if a file is JSON that says ``"format": name``."""
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        document = json_value(file_bytes(path))
+    except (OSError, ValueError):
         return False
     return isinstance(document, dict) and document.get("format") == name
 
 
-def remove_stale(folder: Path, name: str = "*") -> None:
-    """Removes what killed writes of ``name`` left in a folder, but nothing of the last day.
+def remove_stale(folder: Path, name: str | None = None) -> None:
+    """Removes what killed writes of ``name`` left in a folder, of all names by default.
 
-    Another process may be at work on younger ones.
+    That is what a process of this machine was writing that is no more; of other machines, and of
+    names without a process, what is older than a day.
     """
-    for path in folder.glob(f".{name}.*.tmp*"):
-        if _SCRATCH.fullmatch(path.name):
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _SCRATCH.fullmatch(entry.name) if entry.name[:1] == "." else None
+            if found is None or (name is not None and found["name"] != name[:_LETTERS]):
+                continue
             with suppress(OSError):  # gone meanwhile
-                if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
+                old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_SECONDS
+                if old or _is_orphan(found):
+                    path = Path(entry.path)
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_orphan(scratch: re.Match[str]) -> bool:
+    """``True`` if the process that was writing is known, and is no more."""
+    if scratch["machine"] != _machine() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(scratch["process"]), 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # another user's
+        return False
+    return False
+
+
+@cache
+def _machine() -> str:
+    """Six digits for what process numbers belong to: a machine since it started, or a container."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:6]
+
+
+def _not_written(what: str, temporary: Path, error: OSError) -> InputError:
+    """The error of a write that failed, with the bytes written so far and those left there."""
+    room = ""
+    with suppress(OSError):
+        files = temporary.rglob("*") if temporary.is_dir() else [temporary]
+        done = sum(file.stat().st_size for file in files)
+        free = shutil.disk_usage(temporary.parent).free
+        room = f" (after {done:,} bytes; {free:,} are free there)"
+    return InputError(f"{what}: {error.strerror or error}{room}")
 
 
 def _flush(path: Path) -> None:
@@ -152,13 +218,23 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A fresh folder in ``parent``, removed in the end; after a kill by :func:`remove_stale`."""
-    scratch = beside(parent / "scratch")
-    scratch.mkdir()
+    """A fresh folder in ``parent``, removed in the end; after a kill, by the next of these."""
+    scratch = new_scratch(parent)
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def new_scratch(parent: Path) -> Path:
+    """Makes a fresh folder of this user's in ``parent``; removes those that killed processes left.
+
+    Raises :class:`OSError`.
+    """
+    scratch = beside(parent / "graphprune-scratch")
+    remove_stale(parent, "graphprune-scratch")
+    scratch.mkdir(mode=0o700)
+    return scratch
 
 
 @contextmanager
@@ -181,7 +257,7 @@ def atomic_folder(path: str | os.PathLike[str], *, whole: bool = False) -> Itera
         >>> (place / "a.txt").read_text(), [p.name for p in place.parent.iterdir()]
         ('new', ['new'])
     """
-    target = Path(path).resolve()
+    target = _usable(path).resolve()
     staging = beside(target)
     missing = [parent for parent in target.parents if not parent.exists()]
     try:
@@ -192,7 +268,7 @@ def atomic_folder(path: str | os.PathLike[str], *, whole: bool = False) -> Itera
         with _uninterrupted():
             _move_into_place(staging, target, whole)
     except OSError as error:
-        raise InputError(f"cannot write to {target}: {error.strerror or error}") from error
+        raise _not_written(f"cannot write to {target}", staging, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         for folder in missing:
@@ -297,15 +373,18 @@ def _exchange_call() -> Callable[[bytes, bytes], int] | None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block is done."""
+    """Ctrl-C and SIGTERM wait until the block is done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda number, frame: came.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+    for one in came:
+        signal.raise_signal(one)

@@ -1,4 +1,7 @@
-"""Ctrl-C that ends a search after the step at hand, where somebody can tell its result as such."""
+"""Ctrl-C that ends a search after the step at hand, where somebody can tell its result as such.
+
+On the command line SIGTERM, which schedulers send before they kill, does the same.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn
 
 _WHOLE: ContextVar[bool] = ContextVar("graphprune_whole_results", default=False)
 
@@ -22,6 +25,15 @@ def whole_results() -> Iterator[None]:
         _WHOLE.reset(token)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: everything is cleaned up as after Ctrl-C."""
+
+    @staticmethod
+    def handler(number: int, frame: Any) -> NoReturn:
+        """Raises it, as a signal's handler."""
+        raise Terminated
+
+
 @contextmanager
 def interruptible(came: list[int]) -> Iterator[list[int]]:
     """Notes a first Ctrl-C in ``came``; a second one stops at once.
@@ -34,11 +46,15 @@ def interruptible(came: list[int]) -> Iterator[list[int]]:
 
     def note(number: int, frame: Any) -> None:
         if came:
-            raise KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         came.append(number)
 
-    before = signal.signal(signal.SIGINT, note)
+    # SIGTERM only where it would interrupt: another program's must end it as it wants.
+    signals = [signal.SIGINT]
+    signals += [signal.SIGTERM] if signal.getsignal(signal.SIGTERM) is Terminated.handler else []
+    before = {number: signal.signal(number, note) for number in signals}
     try:
         yield came
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -11,11 +11,14 @@ from datetime import UTC, datetime
 from enum import Enum
 from importlib import metadata
 from pathlib import PurePath
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @runtime_checkable
@@ -91,6 +94,14 @@ def _bytes(tensor: Tensor) -> memoryview:
     return values.view(torch.uint8).numpy().data
 
 
+def _held(tensor: Tensor) -> list[Tensor]:
+    """The tensors that another library's quantised one is made of; any other alone."""
+    flatten = getattr(type(tensor), "__tensor_flatten__", None)
+    if flatten is None or type(tensor).__module__.startswith("torch."):
+        return [tensor]
+    return [part for name in flatten(tensor)[0] for part in _held(getattr(tensor, name))]
+
+
 def weights_hash(tensors: Iterable[tuple[str, Any]]) -> str:
     """SHA-256 of a module's named tensors in the order given, in hexadecimal digits.
 
@@ -104,7 +115,8 @@ def weights_hash(tensors: Iterable[tuple[str, Any]]) -> str:
     for name, tensor in tensors:
         digest.update(name.encode())
         if isinstance(tensor, Tensor):
-            digest.update(_bytes(tensor))
+            for part in _held(tensor):
+                digest.update(_bytes(part))
     return digest.hexdigest()
 
 
@@ -143,6 +155,35 @@ def recorded(provenance: Mapping[str, Any], part: str, key: str) -> str:
     """A name in a part of a provenance, which may be the name alone; empty where not known."""
     record = provenance.get(part)
     return str((record.get(key) if isinstance(record, Mapping) else record) or "")
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A table as CSV. A text that a spreadsheet would run as a formula gets an apostrophe before.
+
+    Example:
+        >>> import pandas as pd
+        >>> print(csv_text(pd.DataFrame({"name": ["a", "=1+1"], "score": [-1.0, 2.0]})), end="")
+        name,score
+        a,-1.0
+        '=1+1,2.0
+    """
+    from pandas.api.types import is_numeric_dtype
+
+    texts = {
+        name: column.map(_no_formula)
+        for name, column in frame.items()
+        if not is_numeric_dtype(column)
+    }
+    safe = frame.assign(**{str(name): column for name, column in texts.items()})
+    return str(safe.rename(columns=_no_formula).to_csv(index=False, lineterminator="\n"))
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    formula = cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    # Python's writer puts no marks around a carriage return, which would begin a row.
+    return f"{chr(39) * formula}{cell}".replace("\r", "\\r")
 
 
 _PACKAGES = ("graphprune", "numpy", "torch", "transformers", "torch_geometric")

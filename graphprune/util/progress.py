@@ -1,8 +1,12 @@
-"""Progress by tqdm: bars on a terminal, a line now and then in a log; one switch silences all."""
+"""Progress by tqdm: bars on a terminal, a line now and then in a log; one switch silences all.
+
+Texts of others are made harmless for terminals by :func:`printable`.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ContextDecorator, contextmanager
@@ -18,6 +22,23 @@ _in_log: ContextVar[bool] = ContextVar("graphprune_in_log", default=False)
 _passes: ContextVar[Mapping[str, int] | None] = ContextVar("graphprune_passes", default=None)
 
 LOG_SECONDS = 15.0  # between two lines in a log
+
+
+_STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal or a table: what would steer it or hide is shown as an escape.
+
+    These are control characters but line ends and tabs, marks of writing direction, and surrogates.
+
+    Example:
+        >>> print(printable("a\x1b[2Jb"))
+        a\x1b[2Jb
+    """
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class quiet(ContextDecorator):
@@ -87,6 +108,7 @@ def bar(description: str, total: int, done: int = 0) -> Any:
 
 
 def _progress(**options: Any) -> Any:
+    options["desc"] = printable(options["desc"])
     silent = _quiet.get() or os.environ.get("GRAPHPRUNE_QUIET", "") not in ("", "0")
     each = (_passes.get() or {}).get(options["desc"])
     if each is not None:

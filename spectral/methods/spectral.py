@@ -35,7 +35,7 @@ __all__ = [
     "message_norms",
 ]  # fmt: skip
 
-EdgeWeights = Literal["auto", "module", "message_norm", "attribution"]
+EdgeWeights = Literal["auto", "equal", "module", "message_norm", "attribution"]
 
 
 def edge_weights(
@@ -51,8 +51,8 @@ def edge_weights(
 
     ``"module"``: the signed weights of the model's own edges; ``"message_norm"``: see
     :func:`message_norms`; ``"attribution"``: sizes of EAP's scores on the task, under
-    ``ablation``; ``"auto"``: the first where the model has weights, else the second. Numbers
-    ``[E]`` are taken as they are.
+    ``ablation``; ``"auto"``: the first where the model has weights, else the second; ``"equal"``: 1
+    each. Numbers ``[E]`` are taken as they are.
 
     Example:
         >>> edge_weights(model, task)[:4]
@@ -67,6 +67,8 @@ def edge_weights(
                 f"edge_weights: expected {model.graph.num_edges} numbers, got {list(values.shape)}"
             )
         return values
+    if how == "equal":
+        return torch.ones(model.graph.num_edges, dtype=torch.float64)
     directed = model.untied() if isinstance(model, TiedEdges) else model
     if how in ("auto", "module") and isinstance(directed, WeightedEdges):
         own = directed.edge_weights()
@@ -82,8 +84,8 @@ def edge_weights(
     if how in ("auto", "message_norm"):
         return message_norms(directed, task)
     raise InputError(
-        "edge_weights must be 'auto', 'module', 'message_norm', 'attribution' or numbers, got "
-        f"{how!r}"
+        "edge_weights must be 'auto', 'equal', 'module', 'message_norm', 'attribution' or numbers, "
+        f"got {how!r}"
     )
 
 
@@ -101,7 +103,7 @@ def weight_passes(model: MaskedModel, task: Task, how: EdgeWeights | Any) -> Pas
         return Passes(plain=batches)
     if how == "auto" and isinstance(model, WeightedEdges) and model.edge_weights() is not None:
         return Passes()
-    return Passes() if how == "module" else Passes(trials=batches)
+    return Passes() if how in ("equal", "module") else Passes(trials=batches)
 
 
 @torch.no_grad()

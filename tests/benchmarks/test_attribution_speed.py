@@ -22,7 +22,7 @@ import pytest
 import torch
 
 import graphprune as gp
-from graphprune.adapters.lm.describe.layout import EdgeLayout
+from graphprune.adapters.lm.describe.layout import EdgeLayout, LayerShape
 
 from .measuring import (
     VOCAB,
@@ -138,10 +138,10 @@ def test_curve_time(case, capsys):
 
 def test_graph_of_four_million_edges(capsys):
     """40 layers, 40 heads (CodeLlama-13B): built, fingerprinted and pruned without edge objects."""
-    setup = "from graphprune.adapters.lm.describe.layout import EdgeLayout"
-    memory = fresh_peak_mb(setup, "EdgeLayout(40, 40, 40).graph().fingerprint")
+    setup = "from graphprune.adapters.lm.describe.layout import EdgeLayout, LayerShape"
+    memory = fresh_peak_mb(setup, "EdgeLayout((LayerShape(40, 40),) * 40).graph().fingerprint")
     start = time.perf_counter()
-    graph = EdgeLayout(40, 40, 40).graph()
+    graph = EdgeLayout((LayerShape(40, 40),) * 40).graph()
     built = time.perf_counter() - start
     print(graph.fingerprint)
     hashed = time.perf_counter() - start - built

@@ -4,17 +4,17 @@ import pytest
 import torch
 
 import graphprune as gp
-from graphprune.adapters.lm.describe.layout import EdgeLayout
+from graphprune.adapters.lm.describe.layout import EdgeLayout, LayerShape
 from graphprune.selection.connected import exact_budget, shortest_path_edges
 
 pytestmark = pytest.mark.inside
 
 LAYOUTS = {
-    "plain": EdgeLayout(2, 2, 2),
-    "grouped": EdgeLayout(2, 4, 2),
-    "coupled": EdgeLayout(2, 2, 2, coupled=True),
-    "parallel grouped": EdgeLayout(3, 2, 1, parallel=True),
-    "two embeddings": EdgeLayout(2, 2, 2, embeddings=2),
+    "plain": EdgeLayout((LayerShape(2, 2),) * 2),
+    "grouped": EdgeLayout((LayerShape(4, 2),) * 2),
+    "coupled": EdgeLayout((LayerShape(2, 2),) * 2, coupled=True),
+    "parallel grouped": EdgeLayout((LayerShape(2, 1),) * 3, parallel=True),
+    "two embeddings": EdgeLayout((LayerShape(2, 2),) * 2, embeddings=2),
 }
 
 

@@ -6,9 +6,9 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.exporting import circuits
 from support.processes import in_a_process
 from transformer_graph import random_scores, transformer_graph
@@ -28,12 +28,13 @@ LINUX = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits o
 
 # What is written, whether folders can be exchanged, whether there are files of others.
 CASES = ["saves,yes,no", "saves,no,no", "saves,no,yes", "saves,yes,yes"]
-CASES += ["discover,yes,no", "new,yes,no", "runs,yes,no"]
+CASES += ["discover,yes,no", "new,yes,no", "runs,yes,no", "checkpoints,yes,no"]
+MORE = ["exports", "models", "fetch", "study", "pruning", "acdc"]  # by `pytest -m kill`
 
 
 def run_cases(folder, cases):
     """What each kill of each case left, in words: all in one process, which forks."""
-    done = in_a_process("-m", "inside.killing", folder, *cases)
+    done = in_a_process("-m", "inside.killed_writes", folder, *cases)
     assert done.returncode == 0, done.stderr
     words = {}
     for part in done.stdout.split("case ")[1:]:
@@ -58,15 +59,30 @@ def turns_once(words, before, after):
 
 
 @LINUX
-@pytest.mark.parametrize("what", ["saves", "discover"])
+@pytest.mark.parametrize("what", ["saves", "discover", "checkpoints"])
 def test_a_kill_at_any_event_leaves_the_old_files_or_the_new(what, kills):
     turns_once(kills[f"{what},yes,no"], ["old"], ["new"])
 
 
 @LINUX
-@pytest.mark.slow
-def test_kills_of_export_model(tmp_path):
-    turns_once(run_cases(tmp_path, ["models,yes,no"])["models,yes,no"], ["old"], ["new"])
+@pytest.mark.kill
+@pytest.mark.timeout(1800)
+def test_two_hundred_kills(tmp_path):
+    """Before every event of all else that is written."""
+    words = {}
+    for what in MORE:
+        (tmp_path / what).mkdir()
+        words[what] = run_cases(tmp_path / what, [f"{what},yes,no"])[f"{what},yes,no"]
+    turns_once(words["models"], ["old"], ["new"])
+    turns_once(words["fetch"], ["none"], ["new"])
+    assert words["exports"] == sorted(words["exports"])
+    assert {words["exports"][0], words["exports"][-1]} == {"0 new", "8 new"}
+    assert words["study"] == sorted(words["study"])
+    assert {words["study"][0], words["study"][-1]} == {"0 finished", "4 finished"}
+    for what in ("pruning", "acdc"):
+        turns_once(words[what], ["none", "on the way"], ["found"])
+        assert "on the way" in words[what]
+    assert sum(map(len, words.values())) >= 200, {k: len(v) for k, v in words.items()}
 
 
 @LINUX
@@ -99,6 +115,42 @@ def test_what_kills_left_goes_after_a_day_and_is_in_nobodys_way(tmp_path):
     os.utime(mine, (0, 0))
     old.save(tmp_path / "c", overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == [mine.name, "c"]
+
+
+@LINUX
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
+    """At once, where its process is no more; what a living one writes stays."""
+    gone = in_a_process("-c", "import os; print(os.getpid())").stdout.strip()
+    alive = files.beside(tmp_path / "a.csv")
+    dead = alive.with_name(alive.name.replace(f"-{os.getpid()}-", f"-{gone}-"))
+    elsewhere = dead.with_name(dead.name.replace(files._machine(), "0" * 6))
+    assert len({alive, dead, elsewhere}) == 3
+    for path in (alive, dead, elsewhere):
+        path.write_text("half")
+    files.write_text(tmp_path / "b.csv", "another file")
+    assert dead.exists()
+    files.write_text(tmp_path / "a.csv", "whole")
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "a.csv", "b.csv", alive.name, elsewhere.name,
+    }  # fmt: skip
+    with files.scratch_folder(tmp_path) as scratch:
+        assert scratch.stat().st_mode & 0o777 == 0o700
+    files.remove_stale(tmp_path)
+    assert alive.exists()
+
+
+def test_a_write_that_fails_says_where_and_how_far_it_came(tmp_path):
+    def write(atomic, name):
+        with atomic(tmp_path / name) as path:
+            (path / "a" if path.is_dir() else path).write_text("half")
+            raise OSError(28, "No space left on device")
+
+    sentence = r"No space left on device \(after 4 bytes; [\d,]+ are free there\)"
+    with pytest.raises(InputError, match=rf"cannot write .*a\.csv: {sentence}"):
+        write(files.atomic_path, "a.csv")
+    with pytest.raises(InputError, match=rf"cannot write to .*c: {sentence}"):
+        write(files.atomic_folder, "c")
+    assert not list(tmp_path.iterdir())
 
 
 # -------------------------------------------------------------------- flipped bits
@@ -164,10 +216,8 @@ def test_a_flipped_bit_of_a_ranking_is_found(tmp_path):
     found, cost = rankings.find(gp.EAP(), graph)
     assert torch.equal(found.values, scores.values)
     assert (cost.seconds, cost.cpu_seconds, cost.mib) == (1.0, 2.0, None)
-    with np.load(path) as parts:  # as any .npz file
-        contents = dict(parts)
-    np.savez_compressed(path, **contents)  # as it was before there was a digest
-    with pytest.raises(FormatError, match="of a version that wrote no digest"):
+    save_file(load_file(path), path)  # as any safetensors file, and one without notes
+    with pytest.raises(FormatError, match=f"{path.name}: .*Delete the file"):
         rankings.find(gp.EAP(), graph)
 
 

@@ -10,7 +10,7 @@ from support.tiny import random_pair, tiny
 from support.toy import Toy, ToyExamples
 
 import graphprune as gp
-from graphprune.adapters.lm.describe.layout import EdgeLayout
+from graphprune.adapters.lm.describe.layout import EdgeLayout, LayerShape
 from graphprune.search import greedy_pruning as search
 from graphprune.search.keep_prediction import KeepPredictor
 from graphprune.search.order import edge_order, is_reverse_topological
@@ -211,5 +211,7 @@ def test_a_run_killed_between_checkpoints_is_not_lost(tmp_path, monkeypatch):
 def test_orders_of_other_layouts_are_reverse_topological(shape, parallel):
     for coupled in (False, True):
         for embeddings in (1, 2):
-            graph = EdgeLayout(*shape, parallel, coupled, embeddings).graph()
+            layers, *heads = shape
+            layout = EdgeLayout((LayerShape(*heads),) * layers, parallel, coupled, embeddings)
+            graph = layout.graph()
             assert is_reverse_topological(graph, edge_order(graph))

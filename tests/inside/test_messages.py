@@ -1,32 +1,17 @@
-"""Messages of PyG modules: which convolutions have a soft mask, and what is said once."""
+"""Messages of PyG modules: what is said once."""
 
 import logging
 
 import pytest
 import torch
 import torch_geometric.nn as pyg
-from support.messages import HARD
 from torch_geometric.data import Data
 
 import graphprune as gp
 from graphprune.adapters.gnn import messages
-from graphprune.adapters.gnn.deletion_rules import deletion_rule
 from graphprune.tasks import nodes
 
 pytestmark = pytest.mark.inside
-
-
-@pytest.mark.parametrize(
-    "conv",
-    [
-        pyg.GCNConv(8, 8, improved=True),
-        pyg.GATConv(8, 8, edge_dim=2),
-        *(make(8, 8) for make in HARD.values()),
-    ],
-    ids=["improved GCN", "GAT with edge attributes", *HARD],
-)
-def test_what_depends_on_edges_otherwise_has_no_soft_mask(conv):
-    assert deletion_rule(conv) == "none"
 
 
 def test_a_mean_over_one_shared_input_is_said_to_be_counterfactual(caplog):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
 import torch
 
 VOCAB, WIDTH, HEADS, LAYERS = 64, 32, 4, 3
@@ -111,16 +112,31 @@ SIZES: dict[str, Any] = {
 # What else a type needs: sizes, or a choice that its defaults leave out of a tiny model.
 _LATENT = {"num_key_value_heads": HEADS, "head_dim": 4, "qk_rope_head_dim": 4}
 _PADDED = {"pad_token_id": 1}
+_PLE = {"vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 8}
+_HYBRID = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+_DECODER = {"is_decoder": True}  # of an encoder's layers
 ODD: dict[str, dict[str, Any]] = {
     "axk1": _LATENT,
     "axk2": _LATENT,
-    "camembert": _PADDED,
+    "camembert": _PADDED | _DECODER,
+    "bert": _DECODER,
+    "bert-generation": _DECODER,
+    "big_bird": _DECODER,
+    "electra": _DECODER,
+    "ernie": _DECODER,
+    "megatron-bert": _DECODER,
+    "rembert": _DECODER,
+    "roformer": _DECODER,
     "cwm": {"bos_token_id": 1, "eos_token_id": 1},
-    "data2vec-text": _PADDED,
-    "deepseek_v2": _LATENT,
+    "data2vec-text": _PADDED | _DECODER,
+    "deepseek_v2": _LATENT | {"num_experts_per_tok": 2},
     "deepseek_v3": _LATENT,
     "deepseek_v32": _LATENT | {"index_head_dim": 8, "index_n_heads": 2, "index_topk": 4},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "dots3_note_text": {"num_key_value_heads": HEADS},
+    "gemma3n_text": _PLE | {"num_kv_shared_layers": 0, "laurel_rank": 8},
+    "gemma4_text": _PLE,
+    "gemma4_unified_text": {"num_kv_shared_layers": 0},
     "glm4_moe_lite": _LATENT,
     "glm_moe_dsa": _LATENT | {"index_head_dim": 8, "index_n_heads": 2, "index_topk": 4},
     "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]], "window_size": 4},
@@ -132,19 +148,44 @@ ODD: dict[str, dict[str, Any]] = {
     },
     "granitemoe": {"residual_multiplier": 0.4, "embedding_multiplier": 3.0},
     "granitemoeshared": {"residual_multiplier": 0.4, "logits_scaling": 2.0},
+    "bailing_hybrid": _LATENT | _HYBRID | {"num_mtp_layers": 0, "head_dim": 8},
+    "kimi_linear": _LATENT | _HYBRID | {"linear_head_dim": 8, "linear_num_heads": HEADS},
     "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
     "longcat_flash": _LATENT,
+    "mamba2": {"num_heads": 2 * HEADS},
     "minicpm3": _LATENT | {"scale_depth": 1.4, "dim_model_base": 16, "scale_emb": 3},
-    "modernbert-decoder": {"pad_token_id": 1, "cls_token_id": 1, "sep_token_id": 1},
+    "modernbert-decoder": dict.fromkeys(
+        ("bos_token_id", "cls_token_id", "eos_token_id", "pad_token_id", "sep_token_id"), 1
+    ),
     "prophetnet": _PADDED,
-    "reformer": {"is_decoder": True},
-    "roberta": _PADDED,
-    "roberta-prelayernorm": _PADDED,
+    "reformer": {
+        "is_decoder": True,
+        "axial_pos_embds_dim": [16, 16],
+        "axial_pos_shape": [8, 8],
+        "attn_layers": ["local", "lsh", "local"],
+    },
+    "roc_bert": _DECODER | {"enable_pronunciation": False, "enable_shape": False},
+    "roberta": _PADDED | _DECODER,
+    "roberta-prelayernorm": _PADDED | _DECODER,
     "stablelm": {"qk_layernorm": True},
     "trocr": {"d_model": WIDTH, "cross_attention_hidden_size": WIDTH},
-    "xlm-roberta": _PADDED,
-    "xlm-roberta-xl": _PADDED,
+    "xlm-roberta": _PADDED | _DECODER,
+    "xlm-roberta-xl": _PADDED | _DECODER,
+    "xmod": _PADDED | _DECODER | {"default_language": "en_XX"},
+    "zamba": {
+        "layers_block_type": ["mamba", "hybrid", "mamba"],
+        "n_mamba_heads": 2,
+        "attention_head_dim": 16,
+        "num_key_value_heads": HEADS,
+        "use_mamba_kernels": False,
+    },
+    "zamba2": {
+        "layers_block_type": ["mamba", "hybrid", "mamba"],
+        "n_mamba_heads": 8,
+        "num_key_value_heads": HEADS,
+        "intermediate_size": 48,
+    },
     "youtu": _LATENT,
     "zaya": {"num_experts_per_tok": 1},
 }
@@ -158,10 +199,20 @@ def model_types() -> dict[str, str]:
 
 
 def tiny_config(model_type: str, **overrides: Any) -> Any:
-    """The type's configuration, its sizes shrunk."""
+    """The type's configuration, its sizes shrunk; skips where transformers is older than it."""
+    import transformers
     from transformers import AutoConfig
 
+    if model_type not in model_types():
+        pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
     plain = AutoConfig.for_model(model_type)
+    return AutoConfig.for_model(model_type, **{**_shrunk(plain, model_type), **overrides})
+
+
+def _shrunk(plain: Any, model_type: str) -> dict[str, Any]:
+    """The settings that make a configuration tiny, and those inside it."""
+    from transformers import PretrainedConfig
+
     whole = getattr(plain, "num_hidden_layers", None)
     names = {**getattr(plain, "attribute_map", {})}
     given: dict[str, Any] = {}
@@ -178,9 +229,13 @@ def tiny_config(model_type: str, **overrides: Any) -> Any:
     if settable and layer_types and len(layer_types) == whole:
         kinds = list(dict.fromkeys(layer_types))
         given["layer_types"] = [kinds[i % len(kinds)] for i in range(LAYERS)]
-    given.update(ODD.get(model_type, {}))
-    given.update(overrides)
-    return AutoConfig.for_model(model_type, **given)
+    for name, inner in vars(plain).items():
+        if isinstance(inner, PretrainedConfig):
+            given[name] = _shrunk(inner, inner.model_type) | {"model_type": inner.model_type}
+    for name, value in ODD.get(model_type, {}).items():
+        inside = given.get(name)
+        given[name] = inside | value if isinstance(inside, dict) else value
+    return given
 
 
 NONE_TOO = {"head_dim", "num_key_value_heads", "intermediate_size"}

@@ -63,13 +63,21 @@ MAKERS = {
     "SG": lambda a, b: pyg.SGConv(a, b),
     "GAT": lambda a, b: pyg.GATConv(a, b),
     "GATv2": lambda a, b: pyg.GATv2Conv(a, b, heads=2, concat=False),
+    "Transformer": lambda a, b: pyg.TransformerConv(a, b),
+    "GEN": lambda a, b: pyg.GENConv(a, b),
+    "FiLM": lambda a, b: pyg.FiLMConv(a, b),
+    "GCN improved": lambda a, b: pyg.GCNConv(a, b, improved=True),
+    "DirGNN": lambda a, b: pyg.DirGNNConv(pyg.SAGEConv(a, b)),
+    "DirGNN GCN": lambda a, b: pyg.DirGNNConv(pyg.GCNConv(a, b, add_self_loops=False)),
+    "Hypergraph": lambda a, b: pyg.HypergraphConv(a, b),
+    "SuperGAT": lambda a, b: pyg.SuperGATConv(a, b),
+    "EG": lambda a, b: pyg.EGConv(a, b, num_heads=1),
+    "MixHop": lambda a, b: pyg.MixHopConv(a, b, powers=[1]),
 }
 HARD = {
     "GraphConv max": lambda a, b: pyg.GraphConv(a, b, aggr="max"),
     "EdgeConv": lambda a, b: pyg.EdgeConv(lin(2 * a, b)),
-    "Transformer": lambda a, b: pyg.TransformerConv(a, b),
-    "GEN": lambda a, b: pyg.GENConv(a, b),
-    "FiLM": lambda a, b: pyg.FiLMConv(a, b),
+    "MF": lambda a, b: pyg.MFConv(a, b),
 }
 
 

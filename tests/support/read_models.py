@@ -1,5 +1,8 @@
 """Proof that a model's graph is the model: the user's own module under hooks, nothing of ours.
 
+Of layers whose mixer is one node, what the module (or the norm behind it) gives is the message; of
+layers taken in steps, what the stream in the middle and the layer's output add to what went in.
+
 ``Family`` only says which module is which; every number comes from plain Hugging Face forwards.
 """
 
@@ -18,9 +21,12 @@ SHARE = 0.3  # of its own message that a patched writer still sends
 
 
 class HookedModel:
-    """A module's plain runs, and runs in which one head or one MLP sends something else."""
+    """A module's plain runs, and runs in which one head, mixer or MLP sends something else.
 
-    def __init__(self, module: Any, family: Any, heads: int) -> None:
+    ``heads``: how many each layer has.
+    """
+
+    def __init__(self, module: Any, family: Any, heads: list[int]) -> None:
         self.module, self.family, self.heads = module, family, heads
         base = module.get_submodule(family.base)
         self.layers = list(base.get_submodule(family.layers))
@@ -30,6 +36,12 @@ class HookedModel:
 
     def output(self, layer: int) -> nn.Module:
         return self.part(layer, f"{self.family.attention}.{self.family.output}")
+
+    def mixer(self, layer: int) -> nn.Module | None:
+        """The module that gives a layer's message as one node; ``None``: it has heads."""
+        names = dict(self.layers[layer].named_modules())
+        paths = [path for _, path in self.family.blocks if path in names]
+        return names[self.family.attention_post_norm or paths[0]] if paths else None
 
     def logits(self, ids: Tensor) -> Tensor:
         with torch.no_grad():
@@ -59,7 +71,7 @@ class HookedModel:
     def patched_head(self, clean: Tensor, corrupt: Tensor, layer: int, head: int) -> Tensor:
         """Logits where a head sends a share of its message and the rest of its corrupted one."""
         output = self.output(layer)
-        width = self.seen(clean, output)[0].shape[-1] // self.heads
+        width = self.seen(clean, output)[0].shape[-1] // self.heads[layer]
         own = slice(head * width, (head + 1) * width)
         other, _ = self.seen(corrupt, output)
         post = self.family.attention_post_norm
@@ -90,14 +102,92 @@ class HookedModel:
         with self.hooks((norm, "register_forward_hook", add)):
             return self.logits(clean)
 
+    def patched_mixer(self, clean: Tensor, corrupt: Tensor, layer: int) -> Tensor:
+        """The same for a mixer that is one node."""
+        mixer = self.mixer(layer)
+        assert mixer is not None
+        other = self.seen(corrupt, mixer)[1]
+
+        def mix(_: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+            own = out if isinstance(out, Tensor) else out[0]
+            new = SHARE * own + (1 - SHARE) * other
+            return new if isinstance(out, Tensor) else (new, *out[1:])
+
+        with self.hooks((mixer, "register_forward_hook", mix)):
+            return self.logits(clean)
+
     def _mlp_message(self, ids: Tensor, layer: int) -> Tensor:
         """What is left of a layer's output without the stream and what attention added to it."""
         family, own = self.family, self.layers[layer]
         x, out = self.seen(ids, own)
         if family.parallel:
-            return out - x - self.seen(ids, self.output(layer))[1].view(x.shape)
+            mixer = self.mixer(layer) or self.output(layer)
+            return out - x - self.seen(ids, mixer)[1].view(x.shape)
         entrance = family.mlp_norm or family.mlp
         return out - self.seen(ids, self.part(layer, entrance))[0].view(x.shape)
+
+    def _middle(self, ids: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The stream that enters a layer taken in steps, that in its middle, and that it gives."""
+        steps = self.family.steps[layer]
+        x, out = self.seen(ids, self.layers[layer])
+        if steps.middle is None:
+            return x, out, out
+        pair = self.seen(ids, self.part(layer, steps.middle))
+        return x, pair[steps.side == "output"].view(x.shape), out
+
+    def patched_step(self, clean: Tensor, corrupt: Tensor, layer: int, second: bool) -> Tensor:
+        """The same for a step of a layer."""
+        steps = self.family.steps[layer]
+        ends = [self._middle(ids, layer)[second : second + 2] for ids in (clean, corrupt)]
+        old, new = (after - before for before, after in ends)
+        change = (1 - SHARE) * (new - old)
+
+        def add(out: Any, change: Tensor) -> Any:
+            return (
+                out + change if isinstance(out, Tensor) else type(out)((out[0] + change, *out[1:]))
+            )
+
+        def after(module: nn.Module, change: Tensor) -> Any:
+            return module, "register_forward_hook", lambda _, a, k, out: add(out, change)
+
+        def entering(module: nn.Module, change: Tensor) -> Any:
+            def more(_: nn.Module, args: Any, kwargs: Any) -> Any:
+                if "hidden_states" in kwargs:
+                    return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + change}
+                return (args[0] + change, *args[1:]), kwargs
+
+            return module, "register_forward_pre_hook", more
+
+        if second or steps.middle is None:
+            with self.hooks(after(self.layers[layer], change)):
+                return self.logits(clean)
+        middle = self.part(layer, steps.middle)
+        if steps.given == steps.middle and steps.side == "input":
+            with self.hooks(entering(middle, change)):
+                return self.logits(clean)
+        if steps.given == steps.middle:
+            with self.hooks(after(middle, change)):
+                return self.logits(clean)
+        # The change comes in by the stream, and the mixers send what they sent without it.
+        hooks = []
+        for path in steps.silent:
+            mixer = self.part(layer, path)
+            sent = self.seen(clean, mixer)[1]
+
+            def put(_: nn.Module, args: Any, kwargs: Any, out: Any, sent: Tensor = sent) -> Any:
+                return sent if isinstance(out, Tensor) else type(out)((sent, *out[1:]))
+
+            hooks.append((mixer, "register_forward_hook", put))
+        if steps.scaled:
+            before = self._middle(clean, layer)[1]
+            with self.hooks(*hooks, entering(self.layers[layer], change)):
+                change = change**2 / (self._middle(clean, layer)[1] - before)
+        if steps.given is None:
+            hooks.append(entering(self.layers[layer], change))
+        else:
+            hooks.append(after(self.part(layer, steps.given), change))
+        with self.hooks(*hooks):
+            return self.logits(clean)
 
     def patched_mlp(self, clean: Tensor, corrupt: Tensor, layer: int) -> Tensor:
         """The same for an MLP, or a mixture of experts."""
@@ -111,16 +201,19 @@ class HookedModel:
             return self.logits(clean)
 
 
-def prove(module: Any, *, gradients: bool = False) -> dict[str, float]:
+def prove(module: Any, *, gradients: bool = False, nodes: str = "auto") -> dict[str, float]:
     """The largest gap between masked runs and hooked plain ones, over the largest logit.
 
-    ``gradients``: also of mask gradients against finite differences.
+    ``gradients``: also of mask gradients against finite differences; ``nodes``: as ``gp.wrap``'s.
     """
-    model: Any = gp.wrap(module)
+    model: Any = gp.wrap(module, nodes=nodes)
     graph, family = model.graph, gp.describe(model)
-    hooked = HookedModel(module, family, model.layout.heads)
+    shapes: dict[int, Any] = {}  # of each layer's first part
+    for i, shape in enumerate(model.layout.shapes):
+        shapes.setdefault(i if shape.number is None else shape.number, shape)
+    hooked = HookedModel(module, family, [shape.heads for shape in shapes.values()])
     generator = torch.Generator().manual_seed(3)
-    clean, corrupt = torch.randint(int(module.config.vocab_size), (2, 2, 7), generator=generator)
+    clean, corrupt = torch.randint(model.arch.outputs, (2, 2, 7), generator=generator)
     batch = gp.Batch({"input_ids": clean}, {"input_ids": corrupt}, 2)
     reference = model.reference(batch)
     size = float(hooked.logits(clean).abs().max()) + 1
@@ -136,9 +229,24 @@ def prove(module: Any, *, gradients: bool = False) -> dict[str, float]:
         "mask 1": (masked(None, 1.0), hooked.logits(clean)),
         "mask 0": (masked(None, 0.0), hooked.logits(corrupt)),
     }
-    for layer, head in ((0, 1), (last, hooked.heads - 1)):
-        theirs = hooked.patched_head(clean, corrupt, layer, head)
-        pairs[f"a{layer}.h{head}"] = masked(f"a{layer}.h{head}", SHARE), theirs
+    first_split = next((i for i, shape in shapes.items() if shape.block is None), 0)
+    for layer in sorted({0, first_split, last}):
+        shape = shapes[layer]
+        steps = family.steps[layer] if family.steps else None
+        if steps is not None:
+            for second in range(1 + (steps.middle is not None)):
+                name = f"m{layer}" if second else f"{steps.node}{layer}"
+                theirs = hooked.patched_step(clean, corrupt, layer, bool(second))
+                pairs[name] = masked(name, SHARE), theirs
+            continue
+        if shape.block is None:
+            head = shape.heads - 1 if layer == last else 1 % shape.heads
+            name, theirs = f"a{layer}.h{head}", hooked.patched_head(clean, corrupt, layer, head)
+        else:
+            name, theirs = f"{shape.block}{layer}", hooked.patched_mixer(clean, corrupt, layer)
+        pairs[name] = masked(name, SHARE), theirs
+        if not shape.mlp:
+            continue
         theirs = hooked.patched_mlp(clean, corrupt, layer)
         pairs[f"m{layer}"] = masked(f"m{layer}", SHARE), theirs
     kept = (torch.rand(graph.num_edges, generator=generator) < 0.2).float()

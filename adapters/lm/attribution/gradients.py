@@ -52,7 +52,7 @@ _TOKENS = 64, 512  # ... but those of so many tokens in any case; if weights com
 def slice_of_tokens(numbers: int, *, partial: bool) -> int:
     """How many tokens' Deltas stand side by side, where a token has so many ``numbers``.
 
-    ``partial``: the model's weights come and go, and every slice asks for them all.
+    ``partial``: the model's weights come and go, or are made anew, for every slice.
     """
     return max(_TOKENS[partial], _NUMBERS // numbers)
 
@@ -86,9 +86,9 @@ class _Projected:
         """``[R, s, D]``: ``g W`` at each reader's own input, summed over all points."""
         assert self.grad is not None
         grad, norm = wide(self.grad[:, tokens]), block.attention_norm
-        start, width = 0, block.readers[0].weight.shape[-1]
-        out = grad.new_empty(*grad.shape[:2], width)
-        for reader in block.readers:
+        start, readers = 0, block.readers
+        out = grad.new_empty(*grad.shape[:2], readers[0].weight.shape[-1])
+        for reader in readers:
             stop = start + len(reader.weight)
             torch.bmm(grad[start:stop], wide(reader.weight), out=out[start:stop])
             start = stop
@@ -111,14 +111,18 @@ def _linear(block: DecoderBlock, norm: Norm, x_hat: Tensor, projected: Tensor) -
     """``[R, n, dh]``: the projections of ``x_hat`` times the gain, constants left out."""
     if block.rounds is None:
         out = projected.reshape(-1, block.rows, block.head_dim).transpose(0, 1)
-        return out - _constant(block, norm)
+        return out - _constant(block, norm, x_hat)
     # The projections are those of rounded inputs, whose gradient is taken as the inputs' own.
     read = x_hat * norm.gain
-    return torch.cat([read @ reader.weight.transpose(1, 2) for reader in block.readers])
+    return torch.cat([wide(read) @ wide(r.weight).transpose(1, 2) for r in block.readers])
 
 
-def _constant(block: DecoderBlock, norm: Norm) -> Tensor:
+def _constant(block: DecoderBlock, norm: Norm, x_hat: Tensor) -> Tensor:
     """``[R, 1, dh]``: what the projections give at ``x_hat = 0``."""
+    if not block.plain:  # the matrices need not be made for it
+        zero = x_hat.new_zeros(x_hat.shape[-1])
+        at_zero = block.project(zero if norm.bias is None else norm.bias)
+        return at_zero.detach().view(block.rows, 1, block.head_dim)
     parts = []
     for reader in block.readers:
         constant = reader.weight.new_zeros(reader.weight.shape[:2])
@@ -196,7 +200,8 @@ class Attribution:
         """Adds what the kept points give, against Deltas; all else too if the ``last`` is there."""
         clean, ablated = reference.clean, reference.ablated_now()
         batch, length, width = clean.mlps[0].shape
-        most = slice_of_tokens(self.layout.writers * width, partial=self.arch.partial)
+        remade = self.arch.partial or not all(block.plain for block in self.arch.blocks)
+        most = slice_of_tokens(self.layout.writers * width, partial=remade)
         for tokens in torch.arange(batch * length, device=self.edges.device).split(most):
             self._contract_slice(clean, ablated, tokens, last)
         for kept in self._projected:
@@ -209,16 +214,16 @@ class Attribution:
         delta = self.edges.new_empty(layout.writers, len(tokens), self.arch.width)
         clean.embedding_deltas(ablated, tokens, delta[:embeddings])
         for block in self.arch.blocks:
-            i, kept, first = block.index, self._projected[block.index], layout.head(block.index)
+            i, kept = block.index, self._projected[block.index]
             with block.loaded():
                 before = delta[: attention[i].prefix]
                 if last:
                     self._add_products(attention[i], kept.linear(block, tokens), before, tokens)
                 if kept.along:
                     self._add_radial(attention[i], *kept.radial(block, tokens), before, tokens)
-                own = delta[first : first + block.heads + 1]
+                own = delta[layout.head(i) : layout.mlp(i) + block.shape.mlp]
                 clean.block_deltas(ablated, block, tokens, own)
-            if last:
+            if last and block.shape.mlp:
                 grad = wide(self._sums["mlp", i][None, tokens])
                 self._add_products(mlp[i], grad, delta[: mlp[i].prefix], tokens)
         if not last:
@@ -255,9 +260,9 @@ class Attribution:
 
     def _add_neurons(self, delta: Tensor, tokens: Tensor, neurons: Tensor) -> None:
         """Gradients at what each writer group sends, against Delta, neuron by neuron."""
-        start, layout = 0, self.layout
-        for i in range(2 * layout.layers + 1):
-            stop = start + (layout.embeddings if i == 0 else layout.heads if i % 2 else 1)
+        start = 0
+        for i, group in enumerate(self.layout.source_groups()):
+            stop = start + len(group)
             neurons[start:stop] += (delta[start:stop] * wide(self._sums["sent", i][tokens])).sum(1)
             start = stop
 

@@ -126,7 +126,7 @@ class Memory:
         shape, layout = self.shape, self.shape.layout
         heads, dh = layout.heads, shape.head_dim
         turned = 0 if shape.family.position is not None else (heads + layout.kv_heads) * dh
-        repeated = 2 * heads * dh if layout.grouped else 0
+        repeated = 2 * heads * dh if layout.kv_heads != layout.heads else 0
         return layout.rows * dh + heads * dh + turned + repeated
 
     # ---------------------------------------------------------------- parts

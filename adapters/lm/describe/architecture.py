@@ -8,7 +8,8 @@ enters the residual stream.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -19,14 +20,16 @@ from graphprune.errors import UnsupportedModelError
 
 from ..precision.rounding import Rounds
 from .family import Family
-from .hooks import Snapshot
+from .hooks import Snapshot, is_plain, uncompiled
 from .layout import EdgeLayout
+from .linear_maps import made_matrix, rounded_inputs
 from .module_copies import (
     Call,
     FixedOutput,
     Glue,
     Recorder,
     Zero,
+    always_there,
     attention_stand_ins,
     model_inputs,
     output_in_pieces,
@@ -35,63 +38,66 @@ from .module_copies import (
     recomputing,
     replaced,
     run_between,
-    uncompiled,
 )
 from .norms import Norm, ReaderProjections, WeightRows, centre, describe_norm, matrix, wide
 from .offloading import WeightLoader, main_device
-from .reading.whole_layer import WholeLayer, whole_layers
+from .one_node import Same, one_node
+from .steps import GivenStream, Stage, given_below, stages
 
 __all__ = ["Architecture", "DecoderBlock"]
-
-
-def _always_there(*, lent: bool = False) -> AbstractContextManager[None]:
-    """Stands where weights would be brought, for those that never leave."""
-    return nullcontext()
 
 
 class DecoderBlock:
     """One layer: its readers' projections, its attention between them, its MLP and norms.
 
-    ``rows``: readers of the attention, q of each head, then k and v of each key/value head.
     ``coupled``: whether a head's message depends on other heads. ``rounds`` says how inputs of
     attention's products are rounded (``None`` means they are not); the layer's own modules then
-    round what they are called with. ``whole``: how a layer is run whose family names no MLP.
+    round what they are called with. ``stage`` describes this layer alone, and how it is run if
+    whole; ``same``: what a mixer that is one node reads through.
+    ``dtype``: what the layer computes in; ``plain``: whether its projections hold their matrices.
     """
 
     def __init__(
         self,
-        family: Family,
+        stage: Stage,
         layer: nn.Module,
         index: int,
-        config: Any,
         loader: WeightLoader,
+        same: Same | None,
+        config: Any,
+        dtype: torch.dtype,
         rounds: Rounds | None = None,
-        whole: WholeLayer | None = None,
     ) -> None:
-        self.rounds = rounds
-        self.index, self.layer, self.family = index, layer, family
+        family, whole = stage.family, stage.whole
+        self.index, self.layer, self.family, self.dtype = index, layer, family, dtype
         self.partial = loader.needed
-        self.loaded = loader if self.partial else _always_there
+        self.loaded = loader if self.partial else always_there
         alone = EdgeLayout.of(family, config, layers=1)
-        self.heads, self.kv_heads, self.rows = alone.heads, alone.kv_heads, alone.rows
-        self.parallel, self.coupled, self.rows_of = alone.parallel, alone.coupled, alone.rows_of
+        self.shape, self.parallel, self.coupled = alone.shapes[0], alone.parallel, alone.coupled
+        if stage.number != index:  # some layers before it are two
+            self.shape = replace(self.shape, number=stage.number)
+        self.heads, self.kv_heads = self.shape.heads, self.shape.kv_heads
+        self.rows, self.rows_of = self.shape.rows, self.shape.rows_of
         self.attention = part(layer, family.attention)
         self.mlp = whole.mlp if whole is not None else part(layer, family.mlp or "")
+        if same is not None and family.blocks:
+            self.attention = one_node(layer, family, same, None if whole is None else whole.mixer)
         self.output = part(self.attention, family.output)
-        at = f"layer {index}'s"
-        self.attention_norm = self._norm(family.attention_norm, at)
-        self.attention_post_norm = self._norm(family.attention_post_norm, at)
-        self.mlp_norm = self._norm(family.mlp_norm, at)
-        self.mlp_post_norm = self._norm(family.mlp_post_norm, at)
-        weight, bias = matrix(self.output, f"{at} {family.attention}.{family.output}")
+        names = [family.query] if family.fused else [family.query, family.key, family.value]
+        self.projecting = {name: part(self.attention, name) for name in names}
+        self.plain = all(map(is_plain, (*self.projecting.values(), self.output)))
+        self.rounds = rounds if self.plain else rounded_inputs(self.projecting, self.output)
+        with self.loaded():
+            weight, bias = self._matrix(self.output, family.output)
+            like = weight.T[:0]
+            self.attention_norm = self._norm(family.attention_norm, like)
+            post = None if family.blocks else family.attention_post_norm
+            self.attention_post_norm = self._norm(post, like)
+            self.mlp_norm = self._norm(family.mlp_norm, like)
+            self.mlp_post_norm = self._norm(family.mlp_post_norm, like)
         self.head_dim = weight.shape[1] // self.heads
-        if self.attention_post_norm is not None and (
-            bias is not None or self.attention_post_norm.centred
-        ):
-            raise UnsupportedModelError(
-                f"{at} attention output has a norm behind it together with a bias or a centring; "
-                "a head's share of such a sum is not defined"
-            )
+        if self.attention_post_norm is not None:
+            self.attention_post_norm.require_shares(bias, f"layer {index}'s attention output")
         self.multiplier = family.residual_multiplier
         plain = family.fused_order == "qkv"
         self.triples = family.fused == "interleaved" and plain and self.heads == self.kv_heads
@@ -105,7 +111,8 @@ class DecoderBlock:
         self.hollow = self._silent() if whole is None else whole.hollow
         self.recomputing_mlp = recomputing(self.mlp)
         self.mlp_size = sum(p.numel() for p in self.mlp.parameters())
-        _ = self.readers  # checks the projections' shapes now
+        with self.loaded():
+            _ = self.readers  # checks the projections' shapes now
 
     def _silent(self) -> nn.Module:
         """The layer adding nothing, and recording what its attention is called with."""
@@ -116,25 +123,27 @@ class DecoderBlock:
         parts |= {family.attention: self.recorder, family.mlp or "": Zero()}
         return replaced(self.layer, parts)
 
-    def _norm(self, path: str | None, at: str) -> Norm | None:
+    def _norm(self, path: str | None, like: Tensor) -> Norm | None:
         if path is None:
             return None
-        with self.loaded():
-            like = matrix(self.output, "output")[0].T[:0]
-            return describe_norm(part(self.layer, path), f"{at} {path}", self.partial, like)
+        module = part(self.layer, path)
+        return describe_norm(module, f"layer {self.index}'s {path}", self.partial, like)
+
+    def _matrix(self, module: nn.Module, name: str) -> tuple[Tensor, Tensor | None]:
+        """``[out, in]`` weight and bias of a projection: views, or made anew."""
+        where = f"layer {self.index}'s {self.family.attention}.{name}"
+        return matrix(module, where) if is_plain(module) else made_matrix(module, where, self.dtype)
 
     @property
     def readers(self) -> tuple[WeightRows, ...]:
-        """Row blocks of the projections in reader order, as views of the user's weights."""
-        family, width = self.family, self.head_dim
-        names = [family.query] if family.fused else [family.query, family.key, family.value]
-        blocks = []
-        for name in names:
-            where = f"layer {self.index}'s {family.attention}.{name}"
-            weight, bias = matrix(part(self.attention, name), where)
+        """Row blocks of the projections in reader order: of plain ones views of the weights."""
+        width, blocks = self.head_dim, []
+        for name, module in self.projecting.items():
+            weight, bias = self._matrix(module, name)
             if weight.shape[0] % width:
                 raise UnsupportedModelError(
-                    f"{where} gives {weight.shape[0]} features, no multiple of head width {width}"
+                    f"layer {self.index}'s projection {name} gives {weight.shape[0]} features, no "
+                    f"multiple of head width {width}"
                 )
             kinds = 3 if self.triples else 1  # rows go q, k, v head by head
             weight = weight.unflatten(0, (-1, kinds, width))
@@ -155,12 +164,13 @@ class DecoderBlock:
     @property
     def projections(self) -> ReaderProjections:
         """The readers' weights with the norm in front of them and what is rounded."""
-        return ReaderProjections(self.readers, self.attention_norm, self.rounds, self.heads)
+        norm, held = self.attention_norm, self.readers if self.plain else None
+        return ReaderProjections(held, lambda: self.readers, norm, self.rounds, self.heads)
 
     @property
     def output_weight(self) -> Tensor:
-        """``[H, dh, D]``: each head's output map, a view."""
-        weight, _ = matrix(self.output, "output")
+        """``[H, dh, D]``: each head's output map, of a plain one a view."""
+        weight, _ = self._matrix(self.output, self.family.output)
         split: Tensor = weight.unflatten(1, (self.heads, self.head_dim))
         return split.permute(1, 2, 0)
 
@@ -174,11 +184,9 @@ class DecoderBlock:
 
     def project(self, x: Tensor) -> Tensor:
         """``[..., D] -> [..., rows * dh]``: all readers at one input, by the user's modules."""
-        family = self.family
-        if family.fused is None:
-            names = (family.query, family.key, family.value)
-            return torch.cat([part(self.attention, name)(x) for name in names], -1)
-        out: Tensor = part(self.attention, family.query)(x)
+        if len(self.projecting) > 1:
+            return torch.cat([module(x) for module in self.projecting.values()], -1)
+        out: Tensor = self.projecting[self.family.query](x)
         if self.triples:
             out = out.unflatten(-1, (self.heads, 3, self.head_dim)).transpose(-2, -3).flatten(-3)
         elif self.order is not None:
@@ -217,7 +225,7 @@ class DecoderBlock:
 
     def message(self, code: Tensor) -> Tensor:
         """The attention message of given codes, output bias included."""
-        weight, bias = matrix(self.output, "output")
+        weight, bias = self._matrix(self.output, self.family.output)
         if bias is not None and self.multiplier != 1:
             bias = bias * self.multiplier
         out = nn.functional.linear(code, weight, bias)
@@ -231,18 +239,14 @@ class DecoderBlock:
 
 
 class Architecture:
-    """A causal language model resolved along its :class:`Family`.
-
-    ``rounds``: what each layer's attention rounds, where a precision policy says so.
-    """
+    """A causal language model resolved along its :class:`Family`; ``rounds``: of each layer."""
 
     def __init__(
         self, model: nn.Module, family: Family, rounds: tuple[Rounds | None, ...] | None = None
     ) -> None:
         self.model, self.family = model, family
         self.snapshot = Snapshot(model)
-        config: Any = model.config
-        self.config = config
+        self.config: Any = cast(Any, model.config).get_text_config(decoder=True)
         try:
             self.base = part(model, family.base)
             stack = part(self.base, family.layers)
@@ -253,45 +257,36 @@ class Architecture:
             loaders = [WeightLoader(model, list(layer.modules()), device) for layer in layers]
             inside = {m for layer in layers for m in layer.modules()}
             ends = WeightLoader(model, [m for m in model.modules() if m not in inside], device)
-            self.outer_loaded = ends if ends.needed else _always_there
+            self.outer_loaded = ends if ends.needed else always_there
             self.partial = any(p.needed for p in [*loaders, ends])
             self._device = device if self.partial else None
-            each = rounds or (None,) * len(layers)
-            wholes = [None] * len(layers) if family.mlp else whole_layers(model, self.base, family)
-            self.blocks = [
-                DecoderBlock(family, layer, i, config, loaders[i], each[i], wholes[i])
-                for i, layer in enumerate(layers)
-            ]
             self.final_norm: Norm | None = None
             if family.final_norm is not None:
+                norm, at = part(self.base, family.final_norm), f"the final norm {family.final_norm}"
                 with self.outer_loaded():
-                    self.final_norm = describe_norm(
-                        part(self.base, family.final_norm),
-                        f"the final norm {family.final_norm}",
-                        self.partial,
-                        self.table,
-                    )
+                    self.final_norm = describe_norm(norm, at, self.partial, self.table)
+            each = rounds or (None,) * len(layers)
+            uniform = family.mlp and not (family.blocks or family.steps)
+            same = None if uniform else Same(self.width, self.table.dtype, device)
+            self.blocks: list[DecoderBlock] = []
+            plain = [Stage(family, n, None) for n in range(len(layers))]
+            for i, stage in enumerate(plain if uniform else stages(model, layers, family)):
+                n = stage.number
+                parts = stage, layers[n], i, loaders[n], same, self.config, self.table.dtype
+                self.blocks.append(DecoderBlock(*parts, each[n]))
         except AttributeError as error:
             raise UnsupportedModelError(
                 f"{type(model).__name__} lacks a part that its family "
                 f"({'/'.join(family.model_types)}) has: {error}"
             ) from error
-        readers = [n for b in self.blocks for n in (b.attention_norm, b.mlp_norm)]
-        kinds = {norm is not None and norm.centred for norm in [*readers, self.final_norm]}
-        if len(kinds) > 1:
-            raise UnsupportedModelError(
-                f"some norms of {type(model).__name__} subtract the mean and others do not; "
-                "expected either in front of all readers"
-            )
-        self.centred = kinds == {True}
-        self._table = (
-            Recorder(part(self.base, family.position)) if family.position is not None else None
-        )
-        hollow: dict[str, nn.Module] = {
-            family.layers: nn.ModuleList([b.hollow for b in self.blocks]),
-        }
-        if family.position is not None and self._table is not None:
-            hollow[family.position] = self._table
+        readers = [b.attention_norm for b in self.blocks]
+        readers += [b.mlp_norm for b in self.blocks if b.shape.mlp]
+        self.centred = Norm.centred_alike(readers, self.final_norm, type(model).__name__)
+        self._table: Recorder | None = None
+        stack = nn.ModuleList([b.hollow for b in self.blocks if b.hollow is not None])
+        hollow: dict[str, nn.Module] = {family.layers: stack}
+        if family.position is not None:
+            self._table = hollow[family.position] = Recorder(part(self.base, family.position))
         self._hollow = replaced(self.base, hollow)
 
     @contextmanager
@@ -304,7 +299,10 @@ class Architecture:
     @cached_property
     def width(self) -> int:
         """Size D of the residual stream."""
-        return int(self._sample.shape[-1])
+        table = int(self.table.shape[-1])
+        if self.final_norm is None:  # and tables may be narrower
+            return int(getattr(self.config, "hidden_size", table)) * self.family.vectors
+        return int(self.final_norm.gain.shape[-1])
 
     @property
     def _sample(self) -> Tensor:
@@ -360,14 +358,12 @@ class Architecture:
                 self._hollow(**model_inputs(self._hollow, ids))
             entry = recorders[0].hidden
             assert entry is not None
-            position = entry.new_zeros(())
-            if self._table is not None:
-                assert self._table.output is not None
-                position = self._table.output
+            position = entry.new_zeros(()) if self._table is None else self._table.output
+            assert position is not None
             calls = tuple(r.arguments for r in recorders)
             if any(r.hidden is None for r in recorders):
                 raise UnsupportedModelError("a layer never called its attention module")
-            return Glue(entry, position.to(entry), calls)
+            return Glue(entry.flatten(2), position.to(entry), calls)
         finally:
             for recorder in recorders:
                 recorder.clear()
@@ -385,16 +381,20 @@ class Architecture:
         base, top = self._tops[in_pieces]
         base.hidden = hidden[None]
         try:
-            logits: Tensor = top(input_ids=None).logits[0]
+            ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
+            logits: Tensor = top(input_ids=ids).logits[0]  # some ask how many there are
         finally:
             base.hidden = None
         return wide(logits)
 
     @cached_property
-    def _tops(self) -> tuple[tuple[FixedOutput, nn.Module], ...]:
+    def _tops(self) -> tuple[tuple[FixedOutput | GivenStream, nn.Module], ...]:
         """What stands in for the base model and the model above it; then its output in pieces."""
         tops = []
         for parts in ({}, output_in_pieces(self.model)):
-            base = FixedOutput()
-            tops.append((base, replaced(self.model, {self.family.base: base, **parts})))
+            base: FixedOutput | GivenStream = FixedOutput(self.base)
+            below: dict[str, nn.Module] = {self.family.base: base}
+            if self.family.vectors > 1:
+                base, below = given_below(self.family, len(self.blocks))
+            tops.append((base, replaced(self.model, below | parts)))
         return tuple(tops)

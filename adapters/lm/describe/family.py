@@ -10,9 +10,35 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from torch import nn
+
 from graphprune.errors import UnsupportedModelError
 
-__all__ = ["FAMILIES", "FAMILY_BY_TYPE", "Family", "known_types", "not_known"]
+__all__ = ["FAMILIES", "FAMILY_BY_TYPE", "Family", "LayerSteps", "known_types", "not_known"]
+
+
+@dataclass(frozen=True)
+class LayerSteps:
+    """A layer that does more with its stream than add to it: one or two nodes, run by its own code.
+
+    A node's message is what its step changes of the stream. Paths are the layer's own.
+
+    ``node``: the letter of the first (``"a"`` attention, ``"s"`` another mixer, ``"m"`` what mixes
+    no tokens). ``middle``: the module that gives (``side="output"``) or reads (``"input"``) the
+    stream between the steps; ``None``: the layer is one step. The second step, node ``m``, is the
+    layer with the ``silent`` modules adding nothing, and the stream in the middle for its input and
+    for what the module ``given`` gives (if it is the ``middle``, on its ``side``). ``scaled``: the
+    silent layer multiplies each feature of its input before the middle, which is undone first.
+    ``mixes``: whether the second step reads other tokens too.
+    """
+
+    node: str
+    middle: str | None = None
+    side: Literal["input", "output"] = "output"
+    given: str | None = None
+    silent: tuple[str, ...] = ()
+    scaled: bool = False
+    mixes: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +62,18 @@ class Family:
     gives, so the layer itself is run on an empty stream, its attention silent. Only then may
     ``residual_multiplier`` differ from 1: the attention's output is multiplied with it before it is
     added to the stream.
+
+    ``mlp=""``: layers have no MLP, only a mixer that is one node.
+
+    ``blocks``: mixers that are not split by head, each the letter of its node (``"a"`` attention,
+    ``"s"`` any other) and its path under a layer. A layer that has a module there has it for its
+    mixer, one node with one reader; only the other layers have attention by heads.
+
+    ``steps``: for each layer how it is taken in steps, or ``None`` for a layer that adds a mixer's
+    and an MLP's messages to its stream as everything above says (``()``: all do).
+
+    ``vectors``: how many a token has in the stream, ``[B, T, vectors, D]`` (hyper-connections). All
+    layers are then taken in steps, and the base model's own code reads what the last one gives.
     """
 
     model_types: tuple[str, ...]
@@ -63,6 +101,9 @@ class Family:
     coupled: bool = False
     residual_multiplier: float = 1.0
     causal: bool = True
+    blocks: tuple[tuple[str, str], ...] = ()
+    steps: tuple[LayerSteps | None, ...] = ()
+    vectors: int = 1
 
     def __str__(self) -> str:
         """The expression that makes it, settings as by default left out."""
@@ -72,6 +113,42 @@ class Family:
             if getattr(self, f.name) != f.default
         ]
         return f"Family({', '.join([repr(self.model_types), *said])})"
+
+    def with_blocks(self) -> Family:
+        """The same family whose attention is not split by head either."""
+        return replace(self, blocks=(*self.blocks, ("a", self.attention)))
+
+    def in_layer(self, layer: nn.Module, number: int) -> Family:
+        """The description of one layer alone; its mixer is one node if that has ``blocks``."""
+        one = replace(
+            self,
+            query="read",
+            fused="blocks",
+            fused_order="qkv",
+            output="send",
+            heads=1,
+            kv_heads=0,
+        )
+        steps = self.steps[number] if self.steps else None
+        if steps is not None:
+            return replace(
+                one,
+                attention="",
+                attention_norm=None,
+                attention_post_norm=None,
+                mlp="" if steps.middle is None or steps.mixes else None,
+                mlp_norm=None,
+                mlp_post_norm=None,
+                coupled=self.coupled or self.attention_post_norm is not None,
+                residual_multiplier=1.0,
+                blocks=((steps.node, ""),),
+                steps=(),
+            )
+        paths = {path for path, _ in layer.named_modules()}
+        for block in self.blocks:
+            if block[1] in paths:
+                return replace(one, attention=block[1], blocks=(block,), steps=())
+        return replace(self, blocks=(), steps=())
 
     def stored_order(self, heads: int, kv_heads: int) -> list[int]:
         """The reader of each row block of a fused projection, as its weight stores them.

@@ -10,6 +10,8 @@ hooks are honoured where they stood before the model was wrapped.
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,9 +20,7 @@ from torch.nn.modules import module as hooked
 
 from graphprune.errors import InputError, UnsupportedModelError
 
-from .module_copies import uncompiled
-
-__all__ = ["Snapshot"]
+__all__ = ["Snapshot", "forward_home", "holds_transposed", "is_plain", "uncompiled"]
 
 _ROOT = "the model itself"
 _HOOKS = {
@@ -31,11 +31,22 @@ _HOOKS = {
 }
 # Whose hooks change no number: gathering of shards, records of outputs, counting of FLOPs.
 _HARMLESS = ("torch.distributed.", "torch.utils.", "transformers.")
+_PLAIN_HOMES = ("torch.", "transformers.", "graphprune.")
 # Hooks before a call that set the module's own weights from other parameters; they are run.
 _SETS_WEIGHTS = "torch.nn.utils."
 # Numbers of a module that change no output.
 _CALLED = (nn.Linear, nn.Embedding, nn.Dropout)  # whose numbers are no copy's
 _IDLE = ("training", "gradient_checkpointing", "layer_idx")
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module itself, or what ``torch.compile`` was given where it is what that gave.
+
+    A compiled module hands everything written to it on to the original: no copy of it can be made.
+    """
+    while type(module).__module__.startswith("torch._dynamo."):
+        module = module._modules["_orig_mod"]  # type: ignore[assignment]
+    return module
 
 
 class Snapshot:
@@ -58,6 +69,7 @@ class Snapshot:
             if type(value) in (int, float, bool) and key not in _IDLE and key[0] != "_"
             if not isinstance(m, _CALLED)
         ]
+        self._adapters = [(name, m, state) for name, m in named if (state := _adapters(m))]
         self._parameters = [m._parameters for _, m in named if m._parameters]
         for name, m in named:
             hook = m.__dict__.get("_hf_hook")
@@ -85,7 +97,7 @@ class Snapshot:
             for name, module, kind, _, _ in self._modules
             if module in among
             and any(base is nn.Linear or base.__name__ == "Conv1D" for base in kind.__mro__[1:])
-            and not _forward_home(kind).startswith(("torch.", "transformers.", "graphprune."))
+            and not forward_home(kind).startswith(_PLAIN_HOMES)
         ]
 
     def weights(self) -> tuple[tuple[int, int], ...]:
@@ -129,10 +141,22 @@ class Snapshot:
         for name, module, key, value in self._numbers:
             if module.__dict__.get(key) != value:
                 _changed(name, f"had {key}={value} and has {key}={module.__dict__.get(key)}")
+        for name, module, state in self._adapters:
+            if _adapters(module) != state:
+                _changed(name, "had its adapters switched, merged or scaled")
         for attribute, what in _HOOKS.items():
             for hook in getattr(hooked, f"_global{attribute}").values():
                 if not _home(hook).startswith(_HARMLESS):
                     _refuse(f"every module has a {what} (a global one, {_title(hook)})")
+
+
+def _adapters(module: Any) -> tuple[Any, ...]:
+    """Which of PEFT's adapters a module adds, and times what; nothing of other modules."""
+    if not type(module).__module__.startswith("peft.tuners."):
+        return ()
+    state = module.__dict__
+    names = ("_active_adapter", "_disable_adapters", "merged_adapters", "scaling")
+    return tuple(copy.copy(state.get(name)) for name in names)
 
 
 def _check_hooks(name: str, module: nn.Module, state: dict[str, Any]) -> None:
@@ -176,10 +200,39 @@ def _written(module: nn.Module, forward: Any) -> Any:
     return None if usual and getattr(inner, "__self__", None) is module else inner
 
 
-def _forward_home(kind: type) -> str:
-    """The Python module that a class's ``forward`` was written in."""
+def forward_home(kind: type) -> str:
+    """The Python module that a class's ``forward`` was written in, and a dot."""
     owner = next(base for base in kind.__mro__ if "forward" in vars(base))
     return f"{owner.__module__}."
+
+
+def holds_transposed(kind: type[nn.Module]) -> bool | None:
+    """Whether a class holds its matrix as GPT-2's Conv1D does; ``None``: it is no linear map."""
+    if any(c.__name__ == "Conv1D" for c in kind.__mro__):  # or parametrised
+        return True
+    return False if issubclass(kind, nn.Linear) else None
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module is a linear map that its weight tells whole.
+
+    Quantised weights and adapters are not, nor what has a ``forward`` of its own.
+    """
+    kind: Any = type(module)
+    if not _is_plain_kind(kind):
+        return False
+    held: Any = type(module.weight)
+    return _is_plain_tensor(held)
+
+
+@cache  # a layer's maps are asked about in every run; Snapshot looks after what is replaced
+def _is_plain_kind(kind: type[nn.Module]) -> bool:
+    return holds_transposed(kind) is not None and forward_home(kind).startswith(_PLAIN_HOMES)
+
+
+@cache
+def _is_plain_tensor(kind: type) -> bool:
+    return f"{kind.__module__}.".startswith("torch.")
 
 
 def _check_offloading(name: str, module: nn.Module) -> None:

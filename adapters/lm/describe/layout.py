@@ -9,24 +9,24 @@ so a place's mask is a view of the mask. A :class:`PassPlan` is the least work t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.errors import InputError, UnsupportedModelError
-from graphprune.util.plain import weights_hash
 
 from .family import Family
-from .offloading import whole_tensor
 
 __all__ = [
     "KINDS",
     "EdgeLayout",
     "LayerPlan",
+    "LayerShape",
     "PassPlan",
     "Place",
     "computed_share",
@@ -67,12 +67,46 @@ class Place:
 
 
 @dataclass(frozen=True)
-class EdgeLayout:
-    """Shape of a decoder-only model: layers L, query heads H, key/value heads, embeddings."""
+class LayerShape:
+    """How many ``heads`` and ``kv_heads`` a layer has, or that its mixer is one node.
 
-    layers: int
+    ``block``: the letter of that node, ``"a"`` (attention), ``"s"`` (any other mixer) or ``"m"``
+    (an MLP that mixes tokens). It counts as one head, and has one reader. ``mlp``: whether there is
+    an MLP behind it. ``number``: the layer's in names, where it is not its own place.
+    """
+
     heads: int
     kv_heads: int
+    block: str | None = None
+    mlp: bool = True
+    number: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Readers of the mixer: q of each head, then k and v of each key/value head."""
+        return self.heads + 2 * self.kv_heads
+
+    @property
+    def own_kv(self) -> int:
+        """Nodes that key/value heads are for themselves, where several heads share one."""
+        return 0 if self.kv_heads == self.heads else self.kv_heads
+
+    def rows_of(self, heads: Tensor) -> Tensor:
+        """``[3, h]``: the q, k and v rows that ``heads [h]`` read; of a block ``[1, h]``."""
+        if self.block is not None:
+            return heads[None]
+        kv = self.heads + heads // (self.heads // self.kv_heads)
+        return torch.stack([heads, kv, kv + self.kv_heads])
+
+
+@dataclass(frozen=True)
+class EdgeLayout:
+    """Shape of a decoder-only model: that of each layer, and how many embedding nodes there are.
+
+    ``parallel``: attention and MLP read the same stream. ``coupled``: heads depend on each other.
+    """
+
+    shapes: tuple[LayerShape, ...]
     parallel: bool = False
     coupled: bool = False
     embeddings: int = 1
@@ -81,8 +115,7 @@ class EdgeLayout:
     def of(cls, family: Family, config: Any, layers: int, embedding_nodes: int = 1) -> EdgeLayout:
         """The shape of a family's model with a configuration.
 
-        Raises :class:`InputError` or :class:`UnsupportedModelError` where it has not as many
-        embedding nodes.
+        Raises a :class:`GraphPruneError` where it has not as many embedding nodes.
         """
         if embedding_nodes not in (1, 2):
             raise InputError(f"embedding_nodes must be 1 or 2, got {embedding_nodes}")
@@ -92,105 +125,116 @@ class EdgeLayout:
             )
         flag = family.parallel
         heads = _count(config, family.heads, "num_attention_heads")
-        post_norm = family.attention_post_norm is not None
+        post = family.attention_post_norm is not None
+        kv_heads = _count(config, family.kv_heads, "num_key_value_heads", heads)
+        block = family.blocks[0][0] if family.blocks else None
+        shape = LayerShape(heads, kv_heads, block, family.mlp != "")
         return cls(
-            layers,
-            heads,
-            kv_heads=_count(config, family.kv_heads, "num_key_value_heads", heads),
+            (shape,) * layers,
             parallel=bool(getattr(config, flag)) if isinstance(flag, str) else flag,
-            coupled=post_norm or family.full_width_qk_norm or family.coupled,
+            coupled=post or family.full_width_qk_norm or family.coupled,
             embeddings=embedding_nodes,
         )
 
     @property
-    def grouped(self) -> bool:
-        """Whether several query heads share a key/value head."""
-        return self.kv_heads != self.heads
+    def layers(self) -> int:
+        """How many there are."""
+        return len(self.shapes)
+
+    @property
+    def heads(self) -> int:
+        """Query heads of the layer that has most."""
+        return max(shape.heads for shape in self.shapes)
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads of the layer that has most."""
+        return max(shape.kv_heads for shape in self.shapes)
+
+    @property
+    def rows(self) -> int:
+        """Readers of the mixer that has most."""
+        return max(shape.rows for shape in self.shapes)
+
+    @cached_property
+    def _heads_from(self) -> list[int]:
+        """Number of each layer's first head among the writers, and of all writers."""
+        return [*accumulate((s.heads + s.mlp for s in self.shapes), initial=self.embeddings)]
 
     @property
     def writers(self) -> int:
         """How many nodes write to the residual stream: embeddings, heads and MLPs."""
-        return self.embeddings + self.layers * (self.heads + 1)
-
-    @property
-    def rows(self) -> int:
-        """Attention readers of a layer: q of each head, then k and v of each key/value head."""
-        return self.heads + 2 * self.kv_heads
+        return self._heads_from[-1]
 
     @property
     def num_edges(self) -> int:
         """How many edges there are."""
         return int(self.places()[2].edges.stop)
 
-    def rows_of(self, heads: Tensor) -> Tensor:
-        """``[3, h]``: numbers of the q, k and v rows that ``heads [h]`` read."""
-        kv = self.heads + heads // (self.heads // self.kv_heads)
-        return torch.stack([heads, kv, kv + self.kv_heads])
-
     def head(self, layer: int) -> int:
-        """Number of the layer's first head among the writers; its MLP is ``head(layer) + H``."""
-        return self.embeddings + layer * (self.heads + 1)
+        """Number of the layer's first head among the writers."""
+        return self._heads_from[layer]
+
+    def mlp(self, layer: int) -> int:
+        """Number of the layer's MLP among the writers; its heads stand before it."""
+        return self._heads_from[layer] + self.shapes[layer].heads
+
+    def heads_of(self, layer: int) -> slice:
+        """Numbers of the layer's heads among the writers."""
+        return slice(self.head(layer), self.mlp(layer))
 
     def places(self) -> tuple[list[Place], list[Place], Place]:
         """Attention places and MLP places of each layer, and the final one."""
-        rows = self.rows
         attention, mlp, offset = [], [], 0
-        for layer in range(self.layers):
+        for layer, shape in enumerate(self.shapes):
             prefix = self.head(layer)
-            attention.append(Place.at(offset, rows, prefix))
-            offset += rows * prefix
-            prefix += 0 if self.parallel else self.heads
-            mlp.append(Place.at(offset, 1, prefix))
-            offset += prefix
+            attention.append(Place.at(offset, shape.rows, prefix))
+            offset += shape.rows * prefix
+            prefix += 0 if self.parallel else shape.heads
+            mlp.append(Place.at(offset, int(shape.mlp), prefix))
+            offset += prefix * shape.mlp
         return attention, mlp, Place.at(offset, 1, self.writers)
 
     def graph(self) -> ComputationalGraph:
         """The computational graph, edges ordered place by place, reader by reader."""
+        *places, final = self.places()
         nodes = [Node("input", "embed")]
         if self.embeddings == 2:
             nodes.append(Node("position", "embed"))
-        writer = list(range(self.embeddings))
-        readers: list[list[int]] = []
-        mlps, wires, groups = [], [], []
-        for layer in range(self.layers):
-            first = len(nodes)
-            heads = [first + h for h in range(self.heads)]
-            nodes += [Node(f"a{layer}.h{h}", "head", layer, h) for h in range(self.heads)]
-            kvs = heads
-            if self.grouped:
-                kvs = [len(nodes) + j for j in range(self.kv_heads)]
-                nodes += [Node(f"a{layer}.kv{j}", "kv", layer, j) for j in range(self.kv_heads)]
-                share = self.heads // self.kv_heads
-                wires += [(kvs[h // share], heads[h]) for h in range(self.heads)]
-            if self.coupled:
-                groups.append(tuple(sorted({*heads, *kvs})))
-            readers.append(heads + kvs + kvs)
-            mlps.append(len(nodes))
-            writer += [*heads, len(nodes)]
-            nodes.append(Node(f"m{layer}", "mlp", layer))
+        readers: list[tuple[int, int, int]] = []  # node, kind, and how many writers it reads
+        wires, groups = [], []
+        for place, (shape, attention, mlp) in enumerate(zip(self.shapes, *places, strict=True)):
+            layer = place if shape.number is None else shape.number
+            heads = [len(nodes) + h for h in range(shape.heads)]
+            if shape.block is not None:
+                kind, reads = ("mlp", 3) if shape.block == "m" else ("mixer", len(KINDS))
+                nodes.append(Node(f"{shape.block}{layer}", kind, layer))
+                rows = [(heads[0], reads)]
+            else:
+                nodes += [Node(f"a{layer}.h{h}", "head", layer, h) for h in range(shape.heads)]
+                kvs = heads
+                if shape.own_kv:
+                    kvs = [len(nodes) + j for j in range(shape.kv_heads)]
+                    nodes += [Node(f"a{layer}.kv{j}", "kv", layer, j) for j in range(len(kvs))]
+                    share = shape.heads // shape.kv_heads
+                    wires += [(kvs[h // share], heads[h]) for h in range(shape.heads)]
+                rows = [(h, 0) for h in heads] + [(kv, kind) for kind in (1, 2) for kv in kvs]
+                if self.coupled:
+                    groups.append(tuple(sorted({*heads, *kvs})))
+            readers += [(node, kind, attention.prefix) for node, kind in rows]
+            if shape.mlp:
+                readers.append((len(nodes), 3, mlp.prefix))
+                nodes.append(Node(f"m{layer}", "mlp", layer))
+        readers.append((len(nodes), 4, final.prefix))
         nodes.append(Node("logits", "output"))
-        order = np.array(writer)
-        row_kinds = np.repeat([0, 1, 2], [self.heads, self.kv_heads, self.kv_heads])
-        sources, targets, kinds = [], [], []
-        attention, mlp, final = self.places()
-
-        def add(
-            rows: list[int], kind: np.ndarray[tuple[int], np.dtype[np.int64]], prefix: int
-        ) -> None:
-            sources.append(np.tile(order[:prefix], len(rows)))
-            targets.append(np.repeat(rows, prefix))
-            kinds.append(np.repeat(kind, prefix))
-
-        for layer in range(self.layers):
-            add(readers[layer], row_kinds, attention[layer].prefix)
-            add([mlps[layer]], np.array([3]), mlp[layer].prefix)
-        add([len(nodes) - 1], np.array([4]), final.prefix)
-        index = np.stack([np.concatenate(sources), np.concatenate(targets)]).astype(np.int64)
+        writers, (targets, kinds, counts) = np.array(self.writer_nodes()), np.array(readers).T
+        sources = np.concatenate([writers[:count] for count in counts])
+        index = np.stack([sources, np.repeat(targets, counts)]).astype(np.int64)
         return ComputationalGraph(
             nodes=tuple(nodes),
             edge_index=torch.from_numpy(index),
-            edge_kind=torch.from_numpy(np.concatenate(kinds).astype(np.uint8)),
-            edge_kinds=KINDS,
+            edge_kind=torch.from_numpy(np.repeat(kinds, counts).astype(np.uint8)),
+            edge_kinds=(*KINDS, "mixer") if len(KINDS) in kinds else KINDS,
             ports=("q", "k", "v"),
             fixed_edge_index=torch.tensor(wires, dtype=torch.int64).reshape(-1, 2).T.contiguous(),
             groups=tuple(groups),
@@ -200,41 +244,16 @@ class EdgeLayout:
 
     def writer_nodes(self) -> list[int]:
         """Node numbers of the writers, in writer order."""
-        kv = self.kv_heads if self.grouped else 0
-        per_layer = self.heads + kv + 1
-        nodes = list(range(self.embeddings))
-        for layer in range(self.layers):
-            first = self.embeddings + layer * per_layer
-            nodes += [*range(first, first + self.heads), first + self.heads + kv]
-        return nodes
+        return [node for group in self.source_groups() for node in group]
 
     def source_groups(self) -> list[list[int]]:
         """Node numbers of embeddings together, then of each layer's heads together and its MLP."""
-        numbers = self.writer_nodes()
-        groups = [numbers[: self.embeddings]]
-        for layer in range(self.layers):
-            first = self.head(layer)
-            groups += [numbers[first : first + self.heads], [numbers[first + self.heads]]]
+        groups, first = [[*range(self.embeddings)]], self.embeddings
+        for shape in self.shapes:
+            mlp = first + shape.heads + shape.own_kv
+            groups += [[*range(first, first + shape.heads)], [mlp] * shape.mlp]
+            first = mlp + shape.mlp
         return groups
-
-    def provenance(self, model: nn.Module, width: int, dtype: torch.dtype) -> dict[str, Any]:
-        """Model id, architecture, sizes, dtype and a hash of all weights, as plain values."""
-        name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
-        kind = type(model).__name__
-        tensors = sorted(model.state_dict().items())
-        if Path(name).exists() or Path(name).is_absolute():
-            name = Path(name).name  # the rest of a local path says nothing but who its owner is
-        return {
-            "model": name or kind,
-            "architecture": kind,
-            "n_layers": self.layers,
-            "n_heads": self.heads,
-            "n_kv_heads": self.kv_heads,
-            "d_model": width,
-            "parallel_attn_mlp": self.parallel,
-            "dtype": str(dtype).removeprefix("torch."),
-            "weights": weights_hash((n, whole_tensor(model, n, t.detach())) for n, t in tensors),
-        }
 
 
 _Readers = tuple[tuple[bool, Tensor, bool], ...]
@@ -288,20 +307,19 @@ def _plan(
 ) -> PassPlan:
     """The plan; heads of a layer count as narrow where all computed ones are."""
     layers, narrow = [], narrow.clone()
-    count = layout.heads
-    places = zip(*layout.places()[:2], strict=True)
-    for layer, (attention, mlp) in enumerate(places):
-        first = layout.head(layer)
-        heads = torch.nonzero(computed[first : first + count])[:, 0]
-        narrow[first : first + count] &= narrow[first + heads].all()
-        narrow_heads = bool(narrow[first + heads].all())
-        narrow_mlp, alive = bool(narrow[first + count]), bool(computed[first + count])
-        queries = (rows[layer] < count) & narrow_heads
+    places = zip(layout.shapes, *layout.places()[:2], strict=True)
+    for layer, (shape, attention, mlp_place) in enumerate(places):
+        own, mlp = layout.heads_of(layer), layout.mlp(layer)
+        heads = torch.nonzero(computed[own])[:, 0]
+        narrow[own] &= narrow[own.start + heads].all()
+        narrow_heads = bool(narrow[own.start + heads].all())
+        narrow_mlp, alive = (shape.mlp and bool(which[mlp]) for which in (narrow, computed))
+        queries = (rows[layer] < (0 if shape.block else shape.heads)) & narrow_heads
         main = (False, rows[layer][~queries], alive and not narrow_mlp)
         tail = (True, rows[layer][queries], alive and narrow_mlp)
         readers = (((False, rows[layer], alive),), (main, tail))
-        kinds = narrow_heads, narrow_mlp, attention, mlp
-        layers.append(LayerPlan(first, heads, rows[layer], alive, *kinds, readers))
+        kinds = narrow_heads, narrow_mlp, attention, mlp_place
+        layers.append(LayerPlan(own.start, heads, rows[layer], alive, *kinds, readers))
     final = layout.places()[2]
     return PassPlan(computed, narrow, dense, layout.embeddings, tuple(layers), final)
 
@@ -319,13 +337,13 @@ def computed_share(
         spent += head * (len(layer.rows) + len(layer.heads))
         if layer.mlp:
             spent += mlp * (asked if layer.narrow_mlp else 1.0)
-    return spent / (layout.layers * (head * (layout.rows + layout.heads) + mlp))
+    return spent / sum(head * (shape.rows + shape.heads) + mlp for shape in layout.shapes)
 
 
 def dense_plan(layout: EdgeLayout) -> PassPlan:
     """Every writer and every reader: what gradients with respect to the mask need."""
     narrow = torch.arange(layout.writers) >= layout.head(layout.layers - 1)
-    rows = [torch.arange(layout.rows)] * layout.layers
+    rows = [torch.arange(shape.rows) for shape in layout.shapes]
     return _plan(layout, torch.ones(layout.writers, dtype=torch.bool), narrow, rows, True)
 
 
@@ -339,35 +357,34 @@ def sparse_plan(
     """
     touched = (mask != 0).any(0)
     attention, mlp, final = layout.places()
-    heads = layout.heads
-    rows_of = layout.rows_of(torch.arange(heads))
+    rows_of = [shape.rows_of(torch.arange(shape.heads)) for shape in layout.shapes]
     if moved is None:
         moved = torch.zeros(layout.writers, dtype=torch.bool)
         moved[: layout.embeddings] = True
     # Forwards: what a change reaches.
     varying = moved.clone()
     for layer in range(layout.layers):
-        place, first = attention[layer], layout.head(layer)
+        place, own = attention[layer], layout.heads_of(layer)
         reached = (place.of(touched) & varying[: place.prefix]).any(1) | (not quiescent)
-        alive = reached[rows_of].any(0) | moved[first : first + heads]
-        varying[first : first + heads] = alive.any() if layout.coupled else alive
+        alive = reached[rows_of[layer]].any(0) | moved[own]
+        varying[own] = alive.any() if layout.coupled else alive
         place = mlp[layer]
         reached = (place.of(touched) & varying[: place.prefix]).any(1) | (not quiescent)
-        varying[first + heads] |= reached[0]
+        varying[layout.mlp(layer) :][: place.rows] |= reached
     # Backwards: what the output, and what attention, depends on.
     needed = final.of(touched)[0].clone()
     wide = torch.zeros(layout.writers, dtype=torch.bool)
     wide[: layout.embeddings] = True
     wanted_rows: list[Tensor] = []
     for layer in reversed(range(layout.layers)):
-        first = layout.head(layer)
-        if needed[first + heads] and varying[first + heads]:
+        own, writer = layout.heads_of(layer), layout.mlp(layer)
+        if layout.shapes[layer].mlp and needed[writer] and varying[writer]:
             read = mlp[layer].of(touched)[0]
             needed[: mlp[layer].prefix] |= read
-            wide[: mlp[layer].prefix] |= read & wide[first + heads]
-        wanted = needed[first : first + heads] & varying[first : first + heads]
-        rows = torch.zeros(layout.rows, dtype=torch.bool)
-        rows[rows_of[:, wanted].flatten()] = True
+            wide[: mlp[layer].prefix] |= read & wide[writer]
+        wanted = needed[own] & varying[own]
+        rows = torch.zeros(layout.shapes[layer].rows, dtype=torch.bool)
+        rows[rows_of[layer][:, wanted].flatten()] = True
         if layout.coupled and bool(wanted.any()):
             rows[:] = True
         prefix = attention[layer].prefix

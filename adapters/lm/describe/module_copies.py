@@ -18,6 +18,7 @@ import copy
 import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -30,7 +31,9 @@ from torch.nn import functional as F
 from graphprune.util.modes import quiet
 
 from .family import Family
+from .hooks import uncompiled
 from .offloading import is_sharded
+from .row_order import Interleave, Reorder
 
 __all__ = [
     "ACTIVATION_MODULES",
@@ -39,11 +42,11 @@ __all__ = [
     "Glue",
     "LinearInPieces",
     "Recorder",
-    "Reorder",
     "Slice",
     "Stop",
     "Stopped",
     "Zero",
+    "always_there",
     "attention_stand_ins",
     "by_tokens",
     "model_inputs",
@@ -53,21 +56,15 @@ __all__ = [
     "recomputing",
     "replaced",
     "run_between",
-    "uncompiled",
 ]
 
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def uncompiled(module: nn.Module) -> nn.Module:
-    """The module itself, or what ``torch.compile`` was given where it is what that gave.
-
-    A compiled module hands everything written to it on to the original: no copy of it can be made.
-    """
-    while type(module).__module__.startswith("torch._dynamo."):
-        module = module._modules["_orig_mod"]  # type: ignore[assignment]
-    return module
+def always_there(*, lent: bool = False) -> AbstractContextManager[None]:
+    """Stands where weights would be brought, for those that never leave."""
+    return nullcontext()
 
 
 def part(module: nn.Module, path: str) -> nn.Module:
@@ -117,19 +114,6 @@ class Slice(nn.Module):
         return x[..., self.start : self.stop]
 
 
-class Reorder(nn.Module):
-    """Stands where a fused projection stood: gives the blocks it is handed in another order."""
-
-    def __init__(self, order: list[int]) -> None:
-        super().__init__()
-        self.order = order
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., blocks * dh]``, each block the one that ``order`` names."""
-        blocks: Tensor = x.unflatten(-1, (len(self.order), -1))
-        return blocks[..., self.order, :].flatten(-2)
-
-
 class Stopped(Exception):
     """Carries what a module would have been called with out of the forward around it."""
 
@@ -154,19 +138,6 @@ def run_between(core: nn.Module, qkv: Tensor, call: Call) -> Tensor:
         return stopped.value
     first: Tensor = out[0]
     return first
-
-
-class Interleave(nn.Module):
-    """Stands where a fused projection stood whose rows go head by head: q, k, v, q, k, v, ..."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., 3 * H * dh]`` from all q, all k, all v to head by head."""
-        split: Tensor = x.unflatten(-1, (3, self.heads, -1))
-        return split.transpose(-2, -3).flatten(-3)
 
 
 def attention_stand_ins(
@@ -215,16 +186,28 @@ class Zero(nn.Module):
 
 
 class FixedOutput(nn.Module):
-    """Stands where a base model stood: returns the ``hidden`` states it was given last."""
+    """Stands where a base model stood: returns the ``hidden`` states it was given last.
+
+    Anything else that the model above asks of it is the ``original``'s.
+    """
 
     hidden: Tensor | None = None
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["original"] = original  # no submodule
+
+    def __getattr__(self, name: str) -> Any:
+        """The original's attribute."""
+        return getattr(vars(self)["original"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's output type around the hidden states, whatever is asked."""
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
         out: Any = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
-        out.router_logits = None  # which mixtures of experts ask for
+        for name in ("cache_params", "router_logits", "shared_kv_states", "state"):
+            setattr(out, name, None)  # which some models ask for
         return out
 
 
@@ -315,7 +298,7 @@ class LinearInPieces(nn.Module):
 
     def __init__(self, inner: nn.Linear) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.weight = inner, inner.weight  # some look at the weight's dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., features]`` from ``x [..., F]``; whole where the map's forward was replaced."""

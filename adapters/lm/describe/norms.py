@@ -20,7 +20,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from graphprune.errors import UnsupportedModelError
 
 from ..precision.rounding import Rounds
+from .hooks import holds_transposed, is_plain
 
 __all__ = [
     "HALF",
@@ -73,6 +74,29 @@ class Norm:
     offset: float
     eps: float
     kept: tuple[Tensor, Tensor | None] | None = None
+
+    @staticmethod
+    def centred_alike(readers: list[Norm | None], final: Norm | None, model: str) -> bool:
+        """Whether all readers' norms subtract the mean, the ``final`` one too.
+
+        Raises :class:`UnsupportedModelError` where some of the readers' do and others do not.
+        """
+        kinds = {norm is not None and norm.centred for norm in readers}
+        alike = kinds == {True} and final is not None and final.centred
+        if True in kinds and not alike:
+            raise UnsupportedModelError(
+                f"some norms of {model} subtract the mean and others do not; "
+                "expected either in front of all readers"
+            )
+        return alike
+
+    def require_shares(self, bias: Tensor | None, what: str) -> None:
+        """Raises :class:`UnsupportedModelError` unless each head has a share of what it norms."""
+        if bias is not None or self.centred:
+            raise UnsupportedModelError(
+                f"{what} has a norm behind it together with a bias or a centring; a head's share "
+                "of such a sum is not defined"
+            )
 
     def held(self) -> Norm:
         """The same with copies of gain and bias."""
@@ -209,13 +233,11 @@ class WeightRows:
 
 
 def matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
-    """``[out, in]`` weight (a view) and bias of a Linear or GPT-2's transposed Conv1D."""
-    kind = type(module).__name__
-    transposed = any(c.__name__ == "Conv1D" for c in type(module).__mro__)  # or parametrised
-    if not isinstance(module, nn.Linear) and not transposed:
+    """``[out, in]`` weight (a view) and bias of a plain Linear or GPT-2's transposed Conv1D."""
+    if not is_plain(module):
         raise UnsupportedModelError(
-            f"{where} is a {kind}; expected a plain Linear (merge adapters such as LoRA and "
-            "dequantise the weights before wrapping)"
+            f"{where} is a {type(module).__name__}; expected a plain Linear (merge adapters such "
+            "as LoRA, or dequantise the weights, before wrapping)"
         )
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)
@@ -224,18 +246,21 @@ def matrix(module: nn.Module, where: str) -> tuple[Tensor, Tensor | None]:
             f"{where} holds a weight of shape {list(weight.shape)} and type {weight.dtype}; "
             "expected a floating point matrix (dequantise the model before wrapping)"
         )
-    return (weight.T if transposed else weight), bias if isinstance(bias, Tensor) else None
+    weight = weight.T if holds_transposed(type(module)) else weight
+    return weight, bias if isinstance(bias, Tensor) else None
 
 
 @dataclass(frozen=True, eq=False)
 class ReaderProjections:
     """A layer's attention readers in order: their weights, and the norm they read behind.
 
+    ``held``: their weights, ``None`` where they are ``made`` at each use and kept by nobody.
     ``rounds`` says how inputs are rounded (``None`` means they are not); ``few``: how many rows'
     weights are folded at a time.
     """
 
-    weights: tuple[WeightRows, ...]
+    held: tuple[WeightRows, ...] | None
+    made: Callable[[], tuple[WeightRows, ...]]
     norm: Norm | None
     rounds: Rounds | None
     few: int
@@ -269,11 +294,12 @@ class Projected:
 
     def forward(self, x: Tensor) -> Tensor:
         """``[n, R, dh]`` from ``x [n, R, D]``."""
-        weight = self.readers.weights[0].weight
-        out = x.new_empty(len(x), len(self.rows), weight.shape[1], dtype=weight.dtype)
+        weights = self._weights()
+        like = weights[0].weight
+        out = x.new_empty(len(x), len(self.rows), like.shape[1], dtype=like.dtype)
         if self.readers.rounds is not None or out.dtype in HALF:
-            return self._unfolded(x, out)
-        for at, weight, constant in self._parts():
+            return self._unfolded(x, out, weights)
+        for at, weight, constant in self._parts(weights):
             q = torch.bmm(x[:, at].transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
             if self.scale is not None:
                 q = q * self.scale[:, at]
@@ -281,10 +307,10 @@ class Projected:
             del weight  # the next part's is made first otherwise
         return out
 
-    def _unfolded(self, x: Tensor, out: Tensor) -> Tensor:
+    def _unfolded(self, x: Tensor, out: Tensor, weights: tuple[WeightRows, ...]) -> Tensor:
         """The same by weights as they are; normed inputs are rounded to their dtype once."""
         norm, rounds = self.readers.norm, self.readers.rounds
-        for at, weight, constant in self._parts(fold=False):
+        for at, weight, constant in self._parts(weights, fold=False):
             read = wide(x[:, at])
             if self.scale is not None and not self.normalised:
                 read = read * self.scale[:, at]
@@ -299,7 +325,7 @@ class Projected:
 
     def backward(self, x: Tensor, out: Tensor, grad: Tensor) -> None:
         """Writes the gradient at the inputs ``x`` over them; ``grad [n, R, dh]`` at ``out``."""
-        for at, weight, constant in self._parts():
+        for at, weight, constant in self._parts(self._weights()):
             dq, target = grad[:, at], x[:, at]
             if self.scale is None:
                 target.zero_()
@@ -319,13 +345,19 @@ class Projected:
             return torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
         return wide(out) if constant is None else wide(out) - wide(constant)
 
-    def _parts(self, *, fold: bool = True) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    def _weights(self) -> tuple[WeightRows, ...]:
+        held = self.readers.held
+        return self.readers.made() if held is None else held
+
+    def _parts(
+        self, weights: tuple[WeightRows, ...], *, fold: bool = True
+    ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """A few rows at a time: where they stand in ``rows``, weight and constant.
 
         With the norm's gain and bias folded in, unless told not to.
         """
         start = 0
-        for reader in self.readers.weights:
+        for reader in weights:
             stop = start + len(reader.weight)
             first, last = torch.searchsorted(self.rows, torch.tensor([start, stop])).tolist()
             for at in range(first, last, self.readers.few):

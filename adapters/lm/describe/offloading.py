@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +25,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from graphprune.errors import UnsupportedModelError
+from graphprune.util.plain import weights_hash
+
+from .layout import EdgeLayout
 
 __all__ = [
     "WeightLoader",
     "computes_in",
+    "identity",
     "is_sharded",
     "main_device",
     "require_loadable",
@@ -92,6 +97,28 @@ def whole_tensor(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     with WeightLoader(model, [owner], main_device(owner))():
         loaded: Tensor = owner.state_dict(keep_vars=True)[last]
         return loaded.detach().clone()
+
+
+def identity(
+    model: nn.Module, layout: EdgeLayout, width: int, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Model id, class, sizes, dtype and a hash of all weights, as plain values."""
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    kind = type(model).__name__
+    tensors = sorted(model.state_dict().items())
+    if Path(name).exists() or Path(name).is_absolute():
+        name = Path(name).name  # the rest of a local path says nothing but who its owner is
+    return {
+        "model": name or kind,
+        "architecture": kind,
+        "n_layers": layout.layers,
+        "n_heads": layout.heads,
+        "n_kv_heads": layout.kv_heads,
+        "d_model": width,
+        "parallel_attn_mlp": layout.parallel,
+        "dtype": str(dtype).removeprefix("torch."),
+        "weights": weights_hash((n, whole_tensor(model, n, t.detach())) for n, t in tensors),
+    }
 
 
 def main_device(module: nn.Module) -> torch.device:

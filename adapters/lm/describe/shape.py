@@ -41,8 +41,7 @@ class Shape:
     @property
     def nodes(self) -> int:
         """Nodes of the graph: writers, the output, and native key/value heads."""
-        kv = self.layout.kv_heads if self.layout.grouped else 0
-        return self.layout.writers + 1 + self.layout.layers * kv
+        return self.layout.writers + 1 + sum(shape.own_kv for shape in self.layout.shapes)
 
 
 def config_of(subject: Any) -> Any:

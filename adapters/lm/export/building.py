@@ -133,7 +133,7 @@ class _Builder:
         needed, layout = self.live.needed, self.layout
         for layer in range(layout.layers):
             edges.append(self.attention[layer].of(self.kept)[self.live.needed_rows[layer]])
-            if needed[layout.head(layer) + layout.heads]:
+            if needed[layout.mlp(layer)]:
                 edges.append(self.mlps[layer].of(self.kept))
         edges.append(self.final.of(self.kept))
         return torch.cat([nn.functional.pad(f, (0, layout.writers - f.shape[1])) for f in edges])
@@ -314,7 +314,7 @@ class _Builder:
     def _constant_heads(self, block: DecoderBlock, heads: Tensor) -> None:
         if not len(heads):
             return
-        z = self._held(block, self.layout.rows_of(heads)[2]).double()
+        z = self._held(block, block.rows_of(heads)[2]).double()
         weight = block.output_weight[heads].double()
         messages = torch.einsum("hc,hcd->hd", z, weight)
         norm = block.attention_post_norm

@@ -42,7 +42,6 @@ def liveness(layout: EdgeLayout, kept: Tensor, floor: int, positions: bool, last
     alone; keys and values are wanted at all positions even so, and with them what they read.
     """
     attention, mlp, final = layout.places()
-    every = torch.arange(layout.heads)
     kinds = torch.zeros(layout.writers, dtype=torch.int64)
     kinds[0] = VARYING
     if positions:
@@ -54,12 +53,12 @@ def liveness(layout: EdgeLayout, kept: Tensor, floor: int, positions: bool, last
 
     rows = []
     for layer in range(layout.layers):
-        row, first = read(attention[layer]), layout.head(layer)
-        q, k, v = layout.rows_of(every)
+        row, shape = read(attention[layer]), layout.shapes[layer]
+        q, k, v = shape.rows_of(torch.arange(shape.heads))
         heads = torch.stack([row[q], row[k], row[v]]).amax(0)
         heads[row[v] == CONSTANT] = CONSTANT
-        kinds[first : first + layout.heads] = heads.amax() if layout.coupled else heads
-        kinds[first + layout.heads] = read(mlp[layer])[0]
+        kinds[layout.heads_of(layer)] = heads.amax() if layout.coupled else heads
+        kinds[layout.mlp(layer)] = read(mlp[layer])[0]
         rows.append(row)
 
     needed = torch.zeros(layout.writers, dtype=torch.bool)
@@ -67,17 +66,17 @@ def liveness(layout: EdgeLayout, kept: Tensor, floor: int, positions: bool, last
     whole = torch.zeros_like(needed) if last else needed.clone()
     needed_rows = []
     for layer in reversed(range(layout.layers)):
-        first = layout.head(layer)
-        if needed[first + layout.heads]:
+        own, writer, shape = layout.heads_of(layer), layout.mlp(layer), layout.shapes[layer]
+        if needed[writer]:
             needed[: mlp[layer].prefix] |= mlp[layer].of(kept)[0]
-        if whole[first + layout.heads]:
+        if whole[writer]:
             whole[: mlp[layer].prefix] |= mlp[layer].of(kept)[0]
-        wanted = needed[first : first + layout.heads]
+        wanted = needed[own]
         if layout.coupled and bool(wanted.any()):
             wanted = torch.ones_like(wanted)
-        q, k, v = layout.rows_of(every)
-        moving = wanted & (kinds[first : first + layout.heads] != CONSTANT)
-        row_needed = torch.zeros(layout.heads + 2 * layout.kv_heads, dtype=torch.bool)
+        q, k, v = shape.rows_of(torch.arange(shape.heads))
+        moving = wanted & (kinds[own] != CONSTANT)
+        row_needed = torch.zeros(shape.rows, dtype=torch.bool)
         row_needed[v[wanted]] = True
         row_needed[q[moving]] = True
         row_needed[k[moving]] = True
@@ -85,12 +84,12 @@ def liveness(layout: EdgeLayout, kept: Tensor, floor: int, positions: bool, last
         needed[: attention[layer].prefix] |= edges[row_needed].any(0)
         needed_rows.append(row_needed)
         # Heads that share keys and values are computed together, as are those of a coupled layer.
-        group = whole[first : first + layout.heads] & wanted
-        group = group.view(1 if layout.coupled else layout.kv_heads, -1).any(1, keepdim=True)
-        every_position = group.expand(-1, layout.heads // len(group)).flatten() & wanted
-        whole[first : first + layout.heads] = every_position
+        group = whole[own] & wanted
+        group = group.view(1 if layout.coupled else shape.kv_heads, -1).any(1, keepdim=True)
+        every_position = group.expand(-1, shape.heads // len(group)).flatten() & wanted
+        whole[own] = every_position
         row_needed = row_needed.clone()
-        row_needed[: layout.heads] &= every_position
+        row_needed[: shape.heads] &= every_position
         whole[: attention[layer].prefix] |= edges[row_needed].any(0)
     needed_rows.reverse()
     return Liveness(kinds, needed, rows, needed_rows, whole)

@@ -16,6 +16,7 @@ from graphprune.errors import InputError, UnsupportedModelError
 from ..describe.architecture import Architecture
 from ..describe.embeddings import max_positions
 from ..describe.layout import EdgeLayout
+from ..describe.linear_maps import require_plain
 from ..describe.module_copies import quiet
 from ..describe.norms import largest_gap
 from ..passes.inputs import Inputs, read_inputs
@@ -43,6 +44,7 @@ def pruned(
             f"values lie between 0 and 1 ({model.graph.edge_names[number]} has "
             f"{float(values[number]):.3g}); round the mask first"
         )
+    require_plain(arch.model, arch.blocks, "a module of its own holds plain weights")
     last = _last(logits_to_keep, ablation, max_positions(arch))
     with torch.no_grad(), arch.running():
         module = pruned_module(arch, layout, values != 0, ablation, last)

@@ -240,20 +240,24 @@ class AblatedRun:
                 new = project(block.projections, rows, x)
                 out[:, :, rows.to(out.device)] = new.unflatten(0, out.shape[:2])
         if tokens.start:
-            out[:, : tokens.start, block.heads :] = self._prefix(block)
+            first = 0 if block.shape.block else block.heads
+            out[:, : tokens.start, first:] = self._prefix(block)
         if self.lasting:
             self.qkv[block.index] = out
         return out
 
     def _prefix(self, block: DecoderBlock) -> Tensor:
-        """``[B, start, 2 * H_kv, dh]``: keys and values of the positions that have no Delta."""
+        """``[B, start, 2 * H_kv, dh]``: keys and values of the positions that have no Delta.
+
+        Of a mixer that is one node: what it reads there, ``[B, start, 1, D]``.
+        """
         known = self.reference.prefixes
         if block.index not in known:
             x = self.places[2 * block.index][:, : self.reference.start].to(self.dtype)
             norm = block.attention_norm
             qkv = block.project(x if norm is None else norm(x))
             qkv = qkv.unflatten(-1, (block.rows, block.head_dim))
-            known[block.index] = qkv[:, :, block.heads :].clone()
+            known[block.index] = qkv[:, :, 0 if block.shape.block else block.heads :].clone()
         return known[block.index][:, : self.tokens.start]
 
 

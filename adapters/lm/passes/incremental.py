@@ -115,15 +115,15 @@ class SuffixTrials(EdgeTrials):
         if edge >= self.final.edges.start:
             return _Reader(layout.layers, None, self.final.edges, moved)
         layer = next(i for i, place in enumerate(self.mlps) if edge < place.edges.stop)
-        place, first = self.mlps[layer], layout.head(layer)
+        place, shape = self.mlps[layer], layout.shapes[layer]
         if edge >= place.edges.start:
-            moved[first + layout.heads] = True
+            moved[layout.mlp(layer)] = True
             return _Reader(layer, None, place.edges, moved)
         place = self.attention[layer]
         row = (edge - place.edges.start) // place.prefix
         start = place.edges.start + row * place.prefix
-        read = (layout.rows_of(torch.arange(layout.heads)) == row).any(0)
-        moved[first : first + layout.heads] = read | layout.coupled
+        read = (shape.rows_of(torch.arange(shape.heads)) == row).any(0)
+        moved[layout.heads_of(layer)] = read | layout.coupled
         return _Reader(layer, row, slice(start, start + place.prefix), moved)
 
     def _take_turn(self, edge: int) -> _Turn:
@@ -207,12 +207,12 @@ class SuffixTrials(EdgeTrials):
         self.kept[self._edges[self._cuts[row]]] = False
         turn.x = run.given.x[row].clone()
         self._outputs = self._rows[row].clone()
-        heads = self.layout.heads
-        for layer in turn.plan.layers:
+        for shape, layer in zip(self.layout.shapes, turn.plan.layers, strict=True):
+            heads = shape.heads
             mlp = torch.arange(int(layer.mlp)) + heads
             for mine, start, count, narrow in (
                 (layer.heads, 0, heads, layer.narrow_heads),
-                (mlp, heads, 1, layer.narrow_mlp),
+                (mlp, heads, int(shape.mlp), layer.narrow_mlp),
             ):
                 buffer = run.home(narrow)
                 new = buffer.of(run.slots(buffer, layer.first + start, count))

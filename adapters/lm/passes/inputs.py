@@ -18,7 +18,7 @@ from ..describe.architecture import Architecture
 
 _KEYS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
 # What tokenizers tell about a text beside the model's inputs; no model reads it.
-_TOLD = (
+TOLD = (
     "special_tokens_mask",
     "length",
     "offset_mapping",
@@ -27,7 +27,7 @@ _TOLD = (
     "num_truncated_tokens",
 )
 
-__all__ = ["Inputs", "position_slots", "read_inputs"]
+__all__ = ["TOLD", "Inputs", "position_slots", "read_inputs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
     given = {
         key: value
         for key, value in given.items()
-        if key not in _TOLD or key in inspect.signature(arch.model.forward).parameters
+        if key not in TOLD or key in inspect.signature(arch.model.forward).parameters
     }
     for key, value in given.items():
         if value is not None and not (isinstance(value, Tensor) and key in _KEYS):

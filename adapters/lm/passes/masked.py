@@ -277,7 +277,7 @@ class MaskedPass:
         out = buffer.delta[:, self.slots(buffer, layer.first, block.heads)]
         torch.bmm(change.transpose(0, 1), weight, out=out.transpose(0, 1))
         if fixed is not None:
-            out -= centre(wide(fixed[i][heads.to(fixed.device)]), self.arch.centred)
+            out -= centre(wide(fixed[i][heads.to(out.device)]), self.arch.centred)
         self._note_sent(buffer, layer.first, block.heads)
 
     def _note_sent(self, buffer: DeltaBuffer, first: int, count: int) -> None:

@@ -74,18 +74,20 @@ def ablation_values(reference: LMReference, layout: EdgeLayout) -> Values:
                 f"means were kept for {means.mlps[0].shape[1]} positions; this batch has {tokens}"
             )
         return means.map(lambda x: x.to(entry).expand(batch, tokens, x.shape[-1]))
-    code = layout.heads * reference.arch.blocks[0].head_dim
+    codes = [block.heads * block.head_dim for block in reference.arch.blocks]
     if ablation.kind == "optimal":
-        return _learned(reference.constants, layout, entry, code)
+        return _learned(reference.constants, layout, entry, codes)
     zeros = entry.new_zeros(1, 1, 1)
     return Values(
         zeros.expand(layout.embeddings, batch, tokens, width),
-        [zeros.expand(batch, tokens, code)] * layout.layers,
+        [zeros.expand(batch, tokens, code) for code in codes],
         [zeros.expand(batch, tokens, width)] * layout.layers,
     )
 
 
-def _learned(constants: Tensor | None, layout: EdgeLayout, entry: Tensor, code: int) -> Values:
+def _learned(
+    constants: Tensor | None, layout: EdgeLayout, entry: Tensor, codes: list[int]
+) -> Values:
     batch, tokens, width = entry.shape
     if constants is None or constants.shape != (layout.writers, width):
         got = None if constants is None else list(constants.shape)
@@ -94,13 +96,18 @@ def _learned(constants: Tensor | None, layout: EdgeLayout, entry: Tensor, code: 
             f"{layout.writers} writers of width {width}: use model.learned_ablation(start)"
         )
     messages = constants.detach().to(entry)
-    layers = messages[layout.embeddings :].view(layout.layers, layout.heads + 1, width)
+    layers = range(layout.layers)
     zeros = entry.new_zeros(1, 1, 1)
     return Values(
         messages[: layout.embeddings, None, None].expand(-1, batch, tokens, width),
-        [zeros.expand(batch, tokens, code)] * layout.layers,
-        [layer[-1].expand(batch, tokens, width) for layer in layers],
-        heads=layers[:, :-1],
+        [zeros.expand(batch, tokens, code) for code in codes],
+        [
+            messages[layout.mlp(i)].expand(batch, tokens, width)
+            if layout.shapes[i].mlp
+            else zeros.expand(batch, tokens, width)
+            for i in layers
+        ],
+        heads=[messages[layout.heads_of(i)] for i in layers],
     )
 
 
@@ -115,11 +122,12 @@ def learned_constants(start: Ablation, arch: Architecture, layout: EdgeLayout) -
         values = Values.means_of(start, layout, arch.width)
         constants[: layout.embeddings] = values.embed.to(constants)[:, 0, 0]
         for block, code, mlp in zip(arch.blocks, values.codes, values.mlps, strict=True):
-            first = layout.head(block.index)
+            i = block.index
             weight = block.senders(False).to(constants)
             split = code.to(constants).view(block.heads, 1, block.head_dim)
-            constants[first : first + block.heads] = torch.bmm(split, weight.detach())[:, 0]
-            constants[first + block.heads] = mlp.to(constants)[0, 0]
+            constants[layout.heads_of(i)] = torch.bmm(split, weight.detach())[:, 0]
+            if layout.shapes[i].mlp:
+                constants[layout.mlp(i)] = mlp.to(constants)[0, 0]
     elif start.kind != "zero":
         raise InputError(
             "learned constants start from zero or from means pooled over positions "

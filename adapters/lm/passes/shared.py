@@ -101,9 +101,8 @@ def run_shared(
         sent.append(first)
         x = first + glue.unmaskable(layout.embeddings)
         for block, call in zip(arch.blocks, glue.calls, strict=True):
-            i, head = block.index, layout.head(block.index)
-            heads = slice(head, head + block.heads)
-            mlp = slice(heads.stop, heads.stop + 1)
+            i, heads = block.index, layout.heads_of(block.index)
+            mlp = slice(heads.stop, heads.stop + block.shape.mlp)
             with block.loaded(lent=grad):
                 stream.append(x)
                 qkv = block.project(normed(block.attention_norm, x))
@@ -139,7 +138,7 @@ def run_shared(
                     y = block.mlp_post_norm.frozen(y) if relp else block.mlp_post_norm(y)
                 mlps.append(y.detach())
                 if mixed is not None:
-                    if mixed.clean is not None and bool(mixed.constant[mlp]):
+                    if mixed.clean is not None and bool(mixed.constant[mlp].any()):
                         y = with_constants(y, mixed.clean.mlps[i], mixed.constant[mlp])
                     y = gated(y, mixed.ablated.mlps[i], mixed.gates[mlp])
                 sent.append(y)

@@ -6,7 +6,7 @@ A head's message is kept as its *code* (d_head numbers, see ``Block.share``), so
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -32,7 +32,7 @@ class Values:
     """What each writer sends: ``embed [E, B, T, D]``, ``codes`` and ``mlps`` for each layer.
 
     Position axes may have length 1 (means pooled over positions), batch axes too. ``heads``
-    ``[L, H, D]`` is added to the messages that codes give: learned constants are no head's code.
+    ``[H, D]`` of each layer is added to what codes give: learned constants are no head's code.
     ``stream`` is the residual stream at the attention, MLP and final places, where known: in
     float32 at least, as every sum of messages is.
     ``layout`` says whose values they are, where they outlive a batch (means).
@@ -43,7 +43,7 @@ class Values:
     mlps: list[Tensor]
     stream: list[Tensor] | None = None
     layout: EdgeLayout | None = None
-    heads: Tensor | None = None
+    heads: Sequence[Tensor] | None = None
 
     @classmethod
     def means_of(cls, ablation: Ablation, layout: EdgeLayout, width: int) -> Values:
@@ -66,13 +66,13 @@ class Values:
     def deltas(self, other: Values, arch: Architecture) -> Tensor:
         """``[W, B, T, D]``: each writer's message minus the ``other``'s, in one buffer."""
         batch, length, width = self.mlps[0].shape
-        start, heads = len(self.embed), arch.blocks[0].heads
-        writers = start + len(arch.blocks) * (heads + 1)
+        start = len(self.embed)
+        writers = start + sum(block.heads + block.shape.mlp for block in arch.blocks)
         out = self.mlps[0].new_empty(writers, batch * length, width)
         tokens = torch.arange(batch * length, device=out.device)
         self.embedding_deltas(other, tokens, out[:start])
         for block in arch.blocks:
-            stop = start + heads + 1
+            stop = start + block.heads + block.shape.mlp
             with block.loaded():
                 self.block_deltas(other, block, tokens, out[start:stop])
             start = stop
@@ -103,7 +103,8 @@ class Values:
             out[:heads].mul_(block.gain)
         if other.heads is not None:
             out[:heads].sub_(other.heads[i][:, None])
-        out[heads].copy_(self._at(self.mlps[i], tokens) - self._at(other.mlps[i], tokens))
+        if block.shape.mlp:
+            out[heads].copy_(self._at(self.mlps[i], tokens) - self._at(other.mlps[i], tokens))
 
     def _at(self, x: Tensor, tokens: Tensor) -> Tensor:
         """``[s, F]``: tokens of ``x [B or 1, T or 1, F]``, where 1 stands for all."""
@@ -280,10 +281,10 @@ class LMReference(Reference):
         """
         entry, blocks = self.glue.entry, self.arch.blocks
         layers, tokens = len(blocks), entry.shape[0] * entry.shape[1]
-        code = blocks[0].heads * blocks[0].head_dim
-        each = (layers + 1) * entry.shape[-1] + layers * code
+        codes = sum(block.heads * block.head_dim for block in blocks)
+        each = (layers + 1) * entry.shape[-1] + codes
         stream = (2 * layers + 1) * entry.shape[-1] * wide(entry[:0]).element_size()
-        prefix = 2 * blocks[0].kv_heads * blocks[0].head_dim * layers
+        prefix = sum((block.rows - block.heads) * block.head_dim for block in blocks)
         logits = len(self.arch.table) * len(self.inputs.answers)
         runs = tokens * (2 if "clean" in vars(self) else 1)
         count = each * runs + 2 * logits + prefix * self.start * entry.shape[0]

@@ -24,6 +24,7 @@ from graphprune.precision import BITS, Lowered, Precision, PrecisionDefaults, Pr
 
 from ..describe.architecture import Architecture, DecoderBlock
 from ..describe.layout import EdgeLayout
+from ..describe.linear_maps import require_plain
 from ..describe.module_copies import replaced
 from ..describe.norms import matrix
 from .linears import NativeLinear, RoundedLinear, RoundedRows, native_kernel
@@ -133,6 +134,7 @@ def _check(arch: Architecture, graph: ComputationalGraph, policy: PrecisionPolic
             f"a precision policy lowers a float32 (or float64) model; this one is "
             f"{str(arch.dtype).removeprefix('torch.')}: load it with dtype=torch.float32"
         )
+    require_plain(arch.model, arch.blocks, "a precision policy rounds plain weights")
     if arch.partial:
         raise UnsupportedModelError(
             "a precision policy needs all weights at hand; this model's are offloaded or sharded"
@@ -174,12 +176,12 @@ class _RoundedPart:
     def _attention_precisions(self) -> tuple[tuple[Precision, ...], tuple[Precision, ...]]:
         """Of q of each head, then k and v of each key/value head; and of each head's output map."""
         assert self.block is not None
-        layer, layout = self.block.index, self.layout
-        names = [f"a{layer}.h{h}" for h in range(layout.heads)]
+        layer, shape = self.block.index, self.layout.shapes[self.block.index]
+        names = [f"a{layer}.h{h}" for h in range(shape.heads)]
         heads: tuple[Precision, ...] = tuple(self.policy.of(name, "head") for name in names)
         kvs: tuple[Precision, ...] = heads
-        if layout.grouped:
-            names = [f"a{layer}.kv{j}" for j in range(layout.kv_heads)]
+        if shape.own_kv:
+            names = [f"a{layer}.kv{j}" for j in range(shape.kv_heads)]
             kvs = tuple(self.policy.of(name, "kv", "head") for name in names)
         return (*heads, *kvs, *kvs), heads
 

@@ -14,20 +14,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphprune.errors import UnsupportedModelError
+
 from ..family import Family
-from ..module_copies import Call
 from ..norms import HALF, is_norm, matrix
 from .heads import head_settings
-from .refusal import cannot_read
+from .mixers import letter, mixes
+from .refusal import FOREIGN, cannot_read
 from .roles import AttentionModule, as_family, find_roles
-from .trace import Traced, record
+from .trace import Traced, linear, record, relative, under
 from .whole_layer import MlpBranch, with_hidden
 
 __all__ = ["read_layer"]
 
 
 def read_layer(
-    call: Traced, calls: list[Traced], config: Any, index: int, known: dict[Any, Any]
+    call: Traced,
+    calls: list[Traced],
+    config: Any,
+    index: int,
+    known: dict[Any, Any],
+    *,
+    split: bool,
 ) -> dict[str, Any]:
     """The settings of a :class:`Family` that describe the layer.
 
@@ -37,11 +45,27 @@ def read_layer(
         config: the model's configuration, which knows how many heads there are.
         index: the layer's number, for messages.
         known: what was found out by running layers of the same make, which this one adds to.
+        split: whether attention must be split by head; if not, what cannot be is one node, and
+            the settings have ``block``, its letter and path, in place of the attention's.
 
     Raises:
         UnsupportedModelError: what is no sum of attention by heads and an MLP, and where.
     """
-    return _Layer(call, calls, config, f"layer {index}", known).settings()
+    layer = _Layer(call, calls, config, f"layer {index}", known)
+    try:
+        return layer.settings()
+    except (UnsupportedModelError, *FOREIGN) as error:
+        found = None if split else layer.one_node()
+        if found is not None:
+            return found
+        if layer.why_not is not None:
+            raise layer.why_not from error
+        if isinstance(error, UnsupportedModelError):
+            raise
+        cannot_read(
+            f"layer {index} ({type(call.module).__name__})",
+            f"a part of it could not be run by itself: {type(error).__name__}: {error}",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +90,7 @@ class _Layer:
         self.loose = 3e-2 if half else 1e-4  # of single numbers
         self.exact = 3e-3 if half else 1e-4  # of factors, which many numbers tell
         self._norms: dict[nn.Module, bool] = {}
+        self.why_not: UnsupportedModelError | None = None  # is a mixer no single node either
 
     # ---------------------------------------------------------------- comparing numbers
 
@@ -120,7 +145,7 @@ class _Layer:
         for call in record(self.layer, *args, **kwargs)[0]:
             others.setdefault(call.path, []).append(call)
         for call in self.calls:
-            if not _linear(call.module) or not others.get(call.path):
+            if not linear(call.module) or not others.get(call.path):
                 continue
             twin = others[call.path].pop(0).read
             if call.read is None or twin is None or twin.shape != call.read.shape:
@@ -144,7 +169,7 @@ class _Layer:
         inside: list[Traced] = []
         while path and not inside:
             path = path.rpartition(".")[0]
-            inside = [c for c in before if _linear(c.module) and path and _under(c.path, path)]
+            inside = [c for c in before if linear(c.module) and path and under(c.path, path)]
         own = next((c for c in self.calls if c.path == path and path), None)
         if not inside or own is None:
             cannot_read(
@@ -156,7 +181,7 @@ class _Layer:
         assert read is not None
         for call in inside:
             if not self.same(call.read, read):
-                name = _relative(call.path, path)
+                name = relative(call.path, path)
                 cannot_read(
                     at,
                     f"{name} reads what is no input of the module: queries, keys or values come "
@@ -168,10 +193,10 @@ class _Layer:
             cannot_read(at, "its projections do not read what the module is called with")
         module = AttentionModule(
             own.module,
-            tuple(_relative(c.path, path) for c in inside),
+            tuple(relative(c.path, path) for c in inside),
             tuple(int(c.gave.shape[-1]) for c in inside if c.gave is not None),
-            _relative(output.path, path),
-            _rest_of(own),
+            relative(output.path, path),
+            own.rest,
             at,
         )
         return module, own, output, read
@@ -191,11 +216,46 @@ class _Layer:
             self.known[make] = find_roles(attention, said.heads, width // said.heads, self.x)
         roles = self.known[make]
         settings = as_family(roles, attention) | said.settings(self.config, roles.kv_heads)
-        settings["attention"] = own.path
-        settings["attention_norm"] = self._norm_between(self.x, read, at)
-        outside = [c for c in self.calls if not _under(c.path, own.path) and c.path]
+        settings |= {"attention": own.path, "attention_norm": self._norm_between(self.x, read, at)}
+        outside = [c for c in self.calls if not under(c.path, own.path) and c.path]
         settings |= self._around(settings, outside, own, output, read)
         return settings
+
+    def one_node(self) -> dict[str, Any] | None:
+        """The settings if a module's whole message is what is added beside the MLP's."""
+        reads = [self.x, *(c.gave for c in self.calls if self.same(c.read, self.x))]
+        inside = [c for c in self.calls if c.path and not self.is_norm(c)]
+        for call in sorted(inside, key=lambda c: c.path.count(".")):
+            gave, read = call.gave, call.read
+            if read is None or gave is None or gave.shape != self.x.shape:
+                continue
+            if not any(self.same(read, x) for x in reads) or call.repeats:
+                continue
+            outside = [c for c in self.calls if not under(c.path, call.path) and c.path]
+            try:
+                if not mixes(call):
+                    continue
+                norm = self._norm_between(self.x, read, f"{self.at}'s {call.path}")
+                settings = {"attention": call.path, "attention_norm": norm}
+                settings |= self._alone(gave) or self._around(settings, outside, call, call, read)
+            except UnsupportedModelError as error:
+                self.why_not = self.why_not or error
+                continue
+            except FOREIGN:
+                continue
+            del settings["attention"]
+            return settings | {"block": (letter(call.module), call.path)}
+        return None
+
+    def _alone(self, message: Tensor) -> dict[str, Any] | None:
+        """The settings if a mixer's message is all that the layer adds: there is no MLP."""
+        factor = self.multiple(self.out - self.x, message)
+        if factor is None:
+            return None
+        none = dict.fromkeys(("attention_post_norm", "mlp_norm", "mlp_post_norm"))
+        number = self._configured(factor)
+        more = {} if number == 1 else {"residual_multiplier": number}
+        return {**none, "mlp": "", "parallel": False, **more}
 
     def _norm_between(self, x: Tensor, read: Tensor, at: str) -> str | None:
         """The path of the norm that was called with ``x`` and gave ``read``."""
@@ -338,24 +398,3 @@ class _Layer:
 def _make(module: nn.Module) -> tuple[Any, ...]:
     """What modules of the same make have in common: their class, and the names of their parts."""
     return (type(module), *(name for name, _ in module.named_modules()))
-
-
-def _linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or any(
-        c.__name__ == "Conv1D" for c in type(module).__mro__
-    )
-
-
-def _under(path: str, root: str) -> bool:
-    return path == root or path.startswith(f"{root}.")
-
-
-def _relative(path: str, root: str) -> str:
-    return path.removeprefix(f"{root}.")
-
-
-def _rest_of(call: Traced) -> Call:
-    """What a module is called with beside its hidden states."""
-    if "hidden_states" in call.kwargs:
-        return call.args, {k: v for k, v in call.kwargs.items() if k != "hidden_states"}
-    return call.args[1:], call.kwargs

@@ -7,6 +7,8 @@ comes out is a description as data; the adapter's self-check proves it before an
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -16,37 +18,49 @@ from torch import Tensor, nn
 
 from graphprune.errors import UnsupportedModelError
 
-from ..family import Family
+from ..family import Family, LayerSteps
 from ..module_copies import part, quiet
-from ..norms import HALF, is_norm
+from ..norms import HALF, describe_norm, is_norm
+from .changes import find_steps
 from .layer import read_layer
-from .refusal import cannot_read
+from .refusal import FOREIGN, cannot_read, refusal
 from .trace import Traced, trace_model
 
 __all__ = ["read_family"]
 
+_log = logging.getLogger(__name__)
 _TOKENS = 6
-# What a model's own code raises when a part of it is called in a way that it was not made for.
-_FOREIGN = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError)
+# Settings that say what stands around a layer's mixer, whatever it is.
+_AROUND = (
+    "attention_norm",
+    "attention_post_norm",
+    "mlp",
+    "mlp_norm",
+    "mlp_post_norm",
+    "parallel",
+    "residual_multiplier",
+)
 
 
-def read_family(model: nn.Module) -> Family:
-    """The family that describes the model.
+def read_family(model: nn.Module, *, split: bool = False) -> Family:
+    """The family that describes the model; mixers that cannot be split by head are one node.
 
+    Layers that do more than add to their stream are taken in steps. ``split``: both are refused.
     Raises :class:`UnsupportedModelError` with the part that cannot be read, and why.
     """
     config: Any = model.config
     kind = str(getattr(config, "model_type", type(model).__name__))
+    config = config.get_text_config(decoder=True)
     try:
         with quiet(model), torch.no_grad():
-            return Family((kind,), **_settings(model, config))
+            return Family((kind,), **_settings(model, config, split))
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
             f"model type {kind!r} ({type(model).__name__}) is not known, and {error}"
         ) from error
 
 
-def _settings(model: nn.Module, config: Any) -> dict[str, Any]:
+def _settings(model: nn.Module, config: Any, split: bool) -> dict[str, Any]:
     causal: Any = model
     table = causal.get_input_embeddings()
     count = int(table.weight.shape[0])
@@ -60,35 +74,140 @@ def _settings(model: nn.Module, config: Any) -> dict[str, Any]:
             f"it could not be run on {_TOKENS} random tokens: {type(error).__name__}: {error}",
         )
     stack = _find_stack(model, calls, table)
+    _require_stream(stack)
     settings = stack.settings
     base = part(model, settings["base"])
-    settings["position"] = _position(base, calls, stack, table)
-    settings["final_norm"] = _final_norm(base, calls, stack)
-    readings = []
-    known: dict[Any, Any] = {}
-    for i, call in enumerate(stack.calls):
-        inside = f"{call.path}."
-        parts = [
-            replace(c, path=c.path.removeprefix(inside)) for c in calls if c.path.startswith(inside)
-        ]
-        try:
-            readings.append(read_layer(call, parts, config, i, known))
-        except UnsupportedModelError:
-            raise
-        except _FOREIGN as error:
-            cannot_read(
-                f"layer {i} ({type(call.module).__name__})",
-                f"a part of it could not be run by itself: {type(error).__name__}: {error}",
+    settings["position"] = settings["final_norm"] = None
+    if stack.entry.ndim == 4:
+        settings["vectors"] = int(stack.entry.shape[2])
+    else:
+        settings["position"] = _position(base, calls, stack, table)
+        settings["final_norm"] = _final_norm(base, calls, stack)
+    return settings | _together(_Layers(stack.calls, calls, config, split))
+
+
+class _Layers:
+    """The readings of all layers, one after the other, and why those without one have none.
+
+    ``split``: all must have one.
+    """
+
+    def __init__(self, layers: list[Traced], calls: list[Traced], config: Any, split: bool) -> None:
+        self.layers, self.split, self.inside = layers, split, list[list[Traced]]()
+        self.readings: list[dict[str, Any] | None] = []
+        self.refused: dict[int, UnsupportedModelError] = {}
+        self.known: dict[Any, Any] = {}
+        for i, call in enumerate(layers):
+            inside = f"{call.path}."
+            self.inside.append(
+                [
+                    replace(c, path=c.path.removeprefix(inside))
+                    for c in calls
+                    if c.path.startswith(inside)
+                ]
             )
-    for i, reading in enumerate(readings):
-        for name, value in reading.items():
-            if readings[0].get(name) != value:
-                cannot_read(
+            try:
+                if call.read is not None and call.read.ndim == 4:
+                    cannot_read(f"layer {i}", "its stream has several vectors for each token")
+                reading = read_layer(call, self.inside[i], config, i, self.known, split=split)
+            except UnsupportedModelError as error:
+                if split:
+                    raise
+                self.refused[i], reading = error, None
+            self.readings.append(reading)
+
+    def centred(self, reading: dict[str, Any]) -> bool:
+        """Whether a norm that is read so subtracts the mean."""
+        call = self.layers[self.readings.index(reading)]
+        paths = filter(None, (reading["attention_norm"], reading["mlp_norm"]))
+        norms = (describe_norm(part(call.module, path), path, like=call.read) for path in paths)
+        return any(norm.centred for norm in norms)
+
+    def unlike(
+        self, whole: dict[str, Any], blocks: dict[int, Any]
+    ) -> dict[int, UnsupportedModelError]:
+        """Why layers are not as ``whole`` says; ``blocks``: by a reading's id, what is one node."""
+        wrong: dict[int, UnsupportedModelError] = {}
+        around = {n: v for n, v in whole.items() if n in _AROUND}
+        letters: dict[str, str] = {}
+        for i, reading in enumerate(self.readings):
+            if reading is None:
+                continue
+            block = blocks[id(reading)]
+            differs = _differing(around if block else whole, reading)
+            if block is not None and letters.setdefault(block[1], block[0]) != block[0]:
+                at = f"layer {i}'s {block[1]}"
+                wrong[i] = refusal(at, "other layers have another mixer there")
+            elif differs is not None:
+                wrong[i] = refusal(
                     f"layer {i}",
-                    f"its {name} is {value!r} and layer 0's {readings[0].get(name)!r}; layers of "
-                    "different structure are not supported yet",
+                    f"its {differs} is {reading.get(differs)!r} and layer "
+                    f"{self.readings.index(whole)}'s {whole.get(differs)!r}",
                 )
-    return settings | readings[0]
+        return wrong
+
+    def steps(self, i: int, why: UnsupportedModelError, *, alone: bool) -> LayerSteps:
+        """How layer ``i`` is taken in steps; raises ``why`` if it cannot be."""
+        try:
+            steps = find_steps(
+                self.layers[i], self.inside[i], f"layer {i}", self.known, alone=alone
+            )
+        except FOREIGN as error:
+            raise why from error
+        _log.info("layer %d is taken in steps: %s", i, why)
+        return steps
+
+
+def _together(layers: _Layers) -> dict[str, Any]:
+    """What describes all layers: those split by head, and those whose mixer is one node.
+
+    Unless ``split``, layers whose heads differ from other layers' are not split either, and those
+    that cannot be read or have another structure are taken in steps.
+    """
+    read = [reading for reading in layers.readings if reading is not None]
+    blocks = {id(reading): reading.pop("block", None) for reading in read}
+    if len({reading["mlp"] for reading in read}) > 1:  # all can be run whole if some must be
+        for reading in read:
+            if reading["mlp_norm"] is not None:
+                reading |= {"mlp": None, "mlp_post_norm": None}
+    by_head = [reading for reading in read if not blocks[id(reading)]]
+    if not layers.split and any(_differing(by_head[0], reading) for reading in by_head):
+        for reading in by_head:
+            blocks[id(reading)] = ("a", reading["attention"])
+            for name in [name for name in reading if name not in _AROUND]:
+                del reading[name]
+        by_head = []
+    whole = next(iter(by_head or read), None)
+    wrong = layers.refused | ({} if whole is None else layers.unlike(whole, blocks))
+    if wrong and layers.split:
+        raise next(iter(wrong.values()))
+    if wrong and (whole is None or layers.centred(whole)):  # all readers' inputs are alike
+        why = next(iter(wrong.values()))
+        wrong, whole = dict.fromkeys(range(len(layers.layers)), why), None
+    settings = whole or {}
+    if wrong:
+        alone = bool(settings.get("parallel"))
+        steps = [
+            layers.steps(i, wrong[i], alone=alone) if i in wrong else None
+            for i in range(len(layers.layers))
+        ]
+        settings = settings | {"steps": tuple(steps)}
+    own = [r for i, r in enumerate(layers.readings) if r is not None and i not in wrong]
+    paths = tuple(dict.fromkeys(blocks[id(r)] for r in own if blocks[id(r)] is not None))
+    return settings | ({"blocks": paths} if paths else {})
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """The first setting in which two layers differ."""
+    names = (name for name in one | other if not _alike(one.get(name), other.get(name)))
+    return next(names, None)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two settings are the same; measured numbers but for rounding."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-4)
+    return bool(one == other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +258,29 @@ def _find_stack(model: nn.Module, calls: list[Traced], table: nn.Module) -> _Sta
             "there is no list of modules of which each is called with what the one before gave",
         )
     return best
+
+
+def _require_stream(stack: _Stack) -> None:
+    """Refuses layers that pass on another thing than vectors for each token, or more than them."""
+    shape = list(stack.entry.shape)
+    if stack.entry.ndim not in (3, 4) or shape[:2] != [1, _TOKENS]:
+        cannot_read(
+            "the layers",
+            f"they pass on {shape} for 1 prompt of {_TOKENS} tokens; expected one vector for each "
+            f"token, [1, {_TOKENS}, width], or several, [1, {_TOKENS}, vectors, width]",
+        )
+    for one, other in pairwise(stack.calls):
+        more = one.output[1:] if isinstance(one.output, (tuple, list)) else ()
+        given = (*other.args, *other.kwargs.values())
+        states = [x for x in more if isinstance(x, Tensor) and x.is_floating_point()]
+        if any(any(x is y for y in given) for x in states):
+            cannot_read(
+                other.path, "it reads something beside the stream that the layer before hands on"
+            )
+    for call in stack.calls:
+        tensors = [x for x in (*call.args, *call.kwargs.values()) if isinstance(x, Tensor)]
+        if any(x.ndim == 4 and [*x.shape[:2], x.shape[3]] == shape for x in tensors):
+            cannot_read(call.path, "it reads states of other layers beside the stream")
 
 
 def _base_of(model: nn.Module, layers: str, table: nn.Module) -> dict[str, Any]:

@@ -9,9 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..module_copies import model_inputs, quiet, uncompiled
+from ..hooks import uncompiled
+from ..module_copies import Call, model_inputs, quiet
 
-__all__ = ["Traced", "first_tensor", "record", "trace_model"]
+__all__ = [
+    "Traced",
+    "first_tensor",
+    "linear",
+    "only_first",
+    "record",
+    "relative",
+    "trace_model",
+    "under",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +48,25 @@ class Traced:
         return first_tensor(self.output)
 
     @property
+    def rest(self) -> Call:
+        """What it was called with beside its hidden states."""
+        if "hidden_states" in self.kwargs:
+            return self.args, {k: v for k, v in self.kwargs.items() if k != "hidden_states"}
+        return self.args[1:], self.kwargs
+
+    @property
     def alone(self) -> bool:
         """Whether a tensor was all it was called with."""
         return len(self.args) + len(self.kwargs) == 1
+
+    @property
+    def repeats(self) -> bool:
+        """Whether another argument holds what it reads too."""
+        read = self.read
+        if read is None:
+            return False
+        given = [x for x in (*self.args, *self.kwargs.values()) if isinstance(x, Tensor)]
+        return sum(x.shape == read.shape and torch.equal(x, read) for x in given) > 1
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -52,6 +78,31 @@ def first_tensor(value: Any) -> Tensor | None:
     if isinstance(value, (tuple, list)):
         return next((x for x in value if isinstance(x, Tensor)), None)
     return None
+
+
+def only_first(output: Any, value: Tensor) -> Any:
+    """The value as a module gives it whose ``output`` it replaces: alone, or first of several."""
+    if isinstance(output, (tuple, list)):
+        kind = list if isinstance(output, list) else tuple
+        return kind([value, *[None] * (len(output) - 1)])
+    return value
+
+
+def linear(module: nn.Module) -> bool:
+    """Whether a module is a Linear, or GPT-2's Conv1D."""
+    return isinstance(module, nn.Linear) or any(
+        c.__name__ == "Conv1D" for c in type(module).__mro__
+    )
+
+
+def under(path: str, root: str) -> bool:
+    """Whether a path is ``root`` or leads below it."""
+    return path == root or path.startswith(f"{root}.")
+
+
+def relative(path: str, root: str) -> str:
+    """The path as it is counted from ``root``."""
+    return path.removeprefix(f"{root}.")
 
 
 def record(root: nn.Module, *args: Any, **kwargs: Any) -> tuple[list[Traced], Any]:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..family import Family
-from ..module_copies import Recorder, Stopped, part, replaced, uncompiled
-from .trace import Traced, first_tensor, trace_model
+from ..module_copies import Recorder, Stopped, replaced
+from .trace import Traced, first_tensor, only_first
 
-__all__ = ["MlpBranch", "WholeLayer", "whole_layers", "with_hidden"]
+__all__ = ["MlpBranch", "NoMlp", "Silent", "WholeLayer", "with_hidden"]
 
 
 class _Given(nn.Module):
@@ -31,19 +31,27 @@ class _Given(nn.Module):
         return self.value.view(x.shape)
 
 
-class _Silent(nn.Module):
+class Silent(nn.Module):
     """Stands where attention stood: adds nothing, in the shape that the original's output had."""
 
     def __init__(self, output: Any) -> None:
         super().__init__()
-        self.length = len(output) if isinstance(output, tuple) else None
+        self.output = only_first(output, torch.zeros(()))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Zeros, and nothing else that the original gave."""
         x = kwargs.get("hidden_states")
         x = first_tensor((*args, *kwargs.values())) if x is None else x
         assert x is not None
-        zero = torch.zeros_like(x)
-        return zero if self.length is None else (zero, *[None] * (self.length - 1))
+        return only_first(self.output, torch.zeros_like(x))
+
+
+class NoMlp(nn.Module):
+    """Stands where a layer has no MLP: adds nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros."""
+        return x * 0  # with a graph, as gradients at it are asked for
 
 
 class _StopRecorder(Recorder):
@@ -74,7 +82,7 @@ class MlpBranch(nn.Module):
 
     def __init__(self, layer: nn.Module, family: Family, call: Traced, attention: Traced) -> None:
         super().__init__()
-        parts: dict[str, nn.Module] = {family.attention: _Silent(attention.output)}
+        parts: dict[str, nn.Module] = {family.attention: Silent(attention.output)}
         for name in (family.attention_norm, family.attention_post_norm):
             if name is not None:
                 parts[name] = nn.Identity()
@@ -103,9 +111,11 @@ class WholeLayer:
     ``entry`` what the layer is called with.
     """
 
+    mixer: nn.Module | None = None  # it is the family's attention
+
     def __init__(self, layer: nn.Module, family: Family, call: Traced, attention: Traced) -> None:
         self.recorder = _StopRecorder()
-        self.mlp = MlpBranch(layer, family, call, attention)
+        self.mlp = NoMlp() if family.mlp == "" else MlpBranch(layer, family, call, attention)
         self.hollow = replaced(layer, {family.attention: self.recorder})
         self.hollow.__dict__["forward"] = _passing(self.hollow, self.recorder, call.output)
 
@@ -118,23 +128,6 @@ def _passing(hollow: nn.Module, recorder: Recorder, output: Any) -> Callable[...
         with suppress(Stopped):
             run(hollow, *args, **kwargs)
         recorder.hidden = _hidden(args, kwargs)
-        if isinstance(output, tuple):
-            return (recorder.hidden, *[None] * (len(output) - 1))
-        return recorder.hidden
+        return only_first(output, recorder.hidden)
 
     return forward
-
-
-def whole_layers(model: nn.Module, base: nn.Module, family: Family) -> list[WholeLayer]:
-    """Stand-ins for all layers, from one plain forward of the model on two tokens."""
-    ids = torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device)
-    ids[0, 1] = 1
-    calls = trace_model(model, ids)
-    wholes = []
-    for layer in part(base, family.layers).children():
-        layer = uncompiled(layer)
-        attention = part(layer, family.attention)
-        own = next(c for c in calls if c.module is layer)
-        inner = next(c for c in calls if c.module is attention)
-        wholes.append(WholeLayer(layer, family, own, inner))
-    return wholes

@@ -1,27 +1,33 @@
-"""The examples of every task on a graph, as tensors; :mod:`graphprune.tasks.graphs` says which."""
+"""Examples whose inputs are tensors by name: of tasks on a graph, of images, of encoders' texts.
+
+:mod:`graphprune.tasks.graphs` and :mod:`graphprune.tasks.inputs` say which.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphprune.core.batch import Batch
+from graphprune.core.batch import Batch, Examples
 from graphprune.core.contents import fingerprint
 from graphprune.core.overlap import digest
 from graphprune.errors import InputError
+from graphprune.tasks.pairs import TokenPairs
+from graphprune.tasks.tables import id_table, integer_tensor, overlap
 from graphprune.util.modes import ordinary
 
 Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class GraphExamples:
-    """A source of examples on a graph.
+class TensorExamples:
+    """A source of examples that are rows of tensors.
 
     Args:
         size: how many there are.
@@ -97,7 +103,7 @@ class GraphExamples:
 
     def redrawn(
         self, wanted: NDArray[np.int64], part: NDArray[np.int64], taken: Set[int]
-    ) -> tuple[GraphExamples, list[int]]:
+    ) -> tuple[TensorExamples, list[int]]:
         """The examples with corrupted inputs of those ``wanted`` from ``part``, and which were.
 
         Only where corrupted inputs are other examples'; none has a fingerprint of ``taken``.
@@ -140,6 +146,50 @@ class GraphExamples:
             answer=rows(self.answer),
             distractor=rows(self.distractor),
         )
+
+
+def examples_of(
+    clean: Any, corrupt: Any, answer: Any, distractor: Any, positions: Any, attention_mask: Any
+) -> Examples:
+    """The examples of :meth:`graphprune.Task.from_tensors`.
+
+    ``clean`` (and ``corrupt``) are token ids, images as floating-point tensors, or a mapping of
+    tensors with a row for each example.
+    """
+    if not isinstance(clean, Mapping):
+        if not (isinstance(clean, Tensor) and clean.is_floating_point()):
+            return TokenPairs.from_tensors(
+                clean, corrupt, answer, distractor, positions, attention_mask
+            )
+        clean = {"pixel_values": clean}
+        corrupt = corrupt if corrupt is None else {"pixel_values": corrupt}
+    if attention_mask is not None:
+        raise InputError("attention_mask stands among the inputs, clean={'attention_mask': ...}")
+    if corrupt is not None and not isinstance(corrupt, Mapping):
+        raise InputError(f"corrupt must be a mapping as clean is, got {type(corrupt).__name__}")
+    wrong = [k for side in (clean, corrupt or {}) for k, v in side.items()
+             if not isinstance(v, Tensor)]  # fmt: skip
+    if wrong or not clean:
+        raise InputError(f"inputs are tensors by name; {wrong[:1] or 'none'} is not one")
+    size = len(next(iter(clean.values())))
+    places = None if positions is None else integer_tensor(positions, "positions")
+    if places is not None and places.ndim == 0:
+        places = places.expand(size).clone()
+    if places is not None and (places.ndim > 2 or len(places) != size):
+        raise InputError(
+            f"positions must be one number, [{size}] or [{size}, P], got {list(places.shape)}"
+        )
+    asked = np.zeros(size, np.int32) if places is None else places.numpy().astype(np.int32)
+    tables = [id_table(v, asked, n) for v, n in ((answer, "answer"), (distractor, "distractor"))]
+    shared = overlap(*tables)
+    if shared is not None:
+        raise InputError(
+            f"example {shared[0]} has the id {shared[1]} both as an answer and as a distractor"
+        )
+    right, wrong_ids = (None if t is None else torch.from_numpy(t.astype(np.int64)) for t in tables)
+    return TensorExamples(
+        size, dict(clean), corrupt, positions=places, answer=right, distractor=wrong_ids
+    )
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """Rankings that a study keeps: shared by ensembles, judged again, refused where damaged."""
 
-import numpy as np
 import pytest
 from support.studies import figures, small_plan
 
 import graphprune as gp
 from graphprune.study import Study
+from graphprune.util.sealed import Seal
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +68,21 @@ def test_ensembles_take_rankings_that_stand(plan, tmp_path, monkeypatch):
     for name in ("of it", "both", "sequential"):
         for what in ("seconds", "cpu_seconds", "mib"):
             assert shared[name][what] >= shared["EAP-IG"][what]
-    assert len(list((tmp_path / "out" / "scores").glob("*.npz"))) == len(ENSEMBLES)
+    assert len(list((tmp_path / "out" / "scores").glob("*.safetensors"))) == len(ENSEMBLES)
 
 
 def test_rankings_are_kept_as_they_are(plan, tmp_path):
     study = Study.from_dict({**plan, "methods": {"EAP": {"method": "eap"}}, "seeds": [0, 1]})
     study.run(tmp_path)
-    kept = [np.load(path) for path in sorted((tmp_path / "scores").glob("*.npz"))]
+    seal = Seal("graphprune-ranking")
+    kept = [seal.read_tensors(path) for path in sorted((tmp_path / "scores").glob("*.safetensors"))]
     assert len(kept) == 2  # other prompts, another ranking
     for job in study.jobs():
         case = job.source.make()
-        values = gp.EAP().score(case.model, case.train).values.numpy()
-        (same,) = [x for x in kept if np.array_equal(x["values"], values)]
-        assert str(same["method"]) == "EAP"
-        assert str(same["fingerprint"]) == case.model.graph.fingerprint
+        values = gp.EAP().score(case.model, case.train).values
+        (notes,) = [notes for tensors, notes in kept if tensors["values"].equal(values)]
+        assert notes["method"] == "EAP"
+        assert notes["fingerprint"] == case.model.graph.fingerprint
 
 
 @pytest.mark.parametrize("damage", ["empty", "other graph"])
@@ -92,12 +93,12 @@ def test_a_damaged_ranking_is_named(plan, tmp_path, damage):
         for some in (methods[:1], methods)
     )
     assert first.run(tmp_path).counts == {"done": 1}
-    (path,) = (tmp_path / "scores").glob("*.npz")
-    with np.load(path) as found:
-        parts = dict(found)
+    (path,) = (tmp_path / "scores").glob("*.safetensors")
+    seal = Seal("graphprune-ranking")
+    tensors, notes = seal.read_tensors(path)
     path.write_bytes(b"")
     if damage == "other graph":
-        np.savez(path, **{**parts, "fingerprint": "none"})
+        path.write_bytes(seal.tensors(tensors, {**notes, "fingerprint": "none"}))
     ((job, why),) = both.run(tmp_path).failures()
     assert job.method.name == "of it"
     assert str(path) in why

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import os
 import pickletools
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251 - an error's name
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from graphprune.errors import FormatError
+from graphprune.util.readers import require_small
 
 _DTYPES = ("Float", "Double", "Half", "BFloat16", "Bool", "Byte", "Char", "Short", "Int", "Long")
 _NAMES = {
@@ -30,6 +34,12 @@ _NAMES = {
 }
 _CALLS = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 _OLD_PARTS = 5  # pickles at the head of a file of torch before 1.6
+_MOST_VALUES = 10**6  # of names and settings; a tensor is one
+# torch's unpickler applies what a file says to whatever the file gives it, without checks of its
+# own: these are all the errors of Python's operations on values of other types.
+_UNPICKLING = (UnpicklingError, AttributeError, LookupError, TypeError, ValueError, OverflowError)
+_READING = (OSError, EOFError, RuntimeError, AssertionError, struct.error)
+_UNZIPPING = (zipfile.BadZipFile, zlib.error)
 
 
 def read_pt(path: str | os.PathLike[str]) -> Any:
@@ -42,8 +52,10 @@ def read_pt(path: str | os.PathLike[str]) -> Any:
     try:
         for part in _pickles(file):
             _require_plain(part)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and pickletools raise whatever they met
+        values = torch.load(file, map_location="cpu", weights_only=True)
+        require_small(values, _parts, _MOST_VALUES)
+        return values
+    except (*_UNPICKLING, *_READING, *_UNZIPPING) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FormatError(f"{path} is no .pt file that can be read safely: {first}") from error
 
@@ -57,6 +69,12 @@ def require_stored(value: Tensor, what: str) -> None:
             f"{what} should be a tensor with all its numbers in the file; this one is expanded, "
             f"sparse or empty: {list(value.shape)} would take {needed} bytes"
         )
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return list(value) if isinstance(value, list | tuple | set | frozenset) else []
 
 
 def _pickles(path: Path) -> Iterator[Any]:

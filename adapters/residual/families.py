@@ -1,0 +1,187 @@
+"""Families of encoders, vision transformers and encoder-decoders, described as data.
+
+Nothing here computes. A family is one or two stacks of layers over a residual stream; a stack names
+its modules by their dotted paths. Attention itself is run by the user's own module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+__all__ = ["RESIDUAL_FAMILIES", "Attention", "Mlp", "ResidualFamily", "Stack"]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An attention branch: paths of its projections and its norm under a layer.
+
+    ``query``, ``key`` and ``value`` are one path where one projection holds all queries, then all
+    keys, then all values. ``norm`` is applied to what the branch reads, or, with ``post``, to the
+    stream after the branch was added. ``cross``: keys and values read the encoder's output.
+    """
+
+    query: str
+    key: str
+    value: str
+    output: str
+    norm: str
+    post: bool = False
+    cross: bool = False
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """An MLP branch: paths of the modules that read its input, and of the one that gives output.
+
+    ``norm`` and ``post`` as for :class:`Attention`.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    norm: str
+    post: bool = False
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers that add to one residual stream.
+
+    ``base`` is the path from the model to the stack; ``embedding`` (whose output is the message of
+    the node ``input``), ``embedding_norm``, ``layers`` and ``final_norm`` are paths under it.
+    ``prefix`` begins the names of its nodes.
+    """
+
+    base: str
+    embedding: str
+    layers: str
+    branches: tuple[Attention | Mlp, ...]
+    embedding_norm: str | None = None
+    final_norm: str | None = None
+    heads: str = "num_attention_heads"
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class ResidualFamily:
+    """An encoder, or an encoder and a decoder; the last stack gives the outputs.
+
+    Example:
+        >>> from graphprune.adapters.residual.families import RESIDUAL_FAMILIES
+        >>> RESIDUAL_FAMILIES["vit"].stacks[0].embedding
+        'embeddings.patch_embeddings.projection'
+    """
+
+    model_types: tuple[str, ...]
+    stacks: tuple[Stack, ...]
+
+
+def _attention(module: str, names: str, norm: str, **options: bool) -> Attention:
+    """An attention whose projections are ``names``, parted by spaces, under one module."""
+    query, key, value, output = (f"{module}.{name}" for name in names.split())
+    return Attention(query, key, value, output, norm, **options)
+
+
+_VIT = Stack(
+    "vit",
+    "embeddings.patch_embeddings.projection",
+    "layers",
+    (
+        _attention("attention", "q_proj k_proj v_proj o_proj", "layernorm_before"),
+        Mlp(("mlp",), "mlp", "layernorm_after"),
+    ),
+)
+_CLIP = Stack(
+    "vision_model",
+    "embeddings.patch_embedding",
+    "encoder.layers",
+    (
+        _attention("self_attn", "q_proj k_proj v_proj out_proj", "layer_norm1"),
+        Mlp(("mlp",), "mlp", "layer_norm2"),
+    ),
+    embedding_norm="pre_layrnorm",
+)
+
+_BERT = Stack(
+    "bert",
+    "embeddings.word_embeddings",
+    "encoder.layer",
+    (
+        Attention(
+            "attention.self.query",
+            "attention.self.key",
+            "attention.self.value",
+            "attention.output.dense",
+            "attention.output.LayerNorm",
+            post=True,
+        ),
+        Mlp(("intermediate.dense",), "output.dense", "output.LayerNorm", post=True),
+    ),
+    embedding_norm="embeddings.LayerNorm",
+)
+_DISTILBERT = Stack(
+    "distilbert",
+    "embeddings.word_embeddings",
+    "transformer.layer",
+    (
+        _attention("attention", "q_lin k_lin v_lin out_lin", "sa_layer_norm", post=True),
+        Mlp(("ffn.lin1",), "ffn.lin2", "output_layer_norm", post=True),
+    ),
+    embedding_norm="embeddings.LayerNorm",
+)
+_MODERNBERT = Stack(
+    "model",
+    "embeddings.tok_embeddings",
+    "layers",
+    (
+        _attention("attn", "Wqkv Wqkv Wqkv Wo", "attn_norm"),
+        Mlp(("mlp",), "mlp", "mlp_norm"),
+    ),
+    embedding_norm="embeddings.norm",
+)
+
+
+def _t5(base: str, prefix: str) -> Stack:
+    names, decodes = "q k v o", base == "decoder"
+    own = _attention("layer.0.SelfAttention", names, "layer.0.layer_norm")
+    cross = _attention("layer.1.EncDecAttention", names, "layer.1.layer_norm", cross=True)
+    last = f"layer.{1 + decodes}"
+    mlp = Mlp((f"{last}.DenseReluDense",), f"{last}.DenseReluDense", f"{last}.layer_norm")
+    return Stack(
+        base,
+        "embed_tokens",
+        "block",
+        (own, cross, mlp) if decodes else (own, mlp),
+        final_norm="final_layer_norm",
+        prefix=prefix,
+    )
+
+
+def _bart(side: str, prefix: str) -> Stack:
+    names = "q_proj k_proj v_proj out_proj"
+    own = _attention("self_attn", names, "self_attn_layer_norm", post=True)
+    cross = _attention("encoder_attn", names, "encoder_attn_layer_norm", post=True, cross=True)
+    mlp = Mlp(("fc1",), "fc2", "final_layer_norm", post=True)
+    return Stack(
+        f"model.{side}",
+        "embed_tokens",
+        "layers",
+        (own, cross, mlp) if side == "decoder" else (own, mlp),
+        embedding_norm="layernorm_embedding",
+        heads=f"{side}_attention_heads",
+        prefix=prefix,
+    )
+
+
+FAMILIES = (
+    ResidualFamily(("vit",), (_VIT,)),
+    ResidualFamily(("deit",), (replace(_VIT, base="deit"),)),
+    ResidualFamily(("clip", "clip_vision_model"), (_CLIP,)),
+    ResidualFamily(("bert",), (_BERT,)),
+    ResidualFamily(("camembert", "roberta", "xlm-roberta"), (replace(_BERT, base="roberta"),)),
+    ResidualFamily(("distilbert",), (_DISTILBERT,)),
+    ResidualFamily(("modernbert",), (_MODERNBERT,)),
+    ResidualFamily(("mt5", "t5"), (_t5("encoder", "e."), _t5("decoder", "d."))),
+    ResidualFamily(("bart",), (_bart("encoder", "e."), _bart("decoder", "d."))),
+)
+
+RESIDUAL_FAMILIES = {kind: family for family in FAMILIES for kind in family.model_types}

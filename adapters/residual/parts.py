@@ -1,0 +1,223 @@
+"""A model taken apart along its family: who writes to a residual stream, and who reads it where.
+
+A *group* is what is added to the stream at one point: a stack's embedding, a layer's heads, its
+MLP. A *place* is one or more readers of the same point of a stream; they read the stack's first
+groups. Under post-norms the stream is normed after a group was added, so each reader norms its own
+masked stream at every group on the way:
+
+    x = norm_j( x + sum_u [ m(u, r) y_u + (1 - m(u, r)) ytilde_u ] )    for each group j in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.core.graph import ComputationalGraph, Node
+from graphprune.errors import UnsupportedModelError
+
+from .families import Attention, Mlp, ResidualFamily, Stack
+
+__all__ = ["Group", "Parts", "Place"]
+
+KINDS = ("q", "k", "v", "mlp", "resid")
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Readers of one point of a stream.
+
+    ``rows`` are their nodes and kinds; ``groups`` the groups that they read, which hold ``writers``
+    nodes; ``norm`` the norm before them; ``edges`` their edges, row by row.
+    """
+
+    stack: int
+    rows: tuple[tuple[int, int], ...]
+    groups: tuple[int, ...]
+    writers: int
+    norm: Function | None
+    edges: slice
+
+    def of(self, values: Tensor) -> Tensor:
+        """``[..., rows, writers]``: the place's part of values of edges ``[..., E]``."""
+        shape = (len(self.rows), self.writers)
+        part: Tensor = values[..., self.edges].unflatten(-1, shape)
+        return part
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Nodes whose messages are added to the stream of ``stack`` together, and the norm behind."""
+
+    stack: int
+    nodes: tuple[int, ...]
+    norm: Function | None
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionParts:
+    """An attention's projections with the rows of a place that each reads, and its output map."""
+
+    projections: tuple[tuple[nn.Module, Place, slice], ...]
+    output: nn.Module
+    group: int
+    heads: int
+
+
+@dataclass(frozen=True, eq=False)
+class MlpParts:
+    """An MLP's modules that read its input, the one that gives its output, and its place."""
+
+    inputs: tuple[nn.Module, ...]
+    output: nn.Module
+    place: Place
+    group: int
+
+
+class Parts:
+    """The modules of a model, its groups and places, and the graph that they make.
+
+    Raises :class:`UnsupportedModelError` where a part is not where the family says.
+    """
+
+    def __init__(self, model: nn.Module, family: ResidualFamily) -> None:
+        self.model, self.family = model, family
+        self.nodes: list[Node] = []
+        self.groups: list[Group] = []
+        self.places: list[Place] = []
+        self.branches: list[AttentionParts | MlpParts] = []
+        self.embeddings: list[nn.Module] = []
+        self.entries: list[nn.Module] = []
+        self._edges = 0
+        self._layers = 0  # of the stacks so far: a decoder's count on from the encoder's
+        self._ends: list[Function | None] = []
+        for number, stack in enumerate(family.stacks):
+            self._add_stack(number, stack)
+        self.nodes.append(Node("logits", "output"))
+        last = len(family.stacks) - 1
+        self.final = self._place(last, [(len(self.nodes) - 1, 4)], None)
+        self.graph = self._graph()
+
+    def _part(self, under: nn.Module, path: str) -> nn.Module:
+        try:
+            return under.get_submodule(path)
+        except AttributeError:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no {path} in its {type(under).__name__}, where "
+                f"a model of type {self.family.model_types[0]!r} has it"
+            ) from None
+
+    def _norm(self, under: nn.Module, path: str | None) -> Function | None:
+        # Its forward as it is now: while the model runs, other things are done where it stands.
+        norm: Function | None = None if path is None else self._part(under, path).forward
+        return norm
+
+    def _add_stack(self, number: int, stack: Stack) -> None:
+        base: Any = self._part(self.model, stack.base)
+        layers: Any = self._part(base, stack.layers)
+        if not len(layers):
+            raise UnsupportedModelError("the model has no layers, so there is nothing to prune")
+        heads = int(getattr(base.config, stack.heads))
+        entry = stack.embedding_norm
+        self.embeddings.append(self._part(base, stack.embedding))
+        self.entries.append(layers[0] if entry is None else self._part(base, entry))
+        first = Node(f"{stack.prefix}input", "embed")
+        self._group(number, [first], self._norm(base, entry))
+        for index, layer in enumerate(layers):
+            for branch in stack.branches:
+                if isinstance(branch, Mlp):
+                    self._add_mlp(number, stack, layer, index, branch)
+                else:
+                    self._add_attention(number, stack, layer, index, branch, heads)
+        self._layers += len(layers)
+        self._ends.append(self._norm(base, stack.final_norm))
+        self.last_layer: nn.Module = layers[-1]
+        self.width = int(base.config.hidden_size)
+
+    def _group(self, stack: int, nodes: list[Node], norm: Function | None) -> int:
+        first = len(self.nodes)
+        self.nodes += nodes
+        self.groups.append(Group(stack, tuple(range(first, len(self.nodes))), norm))
+        return len(self.groups) - 1
+
+    def _place(self, stack: int, rows: list[tuple[int, int]], norm: Function | None) -> Place:
+        """A place that reads all that is added to a stack by now."""
+        groups = tuple(i for i, group in enumerate(self.groups) if group.stack == stack)
+        writers = sum(len(self.groups[i].nodes) for i in groups)
+        start, self._edges = self._edges, self._edges + len(rows) * writers
+        place = Place(stack, tuple(rows), groups, writers, norm, slice(start, self._edges))
+        self.places.append(place)
+        return place
+
+    def _add_mlp(
+        self, number: int, stack: Stack, layer: nn.Module, index: int, branch: Mlp
+    ) -> None:
+        norm = self._norm(layer, branch.norm)
+        place = self._place(number, [(len(self.nodes), 3)], None if branch.post else norm)
+        node = Node(f"{stack.prefix}m{index}", "mlp", self._layers + index)
+        group = self._group(number, [node], norm if branch.post else None)
+        inputs = tuple(self._part(layer, path) for path in branch.inputs)
+        self.branches.append(MlpParts(inputs, self._part(layer, branch.output), place, group))
+
+    def _add_attention(
+        self,
+        number: int,
+        stack: Stack,
+        layer: nn.Module,
+        index: int,
+        branch: Attention,
+        heads: int,
+    ) -> None:
+        norm, first = self._norm(layer, branch.norm), len(self.nodes)
+        before = None if branch.post else norm
+        rows = [[(first + h, kind) for h in range(heads)] for kind in range(3)]
+        query, key, value = (self._part(layer, p) for p in (branch.query, branch.key, branch.value))
+        if branch.cross:
+            asked = self._place(number, rows[0], before)
+            told = self._place(0, rows[1] + rows[2], self._ends[0])
+            places, starts = (asked, told, told), (0, 0, heads)
+        else:
+            place = self._place(number, [*rows[0], *rows[1], *rows[2]], before)
+            places, starts = (place,) * 3, (0, heads, 2 * heads)
+        letter = "c" if branch.cross else "a"
+        name = f"{stack.prefix}{letter}{index}"
+        nodes = [Node(f"{name}.h{h}", "head", self._layers + index, h) for h in range(heads)]
+        group = self._group(number, nodes, norm if branch.post else None)
+        projections = tuple(
+            (module, place, slice(start, start + heads))
+            for module, place, start in zip((query, key, value), places, starts, strict=True)
+        )
+        if query is key:
+            projections = ((query, places[0], slice(0, 3 * heads)),)
+        output = self._part(layer, branch.output)
+        self.branches.append(AttentionParts(projections, output, group, heads))
+
+    def _graph(self) -> ComputationalGraph:
+        sources, targets, kinds = [], [], []
+        for place in self.places:
+            read = [node for i in place.groups for node in self.groups[i].nodes]
+            for node, kind in place.rows:
+                sources += read
+                targets += [node] * len(read)
+                kinds += [kind] * len(read)
+        return ComputationalGraph(
+            nodes=tuple(self.nodes),
+            edge_index=torch.tensor([sources, targets], dtype=torch.int64),
+            edge_kind=torch.tensor(kinds, dtype=torch.uint8),
+            edge_kinds=KINDS,
+            ports=KINDS[:3],
+            inputs=tuple(group.nodes[0] for group in self.groups if self._is_first(group)),
+            outputs=(len(self.nodes) - 1,),
+        )
+
+    def _is_first(self, group: Group) -> bool:
+        return self.nodes[group.nodes[0]].kind == "embed"
+
+    def first_group(self, stack: int) -> int:
+        """The number of a stack's embedding among the groups."""
+        return next(i for i, group in enumerate(self.groups) if group.stack == stack)

@@ -1,0 +1,87 @@
+"""The tables of docs/benchmarks.md from a leaderboard's folder.
+
+    graphprune study examples/leaderboard.yaml --out leaderboard
+    python examples/leaderboard_tables.py leaderboard --csv leaderboard.csv
+
+Prints Markdown: first every method that is no row of the grid, with the mean rank of its CMD among
+them; then the grid of mask optimisers by loss, passes and start, as CMD averaged over the systems
+that all of its rows have. ``--csv`` writes a few columns of ``summary.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pandas as pd
+
+GRID = re.compile(r"(?P<method>.+), (?P<loss>\w+), (?P<passes>60|600)(?P<warm>, warm)?$")
+COLUMNS = ["system", "task", "method", "seeds", "passes", "time_in_passes"]
+MEASURED = ["cmd", "cpr", "cmd_weighted", "log_area"]
+AT_SIZES = ["kl", "top1_accuracy", "top1_match"]
+
+
+def main() -> None:
+    """Reads the command line and prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="the folder that the study wrote")
+    parser.add_argument("--csv", type=Path, help="where the small table goes")
+    given = parser.parse_args()
+    table = pd.read_csv(given.folder / "summary.csv")
+    if given.csv is not None:
+        sizes = sorted(name.removeprefix("kept@") for name in table if name.startswith("kept@"))
+        chosen = [f"{name}@{size}" for name in ["kept", *AT_SIZES] for size in sizes]
+        limits = [f"{name}{end}" for name in MEASURED for end in ("", "_low", "_high")]
+        names = [name for name in [*COLUMNS, *limits, *chosen] if name in table]
+        table[names].to_csv(given.csv, index=False, float_format="%.4g")
+    table["case"] = [
+        task if system == "programs" else system
+        for system, task in zip(table["system"], table["task"], strict=True)
+    ]
+    in_grid = table["method"].str.fullmatch(GRID.pattern)
+    print(methods(table[~in_grid]), "\n")
+    print(grid(table[in_grid]))
+
+
+def methods(table: pd.DataFrame) -> str:
+    """One row a method: CMD / CPR by system, its mean rank by CMD, and the passes it takes."""
+    ranks = table.groupby("case")["cmd"].rank()
+    rank = ranks.groupby(table["method"]).mean().sort_values()
+    cells = {(row.method, row.case): f"{row.cmd:.2f} / {row.cpr:.2f}" for row in table.itertuples()}
+    cases = list(dict.fromkeys(table["case"]))
+    passes = table.groupby("method")["passes"].median()
+    lines = ["| | passes | " + " | ".join(cases) + " | mean CMD rank |"]
+    lines.append("|---" * (len(cases) + 3) + "|")
+    for method, mean in rank.items():
+        row = [cells.get((method, case), "–") for case in cases]
+        count = "–" if pd.isna(passes[method]) else f"{passes[method]:,.0f}"
+        lines.append(f"| {method} | {count} | " + " | ".join(row) + f" | {mean:.1f} |")
+    return "\n".join(lines)
+
+
+def grid(table: pd.DataFrame) -> str:
+    """One row an optimiser, passes and start; one column a loss; mean CMD over common systems."""
+    parts = table["method"].str.extract(GRID.pattern)
+    rows = table[["case", "cmd"]].assign(
+        row=[
+            f"{method}, {passes} passes, {'warm' if isinstance(warm, str) else 'cold'}"
+            for method, passes, warm in zip(
+                parts["method"], parts["passes"], parts["warm"], strict=True
+            )
+        ],
+        loss=parts["loss"],
+    )
+    wide = rows.pivot_table(index=["row", "loss"], columns="case", values="cmd").dropna(axis=1)
+    mean = wide.mean(axis=1).unstack("loss")
+    lines = [f"Mean CMD over {', '.join(wide.columns)}.", ""]
+    lines.append("| | " + " | ".join(f"`{loss}`" for loss in mean) + " |")
+    lines.append("|---" * (len(mean.columns) + 1) + "|")
+    for row, values in mean.iterrows():
+        shown = ["–" if pd.isna(value) else f"{value:.3f}" for value in values]
+        lines.append(f"| {row} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
