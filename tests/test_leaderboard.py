@@ -27,7 +27,7 @@ def test_the_tiny_table_is_the_committed_one(tmp_path, monkeypatch, capsys):
         gap = (both[name] - both[f"{name}_found"]).abs()
         assert gap.max() < 0.01, f"{name}\n{both.loc[gap >= 0.01, [*by, name, f'{name}_found']]}"
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "--csv", str(tmp_path / "small.csv")])
-    runpy.run_path(str(EXAMPLES / "leaderboard_tables.py"), run_name="__main__")
+    runpy.run_path(str(EXAMPLES.parent / "docs" / "leaderboard_tables.py"), run_name="__main__")
     printed = capsys.readouterr().out
     rows = pd.read_csv(tmp_path / "small.csv").set_index(["task", "method"])
     assert len(rows) == wanted.groupby(by[:2]).ngroups

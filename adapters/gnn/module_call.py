@@ -310,8 +310,9 @@ class GraphModule:
                     ([p.numbers for p in each], data.num_edges),
                 )
             )
-            parts = (torch.cat([p.messages for p in each]), *map(torch.cat, (edges, targets)))
-            joined.append(Propagation(*parts, torch.cat(numbers), one.relation, one.end))
+            messages, known = torch.cat([p.messages for p in each]), torch.cat(numbers)
+            places = torch.cat(edges), torch.cat(targets)
+            joined.append(Propagation(messages, *places, known, one.relation, one.end))
         return joined
 
     def read(self, out: Tensor, batch: Batch, copies: Tensor) -> Tensor:

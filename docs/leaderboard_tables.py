@@ -1,7 +1,7 @@
 """The tables of docs/benchmarks.md from a leaderboard's folder.
 
     graphprune study examples/leaderboard.yaml --out leaderboard
-    python examples/leaderboard_tables.py leaderboard --csv leaderboard.csv
+    python docs/leaderboard_tables.py leaderboard --csv leaderboard.csv
 
 Prints Markdown: first every method that is no row of the grid, with the mean rank of its CMD among
 them; then the grid of mask optimisers by loss, passes and start, as CMD averaged over the systems
