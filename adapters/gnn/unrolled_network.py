@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -154,4 +155,4 @@ class UnrolledNetwork:
 def _columns(part: Tensor, leading: tuple[int, ...]) -> Tensor:
     """``[n, M]`` of ``[..., n, d]``: columns are examples and channels."""
     count, d = part.shape[-2:]
-    return part.expand(*leading, count, d).movedim(-2, 0).reshape(count, -1)
+    return part.expand(*leading, count, d).movedim(-2, 0).reshape(count, math.prod(leading) * d)
