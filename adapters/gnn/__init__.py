@@ -3,6 +3,7 @@
 from .argnn import ARGNN
 from .delta_rule import DeltaRule
 from .explainers import AttentionExplainer, CaptumExplainer, GNNExplainer, PGExplainer
+from .fixed_point import settle
 from .masked_argnn import MaskedARGNN
 from .message_model import MessageModel
 from .retraining import retrained
@@ -23,5 +24,6 @@ __all__ = [
     "PGExplainer",
     "Schedule",
     "retrained",
+    "settle",
     "train_bptt",
 ]

@@ -8,7 +8,8 @@ state is the input and never changes. Which nodes update when is the schedule's 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +18,14 @@ from torch_geometric.nn import MessagePassing
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError, unknown_name
 
+from . import argnn_settings as settings
 from .adjacency import WeightedAdjacency, add_at
-from .schedule import UPDATES, Schedule, Update, make_schedule
+from .argnn_settings import ACTIVATIONS
+from .compaction import Compaction, needed_nodes
+from .schedule import Schedule, Update, make_schedule
+from .unrolled_run import PRODUCTS, Product
 
-__all__ = ["ACTIVATIONS", "ARGNN"]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "relu": torch.relu,
-    "identity": lambda x: x,
-}
+__all__ = ["ARGNN"]
 
 
 class ARGNN(MessagePassing):
@@ -55,6 +53,8 @@ class ARGNN(MessagePassing):
         dense_gradient: ``None``, or ``[E]``: the sum, since it was set to zeros, of the loss's
             gradients by each edge's weight as it counts in a training run: 0 where an edge is cut,
             so that ``edge_weight.grad`` is 0 there and this says what the edge would change.
+        compaction: ``None``, or, of a network that :meth:`compact` made, how it runs and which
+            nodes of the whole network it has (``compaction.nodes``).
 
     Example:
         >>> net = ARGNN(torch.tensor([[0, 1, 2], [1, 2, 1]]), inputs=[0], outputs=[2],
@@ -73,6 +73,7 @@ class ARGNN(MessagePassing):
     free: Tensor
     update_rule: Update
     dense_gradient: Tensor | None = None
+    compaction: Compaction | None = None
 
     def __init__(
         self,
@@ -92,24 +93,13 @@ class ARGNN(MessagePassing):
         seed: int = 0,
     ) -> None:
         super().__init__(aggr="add")
-        _check_settings(update, rate, activation, output_activation)
-        edges = torch.as_tensor(edge_index, dtype=torch.int64)
-        if edges.ndim != 2 or edges.shape[0] != 2:
-            raise InputError(f"edge_index must be [2, E], got {list(edges.shape)}")
-        count = int(edges.max()) + 1 if edges.numel() else 0
-        nodes = count if num_nodes is None else num_nodes
-        if nodes < count or (edges.numel() and int(edges.min()) < 0):
-            raise InputError(f"edge_index names a node outside 0..{nodes - 1}")
-        clamped = _numbers(inputs, nodes, "inputs")
-        free = torch.ones(nodes, dtype=torch.bool)
-        free[clamped] = False
-        into = edges[1][~free[edges[1]]]
-        if len(into):
-            raise InputError(
-                f"an edge leads into node {int(into[0])}, which is clamped: its state never "
-                "changes, so leave the edge out"
-            )
-        read = torch.nonzero(free)[:, 0] if outputs is None else _numbers(outputs, nodes, "outputs")
+        settings.check_settings(update, rate, activation, output_activation)
+        edges, nodes = settings.checked_edges(edge_index, num_nodes)
+        clamped = settings.node_numbers(inputs, nodes, "inputs")
+        free = settings.free_nodes(edges, nodes, clamped)
+        read = torch.nonzero(free)[:, 0]
+        if outputs is not None:
+            read = settings.node_numbers(outputs, nodes, "outputs")
         self.num_nodes, self.channels, self.steps = nodes, channels, steps
         self.update_rule, self.rate, self.seed = update, rate, seed
         self.activation, self.output_activation = activation, output_activation
@@ -118,7 +108,7 @@ class ARGNN(MessagePassing):
         self.register_buffer("input_nodes", clamped)
         self.register_buffer("output_nodes", read)
         self.register_buffer("free", free)
-        self.edge_weight = nn.Parameter(_first_weights(edges, nodes, weight, seed))
+        self.edge_weight = nn.Parameter(settings.first_weights(edges, nodes, weight, seed))
         self.bias = nn.Parameter(torch.zeros(nodes)) if bias else None
 
     # ---------------------------------------------------------------- running
@@ -126,13 +116,24 @@ class ARGNN(MessagePassing):
     def schedule(
         self, steps: int | None = None, generator: torch.Generator | None = None
     ) -> Schedule:
-        """Draws the updates of a run; without a generator the same ones each time, by ``seed``."""
-        if generator is None:
-            generator = torch.Generator().manual_seed(self.seed)
+        """Draws the updates of a run; without a generator the same ones each time, by ``seed``.
+
+        A compacted network draws those of the network that it was made from.
+        """
         count = self.steps if steps is None else steps
-        return make_schedule(
-            self.update_rule, self.edge_index, self.free, count, generator, self.rate
-        )
+        whole = self.compaction
+        drawn_by = (self.update_rule, count, self.rate, self.seed)
+        if whole is not None and generator is None and drawn_by in whole.schedules:
+            return whole.schedules[drawn_by]
+        drawing = torch.Generator().manual_seed(self.seed) if generator is None else generator
+        free = self.free if whole is None else whole.free
+        made = make_schedule(self.update_rule, self.edge_index, free, count, drawing, self.rate)
+        if whole is None:
+            return made
+        made = made.among(whole.nodes, self.edge_index)
+        if generator is None:
+            whole.schedules[drawn_by] = made
+        return made
 
     def start(self, x: Tensor | None, h0: Tensor | None = None) -> Tensor:
         """``[..., N, d]``: the state before the first step, inputs clamped.
@@ -188,18 +189,50 @@ class ARGNN(MessagePassing):
             drive: ``[..., N, d]`` added to what nodes read, at every step; with a leading axis of
                 the steps (then ``[steps, ..., N, d]`` with the axes of the state) one each.
         """
+        return self._states(None, x, h0, steps, schedule, generator, edge_mask, drive)
+
+    def predict(self, x: Tensor | None = None, h0: Tensor | None = None, **run: Any) -> Tensor:
+        """``[..., n_out * d]``: :meth:`read` of :meth:`forward`, which takes the same arguments.
+
+        A compacted network computes nothing that these outputs do not need.
+        """
+        return self._states(self.output_nodes, x, h0, **run).flatten(-2)
+
+    def _states(
+        self,
+        wanted: Tensor | None,
+        x: Tensor | None,
+        h0: Tensor | None,
+        steps: int | None = None,
+        schedule: Schedule | None = None,
+        generator: torch.Generator | None = None,
+        edge_mask: Tensor | None = None,
+        drive: Tensor | None = None,
+    ) -> Tensor:
+        """``[..., n, d]``: the last states of the nodes ``wanted``, or of all."""
         if schedule is None:
             schedule = self.schedule(steps, generator)
+        small = self.compaction
+        if small is not None:
+            schedule = small.own_schedule(schedule, self.edge_index)
+            h0, drive = small.own_nodes(h0), small.own_nodes(drive)
         state = self.start(x, h0)
         weight = self.masked_weight(edge_mask)
         by_step = drive is not None and drive.ndim == state.ndim + 1
         if drive is not None and by_step and len(drive) != len(schedule):
             raise InputError(f"drive has {len(drive)} steps, the run {len(schedule)}")
-        adjacency = None if self._is_listened_to() else self.adjacency(weight)
+        listened = self._is_listened_to()
+        if small is not None and weight.ndim == 1 and not listened:
+            names = self.activation, self.output_activation or self.activation
+            ends = self.input_nodes, self.output_nodes
+            runs = small.unrolled(self.edge_index, self.free, *ends, names)
+            clamped = state.index_select(-2, self.input_nodes)
+            return runs(schedule, weight, self.bias, clamped, h0, drive, by_step, wanted)
+        adjacency = None if listened else self.adjacency(weight)
         for number in range(len(schedule)):
             extra = drive[number] if drive is not None and by_step else drive
             state = self.advance(state, schedule, number, adjacency, extra)
-        return state
+        return state if wanted is None else state.index_select(-2, wanted)
 
     def masked_weight(self, edge_mask: Tensor | None = None) -> Tensor:
         """``[..., E]``: weights, zero where an edge is not kept, times the mask."""
@@ -315,12 +348,42 @@ class ARGNN(MessagePassing):
         return self
 
     @torch.no_grad()
-    def compact(self) -> ARGNN:
-        """A network without the edges that are not kept: the one to deploy."""
+    def compact(self, *, drop_nodes: bool = True, product: Product | None = None) -> ARGNN:
+        """A network without the edges that are not kept: the one to deploy, or to train on.
+
+        It gives the same outputs and gradients, computes no state that is not needed or already
+        known, and draws the same updates. Nodes from which no path leads to an output are gone, so
+        states are those of the nodes ``compaction.nodes`` of this network; it takes schedules,
+        first states and drives of either network.
+
+        Args:
+            drop_nodes: whether nodes go.
+            product: ``"sparse"`` or ``"dense"``; ``None`` tries both when it first runs.
+
+        Example:
+            >>> net = ARGNN(torch.tensor([[0, 1, 2], [1, 2, 1]]), 4, inputs=[0], outputs=[1],
+            ...             weight=torch.tensor([1.0, 2.0, -0.5]))
+            >>> small = net.keep(torch.tensor([1, 1, 0])).compact()
+            >>> small, small.compaction.nodes.tolist()
+            (ARGNN(2 nodes, 1 of 1 edges, bernoulli, 10 steps), [0, 1])
+        """
+        if product not in (None, *PRODUCTS):
+            raise unknown_name("product", product, PRODUCTS)
         small = copy.deepcopy(self)
-        kept = self.edge_keep
-        small.edge_index, small.edge_keep = self.edge_index[:, kept], kept[kept]
+        nodes = place = torch.arange(self.num_nodes, device=self.edge_index.device)
+        if drop_nodes:
+            edges = self.edge_index[:, self.edge_keep]
+            nodes = needed_nodes(edges, self.num_nodes, self.input_nodes, self.output_nodes)
+            place = torch.full_like(place, -1)
+            place[nodes] = torch.arange(len(nodes), device=nodes.device)
+        kept = self.edge_keep & (place[self.edge_index[1]] >= 0)
+        small.num_nodes, small.free = len(nodes), self.free[nodes]
+        small.edge_index, small.edge_keep = place[self.edge_index[:, kept]], kept[kept]
+        small.input_nodes, small.output_nodes = place[self.input_nodes], place[self.output_nodes]
         small.edge_weight = nn.Parameter(self.edge_weight[kept])
+        if self.bias is not None:
+            small.bias = nn.Parameter(self.bias[nodes])
+        small.compaction = Compaction.following(self.compaction, nodes, self.free, product)
         small.dense_gradient = None
         small.requires_grad_(True).zero_grad()
         return small
@@ -334,36 +397,3 @@ class ARGNN(MessagePassing):
 
     def __repr__(self) -> str:
         return f"ARGNN({self.extra_repr()})"
-
-
-def _numbers(given: Iterable[int], nodes: int, what: str) -> Tensor:
-    numbers = torch.as_tensor(list(given), dtype=torch.int64)
-    if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < nodes:
-        raise InputError(f"{what} names a node outside 0..{nodes - 1}")
-    if len(numbers.unique()) != len(numbers):
-        raise InputError(f"{what} names a node twice")
-    return numbers
-
-
-def _check_settings(update: str, rate: float, *activations: str | None) -> None:
-    if update not in UPDATES:
-        raise unknown_name("update", update, UPDATES)
-    if not 0 < rate <= 1:
-        raise InputError(f"rate is the chance of an update, in (0, 1], got {rate!r}")
-    for activation in activations:
-        if activation is not None and activation not in ACTIVATIONS:
-            raise unknown_name("activation", activation, ACTIVATIONS)
-
-
-def _first_weights(edges: Tensor, nodes: int, weight: Tensor | None, seed: int) -> Tensor:
-    count = edges.shape[1]
-    if weight is None:
-        generator = torch.Generator().manual_seed(seed)
-        degree = torch.bincount(edges[1], minlength=nodes).clamp(min=1)
-        return torch.randn(count, generator=generator) / degree[edges[1]].sqrt()
-    given = torch.as_tensor(weight)
-    if given.shape != (count,) or not given.is_floating_point():
-        raise InputError(f"weight must be [{count}] floats, got {list(given.shape)} {given.dtype}")
-    if not bool(torch.isfinite(given).all()):
-        raise InputError(f"{int((~torch.isfinite(given)).sum())} weights are NaN or infinite")
-    return given.detach().clone()

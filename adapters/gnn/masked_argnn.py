@@ -108,7 +108,7 @@ class MaskedARGNN(GraphModel):
         small = copy.deepcopy(self._network)
         small.edge_weight.data.mul_(row[0, 0])
         small.edge_keep &= kept.to(small.edge_keep.device)
-        small = small.compact()
+        small = small.compact(drop_nodes=False)  # ablated messages may reach any node
         schedule = Schedule(
             self.schedule.update, small.edge_index.cpu(), small.num_nodes, self.schedule.steps
         )

@@ -112,6 +112,18 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.steps)
 
+    def among(self, nodes: Tensor, edge_index: Tensor) -> Schedule:
+        """The same updates of some ``nodes [n]`` alone, which are now 0 to n - 1."""
+        nodes = nodes.cpu()
+        place = torch.full((self.num_nodes,), -1)
+        place[nodes] = torch.arange(len(nodes))
+        if self.update == "sequential":
+            orders = (place[order.cpu()] for order in self.steps)
+            steps = tuple(order[order >= 0] for order in orders)
+        else:
+            steps = tuple(step.cpu()[nodes] for step in self.steps)
+        return Schedule(self.update, edge_index.cpu(), len(nodes), steps)
+
     @cached_property
     def levels(self) -> tuple[SweepLevels, ...]:
         """The levels of every sweep; empty unless sequential."""

@@ -39,8 +39,8 @@ def train_bptt(
     for _ in track(range(epochs), "training", epochs):
         total = 0.0
         for chosen in torch.randperm(len(x), generator=generator).split(batch_size):
-            state = network(x[chosen], generator=generator)
-            loss = nn.functional.cross_entropy(network.read(state), labels[chosen])
+            logits = network.predict(x[chosen], generator=generator)
+            loss = nn.functional.cross_entropy(logits, labels[chosen])
             if not bool(torch.isfinite(loss)):
                 raise NumericalError(f"the loss of epoch {len(history)} is {float(loss)}")
             optimiser.zero_grad()
@@ -58,6 +58,6 @@ def accuracy(network: ARGNN, x: Tensor, labels: Tensor, *, draws: int = 1, seed:
     generator = torch.Generator().manual_seed(seed)
     right = 0.0
     for _ in range(draws):
-        logits = network.read(network(x, generator=generator))
+        logits = network.predict(x, generator=generator)
         right += float((logits.argmax(-1) == labels).float().mean())
     return right / draws
