@@ -17,8 +17,17 @@ from pathlib import Path
 import pandas as pd
 
 GRID = re.compile(r"(?P<method>.+), (?P<loss>\w+), (?P<passes>60|600)(?P<warm>, warm)?$")
-COLUMNS = ["system", "task", "method", "seeds", "passes", "time_in_passes"]
-MEASURED = ["cmd", "cpr", "cmd_weighted", "log_area"]
+COLUMNS = [
+    "system",
+    "task",
+    "method",
+    "seeds",
+    "passes",
+    "time_in_passes",
+    "cmd_weighted",
+    "log_area",
+]
+MEASURED = ["cmd", "cpr"]
 AT_SIZES = ["kl", "top1_accuracy", "top1_match"]
 
 
@@ -28,13 +37,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the folder that the study wrote")
     parser.add_argument("--csv", type=Path, help="where the small table goes")
     given = parser.parse_args()
-    table = pd.read_csv(given.folder / "summary.csv")
+    table = pd.read_csv(given.folder / "summary.csv").dropna(subset="cmd").copy()
     if given.csv is not None:
         sizes = sorted(name.removeprefix("kept@") for name in table if name.startswith("kept@"))
         chosen = [f"{name}@{size}" for name in ["kept", *AT_SIZES] for size in sizes]
         limits = [f"{name}{end}" for name in MEASURED for end in ("", "_low", "_high")]
         names = [name for name in [*COLUMNS, *limits, *chosen] if name in table]
-        table[names].to_csv(given.csv, index=False, float_format="%.4g")
+        table[names].to_csv(given.csv, index=False, float_format="%.3g")
     table["case"] = [
         task if system == "programs" else system
         for system, task in zip(table["system"], table["task"], strict=True)
@@ -45,18 +54,27 @@ def main() -> None:
 
 
 def methods(table: pd.DataFrame) -> str:
-    """One row a method: CMD / CPR by system, its mean rank by CMD, and the passes it takes."""
-    ranks = table.groupby("case")["cmd"].rank()
-    rank = ranks.groupby(table["method"]).mean().sort_values()
-    cells = {(row.method, row.case): f"{row.cmd:.2f} / {row.cpr:.2f}" for row in table.itertuples()}
+    """One row a method: CMD / CPR by system, its mean rank by CMD, and the passes it takes.
+
+    Methods that some systems lack have no mean rank and stand below, by their mean CMD.
+    """
     cases = list(dict.fromkeys(table["case"]))
-    passes = table.groupby("method")["passes"].median()
+    by_method = table.groupby("method")
+    everywhere = by_method["case"].nunique() == len(cases)
+    common = table[table["method"].map(everywhere)]
+    rank = common.groupby("case")["cmd"].rank().groupby(common["method"]).mean()
+    order = pd.DataFrame({"rank": rank, "cmd": by_method["cmd"].mean()}).sort_values(
+        ["rank", "cmd"], na_position="last"
+    )
+    cells = {(row.method, row.case): f"{row.cmd:.2f} / {row.cpr:.2f}" for row in table.itertuples()}
+    passes = by_method["passes"].median()
     lines = ["| | passes | " + " | ".join(cases) + " | mean CMD rank |"]
     lines.append("|---" * (len(cases) + 3) + "|")
-    for method, mean in rank.items():
+    for method in order.index:
         row = [cells.get((method, case), "–") for case in cases]
         count = "–" if pd.isna(passes[method]) else f"{passes[method]:,.0f}"
-        lines.append(f"| {method} | {count} | " + " | ".join(row) + f" | {mean:.1f} |")
+        mean = "–" if pd.isna(order["rank"][method]) else f"{order['rank'][method]:.1f}"
+        lines.append(f"| {method} | {count} | " + " | ".join(row) + f" | {mean} |")
     return "\n".join(lines)
 
 

@@ -85,7 +85,7 @@ class UnrolledNetwork:
             by_step: see ``drive``.
             wanted: numbers of nodes.
         """
-        d, leading = x.shape[-1], x.shape[:-2]
+        d, leading = x.shape[-1], tuple(x.shape[:-2])
         if drive is not None:
             leading = np.broadcast_shapes(leading, drive.shape[1 if by_step else 0 : -2])
         constants = weight.new_tensor([0.0, 1.0]).expand(*leading, d, 2).movedim(-1, -2)

@@ -280,9 +280,7 @@ class DenseRun(TorchRun):
 
 class _Compute(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, leaves: Tensor, factors: Tensor, run: TorchRun
-    ) -> Tensor:
+    def forward(ctx: Any, leaves: Tensor, factors: Tensor, run: TorchRun) -> Tensor:
         rows = run.rows(leaves, factors)
         ctx.save_for_backward(rows, factors)
         ctx.run = run
@@ -290,7 +288,7 @@ class _Compute(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows, factors = ctx.saved_tensors
         leaves, weights = ctx.needs_input_grad[:2]
         return *ctx.run.gradients(gradient, rows, factors, leaves, weights), None
@@ -299,7 +297,7 @@ class _Compute(torch.autograd.Function):
 def compute(run: TorchRun, leaves: Tensor, factors: Tensor) -> Tensor:
     """``[n, M]``: the wanted states of a run, from the given rows ``[leaves, M]`` and factors."""
     if torch.is_grad_enabled() and (leaves.requires_grad or factors.requires_grad):
-        computed: Tensor = _Compute.apply(leaves, factors, run)
+        computed: Tensor = _Compute.apply(leaves, factors, run)  # type: ignore[no-untyped-call]
         return computed
     size = max(32, _MOST_NUMBERS // run.run.rows)
     with torch.no_grad():

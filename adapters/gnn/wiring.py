@@ -68,7 +68,7 @@ class Wiring:
     @property
     def one(self) -> int:
         """The number of the factor 1: behind the weights and, where there are, the biases."""
-        return self.edge_index.shape[1] + (self.nodes if self.bias else 0)
+        return int(self.edge_index.shape[1]) + (self.nodes if self.bias else 0)
 
     @cached_property
     def free_nodes(self) -> Numbers:
