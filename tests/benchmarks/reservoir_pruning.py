@@ -14,6 +14,7 @@ undirected graphs: they see both directions' |w| added, and cut one direction at
 """
 
 import argparse
+import itertools
 import math
 import time
 import warnings
@@ -113,10 +114,12 @@ def rewired(wires, count, seed, added=0.25):
     taken = {(int(u), int(v)) for u, v in index.T}
     fresh = []
     while len(fresh) < int(added * len(weights)):
-        order = np.argsort(degree + 1e-6 * generator.random(nodes))
-        u = int(order[0])
-        far = [int(v) for v in order if fiedler[v] * fiedler[u] < 0]
-        v = next(v for v in far if (u, v) not in taken or (v, u) not in taken)
+        order = [int(u) for u in np.argsort(degree + 1e-6 * generator.random(nodes))]
+        pairs = itertools.chain(
+            ((u, v) for u in order for v in order if fiedler[u] * fiedler[v] < 0),
+            itertools.permutations(order, 2),  # where the sides are joined already
+        )
+        u, v = next((u, v) for u, v in pairs if not {(u, v), (v, u)} <= taken)
         pair = (u, v) if (v, u) in taken or generator.random() < 0.5 else (v, u)
         if pair in taken:
             pair = pair[::-1]

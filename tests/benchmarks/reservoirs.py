@@ -74,8 +74,8 @@ def drawn_edges(chances, edges, generator):
 def wiring(name, seed):
     """A wiring by its name; the seed draws edges and weights, of real ones what is not known.
 
-    ``scale-free`` and ``modular``: 64 nodes, 512 edges, normal weights; ``modular, +-1``: weights of
-    one size; ``small``: 20 nodes, 80 edges. Scale-free: both degrees fall as a power law, by
+    ``scale-free`` and ``modular``: 64 nodes, 512 edges, normal weights; ``modular, +-1``: weights
+    of one size; ``small``: 20 nodes, 80 edges. Scale-free: both degrees fall as a power law, by
     the static model (Goh, Kahng and Kim, PRL 87, 2001), senders and receivers in orders of their
     own. Modular: four modules of 16, 90 % of the edges inside. C. elegans: a quarter of the neurons
     inhibit. The fly's optic lobe is one graph, whatever the seed.
