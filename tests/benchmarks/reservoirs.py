@@ -77,7 +77,7 @@ def wiring(name, seed):
     ``scale-free`` and ``modular``: 64 nodes, 512 edges, normal weights; ``modular, +-1``: weights
     of one size; ``small``: 20 nodes, 80 edges. Scale-free: both degrees fall as a power law, by
     the static model (Goh, Kahng and Kim, PRL 87, 2001), senders and receivers in orders of their
-    own. Modular: four modules of 16, some 87 % of the edges inside. C. elegans: a quarter of neurons
+    own. Modular: four modules of 16, 87 % of the edges inside. C. elegans: a quarter of neurons
     inhibit. The fly's optic lobe is one graph, whatever the seed.
     """
     generator = np.random.default_rng([seed, 1])
