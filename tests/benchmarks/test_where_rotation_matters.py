@@ -26,7 +26,7 @@ def test_better_than_magnitude(method, density, task, scaling):
     """The 95 % interval over 24 graphs lies above 0."""
     rows = [
         row
-        for seed in range(100, 108)
+        for seed in range(200, 208)
         for name in WIRINGS
         for row in study(name, seed, (density,), ["magnitude", method])
         if row["task"] == task and row["scaling"] == scaling
