@@ -284,10 +284,10 @@ def test_a_report_without_values_of_examples_stays_a_dict(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r["per_example"]["full"]["kl"].pop(), "lists of different lengths"),
-        (lambda r: r["per_example"].pop("bounds"), "per_example is not whole: 'bounds'"),
-        (lambda r: r["per_example"]["circuit"].update(kl=["x"]), "per_example is not whole"),
-        (lambda r: r.update(per_example=3), "per_example is not whole"),
+        (lambda r: r["per_example"]["full"]["kl"].pop(), "the lists have different lengths"),
+        (lambda r: r["per_example"].pop("bounds"), "per_example.bounds: Field required"),
+        (lambda r: r["per_example"]["circuit"].update(kl=["x"]), "per_example.circuit.kl.0"),
+        (lambda r: r.update(per_example=3), "per_example: Input should be"),
     ],
 )
 def test_a_broken_evaluation_is_refused(tmp_path, change, message):

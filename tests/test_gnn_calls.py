@@ -186,7 +186,6 @@ class OfLabels(Net):
         (DataAndMore, lambda: a_graph(scale=3.0), r"module\(d, more=d.scale\)"),
         (Added, lambda: a_graph(**{f"n{i}": i for i in range(65)}), "more than 64 ways"),
         (Strange, a_graph, r"needs 'feat'"),
-        (lambda: torch.nn.DataParallel(Weighted()), a_graph, "whatever it is given"),
         (OfLabels, lambda: a_graph(y=torch.arange(N)), "meant to read the labels"),
         (OfBatch, lambda: a_graph(), r"called as module\(data\) on the data fails"),
     ],

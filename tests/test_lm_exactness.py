@@ -293,7 +293,9 @@ def test_an_architecture_that_is_not_what_it_says_is_refused():
     module.model.layers[0].self_attn.q_proj = torch.nn.Sequential(
         module.model.layers[0].self_attn.q_proj
     )
-    with pytest.raises(UnsupportedModelError, match=r"q_proj is a Sequential.*merge"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"q_proj is a Sequential that does not say its in_features"
+    ):
         gp.wrap(module)
     module.config.model_type = "mamba"
     with pytest.raises(UnsupportedModelError, match=r"'mamba'.*layer 1: its query is 'q_proj'"):

@@ -19,7 +19,7 @@ def wrapped(graph, weights=None):
     index = torch.cat([pairs, pairs.flip(0)], 1)
     data = Data(x=torch.randn(len(graph), 3), edge_index=index)
     task = nodes(data.x, torch.arange(len(graph)) % 2, corrupt=None)
-    return gp.wrap(GraphConv(3, 2), data=data), task
+    return gp.wrap(GraphConv(3, 2), data=data, tie=False), task
 
 
 def drawn(seed, n=12, chance=0.35):
@@ -66,7 +66,7 @@ def test_neighbours_are_drawn_by_weight():
     """The first of three edges of weights 1, 2 and 5 is each one in that share of seeds."""
     graph = gp.ComputationalGraph.from_edges([("a", "d"), ("b", "d"), ("c", "d")])
     data = Data(x=torch.randn(4, 3), edge_index=graph.edge_index)
-    model = gp.wrap(GraphConv(3, 2), data=data)
+    model = gp.wrap(GraphConv(3, 2), data=data, tie=False)
     task = nodes(data.x, torch.tensor([0, 1, 0, 1]), corrupt=None)
     weights = (1.0, 2.0, 5.0)
     first = torch.zeros(3)
@@ -156,7 +156,7 @@ def test_loops_and_pieces():
     """A self-loop is never deleted; pairs that stand alone go last but for it."""
     index = torch.tensor([[0, 1, 2, 3, 0, 4, 5], [1, 2, 3, 0, 0, 5, 4]])
     data = Data(x=torch.randn(6, 3), edge_index=index)
-    model = gp.wrap(GraphConv(3, 2), data=data)
+    model = gp.wrap(GraphConv(3, 2), data=data, tie=False)
     task = nodes(data.x, torch.arange(6) % 2, corrupt=None)
     scores = GapDeletion(rounds=10).score(model, task).values
     assert set(scores.topk(3).indices.tolist()) >= {4}

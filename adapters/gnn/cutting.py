@@ -161,6 +161,6 @@ def cutting_messages(call: ModuleCall, graph: ComputationalGraph) -> Iterator[Cu
     edges = _Messages(graph, source.device)
     # The user's calls bring the data's own tensors, by which relations are told.
     own = replace(source.make_copies().edges, index=tuple(source.relations.values()))
-    hooks = MessageHooks(own, edges.mask, delete=True, seen=_SizesOnly(edges))
+    hooks = MessageHooks(own, edges.mask, delete=True, look=True, seen=_SizesOnly(edges))
     with hooks.watch(module):
         yield edges

@@ -33,6 +33,7 @@ _MOVES = frozenset({
 _JOINS = frozenset({"cat", "concat", "stack"})
 # Of a whole number and entries: other numbers of the same ends.
 _SHIFTS = frozenset({"add", "__add__", "__radd__", "sub", "__sub__", "__iadd__", "add_"})
+_MOST = 4096  # tensors that are remembered; a call makes some tens in each layer
 _SCATTERS = frozenset({"scatter_add", "scatter_add_", "index_add", "index_add_"})
 
 
@@ -50,7 +51,12 @@ class EdgeTracker(TorchFunctionMode):
         # Tensors are kept, so that their ids stay theirs.
         self._origins = dict[int, tuple[Tensor, Tensor]]()
         for index, numbers in zip(edges.index, edges.numbers, strict=True):
-            self._origins[id(index)] = index, torch.stack([2 * numbers, 2 * numbers + 1])
+            self.know(index, numbers)
+        self._given = len(self._origins)
+
+    def know(self, index: Tensor, numbers: Tensor) -> None:
+        """Says that ``index [2, M]`` holds the edges ``numbers [M]``."""
+        self._origins[id(index)] = index, torch.stack([2 * numbers, 2 * numbers + 1])
 
     def origins(self, value: object) -> Tensor | None:
         """Origins of a tensor's entries, of a shape that broadcasts to its own; else ``None``."""
@@ -74,6 +80,9 @@ class EdgeTracker(TorchFunctionMode):
     def _remember(self, out: Any, origins: Any) -> None:
         if isinstance(out, Tensor):
             if not out.is_floating_point():
+                if len(self._origins) >= _MOST:  # a module that trains, called again and again
+                    for old in list(self._origins)[self._given : _MOST // 2]:
+                        del self._origins[old]
                 self._origins[id(out)] = out, origins
         else:
             for one, its in zip(out, origins, strict=True):

@@ -115,6 +115,7 @@ class MessageHooks:
         replaced: for each propagation what stands in for a message at mask 0, one row for each
             edge of its relation; ``None`` means nothing does.
         delete: whether the mask deletes: it then weighs sums over edges, and no message.
+        look: whether messages are seen under deletion too, and edges known by their contents.
         gradients: whether messages shall keep gradients.
         constant: ``[k * E]`` bool: edges that carry ``clean`` messages whatever their source sends.
         clean: for each propagation ``[k * E_r, ...]``, the clean run's messages, where some are
@@ -125,6 +126,7 @@ class MessageHooks:
     mask: Tensor | None = None
     replaced: list[Tensor] | None = None
     delete: bool = False
+    look: bool = False
     gradients: bool = False
     constant: Tensor | None = None
     clean: list[Tensor] = field(default_factory=list)
@@ -139,7 +141,7 @@ class MessageHooks:
     def watch(self, module: nn.Module) -> Iterator[None]:
         """Hooks on all convolutions; removed whatever happens."""
         with ExitStack() as handles:
-            if not self.delete:
+            if self.look or not self.delete:
                 for path, conv in convolutions(module).items():
                     _LayerHooks(self, path or type(conv).__name__, conv).attach(handles)
             handles.enter_context(self._tracker)
@@ -178,6 +180,16 @@ class MessageHooks:
             self._matched.clear()
         self._matched[id(index)] = found
         return found
+
+    def know(self, value: object) -> None:
+        """Tells the tracker of edges that equal a relation's, which the user made anew."""
+        if not isinstance(value, Tensor) or value.is_floating_point() or value.ndim != 2:
+            return
+        if self._tracker.origins(value) is None:
+            for given, numbers in zip(self.edges.index, self.edges.numbers, strict=True):
+                if value.shape == given.shape and torch.equal(value, given):
+                    self._tracker.know(value, numbers)
+                    return
 
     def _tracked(self, path: str, index: Tensor) -> _Matched:
         """What became of the graph's edges, where ``index [2, M]`` is made of them."""
@@ -243,7 +255,7 @@ class MessageHooks:
             stays = self.constant[edges[own]]
             clean = self.clean[number] if among is None else self.clean[number][among]
             out = out.index_put((own[stays],), clean[stays].to(out))
-        if self.mask is not None:
+        if self.mask is not None and not self.delete:
             mask = self.mask_of(edges).view(-1, *[1] * (out.ndim - 1)).to(out.dtype)
             if self.replaced is None:
                 out = out * mask
@@ -280,6 +292,9 @@ class _LayerHooks:
 
     def _enter(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         values = (*args, *kwargs.values())
+        if self.hooks.look:
+            for value in values:
+                self.hooks.know(value)
         relations = {self.hooks.edges.relation_of(value) for value in values} - {None}
         self.called_with.append(relations.pop() if len(relations) == 1 else None)
 

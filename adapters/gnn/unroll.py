@@ -93,7 +93,7 @@ class UnrolledRun:
         factor = np.concatenate([np.full(wanted, self.one), self.factor])
         offsets = np.concatenate([np.arange(wanted), wanted + self.offsets])
         shape = (len(offsets) - 1, self.rows)
-        by_source = csr_array((np.arange(len(source)), source, offsets), shape=shape).tocsc()
+        by_source: Any = csr_array((np.arange(len(source)), source, offsets), shape=shape).tocsc()
         return by_source.indptr, by_source.indices, factor[by_source.data]
 
 

@@ -145,7 +145,7 @@ def gnn_motifs(
         graph: the seed of the graph.
     """
     module, data = trained_motifs(task, conv, weights, graph)
-    model = wrap(module, data=data, name=f"gnn-{task}")
+    model = wrap(module, data=data, name=f"gnn-{task}", tie=False)
     asked, other = _drawn(torch.nonzero(data.motif >= 0)[:, 0], train, test, seed)
     parts = [nodes(data.x, data.y, at=at, corrupt=None, name=task) for at in (asked, other)]
     # An edge of a motif has both its ends in it.
@@ -225,7 +225,7 @@ def block_model(
     if task != "classes":
         raise InputError(f"the system has the task 'classes', its only task; got {task!r}")
     data = block_graph(graph)
-    model = wrap(trained_block_model(weights), data=data, name="block-model")
+    model = wrap(trained_block_model(weights), data=data, name="block-model", tie=False)
     parts = [
         nodes(data.x, data.y, at=at, classes=CLASSES, name=task, seed=seed)
         for at in _drawn(torch.arange(len(data.y)), train, test, seed)

@@ -78,7 +78,7 @@ def read_weighted_graph(path: Path) -> tuple[ComputationalGraph, Tensor | None]:
         raise FormatError(f"{path}: two nodes have the same name once written as text")
     pairs = [(str(u), str(v)) for u, v in drawn.edges()]
     graph = ComputationalGraph.from_edges(pairs, names)
-    weights = [data.get("weight") for _, _, data in drawn.edges(data=True)]
+    weights: list[Any] = [data.get("weight") for _, _, data in drawn.edges(data=True)]
     if not weights or any(not isinstance(w, int | float) for w in weights):
         return graph, None
     values = torch.tensor([float(w) for w in weights], dtype=torch.float64)

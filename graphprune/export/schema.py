@@ -107,7 +107,7 @@ class ReportFile(BaseModel):
     """An evaluation with the values of each example; what has no name here is a measure."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Figure]
+    __pydantic_extra__: dict[str, Figure]  # pyright: ignore[reportIncompatibleVariableOverride]
     full: dict[str, Figure]
     ablated: dict[str, Figure]
     absent: dict[str, str]

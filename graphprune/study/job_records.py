@@ -48,7 +48,7 @@ class _Part(BaseModel):
 
 
 class _Row(_Part):
-    __pydantic_extra__: dict[str, _Figure]
+    __pydantic_extra__: dict[str, _Figure]  # pyright: ignore[reportIncompatibleVariableOverride]
     density: float
     kept: _Number
 
@@ -74,7 +74,7 @@ class _ByPrompt(_Part):
 class _Record(_Part):
     """What tables and the report read of a record."""
 
-    __pydantic_extra__: dict[str, _Number | str | None]
+    __pydantic_extra__: dict[str, _Number | str | None]  # pyright: ignore[reportIncompatibleVariableOverride]
     made_by: str
     key: str
     label: dict[str, str | int]

@@ -30,7 +30,7 @@ from graphprune.util.checks import require_one_of
 from ..linalg.eigensolver import DENSE_LIMIT, Solver
 from ..linalg.weighted_graph import Degrees, Laplacian, operator, require_known
 from ..plotting import plot_training
-from ..search.prune import require_consistent
+from ..search.prune import Variant, require_consistent
 from ..search.published import WARNING, published_edge
 from ..search.set_search import Goal
 from .cut_choice import CutChoice, Schedule, criterion_of, scheduled
@@ -122,9 +122,12 @@ class DynamicPruning:
             laplacian, degrees, dense_limit = method.laplacian, method.degrees, method.dense_limit
         if isinstance(every, int):
             interval, every = every, "step"
-        self.criterion, self.goal, self.variant = criterion, goal, variant
+        self.criterion: str = criterion
+        self.goal: Goal = goal
+        self.variant: Variant = variant
         self.laplacian: Laplacian = laplacian or ("both" if variant == "paper" else "out")
-        self.degrees, self.dense_limit = degrees, dense_limit
+        self.degrees: Degrees | None = degrees
+        self.dense_limit = dense_limit
         self.size = 0.5 if size is None and variant == "default" else size
         self.schedule: Schedule = schedule or "cubic"
         self.every, self.interval, self.begin, self.end = every, interval, begin, end
@@ -225,6 +228,7 @@ class DynamicPruning:
                 self._record = TrainingRecord(record, solver, record_every)
                 self._record.add(self.calls, edges)
             if self.every == "update":
+                assert isinstance(model, LearnsByNode)
                 model.after_update = self._after_update
             elif self.every == "step" and optimiser is not None:
                 counted = optimiser.register_step_post_hook(self._after_step)

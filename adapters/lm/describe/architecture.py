@@ -246,7 +246,8 @@ class Architecture:
     ) -> None:
         self.model, self.family = model, family
         self.snapshot = Snapshot(model)
-        self.config: Any = cast(Any, model.config).get_text_config(decoder=True)
+        config: Any = model.config
+        self.config: Any = getattr(config, "get_text_config", lambda **_: config)(decoder=True)
         try:
             self.base = part(model, family.base)
             stack = part(self.base, family.layers)
