@@ -44,7 +44,7 @@ def refused(capsys, *arguments: object, code: int = 2) -> str:
         (("--task", "."), "unknown task"),
         (
             ("--method", "eapig"),
-            "unknown method 'eapig'; did you mean 'eap-ig'? Known: acdc, attention-explainer, calib",
+            "unknown method 'eapig'; did you mean 'eap-ig'? Known: acdc, attention-explainer",
         ),
         (
             ("--metric", "logits"),
