@@ -35,6 +35,7 @@ from .graph_data import GraphData
 from .hooks import convolutions
 from .message_model import MessageModel
 from .module_call import GraphModule
+from .retraining import seeded
 
 __all__ = [
     "AttentionExplainer", "CaptumExplainer", "GNNExplainer", "PGExplainer", "PyGExplainer",
@@ -123,18 +124,15 @@ class PyGExplainer(Scorer):
             (torch.Size([24]), False)
         """
         inside, questions = self._questions(model, task)
-        weights = next(inside.parameters(), torch.zeros(()))
-        devices = [weights.device] if weights.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
-            torch.manual_seed(self.chosen_seed)
+        with seeded(inside, self.chosen_seed), torch.enable_grad():
             explainer = self._explainer(inside)  # some algorithms draw when they are made
             self._ask(lambda: self._prepare(explainer, questions))
         for question in track(questions, type(self).__name__, len(questions)):
-            with torch.random.fork_rng(devices=devices), torch.enable_grad():
-                torch.manual_seed(self.chosen_seed)
+            with seeded(inside, self.chosen_seed), torch.enable_grad():
                 made = self._ask(lambda one=question: self._explain(explainer, one))
             values = _edge_values(made, inside.data) * question.counted
-            yield EdgeScores.computed(model.graph, values.detach().cpu(), method=self.label)
+            values = model.graph.per_edge(values.detach().cpu())
+            yield EdgeScores.computed(model.graph, values, method=self.label)
 
     def _explain(self, explainer: Any, question: _Question) -> Any:
         target = {"target": question.target} if self.explanation_type == "phenomenon" else {}
@@ -156,7 +154,7 @@ class PyGExplainer(Scorer):
         return self._ask(
             lambda: Explainer(
                 model=inside,
-                algorithm=self.algorithm(),
+                algorithm=self.algorithm().to(next(inside.parameters(), torch.zeros(())).device),
                 explanation_type=self.explanation_type,
                 node_mask_type=self.node_mask_type,
                 edge_mask_type="object",
@@ -346,7 +344,7 @@ class AttentionExplainer(PyGExplainer):
     Example:
         >>> from torch_geometric.nn import GATConv
         >>> from graphprune.adapters import AttentionExplainer
-        >>> attending = gp.wrap(GATConv(4, 2), data=data)
+        >>> attending = gp.wrap(GATConv(4, 2), data=data, tie=False)
         >>> AttentionExplainer().score(attending, task).top(3)
         EdgeMask(3 of 24 edges, 12.5000%)
     """
@@ -372,6 +370,10 @@ class CaptumExplainer(PyGExplainer):
         attribution_method: a gradient method of ``captum.attr``: ``"IntegratedGradients"``,
             ``"Saliency"``, ``"InputXGradient"``, ``"Deconvolution"``, ``"GuidedBackprop"``,
             ``"ShapleyValueSampling"``.
+
+    Example:
+        >>> CaptumExplainer(attribution_method="Saliency").label
+        "CaptumExplainer(attribution_method='Saliency')"
     """
 
     attribution_method: str = "IntegratedGradients"

@@ -7,7 +7,8 @@ The loss is the cross entropy of the outputs that the task asks for. Cut edges a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -74,8 +75,7 @@ def retrained(
         if not mask.is_binary:
             raise InputError("a mask to train under keeps an edge or cuts it, got values between")
         kept = mask.kept
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(inside.module, seed):
         trainer = Trainer(inside)
         if afresh:
             trainer.reset()
@@ -86,6 +86,15 @@ def retrained(
 
         trainer.fit(task, drawn, at_least(epochs, 1, "epochs"), lr, weight_decay)
     return trainer.model
+
+
+@contextmanager
+def seeded(module: nn.Module, seed: int) -> Iterator[None]:
+    """Random numbers of ``seed`` where the module computes; generators are as before afterwards."""
+    device = next(module.parameters(), torch.zeros(())).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def require_messages_to_train(model: MaskedModel, who: str) -> MessageModel:
@@ -175,6 +184,8 @@ class Trainer:
         return history
 
     def _loss(self, batch: Batch, kept: Tensor, mask: Tensor | None) -> Tensor:
+        graph = self.model.graph  # one value for each edge; messages of an edge share it
+        kept, mask = graph.per_message(kept), None if mask is None else graph.per_message(mask)
         if batch.answer is None:
             raise InputError(
                 "training needs the class of each example (answers), and this task has none"

@@ -23,7 +23,7 @@ from graphprune.methods import Random
 from graphprune.util.checks import at_least
 
 from .message_model import MessageModel
-from .retraining import Trainer, require_messages_to_train, retrained
+from .retraining import Trainer, require_messages_to_train, retrained, seeded
 
 __all__ = ["DropEdge", "LotteryTickets"]
 
@@ -103,8 +103,7 @@ class LotteryTickets(Scorer):
 
     def _round(self, model: MessageModel, task: Task, kept: Tensor) -> Tensor:
         """``[E]``: sizes of the mask's values after a round's training."""
-        with torch.random.fork_rng(), torch.enable_grad():
-            torch.manual_seed(self.chosen_seed)
+        with seeded(model.module, self.chosen_seed), torch.enable_grad():
             trainer = Trainer(model)
             if self.afresh:
                 trainer.reset()

@@ -57,7 +57,7 @@ def read_weighted_graph(path: Path) -> tuple[ComputationalGraph, Tensor | None]:
     Example:
         >>> _ = gp.export.export(circuit, folder / "circuit.graphml")
         >>> read_weighted_graph(folder / "circuit.graphml")
-        (ComputationalGraph(10 nodes, 12 edges, acyclic), None)
+        (ComputationalGraph(10 nodes, 12 edges, directed), None)
     """
     if not path.exists():
         raise InputError(f"{path} is not there")

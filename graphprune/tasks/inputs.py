@@ -43,8 +43,8 @@ def masked_tokens(
         InputError: naming the record whose texts or answers do not fit.
 
     Example:
-        >>> records = [{"clean": "Paris is in [MASK].", "corrupt": "Rome is in [MASK].",
-        ...             "answer": "France", "distractor": "Italy"}]
+        >>> records = [{"clean": "Paris is in [MASK].",  # doctest: +SKIP
+        ...             "corrupt": "Rome is in [MASK].", "answer": "France", "distractor": "Italy"}]
         >>> masked_tokens(bert_tokenizer, records)  # doctest: +SKIP
         Task('masked_tokens', 1 examples, metric='logit_diff')
     """
@@ -91,7 +91,7 @@ def text_classes(
         InputError: naming the record whose texts do not fit.
 
     Example:
-        >>> records = [{"clean": ("It rains.", "It is wet."),
+        >>> records = [{"clean": ("It rains.", "It is wet."),  # doctest: +SKIP
         ...             "corrupt": ("It rains.", "It is dry."), "answer": 0, "distractor": 2}]
         >>> text_classes(mnli_tokenizer, records)  # doctest: +SKIP
         Task('text_classes', 1 examples, metric='logit_diff')
@@ -123,7 +123,7 @@ def sequences(
         InputError: naming the record whose texts or answers do not fit.
 
     Example:
-        >>> records = [{"clean": "translate English to German: dog",
+        >>> records = [{"clean": "translate English to German: dog",  # doctest: +SKIP
         ...             "corrupt": "translate English to German: cat", "answer": "Hund"}]
         >>> sequences(t5_tokenizer, records, 0)  # doctest: +SKIP
         Task('sequences', 1 examples, metric='logit_diff')

@@ -36,6 +36,7 @@ _waits: list[list[str]] = []  # of every open `synchronisations()`
 class SimTensor(Tensor):
     """A tensor on the simulated device; ``held`` is the CPU's that it stands for."""
 
+    __module__ = "torch"  # whose plain tensors it stands for
     held: Tensor
 
     @staticmethod
