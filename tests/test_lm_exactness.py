@@ -297,6 +297,6 @@ def test_an_architecture_that_is_not_what_it_says_is_refused():
         UnsupportedModelError, match=r"q_proj is a Sequential that does not say its in_features"
     ):
         gp.wrap(module)
-    module.config.model_type = "mamba"
-    with pytest.raises(UnsupportedModelError, match=r"'mamba'.*layer 1: its query is 'q_proj'"):
-        gp.wrap(module)
+    module.config.model_type = "mamba"  # not known, so read off: each attention is one node
+    names = {node.name for node in gp.wrap(module).graph.nodes}
+    assert names == {"input", "a0", "m0", "a1", "m1", "logits"}
