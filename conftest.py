@@ -20,6 +20,11 @@ import pytest
 ROOT = Path(__file__).parent
 
 
+def pytest_collection() -> None:
+    """Imports a package whose files doctest would import a second time, one by one."""
+    import graphprune.adapters.residual  # noqa: F401
+
+
 @pytest.fixture
 def float64(monkeypatch):
     """Float64 all through, backward passes included, which autograd runs outside of such a mode."""

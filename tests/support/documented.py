@@ -14,7 +14,6 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv
 
 import graphprune as gp
-import graphprune.adapters.residual
 from support.tiny import tiny
 from support.tokenizers import byte_bpe
 
