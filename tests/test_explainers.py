@@ -11,6 +11,7 @@ from support.hetero import LABELS, RELATIONS, Layers, a_graph, bipartite
 from support.toy import Toy, ToyExamples
 from torch_geometric.data import Batch as Graphs
 from torch_geometric.data import Data
+from torch_geometric.utils import to_undirected
 
 import graphprune as gp
 from graphprune.adapters.gnn import (
@@ -239,3 +240,20 @@ def test_what_they_do_not_serve_is_refused():
     ask = patterns(torch.eye(1), torch.tensor([0]), corrupt=None, classes=2)
     with pytest.raises(gp.UnsupportedModelError, match="is a MaskedARGNN"):
         GNNExplainer().score(network, ask)
+
+
+def test_tied_edges_have_the_sum_of_both_directions():
+    one_way = a_plain_graph()
+    data = Data(x=one_way.x, edge_index=to_undirected(one_way.edge_index))
+    tied, directed = (gp.wrap(a_net(), data=data, tie=tie) for tie in (True, False))
+    task, method = nodes(data.x, torch.arange(N) % CLASSES), GNNExplainer(epochs=5)
+    assert tied.graph.num_edges < directed.graph.num_edges == data.num_edges
+    each = method.score(directed, task).values
+    ends = [tuple(sorted(pair)) for pair in data.edge_index.T.tolist()]
+    summed = {pair: float(each[[e == pair for e in ends]].sum()) for pair in ends}
+    scores = method.score(tied, task)
+    found = {
+        tuple(sorted(map(int, name.split("--")))): float(value)
+        for name, value in zip(tied.graph.edge_names, scores.values, strict=True)
+    }
+    assert found == pytest.approx(summed, rel=1e-5)

@@ -12,6 +12,7 @@ from support.toy import Toy, ToyExamples
 from torch import nn
 from torch_geometric.data import Data
 from torch_geometric.nn import GATConv, GCNConv, GraphConv
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 import graphprune as gp
 from graphprune.adapters import ARGNN
@@ -321,6 +322,39 @@ def test_a_run_goes_on_where_it_stood():
         assert [count for count, _ in pruning.history] == list(range(1, 9))
     assert torch.equal(runs[0][0], runs[1][0])
     assert torch.equal(runs[0][1], runs[1][1])
+
+
+class NormsFirst(nn.Module):
+    """Loops and weights made once for all layers, before any layer is called."""
+
+    def __init__(self, layers=2):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.out = GCNConv(4, 4, normalize=False), nn.Linear(4, 2)
+        self.layers = layers
+
+    def forward(self, x, edge_index):
+        edge_index, weight = gcn_norm(edge_index, num_nodes=len(x), add_self_loops=True)
+        for _ in range(self.layers):
+            x = torch.tanh(self.conv(x, edge_index, weight))
+        return self.out(x)
+
+
+@pytest.mark.parametrize("layers", [2, 60])
+@pytest.mark.parametrize("given", ["itself", "a copy"])
+def test_what_a_module_makes_of_the_edges_first_is_cut_too(layers, given):
+    """Degrees too, and in many layers: outputs are plain PyG's on the smaller graph."""
+    data, net = a_graph(), NormsFirst(layers)
+    index = data.edge_index if given == "itself" else data.edge_index.clone()
+    pruning = gp.DynamicPruning("random", 12, end=1, interval=1)
+    with pruning.on(net, data=data):
+        net(data.x, index)
+        pruning.step()
+        cut = net(data.x, index).detach()
+    assert pruning.mask.num_kept == 12
+    small = data.edge_index[:, pruning.mask.kept]
+    torch.testing.assert_close(cut, net(data.x, small).detach())
+    assert not torch.allclose(cut, net(data.x, data.edge_index).detach())
 
 
 def test_a_module_may_be_called_by_its_parts_for_long():

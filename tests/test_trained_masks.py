@@ -7,6 +7,7 @@ import torch
 import torch_geometric.nn as pyg
 from support.toy import Toy, ToyExamples
 from torch_geometric.data import Data
+from torch_geometric.utils import to_undirected
 
 import graphprune as gp
 from graphprune.adapters import DropEdge, LotteryTickets, retrained
@@ -201,3 +202,21 @@ def test_bad_input():
     retrained(own, task, epochs=1)
     with pytest.raises(gp.InputError, match="nothing that holds scale has it"):
         retrained(own, task, epochs=1, afresh=True)
+
+
+def test_tied_edges_are_trained_without_both_directions():
+    module, data, _, _ = a_case()
+    data.edge_index = to_undirected(data.edge_index)
+    model = gp.wrap(module, data=data, tie=True)
+    task = nodes(data, at=torch.tensor([0, 2, 3, 5, 8, 10]))
+    mask = gp.Random().score(model, task).top(0.5)
+    pairs = zip(model.graph.edge_names, mask.kept.tolist(), strict=True)
+    kept = {frozenset(map(int, name.split("--"))) for name, stays in pairs if stays}
+    there = torch.tensor([frozenset(pair) in kept for pair in data.edge_index.T.tolist()])
+    made = retrained(model, task, mask, epochs=12)
+    wanted = by_hand(module, data, data.edge_index[:, there], 12)
+    for name, value in made.module.state_dict().items():
+        torch.testing.assert_close(value, wanted[name], msg=name)
+    tickets = LotteryTickets(epochs=2, least=0.5).fit(model, task, size=0.5).mask
+    assert tickets.graph == model.graph
+    assert tickets.num_kept == int(0.5 * model.graph.num_edges)

@@ -84,6 +84,7 @@ class _Messages(CutEdges):
         self.mask = torch.ones(count, device=device, requires_grad=True)
         self._sums, self._calls = torch.zeros(count, dtype=torch.float64), 0
         self._were_read = False
+        self.hooks: MessageHooks | None = None
 
     @property
     def kept(self) -> Tensor:
@@ -124,6 +125,11 @@ class _Messages(CutEdges):
         """See :class:`CutEdges`."""
         self.mask.grad = None
 
+    def stepped(self) -> None:
+        """See :class:`CutEdges`: what calls made of the edges."""
+        if self.hooks is not None:
+            self.hooks.restart()
+
     def look_at(self, one: Propagation) -> None:
         """Takes the sizes of a propagation's messages."""
         if self._were_read:
@@ -162,5 +168,6 @@ def cutting_messages(call: ModuleCall, graph: ComputationalGraph) -> Iterator[Cu
     # The user's calls bring the data's own tensors, by which relations are told.
     own = replace(source.make_copies().edges, index=tuple(source.relations.values()))
     hooks = MessageHooks(own, edges.mask, delete=True, look=True, seen=_SizesOnly(edges))
+    edges.hooks = hooks
     with hooks.watch(module):
         yield edges

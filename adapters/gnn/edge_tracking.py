@@ -33,7 +33,6 @@ _MOVES = frozenset({
 _JOINS = frozenset({"cat", "concat", "stack"})
 # Of a whole number and entries: other numbers of the same ends.
 _SHIFTS = frozenset({"add", "__add__", "__radd__", "sub", "__sub__", "__iadd__", "add_"})
-_MOST = 4096  # tensors that are remembered; a call makes some tens in each layer
 _SCATTERS = frozenset({"scatter_add", "scatter_add_", "index_add", "index_add_"})
 
 
@@ -48,11 +47,15 @@ class EdgeTracker(TorchFunctionMode):
     def __init__(self, edges: CopiedEdges, weights: Tensor | None = None) -> None:
         super().__init__()
         self._weights = weights
+        self._edges = edges
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets all tensors but those of ``edges``: between calls of a module that trains."""
         # Tensors are kept, so that their ids stay theirs.
         self._origins = dict[int, tuple[Tensor, Tensor]]()
-        for index, numbers in zip(edges.index, edges.numbers, strict=True):
+        for index, numbers in zip(self._edges.index, self._edges.numbers, strict=True):
             self.know(index, numbers)
-        self._given = len(self._origins)
 
     def know(self, index: Tensor, numbers: Tensor) -> None:
         """Says that ``index [2, M]`` holds the edges ``numbers [M]``."""
@@ -80,9 +83,6 @@ class EdgeTracker(TorchFunctionMode):
     def _remember(self, out: Any, origins: Any) -> None:
         if isinstance(out, Tensor):
             if not out.is_floating_point():
-                if len(self._origins) >= _MOST:  # a module that trains, called again and again
-                    for old in list(self._origins)[self._given : _MOST // 2]:
-                        del self._origins[old]
                 self._origins[id(out)] = out, origins
         else:
             for one, its in zip(out, origins, strict=True):

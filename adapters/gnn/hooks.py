@@ -34,9 +34,6 @@ from .edge_tracking import EdgeTracker
 __all__ = ["ForeignEdges", "MessageHooks", "Propagation", "convolutions"]
 
 
-MOST_MATCHED = 256  # edge tensors of propagations that are remembered
-
-
 class ForeignEdges(UnsupportedModelError):
     """A layer propagates over edges that are not those of the graph, or of one relation of it."""
 
@@ -115,7 +112,8 @@ class MessageHooks:
         replaced: for each propagation what stands in for a message at mask 0, one row for each
             edge of its relation; ``None`` means nothing does.
         delete: whether the mask deletes: it then weighs sums over edges, and no message.
-        look: whether messages are seen under deletion too, and edges known by their contents.
+        look: whether messages are seen under deletion too, in calls that the user makes: edges are
+            then known by their contents, and forgotten when the next call begins.
         gradients: whether messages shall keep gradients.
         constant: ``[k * E]`` bool: edges that carry ``clean`` messages whatever their source sends.
         clean: for each propagation ``[k * E_r, ...]``, the clean run's messages, where some are
@@ -133,6 +131,7 @@ class MessageHooks:
     seen: list[Propagation] = field(default_factory=list)
     _matched: dict[int, _Matched] = field(default_factory=dict)
     _tracker: EdgeTracker = field(init=False)
+    _calls: int = 0  # of the module, under way
 
     def __post_init__(self) -> None:
         self._tracker = EdgeTracker(self.edges, self.mask if self.delete else None)
@@ -141,6 +140,10 @@ class MessageHooks:
     def watch(self, module: nn.Module) -> Iterator[None]:
         """Hooks on all convolutions; removed whatever happens."""
         with ExitStack() as handles:
+            if self.look:
+                add = handles.enter_context
+                add(module.register_forward_pre_hook(self._begin_call, with_kwargs=True))
+                add(module.register_forward_hook(self._end_call, always_call=True))
             if self.look or not self.delete:
                 for path, conv in convolutions(module).items():
                     _LayerHooks(self, path or type(conv).__name__, conv).attach(handles)
@@ -176,10 +179,28 @@ class MessageHooks:
                 f"{path} propagates over a copy of edges such as {names} has, and whose they are "
                 "is not known; call it with the tensors of edge_index_dict themselves"
             )
-        if len(self._matched) >= MOST_MATCHED:  # hooks that stay while a module trains
-            self._matched.clear()
+        if self.look and self._tracker.origins(index) is None:
+            self._tracker.know(index, found.edges)  # made before the call, with its own loops
         self._matched[id(index)] = found
         return found
+
+    def _begin_call(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._calls:
+            self.restart()
+        self._calls += 1
+        for value in (*args, *kwargs.values()):
+            # Data brings its edges along, a dictionary those of several relations.
+            given = getattr(value, "edge_index", value)
+            for one in given.values() if isinstance(given, dict) else [given]:
+                self.know(one)
+
+    def _end_call(self, _: Any, args: tuple[Any, ...], out: Any) -> None:
+        self._calls -= 1
+
+    def restart(self) -> None:
+        """Forgets what earlier calls made of the edges."""
+        self._tracker.restart()
+        self._matched.clear()
 
     def know(self, value: object) -> None:
         """Tells the tracker of edges that equal a relation's, which the user made anew."""

@@ -56,6 +56,9 @@ class CutEdges(ABC):
         :class:`InputError` where there are none.
         """
 
+    def stepped(self) -> None:  # noqa: B027 - most have nothing to let go
+        """Told after each count: what calls before it left behind may go."""
+
     @abstractmethod
     def forget(self) -> None:
         """Starts gradients anew."""

@@ -294,6 +294,7 @@ class DynamicPruning:
             self._record.counted(self.calls, edges)
         if self.regrow > 0 or self.criterion == "gradient":
             edges.forget()
+        edges.stepped()
         return fewer
 
     def _after_step(self, *_: Any) -> None:

@@ -42,7 +42,7 @@ def device():
 
 # Settings of any method that has them, so that a new one is quick too.
 QUICK = {"steps": 4, "samples": 2, "refine": 0, "batch_size": 4, "tau": 1e-2, "seed": 0}
-# Attention layers, an extra package, a network of PyG's own that stays on the CPU.
+# These need attention layers, an extra, or a network of PyG's that the simulation cannot move.
 ODD = {"attention-explainer", "captum-explainer", "pg-explainer"}
 MADE = {
     "calibrated-ranking": lambda: gp.CalibratedRanking("eap", sizes=(0.3, 0.5)),
