@@ -205,6 +205,18 @@ def test_every_criterion_prunes_a_module_of_layers(method):
     assert pruning.mask.num_kept == 12
 
 
+def test_a_rule_that_cuts_less_than_asked_says_so(caplog):
+    """One way only: no star turns, so the local rule finds nothing to cut."""
+    index = torch.tensor([[0, 0, 1, 1, 2], [1, 2, 2, 3, 3]])
+    data, net = Data(x=torch.randn(4, 4), edge_index=index), Net()
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
+    pruning = gp.DynamicPruning("local", 2, end=4)
+    with pruning.on(net, optimiser, data=data):
+        train_module(net, data, optimiser, 4)
+    assert pruning.mask.num_kept == 5
+    assert "5 of 5 edges are kept, 2 were asked for" in caplog.text
+
+
 def test_epochs_are_counted_by_hand():
     data, net = a_graph(), Net()
     optimiser = torch.optim.Adam(net.parameters(), lr=0.01)

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 __all__ = ["DynamicPruning"]
 
 log = logging.getLogger(__name__)
-
 Every = Literal["update", "step", "epoch"]
 
 
@@ -231,24 +230,33 @@ class DynamicPruning:
                 assert isinstance(model, LearnsByNode)
                 model.after_update = self._after_update
             elif self.every == "step" and optimiser is not None:
-                counted = optimiser.register_step_post_hook(self._after_step)
+                counted = optimiser.register_step_post_hook(lambda *_: self.step())
                 stack.callback(counted.remove)
             try:
                 yield self
             finally:
                 self._mask = EdgeMask(edges.graph, edges.kept.float())
                 self._edges = self._optimiser = None
-        if self.variant == "default" and self.calls < self.end:
+        if self.variant == "default":
+            self._warn_of_what_is_left(edges.graph.num_edges)
+
+    def _warn_of_what_is_left(self, edges: int) -> None:
+        kept, wanted = self.mask.num_kept, budget(self.size or 0, edges)
+        if self.calls < self.end:
             log.warning(
                 "the schedule ended early, after %d of %d counts, with %d of %d edges kept",
-                self.calls, self.end, self.mask.num_kept, edges.graph.num_edges,
+                self.calls, self.end, kept, edges,
+            )  # fmt: skip
+        elif kept > wanted:
+            log.warning(
+                "%d of %d edges are kept, %d were asked for: method=%r cuts only edges that lower "
+                "rotation of a node's star; 'damp' goes on", kept, edges, wanted, self.criterion,
             )  # fmt: skip
 
     def _begin(self, edges: CutEdges, optimiser: Any) -> None:
         if self._edges is not None:
             raise InputError("this pruning is under way already; make another for another model")
-        if self.size is not None:
-            budget(self.size, edges.graph.num_edges)
+        budget(self.size or 0, edges.graph.num_edges)
         if self._mask is not None:  # it goes on where it stood
             require_same_graph(self._mask.graph, edges.graph, "what was pruned and the model")
             edges.keep(self._mask.kept, torch.zeros_like(self._mask.kept))
@@ -272,10 +280,9 @@ class DynamicPruning:
     @property
     def values(self) -> Tensor:
         """``[E]``: the mask to run a wrapped model under, which collects gradients."""
-        edges = self._bound()
-        if not isinstance(edges, MaskOfRuns):
-            raise InputError("this model is masked in its own calls; only others need the mask")
-        return edges.values
+        if isinstance(edges := self._bound(), MaskOfRuns):
+            return edges.values
+        raise InputError("this model is masked in its own calls; only others need the mask")
 
     def wanted(self, call: int) -> int:
         """Edges to keep after count number ``call`` (from 1)."""
@@ -297,16 +304,13 @@ class DynamicPruning:
         edges.stepped()
         return fewer
 
-    def _after_step(self, *_: Any) -> None:
-        self.step()
-
     def _after_update(self, rule: Any, node: int) -> None:
         if self.variant == "default":
             self.step()
             return
         self.calls += 1
         edges = self._bound()
-        least = 0 if self.size is None else budget(self.size, edges.graph.num_edges)
+        least = budget(self.size or 0, edges.graph.num_edges)
         if int(rule.keep.sum()) > least:
             laplacian: Any = self.laplacian
             pair = published_edge(rule.keep, rule.weight, node, laplacian)
