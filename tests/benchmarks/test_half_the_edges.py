@@ -1,6 +1,6 @@
 """How many edges edge pruning needs for the held-out KL of ACDC's circuits, and of EAP-IG's.
 
-The paper's claim is half of them. On a four-layer GPT-2 that learned the IOI task (532 edges) ACDC
+The paper's claim is half of them. On a four-layer GPT-2 that learned the IOI task (479 edges) ACDC
 finds circuits at two thresholds; edge pruning (400 steps, our form) prunes to shares of their
 edges, and the share at which its KL on 400 held-out prompts equals ACDC's is read between them (on
 a straight line in logs). Every seed draws other training prompts. EAP-IG, of which exactly as many
