@@ -1,7 +1,10 @@
-"""The tables of docs/benchmarks.md from a leaderboard's folder.
+"""The tables of docs/benchmarks.md from a leaderboard's folder, or from several.
 
     graphprune study examples/leaderboard.yaml --out leaderboard
     python docs/leaderboard_tables.py leaderboard --csv leaderboard.csv
+
+A study run in parts has a folder for each; a table that ``--csv`` wrote stands for one. Of a row
+that several have, the last counts.
 
 Prints Markdown: first every method that is no row of the grid, with the mean rank of its CMD among
 them; then the grid of mask optimisers by loss, passes and start, as CMD averaged over the systems
@@ -34,10 +37,12 @@ AT_SIZES = ["kl", "top1_accuracy", "top1_match"]
 def main() -> None:
     """Reads the command line and prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="the folder that the study wrote")
+    parser.add_argument("parts", type=Path, nargs="+", help="folders of studies, or tables of them")
     parser.add_argument("--csv", type=Path, help="where the small table goes")
     given = parser.parse_args()
-    table = pd.read_csv(given.folder / "summary.csv").dropna(subset="cmd").copy()
+    tables = [pd.read_csv(part / "summary.csv" if part.is_dir() else part) for part in given.parts]
+    table = pd.concat(tables).dropna(subset="cmd")
+    table = table.drop_duplicates(["system", "task", "method"], keep="last").copy()
     if given.csv is not None:
         sizes = sorted(name.removeprefix("kept@") for name in table if name.startswith("kept@"))
         chosen = [f"{name}@{size}" for name in ["kept", *AT_SIZES] for size in sizes]

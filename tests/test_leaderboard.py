@@ -26,10 +26,17 @@ def test_the_tiny_table_is_the_committed_one(tmp_path, monkeypatch, capsys):
     for name in ("cmd", "cpr", "kl", "top1_match"):
         gap = (both[name] - both[f"{name}_found"]).abs()
         assert gap.max() < 0.01, f"{name}\n{both.loc[gap >= 0.01, [*by, name, f'{name}_found']]}"
-    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "--csv", str(tmp_path / "small.csv")])
+    earlier = tmp_path / "earlier.csv"
+    pd.DataFrame(
+        {"system": ["s"], "task": ["t"], "method": ["EAP"], "cmd": 0.5, "cpr": 0.5}
+    ).assign(passes=1).to_csv(earlier, index=False)
+    small = tmp_path / "small.csv"
+    monkeypatch.setattr(sys, "argv", ["", str(earlier), str(tmp_path), "--csv", str(small)])
     runpy.run_path(str(EXAMPLES.parent / "docs" / "leaderboard_tables.py"), run_name="__main__")
     printed = capsys.readouterr().out
-    rows = pd.read_csv(tmp_path / "small.csv").set_index(["task", "method"])
+    rows = pd.read_csv(small).set_index(["task", "method"])
+    assert rows["cmd"]["t", "EAP"] == 0.5
+    rows = rows.drop("t")
     assert len(rows) == wanted.groupby(by[:2]).ngroups
     for (task, method), cmd in wanted.groupby(by[:2])["cmd"].first().items():
         assert rows["cmd"][task, method] == pytest.approx(cmd, abs=0.01)
