@@ -305,3 +305,14 @@ def test_wrong_selections(model_dir, tmp_path, capsys, arguments, message):
     assert call(*common, *method, *arguments, "--out", tmp_path / "c") == (1 if late else 2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
+
+
+def test_what_only_rounding_leaves_ranks_by_graph_order():
+    """Scores of 1e-22 beside 1e-3 differ by processor, so that they must not choose edges."""
+    graph = gp.ComputationalGraph.from_edges([("a", "b"), ("b", "d"), ("a", "c"), ("c", "d")])
+    values = torch.tensor([1e-22, -1e-3, 5e-22, 2e-9])
+    scores = gp.EdgeScores.computed(graph, values, method="rounded")
+    assert scores.values.tolist() == pytest.approx([0.0, -1e-3, 0.0, 2e-9])
+    assert scores.top(3).kept.tolist() == [True, True, False, True]
+    given = gp.EdgeScores(graph, values)  # scores that a user gives stay as they are
+    assert given.top(3).kept.tolist() == [False, True, True, True]

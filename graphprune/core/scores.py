@@ -22,7 +22,7 @@ from graphprune.errors import InputError, NumericalError
 from graphprune.util.checks import require_one_of, share_checked
 from graphprune.util.modes import ordinary
 from graphprune.util.notebook import notebook_card
-from graphprune.util.numbers import NOISE, ranking
+from graphprune.util.numbers import NOISE, VANISHING, ranking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +85,7 @@ class EdgeScores:
         """Scores that a model's passes gave, with the noise of a float32 computation."""
         largest = float(values.detach().abs().max()) if values.numel() else 0.0
         noise = NOISE * largest if math.isfinite(largest) else 0.0
+        values = values.masked_fill(values.detach().abs() < VANISHING * largest, 0.0)
         return cls(graph, values, method=method, noise=noise)
 
     def top(self, size: float, by: Ranking = "abs") -> EdgeMask:

@@ -279,6 +279,9 @@ def _counted(successes: int, n: int, level: float) -> tuple[float, float]:
 # batch sizes on SmolLM2-135M (EAP, EAP-IG, information flow); edges without effect reach 2.0e-6
 # on a two-layer Llama.
 NOISE = 2.0**-18
+# Below this share a score is only what products of rounding leave (1e-22 beside 1e-3 on a compiled
+# program, where processors differ by a sixth of it): it is 0, and graph order breaks the tie.
+VANISHING = 2.0**-40
 
 
 def levels(values: Tensor, noise: float) -> NDArray[np.int64]:
