@@ -10,7 +10,7 @@ difference to the same network without pruning. ``errors.csv``: the error of the
 as six readers of the paper may count it, beside the published one. ``training.csv``, and the figure
 ``training.png``: edges, rotation, time and error of XOR (the last gate) as training goes.
 
-    python examples/dynamic_pruning.py --out dynamic-pruning    # about 40 minutes
+    python examples/dynamic_pruning.py --out dynamic-pruning    # about half an hour
     python examples/dynamic_pruning.py --out dynamic-pruning --quick
 """
 

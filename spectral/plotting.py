@@ -104,6 +104,8 @@ def plot_training(
                 low, high = mean - half, mean + half
                 ax.fill_between(mean.index, low, high, color=colour, alpha=0.15, lw=0)
         ax.set_xlabel(x)
+        ax.locator_params(axis="x", nbins=4)
+        ax.xaxis.set_major_formatter("{x:,.6g}")
         ax.set_ylabel("edges kept" if column == "kept" else column)
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[len(columns) :]:
