@@ -18,8 +18,9 @@ from graphprune.errors import InputError
 from graphprune.search.cut_edges import CutEdges
 
 from .argnn import ARGNN
-from .hooks import MessageHooks, Propagation
+from .hooks import MessageHooks
 from .module_call import ModuleCall
+from .propagation import Propagation
 
 __all__ = ["cutting_flags", "cutting_messages"]
 

@@ -13,6 +13,8 @@ A model tries that against real deletion before it trusts it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -52,19 +54,22 @@ class EdgeTracker(TorchFunctionMode):
 
     def restart(self) -> None:
         """Forgets all tensors but those of ``edges``: between calls of a module that trains."""
-        # Tensors are kept, so that their ids stay theirs.
-        self._origins = dict[int, tuple[Tensor, Tensor]]()
+        # Tensors are kept, so that their ids stay theirs. Most origins are never asked for.
+        self._origins = dict[int, tuple[Tensor, Callable[[], Any]]]()
         for index, numbers in zip(self._edges.index, self._edges.numbers, strict=True):
             self.know(index, numbers)
 
     def know(self, index: Tensor, numbers: Tensor) -> None:
         """Says that ``index [2, M]`` holds the edges ``numbers [M]``."""
-        self._origins[id(index)] = index, torch.stack([2 * numbers, 2 * numbers + 1])
+        self._origins[id(index)] = index, cache(lambda: torch.stack([2 * numbers, 2 * numbers + 1]))
 
     def origins(self, value: object) -> Tensor | None:
         """Origins of a tensor's entries, of a shape that broadcasts to its own; else ``None``."""
         known = self._origins.get(id(value))
-        return None if known is None else known[1]
+        return None if known is None else known[1]()
+
+    def _knows(self, value: object) -> bool:
+        return id(value) in self._origins
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -75,49 +80,60 @@ class EdgeTracker(TorchFunctionMode):
             args, kwargs = self._weighed(args, kwargs)
         out = func(*args, **kwargs)
         if args and (name in _MOVES or name in _JOINS or name in _SHIFTS):
-            moved = self._moved(func, name, args, kwargs)
-            if moved is not None:
-                self._remember(out, moved)
+            self._remember(out, self._moved(func, name, args, kwargs))
         return out
 
-    def _remember(self, out: Any, origins: Any) -> None:
+    def _remember(self, out: Any, moved: Callable[[], Any] | None) -> None:
+        if moved is None:
+            return
         if isinstance(out, Tensor):
             if not out.is_floating_point():
-                self._origins[id(out)] = out, origins
+                self._origins[id(out)] = out, moved
         else:
-            for one, its in zip(out, origins, strict=True):
-                self._remember(one, its)
+            for place, one in enumerate(out):
+                self._remember(one, lambda place=place: moved()[place])  # type: ignore[misc]
 
-    def _moved(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Origins of what ``func`` gave, ``None`` where they are not known."""
-        first = args[0]
+    def _moved(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Callable[[], Any] | None:
+        """What gives the origins of what ``func`` gave, ``None`` where they are not known.
+
+        Where they hang on the contents of other tensors they are found at once: contents change.
+        """
+        first, rest = args[0], args[1:]
         if name in _JOINS:
-            return self._joined(func, first, args[1:], kwargs)
-        own = self.origins(first)
+            return self._joined(func, first, rest, kwargs)
         if name in _SHIFTS:
-            plain = len(args) > 1 and (not isinstance(args[1], Tensor) or args[1].numel() == 1)
-            return own if plain else None
-        if own is None:
+            plain = bool(rest) and (not isinstance(rest[0], Tensor) or rest[0].numel() == 1)
+            return self._origins[id(first)][1] if plain and self._knows(first) else None
+        if not self._knows(first):
             # A table of new numbers, read by old ones: the same ends.
             key = args[-1] if name in ("__getitem__", "index_select") else None
             table = isinstance(first, Tensor) and first.ndim == 1 and not first.is_floating_point()
-            return self.origins(key) if table else None
+            return self._origins[id(key)][1] if table and self._knows(key) else None
+        own, shape = self._origins[id(first)][1], first.shape
         if name in ("expand", "expand_as"):
             return own
-        return func(own.expand(first.shape), *args[1:], **kwargs)
+        later = cache(lambda: func(own().expand(shape), *rest, **kwargs))
+        if any(isinstance(one, Tensor | tuple | list) for one in (*rest, *kwargs.values())):
+            later()
+        return later
 
     def _joined(
         self, func: Any, parts: Any, rest: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Tensor | None:
-        each = [self.origins(part) for part in parts]
-        if all(one is None for one in each) or any(part.is_floating_point() for part in parts):
+    ) -> Callable[[], Any] | None:
+        if not any(map(self._knows, parts)) or any(part.is_floating_point() for part in parts):
             return None
-        filled = [
-            torch.full_like(part, -1) if one is None else one.expand(part.shape)
-            for part, one in zip(parts, each, strict=True)
-        ]
-        joined: Tensor = func(filled, *rest, **kwargs)
-        return joined
+        each = [(part, self._origins.get(id(part))) for part in parts]
+
+        def joined() -> Any:
+            filled = [
+                torch.full_like(part, -1) if known is None else known[1]().expand(part.shape)
+                for part, known in each
+            ]
+            return func(filled, *rest, **kwargs)
+
+        return cache(joined)
 
     def _weighed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The arguments of a scatter with weights on the entries of edges."""

@@ -22,8 +22,9 @@ from graphprune.errors import GraphPruneError, InputError
 
 from .graph_data import LABELS, GraphData, plain_copy
 from .module_call import ModuleCall
+from .read_data import read_data
 
-__all__ = ["attempt", "find_call", "nearly_equal"]
+__all__ = ["attempt", "call_on_part", "find_call", "nearly_equal", "part_of"]
 
 # What a batch knows besides its attributes; made where a module cannot be called without.
 _MADE = ("batch", "batch_dict", "ptr", "num_nodes", "num_graphs", "batch_size")
@@ -35,6 +36,8 @@ _RESERVED = {*_MADE, *LABELS, "edge_index", "edge_label", "train_mask", "val_mas
              "n_id", "e_id", "idx", "input_id",
              "num_sampled_nodes", "num_sampled_edges"}  # fmt: skip
 _TRIALS = 64  # calls at most; a pair of an attribute and a place is one
+# What hangs on no edge in particular is tried on part of a graph that has more edges than this.
+_MANY_EDGES = 100_000
 # What a module raises where it is called on what it does not take.
 _FAILURES = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError)
 
@@ -102,6 +105,36 @@ def find_call(
     call = finder.by_names()
     finder.require_read(call)
     return call
+
+
+def part_of(source: GraphData) -> Tensor | None:
+    """``[E]`` bool: edges all over a large graph on which trials are run; ``None``: all of them."""
+    if source.num_edges <= _MANY_EDGES:
+        return None
+    step = source.num_edges * 10 // _MANY_EDGES
+    kept = torch.arange(source.num_edges, device=source.device) % step == 0
+    for first, count in zip(source.first_edges, source.edge_counts, strict=True):
+        kept[first : first + min(count, 10)] = True  # of small relations too
+    return kept
+
+
+def call_on_part(
+    module: nn.Module,
+    source: GraphData,
+    forward: Callable[[Any, Any], Any] | None,
+    part: Tensor | None,
+) -> ModuleCall | None:
+    """The call as it is found on the edges ``part [E]``; ``None`` where that tells nothing."""
+    if part is None or forward is not None or source.either:
+        return None
+    data = source.copied_data(source.make_copies(kept=part))
+    small = read_data(data)
+    try:
+        call = find_call(module, small, data, None)
+    except InputError:
+        return None  # said of the user's own data
+    _, failed = attempt(lambda: call.on_data(plain_copy(data)))
+    return replace(call, data=source) if failed is None else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -166,12 +166,12 @@ class GraphData:
         ]
         if self.heterogeneous:
             nodes = [
-                Node(f"{name}:{i}", kind=name, index=i)
+                node
                 for name, count in self.types.items()
-                for i in range(count)
+                for node in Node.numbered(count, name, f"{name}:", index=True)
             ]
         else:
-            nodes = [Node(str(n), kind="node") for n in every]
+            nodes = Node.numbered(self.num_nodes, "node")
         counts = torch.tensor(self.edge_counts)
         return ComputationalGraph(
             nodes=tuple(nodes),

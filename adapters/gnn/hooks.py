@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,8 +31,10 @@ from graphprune.errors import InputError, UnsupportedModelError
 
 from .copies import CopiedEdges, plain_tensor
 from .edge_tracking import EdgeTracker
+from .edge_values import attributed, masked
+from .propagation import EdgeRows, Propagation
 
-__all__ = ["ForeignEdges", "MessageHooks", "Propagation", "convolutions"]
+__all__ = ["ForeignEdges", "MessageHooks", "convolutions"]
 
 
 class ForeignEdges(UnsupportedModelError):
@@ -45,61 +48,15 @@ def convolutions(module: nn.Module) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class _Matched:
-    """An edge tensor of a propagation, and ``edges [M]``: its edges' numbers, -1 a layer's own.
+    """An edge tensor of a propagation, and which of a relation's edges it holds.
 
     ``turned``: whether its first row holds targets.
     """
 
     index: Tensor
     relation: int
-    edges: Tensor
+    places: EdgeRows
     turned: bool = False
-
-
-@dataclass(eq=False)
-class Propagation:
-    """Messages of one propagation: ``[M, ...]`` on the edges ``edges [M]`` (-1: the layer's own).
-
-    ``targets [M]`` are the nodes they reach (-1: not told), at ``end`` (1; 0: messages go against
-    the edges) of the relation numbered ``relation``, whose edges are ``numbers [k * E_r]``.
-    """
-
-    messages: Tensor
-    edges: Tensor
-    targets: Tensor
-    numbers: Tensor
-    relation: int = 0
-    end: int = 1
-
-    @property
-    def among(self) -> Tensor | None:
-        """``[M']``: places of the graph's edges among ``numbers``; ``None``: all are there."""
-        return _places(self.edges, self.numbers)
-
-    def on_graph_edges(self, copies: int, values: Tensor | None = None) -> Tensor:
-        """``[copies, E_r, ...]``: messages on the graph's edges, in order; 0 where there is none.
-
-        ``values [M, ...]``: these in place of the messages.
-        """
-        every = self.messages if values is None else values
-        places = self.among
-        own = every if len(self.edges) == len(self.numbers) else every[self.edges >= 0]
-        if places is not None:
-            own = every[self.edges >= 0]
-            rows = own.new_zeros(len(self.numbers), *own.shape[1:])
-            own = rows.index_put((places,), own)
-        return own.reshape(copies, len(own) // copies, *own.shape[1:])
-
-
-def _places(edges: Tensor, numbers: Tensor) -> Tensor | None:
-    """Where the edges ``[M]`` (-1: none of the graph's) stand in ``numbers``, which ascend.
-
-    ``None`` where they are all of them, in their order.
-    """
-    if edges is numbers:
-        return None
-    own = edges[edges >= 0]
-    return None if torch.equal(own, numbers) else torch.searchsorted(numbers, own)
 
 
 @dataclass(eq=False)
@@ -115,6 +72,8 @@ class MessageHooks:
         look: whether messages are seen under deletion too, in calls that the user makes: edges are
             then known by their contents, and forgotten when the next call begins.
         gradients: whether messages shall keep gradients.
+        attribute: whether each propagation gets weights of its edges whose gradients are those of a
+            mask at 1; ``replaced`` is then overwritten, and messages are not kept.
         constant: ``[k * E]`` bool: edges that carry ``clean`` messages whatever their source sends.
         clean: for each propagation ``[k * E_r, ...]``, the clean run's messages, where some are
             constant.
@@ -126,6 +85,7 @@ class MessageHooks:
     delete: bool = False
     look: bool = False
     gradients: bool = False
+    attribute: bool = False
     constant: Tensor | None = None
     clean: list[Tensor] = field(default_factory=list)
     seen: list[Propagation] = field(default_factory=list)
@@ -150,12 +110,12 @@ class MessageHooks:
             handles.enter_context(self._tracker)
             yield
 
-    def mask_of(self, edges: Tensor) -> Tensor:
-        """``[M]``: mask values of messages on ``edges [M]``; 1 for the layer's own."""
+    def mask_of(self, places: EdgeRows) -> Tensor:
+        """``[M']``: mask values of the graph's edges among messages."""
         assert self.mask is not None
-        in_graph = torch.nonzero(edges >= 0)[:, 0]
-        ones = self.mask.new_ones(len(edges))
-        return ones.index_put((in_graph,), self.mask[edges[in_graph]])
+        if places.among is None and len(places.numbers) == len(self.mask):
+            return self.mask
+        return self.mask[places.own]
 
     # ---------------------------------------------------------------- which edges
 
@@ -171,7 +131,11 @@ class MessageHooks:
         relation = every.relation_of(index) if called_with is None else called_with
         among = range(len(every.index)) if relation is None else [relation]
         fitting = [(r, e) for r in among if (e := self._numbers(path, r, index)) is not None]
-        found = _Matched(index, *fitting[0]) if fitting else self._tracked(path, index)
+        if fitting:
+            first, edges = fitting[0]
+            found = _Matched(index, first, EdgeRows(edges, every.numbers[first]))
+        else:
+            found = self._tracked(path, index)
         if fitting and len(every.index) > 1 and relation is None and index.numel():
             # The reverse of one relation may hold the very numbers of another.
             names = " and ".join(every.names[r] for r, _ in fitting)
@@ -180,7 +144,8 @@ class MessageHooks:
                 "is not known; call it with the tensors of edge_index_dict themselves"
             )
         if self.look and self._tracker.origins(index) is None:
-            self._tracker.know(index, found.edges)  # made before the call, with its own loops
+            # Made before the call, with its own loops.
+            self._tracker.know(index, found.places.edges)
         self._matched[id(index)] = found
         return found
 
@@ -229,15 +194,20 @@ class MessageHooks:
             raise self._foreign(path, index)
         if len(numbers.unique()) < len(numbers):
             raise ForeignEdges(f"{path} sends several messages along one edge at once")
-        return _Matched(index, relations[0], edges[0], bool(turned[:1].any()))
+        places = EdgeRows(edges[0], self.edges.numbers[relations[0]])
+        return _Matched(index, relations[0], places, bool(turned[:1].any()))
 
     def _numbers(self, path: str, relation: int, index: Tensor) -> Tensor | None:
         """``[M]`` edge numbers where ``index`` is the relation's, with loops of the layer's own."""
         given, numbers = self.edges.index[relation], self.edges.numbers[relation]
         if index.shape == given.shape and torch.equal(index, given):
             return numbers
-        loops, own = index[0] == index[1], given[0] == given[1]
-        if not torch.equal(index[:, ~loops], given[:, ~own]):
+        count, own = given.shape[1], given[0] == given[1]
+        behind = index[:, count:]
+        # The usual place of a layer's loops, and the quick way to see that they are nothing else.
+        appended = torch.equal(index[:, :count], given) and torch.equal(behind[0], behind[1])
+        loops = own if appended else index[0] == index[1]
+        if not appended and not torch.equal(index[:, ~loops], given[:, ~own]):
             return None
         if self.edges.bipartite[relation]:
             raise UnsupportedModelError(
@@ -250,7 +220,10 @@ class MessageHooks:
                 "hit other edges. Strip them first, torch_geometric.utils.remove_self_loops"
             )
         with_loops = numbers.new_full((index.shape[1],), -1)
-        with_loops[~loops] = numbers
+        if appended:
+            with_loops[:count] = numbers
+        else:
+            with_loops[~loops] = numbers
         return with_loops
 
     def _foreign(self, path: str, index: Tensor) -> ForeignEdges:
@@ -268,26 +241,35 @@ class MessageHooks:
     # ---------------------------------------------------------------- messages
 
     def changed(self, out: Tensor, matched: _Matched) -> Tensor:
-        """What takes the place of messages ``out [M, ...]`` on edges ``matched``."""
-        number, edges = len(self.seen), matched.edges
-        among = _places(edges, self.edges.numbers[matched.relation])
+        """What takes the place of messages ``out [M, ...]`` on the edges matched."""
+        number, places = len(self.seen), matched.places
         if self.constant is not None:
-            own = torch.nonzero(edges >= 0)[:, 0]
-            stays = self.constant[edges[own]]
-            clean = self.clean[number] if among is None else self.clean[number][among]
+            own = torch.arange(len(out), device=out.device)
+            own = own if places.rows is None else own[places.rows]
+            stays = self.constant[places.own]
+            clean = _at(self.clean[number], places)
             out = out.index_put((own[stays],), clean[stays].to(out))
         if self.mask is not None and not self.delete:
-            mask = self.mask_of(edges).view(-1, *[1] * (out.ndim - 1)).to(out.dtype)
-            if self.replaced is None:
-                out = out * mask
-            else:
-                in_graph = (edges >= 0).nonzero()[:, 0]
-                other = self.replaced[number] if among is None else self.replaced[number][among]
-                other = torch.zeros_like(out).index_put((in_graph,), other.to(out))
-                out = out * mask + (1 - mask) * other
+            other = None if self.replaced is None else _at(self.replaced[number], places)
+            out = masked(out, self.mask_of(places), other, places.rows)
         if self.gradients and not out.requires_grad:
             out = out.detach().requires_grad_(True)
         return out
+
+    def weighed(self, out: Tensor, matched: _Matched) -> tuple[Tensor, Tensor]:
+        """Messages, and what gathers their attribution: ``[k * E_r]``."""
+        places, other = matched.places, None
+        weight = torch.zeros(len(places.numbers), device=out.device, requires_grad=True)
+        if self.replaced is not None:
+            other = _at(self.replaced[len(self.seen)], places).to(out.dtype)
+            self.replaced[len(self.seen)] = out.new_zeros(0)  # let go as soon as it is read
+        at = weight if places.among is None else weight[places.among]
+        return attributed(out, at, other, places.rows), weight
+
+
+def _at(values: Tensor, places: EdgeRows) -> Tensor:
+    """``[M', ...]``: of values ``[k * E_r, ...]`` those of the messages on the graph's edges."""
+    return values if places.among is None else values[places.among]
 
 
 class _LayerHooks:
@@ -352,23 +334,25 @@ class _LayerHooks:
                 f"{self.path} gives messages of the shape {list(rows.shape)}; expected one row for "
                 f"each of its {count} edges"
             )
-        rows, numbers = self.hooks.changed(rows, matched), self.hooks.edges.numbers
+        rows, weight = self.hooks.changed(rows, matched), None
+        if self.hooks.attribute:
+            rows, weight = self.hooks.weighed(rows, matched)
         end = 1 - self.end if matched.turned else self.end
+        kept = rows.new_zeros(0) if weight is not None else rows
         seen = Propagation(
-            rows, matched.edges, self._targets(matched, end), numbers[matched.relation],
-            matched.relation, end,
+            kept, matched.places, partial(self._targets, matched, end), matched.relation, end,
+            weight,
         )  # fmt: skip
         self.hooks.seen.append(seen)
         return rows.movedim(0, axis) if turned else rows
 
     def _targets(self, matched: _Matched, end: int) -> Tensor:
         """``[M]``: the nodes reached, by their numbers in the graph."""
-        targets, edges = matched.index[self.end], matched.edges
-        graph, numbers = self.hooks.edges.index[matched.relation][end], self.hooks.edges.numbers
-        among = _places(edges, numbers[matched.relation])
-        if among is None:
+        targets, places = matched.index[self.end], matched.places
+        if places.edges is places.numbers:
             return targets
-        own, known = edges >= 0, graph[among]
+        graph, among = self.hooks.edges.index[matched.relation][end], places.among
+        own, known = places.edges >= 0, graph if among is None else graph[among]
         if torch.equal(targets[own], known):
             return targets
         return torch.full_like(targets, -1).masked_scatter(own, known)  # a pooled graph's numbers

@@ -30,10 +30,12 @@ from graphprune.util.checks import require_one_of
 from graphprune.util.modes import quiet
 
 from .cutting import cutting_messages
+from .edge_values import row_products
 from .graph_data import GraphData
 from .graph_model import GradientPoint, GraphModel, PointGradients, require_corrupt
-from .hooks import MessageHooks, Propagation, convolutions
+from .hooks import MessageHooks, convolutions
 from .messages import MessageReference, each_reader, mean_messages
+from .propagation import Propagation
 from .read_data import read_data
 from .self_check import Deletion, checked_module, require_maskable
 from .tying import Tie, tied
@@ -162,15 +164,19 @@ class MessageModel(GraphModel):
         self, reference: MessageReference, point: GradientPoint, row: Tensor
     ) -> PointGradients:
         """Each message's gradient times its change, of every propagation in one backward pass."""
+        plain = point.gate is None and point.constant is None and not point.neurons
         source, passes, outputs = self.checked.call.data, [], []
         with quiet(self._module), torch.enable_grad():
             for patterns in reference.together(reference.patterns):
                 count = len(patterns)
+                instead = reference.replaced(patterns, keep=not plain)
                 copies = source.make_copies(reference.features.of(patterns), count)
-                hooks = MessageHooks(copies.edges, gradients=True)
+                hooks = MessageHooks(copies.edges, gradients=True, attribute=plain)
+                if plain:
+                    hooks.replaced = instead
                 if point.gate is not None:
                     hooks.mask = row.repeat(count)
-                    hooks.replaced = reference.replaced(patterns)
+                    hooks.replaced = instead
                 if point.constant is not None:
                     hooks.constant = point.constant.repeat(count)
                     hooks.clean = reference.clean_of(patterns)
@@ -179,15 +185,23 @@ class MessageModel(GraphModel):
             out = self.checked.read(torch.cat(outputs), reference.batch, reference.pattern_of)
             gradients = torch.autograd.grad(
                 point.objective(out).sum(),
-                [one.messages for _, seen in passes for one in seen],
+                [
+                    one.messages if one.weight is None else one.weight
+                    for _, seen in passes
+                    for one in seen
+                ],
                 allow_unused=True,
             )
         found = _Products(source, point.neurons)
         for patterns, seen in passes:
-            instead = reference.replaced(patterns)
+            instead = None if plain else reference.replaced(patterns)
             clean = None if point.gate is None else reference.clean_of(patterns)
             for number, one in enumerate(seen):
                 gradient, gradients = gradients[0], gradients[1:]
+                if one.weight is not None:
+                    sums = torch.zeros_like(one.weight) if gradient is None else gradient
+                    found.add_sums(number, one, sums.view(len(patterns), -1))
+                    continue
                 other = None if instead is None else instead[number]
                 own = None if clean is None else clean[number]
                 found.add(number, one, gradient, own, other, len(patterns))
@@ -253,19 +267,18 @@ class _Products:
         """
         if gradient is None:
             gradient = torch.zeros_like(seen.messages)
-        if clean is None and not self.neurons:  # nothing as large as the messages is made
-            own = _by_row(seen.messages.detach(), gradient, self.neurons)
-            product = seen.on_graph_edges(copies, own)
-        else:
-            change = seen.messages.detach() if clean is None else clean
-            at_edges = seen.on_graph_edges(copies, gradient).flatten(0, 1)
-            if clean is None:
-                change = seen.on_graph_edges(copies, change).flatten(0, 1)
-            product = _by_row(change, at_edges, self.neurons).unflatten(0, (copies, -1))
+        change = seen.messages.detach() if clean is None else clean
+        at_edges = seen.on_graph_edges(copies, gradient).flatten(0, 1)
+        if clean is None:
+            change = seen.on_graph_edges(copies, change).flatten(0, 1)
+        product = _by_row(change, at_edges, self.neurons).unflatten(0, (copies, -1))
         if instead is not None:
-            at_edges = seen.on_graph_edges(copies, gradient).flatten(0, 1)
             other = _by_row(instead.to(gradient).view_as(at_edges), at_edges, self.neurons)
             product = product - other.view_as(product)
+        self.add_sums(number, seen, product)
+
+    def add_sums(self, number: int, seen: Propagation, product: Tensor) -> None:
+        """One propagation's products ``[copies, E_r]`` (or ``[copies, E_r, d]``)."""
         total = product.sum(0).detach()
         if number in self.parts:
             total = total + self.parts[number][1]
@@ -294,8 +307,7 @@ class _Products:
 
 def _by_row(one: Tensor, other: Tensor, neurons: bool) -> Tensor:
     """``[M]`` products of rows, or ``[M, d]`` before their sum."""
-    one, other = one.flatten(1), other.flatten(1)
-    return one * other if neurons else torch.einsum("md,md->m", one, other)
+    return one.flatten(1) * other.flatten(1) if neurons else row_products(one, other)
 
 
 def _beside(module: nn.Module, data: Any) -> Any:

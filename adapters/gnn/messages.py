@@ -14,15 +14,18 @@ from graphprune.core.model import Ablation, Messages, Reference
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.util.modes import quiet
 
+from .edge_values import storage_uses
 from .graph_model import all_alike
-from .hooks import MessageHooks, Propagation
+from .hooks import MessageHooks
 from .module_call import GraphModule
+from .propagation import Propagation
 from .self_check import Deletion
 
 __all__ = ["MessageReference", "each_reader", "mean_messages"]
 
 log = logging.getLogger(__name__)
 _MOST_EDGES = 1 << 22  # side by side in one pass
+_SOLE = storage_uses(torch.zeros(1).detach())
 
 
 class MessageReference(Reference):
@@ -57,6 +60,9 @@ class MessageReference(Reference):
     @cached_property
     def corrupt(self) -> list[Propagation]:
         """Messages of the corrupted run."""
+        return self._corrupt()
+
+    def _corrupt(self) -> list[Propagation]:
         features = self.module.call.data.features(self.batch.corrupt, self.batch.size)
         if features.num_patterns != self.features.num_patterns:
             raise InputError(
@@ -81,8 +87,25 @@ class MessageReference(Reference):
 
     def clean_of(self, patterns: Tensor) -> list[Tensor]:
         """``[k * E_r, ...]`` of each propagation: the clean messages of ``patterns [k]``."""
+        return [self._chosen(one, patterns) for one in self.clean[0]]
+
+    def _chosen(self, one: Propagation, copies: Tensor) -> Tensor:
+        """``[k * E_r, ...]``: a propagation's messages of ``copies [k]``."""
         count = self.features.num_patterns
-        return [one.on_graph_edges(count)[patterns].flatten(0, 1) for one in self.clean[0]]
+        every = one.on_graph_edges(count)
+        if len(copies) == count and torch.equal(copies, self.patterns):  # nothing is copied
+            return every.flatten(0, 1)
+        return every[copies].flatten(0, 1)
+
+    def _taken(self, one: Propagation, copies: Tensor) -> Tensor:
+        """The same, to be overwritten: taken from the propagation, or a copy.
+
+        Its messages may be something that the user holds too, such as edge features that a layer
+        sends as they are.
+        """
+        values = self._chosen(one, copies).detach()
+        one.messages = values.new_zeros(0)
+        return values if storage_uses(values) <= _SOLE else values.clone()
 
     def changes_nothing(self) -> bool | None:
         """Whether what stands in for each message is the message; learned constants may change."""
@@ -117,14 +140,19 @@ class MessageReference(Reference):
         _, out = self.clean
         return self.run(out.new_zeros(1, self.module.call.data.num_edges))[0]
 
-    def replaced(self, copies: Tensor) -> list[Tensor] | None:
-        """``[k * E_r, ...]`` of each propagation: stand-ins for messages of ``copies [k]``."""
+    def replaced(self, copies: Tensor, *, keep: bool = True) -> list[Tensor] | None:
+        """``[k * E_r, ...]`` of each propagation: stand-ins for messages of ``copies [k]``.
+
+        ``keep=False``: they may be overwritten, and are not kept for the next call.
+        """
         kind = self.ablation.kind
         if kind in ("zero", "delete"):
             return None
         if kind == "counterfactual":
-            count = self.features.num_patterns
-            return [one.on_graph_edges(count)[copies].flatten(0, 1) for one in self.corrupt]
+            if keep or "corrupt" in vars(self):
+                values = [self._chosen(one, copies) for one in self.corrupt]
+                return values if keep else [value.clone() for value in values]
+            return [self._taken(one, copies) for one in self._corrupt()]
         if kind in ("mean", "optimal"):
             return [
                 value.expand(edges, *value.shape[1:]).repeat(len(copies), *[1] * (value.ndim - 1))

@@ -20,8 +20,9 @@ from graphprune.util.modes import on_device, quiet
 
 from .copies import GraphCopies
 from .graph_data import GraphData, NodeFeatures
-from .hooks import MessageHooks, Propagation
+from .hooks import MessageHooks
 from .norms import one_by_one
+from .propagation import EdgeRows, Propagation
 
 __all__ = ["GraphModule", "ModuleCall", "OutputRows"]
 
@@ -310,9 +311,9 @@ class GraphModule:
                     ([p.numbers for p in each], data.num_edges),
                 )
             )
-            messages, known = torch.cat([p.messages for p in each]), torch.cat(numbers)
-            places = torch.cat(edges), torch.cat(targets)
-            joined.append(Propagation(messages, *places, known, one.relation, one.end))
+            messages = torch.cat([p.messages for p in each])
+            places, reached = EdgeRows(torch.cat(edges), torch.cat(numbers)), torch.cat(targets)
+            joined.append(Propagation(messages, places, lambda t=reached: t, one.relation, one.end))  # type: ignore[misc]
         return joined
 
     def read(self, out: Tensor, batch: Batch, copies: Tensor) -> Tensor:

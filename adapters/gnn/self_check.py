@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 from graphprune.errors import InputError, UnsupportedModelError
 
 from .copies import BatchLayout
-from .find_call import attempt, find_call, nearly_equal
+from .find_call import attempt, call_on_part, find_call, nearly_equal, part_of
 from .graph_data import GraphData, plain_copy
 from .hooks import ForeignEdges, MessageHooks, convolutions
 from .module_call import GraphModule, ModuleCall, OutputRows
@@ -65,7 +65,9 @@ def checked_module(
         InputError: the call cannot be told, or fails.
         UnsupportedModelError: masked runs would not be the module's own.
     """
-    call, name = find_call(module, source, data, forward), type(module).__name__
+    name = type(module).__name__
+    part = part_of(source)
+    call = call_on_part(module, source, forward, part) or find_call(module, source, data, forward)
     first_runs, failed = attempt(lambda: _first_runs(call, data))
     if failed is not None:
         raise InputError(
@@ -88,7 +90,7 @@ def checked_module(
             f"{name} with all edges kept does not give the outputs of {call}: they differ by "
             f"{float((under_mask - own).abs().max()):.3g}"
         )
-    return _with_layout(GraphModule(call, rows, why_unseen), own)
+    return _with_layout(GraphModule(call, rows, why_unseen), own, part)
 
 
 def _first_runs(call: ModuleCall, data: Any) -> tuple[ModuleCall, Any, str, Any]:
@@ -199,12 +201,20 @@ def _with_one_less(
 # ------------------------------------------------------------------ copies side by side
 
 
-def _with_layout(module: GraphModule, own: Tensor) -> GraphModule:
-    """The module with a layout in which copies do not feed each other."""
-    because = ""
+def _with_layout(module: GraphModule, own: Tensor, part: Tensor | None) -> GraphModule:
+    """The module with a layout in which copies do not feed each other.
+
+    ``own [1, rows, V]`` are its outputs; ``part [E]`` bool: edges that are enough to try it on.
+    """
+    because, source = "", module.call.data
+    if part is not None:
+        small, failed = attempt(
+            lambda: module.outputs(source.make_copies(kept=part)), refusals=True
+        )
+        own, part = (own, None) if failed is not None else (small, part)
     for source in _layouts(module.call.data):
         laid_out = replace(module, call=replace(module.call, data=source))
-        far, failed = attempt(lambda: _leak(laid_out, own), refusals=True)  # noqa: B023
+        far, failed = attempt(lambda: _leak(laid_out, own, part), refusals=True)  # noqa: B023
         if failed is not None:
             because = because or f" ({str(failed)[:200]})"
         elif far is None:
@@ -247,8 +257,11 @@ def _layouts(source: GraphData) -> Iterator[GraphData]:
             yield replace(source, attributes=attributes, layout=BatchLayout(graphs, batch))
 
 
-def _leak(module: GraphModule, own: Tensor) -> float | None:
-    """How far outputs of two copies are from those of each alone; ``None`` if only by rounding."""
+def _leak(module: GraphModule, own: Tensor, part: Tensor | None) -> float | None:
+    """How far outputs of two copies are from those of each alone; ``None`` if only by rounding.
+
+    ``part [E]`` bool: the edges that copies have; ``None`` means all.
+    """
     source, generator = module.call.data, torch.Generator().manual_seed(0)
     fresh = {name: _fresh(value, generator) for name, value in source.node_tensors.items()}
     both = {name: torch.cat([value, fresh[name]]) for name, value in source.node_tensors.items()}
@@ -259,7 +272,8 @@ def _leak(module: GraphModule, own: Tensor) -> float | None:
     def run(
         count: int, nodes: Mapping[str, Tensor], on_edges: Mapping[Any, Tensor], weights: Tensor
     ) -> Tensor:
-        copies = source.make_copies(nodes, count, on_edges=on_edges)
+        kept = None if part is None else part.repeat(count)
+        copies = source.make_copies(nodes, count, kept, on_edges)
         return module.outputs(
             copies, None if module.why_unseen else MessageHooks(copies.edges, weights)
         )

@@ -65,6 +65,8 @@ def tied(
     group = np.arange(graph.num_edges)
     for kind, other in reverses.items():
         numbers = np.flatnonzero((kinds == kind) | (kinds == other))
+        if tie is not True and kind == other and _one_way(graph, numbers):
+            continue
         partner = _partners(graph, numbers, kinds, [])
         if (partner >= 0).all() and kind == other and features[kind]:
             alike = _partners(graph, numbers, kinds, features[kind])
@@ -88,6 +90,14 @@ def tied(
             )
         return graph
     return graph.tied(torch.from_numpy(np.unique(group, return_inverse=True)[1]))
+
+
+def _one_way(graph: ComputationalGraph, numbers: _Numbers) -> bool:
+    """Whether some edge surely lacks a reverse: a node has more edges out than in, or fewer."""
+    out, into = (
+        np.bincount(row, minlength=graph.num_nodes) for row in graph.edge_index.numpy()[:, numbers]
+    )
+    return bool((out != into).any())
 
 
 def _reverses(graph: ComputationalGraph, tie: Tie) -> dict[int, int]:

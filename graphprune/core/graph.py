@@ -345,11 +345,28 @@ class ComputationalGraph:
         seen[order] = True
         return np.asarray(seen[self.representative])
 
+    @cached_property
+    def has_dead_ends(self) -> bool:
+        """Whether some kept edges may lie on no path from an input to an output.
+
+        None does where every edge leads from an input straight to an output, as in a graph network,
+        whose nodes all hold features and are all read: nothing has to be searched there.
+        """
+        sources, targets = self.representative[self.untied.edge_index.numpy()]
+        ends = []
+        for nodes in (self.input_nodes, self.output_nodes):
+            is_end = np.zeros(self.num_nodes, dtype=bool)
+            is_end[self.representative[list(nodes)]] = True
+            ends.append(is_end)
+        return not bool(ends[0][sources].all() and ends[1][targets].all())
+
     def alive(self, kept: NDArray[np.bool_], *, from_inputs: bool = True) -> NDArray[np.bool_]:
         """``[E]``: kept edges that lie on a path from an input node to an output node.
 
         ``from_inputs=False`` asks only that the path ends at an output, wherever it starts.
         """
+        if not self.has_dead_ends:
+            return kept.copy()
         back = self.reachable(self.output_nodes, kept, backward=True)
         sources, targets = self.untied.edge_index.numpy()
         leading = back[targets]

@@ -141,8 +141,9 @@ class Method(ABC):
         return {f.name: f.default for f in fields(self)}
 
     def _each(
-        self, model: MaskedModel, task: Task, *, reference: bool = True
+        self, model: MaskedModel, task: Task, *, reference: bool = True, check: bool = True
     ) -> Iterator[tuple[Batch, Reference | None]]:
+        """Batches with their references; ``check``: whether the ablation is seen to matter."""
         require_model(model)
         require_task(task)
         ablation = resolve_ablation(model, task, self.chosen_ablation)
@@ -152,7 +153,7 @@ class Method(ABC):
         for batch in track(task.batches(size), type(self).__name__, total):
             made = model.reference(batch, ablation) if reference else None
             held.append((batch, made))
-            if made is not None:
+            if made is not None and check:
                 idle.see(batch, made)
                 if not idle.settled:
                     continue  # nothing is computed of an ablation that may change nothing

@@ -19,8 +19,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from graphprune.capabilities import CompiledCircuits
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import budget
+from graphprune.core.model import MaskedModel
 from graphprune.errors import InputError
 from graphprune.search.gates import budgeted_sigmoid, hard_concrete, noise, of_senders
 from graphprune.search.loop import Draw, Moment, Parameters
@@ -33,6 +35,7 @@ from .optimiser import GateKind, MaskOptimiser
 __all__ = ["EdgePruning"]
 
 _NODE_LOSSES = ("off", "idle", "on")
+_MANY_EDGES = 100_000
 
 # What all released runs share.
 _RELEASED: dict[str, Any] = {
@@ -86,7 +89,8 @@ class EdgePruning(MaskOptimiser):
         clip: gradients of all gates, multipliers and learned constants together are cut to this
             norm; ``None``: none, or 1 as released; ``float("inf")``: none.
         refine: rounds of local search from the final circuit, each a gradient and a few sparse runs
-            of up to eight batches; ``None``: 8, none as published.
+            of up to eight batches; ``None``: 8, none as published, and 2 on more than 100,000 edges
+            where each run is one of the whole model (graph networks).
         path: further sizes (counts or shares): a whole trade-off curve from one run of the default
             variant, in ``fit(...).circuits``. Of each size it is, by the loss, the best of the
             circuit that the falling budget passed, the final one with further edges, and the warm
@@ -336,9 +340,15 @@ class EdgePruning(MaskOptimiser):
                 found[count] = next(after, steps)
         return found
 
-    def rounds(self) -> int:
-        """Eight unless said otherwise; none as published."""
-        return 8 if self.refine is None else self.refine
+    def rounds(self, model: MaskedModel) -> int:
+        """Eight unless said otherwise; none as published.
+
+        Two on more than 100,000 edges where each trial is a pass of the whole model.
+        """
+        if self.refine is not None:
+            return self.refine
+        cheap = model.graph.num_edges <= _MANY_EDGES or isinstance(model, CompiledCircuits)
+        return 8 if cheap else 2
 
     def points(self) -> list[int]:
         """The default variant also judges masks on the way once the budget is reached."""

@@ -20,6 +20,7 @@ from graphprune.capabilities import EdgeGradients, PlacedMessages, require
 from graphprune.core.batch import Batch
 from graphprune.core.method import Scorer, mean, objective
 from graphprune.core.model import MaskedModel, Objective, Reference, gradient_by_mask, require_model
+from graphprune.core.sanity_checks import IdleAblationCheck
 from graphprune.core.scores import EdgeScores, PositionalEdgeScores
 from graphprune.core.task import Task
 from graphprune.core.variants import HasVariants
@@ -91,6 +92,19 @@ def mask_gradient(
     return gradient_by_mask(total, mask)
 
 
+class _Largest:
+    """An objective that remembers the size of its largest value."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective, self.largest = objective, 0.0
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        values = self._objective(outputs)
+        if values.numel():
+            self.largest = max(self.largest, float(values.detach().abs().max()))
+        return values
+
+
 @dataclass(frozen=True, kw_only=True)
 class GradientScorer(Scorer):
     """Mean gradients by edge, weighed over points between the ablated and the clean run."""
@@ -152,11 +166,14 @@ class GradientScorer(Scorer):
         require_model(model)
         self._check(model, task)
         total: Tensor | None = None
-        for batch, reference in self._each(model, task):
+        idle = IdleAblationCheck(model, self.label)
+        for batch, reference in self._each(model, task, check=False):
             assert reference is not None
-            measured = objective(task, batch, reference)
+            measured = _Largest(objective(task, batch, reference))
             found = self._gradients(model, batch, reference, measured, by_position)
+            idle.see_gradients(batch, reference, found, measured.largest)
             total = found if total is None else total + found
+        idle.finish()
         return mean(total, len(task), self.label)
 
     def score(self, model: MaskedModel, task: Task) -> EdgeScores:

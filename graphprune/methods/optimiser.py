@@ -280,7 +280,7 @@ class MaskOptimiser(HasVariants, Pruner, Scorer, Recipe):
             run.offer(exact_budget(graph, run.values, count, from_inputs=from_inputs))
         assert run.best is not None
         loss, mask = run.best[0], EdgeMask(graph, run.best[1])
-        rounds = 0 if run.stopped else self.rounds()
+        rounds = 0 if run.stopped else self.rounds(run.model)
         if rounds:
             mask = refine(run, mask, rounds)
             run.offer(mask)
@@ -296,7 +296,7 @@ class MaskOptimiser(HasVariants, Pruner, Scorer, Recipe):
         last = torch.topk(values, count).values[-1]
         return EdgeScores(run.model.graph, strength(values - last), method=self.label)
 
-    def rounds(self) -> int:
+    def rounds(self, model: MaskedModel) -> int:
         """Rounds of local search at the end; see :func:`~graphprune.search.refine.refine`."""
         return 0
 

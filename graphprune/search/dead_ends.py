@@ -47,6 +47,8 @@ def alive_edges(graph: ComputationalGraph, kept: Tensor, *, from_inputs: bool = 
         tensor([[False, False,  True],
                 [ True,  True, False]])
     """
+    if not graph.has_dead_ends:
+        return kept.clone()
     flat = kept.reshape(-1, graph.num_edges)
     group = torch.from_numpy(graph.representative).to(kept.device)
     levels = [tuple(t.to(kept.device) for t in level) for level in _steps(graph)]

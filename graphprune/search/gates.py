@@ -193,9 +193,10 @@ def budgeted_sigmoid(
 ) -> tuple[Tensor, Tensor]:
     """Sigmoids of ``scores [..., n]`` shifted so that they sum to ``count [...]``: a soft top-k.
 
-    ``sigmoid((scores - tau) / temperature)`` with tau found by bisection, and the values; the
-    derivative of tau is carried too (implicit differentiation), so gradients leave the sum as it
-    is. Matryoshka attribution's mask (arXiv 2609.25518).
+    ``sigmoid((scores - tau) / temperature)`` with tau found by Newton's steps inside a bracket that
+    is halved where they leave it, and the values; the derivative of tau is carried too (implicit
+    differentiation), so gradients leave the sum as it is. Matryoshka attribution's mask (arXiv
+    2609.25518).
 
     Returns:
         The values ``[..., n]`` and tau ``[..., 1]``. Raises :class:`InputError` unless
@@ -215,11 +216,18 @@ def budgeted_sigmoid(
         low = scores.amin(-1, keepdim=True) - reach
         high = scores.amax(-1, keepdim=True) + reach
         low, high = (x.expand(*wanted.shape[:-1], 1).clone() for x in (low, high))
-        for _ in range(rounds):
-            middle = (low + high) / 2
-            more = torch.sigmoid((scores - middle) / temperature).sum(-1, keepdim=True) > wanted
-            low, high = torch.where(more, middle, low), torch.where(more, high, middle)
         tau = (low + high) / 2
+        for _ in range(rounds):
+            s = torch.sigmoid((scores - tau) / temperature)
+            gap = s.sum(-1, keepdim=True) - wanted
+            low, high = torch.where(gap > 0, tau, low), torch.where(gap > 0, high, tau)
+            slope = (s - s.square()).sum(-1, keepdim=True).clamp_min(1e-12)
+            newton = tau + temperature * gap / slope
+            inside = (newton >= low) & (newton <= high)
+            before, tau = tau, torch.where(inside, newton, (low + high) / 2)
+            exact = gap.abs() <= 4 * torch.finfo(scores.dtype).eps * wanted
+            if bool((exact | ((tau - before).abs() <= 1e-6 * temperature)).all()):
+                break
         s = torch.sigmoid((scores - tau) / temperature)
         slope = (s * (1 - s)).sum(-1, keepdim=True).clamp_min(1e-12)
     # One Newton step from the root has the root's derivative with respect to the scores.

@@ -19,7 +19,7 @@ from torch import Tensor
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.mask import EdgeMask
 from graphprune.errors import InputError
-from graphprune.util.numbers import ranking
+from graphprune.util.numbers import highest, ranking
 
 log = logging.getLogger(__name__)
 _LONGEST_PATH = 64  # edges of the longest path that is sought to begin with
@@ -75,6 +75,8 @@ def shortest_path_edges(graph: ComputationalGraph) -> int:
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import dijkstra
 
+    if not graph.has_dead_ends and graph.num_edges:
+        return 1
     group = graph.representative
     index = group[graph.edge_index.numpy()]
     wires = group[graph.fixed_edge_index.numpy()]
@@ -123,8 +125,10 @@ def exact_budget(
         ['a->c', 'c->d']
     """
     least = require_feasible(graph, count, from_inputs=from_inputs)
-    order = ranking(values.detach().float().cpu()).numpy()
     size = graph.num_edges
+    if not graph.has_dead_ends:
+        return EdgeMask(graph, highest(values.detach().float().cpu(), count).float())
+    order = ranking(values.detach().float().cpu()).numpy()
 
     def alive(n: int) -> NDArray[np.bool_]:
         kept = np.zeros(size, dtype=bool)

@@ -96,7 +96,7 @@ def _own_passes(method: Method, model: MaskedModel, task: Task) -> Passes:
         places, _ = integration_points(method.steps, method.points_at)
         return Passes(masked=batches * len(places))
     if isinstance(method, MaskOptimiser):
-        return _optimiser_passes(method, task, batches)
+        return _optimiser_passes(method, model, task, batches)
     if isinstance(method, CalibratedRanking):
         rounds = len(method.sizes) * method.rounds
         share = method.gradient_examples
@@ -113,12 +113,14 @@ def _own_passes(method: Method, model: MaskedModel, task: Task) -> Passes:
     return Passes(unknown=(type(method).__name__,))
 
 
-def _optimiser_passes(method: MaskOptimiser, task: Task, batches: float) -> Passes:
+def _optimiser_passes(
+    method: MaskOptimiser, model: MaskedModel, task: Task, batches: float
+) -> Passes:
     """Steps, and the local search at the end, which is on a few batches."""
     size = task.batch_size if method.batch_size is None else method.batch_size
     share = min(size, len(task)) / min(task.batch_size, len(task))
     steps = method.steps * masks_a_step(method) * share
-    rounds = 0 if method.is_minimal else method.rounds()
+    rounds = 0 if method.is_minimal else method.rounds(model)
     searched = rounds * min(BATCHES * share, batches)
     return Passes(masked=steps + searched, trials=TRIALS_A_ROUND * searched)
 

@@ -326,6 +326,25 @@ def ranking(values: Tensor) -> Tensor:
     return torch.sort(values, descending=True, stable=True).indices
 
 
+def highest(values: Tensor, count: int) -> Tensor:
+    """``[n]`` bool: the first ``count`` of :func:`ranking`, without sorting the others.
+
+    Example:
+        >>> highest(torch.tensor([1.0, 3.0, 1.0, 2.0]), 3).tolist()
+        [True, True, False, True]
+    """
+    size = len(values)
+    if not 0 < count < size or not bool(torch.isfinite(values).all()):
+        chosen = torch.zeros(size, dtype=torch.bool)
+        chosen[ranking(values)[:count]] = True
+        return chosen
+    last = values.kthvalue(size - count + 1).values
+    chosen = values > last
+    ties = torch.nonzero(values == last)[:, 0]
+    chosen[ties[: count - int(chosen.sum())]] = True
+    return chosen
+
+
 def positions_in(batched: Sequence[int], numbers: Sequence[int]) -> Tensor | None:
     """``[n]``: where each of the examples ``numbers`` stands among those of all batches.
 
