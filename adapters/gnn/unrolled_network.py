@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,12 @@ from .wiring import Drive, Wiring
 __all__ = ["UnrolledNetwork"]
 
 _KEPT_RUNS = 4
+
+
+class _Kept(NamedTuple):
+    schedule: Schedule  # kept too: its number is free again when it is gone
+    run: TorchRun
+    comes_again: bool
 
 
 class UnrolledNetwork:
@@ -55,7 +61,7 @@ class UnrolledNetwork:
             "kind": kind[self._order],
         }
         self._wirings: dict[tuple[Drive, bool], Wiring] = {}
-        self._runs: dict[tuple[Any, ...], tuple[Schedule, TorchRun]] = {}
+        self._runs: dict[tuple[Any, ...], _Kept] = {}
         self._products: dict[tuple[Any, ...], Product] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,30 +132,36 @@ class UnrolledNetwork:
         product = self.product or self._products.get(tried)
         key = (id(schedule), known, wanted is None, leaves.device)
         kept = self._runs.get((*key, product))
-        if kept is not None:
-            return kept[1]
-        rows = self._unrolled(schedule, known, wanted)
+        if kept is not None and kept.comes_again:
+            return kept.run
+        # Rows are sorted by levels where the updates come again, for which it pays.
+        again = kept is not None
+        rows = self._unrolled(schedule, known, wanted, by_level=again)
         if product is None:
             product = self._products[tried] = faster(rows, self.activations, leaves, factors)
         run = (DenseRun if product == "dense" else SparseRun)(rows, self.activations, leaves.device)
         while len(self._runs) >= _KEPT_RUNS:
             del self._runs[next(iter(self._runs))]
-        # The schedule is kept too: its number is free again when it is gone.
-        self._runs[*key, product] = schedule, run
+        self._runs[*key, product] = _Kept(schedule, run, again)
         return run
 
     def _unrolled(
-        self, schedule: Schedule, known: tuple[bool, Drive, bool], wanted: Tensor | None
+        self,
+        schedule: Schedule,
+        known: tuple[bool, Drive, bool],
+        wanted: Tensor | None,
+        by_level: bool,
     ) -> UnrolledRun:
         first_states, drive, bias = known
         if (drive, bias) not in self._wirings:
             self._wirings[drive, bias] = Wiring(**self._facts, drive=drive, bias=bias)
         sequential = schedule.update == "sequential"
         steps = [step.cpu().numpy() for step in schedule.steps]
-        steps = [self._place[step] if sequential else step[self._order] for step in steps]
+        if self.activations[0] != self.activations[1]:  # else rows come in the nodes' order
+            steps = [self._place[step] if sequential else step[self._order] for step in steps]
         last = self._place if wanted is None else self._place[wanted.cpu().numpy()]
         wiring = self._wirings[drive, bias]
-        return unroll(wiring, steps, sequential, last, first_states=first_states)
+        return unroll(wiring, steps, sequential, last, first_states=first_states, by_level=by_level)
 
 
 def _columns(part: Tensor, leading: tuple[int, ...]) -> Tensor:

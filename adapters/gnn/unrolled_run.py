@@ -86,20 +86,27 @@ class TorchRun(ABC):
     def rows(self, leaves: Tensor, factors: Tensor) -> Tensor:
         """``[rows, M]`` from the given rows ``[leaves, M]`` and all factors."""
         rows = leaves.new_empty(self.run.rows, leaves.shape[1])
-        rows[: self.run.leaves] = leaves
-        for wave, sums in zip(self.run.waves, self._sums(rows, factors), strict=True):
-            self._activate(wave, sums, rows)
+        given, *views = rows.split(self._sizes)
+        given.copy_(leaves)
+        for wave, sums, out in zip(self.run.waves, self._sums(rows, factors), views, strict=True):
+            self._activate(wave, sums, out)
         return rows
 
-    def _activate(self, wave: Wave, sums: Tensor, rows: Tensor) -> None:
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """How many rows are given, and how many each wave has."""
+        return [self.run.leaves, *(wave.stop - wave.start for wave in self.run.waves)]
+
+    def _activate(self, wave: Wave, sums: Tensor, out: Tensor) -> None:
         if wave.is_sum:
-            rows[wave.start : wave.stop] = sums
-            return
-        split = wave.middle - wave.start
-        if split:
-            self._first.apply(sums[:split], rows[wave.start : wave.middle])
-        if wave.middle < wave.stop:
-            self._last.apply(sums[split:], rows[wave.middle : wave.stop])
+            out.copy_(sums)
+        elif wave.middle == wave.stop:
+            self._first.apply(sums, out)
+        else:
+            split = wave.middle - wave.start
+            if split:
+                self._first.apply(sums[:split], out[:split])
+            self._last.apply(sums[split:], out[split:])
 
     def read(self, rows: Tensor) -> Tensor:
         """``[n, M]``: the wanted states."""
@@ -117,15 +124,16 @@ class TorchRun(ABC):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of leaves and factors from that of the wanted states ``[n, M]``."""
 
-    def _derive(self, wave: Wave, gradient: Tensor, rows: Tensor, out: Tensor) -> None:
+    def _derive(self, wave: Wave, gradient: Tensor, values: Tensor, out: Tensor) -> None:
         if wave.is_sum:
             out.copy_(gradient)
-            return
-        split = wave.middle - wave.start
-        if split:
-            self._first.derive(gradient[:split], rows[wave.start : wave.middle], out[:split])
-        if wave.middle < wave.stop:
-            self._last.derive(gradient[split:], rows[wave.middle : wave.stop], out[split:])
+        elif wave.middle == wave.stop:
+            self._first.derive(gradient, values, out)
+        else:
+            split = wave.middle - wave.start
+            if split:
+                self._first.derive(gradient[:split], values[:split], out[:split])
+            self._last.derive(gradient[split:], values[split:], out[split:])
 
 
 class _Bags:
@@ -149,21 +157,19 @@ class SparseRun(TorchRun):
 
     @cached_property
     def _bags(self) -> tuple[list[_Bags], list[int]]:
-        run = self.run
-        spans = [(wave.start - run.leaves, wave.stop - run.leaves) for wave in run.waves]
-        return self._cut(run.source, run.offsets, spans)
+        return self._cut(self.run.source, self.run.offsets, self._sizes[1:])
 
-    def _cut(
-        self, index: Any, offsets: Any, spans: list[tuple[int, int]]
-    ) -> tuple[list[_Bags], list[int]]:
-        """Bags for each span of rows, and how many numbers each has."""
-        bounds = [(int(offsets[start]), int(offsets[stop])) for start, stop in spans]
-        numbers, ends = self._numbers(index), self._numbers(offsets)
-        bags = [
-            _Bags(numbers[a:b], ends[start : stop + 1] - a)
-            for (start, stop), (a, b) in zip(spans, bounds, strict=True)
-        ]
-        return bags, [b - a for a, b in bounds]
+    def _cut(self, index: Any, offsets: Any, sizes: list[int]) -> tuple[list[_Bags], list[int]]:
+        """Bags for each span of so many rows, and how many numbers each has."""
+        first = offsets[np.cumsum([0, *sizes])]
+        # Each span's offsets begin with 0 and end with its length, in one tensor for all.
+        spans = np.repeat(np.arange(len(sizes)), [size + 1 for size in sizes] or 0)
+        own = self._numbers(offsets[np.arange(len(spans)) - spans] - first[spans])
+        lengths = np.diff(first).tolist()
+        parts = zip(
+            self._numbers(index).split(lengths), own.split([n + 1 for n in sizes]), strict=True
+        )
+        return [_Bags(*part) for part in parts], lengths
 
     def _sums(self, rows: Tensor, factors: Tensor) -> Any:
         bags, sizes = self._bags
@@ -174,10 +180,8 @@ class SparseRun(TorchRun):
     @cached_property
     def _back(self) -> tuple[list[_Bags], list[int], Tensor]:
         """Bags of the readers of the leaves, then of each wave."""
-        run = self.run
-        offsets, readers, factor = run.readers
-        spans = [(0, run.leaves)] + [(wave.start, wave.stop) for wave in run.waves]
-        return *self._cut(readers, offsets, spans), self._numbers(factor)
+        offsets, readers, factor = self.run.readers
+        return *self._cut(readers, offsets, self._sizes), self._numbers(factor)
 
     def gradients(
         self, gradient: Tensor, rows: Tensor, factors: Tensor, leaves: bool, weights: bool
@@ -187,12 +191,12 @@ class SparseRun(TorchRun):
         bags, sizes, factor = self._back
         weight = factors.index_select(0, factor).split(sizes)
         felt = rows.new_empty(wanted + run.computed, rows.shape[1])  # at sums, behind the wanted
-        felt[:wanted] = gradient
+        first, *views = felt.split([wanted, *self._sizes[1:]])
+        first.copy_(gradient)
+        values = rows.split(self._sizes)
         for number in range(len(run.waves), 0, -1):
-            wave = run.waves[number - 1]
-            start = wanted + wave.start - run.leaves
-            out = felt[start : start + wave.stop - wave.start]
-            self._derive(wave, bags[number](felt, weight[number]), rows, out)
+            at_sums = bags[number](felt, weight[number])
+            self._derive(run.waves[number - 1], at_sums, values[number], views[number - 1])
         of_leaves = bags[0](felt, weight[0]) if leaves else None
         if not weights or not len(run.source):
             return of_leaves, torch.zeros_like(factors) if weights else None
@@ -269,7 +273,7 @@ class DenseRun(TorchRun):
         for wave, matrix in zip(run.waves[::-1], self._matrices[::-1], strict=True):
             here = felt[wave.start : wave.stop]
             at_sums = torch.empty_like(here)
-            self._derive(wave, here, rows, at_sums)
+            self._derive(wave, here, rows[wave.start : wave.stop], at_sums)
             felt.index_add_(0, matrix.columns, matrix.filled(factors).T @ at_sums)
             if of_factors is not None:
                 products = at_sums @ rows.index_select(0, matrix.columns).T
