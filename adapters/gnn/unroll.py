@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from .wiring import Flags, Numbers, Wiring, ranges
 
-__all__ = ["UnrolledRun", "Wave", "unroll"]
+__all__ = ["UnrolledRun", "Wave", "unroll", "unroll_held"]
 
 ZEROS, ONES = 0, 1
 _ABSENT = -1  # in place of a row: the state is zero
@@ -60,6 +60,8 @@ class UnrolledRun:
         waves: which rows are computed together, in order.
         output: the rows of the wanted states.
         one: the number of the factor 1.
+        held: of a run for any updates (:func:`unroll_held`), the rows of the nodes' first states.
+        nodes: and the nodes that have a row in each of its waves but that of the sums.
     """
 
     leaves: int
@@ -69,6 +71,8 @@ class UnrolledRun:
     waves: tuple[Wave, ...]
     output: Numbers
     one: int
+    held: Numbers | None = None
+    nodes: Numbers | None = None
 
     @property
     def computed(self) -> int:
@@ -120,6 +124,18 @@ def unroll(
     return _Writer(wiring, steps, sequential, wanted, first_states).run(by_level)
 
 
+def unroll_held(
+    wiring: Wiring, steps: int, wanted: Numbers, *, first_states: bool = False
+) -> UnrolledRun:
+    """Writes a run out for any updates of ``steps`` steps that are not sweeps.
+
+    Every node that matters has a row in every step. Where it does not update that is the state
+    before, which is held: more rows are computed, and none has to be found for new updates.
+    """
+    every = [wiring.free] * steps
+    return _Writer(wiring, every, False, wanted, first_states, held=True).run(by_level=False)
+
+
 class _Writer:
     """Decides step by step which nodes get a row, then writes what all of these rows read."""
 
@@ -130,8 +146,10 @@ class _Writer:
         sequential: bool,
         wanted: Numbers,
         first_states: bool,
+        held: bool = False,
     ) -> None:
         self.wiring, self.sequential, self.wanted = wiring, sequential, wanted
+        self.held = held
         self.updated: list[Flags] = list(steps)
         if sequential:
             turns = [wiring.turns(order) for order in steps]
@@ -143,12 +161,13 @@ class _Writer:
             self.turns = np.full((len(steps), wiring.sources), wiring.nodes)
             for own, turn, updated in zip(self.turns, turns, self.updated, strict=True):
                 own[: wiring.nodes][updated] = turn[updated]
-        self.chosen = self._needed()
+        self.chosen = self._ever_needed() if held else self._needed()
         self._give_leaves(first_states)
         self._sum_constants()
 
     def run(self, by_level: bool) -> UnrolledRun:
         """Writes every step."""
+        first = self.row.copy()
         new = self._new_nodes()
         output = self.row[self.wanted]
         output[output == _ABSENT] = ZEROS
@@ -161,7 +180,18 @@ class _Writer:
         if self.sequential or (by_level and few):
             return _by_level(run, kind, self.sums)
         ends = self.leaves + np.cumsum([self.sums, *map(len, new)])
+        if self.held:
+            rows = first[new[0]]
+            rows[rows == _ABSENT] = ZEROS
+            run = replace(run, held=rows, nodes=new[0])
         return _with_waves(run, kind, ends, self.sums)
+
+    def _ever_needed(self) -> list[Flags]:
+        """``[N]`` flags, the same for each step: the nodes from which a wanted one is reached."""
+        need = np.zeros(self.wiring.nodes, dtype=bool)
+        need[self.wanted] = True
+        need = _with_ancestors(need, *self.wiring.between)
+        return [need & updated for updated in self.updated]
 
     def _needed(self) -> list[Flags]:
         """``[N]`` flags of each step: the nodes whose new states are read or wanted later."""
@@ -230,7 +260,8 @@ class _Writer:
                 stale[:] = True
             self.rows_at[step] = self.row
             written = chosen
-            if not self.sequential:  # in a sweep a source may change before or after its reader
+            # In a sweep a source may change before or after its reader.
+            if not (self.sequential or self.held):
                 written = changed = chosen & stale
                 stale &= ~written
                 if not wiring.never_zero.all():
