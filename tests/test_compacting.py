@@ -1,6 +1,8 @@
 """A compacted recurrent network against the masked whole one, and against a plain loop."""
 
 import copy
+import itertools
+import unittest.mock
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from support.wheels import by_hand, random_network
 
 import graphprune as gp
 from graphprune.adapters import ARGNN
-from graphprune.adapters.gnn import settle, train_bptt
+from graphprune.adapters.gnn import settle, train_bptt, unrolled_network
 
 UPDATES = ("sequential", "bernoulli", "synchronous")
 FLOAT64 = {"atol": 1e-11, "rtol": 1e-9}
@@ -57,10 +59,21 @@ def drawn(seed, update):
     seed=st.integers(0, 100_000),
     update=st.sampled_from(UPDATES),
     product=st.sampled_from(["sparse", "dense"]),
+    held=st.booleans(),
 )
-def test_outputs_states_and_gradients_are_those_of_the_masked_network(seed, update, product):
+def test_outputs_states_and_gradients_are_those_of_the_masked_network(seed, update, product, held):
+    """First by rows for any updates or found for these, then (``again``) by rows that are kept."""
     net, x, h0, drive = drawn(seed, update)
     small = net.compact(product=product)
+    times = itertools.cycle([0.0, 1.0] if held else [1.0, 0.0])
+    with unittest.mock.patch.object(unrolled_network, "seconds", side_effect=times):
+        compared(net, small, x, h0, drive)
+        compared(net, small, x, h0, drive)
+    if held and update == "bernoulli":
+        assert any(small.compaction._runs._held.values())
+
+
+def compared(net, small, x, h0, drive):
     assert len(small.edge_weight) <= int(net.edge_keep.sum())
     nodes = small.compaction.nodes
     given = [tensor for tensor in (x, h0, drive) if tensor is not None]

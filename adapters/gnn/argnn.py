@@ -123,6 +123,8 @@ class ARGNN(MessagePassing):
         count = self.steps if steps is None else steps
         whole = self.compaction
         drawn_by = (self.update_rule, count, self.rate, self.seed)
+        if self.update_rule == "synchronous":
+            generator = None  # nothing is drawn
         if whole is not None and generator is None and drawn_by in whole.schedules:
             return whole.schedules[drawn_by]
         drawing = torch.Generator().manual_seed(self.seed) if generator is None else generator

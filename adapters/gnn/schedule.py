@@ -113,15 +113,17 @@ class Schedule:
         return len(self.steps)
 
     def among(self, nodes: Tensor, edge_index: Tensor) -> Schedule:
-        """The same updates of some ``nodes [n]`` alone, which are now 0 to n - 1."""
+        """The same updates of some ``nodes [n]``, ascending, which are now 0 to n - 1."""
         nodes = nodes.cpu()
-        place = torch.full((self.num_nodes,), -1)
-        place[nodes] = torch.arange(len(nodes))
-        if self.update == "sequential":
+        if len(nodes) == self.num_nodes:
+            steps = self.steps
+        elif self.update == "sequential":
+            place = torch.full((self.num_nodes,), -1)
+            place[nodes] = torch.arange(len(nodes))
             orders = (place[order.cpu()] for order in self.steps)
             steps = tuple(order[order >= 0] for order in orders)
         else:
-            steps = tuple(step.cpu()[nodes] for step in self.steps)
+            steps = torch.stack(self.steps).cpu()[:, nodes].unbind()
         return Schedule(self.update, edge_index.cpu(), len(nodes), steps)
 
     @cached_property
@@ -142,13 +144,13 @@ def make_schedule(
 ) -> Schedule:
     """Draws ``steps`` steps over the nodes ``free [N]`` bool; ``rate`` is the Bernoulli chance."""
     free = free.cpu()
-    drawn: list[Tensor] = []
-    for _ in range(at_least(steps, 1, "steps")):
-        if update == "sequential":
-            nodes = torch.nonzero(free)[:, 0]
-            drawn.append(nodes[torch.randperm(len(nodes), generator=generator)])
-        elif update == "bernoulli":
-            drawn.append(free & (torch.rand(len(free), generator=generator) < rate))
-        else:
-            drawn.append(free)
-    return Schedule(update, edge_index.cpu(), len(free), tuple(drawn))
+    count = at_least(steps, 1, "steps")
+    if update == "sequential":
+        nodes = torch.nonzero(free)[:, 0]
+        orders = (torch.randperm(len(nodes), generator=generator) for _ in range(count))
+        drawn = tuple(nodes[order] for order in orders)
+    elif update == "bernoulli":
+        drawn = (free & (torch.rand(count, len(free), generator=generator) < rate)).unbind()
+    else:
+        drawn = (free,) * count
+    return Schedule(update, edge_index.cpu(), len(free), drawn)

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .wiring import Flags, Numbers, Wiring
+from .wiring import Flags, Numbers, Wiring, ranges
 
-__all__ = ["UnrolledRun", "Wave", "unroll"]
+__all__ = ["UnrolledRun", "Wave", "unroll", "unroll_held"]
 
 ZEROS, ONES = 0, 1
 _ABSENT = -1  # in place of a row: the state is zero
@@ -60,6 +60,8 @@ class UnrolledRun:
         waves: which rows are computed together, in order.
         output: the rows of the wanted states.
         one: the number of the factor 1.
+        held: of a run for any updates (:func:`unroll_held`), the rows of the nodes' first states.
+        nodes: and the nodes that have a row in each of its waves but that of the sums.
     """
 
     leaves: int
@@ -69,6 +71,8 @@ class UnrolledRun:
     waves: tuple[Wave, ...]
     output: Numbers
     one: int
+    held: Numbers | None = None
+    nodes: Numbers | None = None
 
     @property
     def computed(self) -> int:
@@ -104,6 +108,7 @@ def unroll(
     wanted: Numbers,
     *,
     first_states: bool = False,
+    by_level: bool = True,
 ) -> UnrolledRun:
     """Writes a run out.
 
@@ -113,12 +118,26 @@ def unroll(
         sequential: whether steps are sweeps.
         wanted: nodes whose states after the last step are wanted.
         first_states: whether states before the first step are given; else they are zero.
+        by_level: whether rows of several steps are computed together where many wait for few;
+            sorting them takes longer than it saves in one run. Sweeps always are.
     """
-    return _Writer(wiring, steps, sequential, wanted, first_states).run()
+    return _Writer(wiring, steps, sequential, wanted, first_states).run(by_level)
+
+
+def unroll_held(
+    wiring: Wiring, steps: int, wanted: Numbers, *, first_states: bool = False
+) -> UnrolledRun:
+    """Writes a run out for any updates of ``steps`` steps that are not sweeps.
+
+    Every node that matters has a row in every step. Where it does not update that is the state
+    before, which is held: more rows are computed, and none has to be found for new updates.
+    """
+    every = [wiring.free] * steps
+    return _Writer(wiring, every, False, wanted, first_states, held=True).run(by_level=False)
 
 
 class _Writer:
-    """Holds what is written so far; lists have a part for the sums and one for each step."""
+    """Decides step by step which nodes get a row, then writes what all of these rows read."""
 
     def __init__(
         self,
@@ -127,48 +146,52 @@ class _Writer:
         sequential: bool,
         wanted: Numbers,
         first_states: bool,
+        held: bool = False,
     ) -> None:
         self.wiring, self.sequential, self.wanted = wiring, sequential, wanted
+        self.held = held
         self.updated: list[Flags] = list(steps)
-        self.turns: list[Numbers] = []
         if sequential:
-            self.turns = [wiring.turns(order) for order in steps]
+            turns = [wiring.turns(order) for order in steps]
             rest = wiring.steps_until_rest(len(steps))
             self.updated = [
-                (turn < wiring.nodes) & (step < rest) for step, turn in enumerate(self.turns)
+                (turn < wiring.nodes) & (step < rest) for step, turn in enumerate(turns)
             ]
-        self.chosen = self._needed()
+            # Nodes that do not update come last: nobody reads a new state of theirs.
+            self.turns = np.full((len(steps), wiring.sources), wiring.nodes)
+            for own, turn, updated in zip(self.turns, turns, self.updated, strict=True):
+                own[: wiring.nodes][updated] = turn[updated]
+        self.chosen = self._ever_needed() if held else self._needed()
         self._give_leaves(first_states)
         self._sum_constants()
 
-    def run(self) -> UnrolledRun:
+    def run(self, by_level: bool) -> UnrolledRun:
         """Writes every step."""
-        self.stale = np.ones(self.wiring.nodes, dtype=bool)
-        for step in range(len(self.chosen)):
-            if self.wiring.drive == "by step":
-                self._drive(step)
-                self.stale[:] = True
-            if self.sequential:
-                self._sweep(step)
-            else:
-                self._together(step)
+        first = self.row.copy()
+        new = self._new_nodes()
         output = self.row[self.wanted]
         output[output == _ABSENT] = ZEROS
-        run = UnrolledRun(
-            self.leaves,
-            np.concatenate([[0], np.cumsum(np.concatenate(self.degrees))]),
-            np.concatenate(self.source),
-            np.concatenate(self.factor),
-            (),
-            output,
-            self.wiring.one,
-        )
-        kind = np.concatenate(self.kinds)
+        offsets, source, factor = self._readings(new)
+        run = UnrolledRun(self.leaves, offsets, source, factor, (), output, self.wiring.one)
+        kind = np.zeros(run.computed, dtype=np.int64)
+        kind[self.sums :] = self.wiring.kind[np.concatenate(new)]
         # Sorting rows by how long they wait pays where many of them wait for little.
-        if self.sequential or 2 * run.computed <= sum(int(flags.sum()) for flags in self.updated):
+        few = 2 * run.computed <= sum(int(flags.sum()) for flags in self.updated)
+        if self.sequential or (by_level and few):
             return _by_level(run, kind, self.sums)
-        ends = self.leaves + np.cumsum([len(part) for part in self.kinds])
+        ends = self.leaves + np.cumsum([self.sums, *map(len, new)])
+        if self.held:
+            rows = first[new[0]]
+            rows[rows == _ABSENT] = ZEROS
+            run = replace(run, held=rows, nodes=new[0])
         return _with_waves(run, kind, ends, self.sums)
+
+    def _ever_needed(self) -> list[Flags]:
+        """``[N]`` flags, the same for each step: the nodes from which a wanted one is reached."""
+        need = np.zeros(self.wiring.nodes, dtype=bool)
+        need[self.wanted] = True
+        need = _with_ancestors(need, *self.wiring.between)
+        return [need & updated for updated in self.updated]
 
     def _needed(self) -> list[Flags]:
         """``[N]`` flags of each step: the nodes whose new states are read or wanted later."""
@@ -179,7 +202,7 @@ class _Writer:
         for step in reversed(range(len(self.updated))):
             now = self.updated[step] & need
             if self.sequential:
-                new = self._reads_new(step, source, target)
+                new = self.turns[step][source] < self.turns[step][target]
                 now = _with_ancestors(now, source[new], target[new])
                 source_of_old = source[~new & now[target]]
             else:
@@ -188,11 +211,6 @@ class _Writer:
             need[source_of_old] = True
             chosen.append(now)
         return chosen[::-1]
-
-    def _reads_new(self, step: int, source: Numbers, target: Numbers) -> Flags:
-        """Whether edges between nodes carry the state that their source gets in this sweep."""
-        turn = self.turns[step]
-        return (turn[source] < turn[target]) & self.updated[step][source]
 
     def _give_leaves(self, first_states: bool) -> None:
         wiring, free = self.wiring, self.wiring.free_nodes
@@ -220,67 +238,72 @@ class _Writer:
         picked = used[target]
         summed = np.flatnonzero(used & wiring.has_sum)
         self.sums = len(summed)
-        self.degrees = [np.bincount(target[picked], minlength=wiring.nodes)[summed]]
-        self.source, self.factor = [self.row[source[picked]]], [factor[picked]]
-        self.kinds = [np.zeros(len(summed), dtype=np.int64)]
+        self.into_sums = (
+            np.bincount(target[picked], minlength=wiring.nodes)[summed],
+            self.row[source[picked]],
+            factor[picked],
+        )
         self.next = self.leaves + len(summed)
         self.row[wiring.sum_of(summed)] = np.arange(self.leaves, self.next)
 
-    def _together(self, step: int) -> None:
-        """Nodes that all read the states before the step."""
-        chosen = self.chosen[step] & self.stale
-        new = np.flatnonzero(chosen)
-        source, target, factor = self._received(chosen)
-        rows = self.row[source]
-        degree, rows, factor = self._without_zeros(new, target, rows, factor)
-        empty = (degree == 0) & self.wiring.keeps_zero[new]
-        changed = chosen
-        if empty.any():
-            changed = chosen.copy()
-            changed[new[empty & (self.row[new] == _ABSENT)]] = False
-            self.row[new[empty]] = _ABSENT
-            new, degree = new[~empty], degree[~empty]
-        self.stale &= ~chosen
-        sender, reader = self.wiring.between
-        self.stale[reader[changed[sender]]] = True
-        self.row[new] = self.next + np.arange(len(new))
-        self._write(new, degree, rows, factor)
+    def _new_nodes(self) -> list[Numbers]:
+        """The nodes that get a row, of each step; ``rows_at [steps + 1, sources]`` is filled."""
+        wiring, nodes = self.wiring, self.wiring.nodes
+        sender, reader = wiring.between
+        stale = np.ones(nodes, dtype=bool)
+        present = self.row[:nodes] != _ABSENT
+        self.rows_at = np.empty((len(self.chosen) + 1, wiring.sources), dtype=np.int64)
+        new: list[Numbers] = []
+        for step, chosen in enumerate(self.chosen):
+            if wiring.drive == "by step":
+                self._drive(step)
+                stale[:] = True
+            self.rows_at[step] = self.row
+            written = chosen
+            # In a sweep a source may change before or after its reader.
+            if not (self.sequential or self.held):
+                written = changed = chosen & stale
+                stale &= ~written
+                if not wiring.never_zero.all():
+                    filled = wiring.never_zero.copy()
+                    filled[reader[present[sender]]] = True
+                    changed = written & (filled | present)
+                    self.row[:nodes][written & ~filled] = _ABSENT
+                    present = np.where(written, filled, present)
+                    written = written & filled
+                stale[reader[changed[sender]]] = True
+            new.append(np.flatnonzero(written))
+            self.row[new[-1]] = np.arange(self.next, self.next + len(new[-1]))
+            self.next += len(new[-1])
+        self.rows_at[-1] = self.row
+        return new
 
-    def _sweep(self, step: int) -> None:
-        """Nodes one after another, each reading the newest states."""
-        chosen = self.chosen[step]
-        new = np.flatnonzero(chosen)
-        source, target, factor = self._received(chosen)
-        rows = self.row[source]
-        self.row[new] = self.next + np.arange(len(new))
-        inner = np.flatnonzero(source < self.wiring.nodes)
-        newest = inner[self._reads_new(step, source[inner], target[inner])]
-        rows[newest] = self.row[source[newest]]
-        self._write(new, *self._without_zeros(new, target, rows, factor))
-
-    def _received(self, chosen: Flags) -> tuple[Numbers, Numbers, Numbers]:
-        source, target, factor = self.wiring.received
-        if chosen.all():
-            return source, target, factor
-        picked = np.flatnonzero(chosen[target])
-        return source[picked], target[picked], factor[picked]
-
-    def _without_zeros(
-        self, new: Numbers, target: Numbers, rows: Numbers, factor: Numbers
-    ) -> tuple[Numbers, Numbers, Numbers]:
-        """How much each new node reads that is not zero; rows and factors of that."""
-        present = rows != _ABSENT
-        if present.all():
-            return self.wiring.in_degree[new], rows, factor
-        target, rows, factor = target[present], rows[present], factor[present]
-        return np.bincount(target, minlength=self.wiring.nodes)[new], rows, factor
-
-    def _write(self, new: Numbers, degree: Numbers, rows: Numbers, factor: Numbers) -> None:
-        self.next += len(new)
-        self.degrees.append(degree)
-        self.source.append(rows)
-        self.factor.append(factor)
-        self.kinds.append(self.wiring.kind[new])
+    def _readings(self, new: list[Numbers]) -> tuple[Numbers, Numbers, Numbers]:
+        """Offsets, source and factor of all rows, from the nodes that get one in each step."""
+        wiring, width = self.wiring, self.wiring.sources
+        nodes = np.concatenate(new)
+        sources, _, factors = wiring.received
+        degree = wiring.in_degree[nodes]
+        picked = ranges(wiring.first_received[nodes], degree)
+        source = sources[picked]
+        at = np.repeat(np.arange(len(new)) * width, [len(part) for part in new])
+        place = np.repeat(at, degree) + source
+        if self.sequential:
+            turns = self.turns.ravel()
+            place += width * (turns[place] < np.repeat(turns[at + nodes], degree))
+        rows, factor = self.rows_at.ravel()[place], factors[picked]
+        ends = np.cumsum(degree)
+        there = rows != _ABSENT
+        if not there.all():
+            ends = np.concatenate([[0], np.cumsum(there)])[ends]
+            rows, factor = rows[there], factor[there]
+        count, of_sums, factor_of_sums = self.into_sums
+        before = np.concatenate([[0], np.cumsum(count)])
+        return (
+            np.concatenate([before, before[-1] + ends]),
+            np.concatenate([of_sums, rows]),
+            np.concatenate([factor_of_sums, factor]),
+        )
 
 
 def _with_ancestors(chosen: Flags, source: Numbers, target: Numbers) -> Flags:
@@ -302,7 +325,7 @@ def _by_level(run: UnrolledRun, kind: Numbers, sums: int) -> UnrolledRun:
     row = np.concatenate([np.arange(run.leaves), run.leaves + place])
     degree = np.diff(run.offsets)[order]
     offsets = np.concatenate([[0], np.cumsum(degree)])
-    old = _ranges(run.offsets[:-1][order], degree)
+    old = ranges(run.offsets[:-1][order], degree)
     again = replace(
         run,
         offsets=offsets,
@@ -327,21 +350,18 @@ def _levels(run: UnrolledRun, sums: int) -> Numbers:
     by_source = csr_array(parts, shape=(count, count)).tocsc()
     level = np.zeros(count, dtype=np.int64)
     ready = np.flatnonzero(waits == 0)[sums:]  # sums wait for nothing
+    starts, counts = by_source.indptr, np.diff(by_source.indptr)
+    last = np.empty(count, dtype=np.int64)  # the place where a row stands last among readers
     number = 1
     while len(ready):
         level[ready] = number
-        starts = by_source.indptr[ready]
-        readers = by_source.indices[_ranges(starts, by_source.indptr[ready + 1] - starts)]
-        waits -= np.bincount(readers, minlength=count)
-        ready = np.unique(readers[waits[readers] == 0])
+        readers = by_source.indices[ranges(starts[ready], counts[ready])]
+        np.subtract.at(waits, readers, 1)
+        ready = readers[waits[readers] == 0]
+        last[ready] = places = np.arange(len(ready))
+        ready = ready[last[ready] == places]  # each once
         number += 1
     return level
-
-
-def _ranges(starts: NDArray[Any], lengths: NDArray[Any]) -> Numbers:
-    """The numbers of several ranges, one range behind the other."""
-    ends = np.cumsum(lengths)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
 def _with_waves(run: UnrolledRun, kind: Numbers, ends: Numbers, sums: int) -> UnrolledRun:

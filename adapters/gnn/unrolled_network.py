@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .schedule import Schedule
-from .unroll import UnrolledRun, unroll
-from .unrolled_run import DenseRun, Product, SparseRun, TorchRun, compute, faster
-from .wiring import Drive, Wiring
+from .unroll import UnrolledRun, unroll, unroll_held
+from .unrolled_compute import compute, faster, seconds
+from .unrolled_run import DenseRun, Product, SparseRun, TorchRun
+from .wiring import Drive, Numbers, Wiring
 
 __all__ = ["UnrolledNetwork"]
 
-_KEPT_RUNS = 4
+_KEPT_RUNS = 8
+
+
+# Whether first states are given, what drives nodes, whether they have biases.
+_Known = tuple[bool, Drive, bool]
+
+
+class _Kept(NamedTuple):
+    schedule: Schedule  # kept too: its number is free again when it is gone
+    run: TorchRun | None  # None until the schedule comes again
 
 
 class UnrolledNetwork:
@@ -55,12 +65,13 @@ class UnrolledNetwork:
             "kind": kind[self._order],
         }
         self._wirings: dict[tuple[Drive, bool], Wiring] = {}
-        self._runs: dict[tuple[Any, ...], tuple[Schedule, TorchRun]] = {}
+        self._runs: dict[tuple[Any, ...], _Kept] = {}
+        self._held: dict[tuple[Any, ...], TorchRun | None] = {}
         self._products: dict[tuple[Any, ...], Product] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and files begin without the runs that were kept."""
-        return {**self.__dict__, "_wirings": {}, "_runs": {}}
+        return {**self.__dict__, "_wirings": {}, "_runs": {}, "_held": {}}
 
     def __call__(
         self,
@@ -102,9 +113,9 @@ class UnrolledNetwork:
         else:
             factors = torch.cat([weight, bias.index_select(0, self._numbers(weight.device)), one])
         kind: Drive = "none" if drive is None else "by step" if by_step else "constant"
-        known = (h0 is not None, kind, bias is not None)
-        run = self._run(schedule, known, wanted, leaves, factors)
-        states = compute(run, leaves, factors)
+        known: _Known = (h0 is not None, kind, bias is not None)
+        run, updated = self._run(schedule, known, wanted, leaves, factors)
+        states = compute(run, leaves, factors, updated)
         return states.reshape(len(states), *leading, d).movedim(0, -2)
 
     def _numbers(self, device: torch.device) -> Tensor:
@@ -114,42 +125,115 @@ class UnrolledNetwork:
     def _run(
         self,
         schedule: Schedule,
-        known: tuple[bool, Drive, bool],
+        known: _Known,
         wanted: Tensor | None,
         leaves: Tensor,
         factors: Tensor,
-    ) -> TorchRun:
-        """The rows of a run, from those kept where they are."""
+    ) -> tuple[TorchRun, Tensor | None]:
+        """A run of these updates, or one for any updates and these.
+
+        It is kept where the updates come again. New updates may never do.
+        """
         gradients = torch.is_grad_enabled() and (leaves.requires_grad or factors.requires_grad)
         size = leaves.shape[1].bit_length()
-        tried = (schedule.update, size, gradients, leaves.device, leaves.dtype)
-        product = self.product or self._products.get(tried)
-        key = (id(schedule), known, wanted is None, leaves.device)
-        kept = self._runs.get((*key, product))
-        if kept is not None:
-            return kept[1]
-        rows = self._unrolled(schedule, known, wanted)
-        if product is None:
-            product = self._products[tried] = faster(rows, self.activations, leaves, factors)
-        run = (DenseRun if product == "dense" else SparseRun)(rows, self.activations, leaves.device)
+        # What is tried once, and decided for all runs like it.
+        like = (known, wanted is None, size, gradients, leaves.device, leaves.dtype)
+        key, given = (id(schedule), *like), (leaves, factors)
+        sequential = schedule.update == "sequential"
+        kept = self._runs.get(key)
+        if kept is not None and kept.run is not None:
+            return kept.run, None
+        if kept is None and not sequential:
+            held, updated = self._for_any(schedule, known, wanted, like, given)
+            if held is not None:
+                self._keep(key, schedule, None)
+                return held, updated
+        lasts = sequential or kept is not None
+        rows = self._unrolled(schedule, known, wanted, by_level=lasts)
+        run = self._made(rows, (schedule.update, *like), *given)
+        self._keep(key, schedule, run if lasts else None)
+        return run, None
+
+    def _keep(self, key: tuple[Any, ...], schedule: Schedule, run: TorchRun | None) -> None:
         while len(self._runs) >= _KEPT_RUNS:
             del self._runs[next(iter(self._runs))]
-        # The schedule is kept too: its number is free again when it is gone.
-        self._runs[*key, product] = schedule, run
-        return run
+        self._runs[key] = _Kept(schedule, run)
 
-    def _unrolled(
-        self, schedule: Schedule, known: tuple[bool, Drive, bool], wanted: Tensor | None
-    ) -> UnrolledRun:
-        first_states, drive, bias = known
+    def _made(
+        self,
+        rows: UnrolledRun,
+        kind: tuple[Any, ...],
+        leaves: Tensor,
+        factors: Tensor,
+        updated: Tensor | None = None,
+    ) -> TorchRun:
+        """By the product that was, or is now found, faster for runs of a kind."""
+        if kind not in self._products:
+            self._products[kind] = self.product or faster(
+                rows, self.activations, leaves, factors, updated
+            )
+        made = DenseRun if self._products[kind] == "dense" else SparseRun
+        return made(rows, self.activations, leaves.device)
+
+    def _for_any(
+        self,
+        schedule: Schedule,
+        known: _Known,
+        wanted: Tensor | None,
+        like: tuple[Any, ...],
+        given: tuple[Tensor, Tensor],
+    ) -> tuple[TorchRun | None, Tensor | None]:
+        """A run for any updates, where it takes less time than to find the rows of new ones."""
+        key = (len(schedule), *like)
+        if key not in self._held:
+            wiring, last = self._wiring(known), self._wanted(wanted)
+            rows = unroll_held(wiring, len(schedule), last, first_states=known[0])
+            updated = self._updated(schedule, rows, given[0].device)
+            held = self._made(rows, ("any", *like), *given, updated)
+
+            def planned() -> TorchRun:
+                rows = self._unrolled(schedule, known, wanted, by_level=False)
+                return self._made(rows, (schedule.update, *like), *given)
+
+            planned()  # its product is found once
+            pays = seconds(lambda: held, *given, updated) < seconds(planned, *given)
+            self._held[key] = held if pays else None
+        run = self._held[key]
+        if run is None:
+            return None, None
+        return run, self._updated(schedule, run.run, given[0].device)
+
+    def _updated(self, schedule: Schedule, rows: UnrolledRun, device: torch.device) -> Tensor:
+        """``[steps, n, 1]``: which of the nodes that have rows update."""
+        assert rows.nodes is not None
+        nodes = torch.from_numpy(self._order[rows.nodes])
+        return torch.stack(schedule.steps).cpu()[:, nodes, None].to(device)
+
+    def _wiring(self, known: _Known) -> Wiring:
+        _, drive, bias = known
         if (drive, bias) not in self._wirings:
             self._wirings[drive, bias] = Wiring(**self._facts, drive=drive, bias=bias)
+        return self._wirings[drive, bias]
+
+    def _wanted(self, wanted: Tensor | None) -> Numbers:
+        """The wanted nodes as rows number them."""
+        return self._place if wanted is None else self._place[wanted.cpu().numpy()]
+
+    def _unrolled(
+        self, schedule: Schedule, known: _Known, wanted: Tensor | None, by_level: bool = True
+    ) -> UnrolledRun:
         sequential = schedule.update == "sequential"
         steps = [step.cpu().numpy() for step in schedule.steps]
-        steps = [self._place[step] if sequential else step[self._order] for step in steps]
-        last = self._place if wanted is None else self._place[wanted.cpu().numpy()]
-        wiring = self._wirings[drive, bias]
-        return unroll(wiring, steps, sequential, last, first_states=first_states)
+        if self.activations[0] != self.activations[1]:  # else rows come in the nodes' order
+            steps = [self._place[step] if sequential else step[self._order] for step in steps]
+        return unroll(
+            self._wiring(known),
+            steps,
+            sequential,
+            self._wanted(wanted),
+            first_states=known[0],
+            by_level=by_level,
+        )
 
 
 def _columns(part: Tensor, leading: tuple[int, ...]) -> Tensor:

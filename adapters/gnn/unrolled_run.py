@@ -3,12 +3,11 @@
 Columns of the rows are examples and channels. The sparse products are torch's weighted sums of
 embeddings, which read, multiply and add rows in one pass; the dense ones are a matrix for each
 wave, over the rows that it reads. Which is faster depends on how much is left of the graph, on the
-columns and on the machine, so both are tried once (:func:`faster`).
+columns and on the machine, so both are tried once (:mod:`.unrolled_compute`).
 """
 
 from __future__ import annotations
 
-import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,16 +20,10 @@ from torch import Tensor
 
 from .unroll import UnrolledRun, Wave
 
-__all__ = ["PRODUCTS", "DenseRun", "Product", "SparseRun", "TorchRun", "compute", "faster"]
+__all__ = ["PRODUCTS", "DenseRun", "Product", "SparseRun", "TorchRun"]
 
 Product = Literal["sparse", "dense"]
 PRODUCTS: tuple[Product, ...] = ("sparse", "dense")
-# A processor multiplies and adds at most about this many numbers while it looks one edge up: where
-# matrices have more cells for an edge, they are not tried.
-_CELLS_PER_EDGE = 64
-_MOST_CELLS = 1 << 24
-_MOST_NUMBERS = 1 << 22  # computed at a time where nothing has to be kept for gradients
-_TRIALS = 3
 
 _aten = torch.ops.aten
 
@@ -83,23 +76,50 @@ class TorchRun(ABC):
 
     # ---------------------------------------------------------------- forwards
 
-    def rows(self, leaves: Tensor, factors: Tensor) -> Tensor:
-        """``[rows, M]`` from the given rows ``[leaves, M]`` and all factors."""
+    def rows(self, leaves: Tensor, factors: Tensor, updated: Tensor | None = None) -> Tensor:
+        """``[rows, M]`` from the given rows ``[leaves, M]`` and all factors.
+
+        ``updated [steps, n, 1]`` says which nodes of a run for any updates update.
+        """
         rows = leaves.new_empty(self.run.rows, leaves.shape[1])
-        rows[: self.run.leaves] = leaves
-        for wave, sums in zip(self.run.waves, self._sums(rows, factors), strict=True):
-            self._activate(wave, sums, rows)
+        given, *views = rows.split(self._sizes)
+        given.copy_(leaves)
+        before = leaves.index_select(0, self._held)
+        updates = self._by_wave(updated)
+        for wave, sums, out, now in zip(
+            self.run.waves, self._sums(rows, factors), views, updates, strict=True
+        ):
+            self._activate(wave, sums, out)
+            if now is not None:
+                before = torch.where(now, out, before, out=out)
         return rows
 
-    def _activate(self, wave: Wave, sums: Tensor, rows: Tensor) -> None:
+    @cached_property
+    def _held(self) -> Tensor:
+        return self._numbers([] if self.run.held is None else self.run.held)
+
+    def _by_wave(self, updated: Tensor | None) -> list[Tensor | None]:
+        """``[n, 1]`` bool for each wave; ``None`` where all of it is computed."""
+        if updated is None:
+            return [None] * len(self.run.waves)
+        steps = iter(updated.unbind())
+        return [None if wave.is_sum else next(steps) for wave in self.run.waves]
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """How many rows are given, and how many each wave has."""
+        return [self.run.leaves, *(wave.stop - wave.start for wave in self.run.waves)]
+
+    def _activate(self, wave: Wave, sums: Tensor, out: Tensor) -> None:
         if wave.is_sum:
-            rows[wave.start : wave.stop] = sums
-            return
-        split = wave.middle - wave.start
-        if split:
-            self._first.apply(sums[:split], rows[wave.start : wave.middle])
-        if wave.middle < wave.stop:
-            self._last.apply(sums[split:], rows[wave.middle : wave.stop])
+            out.copy_(sums)
+        elif wave.middle == wave.stop:
+            self._first.apply(sums, out)
+        else:
+            split = wave.middle - wave.start
+            if split:
+                self._first.apply(sums[:split], out[:split])
+            self._last.apply(sums[split:], out[split:])
 
     def read(self, rows: Tensor) -> Tensor:
         """``[n, M]``: the wanted states."""
@@ -113,19 +133,33 @@ class TorchRun(ABC):
 
     @abstractmethod
     def gradients(
-        self, gradient: Tensor, rows: Tensor, factors: Tensor, leaves: bool, weights: bool
+        self,
+        gradient: Tensor,
+        rows: Tensor,
+        factors: Tensor,
+        updated: Tensor | None,
+        leaves: bool,
+        weights: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of leaves and factors from that of the wanted states ``[n, M]``."""
 
-    def _derive(self, wave: Wave, gradient: Tensor, rows: Tensor, out: Tensor) -> None:
+    def _split(self, felt: Tensor, held: Any, now: Tensor | None) -> tuple[Tensor, Any]:
+        """What is felt at a wave's rows: as far as they were computed, and as far as held."""
+        if now is None:
+            return felt, held
+        felt = felt + held
+        return felt.masked_fill(~now, 0.0), felt.masked_fill(now, 0.0)
+
+    def _derive(self, wave: Wave, gradient: Tensor, values: Tensor, out: Tensor) -> None:
         if wave.is_sum:
             out.copy_(gradient)
-            return
-        split = wave.middle - wave.start
-        if split:
-            self._first.derive(gradient[:split], rows[wave.start : wave.middle], out[:split])
-        if wave.middle < wave.stop:
-            self._last.derive(gradient[split:], rows[wave.middle : wave.stop], out[split:])
+        elif wave.middle == wave.stop:
+            self._first.derive(gradient, values, out)
+        else:
+            split = wave.middle - wave.start
+            if split:
+                self._first.derive(gradient[:split], values[:split], out[:split])
+            self._last.derive(gradient[split:], values[split:], out[split:])
 
 
 class _Bags:
@@ -149,21 +183,19 @@ class SparseRun(TorchRun):
 
     @cached_property
     def _bags(self) -> tuple[list[_Bags], list[int]]:
-        run = self.run
-        spans = [(wave.start - run.leaves, wave.stop - run.leaves) for wave in run.waves]
-        return self._cut(run.source, run.offsets, spans)
+        return self._cut(self.run.source, self.run.offsets, self._sizes[1:])
 
-    def _cut(
-        self, index: Any, offsets: Any, spans: list[tuple[int, int]]
-    ) -> tuple[list[_Bags], list[int]]:
-        """Bags for each span of rows, and how many numbers each has."""
-        bounds = [(int(offsets[start]), int(offsets[stop])) for start, stop in spans]
-        numbers, ends = self._numbers(index), self._numbers(offsets)
-        bags = [
-            _Bags(numbers[a:b], ends[start : stop + 1] - a)
-            for (start, stop), (a, b) in zip(spans, bounds, strict=True)
-        ]
-        return bags, [b - a for a, b in bounds]
+    def _cut(self, index: Any, offsets: Any, sizes: list[int]) -> tuple[list[_Bags], list[int]]:
+        """Bags for each span of so many rows, and how many numbers each has."""
+        first = offsets[np.cumsum([0, *sizes])]
+        # Each span's offsets begin with 0 and end with its length, in one tensor for all.
+        spans = np.repeat(np.arange(len(sizes)), [size + 1 for size in sizes] or 0)
+        own = self._numbers(offsets[np.arange(len(spans)) - spans] - first[spans])
+        lengths = np.diff(first).tolist()
+        parts = zip(
+            self._numbers(index).split(lengths), own.split([n + 1 for n in sizes]), strict=True
+        )
+        return [_Bags(*part) for part in parts], lengths
 
     def _sums(self, rows: Tensor, factors: Tensor) -> Any:
         bags, sizes = self._bags
@@ -174,26 +206,34 @@ class SparseRun(TorchRun):
     @cached_property
     def _back(self) -> tuple[list[_Bags], list[int], Tensor]:
         """Bags of the readers of the leaves, then of each wave."""
-        run = self.run
-        offsets, readers, factor = run.readers
-        spans = [(0, run.leaves)] + [(wave.start, wave.stop) for wave in run.waves]
-        return *self._cut(readers, offsets, spans), self._numbers(factor)
+        offsets, readers, factor = self.run.readers
+        return *self._cut(readers, offsets, self._sizes), self._numbers(factor)
 
     def gradients(
-        self, gradient: Tensor, rows: Tensor, factors: Tensor, leaves: bool, weights: bool
+        self,
+        gradient: Tensor,
+        rows: Tensor,
+        factors: Tensor,
+        updated: Tensor | None,
+        leaves: bool,
+        weights: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         """See the base class; every row collects from its readers, which come after it."""
         run, wanted = self.run, len(self._output)
         bags, sizes, factor = self._back
         weight = factors.index_select(0, factor).split(sizes)
         felt = rows.new_empty(wanted + run.computed, rows.shape[1])  # at sums, behind the wanted
-        felt[:wanted] = gradient
+        first, *views = felt.split([wanted, *self._sizes[1:]])
+        first.copy_(gradient)
+        values = rows.split(self._sizes)
+        updates, held = self._by_wave(updated), 0
         for number in range(len(run.waves), 0, -1):
-            wave = run.waves[number - 1]
-            start = wanted + wave.start - run.leaves
-            out = felt[start : start + wave.stop - wave.start]
-            self._derive(wave, bags[number](felt, weight[number]), rows, out)
+            at_rows = bags[number](felt, weight[number])
+            at_rows, held = self._split(at_rows, held, updates[number - 1])
+            self._derive(run.waves[number - 1], at_rows, values[number], views[number - 1])
         of_leaves = bags[0](felt, weight[0]) if leaves else None
+        if of_leaves is not None and isinstance(held, Tensor):
+            of_leaves.index_add_(0, self._held, held)
         if not weights or not len(run.source):
             return of_leaves, torch.zeros_like(factors) if weights else None
         products = torch.sparse.sampled_addmm(
@@ -260,81 +300,28 @@ class DenseRun(TorchRun):
             yield matrix.filled(factors) @ rows.index_select(0, matrix.columns)
 
     def gradients(
-        self, gradient: Tensor, rows: Tensor, factors: Tensor, leaves: bool, weights: bool
+        self,
+        gradient: Tensor,
+        rows: Tensor,
+        factors: Tensor,
+        updated: Tensor | None,
+        leaves: bool,
+        weights: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         """See the base class; every wave gives to the rows it read."""
         run = self.run
         felt = torch.zeros_like(rows).index_add_(0, self._output, gradient)
         of_factors = torch.zeros_like(factors) if weights else None
-        for wave, matrix in zip(run.waves[::-1], self._matrices[::-1], strict=True):
-            here = felt[wave.start : wave.stop]
+        updates, held = self._by_wave(updated)[::-1], 0
+        for wave, matrix, now in zip(run.waves[::-1], self._matrices[::-1], updates, strict=True):
+            here, held = self._split(felt[wave.start : wave.stop], held, now)
             at_sums = torch.empty_like(here)
-            self._derive(wave, here, rows, at_sums)
+            self._derive(wave, here, rows[wave.start : wave.stop], at_sums)
             felt.index_add_(0, matrix.columns, matrix.filled(factors).T @ at_sums)
             if of_factors is not None:
                 products = at_sums @ rows.index_select(0, matrix.columns).T
                 read = products.flatten().index_select(0, matrix.cells)
                 of_factors.index_add_(0, matrix.factor, read)
+        if isinstance(held, Tensor):
+            felt.index_add_(0, self._held, held)
         return felt[: run.leaves] if leaves else None, of_factors
-
-
-class _Compute(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, leaves: Tensor, factors: Tensor, run: TorchRun) -> Tensor:
-        rows = run.rows(leaves, factors)
-        ctx.save_for_backward(rows, factors)
-        ctx.run = run
-        return run.read(rows)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        rows, factors = ctx.saved_tensors
-        leaves, weights = ctx.needs_input_grad[:2]
-        return *ctx.run.gradients(gradient, rows, factors, leaves, weights), None
-
-
-def compute(run: TorchRun, leaves: Tensor, factors: Tensor) -> Tensor:
-    """``[n, M]``: the wanted states of a run, from the given rows ``[leaves, M]`` and factors."""
-    if torch.is_grad_enabled() and (leaves.requires_grad or factors.requires_grad):
-        computed: Tensor = _Compute.apply(leaves, factors, run)  # type: ignore[no-untyped-call]
-        return computed
-    size = max(32, _MOST_NUMBERS // run.run.rows)
-    with torch.no_grad():
-        if leaves.shape[1] <= size:
-            return run.read(run.rows(leaves, factors))
-        parts = [run.read(run.rows(part, factors)) for part in leaves.split(size, 1)]
-        return torch.cat(parts, 1)
-
-
-def faster(
-    run: UnrolledRun, activations: tuple[str, str], leaves: Tensor, factors: Tensor
-) -> Product:
-    """The product that computes a run in less time, with gradients where they are wanted."""
-    if not 0 < _cells(run) <= min(_MOST_CELLS, _CELLS_PER_EDGE * len(run.source)):
-        return "sparse"
-    gradients = torch.is_grad_enabled() and (leaves.requires_grad or factors.requires_grad)
-
-    def seconds(tried: TorchRun) -> float:
-        best = float("inf")
-        for _ in range(_TRIALS):
-            start = time.perf_counter()
-            out = compute(tried, leaves.detach(), factors.detach().requires_grad_(gradients))
-            if gradients:
-                out.sum().backward()
-            _ = float(out.detach().sum())  # a device has then finished
-            best = min(best, time.perf_counter() - start)
-        return best
-
-    dense, sparse = (kind(run, activations, leaves.device) for kind in (DenseRun, SparseRun))
-    return "dense" if seconds(dense) < seconds(sparse) else "sparse"
-
-
-def _cells(run: UnrolledRun) -> int:
-    """Entries of all waves' matrices together."""
-    cells = 0
-    for wave in run.waves:
-        first, last = wave.start - run.leaves, wave.stop - run.leaves
-        read = np.unique(run.source[run.offsets[first] : run.offsets[last]])
-        cells += (last - first) * len(read)
-    return cells

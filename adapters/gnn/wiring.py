@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Drive", "Flags", "Numbers", "Wiring"]
+__all__ = ["Drive", "Flags", "Numbers", "Wiring", "ranges"]
 
 Numbers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -127,6 +127,19 @@ class Wiring:
         """``[N]``: how much each node receives, the sums as one."""
         return np.bincount(self.received[1], minlength=self.nodes)
 
+    @cached_property
+    def first_received(self) -> Numbers:
+        """``[N]``: where what each node receives begins."""
+        return np.cumsum(self.in_degree) - self.in_degree
+
+    @cached_property
+    def never_zero(self) -> Flags:
+        """``[N]``: nodes that an update cannot set to zero for want of anything to read."""
+        source, target, _ = self.received
+        given = np.ones(self.sources, dtype=bool)
+        given[: self.nodes] = ~self.free
+        return ~self.keeps_zero | (np.bincount(target[given[source]], minlength=self.nodes) > 0)
+
     def steps_until_rest(self, most: int) -> Numbers:
         """``[N]``: after how many steps in which all nodes update a node never changes again.
 
@@ -150,6 +163,17 @@ class Wiring:
         turn = np.full(self.nodes, self.nodes)
         turn[order] = np.arange(len(order))
         return turn
+
+
+def ranges(starts: NDArray[Any], lengths: NDArray[Any]) -> Numbers:
+    """The numbers of several ranges, one range behind the other.
+
+    Example:
+        >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+        [5, 6, 0, 1, 2]
+    """
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
 def _by_target(
