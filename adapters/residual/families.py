@@ -16,7 +16,7 @@ class Attention:
     """An attention branch: paths of its projections and its norm under a layer.
 
     ``query``, ``key`` and ``value`` are one path where one projection holds all queries, then all
-    keys, then all values. ``norm`` is applied to what the branch reads, or, with ``post``, to the
+    keys, then all values; with ``by_head`` each head's query, key and value together. ``norm`` is applied to what the branch reads, or, with ``post``, to the
     stream after the branch was added. ``cross``: keys and values read the encoder's output.
     """
 
@@ -27,6 +27,7 @@ class Attention:
     norm: str
     post: bool = False
     cross: bool = False
+    by_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,10 @@ class Stack:
     """Layers that add to one residual stream.
 
     ``base`` is the path from the model to the stack; ``embedding`` (whose output is the message of
-    the node ``input``), ``embedding_norm``, ``layers`` and ``final_norm`` are paths under it.
-    ``prefix`` begins the names of its nodes.
+    the node ``input``), ``embedding_norm``, ``resize`` (a linear map behind that norm, left out
+    where a model has none), ``layers`` and ``final_norm`` are paths under it. ``inner``: what
+    ``layers`` lists are groups of layers under this name, which are run several times to make up
+    the depth (ALBERT). ``prefix`` begins the names of its nodes.
     """
 
     base: str
@@ -59,6 +62,8 @@ class Stack:
     final_norm: str | None = None
     heads: str = "num_attention_heads"
     prefix: str = ""
+    resize: str | None = None
+    inner: str | None = None
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from graphprune.core.model import (
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.util.plain import weights_hash
 
+from ..lm.describe.norms import wide
+from .attribution import Attribution
 from .engine import Engine
 from .families import ResidualFamily
-from .forward import Probe
 from .reference import MessageMeans, ResidualReference, summed_messages
 
 __all__ = ["ResidualModel"]
@@ -136,7 +137,7 @@ class ResidualModel(MaskedModel):
         graph, clean = self.graph, checked.clean
         gates, constant, shares = gradient_points(gates, weights, constant, graph.num_nodes)
         deltas = [
-            (one - two).expand_as(one)
+            wide(one - two).expand_as(one)
             for one, two in zip(clean, checked.ablated_now().messages, strict=True)
         ]
         length = max(messages.shape[2] for messages in clean)
@@ -145,15 +146,9 @@ class ResidualModel(MaskedModel):
         by_neuron = [edges.new_zeros(len(d), d.shape[-1]) for d in deltas] if neurons else []
         groups = [list(group.nodes) for group in self.parts.groups]
         for gate, fixed, share in zip(gates, constant, shares, strict=True):
-            leaf = torch.zeros_like(edges, requires_grad=True)
-            own = [torch.zeros_like(n, requires_grad=True) for n in by_neuron]
-            chosen = [fixed[nodes] for nodes in groups] if bool(fixed.any()) else None
-            probe = Probe(leaf, deltas, own or None, clean, chosen)
-            outputs = checked.outputs(gate[graph.edge_index[0]], probe)
-            found = torch.autograd.grad(objective(outputs).sum(), [leaf, *own])
-            edges += share * found[0]
-            for total, each in zip(by_neuron, found[1:], strict=True):
-                total += share * each
+            chosen = fixed if bool(fixed.any()) else None
+            watch = Attribution(self.parts, deltas, clean, chosen, share, edges, by_neuron)
+            watch.backward(objective(checked.watched(gate, watch)).sum())
         edge = edges.cpu()
         total = edge.sum(0) if by_position else edge
         node = torch.zeros(graph.num_nodes, dtype=edge.dtype)
@@ -197,7 +192,10 @@ class ResidualModel(MaskedModel):
         shape, dtype = (count, self.parts.width), self.engine.summed_in
         constants = torch.zeros(shape, dtype=dtype, device=self.engine.device)
         if start.kind == "mean" and not start.per_position:
-            constants = torch.cat([m[:, 0, 0] for m in start.values.messages]).to(constants)
+            each = [m[:, 0, 0] for m in start.values.messages]
+            pad = torch.nn.functional.pad  # an embedding may be narrower than its layers
+            wider = [pad(m, (0, shape[1] - m.shape[1])) for m in each]
+            constants = torch.cat(wider).to(constants)
         elif start.kind != "zero":
             raise InputError(
                 "learned constants start from zero or from means pooled over positions "

@@ -14,8 +14,9 @@ from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError
 
 from .engine import Engine
-from .forward import Ablated, Forward, Probe, zeros_for
+from .forward import Forward
 from .inputs import read_inputs
+from .streams import Ablated, Watch, zeros_for
 
 __all__ = ["MessageMeans", "ResidualReference", "summed_messages"]
 
@@ -78,13 +79,18 @@ class ResidualReference(Reference):
             return Ablated([self._spread(i, m) for i, m in enumerate(values.messages)])
         (constants,) = self.ablation.parameters
         nodes = [group.nodes for group in self.engine.parts.groups]
-        if constants.shape != (sum(map(len, nodes)), self.clean[0].shape[-1]):
+        if constants.shape != (sum(map(len, nodes)), self.engine.parts.width):
             raise InputError(
                 f"learned constants of the shape {list(constants.shape)} come from another model: "
                 "use model.learned_ablation(start)"
             )
-        parts = constants.to(self.clean[0]).split([len(group) for group in nodes])
-        return Ablated([self._spread(i, part[:, None, None]) for i, part in enumerate(parts)])
+        each = constants.to(self.clean[0]).split([len(group) for group in nodes])
+        return Ablated(
+            [  # an embedding may be narrower than its layers
+                self._spread(i, part[:, None, None, : self.clean[i].shape[-1]])
+                for i, part in enumerate(each)
+            ]
+        )
 
     def _spread(self, group: int, messages: Tensor) -> Tensor:
         """Messages where their nodes send any: an embedding sends none at a class token."""
@@ -107,11 +113,21 @@ class ResidualReference(Reference):
         pairs = zip(self.clean, self.ablated_now().messages, strict=True)
         return all(equal_but_for_rounding(one, two) for one, two in pairs)
 
-    def outputs(self, mask: Tensor, probe: Probe | None = None) -> Tensor:
+    def outputs(self, mask: Tensor) -> Tensor:
         """Outputs under one mask ``[E]`` or ``[B, E]``."""
         self.engine.snapshot.require_same(self.weights)
-        mask = mask.to(self.engine.device)
-        forward = Forward(self.engine.parts, mask, self.ablated_now(), probe)
+        forward = Forward(self.engine.parts, mask.to(self.engine.device), self.ablated_now())
+        return self.engine.run(forward, self.inputs).outputs
+
+    def watched(self, gates: Tensor | None, watch: Watch) -> Tensor:
+        """Outputs with a gate ``[N]`` for each node (``None``: all open), looked on at."""
+        self.engine.snapshot.require_same(self.weights)
+        parts, open_ = self.engine.parts, gates is None or bool((gates == 1).all())
+        if open_ or gates is None:
+            forward = Forward(parts, watch=watch)
+        else:
+            gates = gates.to(self.engine.device)
+            forward = Forward(parts, None, self.ablated_now(), gates=gates, watch=watch)
         return self.engine.run(forward, self.inputs).outputs
 
     @property
