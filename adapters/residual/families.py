@@ -16,8 +16,9 @@ class Attention:
     """An attention branch: paths of its projections and its norm under a layer.
 
     ``query``, ``key`` and ``value`` are one path where one projection holds all queries, then all
-    keys, then all values; with ``by_head`` each head's query, key and value together. ``norm`` is applied to what the branch reads, or, with ``post``, to the
-    stream after the branch was added. ``cross``: keys and values read the encoder's output.
+    keys, then all values; with ``by_head`` each head's query, key and value together. ``norm`` is
+    applied to what the branch reads, or, with ``post``, to the stream after the branch was added.
+    ``cross``: keys and values read the encoder's output.
     """
 
     query: str
