@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,10 @@ from torch import Tensor, nn
 
 from graphprune.util.modes import quiet
 
+from ..lm.attribution.relevance import HalfRule, Rule, identity_rule
 from ..lm.describe.hooks import is_plain
+from ..lm.describe.module_copies import ACTIVATION_MODULES
+from ..lm.describe.norms import describe_norm, is_norm
 from .parts import AttentionParts, Function, MlpParts, Parts, Place
 from .streams import Ablated, Streams, Watch
 
@@ -34,7 +37,9 @@ class Forward:
 
     ``sent`` are the groups' messages ``[w, B, T, D]``, ``entries`` each stack's stream without any
     of them, ``fronts`` how many of its positions stand before those that its embedding fills (a
-    class token). Arguments are those of :class:`Streams`.
+    class token). Arguments are those of :class:`Streams`, and the ``rule`` of gradients: with
+    RelP's activations and norms that are modules, and products of two activations, have its rules
+    all over the model.
     """
 
     def __init__(
@@ -45,8 +50,9 @@ class Forward:
         *,
         gates: Tensor | None = None,
         watch: Watch | None = None,
+        rule: Rule = "gradient",
     ) -> None:
-        self.parts = parts
+        self.parts, self.rule = parts, rule
         self.streams = Streams(parts, mask, ablated, gates, watch)
         self.sent: list[Tensor] = []
         self.entries: list[Tensor] = []
@@ -56,7 +62,8 @@ class Forward:
 
     def run(self, inputs: Mapping[str, Any]) -> Any:
         """What the module gives on ``inputs``."""
-        with quiet(self.parts.model), self._diverted():
+        rules = nullcontext() if self.rule == "gradient" else HalfRule()
+        with quiet(self.parts.model), self._diverted(), rules:
             outputs = self.parts.model(**inputs)
         self.sent = [self.streams.sent[i] for i in range(len(self.parts.groups))]
         self.entries = [self._entry[i] for i in range(len(self.parts.entries))]
@@ -69,9 +76,14 @@ class Forward:
         """The user's modules doing what a masked run needs; as they were afterwards."""
         before: list[tuple[nn.Module, Any]] = []
         try:
-            for module, calls in self._planned().items():
+            planned, rules = self._planned(), list(self._by_rule())
+            for module, calls in planned.items():
                 before.append((module, module.__dict__.get("forward")))
                 module.__dict__["forward"] = _in_turn(module, module.forward, calls)
+            for module, forward in rules:
+                if module not in planned:
+                    before.append((module, module.__dict__.get("forward")))
+                    module.__dict__["forward"] = forward
             yield
         finally:
             for module, own in reversed(before):
@@ -115,10 +127,23 @@ class Forward:
                 planned[module].append(makers)
         return planned
 
+    def _by_rule(self) -> Iterator[tuple[nn.Module, Function]]:
+        """The activations and norms whose gradients are a rule's."""
+        if self.rule == "gradient":
+            return
+        like = next(p for p in self.parts.model.parameters() if p.is_floating_point())
+        for name, module in self.parts.model.named_modules():
+            if type(module).__module__ in ACTIVATION_MODULES:
+                yield module, partial(identity_rule, module.forward)
+            elif is_norm(module, like.detach().reshape(-1)[:8]):
+                yield module, describe_norm(module, name).frozen
+
     def _embedding(self, stack: int, module: nn.Module, forward: Function) -> Function:
         def embed(*args: Any, **options: Any) -> Tensor:
             out: Tensor = forward(*args, **options)
-            self._embedded[stack] = out if out.ndim == 3 else out.flatten(2).mT
+            own = out if out.ndim == 3 else out.flatten(2).mT
+            times = self.parts.multipliers[stack]
+            self._embedded[stack] = own if times == 1 else own * times
             return torch.zeros_like(out)
 
         return embed
@@ -149,15 +174,25 @@ class Forward:
             first, last = rows[0], rows[-1] + 1
             near = rows == tuple(range(first, last))
             own = streams if whole else streams[first:last] if near else streams[list(rows)]
-            return _by_row(module, forward, own)
+            out = _by_row(module, forward, own)
+            return out if self.rule != "relp-frozen" else self._values_only(out, place, rows)
 
         return project
+
+    def _values_only(self, out: Tensor, place: Place, rows: tuple[int, ...]) -> Tensor:
+        """Projections of which queries and keys have no gradient, so that patterns have none."""
+        values = torch.tensor([place.rows[row][1] == 2 for row in rows], device=out.device)
+        each = out.unflatten(-1, (len(rows), -1))
+        return torch.where(values[:, None], each, each.detach()).flatten(-2)
 
     def _heads_output(
         self, branch: AttentionParts, module: nn.Module, forward: Function
     ) -> Function:
         def send(x: Tensor) -> Tensor:
             messages, bias = _by_head(module, forward, x, branch.heads)
+            if branch.scale is not None:
+                messages = branch.scale(messages)
+                bias = None if bias is None else branch.scale(bias)
             self.streams.add(branch.group, messages, bias)
             for _, place, _ in branch.projections:
                 self.streams.forget(place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from graphprune.core.model import (
     Ablation,
     Gradients,
     MaskedModel,
+    Messages,
     Objective,
     Reference,
     each_mask,
@@ -26,8 +27,9 @@ from graphprune.core.model import (
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.util.plain import weights_hash
 
+from ..lm.attribution.relevance import Rule
 from ..lm.describe.norms import wide
-from .attribution import Attribution
+from .attribution import Attribution, Points, arriving
 from .engine import Engine
 from .families import ResidualFamily
 from .reference import MessageMeans, ResidualReference, summed_messages
@@ -81,6 +83,7 @@ class ResidualModel(MaskedModel):
             "architecture": kind,
             "nodes": self.graph.num_nodes,
             "edges": self.graph.num_edges,
+            "d_model": self.parts.width,
             "dtype": str(self.engine.weight.dtype).removeprefix("torch."),
             "weights": weights_hash(sorted(self.module.state_dict().items())),
         }
@@ -131,6 +134,35 @@ class ResidualModel(MaskedModel):
         constant: Tensor | None = None,
     ) -> Gradients:
         """Attribution at the clean model or at gated nodes; see the capability."""
+        return self._attributed(
+            batch, objective, reference, gates, weights, by_position, neurons, constant
+        )
+
+    def relevance_gradients(
+        self,
+        batch: Batch,
+        objective: Objective,
+        reference: Reference | None = None,
+        *,
+        by_position: bool = False,
+        frozen: bool = False,
+    ) -> Gradients:
+        """Relevance at the clean model; see the capability."""
+        rule: Rule = "relp-frozen" if frozen else "relp"
+        return self._attributed(batch, objective, reference, by_position=by_position, rule=rule)
+
+    def _attributed(
+        self,
+        batch: Batch,
+        objective: Objective,
+        reference: Reference | None,
+        gates: Tensor | None = None,
+        weights: Tensor | None = None,
+        by_position: bool = False,
+        neurons: bool = False,
+        constant: Tensor | None = None,
+        rule: Rule = "gradient",
+    ) -> Gradients:
         checked = self._checked(batch, reference)
         if by_position and batch.slots is not None:
             raise InputError("scores by span are for decoder-only models; leave the spans out")
@@ -147,8 +179,11 @@ class ResidualModel(MaskedModel):
         groups = [list(group.nodes) for group in self.parts.groups]
         for gate, fixed, share in zip(gates, constant, shares, strict=True):
             chosen = fixed if bool(fixed.any()) else None
-            watch = Attribution(self.parts, deltas, clean, chosen, share, edges, by_neuron)
-            watch.backward(objective(checked.watched(gate, watch)).sum())
+            watch = Attribution(
+                self.parts, deltas, clean, chosen, share, edges, by_neuron,
+                frozen=rule != "gradient",
+            )  # fmt: skip
+            watch.backward(objective(checked.watched(gate, watch, rule)).sum())
         edge = edges.cpu()
         total = edge.sum(0) if by_position else edge
         node = torch.zeros(graph.num_nodes, dtype=edge.dtype)
@@ -163,6 +198,24 @@ class ResidualModel(MaskedModel):
     def source_groups(self) -> list[list[int]]:
         """Each stack's embedding, then layer by layer heads together and the MLP."""
         return [list(group.nodes) for group in self.parts.groups]
+
+    def messages(self, batch: Batch) -> Iterator[Messages]:
+        """Clean messages place by place, as they arrive there; see the capability.
+
+        Under post-norms a message arrives through the norms on its way, whose scales are constants:
+        so all that arrives adds up to what is read.
+        """
+        checked, watch, parts = self.reference(batch, Ablation("zero")), Points(), self.parts
+        with torch.no_grad():
+            checked.watched(None, watch)
+            for stack in range(len(parts.entries)):
+                weight = checked.weight(stack)
+                found = arriving(parts, stack, checked.clean, watch.points, frozen=True)
+                for place, values in found:
+                    edges = torch.arange(place.edges.start, place.edges.stop)
+                    rows = edges.view(len(place.rows), -1)
+                    total = parts.behind(place.groups[-1], watch.points[place.groups[-1]])
+                    yield Messages(rows, values.clone(), total, weight)
 
     # ---------------------------------------------------------------- other ablations
 

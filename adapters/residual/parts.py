@@ -112,6 +112,7 @@ class AttentionParts:
     output: nn.Module
     group: int
     heads: int
+    scale: Function | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +139,7 @@ class Parts:
         self.branches: list[AttentionParts | MlpParts] = []
         self.embeddings: list[nn.Module] = []
         self.entries: list[nn.Module] = []
+        self.multipliers: list[float] = []  # of what the embeddings give
         self.layers: list[list[nn.Module]] = []
         self._edges = 0
         self._layers = 0  # of the stacks so far: a decoder's count on from the encoder's
@@ -192,6 +194,8 @@ class Parts:
         heads = int(getattr(base.config, stack.heads))
         entry = stack.embedding_norm
         self.embeddings.append(self._part(base, stack.embedding))
+        times = 1.0 if stack.multiplier is None else float(getattr(base, stack.multiplier))
+        self.multipliers.append(times)
         self.entries.append(layers[0] if entry is None else self._part(base, entry))
         first = Node(f"{stack.prefix}input", "embed")
         self._group(number, [first], self._norm(base, entry, stack.resize))
@@ -264,7 +268,8 @@ class Parts:
             order = order.view(3, heads).T.flatten() if branch.by_head else order
             projections = ((query, places[0], tuple(order.tolist())),)
         output = self._part(layer, branch.output)
-        self.branches.append(AttentionParts(projections, output, group, heads))
+        scale = None if branch.scale is None else self._part(layer, branch.scale).forward
+        self.branches.append(AttentionParts(projections, output, group, heads, scale))
 
     def _graph(self) -> ComputationalGraph:
         sources, targets, kinds = [], [], []
@@ -290,3 +295,8 @@ class Parts:
     def first_group(self, stack: int) -> int:
         """The number of a stack's embedding among the groups."""
         return next(i for i, group in enumerate(self.groups) if group.stack == stack)
+
+    def behind(self, group: int, x: Tensor) -> Tensor:
+        """A stream ``x`` to which a group was added, normed where a norm stands behind it."""
+        norm = self.groups[group].norm
+        return x if norm is None else wide(norm(x.to(norm.norm.gain.dtype)))

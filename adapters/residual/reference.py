@@ -13,6 +13,7 @@ from graphprune.core.model import Ablation, Reference
 from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError
 
+from ..lm.attribution.relevance import Rule
 from .engine import Engine
 from .forward import Forward
 from .inputs import read_inputs
@@ -119,16 +120,24 @@ class ResidualReference(Reference):
         forward = Forward(self.engine.parts, mask.to(self.engine.device), self.ablated_now())
         return self.engine.run(forward, self.inputs).outputs
 
-    def watched(self, gates: Tensor | None, watch: Watch) -> Tensor:
+    def watched(self, gates: Tensor | None, watch: Watch, rule: Rule = "gradient") -> Tensor:
         """Outputs with a gate ``[N]`` for each node (``None``: all open), looked on at."""
         self.engine.snapshot.require_same(self.weights)
         parts, open_ = self.engine.parts, gates is None or bool((gates == 1).all())
         if open_ or gates is None:
-            forward = Forward(parts, watch=watch)
+            forward = Forward(parts, watch=watch, rule=rule)
         else:
             gates = gates.to(self.engine.device)
             forward = Forward(parts, None, self.ablated_now(), gates=gates, watch=watch)
         return self.engine.run(forward, self.inputs).outputs
+
+    def weight(self, stack: int) -> Tensor:
+        """``[B, T]``: 1 at what a stack reads, 0 at padding."""
+        batch, length = self.clean[self.engine.parts.first_group(stack)].shape[1:3]
+        weight = self.inputs.weights[stack]
+        if weight is None or weight.shape[1] != length:
+            return self._full.new_ones(batch, length)
+        return weight
 
     @property
     def full(self) -> Tensor:
@@ -161,16 +170,12 @@ def summed_messages(
 ) -> tuple[Tensor, Tensor]:
     """A group's messages summed over examples (and positions), and how many there were."""
     messages, stack = reference.clean[group].double(), reference.engine.parts.groups[group].stack
-    weight, front = reference.inputs.weights[stack], reference.fronts[stack]
-    batch, length = messages.shape[1:3]
-    if weight is None or weight.shape[1] != length:
-        weight = messages.new_ones(batch, length)
+    weight, front = reference.weight(stack).double(), reference.fronts[stack]
     if per_position and not bool((weight == 1).all()):
         raise InputError(
             "means for each position need inputs without padding; pool over positions "
             "(ablation='mean') instead"
         )
-    weight = weight.double().clone()
     if reference.engine.is_embedding(group) and not per_position:
         weight[:, :front] = 0
     total = torch.einsum("wbtd,bt->wtd", messages, weight)[:, None]

@@ -104,6 +104,7 @@ class ModelChoice:
         if self.system is not None:
             return Loaded(self.system.model(), self.system, self.name)
         from graphprune.core.registry import wrap
+        from graphprune.tasks.inputs import know_start
 
         module = self.load_module(note)
         source = self.place()
@@ -114,6 +115,7 @@ class ModelChoice:
                 tokenizer = None
             else:
                 tokenizer = _tokenizer(self.name, source)
+        know_start(tokenizer, module.config)
         fine = {} if self.nodes == "auto" else {"nodes": self.nodes}
         return Loaded(wrap(module, **fine), tokenizer, self.name)
 
