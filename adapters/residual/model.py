@@ -20,8 +20,8 @@ from graphprune.core.model import (
     Messages,
     Objective,
     Reference,
-    each_mask,
     gradient_points,
+    mask_values,
     require_same_batch,
 )
 from graphprune.errors import InputError, UnsupportedModelError
@@ -105,7 +105,8 @@ class ResidualModel(MaskedModel):
     ) -> Tensor:
         """Outputs under a mask; see :meth:`graphprune.MaskedModel.run`."""
         checked = self._checked(batch, reference)
-        return each_mask(self.graph, mask, checked.outputs, batch.size)
+        values = mask_values(self.graph, mask, batch.size)
+        return checked.outputs(values) if values.ndim == 1 else checked.stacked(values)
 
     def _checked(self, batch: Batch, reference: Reference | None) -> ResidualReference:
         if reference is None:

@@ -16,8 +16,10 @@ from graphprune.errors import InputError
 from ..lm.attribution.relevance import Rule
 from .engine import Engine
 from .forward import Forward
-from .inputs import read_inputs
+from .inputs import Inputs, read_inputs
 from .streams import Ablated, Watch, zeros_for
+
+_AT_ONCE = 1024  # tokens of a forward that runs several masks
 
 __all__ = ["MessageMeans", "ResidualReference", "summed_messages"]
 
@@ -116,9 +118,31 @@ class ResidualReference(Reference):
 
     def outputs(self, mask: Tensor) -> Tensor:
         """Outputs under one mask ``[E]`` or ``[B, E]``."""
+        return self._masked(mask, self.ablated_now(), self.inputs)
+
+    def stacked(self, masks: Tensor) -> Tensor:
+        """Outputs ``[K, B, ...]`` under masks ``[K, E]`` or ``[K, B, E]``.
+
+        Small batches are copied, so that one forward runs several masks.
+        """
+        size, tokens = self.batch.size, self.clean[0].shape[1] * self.clean[0].shape[2]
+        few = max(1, _AT_ONCE // tokens)
+        if few == 1 or len(masks) == 1:
+            return torch.stack([self.outputs(mask) for mask in masks])
+        ablated, found = self.ablated_now(), []
+        for part in masks.split(few):
+            copies = len(part)
+            each = part if part.ndim == 3 else part[:, None].expand(-1, size, -1)
+            outputs = self._masked(
+                each.flatten(0, 1), ablated.repeated(copies), self.inputs.repeated(copies)
+            )
+            found.append(outputs.unflatten(0, (copies, size)))
+        return torch.cat(found)
+
+    def _masked(self, mask: Tensor, ablated: Ablated, inputs: Inputs) -> Tensor:
         self.engine.snapshot.require_same(self.weights)
-        forward = Forward(self.engine.parts, mask.to(self.engine.device), self.ablated_now())
-        return self.engine.run(forward, self.inputs).outputs
+        forward = Forward(self.engine.parts, mask.to(self.engine.device), ablated)
+        return self.engine.run(forward, inputs).outputs
 
     def watched(self, gates: Tensor | None, watch: Watch, rule: Rule = "gradient") -> Tensor:
         """Outputs with a gate ``[N]`` for each node (``None``: all open), looked on at."""
