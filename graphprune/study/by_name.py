@@ -261,7 +261,8 @@ def _class(origin: Mapping[str, Any]) -> Any:
         with suppress(OSError):  # an adapter's folder has no configuration
             config = transformers.PreTrainedConfig.get_config_dict(**origin)[0]
     for name in config.get("architectures") or ():
-        whole = name.endswith("ForConditionalGeneration") and config.get("is_encoder_decoder")
+        texts = name.endswith(("ForConditionalGeneration", "MTModel"))
+        whole = texts and config.get("is_encoder_decoder")
         if whole or name.endswith(_HEADS):
             return getattr(transformers, name, transformers.AutoModelForCausalLM)
     return transformers.AutoModelForCausalLM
