@@ -14,7 +14,8 @@ import graphprune as gp
 
 NAMES = tuple(MODELS)
 # T5's norms take their variance in float32, whatever the model is in.
-TOLERANCE = {"t5": 3e-5, "mt5": 3e-5, "t5-gated": 3e-5, "modernbert": 1e-5}
+TOLERANCE = {"t5": 3e-5, "mt5": 3e-5, "t5-gated": 3e-5, "modernbert": 1e-5,
+             "deberta": 1e-6, "deberta-classes": 1e-6}  # fmt: skip
 
 
 def plain(module: Any, drawn: gp.Batch, side: str) -> Tensor:
@@ -97,3 +98,115 @@ def test_gradients_are_differences_and_attributions_are_gradients(name: str) -> 
     torch.testing.assert_close(places.edge.sum(1), want)
     for node, values in places.neurons.items():
         torch.testing.assert_close(values.sum(), found.node[wrapped.graph.node_number[node]])
+
+
+def constant_scale(norm: Any, x: Tensor) -> Tensor:
+    """A norm of which gradients take the scale as a constant."""
+    if isinstance(norm, torch.nn.LayerNorm):
+        x = x - x.mean(-1, keepdim=True)
+    eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    out = x / (x.square().mean(-1, keepdim=True) + eps).sqrt().detach() * norm.weight
+    return out if getattr(norm, "bias", None) is None else out + norm.bias
+
+
+def with_rules(module: Any, name: str) -> Any:
+    """The module with RelP's rules written out: ratios of activations, norms, halved gates."""
+
+    def half(x: Tensor) -> Tensor:
+        return 0.5 * x + 0.5 * x.detach()
+
+    for part in module.modules():
+        kind = type(part).__name__
+        if kind.endswith("Norm"):
+            part.forward = lambda x, norm=part: constant_scale(norm, x)
+        elif type(part).__module__.endswith((".activations", ".activation")):
+            act = part.forward
+            part.forward = lambda x, act=act: x * (act(x) / x).detach()
+        elif kind == "T5DenseGatedActDense":
+            part.forward = lambda x, m=part: m.wo(half(m.act(m.wi_0(x)) * m.wi_1(x)))
+        elif kind == "ModernBertMLP":
+
+            def gated(x: Tensor, m: Any = part) -> Tensor:
+                one, two = m.Wi(x).chunk(2, -1)
+                return m.Wo(half(m.act(one) * two))
+
+            part.forward = gated
+    return module
+
+
+@pytest.mark.parametrize("name", ["vit", "bert", "modernbert", "t5-gated", "bart", "clip-vision"])
+def test_relevance_is_the_oracles_gradient_under_the_rules(name: str) -> None:
+    wrapped, drawn = gp.wrap(model(name)), batch(name, size=2)
+    reference = wrapped.reference(drawn)
+    first = lambda outputs: outputs.flatten(1)[:, 0]  # noqa: E731
+    found = wrapped.relevance_gradients(drawn, first, reference)
+    written = with_rules(model(name), name)
+    ones = torch.ones(2, wrapped.graph.num_edges, dtype=torch.float64, requires_grad=True)
+    names = list(wrapped.graph.edge_names)
+    outputs = expected(name, written, drawn, ones, names, "counterfactual")
+    (want,) = torch.autograd.grad(first(outputs).sum(), ones)
+    tolerance = max(1e-6, TOLERANCE.get(name, 0))
+    torch.testing.assert_close(found.edge, want.sum(0), rtol=1e-4, atol=tolerance)
+    assert not torch.allclose(found.edge, wrapped.edge_gradients(drawn, first, reference).edge)
+    held = wrapped.relevance_gradients(drawn, first, reference, frozen=True).edge
+    asks = (wrapped.graph.edge_kind[:, None] == torch.tensor([0, 1])).any(1)
+    assert not bool(held[asks].any())
+    assert bool(held[~asks].any())
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "bart", "modernbert"])
+def test_messages_arrive_through_norms_and_add_up(name: str) -> None:
+    wrapped, drawn = gp.wrap(model(name)), batch(name)
+    graph, clean = wrapped.graph, wrapped.reference(drawn).clean
+    places = list(wrapped.messages(drawn))
+    edges = torch.cat([place.edges.flatten() for place in places])
+    assert edges.sort().values.tolist() == list(range(graph.num_edges))
+    # What arrives is the derivative of what is read by a factor on the message, under constant
+    # scales: by the plain module, with hooks that scale what a part adds.
+    if name != "bert":
+        return
+    module = with_rules(model(name), name)
+    ids = dict(drawn.clean)
+    read: dict[str, Tensor] = {}
+    factor = torch.ones((), dtype=torch.float64, requires_grad=True)
+    dense = module.bert.encoder.layer[0].output.dense
+    plain_dense = dense.forward
+    dense.forward = lambda x: factor * plain_dense(x).detach()
+    last = module.bert.encoder.layer[1]
+    last.intermediate.dense.register_forward_pre_hook(lambda m, args: read.update(x=args[0]))
+    module(**ids)
+    number = graph.node_number
+    place = next(p for p in places if int(graph.edge_index[1, p.edges[0, 0]]) == number["m1"])
+    writers = graph.edge_index[0, place.edges[0]].tolist()
+    torch.testing.assert_close(place.total, read["x"].detach())
+    # Only the way along the stream counts, not that through the next layer's attention.
+    x = last.attention.self
+    for part in (x.query, x.key, x.value):
+        own = part.forward
+        part.forward = lambda h, own=own: own(h.detach())
+    module(**ids)
+    out, at = read["x"], writers.index(number["m0"])
+    for b, t, d in ((0, 0, 0), (1, 2, 5), (2, 3, 7)):
+        (want,) = torch.autograd.grad(out[b, t, d], factor, retain_graph=True)
+        torch.testing.assert_close(place.values[at, b, t, d], want)
+    assert clean[0].shape[0] == 1
+
+
+@pytest.mark.parametrize("name", ["vit", "bert-classes", "electra", "albert", "t5", "bart"])
+def test_a_stack_of_masks_gives_the_runs_one_by_one(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped, drawn = gp.wrap(model(name)), batch(name)
+    edges, whole = wrapped.graph.num_edges, wrapped.reference(drawn)
+    monkeypatch.setattr("graphprune.adapters.residual.reference._AT_ONCE", 40)  # two at a time
+    learned = wrapped.learned_ablation(wrapped.mean_ablation([drawn]))
+    for reference in (whole, wrapped.reference(drawn, learned)):
+        for masks in (drawn_masks(edges, 5), drawn_masks(edges, 15).view(5, 3, edges)):
+            masks = masks.clone().requires_grad_(True)
+            got = wrapped.run(drawn, masks, reference)
+            alone = torch.cat([wrapped.run(drawn, mask[None], reference) for mask in masks])
+            torch.testing.assert_close(got, alone, rtol=1e-6, atol=1e-6)
+            (one,) = torch.autograd.grad(got[..., 0].sum(), masks)
+            (other,) = torch.autograd.grad(alone[..., 0].sum(), masks)
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+            assert float((got[0] - got[1]).detach().abs().max()) > 1e-4

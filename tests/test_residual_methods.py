@@ -15,7 +15,7 @@ from support.residual_models import batch, model, reads
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import graphprune as gp
-from graphprune.conformance import check_adapter
+from graphprune.conformance import check_adapter, check_method
 from graphprune.errors import InputError, UnsupportedModelError
 
 KINDS = ("vit", "bert", "bert-classes", "t5", "bart")
@@ -73,6 +73,8 @@ def test_methods_judge_and_save(name: str, tmp_path: Path) -> None:
         assert result.mask.num_kept or result.remarks  # a threshold may remove every edge
         report = gp.evaluate(masked, prompts, result.mask)
         assert report["n_edges"] == result.mask.num_kept
+    for scorer in (gp.RelP(), gp.InformationFlow()):
+        assert bool(scorer.score(masked, prompts).values.any())
     for ablation in ("zero", "mean", "optimal"):
         if ablation == "optimal":
             result = gp.UGS(steps=2, ablation="optimal").fit(masked, prompts, size=0.5)
@@ -122,6 +124,12 @@ def test_positions_and_gates_are_those_of_single_runs() -> None:
     )
     assert not bool(held.edge[graph.edge_index[1] == node].any())
     assert bool(held.edge[graph.edge_index[0] == node].any())
+
+
+@pytest.mark.parametrize("method", [gp.RelP(), gp.InformationFlow()], ids=lambda m: m.label)
+def test_methods_that_look_inside_conform(method: Any) -> None:
+    for name in ("bert", "bart"):
+        assert set(check_method(method, wrapped(name), task(name, 3)).values()) == {"passed"}
 
 
 def test_edges_are_named_as_a_decoders() -> None:
@@ -241,7 +249,8 @@ def test_models_that_cannot_be_wrapped_say_why() -> None:
         (tf.ViTModel(model("vit").config), "has no vit"),
         (tf.BertForQuestionAnswering(model("bert").config), "has a head|has none"),
         (tf.DebertaV2ForMaskedLM(tf.DebertaV2Config(hidden_size=8, num_attention_heads=2,
-         num_hidden_layers=1, intermediate_size=8, vocab_size=9)), "layer"),
+         num_hidden_layers=1, intermediate_size=8, vocab_size=9, conv_kernel_size=3)),
+         "failed the exactness check"),
     ):  # fmt: skip
         with pytest.raises(UnsupportedModelError, match=said):
             gp.wrap(module)
@@ -253,6 +262,8 @@ def test_models_that_cannot_be_wrapped_say_why() -> None:
     with pytest.raises(InputError, match="option"):
         gp.wrap(module, nodes="block")
     assert {"bert", "t5", "vit", "bart", "gpt2"} <= set(gp.supported()["transformers"])
+    with pytest.raises(UnsupportedModelError, match=r"'bert'\) are not estimated"):
+        gp.plan(module)
     family = gp.describe(module)
     assert "ResidualFamily(model_types=('bert',)" in str(family)
     assert gp.describe(gp.wrap(module, family=family)) == family
@@ -283,7 +294,43 @@ def test_the_command_line_takes_an_encoder(tmp_path: Path, capsys: pytest.Captur
     circuit = gp.Circuit.load(tmp_path / "circuit")
     assert circuit.graph == gp.wrap(module).graph
     assert 0 < circuit.mask.num_kept < 46
+    assert call("export", tmp_path / "circuit", "--to", "mib", "--to", "html") == 0
     capsys.readouterr()
     model("vit", dtype=torch.float32).save_pretrained(tmp_path / "vit")
     assert call("info", "--model", tmp_path / "vit", "--json") == 0
     assert out_of(capsys)["model"]["architecture"] == "ViTForImageClassification"
+    options = ("--model", tmp_path / "vit", "--task", prompts, "--method", "eap", "--size", "0.5")
+    assert call("discover", *options, "--out", tmp_path / "none") == 2
+    assert "tasks for models that read images are made in Python" in capsys.readouterr().err
+
+
+def test_the_command_line_takes_an_encoder_decoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tokenizer = words("Paris", "Rome", "is", "in", "wet", "dry")
+    folder, prompts = tmp_path / "bart", tmp_path / "pairs.jsonl"
+    model("bart", dtype=torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    names = ("Paris", "Rome", "wet", "dry")
+    records = [
+        {"clean": f"{a} is", "corrupt": f"{b} is", "decoder": "in", "answer": a, "distractor": b}
+        for a in names for b in names if a != b
+    ]  # fmt: skip
+    prompts.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert call("info", "--model", folder, "--task", prompts, "--json") == 0
+    assert out_of(capsys)["task"]["tokens"] == {"least": 4, "median": 4, "most": 4}
+    options = ("--model", folder, "--task", prompts, "--method", "eap", "--size", "0.5", "-q")
+    assert call("discover", *options, "--held-out", "0", "--out", tmp_path / "circuit") == 0
+    capsys.readouterr()
+    with pytest.raises(InputError, match=r"start=model\.config"):
+        gp.Task.from_jsonl(prompts, tokenizer)
+    tokenizer.decoder_start_token_id = 2
+    task = gp.Task.from_jsonl(prompts, tokenizer)
+    batch = next(task.batches())
+    assert batch.clean["decoder_input_ids"][0].tolist() == [2, 8]
+    kept = gp.Circuit.load(tmp_path / "circuit")
+    assert kept.graph == wrapped("bart").graph
+    with pytest.raises(InputError, match=r"for gp\.tasks\.sequences"):
+        gp.Task.from_pairs(records, tokenizer)
+    with pytest.raises(InputError, match="'decoder' must be a text"):
+        gp.Task.from_pairs([{"clean": "Paris", "decoder": 3}], tokenizer)

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from graphprune.core.batch import Batch
+from graphprune.core.sanity_checks import require_alike, runs_beside
 from graphprune.errors import GraphPruneError, NumericalError, UnsupportedModelError
 from graphprune.util.modes import quiet
 
-from ..lm.describe.norms import largest_gap
 from .inputs import answered, read_inputs
 from .model import ResidualModel
 
 __all__ = ["check_exactness"]
 
-_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.12, torch.float16: 0.03}
 _LENGTH = 6
 
 
@@ -79,24 +78,12 @@ def check_exactness(model: ResidualModel) -> None:
     if not all(bool(torch.isfinite(outputs).all()) for outputs in plain):
         raise NumericalError(f"{name} gives NaN or infinite outputs on random inputs")
     try:
-        reference = model.reference(batch)
-        edges = torch.ones(model.graph.num_edges)
-        compared = {
-            "the clean pass": (reference.full, plain[0]),
-            "the corrupted pass": (reference.ablated, plain[1]),
-            "mask 1 against the plain model": (model.run(batch, edges, reference), plain[0]),
-            "mask 0 against the plain model": (model.run(batch, 0 * edges, reference), plain[1]),
-        }
+        compared = runs_beside(model, batch, *plain)
     except Exception as error:
         raise UnsupportedModelError(
             f"{name} could not be run as its family describes it: {type(error).__name__}: {error}"
         ) from error
-    for what, (ours, theirs) in compared.items():
-        gap, size = largest_gap(ours, theirs), float(theirs.double().abs().max()) + 1.0
-        tolerance = _TOLERANCE.get(theirs.dtype, 1e-3) * size
-        if not gap <= tolerance:
-            raise UnsupportedModelError(
-                f"{name} failed the exactness check: {what} differs by {gap:.3g} (outputs up to "
-                f"{size:.3g}, tolerance {tolerance:.3g}); its architecture is not what its family "
-                "describes"
-            )
+    dtype = plain[0].dtype
+    require_alike(
+        compared, name, dtype, lambda: "its architecture is not what its family describes"
+    )

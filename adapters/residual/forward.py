@@ -9,49 +9,27 @@ Everything else (attention, its masks and position biases, pooling, heads) is th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from graphprune.util.modes import quiet
 
+from ..lm.attribution.relevance import HalfRule, Rule, identity_rule
 from ..lm.describe.hooks import is_plain
-from ..lm.describe.norms import wide
+from ..lm.describe.module_copies import ACTIVATION_MODULES
+from ..lm.describe.norms import describe_norm, is_norm
 from .parts import AttentionParts, Function, MlpParts, Parts, Place
+from .streams import Ablated, Streams, Watch
 
-__all__ = ["Ablated", "Forward", "Probe"]
+__all__ = ["Forward"]
 
-
-@dataclass(frozen=True, eq=False)
-class Ablated:
-    """What stands in for each group's messages: ``[w, B, T, D]``, where an axis may be 1."""
-
-    messages: list[Tensor]
-
-    def totals(self) -> list[Tensor]:
-        """The sums of each group's."""
-        return [wide(messages).sum(0) for messages in self.messages]
-
-
-@dataclass(frozen=True, eq=False)
-class Probe:
-    """Zeros whose gradients are attributions.
-
-    ``edges [E]`` or ``[T, E]`` times ``deltas`` is added to what each reader reads; ``neurons``
-    (``[w, D]`` for each group) times the deltas to what all of the group's readers read.
-    ``constants``: for each group, which nodes' messages are those of ``clean``, with no gradient.
-    """
-
-    edges: Tensor
-    deltas: list[Tensor]
-    neurons: list[Tensor] | None
-    clean: list[Tensor]
-    constants: list[Tensor] | None
+Maker = Any  # of (module, forward) -> what the module does at one call
 
 
 class Forward:
@@ -59,7 +37,9 @@ class Forward:
 
     ``sent`` are the groups' messages ``[w, B, T, D]``, ``entries`` each stack's stream without any
     of them, ``fronts`` how many of its positions stand before those that its embedding fills (a
-    class token).
+    class token). Arguments are those of :class:`Streams`, and the ``rule`` of gradients: with
+    RelP's activations and norms that are modules, and products of two activations, have its rules
+    all over the model.
     """
 
     def __init__(
@@ -67,27 +47,26 @@ class Forward:
         parts: Parts,
         mask: Tensor | None = None,
         ablated: Ablated | None = None,
-        probe: Probe | None = None,
+        *,
+        gates: Tensor | None = None,
+        watch: Watch | None = None,
+        rule: Rule = "gradient",
     ) -> None:
-        self.parts, self.mask, self.ablated, self.probe = parts, mask, ablated, probe
+        self.parts, self.rule = parts, rule
+        self.streams = Streams(parts, mask, ablated, gates, watch)
         self.sent: list[Tensor] = []
         self.entries: list[Tensor] = []
         self.fronts: list[int] = []
-        self._totals = None if ablated is None else ablated.totals()
-        self._by_group: dict[int, Tensor] = {}
-        self._deltas: dict[int, Tensor] = {}
-        self._biases: dict[int, Tensor] = {}
         self._embedded: dict[int, Tensor] = {}
         self._entry: dict[int, Tensor] = {}
-        self._read: dict[Place, Tensor] = {}
 
     def run(self, inputs: Mapping[str, Any]) -> Any:
         """What the module gives on ``inputs``."""
-        with quiet(self.parts.model), self._diverted():
+        rules = nullcontext() if self.rule == "gradient" else HalfRule()
+        with quiet(self.parts.model), self._diverted(), rules:
             outputs = self.parts.model(**inputs)
-        self.sent = [self._by_group[i] for i in range(len(self.parts.groups))]
+        self.sent = [self.streams.sent[i] for i in range(len(self.parts.groups))]
         self.entries = [self._entry[i] for i in range(len(self.parts.entries))]
-        self._read.clear()
         return outputs
 
     # ---------------------------------------------------------------- what modules do meanwhile
@@ -96,13 +75,15 @@ class Forward:
     def _diverted(self) -> Iterator[None]:
         """The user's modules doing what a masked run needs; as they were afterwards."""
         before: list[tuple[nn.Module, Any]] = []
-
-        def divert(module: nn.Module, make: Any, *args: Any) -> None:
-            before.append((module, module.__dict__.get("forward")))
-            module.__dict__["forward"] = make(module, module.forward, *args)
-
         try:
-            self._divert_all(divert)
+            planned, rules = self._planned(), list(self._by_rule())
+            for module, calls in planned.items():
+                before.append((module, module.__dict__.get("forward")))
+                module.__dict__["forward"] = _in_turn(module, module.forward, calls)
+            for module, forward in rules:
+                if module not in planned:
+                    before.append((module, module.__dict__.get("forward")))
+                    module.__dict__["forward"] = forward
             yield
         finally:
             for module, own in reversed(before):
@@ -111,84 +92,125 @@ class Forward:
                 else:
                     module.__dict__["forward"] = own
 
-    def _divert_all(self, divert: Any) -> None:
+    def _planned(self) -> dict[nn.Module, list[list[Maker]]]:
+        """For each module and each of its calls, in order, what is done there.
+
+        Layers may share modules, and two stacks a table. Calls beyond these are the module's own,
+        such as those of DeBERTa's projections on its table of distances.
+        """
         parts = self.parts
-        for module in dict.fromkeys(parts.embeddings):
-            stacks = [i for i, other in enumerate(parts.embeddings) if other is module]
-            divert(module, self._embedding, stacks)
+        planned: dict[nn.Module, list[list[Maker]]] = defaultdict(list)
+        for stack, module in enumerate(parts.embeddings):
+            planned[module].append([partial(self._embedding, stack)])
         for stack, module in enumerate(parts.entries):
-            divert(module, self._entering, stack)
+            first = parts.layers[stack][0]
+            if module is not first:
+                planned[module].append([partial(self._entering, stack)])
+            for index, layer in enumerate(parts.layers[stack]):
+                makers: list[Maker] = []
+                if module is first and index == 0:
+                    makers.append(partial(self._entering, stack))
+                if stack == len(parts.entries) - 1 and index == len(parts.layers[stack]) - 1:
+                    makers.append(self._last_layer)
+                planned[layer].append(makers)
         for branch in parts.branches:
+            here: dict[nn.Module, list[Maker]] = defaultdict(list)
             if isinstance(branch, MlpParts):
                 for module in branch.inputs:
-                    divert(module, self._reading, branch)
-                divert(branch.output, self._mlp_output, branch)
+                    here[module].append(partial(self._reading, branch))
+                here[branch.output].append(partial(self._mlp_output, branch))
             else:
                 for module, place, rows in branch.projections:
-                    divert(module, self._projecting, place, rows)
-                divert(branch.output, self._heads_output, branch)
-        divert(parts.last_layer, self._last_layer)
+                    here[module].append(partial(self._projecting, place, rows))
+                here[branch.output].append(partial(self._heads_output, branch))
+            for module, makers in here.items():
+                planned[module].append(makers)
+        return planned
 
-    def _embedding(self, module: nn.Module, forward: Function, stacks: list[int]) -> Function:
-        calls = iter(stacks)  # a table that both stacks share is asked by one after the other
+    def _by_rule(self) -> Iterator[tuple[nn.Module, Function]]:
+        """The activations and norms whose gradients are a rule's."""
+        if self.rule == "gradient":
+            return
+        like = next(p for p in self.parts.model.parameters() if p.is_floating_point())
+        for name, module in self.parts.model.named_modules():
+            if type(module).__module__ in ACTIVATION_MODULES:
+                yield module, partial(identity_rule, module.forward)
+            elif is_norm(module, like.detach().reshape(-1)[:8]):
+                yield module, describe_norm(module, name).frozen
 
+    def _embedding(self, stack: int, module: nn.Module, forward: Function) -> Function:
         def embed(*args: Any, **options: Any) -> Tensor:
             out: Tensor = forward(*args, **options)
-            self._embedded[next(calls)] = out if out.ndim == 3 else out.flatten(2).mT
+            own = out if out.ndim == 3 else out.flatten(2).mT
+            times = self.parts.multipliers[stack]
+            self._embedded[stack] = own if times == 1 else own * times
             return torch.zeros_like(out)
 
         return embed
 
-    def _entering(self, module: nn.Module, forward: Function, stack: int) -> Function:
+    def _entering(self, stack: int, module: nn.Module, forward: Function) -> Function:
         def enter(*args: Any, **options: Any) -> Any:
             x = args[0] if args else options["hidden_states"]
             own = self._embedded.pop(stack)
             front = x.shape[1] - own.shape[1]
             self.fronts.append(front)
             self._entry[stack] = x
+            self.streams.enter(stack, x)
             padded = nn.functional.pad(own, (0, 0, front, 0))
-            self._record(self.parts.first_group(stack), padded[None])
+            self.streams.add(self.parts.first_group(stack), padded[None])
             return forward(*args, **options)
 
         return enter
 
     def _projecting(
-        self, module: nn.Module, forward: Function, place: Place, rows: slice
+        self, place: Place, rows: tuple[int, ...], module: nn.Module, forward: Function
     ) -> Function:
         def project(x: Tensor, *args: Any, **options: Any) -> Tensor:
-            streams = self._stream(place)
+            streams = self.streams.read(place)
             if len(streams) == 1:
                 out: Tensor = forward(streams[0])
                 return out
-            return _by_row(module, forward, streams[rows])
+            whole = rows == tuple(range(len(streams)))
+            first, last = rows[0], rows[-1] + 1
+            near = rows == tuple(range(first, last))
+            own = streams if whole else streams[first:last] if near else streams[list(rows)]
+            out = _by_row(module, forward, own)
+            return out if self.rule != "relp-frozen" else self._values_only(out, place, rows)
 
         return project
 
+    def _values_only(self, out: Tensor, place: Place, rows: tuple[int, ...]) -> Tensor:
+        """Projections of which queries and keys have no gradient, so that patterns have none."""
+        values = torch.tensor([place.rows[row][1] == 2 for row in rows], device=out.device)
+        each = out.unflatten(-1, (len(rows), -1))
+        return torch.where(values[:, None], each, each.detach()).flatten(-2)
+
     def _heads_output(
-        self, module: nn.Module, forward: Function, branch: AttentionParts
+        self, branch: AttentionParts, module: nn.Module, forward: Function
     ) -> Function:
         def send(x: Tensor) -> Tensor:
             messages, bias = _by_head(module, forward, x, branch.heads)
-            if bias is not None:
-                self._biases[branch.group] = bias
-            self._record(branch.group, messages)
+            if branch.scale is not None:
+                messages = branch.scale(messages)
+                bias = None if bias is None else branch.scale(bias)
+            self.streams.add(branch.group, messages, bias)
             for _, place, _ in branch.projections:
-                self._read.pop(place, None)
+                self.streams.forget(place)
             return torch.zeros_like(messages[0])
 
         return send
 
-    def _reading(self, module: nn.Module, forward: Function, branch: MlpParts) -> Function:
+    def _reading(self, branch: MlpParts, module: nn.Module, forward: Function) -> Function:
         def read(x: Tensor, *args: Any, **options: Any) -> Any:
-            return forward(self._stream(branch.place)[0], *args, **options)
+            return forward(self.streams.read(branch.place)[0], *args, **options)
 
         return read
 
-    def _mlp_output(self, module: nn.Module, forward: Function, branch: MlpParts) -> Function:
+    def _mlp_output(self, branch: MlpParts, module: nn.Module, forward: Function) -> Function:
         def send(x: Tensor, *args: Any, **options: Any) -> Tensor:
             out: Tensor = forward(x, *args, **options)
-            self._record(branch.group, out[None])
-            self._read.pop(branch.place, None)
+            self.streams.add(branch.group, out[None])
+            self.streams.forget(branch.place)
             return torch.zeros_like(out)
 
         return send
@@ -196,85 +218,26 @@ class Forward:
     def _last_layer(self, module: nn.Module, forward: Function) -> Function:
         def finish(*args: Any, **options: Any) -> Any:
             out = forward(*args, **options)
-            x = self._stream(self.parts.final)[0]
+            x = self.streams.read(self.parts.final)[0]
             return x if isinstance(out, Tensor) else (x, *out[1:])
 
         return finish
 
-    # ---------------------------------------------------------------- streams
 
-    def _record(self, group: int, messages: Tensor) -> None:
-        """Keeps a group's messages and how far they are from the ablated ones."""
-        probe = self.probe
-        if probe is not None and probe.constants is not None:
-            chosen = probe.constants[group].to(messages.device)[:, None, None, None]
-            messages = torch.where(chosen, probe.clean[group], messages)
-        self._by_group[group] = messages
-        if self.ablated is not None:
-            self._deltas[group] = wide(messages) - wide(self.ablated.messages[group])
+def _in_turn(module: nn.Module, forward: Function, calls: list[list[Maker]]) -> Function:
+    """A forward that does at each call what is planned for it, and then what it always did."""
+    made: list[Function] = []
+    for makers in calls:
+        one = forward
+        for make in makers:
+            one = make(module, one)
+        made.append(one)
+    turns = iter(made)
 
-    def _stream(self, place: Place) -> Tensor:
-        """``[R, B, T, D]``: what the readers of a place read; one row where all read the same."""
-        if place not in self._read:
-            norms = sum(self.parts.groups[i].norm is not None for i in place.groups)
-            if norms > 1 and self.mask is not None and torch.is_grad_enabled():
-                # A post-norm stack keeps each reader's stream at every norm on its way otherwise.
-                out = checkpoint(
-                    self._computed_again, place, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                out = self._computed(place)
-            self._read[place] = out
-        return self._read[place]
+    def run(*args: Any, **options: Any) -> Any:
+        return next(turns, forward)(*args, **options)
 
-    def _computed_again(self, place: Place) -> Tensor:
-        with quiet(self.parts.model):  # the backward pass comes when the module is the user's again
-            return self._computed(place)
-
-    def _computed(self, place: Place) -> Tensor:
-        entry, start = self._entry[place.stack], 0
-        x = wide(entry)
-        mask = None if self.mask is None else place.of(self.mask)
-        for number in place.groups:
-            group = self.parts.groups[number]
-            stop = start + len(group.nodes)
-            if number in self._biases:
-                x = x + self._biases[number]
-            if mask is None or self._totals is None:
-                x = x + wide(self._by_group[number]).sum(0)
-            else:
-                mixed = _mix(mask[..., start:stop], self._deltas[number])
-                x = x + self._totals[number] + mixed
-            if self.probe is not None:
-                x = x + self._probed(self.probe, place, number, slice(start, stop))
-            if group.norm is not None:
-                x = wide(group.norm(x.to(entry.dtype)))
-            start = stop
-        x = x.to(entry.dtype)
-        if place.norm is not None:
-            x = place.norm(x)
-        return x if x.ndim == 4 else x[None]
-
-    def _probed(self, probe: Probe, place: Place, group: int, writers: slice) -> Tensor:
-        """The probe's zeros in what a place reads of one group."""
-        values, deltas = place.of(probe.edges)[..., writers], probe.deltas[group]
-        if values.ndim == 3:
-            # Positions are counted from the front in both stacks, of which one may be longer.
-            each = values[: deltas.shape[2]].to(deltas)
-            out = torch.einsum("trw,wbtd->rbtd", each, deltas)
-        else:
-            out = torch.tensordot(values.to(deltas), deltas, 1)
-        if probe.neurons is not None:
-            out = out + torch.einsum("wd,wbtd->btd", probe.neurons[group], deltas)
-        return out
-
-
-def _mix(mask: Tensor, deltas: Tensor) -> Tensor:
-    """``[R, B, T, D]`` from a mask ``[R, w]`` or ``[B, R, w]`` and ``deltas [w, B, T, D]``."""
-    if mask.ndim == 2:
-        mixed: Tensor = torch.tensordot(mask.to(deltas), deltas, 1)
-        return mixed
-    return torch.einsum("brw,wbtd->rbtd", mask.to(deltas), deltas)
+    return run
 
 
 def _by_row(module: Any, forward: Function, streams: Tensor) -> Tensor:
@@ -305,8 +268,3 @@ def _by_head(module: Any, forward: Function, x: Tensor, heads: int) -> tuple[Ten
     bias: Tensor = forward(x.new_zeros(1, 1, x.shape[-1]))
     shares: Tensor = forward(alone.flatten(3)) - bias
     return shares, bias[0, 0]
-
-
-def zeros_for(sent: Sequence[Tensor]) -> Ablated:
-    """Zero messages in place of those that were sent."""
-    return Ablated([messages.new_zeros(len(messages), 1, 1, 1) for messages in sent])

@@ -35,6 +35,19 @@ class Inputs:
     positions: Tensor | None
     weights: list[Tensor | None]
 
+    def repeated(self, times: int) -> Inputs:
+        """The clean side of ``times`` copies of the batch, one behind the other."""
+
+        def again(value: Any) -> Any:
+            return value.repeat(times, *[1] * (value.ndim - 1)) if torch.is_tensor(value) else value
+
+        return Inputs(
+            {key: again(value) for key, value in self.clean.items()},
+            None,
+            again(self.positions),
+            [again(weight) for weight in self.weights],
+        )
+
 
 def _side(model: nn.Module, given: Any, side: str) -> dict[str, Tensor]:
     """The arguments of one side of a batch; raises :class:`InputError` for others."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,21 @@ from graphprune.core.model import (
     Ablation,
     Gradients,
     MaskedModel,
+    Messages,
     Objective,
     Reference,
-    each_mask,
     gradient_points,
+    mask_values,
     require_same_batch,
 )
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.util.plain import weights_hash
 
+from ..lm.attribution.relevance import Rule
+from ..lm.describe.norms import wide
+from .attribution import Attribution, Points, arriving
 from .engine import Engine
 from .families import ResidualFamily
-from .forward import Probe
 from .reference import MessageMeans, ResidualReference, summed_messages
 
 __all__ = ["ResidualModel"]
@@ -80,6 +83,7 @@ class ResidualModel(MaskedModel):
             "architecture": kind,
             "nodes": self.graph.num_nodes,
             "edges": self.graph.num_edges,
+            "d_model": self.parts.width,
             "dtype": str(self.engine.weight.dtype).removeprefix("torch."),
             "weights": weights_hash(sorted(self.module.state_dict().items())),
         }
@@ -101,7 +105,8 @@ class ResidualModel(MaskedModel):
     ) -> Tensor:
         """Outputs under a mask; see :meth:`graphprune.MaskedModel.run`."""
         checked = self._checked(batch, reference)
-        return each_mask(self.graph, mask, checked.outputs, batch.size)
+        values = mask_values(self.graph, mask, batch.size)
+        return checked.outputs(values) if values.ndim == 1 else checked.stacked(values)
 
     def _checked(self, batch: Batch, reference: Reference | None) -> ResidualReference:
         if reference is None:
@@ -130,13 +135,42 @@ class ResidualModel(MaskedModel):
         constant: Tensor | None = None,
     ) -> Gradients:
         """Attribution at the clean model or at gated nodes; see the capability."""
+        return self._attributed(
+            batch, objective, reference, gates, weights, by_position, neurons, constant
+        )
+
+    def relevance_gradients(
+        self,
+        batch: Batch,
+        objective: Objective,
+        reference: Reference | None = None,
+        *,
+        by_position: bool = False,
+        frozen: bool = False,
+    ) -> Gradients:
+        """Relevance at the clean model; see the capability."""
+        rule: Rule = "relp-frozen" if frozen else "relp"
+        return self._attributed(batch, objective, reference, by_position=by_position, rule=rule)
+
+    def _attributed(
+        self,
+        batch: Batch,
+        objective: Objective,
+        reference: Reference | None,
+        gates: Tensor | None = None,
+        weights: Tensor | None = None,
+        by_position: bool = False,
+        neurons: bool = False,
+        constant: Tensor | None = None,
+        rule: Rule = "gradient",
+    ) -> Gradients:
         checked = self._checked(batch, reference)
         if by_position and batch.slots is not None:
             raise InputError("scores by span are for decoder-only models; leave the spans out")
         graph, clean = self.graph, checked.clean
         gates, constant, shares = gradient_points(gates, weights, constant, graph.num_nodes)
         deltas = [
-            (one - two).expand_as(one)
+            wide(one - two).expand_as(one)
             for one, two in zip(clean, checked.ablated_now().messages, strict=True)
         ]
         length = max(messages.shape[2] for messages in clean)
@@ -145,15 +179,12 @@ class ResidualModel(MaskedModel):
         by_neuron = [edges.new_zeros(len(d), d.shape[-1]) for d in deltas] if neurons else []
         groups = [list(group.nodes) for group in self.parts.groups]
         for gate, fixed, share in zip(gates, constant, shares, strict=True):
-            leaf = torch.zeros_like(edges, requires_grad=True)
-            own = [torch.zeros_like(n, requires_grad=True) for n in by_neuron]
-            chosen = [fixed[nodes] for nodes in groups] if bool(fixed.any()) else None
-            probe = Probe(leaf, deltas, own or None, clean, chosen)
-            outputs = checked.outputs(gate[graph.edge_index[0]], probe)
-            found = torch.autograd.grad(objective(outputs).sum(), [leaf, *own])
-            edges += share * found[0]
-            for total, each in zip(by_neuron, found[1:], strict=True):
-                total += share * each
+            chosen = fixed if bool(fixed.any()) else None
+            watch = Attribution(
+                self.parts, deltas, clean, chosen, share, edges, by_neuron,
+                frozen=rule != "gradient",
+            )  # fmt: skip
+            watch.backward(objective(checked.watched(gate, watch, rule)).sum())
         edge = edges.cpu()
         total = edge.sum(0) if by_position else edge
         node = torch.zeros(graph.num_nodes, dtype=edge.dtype)
@@ -168,6 +199,24 @@ class ResidualModel(MaskedModel):
     def source_groups(self) -> list[list[int]]:
         """Each stack's embedding, then layer by layer heads together and the MLP."""
         return [list(group.nodes) for group in self.parts.groups]
+
+    def messages(self, batch: Batch) -> Iterator[Messages]:
+        """Clean messages place by place, as they arrive there; see the capability.
+
+        Under post-norms a message arrives through the norms on its way, whose scales are constants:
+        so all that arrives adds up to what is read.
+        """
+        checked, watch, parts = self.reference(batch, Ablation("zero")), Points(), self.parts
+        with torch.no_grad():
+            checked.watched(None, watch)
+            for stack in range(len(parts.entries)):
+                weight = checked.weight(stack)
+                found = arriving(parts, stack, checked.clean, watch.points, frozen=True)
+                for place, values in found:
+                    edges = torch.arange(place.edges.start, place.edges.stop)
+                    rows = edges.view(len(place.rows), -1)
+                    total = parts.behind(place.groups[-1], watch.points[place.groups[-1]])
+                    yield Messages(rows, values.clone(), total, weight)
 
     # ---------------------------------------------------------------- other ablations
 
@@ -197,7 +246,10 @@ class ResidualModel(MaskedModel):
         shape, dtype = (count, self.parts.width), self.engine.summed_in
         constants = torch.zeros(shape, dtype=dtype, device=self.engine.device)
         if start.kind == "mean" and not start.per_position:
-            constants = torch.cat([m[:, 0, 0] for m in start.values.messages]).to(constants)
+            each = [m[:, 0, 0] for m in start.values.messages]
+            pad = torch.nn.functional.pad  # an embedding may be narrower than its layers
+            wider = [pad(m, (0, shape[1] - m.shape[1])) for m in each]
+            constants = torch.cat(wider).to(constants)
         elif start.kind != "zero":
             raise InputError(
                 "learned constants start from zero or from means pooled over positions "

@@ -13,9 +13,13 @@ from graphprune.core.model import Ablation, Reference
 from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.errors import InputError
 
+from ..lm.attribution.relevance import Rule
 from .engine import Engine
-from .forward import Ablated, Forward, Probe, zeros_for
-from .inputs import read_inputs
+from .forward import Forward
+from .inputs import Inputs, read_inputs
+from .streams import Ablated, Watch, zeros_for
+
+_AT_ONCE = 1024  # tokens of a forward that runs several masks
 
 __all__ = ["MessageMeans", "ResidualReference", "summed_messages"]
 
@@ -78,13 +82,18 @@ class ResidualReference(Reference):
             return Ablated([self._spread(i, m) for i, m in enumerate(values.messages)])
         (constants,) = self.ablation.parameters
         nodes = [group.nodes for group in self.engine.parts.groups]
-        if constants.shape != (sum(map(len, nodes)), self.clean[0].shape[-1]):
+        if constants.shape != (sum(map(len, nodes)), self.engine.parts.width):
             raise InputError(
                 f"learned constants of the shape {list(constants.shape)} come from another model: "
                 "use model.learned_ablation(start)"
             )
-        parts = constants.to(self.clean[0]).split([len(group) for group in nodes])
-        return Ablated([self._spread(i, part[:, None, None]) for i, part in enumerate(parts)])
+        each = constants.to(self.clean[0]).split([len(group) for group in nodes])
+        return Ablated(
+            [  # an embedding may be narrower than its layers
+                self._spread(i, part[:, None, None, : self.clean[i].shape[-1]])
+                for i, part in enumerate(each)
+            ]
+        )
 
     def _spread(self, group: int, messages: Tensor) -> Tensor:
         """Messages where their nodes send any: an embedding sends none at a class token."""
@@ -107,12 +116,52 @@ class ResidualReference(Reference):
         pairs = zip(self.clean, self.ablated_now().messages, strict=True)
         return all(equal_but_for_rounding(one, two) for one, two in pairs)
 
-    def outputs(self, mask: Tensor, probe: Probe | None = None) -> Tensor:
+    def outputs(self, mask: Tensor) -> Tensor:
         """Outputs under one mask ``[E]`` or ``[B, E]``."""
+        return self._masked(mask, self.ablated_now(), self.inputs)
+
+    def stacked(self, masks: Tensor) -> Tensor:
+        """Outputs ``[K, B, ...]`` under masks ``[K, E]`` or ``[K, B, E]``.
+
+        Small batches are copied, so that one forward runs several masks.
+        """
+        size, tokens = self.batch.size, self.clean[0].shape[1] * self.clean[0].shape[2]
+        few = max(1, _AT_ONCE // tokens)
+        if few == 1 or len(masks) == 1:
+            return torch.stack([self.outputs(mask) for mask in masks])
+        ablated, found = self.ablated_now(), []
+        for part in masks.split(few):
+            copies = len(part)
+            each = part if part.ndim == 3 else part[:, None].expand(-1, size, -1)
+            outputs = self._masked(
+                each.flatten(0, 1), ablated.repeated(copies), self.inputs.repeated(copies)
+            )
+            found.append(outputs.unflatten(0, (copies, size)))
+        return torch.cat(found)
+
+    def _masked(self, mask: Tensor, ablated: Ablated, inputs: Inputs) -> Tensor:
         self.engine.snapshot.require_same(self.weights)
-        mask = mask.to(self.engine.device)
-        forward = Forward(self.engine.parts, mask, self.ablated_now(), probe)
+        forward = Forward(self.engine.parts, mask.to(self.engine.device), ablated)
+        return self.engine.run(forward, inputs).outputs
+
+    def watched(self, gates: Tensor | None, watch: Watch, rule: Rule = "gradient") -> Tensor:
+        """Outputs with a gate ``[N]`` for each node (``None``: all open), looked on at."""
+        self.engine.snapshot.require_same(self.weights)
+        parts, open_ = self.engine.parts, gates is None or bool((gates == 1).all())
+        if open_ or gates is None:
+            forward = Forward(parts, watch=watch, rule=rule)
+        else:
+            gates = gates.to(self.engine.device)
+            forward = Forward(parts, None, self.ablated_now(), gates=gates, watch=watch)
         return self.engine.run(forward, self.inputs).outputs
+
+    def weight(self, stack: int) -> Tensor:
+        """``[B, T]``: 1 at what a stack reads, 0 at padding."""
+        batch, length = self.clean[self.engine.parts.first_group(stack)].shape[1:3]
+        weight = self.inputs.weights[stack]
+        if weight is None or weight.shape[1] != length:
+            return self._full.new_ones(batch, length)
+        return weight
 
     @property
     def full(self) -> Tensor:
@@ -145,16 +194,12 @@ def summed_messages(
 ) -> tuple[Tensor, Tensor]:
     """A group's messages summed over examples (and positions), and how many there were."""
     messages, stack = reference.clean[group].double(), reference.engine.parts.groups[group].stack
-    weight, front = reference.inputs.weights[stack], reference.fronts[stack]
-    batch, length = messages.shape[1:3]
-    if weight is None or weight.shape[1] != length:
-        weight = messages.new_ones(batch, length)
+    weight, front = reference.weight(stack).double(), reference.fronts[stack]
     if per_position and not bool((weight == 1).all()):
         raise InputError(
             "means for each position need inputs without padding; pool over positions "
             "(ablation='mean') instead"
         )
-    weight = weight.double().clone()
     if reference.engine.is_embedding(group) and not per_position:
         weight[:, :front] = 0
     total = torch.einsum("wbtd,bt->wtd", messages, weight)[:, None]

@@ -11,6 +11,9 @@ ablated one. Where the two are not told apart on the examples at hand that is no
 denominator is noise (:class:`MetricRange`). One place decides this, for evaluation, curves,
 calibration, statistics and studies.
 
+*Runs that are not the module's.* At wrap time an adapter compares four runs with the user's own
+module (:func:`runs_beside`, :func:`require_alike`).
+
 *Rounding.* The open mask is the model, up to the rounding of its dtype. A figure no larger than the
 one it gets says nothing of a circuit (:func:`note_rounding`).
 """
@@ -18,7 +21,7 @@ one it gets says nothing of a circuit (:func:`note_rounding`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -31,7 +34,7 @@ from graphprune.core.mask import EdgeMask
 from graphprune.core.metrics import METRICS
 from graphprune.core.model import Ablation, AblationKind, MaskedModel, Reference
 from graphprune.core.task import Task
-from graphprune.errors import GraphPruneError, InputError
+from graphprune.errors import GraphPruneError, InputError, UnsupportedModelError
 from graphprune.util.numbers import ENOUGH, bootstrap_interval
 
 _DRAWN_MASKS = 4  # where an adapter cannot compare messages
@@ -351,3 +354,44 @@ def _rounding_notes(
             f"run as a circuit is {limit:.2g} off"
         )
     return notes
+
+
+# Relative to the largest output, by the dtype that the module computes in.
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.12, torch.float16: 0.03}
+_Pairs = Mapping[str, tuple[Tensor, Tensor]]
+
+
+def runs_beside(model: MaskedModel, batch: Batch, clean: Tensor, corrupt: Tensor) -> _Pairs:
+    """Four runs of a masked model, each beside what the user's own module gives.
+
+    ``clean`` and ``corrupt`` are the module's outputs on the batch's two sides. Mask 1 must give
+    the former, mask 0 the latter.
+    """
+    reference = model.reference(batch)
+    ones = torch.ones(model.graph.num_edges)
+    return {
+        "the clean pass": (reference.full, clean),
+        "the corrupted pass": (reference.ablated, corrupt),
+        "mask 1 against the plain model": (model.run(batch, ones, reference), clean),
+        "mask 0 against the plain model": (model.run(batch, 0 * ones, reference), corrupt),
+    }
+
+
+def require_alike(pairs: _Pairs, name: str, dtype: torch.dtype, blame: Callable[[], str]) -> None:
+    """Raises :class:`UnsupportedModelError` where two outputs differ by more than rounding.
+
+    Args:
+        pairs: ours and the module's, by what they are.
+        name: the module's class.
+        dtype: what it computes in.
+        blame: the likely cause, asked for only where something differs.
+    """
+    for what, (ours, theirs) in pairs.items():
+        gap = float((ours.double() - theirs.double()).abs().max())
+        size = float(theirs.double().abs().max()) + 1.0
+        tolerance = _TOLERANCE.get(dtype, 1e-3) * size
+        if not gap <= tolerance:
+            raise UnsupportedModelError(
+                f"{name} failed the exactness check: {what} differs by {gap:.3g} (outputs up to "
+                f"{size:.3g}, tolerance {tolerance:.3g}); {blame()}"
+            )

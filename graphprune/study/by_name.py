@@ -104,6 +104,7 @@ class ModelChoice:
         if self.system is not None:
             return Loaded(self.system.model(), self.system, self.name)
         from graphprune.core.registry import wrap
+        from graphprune.tasks.inputs import know_start
 
         module = self.load_module(note)
         source = self.place()
@@ -114,6 +115,7 @@ class ModelChoice:
                 tokenizer = None
             else:
                 tokenizer = _tokenizer(self.name, source)
+        know_start(tokenizer, module.config)
         fine = {} if self.nodes == "auto" else {"nodes": self.nodes}
         return Loaded(wrap(module, **fine), tokenizer, self.name)
 
@@ -259,7 +261,8 @@ def _class(origin: Mapping[str, Any]) -> Any:
         with suppress(OSError):  # an adapter's folder has no configuration
             config = transformers.PreTrainedConfig.get_config_dict(**origin)[0]
     for name in config.get("architectures") or ():
-        whole = name.endswith("ForConditionalGeneration") and config.get("is_encoder_decoder")
+        texts = name.endswith(("ForConditionalGeneration", "MTModel"))
+        whole = texts and config.get("is_encoder_decoder")
         if whole or name.endswith(_HEADS):
             return getattr(transformers, name, transformers.AutoModelForCausalLM)
     return transformers.AutoModelForCausalLM

@@ -45,6 +45,11 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        if tokenizer is None:
+            raise InputError(
+                "texts need a tokenizer, and the model has none: tasks for models that read images "
+                "are made in Python, gp.Task.from_tensors(images, corrupt_images, answer=...)"
+            )
         if not callable(tokenizer):
             raise InputError(
                 "tokenizer must be a Hugging Face tokenizer such as "

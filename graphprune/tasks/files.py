@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError
-from graphprune.tasks.inputs import masked_tokens
+from graphprune.tasks.inputs import START, masked_tokens, sequences
 from graphprune.tasks.records import FIELDS, FileRecord, check_record
 from graphprune.util.readers import csv_rows, json_value
 
@@ -38,17 +38,20 @@ def task_of(
 ) -> Task:
     """A task from a file's records: at once, or of a large file in constant memory.
 
-    Where every clean text of a file that is read at once holds the tokenizer's mask token, the
-    answer is what stands in its place (:func:`graphprune.tasks.masked_tokens`).
+    Of a file that is read at once: where the tokenizer is an encoder-decoder's, as the command line
+    loads it, or records have ``decoder``, the answer is that model's next token
+    (:func:`graphprune.tasks.sequences`); where every clean text holds the tokenizer's mask token,
+    it is what stands in its place (:func:`graphprune.tasks.masked_tokens`).
     """
     options = {"name": Path(path).stem, **options}
     if is_large(path) or "length" in options or "spool" in options:
         return kind.from_stream(iterate(path), tokenizer, **options)
     records, mask = list(iterate(path)), getattr(tokenizer, "mask_token", None)
-    if mask and all(mask in record["clean"] for record in records):
+    answers = hasattr(tokenizer, START) or any("decoder" in record for record in records)
+    if answers or (mask and all(mask in record["clean"] for record in records)):
         if options.pop("on_mismatch", "error") != "error":
-            raise InputError("pairs with a masked token are of one length; none can be dropped")
-        return masked_tokens(tokenizer, records, **options)
+            raise InputError("pairs of an encoder are of one length; none can be dropped")
+        return (sequences if answers else masked_tokens)(tokenizer, records, **options)
     return kind.from_pairs(records, tokenizer, **options)
 
 
@@ -108,7 +111,8 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Records from a JSON-lines file: one object a line, blank lines skipped.
 
     Keys: ``clean``, and any of ``corrupt``, ``answer``, ``distractor`` (a text, a token id or a
-    list of these) and ``spans``. A record remembers its file and line, which later errors name.
+    list of these), ``spans`` and ``decoder`` (how an encoder-decoder's own text begins). A record
+    remembers its file and line, which later errors name.
 
     Raises:
         InputError: with file and line, for a file that cannot be read or is empty, bad JSON, a
@@ -155,7 +159,8 @@ def _csv_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def read_csv(path: str | Path) -> list[dict[str, Any]]:
     """Records from a CSV file with a header line.
 
-    Columns: ``clean``, and any of ``corrupt``, ``answer``, ``distractor`` and ``spans``. Spaces
+    Columns: ``clean``, and any of ``corrupt``, ``answer``, ``distractor``, ``spans`` and
+    ``decoder``. Spaces
     count (``" Mary"`` is not ``"Mary"``); an empty cell is missing. An answer of the form
     ``[" he", " him"]`` or ``[123]`` is read as a JSON list, ``spans`` always as JSON.
 

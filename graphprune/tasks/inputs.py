@@ -17,9 +17,18 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError
 from graphprune.tasks.tensor_examples import examples_of
 
-__all__ = ["masked_tokens", "sequences", "text_classes"]
+__all__ = ["know_start", "masked_tokens", "sequences", "text_classes"]
+
+START = "decoder_start_token_id"  # an attribute that the command line gives a tokenizer
 
 Measure = str | Metric | Callable[..., Any]
+
+
+def know_start(tokenizer: Any, config: Any) -> None:
+    """Tells the tokenizer of an encoder-decoder which token the decoder's text begins with."""
+    start = getattr(config, START, None)
+    if tokenizer is not None and start is not None and config.is_encoder_decoder:
+        setattr(tokenizer, START, start)
 
 
 def masked_tokens(
@@ -103,7 +112,7 @@ def text_classes(
 def sequences(
     tokenizer: Any,
     records: Sequence[Mapping[str, Any]],
-    start: int,
+    start: int | None = None,
     *,
     metric: Measure = "logit_diff",
     name: str = "sequences",
@@ -116,7 +125,8 @@ def sequences(
         records: mappings with ``clean``, and any of ``corrupt``, ``decoder`` (how the model's own
             text begins, ``""`` by default; all of one length in tokens), ``answer`` and
             ``distractor`` (its next token, as text or id).
-        start: the token that the decoder's text begins with, ``config.decoder_start_token_id``.
+        start: the token that the decoder's text begins with, ``config.decoder_start_token_id``;
+            ``None``: the tokenizer's attribute of this name, which the command line sets.
         metric, name, batch_size: the task's.
 
     Raises:
@@ -128,8 +138,14 @@ def sequences(
         >>> sequences(t5_tokenizer, records, 0)  # doctest: +SKIP
         Task('sequences', 1 examples, metric='logit_diff')
     """
+    start = getattr(tokenizer, START, None) if start is None else start
+    if start is None:
+        raise InputError(
+            f"the token that a decoder's text begins with is not known of "
+            f"{type(tokenizer).__name__}: give start=model.config.decoder_start_token_id"
+        )
     clean, corrupt = _encoded(tokenizer, records)
-    begun = [_ids(tokenizer, str(record.get("decoder", ""))) for record in records]
+    begun = [_ids(tokenizer, str(record.get("decoder") or "")) for record in records]
     if len({len(ids) for ids in begun}) > 1:
         raise InputError("the decoder's texts have different numbers of tokens; give equal ones")
     told = torch.tensor([[start, *ids] for ids in begun])

@@ -14,7 +14,7 @@ from graphprune.tasks.tables import Ragged
 from graphprune.util.checks import require_one_of
 
 OnMismatch = Literal["error", "drop"]
-FIELDS = ("clean", "corrupt", "answer", "distractor", "spans")
+FIELDS = ("clean", "corrupt", "answer", "distractor", "spans", "decoder")
 CHOICES: frozenset[str] = frozenset({"answer", "distractor"})
 LISTED = 5  # cases that an error or a log line shows
 
@@ -60,6 +60,8 @@ def check_record(record: Any, where: str) -> None:
         if text is not None and (not isinstance(text, str) or not text):
             raise InputError(f"{where}: {name!r} must be a text, got {text!r:.300}")
         _require_characters(text, f"{where}: {name!r}")
+    if not isinstance(record.get("decoder", ""), str):  # an empty one is a text's beginning
+        raise InputError(f"{where}: 'decoder' must be a text, got {record['decoder']!r:.300}")
     for name in ("answer", "distractor"):
         value = record.get(name)
         values = value if isinstance(value, list | tuple) else [value]
@@ -143,6 +145,12 @@ class RecordEncoder:
         ]
         for row in rows:
             check_record(row.record, row.where)
+        for record, where in rows:
+            if record.get("decoder") is not None:
+                raise InputError(
+                    f"{where}: 'decoder' is how an encoder-decoder's own text begins; such records "
+                    "are for gp.tasks.sequences, or for a file and an encoder-decoder"
+                )
         given = [name for name in FIELDS[1:4] if self._all_or_none(rows, name)]
         if any(row.record.get("spans") for row in rows) and "corrupt" not in given:
             raise InputError(

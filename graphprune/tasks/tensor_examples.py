@@ -72,8 +72,12 @@ class TensorExamples:
         return self.size
 
     def lengths(self) -> Sequence[int]:
-        """All alike."""
-        return [1] * self.size
+        """Numbers of tokens; of examples that are no texts 1."""
+        ids, mask = self.clean.get("input_ids"), self.clean.get("attention_mask")
+        if mask is not None and mask.ndim == 2:
+            lengths: list[int] = (mask != 0).sum(1).tolist()
+            return lengths
+        return [1 if ids is None or ids.ndim != 2 else ids.shape[1]] * self.size
 
     def fingerprints(self) -> NDArray[np.int64]:
         """``[size, 2]``: fingerprints of the clean and the corrupted inputs (0: none).

@@ -36,6 +36,11 @@ _BART = {
     "vocab_size": VOCAB, "max_position_embeddings": 20, "pad_token_id": 0, "bos_token_id": 1,
     "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None,
 }  # fmt: skip
+_KIN = _BART | {"scale_embedding": True}
+_DEBERTA = _TEXT | {
+    "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
+    "type_vocab_size": 0,
+}  # fmt: skip
 _CLIP_TEXT = _SIZES | {
     "intermediate_size": 8,
     "vocab_size": 9,
@@ -55,6 +60,12 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "clip-vision": lambda: tf.CLIPVisionModelWithProjection(
         tf.CLIPVisionConfig(**_IMAGE, projection_dim=5)
     ),
+    "siglip": lambda: tf.SiglipForImageClassification(
+        tf.SiglipConfig(vision_config=_IMAGE, text_config=_CLIP_TEXT, num_labels=4)
+    ),
+    "dinov2": lambda: tf.Dinov2ForImageClassification(
+        tf.Dinov2Config(**_SIZES, image_size=8, patch_size=4, mlp_ratio=2, num_labels=4)
+    ),
     "bert": lambda: tf.BertForMaskedLM(tf.BertConfig(**_TEXT)),
     "bert-classes": lambda: tf.BertForSequenceClassification(
         tf.BertConfig(**_TEXT, num_labels=3)
@@ -70,6 +81,23 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "distilbert-classes": lambda: tf.DistilBertForSequenceClassification(
         tf.DistilBertConfig(**_DISTIL, num_labels=3)
     ),
+    "electra": lambda: tf.ElectraForMaskedLM(tf.ElectraConfig(**_TEXT, embedding_size=12)),
+    "electra-classes": lambda: tf.ElectraForSequenceClassification(
+        tf.ElectraConfig(**_TEXT, embedding_size=16, num_labels=3)
+    ),
+    "albert": lambda: tf.AlbertForMaskedLM(
+        tf.AlbertConfig(**_TEXT | {"num_hidden_layers": 3}, embedding_size=12)
+    ),
+    "mpnet": lambda: tf.MPNetForMaskedLM(
+        tf.MPNetConfig(**_TEXT)
+    ),
+    "deberta": lambda: tf.DebertaV2ForMaskedLM(
+        tf.DebertaV2Config(**_DEBERTA, share_att_key=True, position_buckets=4,
+                           norm_rel_ebd="layer_norm")
+    ),
+    "deberta-classes": lambda: tf.DebertaV2ForSequenceClassification(
+        tf.DebertaV2Config(**_DEBERTA, max_relative_positions=4, num_labels=3)
+    ),
     "modernbert": lambda: tf.ModernBertForMaskedLM(tf.ModernBertConfig(**_MODERN)),
     "modernbert-classes": lambda: tf.ModernBertForSequenceClassification(
         tf.ModernBertConfig(**_MODERN, num_labels=3)
@@ -80,6 +108,11 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     ),
     "mt5": lambda: tf.MT5ForConditionalGeneration(tf.MT5Config(**_T5)),
     "bart": lambda: tf.BartForConditionalGeneration(tf.BartConfig(**_BART, scale_embedding=True)),
+    "marian": lambda: tf.MarianMTModel(tf.MarianConfig(**_KIN)),
+    "mbart": lambda: tf.MBartForConditionalGeneration(tf.MBartConfig(**_KIN)),
+    "pegasus": lambda: tf.PegasusForConditionalGeneration(tf.PegasusConfig(**_KIN)),
+    "m2m": lambda: tf.M2M100ForConditionalGeneration(tf.M2M100Config(**_KIN)),
+    "blenderbot": lambda: tf.BlenderbotForConditionalGeneration(tf.BlenderbotConfig(**_KIN)),
     "bart-classes": lambda: tf.BartForSequenceClassification(tf.BartConfig(**_BART, num_labels=3)),
 }  # fmt: skip
 
@@ -98,9 +131,10 @@ def model(name: str, *, dtype: torch.dtype = torch.float64) -> Any:
 
 def reads(name: str) -> tuple[str, ...]:
     """What a model takes: pixels, ids, or ids for the encoder and the decoder."""
-    if name.startswith(("vit", "deit", "clip")):
+    if name.startswith(("vit", "deit", "clip", "siglip", "dinov2")):
         return ("pixel_values",)
-    if name.startswith(("t5", "mt5", "bart")) and not name.endswith("classes"):
+    texts = ("t5", "mt5", "bart", "marian", "mbart", "pegasus", "m2m", "blenderbot")
+    if name.startswith(texts) and not name.endswith("classes"):
         return ("input_ids", "decoder_input_ids")
     return ("input_ids",)
 

@@ -16,63 +16,23 @@ from the Hugging Face modules; norms, MLPs and heads behind the last layer are c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Values = dict[str, Tensor]
-Function = Callable[[Tensor], Tensor]
-
-
-@dataclass
-class Branch:
-    """Attention (weights ``q, k, v, o`` as ``(weight, bias)``), or an MLP (``mlp``)."""
-
-    letter: str
-    norm: Function
-    post: bool
-    q: Any = None
-    k: Any = None
-    v: Any = None
-    o: Any = None
-    scale: float = 1.0
-    bias: Callable[[int, int, int], Tensor] | None = None  # head, queries, keys -> scores to add
-    rotate: Function | None = None
-    causal: bool = False
-    mlp: Function | None = None
-
-
-@dataclass
-class Side:
-    """One stack, as the oracle walks it."""
-
-    prefix: str
-    heads: int
-    embedded: Tensor
-    unmaskable: Tensor
-    first_norm: Function | None
-    layers: list[list[Branch]]
-    final_norm: Function | None = None
-    visible: Tensor = field(default_factory=lambda: torch.ones(0))
-
-
-def _maps(module: Any, names: str) -> list[Any]:
-    return [(m.weight, m.bias) for m in (module.get_submodule(n) for n in names.split())]
-
-
-def _attention(letter: str, module: Any, names: str, norm: Any, post: bool, **more: Any) -> Branch:
-    q, k, v, o = _maps(module, names)
-    return Branch(letter, norm, post, q, k, v, o, **more)
-
-
-def _image(tower: Any, patches: Any, front: Tensor, positions: Tensor, pixels: Tensor) -> Any:
-    own = patches(pixels[None])[0].flatten(1).T
-    padded = torch.cat([own.new_zeros(len(front), own.shape[1]), own])
-    before = torch.cat([front, torch.zeros_like(own)])
-    return padded, before + positions
+from support.residual_kinds import (
+    Branch,
+    Function,
+    Side,
+    Values,
+    attend,
+    bucket_of,
+    encoder_sides,
+    image_sides,
+    image_stream,
+)  # fmt: skip
 
 
 def _sides(name: str, module: Any, inputs: Values) -> tuple[list[Side], Function]:
@@ -83,14 +43,14 @@ def _sides(name: str, module: Any, inputs: Values) -> tuple[list[Side], Function
         tower = getattr(module, kind)
         e = tower.embeddings
         front = [e.cls_token[0]] + ([e.distillation_token[0]] if kind == "deit" else [])
-        own, rest = _image(
+        own, rest = image_stream(
             tower, e.patch_embeddings.projection, torch.cat(front), e.position_embeddings[0],
             inputs["pixel_values"],
         )  # fmt: skip
         names, scale = "q_proj k_proj v_proj o_proj", (16 / 2) ** -0.5
         layers = [
             [
-                _attention("a", x.attention, names, x.layernorm_before, False, scale=scale),
+                attend("a", x.attention, names, x.layernorm_before, False, scale=scale),
                 Branch("m", x.layernorm_after, False, mlp=x.mlp),
             ]
             for x in tower.layers
@@ -106,13 +66,13 @@ def _sides(name: str, module: Any, inputs: Values) -> tuple[list[Side], Function
     if kind == "clip":
         tower = module.vision_model
         e = tower.embeddings
-        own, rest = _image(
+        own, rest = image_stream(
             tower, e.patch_embedding, e.class_embedding[None], e.position_embedding.weight,
             inputs["pixel_values"],
         )  # fmt: skip
         layers = [
             [
-                _attention("a", x.self_attn, "q_proj k_proj v_proj out_proj", x.layer_norm1, False,
+                attend("a", x.self_attn, "q_proj k_proj v_proj out_proj", x.layer_norm1, False,
                            scale=8**-0.5),
                 Branch("m", x.layer_norm2, False, mlp=x.mlp),
             ]
@@ -125,7 +85,11 @@ def _sides(name: str, module: Any, inputs: Values) -> tuple[list[Side], Function
             return module.visual_projection(tower.post_layernorm(x[0]))
 
         return [Side("", 2, own, rest, tower.pre_layrnorm, layers)], classes
+    if kind in ("siglip", "dinov2"):
+        return image_sides(kind, module, inputs["pixel_values"])
     ids = inputs["input_ids"]
+    if kind in ("albert", "mpnet", "deberta", "electra"):
+        return encoder_sides(kind, name, module, ids)
     if kind in ("bert", "roberta", "xlm", "camembert", "distilbert"):
         tower = getattr(module, {"bert": "bert", "distilbert": "distilbert"}.get(kind, "roberta"))
         e = tower.embeddings
@@ -139,12 +103,12 @@ def _sides(name: str, module: Any, inputs: Values) -> tuple[list[Side], Function
         layers = []
         for x in tower.transformer.layer if kind == "distilbert" else tower.encoder.layer:
             if kind == "distilbert":
-                own = _attention("a", x.attention, "q_lin k_lin v_lin out_lin", x.sa_layer_norm,
+                own = attend("a", x.attention, "q_lin k_lin v_lin out_lin", x.sa_layer_norm,
                                  True, scale=8**-0.5)  # fmt: skip
                 layers.append([own, Branch("m", x.output_layer_norm, True, mlp=x.ffn)])
                 continue
             names = "self.query self.key self.value output.dense"
-            own = _attention("a", x.attention, names, x.attention.output.LayerNorm, True,
+            own = attend("a", x.attention, names, x.attention.output.LayerNorm, True,
                              scale=8**-0.5)  # fmt: skip
             mlp = lambda h, x=x: x.output.dense(x.intermediate(h))  # noqa: E731
             layers.append([own, Branch("m", x.output.LayerNorm, True, mlp=mlp)])
@@ -223,7 +187,9 @@ def _sides(name: str, module: Any, inputs: Values) -> tuple[list[Side], Function
     if name.endswith("classes"):
         last = int((ids == config.eos_token_id).nonzero().max())
         return sides, lambda x: module.classification_head(x[last])
-    return sides, lambda x: module.lm_head(x) + module.final_logits_bias[0]
+    end = getattr(module.model.decoder, "layer_norm", lambda x: x)
+    bias = module.final_logits_bias[0] if hasattr(module, "final_logits_bias") else 0.0
+    return sides, lambda x: module.lm_head(end(x)) + bias
 
 
 def _rotation(theta: float) -> Function:
@@ -245,57 +211,52 @@ def _t5_side(config: Any, stack: Any, ids: Tensor, prefix: str) -> Side:
     table = stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight
 
     def distances(head: int, queries: int, keys: int) -> Tensor:
-        rows = [[table[_bucket(j - i, decodes), head] for j in range(keys)] for i in range(queries)]
+        rows = [
+            [table[bucket_of(j - i, decodes), head] for j in range(keys)] for i in range(queries)
+        ]
         return torch.stack([torch.stack(row) for row in rows])
 
     layers = []
     for block in stack.block:
         first, last = block.layer[0], block.layer[-1]
-        own = _attention("a", first.SelfAttention, "q k v o", first.layer_norm, False,
+        own = attend("a", first.SelfAttention, "q k v o", first.layer_norm, False,
                          bias=distances, causal=decodes)  # fmt: skip
         branches = [own]
         if decodes:
             cross = block.layer[1]
-            branches.append(
-                _attention("c", cross.EncDecAttention, "q k v o", cross.layer_norm, False)
-            )
+            branches.append(attend("c", cross.EncDecAttention, "q k v o", cross.layer_norm, False))
         layers.append([*branches, Branch("m", last.layer_norm, False, mlp=last.DenseReluDense)])
     own = stack.embed_tokens.weight[ids]
     return Side(prefix, 2, own, torch.zeros_like(own), None, layers, stack.final_layer_norm)
 
 
-def _bucket(distance: int, causal: bool, buckets: int = 8, most: int = 128) -> int:
-    """Raffel et al. 2020: half of the buckets count single steps, the rest grow with the log."""
-    out = 0
-    if causal:
-        distance = max(-distance, 0)
-    else:
-        buckets //= 2
-        out = buckets if distance > 0 else 0
-        distance = abs(distance)
-    exact = buckets // 2
-    if distance < exact:
-        return out + distance
-    large = exact + int(math.log(distance / exact) / math.log(most / exact) * (buckets - exact))
-    return out + min(large, buckets - 1)
-
-
 def _bart_side(stack: Any, ids: Tensor, prefix: str, heads: int) -> Side:
+    kind = type(stack).__name__
+    end = getattr(stack, "layer_norm", None)
+    post = end is None  # norms stand before the branches, and one at the end; or behind them
     names, decodes, scale = "q_proj k_proj v_proj out_proj", prefix == "d.", (16 / heads) ** -0.5
     layers = []
     for x in stack.layers:
-        own = _attention("a", x.self_attn, names, x.self_attn_layer_norm, True, scale=scale,
+        own = attend("a", x.self_attn, names, x.self_attn_layer_norm, post, scale=scale,
                          causal=decodes)  # fmt: skip
         branches = [own]
         if decodes:
             branches.append(
-                _attention("c", x.encoder_attn, names, x.encoder_attn_layer_norm, True, scale=scale)
+                attend("c", x.encoder_attn, names, x.encoder_attn_layer_norm, post, scale=scale)
             )
         mlp = lambda h, x=x: x.fc2(x.activation_fn(x.fc1(h)))  # noqa: E731
-        layers.append([*branches, Branch("m", x.final_layer_norm, True, mlp=mlp)])
-    own = stack.embed_tokens.weight[ids] * stack.embed_tokens.embed_scale
-    rest = stack.embed_positions.weight[torch.arange(len(ids)) + 2]
-    return Side(prefix, heads, own, rest, stack.layernorm_embedding, layers)
+        layers.append([*branches, Branch("m", x.final_layer_norm, post, mlp=mlp)])
+    own = stack.embed_tokens.weight[ids]
+    own = own * 4 if stack.config.scale_embedding else own  # the root of the width
+    at = torch.arange(len(ids))
+    if kind.startswith(("Bart", "MBart")):
+        at = at + 2
+    if kind.startswith("M2M"):  # counted from behind the padding's id, 0, as there is none inside
+        rest = stack.embed_positions.weights[torch.where(ids == 0, 0, (ids != 0).cumsum(0))]
+    else:
+        rest = stack.embed_positions.weight[at]
+    first = getattr(stack, "layernorm_embedding", None)
+    return Side(prefix, heads, own, rest, first, layers, end)
 
 
 def oracle(
@@ -373,6 +334,8 @@ def _pattern(branch: Branch, head: int, q: Tensor, k: Tensor, hidden: Tensor | N
     if branch.rotate is not None:
         q, k = branch.rotate(q), branch.rotate(k)
     scores = q @ k.T * branch.scale
+    if branch.distances is not None:
+        scores = scores + branch.distances(head, q, k) * branch.scale
     if branch.bias is not None:
         scores = scores + branch.bias(head, len(q), len(k))
     if branch.causal:

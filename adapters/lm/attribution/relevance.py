@@ -19,11 +19,19 @@ from ..describe.architecture import DecoderBlock
 from ..describe.module_copies import ACTIVATION_MODULES, Call, replaced, run_between
 from ..describe.norms import Norm, describe_norm
 
-__all__ = ["Rule", "relevant", "relevant_attention"]
+__all__ = ["HalfRule", "Rule", "identity_rule", "relevant", "relevant_attention"]
 
 Rule = Literal["gradient", "relp", "relp-frozen"]  # the last: attention patterns are constants
 
 _PRODUCTS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
+
+
+def identity_rule(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What an activation gives, with ``act(x) / x`` as its derivative."""
+    with torch.no_grad():
+        y = activation(x)
+        ratio = torch.where(x == 0, 0.0, y / torch.where(x == 0, 1.0, x)).to(x)
+    return x * ratio + (y - x * ratio).detach()
 
 
 class _Ratio(nn.Module):
@@ -34,13 +42,10 @@ class _Ratio(nn.Module):
         self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            y: Tensor = self.inner(x)
-            ratio = torch.where(x == 0, 0.0, y / torch.where(x == 0, 1.0, x)).to(x)
-        return x * ratio + (y - x * ratio).detach()
+        return identity_rule(self.inner, x)
 
 
-class _HalfRule(TorchFunctionMode):
+class HalfRule(TorchFunctionMode):
     """The half rule for every product of two activations while it is active."""
 
     def __torch_function__(
@@ -62,7 +67,7 @@ def relevant(mlp: nn.Module) -> Callable[[Tensor], Tensor]:
     twin = replaced(mlp, activations)
 
     def run(x: Tensor) -> Tensor:
-        with _HalfRule():
+        with HalfRule():
             out: Tensor = twin(x)
         return out
 
