@@ -28,6 +28,14 @@ def pyproject() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
+def source(name: str) -> Path:
+    """Where a package or a module lies; a source archive has not the two links of a checkout."""
+    for package, folder in FOLDERS.items():
+        if name == package or name.startswith(f"{package}."):
+            return ROOT / (folder + name.removeprefix(package)).replace(".", "/")
+    return ROOT / name.replace(".", "/")
+
+
 def packages_on_disk() -> set[str]:
     """Every folder with Python sources, under the name it is imported by."""
     found = set()
@@ -50,7 +58,7 @@ def test_every_data_file_is_listed(pyproject):
     """A file that is not listed is missing from the wheel."""
     listed = pyproject["tool"]["setuptools"]["package-data"]
     for name in packages_on_disk():
-        folder = ROOT / name.replace(".", "/")
+        folder = source(name)
         found = {path for pattern in listed.get(name, ()) for path in folder.glob(pattern)}
         kept = {path for path in folder.iterdir() if path.is_file() and path.suffix != ".py"}
         assert kept <= found, f"{name}: {sorted(str(path) for path in kept - found)}"
@@ -58,7 +66,7 @@ def test_every_data_file_is_listed(pyproject):
 
 def test_every_package_has_an_init(pyproject):
     for name in pyproject["tool"]["setuptools"]["packages"]:
-        assert (ROOT / name.replace(".", "/") / "__init__.py").is_file(), name
+        assert (source(name) / "__init__.py").is_file(), name
 
 
 @pytest.mark.skipif((ROOT / "PKG-INFO").exists(), reason="a source archive holds no links")
@@ -132,7 +140,7 @@ def test_entry_points_name_modules_on_disk(pyproject):
     targets = [t for group in groups.values() for t in group.values()]
     targets += pyproject["project"].get("scripts", {}).values()
     for target in targets:
-        path = ROOT / target.partition(":")[0].replace(".", "/")
+        path = source(target.partition(":")[0])
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), target
 
 

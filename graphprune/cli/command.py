@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from textwrap import wrap
 from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, get_type_hints
 
@@ -23,6 +24,7 @@ import typer
 from graphprune import __version__
 from graphprune.cli.options import AnyTask, OptionalModel
 from graphprune.errors import GraphPruneError, InputError
+from graphprune.util.file_names import usable
 from graphprune.util.interrupts import Terminated
 from graphprune.util.progress import command_line_progress, printable
 
@@ -182,6 +184,10 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
         }
         (out,) = (value for value in arguments.values() if isinstance(value, CommandOutput))
         with _ending(out):
+            for value in values.values():
+                for path in value if isinstance(value, list) else [value]:
+                    if isinstance(path, Path):
+                        usable(path)
             function(**arguments, **values)
 
     run.__doc__ = function.__doc__

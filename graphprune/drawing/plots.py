@@ -12,6 +12,7 @@ from graphprune.drawing.sheets import save_figure
 from graphprune.drawing.styles import OWN, printable, require_matplotlib
 from graphprune.errors import InputError
 from graphprune.util.fetch import model_title
+from graphprune.util.file_names import usable
 
 
 class _Curve(Protocol):
@@ -113,7 +114,7 @@ def figure_target(path: Any) -> Path | None:
         return None
     from matplotlib.backend_bases import FigureCanvasBase
 
-    target = Path(path)
+    target = usable(path)
     known = FigureCanvasBase.get_supported_filetypes()
     if target.suffix.lower()[1:] not in known:
         raise InputError(f"a figure's name must end in one of .{', .'.join(known)}, got {target}")

@@ -28,6 +28,7 @@ from graphprune.errors import FormatError, GraphPruneError
 from graphprune.evaluation.report import EvaluationReport
 from graphprune.export.schema import FORMAT, VERSION, CircuitFile, ReportFile, parse
 from graphprune.search.gates import strength
+from graphprune.util.file_names import usable
 from graphprune.util.files import atomic_folder, finish_overwriting, require_free, states_format
 from graphprune.util.plain import plain
 from graphprune.util.readers import file_bytes, tensors_of, validated
@@ -58,7 +59,7 @@ def save_circuit(
     circuit: Circuit, directory: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
     """Writes a circuit's folder; see :meth:`graphprune.Circuit.save`."""
-    target = Path(directory).resolve()
+    target = usable(directory).resolve()
     require_free(target, overwrite, "circuit", lambda: states_format(target / JSON_NAME, FORMAT))
     tensors = _tensors(circuit)
     graph = circuit.graph
@@ -176,7 +177,7 @@ def load_circuit(directory: str | os.PathLike[str]) -> Circuit:
     """The circuit in a folder, or beside a ``circuit.json``: :meth:`graphprune.Circuit.load`."""
     from graphprune.core.circuit import Circuit
 
-    folder = Path(directory)
+    folder = usable(directory)
     if folder.name == JSON_NAME and folder.is_file():
         folder = folder.parent
     finish_overwriting(folder.parent)  # an exported model's folder holds its circuit's

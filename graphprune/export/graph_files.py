@@ -14,6 +14,7 @@ from torch import Tensor
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import FormatError, InputError
 from graphprune.export.folder import load_circuit
+from graphprune.util.file_names import usable
 from graphprune.util.readers import read_json, validated, xml_bytes
 
 _Name = str | int | FiniteFloat | list[str | int | FiniteFloat]
@@ -59,7 +60,7 @@ def read_weighted_graph(path: Path) -> tuple[ComputationalGraph, Tensor | None]:
         >>> read_weighted_graph(folder / "circuit.graphml")
         (ComputationalGraph(10 nodes, 12 edges, directed), None)
     """
-    if not path.exists():
+    if not usable(path).exists():
         raise InputError(f"{path} is not there")
     if path.is_dir():
         drawn = load_circuit(path).to_networkx()

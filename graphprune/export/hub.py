@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.errors import FetchError, InputError, MissingExtraError
 from graphprune.export.card import CARD_NAME, PICTURE_NAME, card
 from graphprune.export.folder import JSON_NAME, TENSORS_NAME, load_circuit, save_circuit
+from graphprune.util.file_names import usable
 from graphprune.util.files import scratch_folder, write_text
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def load(place: str | os.PathLike[str], **options: Any) -> Circuit:
         >>> load(folder / "found")
         Circuit(12 of 24 edges, 10 nodes)
     """
-    path = Path(place)
+    path = usable(place)
     if path.exists():
         if options:
             raise InputError(f"{sorted(options)} belong to the hub, but {path} is a local folder")

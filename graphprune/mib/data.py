@@ -21,6 +21,7 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError, MissingExtraError
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.records import FileRecord
+from graphprune.util.file_names import usable
 from graphprune.util.readers import file_bytes, json_value
 
 log = logging.getLogger("graphprune.tasks")
@@ -190,7 +191,7 @@ def split_names(folder: str | Path, config: str | None = None) -> list[str]:
 
 def _files_of(root: Path, config: str | None) -> dict[str, list[Path]]:
     """The files of each split of one configuration."""
-    if not root.is_dir():
+    if not usable(root).is_dir():
         raise InputError(f"expected the folder of a data set, but {root} is not there")
     files = _splits(root)
     if not files:

@@ -32,6 +32,7 @@ from graphprune.mib.layout import UngroupedLayout, field_graph
 from graphprune.mib.names import MIB_MODELS, SCORED_TASKS, known_name, split_name
 from graphprune.mib.parsing import load, parse
 from graphprune.selection.combine import require_informative
+from graphprune.util.file_names import usable
 
 PathLike = str | os.PathLike[str]
 Level = Literal["edge", "node", "neuron"]
@@ -156,7 +157,7 @@ def write_submission(
     layout = UngroupedLayout.of(graph)
     _require_shape(layout, model, f"the graph of what is written to {task}_{model}")
     width = MIB_MODELS[model][2] if d_model is None else d_model
-    folder = Path(root) / f"{task}_{model}"
+    folder = usable(Path(root) / f"{task}_{model}")
     if folder.exists() and (not folder.is_dir() or any(_circuit_files(folder))):
         raise InputError(f"{folder} is a file or has circuit files already; nothing was written")
     write = to_mib_json if form == "json" else to_mib_pt
@@ -252,7 +253,7 @@ def read_submission(
 
 
 def _folder(path: PathLike) -> Path:
-    folder = Path(path)
+    folder = usable(path)
     if not folder.is_dir():
         raise InputError(f"expected a submission's folder, but {folder} is not there")
     return folder

@@ -25,6 +25,7 @@ from graphprune.core.contents import fingerprint
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import FormatError, InputError
+from graphprune.util.file_names import usable
 from graphprune.util.files import contents, remove_stale, write_bytes, write_text
 from graphprune.util.plain import plain
 from graphprune.util.readers import Schema, file_bytes, json_value, validated
@@ -96,7 +97,7 @@ class RunDirectory:
     """
 
     def __init__(self, folder: str | Path, belongs_to: Mapping[str, Any]) -> None:
-        self.folder = Path(folder)
+        self.folder = usable(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"expected a run directory, but {self.folder} is a file")
         remove_stale(self.folder)

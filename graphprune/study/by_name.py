@@ -20,6 +20,7 @@ from graphprune.errors import (
     unknown_name,
 )
 from graphprune.study.settings import known_name, pairs, same_name, task_settings
+from graphprune.util.file_names import usable
 
 if TYPE_CHECKING:
     from graphprune.core.model import MaskedModel
@@ -153,7 +154,7 @@ def choose_model(
     choice = ModelChoice(model, dtype=dtype, device=device, tokenizer=tokenizer, nodes=nodes)
     if device != "auto":
         _device(device)
-    path = Path(model).expanduser()
+    path = usable(Path(model).expanduser())
     if path.is_dir() or (path.suffix.lower() == ".gguf" and path.is_file()):
         return replace(choice, folder=path)
     looks_like_a_path = model.startswith((".", "~", os.sep)) or model.count("/") > 1
@@ -359,7 +360,7 @@ def choose_task(
     from graphprune.core.task import Task
     from graphprune.tasks import TASKS
 
-    path = Path(task).expanduser()
+    path = usable(Path(task).expanduser())
     builtin = same_name(task, TASKS)
     if path.suffix.lower() in PROMPT_FILES:  # as `prompt_files` says
         if not path.is_file():
@@ -393,7 +394,7 @@ def prompt_files(name: str) -> list[Path]:
     from graphprune.mib.data import data_files
     from graphprune.tasks import TASKS
 
-    path = Path(name).expanduser()
+    path = usable(Path(name).expanduser())
     if path.suffix.lower() in PROMPT_FILES:
         return [path]
     builtin = same_name(name, TASKS) is not None

@@ -20,6 +20,7 @@ from graphprune.core.contents import file_fingerprint, files_fingerprint, finger
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError
+from graphprune.util.file_names import is_usable
 from graphprune.util.progress import quiet
 
 from .cases import Case, make_case
@@ -168,7 +169,7 @@ def _options(source: CaseSource, *, by_contents: bool) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, value in json.loads(source.options).items():
         path = Path(value) if isinstance(value, str) else None
-        if path is None or not path.is_absolute() or not path.exists():
+        if path is None or not path.is_absolute() or not is_usable(path) or not path.exists():
             options[name] = value
         elif path.is_file():
             options[name] = ["file", file_fingerprint(path)]

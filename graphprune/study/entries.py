@@ -14,6 +14,7 @@ from graphprune.core.method import Scorer, Sweep
 from graphprune.errors import InputError, unknown_name
 from graphprune.tasks import TASKS
 from graphprune.util.checks import at_least
+from graphprune.util.file_names import is_usable
 from graphprune.util.plain import plain
 
 from .by_name import PROMPT_FILES
@@ -133,7 +134,7 @@ class StudySystem:
 
         ``bare``: whether a word alone may be the name of one.
         """
-        if not isinstance(text, str) or not text or not self.folder:
+        if not isinstance(text, str) or not text or not self.folder or not is_usable(text):
             return text
         path, place = Path(text).expanduser(), Path(self.folder)
         if path.is_absolute():

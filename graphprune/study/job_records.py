@@ -12,10 +12,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, model_validator
 
 from graphprune import __version__
 from graphprune.errors import FormatError, InputError
+from graphprune.util.file_names import usable
 from graphprune.util.files import remove_stale, write_bytes
 from graphprune.util.readers import file_bytes, json_value, validated
 from graphprune.util.sealed import Seal
@@ -37,7 +38,16 @@ FIGURES = (
 OTHER_SETTINGS = "found with other settings"
 
 
-_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | float
+def _of_64_bits(value: Any) -> Any:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("a whole number beyond 64 bits")
+    return value
+
+
+# Whole numbers where fractions are expected are checked too: tables take what the file says.
+_Whole = Annotated[int, BeforeValidator(_of_64_bits)]
+_Real = Annotated[float, BeforeValidator(_of_64_bits)]
+_Number = _Whole | _Real
 _Figure = _Number | Literal["NaN", "Infinity", "-Infinity"] | None
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 _Ranking = Literal["signed", "abs"]
@@ -49,15 +59,15 @@ class _Part(BaseModel):
 
 class _Row(_Part):
     __pydantic_extra__: dict[str, _Figure]  # pyright: ignore[reportIncompatibleVariableOverride]
-    density: float
+    density: _Real
     kept: _Number
 
 
 class _Curve(_Part):
-    sizes: list[float]
+    sizes: list[_Real]
     f: dict[_Ranking, list[_Number]]
     kept: dict[_Ranking, list[_Number]]
-    weighted: dict[_Ranking, list[float]] = {}
+    weighted: dict[_Ranking, list[_Real]] = {}
 
 
 class _CurveByPrompt(_Part):
@@ -77,7 +87,7 @@ class _Record(_Part):
     __pydantic_extra__: dict[str, _Number | str | None]  # pyright: ignore[reportIncompatibleVariableOverride]
     made_by: str
     key: str
-    label: dict[str, str | int]
+    label: dict[str, str | _Whole]
     contents: dict[str, str] | None
     state: Literal["done", "refused", "failed"]
     why: str = ""
@@ -124,7 +134,7 @@ class JobRecords:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = usable(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"expected a folder for the study, but {self.folder} is a file")
         if self.folder.is_dir() and any(self.folder.iterdir()) and not self._jobs.is_dir():

@@ -20,6 +20,7 @@ from graphprune.core.model import MaskedModel
 from graphprune.core.overlap import fingerprint_table, without_overlap
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError
+from graphprune.util.file_names import usable
 from graphprune.util.readers import read_json, validated
 
 from .by_name import PROMPT_FILES, choose_model, choose_task, load_tokenizer, prompt_files
@@ -149,7 +150,7 @@ def require_known_task(task: str, options: Mapping[str, Any]) -> None:
         raise InputError("train_file and test_file go together; the other one is missing")
     settings = {k: v for k, v in options.items() if k not in _NO_SETTINGS}
     for name in names or [task]:
-        path = Path(str(name)).expanduser()
+        path = usable(Path(str(name)).expanduser())
         if names and path.suffix.lower() not in PROMPT_FILES:
             raise InputError(f"files of prompts end in .jsonl or .csv, got {name}")
         if path.suffix.lower() not in PROMPT_FILES or path.is_file():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.errors import InputError
 from graphprune.tasks.inputs import START, masked_tokens, sequences
 from graphprune.tasks.records import FIELDS, FileRecord, check_record
+from graphprune.util.file_names import usable
 from graphprune.util.readers import csv_rows, json_value
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ LARGE_FILE = 16 * 2**20  # bytes; text and records of a larger file are never in
 def is_large(path: str | Path) -> bool:
     """``True`` for a file read line by line into files (:meth:`Task.from_stream`), not at once."""
     try:
-        return Path(path).stat().st_size > LARGE_FILE
+        return usable(path).stat().st_size > LARGE_FILE
     except OSError:
         return False
 
@@ -57,7 +58,7 @@ def task_of(
 
 def _lines(path: str | Path) -> Iterator[str]:
     """A file's lines with their ends, one at a time; a byte-order mark is skipped."""
-    file = Path(path)
+    file = usable(path)
     place = 0
     try:
         with file.open("rb") as opened:

@@ -25,6 +25,7 @@ from functools import cache
 from pathlib import Path
 
 from graphprune.errors import FormatError, InputError
+from graphprune.util.file_names import usable
 from graphprune.util.readers import file_bytes, json_value
 
 PENDING = ".graphprune-pending"
@@ -48,21 +49,6 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name[:_LETTERS]}.{who}.tmp{path.suffix[:20]}")
 
 
-def _usable(path: str | os.PathLike[str]) -> Path:
-    """The path; :class:`InputError` for a name that no file can have."""
-    place = Path(path)
-    try:
-        place.is_dir()
-        possible = b"\0" not in os.fsencode(place)
-    except UnicodeEncodeError:
-        possible = False
-    except OSError as error:  # too long
-        raise InputError(f"cannot write {place}: {error.strerror or error}") from None
-    if not possible:
-        raise InputError(f"no file can be called {str(place)!r}")
-    return place
-
-
 def contents(folder: Path) -> list[Path]:
     """The paths in a folder, without those that a killed write left there."""
     return [p for p in folder.iterdir() if p.name != PENDING and not _SCRATCH.fullmatch(p.name)]
@@ -84,7 +70,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> place.read_text(), len(list(place.parent.iterdir()))
         ('whole', 1)
     """
-    given = _usable(path)
+    given = usable(path)
     if given.is_dir():
         raise InputError(f"expected the name of a file to write, got the folder {given}")
     if given.exists() and not given.is_file():
@@ -257,7 +243,7 @@ def atomic_folder(path: str | os.PathLike[str], *, whole: bool = False) -> Itera
         >>> (place / "a.txt").read_text(), [p.name for p in place.parent.iterdir()]
         ('new', ['new'])
     """
-    target = _usable(path).resolve()
+    target = usable(path).resolve()
     staging = beside(target)
     missing = [parent for parent in target.parents if not parent.exists()]
     try:

@@ -60,7 +60,8 @@ def bootstrap_interval(
     """The interval of the mean of ``values [n]``; see the module.
 
     Values that are all equal give an interval of width 0, unless they lie at an end of finite
-    ``bounds``. A single value gives none (NaN), with the same exception.
+    ``bounds``. A single value gives none (NaN), with the same exception, and so do values
+    that are not all finite.
 
     Args:
         level: how often the interval is to hold the mean.
@@ -83,7 +84,7 @@ def bootstrap_interval(
     if math.isfinite(least) and math.isfinite(most) and np.isin(x, bounds).all():
         low, high = _counted(int((x == most).sum()), n, level)
         return least + (most - least) * low, least + (most - least) * high
-    if n == 1:
+    if n == 1 or not np.isfinite(x).all():
         return math.nan, math.nan
     seen = np.unique(x)
     if len(seen) == 2 and n >= _RESAMPLED:  # right and wrong under other names
@@ -105,7 +106,8 @@ def ratio_interval(
 
     It holds every ratio r at which the mean of ``above - r * below`` is not told apart from 0
     (Fieller), so that it contains the estimate. An end is infinite where the mean of ``below`` is
-    not far enough from 0 to bound the ratio. NaN for a single example.
+    not far enough from 0 to bound the ratio. NaN for a single example, and where a value is NaN
+    or infinite.
 
     Example:
         >>> import torch
@@ -117,7 +119,7 @@ def ratio_interval(
     """
     a, b = _checked(above, level), _checked(below, level)
     n = len(a)
-    if n == 1:
+    if n == 1 or not (np.isfinite(a) & np.isfinite(b)).all():
         return math.nan, math.nan
     sign = 1.0 if b.mean() >= 0 else -1.0
     a, b = sign * a, sign * b
@@ -176,7 +178,7 @@ def function_interval(
     """
     x = torch.from_numpy(_checked(values, level)).reshape(len(values), -1)
     n = len(x)
-    if n == 1:
+    if n == 1 or not bool(x.isfinite().all()):
         return math.nan, math.nan
 
     def with_errors(means: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -156,11 +156,11 @@ def record() -> bytes:
         return path.read_bytes()
 
 
-def _blank_record() -> dict[str, Any]:
+def blank_record() -> dict[str, Any]:
     return {**json.loads(record()), "sha256": Seal("graphprune-job").blank}
 
 
-def _write_record(folder: Path, data: bytes) -> None:
+def write_record(folder: Path, data: bytes) -> None:
     (folder / "jobs").mkdir(exist_ok=True)
     (folder / "jobs" / "key.json").write_bytes(sealed(data, "graphprune-job"))
 
@@ -184,7 +184,7 @@ def read_record(folder: Path) -> None:
 
 
 TARGETS["study: record"] = Target(
-    lambda: changed_json(_blank_record()), _write_record, read_record, record
+    lambda: changed_json(blank_record()), write_record, read_record, record
 )
 
 

@@ -115,7 +115,7 @@ def changed_values(draw, document):
     for _ in range(draw(st.integers(1, 3))):
         places = list(_places(changed))
         path = draw(st.sampled_from(places))
-        odd = draw(st.sampled_from(ODD))
+        odd = copy.deepcopy(draw(st.sampled_from(ODD)))
         if not path:
             # Rarely: nothing of the document is left then.
             changed = odd if draw(st.integers(0, 9)) == 0 else changed
@@ -126,7 +126,7 @@ def changed_values(draw, document):
         key = path[-1]
         kind = draw(st.sampled_from(["replace", "replace", "replace", "remove", "repeat", "swap"]))
         if kind == "replace":
-            holder[key] = copy.deepcopy(odd)
+            holder[key] = odd
         elif kind == "remove":
             del holder[key]
         elif kind == "repeat" and isinstance(holder, list):

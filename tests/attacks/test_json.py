@@ -85,3 +85,34 @@ def test_prompts_are_refused_with_their_line(line, tmp_path):
     (tmp_path / "p.csv").write_text('clean,spans\na,"' + "[" * 3000 + '"\n')
     with pytest.raises(InputError, match=r"p\.csv:2: the JSON of spans is refused"):
         gp.tasks.read_csv(tmp_path / "p.csv")
+
+
+ROW = '"rows": [{"density": 0.1, "kept": 7, "kl": '
+RECORDS = {
+    "edges of 64 bits and more": ('"edges": 82', f'"edges": {-(2**63) - 1}'),
+    "a figure of 64 bits and more": (ROW, ROW + f'{2**63}, "kl_": '),
+    "a density of 290 digits": ('"density": 0.5', '"density": ' + "9" * 290),
+    "a seed of 290 digits": ('"seed": 0', '"seed": ' + "9" * 290),
+}
+
+
+@pytest.mark.parametrize("trick", RECORDS)
+def test_numbers_that_no_table_holds_are_refused_in_a_record(trick, tmp_path):
+    from attacks.fuzz_runs import blank_record, read_record, write_record
+
+    before, after = RECORDS[trick]
+    text = json.dumps(blank_record())
+    assert before in text
+    write_record(tmp_path, text.replace(before, after, 1).encode())
+    with pytest.raises(FormatError, match="beyond 64 bits"):
+        read_record(tmp_path)
+
+
+def test_a_record_with_an_infinite_value_of_a_prompt_is_shown(tmp_path):
+    from attacks.fuzz_runs import blank_record, read_record, write_record
+
+    record = blank_record()
+    record["examples"]["rows"][1]["accuracy"][0] = 1e999
+    write_record(tmp_path, json.dumps(record).encode())
+    read_record(tmp_path)
+    assert (tmp_path / "summary.csv").exists()

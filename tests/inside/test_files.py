@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,9 @@ CASES += ["discover,yes,no", "new,yes,no", "runs,yes,no", "checkpoints,yes,no"]
 MORE = ["exports", "models", "fetch", "study", "pruning", "acdc"]  # by `pytest -m kill`
 
 
-def run_cases(folder, cases):
+def run_cases(folder, cases, timeout=300):
     """What each kill of each case left, in words: all in one process, which forks."""
-    done = in_a_process("-m", "inside.killed_writes", folder, *cases)
+    done = in_a_process("-m", "inside.killed_writes", folder, *cases, timeout=timeout)
     assert done.returncode == 0, done.stderr
     words = {}
     for part in done.stdout.split("case ")[1:]:
@@ -66,13 +67,15 @@ def test_a_kill_at_any_event_leaves_the_old_files_or_the_new(what, kills):
 
 @LINUX
 @pytest.mark.kill
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_two_hundred_kills(tmp_path):
     """Before every event of all else that is written."""
     words = {}
     for what in MORE:
         (tmp_path / what).mkdir()
-        words[what] = run_cases(tmp_path / what, [f"{what},yes,no"])[f"{what},yes,no"]
+        start = time.monotonic()
+        words[what] = run_cases(tmp_path / what, [f"{what},yes,no"], 1800)[f"{what},yes,no"]
+        print(f"{what}: {len(words[what])} kills in {time.monotonic() - start:.0f} s")
     turns_once(words["models"], ["old"], ["new"])
     turns_once(words["fetch"], ["none"], ["new"])
     assert words["exports"] == sorted(words["exports"])

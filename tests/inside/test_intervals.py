@@ -1,9 +1,11 @@
 """Bootstrap intervals of a mean cover it as often as they say."""
 
+import math
+
 import pytest
 import torch
 
-from graphprune.util.numbers import bootstrap_interval, function_interval
+from graphprune.util.numbers import bootstrap_interval, function_interval, ratio_interval
 
 pytestmark = pytest.mark.inside
 
@@ -43,3 +45,17 @@ def test_a_function_without_spread_or_with_bounds():
     assert low == 0.0
     assert 0.05 < high <= 0.5
     assert torch.tensor(function_interval(both[:1], lambda m: m[:, 0])).isnan().all()
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_have_no_interval(odd):
+    x = torch.arange(20.0)
+    x[3] = odd
+    columns = torch.stack([torch.ones(20), x], dim=1)
+    found = [
+        bootstrap_interval(x),
+        ratio_interval(x, torch.ones(20)),
+        ratio_interval(torch.ones(20), x),
+        function_interval(columns, lambda means: means[:, 1] / means[:, 0]),
+    ]
+    assert all(math.isnan(end) for ends in found for end in ends)

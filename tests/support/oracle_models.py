@@ -186,7 +186,7 @@ def _neox(model: Any) -> Model:
         positions=None,
         layers=layers,
         final_norm=body.final_layer_norm,
-        unembed=model.lm_head,
+        unembed=model.get_output_embeddings(),
         final_softcap=None,
     )
 

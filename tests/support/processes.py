@@ -50,8 +50,8 @@ def launch(script: Path, *arguments: str, world: int = 2, timeout: float = 240) 
     return [out for out, _ in ended]
 
 
-def in_a_process(*command):
-    """Python with these arguments; ends within 300 s whatever it returns."""
+def in_a_process(*command, timeout=300):
+    """Python with these arguments; ends within ``timeout`` seconds whatever it returns."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]),
@@ -63,5 +63,5 @@ def in_a_process(*command):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=timeout,
     )
