@@ -184,18 +184,21 @@ def _original(module: Any) -> Any:
 
 
 def self_check(model: LanguageModel, length: int = 5, *, read_off: bool = False) -> None:
-    """Compares with the plain model on random prompts of ``length`` and one shorter, padded.
+    """Compares with the plain model on random prompts of ``length``, one shorter and padded.
 
     Mask 1 must give the model's logits, mask 0 those on the corrupted prompts, both within a
     relative tolerance for the dtype. Raises :class:`UnsupportedModelError` naming what failed.
 
     ``read_off``: nobody has tried the family yet, so that its heads and readers are looked at too.
     """
+    from .lm.passes.inputs import may_pad
+
     arch = model.arch
     length = min(length, arch.table_positions or length)
     ids = arch.drawn_ids(2, 2, length)
     mask = torch.ones(2, length, dtype=torch.int64, device=arch.device)
-    mask[1, max(1, length - 2) :] = 0
+    if may_pad(arch):
+        mask[1, max(1, length - 2) :] = 0
     batch = Batch(
         clean={"input_ids": ids[0], "attention_mask": mask},
         corrupt={"input_ids": ids[1], "attention_mask": mask},

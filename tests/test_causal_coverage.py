@@ -21,6 +21,8 @@ QUICK = {
     "bitnet": "a norm between heads and output map",
     "flex_olmo": "norms behind, norms over all heads, experts",
     "opt": "an MLP without a module, learned positions",
+    "zaya": "layers that hand on what a router keeps beside the stream",
+    "xlnet": "a stream with its tokens first, read in both directions",
 }
 BY_HEAD = 85  # at least so many types, of which the installed transformers has more than 180
 BY_BLOCK = 65  # and so many of which some layer's mixer is one node, or is taken in steps

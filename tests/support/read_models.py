@@ -135,6 +135,43 @@ class HookedModel:
         pair = self.seen(ids, self.part(layer, steps.middle))
         return x, pair[steps.side == "output"].view(x.shape), out
 
+    def _handed(self, ids: Tensor, layer: int) -> list[tuple[Tensor | None, Tensor]]:
+        """What a layer is called with and gives of each tensor of a stream of several."""
+        kept: list[list[tuple[Tensor | None, Tensor]]] = []
+
+        def note(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            given = {**dict(enumerate(args)), **kwargs}
+            kept.append(
+                [
+                    (given.get(c.argument), out if c.output is None else out[c.output])
+                    for c in self.family.carried
+                ]
+            )
+
+        with self.hooks((self.layers[layer], "register_forward_hook", note)):
+            self.logits(ids)
+        return kept[-1]
+
+    def patched_layer(self, clean: Tensor, corrupt: Tensor, layer: int) -> Tensor:
+        """The same for a layer of a stream of several tensors."""
+        pairs = zip(*(self._handed(ids, layer) for ids in (clean, corrupt)), strict=True)
+        changes = []
+        for (x, y), (other_x, other_y) in pairs:
+            old = y if x is None else y - x
+            new = other_y if other_x is None else other_y - other_x
+            changes.append((1 - SHARE) * (new - old))
+
+        def add(_: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+            if self.family.carried[0].output is None:
+                return out + changes[0]
+            parts = list(out)
+            for c, change in zip(self.family.carried, changes, strict=True):
+                parts[c.output] = parts[c.output] + change
+            return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
+
+        with self.hooks((self.layers[layer], "register_forward_hook", add)):
+            return self.logits(clean)
+
     def patched_step(self, clean: Tensor, corrupt: Tensor, layer: int, second: bool) -> Tensor:
         """The same for a step of a layer."""
         steps = self.family.steps[layer]
@@ -236,7 +273,10 @@ def prove(module: Any, *, gradients: bool = False, nodes: str = "auto") -> dict[
         if steps is not None:
             for second in range(1 + (steps.middle is not None)):
                 name = f"m{layer}" if second else f"{steps.node}{layer}"
-                theirs = hooked.patched_step(clean, corrupt, layer, bool(second))
+                if family.carried:
+                    theirs = hooked.patched_layer(clean, corrupt, layer)
+                else:
+                    theirs = hooked.patched_step(clean, corrupt, layer, bool(second))
                 pairs[name] = masked(name, SHARE), theirs
             continue
         if shape.block is None:

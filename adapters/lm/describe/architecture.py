@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from graphprune.errors import UnsupportedModelError
 
 from ..precision.rounding import Rounds
+from .carried import GivenStream, given_below
 from .family import Family
 from .hooks import Snapshot, is_plain, uncompiled
 from .layout import EdgeLayout
@@ -42,7 +43,7 @@ from .module_copies import (
 from .norms import Norm, ReaderProjections, WeightRows, centre, describe_norm, matrix, wide
 from .offloading import WeightLoader, main_device
 from .one_node import Same, one_node
-from .steps import GivenStream, Stage, given_below, stages
+from .steps import Stage, stages
 
 __all__ = ["Architecture", "DecoderBlock"]
 
@@ -302,7 +303,7 @@ class Architecture:
         """Size D of the residual stream."""
         table = int(self.table.shape[-1])
         if self.final_norm is None:  # and tables may be narrower
-            return int(getattr(self.config, "hidden_size", table)) * self.family.vectors
+            return self.family.carries or int(getattr(self.config, "hidden_size", table))
         return int(self.final_norm.gain.shape[-1])
 
     @property
@@ -364,7 +365,7 @@ class Architecture:
             calls = tuple(r.arguments for r in recorders)
             if any(r.hidden is None for r in recorders):
                 raise UnsupportedModelError("a layer never called its attention module")
-            return Glue(entry.flatten(2), position.to(entry), calls)
+            return Glue(entry, position.to(entry), calls)
         finally:
             for recorder in recorders:
                 recorder.clear()
@@ -395,7 +396,8 @@ class Architecture:
         for parts in ({}, output_in_pieces(self.model)):
             base: FixedOutput | GivenStream = FixedOutput(self.base)
             below: dict[str, nn.Module] = {self.family.base: base}
-            if self.family.vectors > 1:
-                base, below = given_below(self.family, len(self.blocks))
+            if self.family.carried:
+                last = self.blocks[-1]
+                base, below = given_below(self.family, last.attention, len(self.blocks))
             tops.append((base, replaced(self.model, below | parts)))
         return tuple(tops)

@@ -8,13 +8,22 @@ projections replaced (see ``module_copies``).
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from math import prod
 from typing import Any, Literal
 
 from torch import nn
 
 from graphprune.errors import UnsupportedModelError
 
-__all__ = ["FAMILIES", "FAMILY_BY_TYPE", "Family", "LayerSteps", "known_types", "not_known"]
+__all__ = [
+    "FAMILIES",
+    "FAMILY_BY_TYPE",
+    "Carried",
+    "Family",
+    "LayerSteps",
+    "known_types",
+    "not_known",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,23 @@ class LayerSteps:
     silent: tuple[str, ...] = ()
     scaled: bool = False
     mixes: bool = False
+
+
+@dataclass(frozen=True)
+class Carried:
+    """One tensor of the stream that layers hand on, where that is not ``[B, T, D]`` alone.
+
+    ``argument``: where a layer is called with it, a position or a keyword; ``output``: its place
+    among what a layer gives (``None``: all it gives). ``shape``: of one token's numbers. ``axes``:
+    ``"usual"`` ``[B, T, *shape]``, ``"tokens first"`` ``[T, B, *shape]``, ``"vectors first"``
+    ``[vectors, B, T, D]``, or ``"vectors as tokens"`` ``[B, vectors * T, D]``, all tokens' first
+    vectors before their second.
+    """
+
+    argument: int | str
+    output: int | None
+    shape: tuple[int, ...]
+    axes: Literal["usual", "tokens first", "vectors first", "vectors as tokens"] = "usual"
 
 
 @dataclass(frozen=True)
@@ -72,8 +98,9 @@ class Family:
     ``steps``: for each layer how it is taken in steps, or ``None`` for a layer that adds a mixer's
     and an MLP's messages to its stream as everything above says (``()``: all do).
 
-    ``vectors``: how many a token has in the stream, ``[B, T, vectors, D]`` (hyper-connections). All
-    layers are then taken in steps, and the base model's own code reads what the last one gives.
+    ``carried``: what layers hand on, where that is more than one vector a token (hyper-connections,
+    a second stream, what a router keeps for the next). All layers are then one step each, and the
+    base model's own code reads what the last one gives.
     """
 
     model_types: tuple[str, ...]
@@ -103,7 +130,7 @@ class Family:
     causal: bool = True
     blocks: tuple[tuple[str, str], ...] = ()
     steps: tuple[LayerSteps | None, ...] = ()
-    vectors: int = 1
+    carried: tuple[Carried, ...] = ()
 
     def __str__(self) -> str:
         """The expression that makes it, settings as by default left out."""
@@ -113,6 +140,11 @@ class Family:
             if getattr(self, f.name) != f.default
         ]
         return f"Family({', '.join([repr(self.model_types), *said])})"
+
+    @property
+    def carries(self) -> int:
+        """How many numbers a token has in all that is ``carried``."""
+        return sum(prod(each.shape) for each in self.carried)
 
     def with_blocks(self) -> Family:
         """The same family whose attention is not split by head either."""

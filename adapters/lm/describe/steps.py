@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .carried import PackedCall, PackedLayer
 from .family import Family, LayerSteps
 from .module_copies import Recorder, Stopped, part, replaced
 from .reading.trace import Traced, first_tensor, only_first, trace_model
@@ -21,11 +22,9 @@ from .reading.whole_layer import NoMlp, Silent, WholeLayer
 
 __all__ = [
     "FirstStep",
-    "GivenStream",
     "SecondStep",
     "Stage",
     "StepStandIns",
-    "given_below",
     "stages",
 ]
 
@@ -127,43 +126,6 @@ class SecondStep(nn.Module):
         return (out.view_as(x) - x).view(shape)
 
 
-class _Flat(nn.Module):
-    """A step of a stream of several vectors a token, which stand side by side outside of it."""
-
-    def __init__(self, step: nn.Module, vectors: int) -> None:
-        super().__init__()
-        self.step, self.vectors = step, vectors
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        out: Tensor = self.step(x.unflatten(-1, (self.vectors, -1)), *args, **kwargs)
-        return out.flatten(-2)
-
-
-class GivenStream(nn.Module):
-    """Stands for each layer where the base model's code behind the layers is run.
-
-    ``hidden [1, n, vectors * D]``: what the last layer gives.
-    """
-
-    hidden: Tensor | None = None
-
-    def __init__(self, vectors: int) -> None:
-        super().__init__()
-        self.vectors = vectors
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The stream as the base model has it."""
-        assert self.hidden is not None
-        stream: Tensor = self.hidden.unflatten(-1, (self.vectors, -1))
-        return stream
-
-
-def given_below(family: Family, layers: int) -> tuple[GivenStream, dict[str, nn.Module]]:
-    """What gives a stream to the code behind the layers, and by path what it stands for."""
-    given = GivenStream(family.vectors)
-    return given, {f"{family.base}.{family.layers}": nn.ModuleList([given] * layers)}
-
-
 class StepStandIns:
     """Stand-ins for one stage of a layer that is taken in steps.
 
@@ -223,16 +185,16 @@ def _stages_of_steps(
     calls: list[Traced],
 ) -> list[Stage]:
     recorder, hollow = Recorder(), replaced(layer, {})
-    hollow.__dict__["forward"] = _unchanged(recorder, call.output)
+    if own.carried:
+        layer = PackedLayer(layer, PackedCall(own.carried, call.args, call.kwargs, call.output))
+        hollow.__dict__["forward"] = layer.unchanged(recorder)
+    else:
+        hollow.__dict__["forward"] = _unchanged(recorder, call.output)
     first: nn.Module = FirstStep(layer, steps)
-    if own.vectors > 1:
-        first = _Flat(first, own.vectors)
     if steps.middle is None:
         return [Stage(own, number, StepStandIns(first, NoMlp(), recorder, hollow))]
     outputs = {c.path.removeprefix(f"{call.path}."): c.output for c in calls}
-    second: nn.Module = SecondStep(layer, steps, outputs, call.rest)
-    if own.vectors > 1:
-        second = _Flat(second, own.vectors)
+    second = SecondStep(layer, steps, outputs, call.rest)
     if not steps.mixes:
         return [Stage(own, number, StepStandIns(first, second, recorder, hollow))]
     last = replace(own, blocks=(("m", ""),))

@@ -27,7 +27,7 @@ TOLD = (
     "num_truncated_tokens",
 )
 
-__all__ = ["TOLD", "Inputs", "position_slots", "read_inputs"]
+__all__ = ["TOLD", "Inputs", "may_pad", "position_slots", "read_inputs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,12 @@ class Inputs:
     shape: tuple[int, ...]
     alignment: Tensor | None
     prefix: int
+
+
+def may_pad(arch: Architecture) -> bool:
+    """Whether no token reads padding behind it, or the module itself sees what is padding."""
+    asked = inspect.signature(arch.model.forward).parameters
+    return arch.family.causal or "attention_mask" not in asked
 
 
 def position_slots(batch: Batch, inputs: Inputs) -> tuple[Tensor, int]:
@@ -123,6 +129,11 @@ def _side(arch: Architecture, given: Any, side: str) -> tuple[Tensor, Tensor]:
         raise InputError(
             f"batches must be padded on the right (Task.from_tensors moves padding); the {side} "
             "attention_mask has padding in front of tokens, or a prompt without any"
+        )
+    if not may_pad(arch) and not bool(weight.all()):
+        raise InputError(
+            f"the {side} prompts are padded, and this model reads in both directions, so that "
+            "its tokens would read padding: give prompts of one length to a batch"
         )
     for key, value in parts.items():
         _require_unread(arch, key, value, weight, side)

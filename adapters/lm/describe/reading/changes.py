@@ -13,15 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..family import LayerSteps
+from ..carried import PackedCall, PackedLayer
+from ..family import Carried, LayerSteps
 from ..norms import HALF, is_norm
 from ..steps import FirstStep, SecondStep
 from .mixers import letter
 from .refusal import FOREIGN, cannot_read
-from .trace import Traced, record, under
+from .trace import Traced, first_tensor, record, under
 from .whole_layer import with_hidden
 
-__all__ = ["find_steps"]
+__all__ = ["READS_LATER", "find_steps", "one_step"]
+
+READS_LATER = "reads later tokens"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,13 @@ class _Run:
 
 
 def find_steps(
-    call: Traced, calls: list[Traced], at: str, known: dict[Any, Any], *, alone: bool
+    call: Traced,
+    calls: list[Traced],
+    at: str,
+    known: dict[Any, Any],
+    *,
+    alone: bool,
+    whole: bool = False,
 ) -> LayerSteps:
     """How the layer is taken in steps: two, or one where no middle is found.
 
@@ -44,9 +53,12 @@ def find_steps(
         at: the layer's name, for messages.
         known: steps of layers read before, which this one adds to.
         alone: whether a second step must be a node that may read other tokens.
+        whole: whether the layer is one step whatever is in it.
+
+    ``known`` says too whether a layer's tokens read later ones (``READS_LATER``).
 
     Raises:
-        UnsupportedModelError: a layer that reads later tokens, or is called in another way.
+        UnsupportedModelError: a layer without gradient, or that is called in another way.
     """
     hidden, out = call.read, call.gave
     named = "hidden_states" in call.kwargs
@@ -59,8 +71,11 @@ def find_steps(
     plain = _Run(hidden, out, calls)
     late, early = (_run(call, _turned(hidden, token)) for token in (-1, -2))
     if _moved(plain.out[:, :-1], late.out[:, :-1]):
-        cannot_read(at, "it reads what later tokens send; encoders are not supported yet")
+        known[READS_LATER] = True
+    _require_gradient(call, hidden, at)
     layer = _LayerRuns(call, plain, early)
+    if whole:
+        return layer.one_step()
     make = ("steps", type(call.module), *(name for name, _ in call.module.named_modules()))
     steps = known.get(make)
     if steps is None or (steps.middle is not None and not layer.follows(steps)):
@@ -69,6 +84,36 @@ def find_steps(
     if steps.middle is None:
         return steps
     return replace(steps, mixes=alone or layer.second_mixes(steps))
+
+
+def one_step(
+    call: Traced,
+    calls: list[Traced],
+    at: str,
+    known: dict[Any, Any],
+    carried: tuple[Carried, ...],
+) -> LayerSteps:
+    """A layer that hands on more than one vector a token, as one step; otherwise as above."""
+    calls_of = PackedCall(carried, call.args, call.kwargs, call.output)
+    x, (args, kwargs) = calls_of.entering(call.args, call.kwargs)
+    layer = PackedLayer(call.module, calls_of)
+    call = Traced(call.path, layer, (x, *args), kwargs, calls_of.leaving(call.output))
+    calls = [replace(each, path=f"layer.{each.path}") for each in calls if each.path]
+    return find_steps(call, calls, at, known, alone=True, whole=True)
+
+
+def _require_gradient(call: Traced, x: Tensor, at: str) -> None:
+    """Refuses a layer that computes what no gradient passes."""
+    with torch.enable_grad():
+        args, kwargs = with_hidden(call.args, call.kwargs, x.detach().requires_grad_(True))
+        out = first_tensor(call.module(*args, **kwargs))
+    if out is None or not out.requires_grad:
+        name = type(getattr(call.module, "layer", call.module)).__name__
+        cannot_read(
+            at,
+            f"{name} gives no gradient to what it reads (it runs under torch.no_grad() or a kernel "
+            "without a backward), so that no edge's could be told",
+        )
 
 
 def _turned(x: Tensor, token: int) -> Tensor:

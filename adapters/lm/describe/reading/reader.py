@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from graphprune.errors import UnsupportedModelError
 
-from ..family import Family, LayerSteps
+from ..family import Carried, Family, LayerSteps
 from ..module_copies import part, quiet
 from ..norms import HALF, describe_norm, is_norm
-from .changes import find_steps
+from .changes import READS_LATER, find_steps, one_step
+from .handed_on import read_carried
 from .layer import read_layer
 from .refusal import FOREIGN, cannot_read, refusal
 from .trace import Traced, trace_model
@@ -74,26 +75,34 @@ def _settings(model: nn.Module, config: Any, split: bool) -> dict[str, Any]:
             f"it could not be run on {_TOKENS} random tokens: {type(error).__name__}: {error}",
         )
     stack = _find_stack(model, calls, table)
-    _require_stream(stack)
     settings = stack.settings
+    carried = read_carried(stack.calls, _TOKENS, getattr(config, "hidden_size", None))
     base = part(model, settings["base"])
     settings["position"] = settings["final_norm"] = None
-    if stack.entry.ndim == 4:
-        settings["vectors"] = int(stack.entry.shape[2])
+    if carried:
+        settings["carried"] = carried
     else:
         settings["position"] = _position(base, calls, stack, table)
         settings["final_norm"] = _final_norm(base, calls, stack)
-    return settings | _together(_Layers(stack.calls, calls, config, split))
+    return settings | _together(_Layers(stack.calls, calls, config, split, carried))
 
 
 class _Layers:
     """The readings of all layers, one after the other, and why those without one have none.
 
-    ``split``: all must have one.
+    ``split``: all must have one. ``carried``: as a :class:`Family` has it.
     """
 
-    def __init__(self, layers: list[Traced], calls: list[Traced], config: Any, split: bool) -> None:
+    def __init__(
+        self,
+        layers: list[Traced],
+        calls: list[Traced],
+        config: Any,
+        split: bool,
+        carried: tuple[Carried, ...],
+    ) -> None:
         self.layers, self.split, self.inside = layers, split, list[list[Traced]]()
+        self.carried = carried
         self.readings: list[dict[str, Any] | None] = []
         self.refused: dict[int, UnsupportedModelError] = {}
         self.known: dict[Any, Any] = {}
@@ -107,8 +116,8 @@ class _Layers:
                 ]
             )
             try:
-                if call.read is not None and call.read.ndim == 4:
-                    cannot_read(f"layer {i}", "its stream has several vectors for each token")
+                if carried:
+                    cannot_read(f"layer {i}", "its stream is more than one vector for each token")
                 reading = read_layer(call, self.inside[i], config, i, self.known, split=split)
             except UnsupportedModelError as error:
                 if split:
@@ -149,10 +158,17 @@ class _Layers:
     def steps(self, i: int, why: UnsupportedModelError, *, alone: bool) -> LayerSteps:
         """How layer ``i`` is taken in steps; raises ``why`` if it cannot be."""
         try:
-            steps = find_steps(
-                self.layers[i], self.inside[i], f"layer {i}", self.known, alone=alone
-            )
+            if self.carried:
+                steps = one_step(
+                    self.layers[i], self.inside[i], f"layer {i}", self.known, self.carried
+                )
+            else:
+                steps = find_steps(
+                    self.layers[i], self.inside[i], f"layer {i}", self.known, alone=alone
+                )
         except FOREIGN as error:
+            if self.carried and isinstance(error, UnsupportedModelError):
+                raise
             raise why from error
         _log.info("layer %d is taken in steps: %s", i, why)
         return steps
@@ -192,6 +208,8 @@ def _together(layers: _Layers) -> dict[str, Any]:
             for i in range(len(layers.layers))
         ]
         settings = settings | {"steps": tuple(steps)}
+        if READS_LATER in layers.known:
+            settings |= {"causal": False}
     own = [r for i, r in enumerate(layers.readings) if r is not None and i not in wrong]
     paths = tuple(dict.fromkeys(blocks[id(r)] for r in own if blocks[id(r)] is not None))
     return settings | ({"blocks": paths} if paths else {})
@@ -258,29 +276,6 @@ def _find_stack(model: nn.Module, calls: list[Traced], table: nn.Module) -> _Sta
             "there is no list of modules of which each is called with what the one before gave",
         )
     return best
-
-
-def _require_stream(stack: _Stack) -> None:
-    """Refuses layers that pass on another thing than vectors for each token, or more than them."""
-    shape = list(stack.entry.shape)
-    if stack.entry.ndim not in (3, 4) or shape[:2] != [1, _TOKENS]:
-        cannot_read(
-            "the layers",
-            f"they pass on {shape} for 1 prompt of {_TOKENS} tokens; expected one vector for each "
-            f"token, [1, {_TOKENS}, width], or several, [1, {_TOKENS}, vectors, width]",
-        )
-    for one, other in pairwise(stack.calls):
-        more = one.output[1:] if isinstance(one.output, (tuple, list)) else ()
-        given = (*other.args, *other.kwargs.values())
-        states = [x for x in more if isinstance(x, Tensor) and x.is_floating_point()]
-        if any(any(x is y for y in given) for x in states):
-            cannot_read(
-                other.path, "it reads something beside the stream that the layer before hands on"
-            )
-    for call in stack.calls:
-        tensors = [x for x in (*call.args, *call.kwargs.values()) if isinstance(x, Tensor)]
-        if any(x.ndim == 4 and [*x.shape[:2], x.shape[3]] == shape for x in tensors):
-            cannot_read(call.path, "it reads states of other layers beside the stream")
 
 
 def _base_of(model: nn.Module, layers: str, table: nn.Module) -> dict[str, Any]:
