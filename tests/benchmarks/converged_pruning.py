@@ -3,8 +3,8 @@
 A four-layer GPT-2 that learned the IOI task (479 edges; 532 where token and position embeddings are
 two nodes, as in the release); 5, 10, 20 and 30 % of its edges. Both forms get 3,000 steps of 32
 prompts, as in the paper. ``variant="paper"`` is the released trainer step by step
-(``tests/inside/test_released_trainer.py``), with its cut of gradients and its node gates. Both circuits keep
-exactly as many edges, and their KL is on 400 prompts that nobody trained on.
+(``tests/inside/test_released_trainer.py``), with its cut of gradients and its node gates. Both
+circuits keep exactly as many edges, and their KL is on 400 prompts that nobody trained on.
 
     PYTHONPATH=tests python -m benchmarks.converged_pruning --out converged.csv
     PYTHONPATH=tests python -m benchmarks.converged_pruning --out converged.csv --table
