@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from support.four_bits import products_as_made  # noqa: F401
 from support.tiny import random_pair, tiny
 from test_wrapped_in_others import agrees, written
 

@@ -96,11 +96,15 @@ def decorate(kind: type, names: tuple[str, ...], decorator: Callable[[Any], Any]
 
 _LOCKS: WeakKeyDictionary[nn.Module, AbstractContextManager[bool]] = WeakKeyDictionary()
 _GUARD = threading.Lock()
+_ROUNDS = "support_avx512bf16_for_cpu"  # bitsandbytes' name for it
 
 
 @contextmanager
 def quiet(module: nn.Module) -> Iterator[None]:
     """Evaluation mode and frozen weights, both restored afterwards whatever happens.
+
+    On processors that multiply in bfloat16, bitsandbytes' 4-bit maps do so in evaluation mode, with
+    rounded inputs and without gradients; here they multiply in the dtype that they were made for.
 
     Threads take turns: the modules that run around a masked model's parts hold the values of one
     run at a time, and two threads would restore each other's modes.
@@ -108,7 +112,12 @@ def quiet(module: nn.Module) -> Iterator[None]:
     with _turn(module):
         modes = [(m, m.training) for m in module.modules() if m.training]
         trainable = [p for p in module.parameters() if p.requires_grad]
+        rounding = [m for m in module.modules() if getattr(m, _ROUNDS, False)]
         try:
+            for m in rounding:
+                setattr(m, _ROUNDS, False)
+                if getattr(getattr(m.weight, "quant_state", None), "packing_format_for_cpu", False):
+                    m.state_dict()  # which lays the weights out as they were made
             for m, _ in modes:
                 m.training = False
             for p in trainable:
@@ -117,6 +126,8 @@ def quiet(module: nn.Module) -> Iterator[None]:
         finally:
             for m, mode in modes:
                 m.training = mode
+            for m in rounding:
+                setattr(m, _ROUNDS, True)
             for p in trainable:
                 p.requires_grad_(True)
 
