@@ -304,8 +304,8 @@ def test_planted_motifs_are_ranked_first():
     circuit = gp.Circuit.from_mask(scores.top(240), scores=scores, model=model, task=task)
     houses = planted > 0
     handed = to_explanation(circuit, data)
-    assert area_under_curve(handed.edge_score, houses) > 0.95
-    # Training differs between processors: by sign it is .42 to .67.
+    # Training differs between processors: by size it is .93 to .99, by sign .42 to .67.
+    assert area_under_curve(handed.edge_score, houses) > 0.9
     assert area_under_curve(scores.values, houses) < 0.75
     bare = to_explanation(circuit)
     assert torch.equal(bare.edge_score, handed.edge_score)

@@ -47,6 +47,7 @@ from .set_search import (
     best_of_all,
     exchanged,
     greedy,
+    ranks_of,
     removal_costs,
     toggled,
 )
@@ -267,10 +268,10 @@ class GlobalSearch:
         """Edges that are left, the best predicted first, and what they are predicted to cost."""
         free = np.flatnonzero(self.kept)
         cost = removal_costs(self.goal, self.evaluator.effects(self.kept, self.spectrum)[free])
-        # Rounding must not decide between edges that have no effect at all.
+        # Rounding must not decide between edges of equal effect, nor between those of none.
         noise = 1e-9 * max(float(np.abs(cost).max(initial=0.0)), self.evaluator.scale * 1e-3)
         cost = np.where(np.abs(cost) <= noise, 0.0, cost)
-        by = np.lexsort((free, self.evaluator.sizes[free], cost))
+        by = np.lexsort((free, self.evaluator.sizes[free], ranks_of(cost, noise)))
         return free[by], cost[by]
 
     def _verified(self, order: IntArray, cost: FloatArray, number: int, least: int) -> IntArray:
@@ -278,7 +279,7 @@ class GlobalSearch:
         best: tuple[float, IntArray] | None = None
         while True:
             edges, loss = self._best(order, number)
-            if best is None or loss < best[0]:
+            if best is None or loss < best[0] - 1e-11 * self.evaluator.scale:
                 best = (loss, edges)
             # What rounding and the prediction explain.
             predicted = 0.0 if self.goal == "damp" else 2 * abs(float(cost[:number].sum()))
@@ -297,7 +298,7 @@ class GlobalSearch:
             kept = self.kept.copy()
             kept[edges] = False
             loss = self.evaluator.loss(self.evaluator.value(kept))
-            if result is None or loss < result[1]:
+            if result is None or loss < result[1] - 1e-11 * self.evaluator.scale:
                 result = (edges, loss)
             if self.evaluator.is_optimal(loss):
                 break

@@ -37,7 +37,7 @@ from ..linalg.weighted_graph import BoolArray, FloatArray, IntArray, Operator, W
 
 __all__ = [
     "WORK", "Goal", "SetEvaluator", "StackedMatrices", "annealed", "best_draw", "best_of_all",
-    "exchanged", "first_least", "greedy", "removal_costs", "toggled",
+    "exchanged", "first_least", "greedy", "ranks_of", "removal_costs", "toggled",
 ]  # fmt: skip
 
 Goal = Literal["damp", "preserve", "gap"]
@@ -160,6 +160,20 @@ def toggled(kept: BoolArray, toggles: IntArray) -> BoolArray:
 def first_least(losses: FloatArray, scale: float) -> int:
     """The number of the first loss that is the least but for rounding, which must not decide."""
     return int(np.argmax(losses <= losses.min() + 1e-11 * scale))
+
+
+def ranks_of(values: FloatArray, noise: float) -> IntArray:
+    """``[n]``: whole numbers in the order of ``values [n]``; neighbours within ``noise`` share one.
+
+    Example:
+        >>> ranks_of(np.array([2.0, 1.0, 2.0 + 1e-12]), 1e-9).tolist()
+        [1, 0, 1]
+    """
+    order = np.argsort(values, kind="stable")
+    rises = np.diff(values[order], prepend=values[order[:1]]) > noise
+    ranks = np.empty(len(values), dtype=np.int64)
+    ranks[order] = np.cumsum(rises)
+    return ranks
 
 
 class StackedMatrices:
@@ -297,7 +311,8 @@ def exchanged(
                 return best
             if evaluator.stacks is None:
                 predicted = value + evaluator.effects(kept, spectrum)[edges]
-                edges = edges[np.argsort(evaluator.losses_of(predicted), kind="stable")[:width]]
+                ranks = ranks_of(evaluator.losses_of(predicted), 1e-11 * evaluator.scale)
+                edges = edges[np.argsort(ranks, kind="stable")[:width]]
             losses = evaluator.losses(toggled(kept, edges[:, None]))
             chosen = first_least(losses, evaluator.scale)
             loss, edge = float(losses[chosen]), edges[chosen]
