@@ -146,18 +146,13 @@ class UnrolledNetwork:
         if kept is None and not sequential:
             held, updated = self._for_any(schedule, known, wanted, like, given)
             if held is not None:
-                self._keep(key, schedule, None)
+                _keep(self._runs, key, _Kept(schedule, None))
                 return held, updated
         lasts = sequential or kept is not None
         rows = self._unrolled(schedule, known, wanted, by_level=lasts)
         run = self._made(rows, (schedule.update, *like), *given)
-        self._keep(key, schedule, run if lasts else None)
+        _keep(self._runs, key, _Kept(schedule, run if lasts else None))
         return run, None
-
-    def _keep(self, key: tuple[Any, ...], schedule: Schedule, run: TorchRun | None) -> None:
-        while len(self._runs) >= _KEPT_RUNS:
-            del self._runs[next(iter(self._runs))]
-        self._runs[key] = _Kept(schedule, run)
 
     def _made(
         self,
@@ -197,7 +192,7 @@ class UnrolledNetwork:
 
             planned()  # its product is found once
             pays = seconds(lambda: held, *given, updated) < seconds(planned, *given)
-            self._held[key] = held if pays else None
+            _keep(self._held, key, held if pays else None)
         run = self._held[key]
         if run is None:
             return None, None
@@ -234,6 +229,13 @@ class UnrolledNetwork:
             first_states=known[0],
             by_level=by_level,
         )
+
+
+def _keep(kept: dict[tuple[Any, ...], Any], key: tuple[Any, ...], value: Any) -> None:
+    """Keeps one more, and drops the first where there are too many."""
+    while len(kept) >= _KEPT_RUNS:
+        del kept[next(iter(kept))]
+    kept[key] = value
 
 
 def _columns(part: Tensor, leading: tuple[int, ...]) -> Tensor:

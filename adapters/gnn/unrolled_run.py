@@ -143,11 +143,14 @@ class TorchRun(ABC):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of leaves and factors from that of the wanted states ``[n, M]``."""
 
-    def _split(self, felt: Tensor, held: Any, now: Tensor | None) -> tuple[Tensor, Any]:
+    def _split(
+        self, felt: Tensor, held: Tensor | None, now: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """What is felt at a wave's rows: as far as they were computed, and as far as held."""
         if now is None:
             return felt, held
-        felt = felt + held
+        if held is not None:
+            felt = felt + held
         return felt.masked_fill(~now, 0.0), felt.masked_fill(now, 0.0)
 
     def _derive(self, wave: Wave, gradient: Tensor, values: Tensor, out: Tensor) -> None:
@@ -226,13 +229,14 @@ class SparseRun(TorchRun):
         first, *views = felt.split([wanted, *self._sizes[1:]])
         first.copy_(gradient)
         values = rows.split(self._sizes)
-        updates, held = self._by_wave(updated), 0
+        updates = self._by_wave(updated)
+        held: Tensor | None = None
         for number in range(len(run.waves), 0, -1):
             at_rows = bags[number](felt, weight[number])
             at_rows, held = self._split(at_rows, held, updates[number - 1])
             self._derive(run.waves[number - 1], at_rows, values[number], views[number - 1])
         of_leaves = bags[0](felt, weight[0]) if leaves else None
-        if of_leaves is not None and isinstance(held, Tensor):
+        if of_leaves is not None and held is not None:
             of_leaves.index_add_(0, self._held, held)
         if not weights or not len(run.source):
             return of_leaves, torch.zeros_like(factors) if weights else None
@@ -312,7 +316,8 @@ class DenseRun(TorchRun):
         run = self.run
         felt = torch.zeros_like(rows).index_add_(0, self._output, gradient)
         of_factors = torch.zeros_like(factors) if weights else None
-        updates, held = self._by_wave(updated)[::-1], 0
+        updates = self._by_wave(updated)[::-1]
+        held: Tensor | None = None
         for wave, matrix, now in zip(run.waves[::-1], self._matrices[::-1], updates, strict=True):
             here, held = self._split(felt[wave.start : wave.stop], held, now)
             at_sums = torch.empty_like(here)
@@ -322,6 +327,6 @@ class DenseRun(TorchRun):
                 products = at_sums @ rows.index_select(0, matrix.columns).T
                 read = products.flatten().index_select(0, matrix.cells)
                 of_factors.index_add_(0, matrix.factor, read)
-        if isinstance(held, Tensor):
+        if held is not None:
             felt.index_add_(0, self._held, held)
         return felt[: run.leaves] if leaves else None, of_factors

@@ -44,7 +44,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def least(jobs, repeats=20):
+def least(jobs, repeats=200):
     """CPU milliseconds of each job, the least of interleaved runs after three uncounted ones."""
     best = dict.fromkeys(jobs, float("inf"))
     for turn in range(repeats + 3):
