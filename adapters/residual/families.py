@@ -7,6 +7,7 @@ its modules by their dotted paths. Attention itself is run by the user's own mod
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 __all__ = ["RESIDUAL_FAMILIES", "Attention", "Mlp", "ResidualFamily", "Stack"]
 
@@ -85,7 +86,7 @@ class ResidualFamily:
     stacks: tuple[Stack, ...]
 
 
-def _attention(module: str, names: str, norm: str, **options: bool) -> Attention:
+def _attention(module: str, names: str, norm: str, **options: Any) -> Attention:
     """An attention whose projections are ``names``, parted by spaces, under one module."""
     query, key, value, output = (f"{module}.{name}" for name in names.split())
     return Attention(query, key, value, output, norm, **options)

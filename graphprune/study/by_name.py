@@ -105,7 +105,7 @@ class ModelChoice:
         if self.system is not None:
             return Loaded(self.system.model(), self.system, self.name)
         from graphprune.core.registry import wrap
-        from graphprune.tasks.inputs import know_start
+        from graphprune.tasks.encoding import know_start
 
         module = self.load_module(note)
         source = self.place()

@@ -27,7 +27,15 @@ from graphprune.errors import InputError
 
 CHUNK = 8192  # texts encoded at a time
 REMEMBERED = 8192  # texts whose ids are kept
+START = "decoder_start_token_id"  # an attribute that the command line gives a tokenizer
 PROBES = ("a", "the", "A", "1")  # texts whose ids show what is put around a prompt
+
+
+def know_start(tokenizer: Any, config: Any) -> None:
+    """Tells the tokenizer of an encoder-decoder which token the decoder's text begins with."""
+    start = getattr(config, START, None)
+    if tokenizer is not None and start is not None and config.is_encoder_decoder:
+        setattr(tokenizer, START, start)
 
 
 def _overlap(added: Sequence[int], own: Sequence[int]) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import InputError
-from graphprune.tasks.inputs import START, masked_tokens, sequences
+from graphprune.tasks.encoding import START
+from graphprune.tasks.inputs import masked_tokens, sequences
 from graphprune.tasks.records import FIELDS, FileRecord, check_record
 from graphprune.util.file_names import usable
 from graphprune.util.readers import csv_rows, json_value

@@ -15,20 +15,12 @@ from torch import Tensor
 from graphprune.core.metrics import Metric, as_metric
 from graphprune.core.task import Task
 from graphprune.errors import InputError
+from graphprune.tasks.encoding import START
 from graphprune.tasks.tensor_examples import examples_of
 
-__all__ = ["know_start", "masked_tokens", "sequences", "text_classes"]
-
-START = "decoder_start_token_id"  # an attribute that the command line gives a tokenizer
+__all__ = ["masked_tokens", "sequences", "text_classes"]
 
 Measure = str | Metric | Callable[..., Any]
-
-
-def know_start(tokenizer: Any, config: Any) -> None:
-    """Tells the tokenizer of an encoder-decoder which token the decoder's text begins with."""
-    start = getattr(config, START, None)
-    if tokenizer is not None and start is not None and config.is_encoder_decoder:
-        setattr(tokenizer, START, start)
 
 
 def masked_tokens(

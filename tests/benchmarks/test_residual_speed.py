@@ -5,11 +5,12 @@ forward + backward with frozen weights of the same module on the same input (one
 EAP's and EAP-IG's figures hold their reference, the masked runs' do not.
 
 Figures of 2026-11-30, virtual machine with 2 AMD EPYC cores (AVX2) that others used at the same
-time, torch 2.13.0 (CPU), CPU seconds, least of five interleaved runs; before that day's change, which
-lets readers share a stream where no mask parts them, in brackets:
+time, torch 2.13.0 (CPU), CPU seconds, least of five interleaved runs; in brackets those from before
+readers shared a stream where no mask parts them:
 
 - BERT, 4 layers: EAP 3.5 (8.3), EAP-IG (5) 12.2 (33.0), masked forward 1.2 (1.5), step 2.9 (4.9);
-- BERT, 12 layers: EAP 3.9 (19.5), EAP-IG (5) 14.8 (76.0), masked forward 1.9 (3.0), step 9.9 (11.4);
+- BERT, 12 layers: EAP 3.9 (19.5), EAP-IG (5) 14.8 (76.0), masked forward 1.9 (3.0), step 9.9
+  (11.4);
 - ViT, 4 layers: EAP 2.9 (4.5), EAP-IG (5) 10.4 (16.2), masked forward 1.2 (1.3), step 2.1 (2.3);
 - ViT, 12 layers: EAP 3.3 (7.7), EAP-IG (5) 11.7 (31.8), masked forward 1.6 (2.1), step 3.0 (4.1);
 - BART, 4 + 4 layers: EAP 3.6, EAP-IG (5) 13.7, masked forward 1.7, step 3.9.
