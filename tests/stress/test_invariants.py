@@ -205,11 +205,11 @@ def test_scores_do_not_depend_on_threads_or_batches_beyond_rounding():
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's own counts")
 def test_a_thousand_calls_leave_no_memory_and_no_files(tmp_path):
-    """Of scoring, judging, saving, loading and a refused call, in turn; flat after the first 200."""
+    """Of scoring, judging, saving, loading and a refused call in turn; flat after the first 200."""
 
     def held():
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len([*Path("/proc/self/fd").iterdir()])
 
     system = System(7, ring=True)
     model, task = system.model, system.task
@@ -231,9 +231,7 @@ def test_a_thousand_calls_leave_no_memory_and_no_files(tmp_path):
         call(number)
     gc.collect()
     after, files_after = held()
-    print(
-        f"{memory:.1f} MiB and {files} files after 200 calls, {after:.1f} and {files_after} after"
-    )
+    print(f"{memory:.1f} MiB, {files} files after 200 calls; then {after:.1f}, {files_after}")
     assert after - memory < 8
     assert files_after == files
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
