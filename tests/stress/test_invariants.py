@@ -203,6 +203,7 @@ def test_scores_do_not_depend_on_threads_or_batches_beyond_rounding():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's own counts")
 def test_a_thousand_calls_leave_no_memory_and_no_files(tmp_path):
     """Of scoring, judging, saving, loading and a refused call in turn; flat after the first 200."""
