@@ -24,7 +24,7 @@ import typer
 from graphprune import __version__
 from graphprune.cli.options import AnyTask, OptionalModel
 from graphprune.errors import GraphPruneError, InputError
-from graphprune.util.file_names import usable
+from graphprune.util.checks import usable
 from graphprune.util.interrupts import Terminated
 from graphprune.util.progress import command_line_progress, printable
 

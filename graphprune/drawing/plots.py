@@ -11,8 +11,8 @@ import numpy as np
 from graphprune.drawing.sheets import save_figure
 from graphprune.drawing.styles import OWN, printable, require_matplotlib
 from graphprune.errors import InputError
+from graphprune.util.checks import usable
 from graphprune.util.fetch import model_title
-from graphprune.util.file_names import usable
 
 
 class _Curve(Protocol):

@@ -28,7 +28,7 @@ from graphprune.errors import FormatError, GraphPruneError
 from graphprune.evaluation.report import EvaluationReport
 from graphprune.export.schema import FORMAT, VERSION, CircuitFile, ReportFile, parse
 from graphprune.search.gates import strength
-from graphprune.util.file_names import usable
+from graphprune.util.checks import usable
 from graphprune.util.files import atomic_folder, finish_overwriting, require_free, states_format
 from graphprune.util.plain import plain
 from graphprune.util.readers import file_bytes, tensors_of, validated

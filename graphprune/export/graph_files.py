@@ -14,7 +14,7 @@ from torch import Tensor
 from graphprune.core.graph import ComputationalGraph
 from graphprune.errors import FormatError, InputError
 from graphprune.export.folder import load_circuit
-from graphprune.util.file_names import usable
+from graphprune.util.checks import usable
 from graphprune.util.readers import read_json, validated, xml_bytes
 
 _Name = str | int | FiniteFloat | list[str | int | FiniteFloat]

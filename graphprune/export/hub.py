@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from graphprune.errors import FetchError, InputError, MissingExtraError
 from graphprune.export.card import CARD_NAME, PICTURE_NAME, card
 from graphprune.export.folder import JSON_NAME, TENSORS_NAME, load_circuit, save_circuit
-from graphprune.util.file_names import usable
+from graphprune.util.checks import usable
 from graphprune.util.files import scratch_folder, write_text
 
 if TYPE_CHECKING:

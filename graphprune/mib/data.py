@@ -21,7 +21,7 @@ from graphprune.core.task import Task
 from graphprune.errors import InputError, MissingExtraError
 from graphprune.tasks.encoding import Encoder
 from graphprune.tasks.records import FileRecord
-from graphprune.util.file_names import usable
+from graphprune.util.checks import usable
 from graphprune.util.readers import file_bytes, json_value
 
 log = logging.getLogger("graphprune.tasks")

@@ -32,7 +32,7 @@ from graphprune.mib.layout import UngroupedLayout, field_graph
 from graphprune.mib.names import MIB_MODELS, SCORED_TASKS, known_name, split_name
 from graphprune.mib.parsing import load, parse
 from graphprune.selection.combine import require_informative
-from graphprune.util.file_names import usable
+from graphprune.util.checks import usable
 
 PathLike = str | os.PathLike[str]
 Level = Literal["edge", "node", "neuron"]

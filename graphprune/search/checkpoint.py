@@ -25,7 +25,7 @@ from graphprune.core.contents import fingerprint
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import FormatError, InputError
-from graphprune.util.file_names import usable
+from graphprune.util.checks import usable
 from graphprune.util.files import contents, remove_stale, write_bytes, write_text
 from graphprune.util.plain import plain
 from graphprune.util.readers import Schema, file_bytes, json_value, validated

@@ -20,7 +20,7 @@ from graphprune.errors import (
     unknown_name,
 )
 from graphprune.study.settings import known_name, pairs, same_name, task_settings
-from graphprune.util.file_names import usable
+from graphprune.util.checks import usable
 
 if TYPE_CHECKING:
     from graphprune.core.model import MaskedModel

@@ -20,7 +20,7 @@ from graphprune.core.contents import file_fingerprint, files_fingerprint, finger
 from graphprune.core.model import MaskedModel
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError
-from graphprune.util.file_names import is_usable
+from graphprune.util.checks import is_usable
 from graphprune.util.progress import quiet
 
 from .cases import Case, make_case

@@ -13,8 +13,7 @@ from graphprune.core.contents import file_fingerprint
 from graphprune.core.method import Scorer, Sweep
 from graphprune.errors import InputError, unknown_name
 from graphprune.tasks import TASKS
-from graphprune.util.checks import at_least
-from graphprune.util.file_names import is_usable
+from graphprune.util.checks import at_least, is_usable
 from graphprune.util.plain import plain
 
 from .by_name import PROMPT_FILES

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, mod
 
 from graphprune import __version__
 from graphprune.errors import FormatError, InputError
-from graphprune.util.file_names import usable
+from graphprune.util.checks import usable
 from graphprune.util.files import remove_stale, write_bytes
 from graphprune.util.readers import file_bytes, json_value, validated
 from graphprune.util.sealed import Seal

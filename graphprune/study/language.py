@@ -20,7 +20,7 @@ from graphprune.core.model import MaskedModel
 from graphprune.core.overlap import fingerprint_table, without_overlap
 from graphprune.core.task import Task
 from graphprune.errors import GraphPruneError, InputError
-from graphprune.util.file_names import usable
+from graphprune.util.checks import usable
 from graphprune.util.readers import read_json, validated
 
 from .by_name import PROMPT_FILES, choose_model, choose_task, load_tokenizer, prompt_files

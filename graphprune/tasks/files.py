@@ -14,7 +14,7 @@ from graphprune.errors import InputError
 from graphprune.tasks.encoding import START
 from graphprune.tasks.inputs import masked_tokens, sequences
 from graphprune.tasks.records import FIELDS, FileRecord, check_record
-from graphprune.util.file_names import usable
+from graphprune.util.checks import usable
 from graphprune.util.readers import csv_rows, json_value
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 
 from graphprune.errors import FormatError, InputError
-from graphprune.util.file_names import usable
+from graphprune.util.checks import usable
 from graphprune.util.readers import file_bytes, json_value
 
 PENDING = ".graphprune-pending"

@@ -230,7 +230,7 @@ def kill_search(root, exchange, foreign, *method):
 
 
 def kill_pruning(root, exchange, foreign):
-    options = ("--method", "edge-pruning", "--size", 40, "--steps", 3)
+    options = ("--method", "edge-pruning", "--size", 40, "--set", "steps=3")
     kill_search(root, exchange, foreign, *options, "--set", "checkpoint_every=1")
 
 
