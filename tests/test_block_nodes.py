@@ -321,7 +321,10 @@ def test_a_description_with_blocks_can_be_pasted():
     ("kind", "reason"),
     [
         ("cpmant", r"they hand on \[1, 38, 32\] for 1 prompt of 6 tokens"),
-        ("hy_v4", "layers.2: it reads prev_topk_indices, whole numbers that the layer before chose"),
+        (
+            "hy_v4",
+            "layers.2: it reads prev_topk_indices, whole numbers that the layer",
+        ),
         ("inkling2_text", "it reads states of several layers before it, not of the last"),
         ("reformer", "layer 0: ReformerLayer gives no gradient to what it reads"),
         ("hrm_text", "the layers: there is no list of modules of which each is called with"),

@@ -38,6 +38,7 @@ def test_a_model_read_off_is_exact(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_every_causal_architecture_is_exact_or_refused_with_a_reason(tmp_path):
     rows = []
     for kind in causal_models.model_types():
