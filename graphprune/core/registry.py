@@ -118,8 +118,8 @@ def wrap(
             ``tie`` and ``name`` of a graph network; ``check``, ``checkpointing``,
             ``embedding_nodes``, ``family`` (see :func:`describe`), ``nodes`` and ``experts`` of a
             language model. ``nodes``: ``"head"``, ``"block"`` (each layer's attention is one node)
-            or ``"auto"`` (the default: one node where it cannot be split by head). ``experts=True``:
-            each expert of a mixture is a node, and its router a reader.
+            or ``"auto"`` (the default: one node where it cannot be split by head).
+            ``experts=True``: each expert of a mixture is a node, and its router a reader.
 
     Raises:
         UnsupportedModelError: no adapter knows the module, or its exactness check fails.
