@@ -70,7 +70,7 @@ class TransformersAdapter:
                 f"{type(module).__name__} has no language-model head; expected a causal language "
                 "model such as AutoModelForCausalLM gives"
             )
-        known = ("check", "checkpointing", "embedding_nodes", "family", "nodes")
+        known = ("check", "checkpointing", "embedding_nodes", "experts", "family", "nodes")
         require_known_options(options, known, "a language model")
         given, fine = options.pop("family", None), options.pop("nodes", "auto")
         known_family = given or family
@@ -82,6 +82,8 @@ class TransformersAdapter:
             from .lm.describe.one_node import as_fine_as
 
             known_family = as_fine_as(fine, known_family)
+        if options.pop("experts", False):
+            known_family = replace(known_family, experts=True)
         if any(type(part).__name__ == "Linear8bitLt" for part in module.modules()):
             known_family = replace(known_family, coupled=True)  # a token's heads share one scale
         model = LanguageModel(module, known_family, **options)

@@ -105,7 +105,7 @@ def hooked_pair(model: LanguageModel, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 def _three_readers(block: DecoderBlock, head: int) -> list[int]:
     """Row numbers of a head's query, another head's key and a third one's value."""
-    if block.family.attention == "":
+    if block.family.attention == "" or block.shape.experts:
         return []  # its step is no module of the user's, whose input could be another
     if block.shape.block is not None:
         return [0]

@@ -309,7 +309,7 @@ class LanguageModel(MaskedModel):
         if lowering is not None:  # rounded anew from float64 weights, which must be at hand
             wide = make(widened_copy(lowering.source))
             return wide.at_precision(dataclasses.replace(lowering.report.policy, emulate=True))
-        if family.mlp is None or family.blocks or family.steps:  # run or made as they are taken
+        if family.mlp is None or family.blocks or family.steps or family.experts:
             return make(widened_copy(self._model))
         table = ".".join(filter(None, (family.base, family.embedding)))
         return make(widened_module(self._model, table))

@@ -116,9 +116,10 @@ def wrap(
             are stored. Of a module as above.
         options: the adapter's: ``data`` (needed), ``forward``, ``level``, ``node_type``, ``means``,
             ``tie`` and ``name`` of a graph network; ``check``, ``checkpointing``,
-            ``embedding_nodes``, ``family`` (see :func:`describe`) and ``nodes`` of a language
-            model: ``"head"``, ``"block"`` (each layer's attention is one node) or ``"auto"`` (the
-            default: one node where it cannot be split by head).
+            ``embedding_nodes``, ``family`` (see :func:`describe`), ``nodes`` and ``experts`` of a
+            language model. ``nodes``: ``"head"``, ``"block"`` (each layer's attention is one node)
+            or ``"auto"`` (the default: one node where it cannot be split by head).
+            ``experts=True``: each expert of a mixture is a node, and its router a reader.
 
     Raises:
         UnsupportedModelError: no adapter knows the module, or its exactness check fails.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -75,8 +74,7 @@ class DecoderBlock:
         self.loaded = loader if self.partial else always_there
         alone = EdgeLayout.of(family, config, layers=1)
         self.shape, self.parallel, self.coupled = alone.shapes[0], alone.parallel, alone.coupled
-        if stage.number != index:  # some layers before it are two
-            self.shape = replace(self.shape, number=stage.number)
+        self.shape = stage.named(self.shape, index)
         self.heads, self.kv_heads = self.shape.heads, self.shape.kv_heads
         self.rows, self.rows_of = self.shape.rows, self.shape.rows_of
         self.attention = part(layer, family.attention)
@@ -268,7 +266,7 @@ class Architecture:
                 with self.outer_loaded():
                     self.final_norm = describe_norm(norm, at, self.partial, self.table)
             each = rounds or (None,) * len(layers)
-            uniform = family.mlp and not (family.blocks or family.steps)
+            uniform = family.mlp and not (family.blocks or family.steps or family.experts)
             same = None if uniform else Same(self.width, self.table.dtype, device)
             self.blocks: list[DecoderBlock] = []
             plain = [Stage(family, n, None) for n in range(len(layers))]
@@ -397,7 +395,6 @@ class Architecture:
             base: FixedOutput | GivenStream = FixedOutput(self.base)
             below: dict[str, nn.Module] = {self.family.base: base}
             if self.family.carried:
-                last = self.blocks[-1]
-                base, below = given_below(self.family, last.attention, len(self.blocks))
+                base, below = given_below(self.family, [b.attention for b in self.blocks])
             tops.append((base, replaced(self.model, below | parts)))
         return tuple(tops)

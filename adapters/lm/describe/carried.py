@@ -146,12 +146,12 @@ class GivenStream(nn.Module):
 
 
 def given_below(
-    family: Family, last: nn.Module, layers: int
+    family: Family, mixers: list[nn.Module]
 ) -> tuple[GivenStream, dict[str, nn.Module]]:
     """What gives a stream to the code behind the layers, and by path what it stands for.
 
-    ``last``: the last stage's mixer, which knows what a layer gives.
+    ``mixers``: of all layers, the last of which knows what a layer gives.
     """
-    packed_layer = next(m for m in last.modules() if isinstance(m, PackedLayer))
+    packed_layer = next(m for m in mixers[-1].modules() if isinstance(m, PackedLayer))
     given = GivenStream(packed_layer.calls)
-    return given, {f"{family.base}.{family.layers}": nn.ModuleList([given] * layers)}
+    return given, {f"{family.base}.{family.layers}": nn.ModuleList([given] * len(mixers))}

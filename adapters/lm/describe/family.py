@@ -98,6 +98,9 @@ class Family:
     ``steps``: for each layer how it is taken in steps, or ``None`` for a layer that adds a mixer's
     and an MLP's messages to its stream as everything above says (``()``: all do).
 
+    ``experts``: a mixture of experts is a node for each expert and a reader for their router, in
+    the layers that have one and are not taken in steps.
+
     ``carried``: what layers hand on, where that is more than one vector a token (hyper-connections,
     a second stream, what a router keeps for the next). All layers are then one step each, and the
     base model's own code reads what the last one gives.
@@ -131,6 +134,7 @@ class Family:
     blocks: tuple[tuple[str, str], ...] = ()
     steps: tuple[LayerSteps | None, ...] = ()
     carried: tuple[Carried, ...] = ()
+    experts: bool = False
 
     def __str__(self) -> str:
         """The expression that makes it, settings as by default left out."""

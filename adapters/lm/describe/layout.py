@@ -21,6 +21,7 @@ from graphprune.core.graph import ComputationalGraph, Node
 from graphprune.errors import InputError, UnsupportedModelError
 
 from .family import Family
+from .layer_shape import LayerShape
 
 __all__ = [
     "KINDS",
@@ -64,39 +65,6 @@ class Place:
         """``[..., rows, prefix]``: the place's part of a mask ``[..., E]``, a view."""
         values: Tensor = mask[..., self.edges].unflatten(-1, (self.rows, self.prefix))
         return values
-
-
-@dataclass(frozen=True)
-class LayerShape:
-    """How many ``heads`` and ``kv_heads`` a layer has, or that its mixer is one node.
-
-    ``block``: the letter of that node, ``"a"`` (attention), ``"s"`` (any other mixer) or ``"m"``
-    (an MLP that mixes tokens). It counts as one head, and has one reader. ``mlp``: whether there is
-    an MLP behind it. ``number``: the layer's in names, where it is not its own place.
-    """
-
-    heads: int
-    kv_heads: int
-    block: str | None = None
-    mlp: bool = True
-    number: int | None = None
-
-    @property
-    def rows(self) -> int:
-        """Readers of the mixer: q of each head, then k and v of each key/value head."""
-        return self.heads + 2 * self.kv_heads
-
-    @property
-    def own_kv(self) -> int:
-        """Nodes that key/value heads are for themselves, where several heads share one."""
-        return 0 if self.kv_heads == self.heads else self.kv_heads
-
-    def rows_of(self, heads: Tensor) -> Tensor:
-        """``[3, h]``: the q, k and v rows that ``heads [h]`` read; of a block ``[1, h]``."""
-        if self.block is not None:
-            return heads[None]
-        kv = self.heads + heads // (self.heads // self.kv_heads)
-        return torch.stack([heads, kv, kv + self.kv_heads])
 
 
 @dataclass(frozen=True)
@@ -206,7 +174,13 @@ class EdgeLayout:
         for place, (shape, attention, mlp) in enumerate(zip(self.shapes, *places, strict=True)):
             layer = place if shape.number is None else shape.number
             heads = [len(nodes) + h for h in range(shape.heads)]
-            if shape.block is not None:
+            if shape.experts:
+                nodes += [Node(f"m{layer}.{name}", "mlp", layer) for name in shape.experts]
+                nodes.append(Node(f"m{layer}.router", "mlp", layer))
+                router, names = heads[-1] + 1, zip(heads, shape.experts, strict=True)
+                wires += [(router, node) for node, name in names if name != "shared"]
+                rows = [(node, 3) for node in (*heads, router)]
+            elif shape.block is not None:
                 kind, reads = ("mlp", 3) if shape.block == "m" else ("mixer", len(KINDS))
                 nodes.append(Node(f"{shape.block}{layer}", kind, layer))
                 rows = [(heads[0], reads)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError, UnsupportedModelError
 
+from .experts import ExpertNodes
 from .family import Family
 from .module_copies import part
 from .reading.trace import first_tensor
@@ -73,11 +74,13 @@ def as_fine_as(nodes: Any, family: Family) -> Family:
 
 def one_node(
     layer: nn.Module, family: Family, same: Same, mixer: nn.Module | None = None
-) -> OneNode:
+) -> OneNode | ExpertNodes:
     """A layer's mixer and the norm behind it; ``family`` describes the layer alone.
 
     ``mixer``: what stands for it, where it is no module of the layer's.
     """
+    if isinstance(mixer, ExpertNodes):
+        return mixer
     if mixer is not None:
         return OneNode(mixer, None, same)
     behind = family.attention_post_norm

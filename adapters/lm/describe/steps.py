@@ -14,11 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphprune.errors import UnsupportedModelError
+
 from .carried import PackedCall, PackedLayer
+from .experts import ExpertCall, ExpertNodes, expert_nodes, find_experts, with_experts
 from .family import Family, LayerSteps
+from .layer_shape import LayerShape
 from .module_copies import Recorder, Stopped, part, replaced
-from .reading.trace import Traced, first_tensor, only_first, trace_model
-from .reading.whole_layer import NoMlp, Silent, WholeLayer
+from .reading.trace import Traced, first_tensor, only_first, relative, trace_model
+from .reading.whole_layer import MlpBranch, NoMlp, Silent, WholeLayer
 
 __all__ = [
     "FirstStep",
@@ -151,11 +155,19 @@ class Stage:
     number: int
     whole: WholeLayer | StepStandIns | None
 
+    def named(self, shape: LayerShape, index: int) -> LayerShape:
+        """The stage's shape as the ``index``-th, with the names of its nodes."""
+        if self.number != index:  # some layers before it are two
+            shape = replace(shape, number=self.number)
+        if self.whole is not None and isinstance(self.whole.mixer, ExpertNodes):
+            shape = replace(shape, experts=self.whole.mixer.names)
+        return shape
+
 
 def stages(model: nn.Module, layers: list[nn.Module], family: Family) -> list[Stage]:
     """All of the model's ``layers`` in order, from one plain forward on two tokens if need be."""
     calls: list[Traced] = []
-    if family.steps or not family.mlp:
+    if family.steps or family.experts or not family.mlp:
         ids = torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device)
         ids[0, 1] = 1
         calls = trace_model(model, ids)
@@ -163,17 +175,76 @@ def stages(model: nn.Module, layers: list[nn.Module], family: Family) -> list[St
     for number, layer in enumerate(layers):
         own = family.in_layer(layer, number)
         steps = family.steps[number] if family.steps else None
-        if steps is None and family.mlp:
+        if steps is None and family.mlp and not family.experts:
             found.append(Stage(own, number, None))
             continue
         call = next(c for c in calls if c.module is layer)
-        if steps is None:
+        mixture = find_experts(calls, call.path) if family.experts and steps is None else None
+        if mixture is not None:
+            found += _attention_and_experts(layer, own, number, call, calls, mixture)
+        elif steps is None and family.mlp:
+            found.append(Stage(own, number, None))
+        elif steps is None:
             attention = part(layer, own.attention)
             inner = next(c for c in calls if c.module is attention)
             found.append(Stage(own, number, WholeLayer(layer, own, call, inner)))
         else:
             found += _stages_of_steps(layer, own, number, steps, call, calls)
+    if family.experts and len(found) == len(layers):
+        raise UnsupportedModelError(
+            "no layer has a mixture of experts that calls them all in one module with tokens, "
+            "numbers of experts and weights: leave experts= out"
+        )
     return found
+
+
+def _attention_and_experts(
+    layer: nn.Module,
+    own: Family,
+    number: int,
+    call: Traced,
+    calls: list[Traced],
+    mixture: ExpertCall,
+) -> list[Stage]:
+    """A layer's mixer, and its mixture of experts as another."""
+    at = f"layer {number}"
+    if own.parallel or own.mlp_post_norm is not None:
+        what = "beside its attention" if own.parallel else "in front of a norm of their sum"
+        raise UnsupportedModelError(
+            f"{at} runs its experts {what}, where a node for each is not built: leave experts= out"
+        )
+    attention = part(layer, own.attention)
+    inner = next(c for c in calls if c.module is attention)
+    first = replace(own, mlp="", mlp_norm=None)
+    whole = WholeLayer(layer, first, call, inner)
+
+    def message(new: nn.Module) -> nn.Module:
+        if own.mlp:
+            return with_experts(part(layer, own.mlp), relative(mixture.path, own.mlp))(new)
+        return MlpBranch(with_experts(layer, mixture.path)(new), own, call, inner)
+
+    assert call.read is not None
+    nodes = expert_nodes(mixture, message, call.read.detach()[0, :1], at)
+    second = replace(
+        replace(own, blocks=(), steps=()),
+        attention=own.mlp or "",
+        attention_norm=own.mlp_norm,
+        attention_post_norm=None,
+        mlp="",
+        mlp_norm=None,
+        query="read",
+        fused="blocks",
+        fused_order="qkv",
+        output="send",
+        heads=len(nodes.names),
+        kv_heads=0,
+        blocks=(("m", own.mlp or ""),),
+        residual_multiplier=1.0,
+    )
+    return [
+        Stage(first, number, whole),
+        Stage(second, number, StepStandIns(nodes, NoMlp(), whole.recorder, None)),
+    ]
 
 
 def _stages_of_steps(
