@@ -29,7 +29,7 @@ def edge_reach(
     graph: ComputationalGraph, batch: Batch, reference: MessageReference
 ) -> EdgeReach | None:
     """The reach of each edge, or ``None`` where it is not known or too large to write down."""
-    from scipy.sparse import csr_array, identity
+    from scipy.sparse import csr_array, eye_array
 
     if reference.module.why_unseen:
         return None
@@ -41,13 +41,15 @@ def edge_reach(
     deletes = reference.ablation.kind == "delete"
     both_ways = any(one.end == 0 for one in seen)
     if asked.shape[0] == nodes:
-        step = _ones(source, target, (nodes, nodes)) + identity(nodes, format="csr")
+        step = _ones(source, target, (nodes, nodes)) + eye_array(nodes, format="csr")
         step = step + step.T if both_ways else step
-        ends = identity(nodes, dtype=np.float32, format="csr")
+        ends = eye_array(nodes, dtype=np.float32, format="csr")
         for _ in range(len(seen) - (0 if deletes else 1)):
-            ends = _as_ones(ends @ step)
-            if ends.nnz > _MOST:
+            if _terms(ends, step) > 4 * _MOST:
                 return None
+            ends = _as_ones(ends @ step)
+        if _terms(ends, asked) > 4 * _MOST:
+            return None
         reached = _as_ones(ends @ asked)
     else:
         reached = asked[_graph_of(reference), :]
@@ -57,6 +59,8 @@ def edge_reach(
         edge = np.arange(len(source)) if graph.ties is None else graph.ties.edge.numpy()
         rows = np.concatenate([edge, edge])
         ends_of = _ones(rows, np.concatenate([source, target]), (graph.num_edges, nodes))
+        if _terms(ends_of, reached) > 4 * _MOST:
+            return None
         reached, group = _as_ones(ends_of @ reached), np.arange(graph.num_edges)
     if reached.nnz > _MOST:
         return None
@@ -67,6 +71,11 @@ def edge_reach(
         found.indices.astype(np.int64),
         batch.size,
     )
+
+
+def _terms(one: Any, other: Any) -> int:
+    """How many terms the product of two sparse matrices sums."""
+    return int(np.diff(other.indptr)[one.indices].sum())
 
 
 def _asked(batch: Batch, reference: MessageReference) -> Any:
