@@ -11,6 +11,8 @@ from graphprune.search.gates import budgeted_sigmoid
 from graphprune.selection.connected import exact_budget
 from graphprune.util.numbers import highest, ranking
 
+pytestmark = pytest.mark.inside
+
 
 class Net(torch.nn.Module):
     def __init__(self, conv, width=6):
