@@ -19,6 +19,7 @@ from graphprune.core.batch import Batch
 from graphprune.core.mask import EdgeMask
 from graphprune.core.model import Ablation, Gradients, MaskedModel, Messages, Objective, Reference
 from graphprune.core.pruned import Pruned
+from graphprune.core.reach import EdgeReach
 from graphprune.core.trials import EdgeTrials, FullTrials
 from graphprune.errors import UnsupportedModelError
 from graphprune.precision import Lowered, PrecisionDefaults, PrecisionPolicy
@@ -213,6 +214,19 @@ class IncrementalTrials(Protocol):
 
 
 @runtime_checkable
+class LocalEffects(Protocol):
+    """Edges that change some examples of a batch and surely not the others."""
+
+    def reach(self, batch: Batch, reference: Reference) -> EdgeReach | None:
+        """The examples that each edge can change; ``None`` where that is not known.
+
+        It holds for layers that join nodes by edges alone: whoever relies on it checks that the
+        other examples stay as they are.
+        """
+        ...
+
+
+@runtime_checkable
 class CompiledCircuits(Protocol):
     """Runs of a circuit that compute the circuit's nodes alone."""
 
@@ -277,6 +291,7 @@ _NEEDED = {
     MeanMessages: "mean messages (mean_ablation)",
     LearnedConstants: "constants to learn in place of messages (learned_ablation)",
     WeightedEdges: "weights of edges (edge_weights)",
+    LocalEffects: "the examples that each edge can change (reach)",
     IncrementalTrials: "runs that compute what a cut changes (trials)",
     CompiledCircuits: "runs of a circuit's nodes alone (compiled)",
     ExportedModules: "circuits as modules of their own (pruned)",

@@ -129,11 +129,10 @@ def call_on_part(
         return None
     data = source.copied_data(source.make_copies(kept=part))
     small = read_data(data)
-    try:
-        call = find_call(module, small, data, None)
-    except InputError:
+    call, failed = attempt(lambda: find_call(module, small, data, None), refusals=True)
+    if failed is not None:
         return None  # said of the user's own data
-    _, failed = attempt(lambda: call.on_data(plain_copy(data)))
+    _, failed = attempt(lambda: call.on_data(plain_copy(data)), refusals=True)
     return replace(call, data=source) if failed is None else None
 
 

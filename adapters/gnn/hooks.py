@@ -259,7 +259,8 @@ class MessageHooks:
     def weighed(self, out: Tensor, matched: _Matched) -> tuple[Tensor, Tensor]:
         """Messages, and what gathers their attribution: ``[k * E_r]``."""
         places, other = matched.places, None
-        weight = torch.zeros(len(places.numbers), device=out.device, requires_grad=True)
+        kind = torch.promote_types(out.dtype, torch.float32)
+        weight = torch.zeros(len(places.numbers), dtype=kind, device=out.device, requires_grad=True)
         if self.replaced is not None:
             other = _at(self.replaced[len(self.seen)], places).to(out.dtype)
             self.replaced[len(self.seen)] = out.new_zeros(0)  # let go as soon as it is read

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from graphprune.core.batch import Batch
 from graphprune.core.contents import fingerprint
-from graphprune.core.model import Ablation, Messages
+from graphprune.core.model import Ablation, Messages, Reference
+from graphprune.core.reach import EdgeReach
 from graphprune.errors import InputError, UnsupportedModelError
 from graphprune.search.cut_edges import CutEdges
 from graphprune.util.checks import require_one_of
@@ -36,6 +37,7 @@ from .graph_model import GradientPoint, GraphModel, PointGradients, require_corr
 from .hooks import MessageHooks, convolutions
 from .messages import MessageReference, each_reader, mean_messages
 from .propagation import Propagation
+from .reach import edge_reach
 from .read_data import read_data
 from .self_check import Deletion, checked_module, require_maskable
 from .tying import Tie, tied
@@ -134,6 +136,11 @@ class MessageModel(GraphModel):
             self.checked.require_messages(f"{ablation.name} ablation")
         require_corrupt(batch, ablation)
         return MessageReference(self.checked, self._deletion, batch, ablation)
+
+    def reach(self, batch: Batch, reference: Reference) -> EdgeReach | None:
+        """See :class:`~graphprune.capabilities.LocalEffects`."""
+        assert isinstance(reference, MessageReference)
+        return edge_reach(self._graph, batch, reference)
 
     def cutting(self) -> AbstractContextManager[CutEdges]:
         """See :class:`~graphprune.capabilities.CutsWhileTraining`."""

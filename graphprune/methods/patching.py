@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from graphprune.capabilities import trials_of
+from graphprune.capabilities import LocalEffects, trials_of
+from graphprune.core.batch import Batch
 from graphprune.core.graph import ComputationalGraph
 from graphprune.core.method import Scorer, mean, objective
-from graphprune.core.model import MaskedModel, gradient_by_mask, require_model
+from graphprune.core.model import MaskedModel, Reference, gradient_by_mask, require_model
+from graphprune.core.sanity_checks import equal_but_for_rounding
 from graphprune.core.scores import EdgeScores
 from graphprune.core.task import Task
 from graphprune.core.trials import EdgeTrials
@@ -22,12 +25,16 @@ from .gradient import Placement, integration_points
 
 __all__ = ["ExactPatching", "IntegratedMaskGradient"]
 
+_MOST_VALUES = 1 << 22  # of masks and outputs in one call
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExactPatching(Scorer):
     """Each edge's true effect: the metric of the full model minus that without this one edge.
 
-    One run an edge, for small graphs; where the model can, of what the edge changes alone.
+    One run an edge, for small graphs; where the model can, of what the edge changes alone, or one
+    run for all edges that change no example in common (graph networks, in which an edge changes
+    what lies within as many hops as there are layers).
     ``candidates``: edges that ride together on the batch axis at most; a model may take fewer.
 
     Example:
@@ -48,6 +55,10 @@ class ExactPatching(Scorer):
         for batch, reference in self._each(model, task):
             assert reference is not None
             metric, full = task.metric, reference.full
+            effects = self._by_reach(model, task, batch, reference)
+            if effects is not None:
+                total += effects
+                continue
             every = torch.ones(len(order), dtype=torch.bool)
             with torch.no_grad():
                 trials = trials_of(model, batch, every, reference, order)
@@ -58,6 +69,43 @@ class ExactPatching(Scorer):
                         change = start - metric(out, batch, full).double()
                         total[edge] += metric.sign * change.sum().cpu()
         return EdgeScores.computed(graph, mean(total, len(task), self.label), method=self.label)
+
+    @torch.no_grad()
+    def _by_reach(
+        self, model: MaskedModel, task: Task, batch: Batch, reference: Reference
+    ) -> Tensor | None:
+        """``[E]``: summed effects from runs without many edges; ``None`` where single edges go.
+
+        The examples that none of the edges should change are looked at in every run.
+        """
+        reach = model.reach(batch, reference) if isinstance(model, LocalEffects) else None
+        edges = model.graph.num_edges
+        if reach is None or 2 * reach.num_packs > edges:
+            return None
+        full = model.run(batch, torch.ones(edges), reference)
+        start = task.metric(full, batch, reference.full).double().cpu()
+        total = torch.zeros(edges, dtype=torch.float64)
+        rows = max(1, min(self.candidates, _MOST_VALUES // (edges + full.numel())))
+        packs = reach.packs()
+        for first in track(range(0, reach.num_packs, rows), "edges that share no example"):
+            some = list(islice(packs, rows))
+            if not first:  # one edge alone: where packs hold all examples no other would be seen
+                some.insert(0, some[0].first())
+            masks = torch.ones(len(some), edges)
+            for row, pack in zip(masks, some, strict=True):
+                row[torch.from_numpy(pack.edges)] = 0.0
+            for number, out in enumerate(model.run(batch, masks, reference)):
+                pack = some[number]
+                examples, cause = torch.from_numpy(pack.examples), torch.from_numpy(pack.cause)
+                same = torch.ones(batch.size, dtype=torch.bool)
+                same[examples] = False
+                same = same.to(out.device)
+                if not equal_but_for_rounding(out[same], full[same]):
+                    return None  # something else than edges joins the nodes
+                if first or number:
+                    change = start - task.metric(out, batch, reference.full).double().cpu()
+                    total.index_add_(0, cause, task.metric.sign * change[examples])
+        return total
 
     def _calls(self, graph: ComputationalGraph, order: Tensor, trials: EdgeTrials) -> list[Tensor]:
         """The edges of each call: as many as may ride, of one reader where the trials ask it."""

@@ -11,6 +11,8 @@ from graphprune.search.gates import budgeted_sigmoid
 from graphprune.selection.connected import exact_budget
 from graphprune.util.numbers import highest, ranking
 
+pytestmark = pytest.mark.inside
+
 
 class Net(torch.nn.Module):
     def __init__(self, conv, width=6):
@@ -157,3 +159,79 @@ def test_checks_on_part_of_the_edges_find_the_same_call(conv, monkeypatch):
     data.edge_attr = torch.rand(data.num_edges, dtype=torch.float64)
     with pytest.raises(gp.InputError, match=r"data\.edge_attr"):
         gp.wrap(net, data=data)
+
+
+def one_by_one(model, task, ablation):
+    """Exact effects by a run for each edge."""
+    effects = torch.zeros(model.graph.num_edges, dtype=torch.float64)
+    for batch in task.batches():
+        reference = model.reference(batch, gp.Ablation(ablation))
+        start = task.metric(reference.full, batch, reference.full)
+        for edge in range(model.graph.num_edges):
+            mask = torch.ones(model.graph.num_edges)
+            mask[edge] = 0.0
+            out = model.run(batch, mask, reference)
+            effects[edge] = (start - task.metric(out, batch, reference.full)).double().sum()
+    return (effects / len(task)).float()
+
+
+def many_runs(model):
+    """Counts masks that the model runs."""
+    rows, run = [], model.run
+
+    def counted(batch, mask, reference=None):
+        rows.append(1 if mask.ndim == 1 else len(mask))
+        return run(batch, mask, reference)
+
+    model.run = counted
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("conv", "ablation", "undirected"),
+    [
+        (pyg.GraphConv, "counterfactual", False),
+        (pyg.SAGEConv, "zero", True),
+        (pyg.GCNConv, "delete", False),
+        (pyg.GCNConv, "delete", True),
+    ],
+)
+def test_exact_patching_of_edges_that_share_no_node(conv, ablation, undirected):
+    net, data, _ = made(conv, 120, 70, seed=1)
+    if undirected:
+        data.edge_index = torch.cat([data.edge_index, data.edge_index.flip(0)], 1).unique(dim=1)
+    model = gp.wrap(net, data=data)
+    assert (model.graph.ties is not None) == undirected
+    at = torch.arange(120)[torch.arange(120) % 5 > 0]
+    task = gp.tasks.nodes(data.x, torch.arange(120) % 3, at=at)
+    wanted = one_by_one(model, task, ablation)
+    rows = many_runs(model)
+    scores = gp.ExactPatching(ablation=ablation).score(model, task)
+    assert sum(rows) < 0.6 * model.graph.num_edges
+    torch.testing.assert_close(scores.values, wanted, rtol=0, atol=1e-6)
+
+
+def test_exact_patching_of_graphs_and_where_nodes_are_joined_otherwise():
+    class Graphs(Net):
+        def forward(self, x, edge_index, batch):
+            return pyg.global_mean_pool(super().forward(x, edge_index), batch)
+
+    class Mixed(Net):
+        def forward(self, x, edge_index):
+            x = torch.tanh(self.a(x, edge_index))
+            return self.b(x - x.mean(0), edge_index)
+
+    from torch_geometric.data import Batch
+
+    graphs = Batch.from_data_list([made(pyg.GraphConv, 6, 12, seed)[1] for seed in range(8)])
+    model = gp.wrap(Graphs(pyg.GraphConv).double(), data=graphs)
+    task = gp.tasks.graphs(torch.arange(8) % 3)
+    wanted, rows = one_by_one(model, task, "zero"), many_runs(model)
+    found = gp.ExactPatching(ablation="zero").score(model, task).values
+    assert sum(rows) < 20 < model.graph.num_edges
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+    _, data, task = made(pyg.GraphConv, 60, 70, seed=1)
+    model = gp.wrap(Mixed(pyg.GraphConv).double(), data=data)
+    found = gp.ExactPatching(ablation="zero").score(model, task).values
+    torch.testing.assert_close(found, one_by_one(model, task, "zero"), rtol=0, atol=1e-6)
