@@ -4,7 +4,7 @@ Random weights, float32, one thread, fresh inputs and masks every repeat; the ra
 forward + backward with frozen weights of the same module on the same input (one side of the pair).
 EAP's and EAP-IG's figures hold their reference, the masked runs' do not.
 
-Figures of 2026-11-30, virtual machine with 2 cores of an Intel Xeon (AVX-512) that others used at the same
+Figures of 2026-11-30, 2 cores of an Intel Xeon (AVX-512) that others used at the same
 time, torch 2.13.0 (CPU), CPU seconds, least of five interleaved runs; in brackets those from before
 readers shared a stream where no mask parts them:
 
