@@ -75,7 +75,7 @@ class _Masked(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         own, share, other = ctx.saved_tensors
         at_own = gradient if ctx.rows is None else gradient[ctx.rows]
@@ -111,7 +111,7 @@ class _Attributed(torch.autograd.Function):
         return out.view_as(out)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (change,) = ctx.saved_tensors
         at_own = gradient if ctx.rows is None else gradient[ctx.rows]

@@ -207,7 +207,8 @@ class Streams:
             out = torch.addmm(x.flatten(1), mask, added.flatten(1))
         else:
             out = torch.baddbmm(x.flatten(2), mask, added.flatten(2))
-        return out.unflatten(-1, shape)
+        mixed: Tensor = out.unflatten(-1, shape)
+        return mixed
 
 
 def zeros_for(sent: Sequence[Tensor]) -> Ablated:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -230,7 +230,7 @@ class DynamicPruning:
                 assert isinstance(model, LearnsByNode)
                 model.after_update = self._after_update
             elif self.every == "step" and optimiser is not None:
-                counted = optimiser.register_step_post_hook(lambda *_: self.step())
+                counted = optimiser.register_step_post_hook(cast("Any", lambda *_: self.step()))
                 stack.callback(counted.remove)
             try:
                 yield self

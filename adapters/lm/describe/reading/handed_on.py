@@ -60,7 +60,7 @@ def _between(one: Traced, other: Traced, tokens: int) -> list[Carried]:
     """What a layer hands on to the next: the stream, and other numbers that the next is given."""
     argument, output = _main(other)[0], _main(one)[1]
     found = [_described(other, argument, output, other.read, tokens)]
-    given = [*enumerate(other.args), *other.kwargs.items()]
+    given: list[tuple[int | str, Any]] = [*enumerate(other.args), *other.kwargs.items()]
     more: Any = one.output if output is not None else ()
     for place, x in enumerate(more):
         if not isinstance(x, Tensor) or place == output or not x.is_floating_point():
