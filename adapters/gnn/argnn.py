@@ -147,9 +147,8 @@ class ARGNN(MessagePassing):
         if x is None:
             if count:
                 raise InputError(f"the network has {count} input nodes, but no input came")
-            if h0 is None:
-                return self.edge_weight.new_zeros(self.num_nodes, d)
-            return self._checked_state(h0)
+            zeros = self.edge_weight.new_zeros(self.num_nodes, d)
+            return zeros if h0 is None else self._checked_state(h0)
         wanted = (count,) if d == 1 else (count, d)
         if x.shape[-len(wanted) :] != wanted:
             raise InputError(

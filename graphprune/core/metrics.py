@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from graphprune.core.batch import Batch
+from graphprune.core.divergence import divergence
 from graphprune.errors import InputError
 from graphprune.util.checks import require_one_of
 from graphprune.util.numbers import NOISE, UNBOUNDED, levels, require_finite
@@ -47,6 +48,8 @@ class Metric:
             once; ``None`` computes it each time.
         bounds: the least and the largest value that it can have; intervals of its mean stay inside,
             and values that all lie at an end (right or wrong) are counted.
+        quantities: whether outputs are quantities, as in a regression, and no scores of choices:
+            evaluations leave out measures of choices then, and ``loss="auto"`` is ``"mse"``.
 
     Example:
         >>> first = Metric("first_logit", lambda outputs, batch, full: outputs[:, 0], needs=())
@@ -64,6 +67,7 @@ class Metric:
     choices: bool = False
     beside: Callable[[Tensor], MetricFunction] | None = None
     bounds: tuple[float, float] = UNBOUNDED
+    quantities: bool = False
 
     def fixed(self, full: Tensor) -> Metric:
         """The metric for many outputs beside one ``full``, which must not change meanwhile."""
@@ -192,51 +196,10 @@ def _kl_beside(full: Tensor) -> MetricFunction:
     target = full.detach().log_softmax(-1)
     chances = target.exp()
 
-    def divergence(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
-        log_q = outputs.log_softmax(-1)
-        sums: Tensor = _Divergence.apply(log_q, target, chances)  # type: ignore[no-untyped-call]
-        return _average(sums, outputs, batch)
+    def beside(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:
+        return _average(divergence(outputs.log_softmax(-1), target, chances), outputs, batch)
 
-    return divergence
-
-
-_SERIES_LIMIT = 0.02  # |log p - log q| up to which a Taylor series is the more exact way
-_SERIES = (1 / 2, -1 / 6, 1 / 24, -1 / 120, 1 / 720)
-_CACHED = 2**16  # numbers that are worked on at a time, so that they stay in a CPU's cache
-
-
-class _Divergence(torch.autograd.Function):
-    """Sums ``p (log p - log q) - p + q``, the divergence of p from q, whose terms are all >= 0.
-
-    ``p (log p - log q)`` alone has both signs, and what is left of the sum of two near
-    distributions is rounding: below 0 as often as above. With t = log p - log q a term is
-    ``p (exp(-t) - 1 + t)``, near t = 0 the series ``p t^2 (1/2 - t/6 + t^2/24 - ...)``.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
-        ctx.save_for_backward(log_q, p)
-        size = log_q.shape[-1]
-        rows = max(1, _CACHED // size) if log_q.device.type == "cpu" else max(1, log_q.numel())
-        parts = (x.reshape(-1, size).split(rows) for x in (log_q, log_p, p))
-        sums = [_divergence(*some) for some in zip(*parts, strict=True)]
-        return torch.cat(sums).view(log_q.shape[:-1]) if sums else log_q.sum(-1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        log_q, p = ctx.saved_tensors
-        return gradients[0][..., None] * (log_q.exp() - p), None, None
-
-
-def _divergence(log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor:
-    t = log_p - log_q
-    far = log_q.exp().sub_(p).addcmul_(p, t)
-    last, *rest = reversed(_SERIES if t.dtype == torch.float64 else _SERIES[:3])
-    near = t * last
-    for coefficient in rest:
-        near = near.add_(coefficient).mul_(t)
-    near.mul_(t).mul_(p)
-    return torch.where(t.abs() < _SERIES_LIMIT, near, far).sum(-1)
+    return beside
 
 
 def _accuracy(outputs: Tensor, batch: Batch, full: Tensor | None) -> Tensor:

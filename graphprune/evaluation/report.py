@@ -368,7 +368,8 @@ def _report(
 
 def _chosen_metrics(metrics: Sequence[str | Metric] | None, own: Metric) -> list[Metric]:
     """The metrics to compute, the task's own among them; two of one name are refused."""
-    names = DEFAULT_METRICS if metrics is None else metrics
+    default = () if own.quantities else DEFAULT_METRICS
+    names = default if metrics is None else metrics
     chosen = [as_metric(m) for m in names if m != "kendall_tau"]
     if own not in chosen:
         chosen.append(own)

@@ -31,7 +31,7 @@ def _squared(outputs: Tensor, batch: Batch, full: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, str] = {
-    "auto": "the task's metric where it is a distance to the full model, else kl",
+    "auto": "the metric if a distance to the full model, mse of quantities, else kl",
     "kl": "KL divergence from the full model's distribution to the circuit's",
     "mse": "mean squared distance to the full model's outputs",
     "task": "the task's own metric, turned so that lower is better",
@@ -103,7 +103,7 @@ def as_loss(loss: LossLike, task: Task) -> Loss:
     """
     require_known_loss(loss)
     if isinstance(loss, str):
-        if loss == "mse":
+        if loss == "mse" or (loss == "auto" and task.metric.quantities):
             return _squared
         if loss in ("task_gap", "mean_gap"):
             return _gap_of(task.metric, mean=loss == "mean_gap")

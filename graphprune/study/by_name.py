@@ -21,6 +21,7 @@ from graphprune.errors import (
 )
 from graphprune.study.settings import known_name, pairs, same_name, task_settings
 from graphprune.util.checks import usable
+from graphprune.util.progress import hugging_face_bars
 
 if TYPE_CHECKING:
     from graphprune.core.model import MaskedModel
@@ -109,7 +110,7 @@ class ModelChoice:
 
         module = self.load_module(note)
         source = self.place()
-        with _hugging_face_bars(note is not None and source is None):
+        with hugging_face_bars(note is not None and source is None):
             if self.tokenizer is not None:
                 tokenizer = load_tokenizer(self.tokenizer)
             elif module.main_input_name == "pixel_values":
@@ -130,7 +131,7 @@ class ModelChoice:
         if note is not None:
             note(f"loading {self.name}")
         dtype = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
-        with _hugging_face_bars(note is not None and source is None):
+        with hugging_face_bars(note is not None and source is None):
             module = _weights(self.name, source, dtype, _device(self.device))
         # Where the folder lies is nobody's business but the user's; this name goes into files.
         module.config._name_or_path = self.name if self.on_hub else Path(self.name).resolve().name
@@ -312,19 +313,6 @@ def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}..."
-
-
-@contextmanager
-def _hugging_face_bars(shown: bool) -> Iterator[None]:
-    from transformers.utils import logging as hf_logging
-
-    logging: Any = hf_logging
-    before = logging.is_progress_bar_enabled()
-    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
-    try:
-        yield
-    finally:
-        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
 
 
 def choose_task(

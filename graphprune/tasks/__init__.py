@@ -14,6 +14,7 @@ from graphprune.tasks.lookups import antonyms, capitals, successor
 from graphprune.tasks.pairs import TokenPairs
 from graphprune.tasks.pronouns import gender_because, gendered_pronoun
 from graphprune.tasks.registry import TASKS, make
+from graphprune.tasks.regressions import regression
 from graphprune.tasks.repeats import induction
 from graphprune.tasks.vocabulary import vocabulary
 from graphprune.tasks.years import greater_than
@@ -45,6 +46,7 @@ __all__ = [
     "patterns",
     "read_csv",
     "read_jsonl",
+    "regression",
     "sequences",
     "subject_verb_agreement",
     "successor",

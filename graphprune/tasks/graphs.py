@@ -59,10 +59,8 @@ def _classes(
     if some.is_floating_point() and not torch.equal(some, some.round()):
         wrong = float(some[some != some.round()][0])
         raise InputError(
-            f"labels are numbers of classes, got {wrong:g}. For targets of a regression pass class "
-            "0 for all and a callable metric that reads the targets itself: metric(outputs, "
-            "batch) -> [B] with an attribute higher_is_better, batch.indices are the examples' "
-            "numbers"
+            f"labels are numbers of classes, got {wrong:g}. For targets of a regression: "
+            "gp.tasks.regression(data, targets)"
         )
     if given.is_floating_point():
         given = given[given.isfinite() & (given == given.round())]
@@ -176,38 +174,13 @@ def nodes(
         >>> batch.positions.tolist(), batch.answer.tolist()
         ([2, 0], [[1], [0]])
     """
-    first = 0
-    if _is_pyg(features, "Data"):
-        if node_type is not None:
-            raise InputError("node_type is for heterogeneous data; this data has one type of node")
-        labels = features.get("y") if labels is None else labels
-        given: Tensors = {"x": features.x} if "x" in features else {}
-    elif _is_pyg(features, "HeteroData"):
-        node_type, first = _labelled(features, node_type, labels)
-        labels = features[node_type].y if labels is None else labels
-        given = {f"{k}.x": features[k].x for k in features.node_types if "x" in features[k]}
-        if isinstance(corrupt, Mapping):
-            corrupt = {k if k in given else f"{k}.x": value for k, value in corrupt.items()}
-    elif node_type is not None:
-        raise InputError("node_type is for heterogeneous data: nodes(data, node_type='paper')")
-    else:
-        given = _tensors(features if isinstance(features, Mapping) else {"x": features})
+    given, labels, first, corrupt = node_inputs(features, labels, corrupt, node_type)
     if labels is None:
         raise InputError("labels are missing: the class number of each node")
     chosen = node_numbers(at, len(labels))
     _, answer, distractor = _classes(labels, classes, chosen)
 
-    def shuffled() -> Tensors:
-        if not given:
-            raise InputError(
-                "the data has no x to shuffle; give corrupt=None and ask with ablation='zero' or "
-                "'delete', or give the features by name: nodes({'pos': ...}, ...)"
-            )
-        generator = torch.Generator().manual_seed(seed)
-        return {k: v[torch.randperm(len(v), generator=generator)] for k, v in given.items()}
-
-    note = f"features shuffled over nodes, seed {seed}"
-    other, notes = _corrupted(corrupt, "x", "shuffle", shuffled, note)
+    other, notes = shuffled_nodes(given, corrupt, seed)
     examples = TensorExamples(
         len(chosen),
         shared=given,
@@ -252,6 +225,50 @@ def graphs(
     )
     size = len(answer) if batch_size is None else batch_size
     return Task(examples, as_metric(metric), name=name, batch_size=size)
+
+
+def node_inputs(
+    features: Any, labels: Any, corrupt: Any, node_type: str | None
+) -> tuple[Tensors, Any, int, Any]:
+    """Features by name, labels, the number of the first node labelled, and ``corrupt`` by name.
+
+    Of ``features`` as :func:`nodes` takes them; labels that are ``None`` are the data's ``y``.
+    """
+    first = 0
+    if _is_pyg(features, "Data"):
+        if node_type is not None:
+            raise InputError("node_type is for heterogeneous data; this data has one type of node")
+        labels = features.get("y") if labels is None else labels
+        given: Tensors = {"x": features.x} if "x" in features else {}
+    elif _is_pyg(features, "HeteroData"):
+        node_type, first = _labelled(features, node_type, labels)
+        labels = features[node_type].y if labels is None else labels
+        given = {f"{k}.x": features[k].x for k in features.node_types if "x" in features[k]}
+        if isinstance(corrupt, Mapping):
+            corrupt = {k if k in given else f"{k}.x": value for k, value in corrupt.items()}
+    elif node_type is not None:
+        raise InputError("node_type is for heterogeneous data: nodes(data, node_type='paper')")
+    else:
+        given = _tensors(features if isinstance(features, Mapping) else {"x": features})
+    return given, labels, first, corrupt
+
+
+def shuffled_nodes(
+    given: Tensors, corrupt: Tensor | Tensors | str | None, seed: int
+) -> tuple[Tensors | None, dict[str, Any]]:
+    """Corrupted features by name, and a note of what they are; ``"shuffle"`` permutes nodes."""
+
+    def shuffled() -> Tensors:
+        if not given:
+            raise InputError(
+                "the data has no x to shuffle; give corrupt=None and ask with ablation='zero' or "
+                "'delete', or give the features by name: nodes({'pos': ...}, ...)"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        return {k: v[torch.randperm(len(v), generator=generator)] for k, v in given.items()}
+
+    note = f"features shuffled over nodes, seed {seed}"
+    return _corrupted(corrupt, "x", "shuffle", shuffled, note)
 
 
 def _corrupted(

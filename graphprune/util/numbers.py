@@ -196,19 +196,16 @@ def function_interval(
     centre, error = (float(part) for part in with_errors(x.mean(0, keepdim=True), everything))
     if error == 0.0:
         return centre, centre
-    reach = _student(level, n)
-    below, above = -reach, reach
-    if n >= _RESAMPLED:
-        generator = np.random.default_rng(seed)
-        chunks = []
-        for first in range(0, draws, _CHUNK):
-            drawn = torch.from_numpy(generator.integers(n, size=(min(_CHUNK, draws - first), n)))
-            counts = torch.zeros(drawn.shape, dtype=torch.float64)
-            counts.scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64))
-            values_of, errors = with_errors(counts @ x / n, counts)
-            spread = errors.square() > 1e-9 * error**2
-            chunks.append(((values_of - centre) / errors)[spread].numpy())
-        below, above = _outer_quantiles(np.concatenate(chunks), level, n)
+    generator = np.random.default_rng(seed)
+    chunks = [np.empty(0)]
+    for first in range(0, draws if n >= _RESAMPLED else 0, _CHUNK):
+        drawn = torch.from_numpy(generator.integers(n, size=(min(_CHUNK, draws - first), n)))
+        counts = torch.zeros(drawn.shape, dtype=torch.float64)
+        counts.scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64))
+        values_of, errors = with_errors(counts @ x / n, counts)
+        spread = errors.square() > 1e-9 * error**2
+        chunks.append(((values_of - centre) / errors)[spread].numpy())
+    below, above = _outer_quantiles(np.concatenate(chunks), level, n)
     return max(centre - above * error, bounds[0]), min(centre - below * error, bounds[1])
 
 
@@ -232,12 +229,9 @@ def _pivots(
 ) -> tuple[float, float]:
     """The ends of what (mean - true mean) / standard error comes to, from ``centred [n]``."""
     n = len(centred)
-    if n < _RESAMPLED:
-        reach = _student(level, n)
-        return -reach, reach
     generator = np.random.default_rng(seed)
-    chunks = []
-    for first in range(0, draws, _CHUNK):
+    chunks = [np.empty(0)]
+    for first in range(0, draws if n >= _RESAMPLED else 0, _CHUNK):
         drawn = centred[generator.integers(n, size=(min(_CHUNK, draws - first), n))]
         mean, variance = drawn.mean(1), drawn.var(1)
         spread = variance > 1e-9 * centred.var()  # a resample of equal values tells no error
@@ -245,18 +239,12 @@ def _pivots(
     return _outer_quantiles(np.concatenate(chunks), level, n)
 
 
-def _student(level: float, n: int) -> float:
-    """How many standard errors from the mean of ``n`` values Student's t ends."""
-    from scipy.stats import t
-
-    return float(t.ppf((1 + level) / 2, n - 1))
-
-
 def _outer_quantiles(pivots: NDArray[np.float64], level: float, n: int) -> tuple[float, float]:
     """The ends of resampled pivots, a little outside their quantiles, or Student's if farther."""
     from scipy.stats import norm, t
 
-    reach, tail = _student(level, n), (1 - level) / 2
+    tail = (1 - level) / 2
+    reach = -float(t.ppf(tail, n - 1))
     if not len(pivots):
         return -reach, reach
     m = max(n, ENOUGH)  # fewer values have no tail as far out as theirs would be

@@ -144,3 +144,17 @@ class _LogLines(TextBar):  # type: ignore[type-arg]
         """Ends without the blank line that wipes a bar off a terminal."""
         self.last_print_t = float("-inf")  # tqdm wipes only what it has shown
         super().close()
+
+
+@contextmanager
+def hugging_face_bars(shown: bool) -> Iterator[None]:
+    """Inside, transformers' own bars are shown or hidden, whatever was set before."""
+    from transformers.utils import logging
+
+    settings: Any = logging
+    before = settings.is_progress_bar_enabled()
+    (settings.enable_progress_bar if shown else settings.disable_progress_bar)()
+    try:
+        yield
+    finally:
+        (settings.enable_progress_bar if before else settings.disable_progress_bar)()
