@@ -33,6 +33,7 @@ __all__ = [
     "IncrementalTrials",
     "LearnedConstants",
     "LearnsByNode",
+    "LocalEffects",
     "LowPrecision",
     "MeanMessages",
     "PlacedMessages",

@@ -21,7 +21,6 @@ QUICK = {
     "bitnet": "a norm between heads and output map",
     "flex_olmo": "norms behind, norms over all heads, experts",
     "opt": "an MLP without a module, learned positions",
-    "zaya": "layers that hand on what a router keeps beside the stream",
     "xlnet": "a stream with its tokens first, read in both directions",
 }
 BY_HEAD = 93  # at least so many types, of which the installed transformers has more than 180

@@ -190,23 +190,3 @@ def test_messages_arrive_through_norms_and_add_up(name: str) -> None:
         (want,) = torch.autograd.grad(out[b, t, d], factor, retain_graph=True)
         torch.testing.assert_close(place.values[at, b, t, d], want)
     assert clean[0].shape[0] == 1
-
-
-@pytest.mark.parametrize("name", ["vit", "bert-classes", "electra", "albert", "t5", "bart"])
-def test_a_stack_of_masks_gives_the_runs_one_by_one(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wrapped, drawn = gp.wrap(model(name)), batch(name)
-    edges, whole = wrapped.graph.num_edges, wrapped.reference(drawn)
-    monkeypatch.setattr("graphprune.adapters.residual.reference._AT_ONCE", 40)  # two at a time
-    learned = wrapped.learned_ablation(wrapped.mean_ablation([drawn]))
-    for reference in (whole, wrapped.reference(drawn, learned)):
-        for masks in (drawn_masks(edges, 5), drawn_masks(edges, 15).view(5, 3, edges)):
-            masks = masks.clone().requires_grad_(True)
-            got = wrapped.run(drawn, masks, reference)
-            alone = torch.cat([wrapped.run(drawn, mask[None], reference) for mask in masks])
-            torch.testing.assert_close(got, alone, rtol=1e-6, atol=1e-6)
-            (one,) = torch.autograd.grad(got[..., 0].sum(), masks)
-            (other,) = torch.autograd.grad(alone[..., 0].sum(), masks)
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-            assert float((got[0] - got[1]).detach().abs().max()) > 1e-4

@@ -76,7 +76,9 @@ class _Masked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
         own, share, other = ctx.saved_tensors
         at_own = gradient if ctx.rows is None else gradient[ctx.rows]
         by_out = by_mask = by_other = None
@@ -112,7 +114,9 @@ class _Attributed(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (change,) = ctx.saved_tensors
         at_own = gradient if ctx.rows is None else gradient[ctx.rows]
         return gradient, row_products(at_own, change).to(ctx.kind), None, None

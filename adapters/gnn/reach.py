@@ -43,7 +43,7 @@ def edge_reach(
     if asked.shape[0] == nodes:
         step = _ones(source, target, (nodes, nodes)) + eye_array(nodes, format="csr")
         step = step + step.T if both_ways else step
-        ends = eye_array(nodes, dtype=np.float32, format="csr")
+        ends = eye_array(nodes, format="csr").astype(np.float32)
         for _ in range(len(seen) - (0 if deletes else 1)):
             if _terms(ends, step) > 4 * _MOST:
                 return None

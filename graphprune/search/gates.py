@@ -217,7 +217,7 @@ def budgeted_sigmoid(
         high = scores.amax(-1, keepdim=True) + reach
         low, high = (x.expand(*wanted.shape[:-1], 1).clone() for x in (low, high))
         tau = (low + high) / 2
-        for _ in range(rounds):
+        for number in range(1, rounds + 1):
             s = torch.sigmoid((scores - tau) / temperature)
             gap = s.sum(-1, keepdim=True) - wanted
             low, high = torch.where(gap > 0, tau, low), torch.where(gap > 0, high, tau)
@@ -225,6 +225,8 @@ def budgeted_sigmoid(
             newton = tau + temperature * gap / slope
             inside = (newton >= low) & (newton <= high)
             before, tau = tau, torch.where(inside, newton, (low + high) / 2)
+            if number % 6:  # to look is to wait for the device
+                continue
             exact = gap.abs() <= 4 * torch.finfo(scores.dtype).eps * wanted
             if bool((exact | ((tau - before).abs() <= 1e-6 * temperature)).all()):
                 break

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeGuard
-
-import numpy as np
 
 from graphprune.errors import InputError, unknown_name
 
@@ -21,7 +20,7 @@ def at_least(value: object, least: int, what: str) -> int:
 
 def is_integer(value: object) -> TypeGuard[int]:
     """``True`` if ``value`` is a whole number of Python or numpy, and no boolean."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def seed_checked(value: object, what: str = "seed") -> int:
@@ -33,7 +32,7 @@ def seed_checked(value: object, what: str = "seed") -> int:
 
 def share(value: object, what: str, most: float = 1.0) -> float:
     """``value`` as a float strictly between 0 and ``most``; raises :class:`InputError`."""
-    number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or not 0 < float(value) < most:  # type: ignore[arg-type]
         raise InputError(f"{what} must lie between 0 and {most:g}, got {value!r}")
     return float(value)  # type: ignore[arg-type]
@@ -41,7 +40,7 @@ def share(value: object, what: str, most: float = 1.0) -> float:
 
 def share_checked(value: object, what: str) -> float:
     """``value`` as a share in (0, 1]; raises :class:`InputError` otherwise."""
-    number = isinstance(value, int | float | np.integer | np.floating)
+    number = isinstance(value, numbers.Real)
     if isinstance(value, bool) or not number or not 0 < float(value) <= 1:  # type: ignore[arg-type]
         raise InputError(f"{what} must be a share in (0, 1], got {value!r}")
     return float(value)  # type: ignore[arg-type]

@@ -16,8 +16,6 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-import atheris
-
 # Only what reads files: counting the lines of all of torch would slow every input down.
 READING = ["graphprune", "csv", "json", "networkx.readwrite", "yaml", "zipfile"]
 # What is sealed anew after each change, and by which name: else all changes end at the digest.
@@ -26,6 +24,8 @@ SEALED = {"study: record": "graphprune-job", "study: ranking": "graphprune-ranki
 
 def main() -> None:
     """Runs one reader, whose name comes first."""
+    import atheris
+
     with atheris.instrument_imports(include=READING):
         from attacks import fuzz_targets, fuzzing  # noqa: F401 - the readers of the first
         from attacks.fuzz_runs import sealed
