@@ -19,6 +19,7 @@ from graphprune.errors import UnsupportedModelError
 
 from ..precision.rounding import Rounds
 from .carried import GivenStream, given_below
+from .experts import Copies, each_copy
 from .family import Family
 from .hooks import Snapshot, is_plain, uncompiled
 from .layout import EdgeLayout
@@ -94,7 +95,7 @@ class DecoderBlock:
             self.attention_post_norm = self._norm(post, like)
             self.mlp_norm = self._norm(family.mlp_norm, like)
             self.mlp_post_norm = self._norm(family.mlp_post_norm, like)
-        self.head_dim = weight.shape[1] // self.heads
+        self.head_dim = weight.shape[1] // (1 if isinstance(self.output, Copies) else self.heads)
         if self.attention_post_norm is not None:
             self.attention_post_norm.require_shares(bias, f"layer {index}'s attention output")
         self.multiplier = family.residual_multiplier
@@ -148,7 +149,8 @@ class DecoderBlock:
             weight = weight.unflatten(0, (-1, kinds, width))
             bias = None if bias is None else bias.unflatten(0, (-1, kinds, width))
             for kind in range(kinds):
-                blocks.append(WeightRows(weight[:, kind], None if bias is None else bias[:, kind]))
+                rows = each_copy(module, weight[:, kind])
+                blocks.append(WeightRows(rows, None if bias is None else bias[:, kind]))
         if self.order is not None:
             weight, bias = blocks[0].weight, blocks[0].bias
             blocks = [WeightRows(weight[self.order], None if bias is None else bias[self.order])]
@@ -170,8 +172,8 @@ class DecoderBlock:
     def output_weight(self) -> Tensor:
         """``[H, dh, D]``: each head's output map, of a plain one a view."""
         weight, _ = self._matrix(self.output, self.family.output)
-        split: Tensor = weight.unflatten(1, (self.heads, self.head_dim))
-        return split.permute(1, 2, 0)
+        split: Tensor = weight.unflatten(1, (-1, self.head_dim))
+        return each_copy(self.output, split.permute(1, 2, 0))
 
     def senders(self, centred: bool, *, exact: bool = False) -> Tensor:
         """``[H, dh, D]``: each head's map from code to message, without its mean if ``centred``.
@@ -224,6 +226,8 @@ class DecoderBlock:
 
     def message(self, code: Tensor) -> Tensor:
         """The attention message of given codes, output bias included."""
+        if isinstance(self.output, Copies):
+            return self.output(code)
         weight, bias = self._matrix(self.output, self.family.output)
         if bias is not None and self.multiplier != 1:
             bias = bias * self.multiplier
@@ -270,7 +274,7 @@ class Architecture:
             same = None if uniform else Same(self.width, self.table.dtype, device)
             self.blocks: list[DecoderBlock] = []
             plain = [Stage(family, n, None) for n in range(len(layers))]
-            for i, stage in enumerate(plain if uniform else stages(model, layers, family)):
+            for i, stage in enumerate(stages(model, layers, family, same) if same else plain):
                 n = stage.number
                 parts = stage, layers[n], i, loaders[n], same, self.config, self.table.dtype
                 self.blocks.append(DecoderBlock(*parts, each[n]))

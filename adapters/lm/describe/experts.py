@@ -24,7 +24,15 @@ from .module_copies import part, replaced
 from .reading.trace import Traced, first_tensor, under
 from .reading.whole_layer import Silent
 
-__all__ = ["ExpertCall", "ExpertNodes", "expert_nodes", "find_experts", "with_experts"]
+__all__ = [
+    "Copies",
+    "ExpertCall",
+    "ExpertNodes",
+    "each_copy",
+    "expert_nodes",
+    "find_experts",
+    "with_experts",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,21 +72,26 @@ class _StopAtExperts(nn.Module):
         raise _Routed((x, chosen, weights))
 
 
-class _Copies(nn.Linear):
-    """What it reads, once for each of ``count`` readers; or the sum of what they send."""
+class Copies(nn.Linear):
+    """What it reads, once for each of ``count`` readers; or the sum of what they send.
 
-    def __init__(self, count: int, like: Tensor, *, add: bool) -> None:
-        width = like.shape[-1]
-        super().__init__(width, width, bias=False, dtype=like.dtype, device="meta")
-        self.count, self.add = count, add
-        eye = torch.eye(width, dtype=like.dtype, device=like.device)
-        self.weight = nn.Parameter(eye.repeat(*((1, count) if add else (count, 1))), False)
+    ``weight [D, D]`` is the identity, ``same``'s own: one reader's or sender's, that of all.
+    """
+
+    def __init__(self, count: int, same: nn.Linear, *, add: bool) -> None:
+        super().__init__(same.in_features, same.out_features, bias=False, device="meta")
+        self.count, self.add, self.weight = count, add, same.weight
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., count * D]`` from ``[..., D]``, or the other way."""
         if self.add:
             return input.unflatten(-1, (self.count, -1)).sum(-2)
         return input.repeat(*[1] * (input.ndim - 1), self.count)
+
+
+def each_copy(module: nn.Module, matrices: Tensor) -> Tensor:
+    """``[n, a, b]``: the matrices of a map's heads; of :class:`Copies` views of the same one."""
+    return matrices.expand(module.count, -1, -1) if isinstance(module, Copies) else matrices
 
 
 class ExpertNodes(nn.Module):
@@ -90,6 +103,7 @@ class ExpertNodes(nn.Module):
         names: of the nodes that send.
         factor: what the layer multiplies its experts' sum with.
         like: a tensor of the stream's width, dtype and device.
+        same: the identity of the stream's width, which all layers share.
     """
 
     def __init__(
@@ -99,14 +113,15 @@ class ExpertNodes(nn.Module):
         names: tuple[str, ...],
         factor: float,
         like: Tensor,
+        same: nn.Linear,
     ) -> None:
         super().__init__()
         self.__dict__["experts"] = experts  # its module is the layer's, no part of this one
         self.names, self.factor = names, factor
         self.asked = message(_StopAtExperts(experts.places))
         self.beside = message(Silent(like)) if len(names) > experts.count else None
-        self.read = _Copies(len(names) + 1, like, add=False)
-        self.send = _Copies(len(names), like, add=True)
+        self.read = Copies(len(names) + 1, same, add=False)
+        self.send = Copies(len(names), same, add=True)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
         """The sum of the nodes' messages, as attention gives it; other arguments are not read."""
@@ -166,7 +181,11 @@ def find_experts(calls: list[Traced], inside: str) -> ExpertCall | None:
 
 
 def expert_nodes(
-    experts: ExpertCall, message: Callable[[nn.Module], nn.Module], like: Tensor, at: str
+    experts: ExpertCall,
+    message: Callable[[nn.Module], nn.Module],
+    like: Tensor,
+    same: nn.Linear,
+    at: str,
 ) -> ExpertNodes:
     """The nodes of a layer's mixture; tried on drawn tokens.
 
@@ -174,6 +193,7 @@ def expert_nodes(
         experts: how the layer calls them.
         message: makes the layer's MLP message of a stream, with something else for the experts.
         like: a tensor of the stream's width, dtype and device.
+        same: the identity of the stream's width, which all layers share.
         at: the layer's name, for messages.
 
     Raises:
@@ -214,9 +234,8 @@ def expert_nodes(
     names = [f"e{i}" for i in range(experts.count)]
     if bool(beside.any()):
         names.append("shared")
-    return ExpertNodes(
-        experts, message, tuple(names), 1.0 if abs(factor - 1) < 1e-3 else factor, like
-    )
+    factor = 1.0 if abs(factor - 1) < 1e-3 else factor
+    return ExpertNodes(experts, message, tuple(names), factor, like, same)
 
 
 def with_experts(module: nn.Module, path: str) -> Callable[[nn.Module], nn.Module]:

@@ -164,8 +164,13 @@ class Stage:
         return shape
 
 
-def stages(model: nn.Module, layers: list[nn.Module], family: Family) -> list[Stage]:
-    """All of the model's ``layers`` in order, from one plain forward on two tokens if need be."""
+def stages(
+    model: nn.Module, layers: list[nn.Module], family: Family, same: nn.Linear
+) -> list[Stage]:
+    """All of the model's ``layers`` in order, from one plain forward on two tokens if need be.
+
+    ``same``: the identity of the stream's width.
+    """
     calls: list[Traced] = []
     if family.steps or family.experts or not family.mlp:
         ids = torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device)
@@ -181,7 +186,7 @@ def stages(model: nn.Module, layers: list[nn.Module], family: Family) -> list[St
         call = next(c for c in calls if c.module is layer)
         mixture = find_experts(calls, call.path) if family.experts and steps is None else None
         if mixture is not None:
-            found += _attention_and_experts(layer, own, number, call, calls, mixture)
+            found += _attention_and_experts(layer, own, number, call, calls, mixture, same)
         elif steps is None and family.mlp:
             found.append(Stage(own, number, None))
         elif steps is None:
@@ -205,6 +210,7 @@ def _attention_and_experts(
     call: Traced,
     calls: list[Traced],
     mixture: ExpertCall,
+    same: nn.Linear,
 ) -> list[Stage]:
     """A layer's mixer, and its mixture of experts as another."""
     at = f"layer {number}"
@@ -224,7 +230,7 @@ def _attention_and_experts(
         return MlpBranch(with_experts(layer, mixture.path)(new), own, call, inner)
 
     assert call.read is not None
-    nodes = expert_nodes(mixture, message, call.read.detach()[0, :1], at)
+    nodes = expert_nodes(mixture, message, call.read.detach()[0, :1], same, at)
     second = replace(
         replace(own, blocks=(), steps=()),
         attention=own.mlp or "",
