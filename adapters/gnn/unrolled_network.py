@@ -50,7 +50,8 @@ class UnrolledNetwork:
         activations: tuple[str, str],
         product: Product | None = None,
     ) -> None:
-        self.activations, self.product = activations, product
+        self.activations = activations
+        self.product: Product | None = product
         kind = np.zeros(len(free), dtype=np.int64)
         if activations[0] != activations[1]:
             kind[outputs.cpu().numpy()] = 1

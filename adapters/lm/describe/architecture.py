@@ -227,7 +227,7 @@ class DecoderBlock:
     def message(self, code: Tensor) -> Tensor:
         """The attention message of given codes, output bias included."""
         if isinstance(self.output, Copies):
-            return self.output(code)
+            return cast("Tensor", self.output(code))
         weight, bias = self._matrix(self.output, self.family.output)
         if bias is not None and self.multiplier != 1:
             bias = bias * self.multiplier

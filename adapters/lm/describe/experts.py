@@ -67,7 +67,7 @@ class _StopAtExperts(nn.Module):
         self.places = places
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        given = {**dict(enumerate(args)), **kwargs}
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
         x, chosen, weights = (given[key] for key in self.places)
         raise _Routed((x, chosen, weights))
 
@@ -85,7 +85,8 @@ class Copies(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """``[..., count * D]`` from ``[..., D]``, or the other way."""
         if self.add:
-            return input.unflatten(-1, (self.count, -1)).sum(-2)
+            summed: Tensor = input.unflatten(-1, (self.count, -1)).sum(-2)
+            return summed
         return input.repeat(*[1] * (input.ndim - 1), self.count)
 
 
@@ -105,6 +106,8 @@ class ExpertNodes(nn.Module):
         like: a tensor of the stream's width, dtype and device.
         same: the identity of the stream's width, which all layers share.
     """
+
+    experts: ExpertCall
 
     def __init__(
         self,
@@ -165,7 +168,7 @@ def find_experts(calls: list[Traced], inside: str) -> ExpertCall | None:
     for call in calls:
         if not under(call.path, inside) or not isinstance(call.output, Tensor):
             continue
-        given = {**dict(enumerate(call.args)), **call.kwargs}
+        given: dict[Any, Any] = {**dict(enumerate(call.args)), **call.kwargs}
         tensors = {key: x for key, x in given.items() if isinstance(x, Tensor)}
         whole = [k for k, x in tensors.items() if not x.is_floating_point() and x.ndim == 2]
         same = [k for k, x in tensors.items() if x.shape == call.output.shape]
